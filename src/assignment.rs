@@ -1,0 +1,166 @@
+//! The answer: who goes where, who waits and why, envelope and imbalance before and after.
+//!
+//! The buffers belong to the caller and are reused: a step allocates nothing once they have seen their largest size.
+
+use std::fmt;
+
+use crate::batch::{Batch, WEIGHT_ONE};
+use crate::pool::PoolSlot;
+
+/// One admission.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Admission {
+    /// Request id.
+    pub id: u64,
+    /// Its slot in the batch's pool.
+    pub slot: PoolSlot,
+    /// Worker index (rank).
+    pub worker: u32,
+    /// Its length in tokens.
+    pub prompt_tokens: u32,
+    /// The score that won, in tokens; comparable within one decision of one policy.
+    pub score_tokens: f64,
+}
+
+/// Why a request still waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum WaitReason {
+    /// No accepting worker that it may use has a free slot left.
+    NoSlot,
+    /// Slots are free, but the KV cache there would not hold it and the predicted growth.
+    NoCapacity,
+    /// Slots are free, but only on workers that it may not use.
+    NotEligible,
+    /// The policy looks at the oldest few only, and it is not among them.
+    OutsideWindow,
+    /// The policy keeps the slot for another request.
+    Deferred,
+}
+
+impl WaitReason {
+    /// Every reason, in order.
+    pub const ALL: [Self; 5] =
+        [Self::NoSlot, Self::NoCapacity, Self::NotEligible, Self::OutsideWindow, Self::Deferred];
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSlot => "no free slot",
+            Self::NoCapacity => "no KV capacity",
+            Self::NotEligible => "not eligible on the open workers",
+            Self::OutsideWindow => "outside the policy's window",
+            Self::Deferred => "deferred",
+        })
+    }
+}
+
+/// How level a set of loads is. Loads are tokens times weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Balance {
+    /// The greatest load: the step lasts as long as this.
+    pub envelope_tokens: f64,
+    /// `G * envelope - sum of loads`.
+    pub imbalance_tokens: f64,
+}
+
+/// The admissions of one step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Assignment {
+    /// Who is admitted, in the order of decision.
+    pub admitted: Vec<Admission>,
+    /// Before the admissions.
+    pub before: Balance,
+    /// After them.
+    pub after: Balance,
+    /// What a request is told that could still be placed: set by the policy.
+    pub(crate) passed_over: Option<WaitReason>,
+}
+
+impl Assignment {
+    /// An empty answer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Empties it and keeps the buffers.
+    pub fn clear(&mut self) {
+        self.admitted.clear();
+        self.before = Balance::default();
+        self.after = Balance::default();
+        self.passed_over = None;
+    }
+
+    /// The admission of a request, if it was admitted.
+    #[must_use]
+    pub fn of(&self, id: u64) -> Option<&Admission> {
+        self.admitted.iter().find(|admission| admission.id == id)
+    }
+
+    /// Fills in envelope and imbalance from the batch and the admissions.
+    pub(crate) fn measure(&mut self, batch: &Batch<'_>) {
+        let uniform = batch.is_uniform();
+        let balance = |added: &[Admission]| {
+            let (mut sum, mut max) = (0i64, 0i64);
+            for (index, worker) in batch.workers().iter().enumerate() {
+                let tokens = worker.load_tokens as i64
+                    + added
+                        .iter()
+                        .filter(|admission| admission.worker as usize == index)
+                        .map(|admission| i64::from(admission.prompt_tokens))
+                        .sum::<i64>();
+                let cost = if uniform { tokens } else { tokens * worker.cost_per_token() };
+                sum += cost;
+                max = max.max(cost);
+            }
+            (sum, max)
+        };
+        let scale = if uniform { f64::from(batch.workers()[0].weight) } else { 1.0 / WEIGHT_ONE as f64 };
+        let workers = batch.workers().len() as i64;
+        let of = |(sum, max): (i64, i64)| Balance {
+            envelope_tokens: max as f64 * scale,
+            imbalance_tokens: (workers * max - sum) as f64 * scale,
+        };
+        self.before = of(balance(&[]));
+        self.after = of(balance(&self.admitted));
+    }
+
+    /// Why every request that was not admitted waits, in arrival order. Costs nothing when not asked for.
+    pub fn waiting<'a>(&'a self, batch: &'a Batch<'a>) -> impl Iterator<Item = (u64, WaitReason)> + 'a {
+        let mut admitted = vec![false; batch.waiting().slot_bound()];
+        let mut open: Vec<(u32, i64)> =
+            batch.workers().iter().map(|worker| (worker.open_slots(), worker.room_tokens())).collect();
+        let growth = i64::from(batch.request_growth_tokens());
+        for admission in &self.admitted {
+            admitted[admission.slot.index()] = true;
+            let (slots, room) = &mut open[admission.worker as usize];
+            *slots = slots.saturating_sub(1);
+            *room -= i64::from(admission.prompt_tokens) + growth;
+        }
+        batch.waiting().iter().filter(move |(slot, ..)| !admitted[slot.index()]).map(
+            move |(_, request, _)| {
+                let needs = i64::from(request.prompt_tokens) + growth;
+                let mut reason = WaitReason::NoSlot;
+                for (worker, &(slots, room)) in open.iter().enumerate() {
+                    if slots == 0 {
+                        continue;
+                    }
+                    if !batch.eligible(request, worker) {
+                        // A full cache on a worker that it may use says more than a worker that it may not.
+                        if reason == WaitReason::NoSlot {
+                            reason = WaitReason::NotEligible;
+                        }
+                    } else if room < needs {
+                        reason = WaitReason::NoCapacity;
+                    } else {
+                        reason = self.passed_over.unwrap_or(WaitReason::Deferred);
+                        break;
+                    }
+                }
+                (request.id, reason)
+            },
+        )
+    }
+}

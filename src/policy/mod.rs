@@ -1,0 +1,203 @@
+//! Which request, which slot: the policies, their parameters and the names that choose them.
+//!
+//! A policy that scores is a [`Rule`]: it draws one [`Profile`] per worker and says in which
+//! order workers choose. The greedy engine and the oracle ([`crate::reference`]) both run a rule, and agree pick for pick.
+//! Adding a policy is one file (or one struct in its family's file) and one line in [`NAMES`].
+
+// pub mod balance_route;
+// pub mod baseline;
+// pub(crate) mod column;
+// pub mod exact;
+// pub(crate) mod greedy;
+// pub mod level;
+// pub(crate) mod loads;
+// pub mod rollout;
+
+use thiserror::Error;
+
+use crate::assignment::{Assignment, WaitReason};
+use crate::batch::{Batch, Request, Worker};
+use crate::score::{Age, Profile, Unit};
+
+/// What a policy wants to know about running requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Forecast {
+    /// Output lengths given tokens generated so far, learned from finished requests.
+    Survival,
+    /// The same per prompt hash, falling back to survival.
+    ExactMatch,
+    /// The true lengths: for study only.
+    Oracle,
+}
+
+/// What a caller must supply for a policy to work as meant; without it the policy falls back to what it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Requests are bound to a rank when they arrive ([`Policy::bind`]).
+    pub binds_on_arrival: bool,
+    /// Which forecast feeds the projection or the predicted ends.
+    pub forecast: Option<Forecast>,
+    /// Projected loads over this horizon in steps ([`crate::batch::Projection`]).
+    pub projection_horizon: Option<usize>,
+    /// Predicted ends this many completions ahead per worker ([`crate::batch::PredictedEnds`]).
+    pub ends_per_worker: Option<usize>,
+}
+
+/// A rank as a policy that binds on arrival sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rank {
+    /// The worker.
+    pub worker: Worker,
+    /// Requests bound to it that still wait.
+    pub queued_requests: u32,
+    /// Prompt tokens of the same.
+    pub queued_tokens: u64,
+}
+
+/// Decides which waiting request enters which free slot. Deterministic: the same calls give the same answers.
+pub trait Policy: Send {
+    /// The name that chooses it, as in [`NAMES`].
+    fn name(&self) -> &'static str;
+
+    /// What it wants to be given.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Chooses the rank of an arriving request; `None` leaves it in the common pool.
+    fn bind(&mut self, _arrival: &Request, _ranks: &[Rank]) -> Option<u32> {
+        None
+    }
+
+    /// Decides a step into `out`, which is cleared first.
+    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment);
+
+    /// Decides the same step through the oracle: slow, allocates, and defines what [`Policy::decide`] must answer.
+    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment);
+}
+
+/// In which order workers choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The best score of the whole matrix.
+    Matrix,
+    /// The least-loaded open worker takes its best request.
+    LeastLoaded,
+}
+
+/// How the picks of a step are improved together once all are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Passes over all picks, at most; zero for none.
+    pub rounds: u32,
+    /// Whether two picks on two workers may be exchanged.
+    pub swap: bool,
+}
+
+/// How a greedy assignment runs for one batch: what a [`Rule`] decides before the first pick.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// In which order workers choose.
+    pub order: Order,
+    /// Score units per token.
+    pub unit: Unit,
+    /// What waiting adds.
+    pub age: Age,
+    /// Requests that have waited this many steps go first, oldest first, to the least-loaded worker.
+    pub overdue_steps: Option<u32>,
+    /// Tokens that a free slot is expected to receive: counted in anticipated loads.
+    pub refill_tokens: i64,
+    /// A floor of the envelope in cost units (the anticipated envelope of a burst).
+    pub envelope_floor: i64,
+    /// Place the longest first onto the least loaded: everybody who waits will fit.
+    pub longest_first: bool,
+    /// The joint improvement of the picks.
+    pub repair: Repair,
+    /// What a request is told that could still be placed.
+    pub passed_over: Option<WaitReason>,
+}
+
+/// The loads around one worker, as the admissions of this step have left them. Cost units are tokens times the worker's cost per token.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Number of workers, `G`.
+    pub workers: i64,
+    /// This worker.
+    pub worker: usize,
+    /// Its load in cost units.
+    pub cost: i64,
+    /// Cost units of one token on it.
+    pub cost_per_token: i64,
+    /// Slots of it that are still open.
+    pub open_slots: i64,
+    /// The envelope: the greatest load, at least the plan's floor.
+    pub envelope: i64,
+    /// Its anticipated load: load + lift + open slots * refill.
+    pub anticipated: i64,
+    /// Sum of the anticipated loads of all others.
+    pub others_sum: i64,
+    /// Greatest anticipated load of all others; its own if there are none.
+    pub others_max: i64,
+    /// Its projected loads in cost units, `H + 1` entries; empty without a projection.
+    pub row: &'a [i64],
+    /// The envelope at each of those steps.
+    pub envelope_row: &'a [i64],
+}
+
+/// A pair of workers whose picks might be exchanged.
+#[derive(Clone, Copy, Debug)]
+pub struct PairView {
+    /// Number of workers, `G`.
+    pub workers: i64,
+    /// Sum of all anticipated loads.
+    pub sum: i64,
+    /// Greatest anticipated load outside the pair; the least i64 if there is none.
+    pub rest_max: i64,
+}
+
+/// A greedy rule: what a profile is made of.
+pub trait Rule {
+    /// Looks at the batch once and fixes the plan. `lift` has one entry per worker, zero: cost units to add to its anticipated load.
+    fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan;
+
+    /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
+    fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
+
+    /// What the pair of anticipated loads costs; an exchange must lower it. Only asked where the plan's repair swaps.
+    fn pair_cost(&self, _pair: &PairView, _first: i64, _second: i64) -> i64 {
+        0
+    }
+}
+
+/// A policy name that does not exist, or parameters out of range.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// No such name.
+    #[error("unknown policy {found:?}; expected one of {expected}")]
+    Unknown {
+        /// The name asked for.
+        found: String,
+        /// All names.
+        expected: String,
+    },
+    /// A parameter out of its range.
+    #[error("policy parameter {name}: must be in {low}..={high}, found {found}")]
+    Parameter {
+        /// Field name.
+        name: &'static str,
+        /// Least value.
+        low: f64,
+        /// Greatest value.
+        high: f64,
+        /// Value found.
+        found: f64,
+    },
+}
+
+impl PolicyError {
+    /// Refuses a value outside `low..=high` (and NaN).
+    pub(crate) fn check(name: &'static str, found: f64, low: f64, high: f64) -> Result<(), Self> {
+        if (low..=high).contains(&found) { Ok(()) } else { Err(Self::Parameter { name, low, high, found }) }
+    }
+}

@@ -1,0 +1,398 @@
+//! The waiting pool: every request that may be admitted, in two orders at once.
+//!
+//! Arrival order (an intrusive list) serves first-come rules; length order (flat sorted columns) serves every
+//! rule that looks for a length. A pool lives across steps, so a step pays only for what arrived and left. One-shot
+//! callers build it from a slice. Nothing allocates once the pool has seen its largest size.
+
+use std::collections::HashMap;
+
+use crate::batch::{BatchError, MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, Request};
+
+/// Entries per block of the length order: a cache line of `u32`, and the width of the column kernels.
+pub(crate) const BLOCK: usize = 16;
+
+const NONE: u32 = u32::MAX;
+
+/// Position of a request in its pool: stable until the request is removed, then reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolSlot(pub(crate) u32);
+
+impl PoolSlot {
+    /// The slot as an index below [`Pool::slot_bound`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    request: Request,
+    enqueued_step: u32,
+    arrival: u64,
+    previous: u32,
+    next: u32,
+}
+
+/// Waiting requests, in arrival order and by length.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    now_step: u32,
+    entries: Vec<Entry>,
+    vacant: Vec<u32>,
+    by_id: HashMap<u64, u32>,
+    head: u32,
+    tail: u32,
+    arrivals: u64,
+    with_deadline: usize,
+    with_pair_terms: usize,
+    // The length order: parallel columns sorted by tokens, then by insertion; one oldest step per block.
+    tokens: Vec<u32>,
+    enqueued: Vec<u32>,
+    slots: Vec<u32>,
+    oldest: Vec<u32>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            // Leaves room below for requests that arrive with a wait behind them.
+            now_step: MAX_WAITED_STEPS,
+            entries: Vec::new(),
+            vacant: Vec::new(),
+            by_id: HashMap::new(),
+            head: NONE,
+            tail: NONE,
+            arrivals: 0,
+            with_deadline: 0,
+            with_pair_terms: 0,
+            tokens: Vec::new(),
+            enqueued: Vec::new(),
+            slots: Vec::new(),
+            oldest: Vec::new(),
+        }
+    }
+
+    /// A pool of the given requests; arrival order is the order of the slice.
+    ///
+    /// # Errors
+    /// The first request that [`Pool::insert`] refuses, named by its index.
+    pub fn from_requests(requests: &[Request]) -> Result<Self, BatchError> {
+        let mut pool = Self::new();
+        for (index, &request) in requests.iter().enumerate() {
+            pool.insert(request).map_err(|error| error.at_request(index))?;
+        }
+        Ok(pool)
+    }
+
+    /// Adds a request at the end of the arrival order.
+    ///
+    /// # Errors
+    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], or a full pool. The
+    /// pool is unchanged then.
+    pub fn insert(&mut self, request: Request) -> Result<PoolSlot, BatchError> {
+        let index = self.len();
+        if index >= MAX_WAITING {
+            return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: index + 1 });
+        }
+        if request.prompt_tokens == 0 || request.prompt_tokens > MAX_PROMPT_TOKENS {
+            return Err(BatchError::PromptTokens {
+                index,
+                id: request.id,
+                limit: MAX_PROMPT_TOKENS,
+                found: request.prompt_tokens,
+            });
+        }
+        if request.waited_steps > MAX_WAITED_STEPS {
+            return Err(BatchError::WaitedSteps {
+                index,
+                id: request.id,
+                limit: MAX_WAITED_STEPS,
+                found: request.waited_steps,
+            });
+        }
+        if let Some(&slot) = self.by_id.get(&request.id) {
+            return Err(BatchError::DuplicateId {
+                index,
+                id: request.id,
+                first: self.iter().position(|(at, ..)| at.0 == slot).unwrap_or(index),
+            });
+        }
+
+        let entry = Entry {
+            request,
+            enqueued_step: self.now_step - request.waited_steps,
+            arrival: self.arrivals,
+            previous: self.tail,
+            next: NONE,
+        };
+        let slot = match self.vacant.pop() {
+            Some(slot) => {
+                self.entries[slot as usize] = entry;
+                slot
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.arrivals += 1;
+        match self.tail {
+            NONE => self.head = slot,
+            tail => self.entries[tail as usize].next = slot,
+        }
+        self.tail = slot;
+        self.by_id.insert(request.id, slot);
+        self.with_deadline += usize::from(request.deadline_steps.is_some());
+        self.with_pair_terms += usize::from(request.has_pair_terms());
+
+        let at = self.tokens.partition_point(|&tokens| tokens <= request.prompt_tokens);
+        self.tokens.insert(at, request.prompt_tokens);
+        self.enqueued.insert(at, self.now_step - request.waited_steps);
+        self.slots.insert(at, slot);
+        self.refresh_blocks(at);
+        Ok(PoolSlot(slot))
+    }
+
+    /// Takes the request with this id out of the pool, with its wait so far.
+    pub fn remove(&mut self, id: u64) -> Option<Request> {
+        let slot = self.by_id.remove(&id)?;
+        let entry = self.entries[slot as usize].clone();
+        match entry.previous {
+            NONE => self.head = entry.next,
+            previous => self.entries[previous as usize].next = entry.next,
+        }
+        match entry.next {
+            NONE => self.tail = entry.previous,
+            next => self.entries[next as usize].previous = entry.previous,
+        }
+        self.vacant.push(slot);
+        self.with_deadline -= usize::from(entry.request.deadline_steps.is_some());
+        self.with_pair_terms -= usize::from(entry.request.has_pair_terms());
+
+        let first = self.tokens.partition_point(|&tokens| tokens < entry.request.prompt_tokens);
+        let offset = self.slots[first..].iter().position(|&other| other == slot).unwrap_or_default();
+        self.tokens.remove(first + offset);
+        self.enqueued.remove(first + offset);
+        self.slots.remove(first + offset);
+        self.refresh_blocks(first + offset);
+        Some(Request { waited_steps: self.now_step - entry.enqueued_step, ..entry.request })
+    }
+
+    /// Lets `steps` pass: every waiting request has waited that much longer.
+    pub fn advance(&mut self, steps: u32) {
+        // Years of steps fit; past that, waits saturate at MAX_WAITED_STEPS instead of wrapping.
+        const REBASE_AT: u32 = u32::MAX - 2 * MAX_WAITED_STEPS;
+        self.now_step += steps.min(MAX_WAITED_STEPS);
+        if self.now_step >= REBASE_AT {
+            let shift = self.now_step - MAX_WAITED_STEPS;
+            self.now_step -= shift;
+            for entry in &mut self.entries {
+                entry.enqueued_step = entry.enqueued_step.saturating_sub(shift);
+            }
+            for step in self.enqueued.iter_mut().chain(&mut self.oldest) {
+                *step = step.saturating_sub(shift);
+            }
+        }
+    }
+
+    /// Number of waiting requests.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// One past the greatest slot index ever used: the size of a table indexed by slot.
+    #[must_use]
+    pub fn slot_bound(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The slot of a waiting request.
+    #[must_use]
+    pub fn slot_of(&self, id: u64) -> Option<PoolSlot> {
+        self.by_id.get(&id).copied().map(PoolSlot)
+    }
+
+    /// The request in a slot, as it was inserted; its wait is [`Pool::waited_steps`].
+    ///
+    /// # Panics
+    /// When the slot never belonged to this pool.
+    #[must_use]
+    pub fn request(&self, slot: PoolSlot) -> &Request {
+        &self.entries[slot.index()].request
+    }
+
+    /// Steps that the request in a slot has waited.
+    #[must_use]
+    pub fn waited_steps(&self, slot: PoolSlot) -> u32 {
+        self.now_step - self.entries[slot.index()].enqueued_step
+    }
+
+    /// Rank in arrival order: lower came earlier. The last tie-break of every rule.
+    #[must_use]
+    pub fn arrival(&self, slot: PoolSlot) -> u64 {
+        self.entries[slot.index()].arrival
+    }
+
+    /// Sets the rank that a waiting request is bound to; false when it does not wait.
+    pub fn bind(&mut self, id: u64, rank: u32) -> bool {
+        let Some(&slot) = self.by_id.get(&id) else { return false };
+        let request = &mut self.entries[slot as usize].request;
+        self.with_pair_terms += usize::from(!request.has_pair_terms());
+        request.rank = Some(rank);
+        true
+    }
+
+    /// Waiting requests in arrival order, with their slots and waits.
+    pub fn iter(&self) -> impl Iterator<Item = (PoolSlot, &Request, u32)> {
+        let mut at = self.head;
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(at as usize)?;
+            let slot = PoolSlot(at);
+            at = entry.next;
+            Some((slot, &entry.request, self.now_step - entry.enqueued_step))
+        })
+    }
+
+    /// The longest wait so far, in steps; zero when nobody waits.
+    #[must_use]
+    pub fn longest_wait_steps(&self) -> u32 {
+        self.oldest.iter().min().map_or(0, |&oldest| self.now_step - oldest)
+    }
+
+    /// Whether a waiting request carries a deadline of its own.
+    pub(crate) fn any_deadline(&self) -> bool {
+        self.with_deadline > 0
+    }
+
+    /// Whether a waiting request prefers or refuses single workers, or has a survival class.
+    pub(crate) fn any_pair_terms(&self) -> bool {
+        self.with_pair_terms > 0
+    }
+
+    /// The length order.
+    pub(crate) fn ordered(&self) -> Ordered<'_> {
+        Ordered {
+            now_step: self.now_step,
+            tokens: &self.tokens,
+            enqueued: &self.enqueued,
+            slots: &self.slots,
+            oldest: &self.oldest,
+        }
+    }
+
+    /// Recomputes the oldest step of each block from the one that holds `position`.
+    fn refresh_blocks(&mut self, position: usize) {
+        let first = position / BLOCK;
+        self.oldest.truncate(first);
+        self.oldest.extend(
+            self.enqueued[(first * BLOCK).min(self.enqueued.len())..]
+                .chunks(BLOCK)
+                .map(|block| block.iter().copied().fold(u32::MAX, u32::min)),
+        );
+    }
+}
+
+/// Waiting requests by length: parallel columns, ascending in tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ordered<'a> {
+    pub now_step: u32,
+    pub tokens: &'a [u32],
+    pub enqueued: &'a [u32],
+    pub slots: &'a [u32],
+    /// Least `enqueued` of each block of [`BLOCK`] entries.
+    pub oldest: &'a [u32],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pool: &Pool) {
+        let ordered = pool.ordered();
+        assert_eq!(pool.iter().count(), pool.len());
+        assert!(ordered.tokens.is_sorted());
+        assert_eq!(ordered.oldest.len(), pool.len().div_ceil(BLOCK));
+        for (position, &slot) in ordered.slots.iter().enumerate() {
+            let slot = PoolSlot(slot);
+            assert_eq!(pool.request(slot).prompt_tokens, ordered.tokens[position]);
+            assert_eq!(pool.waited_steps(slot), ordered.now_step - ordered.enqueued[position]);
+            assert!(ordered.oldest[position / BLOCK] <= ordered.enqueued[position]);
+        }
+        for (block, chunk) in ordered.enqueued.chunks(BLOCK).enumerate() {
+            assert_eq!(chunk.iter().min(), Some(&ordered.oldest[block]));
+        }
+        let arrivals: Vec<u64> = pool.iter().map(|(slot, ..)| pool.arrival(slot)).collect();
+        assert!(arrivals.is_sorted());
+    }
+
+    #[test]
+    fn both_orders_hold_while_requests_come_and_go() {
+        let mut pool = Pool::new();
+        let mut seed = 1u64;
+        let mut next = |bound: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % bound
+        };
+        let mut live = Vec::new();
+        for id in 0..2000 {
+            pool.advance(next(3) as u32);
+            if live.len() > 90 || (live.len() > 1 && next(3) == 0) {
+                let gone = live.swap_remove(next(live.len() as u64) as usize);
+                let request = pool.remove(gone).expect("it waits");
+                assert_eq!(request.id, gone);
+            }
+            pool.insert(Request::new(id, 1 + next(40) as u32).waited(next(50) as u32)).expect("valid");
+            live.push(id);
+            if id % 37 == 0 {
+                check(&pool);
+            }
+        }
+        check(&pool);
+        for id in live {
+            assert!(pool.remove(id).is_some());
+        }
+        assert!(pool.is_empty() && pool.iter().next().is_none());
+        assert_eq!(pool.remove(3), None);
+    }
+
+    #[test]
+    fn refusals_name_the_place_and_change_nothing() {
+        let error = Pool::from_requests(&[Request::new(1, 5), Request::new(2, 5), Request::new(1, 7)]);
+        assert_eq!(error.unwrap_err(), BatchError::DuplicateId { index: 2, id: 1, first: 0 });
+        let mut pool = Pool::new();
+        assert!(matches!(pool.insert(Request::new(1, 0)), Err(BatchError::PromptTokens { found: 0, .. })));
+        assert!(pool.insert(Request::new(1, MAX_PROMPT_TOKENS + 1)).is_err());
+        assert!(pool.insert(Request::new(1, 1).waited(MAX_WAITED_STEPS + 1)).is_err());
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn waits_survive_the_rebase_of_the_clock() {
+        let mut pool = Pool::from_requests(&[Request::new(1, 5).waited(7)]).expect("valid");
+        pool.now_step = u32::MAX - 2 * MAX_WAITED_STEPS - 1;
+        let slot = pool.slot_of(1).expect("it waits");
+        pool.entries[0].enqueued_step = pool.now_step - 7;
+        pool.enqueued[0] = pool.now_step - 7;
+        pool.oldest[0] = pool.now_step - 7;
+        pool.advance(1);
+        assert_eq!(pool.waited_steps(slot), 8);
+        assert_eq!(pool.longest_wait_steps(), 8);
+        check(&pool);
+    }
+}
