@@ -9,6 +9,7 @@ pub mod batch;
 pub mod forecast;
 pub mod policy;
 pub mod pool;
+pub mod reference;
 pub mod router;
 pub mod score;
 

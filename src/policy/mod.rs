@@ -4,14 +4,12 @@
 //! order workers choose. The greedy engine and the oracle ([`crate::reference`]) both run a rule, and agree pick for pick.
 //! Adding a policy is one file (or one struct in its family's file) and one line in [`NAMES`].
 
-// pub mod balance_route;
-// pub mod baseline;
-// pub(crate) mod column;
-// pub mod exact;
-// pub(crate) mod greedy;
-// pub mod level;
-// pub(crate) mod loads;
-// pub mod rollout;
+pub(crate) mod column;
+pub mod exact;
+pub(crate) mod fairness;
+pub(crate) mod greedy;
+pub mod level;
+pub(crate) mod loads;
 
 use thiserror::Error;
 
@@ -99,6 +97,8 @@ pub struct Repair {
 pub struct Plan {
     /// In which order workers choose.
     pub order: Order,
+    /// Whether, on a uniform cluster, no score falls as the worker's load falls: the best pair is then on the least-loaded worker.
+    pub nested: bool,
     /// Score units per token.
     pub unit: Unit,
     /// What waiting adds.
@@ -151,8 +151,8 @@ pub struct PairView {
     pub workers: i64,
     /// Sum of all anticipated loads.
     pub sum: i64,
-    /// Greatest anticipated load outside the pair; the least i64 if there is none.
-    pub rest_max: i64,
+    /// Greatest anticipated load outside the pair, if there is anybody.
+    pub rest_max: Option<i64>,
 }
 
 /// A greedy rule: what a profile is made of.
@@ -167,6 +167,67 @@ pub trait Rule {
     fn pair_cost(&self, _pair: &PairView, _first: i64, _second: i64) -> i64 {
         0
     }
+}
+
+/// Parameters of every family; each policy reads its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parameters {
+    /// Seeds the policies that draw at random.
+    pub seed: u64,
+    /// `exact`, `exact-survival`, `exact-oracle`.
+    pub exact: exact::ExactParameters,
+    /// `level`, `level-exactmatch`, `level-oracle`, `rollout-oracle`.
+    pub level: level::LevelParameters,
+}
+
+impl Parameters {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// The first parameter out of its range.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        self.exact.check()?;
+        self.level.check()
+    }
+}
+
+/// Every policy, by the name that chooses it.
+pub const NAMES: &[&str] =
+    &["exact", "exact-survival", "exact-oracle", "level", "level-exactmatch", "level-oracle"];
+
+/// Builds a policy by name.
+///
+/// # Errors
+/// An unknown name, or a parameter out of its range.
+pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, PolicyError> {
+    parameters.check()?;
+    let unknown =
+        || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
+    let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
+    let forecast = if name.ends_with("-oracle") {
+        Some(Forecast::Oracle)
+    } else if name.ends_with("-survival") {
+        Some(Forecast::Survival)
+    } else if name.ends_with("-exactmatch") {
+        Some(Forecast::ExactMatch)
+    } else {
+        None
+    };
+    Ok(match name {
+        "exact" | "exact-survival" | "exact-oracle" => {
+            let horizon = forecast.map(|_| parameters.exact.horizon_steps);
+            let needs = Needs { forecast, projection_horizon: horizon, ..Needs::default() };
+            let rule = exact::Exact::new(parameters.exact, forecast.is_some());
+            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
+        }
+        "level" | "level-exactmatch" | "level-oracle" => {
+            let ends = forecast.map(|_| parameters.level.ends_per_worker);
+            let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
+            let rule = level::Level::new(parameters.level, forecast.is_some());
+            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
+        }
+        _ => return Err(unknown()),
+    })
 }
 
 /// A policy name that does not exist, or parameters out of range.

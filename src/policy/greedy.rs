@@ -1,0 +1,395 @@
+//! The greedy engine: what [`crate::reference`] defines, without the matrix.
+//!
+//! Scores never fall as a worker's load falls (for the plain F and for rules that fill the least-loaded worker first), so one
+//! admission is one column: the profile of one worker, searched in the pool's length order. Rules without that order look at
+//! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
+//! column is a scan in arrival order.
+
+use crate::assignment::{Admission, Assignment};
+use crate::batch::{Batch, Request};
+use crate::policy::column::{Column, Found, Terms};
+use crate::policy::loads::Loads;
+use crate::policy::{Order, Plan, Policy, Rule};
+use crate::pool::PoolSlot;
+use crate::score::Profile;
+
+#[derive(Clone, Copy, Debug)]
+struct Pick {
+    position: usize,
+    worker: usize,
+    tokens: i64,
+    score: i64,
+    overdue: bool,
+    pair_terms: bool,
+}
+
+/// Buffers of the engine, kept across steps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Greedy {
+    loads: Loads,
+    column: Column,
+    profile: Profile,
+    picks: Vec<Pick>,
+    /// Open workers by descending (load, index): the next one is the last.
+    open: Vec<(i64, u32)>,
+    overdue: Vec<(u32, u64, usize)>,
+    /// Position in the length order of each pool slot, filled only for scans and overdue requests.
+    position_of: Vec<u32>,
+}
+
+struct Step<'a, 'b, R> {
+    batch: &'a Batch<'b>,
+    rule: &'a R,
+    plan: Plan,
+    terms: Terms,
+    /// Whether columns may be searched by length.
+    ordered: bool,
+}
+
+impl Greedy {
+    /// Runs a rule on a batch.
+    pub(crate) fn assign(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
+        out.clear();
+        self.loads.prepare(batch);
+        let plan = rule.begin(batch, &mut self.loads.lift);
+        out.passed_over = plan.passed_over;
+        self.picks.clear();
+        if batch.waiting().is_empty() || batch.open_slots() == 0 {
+            out.measure(batch);
+            return;
+        }
+        let step = Step {
+            batch,
+            rule: &*rule,
+            plan,
+            terms: Terms::new(batch.waiting(), plan.age, plan.unit),
+            ordered: !batch.has_pair_terms(),
+        };
+        self.loads.load(batch, &plan);
+        self.column.reset(&batch.waiting().ordered());
+        if !step.ordered {
+            self.index_positions(batch);
+        }
+
+        self.place_overdue(&step);
+        if plan.longest_first {
+            self.place_longest_first(&step);
+        } else {
+            self.place_best(&step);
+        }
+        if self.picks.len() >= 2 {
+            for _ in 0..plan.repair.rounds {
+                let replaced = self.replace(&step);
+                let swapped = plan.repair.swap && self.swap(&step);
+                if !replaced && !swapped {
+                    break;
+                }
+            }
+        }
+
+        let pool = batch.waiting();
+        let ordered = pool.ordered();
+        out.admitted.extend(self.picks.iter().map(|pick| {
+            let slot = PoolSlot(ordered.slots[pick.position]);
+            Admission {
+                id: pool.request(slot).id,
+                slot,
+                worker: pick.worker as u32,
+                prompt_tokens: pick.tokens as u32,
+                score_tokens: pick.score as f64 / plan.unit as f64,
+            }
+        }));
+        out.measure(batch);
+    }
+
+    fn index_positions(&mut self, batch: &Batch<'_>) {
+        self.position_of.clear();
+        self.position_of.resize(batch.waiting().slot_bound(), u32::MAX);
+        for (position, &slot) in batch.waiting().ordered().slots.iter().enumerate() {
+            self.position_of[slot as usize] = position as u32;
+        }
+    }
+
+    fn list_open(&mut self, batch: &Batch<'_>) {
+        self.open.clear();
+        for worker in 0..batch.workers().len() {
+            if self.loads.open_slots(worker) > 0 {
+                self.open.push((self.loads.cost(worker), worker as u32));
+            }
+        }
+        self.open.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    /// Puts a worker back among the open ones after an admission, or leaves it out when it is full.
+    fn reopen(&mut self, worker: usize) {
+        if self.loads.open_slots(worker) > 0 {
+            let key = (self.loads.cost(worker), worker as u32);
+            let at = self.open.partition_point(|other| *other > key);
+            self.open.insert(at, key);
+        }
+    }
+
+    fn admit(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize, found: Found, overdue: bool) {
+        let ordered = step.batch.waiting().ordered();
+        let tokens = i64::from(ordered.tokens[found.position]);
+        let pair_terms = !step.ordered
+            && step.batch.waiting().request(PoolSlot(ordered.slots[found.position])).has_pair_terms();
+        self.column.take(found.position);
+        self.loads.admit(worker, tokens);
+        self.picks.push(Pick {
+            position: found.position,
+            worker,
+            tokens,
+            score: found.score,
+            overdue,
+            pair_terms,
+        });
+    }
+
+    /// The least-loaded open worker that may take a request: its place in `open`.
+    fn open_for(&self, batch: &Batch<'_>, request: &Request) -> Option<usize> {
+        self.open.iter().rposition(|&(_, worker)| {
+            i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker as usize)
+                && batch.eligible(request, worker as usize)
+        })
+    }
+
+    fn place_overdue(&mut self, step: &Step<'_, '_, impl Rule>) {
+        let pool = step.batch.waiting();
+        let late = step.plan.overdue_steps.is_some_and(|steps| pool.longest_wait_steps() >= steps);
+        if !late && !pool.any_deadline() {
+            return;
+        }
+        self.overdue.clear();
+        let ordered = pool.ordered();
+        for (position, &slot) in ordered.slots.iter().enumerate() {
+            let slot = PoolSlot(slot);
+            let waited = ordered.now_step - ordered.enqueued[position];
+            let steps =
+                step.plan.overdue_steps.into_iter().chain(pool.request(slot).deadline_steps).min();
+            if steps.is_some_and(|steps| waited >= steps) {
+                self.overdue.push((u32::MAX - waited, pool.arrival(slot), position));
+            }
+        }
+        self.overdue.sort_unstable();
+        self.list_open(step.batch);
+        let overdue = std::mem::take(&mut self.overdue);
+        for &(_, _, position) in &overdue {
+            let request = pool.request(PoolSlot(ordered.slots[position]));
+            if let Some(at) = self.open_for(step.batch, request) {
+                let (_, worker) = self.open.remove(at);
+                self.admit(step, worker as usize, Found { position, score: 0 }, true);
+                self.reopen(worker as usize);
+            }
+        }
+        self.overdue = overdue;
+    }
+
+    fn place_longest_first(&mut self, step: &Step<'_, '_, impl Rule>) {
+        self.list_open(step.batch);
+        let pool = step.batch.waiting();
+        let ordered = pool.ordered();
+        let mut to = ordered.tokens.len();
+        while to > 0 && !self.open.is_empty() {
+            // Equal lengths go by arrival, the length order keeps them by insertion: the same.
+            let tokens = ordered.tokens[to - 1];
+            let from = ordered.tokens[..to].partition_point(|&other| other < tokens);
+            for position in from..to {
+                if self.column.is_taken(position) {
+                    continue;
+                }
+                let slot = PoolSlot(ordered.slots[position]);
+                let Some(at) = self.open_for(step.batch, pool.request(slot)) else { continue };
+                let (_, worker) = self.open.remove(at);
+                let worker = worker as usize;
+                let score = self.score(step, worker, position);
+                self.admit(step, worker, Found { position, score }, false);
+                self.reopen(worker);
+            }
+            to = from;
+        }
+    }
+
+    fn place_best(&mut self, step: &Step<'_, '_, impl Rule>) {
+        self.list_open(step.batch);
+        let one_column = step.plan.order == Order::LeastLoaded
+            || (step.plan.nested
+                && step.ordered
+                && step.batch.is_uniform()
+                && step.batch.workers().iter().all(|worker| worker.kv_capacity_tokens.is_none()));
+        if one_column {
+            while let Some((_, worker)) = self.open.pop() {
+                // A worker that may take nobody now never may again: rooms and the pool only shrink.
+                if let Some(found) = self.best(step, worker as usize) {
+                    self.admit(step, worker as usize, found, false);
+                    self.reopen(worker as usize);
+                }
+            }
+            return;
+        }
+        loop {
+            let mut best: Option<(Found, usize)> = None;
+            for at in (0..self.open.len()).rev() {
+                let worker = self.open[at].1 as usize;
+                if let Some(found) = self.best(step, worker)
+                    && best.is_none_or(|(other, _)| found.score > other.score)
+                {
+                    best = Some((found, at));
+                }
+            }
+            let Some((found, at)) = best else { return };
+            let (_, worker) = self.open.remove(at);
+            self.admit(step, worker as usize, found, false);
+            self.reopen(worker as usize);
+        }
+    }
+
+    /// The best free request for a worker as things stand.
+    fn best(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize) -> Option<Found> {
+        let longest = self.loads.longest_tokens(worker);
+        if step.ordered {
+            self.profile.clear();
+            step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
+            return self.column.best(step.batch.waiting(), &self.profile, &step.terms, longest);
+        }
+        let mut best: Option<Found> = None;
+        let mut drawn = None;
+        for (slot, request, waited) in step.batch.waiting().iter() {
+            let position = self.position_of[slot.index()] as usize;
+            if self.column.is_taken(position)
+                || i64::from(request.prompt_tokens) > longest
+                || !step.batch.eligible(request, worker)
+            {
+                continue;
+            }
+            if drawn != Some(request.survival_class) {
+                drawn = Some(request.survival_class);
+                self.draw(step, worker, request);
+            }
+            let score = self.score_drawn(step, worker, request, waited);
+            // Arrival order: the first of equals stays.
+            if best.is_none_or(|best| score > best.score) {
+                best = Some(Found { position, score });
+            }
+        }
+        best
+    }
+
+    fn draw(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize, request: &Request) {
+        let view = self.loads.view(worker);
+        let width = view.row.len().max(1);
+        let class = request.survival_class.and_then(|class| {
+            step.batch.classes()?.rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
+        });
+        self.profile.clear();
+        step.rule.draw(&view, class, &mut self.profile);
+    }
+
+    fn score_drawn(
+        &self,
+        step: &Step<'_, '_, impl Rule>,
+        worker: usize,
+        request: &Request,
+        waited: u32,
+    ) -> i64 {
+        self.profile.score(i64::from(request.prompt_tokens))
+            + step.plan.unit
+                * (step.plan.age.tokens(waited) + step.batch.bonus_tokens(request, worker))
+    }
+
+    fn score(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize, position: usize) -> i64 {
+        let pool = step.batch.waiting();
+        let slot = PoolSlot(pool.ordered().slots[position]);
+        self.draw(step, worker, pool.request(slot));
+        self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
+    }
+
+    fn replace(&mut self, step: &Step<'_, '_, impl Rule>) -> bool {
+        let mut changed = false;
+        for index in 0..self.picks.len() {
+            let pick = self.picks[index];
+            if pick.overdue {
+                continue;
+            }
+            self.loads.release(pick.worker, pick.tokens);
+            let current = self.score(step, pick.worker, pick.position);
+            // The pick itself stays taken, so only others are found.
+            let better =
+                self.best(step, pick.worker).filter(|found| found.score > current);
+            let (position, score) = better.map_or((pick.position, current), |found| (found.position, found.score));
+            if position != pick.position {
+                changed = true;
+                self.column.give_back(pick.position);
+                self.column.take(position);
+            }
+            let ordered = step.batch.waiting().ordered();
+            let tokens = i64::from(ordered.tokens[position]);
+            let pair_terms = !step.ordered
+                && step.batch.waiting().request(PoolSlot(ordered.slots[position])).has_pair_terms();
+            self.loads.admit(pick.worker, tokens);
+            self.picks[index] = Pick { position, score, tokens, pair_terms, ..pick };
+        }
+        changed
+    }
+
+    fn swap(&mut self, step: &Step<'_, '_, impl Rule>) -> bool {
+        let mut changed = false;
+        for first in 0..self.picks.len() {
+            if self.picks[first].overdue || self.picks[first].pair_terms {
+                continue;
+            }
+            for second in first + 1..self.picks.len() {
+                let (a, b) = (self.picks[first], self.picks[second]);
+                if a.worker == b.worker || b.overdue || b.pair_terms || a.tokens == b.tokens {
+                    continue;
+                }
+                let growth = i64::from(step.batch.request_growth_tokens());
+                let room = |pick: &Pick| self.loads.longest_tokens(pick.worker) + growth + pick.tokens;
+                if b.tokens > room(&a) || a.tokens > room(&b) {
+                    continue;
+                }
+                let pair = self.loads.pair(a.worker, b.worker);
+                let anticipated = self.loads.anticipated();
+                let (x, v) = (anticipated[a.worker], anticipated[b.worker]);
+                let moved = b.tokens - a.tokens;
+                if step.rule.pair_cost(&pair, x + moved, v - moved) < step.rule.pair_cost(&pair, x, v) {
+                    changed = true;
+                    self.loads.exchange(a.worker, moved);
+                    self.loads.exchange(b.worker, -moved);
+                    let (one, other) = (&mut self.picks[first], b);
+                    (one.position, one.tokens) = (other.position, other.tokens);
+                    let other = &mut self.picks[second];
+                    (other.position, other.tokens) = (a.position, a.tokens);
+                }
+            }
+        }
+        changed
+    }
+}
+
+/// A policy made of one rule.
+#[derive(Clone, Debug)]
+pub(crate) struct RulePolicy<R> {
+    pub name: &'static str,
+    pub needs: crate::policy::Needs,
+    pub rule: R,
+    pub greedy: Greedy,
+}
+
+impl<R: Rule + Send> Policy for RulePolicy<R> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn needs(&self) -> crate::policy::Needs {
+        self.needs
+    }
+
+    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        self.greedy.assign(&mut self.rule, batch, out);
+    }
+
+    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        crate::reference::assign(&mut self.rule, batch, out);
+    }
+}

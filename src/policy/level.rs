@@ -1,0 +1,160 @@
+//! Level refill: the rule of our own that predicts nothing.
+//!
+//! Every full worker grows alike, so growth cancels. A completion takes `s + o` away and the refill brings `s'`; in the long run
+//! E[s'] = E[s], so every completion must lower its worker by E[o]. Filling up to the envelope (what F rewards) fights that: it
+//! spends the long requests and later lacks them. Level refill aims each worker at one common level instead, E[o] below the mean
+//! of the others:
+//!
+//! ```text
+//! Lhat_j = L_j + c_j * mu                                       anticipated load, c_j free slots
+//! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on the least-loaded open worker x
+//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2
+//! ```
+//!
+//! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
+//! `K` completions, takes the place of E[o].
+
+use crate::batch::{Batch, WEIGHT_ONE};
+use crate::policy::fairness::MeanWait;
+use crate::policy::{Order, PairView, Plan, PolicyError, Repair, Rule, View};
+use crate::score::{Age, Knot, Profile};
+
+/// Parameters of `level`, `level-exactmatch`, `level-oracle` and `rollout-oracle`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LevelParameters {
+    /// Share of the spread of lengths that a request gains after one mean wait (it grows with the square), 0..=100; default 0.1.
+    pub aging_spread: f64,
+    /// Mean waits after which a request goes first, 1..=1e6; default 8.
+    pub overdue_mean_waits: f64,
+    /// Passes of repair over a step's picks, 0..=16; default 2.
+    pub repair_rounds: u32,
+    /// Predicted completions per worker looked at by peak levelling, 1..=64; default 16.
+    pub ends_per_worker: usize,
+}
+
+impl Default for LevelParameters {
+    fn default() -> Self {
+        Self { aging_spread: 0.1, overdue_mean_waits: 8.0, repair_rounds: 2, ends_per_worker: 16 }
+    }
+}
+
+impl LevelParameters {
+    pub(crate) fn check(&self) -> Result<(), PolicyError> {
+        PolicyError::check("aging_spread", self.aging_spread, 0.0, 100.0)?;
+        PolicyError::check("overdue_mean_waits", self.overdue_mean_waits, 1.0, 1e6)?;
+        PolicyError::check("repair_rounds", f64::from(self.repair_rounds), 0.0, 16.0)?;
+        PolicyError::check("ends_per_worker", self.ends_per_worker as f64, 1.0, 64.0)
+    }
+}
+
+/// The rule of level refill and of peak levelling.
+#[derive(Clone, Debug)]
+pub(crate) struct Level {
+    parameters: LevelParameters,
+    /// Whether predicted ends are used when the batch has them.
+    peaks: bool,
+    /// Tokens by which a completion must lower its worker; zero where predicted ends say more, and for a thin pool.
+    drop_tokens: i64,
+    /// Tokens that each further free slot is expected to receive; zero for a thin pool, where they stay free.
+    refill_tokens: i64,
+}
+
+impl Level {
+    pub(crate) fn new(parameters: LevelParameters, peaks: bool) -> Self {
+        Self { parameters, peaks, drop_tokens: 0, refill_tokens: 0 }
+    }
+
+    /// How far each worker climbs above its load before one of its next completions.
+    fn lift_peaks(&self, batch: &Batch<'_>, lift: &mut [i64]) {
+        let traffic = batch.traffic();
+        let uniform = batch.is_uniform();
+        for (g, (worker, lift)) in batch.workers().iter().zip(lift).enumerate() {
+            let growth = i64::from(worker.running) + i64::from(worker.free_slots);
+            let single = worker.next_completion_steps.map(i64::from);
+            let mut freed = 0;
+            let mut peak = i64::MIN;
+            let mut see = |steps: i64, tokens: i64| {
+                peak = peak.max(growth * steps - freed);
+                freed += tokens - traffic.small_prompt_tokens;
+            };
+            match batch.ends() {
+                Some(ends) => {
+                    for end in ends.of(g).iter().take(self.parameters.ends_per_worker) {
+                        see(i64::from(end.in_steps), end.freed_tokens as i64);
+                    }
+                }
+                None => {
+                    if let Some(steps) = single {
+                        see(steps, 0);
+                    }
+                }
+            }
+            // Nothing predicted to end: it climbs as long as anybody looks.
+            let longest = 4 * traffic.mean_output_tokens;
+            let tokens = if peak == i64::MIN { longest } else { peak.min(6 * longest) };
+            *lift = tokens * if uniform { 1 } else { worker.cost_per_token() };
+        }
+    }
+}
+
+impl Rule for Level {
+    fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan {
+        let traffic = batch.traffic();
+        let uniform = batch.is_uniform();
+        let thin = batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms();
+        let predicted = batch.ends().is_some()
+            || batch.workers().iter().any(|worker| worker.next_completion_steps.is_some());
+        let peaks = self.peaks && predicted && !thin;
+        self.drop_tokens = if peaks || thin { 0 } else { traffic.mean_output_tokens };
+        if peaks {
+            self.lift_peaks(batch, lift);
+        }
+        self.refill_tokens = if thin { 0 } else { traffic.mean_prompt_tokens };
+        let wait = MeanWait::of(batch);
+        Plan {
+            order: Order::LeastLoaded,
+            nested: false,
+            unit: if uniform { 1 } else { WEIGHT_ONE },
+            age: Age {
+                linear: 0.0,
+                quadratic: self.parameters.aging_spread * traffic.sd_prompt_tokens as f64
+                    / (wait.steps * wait.steps),
+            },
+            overdue_steps: wait.overdue_steps(self.parameters.overdue_mean_waits),
+            refill_tokens: self.refill_tokens,
+            envelope_floor: 0,
+            longest_first: thin,
+            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform },
+            passed_over: None,
+        }
+    }
+
+    fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
+        let others = view.workers - 1;
+        if others == 0 {
+            return;
+        }
+        let per_token = view.cost_per_token;
+        // The slot that is being filled counts no refill.
+        let own = view.anticipated - self.refill_tokens * per_token;
+        let wanted = view.others_sum.div_euclid(others) - self.drop_tokens * per_token - own;
+        let wanted_tokens = wanted.div_euclid(per_token);
+        profile.intercept = -wanted_tokens * per_token;
+        profile.slope = per_token;
+        profile.knots.push(Knot { at_tokens: wanted_tokens, weight: 2 * per_token });
+        profile.knots.push(Knot {
+            at_tokens: (view.others_max - own).div_euclid(per_token),
+            weight: others * per_token,
+        });
+    }
+
+    fn pair_cost(&self, pair: &PairView, first: i64, second: i64) -> i64 {
+        // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
+        let others = pair.workers - 1;
+        let cost = |load: i64| {
+            (pair.workers * load - pair.sum + others * self.drop_tokens).abs()
+                + others * others * pair.rest_max.map_or(0, |rest| (load - rest).max(0))
+        };
+        cost(first) + cost(second)
+    }
+}

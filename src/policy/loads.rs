@@ -1,0 +1,263 @@
+//! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from kept up to date.
+
+use crate::batch::{Batch, Worker};
+use crate::policy::{PairView, Plan, View};
+
+/// The greatest values of a slice and where the first of them stands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Top {
+    first: i64,
+    at: usize,
+    second: i64,
+}
+
+impl Top {
+    fn of(values: &[i64]) -> Self {
+        let mut top = Self { first: i64::MIN, at: 0, second: i64::MIN };
+        for (at, &value) in values.iter().enumerate() {
+            top.raise(at, value);
+        }
+        top
+    }
+
+    fn raise(&mut self, at: usize, value: i64) {
+        if value > self.first {
+            self.second = self.first;
+            (self.first, self.at) = (value, at);
+        } else if value > self.second {
+            self.second = value;
+        }
+    }
+
+    /// Follows a change of one value; false when only a new scan can tell.
+    fn follow(&mut self, at: usize, old: i64, new: i64) -> bool {
+        if at == self.at {
+            // Still first, or the second takes over and the third is unknown.
+            if new < self.second {
+                return false;
+            }
+            self.first = new;
+        } else if old < self.second {
+            self.raise(at, new);
+        } else if new >= old {
+            if new > self.first {
+                (self.first, self.second, self.at) = (new, self.first, at);
+            } else {
+                self.second = new;
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// Loads during one decision.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loads {
+    cost: Vec<i64>,
+    cost_per_token: Vec<i64>,
+    open_slots: Vec<i64>,
+    room_tokens: Vec<i64>,
+    pub(crate) lift: Vec<i64>,
+    anticipated: Vec<i64>,
+    sum: i64,
+    top: Top,
+    envelope: i64,
+    rows: Vec<i64>,
+    envelope_row: Vec<i64>,
+    width: usize,
+    growth_tokens: i64,
+    refill_tokens: i64,
+    envelope_floor: i64,
+}
+
+impl Loads {
+    /// Clears the lifts for the rule to fill in.
+    pub(crate) fn prepare(&mut self, batch: &Batch<'_>) {
+        self.lift.clear();
+        self.lift.resize(batch.workers().len(), 0);
+    }
+
+    /// Takes the loads of a batch as a plan sees them; the lifts are the rule's by now.
+    pub(crate) fn load(&mut self, batch: &Batch<'_>, plan: &Plan) {
+        let uniform = batch.is_uniform();
+        let cost_per_token = |worker: &Worker| if uniform { 1 } else { worker.cost_per_token() };
+        let workers = batch.workers();
+        self.growth_tokens = i64::from(batch.request_growth_tokens());
+        self.refill_tokens = plan.refill_tokens;
+        self.envelope_floor = plan.envelope_floor;
+        self.cost_per_token.clear();
+        self.cost_per_token.extend(workers.iter().map(cost_per_token));
+        self.cost.clear();
+        self.cost.extend(workers.iter().map(|worker| worker.load_tokens as i64 * cost_per_token(worker)));
+        self.open_slots.clear();
+        self.open_slots.extend(workers.iter().map(|worker| i64::from(worker.open_slots())));
+        self.room_tokens.clear();
+        self.room_tokens.extend(workers.iter().map(Worker::room_tokens));
+        self.anticipated.clear();
+        self.anticipated.extend((0..workers.len()).map(|worker| {
+            self.cost[worker]
+                + self.lift[worker]
+                + self.open_slots[worker] * plan.refill_tokens * self.cost_per_token[worker]
+        }));
+        self.sum = self.anticipated.iter().sum();
+        self.top = Top::of(&self.anticipated);
+        self.envelope = self.cost.iter().copied().fold(plan.envelope_floor, i64::max);
+        self.rows.clear();
+        self.envelope_row.clear();
+        self.width = 0;
+        if let Some(projection) = batch.projection() {
+            self.width = projection.horizon + 1;
+            self.envelope_row.resize(self.width, plan.envelope_floor);
+            for (worker, row) in projection.rows.chunks_exact(self.width).enumerate() {
+                for (h, &tokens) in row.iter().enumerate() {
+                    let cost = tokens as i64 * self.cost_per_token[worker];
+                    self.rows.push(cost);
+                    self.envelope_row[h] = self.envelope_row[h].max(cost);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn cost(&self, worker: usize) -> i64 {
+        self.cost[worker]
+    }
+
+    pub(crate) fn open_slots(&self, worker: usize) -> i64 {
+        self.open_slots[worker]
+    }
+
+    /// Longest request that the room of a worker holds beside its own growth.
+    pub(crate) fn longest_tokens(&self, worker: usize) -> i64 {
+        self.room_tokens[worker] - self.growth_tokens
+    }
+
+    /// The view of one worker, as its profile is drawn from.
+    pub(crate) fn view(&self, worker: usize) -> View<'_> {
+        let own = self.anticipated[worker];
+        let others_max = if worker == self.top.at { self.top.second } else { self.top.first };
+        View {
+            workers: self.cost.len() as i64,
+            worker,
+            cost: self.cost[worker],
+            cost_per_token: self.cost_per_token[worker],
+            open_slots: self.open_slots[worker],
+            envelope: self.envelope,
+            anticipated: own,
+            others_sum: self.sum - own,
+            others_max: if self.cost.len() == 1 { own } else { others_max },
+            row: &self.rows[worker * self.width..(worker + 1) * self.width],
+            envelope_row: &self.envelope_row,
+        }
+    }
+
+    pub(crate) fn anticipated(&self) -> &[i64] {
+        &self.anticipated
+    }
+
+    pub(crate) fn anticipated_sum(&self) -> i64 {
+        self.sum
+    }
+
+    /// What an exchange between two workers is judged by.
+    pub(crate) fn pair(&self, first: usize, second: usize) -> PairView {
+        let rest_max = if self.top.at != first && self.top.at != second {
+            Some(self.top.first)
+        } else {
+            let rest = self.anticipated.iter().enumerate();
+            rest.filter(|&(worker, _)| worker != first && worker != second)
+                .map(|(_, &value)| value)
+                .max()
+        };
+        PairView { workers: self.cost.len() as i64, sum: self.sum, rest_max }
+    }
+
+    /// Puts a request on a worker.
+    pub(crate) fn admit(&mut self, worker: usize, tokens: i64) {
+        self.change(worker, tokens, -1);
+    }
+
+    /// Takes a pick back.
+    pub(crate) fn release(&mut self, worker: usize, tokens: i64) {
+        self.change(worker, -tokens, 1);
+    }
+
+    /// Changes the length that a pick brings.
+    pub(crate) fn exchange(&mut self, worker: usize, more_tokens: i64) {
+        self.change(worker, more_tokens, 0);
+    }
+
+    fn change(&mut self, worker: usize, tokens: i64, slots: i64) {
+        let per_token = self.cost_per_token[worker];
+        let old_cost = self.cost[worker];
+        self.cost[worker] += tokens * per_token;
+        self.open_slots[worker] += slots;
+        self.room_tokens[worker] -= tokens - slots * self.growth_tokens;
+        let old = self.anticipated[worker];
+        let new = old + (tokens + slots * self.refill_tokens) * per_token;
+        self.anticipated[worker] = new;
+        self.sum += new - old;
+        if !self.top.follow(worker, old, new) {
+            self.top = Top::of(&self.anticipated);
+        }
+        if tokens >= 0 {
+            self.envelope = self.envelope.max(self.cost[worker]);
+        } else if old_cost == self.envelope {
+            self.envelope = self.cost.iter().copied().fold(self.envelope_floor, i64::max);
+        }
+        if self.width > 0 {
+            self.change_row(worker, tokens * per_token);
+        }
+    }
+
+    fn change_row(&mut self, worker: usize, cost: i64) {
+        let row = &mut self.rows[worker * self.width..(worker + 1) * self.width];
+        let mut fell = false;
+        for (value, envelope) in row.iter_mut().zip(&mut self.envelope_row) {
+            fell |= cost < 0 && *value == *envelope;
+            *value += cost;
+            *envelope = (*envelope).max(*value);
+        }
+        if fell {
+            self.envelope_row.fill(self.envelope_floor);
+            for row in self.rows.chunks_exact(self.width) {
+                for (envelope, &value) in self.envelope_row.iter_mut().zip(row) {
+                    *envelope = (*envelope).max(value);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_top_two_follow_every_change() {
+        let mut seed = 7u64;
+        let mut next = |bound: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % bound
+        };
+        for workers in [1usize, 2, 3, 7] {
+            let mut values: Vec<i64> = (0..workers).map(|_| next(10) as i64).collect();
+            let mut top = Top::of(&values);
+            for _ in 0..3000 {
+                let at = next(workers as u64) as usize;
+                let old = values[at];
+                values[at] = next(10) as i64;
+                if !top.follow(at, old, values[at]) {
+                    top = Top::of(&values);
+                }
+                for except in 0..workers {
+                    let others = values.iter().enumerate().filter(|&(other, _)| other != except);
+                    let expected = others.map(|(_, &value)| value).max().unwrap_or(i64::MIN);
+                    let found = if except == top.at { top.second } else { top.first };
+                    assert_eq!(found, expected, "{values:?} without {except}");
+                }
+            }
+        }
+    }
+}

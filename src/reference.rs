@@ -1,0 +1,322 @@
+//! The oracle: the greedy assignment over the full matrix of scores, and the only definition of right.
+//!
+//! Nothing here is fast and nothing is kept between picks: loads are added up again, profiles are drawn again and every
+//! pair is scored again after each admission. Every other path must answer the same, pick for pick.
+//!
+//! The rules, in order:
+//! 1. *Overdue* requests (own deadline or the plan's) go first, oldest first (then earliest arrival), each to the least-loaded
+//!    open worker that may take it.
+//! 2. A plan that says *longest first* then places the longest request (then the earliest) on the least-loaded open worker that
+//!    may take it, until nobody fits.
+//! 3. Otherwise the best pair is admitted until none is left: best score, then lowest load, then lowest worker, then earliest
+//!    arrival. With [`Order::LeastLoaded`] only the least-loaded open worker that may take anybody is looked at.
+//! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, and the best waiting request takes its place if
+//!    its score is greater; then two picks on two workers change places where that lowers the rule's pair cost.
+//!
+//! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth fits the room.
+
+use crate::assignment::{Admission, Assignment};
+use crate::batch::{Batch, Request};
+use crate::policy::{Order, PairView, Plan, Rule, View};
+use crate::pool::PoolSlot;
+use crate::score::Profile;
+
+/// A waiting request.
+#[derive(Clone, Copy)]
+struct Waiting {
+    slot: PoolSlot,
+    request: Request,
+    waited_steps: u32,
+    arrival: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Pick {
+    waiting: Waiting,
+    worker: usize,
+    score: i64,
+    overdue: bool,
+}
+
+struct State<'a> {
+    batch: &'a Batch<'a>,
+    plan: Plan,
+    lift: Vec<i64>,
+    left: Vec<Waiting>,
+    picks: Vec<Pick>,
+}
+
+/// Runs a rule on a batch.
+pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
+    let mut lift = vec![0; batch.workers().len()];
+    let plan = rule.begin(batch, &mut lift);
+    let left = batch
+        .waiting()
+        .iter()
+        .map(|(slot, &request, waited_steps)| Waiting {
+            slot,
+            request,
+            waited_steps,
+            arrival: batch.waiting().arrival(slot),
+        })
+        .collect();
+    let mut state = State { batch, plan, lift, left, picks: Vec::new() };
+
+    state.place_overdue();
+    if plan.longest_first {
+        state.place_longest_first(rule);
+    } else {
+        while let Some((at, worker, score)) = state.best_pair(rule) {
+            state.admit(at, worker, score, false);
+        }
+    }
+    if state.picks.len() >= 2 {
+        for _ in 0..plan.repair.rounds {
+            let replaced = state.replace(rule);
+            let swapped = plan.repair.swap && state.swap(rule);
+            if !replaced && !swapped {
+                break;
+            }
+        }
+    }
+
+    out.clear();
+    out.passed_over = plan.passed_over;
+    out.admitted.extend(state.picks.iter().map(|pick| Admission {
+        id: pick.waiting.request.id,
+        slot: pick.waiting.slot,
+        worker: pick.worker as u32,
+        prompt_tokens: pick.waiting.request.prompt_tokens,
+        score_tokens: pick.score as f64 / plan.unit as f64,
+    }));
+    out.measure(batch);
+}
+
+impl State<'_> {
+    fn workers(&self) -> usize {
+        self.batch.workers().len()
+    }
+
+    fn cost_per_token(&self, worker: usize) -> i64 {
+        if self.batch.is_uniform() { 1 } else { self.batch.workers()[worker].cost_per_token() }
+    }
+
+    fn picked_tokens(&self, worker: usize) -> i64 {
+        let picks = self.picks.iter().filter(|pick| pick.worker == worker);
+        picks.map(|pick| i64::from(pick.waiting.request.prompt_tokens)).sum()
+    }
+
+    fn picked_count(&self, worker: usize) -> i64 {
+        self.picks.iter().filter(|pick| pick.worker == worker).count() as i64
+    }
+
+    fn cost(&self, worker: usize) -> i64 {
+        (self.batch.workers()[worker].load_tokens as i64 + self.picked_tokens(worker))
+            * self.cost_per_token(worker)
+    }
+
+    fn open_slots(&self, worker: usize) -> i64 {
+        i64::from(self.batch.workers()[worker].open_slots()) - self.picked_count(worker)
+    }
+
+    fn anticipated(&self, worker: usize) -> i64 {
+        self.cost(worker)
+            + self.lift[worker]
+            + self.open_slots(worker) * self.plan.refill_tokens * self.cost_per_token(worker)
+    }
+
+    fn room_tokens(&self, worker: usize) -> i64 {
+        self.batch.workers()[worker].room_tokens()
+            - self.picked_tokens(worker)
+            - self.picked_count(worker) * i64::from(self.batch.request_growth_tokens())
+    }
+
+    fn row(&self, worker: usize) -> Vec<i64> {
+        let Some(projection) = self.batch.projection() else { return Vec::new() };
+        let width = projection.horizon + 1;
+        let row = &projection.rows[worker * width..(worker + 1) * width];
+        row.iter()
+            .map(|&tokens| (tokens as i64 + self.picked_tokens(worker)) * self.cost_per_token(worker))
+            .collect()
+    }
+
+    fn fits(&self, request: &Request, worker: usize) -> bool {
+        let needs = i64::from(request.prompt_tokens) + i64::from(self.batch.request_growth_tokens());
+        needs <= self.room_tokens(worker) && self.batch.eligible(request, worker)
+    }
+
+    fn may_take(&self, request: &Request, worker: usize) -> bool {
+        self.open_slots(worker) > 0 && self.fits(request, worker)
+    }
+
+    fn least_loaded_for(&self, request: &Request) -> Option<usize> {
+        (0..self.workers())
+            .filter(|&worker| self.may_take(request, worker))
+            .min_by_key(|&worker| (self.cost(worker), worker))
+    }
+
+    fn admit(&mut self, at: usize, worker: usize, score: i64, overdue: bool) {
+        let waiting = self.left.remove(at);
+        self.picks.push(Pick { waiting, worker, score, overdue });
+    }
+
+    /// The score of a waiting request on a worker as things stand.
+    fn score(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> i64 {
+        let workers = self.workers();
+        let rows: Vec<Vec<i64>> = (0..workers).map(|other| self.row(other)).collect();
+        let envelope_row: Vec<i64> = (0..rows[worker].len())
+            .map(|h| rows.iter().map(|row| row[h]).max().unwrap_or(0).max(self.plan.envelope_floor))
+            .collect();
+        let others = || (0..workers).filter(|&other| other != worker).map(|other| self.anticipated(other));
+        let envelope = (0..workers).map(|other| self.cost(other)).max().unwrap_or(0);
+        let view = View {
+            workers: workers as i64,
+            worker,
+            cost: self.cost(worker),
+            cost_per_token: self.cost_per_token(worker),
+            open_slots: self.open_slots(worker),
+            envelope: envelope.max(self.plan.envelope_floor),
+            anticipated: self.anticipated(worker),
+            others_sum: others().sum(),
+            others_max: others().max().unwrap_or(self.anticipated(worker)),
+            row: &rows[worker],
+            envelope_row: &envelope_row,
+        };
+        let class = waiting.request.survival_class.and_then(|class| {
+            let width = envelope_row.len().max(1);
+            let rows = self.batch.classes()?.rows;
+            rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
+        });
+        let mut profile = Profile::default();
+        rule.draw(&view, class, &mut profile);
+        profile.score(i64::from(waiting.request.prompt_tokens))
+            + self.plan.unit
+                * (self.plan.age.tokens(waiting.waited_steps)
+                    + self.batch.bonus_tokens(&waiting.request, worker))
+    }
+
+    fn place_overdue(&mut self) {
+        let overdue = |waiting: &Waiting| {
+            let steps = self.plan.overdue_steps.into_iter().chain(waiting.request.deadline_steps).min();
+            steps.is_some_and(|steps| waiting.waited_steps >= steps)
+        };
+        let mut queue: Vec<Waiting> = self.left.iter().copied().filter(overdue).collect();
+        queue.sort_by_key(|waiting| (std::cmp::Reverse(waiting.waited_steps), waiting.arrival));
+        for waiting in queue {
+            if let Some(worker) = self.least_loaded_for(&waiting.request) {
+                let at = self.left.iter().position(|left| left.slot == waiting.slot).expect("it waits");
+                self.admit(at, worker, 0, true);
+            }
+        }
+    }
+
+    fn place_longest_first(&mut self, rule: &impl Rule) {
+        let mut queue = self.left.clone();
+        queue.sort_by_key(|waiting| (std::cmp::Reverse(waiting.request.prompt_tokens), waiting.arrival));
+        for waiting in queue {
+            if let Some(worker) = self.least_loaded_for(&waiting.request) {
+                let score = self.score(rule, &waiting, worker);
+                let at = self.left.iter().position(|left| left.slot == waiting.slot).expect("it waits");
+                self.admit(at, worker, score, false);
+            }
+        }
+    }
+
+    fn best_pair(&self, rule: &impl Rule) -> Option<(usize, usize, i64)> {
+        let mut workers: Vec<usize> = (0..self.workers())
+            .filter(|&worker| self.left.iter().any(|waiting| self.may_take(&waiting.request, worker)))
+            .collect();
+        workers.sort_by_key(|&worker| (self.cost(worker), worker));
+        if self.plan.order == Order::LeastLoaded {
+            workers.truncate(1);
+        }
+        let mut best: Option<(usize, usize, i64)> = None;
+        for worker in workers {
+            for (at, waiting) in self.left.iter().enumerate() {
+                if !self.may_take(&waiting.request, worker) {
+                    continue;
+                }
+                // Workers come by load and requests by arrival, so the first of equals is the one that the rules name.
+                let score = self.score(rule, waiting, worker);
+                if best.is_none_or(|(.., other)| score > other) {
+                    best = Some((at, worker, score));
+                }
+            }
+        }
+        best
+    }
+
+    fn replace(&mut self, rule: &impl Rule) -> bool {
+        let mut changed = false;
+        for index in 0..self.picks.len() {
+            let pick = self.picks[index];
+            if pick.overdue {
+                continue;
+            }
+            self.picks.remove(index);
+            let current = self.score(rule, &pick.waiting, pick.worker);
+            let mut best = (current, pick.waiting);
+            for waiting in &self.left {
+                if self.fits(&waiting.request, pick.worker) {
+                    let score = self.score(rule, waiting, pick.worker);
+                    if score > best.0 {
+                        best = (score, *waiting);
+                    }
+                }
+            }
+            let (score, waiting) = best;
+            if waiting.slot != pick.waiting.slot {
+                changed = true;
+                self.left.retain(|left| left.slot != waiting.slot);
+                self.left.push(pick.waiting);
+                self.left.sort_by_key(|left| left.arrival);
+            }
+            self.picks.insert(index, Pick { waiting, score, ..pick });
+        }
+        changed
+    }
+
+    fn swap(&mut self, rule: &impl Rule) -> bool {
+        let mut changed = false;
+        let growth = i64::from(self.batch.request_growth_tokens());
+        for first in 0..self.picks.len() {
+            for second in first + 1..self.picks.len() {
+                let (a, b) = (self.picks[first], self.picks[second]);
+                if a.worker == b.worker
+                    || a.overdue
+                    || b.overdue
+                    || a.waiting.request.has_pair_terms()
+                    || b.waiting.request.has_pair_terms()
+                {
+                    continue;
+                }
+                let (a_tokens, b_tokens) = (
+                    i64::from(a.waiting.request.prompt_tokens),
+                    i64::from(b.waiting.request.prompt_tokens),
+                );
+                let room = |worker: usize, gone: i64| self.room_tokens(worker) + gone + growth;
+                if b_tokens + growth > room(a.worker, a_tokens)
+                    || a_tokens + growth > room(b.worker, b_tokens)
+                {
+                    continue;
+                }
+                let pair = PairView {
+                    workers: self.workers() as i64,
+                    sum: (0..self.workers()).map(|worker| self.anticipated(worker)).sum(),
+                    rest_max: (0..self.workers())
+                        .filter(|&worker| worker != a.worker && worker != b.worker)
+                        .map(|worker| self.anticipated(worker))
+                        .max(),
+                };
+                let (x, v) = (self.anticipated(a.worker), self.anticipated(b.worker));
+                let moved = b_tokens - a_tokens;
+                if rule.pair_cost(&pair, x + moved, v - moved) < rule.pair_cost(&pair, x, v) {
+                    changed = true;
+                    self.picks[first].waiting = b.waiting;
+                    self.picks[second].waiting = a.waiting;
+                }
+            }
+        }
+        changed
+    }
+}

@@ -1,0 +1,187 @@
+//! Every policy answers what the oracle answers, pick for pick, on random and adversarial batches.
+
+use balanceroute::policy::{self, Parameters};
+use balanceroute::{Assignment, Batch, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
+use proptest::prelude::*;
+
+/// A batch with everything optional in it, as owned parts.
+#[derive(Clone, Debug)]
+struct Parts {
+    workers: Vec<Worker>,
+    requests: Vec<Request>,
+    traffic: Traffic,
+    growth: u32,
+    horizon: usize,
+    rows: Vec<u64>,
+    offsets: Vec<u32>,
+    ends: Vec<PredictedEnd>,
+    bonus: Vec<f32>,
+    eligible: Vec<u64>,
+}
+
+fn lengths(tied: bool) -> BoxedStrategy<u32> {
+    if tied { prop_oneof![Just(100u32), Just(200), 95..105u32].boxed() } else { (1..5000u32).boxed() }
+}
+
+fn worker(tied: bool, capacity: bool, weights: bool) -> impl Strategy<Value = Worker> {
+    let load = if tied { prop_oneof![Just(1000u64), 990..1010u64].boxed() } else { (0..200_000u64).boxed() };
+    (load, 0..80u32, 0..5u32, 0..10u32, 0..6000u64, prop::option::of(1..400u32), 0..4u32).prop_map(
+        move |(load, running, free, drain, spare, next, weight)| {
+            let mut worker = Worker::new(load, running, free);
+            worker.accepting = drain != 0;
+            worker.next_completion_steps = next;
+            if capacity {
+                worker.kv_growth_tokens = spare / 4;
+                worker.kv_capacity_tokens = Some(load + spare);
+            }
+            if weights {
+                worker.weight = [1.0, 1.5, 0.25, 1.0][weight as usize];
+            }
+            worker
+        },
+    )
+}
+
+fn parts() -> impl Strategy<Value = Parts> {
+    (1..9usize, 0..40usize, any::<[bool; 6]>()).prop_flat_map(|(g, n, flags)| {
+        let [tied, capacity, weights, pairs, horizon, old] = flags;
+        let weights = weights && pairs;
+        let request = (lengths(tied), 0..if old { 3000u32 } else { 40 }, 0..12u32, 0..6u32);
+        (
+            prop::collection::vec(worker(tied, capacity, weights), g),
+            prop::collection::vec(request, n),
+            (0..4000i64, 0..3000i64, 0..1000i64, 0..2000i64),
+            0..50u32,
+            prop::collection::vec(0..60_000u64, if horizon { g * 5 } else { 0 }),
+            prop::collection::vec(prop::collection::vec((1..300u32, 0..9000u64), 0..6), g),
+            prop::collection::vec(prop_oneof![Just(0.0f32), -500.0..4000.0f32], if pairs { 3 * g } else { 0 }),
+            prop::collection::vec(any::<u64>(), if pairs { 3 } else { 0 }),
+        )
+            .prop_map(move |(workers, requests, traffic, growth, rows, ends, bonus, eligible)| {
+                let requests = requests
+                    .into_iter()
+                    .enumerate()
+                    .map(|(id, (tokens, waited, deadline, pair))| {
+                        let mut request = Request::new(id as u64 * 7, tokens).waited(waited);
+                        if deadline == 0 {
+                            request = request.deadline(30);
+                        }
+                        if pairs {
+                            match pair {
+                                0 => request = request.bound_to((tokens as usize % g) as u32),
+                                1..=3 => request = request.pairs(pair - 1),
+                                _ => {}
+                            }
+                        }
+                        request
+                    })
+                    .collect();
+                let mut offsets = vec![0];
+                let mut flat = Vec::new();
+                for mut worker in ends {
+                    worker.sort_unstable();
+                    flat.extend(worker.iter().map(|&(in_steps, freed_tokens)| PredictedEnd { in_steps, freed_tokens }));
+                    offsets.push(flat.len() as u32);
+                }
+                let mut rows = rows;
+                for (g, row) in rows.chunks_mut(5).enumerate() {
+                    row[0] = workers[g].load_tokens;
+                }
+                Parts {
+                    workers,
+                    requests,
+                    traffic: Traffic {
+                        mean_prompt_tokens: traffic.0,
+                        sd_prompt_tokens: traffic.1,
+                        small_prompt_tokens: traffic.2,
+                        mean_output_tokens: traffic.3,
+                    },
+                    growth: if capacity { growth } else { 0 },
+                    horizon: 4,
+                    rows,
+                    offsets,
+                    ends: flat,
+                    bonus,
+                    eligible,
+                }
+            })
+    })
+}
+
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000)
+}
+
+fn agree(name: &str) {
+    let mut config = ProptestConfig::with_cases(cases());
+    config.failure_persistence = None;
+    config.max_shrink_iters = 20_000;
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let mut fast = policy::build(name, &Parameters::default()).expect("a policy");
+    let mut slow = policy::build(name, &Parameters::default()).expect("a policy");
+    let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
+    runner
+        .run(&parts(), |parts| {
+            let pool = Pool::from_requests(&parts.requests).expect("valid requests");
+            let mut draft = Batch::draft(&parts.workers, &pool)
+                .traffic(parts.traffic)
+                .request_growth(parts.growth)
+                .pairs(balanceroute::Pairs { bonus_tokens: &parts.bonus, eligible: &parts.eligible });
+            if !parts.rows.is_empty() {
+                draft = draft.projection(parts.horizon, &parts.rows);
+                draft = draft.ends(PredictedEnds { offsets: &parts.offsets, ends: &parts.ends });
+            }
+            let batch = draft.check().expect("a valid batch");
+            let (mut left, mut right) = (Assignment::new(), Assignment::new());
+            fast.borrow_mut().decide(&batch, &mut left);
+            slow.borrow_mut().decide_by_reference(&batch, &mut right);
+            prop_assert_eq!(&left, &right);
+            check_promises(&batch, &left)?;
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+/// What holds for every answer of every policy.
+fn check_promises(batch: &Batch<'_>, answer: &Assignment) -> Result<(), TestCaseError> {
+    let mut seen = std::collections::HashSet::new();
+    let mut slots: Vec<u32> = batch.workers().iter().map(Worker::open_slots).collect();
+    let mut room: Vec<i64> = batch.workers().iter().map(Worker::room_tokens).collect();
+    for admission in &answer.admitted {
+        let worker = admission.worker as usize;
+        prop_assert!(seen.insert(admission.id), "{} twice", admission.id);
+        prop_assert!(slots[worker] > 0, "no slot on {worker}");
+        slots[worker] -= 1;
+        let request = batch.waiting().request(admission.slot);
+        prop_assert_eq!(request.id, admission.id);
+        prop_assert!(batch.eligible(request, worker));
+        room[worker] -= i64::from(request.prompt_tokens) + i64::from(batch.request_growth_tokens());
+        prop_assert!(room[worker] >= 0, "no room on {worker}");
+    }
+    prop_assert_eq!(answer.admitted.len() + answer.waiting(batch).count(), batch.waiting().len());
+    prop_assert!(answer.waiting(batch).all(|(id, _)| !seen.contains(&id)));
+    Ok(())
+}
+
+macro_rules! policies {
+    ($($test:ident $name:literal),* $(,)?) => {
+        $(#[test] fn $test() { agree($name); })*
+
+        #[test]
+        fn every_policy_has_its_test() {
+            let tested = [$($name),*];
+            for name in policy::NAMES {
+                assert!(tested.contains(name), "{name} has no differential test");
+            }
+        }
+    };
+}
+
+policies! {
+    exact "exact",
+    exact_survival "exact-survival",
+    exact_oracle "exact-oracle",
+    level "level",
+    level_exactmatch "level-exactmatch",
+    level_oracle "level-oracle",
+}
