@@ -196,11 +196,8 @@ impl State<'_> {
     }
 
     fn place_overdue(&mut self) {
-        let overdue = |waiting: &Waiting| {
-            let steps = self.plan.overdue_steps.into_iter().chain(waiting.request.deadline_steps).min();
-            steps.is_some_and(|steps| waiting.waited_steps >= steps)
-        };
-        let mut queue: Vec<Waiting> = self.left.iter().copied().filter(overdue).collect();
+        let due = |waiting: &&Waiting| self.plan.overdue.is_due(&waiting.request, waiting.waited_steps);
+        let mut queue: Vec<Waiting> = self.left.iter().filter(due).copied().collect();
         queue.sort_by_key(|waiting| (std::cmp::Reverse(waiting.waited_steps), waiting.arrival));
         for waiting in queue {
             if let Some(worker) = self.least_loaded_for(&waiting.request) {

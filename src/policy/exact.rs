@@ -4,7 +4,7 @@
 //! worker with margin `m_g = M - L_g` (arXiv 2605.06113). With a projection the same is summed over a horizon, discounted.
 
 use crate::batch::{Batch, WEIGHT_ONE};
-use crate::policy::fairness::MeanWait;
+use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::{Order, PairView, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
@@ -17,8 +17,8 @@ pub struct ExactParameters {
     /// Tokens that a request gains per waited step, 0..=1e6. Two to five bound the wait at under 0.1 % of throughput
     /// (measured); default 5.
     pub aging_tokens_per_step: f64,
-    /// Mean waits after which a request goes first, 1..=1e6; default 8 (a deadline near the mean wait ruins balance).
-    pub overdue_mean_waits: f64,
+    /// How long a request may wait.
+    pub wait_bound: WaitBound,
     /// Steps looked ahead by `exact-survival` and `exact-oracle`, 0..=128; default 16 (the best of 8..64, measured).
     pub horizon_steps: usize,
     /// Discount per step looked ahead, 0..=1; default 0.9 (measured with the horizon).
@@ -31,7 +31,7 @@ impl Default for ExactParameters {
     fn default() -> Self {
         Self {
             aging_tokens_per_step: 5.0,
-            overdue_mean_waits: 8.0,
+            wait_bound: WaitBound::default(),
             horizon_steps: 16,
             gamma: 0.9,
             repair_rounds: 2,
@@ -42,7 +42,7 @@ impl Default for ExactParameters {
 impl ExactParameters {
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
         PolicyError::check("aging_tokens_per_step", self.aging_tokens_per_step, 0.0, 1e6)?;
-        PolicyError::check("overdue_mean_waits", self.overdue_mean_waits, 1.0, 1e6)?;
+        self.wait_bound.check()?;
         PolicyError::check("horizon_steps", self.horizon_steps as f64, 0.0, 128.0)?;
         PolicyError::check("gamma", self.gamma, 0.0, 1.0)?;
         PolicyError::check("repair_rounds", f64::from(self.repair_rounds), 0.0, 16.0)
@@ -111,7 +111,7 @@ impl Rule for Exact {
             nested: !looks_ahead,
             unit: cost_one * if looks_ahead { self.discount_sum() } else { 1 },
             age: Age { linear: self.parameters.aging_tokens_per_step, quadratic: 0.0 },
-            overdue_steps: MeanWait::of(batch).overdue_steps(self.parameters.overdue_mean_waits),
+            overdue: MeanWait::of(batch).overdue(batch, &self.parameters.wait_bound),
             refill_tokens: 0,
             envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
             longest_first: waiting <= open && !batch.has_pair_terms(),

@@ -1,6 +1,7 @@
 //! What waiting is worth, and when a request has waited long enough to go first.
 
 use crate::batch::{Batch, MAX_WAITED_STEPS};
+use crate::policy::{Overdue, PolicyError};
 
 /// The mean wait that the traffic implies: `W = N * E[o] / (G * B)` steps (Little), at least one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,9 +21,43 @@ impl MeanWait {
         Self { steps: steps.max(1.0) }
     }
 
-    /// Steps after which a request is overdue; none before the first request has finished, for then nothing is known.
-    pub(crate) fn overdue_steps(self, mean_waits: f64) -> Option<u32> {
-        let steps = (self.steps * mean_waits).ceil();
-        (self.steps > 1.0).then(|| steps.min(f64::from(MAX_WAITED_STEPS)) as u32)
+    /// When requests are overdue: nothing is before the first request has finished, for then nothing is known.
+    pub(crate) fn overdue(self, batch: &Batch<'_>, bound: &WaitBound) -> Overdue {
+        let steps = |mean_waits: f64| {
+            let steps = (self.steps * mean_waits).ceil().min(f64::from(MAX_WAITED_STEPS));
+            (self.steps > 1.0).then_some(steps as u32)
+        };
+        let traffic = batch.traffic();
+        let spread = (bound.giant_spreads * traffic.sd_prompt_tokens as f64) as i64;
+        Overdue {
+            steps: steps(bound.overdue_mean_waits),
+            ordinary_tokens: traffic.mean_prompt_tokens + spread,
+            giant_steps: steps(bound.giant_mean_waits),
+        }
+    }
+}
+
+/// How long a request may wait before it goes first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WaitBound {
+    /// Mean waits for requests of ordinary length, 1..=1e6; default 8 (a deadline near the mean wait ruins balance).
+    pub overdue_mean_waits: f64,
+    /// Standard deviations above the mean length up to which a length is ordinary, 0..=1e6; default 4.
+    pub giant_spreads: f64,
+    /// Mean waits for longer requests, 1..=1e6; default 32: on heavy tails an early deadline doubles the imbalance (measured).
+    pub giant_mean_waits: f64,
+}
+
+impl Default for WaitBound {
+    fn default() -> Self {
+        Self { overdue_mean_waits: 8.0, giant_spreads: 4.0, giant_mean_waits: 32.0 }
+    }
+}
+
+impl WaitBound {
+    pub(crate) fn check(&self) -> Result<(), PolicyError> {
+        PolicyError::check("overdue_mean_waits", self.overdue_mean_waits, 1.0, 1e6)?;
+        PolicyError::check("giant_spreads", self.giant_spreads, 0.0, 1e6)?;
+        PolicyError::check("giant_mean_waits", self.giant_mean_waits, 1.0, 1e6)
     }
 }

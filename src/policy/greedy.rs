@@ -156,8 +156,7 @@ impl Greedy {
 
     fn place_overdue(&mut self, step: &Step<'_, '_, impl Rule>) {
         let pool = step.batch.waiting();
-        let late = step.plan.overdue_steps.is_some_and(|steps| pool.longest_wait_steps() >= steps);
-        if !late && !pool.any_deadline() {
+        if !step.plan.overdue.may_be_due(pool.longest_wait_steps()) && !pool.any_deadline() {
             return;
         }
         self.overdue.clear();
@@ -165,9 +164,7 @@ impl Greedy {
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
             let waited = ordered.now_step - ordered.enqueued[position];
-            let steps =
-                step.plan.overdue_steps.into_iter().chain(pool.request(slot).deadline_steps).min();
-            if steps.is_some_and(|steps| waited >= steps) {
+            if step.plan.overdue.is_due(pool.request(slot), waited) {
                 self.overdue.push((u32::MAX - waited, pool.arrival(slot), position));
             }
         }

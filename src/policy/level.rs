@@ -15,7 +15,7 @@
 //! `K` completions, takes the place of E[o].
 
 use crate::batch::{Batch, WEIGHT_ONE};
-use crate::policy::fairness::MeanWait;
+use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::{Order, PairView, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
@@ -24,8 +24,8 @@ use crate::score::{Age, Knot, Profile};
 pub struct LevelParameters {
     /// Share of the spread of lengths that a request gains after one mean wait (it grows with the square), 0..=100; default 0.1.
     pub aging_spread: f64,
-    /// Mean waits after which a request goes first, 1..=1e6; default 8.
-    pub overdue_mean_waits: f64,
+    /// How long a request may wait.
+    pub wait_bound: WaitBound,
     /// Passes of repair over a step's picks, 0..=16; default 2.
     pub repair_rounds: u32,
     /// Predicted completions per worker looked at by peak levelling, 1..=64; default 16.
@@ -34,14 +34,14 @@ pub struct LevelParameters {
 
 impl Default for LevelParameters {
     fn default() -> Self {
-        Self { aging_spread: 0.1, overdue_mean_waits: 8.0, repair_rounds: 2, ends_per_worker: 16 }
+        Self { aging_spread: 0.1, wait_bound: WaitBound::default(), repair_rounds: 2, ends_per_worker: 16 }
     }
 }
 
 impl LevelParameters {
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
         PolicyError::check("aging_spread", self.aging_spread, 0.0, 100.0)?;
-        PolicyError::check("overdue_mean_waits", self.overdue_mean_waits, 1.0, 1e6)?;
+        self.wait_bound.check()?;
         PolicyError::check("repair_rounds", f64::from(self.repair_rounds), 0.0, 16.0)?;
         PolicyError::check("ends_per_worker", self.ends_per_worker as f64, 1.0, 64.0)
     }
@@ -120,7 +120,7 @@ impl Rule for Level {
                 quadratic: self.parameters.aging_spread * traffic.sd_prompt_tokens as f64
                     / (wait.steps * wait.steps),
             },
-            overdue_steps: wait.overdue_steps(self.parameters.overdue_mean_waits),
+            overdue: wait.overdue(batch, &self.parameters.wait_bound),
             refill_tokens: self.refill_tokens,
             envelope_floor: 0,
             longest_first: thin,

@@ -6,7 +6,7 @@
 
 pub(crate) mod column;
 pub mod exact;
-pub(crate) mod fairness;
+pub mod fairness;
 pub(crate) mod greedy;
 pub mod level;
 pub(crate) mod loads;
@@ -92,6 +92,35 @@ pub struct Repair {
     pub swap: bool,
 }
 
+/// When a request has waited too long.
+///
+/// Two bounds, for one request in a thousand may be so long that wherever it goes the whole cluster waits for it: those
+/// are given longer to find a worker that has run low.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overdue {
+    /// Steps for requests of ordinary length; none for no bound.
+    pub steps: Option<u32>,
+    /// Longest ordinary length in tokens.
+    pub ordinary_tokens: i64,
+    /// Steps for longer requests.
+    pub giant_steps: Option<u32>,
+}
+
+impl Overdue {
+    /// Whether a request that has waited this long goes first, by this bound or by its own deadline.
+    #[must_use]
+    pub fn is_due(&self, request: &Request, waited_steps: u32) -> bool {
+        let ordinary = i64::from(request.prompt_tokens) <= self.ordinary_tokens;
+        let steps = if ordinary { self.steps } else { self.giant_steps };
+        steps.into_iter().chain(request.deadline_steps).any(|steps| waited_steps >= steps)
+    }
+
+    /// Whether any request could be due when the longest wait is this.
+    pub(crate) fn may_be_due(&self, longest_wait_steps: u32) -> bool {
+        self.steps.into_iter().chain(self.giant_steps).any(|steps| longest_wait_steps >= steps)
+    }
+}
+
 /// How a greedy assignment runs for one batch: what a [`Rule`] decides before the first pick.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
@@ -103,8 +132,8 @@ pub struct Plan {
     pub unit: Unit,
     /// What waiting adds.
     pub age: Age,
-    /// Requests that have waited this many steps go first, oldest first, to the least-loaded worker.
-    pub overdue_steps: Option<u32>,
+    /// Requests that have waited too long go first, oldest first, to the least-loaded worker.
+    pub overdue: Overdue,
     /// Tokens that a free slot is expected to receive: counted in anticipated loads.
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
