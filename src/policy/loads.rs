@@ -156,8 +156,12 @@ impl Loads {
         &self.anticipated
     }
 
-    pub(crate) fn anticipated_sum(&self) -> i64 {
-        self.sum
+    pub(crate) fn costs(&self) -> &[i64] {
+        &self.cost
+    }
+
+    pub(crate) fn all_open_slots(&self) -> &[i64] {
+        &self.open_slots
     }
 
     /// What an exchange between two workers is judged by.
@@ -166,9 +170,7 @@ impl Loads {
             Some(self.top.first)
         } else {
             let rest = self.anticipated.iter().enumerate();
-            rest.filter(|&(worker, _)| worker != first && worker != second)
-                .map(|(_, &value)| value)
-                .max()
+            rest.filter(|&(worker, _)| worker != first && worker != second).map(|(_, &value)| value).max()
         };
         PairView { workers: self.cost.len() as i64, sum: self.sum, rest_max }
     }
