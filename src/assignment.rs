@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::batch::{Batch, WEIGHT_ONE};
+use crate::batch::{Batch, WEIGHT_ONE, Worker};
 use crate::pool::PoolSlot;
 
 /// One admission.
@@ -65,6 +65,19 @@ pub struct Balance {
     pub imbalance_tokens: f64,
 }
 
+impl Balance {
+    /// Measures loads in cost units of the batch: tokens where the cluster is uniform, else tokens times cost per token.
+    pub(crate) fn of(batch: &Batch<'_>, costs: impl Iterator<Item = i64>) -> Self {
+        let scale =
+            if batch.is_uniform() { f64::from(batch.workers()[0].weight) } else { 1.0 / WEIGHT_ONE as f64 };
+        let (sum, max) = costs.fold((0, 0), |(sum, max): (i64, i64), cost| (sum + cost, max.max(cost)));
+        Self {
+            envelope_tokens: max as f64 * scale,
+            imbalance_tokens: (batch.workers().len() as i64 * max - sum) as f64 * scale,
+        }
+    }
+}
+
 /// The admissions of one step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Assignment {
@@ -99,32 +112,18 @@ impl Assignment {
         self.admitted.iter().find(|admission| admission.id == id)
     }
 
-    /// Fills in envelope and imbalance from the batch and the admissions.
+    /// Fills in envelope and imbalance from the batch and the admissions, adding everything up again.
     pub(crate) fn measure(&mut self, batch: &Batch<'_>) {
-        let uniform = batch.is_uniform();
-        let balance = |added: &[Admission]| {
-            let (mut sum, mut max) = (0i64, 0i64);
-            for (index, worker) in batch.workers().iter().enumerate() {
-                let tokens = worker.load_tokens as i64
-                    + added
-                        .iter()
-                        .filter(|admission| admission.worker as usize == index)
-                        .map(|admission| i64::from(admission.prompt_tokens))
-                        .sum::<i64>();
-                let cost = if uniform { tokens } else { tokens * worker.cost_per_token() };
-                sum += cost;
-                max = max.max(cost);
-            }
-            (sum, max)
+        let cost_per_token = |worker: &Worker| if batch.is_uniform() { 1 } else { worker.cost_per_token() };
+        let cost = |worker: usize, added: &[Admission]| {
+            let added = added.iter().filter(|admission| admission.worker as usize == worker);
+            let added: i64 = added.map(|admission| i64::from(admission.prompt_tokens)).sum();
+            let worker = &batch.workers()[worker];
+            (worker.load_tokens as i64 + added) * cost_per_token(worker)
         };
-        let scale = if uniform { f64::from(batch.workers()[0].weight) } else { 1.0 / WEIGHT_ONE as f64 };
-        let workers = batch.workers().len() as i64;
-        let of = |(sum, max): (i64, i64)| Balance {
-            envelope_tokens: max as f64 * scale,
-            imbalance_tokens: (workers * max - sum) as f64 * scale,
-        };
-        self.before = of(balance(&[]));
-        self.after = of(balance(&self.admitted));
+        let workers = 0..batch.workers().len();
+        self.before = Balance::of(batch, workers.clone().map(|worker| cost(worker, &[])));
+        self.after = Balance::of(batch, workers.map(|worker| cost(worker, &self.admitted)));
     }
 
     /// Why every request that was not admitted waits, in arrival order. Costs nothing when not asked for.

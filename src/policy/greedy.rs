@@ -5,7 +5,7 @@
 //! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
 //! column is a scan in arrival order.
 
-use crate::assignment::{Admission, Assignment};
+use crate::assignment::{Admission, Assignment, Balance};
 use crate::batch::{Batch, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
@@ -68,6 +68,7 @@ impl Greedy {
             ordered: !batch.has_pair_terms(),
         };
         self.loads.load(batch, &plan);
+        out.before = Balance::of(batch, self.loads.costs().iter().copied());
         self.column.reset(&batch.waiting().ordered());
         if !step.ordered {
             self.index_positions(batch);
@@ -101,7 +102,7 @@ impl Greedy {
                 score_tokens: pick.score as f64 / plan.unit as f64,
             }
         }));
-        out.measure(batch);
+        out.after = Balance::of(batch, self.loads.costs().iter().copied());
     }
 
     fn index_positions(&mut self, batch: &Batch<'_>) {

@@ -1,0 +1,150 @@
+//! What one decision costs: `level` and `exact` beside the naive matrix and beside touching the inputs once.
+//!
+//! Sizes are (waiting N, workers G, admissions K). *Hot* repeats one batch; *cold* walks through enough batches to leave the caches.
+//! Every answer is checked against the oracle before it is timed.
+
+use std::hint::black_box;
+
+use balanceroute::policy::{self, Parameters};
+use balanceroute::{Assignment, Batch, Pool, Request, Traffic, Worker};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const SIZES: [(usize, usize, usize); 6] =
+    [(256, 16, 8), (512, 64, 8), (512, 64, 64), (1024, 144, 8), (1024, 144, 144), (4096, 256, 256)];
+const TRAFFIC: Traffic = Traffic {
+    mean_prompt_tokens: 3700,
+    sd_prompt_tokens: 2200,
+    small_prompt_tokens: 1000,
+    mean_output_tokens: 1200,
+};
+
+struct Step {
+    workers: Vec<Worker>,
+    pool: Pool,
+}
+
+impl Step {
+    /// A saturated step: lengths and waits as in `paper-prod`, one slot free on each of K workers.
+    fn new(seed: u64, (waiting, workers, open): (usize, usize, usize)) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mean_wait = (waiting * 1200 / (workers * 72)) as u32;
+        let mut length = || (0..4).map(|_| rng.random_range(0..1900u32)).sum::<u32>() + 1;
+        let lengths: Vec<u32> = (0..waiting).map(|_| length()).collect();
+        let requests: Vec<Request> = lengths
+            .iter()
+            .enumerate()
+            .map(|(id, &tokens)| {
+                Request::new(id as u64, tokens).waited(rng.random_range(0..2 * mean_wait + 1))
+            })
+            .collect();
+        let workers = (0..workers)
+            .map(|worker| {
+                let free = u32::from(worker * open / workers != (worker + 1) * open / workers);
+                let load = 72 * 4300 + rng.random_range(0..6000u64);
+                Worker::new(load - u64::from(free) * 5000, 72 - free, free)
+            })
+            .collect();
+        Self { workers, pool: Pool::from_requests(&requests).expect("valid") }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch::draft(&self.workers, &self.pool).traffic(TRAFFIC).check().expect("valid")
+    }
+}
+
+/// F over the whole matrix, scored again after each admission: what a first implementation does.
+fn naive_matrix(step: &Step, lengths: &[i64], admitted: &mut Vec<(usize, usize)>) {
+    let workers = step.workers.len() as i64;
+    let mut loads: Vec<i64> = step.workers.iter().map(|worker| worker.load_tokens as i64).collect();
+    let mut open: Vec<u32> = step.workers.iter().map(|worker| worker.free_slots).collect();
+    let mut taken = vec![false; lengths.len()];
+    admitted.clear();
+    loop {
+        let envelope = loads.iter().copied().max().unwrap_or(0);
+        let mut best = (i64::MIN, i64::MAX, 0, 0);
+        for (g, &load) in loads.iter().enumerate() {
+            if open[g] == 0 {
+                continue;
+            }
+            for (i, &tokens) in lengths.iter().enumerate() {
+                let score = tokens - workers * (tokens - (envelope - load)).max(0);
+                if !taken[i] && (score > best.0 || (score == best.0 && load < best.1)) {
+                    best = (score, load, g, i);
+                }
+            }
+        }
+        if best.0 == i64::MIN {
+            return;
+        }
+        let (_, _, g, i) = best;
+        taken[i] = true;
+        open[g] -= 1;
+        loads[g] += lengths[i];
+        admitted.push((g, i));
+    }
+}
+
+/// Reads every length, wait and load once: no decision is cheaper.
+fn touch(step: &Step, lengths: &[i64], waits: &[u32]) -> i64 {
+    let workers: i64 = step.workers.iter().map(|worker| worker.load_tokens as i64).sum();
+    workers + lengths.iter().sum::<i64>() + waits.iter().map(|&wait| i64::from(wait)).sum::<i64>()
+}
+
+fn decide(c: &mut Criterion) {
+    for size in SIZES {
+        let label = format!("{}x{}x{}", size.0, size.1, size.2);
+        let mut group = c.benchmark_group(label);
+        let step = Step::new(1, size);
+        let lengths: Vec<i64> =
+            step.pool.iter().map(|(_, request, _)| i64::from(request.prompt_tokens)).collect();
+        let waits: Vec<u32> = step.pool.iter().map(|(.., waited)| waited).collect();
+        // About 64 MiB of pools: more than the last-level share of one core.
+        let cold: Vec<Step> =
+            (0..(64 << 20) / (size.0 * 100 + size.1 * 80)).map(|seed| Step::new(seed as u64, size)).collect();
+
+        for name in ["level", "exact"] {
+            let mut policy = policy::build(name, &Parameters::default()).expect("known");
+            let mut out = Assignment::new();
+            let batch = step.batch();
+            policy.decide(&batch, &mut out);
+            assert_eq!(out.admitted.len(), size.2);
+            if size.0 <= 512 && size.2 <= 8 {
+                let mut expected = Assignment::new();
+                policy.decide_by_reference(&batch, &mut expected);
+                assert_eq!(out, expected, "{name} and the oracle differ");
+            }
+            group.bench_function(BenchmarkId::new(name, "hot"), |b| {
+                b.iter(|| policy.decide(black_box(&batch), &mut out));
+            });
+            let mut at = 0;
+            let batches: Vec<Batch<'_>> = cold.iter().map(Step::batch).collect();
+            group.bench_function(BenchmarkId::new(name, "cold"), |b| {
+                b.iter(|| {
+                    at = (at + 1) % batches.len();
+                    policy.decide(black_box(&batches[at]), &mut out);
+                });
+            });
+        }
+        group.bench_function("door", |b| b.iter(|| black_box(&step).batch().open_slots()));
+        let mut admitted = Vec::new();
+        if size.0 * size.1 * size.2 <= 1 << 22 {
+            group.bench_function("naive-matrix", |b| {
+                b.iter(|| naive_matrix(black_box(&step), &lengths, &mut admitted));
+            });
+        }
+        group.bench_function("touch-only", |b| b.iter(|| touch(black_box(&step), &lengths, &waits)));
+        group.finish();
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(std::time::Duration::from_millis(300))
+        .measurement_time(std::time::Duration::from_secs(1))
+        .sample_size(30);
+    targets = decide
+}
+criterion_main!(benches);
