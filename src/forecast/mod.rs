@@ -1,4 +1,19 @@
 //! When running requests end: predictions that a user may replace by their own, and what they project.
+//!
+//! A [`TerminationClassifier`] answers two questions about a running request: does it end within a horizon, and if so
+//! when. [`projection`] turns the answers into projected loads and predicted ends, incrementally.
+
+pub mod exact_match;
+pub mod oracle;
+pub mod projection;
+pub mod quality;
+pub mod survival;
+
+pub use exact_match::ExactMatch;
+pub use oracle::{Noise, Oracle};
+pub use survival::Survival;
+
+use crate::policy::Forecast;
 
 /// A running request as a classifier sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +38,9 @@ pub struct Termination {
 }
 
 impl Termination {
+    /// It surely runs past the horizon.
+    pub const NEVER: Self = Self { probability: 0.0, remaining_steps: 1.0 };
+
     /// `(1 - p) * H + p * mu`, the estimate of E[min(remaining, H)] at which a request stops to count.
     #[must_use]
     pub fn counted_steps(&self, horizon_steps: u32) -> f64 {
@@ -37,4 +55,20 @@ pub trait TerminationClassifier: Send {
 
     /// Learns from a finished request: `generated_tokens` is its output length.
     fn finished(&mut self, _request: &Running) {}
+
+    /// Forgets a request that was given up.
+    fn aborted(&mut self, _id: u64) {}
+
+    /// Hears the true output length of a request. Only an oracle listens; a simulator tells it, an engine cannot.
+    fn told(&mut self, _id: u64, _output_tokens: u32) {}
+}
+
+/// The classifier that a policy's [`crate::policy::Needs`] names, with its defaults.
+#[must_use]
+pub fn classifier_for(forecast: Forecast) -> Box<dyn TerminationClassifier> {
+    match forecast {
+        Forecast::Survival => Box::new(Survival::new()),
+        Forecast::ExactMatch => Box::new(ExactMatch::new()),
+        Forecast::Oracle => Box::new(Oracle::new()),
+    }
 }

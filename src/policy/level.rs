@@ -79,6 +79,8 @@ impl Level {
         let uniform = batch.is_uniform();
         for (g, (worker, lift)) in batch.workers().iter().zip(lift).enumerate() {
             let growth = i64::from(worker.running) + i64::from(worker.free_slots);
+            // Further off, a prediction says nothing about this refill.
+            let furthest = (24 * traffic.mean_output_tokens / growth.max(1)).max(64);
             let single = worker.next_completion_steps.map(i64::from);
             let mut freed = 0;
             let mut peak = i64::MIN;
@@ -88,7 +90,8 @@ impl Level {
             };
             match batch.ends() {
                 Some(ends) => {
-                    for end in ends.of(g).iter().take(self.parameters.ends_per_worker) {
+                    let near = ends.of(g).iter().take_while(|end| i64::from(end.in_steps) <= furthest);
+                    for end in near.take(self.parameters.ends_per_worker) {
                         see(i64::from(end.in_steps), end.freed_tokens as i64);
                     }
                 }

@@ -1,0 +1,150 @@
+//! ExactMatch: output lengths per prompt hash, falling back to survival.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::forecast::{Running, Survival, Termination, TerminationClassifier};
+
+/// Output lengths remembered per prompt hash: the latest ones.
+const LENGTHS_PER_HASH: usize = 8;
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    lengths: [u32; LENGTHS_PER_HASH],
+    count: usize,
+    used: u64,
+}
+
+/// Repeats of a prompt are predicted from their own past lengths, everything else by [`Survival`].
+#[derive(Clone, Debug)]
+pub struct ExactMatch {
+    survival: Survival,
+    known: HashMap<u64, Known>,
+    by_use: BTreeMap<u64, u64>,
+    clock: u64,
+    most_hashes: usize,
+}
+
+impl Default for ExactMatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ExactMatch {
+    /// Remembers up to 65,536 prompt hashes (about 5 MB).
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(1 << 16)
+    }
+
+    /// Remembers up to `most_hashes` prompt hashes (at least one); the least recently finished goes first.
+    #[must_use]
+    pub fn with_capacity(most_hashes: usize) -> Self {
+        Self {
+            survival: Survival::new(),
+            known: HashMap::new(),
+            by_use: BTreeMap::new(),
+            clock: 0,
+            most_hashes: most_hashes.max(1),
+        }
+    }
+
+    /// Number of prompt hashes remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no prompt hash is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+impl TerminationClassifier for ExactMatch {
+    fn predict(&mut self, request: &Running, horizon_steps: u32) -> Termination {
+        let age = request.generated_tokens;
+        let known = request.prompt_hash.and_then(|hash| self.known.get(&hash));
+        let lengths = known.map_or(&[][..], |known| &known.lengths[..known.count]);
+        let (mut alive, mut soon, mut remaining) = (0u32, 0u32, 0.0);
+        for &length in lengths.iter().filter(|&&length| length > age) {
+            alive += 1;
+            if length - age <= horizon_steps {
+                soon += 1;
+                remaining += f64::from(length - age);
+            }
+        }
+        match (alive, soon) {
+            (0, _) => self.survival.predict(request, horizon_steps),
+            (_, 0) => Termination::NEVER,
+            _ => Termination {
+                probability: f64::from(soon) / f64::from(alive),
+                remaining_steps: remaining / f64::from(soon),
+            },
+        }
+    }
+
+    fn finished(&mut self, request: &Running) {
+        self.survival.finished(request);
+        let Some(hash) = request.prompt_hash else { return };
+        self.clock += 1;
+        let known = self.known.entry(hash).or_default();
+        if known.count > 0 {
+            self.by_use.remove(&known.used);
+        }
+        known.lengths.rotate_right(1);
+        known.lengths[0] = request.generated_tokens;
+        known.count = (known.count + 1).min(LENGTHS_PER_HASH);
+        known.used = self.clock;
+        self.by_use.insert(self.clock, hash);
+        if self.known.len() > self.most_hashes
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(prompt_hash: Option<u64>, generated_tokens: u32) -> Running {
+        Running { id: 0, prompt_tokens: 1, prompt_hash, generated_tokens }
+    }
+
+    #[test]
+    fn a_known_prompt_is_predicted_from_its_own_lengths() {
+        let mut forecast = ExactMatch::new();
+        for length in [100, 110, 900] {
+            forecast.finished(&request(Some(7), length));
+        }
+        let found = forecast.predict(&request(Some(7), 90), 32);
+        assert!((found.probability - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(found.remaining_steps, 15.0);
+        assert_eq!(forecast.predict(&request(Some(7), 200), 32), Termination::NEVER);
+    }
+
+    #[test]
+    fn everything_else_falls_back_to_survival() {
+        let mut forecast = ExactMatch::new();
+        (0..50).for_each(|_| forecast.finished(&request(None, 40)));
+        forecast.finished(&request(Some(7), 10));
+        for unknown in [request(None, 30), request(Some(8), 30), request(Some(7), 30)] {
+            assert_eq!(forecast.predict(&unknown, 20).probability, 1.0, "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_least_recent_goes() {
+        let mut forecast = ExactMatch::with_capacity(3);
+        for hash in [1, 2, 3, 1, 4] {
+            forecast.finished(&request(Some(hash), 5));
+        }
+        assert_eq!(forecast.len(), 3);
+        assert!(forecast.known.contains_key(&1) && !forecast.known.contains_key(&2));
+        (0..100).for_each(|_| forecast.finished(&request(Some(1), 5)));
+        assert_eq!(forecast.by_use.len(), 3);
+    }
+}

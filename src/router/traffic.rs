@@ -1,0 +1,121 @@
+//! Running statistics of the traffic: what a rule may know without predicting anything.
+
+use std::collections::VecDeque;
+
+use crate::batch::Traffic;
+
+/// Samples that a mean remembers: plain below, exponentially forgetting above.
+const WINDOW: f64 = 1024.0;
+/// Lengths that the quantile looks at.
+const RECENT: usize = 256;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    samples: f64,
+    value: f64,
+    square: f64,
+}
+
+impl Mean {
+    fn add(&mut self, sample: f64) {
+        self.samples = (self.samples + 1.0).min(WINDOW);
+        let share = 1.0 / self.samples;
+        self.value += share * (sample - self.value);
+        self.square += share * (sample * sample - self.square);
+    }
+
+    fn spread(&self) -> f64 {
+        (self.square - self.value * self.value).max(0.0).sqrt()
+    }
+}
+
+/// Learns [`Traffic`] from arrivals and ends.
+#[derive(Clone, Debug)]
+pub struct TrafficMeter {
+    prompts: Mean,
+    outputs: Mean,
+    recent: VecDeque<u32>,
+    sorted: Vec<u32>,
+}
+
+impl Default for TrafficMeter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TrafficMeter {
+    /// Knows nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            prompts: Mean::default(),
+            outputs: Mean::default(),
+            recent: VecDeque::with_capacity(RECENT + 1),
+            sorted: Vec::with_capacity(RECENT + 1),
+        }
+    }
+
+    /// A request of this length arrived.
+    pub fn arrived(&mut self, prompt_tokens: u32) {
+        self.prompts.add(f64::from(prompt_tokens));
+        self.recent.push_back(prompt_tokens);
+        let at = self.sorted.partition_point(|&other| other < prompt_tokens);
+        self.sorted.insert(at, prompt_tokens);
+        if self.recent.len() > RECENT
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.sorted.remove(self.sorted.partition_point(|&other| other < oldest));
+        }
+    }
+
+    /// A request ended after this many tokens.
+    pub fn finished(&mut self, output_tokens: u32) {
+        self.outputs.add(f64::from(output_tokens));
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            mean_prompt_tokens: self.prompts.value.round() as i64,
+            sd_prompt_tokens: self.prompts.spread().round() as i64,
+            small_prompt_tokens: self.sorted.get(self.sorted.len() / 10).copied().map_or(0, i64::from),
+            mean_output_tokens: self.outputs.value.round() as i64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_spread_and_quantile() {
+        let mut meter = TrafficMeter::new();
+        assert_eq!(meter.traffic(), Traffic::default());
+        (1..=100).for_each(|tokens| meter.arrived(tokens));
+        meter.finished(10);
+        meter.finished(20);
+        let found = meter.traffic();
+        assert_eq!(
+            found,
+            Traffic {
+                mean_prompt_tokens: 51,
+                sd_prompt_tokens: 29,
+                small_prompt_tokens: 11,
+                mean_output_tokens: 15,
+            }
+        );
+    }
+
+    #[test]
+    fn a_change_of_traffic_is_followed() {
+        let mut meter = TrafficMeter::new();
+        (0..5000).for_each(|_| meter.arrived(1000));
+        (0..5000).for_each(|_| meter.arrived(10));
+        let found = meter.traffic();
+        assert!(found.mean_prompt_tokens < 30, "{found:?}");
+        assert_eq!(found.small_prompt_tokens, 10);
+    }
+}
