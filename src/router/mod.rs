@@ -322,8 +322,10 @@ impl Router {
         self.assignment.clear();
         // Nothing can be admitted: predictions are not worth reading either.
         let idle = self.pool.is_empty() || self.workers.iter().all(|worker| worker.open_slots() == 0);
-        let mut draft =
-            Batch::draft(&self.workers, &self.pool).traffic(self.meter.traffic()).request_growth(growth);
+        let growth_tokens = self.headroom_steps();
+        let mut draft = Batch::draft(&self.workers, &self.pool)
+            .traffic(self.meter.traffic())
+            .request_growth(growth_tokens);
         if let Some(foresight) = &mut self.foresight {
             refresh(foresight, &self.active, self.now);
             if !idle {
