@@ -630,9 +630,8 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
             found: eligible.len(),
         });
     }
-    if let Some(index) = bonus_tokens
-        .iter()
-        .position(|bonus| !(-MAX_BONUS_TOKENS..=MAX_BONUS_TOKENS).contains(bonus))
+    if let Some(index) =
+        bonus_tokens.iter().position(|bonus| !(-MAX_BONUS_TOKENS..=MAX_BONUS_TOKENS).contains(bonus))
     {
         return Err(BatchError::Value {
             what: "pair bonus",

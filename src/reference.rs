@@ -287,10 +287,8 @@ impl State<'_> {
                 {
                     continue;
                 }
-                let (a_tokens, b_tokens) = (
-                    i64::from(a.waiting.request.prompt_tokens),
-                    i64::from(b.waiting.request.prompt_tokens),
-                );
+                let (a_tokens, b_tokens) =
+                    (i64::from(a.waiting.request.prompt_tokens), i64::from(b.waiting.request.prompt_tokens));
                 let room = |worker: usize, gone: i64| self.room_tokens(worker) + gone + growth;
                 if b_tokens + growth > room(a.worker, a_tokens)
                     || a_tokens + growth > room(b.worker, b_tokens)

@@ -54,7 +54,10 @@ fn parts() -> impl Strategy<Value = Parts> {
             0..50u32,
             prop::collection::vec(0..60_000u64, if horizon { g * 5 } else { 0 }),
             prop::collection::vec(prop::collection::vec((1..300u32, 0..9000u64), 0..6), g),
-            prop::collection::vec(prop_oneof![Just(0.0f32), -500.0..4000.0f32], if pairs { 3 * g } else { 0 }),
+            prop::collection::vec(
+                prop_oneof![Just(0.0f32), -500.0..4000.0f32],
+                if pairs { 3 * g } else { 0 },
+            ),
             prop::collection::vec(any::<u64>(), if pairs { 3 } else { 0 }),
         )
             .prop_map(move |(workers, requests, traffic, growth, rows, ends, bonus, eligible)| {
@@ -80,7 +83,11 @@ fn parts() -> impl Strategy<Value = Parts> {
                 let mut flat = Vec::new();
                 for mut worker in ends {
                     worker.sort_unstable();
-                    flat.extend(worker.iter().map(|&(in_steps, freed_tokens)| PredictedEnd { in_steps, freed_tokens }));
+                    flat.extend(
+                        worker
+                            .iter()
+                            .map(|&(in_steps, freed_tokens)| PredictedEnd { in_steps, freed_tokens }),
+                    );
                     offsets.push(flat.len() as u32);
                 }
                 let mut rows = rows;

@@ -73,8 +73,7 @@ impl Column {
         if count == 0 {
             return None;
         }
-        let peak =
-            profile.peak(i64::from(tokens[0]), i64::from(tokens[count - 1]), &mut self.knots);
+        let peak = profile.peak(i64::from(tokens[0]), i64::from(tokens[count - 1]), &mut self.knots);
         let at = tokens[..count].partition_point(|&tokens| i64::from(tokens) < peak).min(count - 1);
         let (mut left, mut right) = (at / BLOCK, at / BLOCK + 1);
         let blocks = count.div_ceil(BLOCK);

@@ -103,9 +103,8 @@ impl Rule for Exact {
         // The envelope that a burst will reach anyway: margins measured from it keep the first picks from being the shortest.
         let refill = batch.traffic().mean_prompt_tokens * open.min(waiting) as i64;
         let per_token = |g: usize| if uniform { 1 } else { batch.workers()[g].cost_per_token() };
-        let sum: i64 = (0..batch.workers().len())
-            .map(|g| batch.workers()[g].load_tokens as i64 * per_token(g))
-            .sum();
+        let sum: i64 =
+            (0..batch.workers().len()).map(|g| batch.workers()[g].load_tokens as i64 * per_token(g)).sum();
         Plan {
             order: Order::Matrix,
             nested: !looks_ahead,
@@ -115,10 +114,7 @@ impl Rule for Exact {
             refill_tokens: 0,
             envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
             longest_first: waiting <= open && !batch.has_pair_terms(),
-            repair: Repair {
-                rounds: self.parameters.repair_rounds,
-                swap: uniform && !looks_ahead,
-            },
+            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform && !looks_ahead },
             passed_over: None,
         }
     }

@@ -290,8 +290,7 @@ impl Greedy {
         waited: u32,
     ) -> i64 {
         self.profile.score(i64::from(request.prompt_tokens))
-            + step.plan.unit
-                * (step.plan.age.tokens(waited) + step.batch.bonus_tokens(request, worker))
+            + step.plan.unit * (step.plan.age.tokens(waited) + step.batch.bonus_tokens(request, worker))
     }
 
     fn score(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize, position: usize) -> i64 {
@@ -311,9 +310,9 @@ impl Greedy {
             self.loads.release(pick.worker, pick.tokens);
             let current = self.score(step, pick.worker, pick.position);
             // The pick itself stays taken, so only others are found.
-            let better =
-                self.best(step, pick.worker).filter(|found| found.score > current);
-            let (position, score) = better.map_or((pick.position, current), |found| (found.position, found.score));
+            let better = self.best(step, pick.worker).filter(|found| found.score > current);
+            let (position, score) =
+                better.map_or((pick.position, current), |found| (found.position, found.score));
             if position != pick.position {
                 changed = true;
                 self.column.give_back(pick.position);

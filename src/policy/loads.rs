@@ -166,9 +166,7 @@ impl Loads {
             Some(self.top.first)
         } else {
             let rest = self.anticipated.iter().enumerate();
-            rest.filter(|&(worker, _)| worker != first && worker != second)
-                .map(|(_, &value)| value)
-                .max()
+            rest.filter(|&(worker, _)| worker != first && worker != second).map(|(_, &value)| value).max()
         };
         PairView { workers: self.cost.len() as i64, sum: self.sum, rest_max }
     }

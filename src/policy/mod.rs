@@ -230,8 +230,7 @@ pub const NAMES: &[&str] =
 /// An unknown name, or a parameter out of its range.
 pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
-    let unknown =
-        || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
+    let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
     let forecast = if name.ends_with("-oracle") {
         Some(Forecast::Oracle)
