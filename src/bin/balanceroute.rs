@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use balanceroute::policy;
+use balanceroute::sim::report::JsonFile;
 use balanceroute::sim::trace::{ReadOptions, Trace};
 use balanceroute::sim::workload::Workload;
 use balanceroute::sim::{self, Arrivals, Scenario, SimError, Source, StepCost, report};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
@@ -22,6 +24,8 @@ struct Cli {
 enum Command {
     /// Compare policies on one workload or trace.
     Simulate(Box<SimulateArgs>),
+    /// Compare policies on the whole table of workloads, traces and cluster sizes.
+    Settings(SettingsArgs),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -74,11 +78,11 @@ struct SimulateArgs {
     /// Whether the pool is kept full or requests come in their own time.
     #[arg(long, value_enum, default_value = "closed")]
     arrivals: ArrivalKind,
-    /// Open arrivals: plays the trace this many times as fast.
-    #[arg(long, default_value_t = 1.0, value_name = "X", conflicts_with = "rate")]
-    rate_scale: f64,
+    /// Open arrivals: plays the trace this many times as fast [default: 1].
+    #[arg(long, value_name = "X", conflicts_with = "rate", allow_negative_numbers = true)]
+    rate_scale: Option<f64>,
     /// Open arrivals: Poisson with this many requests per second instead of the trace's times.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     rate: Option<f64>,
     /// Requests of a Poisson run [default: the rows of the trace, 2000 for a workload].
     #[arg(long, value_name = "N", requires = "rate")]
@@ -89,10 +93,10 @@ struct SimulateArgs {
     /// Seeds 0..N, one run each per policy.
     #[arg(long, default_value_t = 3, value_name = "N")]
     seeds: u64,
-    /// Measured steps [default: closed 4000, open until everybody has finished].
+    /// Measured steps [default: closed 30000, open until everybody has finished].
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Steps before the measured ones [default: closed 1000, open 0].
+    /// Steps before the measured ones [default: closed 3000, open 0].
     #[arg(long, value_name = "N")]
     warmup: Option<u64>,
     /// Runs at a time [default: one per processor]; results do not depend on it.
@@ -105,17 +109,39 @@ struct SimulateArgs {
     #[arg(long, default_value_t = 32, value_name = "N")]
     headroom_steps: u32,
     /// Relative step cost per token of each worker, separated by commas [default: 1 everywhere].
-    #[arg(long, value_name = "W,W", value_delimiter = ',')]
+    #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
     weights: Vec<f32>,
     /// Step time without load in ms [default: (0.6 B + 35) / 16].
-    #[arg(long, value_name = "C")]
+    #[arg(long, value_name = "C", allow_negative_numbers = true)]
     step_base_ms: Option<f64>,
     /// Step time per token of the most loaded worker in microseconds.
-    #[arg(long, default_value_t = 0.1005, value_name = "T")]
+    #[arg(long, default_value_t = 0.1005, value_name = "T", allow_negative_numbers = true)]
     step_us_per_token: f64,
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
+    /// No progress bar.
+    #[arg(long)]
+    quiet: bool,
+    /// Write every run to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct SettingsArgs {
+    /// Folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; rows of missing traces are left out].
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
+    /// Seeds 0..N, one run each per policy.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    seeds: u64,
+    /// Policies, separated by commas; ratios are to the last.
+    #[arg(long, default_value = "level,exact", value_name = "A,B", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Runs at a time [default: one per processor]; results do not depend on it.
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    threads: usize,
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
@@ -142,8 +168,15 @@ impl SimulateArgs {
             _ => POISSON_REQUESTS,
         };
         let arrivals = match (self.arrivals, self.rate) {
-            (ArrivalKind::Closed, _) => Arrivals::Closed,
-            (ArrivalKind::Open, None) => Arrivals::Trace { rate_scale: self.rate_scale },
+            (ArrivalKind::Closed, None) if self.rate_scale.is_none() => Arrivals::Closed,
+            (ArrivalKind::Closed, _) => {
+                return Err(SimError::Argument {
+                    name: "arrivals",
+                    expected: "open where a rate is given".to_owned(),
+                    found: "closed".to_owned(),
+                });
+            }
+            (ArrivalKind::Open, None) => Arrivals::Trace { rate_scale: self.rate_scale.unwrap_or(1.0) },
             (ArrivalKind::Open, Some(per_second)) => {
                 Arrivals::Poisson { per_second, requests: self.requests.unwrap_or(rows) }
             }
@@ -176,17 +209,54 @@ impl SimulateArgs {
 
 fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     let scenario = args.scenario()?;
+    scenario.check()?;
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
     let runs = sim::run(&scenario, !args.quiet)?;
     print!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
-    match &args.json {
-        Some(path) => report::write_json(path, &report::Document::new(&scenario, &runs)),
-        None => Ok(()),
-    }
+    json.map_or(Ok(()), |json| json.write(&report::Document::new(&scenario, &runs)))
+}
+
+fn settings(args: &SettingsArgs) -> Result<(), SimError> {
+    let default = || std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from);
+    let traces = args.traces.clone().unwrap_or_else(default);
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    let table = sim::settings::table(&sim::settings::Options {
+        traces: &traces,
+        skip_missing: args.traces.is_none(),
+        policies: &args.policy,
+        seeds: args.seeds,
+        threads: args.threads,
+        progress: !args.quiet,
+    })?;
+    print!("{}", table.text());
+    json.map_or(Ok(()), |json| json.write(&table))
+}
+
+/// What clap has to say, on one line.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let message = message.split("\n\nFor more information").next().unwrap_or(message);
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            print!("{}", error.render());
+            return ExitCode::SUCCESS;
+        }
+        // Help and version.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            eprintln!("{}", in_one_line(&error));
+            return ExitCode::from(2);
+        }
+    };
+    let result = match cli.command {
         Command::Simulate(args) => simulate(&args),
+        Command::Settings(args) => settings(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -76,7 +76,7 @@ pub struct WaitSteps {
     pub p50: f64,
     /// 99th percentile of the same.
     pub p99: f64,
-    /// Longest ever, served or still waiting.
+    /// Longest of the measured steps, served or still waiting at the end.
     pub max: u64,
     /// Longest of those still waiting at the end.
     pub oldest: u64,

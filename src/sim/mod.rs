@@ -14,8 +14,9 @@
 mod cluster;
 pub mod metrics;
 pub mod report;
-mod stand_in;
 
+pub mod settings;
+mod stand_in;
 mod supply;
 pub mod trace;
 pub mod workload;
@@ -128,9 +129,9 @@ pub struct Scenario {
 }
 
 /// Warm-up of a closed run in steps.
-pub const DEFAULT_WARMUP: u64 = 1_000;
+pub const DEFAULT_WARMUP: u64 = 3_000;
 /// Measured steps of a closed run.
-pub const DEFAULT_STEPS: u64 = 4_000;
+pub const DEFAULT_STEPS: u64 = 10_000;
 
 impl Default for Scenario {
     /// `paper-prod`, closed, 8 workers of 72 slots, 32 waiting, every policy, three seeds.

@@ -72,7 +72,7 @@ pub fn short(value: f64) -> String {
 }
 
 /// Columns aligned: the first to the left, all others to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -310,15 +310,36 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Writes a JSON file, indented, with a newline at the end.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_json(path: &Path, document: &impl Serialize) -> Result<(), SimError> {
-    let failed = |source| SimError::Write { file: path.display().to_string(), source };
-    let mut out = BufWriter::new(File::create(path).map_err(failed)?);
-    serde_json::to_writer_pretty(&mut out, document).map_err(|error| failed(error.into()))?;
-    out.write_all(b"\n").and_then(|()| out.flush()).map_err(failed)
+/// A JSON file to be written: opened before the first run, so that a wrong path costs no time.
+#[derive(Debug)]
+pub struct JsonFile {
+    name: String,
+    file: File,
+}
+
+impl JsonFile {
+    /// Creates or empties the file.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn create(path: &Path) -> Result<Self, SimError> {
+        let name = path.display().to_string();
+        match File::create(path) {
+            Ok(file) => Ok(Self { name, file }),
+            Err(source) => Err(SimError::Write { file: name, source }),
+        }
+    }
+
+    /// Writes the document, indented, with a newline at the end.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(self, document: &impl Serialize) -> Result<(), SimError> {
+        let failed = |source| SimError::Write { file: self.name.clone(), source };
+        let mut out = BufWriter::new(&self.file);
+        serde_json::to_writer_pretty(&mut out, document).map_err(|error| failed(error.into()))?;
+        out.write_all(b"\n").and_then(|()| out.flush()).map_err(failed)
+    }
 }
 
 #[cfg(test)]

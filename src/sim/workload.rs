@@ -39,8 +39,8 @@ pub enum Workload {
     /// output ~ N(1200, 700), correlation -0.1, redrawn until both are at least 1.
     PaperProd,
     /// Stands for the week of Azure's 2024 trace cut to outputs above 1000 tokens, which is not public in that form. Prompts are
-    /// lognormal with mean 4652 and sigma 0.3; outputs are 1000 plus a geometric length of mean 52 (the cut leaves a memoryless tail).
-    /// Only the two means are published; sigma is ours.
+    /// lognormal with mean 4652 and sigma 0.22; outputs are 1000 plus a geometric length of mean 52 (the cut leaves a memoryless tail).
+    /// Only the two means are published; with this sigma `jsq` comes to the published imbalance.
     PaperAzure,
     /// Prompts lognormal with median 2000 and sigma 0.5 (mean 2266), outputs lognormal with median 200 and sigma 0.6 (mean 239).
     Lognormal,
@@ -54,7 +54,7 @@ pub enum Workload {
 /// The geometric tail of `paper-azure` above 1000 tokens, mean.
 const AZURE_TAIL_MEAN: f64 = 52.0;
 const AZURE_PROMPT_MEAN: f64 = 4652.0;
-const AZURE_PROMPT_SIGMA: f64 = 0.3;
+const AZURE_PROMPT_SIGMA: f64 = 0.22;
 
 impl Workload {
     /// Every built-in workload.
