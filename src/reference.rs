@@ -10,6 +10,7 @@
 //!    may take it, until nobody fits.
 //! 3. Otherwise the best pair is admitted until none is left: best score, then lowest load, then lowest worker, then earliest
 //!    arrival. With [`Order::LeastLoaded`] only the least-loaded open worker that may take anybody is looked at.
+//!    A rule with a judge then chooses among the best few of that worker's column.
 //! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, and the best waiting request takes its place if
 //!    its score is greater; then two picks on two workers change places where that lowers the rule's pair cost.
 //!
@@ -66,7 +67,7 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
     if plan.longest_first {
         state.place_longest_first(rule);
     } else {
-        while let Some((at, worker, score)) = state.best_pair(rule) {
+        while let Some((at, worker, score)) = state.judged_pair(rule) {
             state.admit(at, worker, score, false);
         }
     }
@@ -217,6 +218,30 @@ impl State<'_> {
                 self.admit(at, worker, score, false);
             }
         }
+    }
+
+    /// The best pair, or what the rule's judge prefers among the best few of its column.
+    fn judged_pair(&self, rule: &mut impl Rule) -> Option<(usize, usize, i64)> {
+        let (at, worker, score) = self.best_pair(rule)?;
+        if rule.candidates() <= 1 {
+            return Some((at, worker, score));
+        }
+        let mut column: Vec<(i64, u64, usize)> = (0..self.left.len())
+            .filter(|&at| self.may_take(&self.left[at].request, worker))
+            .map(|at| (-self.score(rule, &self.left[at], worker), self.left[at].arrival, at))
+            .collect();
+        column.sort_unstable();
+        column.truncate(rule.candidates());
+        if column.len() <= 1 {
+            return Some((at, worker, score));
+        }
+        let tokens: Vec<i64> =
+            column.iter().map(|&(.., at)| i64::from(self.left[at].request.prompt_tokens)).collect();
+        let costs: Vec<i64> = (0..self.workers()).map(|worker| self.cost(worker)).collect();
+        let open_slots: Vec<i64> = (0..self.workers()).map(|worker| self.open_slots(worker)).collect();
+        let chosen = rule.judge(self.batch, &costs, &open_slots, worker, &tokens);
+        let &(score, _, at) = column.get(chosen)?;
+        Some((at, worker, -score))
     }
 
     fn best_pair(&self, rule: &impl Rule) -> Option<(usize, usize, i64)> {

@@ -191,4 +191,5 @@ policies! {
     level "level",
     level_exactmatch "level-exactmatch",
     level_oracle "level-oracle",
+    rollout_oracle "rollout-oracle",
 }

@@ -33,13 +33,15 @@ pub(crate) struct Greedy {
     /// Open workers by descending (load, index): the next one is the last.
     open: Vec<(i64, u32)>,
     overdue: Vec<(u32, u64, usize)>,
+    found: Vec<Found>,
+    tokens: Vec<i64>,
     /// Position in the length order of each pool slot, filled only for scans and overdue requests.
     position_of: Vec<u32>,
 }
 
 struct Step<'a, 'b, R> {
     batch: &'a Batch<'b>,
-    rule: &'a R,
+    rule: R,
     plan: Plan,
     terms: Terms,
     /// Whether columns may be searched by length.
@@ -58,9 +60,9 @@ impl Greedy {
             out.measure(batch);
             return;
         }
-        let step = Step {
+        let mut step = Step {
             batch,
-            rule: &*rule,
+            rule,
             plan,
             terms: Terms::new(batch.waiting(), plan.age, plan.unit),
             ordered: !batch.has_pair_terms(),
@@ -75,7 +77,7 @@ impl Greedy {
         if plan.longest_first {
             self.place_longest_first(&step);
         } else {
-            self.place_best(&step);
+            self.place_best(&mut step);
         }
         if self.picks.len() >= 2 {
             for _ in 0..plan.repair.rounds {
@@ -129,7 +131,7 @@ impl Greedy {
         }
     }
 
-    fn admit(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize, found: Found, overdue: bool) {
+    fn admit(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found, overdue: bool) {
         let ordered = step.batch.waiting().ordered();
         let tokens = i64::from(ordered.tokens[found.position]);
         let pair_terms = !step.ordered
@@ -154,7 +156,7 @@ impl Greedy {
         })
     }
 
-    fn place_overdue(&mut self, step: &Step<'_, '_, impl Rule>) {
+    fn place_overdue(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let pool = step.batch.waiting();
         if !step.plan.overdue.may_be_due(pool.longest_wait_steps()) && !pool.any_deadline() {
             return;
@@ -182,7 +184,7 @@ impl Greedy {
         self.overdue = overdue;
     }
 
-    fn place_longest_first(&mut self, step: &Step<'_, '_, impl Rule>) {
+    fn place_longest_first(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         self.list_open(step.batch);
         let pool = step.batch.waiting();
         let ordered = pool.ordered();
@@ -207,7 +209,7 @@ impl Greedy {
         }
     }
 
-    fn place_best(&mut self, step: &Step<'_, '_, impl Rule>) {
+    fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open(step.batch);
         let one_column = step.plan.order == Order::LeastLoaded
             || (step.plan.nested
@@ -217,7 +219,7 @@ impl Greedy {
         if one_column {
             while let Some((_, worker)) = self.open.pop() {
                 // A worker that may take nobody now never may again: rooms and the pool only shrink.
-                if let Some(found) = self.best(step, worker as usize) {
+                if let Some(found) = self.best_judged(step, worker as usize) {
                     self.admit(step, worker as usize, found, false);
                     self.reopen(worker as usize);
                 }
@@ -241,8 +243,33 @@ impl Greedy {
         }
     }
 
+    /// The best free request for a worker, chosen by the rule's judge among the best few.
+    fn best_judged(&mut self, step: &mut Step<'_, '_, &mut impl Rule>, worker: usize) -> Option<Found> {
+        let candidates = step.rule.candidates();
+        if candidates <= 1 {
+            return self.best(step, worker);
+        }
+        self.found.clear();
+        self.tokens.clear();
+        while self.found.len() < candidates {
+            let Some(found) = self.best(step, worker) else { break };
+            self.column.take(found.position);
+            self.found.push(found);
+            self.tokens.push(i64::from(step.batch.waiting().ordered().tokens[found.position]));
+        }
+        for found in &self.found {
+            self.column.give_back(found.position);
+        }
+        if self.found.len() <= 1 {
+            return self.found.first().copied();
+        }
+        let (costs, open_slots) = (self.loads.costs(), self.loads.all_open_slots());
+        let chosen = step.rule.judge(step.batch, costs, open_slots, worker, &self.tokens);
+        self.found.get(chosen).copied()
+    }
+
     /// The best free request for a worker as things stand.
-    fn best(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize) -> Option<Found> {
+    fn best(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize) -> Option<Found> {
         let longest = self.loads.longest_tokens(worker);
         if step.ordered {
             self.profile.clear();
@@ -272,7 +299,7 @@ impl Greedy {
         best
     }
 
-    fn draw(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize, request: &Request) {
+    fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, request: &Request) {
         let view = self.loads.view(worker);
         let width = view.row.len().max(1);
         let class = request.survival_class.and_then(|class| {
@@ -284,7 +311,7 @@ impl Greedy {
 
     fn score_drawn(
         &self,
-        step: &Step<'_, '_, impl Rule>,
+        step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         request: &Request,
         waited: u32,
@@ -293,14 +320,14 @@ impl Greedy {
             + step.plan.unit * (step.plan.age.tokens(waited) + step.batch.bonus_tokens(request, worker))
     }
 
-    fn score(&mut self, step: &Step<'_, '_, impl Rule>, worker: usize, position: usize) -> i64 {
+    fn score(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, position: usize) -> i64 {
         let pool = step.batch.waiting();
         let slot = PoolSlot(pool.ordered().slots[position]);
         self.draw(step, worker, pool.request(slot));
         self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
     }
 
-    fn replace(&mut self, step: &Step<'_, '_, impl Rule>) -> bool {
+    fn replace(&mut self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
         let mut changed = false;
         for index in 0..self.picks.len() {
             let pick = self.picks[index];
@@ -328,7 +355,7 @@ impl Greedy {
         changed
     }
 
-    fn swap(&mut self, step: &Step<'_, '_, impl Rule>) -> bool {
+    fn swap(&mut self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
         let mut changed = false;
         for first in 0..self.picks.len() {
             if self.picks[first].overdue || self.picks[first].pair_terms {

@@ -30,11 +30,19 @@ pub struct LevelParameters {
     pub repair_rounds: u32,
     /// Predicted completions per worker looked at by peak levelling, 1..=64; default 16.
     pub ends_per_worker: usize,
+    /// Candidates that `rollout-oracle` plays ahead for each slot, 1..=64; default 6.
+    pub rollout_candidates: usize,
 }
 
 impl Default for LevelParameters {
     fn default() -> Self {
-        Self { aging_spread: 0.1, wait_bound: WaitBound::default(), repair_rounds: 2, ends_per_worker: 16 }
+        Self {
+            aging_spread: 0.1,
+            wait_bound: WaitBound::default(),
+            repair_rounds: 2,
+            ends_per_worker: 16,
+            rollout_candidates: 6,
+        }
     }
 }
 
@@ -43,7 +51,8 @@ impl LevelParameters {
         PolicyError::check("aging_spread", self.aging_spread, 0.0, 100.0)?;
         self.wait_bound.check()?;
         PolicyError::check("repair_rounds", f64::from(self.repair_rounds), 0.0, 16.0)?;
-        PolicyError::check("ends_per_worker", self.ends_per_worker as f64, 1.0, 64.0)
+        PolicyError::check("ends_per_worker", self.ends_per_worker as f64, 1.0, 64.0)?;
+        PolicyError::check("rollout_candidates", self.rollout_candidates as f64, 1.0, 64.0)
     }
 }
 

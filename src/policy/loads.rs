@@ -156,8 +156,12 @@ impl Loads {
         &self.anticipated
     }
 
-    pub(crate) fn anticipated_sum(&self) -> i64 {
-        self.sum
+    pub(crate) fn costs(&self) -> &[i64] {
+        &self.cost
+    }
+
+    pub(crate) fn all_open_slots(&self) -> &[i64] {
+        &self.open_slots
     }
 
     /// What an exchange between two workers is judged by.

@@ -10,6 +10,7 @@ pub mod fairness;
 pub(crate) mod greedy;
 pub mod level;
 pub(crate) mod loads;
+pub(crate) mod rollout;
 
 use thiserror::Error;
 
@@ -192,6 +193,24 @@ pub trait Rule {
     /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
 
+    /// How many of a column's best requests [`Rule::judge`] chooses among; one for none.
+    fn candidates(&self) -> usize {
+        1
+    }
+
+    /// Chooses among a column's best requests, given by length, best score first: an index into `tokens`.
+    /// `costs` and `open_slots` are each worker's load and open slots as things stand.
+    fn judge(
+        &mut self,
+        _batch: &Batch<'_>,
+        _costs: &[i64],
+        _open_slots: &[i64],
+        _worker: usize,
+        _tokens: &[i64],
+    ) -> usize {
+        0
+    }
+
     /// What the pair of anticipated loads costs; an exchange must lower it. Only asked where the plan's repair swaps.
     fn pair_cost(&self, _pair: &PairView, _first: i64, _second: i64) -> i64 {
         0
@@ -221,8 +240,15 @@ impl Parameters {
 }
 
 /// Every policy, by the name that chooses it.
-pub const NAMES: &[&str] =
-    &["exact", "exact-survival", "exact-oracle", "level", "level-exactmatch", "level-oracle"];
+pub const NAMES: &[&str] = &[
+    "exact",
+    "exact-survival",
+    "exact-oracle",
+    "level",
+    "level-exactmatch",
+    "level-oracle",
+    "rollout-oracle",
+];
 
 /// Builds a policy by name.
 ///
@@ -252,6 +278,12 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
             let ends = forecast.map(|_| parameters.level.ends_per_worker);
             let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
             let rule = level::Level::new(parameters.level, forecast.is_some());
+            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
+        }
+        "rollout-oracle" => {
+            let ends = Some(parameters.level.ends_per_worker);
+            let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
+            let rule = rollout::Rollout::new(parameters.level);
             Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
         }
         _ => return Err(unknown()),
