@@ -446,6 +446,9 @@ impl<'a> Cluster<'a> {
                 self.loads[worker] -= u64::from(life.prompt_tokens) + u64::from(generated);
                 life.prompt_tokens += generated;
                 life.output_tokens -= generated;
+                if let Some(truths) = &self.truths {
+                    truths.tell(id, life.output_tokens);
+                }
                 life.generated_before += generated;
                 life.waits_since = self.step + 1;
                 life.waits_since_ms = self.now_ms;

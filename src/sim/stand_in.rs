@@ -1,21 +1,27 @@
-//! Stands in for the router until its bodies are there: no forecasts, no binding on arrival.
+//! Stands in for the router until its bodies are there: true ends for the oracle only, no other forecasts, no binding on arrival.
 
 use std::collections::HashMap;
 
 use crate::assignment::{Assignment, WaitReason};
-use crate::batch::{Batch, Request, Traffic, Worker};
+use crate::batch::{Batch, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
 use crate::policy::{Forecast, Policy};
 use crate::pool::Pool;
 use crate::router::{RouterConfig, RouterError};
 
-pub(crate) struct Truths;
+#[derive(Clone)]
+pub(crate) struct Truths(std::sync::Arc<std::sync::Mutex<HashMap<u64, u32>>>);
 impl Truths {
-    pub(crate) fn tell(&self, _id: u64, _output_tokens: u32) {}
-    pub(crate) fn forget(&self, _id: u64) {}
+    pub(crate) fn tell(&self, id: u64, output_tokens: u32) {
+        self.0.lock().unwrap().insert(id, output_tokens);
+    }
+    pub(crate) fn forget(&self, id: u64) {
+        self.0.lock().unwrap().remove(&id);
+    }
 }
 
-pub(crate) fn classifier(_forecast: Option<Forecast>) -> ((), Option<Truths>) {
-    ((), None)
+pub(crate) fn classifier(forecast: Option<Forecast>) -> (Option<Truths>, Option<Truths>) {
+    let truths = (forecast == Some(Forecast::Oracle)).then(|| Truths(std::sync::Arc::default()));
+    (truths.clone(), truths)
 }
 
 pub(crate) struct Router {
@@ -28,10 +34,17 @@ pub(crate) struct Router {
     now: u64,
     prompts: (f64, f64, f64),
     outputs: (f64, f64),
+    truths: Option<Truths>,
+    // Per worker: (end, tokens freed then), in order.
+    ends: Vec<Vec<(u64, u64)>>,
 }
 
 impl Router {
-    pub(crate) fn new(config: RouterConfig, policy: Box<dyn Policy>, _: ()) -> Result<Self, RouterError> {
+    pub(crate) fn new(
+        config: RouterConfig,
+        policy: Box<dyn Policy>,
+        truths: Option<Truths>,
+    ) -> Result<Self, RouterError> {
         let workers = (0..config.workers)
             .map(|g| Worker {
                 kv_capacity_tokens: config.kv_capacity_tokens,
@@ -39,6 +52,7 @@ impl Router {
                 ..Worker::new(0, 0, config.slots)
             })
             .collect();
+        let ends = vec![Vec::new(); config.workers];
         Ok(Self {
             config,
             policy,
@@ -49,6 +63,8 @@ impl Router {
             now: 0,
             prompts: (0.0, 0.0, 0.0),
             outputs: (0.0, 0.0),
+            truths,
+            ends,
         })
     }
 
@@ -63,6 +79,14 @@ impl Router {
         Ok(())
     }
 
+    fn end_of(&self, request: &Request, generated: u32, since: u64) -> Option<(u64, u64)> {
+        let output = *self.truths.as_ref()?.0.lock().unwrap().get(&request.id)?;
+        Some((
+            since + u64::from(output.saturating_sub(generated).max(1)),
+            u64::from(request.prompt_tokens) + u64::from(output),
+        ))
+    }
+
     fn occupy(&mut self, request: Request, worker: u32, generated: u32) {
         let at = &mut self.workers[worker as usize];
         at.running += 1;
@@ -70,6 +94,10 @@ impl Router {
         at.load_tokens += u64::from(request.prompt_tokens) + u64::from(generated);
         at.kv_used_tokens = at.load_tokens;
         self.running.insert(request.id, (worker, request, generated, self.now));
+        if let Some(end) = self.end_of(&request, generated, self.now) {
+            let ends = &mut self.ends[worker as usize];
+            ends.insert(ends.partition_point(|other| *other <= end), end);
+        }
     }
 
     pub(crate) fn enqueue(&mut self, request: Request) -> Result<(), RouterError> {
@@ -93,8 +121,39 @@ impl Router {
             }
         }
         let growth = if self.config.kv_capacity_tokens.is_some() { self.config.headroom_steps } else { 0 };
-        let batch =
-            Batch::draft(&self.workers, &self.pool).traffic(traffic).request_growth(growth).check()?;
+        let needs = self.policy.needs();
+        let mut draft = Batch::draft(&self.workers, &self.pool).traffic(traffic).request_growth(growth);
+        let (mut offsets, mut ends, mut rows) = (vec![0], Vec::new(), Vec::new());
+        let open = self.workers.iter().any(|worker| worker.free_slots > 0);
+        if self.truths.is_some() && !self.pool.is_empty() && open {
+            if let Some(count) = needs.ends_per_worker {
+                for all in &self.ends {
+                    ends.extend(all.iter().take(count).map(|&(end, freed_tokens)| PredictedEnd {
+                        in_steps: (end.saturating_sub(self.now)).max(1) as u32,
+                        freed_tokens,
+                    }));
+                    offsets.push(ends.len() as u32);
+                }
+                draft = draft.ends(PredictedEnds { offsets: &offsets, ends: &ends });
+            }
+            if let Some(horizon) = needs.projection_horizon {
+                for (worker, all) in self.workers.iter().zip(&self.ends) {
+                    let (mut load, mut running) = (worker.load_tokens, u64::from(worker.running));
+                    let mut next = all.iter().peekable();
+                    rows.push(load);
+                    for h in 1..=horizon as u64 {
+                        load += running;
+                        while let Some(&(_, freed)) = next.next_if(|&&(end, _)| end <= self.now + h) {
+                            load -= freed;
+                            running -= 1;
+                        }
+                        rows.push(load);
+                    }
+                }
+                draft = draft.projection(horizon, &rows);
+            }
+        }
+        let batch = draft.check()?;
         self.policy.decide(&batch, &mut self.out);
         for at in 0..self.out.admitted.len() {
             let (id, worker) = (self.out.admitted[at].id, self.out.admitted[at].worker);
@@ -117,6 +176,13 @@ impl Router {
     fn leave(&mut self, id: u64) -> Result<(Request, u32), RouterError> {
         let (worker, request, generated, since) =
             self.running.remove(&id).ok_or(RouterError::Unknown { id })?;
+
+        if let Some(end) = self.end_of(&request, generated, since) {
+            let ends = &mut self.ends[worker as usize];
+            if let Some(at) = ends.iter().position(|&other| other == end) {
+                ends.remove(at);
+            }
+        }
         let generated = generated + (self.now - since) as u32;
         let at = &mut self.workers[worker as usize];
         at.running -= 1;
