@@ -1,1 +1,268 @@
-fn main() {}
+//! The command line: arguments in, tables and JSON out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use balanceroute::policy;
+use balanceroute::sim::report::JsonFile;
+use balanceroute::sim::trace::{ReadOptions, Trace};
+use balanceroute::sim::workload::Workload;
+use balanceroute::sim::{self, Arrivals, Scenario, SimError, Source, StepCost, report};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compare policies on one workload or trace.
+    Simulate(Box<SimulateArgs>),
+    /// Compare policies on the whole table of workloads, traces and cluster sizes.
+    Settings(SettingsArgs),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ArrivalKind {
+    /// The pool is kept full.
+    Closed,
+    /// The trace's own times, or Poisson with --rate.
+    Open,
+}
+
+#[derive(Args)]
+struct SourceArgs {
+    /// Built-in workload: paper-prod, paper-azure, lognormal, geometric, mooncake-like.
+    #[arg(long, default_value = "paper-prod", value_name = "W")]
+    workload: String,
+    /// A trace instead: Azure CSV or Mooncake JSON lines.
+    #[arg(long, value_name = "FILE", conflicts_with = "workload")]
+    trace: Option<PathBuf>,
+    /// Leave out rows of the trace with fewer output tokens.
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "trace")]
+    min_output: u32,
+    /// Count malformed rows of the trace instead of refusing it.
+    #[arg(long, requires = "trace")]
+    skip_bad_rows: bool,
+}
+
+impl SourceArgs {
+    fn read(&self) -> Result<Source, SimError> {
+        let options = ReadOptions { skip_bad_rows: self.skip_bad_rows, min_output_tokens: self.min_output };
+        Ok(match &self.trace {
+            Some(path) => Source::Trace(Arc::new(Trace::read(path, options)?)),
+            None => Source::Workload(Workload::from_name(&self.workload)?),
+        })
+    }
+}
+
+#[derive(Args)]
+struct SimulateArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Decode workers, G.
+    #[arg(long, default_value_t = 8, value_name = "G")]
+    workers: usize,
+    /// Batch slots of each worker, B.
+    #[arg(long, default_value_t = 72, value_name = "B")]
+    slots: u32,
+    /// Requests kept waiting when arrivals are closed.
+    #[arg(long, default_value_t = 32, value_name = "P")]
+    pool: usize,
+    /// Whether the pool is kept full or requests come in their own time.
+    #[arg(long, value_enum, default_value = "closed")]
+    arrivals: ArrivalKind,
+    /// Open arrivals: plays the trace this many times as fast [default: 1].
+    #[arg(long, value_name = "X", conflicts_with = "rate", allow_negative_numbers = true)]
+    rate_scale: Option<f64>,
+    /// Open arrivals: Poisson with this many requests per second instead of the trace's times.
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    rate: Option<f64>,
+    /// Requests of a Poisson run [default: the rows of the trace, 2000 for a workload].
+    #[arg(long, value_name = "N", requires = "rate")]
+    requests: Option<u64>,
+    /// Policies, separated by commas [default: all].
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Seeds 0..N, one run each per policy.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    seeds: u64,
+    /// Measured steps [default: closed 30000, open until everybody has finished].
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Steps before the measured ones [default: closed 3000, open 0].
+    #[arg(long, value_name = "N")]
+    warmup: Option<u64>,
+    /// Runs at a time [default: one per processor]; results do not depend on it.
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    threads: usize,
+    /// KV tokens that fit on each worker [default: unbounded].
+    #[arg(long, value_name = "T")]
+    kv_capacity: Option<u64>,
+    /// Steps of growth that an admission leaves free for each request where KV is bounded.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    headroom_steps: u32,
+    /// Relative step cost per token of each worker, separated by commas [default: 1 everywhere].
+    #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
+    weights: Vec<f32>,
+    /// Step time without load in ms [default: (0.6 B + 35) / 16].
+    #[arg(long, value_name = "C", allow_negative_numbers = true)]
+    step_base_ms: Option<f64>,
+    /// Step time per token of the most loaded worker in microseconds.
+    #[arg(long, default_value_t = 0.1005, value_name = "T", allow_negative_numbers = true)]
+    step_us_per_token: f64,
+    /// Start a closed run with empty workers instead of near its steady state.
+    #[arg(long)]
+    cold_start: bool,
+    /// No progress bar.
+    #[arg(long)]
+    quiet: bool,
+    /// Write every run to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct SettingsArgs {
+    /// Folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; rows of missing traces are left out].
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
+    /// Seeds 0..N, one run each per policy.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    seeds: u64,
+    /// Policies, separated by commas; ratios are to the last.
+    #[arg(long, default_value = "level,exact", value_name = "A,B", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Runs at a time [default: one per processor]; results do not depend on it.
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    threads: usize,
+    /// No progress bar.
+    #[arg(long)]
+    quiet: bool,
+    /// Write every run to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Requests of a Poisson run on a built-in workload.
+const POISSON_REQUESTS: u64 = 2_000;
+
+fn policies(asked: &[String]) -> Vec<String> {
+    match asked {
+        [] => policy::NAMES.iter().map(|&name| name.to_owned()).collect(),
+        names => names.to_vec(),
+    }
+}
+
+impl SimulateArgs {
+    fn scenario(&self) -> Result<Scenario, SimError> {
+        let source = self.source.read()?;
+        let rows = match &source {
+            Source::Trace(trace) => trace.jobs.len() as u64,
+            _ => POISSON_REQUESTS,
+        };
+        let arrivals = match (self.arrivals, self.rate) {
+            (ArrivalKind::Closed, None) if self.rate_scale.is_none() => Arrivals::Closed,
+            (ArrivalKind::Closed, _) => {
+                return Err(SimError::Argument {
+                    name: "arrivals",
+                    expected: "open where a rate is given".to_owned(),
+                    found: "closed".to_owned(),
+                });
+            }
+            (ArrivalKind::Open, None) => Arrivals::Trace { rate_scale: self.rate_scale.unwrap_or(1.0) },
+            (ArrivalKind::Open, Some(per_second)) => {
+                Arrivals::Poisson { per_second, requests: self.requests.unwrap_or(rows) }
+            }
+        };
+        let closed = arrivals == Arrivals::Closed;
+        let published = StepCost::published(self.slots);
+        Ok(Scenario {
+            source,
+            arrivals,
+            workers: self.workers,
+            slots: self.slots,
+            pool: self.pool,
+            policies: policies(&self.policy),
+            seeds: self.seeds,
+            steps: self.steps.or(closed.then_some(sim::DEFAULT_STEPS)),
+            warmup: self.warmup.unwrap_or(if closed { sim::DEFAULT_WARMUP } else { 0 }),
+            kv_capacity_tokens: self.kv_capacity,
+            headroom_steps: self.headroom_steps,
+            weights: self.weights.clone(),
+            cost: StepCost {
+                base_ms: self.step_base_ms.unwrap_or(published.base_ms),
+                us_per_token: self.step_us_per_token,
+            },
+            cold_start: self.cold_start,
+            threads: self.threads,
+            ..Scenario::default()
+        })
+    }
+}
+
+fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
+    let scenario = args.scenario()?;
+    scenario.check()?;
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    let runs = sim::run(&scenario, !args.quiet)?;
+    print!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
+    json.map_or(Ok(()), |json| json.write(&report::Document::new(&scenario, &runs)))
+}
+
+fn settings(args: &SettingsArgs) -> Result<(), SimError> {
+    let default = || std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from);
+    let traces = args.traces.clone().unwrap_or_else(default);
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    let table = sim::settings::table(&sim::settings::Options {
+        traces: &traces,
+        skip_missing: args.traces.is_none(),
+        policies: &args.policy,
+        seeds: args.seeds,
+        threads: args.threads,
+        progress: !args.quiet,
+    })?;
+    print!("{}", table.text());
+    json.map_or(Ok(()), |json| json.write(&table))
+}
+
+/// What clap has to say, on one line.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let message = message.split("\n\nFor more information").next().unwrap_or(message);
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            print!("{}", error.render());
+            return ExitCode::SUCCESS;
+        }
+        // Help and version.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            eprintln!("{}", in_one_line(&error));
+            return ExitCode::from(2);
+        }
+    };
+    let result = match cli.command {
+        Command::Simulate(args) => simulate(&args),
+        Command::Settings(args) => settings(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

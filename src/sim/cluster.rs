@@ -1,0 +1,714 @@
+//! A lock-step cluster around a [`Router`]: one run of one policy under one seed.
+//!
+//! A step: requests arrive, the router admits, the step lasts as long as its heaviest worker, every running request has a token
+//! more, and those that have generated all their tokens leave. Then a worker whose KV cache overflows gives its newest
+//! requests back to the pool. Nobody but the oracle is told how long an output will be.
+//!
+//! # The start of a closed run
+//! A cluster that starts empty is far from its steady state for several residence times: everybody enters at once
+//! and has the same age. So every slot is filled before the first step with a request that already runs, drawn as in a stationary system: in
+//! proportion to its output length (long requests are found running more often) at an age uniform over that output. They are placed in random
+//! order, for a policy that binds on arrival wherever a slot is free (its steady state is not level, and levelling would flatter it), for all others on the least loaded
+//! worker. The pool starts with fresh requests. [`super::Scenario::cold_start`] starts empty instead.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use rand::RngExt;
+use rand::seq::SliceRandom;
+
+use super::metrics::{Run, Sample, StepSums, bound_imbalance};
+use super::stand_in::{Router, Truths, classifier};
+use super::supply::{Arrivals, Stream, Supply, Timetable, stream};
+use super::workload::Job;
+use super::{Scenario, SimError};
+use crate::batch::{MAX_PROMPT_TOKENS, Request};
+use crate::policy::Policy;
+use crate::router::RouterConfig;
+
+/// Steps between two predictions for the same running request.
+const REFRESH_STEPS: u32 = 4;
+/// A run in which nothing runs and nothing is admitted for this many steps has come to a halt.
+const STUCK_STEPS: u64 = 100_000;
+
+/// What all runs of a scenario share about its source.
+pub(crate) struct Library {
+    jobs: Vec<Job>,
+    /// Sum of the output lengths up to and including each job.
+    cumulative_output: Vec<u64>,
+}
+
+impl Library {
+    pub(crate) fn new(jobs: Vec<Job>) -> Self {
+        let cumulative_output = jobs
+            .iter()
+            .scan(0u64, |sum, job| {
+                *sum += u64::from(job.output_tokens);
+                Some(*sum)
+            })
+            .collect();
+        Self { jobs, cumulative_output }
+    }
+
+    fn total_output(&self) -> u64 {
+        self.cumulative_output.last().copied().unwrap_or(0)
+    }
+
+    pub(crate) fn mean_output(&self) -> f64 {
+        self.total_output() as f64 / self.jobs.len().max(1) as f64
+    }
+
+    /// A running request as an observer finds it, and the tokens it has generated.
+    fn running(&self, rng: &mut impl rand::Rng) -> (&Job, u32) {
+        let at = rng.random_range(0..self.total_output());
+        let index = self.cumulative_output.partition_point(|&sum| sum <= at);
+        let job = &self.jobs[index];
+        // The position within the output is uniform: the draw itself gives the age.
+        let before = self.cumulative_output[index] - u64::from(job.output_tokens);
+        (job, (at - before) as u32)
+    }
+}
+
+/// The two ways in which requests come.
+enum Inflow {
+    Closed(Supply),
+    Open(Box<Timetable>),
+}
+
+/// A request in the simulated world; its id is its index.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    /// KV tokens that it brings to its (next) admission.
+    prompt_tokens: u32,
+    /// Tokens still to be generated as of that admission.
+    output_tokens: u32,
+    /// Tokens generated in this run before that admission.
+    generated_before: u32,
+    /// Step at which it began to wait (again).
+    waits_since: u64,
+    waits_since_ms: f64,
+    /// First admission; negative before it.
+    admitted_ms: f64,
+    admitted_step: u64,
+    /// Last step of its output while it runs.
+    ends_step: u64,
+    worker: u32,
+    running: bool,
+}
+
+pub(crate) struct Cluster<'a> {
+    scenario: &'a Scenario,
+    router: Router,
+    truths: Option<Truths>,
+    inflow: Inflow,
+    weights: Vec<f64>,
+    lives: Vec<Life>,
+    loads: Vec<u64>,
+    /// Running requests of each worker, in order of admission.
+    residents: Vec<Vec<u64>>,
+    ends: BinaryHeap<Reverse<(u64, u64)>>,
+    admissions: Vec<(u64, u32)>,
+    step: u64,
+    now_ms: f64,
+    waiting: u64,
+    active: u64,
+    halted_steps: u64,
+    measured_from_ms: f64,
+    sums: StepSums,
+    tpot_ms: Sample,
+    wait_steps: Sample,
+    wait_ms: Sample,
+    decide_us: Sample,
+    longest_wait: u64,
+    run: Run,
+}
+
+impl<'a> Cluster<'a> {
+    pub(crate) fn new(
+        scenario: &'a Scenario,
+        library: &Library,
+        policy: Box<dyn Policy>,
+        seed: u64,
+    ) -> Result<Self, SimError> {
+        let needs = policy.needs();
+        let name = policy.name();
+        let (classifier, truths) = classifier(needs.forecast);
+        let config = RouterConfig {
+            workers: scenario.workers,
+            slots: scenario.slots,
+            kv_capacity_tokens: scenario.kv_capacity_tokens,
+            weights: scenario.weights.clone(),
+            headroom_steps: scenario.headroom_steps,
+            refresh_steps: REFRESH_STEPS,
+        };
+        let inflow = match scenario.arrivals {
+            Arrivals::Closed => Inflow::Closed(Supply::new(&scenario.source, seed, false)),
+            arrivals => Inflow::Open(Box::new(Timetable::new(&scenario.source, arrivals, seed))),
+        };
+        let weights = match scenario.weights.as_slice() {
+            [] => vec![1.0; scenario.workers],
+            weights => weights.iter().map(|&weight| f64::from(weight)).collect(),
+        };
+        let run = Run {
+            policy: name.to_owned(),
+            seed,
+            workers: scenario.workers,
+            slots: scenario.slots,
+            bound_imbalance: bound_imbalance(scenario.workers, library.mean_output()),
+            ..Run::default()
+        };
+        let mut cluster = Self {
+            scenario,
+            router: Router::new(config, policy, classifier)?,
+            truths,
+            inflow,
+            weights,
+            lives: Vec::new(),
+            loads: vec![0; scenario.workers],
+            residents: vec![Vec::new(); scenario.workers],
+            ends: BinaryHeap::new(),
+            admissions: Vec::new(),
+            step: 0,
+            now_ms: 0.0,
+            waiting: 0,
+            active: 0,
+            halted_steps: 0,
+            measured_from_ms: 0.0,
+            sums: StepSums::default(),
+            tpot_ms: Sample::default(),
+            wait_steps: Sample::default(),
+            wait_ms: Sample::default(),
+            decide_us: Sample::default(),
+            longest_wait: 0,
+            run,
+        };
+        if matches!(cluster.inflow, Inflow::Closed(_)) && !scenario.cold_start {
+            cluster.warm_start(library, seed, needs.binds_on_arrival)?;
+        }
+        Ok(cluster)
+    }
+
+    pub(crate) fn run(mut self) -> Result<Run, SimError> {
+        let last_step = self.scenario.steps.map(|steps| self.scenario.warmup.saturating_add(steps));
+        while last_step.is_none_or(|last| self.step < last) {
+            if self.step == self.scenario.warmup && self.sums.steps == 0 {
+                self.measured_from_ms = self.now_ms;
+            }
+            if !self.arrive()? {
+                break;
+            }
+            self.one_step()?;
+        }
+        Ok(self.close())
+    }
+
+    fn measured(&self) -> bool {
+        self.step >= self.scenario.warmup
+    }
+
+    /// Whether an empty worker could hold the request to its end, with the headroom that the router keeps.
+    fn fits(&self, job: &Job) -> bool {
+        let whole = u64::from(job.prompt_tokens) + u64::from(job.output_tokens);
+        // An evicted request comes back with the tokens it has generated; that must still be a valid prompt.
+        whole <= u64::from(MAX_PROMPT_TOKENS)
+            && self
+                .scenario
+                .kv_capacity_tokens
+                .is_none_or(|capacity| whole + u64::from(self.scenario.headroom_steps) <= capacity)
+    }
+
+    fn warm_start(&mut self, library: &Library, seed: u64, at_random: bool) -> Result<(), SimError> {
+        let mut rng = stream(seed, Stream::Start);
+        let slots = self.scenario.slots as usize;
+        let mut free: Vec<usize> =
+            (0..self.scenario.workers).flat_map(|g| std::iter::repeat_n(g, slots)).collect();
+        free.shuffle(&mut rng);
+        for drawn in free {
+            let (job, generated) = library.running(&mut rng);
+            let job = job.clone();
+            let load = u64::from(job.prompt_tokens) + u64::from(generated);
+            // With a bounded cache the cluster starts as full as an admission would leave it.
+            let room = |g: usize| {
+                self.residents[g].len() < slots
+                    && self.scenario.kv_capacity_tokens.is_none_or(|capacity| {
+                        let growth =
+                            (self.residents[g].len() as u64 + 1) * u64::from(self.scenario.headroom_steps);
+                        self.loads[g] + load + growth <= capacity
+                    })
+            };
+            let worker = if at_random {
+                Some(drawn).filter(|&g| room(g))
+            } else {
+                (0..self.scenario.workers).filter(|&g| room(g)).min_by(|&a, &b| {
+                    let cost = |g: usize| self.loads[g] as f64 * self.weights[g];
+                    cost(a).total_cmp(&cost(b))
+                })
+            };
+            let Some(worker) = worker.filter(|_| self.fits(&job)) else { continue };
+            let id = self.lives.len() as u64;
+            self.run.requests_in += 1;
+            if let Some(truths) = &self.truths {
+                truths.tell(id, job.output_tokens);
+            }
+            let request = Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) };
+            self.router.adopt(request, worker as u32, generated)?;
+            self.lives.push(Life {
+                prompt_tokens: load as u32,
+                output_tokens: job.output_tokens - generated,
+                generated_before: 0,
+                waits_since: 0,
+                waits_since_ms: 0.0,
+                admitted_ms: -1.0,
+                admitted_step: 0,
+                ends_step: 0,
+                worker: 0,
+                running: false,
+            });
+            self.place(id, worker as u32);
+        }
+        Ok(())
+    }
+
+    /// Takes in what has arrived; false when an open run is over.
+    fn arrive(&mut self) -> Result<bool, SimError> {
+        match &mut self.inflow {
+            Inflow::Closed(_) => {
+                let mut refused = 0;
+                while self.waiting < self.scenario.pool as u64 {
+                    let Inflow::Closed(supply) = &mut self.inflow else { break };
+                    let job = supply.draw();
+                    if self.enter(&job, self.now_ms)? {
+                        refused = 0;
+                    } else {
+                        refused += 1;
+                        if refused >= STUCK_STEPS {
+                            return Err(SimError::NothingFits {
+                                source_name: self.scenario.source.name().to_owned(),
+                            });
+                        }
+                    }
+                }
+                Ok(true)
+            }
+            Inflow::Open(_) => loop {
+                let Inflow::Open(timetable) = &mut self.inflow else { return Ok(false) };
+                if let Some((job, at_ms)) = timetable.pop(self.now_ms) {
+                    self.enter(&job, at_ms)?;
+                } else if self.waiting + self.active > 0 {
+                    return Ok(true);
+                } else if let Some(next_ms) = timetable.next_ms() {
+                    // Nobody is here: time passes without a step.
+                    self.now_ms = next_ms;
+                } else {
+                    return Ok(false);
+                }
+            },
+        }
+    }
+
+    /// A request enters and waits; false when it is sent back because it could never run.
+    fn enter(&mut self, job: &Job, at_ms: f64) -> Result<bool, SimError> {
+        self.run.requests_in += 1;
+        if !self.fits(job) {
+            self.run.requests_refused += 1;
+            return Ok(false);
+        }
+        let id = self.lives.len() as u64;
+        if let Some(truths) = &self.truths {
+            truths.tell(id, job.output_tokens);
+        }
+        self.router
+            .enqueue(Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) })?;
+        self.lives.push(Life {
+            prompt_tokens: job.prompt_tokens,
+            output_tokens: job.output_tokens,
+            generated_before: 0,
+            waits_since: self.step,
+            waits_since_ms: at_ms,
+            admitted_ms: -1.0,
+            admitted_step: 0,
+            ends_step: 0,
+            worker: 0,
+            running: false,
+        });
+        self.waiting += 1;
+        Ok(true)
+    }
+
+    fn one_step(&mut self) -> Result<(), SimError> {
+        self.admit()?;
+        let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
+        let step_ms = if self.measured() {
+            self.sums.step(&self.scenario.cost, &self.loads, &self.weights, self.active, slots)
+        } else {
+            let cost = self.loads.iter().zip(&self.weights).map(|(&load, weight)| load as f64 * weight);
+            self.scenario.cost.step_ms(cost.fold(0.0, f64::max))
+        };
+        self.now_ms += step_ms;
+        self.router.advance();
+        for (load, residents) in self.loads.iter_mut().zip(&self.residents) {
+            *load += residents.len() as u64;
+        }
+        self.finish()?;
+        self.evict()?;
+        self.step += 1;
+        Ok(())
+    }
+
+    fn admit(&mut self) -> Result<(), SimError> {
+        let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
+        let decides = self.waiting > 0 && self.active < slots;
+        let start = Instant::now();
+        let assignment = self.router.step()?;
+        let took_us = start.elapsed().as_secs_f64() * 1e6;
+        self.admissions.clear();
+        self.admissions.extend(assignment.admitted.iter().map(|admission| (admission.id, admission.worker)));
+        if decides && self.measured() {
+            self.decide_us.push(took_us);
+        }
+        for at in 0..self.admissions.len() {
+            let (id, worker) = self.admissions[at];
+            let life = self.lives[id as usize];
+            self.waiting -= 1;
+            if self.measured() {
+                let waited = self.step - life.waits_since;
+                self.longest_wait = self.longest_wait.max(waited);
+                self.wait_steps.push(waited as f64);
+                self.wait_ms.push(self.now_ms - life.waits_since_ms);
+            }
+            self.place(id, worker);
+        }
+        let halted = self.active == 0 && self.waiting > 0;
+        self.halted_steps = if halted { self.halted_steps + 1 } else { 0 };
+        if self.halted_steps >= STUCK_STEPS {
+            return Err(SimError::Halted { policy: self.run.policy.clone(), waiting: self.waiting });
+        }
+        Ok(())
+    }
+
+    /// The request runs on the worker from this step on.
+    fn place(&mut self, id: u64, worker: u32) {
+        let life = &mut self.lives[id as usize];
+        if life.admitted_ms < 0.0 {
+            life.admitted_ms = self.now_ms;
+        }
+        life.admitted_step = self.step;
+        life.ends_step = self.step + u64::from(life.output_tokens) - 1;
+        life.worker = worker;
+        life.running = true;
+        self.ends.push(Reverse((life.ends_step, id)));
+        self.loads[worker as usize] += u64::from(life.prompt_tokens);
+        self.residents[worker as usize].push(id);
+        self.active += 1;
+    }
+
+    fn finish(&mut self) -> Result<(), SimError> {
+        while let Some(&Reverse((ends_step, id))) = self.ends.peek() {
+            if ends_step > self.step {
+                break;
+            }
+            self.ends.pop();
+            let life = self.lives[id as usize];
+            // An eviction leaves the old end behind in the heap.
+            if !life.running || life.ends_step != ends_step {
+                continue;
+            }
+            self.router.finish(id)?;
+            if let Some(truths) = &self.truths {
+                truths.forget(id);
+            }
+            let life = &mut self.lives[id as usize];
+            life.running = false;
+            let residents = &mut self.residents[life.worker as usize];
+            residents.retain(|&other| other != id);
+            self.loads[life.worker as usize] -= u64::from(life.prompt_tokens) + u64::from(life.output_tokens);
+            self.active -= 1;
+            self.run.requests_done += 1;
+            let generated = life.generated_before + life.output_tokens;
+            let took_ms = self.now_ms - life.admitted_ms;
+            if self.measured() {
+                self.tpot_ms.push(took_ms / f64::from(generated));
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees overfull KV caches: the newest request of the worker goes back to the pool. The oldest stays, so the worker moves on.
+    fn evict(&mut self) -> Result<(), SimError> {
+        let Some(capacity) = self.scenario.kv_capacity_tokens else { return Ok(()) };
+        for worker in 0..self.loads.len() {
+            while self.loads[worker] > capacity {
+                let Some(id) = self.residents[worker].pop() else { break };
+                self.router.preempt(id)?;
+                let life = &mut self.lives[id as usize];
+                let generated = (self.step + 1 - life.admitted_step) as u32;
+                self.loads[worker] -= u64::from(life.prompt_tokens) + u64::from(generated);
+                life.prompt_tokens += generated;
+                life.output_tokens -= generated;
+                if let Some(truths) = &self.truths {
+                    truths.tell(id, life.output_tokens);
+                }
+                life.generated_before += generated;
+                life.waits_since = self.step + 1;
+                life.waits_since_ms = self.now_ms;
+                life.running = false;
+                self.active -= 1;
+                self.waiting += 1;
+                self.run.preemptions += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(mut self) -> Run {
+        let mut run = self.run;
+        // Who waits is the router's word, not our own count: a request that it forgot shows up as lost.
+        let waiting = self.router.waiting();
+        run.requests_waiting = waiting.len() as u64;
+        run.requests_active = self.residents.iter().map(|residents| residents.len() as u64).sum();
+        let known = run.requests_done + run.requests_refused + run.requests_waiting + run.requests_active;
+        run.requests_lost = run.requests_in.saturating_sub(known);
+        let oldest = waiting
+            .iter()
+            .filter_map(|&(id, _)| self.lives.get(id as usize))
+            .map(|life| self.step.saturating_sub(life.waits_since))
+            .max()
+            .unwrap_or(0);
+        self.sums.write(self.now_ms - self.measured_from_ms, &mut run);
+        run.tpot_ms = self.tpot_ms.tpot();
+        run.wait_steps.mean = self.wait_steps.mean();
+        run.wait_steps.p50 = self.wait_steps.percentile(0.5);
+        run.wait_steps.p99 = self.wait_steps.percentile(0.99);
+        run.wait_steps.max = self.longest_wait.max(oldest);
+        run.wait_steps.oldest = oldest;
+        run.wait_ms = self.wait_ms.wait_ms();
+        run.decide_us = self.decide_us.decide_us();
+        run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::assignment::{Admission, Assignment};
+    use crate::batch::Batch;
+    use crate::sim::metrics::StepCost;
+    use crate::sim::supply::Source;
+    use crate::sim::trace::{Format, Trace};
+    use crate::sim::workload::Workload;
+
+    /// First come, onto the least loaded worker with a slot and room.
+    struct FirstCome;
+
+    impl Policy for FirstCome {
+        fn name(&self) -> &'static str {
+            "first-come"
+        }
+
+        fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+            out.clear();
+            let mut workers = batch.workers().to_vec();
+            for (slot, request, _) in batch.waiting().iter() {
+                let needs = i64::from(request.prompt_tokens) + i64::from(batch.request_growth_tokens());
+                let open = workers
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(_, worker)| worker.free_slots > 0 && worker.room_tokens() >= needs)
+                    .min_by_key(|(_, worker)| worker.load_tokens);
+                let Some((index, worker)) = open else { continue };
+                worker.free_slots -= 1;
+                worker.load_tokens += u64::from(request.prompt_tokens);
+                worker.kv_used_tokens += u64::from(request.prompt_tokens);
+                worker.kv_growth_tokens += u64::from(batch.request_growth_tokens());
+                out.admitted.push(Admission {
+                    id: request.id,
+                    slot,
+                    worker: index as u32,
+                    prompt_tokens: request.prompt_tokens,
+                    score_tokens: 0.0,
+                });
+            }
+        }
+
+        fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+            self.decide(batch, out);
+        }
+    }
+
+    fn trace(rows: &[(f64, u32, u32)]) -> Source {
+        Source::Trace(Arc::new(Trace {
+            name: "rows".to_owned(),
+            format: Format::Azure,
+            jobs: rows.iter().map(|&(_, prompt, output)| Job::new(prompt, output)).collect(),
+            arrival_s: rows.iter().map(|&(at_s, ..)| at_s).collect(),
+            skipped_rows: 0,
+            filtered_rows: 0,
+        }))
+    }
+
+    fn play(scenario: &Scenario, seed: u64) -> Run {
+        let library = Library::new(scenario.source.library());
+        let cluster = Cluster::new(scenario, &library, Box::new(FirstCome), seed).expect("valid");
+        cluster.run().expect("it ends")
+    }
+
+    fn assert_accounted(run: &Run) {
+        let known = run.requests_done + run.requests_waiting + run.requests_active + run.requests_refused;
+        assert_eq!(run.requests_in, known + run.requests_lost);
+        assert_eq!(run.requests_lost, 0);
+    }
+
+    #[test]
+    fn three_steps_by_hand() {
+        // Loads after admission: (10, 4 + 6), (11, 5 + 2), (0, 6); a step lasts 1 ms and 1 ms per token of the greater.
+        let scenario = Scenario {
+            source: trace(&[(0.0, 10, 2), (0.0, 4, 3), (0.0, 6, 1), (0.005, 2, 1)]),
+            arrivals: Arrivals::Trace { rate_scale: 1.0 },
+            workers: 2,
+            slots: 2,
+            steps: None,
+            warmup: 0,
+            cost: StepCost { base_ms: 1.0, us_per_token: 1000.0 },
+            ..Scenario::default()
+        };
+        let run = play(&scenario, 0);
+        assert_accounted(&run);
+        assert_eq!((run.steps, run.requests_in, run.requests_done), (3, 4, 4));
+        let near = |found: f64, expected: f64| {
+            assert!((found - expected).abs() < 1e-9, "{found} is not {expected}");
+        };
+        near(run.imbalance_mean, (0.0 + 4.0 + 6.0) / 3.0);
+        near(run.imbalance_max_min_mean, (0.0 + 4.0 + 6.0) / 3.0);
+        near(run.imbalance_norm_mean, (0.0 + 2.0 / 11.0 + 0.5) / 3.0);
+        // 11 + 12 + 7 ms; level loads would take 11 + 10 + 4.
+        near(run.tokens_per_s, 7.0 / 0.030);
+        near(run.balanced_fraction, 25.0 / 30.0);
+        near(run.empty_slot_fraction, (0.25 + 0.25 + 0.75) / 3.0);
+        // 23 ms for 2 tokens, 30 for 3, 11 for 1, 12 for 1.
+        near(run.tpot_ms.mean, (11.5 + 10.0 + 11.0 + 12.0) / 4.0);
+        near(run.tpot_ms.p50, 11.0);
+        near(run.tpot_ms.p99, 12.0);
+        // The last came 5 ms into a step of 11.
+        near(run.wait_ms.p99, 6.0);
+        near(run.wait_ms.mean, 1.5);
+        assert_eq!(run.wait_steps.max, 0);
+        // E[output] = 7 / 4, H_2 - 1 = 1 / 2.
+        near(run.bound_imbalance, 1.75);
+    }
+
+    #[test]
+    fn an_idle_cluster_lets_time_pass_without_steps() {
+        let scenario = Scenario {
+            source: trace(&[(0.0, 10, 2), (60.0, 10, 2)]),
+            arrivals: Arrivals::Trace { rate_scale: 2.0 },
+            steps: None,
+            warmup: 0,
+            ..Scenario::default()
+        };
+        let run = play(&scenario, 0);
+        assert_eq!((run.steps, run.requests_done), (4, 2));
+        assert!((0.13..0.134).contains(&run.tokens_per_s), "{}", run.tokens_per_s);
+        assert!(run.wait_ms.p99 < 1e-6);
+    }
+
+    #[test]
+    fn a_full_cache_sends_the_newest_back_and_loses_nobody() {
+        for cold_start in [false, true] {
+            let scenario = Scenario {
+                workers: 4,
+                slots: 32,
+                pool: 16,
+                kv_capacity_tokens: Some(40_000),
+                headroom_steps: 8,
+                steps: Some(3_000),
+                warmup: 500,
+                cold_start,
+                ..Scenario::default()
+            };
+            let run = play(&scenario, 1);
+            assert_accounted(&run);
+            assert!(run.preemptions > 0 && run.requests_done > 50, "{run:?}");
+        }
+    }
+
+    #[test]
+    fn every_request_of_an_open_run_ends_even_through_evictions() {
+        let jobs = Workload::Lognormal.sample(1, 400);
+        let rows: Vec<(f64, u32, u32)> = jobs
+            .iter()
+            .enumerate()
+            .map(|(at, job)| (at as f64 * 0.01, job.prompt_tokens, job.output_tokens))
+            .collect();
+        let scenario = Scenario {
+            source: trace(&rows),
+            arrivals: Arrivals::Trace { rate_scale: 1.0 },
+            workers: 2,
+            slots: 16,
+            steps: None,
+            warmup: 0,
+            kv_capacity_tokens: Some(12_000),
+            headroom_steps: 0,
+            ..Scenario::default()
+        };
+        let run = play(&scenario, 0);
+        assert_accounted(&run);
+        assert_eq!(run.requests_done + run.requests_refused, 400);
+        assert!(run.preemptions > 0);
+        // What was generated before an eviction is not generated again: 400 outputs, no more.
+        let refused: u64 = jobs
+            .iter()
+            .filter(|job| job.prompt_tokens + job.output_tokens > 12_000)
+            .map(|job| u64::from(job.output_tokens))
+            .sum();
+        let outputs: u64 = jobs.iter().map(|job| u64::from(job.output_tokens)).sum();
+        assert_eq!(refused, 0, "the seed has no such request");
+        let generated = run.tokens_per_s * elapsed_s(&scenario, &run);
+        assert!((generated - outputs as f64).abs() < 1.0, "{generated} of {outputs}");
+    }
+
+    /// Simulated seconds of a run, from its own sums.
+    fn elapsed_s(scenario: &Scenario, run: &Run) -> f64 {
+        let library = Library::new(scenario.source.library());
+        let mut cluster = Cluster::new(scenario, &library, Box::new(FirstCome), run.seed).expect("valid");
+        while cluster.arrive().expect("valid") {
+            cluster.one_step().expect("valid");
+        }
+        cluster.now_ms / 1e3
+    }
+
+    #[test]
+    fn a_request_that_can_never_fit_is_refused_and_does_not_spin() {
+        let scenario = Scenario {
+            source: trace(&[(0.0, 10, 2), (0.0, 90, 20), (0.0, 10, 2)]),
+            arrivals: Arrivals::Trace { rate_scale: 1.0 },
+            steps: None,
+            warmup: 0,
+            kv_capacity_tokens: Some(100),
+            headroom_steps: 1,
+            ..Scenario::default()
+        };
+        let run = play(&scenario, 0);
+        assert_accounted(&run);
+        assert_eq!((run.requests_in, run.requests_done, run.requests_refused), (3, 2, 1));
+
+        let closed =
+            Scenario { arrivals: Arrivals::Closed, kv_capacity_tokens: Some(5), steps: Some(10), ..scenario };
+        let library = Library::new(closed.source.library());
+        let cluster = Cluster::new(&closed, &library, Box::new(FirstCome), 0).expect("valid");
+        assert!(matches!(cluster.run(), Err(SimError::NothingFits { .. })));
+    }
+
+    #[test]
+    fn a_closed_run_starts_near_its_steady_state() {
+        let window = |warmup, cold_start| {
+            let scenario = Scenario { warmup, steps: Some(1_000), cold_start, ..Scenario::default() };
+            (0..16).map(|seed| play(&scenario, seed).tokens_per_s).sum::<f64>() / 16.0
+        };
+        let (steady, start, cold) = (window(8_000, false), window(0, false), window(0, true));
+        assert!((start / steady - 1.0).abs() < 0.02, "{start} at the start, {steady} later");
+        assert!(cold / steady > 1.03, "an empty start is lighter: {cold} against {steady}");
+    }
+}

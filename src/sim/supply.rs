@@ -1,0 +1,167 @@
+//! Where the next request comes from and when: a stream that depends on the seed and on nothing that a policy does.
+
+use std::sync::Arc;
+
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Exp1};
+
+use super::trace::Trace;
+use super::workload::{Job, Workload};
+
+/// Lengths of requests: built in, or from a trace.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A built-in workload.
+    Workload(Workload),
+    /// A trace; shared by all runs.
+    Trace(Arc<Trace>),
+}
+
+/// Requests drawn to know the lengths of a built-in workload.
+const LIBRARY: usize = 100_000;
+
+impl Source {
+    /// Workload name, or file name of the trace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Workload(workload) => workload.name(),
+            Self::Trace(trace) => &trace.name,
+        }
+    }
+
+    /// Requests that stand for the whole source: the trace, or a large sample of the workload that no seed of a run shares.
+    pub(crate) fn library(&self) -> Vec<Job> {
+        match self {
+            Self::Workload(workload) => workload.sample(u64::MAX, LIBRARY),
+            Self::Trace(trace) => trace.jobs.clone(),
+        }
+    }
+}
+
+/// Independent streams of one seed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stream {
+    Lengths,
+    Times,
+    Start,
+}
+
+pub(crate) fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream as u64);
+    rng
+}
+
+/// An endless supply of requests.
+pub(crate) enum Supply {
+    Workload { workload: Workload, rng: Box<ChaCha8Rng> },
+    Trace { trace: Arc<Trace>, order: Vec<u32>, at: usize, rng: Box<ChaCha8Rng> },
+}
+
+impl Supply {
+    /// `from_the_start` reads a trace from its first row; otherwise it begins at a row that the seed chooses, so that seeds differ.
+    pub(crate) fn new(source: &Source, seed: u64, from_the_start: bool) -> Self {
+        let mut rng = Box::new(stream(seed, Stream::Lengths));
+        match source {
+            Source::Workload(workload) => Self::Workload { workload: *workload, rng },
+            Source::Trace(trace) => {
+                let mut order: Vec<u32> = (0..trace.jobs.len() as u32).collect();
+                if !from_the_start && !order.is_empty() {
+                    let start = rng.random_range(0..order.len());
+                    order.rotate_left(start);
+                }
+                Self::Trace { trace: Arc::clone(trace), order, at: 0, rng }
+            }
+        }
+    }
+
+    pub(crate) fn draw(&mut self) -> Job {
+        match self {
+            Self::Workload { workload, rng } => workload.draw(rng),
+            Self::Trace { trace, order, at, rng } => {
+                // The first pass keeps the trace's own order; later ones are shuffled, or every pass would repeat the first.
+                if *at == order.len() {
+                    order.shuffle(rng);
+                    *at = 0;
+                }
+                *at += 1;
+                trace.jobs[order[*at - 1] as usize].clone()
+            }
+        }
+    }
+}
+
+/// When requests enter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arrivals {
+    /// The pool is kept full: a request enters for each that leaves it.
+    Closed,
+    /// The trace's own times, divided by the factor.
+    Trace {
+        /// 2 plays the trace twice as fast.
+        rate_scale: f64,
+    },
+    /// Exponential gaps.
+    Poisson {
+        /// Mean requests per simulated second.
+        per_second: f64,
+        /// Requests until the source ends.
+        requests: u64,
+    },
+}
+
+/// The requests of an open run, in order of time.
+pub(crate) struct Timetable {
+    supply: Supply,
+    arrivals: Arrivals,
+    rng: ChaCha8Rng,
+    entered: u64,
+    total: u64,
+    next_ms: f64,
+}
+
+impl Timetable {
+    pub(crate) fn new(source: &Source, arrivals: Arrivals, seed: u64) -> Self {
+        let total = match (source, arrivals) {
+            (Source::Trace(trace), Arrivals::Trace { .. }) => trace.jobs.len() as u64,
+            (_, Arrivals::Poisson { requests, .. }) => requests,
+            _ => 0,
+        };
+        let supply = Supply::new(source, seed, true);
+        let mut table =
+            Self { supply, arrivals, rng: stream(seed, Stream::Times), entered: 0, total, next_ms: 0.0 };
+        table.schedule();
+        table
+    }
+
+    fn schedule(&mut self) {
+        match (self.arrivals, &self.supply) {
+            (Arrivals::Trace { rate_scale }, Supply::Trace { trace, .. }) => {
+                let at_s = trace.arrival_s.get(self.entered as usize).copied().unwrap_or_default();
+                self.next_ms = at_s / rate_scale * 1e3;
+            }
+            (Arrivals::Poisson { per_second, .. }, _) => {
+                let gap: f64 = Exp1.sample(&mut self.rng);
+                self.next_ms += gap / per_second * 1e3;
+            }
+            _ => {}
+        }
+    }
+
+    /// When the next request enters, in ms; none at the end.
+    pub(crate) fn next_ms(&self) -> Option<f64> {
+        (self.entered < self.total).then_some(self.next_ms)
+    }
+
+    /// The next request, if it has arrived by `now_ms`, and when it did.
+    pub(crate) fn pop(&mut self, now_ms: f64) -> Option<(Job, f64)> {
+        let at_ms = self.next_ms().filter(|&at_ms| at_ms <= now_ms)?;
+        let job = self.supply.draw();
+        self.entered += 1;
+        self.schedule();
+        Some((job, at_ms))
+    }
+}

@@ -1,0 +1,218 @@
+//! Built-in workloads: where the lengths of requests come from when no trace is given.
+//!
+//! Lengths are drawn from a ChaCha8 stream of the run's seed, so a workload is the same on every machine and under every policy.
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Geometric, LogNormal, StandardNormal};
+
+use super::SimError;
+
+/// One request of a workload or a trace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Job {
+    /// KV tokens that it brings.
+    pub prompt_tokens: u32,
+    /// Tokens that it generates, at least 1: one a step.
+    pub output_tokens: u32,
+    /// Equal for equal prompts, where the source knows.
+    pub prompt_hash: Option<u64>,
+    /// Hashes of its prefix blocks, first block first, where the source knows.
+    pub prefix_blocks: Option<Arc<[u64]>>,
+}
+
+impl Job {
+    /// A request of these lengths and no hashes.
+    #[must_use]
+    pub fn new(prompt_tokens: u32, output_tokens: u32) -> Self {
+        Self { prompt_tokens, output_tokens, prompt_hash: None, prefix_blocks: None }
+    }
+}
+
+/// A built-in workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Workload {
+    /// The default of the BF-IO authors' code, with the means of the paper's proprietary trace: bivariate normal, prompt ~ N(3200, 2600),
+    /// output ~ N(1200, 700), correlation -0.1, redrawn until both are at least 1.
+    PaperProd,
+    /// Stands for the week of Azure's 2024 trace cut to outputs above 1000 tokens, which is not public in that form. Prompts are
+    /// lognormal with mean 4652 and sigma 0.22; outputs are 1000 plus a geometric length of mean 52 (the cut leaves a memoryless tail).
+    /// Only the two means are published; with this sigma `jsq` comes to the published imbalance.
+    PaperAzure,
+    /// Prompts lognormal with median 2000 and sigma 0.5 (mean 2266), outputs lognormal with median 200 and sigma 0.6 (mean 239).
+    Lognormal,
+    /// Prompts of `paper-prod`, outputs geometric with mean 1200: the age of a request says nothing about its end.
+    Geometric,
+    /// A heavy tail with short outputs in the manner of Mooncake's traces: prompts lognormal with median 6000 and sigma 1.2, at most 128,000
+    /// (mean about 12,000), outputs lognormal with median 100 and sigma 0.9 (mean 150).
+    MooncakeLike,
+}
+
+/// The geometric tail of `paper-azure` above 1000 tokens, mean.
+const AZURE_TAIL_MEAN: f64 = 52.0;
+const AZURE_PROMPT_MEAN: f64 = 4652.0;
+const AZURE_PROMPT_SIGMA: f64 = 0.22;
+
+impl Workload {
+    /// Every built-in workload.
+    pub const ALL: [Self; 5] =
+        [Self::PaperProd, Self::PaperAzure, Self::Lognormal, Self::Geometric, Self::MooncakeLike];
+
+    /// The name that chooses it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PaperProd => "paper-prod",
+            Self::PaperAzure => "paper-azure",
+            Self::Lognormal => "lognormal",
+            Self::Geometric => "geometric",
+            Self::MooncakeLike => "mooncake-like",
+        }
+    }
+
+    /// The workload of this name.
+    ///
+    /// # Errors
+    /// An unknown name; the error lists all names.
+    pub fn from_name(name: &str) -> Result<Self, SimError> {
+        Self::ALL.into_iter().find(|workload| workload.name() == name).ok_or_else(|| {
+            SimError::UnknownWorkload {
+                found: name.to_owned(),
+                expected: Self::ALL.map(Self::name).join(", "),
+            }
+        })
+    }
+
+    /// Draws one request.
+    pub(crate) fn draw(self, rng: &mut ChaCha8Rng) -> Job {
+        match self {
+            Self::PaperProd => paper_prod(rng),
+            Self::PaperAzure => {
+                let mu = AZURE_PROMPT_MEAN.ln() - AZURE_PROMPT_SIGMA * AZURE_PROMPT_SIGMA / 2.0;
+                Job::new(
+                    lognormal(mu.exp(), AZURE_PROMPT_SIGMA, u32::MAX, rng),
+                    1000 + geometric(AZURE_TAIL_MEAN, rng),
+                )
+            }
+            Self::Lognormal => {
+                Job::new(lognormal(2000.0, 0.5, 1 << 20, rng), lognormal(200.0, 0.6, 1 << 20, rng))
+            }
+            Self::Geometric => Job::new(paper_prod(rng).prompt_tokens, geometric(1200.0, rng)),
+            Self::MooncakeLike => {
+                Job::new(lognormal(6000.0, 1.2, 128_000, rng), lognormal(100.0, 0.9, 1 << 20, rng))
+            }
+        }
+    }
+
+    /// `count` requests of a seed.
+    #[must_use]
+    pub fn sample(self, seed: u64, count: usize) -> Vec<Job> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| self.draw(&mut rng)).collect()
+    }
+}
+
+fn paper_prod(rng: &mut ChaCha8Rng) -> Job {
+    const CORRELATION: f64 = -0.1;
+    loop {
+        let prompt: f64 = StandardNormal.sample(rng);
+        let own: f64 = StandardNormal.sample(rng);
+        let output = CORRELATION * prompt + (1.0 - CORRELATION * CORRELATION).sqrt() * own;
+        let (prompt, output) = (3200.0 + 2600.0 * prompt, 1200.0 + 700.0 * output);
+        if prompt >= 1.0 && output >= 1.0 {
+            return Job::new(prompt.round() as u32, output.round() as u32);
+        }
+    }
+}
+
+/// Rounded to whole tokens, 1 at least and `limit` at most.
+fn lognormal(median: f64, sigma: f64, limit: u32, rng: &mut ChaCha8Rng) -> u32 {
+    match LogNormal::new(median.ln(), sigma) {
+        Ok(distribution) => {
+            let tokens: f64 = distribution.sample(rng);
+            tokens.round().clamp(1.0, f64::from(limit)) as u32
+        }
+        // Constants of this file only; kept total so that no input can panic here.
+        Err(_) => median as u32,
+    }
+}
+
+/// 1, 2, ... with the given mean.
+fn geometric(mean: f64, rng: &mut ChaCha8Rng) -> u32 {
+    match Geometric::new(1.0 / mean) {
+        Ok(distribution) => distribution.sample(rng).min(1 << 20) as u32 + 1,
+        Err(_) => mean as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn means(workload: Workload) -> (f64, f64) {
+        let jobs = workload.sample(7, 200_000);
+        assert!(jobs.iter().all(|job| job.prompt_tokens >= 1 && job.output_tokens >= 1));
+        let mean = |tokens: fn(&Job) -> u32| {
+            jobs.iter().map(|job| f64::from(tokens(job))).sum::<f64>() / jobs.len() as f64
+        };
+        (mean(|job| job.prompt_tokens), mean(|job| job.output_tokens))
+    }
+
+    fn near(found: f64, expected: f64, share: f64) {
+        assert!((found - expected).abs() < share * expected, "{found} is not near {expected}");
+    }
+
+    #[test]
+    fn paper_azure_has_the_published_means_and_cut() {
+        let (prompt, output) = means(Workload::PaperAzure);
+        near(prompt, 4652.0, 0.01);
+        near(output, 1052.0, 0.005);
+        assert!(Workload::PaperAzure.sample(1, 10_000).iter().all(|job| job.output_tokens > 1000));
+    }
+
+    #[test]
+    fn paper_prod_is_the_truncated_bivariate_normal() {
+        // Means of the two normals cut at 1 (inverse Mills ratio); the correlation shifts them by less than the tolerance.
+        let (prompt, output) = means(Workload::PaperProd);
+        near(prompt, 3746.0, 0.01);
+        near(output, 1262.0, 0.01);
+        let jobs = Workload::PaperProd.sample(3, 200_000);
+        let n = jobs.len() as f64;
+        let (mut sp, mut so, mut spp, mut soo, mut spo) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for job in &jobs {
+            let (p, o) = (f64::from(job.prompt_tokens), f64::from(job.output_tokens));
+            (sp, so, spp, soo, spo) = (sp + p, so + o, spp + p * p, soo + o * o, spo + p * o);
+        }
+        let correlation = (spo / n - sp / n * (so / n))
+            / ((spp / n - (sp / n).powi(2)) * (soo / n - (so / n).powi(2))).sqrt();
+        assert!((-0.12..-0.04).contains(&correlation), "{correlation}");
+    }
+
+    #[test]
+    fn the_other_means_are_as_documented() {
+        let (prompt, output) = means(Workload::Lognormal);
+        near(prompt, 2266.0, 0.01);
+        near(output, 239.0, 0.01);
+        let (prompt, output) = means(Workload::Geometric);
+        near(prompt, 3746.0, 0.01);
+        near(output, 1200.0, 0.01);
+        let (prompt, output) = means(Workload::MooncakeLike);
+        near(prompt, 12_000.0, 0.03);
+        near(output, 150.0, 0.01);
+    }
+
+    #[test]
+    fn a_seed_fixes_the_sequence_and_unknown_names_are_refused() {
+        assert_eq!(Workload::PaperProd.sample(5, 20), Workload::PaperProd.sample(5, 20));
+        assert_ne!(Workload::PaperProd.sample(5, 20), Workload::PaperProd.sample(6, 20));
+        // A golden draw: the stream must not change with a library update unnoticed.
+        for workload in Workload::ALL {
+            assert_eq!(Workload::from_name(workload.name()).expect("known"), workload);
+        }
+        let error = Workload::from_name("nope").expect_err("unknown").to_string();
+        assert!(error.contains("nope") && error.contains("paper-prod"), "{error}");
+    }
+}

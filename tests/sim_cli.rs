@@ -1,0 +1,243 @@
+//! The command line as a user meets it: keys of the JSON contract, repeatable bytes, and errors in one line.
+#![cfg(feature = "sim")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use balanceroute::policy;
+use serde_json::Value;
+
+fn sim(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_balanceroute")).args(arguments).output().expect("the binary runs")
+}
+
+/// A file of this test run only.
+fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sim_cli");
+    std::fs::create_dir_all(&folder).expect("a folder for scratch files");
+    folder.join(name)
+}
+
+fn write(name: &str, text: &str) -> String {
+    let path = scratch(name);
+    std::fs::write(&path, text).expect("writable");
+    path.display().to_string()
+}
+
+/// Runs `simulate` with a JSON file and returns it.
+fn document(name: &str, arguments: &[&str]) -> (String, Value) {
+    let path = scratch(name);
+    let json = path.display().to_string();
+    let out = sim(&[&["simulate", "--quiet", "--json", &json], arguments].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = std::fs::read_to_string(path).expect("written");
+    let value = serde_json::from_str(&text).expect("JSON");
+    (text, value)
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// User errors: exit code 2, one line on stderr, nothing on stdout.
+fn refused(arguments: &[&str]) -> String {
+    let out = sim(arguments);
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(out.stdout.is_empty());
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+const SHORT: [&str; 8] = ["--policy", "level,exact", "--seeds", "2", "--steps", "300", "--warmup", "50"];
+
+#[test]
+fn the_json_keys_are_the_contract() {
+    let (_, document) = document("keys.json", &SHORT);
+    let sorted = |mut names: Vec<&'static str>| {
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(keys(&document), ["arguments", "runs", "version"]);
+    let runs = document["runs"].as_array().expect("an array");
+    assert_eq!(runs.len(), 4);
+    for run in runs {
+        assert_eq!(
+            keys(run),
+            sorted(vec![
+                "policy",
+                "seed",
+                "workers",
+                "slots",
+                "steps",
+                "requests_in",
+                "requests_done",
+                "requests_waiting",
+                "requests_active",
+                "requests_lost",
+                "requests_refused",
+                "preemptions",
+                "imbalance_mean",
+                "imbalance_max_min_mean",
+                "imbalance_norm_mean",
+                "bound_imbalance",
+                "tokens_per_s",
+                "balanced_fraction",
+                "tpot_ms",
+                "wait_steps",
+                "wait_ms",
+                "empty_slot_fraction",
+                "decide_us",
+            ])
+        );
+        assert_eq!(keys(&run["tpot_ms"]), ["mean", "p50", "p95", "p99"]);
+        assert_eq!(keys(&run["wait_steps"]), sorted(vec!["mean", "p50", "p99", "max", "oldest"]));
+        assert_eq!(keys(&run["wait_ms"]), ["mean", "p50", "p99"]);
+        assert_eq!(keys(&run["decide_us"]), ["max", "p50", "p99"]);
+        assert_eq!(run["steps"], 300);
+    }
+    let order: Vec<(&str, u64)> = runs
+        .iter()
+        .map(|run| (run["policy"].as_str().expect("a name"), run["seed"].as_u64().expect("a seed")))
+        .collect();
+    assert_eq!(order, [("level", 0), ("level", 1), ("exact", 0), ("exact", 1)]);
+}
+
+#[test]
+fn the_same_arguments_give_the_same_bytes_on_any_number_of_threads() {
+    let stripped = |name, threads| {
+        let (text, _) = document(name, &[&SHORT[..], &["--threads", threads]].concat());
+        // decide_us is the last object of a run: its three figures are the only wall-clock times.
+        let mut lines = Vec::new();
+        let mut skip = 0;
+        for line in text.lines() {
+            if line.contains("\"decide_us\"") {
+                skip = 4;
+            }
+            if skip > 0 {
+                skip -= 1;
+            } else {
+                lines.push(line.to_owned());
+            }
+        }
+        lines.join("\n")
+    };
+    let one = stripped("threads1.json", "1");
+    assert_eq!(one, stripped("again1.json", "1"));
+    assert_eq!(one, stripped("threads3.json", "3"));
+}
+
+#[test]
+fn every_request_is_accounted_for_under_every_policy() {
+    let all = policy::NAMES.join(",");
+    for (name, arguments) in [
+        ("closed.json", vec!["--workload", "lognormal", "--steps", "400", "--warmup", "100"]),
+        (
+            "open.json",
+            vec!["--workload", "lognormal", "--arrivals", "open", "--rate", "40", "--requests", "200"],
+        ),
+        ("kv.json", vec!["--steps", "600", "--warmup", "0", "--kv-capacity", "100000", "--slots", "40"]),
+        ("weights.json", vec!["--steps", "300", "--warmup", "0", "--workers", "3", "--weights", "1,1,1.5"]),
+    ] {
+        let (_, document) = document(name, &[&["--seeds", "1", "--policy", &all], &arguments[..]].concat());
+        for run in document["runs"].as_array().expect("an array") {
+            let count = |key: &str| run[key].as_u64().expect("a count");
+            let known = count("requests_done")
+                + count("requests_waiting")
+                + count("requests_active")
+                + count("requests_refused");
+            assert_eq!(count("requests_lost"), 0, "{run}");
+            assert_eq!(count("requests_in"), known, "{run}");
+            if name == "open.json" {
+                assert_eq!(count("requests_done"), 200, "{run}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_malformed_row_is_named_with_its_line_or_counted() {
+    let file = write(
+        "bad.csv",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n\
+         2023-11-16 18:17:04.0319600,31x80,8\n2023-11-16 18:17:05.0319600,318,8\n",
+    );
+    let error = refused(&["simulate", "--quiet", "--trace", &file]);
+    assert!(error.contains("bad.csv:3: ContextTokens: expected"), "{error}");
+    assert!(error.contains("found \"31x80\""), "{error}");
+    let (_, document) = document(
+        "skipped.json",
+        &["--trace", &file, "--skip-bad-rows", "--arrivals", "open", "--policy", "level", "--seeds", "1"],
+    );
+    assert_eq!(document["arguments"]["skipped_rows"], 1);
+    assert_eq!(document["runs"][0]["requests_done"], 2);
+}
+
+#[test]
+fn traces_are_recognised_by_content() {
+    let file = write(
+        "mooncake.csv",
+        "{\"timestamp\": 0, \"input_length\": 100, \"output_length\": 5, \"hash_ids\": [1]}\n\
+         {\"timestamp\": 3000, \"input_length\": 200, \"output_length\": 6, \"hash_ids\": [1, 2]}\n",
+    );
+    let (_, document) = document(
+        "mooncake.json",
+        &["--trace", &file, "--arrivals", "open", "--policy", "level", "--seeds", "1"],
+    );
+    assert_eq!(document["runs"][0]["requests_done"], 2);
+    let file = write("text.csv", "hello\n");
+    let error = refused(&["simulate", "--trace", &file]);
+    assert!(error.contains("text.csv: not a known trace"), "{error}");
+}
+
+#[test]
+fn user_errors_are_one_line() {
+    let error = refused(&["simulate", "--policy", "level,nope"]);
+    assert!(error.contains("nope"), "{error}");
+    for name in policy::NAMES {
+        assert!(error.contains(name), "{name} is missing: {error}");
+    }
+    for (arguments, mention) in [
+        (&["simulate", "--workload", "nope"][..], "paper-prod"),
+        (&["simulate", "--nope"], "--nope"),
+        (&["simulate", "--workers", "many"], "many"),
+        (&["simulate", "--rate", "3"], "open"),
+        (&["simulate", "--min-output", "3"], "--trace"),
+        (&["nope"], "nope"),
+        (&["simulate", "--trace", "no/such/file"], "no/such/file"),
+        (&["simulate", "--workers", "0"], "workers"),
+        (&["simulate", "--pool", "0"], "pool"),
+        (&["simulate", "--weights", "1,2"], "weights"),
+        (&["simulate", "--weights", "1,1,1,1,1,1,1,nan"], "weights"),
+        (&["simulate", "--arrivals", "open"], "--rate"),
+        (&["simulate", "--arrivals", "open", "--rate", "-1"], "rate"),
+        (&["simulate", "--kv-capacity", "40"], "fits"),
+        (
+            &[
+                "simulate",
+                "--steps",
+                "50",
+                "--warmup",
+                "0",
+                "--policy",
+                "level",
+                "--json",
+                "no/such/folder/x.json",
+            ],
+            "no/such",
+        ),
+        (&["settings", "--traces", "no/such/folder", "--seeds", "1", "--policy", "nope"], "nope"),
+    ] {
+        let error = refused(arguments);
+        assert!(error.contains(mention), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn without_a_subcommand_it_explains_itself() {
+    let out = sim(&[]);
+    assert!(out.status.success());
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("simulate") && text.contains("settings"), "{text}");
+}
