@@ -22,6 +22,8 @@ struct Node {
 #[derive(Clone, Debug)]
 pub struct EventBuckets {
     window: u64,
+    /// What the caller asked for; the ring has room for at least one step more.
+    window_steps: u32,
     nodes: Vec<Node>,
     heads: Vec<u32>,
     /// One bit per bucket that holds somebody.
@@ -38,6 +40,7 @@ impl EventBuckets {
         let words = (window / 64) as usize;
         Self {
             window,
+            window_steps: window_steps.max(1),
             nodes: Vec::new(),
             heads: vec![NONE; workers * window as usize],
             busy: vec![0; workers * words],
@@ -49,7 +52,7 @@ impl EventBuckets {
     /// Steps ahead that a bucket exists for.
     #[must_use]
     pub fn window_steps(&self) -> u32 {
-        (self.window - 1) as u32
+        self.window_steps
     }
 
     fn bucket(&self, worker: u32, step: u64) -> usize {

@@ -16,7 +16,7 @@ use crate::batch::{
     Batch, BatchError, MAX_SLOTS, MAX_WORKERS, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
 };
 use crate::forecast::projection::EventBuckets;
-use crate::forecast::{Running, Termination, TerminationClassifier};
+use crate::forecast::{Running, TerminationClassifier};
 use crate::policy::{Needs, Policy, Rank};
 use crate::pool::Pool;
 
@@ -140,19 +140,15 @@ impl Foresight {
             prompt_hash: active.request.prompt_hash,
             generated_tokens: generated,
         };
-        let in_steps = match self.needs.projection_horizon {
-            Some(horizon) => {
-                let horizon = horizon as u32;
-                let termination = self.classifier.predict(&running, horizon);
-                let counted = termination.counted_steps(horizon).round() as u32;
-                // Counted over the whole horizon: unless it is expected to end with it, it is taken to go on.
-                (counted < horizon || termination.probability >= 0.5).then_some(counted)
-            }
-            None => {
-                let Termination { probability, remaining_steps } =
-                    self.classifier.predict(&running, self.buckets.window_steps());
-                (probability >= 0.5).then(|| remaining_steps.round() as u32)
-            }
+        // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes to it.
+        let horizon = self.buckets.window_steps();
+        let termination = self.classifier.predict(&running, horizon);
+        let in_steps = if self.needs.projection_horizon.is_some() {
+            let counted = termination.counted_steps(horizon).round() as u32;
+            // Counted over the whole window: unless it is expected to end with it, it is taken to go on.
+            (counted < horizon || termination.probability >= 0.5).then_some(counted)
+        } else {
+            (termination.probability >= 0.5).then(|| termination.remaining_steps.round() as u32)
         };
         let kv_tokens = u64::from(active.request.prompt_tokens) + u64::from(generated);
         self.buckets.set(index, active.worker, kv_tokens, in_steps);
@@ -212,7 +208,8 @@ impl Router {
         Batch::draft(&workers, &pool).check()?;
         let needs = policy.needs();
         let foresight = classifier.filter(|_| needs.forecast.is_some()).map(|classifier| {
-            let window = needs.projection_horizon.map_or(config.ends_horizon_steps, |horizon| horizon as u32);
+            let window = needs.projection_horizon.map_or(config.ends_horizon_steps, |horizon| horizon as u32)
+                + config.refresh_steps;
             Foresight {
                 classifier,
                 buckets: EventBuckets::new(config.workers, window.clamp(1, 1 << 16)),

@@ -19,16 +19,16 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
-use super::stand_in::{Router, Truths, classifier};
 use super::supply::{Arrivals, Stream, Supply, Timetable, stream};
 use super::workload::Job;
 use super::{Scenario, SimError};
 use crate::batch::{MAX_PROMPT_TOKENS, Request};
+use crate::forecast::classifier_for;
 use crate::policy::Policy;
-use crate::router::RouterConfig;
+use crate::router::{Router, RouterConfig};
 
 /// Steps between two predictions for the same running request.
-const REFRESH_STEPS: u32 = 4;
+const REFRESH_STEPS: u32 = 16;
 /// A run in which nothing runs and nothing is admitted for this many steps has come to a halt.
 const STUCK_STEPS: u64 = 100_000;
 
@@ -100,7 +100,6 @@ struct Life {
 pub(crate) struct Cluster<'a> {
     scenario: &'a Scenario,
     router: Router,
-    truths: Option<Truths>,
     inflow: Inflow,
     weights: Vec<f64>,
     lives: Vec<Life>,
@@ -133,7 +132,7 @@ impl<'a> Cluster<'a> {
     ) -> Result<Self, SimError> {
         let needs = policy.needs();
         let name = policy.name();
-        let (classifier, truths) = classifier(needs.forecast);
+        let classifier = needs.forecast.map(classifier_for);
         let config = RouterConfig {
             workers: scenario.workers,
             slots: scenario.slots,
@@ -141,6 +140,7 @@ impl<'a> Cluster<'a> {
             weights: scenario.weights.clone(),
             headroom_steps: scenario.headroom_steps,
             refresh_steps: REFRESH_STEPS,
+            ..RouterConfig::new(scenario.workers, scenario.slots)
         };
         let inflow = match scenario.arrivals {
             Arrivals::Closed => Inflow::Closed(Supply::new(&scenario.source, seed, false)),
@@ -161,7 +161,6 @@ impl<'a> Cluster<'a> {
         let mut cluster = Self {
             scenario,
             router: Router::new(config, policy, classifier)?,
-            truths,
             inflow,
             weights,
             lives: Vec::new(),
@@ -248,9 +247,7 @@ impl<'a> Cluster<'a> {
             let Some(worker) = worker.filter(|_| self.fits(&job)) else { continue };
             let id = self.lives.len() as u64;
             self.run.requests_in += 1;
-            if let Some(truths) = &self.truths {
-                truths.tell(id, job.output_tokens);
-            }
+            self.router.tell_length(id, job.output_tokens);
             let request = Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) };
             self.router.adopt(request, worker as u32, generated)?;
             self.lives.push(Life {
@@ -315,9 +312,7 @@ impl<'a> Cluster<'a> {
             return Ok(false);
         }
         let id = self.lives.len() as u64;
-        if let Some(truths) = &self.truths {
-            truths.tell(id, job.output_tokens);
-        }
+        self.router.tell_length(id, job.output_tokens);
         self.router
             .enqueue(Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) })?;
         self.lives.push(Life {
@@ -415,9 +410,6 @@ impl<'a> Cluster<'a> {
                 continue;
             }
             self.router.finish(id)?;
-            if let Some(truths) = &self.truths {
-                truths.forget(id);
-            }
             let life = &mut self.lives[id as usize];
             life.running = false;
             let residents = &mut self.residents[life.worker as usize];
@@ -440,15 +432,14 @@ impl<'a> Cluster<'a> {
         for worker in 0..self.loads.len() {
             while self.loads[worker] > capacity {
                 let Some(id) = self.residents[worker].pop() else { break };
-                self.router.preempt(id)?;
+                let again = self.router.preempt(id)?;
                 let life = &mut self.lives[id as usize];
                 let generated = (self.step + 1 - life.admitted_step) as u32;
                 self.loads[worker] -= u64::from(life.prompt_tokens) + u64::from(generated);
                 life.prompt_tokens += generated;
                 life.output_tokens -= generated;
-                if let Some(truths) = &self.truths {
-                    truths.tell(id, life.output_tokens);
-                }
+                self.router.tell_length(id, life.output_tokens);
+                self.router.enqueue(again)?;
                 life.generated_before += generated;
                 life.waits_since = self.step + 1;
                 life.waits_since_ms = self.now_ms;
@@ -464,14 +455,14 @@ impl<'a> Cluster<'a> {
     fn close(mut self) -> Run {
         let mut run = self.run;
         // Who waits is the router's word, not our own count: a request that it forgot shows up as lost.
-        let waiting = self.router.waiting();
+        let waiting: Vec<u64> = self.router.pool().iter().map(|(_, request, _)| request.id).collect();
         run.requests_waiting = waiting.len() as u64;
         run.requests_active = self.residents.iter().map(|residents| residents.len() as u64).sum();
         let known = run.requests_done + run.requests_refused + run.requests_waiting + run.requests_active;
         run.requests_lost = run.requests_in.saturating_sub(known);
         let oldest = waiting
             .iter()
-            .filter_map(|&(id, _)| self.lives.get(id as usize))
+            .filter_map(|&id| self.lives.get(id as usize))
             .map(|life| self.step.saturating_sub(life.waits_since))
             .max()
             .unwrap_or(0);

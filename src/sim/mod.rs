@@ -16,7 +16,6 @@ pub mod metrics;
 pub mod report;
 
 pub mod settings;
-mod stand_in;
 mod supply;
 pub mod trace;
 pub mod workload;
