@@ -49,6 +49,14 @@ impl ExactMatch {
         }
     }
 
+    /// Lengths of the same prompt that the request has not yet outlived.
+    fn longer_than_now(&self, request: &Running) -> impl Iterator<Item = u32> {
+        let known = request.prompt_hash.and_then(|hash| self.known.get(&hash));
+        let lengths = known.map_or(&[][..], |known| &known.lengths[..known.count]);
+        let age = request.generated_tokens;
+        lengths.iter().copied().filter(move |&length| length > age)
+    }
+
     /// Number of prompt hashes remembered.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -65,10 +73,8 @@ impl ExactMatch {
 impl TerminationClassifier for ExactMatch {
     fn predict(&mut self, request: &Running, horizon_steps: u32) -> Termination {
         let age = request.generated_tokens;
-        let known = request.prompt_hash.and_then(|hash| self.known.get(&hash));
-        let lengths = known.map_or(&[][..], |known| &known.lengths[..known.count]);
         let (mut alive, mut soon, mut remaining) = (0u32, 0u32, 0.0);
-        for &length in lengths.iter().filter(|&&length| length > age) {
+        for length in self.longer_than_now(request) {
             alive += 1;
             if length - age <= horizon_steps {
                 soon += 1;
@@ -83,6 +89,15 @@ impl TerminationClassifier for ExactMatch {
                 remaining_steps: remaining / f64::from(soon),
             },
         }
+    }
+
+    fn end_in(&mut self, request: &Running, horizon_steps: u32) -> Option<u32> {
+        let (count, sum) = self
+            .longer_than_now(request)
+            .fold((0u64, 0u64), |(count, sum), length| (count + 1, sum + u64::from(length)));
+        let mean = sum.checked_div(count)?;
+        let remaining = (mean as u32).saturating_sub(request.generated_tokens).max(1);
+        (remaining <= horizon_steps).then_some(remaining)
     }
 
     fn finished(&mut self, request: &Running) {

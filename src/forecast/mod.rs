@@ -53,6 +53,13 @@ pub trait TerminationClassifier: Send {
     /// The forecast for a running request over `horizon_steps`.
     fn predict(&mut self, request: &Running, horizon_steps: u32) -> Termination;
 
+    /// The remaining steps where the classifier knows this request's end, not only how requests end on the whole; none past the
+    /// horizon. Policies that level peaks ask this: a distribution that all requests share tells them nothing.
+    fn end_in(&mut self, request: &Running, horizon_steps: u32) -> Option<u32> {
+        let termination = self.predict(request, horizon_steps);
+        (termination.probability >= 0.5).then(|| termination.remaining_steps.round().max(1.0) as u32)
+    }
+
     /// Learns from a finished request: `generated_tokens` is its output length.
     fn finished(&mut self, _request: &Running) {}
 

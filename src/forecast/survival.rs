@@ -169,6 +169,10 @@ impl TerminationClassifier for Survival {
         self.at_age(request.generated_tokens, horizon_steps)
     }
 
+    fn end_in(&mut self, _request: &Running, _horizon_steps: u32) -> Option<u32> {
+        None
+    }
+
     fn finished(&mut self, request: &Running) {
         self.add(request.generated_tokens);
     }

@@ -14,7 +14,7 @@
 //! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
 //! `K` completions, takes the place of E[o].
 
-use crate::batch::{Batch, WEIGHT_ONE};
+use crate::batch::{Batch, PredictedEnd, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::{Order, PairView, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
@@ -73,14 +73,30 @@ impl Level {
         Self { parameters, peaks, drop_tokens: 0, refill_tokens: 0 }
     }
 
+    /// Whether at least half of the completions that the mean output implies are predicted; fewer say too little about what a
+    /// worker will climb, and plain level refill does better.
+    fn knows_most_ends(&self, batch: &Batch<'_>) -> bool {
+        let workers = batch.workers();
+        let known: usize = match batch.ends() {
+            Some(ends) => (0..workers.len())
+                .map(|g| {
+                    let near = |end: &&PredictedEnd| i64::from(end.in_steps) <= furthest_steps(batch, g);
+                    ends.of(g).iter().take(self.parameters.ends_per_worker).take_while(near).count()
+                })
+                .sum(),
+            None => workers.iter().filter(|worker| worker.next_completion_steps.is_some()).count(),
+        };
+        let most = if batch.ends().is_some() { self.parameters.ends_per_worker } else { 1 };
+        2 * known >= workers.len() * most
+    }
+
     /// How far each worker climbs above its load before one of its next completions.
     fn lift_peaks(&self, batch: &Batch<'_>, lift: &mut [i64]) {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         for (g, (worker, lift)) in batch.workers().iter().zip(lift).enumerate() {
             let growth = i64::from(worker.running) + i64::from(worker.free_slots);
-            // Further off, a prediction says nothing about this refill.
-            let furthest = (24 * traffic.mean_output_tokens / growth.max(1)).max(64);
+            let furthest = furthest_steps(batch, g);
             let single = worker.next_completion_steps.map(i64::from);
             let mut freed = 0;
             let mut peak = i64::MIN;
@@ -109,14 +125,19 @@ impl Level {
     }
 }
 
+/// Steps beyond which a predicted end says nothing about this refill: the time of 24 completions of the worker.
+fn furthest_steps(batch: &Batch<'_>, worker: usize) -> i64 {
+    let worker = &batch.workers()[worker];
+    let slots = i64::from(worker.running) + i64::from(worker.free_slots);
+    (24 * batch.traffic().mean_output_tokens / slots.max(1)).max(64)
+}
+
 impl Rule for Level {
     fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         let thin = batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms();
-        let predicted = batch.ends().is_some()
-            || batch.workers().iter().any(|worker| worker.next_completion_steps.is_some());
-        let peaks = self.peaks && predicted && !thin;
+        let peaks = self.peaks && !thin && self.knows_most_ends(batch);
         self.drop_tokens = if peaks || thin { 0 } else { traffic.mean_output_tokens };
         if peaks {
             self.lift_peaks(batch, lift);

@@ -142,13 +142,13 @@ impl Foresight {
         };
         // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes to it.
         let horizon = self.buckets.window_steps();
-        let termination = self.classifier.predict(&running, horizon);
         let in_steps = if self.needs.projection_horizon.is_some() {
+            let termination = self.classifier.predict(&running, horizon);
             let counted = termination.counted_steps(horizon).round() as u32;
             // Counted over the whole window: unless it is expected to end with it, it is taken to go on.
             (counted < horizon || termination.probability >= 0.5).then_some(counted)
         } else {
-            (termination.probability >= 0.5).then(|| termination.remaining_steps.round() as u32)
+            self.classifier.end_in(&running, horizon)
         };
         let kv_tokens = u64::from(active.request.prompt_tokens) + u64::from(generated);
         self.buckets.set(index, active.worker, kv_tokens, in_steps);
