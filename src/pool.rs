@@ -178,12 +178,12 @@ impl Pool {
         self.with_deadline -= usize::from(entry.request.deadline_steps.is_some());
         self.with_pair_terms -= usize::from(entry.request.has_pair_terms());
 
-        let first = self.tokens.partition_point(|&tokens| tokens < entry.request.prompt_tokens);
-        let offset = self.slots[first..].iter().position(|&other| other == slot).unwrap_or_default();
-        self.tokens.remove(first + offset);
-        self.enqueued.remove(first + offset);
-        self.slots.remove(first + offset);
-        self.refresh_blocks(first + offset);
+        if let Some(at) = self.position(PoolSlot(slot)) {
+            self.tokens.remove(at);
+            self.enqueued.remove(at);
+            self.slots.remove(at);
+            self.refresh_blocks(at);
+        }
         Some(Request { waited_steps: self.now_step - entry.enqueued_step, ..entry.request })
     }
 
@@ -294,6 +294,13 @@ impl Pool {
             slots: &self.slots,
             oldest: &self.oldest,
         }
+    }
+
+    /// Where a waiting request stands in the length order.
+    pub(crate) fn position(&self, slot: PoolSlot) -> Option<usize> {
+        let tokens = self.entries[slot.index()].request.prompt_tokens;
+        let first = self.tokens.partition_point(|&other| other < tokens);
+        self.slots[first..].iter().position(|&other| other == slot.0).map(|offset| first + offset)
     }
 
     /// Recomputes the oldest step of each block from the one that holds `position`.

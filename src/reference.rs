@@ -4,6 +4,7 @@
 //! pair is scored again after each admission. Every other path must answer the same, pick for pick.
 //!
 //! The rules, in order:
+//! 0. *Pinned* requests enter the worker that was kept for them, in the rule's order.
 //! 1. *Overdue* requests (own deadline or the plan's) go first, oldest first (then earliest arrival), each to the least-loaded
 //!    open worker that may take it.
 //! 2. A plan that says *longest first* then places the longest request (then the earliest) on the least-loaded open worker that
@@ -18,7 +19,7 @@
 
 use crate::assignment::{Admission, Assignment};
 use crate::batch::{Batch, Request};
-use crate::policy::{Order, PairView, Plan, Rule, View};
+use crate::policy::{Order, PairView, Pin, Plan, Rule, View};
 use crate::pool::PoolSlot;
 use crate::score::Profile;
 
@@ -63,6 +64,7 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
         .collect();
     let mut state = State { batch, plan, lift, left, picks: Vec::new() };
 
+    state.place_pinned(rule.pins());
     state.place_overdue();
     if plan.longest_first {
         state.place_longest_first(rule);
@@ -194,6 +196,15 @@ impl State<'_> {
             + self.plan.unit
                 * (self.plan.age.tokens(waiting.waited_steps)
                     + self.batch.bonus_tokens(&waiting.request, worker))
+    }
+
+    fn place_pinned(&mut self, pins: &[Pin]) {
+        for pin in pins {
+            let waiting = self.left.iter().position(|left| left.slot == pin.slot);
+            if let Some(at) = waiting.filter(|&at| self.may_take(&self.left[at].request, pin.worker)) {
+                self.admit(at, pin.worker, 0, true);
+            }
+        }
     }
 
     fn place_overdue(&mut self) {

@@ -120,12 +120,16 @@ fn cases() -> u32 {
 }
 
 fn agree(name: &str) {
+    agree_with(name, &Parameters::default());
+}
+
+fn agree_with(name: &str, parameters: &Parameters) {
     let mut config = ProptestConfig::with_cases(cases());
     config.failure_persistence = None;
     config.max_shrink_iters = 20_000;
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let mut fast = policy::build(name, &Parameters::default()).expect("a policy");
-    let mut slow = policy::build(name, &Parameters::default()).expect("a policy");
+    let mut fast = policy::build(name, parameters).expect("a policy");
+    let mut slow = policy::build(name, parameters).expect("a policy");
     let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
     runner
         .run(&parts(), |parts| {
@@ -168,6 +172,15 @@ fn check_promises(batch: &Batch<'_>, answer: &Assignment) -> Result<(), TestCase
     prop_assert_eq!(answer.admitted.len() + answer.waiting(batch).count(), batch.waiting().len());
     prop_assert!(answer.waiting(batch).all(|(id, _)| !seen.contains(&id)));
     Ok(())
+}
+
+#[test]
+fn level_with_reservations() {
+    let mut parameters = Parameters::default();
+    parameters.level.reserve = true;
+    parameters.level.reserve_mean_waits = 1.0;
+    agree_with("level", &parameters);
+    agree_with("level-oracle", &parameters);
 }
 
 macro_rules! policies {

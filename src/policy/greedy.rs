@@ -9,7 +9,7 @@ use crate::assignment::{Admission, Assignment, Balance};
 use crate::batch::{Batch, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
-use crate::policy::{Order, Plan, Policy, Rule};
+use crate::policy::{Order, Pin, Plan, Policy, Rule};
 use crate::pool::PoolSlot;
 use crate::score::Profile;
 
@@ -74,6 +74,7 @@ impl Greedy {
             self.index_positions(batch);
         }
 
+        self.place_pinned(&step);
         self.place_overdue(&step);
         if plan.longest_first {
             self.place_longest_first(&step);
@@ -157,6 +158,19 @@ impl Greedy {
         })
     }
 
+    fn place_pinned(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        let pool = step.batch.waiting();
+        for &Pin { slot, worker } in step.rule.pins() {
+            let request = pool.request(slot);
+            let fits = self.loads.open_slots(worker) > 0
+                && i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
+                && step.batch.eligible(request, worker);
+            if fits && let Some(position) = pool.position(slot) {
+                self.admit(step, worker, Found { position, score: 0 }, true);
+            }
+        }
+    }
+
     fn place_overdue(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let pool = step.batch.waiting();
         if !step.plan.overdue.may_be_due(pool.longest_wait_steps()) && !pool.any_deadline() {
@@ -167,7 +181,7 @@ impl Greedy {
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
             let waited = ordered.now_step - ordered.enqueued[position];
-            if step.plan.overdue.is_due(pool.request(slot), waited) {
+            if !self.column.is_taken(position) && step.plan.overdue.is_due(pool.request(slot), waited) {
                 self.overdue.push((u32::MAX - waited, pool.arrival(slot), position));
             }
         }

@@ -16,7 +16,8 @@
 
 use crate::batch::{Batch, PredictedEnd, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
-use crate::policy::{Order, PairView, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::reservation::{ReservationTerms, Reservations};
+use crate::policy::{Order, PairView, Pin, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// Parameters of `level`, `level-exactmatch`, `level-oracle` and `rollout-oracle`.
@@ -30,6 +31,15 @@ pub struct LevelParameters {
     pub repair_rounds: u32,
     /// Predicted completions per worker looked at by peak levelling, 1..=64; default 16.
     pub ends_per_worker: usize,
+    /// Whether requests that have waited for long reserve a worker, off by default: it shortens the longest waits
+    /// of heavy tails and costs balance there.
+    pub reserve: bool,
+    /// Mean waits after which a request reserves, 1..=1e6; default 5 (measured).
+    pub reserve_mean_waits: f64,
+    /// Mean waits after which it enters its worker's next free slot, 1..=1e6; default 8 (measured).
+    pub reserve_enter_mean_waits: f64,
+    /// Share of the workers that may be reserved at once, 0..=1, at least one worker; default 0.06 (measured).
+    pub reserve_share: f64,
     /// Candidates that `rollout-oracle` plays ahead for each slot, 1..=64; default 6.
     pub rollout_candidates: usize,
 }
@@ -41,6 +51,10 @@ impl Default for LevelParameters {
             wait_bound: WaitBound::default(),
             repair_rounds: 2,
             ends_per_worker: 16,
+            reserve: false,
+            reserve_mean_waits: 5.0,
+            reserve_enter_mean_waits: 8.0,
+            reserve_share: 0.06,
             rollout_candidates: 6,
         }
     }
@@ -52,6 +66,9 @@ impl LevelParameters {
         self.wait_bound.check()?;
         PolicyError::check("repair_rounds", f64::from(self.repair_rounds), 0.0, 16.0)?;
         PolicyError::check("ends_per_worker", self.ends_per_worker as f64, 1.0, 64.0)?;
+        PolicyError::check("reserve_mean_waits", self.reserve_mean_waits, 1.0, 1e6)?;
+        PolicyError::check("reserve_enter_mean_waits", self.reserve_enter_mean_waits, 1.0, 1e6)?;
+        PolicyError::check("reserve_share", self.reserve_share, 0.0, 1.0)?;
         PolicyError::check("rollout_candidates", self.rollout_candidates as f64, 1.0, 64.0)
     }
 }
@@ -66,11 +83,27 @@ pub(crate) struct Level {
     drop_tokens: i64,
     /// Tokens that each further free slot is expected to receive; zero for a thin pool, where they stay free.
     refill_tokens: i64,
+    reservations: Reservations,
 }
 
 impl Level {
     pub(crate) fn new(parameters: LevelParameters, peaks: bool) -> Self {
-        Self { parameters, peaks, drop_tokens: 0, refill_tokens: 0 }
+        Self { parameters, peaks, drop_tokens: 0, refill_tokens: 0, reservations: Reservations::default() }
+    }
+
+    fn reserve(&mut self, batch: &Batch<'_>, lift: &mut [i64]) {
+        let terms = ReservationTerms {
+            after_mean_waits: self.parameters.reserve_mean_waits,
+            enter_mean_waits: self.parameters.reserve_enter_mean_waits,
+            workers_share: self.parameters.reserve_share,
+        };
+        let workers = batch.workers();
+        let refill = |g: usize| i64::from(workers[g].open_slots()) * self.refill_tokens;
+        let load = |g: usize| workers[g].load_tokens as i64 + refill(g);
+        let sum: i64 = (0..workers.len()).map(load).sum();
+        let others = (workers.len() as i64 - 1).max(1);
+        let wanted = |g: usize| (sum - load(g)) / others - self.drop_tokens - load(g) + self.refill_tokens;
+        self.reservations.begin(batch, &terms, lift, wanted);
     }
 
     /// Whether at least half of the completions that the mean output implies are predicted; fewer say too little about what a
@@ -143,6 +176,9 @@ impl Rule for Level {
             self.lift_peaks(batch, lift);
         }
         self.refill_tokens = if thin { 0 } else { traffic.mean_prompt_tokens };
+        if self.parameters.reserve {
+            self.reserve(batch, lift);
+        }
         let wait = MeanWait::of(batch);
         Plan {
             order: Order::LeastLoaded,
@@ -179,6 +215,10 @@ impl Rule for Level {
             at_tokens: (view.others_max - own).div_euclid(per_token),
             weight: others * per_token,
         });
+    }
+
+    fn pins(&self) -> &[Pin] {
+        self.reservations.pins()
     }
 
     fn pair_cost(&self, pair: &PairView, first: i64, second: i64) -> i64 {

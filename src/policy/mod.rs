@@ -10,12 +10,14 @@ pub mod fairness;
 pub(crate) mod greedy;
 pub mod level;
 pub(crate) mod loads;
+pub(crate) mod reservation;
 pub(crate) mod rollout;
 
 use thiserror::Error;
 
 use crate::assignment::{Assignment, WaitReason};
 use crate::batch::{Batch, Request, Worker};
+use crate::pool::PoolSlot;
 use crate::score::{Age, Profile, Unit};
 
 /// What a policy wants to know about running requests.
@@ -185,6 +187,15 @@ pub struct PairView {
     pub rest_max: Option<i64>,
 }
 
+/// A request that enters a given worker before all others, if it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The waiting request.
+    pub slot: PoolSlot,
+    /// The worker.
+    pub worker: usize,
+}
+
 /// A greedy rule: what a profile is made of.
 pub trait Rule {
     /// Looks at the batch once and fixes the plan. `lift` has one entry per worker, zero: cost units to add to its anticipated load.
@@ -192,6 +203,11 @@ pub trait Rule {
 
     /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
+
+    /// Requests that enter a worker that was kept for them, after [`Rule::begin`].
+    fn pins(&self) -> &[Pin] {
+        &[]
+    }
 
     /// How many of a column's best requests [`Rule::judge`] chooses among; one for none.
     fn candidates(&self) -> usize {

@@ -5,7 +5,7 @@
 
 use crate::batch::Batch;
 use crate::policy::level::{Level, LevelParameters};
-use crate::policy::{PairView, Plan, Rule, View};
+use crate::policy::{PairView, Pin, Plan, Rule, View};
 use crate::score::Profile;
 
 /// Steps played.
@@ -101,6 +101,10 @@ impl Rule for Rollout {
 
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         self.level.draw(view, class, profile);
+    }
+
+    fn pins(&self) -> &[Pin] {
+        self.level.pins()
     }
 
     fn candidates(&self) -> usize {
