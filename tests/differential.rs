@@ -54,7 +54,10 @@ fn parts() -> impl Strategy<Value = Parts> {
             0..50u32,
             prop::collection::vec(0..60_000u64, if horizon { g * 5 } else { 0 }),
             prop::collection::vec(prop::collection::vec((1..300u32, 0..9000u64), 0..6), g),
-            prop::collection::vec(prop_oneof![Just(0.0f32), -500.0..4000.0f32], if pairs { 3 * g } else { 0 }),
+            prop::collection::vec(
+                prop_oneof![Just(0.0f32), -500.0..4000.0f32],
+                if pairs { 3 * g } else { 0 },
+            ),
             prop::collection::vec(any::<u64>(), if pairs { 3 } else { 0 }),
         )
             .prop_map(move |(workers, requests, traffic, growth, rows, ends, bonus, eligible)| {
@@ -80,7 +83,11 @@ fn parts() -> impl Strategy<Value = Parts> {
                 let mut flat = Vec::new();
                 for mut worker in ends {
                     worker.sort_unstable();
-                    flat.extend(worker.iter().map(|&(in_steps, freed_tokens)| PredictedEnd { in_steps, freed_tokens }));
+                    flat.extend(
+                        worker
+                            .iter()
+                            .map(|&(in_steps, freed_tokens)| PredictedEnd { in_steps, freed_tokens }),
+                    );
                     offsets.push(flat.len() as u32);
                 }
                 let mut rows = rows;
@@ -178,6 +185,19 @@ macro_rules! policies {
 }
 
 policies! {
+    random "random",
+    round_robin "round-robin",
+    power_of_two "power-of-two",
+    jsq "jsq",
+    vllm_legacy "vllm-legacy",
+    vllm_0_33 "vllm-0.33",
+    sglang_total_tokens "sglang-total-tokens",
+    least_kv "least-kv",
+    longest_first "longest-first",
+    br0 "br0",
+    brh_survival "brh-survival",
+    brh_exactmatch "brh-exactmatch",
+    brh_oracle "brh-oracle",
     exact "exact",
     exact_survival "exact-survival",
     exact_oracle "exact-oracle",
