@@ -16,6 +16,13 @@
 //!    its score is greater; then two picks on two workers change places where that lowers the rule's pair cost.
 //!
 //! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth fits the room.
+//!
+//! Two policies are no such rule and have their own definition, in `reference/batches.rs`: longest first, and BalanceRoute in its two
+//! stages.
+
+mod batches;
+
+pub(crate) use batches::{balance_route, longest_first};
 
 use crate::assignment::{Admission, Assignment};
 use crate::batch::{Batch, Request};
@@ -52,18 +59,7 @@ struct State<'a> {
 pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
     let mut lift = vec![0; batch.workers().len()];
     let plan = rule.begin(batch, &mut lift);
-    let left = batch
-        .waiting()
-        .iter()
-        .map(|(slot, &request, waited_steps)| Waiting {
-            slot,
-            request,
-            waited_steps,
-            arrival: batch.waiting().arrival(slot),
-        })
-        .collect();
-    let mut state = State { batch, plan, lift, left, picks: Vec::new() };
-
+    let mut state = State::new(batch, plan, lift);
     state.place_pinned(rule.pins());
     state.place_overdue();
     if plan.longest_first {
@@ -83,19 +79,37 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
         }
     }
 
-    out.clear();
-    out.passed_over = plan.passed_over;
-    out.admitted.extend(state.picks.iter().map(|pick| Admission {
-        id: pick.waiting.request.id,
-        slot: pick.waiting.slot,
-        worker: pick.worker as u32,
-        prompt_tokens: pick.waiting.request.prompt_tokens,
-        score_tokens: pick.score as f64 / plan.unit as f64,
-    }));
-    out.measure(batch);
+    state.answer(out);
 }
 
-impl State<'_> {
+impl<'a> State<'a> {
+    fn new(batch: &'a Batch<'a>, plan: Plan, lift: Vec<i64>) -> Self {
+        let left = batch
+            .waiting()
+            .iter()
+            .map(|(slot, &request, waited_steps)| Waiting {
+                slot,
+                request,
+                waited_steps,
+                arrival: batch.waiting().arrival(slot),
+            })
+            .collect();
+        Self { batch, plan, lift, left, picks: Vec::new() }
+    }
+
+    fn answer(&self, out: &mut Assignment) {
+        out.clear();
+        out.passed_over = self.plan.passed_over;
+        out.admitted.extend(self.picks.iter().map(|pick| Admission {
+            id: pick.waiting.request.id,
+            slot: pick.waiting.slot,
+            worker: pick.worker as u32,
+            prompt_tokens: pick.waiting.request.prompt_tokens,
+            score_tokens: pick.score as f64 / self.plan.unit as f64,
+        }));
+        out.measure(self.batch);
+    }
+
     fn workers(&self) -> usize {
         self.batch.workers().len()
     }

@@ -198,6 +198,19 @@ macro_rules! policies {
 }
 
 policies! {
+    random "random",
+    round_robin "round-robin",
+    power_of_two "power-of-two",
+    jsq "jsq",
+    vllm_legacy "vllm-legacy",
+    vllm_0_33 "vllm-0.33",
+    sglang_total_tokens "sglang-total-tokens",
+    least_kv "least-kv",
+    longest_first "longest-first",
+    br0 "br0",
+    brh_survival "brh-survival",
+    brh_exactmatch "brh-exactmatch",
+    brh_oracle "brh-oracle",
     exact "exact",
     exact_survival "exact-survival",
     exact_oracle "exact-oracle",

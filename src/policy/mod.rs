@@ -4,6 +4,8 @@
 //! order workers choose. The greedy engine and the oracle ([`crate::reference`]) both run a rule, and agree pick for pick.
 //! Adding a policy is one file (or one struct in its family's file) and one line in [`NAMES`].
 
+pub mod balance_route;
+pub mod baseline;
 pub(crate) mod column;
 pub mod exact;
 pub mod fairness;
@@ -238,6 +240,10 @@ pub trait Rule {
 pub struct Parameters {
     /// Seeds the policies that draw at random.
     pub seed: u64,
+    /// The policies of engines in use.
+    pub baseline: baseline::BaselineParameters,
+    /// `br0`, `brh-survival`, `brh-exactmatch`, `brh-oracle`.
+    pub balance_route: balance_route::BalanceRouteParameters,
     /// `exact`, `exact-survival`, `exact-oracle`.
     pub exact: exact::ExactParameters,
     /// `level`, `level-exactmatch`, `level-oracle`, `rollout-oracle`.
@@ -250,6 +256,8 @@ impl Parameters {
     /// # Errors
     /// The first parameter out of its range.
     pub fn check(&self) -> Result<(), PolicyError> {
+        self.baseline.check()?;
+        self.balance_route.check()?;
         self.exact.check()?;
         self.level.check()
     }
@@ -257,6 +265,19 @@ impl Parameters {
 
 /// Every policy, by the name that chooses it.
 pub const NAMES: &[&str] = &[
+    "random",
+    "round-robin",
+    "power-of-two",
+    "jsq",
+    "vllm-legacy",
+    "vllm-0.33",
+    "sglang-total-tokens",
+    "least-kv",
+    "longest-first",
+    "br0",
+    "brh-survival",
+    "brh-exactmatch",
+    "brh-oracle",
     "exact",
     "exact-survival",
     "exact-oracle",
@@ -284,6 +305,9 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
         None
     };
     Ok(match name {
+        "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
+            Box::new(balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast))
+        }
         "exact" | "exact-survival" | "exact-oracle" => {
             let horizon = forecast.map(|_| parameters.exact.horizon_steps);
             let needs = Needs { forecast, projection_horizon: horizon, ..Needs::default() };
@@ -302,7 +326,7 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
             let rule = rollout::Rollout::new(parameters.level);
             Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
         }
-        _ => return Err(unknown()),
+        _ => baseline::build(name, parameters.baseline, parameters.seed).ok_or_else(unknown)?,
     })
 }
 

@@ -1,0 +1,452 @@
+//! BalanceRoute as published (arXiv 2605.06113): `br0`, which predicts nothing, and `brh-*`, which look ahead.
+//!
+//! A set of requests put on worker `g` is worth, with `D` the sum of its lengths and `m_{g,h}` the projected margins of the worker,
+//!
+//! ```text
+//! F_g(D) = alpha * (sum_h gamma^h) * D - beta * sum_h gamma^h * max(D - m_{g,h}, 0)         h = 0..=H
+//! ```
+//!
+//! `br0` is `H = 0`, `alpha = 1`, `beta = G`: F is then minus the change of the imbalance. `D` is held constant over the horizon, and
+//! an admission adds it to the whole row of its worker. Without a projection `brh-*` look at today's margins alone.
+//!
+//! Workers go in the order of most open slots, then greatest margin (least load), then lowest index, those left out that may take nobody:
+//! 1. *Plenty*: while more slots are open than `greedy_slots`, over all workers, the worker admits the single request of the whole
+//!    pool with the largest F, the earliest of equals.
+//! 2. *Scarcity*: it looks at the first `candidate_window` requests that it may take, keeps the `subset_window` of them with the largest
+//!    single F, and admits the subset that fits its slots and its room with the largest F: of equals the smallest, then the
+//!    one with the earlier requests. Where no subset is worth more than nothing the best single request goes in all the same, so that
+//!    a request waits only for a slot.
+//!
+//! Overdue requests (their own deadline) go first, as everywhere; nothing else ages, as published: short requests may starve.
+//!
+//! The paper leaves alpha, beta and gamma of its main runs, the number of slots that are plenty and the ties of stage 2 open:
+//! [`BalanceRouteParameters`] and the lines above say what was chosen.
+
+use crate::assignment::{Admission, Assignment};
+use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE};
+use crate::policy::baseline::PLAIN;
+use crate::policy::column::{Column, Terms};
+use crate::policy::exact::{FRACTION, discounts, draw_lookahead};
+use crate::policy::loads::Loads;
+use crate::policy::{Forecast, Needs, Plan, Policy, PolicyError, View};
+use crate::pool::PoolSlot;
+use crate::score::{Knot, Profile};
+
+/// Greatest `subset_window`: 256 subsets.
+const MAX_SUBSET_WINDOW: usize = 8;
+
+/// Parameters of `br0`, `brh-survival`, `brh-exactmatch` and `brh-oracle`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BalanceRouteParameters {
+    /// Open slots over all workers above which requests go one by one, 0..=1000000; default 7 (the authors' earlier code, BF-IO).
+    pub greedy_slots: u32,
+    /// Requests whose subsets are tried, `R_max`, 1..=8; default 4 (published).
+    pub subset_window: usize,
+    /// Requests, in arrival order, that `brh-*` choose these from, 1..=1048576; default all. `br0` takes the first `subset_window`.
+    pub candidate_window: usize,
+    /// Steps looked ahead by `brh-*`, `H`, 0..=128; default 80 (published).
+    pub horizon_steps: usize,
+    /// Worth of a token that fits, 0..=4; default 1 (the authors' earlier code; `br0` by definition).
+    pub alpha: f64,
+    /// Price of a token past the margin in numbers of workers, 0..=4; default 1, the price of `br0` (the published sweep is flat).
+    pub beta_workers: f64,
+    /// Discount per step looked ahead, 0..=1; default 0.97.
+    pub gamma: f64,
+}
+
+impl Default for BalanceRouteParameters {
+    fn default() -> Self {
+        Self {
+            greedy_slots: 7,
+            subset_window: 4,
+            candidate_window: MAX_WAITING,
+            horizon_steps: 80,
+            alpha: 1.0,
+            beta_workers: 1.0,
+            gamma: 0.97,
+        }
+    }
+}
+
+impl BalanceRouteParameters {
+    pub(crate) fn check(&self) -> Result<(), PolicyError> {
+        PolicyError::check("greedy_slots", f64::from(self.greedy_slots), 0.0, 1e6)?;
+        PolicyError::check("subset_window", self.subset_window as f64, 1.0, MAX_SUBSET_WINDOW as f64)?;
+        PolicyError::check("candidate_window", self.candidate_window as f64, 1.0, MAX_WAITING as f64)?;
+        PolicyError::check("horizon_steps", self.horizon_steps as f64, 0.0, MAX_HORIZON as f64)?;
+        PolicyError::check("alpha", self.alpha, 0.0, 4.0)?;
+        PolicyError::check("beta_workers", self.beta_workers, 0.0, 4.0)?;
+        PolicyError::check("gamma", self.gamma, 0.0, 1.0)
+    }
+}
+
+/// The two stages with their numbers: what the fast path and the oracle share.
+#[derive(Clone, Debug)]
+pub(crate) struct Stages {
+    pub greedy_slots: u32,
+    pub subset_window: usize,
+    pub candidate_window: usize,
+    pub alpha: f64,
+    pub beta_workers: f64,
+    /// Weights of the steps looked ahead; one for `br0`.
+    pub discounts: Vec<i64>,
+}
+
+impl Stages {
+    fn br0(parameters: &BalanceRouteParameters) -> Self {
+        Self {
+            greedy_slots: parameters.greedy_slots,
+            subset_window: parameters.subset_window,
+            candidate_window: parameters.subset_window,
+            alpha: 1.0,
+            beta_workers: 1.0,
+            discounts: vec![FRACTION],
+        }
+    }
+
+    fn brh(parameters: &BalanceRouteParameters) -> Self {
+        Self {
+            candidate_window: parameters.candidate_window,
+            alpha: parameters.alpha,
+            beta_workers: parameters.beta_workers,
+            discounts: discounts(parameters.gamma, parameters.horizon_steps),
+            ..Self::br0(parameters)
+        }
+    }
+
+    pub(crate) fn looks_ahead(&self, batch: &Batch<'_>) -> bool {
+        self.discounts.len() > 1 && batch.projection().is_some()
+    }
+
+    /// The unit makes a token of bonus worth a token that fits over the whole horizon (at alpha 1).
+    pub(crate) fn plan(&self, batch: &Batch<'_>) -> Plan {
+        let steps = if self.looks_ahead(batch) { self.discounts.len() } else { 1 };
+        let cost_one = if batch.is_uniform() { 1 } else { WEIGHT_ONE };
+        Plan { unit: self.discounts[..steps].iter().sum::<i64>() * cost_one, ..PLAIN }
+    }
+
+    fn draw(&self, view: &View<'_>, looks_ahead: bool, profile: &mut Profile) {
+        profile.clear();
+        let price = (self.alpha, self.beta_workers * view.workers as f64);
+        if looks_ahead {
+            draw_lookahead(view, &self.discounts, price, None, profile);
+        } else {
+            let weight = self.discounts[0] as f64;
+            profile.slope = (price.0 * weight).round() as i64 * view.cost_per_token;
+            profile.knots.push(Knot {
+                at_tokens: (view.envelope - view.cost).div_euclid(view.cost_per_token),
+                weight: (price.1 * weight).round() as i64 * view.cost_per_token,
+            });
+        }
+    }
+}
+
+/// The worker for one request that arrives while there is room: greatest `br0` F, then least load, then lowest index, among the workers that
+/// may take it. Looks at nobody who waits, so it can be asked before the request joins the pool.
+#[must_use]
+pub fn route_one(batch: &Batch<'_>, request: &Request) -> Option<usize> {
+    let workers = batch.workers();
+    let uniform = batch.is_uniform();
+    let per_token = |g: usize| if uniform { 1 } else { workers[g].cost_per_token() };
+    let cost = |g: usize| workers[g].load_tokens as i64 * per_token(g);
+    let envelope = (0..workers.len()).map(cost).max()?;
+    let tokens = i64::from(request.prompt_tokens);
+    let needs = tokens + i64::from(batch.request_growth_tokens());
+    let score = |g: usize| {
+        let over = (tokens - (envelope - cost(g)).div_euclid(per_token(g))).max(0);
+        let bonus = batch.bonus_tokens(request, g) * if uniform { 1 } else { WEIGHT_ONE };
+        per_token(g) * (tokens - workers.len() as i64 * over) + bonus
+    };
+    (0..workers.len())
+        .filter(|&g| {
+            workers[g].open_slots() > 0 && needs <= workers[g].room_tokens() && batch.eligible(request, g)
+        })
+        .min_by_key(|&g| (std::cmp::Reverse(score(g)), cost(g), g))
+}
+
+/// A request that a subset may be made of.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    slot: PoolSlot,
+    /// Its position in the length order, where it was found there.
+    position: Option<usize>,
+    arrival: u64,
+    /// F of the request alone, bonus included.
+    single: i64,
+    tokens: i64,
+    /// Its bonus in score units.
+    bonus: i64,
+}
+
+/// A policy of the family.
+#[derive(Clone, Debug)]
+pub(crate) struct BalanceRoute {
+    name: &'static str,
+    needs: Needs,
+    stages: Stages,
+    loads: Loads,
+    column: Column,
+    profile: Profile,
+    admitted: Vec<bool>,
+    /// (open slots, -cost, -index) of open workers, ascending: the next one is the last.
+    open: Vec<(i64, i64, i64)>,
+    /// (-waited, arrival, position in the length order).
+    overdue: Vec<(i64, u64, usize)>,
+    candidates: Vec<Candidate>,
+}
+
+struct Step<'a, 'b> {
+    batch: &'a Batch<'b>,
+    terms: Terms,
+    looks_ahead: bool,
+    /// Whether the pool may be searched by length.
+    ordered: bool,
+}
+
+impl BalanceRoute {
+    pub(super) fn new(
+        name: &'static str,
+        parameters: &BalanceRouteParameters,
+        forecast: Option<Forecast>,
+    ) -> Self {
+        let stages = if forecast.is_some() { Stages::brh(parameters) } else { Stages::br0(parameters) };
+        let projection_horizon = forecast.map(|_| parameters.horizon_steps);
+        Self {
+            name,
+            needs: Needs { forecast, projection_horizon, ..Needs::default() },
+            stages,
+            loads: Loads::default(),
+            column: Column::default(),
+            profile: Profile::default(),
+            admitted: Vec::new(),
+            open: Vec::new(),
+            overdue: Vec::new(),
+            candidates: Vec::new(),
+        }
+    }
+
+    fn reopen(&mut self, worker: usize) {
+        let open_slots = self.loads.open_slots(worker);
+        if open_slots > 0 {
+            let key = (open_slots, -self.loads.cost(worker), -(worker as i64));
+            let at = self.open.partition_point(|other| *other < key);
+            self.open.insert(at, key);
+        }
+    }
+
+    fn admit(
+        &mut self,
+        step: &Step<'_, '_>,
+        slot: PoolSlot,
+        worker: usize,
+        score: i64,
+        out: &mut Assignment,
+    ) {
+        let request = step.batch.waiting().request(slot);
+        self.loads.admit(worker, i64::from(request.prompt_tokens));
+        self.admitted[slot.index()] = true;
+        out.admitted.push(Admission {
+            id: request.id,
+            slot,
+            worker: worker as u32,
+            prompt_tokens: request.prompt_tokens,
+            score_tokens: score as f64 / step.terms.unit as f64,
+        });
+    }
+
+    /// Overdue requests, oldest first, each to the least-loaded open worker that may take it.
+    fn place_overdue(&mut self, step: &Step<'_, '_>, out: &mut Assignment) {
+        let pool = step.batch.waiting();
+        if !pool.any_deadline() {
+            return;
+        }
+        let ordered = pool.ordered();
+        self.overdue.clear();
+        for (position, &slot) in ordered.slots.iter().enumerate() {
+            let slot = PoolSlot(slot);
+            let waited = pool.waited_steps(slot);
+            if pool.request(slot).deadline_steps.is_some_and(|steps| waited >= steps) {
+                self.overdue.push((-i64::from(waited), pool.arrival(slot), position));
+            }
+        }
+        self.overdue.sort_unstable();
+        for index in 0..self.overdue.len() {
+            let (_, _, position) = self.overdue[index];
+            let slot = PoolSlot(ordered.slots[position]);
+            let request = pool.request(slot);
+            let worker = (0..step.batch.workers().len())
+                .filter(|&worker| {
+                    self.loads.open_slots(worker) > 0
+                        && i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
+                        && step.batch.eligible(request, worker)
+                })
+                .min_by_key(|&worker| (self.loads.cost(worker), worker));
+            if let Some(worker) = worker {
+                self.column.take(position);
+                self.admit(step, slot, worker, 0, out);
+            }
+        }
+    }
+
+    /// Of the first `window` requests that a worker may take, the `keep` with the largest F, best first. The profile is drawn by now.
+    fn find(&mut self, step: &Step<'_, '_>, worker: usize, window: usize, keep: usize) {
+        self.candidates.clear();
+        let pool = step.batch.waiting();
+        let longest = self.loads.longest_tokens(worker);
+        if step.ordered && window >= pool.len() {
+            let ordered = pool.ordered();
+            for _ in 0..keep {
+                let Some(found) = self.column.best(pool, &self.profile, &step.terms, longest) else { break };
+                self.column.take(found.position);
+                let slot = PoolSlot(ordered.slots[found.position]);
+                self.candidates.push(Candidate {
+                    slot,
+                    position: Some(found.position),
+                    arrival: pool.arrival(slot),
+                    single: found.score,
+                    tokens: i64::from(ordered.tokens[found.position]),
+                    bonus: 0,
+                });
+            }
+            return;
+        }
+        let mut seen = 0;
+        for (slot, request, _) in pool.iter() {
+            let tokens = i64::from(request.prompt_tokens);
+            if self.admitted[slot.index()] || tokens > longest || !step.batch.eligible(request, worker) {
+                continue;
+            }
+            let bonus = step.terms.unit * step.batch.bonus_tokens(request, worker);
+            let single = self.profile.score(tokens) + bonus;
+            // Arrival order: equals stay behind those already there.
+            let at = self.candidates.partition_point(|other| other.single >= single);
+            if at < keep {
+                self.candidates.truncate(keep - 1);
+                let arrival = pool.arrival(slot);
+                let candidate = Candidate { slot, position: None, arrival, single, tokens, bonus };
+                self.candidates.insert(at, candidate);
+            }
+            seen += 1;
+            if seen == window {
+                break;
+            }
+        }
+    }
+
+    /// The subset of the candidates to admit: a mask in which the earliest candidate has the highest bit, and its F.
+    fn best_subset(&self, worker: usize, growth_tokens: i64) -> Option<(u32, i64)> {
+        let count = self.candidates.len();
+        let room = self.loads.longest_tokens(worker) + growth_tokens;
+        let mut best: Option<(u32, i64)> = None;
+        for mask in 1u32..1 << count {
+            let size = i64::from(mask.count_ones());
+            if size > self.loads.open_slots(worker) {
+                continue;
+            }
+            let (mut tokens, mut bonus) = (0, 0);
+            for (index, candidate) in self.candidates.iter().enumerate() {
+                if mask >> (count - 1 - index) & 1 == 1 {
+                    tokens += candidate.tokens;
+                    bonus += candidate.bonus;
+                }
+            }
+            if tokens + size * growth_tokens > room {
+                continue;
+            }
+            let score = self.profile.score(tokens) + bonus;
+            let better = match best {
+                None => score > 0,
+                Some((_, other)) if score != other => score > other,
+                // The smaller set, then the one with the earlier requests.
+                Some((other, _)) => {
+                    let size_then_later = |mask: u32| (mask.count_ones(), u32::MAX - mask);
+                    size_then_later(mask) < size_then_later(other)
+                }
+            };
+            if better {
+                best = Some((mask, score));
+            }
+        }
+        best
+    }
+
+    fn place(&mut self, step: &Step<'_, '_>, out: &mut Assignment) {
+        let pool = step.batch.waiting();
+        let growth_tokens = i64::from(step.batch.request_growth_tokens());
+        let mut total: i64 = 0;
+        self.open.clear();
+        for worker in 0..step.batch.workers().len() {
+            total += self.loads.open_slots(worker);
+            if self.loads.open_slots(worker) > 0 {
+                self.open.push((self.loads.open_slots(worker), -self.loads.cost(worker), -(worker as i64)));
+            }
+        }
+        self.open.sort_unstable();
+        // A worker that may take nobody now never may again: rooms and the pool only shrink.
+        while let Some((_, _, index)) = self.open.pop() {
+            let worker = (-index) as usize;
+            self.stages.draw(&self.loads.view(worker), step.looks_ahead, &mut self.profile);
+            let plenty = total > i64::from(self.stages.greedy_slots);
+            if plenty {
+                self.find(step, worker, pool.len(), 1);
+            } else {
+                self.find(step, worker, self.stages.candidate_window, self.stages.subset_window);
+            }
+            let Some(&best) = self.candidates.first() else { continue };
+            let subset = if plenty {
+                None
+            } else {
+                self.candidates.sort_unstable_by_key(|candidate| candidate.arrival);
+                self.best_subset(worker, growth_tokens)
+            };
+            let count = self.candidates.len();
+            for index in 0..count {
+                let Candidate { slot, position, arrival, .. } = self.candidates[index];
+                let (chosen, score) = match subset {
+                    Some((mask, score)) => (mask >> (count - 1 - index) & 1 == 1, score),
+                    None => (arrival == best.arrival, best.single),
+                };
+                if chosen {
+                    self.admit(step, slot, worker, score, out);
+                    total -= 1;
+                } else if let Some(position) = position {
+                    self.column.give_back(position);
+                }
+            }
+            self.reopen(worker);
+        }
+    }
+}
+
+impl Policy for BalanceRoute {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        out.clear();
+        let plan = self.stages.plan(batch);
+        self.loads.prepare(batch);
+        self.loads.load(batch, &plan);
+        self.column.reset(&batch.waiting().ordered());
+        self.admitted.clear();
+        self.admitted.resize(batch.waiting().slot_bound(), false);
+        let step = Step {
+            batch,
+            terms: Terms::new(batch.waiting(), plan.age, plan.unit),
+            looks_ahead: self.stages.looks_ahead(batch),
+            ordered: !batch.has_pair_terms(),
+        };
+        self.place_overdue(&step, out);
+        self.place(&step, out);
+        out.measure(batch);
+    }
+
+    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        crate::reference::balance_route(&self.stages, batch, out);
+    }
+}
