@@ -107,7 +107,7 @@ fn f_score(stages: &Stages, state: &State<'_>, worker: usize, tokens: i64) -> i6
     let today = |worker: usize| vec![state.cost(worker)];
     let row = |worker: usize| if stages.looks_ahead(state.batch) { state.row(worker) } else { today(worker) };
     let rows: Vec<Vec<i64>> = (0..state.workers()).map(row).collect();
-    let (alpha, beta) = (stages.alpha, stages.beta_workers * state.workers() as f64);
+    let (alpha, beta) = stages.price(state.batch);
     (0..rows[worker].len().min(stages.discounts.len()))
         .map(|h| {
             let envelope = rows.iter().map(|row| row[h]).max().unwrap_or(0);
