@@ -44,7 +44,7 @@ struct ForecastArgs {
 /// Errors put on what oracle policies are told.
 #[derive(Args)]
 struct NoiseArgs {
-    /// Oracles: sigma of a lognormal factor on the lengths that they are told.
+    /// Oracles: sigma of a lognormal factor on the remaining lengths that they tell.
     #[arg(long, default_value_t = 0.0, value_name = "S", allow_negative_numbers = true)]
     noise_sigma: f64,
     /// Oracles: share of ends within the horizon that they see.

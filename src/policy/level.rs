@@ -14,7 +14,7 @@
 //! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
 //! `K` completions, takes the place of E[o].
 
-use crate::batch::{Batch, PredictedEnd, WEIGHT_ONE};
+use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
 use crate::policy::{Order, PairView, Pin, Plan, PolicyError, Repair, Rule, View};
@@ -22,6 +22,11 @@ use crate::score::{Age, Knot, Profile};
 
 /// Waiting requests at which [`LevelParameters::aging_spread`] is meant.
 const REFERENCE_POOL: f64 = 32.0;
+
+/// Completions of a worker that predictions must cover to be worth following.
+const NEXT_ENDS: usize = 4;
+/// Completions of a worker beyond which a prediction says nothing about this refill.
+const FURTHEST_ENDS: i64 = 24;
 
 /// Parameters of `level`, `level-exactmatch`, `level-oracle` and `rollout-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,21 +115,22 @@ impl Level {
         self.reservations.begin(batch, &terms, lift, wanted);
     }
 
-    /// Whether at least half of the completions that the mean output implies are predicted; fewer say too little about what a
-    /// worker will climb, and plain level refill does better.
-    fn knows_most_ends(&self, batch: &Batch<'_>) -> bool {
+    /// Whether at least half of the next few completions that the mean output implies are predicted. Fewer, or only distant ones, say too
+    /// little about what a worker will climb, and plain level refill does better.
+    fn knows_next_ends(&self, batch: &Batch<'_>) -> bool {
         let workers = batch.workers();
-        let known: usize = match batch.ends() {
-            Some(ends) => (0..workers.len())
-                .map(|g| {
-                    let near = |end: &&PredictedEnd| i64::from(end.in_steps) <= furthest_steps(batch, g);
-                    ends.of(g).iter().take(self.parameters.ends_per_worker).take_while(near).count()
-                })
-                .sum(),
-            None => workers.iter().filter(|worker| worker.next_completion_steps.is_some()).count(),
+        let Some(ends) = batch.ends() else {
+            let known = workers.iter().filter(|worker| worker.next_completion_steps.is_some()).count();
+            return 2 * known >= workers.len();
         };
-        let most = if batch.ends().is_some() { self.parameters.ends_per_worker } else { 1 };
-        2 * known >= workers.len() * most
+        let few = self.parameters.ends_per_worker.min(NEXT_ENDS);
+        let known: usize = (0..workers.len())
+            .map(|g| {
+                let soon = steps_for_ends(batch, g, few as i64);
+                ends.of(g).iter().take_while(|end| i64::from(end.in_steps) <= soon).count()
+            })
+            .sum();
+        2 * known >= few * workers.len()
     }
 
     /// How far each worker climbs above its load before one of its next completions.
@@ -133,7 +139,7 @@ impl Level {
         let uniform = batch.is_uniform();
         for (g, (worker, lift)) in batch.workers().iter().zip(lift).enumerate() {
             let growth = i64::from(worker.running) + i64::from(worker.free_slots);
-            let furthest = furthest_steps(batch, g);
+            let furthest = steps_for_ends(batch, g, FURTHEST_ENDS).max(64);
             let single = worker.next_completion_steps.map(i64::from);
             let mut freed = 0;
             let mut peak = i64::MIN;
@@ -162,11 +168,11 @@ impl Level {
     }
 }
 
-/// Steps beyond which a predicted end says nothing about this refill: the time of 24 completions of the worker.
-fn furthest_steps(batch: &Batch<'_>, worker: usize) -> i64 {
+/// Steps in which a worker completes this many requests on average.
+fn steps_for_ends(batch: &Batch<'_>, worker: usize, ends: i64) -> i64 {
     let worker = &batch.workers()[worker];
     let slots = i64::from(worker.running) + i64::from(worker.free_slots);
-    (24 * batch.traffic().mean_output_tokens / slots.max(1)).max(64)
+    ends * batch.traffic().mean_output_tokens / slots.max(1)
 }
 
 impl Rule for Level {
@@ -174,7 +180,7 @@ impl Rule for Level {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         let thin = batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms();
-        let peaks = self.peaks && !thin && self.knows_most_ends(batch);
+        let peaks = self.peaks && !thin && self.knows_next_ends(batch);
         self.drop_tokens = if peaks || thin { 0 } else { traffic.mean_output_tokens };
         if peaks {
             self.lift_peaks(batch, lift);

@@ -252,7 +252,7 @@ pub struct Arguments {
     pub cold_start: bool,
     /// Whether `level` reserves workers for requests that have waited for long.
     pub reserve: bool,
-    /// Sigma of the lognormal factor on the lengths that oracles are told.
+    /// Sigma of the lognormal factor on the remaining lengths that oracles tell.
     pub noise_sigma: f64,
     /// Share of ends within the horizon that oracles see.
     pub noise_true_positive: f64,

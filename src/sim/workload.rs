@@ -47,7 +47,7 @@ pub enum Workload {
     /// Prompts of `paper-prod`, outputs geometric with mean 1200: the age of a request says nothing about its end.
     Geometric,
     /// Recurring prompts: each request is one of 512 prompts with lengths as in `paper-prod`; its output is the prompt's own length times
-    /// a lognormal factor of sigma 0.15. What a forecast by prompt hash can gain.
+    /// a lognormal factor of sigma 0.005 (nearly deterministic decoding). What a forecast by prompt hash can gain.
     Repeats,
     /// A heavy tail with short outputs in the manner of Mooncake's traces: prompts lognormal with median 6000 and sigma 1.2, at most 128,000
     /// (mean about 12,000), outputs lognormal with median 100 and sigma 0.9 (mean 150).
@@ -114,7 +114,7 @@ impl Workload {
             Self::Repeats => {
                 let prompt = rng.random_range(0..512u64);
                 let own = paper_prod(&mut ChaCha8Rng::seed_from_u64(prompt));
-                let output_tokens = lognormal(f64::from(own.output_tokens), 0.15, 1 << 20, rng);
+                let output_tokens = lognormal(f64::from(own.output_tokens), 0.005, 1 << 20, rng);
                 Job { prompt_hash: Some(prompt), output_tokens, ..own }
             }
             Self::MooncakeLike => {
