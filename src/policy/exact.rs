@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
-use crate::policy::{Order, PairView, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Order, PairCost, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// Score units per token where discounts make weights fractional.
@@ -114,7 +114,10 @@ impl Rule for Exact {
             refill_tokens: 0,
             envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
             longest_first: waiting <= open && !batch.has_pair_terms(),
-            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform && !looks_ahead },
+            repair: Repair {
+                rounds: self.parameters.repair_rounds,
+                swap: (uniform && !looks_ahead).then_some(PairCost::Envelope),
+            },
             passed_over: None,
         }
     }
@@ -132,10 +135,6 @@ impl Rule for Exact {
                 });
             }
         }
-    }
-
-    fn pair_cost(&self, pair: &PairView, first: i64, second: i64) -> i64 {
-        first.max(second).max(pair.rest_max.unwrap_or(first))
     }
 }
 

@@ -17,7 +17,7 @@
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
-use crate::policy::{Order, PairView, Pin, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Order, PairCost, Pin, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// Waiting requests at which [`LevelParameters::aging_spread`] is meant.
@@ -190,6 +190,9 @@ impl Rule for Level {
             self.reserve(batch, lift);
         }
         let wait = MeanWait::of(batch);
+        // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
+        let others = batch.workers().len() as i64 - 1;
+        let swap = PairCost::Level { offset: others * self.drop_tokens, overflow_weight: others * others };
         Plan {
             order: Order::LeastLoaded,
             nested: false,
@@ -206,7 +209,7 @@ impl Rule for Level {
             refill_tokens: self.refill_tokens,
             envelope_floor: 0,
             longest_first: thin,
-            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform },
+            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform.then_some(swap) },
             passed_over: None,
         }
     }
@@ -220,27 +223,16 @@ impl Rule for Level {
         // The slot that is being filled counts no refill.
         let own = view.anticipated - self.refill_tokens * per_token;
         let wanted = view.others_sum.div_euclid(others) - self.drop_tokens * per_token - own;
-        let wanted_tokens = wanted.div_euclid(per_token);
+        // One token, one unit is the common case: it spares the divisions.
+        let tokens = |units: i64| if per_token == 1 { units } else { units.div_euclid(per_token) };
+        let wanted_tokens = tokens(wanted);
         profile.intercept = -wanted_tokens * per_token;
         profile.slope = per_token;
         profile.knots.push(Knot { at_tokens: wanted_tokens, weight: 2 * per_token });
-        profile.knots.push(Knot {
-            at_tokens: (view.others_max - own).div_euclid(per_token),
-            weight: others * per_token,
-        });
+        profile.knots.push(Knot { at_tokens: tokens(view.others_max - own), weight: others * per_token });
     }
 
     fn pins(&self) -> &[Pin] {
         self.reservations.pins()
-    }
-
-    fn pair_cost(&self, pair: &PairView, first: i64, second: i64) -> i64 {
-        // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
-        let others = pair.workers - 1;
-        let cost = |load: i64| {
-            (pair.workers * load - pair.sum + others * self.drop_tokens).abs()
-                + others * others * pair.rest_max.map_or(0, |rest| (load - rest).max(0))
-        };
-        cost(first) + cost(second)
     }
 }
