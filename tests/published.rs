@@ -36,12 +36,9 @@ fn imbalance(runs: &[Run], policy: &str) -> f64 {
 fn the_published_order_and_sizes() {
     let names = ["jsq", "br0", "brh-survival", "brh-oracle"];
     let runs = run(Workload::PaperProd, 8, 32, 72, 5, &names);
-    for (name, low, high) in [
-        ("jsq", 170e3, 280e3),
-        ("br0", 44e3, 66e3),
-        ("brh-survival", 34e3, 50e3),
-        ("brh-oracle", 17e3, 30e3),
-    ] {
+    for (name, low, high) in
+        [("jsq", 170e3, 280e3), ("br0", 44e3, 66e3), ("brh-survival", 34e3, 50e3), ("brh-oracle", 17e3, 30e3)]
+    {
         let found = imbalance(&runs, name);
         assert!((low..=high).contains(&found), "{name}: {found}");
     }

@@ -8,7 +8,7 @@
 //! ```text
 //! Lhat_j = L_j + c_j * mu                                       anticipated load, c_j free slots
 //! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on the least-loaded open worker x
-//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2 * N / 32
+//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
 //! ```
 //!
 //! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
@@ -20,8 +20,11 @@ use crate::policy::reservation::{ReservationTerms, Reservations};
 use crate::policy::{Order, PairCost, Pin, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
-/// Waiting requests at which [`LevelParameters::aging_spread`] is meant.
-const REFERENCE_POOL: f64 = 32.0;
+/// The more wait, the closer together their lengths, and the less it costs to prefer the older of two: the root of the pool over 32, at
+/// most 4. Past that, in a pool of thousands, age would leave nothing for the lengths to say.
+fn pool_factor(waiting: usize) -> f64 {
+    (waiting as f64 / 32.0).sqrt().min(4.0)
+}
 
 /// Completions of a worker that predictions must cover to be worth following.
 const NEXT_ENDS: usize = 4;
@@ -32,7 +35,7 @@ const FURTHEST_ENDS: i64 = 24;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LevelParameters {
     /// Share of the spread of lengths that a request gains after one mean wait when 32 wait, 0..=100; it grows with the square of
-    /// the wait and in proportion to the pool. Default 0.1 (measured: costs no balance on any of 18 settings).
+    /// the wait and the root of the pool. Default 0.1 (measured on the table of settings and on open traces).
     pub aging_spread: f64,
     /// How long a request may wait.
     pub wait_bound: WaitBound,
@@ -199,10 +202,9 @@ impl Rule for Level {
             unit: if uniform { 1 } else { WEIGHT_ONE },
             age: Age {
                 linear: 0.0,
-                // The more wait, the closer together their lengths, and the less it costs to prefer the older of two.
                 quadratic: self.parameters.aging_spread
+                    * pool_factor(batch.waiting().len())
                     * traffic.sd_prompt_tokens as f64
-                    * (batch.waiting().len() as f64 / REFERENCE_POOL)
                     / (wait.steps * wait.steps),
             },
             overdue: wait.overdue(batch, &self.parameters.wait_bound),
