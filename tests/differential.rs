@@ -1,5 +1,6 @@
 //! Every policy answers what the oracle answers, pick for pick, on random and adversarial batches.
 
+use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
 use proptest::prelude::*;
@@ -120,11 +121,21 @@ fn cases() -> u32 {
 }
 
 fn agree(name: &str) {
-    let mut config = ProptestConfig::with_cases(cases());
+    let available: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
+    for &isa in &available {
+        // The slowest oracle bounds the time of a run, so the cases are shared out.
+        agree_on(name, isa, cases() / available.len() as u32 + 1);
+    }
+}
+
+fn agree_on(name: &str, isa: Isa, cases: u32) {
+    println!("{name} on {isa}: {cases} cases");
+    let mut config = ProptestConfig::with_cases(cases);
     config.failure_persistence = None;
     config.max_shrink_iters = 20_000;
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let mut fast = policy::build(name, &Parameters::default()).expect("a policy");
+    let mut fast =
+        policy::build(name, &Parameters { isa: Some(isa), ..Parameters::default() }).expect("a policy");
     let mut slow = policy::build(name, &Parameters::default()).expect("a policy");
     let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
     runner
@@ -146,7 +157,7 @@ fn agree(name: &str) {
             check_promises(&batch, &left)?;
             Ok(())
         })
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
+        .unwrap_or_else(|error| panic!("{name} on {isa}: {error}"));
 }
 
 /// What holds for every answer of every policy.
