@@ -31,11 +31,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// A random step: `G` workers with up to three free slots, a pool of up to `N`, a projection and predicted ends.
+/// A random step: workers with up to three free slots, a pool, a projection and predicted ends. Waits of up to 3000 steps are mostly
+/// overdue, waits of up to 100 are not: the two leave by different ways.
 fn step(rng: &mut ChaCha8Rng, largest: bool) -> (Vec<Worker>, Pool, Vec<u64>, Vec<u32>, Vec<PredictedEnd>) {
     let (workers, waiting) = (24, if largest { 400 } else { rng.random_range(0..400u64) });
+    let longest_wait = if rng.random_range(0..2) == 0 { 100 } else { 3000 };
     let pool: Vec<Request> = (0..waiting)
-        .map(|id| Request::new(id, rng.random_range(1..5000)).waited(rng.random_range(0..3000)))
+        .map(|id| Request::new(id, rng.random_range(1..5000)).waited(rng.random_range(0..longest_wait)))
         .collect();
     let pool = Pool::from_requests(&pool).expect("valid");
     let workers: Vec<Worker> = (0..workers)
