@@ -23,6 +23,8 @@ struct Pick {
     score: i64,
     overdue: bool,
     pair_terms: bool,
+    /// [`Greedy::changes`] when it was last found to be the best for its worker.
+    best_at: u32,
 }
 
 impl Pick {
@@ -39,6 +41,8 @@ pub(crate) struct Greedy {
     column: Column,
     profile: Profile,
     picks: Vec<Pick>,
+    /// Changes that the repair has made to the picks of this step, plus one.
+    changes: u32,
     kernels: &'static Kernels,
     /// Open workers by descending (load, index), packed: the next one is the last.
     open: Vec<u64>,
@@ -82,6 +86,7 @@ impl Greedy {
             column: Column::new(kernels),
             profile: Profile::default(),
             picks: Vec::new(),
+            changes: 1,
             kernels,
             open: Vec::new(),
             overdue: Vec::new(),
@@ -124,6 +129,7 @@ impl Greedy {
         } else {
             self.place_best(&mut step);
         }
+        self.changes = 1;
         if self.picks.len() >= 2 {
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(&step);
@@ -189,6 +195,7 @@ impl Greedy {
             score: found.score,
             overdue,
             pair_terms,
+            best_at: 0,
         });
     }
 
@@ -375,7 +382,8 @@ impl Greedy {
         let mut changed = false;
         for index in 0..self.picks.len() {
             let pick = self.picks[index];
-            if pick.overdue {
+            // Nothing has changed since it was looked at: neither would the answer.
+            if pick.overdue || pick.best_at == self.changes {
                 continue;
             }
             // The pick itself stays taken, so only others are found.
@@ -398,17 +406,19 @@ impl Greedy {
                     better.map_or((pick.position, current), |found| (found.position, found.score))
                 }
             };
-            self.picks[index].score = score;
             if position != pick.position {
                 changed = true;
+                self.changes += 1;
                 self.column.give_back(pick.position);
                 self.column.take(position);
                 let tokens = i64::from(step.waiting.tokens[position]);
                 let pair_terms = !step.ordered
                     && step.batch.waiting().request(PoolSlot(step.waiting.slots[position])).has_pair_terms();
                 self.loads.exchange(pick.worker, tokens - pick.tokens);
-                self.picks[index] = Pick { position, score, tokens, pair_terms, ..pick };
+                self.picks[index] = Pick { position, tokens, pair_terms, ..pick };
             }
+            // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
+            (self.picks[index].score, self.picks[index].best_at) = (score, self.changes);
         }
         changed
     }
@@ -459,6 +469,7 @@ impl Greedy {
         if cost.of(&pair, x + moved, v - moved) >= cost.of(&pair, x, v) {
             return false;
         }
+        self.changes += 1;
         self.loads.exchange(a.worker, moved);
         self.loads.exchange(b.worker, -moved);
         (self.picks[first].position, self.picks[first].tokens) = (b.position, b.tokens);
