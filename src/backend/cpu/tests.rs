@@ -193,3 +193,17 @@ fn ages_are_the_definition_to_the_bit() {
         }
     });
 }
+
+#[test]
+fn an_instruction_set_that_this_cpu_lacks_is_refused_and_names_come_back() {
+    use crate::policy::{Parameters, PolicyError, build};
+    for isa in Isa::ALL {
+        assert_eq!(Isa::from_name(isa.name()), Some(isa));
+        let built = build("level", &Parameters { isa: Some(isa), ..Parameters::default() });
+        match built {
+            Ok(_) => assert!(isa.is_available()),
+            Err(error) => assert_eq!(error, PolicyError::Isa { found: isa.name().to_owned() }),
+        }
+    }
+    assert_eq!(Isa::from_name("sse9"), None);
+}
