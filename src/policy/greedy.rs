@@ -23,6 +23,8 @@ struct Pick {
     score: i64,
     overdue: bool,
     pair_terms: bool,
+    /// [`Greedy::changes`] when it was last found to be the best for its worker.
+    best_at: u32,
 }
 
 impl Pick {
@@ -39,6 +41,8 @@ pub(crate) struct Greedy {
     column: Column,
     profile: Profile,
     picks: Vec<Pick>,
+    /// Changes that the repair has made to the picks of this step, plus one.
+    changes: u32,
     kernels: &'static Kernels,
     /// Open workers by descending (load, index), packed: the next one is the last.
     open: Vec<u64>,
@@ -82,6 +86,7 @@ impl Greedy {
             column: Column::new(kernels),
             profile: Profile::default(),
             picks: Vec::new(),
+            changes: 1,
             kernels,
             open: Vec::new(),
             overdue: Vec::new(),
@@ -112,7 +117,7 @@ impl Greedy {
             ordered: !batch.has_pair_terms(),
         };
         self.loads.load(batch, &plan);
-        out.before = Balance::of_totals(batch, self.loads.sum_and_max_cost());
+        out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting);
         if !step.ordered {
             self.index_positions(batch);
@@ -125,6 +130,7 @@ impl Greedy {
         } else {
             self.place_best(&mut step);
         }
+        self.changes = 1;
         if self.picks.len() >= 2 {
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(&step);
@@ -190,6 +196,7 @@ impl Greedy {
             score: found.score,
             overdue,
             pair_terms,
+            best_at: 0,
         });
     }
 
@@ -221,6 +228,8 @@ impl Greedy {
             return;
         }
         self.overdue.clear();
+        // All at once some day: that day must not allocate either.
+        self.overdue.reserve(step.waiting.tokens.len());
         let ordered = &step.waiting;
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
@@ -387,7 +396,8 @@ impl Greedy {
         let mut changed = false;
         for index in 0..self.picks.len() {
             let pick = self.picks[index];
-            if pick.overdue {
+            // Nothing has changed since it was looked at: neither would the answer.
+            if pick.overdue || pick.best_at == self.changes {
                 continue;
             }
             // The pick itself stays taken, so only others are found.
@@ -410,17 +420,19 @@ impl Greedy {
                     better.map_or((pick.position, current), |found| (found.position, found.score))
                 }
             };
-            self.picks[index].score = score;
             if position != pick.position {
                 changed = true;
+                self.changes += 1;
                 self.column.give_back(pick.position);
                 self.column.take(position);
                 let tokens = i64::from(step.waiting.tokens[position]);
                 let pair_terms = !step.ordered
                     && step.batch.waiting().request(PoolSlot(step.waiting.slots[position])).has_pair_terms();
                 self.loads.exchange(pick.worker, tokens - pick.tokens);
-                self.picks[index] = Pick { position, score, tokens, pair_terms, ..pick };
+                self.picks[index] = Pick { position, tokens, pair_terms, ..pick };
             }
+            // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
+            (self.picks[index].score, self.picks[index].best_at) = (score, self.changes);
         }
         changed
     }
@@ -435,7 +447,7 @@ impl Greedy {
             let Some(place) = next else { return changed };
             if self.exchange(step, cost, place) {
                 changed = true;
-                filtered = filtered && self.fill_pairs(cost);
+                filtered = filtered && self.follow_exchange(cost, place);
             }
             from = Place { second: place.second + 1, ..place };
         }
@@ -471,6 +483,7 @@ impl Greedy {
         if cost.of(&pair, x + moved, v - moved) >= cost.of(&pair, x, v) {
             return false;
         }
+        self.changes += 1;
         self.loads.exchange(a.worker, moved);
         self.loads.exchange(b.worker, -moved);
         (self.picks[first].position, self.picks[first].tokens) = (b.position, b.tokens);
@@ -478,38 +491,68 @@ impl Greedy {
         true
     }
 
-    /// Fills what the filter of exchanges needs; false when it does not fit its lanes.
-    fn fill_pairs(&mut self, cost: PairCost) -> bool {
+    /// By how much a worker lies above the common level, times the number of workers.
+    fn above(&self, cost: PairCost, worker: usize) -> i64 {
         let offset = match cost {
             PairCost::Envelope => 0,
             PairCost::Level { offset, .. } => offset,
         };
         let anticipated = self.loads.anticipated();
-        let (workers, top) = (anticipated.len() as i64, self.loads.top());
-        let base = offset - self.loads.sum();
+        anticipated.len() as i64 * anticipated[worker] - self.loads.sum() + offset
+    }
+
+    /// Fills what the filter of exchanges needs; false when it does not fit its lanes.
+    fn fill_pairs(&mut self, cost: PairCost) -> bool {
+        let workers = self.loads.anticipated().len() as i64;
         let blocks = self.picks.len().div_ceil(BLOCK);
-        let pairs = &mut self.pairs;
-        pairs.count = self.picks.len();
-        pairs.distances = cost != PairCost::Envelope;
-        pairs.above.resize(blocks, [0; BLOCK]);
-        pairs.length.resize(blocks, [0; BLOCK]);
-        pairs.top.resize(blocks, 0);
-        pairs.movable.resize(blocks, 0);
+        self.pairs.count = self.picks.len();
+        self.pairs.distances = cost != PairCost::Envelope;
+        self.pairs.above.resize(blocks, [0; BLOCK]);
+        self.pairs.length.resize(blocks, [0; BLOCK]);
+        self.pairs.top.resize(blocks, 0);
+        self.pairs.movable.clear();
+        self.pairs.movable.resize(blocks, 0);
         let mut greatest = 0;
-        for (block, picks) in self.picks.chunks(BLOCK).enumerate() {
-            let (mut tops, mut movable) = (0, 0);
-            for (lane, pick) in picks.iter().enumerate() {
-                let above = workers * anticipated[pick.worker] + base;
-                let length = workers * pick.tokens;
-                greatest = greatest.max(above.abs()).max(length);
-                pairs.above[block][lane] = above as i32;
-                pairs.length[block][lane] = length as i32;
-                tops |= u16::from(pick.worker == top) << lane;
-                movable |= u16::from(pick.may_move()) << lane;
-            }
-            (pairs.top[block], pairs.movable[block]) = (tops, movable);
+        for (index, pick) in self.picks.iter().enumerate() {
+            let (above, length) = (self.above(cost, pick.worker), workers * pick.tokens);
+            greatest = greatest.max(above.abs()).max(length);
+            let (block, lane) = (index / BLOCK, index % BLOCK);
+            self.pairs.above[block][lane] = above as i32;
+            self.pairs.length[block][lane] = length as i32;
+            self.pairs.movable[block] |= u16::from(pick.may_move()) << lane;
         }
+        self.mark_top();
         greatest < GREATEST
+    }
+
+    fn mark_top(&mut self) {
+        let top = self.loads.top();
+        self.pairs.top_worker = top;
+        for (tops, picks) in self.pairs.top.iter_mut().zip(self.picks.chunks(BLOCK)) {
+            let lanes = picks.iter().enumerate();
+            *tops = lanes.fold(0, |tops, (lane, pick)| tops | u16::from(pick.worker == top) << lane);
+        }
+    }
+
+    /// Brings the filter up to date after an exchange; false when it does not fit its lanes any more.
+    fn follow_exchange(&mut self, cost: PairCost, Place { first, second }: Place) -> bool {
+        let workers = [first, second].map(|index| self.picks[index].worker);
+        let above = workers.map(|worker| self.above(cost, worker));
+        for (index, pick) in self.picks.iter().enumerate() {
+            for (worker, above) in workers.into_iter().zip(above) {
+                if pick.worker == worker {
+                    self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
+                }
+            }
+        }
+        for index in [first, second] {
+            let length = self.loads.anticipated().len() as i64 * self.picks[index].tokens;
+            self.pairs.length[index / BLOCK][index % BLOCK] = length as i32;
+        }
+        if self.loads.top() != self.pairs.top_worker {
+            self.mark_top();
+        }
+        above.into_iter().all(|above| above.abs() < GREATEST)
     }
 }
 
