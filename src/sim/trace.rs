@@ -128,6 +128,15 @@ impl Trace {
         Self::parse(reader, &file, name, &String::from_utf8_lossy(&first), options)
     }
 
+    /// Reads a trace from memory; errors call it `bytes`.
+    ///
+    /// # Errors
+    /// As [`Trace::read`].
+    pub fn parse_bytes(bytes: &[u8], options: ReadOptions) -> Result<Self, TraceError> {
+        let first = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        Self::parse(bytes, "bytes", "bytes".to_owned(), &String::from_utf8_lossy(first), options)
+    }
+
     fn parse(
         reader: impl BufRead,
         file: &str,

@@ -1,0 +1,28 @@
+//! Bytes are a trace file; the reader takes it or refuses it, and what it takes can be run.
+//!
+//! Included by the fuzz target and by `tests/fuzz_bodies.rs`.
+
+use balanceroute::sim::trace::{ReadOptions, Trace};
+
+/// Whether the reader took the bytes. The first byte chooses the options and a head, so that rows are reached at once.
+pub(crate) fn trace(data: &[u8]) -> bool {
+    let Some((&choice, rows)) = data.split_first() else { return false };
+    let options = ReadOptions {
+        skip_bad_rows: choice & 1 == 1,
+        min_output_tokens: if choice & 2 == 2 { 10 } else { 0 },
+    };
+    let head: &[u8] = match choice >> 2 & 3 {
+        0 => b"TIMESTAMP,ContextTokens,GeneratedTokens\n",
+        1 => b"{\"timestamp\": 0, \"input_length\": 5, \"output_length\": 12, \"hash_ids\": [0, 1]}\n",
+        2 => b"\xef\xbb\xbfGeneratedTokens,x,TIMESTAMP,ContextTokens\r\n3,,2024-02-29T00:00:01Z,30\r\n",
+        _ => b"",
+    };
+    let bytes = [head, rows].concat();
+    let Ok(trace) = Trace::parse_bytes(&bytes, options) else { return false };
+    assert!(!trace.jobs.is_empty());
+    assert_eq!(trace.jobs.len(), trace.arrival_s.len());
+    assert!(trace.arrival_s.is_sorted());
+    assert!(trace.arrival_s.iter().all(|at_s| at_s.is_finite() && *at_s >= 0.0));
+    assert!(trace.jobs.iter().all(|job| job.prompt_tokens > 0 && job.output_tokens > 0));
+    true
+}
