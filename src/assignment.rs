@@ -68,9 +68,13 @@ pub struct Balance {
 impl Balance {
     /// Measures loads in cost units of the batch: tokens where the cluster is uniform, else tokens times cost per token.
     pub(crate) fn of(batch: &Batch<'_>, costs: impl Iterator<Item = i64>) -> Self {
+        Self::of_totals(batch, costs.fold((0, 0), |(sum, max): (i64, i64), cost| (sum + cost, max.max(cost))))
+    }
+
+    /// The same from their sum and their greatest.
+    pub(crate) fn of_totals(batch: &Batch<'_>, (sum, max): (i64, i64)) -> Self {
         let scale =
             if batch.is_uniform() { f64::from(batch.workers()[0].weight) } else { 1.0 / WEIGHT_ONE as f64 };
-        let (sum, max) = costs.fold((0, 0), |(sum, max): (i64, i64), cost| (sum + cost, max.max(cost)));
         Self {
             envelope_tokens: max as f64 * scale,
             imbalance_tokens: (batch.workers().len() as i64 * max - sum) as f64 * scale,

@@ -321,6 +321,16 @@ pub struct Batch<'a> {
     ends: Option<PredictedEnds<'a>>,
     pairs: Pairs<'a>,
     classes: Option<SurvivalClasses<'a>>,
+    totals: Totals,
+}
+
+/// What every decision wants to know of the workers: added up at the door, where each is looked at anyway.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    open_slots: u64,
+    slots: u64,
+    uniform: bool,
+    bounded: bool,
 }
 
 /// A batch before its check.
@@ -340,6 +350,7 @@ impl<'a> Batch<'a> {
             ends: None,
             pairs: Pairs::default(),
             classes: None,
+            totals: Totals::default(),
         })
     }
 
@@ -414,13 +425,25 @@ impl<'a> Batch<'a> {
     /// Free slots that may be filled now, over all workers.
     #[must_use]
     pub fn open_slots(&self) -> u64 {
-        self.workers.iter().map(|worker| u64::from(worker.open_slots())).sum()
+        self.totals.open_slots
+    }
+
+    /// Slots, taken and free, over all workers.
+    #[must_use]
+    pub fn slots(&self) -> u64 {
+        self.totals.slots
+    }
+
+    /// Whether the KV cache of some worker is bounded.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.totals.bounded
     }
 
     /// Whether a token costs the same on every worker.
     #[must_use]
     pub fn is_uniform(&self) -> bool {
-        self.workers.windows(2).all(|pair| pair[0].weight.to_bits() == pair[1].weight.to_bits())
+        self.totals.uniform
     }
 
     /// Whether some waiting request prefers or refuses single workers, or has a survival class of its own.
@@ -472,7 +495,7 @@ impl<'a> BatchDraft<'a> {
     /// # Errors
     /// The first inconsistency, with its place, what was expected and what was found.
     pub fn check(self) -> Result<Batch<'a>, BatchError> {
-        let batch = self.0;
+        let mut batch = self.0;
         let workers = batch.workers.len();
         if workers == 0 {
             return Err(BatchError::NoWorkers);
@@ -483,6 +506,19 @@ impl<'a> BatchDraft<'a> {
         for (index, worker) in batch.workers.iter().enumerate() {
             check_worker(index, worker)?;
         }
+        batch.totals = Totals {
+            open_slots: batch.workers.iter().map(|worker| u64::from(worker.open_slots())).sum(),
+            slots: batch
+                .workers
+                .iter()
+                .map(|worker| u64::from(worker.running) + u64::from(worker.free_slots))
+                .sum(),
+            uniform: batch
+                .workers
+                .windows(2)
+                .all(|pair| pair[0].weight.to_bits() == pair[1].weight.to_bits()),
+            bounded: batch.workers.iter().any(|worker| worker.kv_capacity_tokens.is_some()),
+        };
         check_traffic(&batch.traffic)?;
         if batch.request_growth_tokens > MAX_PROMPT_TOKENS {
             return Err(BatchError::Traffic {

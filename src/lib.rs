@@ -5,6 +5,7 @@
 //! decision that is left: which waiting request enters which free slot.
 
 pub mod assignment;
+pub mod backend;
 pub mod batch;
 pub mod forecast;
 pub mod policy;

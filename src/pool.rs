@@ -46,10 +46,16 @@ pub struct Pool {
     arrivals: u64,
     with_deadline: usize,
     with_pair_terms: usize,
-    // The length order: parallel columns sorted by tokens, then by insertion; one oldest step per block.
+    // The length order: parallel columns sorted by tokens, then by insertion. They are longer than `count`, in whole blocks, so
+    // that kernels read blocks only; so are the columns of blocks below. What lies past the end is left over and means nothing.
+    count: usize,
     tokens: Vec<u32>,
     enqueued: Vec<u32>,
     slots: Vec<u32>,
+    arrived: Vec<u64>,
+    // Per block: least and greatest length, oldest step.
+    low: Vec<u32>,
+    high: Vec<u32>,
     oldest: Vec<u32>,
 }
 
@@ -74,9 +80,13 @@ impl Pool {
             arrivals: 0,
             with_deadline: 0,
             with_pair_terms: 0,
+            count: 0,
             tokens: Vec::new(),
             enqueued: Vec::new(),
             slots: Vec::new(),
+            arrived: Vec::new(),
+            low: Vec::new(),
+            high: Vec::new(),
             oldest: Vec::new(),
         }
     }
@@ -144,6 +154,7 @@ impl Pool {
                 (self.entries.len() - 1) as u32
             }
         };
+        let arrival = self.arrivals;
         self.arrivals += 1;
         match self.tail {
             NONE => self.head = slot,
@@ -154,11 +165,14 @@ impl Pool {
         self.with_deadline += usize::from(request.deadline_steps.is_some());
         self.with_pair_terms += usize::from(request.has_pair_terms());
 
-        let at = self.tokens.partition_point(|&tokens| tokens <= request.prompt_tokens);
-        self.tokens.insert(at, request.prompt_tokens);
-        self.enqueued.insert(at, self.now_step - request.waited_steps);
-        self.slots.insert(at, slot);
-        self.refresh_blocks(at);
+        let at = self.tokens[..index].partition_point(|&tokens| tokens <= request.prompt_tokens);
+        self.count += 1;
+        self.widen();
+        put(&mut self.tokens[..=index], at, request.prompt_tokens);
+        put(&mut self.enqueued[..=index], at, self.now_step - request.waited_steps);
+        put(&mut self.slots[..=index], at, slot);
+        put(&mut self.arrived[..=index], at, arrival);
+        self.refresh_blocks(at, true);
         Ok(PoolSlot(slot))
     }
 
@@ -178,12 +192,16 @@ impl Pool {
         self.with_deadline -= usize::from(entry.request.deadline_steps.is_some());
         self.with_pair_terms -= usize::from(entry.request.has_pair_terms());
 
-        if let Some(at) = self.position(PoolSlot(slot)) {
-            self.tokens.remove(at);
-            self.enqueued.remove(at);
-            self.slots.remove(at);
-            self.refresh_blocks(at);
-        }
+        let count = self.count;
+        let first = self.tokens[..count].partition_point(|&tokens| tokens < entry.request.prompt_tokens);
+        let offset = self.slots[first..count].iter().position(|&other| other == slot).unwrap_or_default();
+        let at = first + offset;
+        self.tokens.copy_within(at + 1..count, at);
+        self.enqueued.copy_within(at + 1..count, at);
+        self.slots.copy_within(at + 1..count, at);
+        self.arrived.copy_within(at + 1..count, at);
+        self.count -= 1;
+        self.refresh_blocks(at, false);
         Some(Request { waited_steps: self.now_step - entry.enqueued_step, ..entry.request })
     }
 
@@ -207,13 +225,13 @@ impl Pool {
     /// Number of waiting requests.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.count
     }
 
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.count == 0
     }
 
     /// One past the greatest slot index ever used: the size of a table indexed by slot.
@@ -284,7 +302,8 @@ impl Pool {
     /// The longest wait so far, in steps; zero when nobody waits.
     #[must_use]
     pub fn longest_wait_steps(&self) -> u32 {
-        self.oldest.iter().min().map_or(0, |&oldest| self.now_step - oldest)
+        let oldest = self.oldest[..self.blocks()].iter().min();
+        oldest.map_or(0, |&oldest| self.now_step - oldest)
     }
 
     /// Whether a waiting request carries a deadline of its own.
@@ -299,32 +318,79 @@ impl Pool {
 
     /// The length order.
     pub(crate) fn ordered(&self) -> Ordered<'_> {
+        let padded = self.blocks() * BLOCK;
+        let groups = padded.next_multiple_of(BLOCK * BLOCK) / BLOCK;
         Ordered {
             now_step: self.now_step,
-            tokens: &self.tokens,
-            enqueued: &self.enqueued,
-            slots: &self.slots,
-            oldest: &self.oldest,
+            tokens: &self.tokens[..self.count],
+            enqueued: &self.enqueued[..self.count],
+            slots: &self.slots[..self.count],
+            token_blocks: self.tokens[..padded].as_chunks().0,
+            enqueued_blocks: self.enqueued[..padded].as_chunks().0,
+            arrived_blocks: self.arrived[..padded].as_chunks().0,
+            low: self.low[..groups].as_chunks().0,
+            high: self.high[..groups].as_chunks().0,
+            oldest: self.oldest[..groups].as_chunks().0,
         }
     }
 
     /// Where a waiting request stands in the length order.
     pub(crate) fn position(&self, slot: PoolSlot) -> Option<usize> {
         let tokens = self.entries[slot.index()].request.prompt_tokens;
-        let first = self.tokens.partition_point(|&other| other < tokens);
-        self.slots[first..].iter().position(|&other| other == slot.0).map(|offset| first + offset)
+        let first = self.tokens[..self.count].partition_point(|&other| other < tokens);
+        let offset = self.slots[first..self.count].iter().position(|&other| other == slot.0)?;
+        Some(first + offset)
     }
 
-    /// Recomputes the oldest step of each block from the one that holds `position`.
-    fn refresh_blocks(&mut self, position: usize) {
-        let first = position / BLOCK;
-        self.oldest.truncate(first);
-        self.oldest.extend(
-            self.enqueued[(first * BLOCK).min(self.enqueued.len())..]
-                .chunks(BLOCK)
-                .map(|block| block.iter().copied().fold(u32::MAX, u32::min)),
-        );
+    fn blocks(&self) -> usize {
+        self.count.div_ceil(BLOCK)
     }
+
+    /// Makes the columns hold `count` entries.
+    fn widen(&mut self) {
+        if self.count <= self.tokens.len() {
+            return;
+        }
+        let padded = self.count.next_multiple_of(BLOCK);
+        self.tokens.resize(padded, 0);
+        self.enqueued.resize(padded, 0);
+        self.slots.resize(padded, 0);
+        self.arrived.resize(padded, 0);
+        let groups = (padded / BLOCK).next_multiple_of(BLOCK);
+        self.low.resize(groups, 0);
+        self.high.resize(groups, 0);
+        self.oldest.resize(groups, 0);
+    }
+
+    /// Brings what is known of each block up to date after an insertion at `position` has moved the entries behind it up by one, or a
+    /// removal down by one (`inserted` says which).
+    fn refresh_blocks(&mut self, position: usize, inserted: bool) {
+        let first = position / BLOCK;
+        for block in first..self.blocks() {
+            let from = block * BLOCK;
+            let last = (from + BLOCK).min(self.count) - 1;
+            self.low[block] = self.tokens[from];
+            self.high[block] = self.tokens[last];
+            // A full block further on has lost one entry to its neighbour and gained one: mostly not its oldest.
+            let inner = block > first && last + 1 < self.count;
+            if inner {
+                let (gained, lost) = if inserted { (from, last + 1) } else { (last, from - 1) };
+                let (gained, oldest) = (self.enqueued[gained], self.oldest[block]);
+                if gained <= oldest || self.enqueued[lost] > oldest {
+                    self.oldest[block] = gained.min(oldest);
+                    continue;
+                }
+            }
+            self.oldest[block] = self.enqueued[from..=last].iter().copied().fold(u32::MAX, u32::min);
+        }
+    }
+}
+
+/// Puts a value into a slice whose last element is spare.
+fn put<T: Copy>(values: &mut [T], at: usize, value: T) {
+    let last = values.len() - 1;
+    values.copy_within(at..last, at + 1);
+    values[at] = value;
 }
 
 /// Waiting requests by length: parallel columns, ascending in tokens.
@@ -334,8 +400,14 @@ pub(crate) struct Ordered<'a> {
     pub tokens: &'a [u32],
     pub enqueued: &'a [u32],
     pub slots: &'a [u32],
-    /// Least `enqueued` of each block of [`BLOCK`] entries.
-    pub oldest: &'a [u32],
+    // The same columns in whole blocks; the last block may end in entries that mean nothing.
+    pub token_blocks: &'a [[u32; BLOCK]],
+    pub enqueued_blocks: &'a [[u32; BLOCK]],
+    pub arrived_blocks: &'a [[u64; BLOCK]],
+    // Per block, in groups of [`BLOCK`] blocks: least and greatest length, oldest step. The last group may end likewise.
+    pub low: &'a [[u32; BLOCK]],
+    pub high: &'a [[u32; BLOCK]],
+    pub oldest: &'a [[u32; BLOCK]],
 }
 
 #[cfg(test)]
@@ -346,15 +418,20 @@ mod tests {
         let ordered = pool.ordered();
         assert_eq!(pool.iter().count(), pool.len());
         assert!(ordered.tokens.is_sorted());
-        assert_eq!(ordered.oldest.len(), pool.len().div_ceil(BLOCK));
+        assert_eq!(ordered.token_blocks.len(), pool.len().div_ceil(BLOCK));
+        assert_eq!(ordered.oldest.len(), pool.len().div_ceil(BLOCK * BLOCK));
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
             assert_eq!(pool.request(slot).prompt_tokens, ordered.tokens[position]);
             assert_eq!(pool.waited_steps(slot), ordered.now_step - ordered.enqueued[position]);
-            assert!(ordered.oldest[position / BLOCK] <= ordered.enqueued[position]);
+            assert_eq!(pool.arrival(slot), ordered.arrived_blocks[position / BLOCK][position % BLOCK]);
         }
         for (block, chunk) in ordered.enqueued.chunks(BLOCK).enumerate() {
-            assert_eq!(chunk.iter().min(), Some(&ordered.oldest[block]));
+            assert_eq!(chunk.iter().min(), Some(&ordered.oldest[block / BLOCK][block % BLOCK]));
+        }
+        for (block, chunk) in ordered.tokens.chunks(BLOCK).enumerate() {
+            assert_eq!(chunk.first(), Some(&ordered.low[block / BLOCK][block % BLOCK]));
+            assert_eq!(chunk.last(), Some(&ordered.high[block / BLOCK][block % BLOCK]));
         }
         let arrivals: Vec<u64> = pool.iter().map(|(slot, ..)| pool.arrival(slot)).collect();
         assert!(arrivals.is_sorted());

@@ -13,7 +13,7 @@
 //!    arrival. With [`Order::LeastLoaded`] only the least-loaded open worker that may take anybody is looked at.
 //!    A rule with a judge then chooses among the best few of that worker's column.
 //! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, and the best waiting request takes its place if
-//!    its score is greater; then two picks on two workers change places where that lowers the rule's pair cost.
+//!    its score is greater; then two picks on two workers change places where that lowers the plan's pair cost.
 //!
 //! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth fits the room.
 //!
@@ -26,7 +26,7 @@ pub(crate) use batches::{balance_route, longest_first};
 
 use crate::assignment::{Admission, Assignment};
 use crate::batch::{Batch, Request};
-use crate::policy::{Order, PairView, Pin, Plan, Rule, View};
+use crate::policy::{Order, PairCost, PairView, Pin, Plan, Rule, View};
 use crate::pool::PoolSlot;
 use crate::score::Profile;
 
@@ -72,7 +72,7 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
     if state.picks.len() >= 2 {
         for _ in 0..plan.repair.rounds {
             let replaced = state.replace(rule);
-            let swapped = plan.repair.swap && state.swap(rule);
+            let swapped = plan.repair.swap.is_some_and(|cost| state.swap(cost));
             if !replaced && !swapped {
                 break;
             }
@@ -323,7 +323,7 @@ impl<'a> State<'a> {
         changed
     }
 
-    fn swap(&mut self, rule: &impl Rule) -> bool {
+    fn swap(&mut self, cost: PairCost) -> bool {
         let mut changed = false;
         let growth = i64::from(self.batch.request_growth_tokens());
         for first in 0..self.picks.len() {
@@ -355,7 +355,7 @@ impl<'a> State<'a> {
                 };
                 let (x, v) = (self.anticipated(a.worker), self.anticipated(b.worker));
                 let moved = b_tokens - a_tokens;
-                if rule.pair_cost(&pair, x + moved, v - moved) < rule.pair_cost(&pair, x, v) {
+                if cost.of(&pair, x + moved, v - moved) < cost.of(&pair, x, v) {
                     changed = true;
                     self.picks[first].waiting = b.waiting;
                     self.picks[second].waiting = a.waiting;

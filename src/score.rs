@@ -88,8 +88,10 @@ impl Age {
     #[must_use]
     pub fn tokens(&self, waited_steps: u32) -> i64 {
         let waited = f64::from(waited_steps);
-        let age = (self.linear * waited + self.quadratic * (waited * waited)).floor();
-        age.min(MAX_AGE_TOKENS) as i64
+        let age = (self.linear * waited + self.quadratic * (waited * waited)).min(MAX_AGE_TOKENS);
+        // Rounds down without `floor`, which is a call where the CPU's baseline lacks the instruction.
+        let whole = age as i64;
+        whole - i64::from(whole as f64 > age)
     }
 }
 

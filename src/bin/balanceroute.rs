@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use balanceroute::policy;
+use balanceroute::forecast::Noise;
+use balanceroute::policy::level::LevelParameters;
+use balanceroute::policy::{self, Parameters};
 use balanceroute::sim::report::JsonFile;
 use balanceroute::sim::trace::{ReadOptions, Trace};
 use balanceroute::sim::workload::Workload;
@@ -26,6 +28,34 @@ enum Command {
     Simulate(Box<SimulateArgs>),
     /// Compare policies on the whole table of workloads, traces and cluster sizes.
     Settings(SettingsArgs),
+    /// How well the built-in forecasts know the ends of requests, offline.
+    Forecast(ForecastArgs),
+}
+
+#[derive(Args)]
+struct ForecastArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Steps looked ahead, H.
+    #[arg(long, default_value_t = 80, value_name = "H")]
+    horizon: u32,
+}
+
+/// Errors put on what oracle policies are told.
+#[derive(Args)]
+struct NoiseArgs {
+    /// Oracles: sigma of a lognormal factor on the remaining lengths that they tell.
+    #[arg(long, default_value_t = 0.0, value_name = "S", allow_negative_numbers = true)]
+    noise_sigma: f64,
+    /// Oracles: share of ends within the horizon that they see.
+    #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
+    noise_true_positive: f64,
+    /// Oracles: share of running requests falsely said to end.
+    #[arg(long, default_value_t = 0.0, value_name = "P", allow_negative_numbers = true)]
+    noise_false_positive: f64,
+    /// Oracles: share of requests that they never predict.
+    #[arg(long, default_value_t = 0.0, value_name = "P", allow_negative_numbers = true)]
+    noise_unpredicted: f64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -38,7 +68,7 @@ enum ArrivalKind {
 
 #[derive(Args)]
 struct SourceArgs {
-    /// Built-in workload: paper-prod, paper-azure, lognormal, geometric, mooncake-like.
+    /// Built-in workload: paper-prod, paper-azure, lognormal, geometric, repeats, mooncake-like.
     #[arg(long, default_value = "paper-prod", value_name = "W")]
     workload: String,
     /// A trace instead: Azure CSV or Mooncake JSON lines.
@@ -93,7 +123,7 @@ struct SimulateArgs {
     /// Seeds 0..N, one run each per policy.
     #[arg(long, default_value_t = 3, value_name = "N")]
     seeds: u64,
-    /// Measured steps [default: closed 30000, open until everybody has finished].
+    /// Measured steps [default: closed 10000, open until everybody has finished].
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Steps before the measured ones [default: closed 3000, open 0].
@@ -129,6 +159,11 @@ struct SimulateArgs {
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
+    /// `level` and its kin: requests that have waited for long reserve a worker.
+    #[arg(long)]
+    reserve: bool,
+    #[command(flatten)]
+    noise: NoiseArgs,
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
@@ -216,7 +251,17 @@ impl SimulateArgs {
             },
             cold_start: self.cold_start,
             threads: self.threads,
-            ..Scenario::default()
+            noise: Noise {
+                length_sigma: self.noise.noise_sigma,
+                true_positive_rate: self.noise.noise_true_positive,
+                false_positive_rate: self.noise.noise_false_positive,
+                unpredicted_share: self.noise.noise_unpredicted,
+                seed: 0,
+            },
+            parameters: Parameters {
+                level: LevelParameters { reserve: self.reserve, ..LevelParameters::default() },
+                ..Parameters::default()
+            },
         })
     }
 }
@@ -246,6 +291,13 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
     json.map_or(Ok(()), |json| json.write(&table))
 }
 
+fn forecast(args: &ForecastArgs) -> Result<(), SimError> {
+    let source = args.source.read()?;
+    let rows = sim::forecast::table(&source, args.horizon)?;
+    print!("{}", sim::forecast::text(&source, args.horizon, &rows));
+    Ok(())
+}
+
 /// What clap has to say, on one line.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -271,6 +323,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Simulate(args) => simulate(&args),
         Command::Settings(args) => settings(&args),
+        Command::Forecast(args) => forecast(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,10 @@ use crate::forecast::{Running, Survival, Termination, TerminationClassifier};
 /// Output lengths remembered per prompt hash: the latest ones.
 const LENGTHS_PER_HASH: usize = 8;
 
+/// Past lengths know an end when they differ by at most this share of what remains: peak levelling gains from errors up to there and
+/// loses past it (measured with noisy oracles).
+const AGREEMENT: f64 = 0.3;
+
 #[derive(Clone, Debug, Default)]
 struct Known {
     lengths: [u32; LENGTHS_PER_HASH],
@@ -92,12 +96,19 @@ impl TerminationClassifier for ExactMatch {
     }
 
     fn end_in(&mut self, request: &Running, horizon_steps: u32) -> Option<u32> {
-        let (count, sum) = self
-            .longer_than_now(request)
-            .fold((0u64, 0u64), |(count, sum), length| (count + 1, sum + u64::from(length)));
-        let mean = sum.checked_div(count)?;
-        let remaining = (mean as u32).saturating_sub(request.generated_tokens).max(1);
-        (remaining <= horizon_steps).then_some(remaining)
+        let (count, sum, squares) =
+            self.longer_than_now(request).fold((0.0, 0.0, 0.0), |(count, sum, squares), length| {
+                let remaining = f64::from(length - request.generated_tokens);
+                (count + 1.0, sum + remaining, squares + remaining * remaining)
+            });
+        // One length says nothing about how much the next may differ.
+        if count < 2.0 {
+            return None;
+        }
+        let mean: f64 = sum / count;
+        let spread = (squares / count - mean * mean).max(0.0).sqrt();
+        let known = spread <= AGREEMENT * mean && mean <= f64::from(horizon_steps);
+        known.then(|| mean.round().max(1.0) as u32)
     }
 
     fn finished(&mut self, request: &Running) {
@@ -149,6 +160,19 @@ mod tests {
         for unknown in [request(None, 30), request(Some(8), 30), request(Some(7), 30)] {
             assert_eq!(forecast.predict(&unknown, 20).probability, 1.0, "{unknown:?}");
         }
+    }
+
+    #[test]
+    fn an_end_is_known_where_past_lengths_agree() {
+        let mut forecast = ExactMatch::new();
+        forecast.finished(&request(Some(7), 1000));
+        assert_eq!(forecast.end_in(&request(Some(7), 900), 512), None);
+        forecast.finished(&request(Some(7), 1010));
+        assert_eq!(forecast.end_in(&request(Some(7), 900), 512), Some(105));
+        assert_eq!(forecast.end_in(&request(Some(7), 100), 512), None);
+        forecast.finished(&request(Some(7), 1400));
+        assert_eq!(forecast.end_in(&request(Some(7), 900), 512), None);
+        assert_eq!(forecast.end_in(&request(None, 900), 512), None);
     }
 
     #[test]

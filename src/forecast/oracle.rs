@@ -10,7 +10,7 @@ use crate::forecast::{Running, Termination, TerminationClassifier};
 /// Errors put on true lengths; each request's errors are drawn from its id and the seed alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
-    /// Sigma of a lognormal factor on the output length, 0 for none.
+    /// Sigma of a lognormal factor on the remaining length, 0 for none: a prediction sharpens as the end comes near.
     pub length_sigma: f64,
     /// Share of ends within the horizon that are seen, 0..=1.
     pub true_positive_rate: f64,
@@ -93,7 +93,7 @@ impl TerminationClassifier for Oracle {
         let mut window = self.rng(request.id, 1 + u64::from(age / horizon_steps.max(1)));
         let (seen, false_alarm, at) =
             (window.random::<f64>(), window.random::<f64>(), window.random::<f64>());
-        let remaining = (f64::from(output) * factor - f64::from(age)).max(1.0);
+        let remaining = (exact * factor).max(1.0);
         if remaining <= horizon {
             let probability = f64::from(u8::from(seen < self.noise.true_positive_rate));
             return Termination { probability, remaining_steps: remaining };

@@ -22,7 +22,8 @@ pub struct Quality {
     pub positives: usize,
     /// Area under the ROC curve of P(ends within H); 0.5 is guessing, none without both outcomes.
     pub auc: Option<f64>,
-    /// Mean absolute error of the remaining steps where the request does end within the horizon, in steps.
+    /// Mean absolute error of the remaining steps where the request does end within the horizon and the classifier thought it possible,
+    /// in steps.
     pub mae_steps: Option<f64>,
 }
 
@@ -42,7 +43,7 @@ pub fn judge(
         generated_tokens,
     };
     let mut scored: Vec<(f64, bool)> = Vec::new();
-    let (mut error, mut errors) = (0.0, 0usize);
+    let (mut error, mut errors, mut positives) = (0.0, 0usize, 0usize);
     for (id, request) in requests.iter().enumerate() {
         if id >= requests.len() / 2 {
             classifier.told(id as u64, request.output_tokens);
@@ -51,7 +52,8 @@ pub fn judge(
                 let remaining = request.output_tokens - age;
                 let ends = remaining <= horizon_steps;
                 scored.push((found.probability, ends));
-                if ends {
+                positives += usize::from(ends);
+                if ends && found.probability > 0.0 {
                     error += (found.remaining_steps - f64::from(remaining)).abs();
                     errors += 1;
                 }
@@ -61,7 +63,7 @@ pub fn judge(
     }
     Quality {
         samples: scored.len(),
-        positives: errors,
+        positives,
         mae_steps: (errors > 0).then(|| error / errors as f64),
         auc: auc(&mut scored),
     }

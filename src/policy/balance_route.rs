@@ -23,6 +23,7 @@
 //! [`BalanceRouteParameters`] and the lines above say what was chosen.
 
 use crate::assignment::{Admission, Assignment};
+use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE, Worker};
 use crate::policy::baseline::PLAIN;
 use crate::policy::column::{Column, Terms};
@@ -239,6 +240,7 @@ impl BalanceRoute {
         name: &'static str,
         parameters: &BalanceRouteParameters,
         forecast: Option<Forecast>,
+        kernels: &'static Kernels,
     ) -> Self {
         let stages = if forecast.is_some() { Stages::brh(parameters) } else { Stages::br0(parameters) };
         let projection_horizon = forecast.map(|_| parameters.horizon_steps);
@@ -246,8 +248,8 @@ impl BalanceRoute {
             name,
             needs: Needs { forecast, projection_horizon, ..Needs::default() },
             stages,
-            loads: Loads::default(),
-            column: Column::default(),
+            loads: Loads::new(kernels),
+            column: Column::new(kernels),
             profile: Profile::default(),
             admitted: Vec::new(),
             open: Vec::new(),
@@ -327,7 +329,10 @@ impl BalanceRoute {
         if step.ordered && window >= pool.len() {
             let ordered = pool.ordered();
             for _ in 0..keep {
-                let Some(found) = self.column.best(pool, &self.profile, &step.terms, longest) else { break };
+                let Some(found) = self.column.best(&ordered, &self.profile, &step.terms, longest, i64::MIN)
+                else {
+                    break;
+                };
                 self.column.take(found.position);
                 let slot = PoolSlot(ordered.slots[found.position]);
                 self.candidates.push(Candidate {

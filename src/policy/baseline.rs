@@ -28,6 +28,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::assignment::{Admission, Assignment};
+use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, Request};
 use crate::policy::greedy::{Greedy, RulePolicy};
 use crate::policy::loads::Loads;
@@ -65,7 +66,7 @@ pub(crate) const PLAIN: Plan = Plan {
     refill_tokens: 0,
     envelope_floor: 0,
     longest_first: false,
-    repair: Repair { rounds: 0, swap: false },
+    repair: Repair { rounds: 0, swap: None },
     passed_over: None,
 };
 
@@ -82,9 +83,13 @@ impl Rule for FirstCome {
 }
 
 /// First come, first served, from the common pool or from what a binding policy made of it.
-fn first_come(name: &'static str, binds_on_arrival: bool) -> RulePolicy<FirstCome> {
+fn first_come(
+    name: &'static str,
+    binds_on_arrival: bool,
+    kernels: &'static Kernels,
+) -> RulePolicy<FirstCome> {
     let needs = Needs { binds_on_arrival, ..Needs::default() };
-    RulePolicy { name, needs, rule: FirstCome, greedy: Greedy::default() }
+    RulePolicy { name, needs, rule: FirstCome, greedy: Greedy::new(kernels) }
 }
 
 /// Builds a baseline by name.
@@ -92,6 +97,7 @@ pub(super) fn build(
     name: &'static str,
     parameters: BaselineParameters,
     seed: u64,
+    kernels: &'static Kernels,
 ) -> Option<Box<dyn Policy>> {
     let choice = match name {
         "random" => Choice::Random(ChaCha8Rng::seed_from_u64(seed)),
@@ -101,11 +107,11 @@ pub(super) fn build(
         "vllm-legacy" => Choice::QueuedFourfold,
         "vllm-0.33" => Choice::Lagging(Lagging::new(parameters.stats_refresh_steps)),
         "sglang-total-tokens" => Choice::TotalTokens(Dispatched::default()),
-        "least-kv" => return Some(Box::new(first_come(name, false))),
-        "longest-first" => return Some(Box::new(LongestFirst::default())),
+        "least-kv" => return Some(Box::new(first_come(name, false, kernels))),
+        "longest-first" => return Some(Box::new(LongestFirst::new(kernels))),
         _ => return None,
     };
-    Some(Box::new(Binding { choice, queues: first_come(name, true) }))
+    Some(Box::new(Binding { choice, queues: first_come(name, true, kernels) }))
 }
 
 /// Binds on arrival, then serves each rank first come first served.
@@ -311,7 +317,7 @@ impl Lagging {
 
 /// The batch router of TensorRT-LLM: it takes as many of the earliest requests as slots are free, and places them longest first (then
 /// earliest) on the worker with least (load, requests, index). Where somebody among them fits nowhere, the next ones step in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct LongestFirst {
     loads: Loads,
     /// (load, requests, worker) of open workers, descending: the next one is the last.
@@ -322,6 +328,10 @@ struct LongestFirst {
 }
 
 impl LongestFirst {
+    fn new(kernels: &'static Kernels) -> Self {
+        Self { loads: Loads::new(kernels), open: Vec::new(), admitted: Vec::new(), taken: Vec::new() }
+    }
+
     fn place(&mut self, batch: &Batch<'_>, slot: PoolSlot, score_tokens: f64, out: &mut Assignment) -> bool {
         let request = batch.waiting().request(slot);
         let Some(at) = self.open.iter().rposition(|&(_, _, worker)| self.may_take(batch, request, worker))

@@ -1,24 +1,25 @@
 //! The best request for one profile: a search of the pool's length order.
 //!
-//! The profile is concave, so its score falls on both sides of its peak and only what waiting adds can favour a length
-//! further off. The search begins at the peak and walks outward, block by block, until the profile plus the oldest request's
-//! age cannot reach the best score any more. It is exact: it returns what a scan of everything returns.
+//! A profile is first cut to the lengths that wait: knots below them are part of slope and intercept, knots above them never
+//! bend. What is left almost always fits the 32-bit kernels of [`crate::backend::cpu::column`]. Where it does not, the same search
+//! runs here in 64 bits, one entry at a time: the profile is concave, so its score falls on both sides of its peak, and the
+//! search walks outward from there until the profile plus the oldest request's age cannot reach the best score any more.
 
-use crate::pool::{BLOCK, Ordered, Pool, PoolSlot};
+use crate::backend::cpu::Kernels;
+pub(crate) use crate::backend::cpu::column::Found;
+use crate::backend::cpu::column::{GREATEST, Marks, Query};
+use crate::pool::{BLOCK, Ordered, Pool};
 use crate::score::{Age, Knot, Profile};
 
-/// What the search found: a position of the length order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub position: usize,
-    pub score: i64,
-}
-
 /// Scratch of the searches of one decision, and which entries are taken.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Column {
-    taken: Vec<u16>,
+    kernels: &'static Kernels,
+    marks: Marks,
+    /// Whether the kernels know the ages of this decision.
+    begun: bool,
     knots: Vec<Knot>,
+    bends: Vec<(i32, i32)>,
     scores: [i64; BLOCK],
 }
 
@@ -27,49 +28,126 @@ pub(crate) struct Column {
 pub(crate) struct Terms {
     pub age: Age,
     pub unit: i64,
+    pub longest_wait_steps: u32,
     /// Score units of the oldest request's age.
     pub oldest_age: i64,
 }
 
 impl Terms {
     pub(crate) fn new(pool: &Pool, age: Age, unit: i64) -> Self {
-        Self { age, unit, oldest_age: unit * age.tokens(pool.longest_wait_steps()) }
+        let longest_wait_steps = pool.longest_wait_steps();
+        Self { age, unit, longest_wait_steps, oldest_age: unit * age.tokens(longest_wait_steps) }
+    }
+
+    /// Whether waits and ages fit the lanes of the kernels.
+    fn fit_lanes(&self) -> bool {
+        self.longest_wait_steps < 1 << 31 && self.oldest_age < GREATEST && self.unit < GREATEST
     }
 }
 
 impl Column {
+    pub(crate) fn new(kernels: &'static Kernels) -> Self {
+        Self {
+            kernels,
+            marks: Marks::default(),
+            begun: false,
+            knots: Vec::new(),
+            bends: Vec::new(),
+            scores: [0; BLOCK],
+        }
+    }
+
     /// Forgets what was taken.
     pub(crate) fn reset(&mut self, ordered: &Ordered<'_>) {
-        self.taken.clear();
-        self.taken.resize(ordered.oldest.len(), 0);
+        self.begun = false;
+        self.marks.reset(ordered.tokens.len());
     }
 
     pub(crate) fn take(&mut self, position: usize) {
-        self.taken[position / BLOCK] |= 1 << (position % BLOCK);
+        self.marks.take(position);
     }
 
     pub(crate) fn give_back(&mut self, position: usize) {
-        self.taken[position / BLOCK] &= !(1 << (position % BLOCK));
+        self.marks.give_back(position);
     }
 
     pub(crate) fn is_taken(&self, position: usize) -> bool {
-        self.taken[position / BLOCK] >> (position % BLOCK) & 1 == 1
+        self.marks.is_taken(position)
     }
 
-    /// The best entry of at most `longest_tokens`: greatest score, then earliest arrival.
+    #[inline]
+    /// The best entry of at most `longest_tokens` and at least `wanted` score units: greatest score, then earliest arrival.
     pub(crate) fn best(
         &mut self,
-        pool: &Pool,
+        ordered: &Ordered<'_>,
+        profile: &Profile,
+        terms: &Terms,
+        longest_tokens: i64,
+        wanted: i64,
+    ) -> Option<Found> {
+        let (&shortest, &longest) = (ordered.tokens.first()?, ordered.tokens.last()?);
+        let (shortest, longest) = (i64::from(shortest), i64::from(longest).min(longest_tokens));
+        if longest < shortest {
+            return None;
+        }
+        let (mut intercept, mut slope, mut steepest) = (profile.intercept, profile.slope, 0);
+        self.knots.clear();
+        for &knot in &profile.knots {
+            if knot.at_tokens <= shortest {
+                slope -= knot.weight;
+                intercept += knot.weight * knot.at_tokens;
+            } else if knot.at_tokens < longest {
+                steepest += knot.weight;
+                // Few knots, and mostly in order.
+                self.knots.push(knot);
+                let mut at = self.knots.len() - 1;
+                while at > 0 && self.knots[at - 1].at_tokens > knot.at_tokens {
+                    self.knots.swap(at - 1, at);
+                    at -= 1;
+                }
+            }
+        }
+        let fits = terms.fit_lanes()
+            && (slope.abs() + steepest).saturating_mul(longest).saturating_add(terms.oldest_age) < GREATEST;
+        if !fits {
+            return self.best_wide(ordered, profile, terms, longest).filter(|found| found.score >= wanted);
+        }
+        if !self.begun {
+            (self.kernels.begin)(ordered, terms.age, terms.unit as i32, &mut self.marks);
+            self.begun = true;
+        }
+        let wanted = wanted.saturating_sub(intercept);
+        if wanted > 2 * GREATEST {
+            return None;
+        }
+        let bend = |knot: &Knot| (knot.at_tokens as i32, knot.weight as i32);
+        let first_two = [0, 1].map(|at| self.knots.get(at).map_or((0, 0), bend));
+        self.bends.clear();
+        if self.knots.len() > 2 {
+            self.bends.extend(self.knots[2..].iter().map(bend));
+        }
+        let query = Query {
+            slope: slope as i32,
+            knots: first_two,
+            further: &self.bends,
+            peak: peak(slope, &self.knots, shortest, longest) as i32,
+            longest: longest as i32,
+            wanted: wanted.max(i64::from(i32::MIN)) as i32,
+        };
+        let found = (self.kernels.search)(ordered, &query, &mut self.marks)?;
+        Some(Found { score: found.score + intercept, ..found })
+    }
+
+    /// The same, in 64 bits.
+    fn best_wide(
+        &mut self,
+        ordered: &Ordered<'_>,
         profile: &Profile,
         terms: &Terms,
         longest_tokens: i64,
     ) -> Option<Found> {
-        let ordered = pool.ordered();
         let tokens = ordered.tokens;
-        let count = match tokens.last() {
-            Some(&last) if i64::from(last) <= longest_tokens => tokens.len(),
-            _ => tokens.partition_point(|&tokens| i64::from(tokens) <= longest_tokens),
-        };
+        let count = tokens.partition_point(|&tokens| i64::from(tokens) <= longest_tokens);
         if count == 0 {
             return None;
         }
@@ -78,7 +156,7 @@ impl Column {
         let (mut left, mut right) = (at / BLOCK, at / BLOCK + 1);
         let blocks = count.div_ceil(BLOCK);
         let mut best = None;
-        self.visit(pool, &ordered, profile, terms, left, count, &mut best);
+        self.visit(ordered, profile, terms, left, count, &mut best);
         loop {
             let reach = |edge: usize, best: &Option<Found>| {
                 let bound = profile.score(i64::from(tokens[edge])) + terms.oldest_age;
@@ -87,13 +165,13 @@ impl Column {
             let go_left = left > 0 && reach(left * BLOCK - 1, &best);
             if go_left {
                 left -= 1;
-                self.visit(pool, &ordered, profile, terms, left, count, &mut best);
+                self.visit(ordered, profile, terms, left, count, &mut best);
             } else {
                 left = 0;
             }
             let go_right = right < blocks && reach(right * BLOCK, &best);
             if go_right {
-                self.visit(pool, &ordered, profile, terms, right, count, &mut best);
+                self.visit(ordered, profile, terms, right, count, &mut best);
                 right += 1;
             } else {
                 right = blocks;
@@ -105,10 +183,8 @@ impl Column {
     }
 
     /// Scores one block and keeps the better of its best and `best`.
-    #[expect(clippy::too_many_arguments, reason = "one call site's loop body")]
     fn visit(
         &mut self,
-        pool: &Pool,
         ordered: &Ordered<'_>,
         profile: &Profile,
         terms: &Terms,
@@ -118,7 +194,7 @@ impl Column {
     ) {
         let from = block * BLOCK;
         let to = (from + BLOCK).min(count);
-        let mut free = !self.taken[block];
+        let mut free = !self.marks.taken[block];
         if to - from < BLOCK {
             free &= (1 << (to - from)) - 1;
         }
@@ -140,7 +216,8 @@ impl Column {
             let better = match best {
                 None => true,
                 Some(best) if found.score == best.score => {
-                    let arrival = |position: usize| pool.arrival(PoolSlot(ordered.slots[position]));
+                    let arrival =
+                        |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
                     arrival(found.position) < arrival(best.position)
                 }
                 Some(best) => found.score > best.score,
@@ -150,6 +227,20 @@ impl Column {
             }
         }
     }
+}
+
+/// Where a profile of this slope, bent at ascending knots between `low` and `high`, is greatest.
+fn peak(mut slope: i64, knots: &[Knot], low: i64, high: i64) -> i64 {
+    if slope <= 0 {
+        return low;
+    }
+    for knot in knots {
+        slope -= knot.weight;
+        if slope <= 0 {
+            return knot.at_tokens;
+        }
+    }
+    high
 }
 
 #[inline(always)]

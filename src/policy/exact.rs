@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
-use crate::policy::{Order, PairView, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Order, PairCost, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// Score units per token where discounts make weights fractional.
@@ -114,11 +114,15 @@ impl Rule for Exact {
             refill_tokens: 0,
             envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
             longest_first: waiting <= open && !batch.has_pair_terms(),
-            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform && !looks_ahead },
+            repair: Repair {
+                rounds: self.parameters.repair_rounds,
+                swap: (uniform && !looks_ahead).then_some(PairCost::Envelope),
+            },
             passed_over: None,
         }
     }
 
+    #[inline]
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         match &self.discounts {
             Some(discounts) if !view.row.is_empty() => {
@@ -132,10 +136,6 @@ impl Rule for Exact {
                 });
             }
         }
-    }
-
-    fn pair_cost(&self, pair: &PairView, first: i64, second: i64) -> i64 {
-        first.max(second).max(pair.rest_max.unwrap_or(first))
     }
 }
 

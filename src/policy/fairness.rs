@@ -11,13 +11,8 @@ pub(crate) struct MeanWait {
 
 impl MeanWait {
     pub(crate) fn of(batch: &Batch<'_>) -> Self {
-        let slots: u64 = batch
-            .workers()
-            .iter()
-            .map(|worker| u64::from(worker.running) + u64::from(worker.free_slots))
-            .sum();
         let waiting = batch.waiting().len() as f64;
-        let steps = waiting * batch.traffic().mean_output_tokens as f64 / slots.max(1) as f64;
+        let steps = waiting * batch.traffic().mean_output_tokens as f64 / batch.slots().max(1) as f64;
         Self { steps: steps.max(1.0) }
     }
 

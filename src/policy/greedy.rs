@@ -6,11 +6,13 @@
 //! column is a scan in arrival order.
 
 use crate::assignment::{Admission, Assignment, Balance};
-use crate::batch::{Batch, Request};
+use crate::backend::cpu::Kernels;
+use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
+use crate::batch::{Batch, MAX_WORKERS, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
-use crate::policy::{Order, Pin, Plan, Policy, Rule};
-use crate::pool::PoolSlot;
+use crate::policy::{Order, PairCost, Pin, Plan, Policy, Rule};
+use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::score::Profile;
 
 #[derive(Clone, Copy, Debug)]
@@ -21,26 +23,55 @@ struct Pick {
     score: i64,
     overdue: bool,
     pair_terms: bool,
+    /// [`Greedy::changes`] when it was last found to be the best for its worker.
+    best_at: u32,
+}
+
+impl Pick {
+    /// Whether another worker may take it over.
+    fn may_move(&self) -> bool {
+        !self.overdue && !self.pair_terms
+    }
 }
 
 /// Buffers of the engine, kept across steps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Greedy {
     loads: Loads,
     column: Column,
     profile: Profile,
     picks: Vec<Pick>,
-    /// Open workers by descending (load, index): the next one is the last.
-    open: Vec<(i64, u32)>,
+    /// Changes that the repair has made to the picks of this step, plus one.
+    changes: u32,
+    kernels: &'static Kernels,
+    /// Open workers by descending (load, index), packed: the next one is the last.
+    open: Vec<u64>,
     overdue: Vec<(u32, u64, usize)>,
     found: Vec<Found>,
     tokens: Vec<i64>,
     /// Position in the length order of each pool slot, filled only for scans and overdue requests.
     position_of: Vec<u32>,
+    pairs: Pairs,
+}
+
+impl Default for Greedy {
+    fn default() -> Self {
+        Self::new(Kernels::best())
+    }
+}
+
+/// A worker's place among the open ones in one word, which sorts faster than a pair: loads stay below 2^54.
+fn open_key(cost: i64, worker: usize) -> u64 {
+    (cost as u64) << 10 | worker as u64
+}
+
+fn worker_of(key: u64) -> usize {
+    (key % MAX_WORKERS as u64) as usize
 }
 
 struct Step<'a, 'b, R> {
     batch: &'a Batch<'b>,
+    waiting: Ordered<'a>,
     rule: R,
     plan: Plan,
     terms: Terms,
@@ -49,6 +80,23 @@ struct Step<'a, 'b, R> {
 }
 
 impl Greedy {
+    pub(crate) fn new(kernels: &'static Kernels) -> Self {
+        Self {
+            loads: Loads::new(kernels),
+            column: Column::new(kernels),
+            profile: Profile::default(),
+            picks: Vec::new(),
+            changes: 1,
+            kernels,
+            open: Vec::new(),
+            overdue: Vec::new(),
+            found: Vec::new(),
+            tokens: Vec::new(),
+            position_of: Vec::new(),
+            pairs: Pairs::default(),
+        }
+    }
+
     /// Runs a rule on a batch.
     pub(crate) fn assign(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
         out.clear();
@@ -62,14 +110,15 @@ impl Greedy {
         }
         let mut step = Step {
             batch,
+            waiting: batch.waiting().ordered(),
             rule,
             plan,
             terms: Terms::new(batch.waiting(), plan.age, plan.unit),
             ordered: !batch.has_pair_terms(),
         };
         self.loads.load(batch, &plan);
-        out.before = Balance::of(batch, self.loads.costs().iter().copied());
-        self.column.reset(&batch.waiting().ordered());
+        out.before = Balance::of_totals(batch, self.loads.before());
+        self.column.reset(&step.waiting);
         if !step.ordered {
             self.index_positions(batch);
         }
@@ -81,10 +130,11 @@ impl Greedy {
         } else {
             self.place_best(&mut step);
         }
+        self.changes = 1;
         if self.picks.len() >= 2 {
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(&step);
-                let swapped = plan.repair.swap && self.swap(&step);
+                let swapped = plan.repair.swap.is_some_and(|cost| self.swap(&step, cost));
                 if !replaced && !swapped {
                     break;
                 }
@@ -92,9 +142,8 @@ impl Greedy {
         }
 
         let pool = batch.waiting();
-        let ordered = pool.ordered();
         out.admitted.extend(self.picks.iter().map(|pick| {
-            let slot = PoolSlot(ordered.slots[pick.position]);
+            let slot = PoolSlot(step.waiting.slots[pick.position]);
             Admission {
                 id: pool.request(slot).id,
                 slot,
@@ -103,7 +152,7 @@ impl Greedy {
                 score_tokens: pick.score as f64 / plan.unit as f64,
             }
         }));
-        out.after = Balance::of(batch, self.loads.costs().iter().copied());
+        out.after = Balance::of_totals(batch, self.loads.sum_and_max_cost());
     }
 
     fn index_positions(&mut self, batch: &Batch<'_>) {
@@ -118,7 +167,7 @@ impl Greedy {
         self.open.clear();
         for worker in 0..batch.workers().len() {
             if self.loads.open_slots(worker) > 0 {
-                self.open.push((self.loads.cost(worker), worker as u32));
+                self.open.push(open_key(self.loads.cost(worker), worker));
             }
         }
         self.open.sort_unstable_by(|a, b| b.cmp(a));
@@ -127,14 +176,14 @@ impl Greedy {
     /// Puts a worker back among the open ones after an admission, or leaves it out when it is full.
     fn reopen(&mut self, worker: usize) {
         if self.loads.open_slots(worker) > 0 {
-            let key = (self.loads.cost(worker), worker as u32);
+            let key = open_key(self.loads.cost(worker), worker);
             let at = self.open.partition_point(|other| *other > key);
             self.open.insert(at, key);
         }
     }
 
     fn admit(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found, overdue: bool) {
-        let ordered = step.batch.waiting().ordered();
+        let ordered = &step.waiting;
         let tokens = i64::from(ordered.tokens[found.position]);
         let pair_terms = !step.ordered
             && step.batch.waiting().request(PoolSlot(ordered.slots[found.position])).has_pair_terms();
@@ -147,14 +196,16 @@ impl Greedy {
             score: found.score,
             overdue,
             pair_terms,
+            best_at: 0,
         });
     }
 
     /// The least-loaded open worker that may take a request: its place in `open`.
     fn open_for(&self, batch: &Batch<'_>, request: &Request) -> Option<usize> {
-        self.open.iter().rposition(|&(_, worker)| {
-            i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker as usize)
-                && batch.eligible(request, worker as usize)
+        self.open.iter().rposition(|&key| {
+            let worker = worker_of(key);
+            i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
+                && batch.eligible(request, worker)
         })
     }
 
@@ -173,11 +224,13 @@ impl Greedy {
 
     fn place_overdue(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let pool = step.batch.waiting();
-        if !step.plan.overdue.may_be_due(pool.longest_wait_steps()) && !pool.any_deadline() {
+        if !step.plan.overdue.may_be_due(step.terms.longest_wait_steps) && !pool.any_deadline() {
             return;
         }
         self.overdue.clear();
-        let ordered = pool.ordered();
+        // All at once some day: that day must not allocate either.
+        self.overdue.reserve(step.waiting.tokens.len());
+        let ordered = &step.waiting;
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
             let waited = ordered.now_step - ordered.enqueued[position];
@@ -191,9 +244,9 @@ impl Greedy {
         for &(_, _, position) in &overdue {
             let request = pool.request(PoolSlot(ordered.slots[position]));
             if let Some(at) = self.open_for(step.batch, request) {
-                let (_, worker) = self.open.remove(at);
-                self.admit(step, worker as usize, Found { position, score: 0 }, true);
-                self.reopen(worker as usize);
+                let worker = worker_of(self.open.remove(at));
+                self.admit(step, worker, Found { position, score: 0 }, true);
+                self.reopen(worker);
             }
         }
         self.overdue = overdue;
@@ -202,7 +255,7 @@ impl Greedy {
     fn place_longest_first(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         self.list_open(step.batch);
         let pool = step.batch.waiting();
-        let ordered = pool.ordered();
+        let ordered = &step.waiting;
         let mut to = ordered.tokens.len();
         while to > 0 && !self.open.is_empty() {
             // Equal lengths go by arrival, the length order keeps them by insertion: the same.
@@ -214,8 +267,7 @@ impl Greedy {
                 }
                 let slot = PoolSlot(ordered.slots[position]);
                 let Some(at) = self.open_for(step.batch, pool.request(slot)) else { continue };
-                let (_, worker) = self.open.remove(at);
-                let worker = worker as usize;
+                let worker = worker_of(self.open.remove(at));
                 let score = self.score(step, worker, position);
                 self.admit(step, worker, Found { position, score }, false);
                 self.reopen(worker);
@@ -227,16 +279,14 @@ impl Greedy {
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open(step.batch);
         let one_column = step.plan.order == Order::LeastLoaded
-            || (step.plan.nested
-                && step.ordered
-                && step.batch.is_uniform()
-                && step.batch.workers().iter().all(|worker| worker.kv_capacity_tokens.is_none()));
+            || (step.plan.nested && step.ordered && step.batch.is_uniform() && !step.batch.is_bounded());
         if one_column {
-            while let Some((_, worker)) = self.open.pop() {
+            while let Some(key) = self.open.pop() {
+                let worker = worker_of(key);
                 // A worker that may take nobody now never may again: rooms and the pool only shrink.
-                if let Some(found) = self.best_judged(step, worker as usize) {
-                    self.admit(step, worker as usize, found, false);
-                    self.reopen(worker as usize);
+                if let Some(found) = self.best_judged(step, worker) {
+                    self.admit(step, worker, found, false);
+                    self.reopen(worker);
                 }
             }
             return;
@@ -244,7 +294,7 @@ impl Greedy {
         loop {
             let mut best: Option<(Found, usize)> = None;
             for at in (0..self.open.len()).rev() {
-                let worker = self.open[at].1 as usize;
+                let worker = worker_of(self.open[at]);
                 if let Some(found) = self.best(step, worker)
                     && best.is_none_or(|(other, _)| found.score > other.score)
                 {
@@ -252,9 +302,9 @@ impl Greedy {
                 }
             }
             let Some((found, at)) = best else { return };
-            let (_, worker) = self.open.remove(at);
-            self.admit(step, worker as usize, found, false);
-            self.reopen(worker as usize);
+            let worker = worker_of(self.open.remove(at));
+            self.admit(step, worker, found, false);
+            self.reopen(worker);
         }
     }
 
@@ -270,7 +320,7 @@ impl Greedy {
             let Some(found) = self.best(step, worker) else { break };
             self.column.take(found.position);
             self.found.push(found);
-            self.tokens.push(i64::from(step.batch.waiting().ordered().tokens[found.position]));
+            self.tokens.push(i64::from(step.waiting.tokens[found.position]));
         }
         for found in &self.found {
             self.column.give_back(found.position);
@@ -289,7 +339,7 @@ impl Greedy {
         if step.ordered {
             self.profile.clear();
             step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
-            return self.column.best(step.batch.waiting(), &self.profile, &step.terms, longest);
+            return self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
         }
         let mut best: Option<Found> = None;
         let mut drawn = None;
@@ -337,7 +387,7 @@ impl Greedy {
 
     fn score(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, position: usize) -> i64 {
         let pool = step.batch.waiting();
-        let slot = PoolSlot(pool.ordered().slots[position]);
+        let slot = PoolSlot(step.waiting.slots[position]);
         self.draw(step, worker, pool.request(slot));
         self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
     }
@@ -346,62 +396,163 @@ impl Greedy {
         let mut changed = false;
         for index in 0..self.picks.len() {
             let pick = self.picks[index];
-            if pick.overdue {
+            // Nothing has changed since it was looked at: neither would the answer.
+            if pick.overdue || pick.best_at == self.changes {
                 continue;
             }
-            self.loads.release(pick.worker, pick.tokens);
-            let current = self.score(step, pick.worker, pick.position);
             // The pick itself stays taken, so only others are found.
-            let better = self.best(step, pick.worker).filter(|found| found.score > current);
-            let (position, score) =
-                better.map_or((pick.position, current), |found| (found.position, found.score));
+            let (position, score) = match self.loads.view_without(pick.worker, pick.tokens) {
+                Some((view, longest)) if step.ordered => {
+                    self.profile.clear();
+                    step.rule.draw(&view, None, &mut self.profile);
+                    let waited = step.waiting.now_step - step.waiting.enqueued[pick.position];
+                    let current =
+                        self.profile.score(pick.tokens) + step.plan.unit * step.plan.age.tokens(waited);
+                    let better =
+                        self.column.best(&step.waiting, &self.profile, &step.terms, longest, current + 1);
+                    better.map_or((pick.position, current), |found| (found.position, found.score))
+                }
+                _ => {
+                    self.loads.release(pick.worker, pick.tokens);
+                    let current = self.score(step, pick.worker, pick.position);
+                    let better = self.best(step, pick.worker).filter(|found| found.score > current);
+                    self.loads.admit(pick.worker, pick.tokens);
+                    better.map_or((pick.position, current), |found| (found.position, found.score))
+                }
+            };
             if position != pick.position {
                 changed = true;
+                self.changes += 1;
                 self.column.give_back(pick.position);
                 self.column.take(position);
+                let tokens = i64::from(step.waiting.tokens[position]);
+                let pair_terms = !step.ordered
+                    && step.batch.waiting().request(PoolSlot(step.waiting.slots[position])).has_pair_terms();
+                self.loads.exchange(pick.worker, tokens - pick.tokens);
+                self.picks[index] = Pick { position, tokens, pair_terms, ..pick };
             }
-            let ordered = step.batch.waiting().ordered();
-            let tokens = i64::from(ordered.tokens[position]);
-            let pair_terms = !step.ordered
-                && step.batch.waiting().request(PoolSlot(ordered.slots[position])).has_pair_terms();
-            self.loads.admit(pick.worker, tokens);
-            self.picks[index] = Pick { position, score, tokens, pair_terms, ..pick };
+            // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
+            (self.picks[index].score, self.picks[index].best_at) = (score, self.changes);
         }
         changed
     }
 
-    fn swap(&mut self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
+    fn swap(&mut self, step: &Step<'_, '_, &mut impl Rule>, cost: PairCost) -> bool {
         let mut changed = false;
-        for first in 0..self.picks.len() {
-            if self.picks[first].overdue || self.picks[first].pair_terms {
-                continue;
+        let mut filtered = self.fill_pairs(cost);
+        let mut from = Place { first: 0, second: 1 };
+        loop {
+            let next =
+                if filtered { (self.kernels.next_exchange)(&self.pairs, from) } else { self.place_at(from) };
+            let Some(place) = next else { return changed };
+            if self.exchange(step, cost, place) {
+                changed = true;
+                filtered = filtered && self.follow_exchange(cost, place);
             }
-            for second in first + 1..self.picks.len() {
-                let (a, b) = (self.picks[first], self.picks[second]);
-                if a.worker == b.worker || b.overdue || b.pair_terms || a.tokens == b.tokens {
-                    continue;
-                }
-                let growth = i64::from(step.batch.request_growth_tokens());
-                let room = |pick: &Pick| self.loads.longest_tokens(pick.worker) + growth + pick.tokens;
-                if b.tokens > room(&a) || a.tokens > room(&b) {
-                    continue;
-                }
-                let pair = self.loads.pair(a.worker, b.worker);
-                let anticipated = self.loads.anticipated();
-                let (x, v) = (anticipated[a.worker], anticipated[b.worker]);
-                let moved = b.tokens - a.tokens;
-                if step.rule.pair_cost(&pair, x + moved, v - moved) < step.rule.pair_cost(&pair, x, v) {
-                    changed = true;
-                    self.loads.exchange(a.worker, moved);
-                    self.loads.exchange(b.worker, -moved);
-                    let (one, other) = (&mut self.picks[first], b);
-                    (one.position, one.tokens) = (other.position, other.tokens);
-                    let other = &mut self.picks[second];
-                    (other.position, other.tokens) = (a.position, a.tokens);
+            from = Place { second: place.second + 1, ..place };
+        }
+    }
+
+    /// The first pair of picks from a place on, whatever it is.
+    fn place_at(&self, from: Place) -> Option<Place> {
+        let next_row = Place { first: from.first + 1, second: from.first + 2 };
+        let place = if from.second < self.picks.len() { from } else { next_row };
+        (place.second < self.picks.len()).then_some(place)
+    }
+
+    /// Exchanges two picks if that lowers the cost of their workers.
+    fn exchange(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        cost: PairCost,
+        Place { first, second }: Place,
+    ) -> bool {
+        let (a, b) = (self.picks[first], self.picks[second]);
+        if a.worker == b.worker || !a.may_move() || !b.may_move() || a.tokens == b.tokens {
+            return false;
+        }
+        let growth = i64::from(step.batch.request_growth_tokens());
+        let room = |pick: &Pick| self.loads.longest_tokens(pick.worker) + growth + pick.tokens;
+        if b.tokens > room(&a) || a.tokens > room(&b) {
+            return false;
+        }
+        let pair = self.loads.pair(a.worker, b.worker);
+        let anticipated = self.loads.anticipated();
+        let (x, v) = (anticipated[a.worker], anticipated[b.worker]);
+        let moved = b.tokens - a.tokens;
+        if cost.of(&pair, x + moved, v - moved) >= cost.of(&pair, x, v) {
+            return false;
+        }
+        self.changes += 1;
+        self.loads.exchange(a.worker, moved);
+        self.loads.exchange(b.worker, -moved);
+        (self.picks[first].position, self.picks[first].tokens) = (b.position, b.tokens);
+        (self.picks[second].position, self.picks[second].tokens) = (a.position, a.tokens);
+        true
+    }
+
+    /// By how much a worker lies above the common level, times the number of workers.
+    fn above(&self, cost: PairCost, worker: usize) -> i64 {
+        let offset = match cost {
+            PairCost::Envelope => 0,
+            PairCost::Level { offset, .. } => offset,
+        };
+        let anticipated = self.loads.anticipated();
+        anticipated.len() as i64 * anticipated[worker] - self.loads.sum() + offset
+    }
+
+    /// Fills what the filter of exchanges needs; false when it does not fit its lanes.
+    fn fill_pairs(&mut self, cost: PairCost) -> bool {
+        let workers = self.loads.anticipated().len() as i64;
+        let blocks = self.picks.len().div_ceil(BLOCK);
+        self.pairs.count = self.picks.len();
+        self.pairs.distances = cost != PairCost::Envelope;
+        self.pairs.above.resize(blocks, [0; BLOCK]);
+        self.pairs.length.resize(blocks, [0; BLOCK]);
+        self.pairs.top.resize(blocks, 0);
+        self.pairs.movable.clear();
+        self.pairs.movable.resize(blocks, 0);
+        let mut greatest = 0;
+        for (index, pick) in self.picks.iter().enumerate() {
+            let (above, length) = (self.above(cost, pick.worker), workers * pick.tokens);
+            greatest = greatest.max(above.abs()).max(length);
+            let (block, lane) = (index / BLOCK, index % BLOCK);
+            self.pairs.above[block][lane] = above as i32;
+            self.pairs.length[block][lane] = length as i32;
+            self.pairs.movable[block] |= u16::from(pick.may_move()) << lane;
+        }
+        self.mark_top();
+        greatest < GREATEST
+    }
+
+    fn mark_top(&mut self) {
+        let top = self.loads.top();
+        self.pairs.top_worker = top;
+        for (tops, picks) in self.pairs.top.iter_mut().zip(self.picks.chunks(BLOCK)) {
+            let lanes = picks.iter().enumerate();
+            *tops = lanes.fold(0, |tops, (lane, pick)| tops | u16::from(pick.worker == top) << lane);
+        }
+    }
+
+    /// Brings the filter up to date after an exchange; false when it does not fit its lanes any more.
+    fn follow_exchange(&mut self, cost: PairCost, Place { first, second }: Place) -> bool {
+        let workers = [first, second].map(|index| self.picks[index].worker);
+        let above = workers.map(|worker| self.above(cost, worker));
+        for (index, pick) in self.picks.iter().enumerate() {
+            for (worker, above) in workers.into_iter().zip(above) {
+                if pick.worker == worker {
+                    self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
                 }
             }
         }
-        changed
+        for index in [first, second] {
+            let length = self.loads.anticipated().len() as i64 * self.picks[index].tokens;
+            self.pairs.length[index / BLOCK][index % BLOCK] = length as i32;
+        }
+        if self.loads.top() != self.pairs.top_worker {
+            self.mark_top();
+        }
+        above.into_iter().all(|above| above.abs() < GREATEST)
     }
 }
 

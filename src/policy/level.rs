@@ -8,26 +8,34 @@
 //! ```text
 //! Lhat_j = L_j + c_j * mu                                       anticipated load, c_j free slots
 //! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on the least-loaded open worker x
-//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2 * N / 32
+//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
 //! ```
 //!
 //! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
 //! `K` completions, takes the place of E[o].
 
-use crate::batch::{Batch, PredictedEnd, WEIGHT_ONE};
+use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
-use crate::policy::{Order, PairView, Pin, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Order, PairCost, Pin, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
-/// Waiting requests at which [`LevelParameters::aging_spread`] is meant.
-const REFERENCE_POOL: f64 = 32.0;
+/// The more wait, the closer together their lengths, and the less it costs to prefer the older of two: the root of the pool over 32, at
+/// most 4. Past that, in a pool of thousands, age would leave nothing for the lengths to say.
+fn pool_factor(waiting: usize) -> f64 {
+    (waiting as f64 / 32.0).sqrt().min(4.0)
+}
+
+/// Completions of a worker that predictions must cover to be worth following.
+const NEXT_ENDS: usize = 4;
+/// Completions of a worker beyond which a prediction says nothing about this refill.
+const FURTHEST_ENDS: i64 = 24;
 
 /// Parameters of `level`, `level-exactmatch`, `level-oracle` and `rollout-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LevelParameters {
     /// Share of the spread of lengths that a request gains after one mean wait when 32 wait, 0..=100; it grows with the square of
-    /// the wait and in proportion to the pool. Default 0.1 (measured: costs no balance on any of 18 settings).
+    /// the wait and the root of the pool. Default 0.1 (measured on the table of settings and on open traces).
     pub aging_spread: f64,
     /// How long a request may wait.
     pub wait_bound: WaitBound,
@@ -110,21 +118,22 @@ impl Level {
         self.reservations.begin(batch, &terms, lift, wanted);
     }
 
-    /// Whether at least half of the completions that the mean output implies are predicted; fewer say too little about what a
-    /// worker will climb, and plain level refill does better.
-    fn knows_most_ends(&self, batch: &Batch<'_>) -> bool {
+    /// Whether at least half of the next few completions that the mean output implies are predicted. Fewer, or only distant ones, say too
+    /// little about what a worker will climb, and plain level refill does better.
+    fn knows_next_ends(&self, batch: &Batch<'_>) -> bool {
         let workers = batch.workers();
-        let known: usize = match batch.ends() {
-            Some(ends) => (0..workers.len())
-                .map(|g| {
-                    let near = |end: &&PredictedEnd| i64::from(end.in_steps) <= furthest_steps(batch, g);
-                    ends.of(g).iter().take(self.parameters.ends_per_worker).take_while(near).count()
-                })
-                .sum(),
-            None => workers.iter().filter(|worker| worker.next_completion_steps.is_some()).count(),
+        let Some(ends) = batch.ends() else {
+            let known = workers.iter().filter(|worker| worker.next_completion_steps.is_some()).count();
+            return 2 * known >= workers.len();
         };
-        let most = if batch.ends().is_some() { self.parameters.ends_per_worker } else { 1 };
-        2 * known >= workers.len() * most
+        let few = self.parameters.ends_per_worker.min(NEXT_ENDS);
+        let known: usize = (0..workers.len())
+            .map(|g| {
+                let soon = steps_for_ends(batch, g, few as i64);
+                ends.of(g).iter().take_while(|end| i64::from(end.in_steps) <= soon).count()
+            })
+            .sum();
+        2 * known >= few * workers.len()
     }
 
     /// How far each worker climbs above its load before one of its next completions.
@@ -133,7 +142,7 @@ impl Level {
         let uniform = batch.is_uniform();
         for (g, (worker, lift)) in batch.workers().iter().zip(lift).enumerate() {
             let growth = i64::from(worker.running) + i64::from(worker.free_slots);
-            let furthest = furthest_steps(batch, g);
+            let furthest = steps_for_ends(batch, g, FURTHEST_ENDS).max(64);
             let single = worker.next_completion_steps.map(i64::from);
             let mut freed = 0;
             let mut peak = i64::MIN;
@@ -162,11 +171,11 @@ impl Level {
     }
 }
 
-/// Steps beyond which a predicted end says nothing about this refill: the time of 24 completions of the worker.
-fn furthest_steps(batch: &Batch<'_>, worker: usize) -> i64 {
+/// Steps in which a worker completes this many requests on average.
+fn steps_for_ends(batch: &Batch<'_>, worker: usize, ends: i64) -> i64 {
     let worker = &batch.workers()[worker];
     let slots = i64::from(worker.running) + i64::from(worker.free_slots);
-    (24 * batch.traffic().mean_output_tokens / slots.max(1)).max(64)
+    ends * batch.traffic().mean_output_tokens / slots.max(1)
 }
 
 impl Rule for Level {
@@ -174,7 +183,7 @@ impl Rule for Level {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         let thin = batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms();
-        let peaks = self.peaks && !thin && self.knows_most_ends(batch);
+        let peaks = self.peaks && !thin && self.knows_next_ends(batch);
         self.drop_tokens = if peaks || thin { 0 } else { traffic.mean_output_tokens };
         if peaks {
             self.lift_peaks(batch, lift);
@@ -184,27 +193,30 @@ impl Rule for Level {
             self.reserve(batch, lift);
         }
         let wait = MeanWait::of(batch);
+        // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
+        let others = batch.workers().len() as i64 - 1;
+        let swap = PairCost::Level { offset: others * self.drop_tokens, overflow_weight: others * others };
         Plan {
             order: Order::LeastLoaded,
             nested: false,
             unit: if uniform { 1 } else { WEIGHT_ONE },
             age: Age {
                 linear: 0.0,
-                // The more wait, the closer together their lengths, and the less it costs to prefer the older of two.
                 quadratic: self.parameters.aging_spread
+                    * pool_factor(batch.waiting().len())
                     * traffic.sd_prompt_tokens as f64
-                    * (batch.waiting().len() as f64 / REFERENCE_POOL)
                     / (wait.steps * wait.steps),
             },
             overdue: wait.overdue(batch, &self.parameters.wait_bound),
             refill_tokens: self.refill_tokens,
             envelope_floor: 0,
             longest_first: thin,
-            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform },
+            repair: Repair { rounds: self.parameters.repair_rounds, swap: uniform.then_some(swap) },
             passed_over: None,
         }
     }
 
+    #[inline(always)]
     fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
         let others = view.workers - 1;
         if others == 0 {
@@ -214,27 +226,16 @@ impl Rule for Level {
         // The slot that is being filled counts no refill.
         let own = view.anticipated - self.refill_tokens * per_token;
         let wanted = view.others_sum.div_euclid(others) - self.drop_tokens * per_token - own;
-        let wanted_tokens = wanted.div_euclid(per_token);
+        // One token, one unit is the common case: it spares the divisions.
+        let tokens = |units: i64| if per_token == 1 { units } else { units.div_euclid(per_token) };
+        let wanted_tokens = tokens(wanted);
         profile.intercept = -wanted_tokens * per_token;
         profile.slope = per_token;
         profile.knots.push(Knot { at_tokens: wanted_tokens, weight: 2 * per_token });
-        profile.knots.push(Knot {
-            at_tokens: (view.others_max - own).div_euclid(per_token),
-            weight: others * per_token,
-        });
+        profile.knots.push(Knot { at_tokens: tokens(view.others_max - own), weight: others * per_token });
     }
 
     fn pins(&self) -> &[Pin] {
         self.reservations.pins()
-    }
-
-    fn pair_cost(&self, pair: &PairView, first: i64, second: i64) -> i64 {
-        // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
-        let others = pair.workers - 1;
-        let cost = |load: i64| {
-            (pair.workers * load - pair.sum + others * self.drop_tokens).abs()
-                + others * others * pair.rest_max.map_or(0, |rest| (load - rest).max(0))
-        };
-        cost(first) + cost(second)
     }
 }

@@ -1,25 +1,11 @@
 //! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from kept up to date.
 
+use crate::backend::cpu::Kernels;
+use crate::backend::cpu::loads::Top;
 use crate::batch::{Batch, Worker};
 use crate::policy::{PairView, Plan, View};
 
-/// The greatest values of a slice and where the first of them stands.
-#[derive(Clone, Copy, Debug, Default)]
-struct Top {
-    first: i64,
-    at: usize,
-    second: i64,
-}
-
 impl Top {
-    fn of(values: &[i64]) -> Self {
-        let mut top = Self { first: i64::MIN, at: 0, second: i64::MIN };
-        for (at, &value) in values.iter().enumerate() {
-            top.raise(at, value);
-        }
-        top
-    }
-
     fn raise(&mut self, at: usize, value: i64) {
         if value > self.first {
             self.second = self.first;
@@ -53,9 +39,14 @@ impl Top {
 }
 
 /// Loads during one decision.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Loads {
+    kernels: &'static Kernels,
+    /// Whether rooms are bounded at all.
+    bounded: bool,
     cost: Vec<i64>,
+    /// Sum and greatest of the costs before any admission.
+    before: (i64, i64),
     cost_per_token: Vec<i64>,
     open_slots: Vec<i64>,
     room_tokens: Vec<i64>,
@@ -73,6 +64,29 @@ pub(crate) struct Loads {
 }
 
 impl Loads {
+    pub(crate) fn new(kernels: &'static Kernels) -> Self {
+        Self {
+            kernels,
+            bounded: false,
+            cost: Vec::new(),
+            before: (0, 0),
+            cost_per_token: Vec::new(),
+            open_slots: Vec::new(),
+            room_tokens: Vec::new(),
+            lift: Vec::new(),
+            anticipated: Vec::new(),
+            sum: 0,
+            top: Top::default(),
+            envelope: 0,
+            rows: Vec::new(),
+            envelope_row: Vec::new(),
+            width: 0,
+            growth_tokens: 0,
+            refill_tokens: 0,
+            envelope_floor: 0,
+        }
+    }
+
     /// Clears the lifts for the rule to fill in.
     pub(crate) fn prepare(&mut self, batch: &Batch<'_>) {
         self.lift.clear();
@@ -82,28 +96,39 @@ impl Loads {
     /// Takes the loads of a batch as a plan sees them; the lifts are the rule's by now.
     pub(crate) fn load(&mut self, batch: &Batch<'_>, plan: &Plan) {
         let uniform = batch.is_uniform();
-        let cost_per_token = |worker: &Worker| if uniform { 1 } else { worker.cost_per_token() };
         let workers = batch.workers();
         self.growth_tokens = i64::from(batch.request_growth_tokens());
         self.refill_tokens = plan.refill_tokens;
         self.envelope_floor = plan.envelope_floor;
+        self.bounded = batch.is_bounded();
         self.cost_per_token.clear();
-        self.cost_per_token.extend(workers.iter().map(cost_per_token));
         self.cost.clear();
-        self.cost.extend(workers.iter().map(|worker| worker.load_tokens as i64 * cost_per_token(worker)));
         self.open_slots.clear();
+        if uniform {
+            self.cost_per_token.resize(workers.len(), 1);
+            self.cost.extend(workers.iter().map(|worker| worker.load_tokens as i64));
+        } else {
+            self.cost_per_token.extend(workers.iter().map(Worker::cost_per_token));
+            let costs = workers.iter().zip(&self.cost_per_token);
+            self.cost.extend(costs.map(|(worker, per_token)| worker.load_tokens as i64 * per_token));
+        }
         self.open_slots.extend(workers.iter().map(|worker| i64::from(worker.open_slots())));
         self.room_tokens.clear();
-        self.room_tokens.extend(workers.iter().map(Worker::room_tokens));
+        if self.bounded {
+            self.room_tokens.extend(workers.iter().map(Worker::room_tokens));
+        }
         self.anticipated.clear();
-        self.anticipated.extend((0..workers.len()).map(|worker| {
-            self.cost[worker]
-                + self.lift[worker]
-                + self.open_slots[worker] * plan.refill_tokens * self.cost_per_token[worker]
-        }));
+        self.anticipated.extend(
+            self.cost
+                .iter()
+                .zip(&self.lift)
+                .zip(self.open_slots.iter().zip(&self.cost_per_token))
+                .map(|((cost, lift), (open, per_token))| cost + lift + open * plan.refill_tokens * per_token),
+        );
         self.sum = self.anticipated.iter().sum();
-        self.top = Top::of(&self.anticipated);
-        self.envelope = self.cost.iter().copied().fold(plan.envelope_floor, i64::max);
+        self.top = (self.kernels.top)(&self.anticipated);
+        self.before = self.sum_and_max_cost();
+        self.envelope = self.before.1.max(plan.envelope_floor);
         self.rows.clear();
         self.envelope_row.clear();
         self.width = 0;
@@ -130,10 +155,11 @@ impl Loads {
 
     /// Longest request that the room of a worker holds beside its own growth.
     pub(crate) fn longest_tokens(&self, worker: usize) -> i64 {
-        self.room_tokens[worker] - self.growth_tokens
+        if self.bounded { self.room_tokens[worker] - self.growth_tokens } else { i64::MAX / 8 }
     }
 
     /// The view of one worker, as its profile is drawn from.
+    #[inline(always)]
     pub(crate) fn view(&self, worker: usize) -> View<'_> {
         let own = self.anticipated[worker];
         let others_max = if worker == self.top.at { self.top.second } else { self.top.first };
@@ -150,6 +176,53 @@ impl Loads {
             row: &self.rows[worker * self.width..(worker + 1) * self.width],
             envelope_row: &self.envelope_row,
         }
+    }
+
+    /// The view of one worker as if a pick of it had been taken back, and the longest request that its room holds then. None where only
+    /// taking it back can tell, because loads are projected.
+    #[inline(always)]
+    pub(crate) fn view_without(&self, worker: usize, tokens: i64) -> Option<(View<'_>, i64)> {
+        if self.width > 0 {
+            return None;
+        }
+        let view = self.view(worker);
+        let cost = tokens * view.cost_per_token;
+        let mut envelope = self.envelope;
+        if view.cost == envelope {
+            let (below, above) = (&self.cost[..worker], &self.cost[worker + 1..]);
+            let others = (self.kernels.sum_and_max)(below).1.max((self.kernels.sum_and_max)(above).1);
+            envelope = self.envelope_floor.max(others).max(view.cost - cost);
+        }
+        let anticipated = view.anticipated + self.refill_tokens * view.cost_per_token - cost;
+        let view = View {
+            cost: view.cost - cost,
+            open_slots: view.open_slots + 1,
+            envelope,
+            anticipated,
+            others_max: if self.cost.len() == 1 { anticipated } else { view.others_max },
+            ..view
+        };
+        Some((view, self.longest_tokens(worker) + tokens + self.growth_tokens))
+    }
+
+    /// The worker with the greatest anticipated load.
+    pub(crate) fn top(&self) -> usize {
+        self.top.at
+    }
+
+    /// Sum of all anticipated loads.
+    pub(crate) fn sum(&self) -> i64 {
+        self.sum
+    }
+
+    /// Sum and greatest of the loads in cost units before any admission.
+    pub(crate) fn before(&self) -> (i64, i64) {
+        self.before
+    }
+
+    /// Sum and greatest of the loads in cost units.
+    pub(crate) fn sum_and_max_cost(&self) -> (i64, i64) {
+        (self.kernels.sum_and_max)(&self.cost)
     }
 
     pub(crate) fn anticipated(&self) -> &[i64] {
@@ -195,18 +268,20 @@ impl Loads {
         let old_cost = self.cost[worker];
         self.cost[worker] += tokens * per_token;
         self.open_slots[worker] += slots;
-        self.room_tokens[worker] -= tokens - slots * self.growth_tokens;
+        if self.bounded {
+            self.room_tokens[worker] -= tokens - slots * self.growth_tokens;
+        }
         let old = self.anticipated[worker];
         let new = old + (tokens + slots * self.refill_tokens) * per_token;
         self.anticipated[worker] = new;
         self.sum += new - old;
         if !self.top.follow(worker, old, new) {
-            self.top = Top::of(&self.anticipated);
+            self.top = (self.kernels.top)(&self.anticipated);
         }
         if tokens >= 0 {
             self.envelope = self.envelope.max(self.cost[worker]);
         } else if old_cost == self.envelope {
-            self.envelope = self.cost.iter().copied().fold(self.envelope_floor, i64::max);
+            self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
         }
         if self.width > 0 {
             self.change_row(worker, tokens * per_token);
@@ -245,13 +320,13 @@ mod tests {
         };
         for workers in [1usize, 2, 3, 7] {
             let mut values: Vec<i64> = (0..workers).map(|_| next(10) as i64).collect();
-            let mut top = Top::of(&values);
+            let mut top = (Kernels::best().top)(&values);
             for _ in 0..3000 {
                 let at = next(workers as u64) as usize;
                 let old = values[at];
                 values[at] = next(10) as i64;
                 if !top.follow(at, old, values[at]) {
-                    top = Top::of(&values);
+                    top = (Kernels::best().top)(&values);
                 }
                 for except in 0..workers {
                     let others = values.iter().enumerate().filter(|&(other, _)| other != except);

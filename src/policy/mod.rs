@@ -18,6 +18,7 @@ pub(crate) mod rollout;
 use thiserror::Error;
 
 use crate::assignment::{Assignment, WaitReason};
+use crate::backend::cpu::{Isa, Kernels};
 use crate::batch::{Batch, Request, Worker};
 use crate::pool::PoolSlot;
 use crate::score::{Age, Profile, Unit};
@@ -93,8 +94,40 @@ pub enum Order {
 pub struct Repair {
     /// Passes over all picks, at most; zero for none.
     pub rounds: u32,
-    /// Whether two picks on two workers may be exchanged.
-    pub swap: bool,
+    /// What exchanges of two picks on two workers lower; none where picks stay on their workers.
+    pub swap: Option<PairCost>,
+}
+
+/// What a pair of workers costs, given their anticipated loads `L`; an exchange of picks must lower it. Data, not code, so that the
+/// engine can rule out most pairs at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairCost {
+    /// The envelope: the greatest load of all.
+    Envelope,
+    /// The sum over both of `|G * L - sum of all + offset| + overflow_weight * max(0, L - greatest load outside the pair)`.
+    Level {
+        /// How far below the common level each worker is wanted, times `G`.
+        offset: i64,
+        /// Cost of a token above everybody else.
+        overflow_weight: i64,
+    },
+}
+
+impl PairCost {
+    /// The cost of the pair when its loads are `first` and `second`.
+    #[must_use]
+    pub fn of(&self, pair: &PairView, first: i64, second: i64) -> i64 {
+        match *self {
+            Self::Envelope => first.max(second).max(pair.rest_max.unwrap_or(first)),
+            Self::Level { offset, overflow_weight } => {
+                let cost = |load: i64| {
+                    (pair.workers * load - pair.sum + offset).abs()
+                        + overflow_weight * pair.rest_max.map_or(0, |rest| (load - rest).max(0))
+                };
+                cost(first) + cost(second)
+            }
+        }
+    }
 }
 
 /// When a request has waited too long.
@@ -228,11 +261,6 @@ pub trait Rule {
     ) -> usize {
         0
     }
-
-    /// What the pair of anticipated loads costs; an exchange must lower it. Only asked where the plan's repair swaps.
-    fn pair_cost(&self, _pair: &PairView, _first: i64, _second: i64) -> i64 {
-        0
-    }
 }
 
 /// Parameters of every family; each policy reads its own.
@@ -248,6 +276,8 @@ pub struct Parameters {
     pub exact: exact::ExactParameters,
     /// `level`, `level-exactmatch`, `level-oracle`, `rollout-oracle`.
     pub level: level::LevelParameters,
+    /// The instruction set of the kernels; none for what `BALANCEROUTE_ISA` says, or else the best that the CPU has.
+    pub isa: Option<Isa>,
 }
 
 impl Parameters {
@@ -290,9 +320,10 @@ pub const NAMES: &[&str] = &[
 /// Builds a policy by name.
 ///
 /// # Errors
-/// An unknown name, or a parameter out of its range.
+/// An unknown name, a parameter out of its range, or an instruction set that this CPU lacks.
 pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
+    let kernels = kernels(parameters.isa)?;
     let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
     let forecast = if name.ends_with("-oracle") {
@@ -306,31 +337,46 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
     };
     Ok(match name {
         "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
-            Box::new(balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast))
+            Box::new(balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels))
         }
         "exact" | "exact-survival" | "exact-oracle" => {
             let horizon = forecast.map(|_| parameters.exact.horizon_steps);
             let needs = Needs { forecast, projection_horizon: horizon, ..Needs::default() };
             let rule = exact::Exact::new(parameters.exact, forecast.is_some());
-            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
+            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::new(kernels) })
         }
         "level" | "level-exactmatch" | "level-oracle" => {
             let ends = forecast.map(|_| parameters.level.ends_per_worker);
             let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
             let rule = level::Level::new(parameters.level, forecast.is_some());
-            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
+            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::new(kernels) })
         }
         "rollout-oracle" => {
             let ends = Some(parameters.level.ends_per_worker);
             let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
             let rule = rollout::Rollout::new(parameters.level);
-            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::default() })
+            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::new(kernels) })
         }
-        _ => baseline::build(name, parameters.baseline, parameters.seed).ok_or_else(unknown)?,
+        _ => baseline::build(name, parameters.baseline, parameters.seed, kernels).ok_or_else(unknown)?,
     })
 }
 
-/// A policy name that does not exist, or parameters out of range.
+/// The kernels of an instruction set, of the one that the environment names, or of the best.
+fn kernels(isa: Option<Isa>) -> Result<&'static Kernels, PolicyError> {
+    let named = |isa: Isa| Kernels::of(isa).ok_or(PolicyError::Isa { found: isa.name().to_owned() });
+    if let Some(isa) = isa {
+        return named(isa);
+    }
+    match std::env::var_os("BALANCEROUTE_ISA") {
+        None => Ok(Kernels::best()),
+        Some(name) => {
+            let name = name.to_string_lossy();
+            Isa::from_name(&name).map_or(Err(PolicyError::Isa { found: name.into_owned() }), named)
+        }
+    }
+}
+
+/// A policy name that does not exist, parameters out of range, or an instruction set that is not there.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum PolicyError {
@@ -353,6 +399,12 @@ pub enum PolicyError {
         high: f64,
         /// Value found.
         found: f64,
+    },
+    /// An instruction set that has no name here, or that this CPU lacks.
+    #[error("instruction set {found:?}: expected scalar, avx2, avx512 or neon, and one that this CPU has")]
+    Isa {
+        /// The name asked for.
+        found: String,
     },
 }
 

@@ -5,7 +5,7 @@
 
 use crate::batch::Batch;
 use crate::policy::level::{Level, LevelParameters};
-use crate::policy::{PairView, Pin, Plan, Rule, View};
+use crate::policy::{Pin, Plan, Rule, View};
 use crate::score::Profile;
 
 /// Steps played.
@@ -123,9 +123,5 @@ impl Rule for Rollout {
             return 0;
         }
         (0..tokens.len()).min_by_key(|&at| self.play(batch, costs, worker, tokens[at])).unwrap_or(0)
-    }
-
-    fn pair_cost(&self, pair: &PairView, first: i64, second: i64) -> i64 {
-        self.level.pair_cost(pair, first, second)
     }
 }

@@ -6,7 +6,7 @@
 
 mod traffic;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use thiserror::Error;
 
@@ -94,6 +94,16 @@ pub enum RouterError {
         workers: usize,
         /// Index found.
         found: u32,
+    },
+    /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that may not take it.
+    #[error("policy {policy} may not send request {id} to worker {worker}")]
+    Refused {
+        /// Name of the policy.
+        policy: &'static str,
+        /// Request id.
+        id: u64,
+        /// Worker index.
+        worker: u32,
     },
     /// The worker has no free slot for a request that is said to run there.
     #[error("worker {worker} has no free slot for request {id}")]
@@ -187,6 +197,9 @@ pub struct Router {
     /// Rows of the last step with pair terms; every `pair_row` in the pool points into it.
     bonus_tokens: Vec<f32>,
     assignment: Assignment,
+    // Scratch of the answer's check.
+    taken: Vec<u32>,
+    seen: HashSet<u64>,
 }
 
 impl Router {
@@ -254,6 +267,8 @@ impl Router {
             meter: TrafficMeter::new(),
             bonus_tokens: Vec::new(),
             assignment: Assignment::new(),
+            taken: Vec::new(),
+            seen: HashSet::new(),
         })
     }
 
@@ -322,7 +337,7 @@ impl Router {
     /// Decides the step: admits and accounts for what it admitted.
     ///
     /// # Errors
-    /// Loads past the limits of a batch; nothing is admitted then.
+    /// Loads past the limits of a batch, or a policy that breaks its promise; nothing is admitted then.
     pub fn step(&mut self) -> Result<&Assignment, RouterError> {
         self.decide(false, None)
     }
@@ -416,6 +431,7 @@ impl Router {
         } else {
             self.policy.decide(&batch, &mut self.assignment);
         }
+        self.check_answer()?;
         for at in 0..self.assignment.admitted.len() {
             let (id, worker) = (self.assignment.admitted[at].id, self.assignment.admitted[at].worker);
             if let Some(request) = self.leave_pool(id) {
@@ -423,6 +439,26 @@ impl Router {
             }
         }
         Ok(&self.assignment)
+    }
+
+    /// A policy may be anybody's: what it answers is checked before anything changes.
+    fn check_answer(&mut self) -> Result<(), RouterError> {
+        self.taken.clear();
+        self.taken.resize(self.workers.len(), 0);
+        self.seen.clear();
+        for admission in &self.assignment.admitted {
+            let (id, worker) = (admission.id, admission.worker);
+            let waits = self.pool.slot_of(id) == Some(admission.slot) && self.seen.insert(id);
+            let open = self.workers.get(worker as usize).is_some_and(|at| {
+                self.taken[worker as usize] += 1;
+                self.taken[worker as usize] <= at.open_slots()
+            });
+            if !waits || !open {
+                self.assignment.clear();
+                return Err(RouterError::Refused { policy: self.policy.name(), id, worker });
+            }
+        }
+        Ok(())
     }
 
     /// One lock-step decode step has run: every running request has a token more and everybody who waits has waited a step.
@@ -698,6 +734,37 @@ mod tests {
         assert!(router.set_accepting(7, false).is_err());
         let wrong = RouterConfig { weights: vec![1.0, f32::NAN], ..RouterConfig::new(2, 1) };
         assert!(Router::new(wrong, policy::build("level", &Parameters::default()).unwrap(), None).is_err());
+    }
+
+    #[test]
+    fn a_policy_that_breaks_its_promise_admits_nobody() {
+        struct Twice;
+        impl Policy for Twice {
+            fn name(&self) -> &'static str {
+                "twice"
+            }
+            fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+                out.clear();
+                for (slot, request, _) in batch.waiting().iter() {
+                    let (id, prompt_tokens) = (request.id, request.prompt_tokens);
+                    out.admitted.push(crate::Admission {
+                        id,
+                        slot,
+                        worker: 0,
+                        prompt_tokens,
+                        score_tokens: 0.0,
+                    });
+                }
+            }
+            fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+                self.decide(batch, out);
+            }
+        }
+        let mut router = Router::new(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();
+        router.enqueue(Request::new(1, 10)).unwrap();
+        router.enqueue(Request::new(2, 10)).unwrap();
+        assert_eq!(router.step().unwrap_err(), RouterError::Refused { policy: "twice", id: 2, worker: 0 });
+        assert_eq!((router.pool().len(), router.running_len()), (2, 0));
     }
 
     #[test]

@@ -24,8 +24,8 @@ use super::supply::{Arrivals, Stream, Supply, Timetable, stream};
 use super::workload::Job;
 use super::{Scenario, SimError};
 use crate::batch::{MAX_PROMPT_TOKENS, Request};
-use crate::forecast::classifier_for;
-use crate::policy::Policy;
+use crate::forecast::{Noise, Oracle, classifier_for};
+use crate::policy::{Forecast, Policy};
 use crate::router::{Router, RouterConfig};
 
 /// Steps between two predictions for the same running request.
@@ -135,7 +135,11 @@ impl<'a> Cluster<'a> {
     ) -> Result<Self, SimError> {
         let needs = policy.needs();
         let name = policy.name();
-        let classifier = needs.forecast.map(classifier_for);
+        let noise = Noise { seed, ..scenario.noise };
+        let classifier = needs.forecast.map(|forecast| match forecast {
+            Forecast::Oracle if scenario.noise != Noise::NONE => Box::new(Oracle::noisy(noise)),
+            forecast => classifier_for(forecast),
+        });
         let config = RouterConfig {
             workers: scenario.workers,
             slots: scenario.slots,

@@ -12,10 +12,10 @@
 //! ```
 
 mod cluster;
+pub mod forecast;
 pub mod metrics;
 pub mod prefix;
 pub mod report;
-
 pub mod settings;
 mod supply;
 pub mod trace;
@@ -32,6 +32,7 @@ pub use prefix::PrefixModel;
 pub use supply::{Arrivals, Source};
 
 use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS};
+use crate::forecast::Noise;
 use crate::policy::{self, Parameters, Policy, PolicyError};
 use crate::router::RouterError;
 use cluster::{Cluster, Library};
@@ -129,6 +130,8 @@ pub struct Scenario {
     pub cold_start: bool,
     /// Runs at a time; 0 for one per processor. No result depends on it.
     pub threads: usize,
+    /// Errors put on what oracle policies are told; the seed of each run replaces theirs.
+    pub noise: Noise,
     /// Parameters of the policies; the seed of each run replaces theirs.
     pub parameters: Parameters,
 }
@@ -161,6 +164,7 @@ impl Default for Scenario {
             prefix: PrefixModel::default(),
             cold_start: false,
             threads: 0,
+            noise: Noise::NONE,
             parameters: Parameters::default(),
         }
     }
@@ -205,6 +209,16 @@ impl Scenario {
         positive("step-base-ms", self.cost.base_ms, false)?;
         positive("step-us-per-token", self.cost.us_per_token, true)?;
         self.check_prefix()?;
+        positive("noise-sigma", self.noise.length_sigma, true)?;
+        for (name, share) in [
+            ("noise-true-positive", self.noise.true_positive_rate),
+            ("noise-false-positive", self.noise.false_positive_rate),
+            ("noise-unpredicted", self.noise.unpredicted_share),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(argument(name, "a share in 0..=1", share));
+            }
+        }
         match (self.arrivals, &self.source) {
             (Arrivals::Closed, _) if self.steps.is_none() => {
                 return Err(argument("steps", "a bound, since closed arrivals never end", "none"));

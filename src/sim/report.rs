@@ -278,6 +278,16 @@ pub struct Arguments {
     pub prefill_us_per_token: f64,
     /// Whether a closed run started empty.
     pub cold_start: bool,
+    /// Whether `level` reserves workers for requests that have waited for long.
+    pub reserve: bool,
+    /// Sigma of the lognormal factor on the remaining lengths that oracles tell.
+    pub noise_sigma: f64,
+    /// Share of ends within the horizon that oracles see.
+    pub noise_true_positive: f64,
+    /// Share of false alarms of oracles.
+    pub noise_false_positive: f64,
+    /// Share of requests that oracles never predict.
+    pub noise_unpredicted: f64,
 }
 
 impl Arguments {
@@ -318,6 +328,11 @@ impl Arguments {
             prefix_cache_blocks: scenario.prefix.cache_blocks,
             prefill_us_per_token: scenario.prefix.prefill_us_per_token,
             cold_start: scenario.cold_start,
+            reserve: scenario.parameters.level.reserve,
+            noise_sigma: scenario.noise.length_sigma,
+            noise_true_positive: scenario.noise.true_positive_rate,
+            noise_false_positive: scenario.noise.false_positive_rate,
+            noise_unpredicted: scenario.noise.unpredicted_share,
         }
     }
 }

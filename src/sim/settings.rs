@@ -137,7 +137,7 @@ impl Setting {
             pool: self.pool,
             policies: options.policies.to_vec(),
             seeds: options.seeds,
-            steps: Some((16 * mean_output).clamp(5_000, 20_000)),
+            steps: Some((16 * mean_output).clamp(10_000, 20_000)),
             warmup: (2 * mean_output).clamp(500, 3_000),
             cost: StepCost::published(self.slots),
             threads: options.threads,

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Geometric, LogNormal, StandardNormal};
 
@@ -40,12 +40,15 @@ pub enum Workload {
     PaperProd,
     /// Stands for the week of Azure's 2024 trace cut to outputs above 1000 tokens, which is not public in that form. Prompts are
     /// lognormal with mean 4652 and sigma 0.22; outputs are 1000 plus a geometric length of mean 52 (the cut leaves a memoryless tail).
-    /// Only the two means are published; with this sigma `jsq` comes to the published imbalance.
+    /// Only the two means are published; the sigma is our choice.
     PaperAzure,
     /// Prompts lognormal with median 2000 and sigma 0.5 (mean 2266), outputs lognormal with median 200 and sigma 0.6 (mean 239).
     Lognormal,
     /// Prompts of `paper-prod`, outputs geometric with mean 1200: the age of a request says nothing about its end.
     Geometric,
+    /// Recurring prompts: each request is one of 512 prompts with lengths as in `paper-prod`; its output is the prompt's own length times
+    /// a lognormal factor of sigma 0.005 (nearly deterministic decoding). What a forecast by prompt hash can gain.
+    Repeats,
     /// A heavy tail with short outputs in the manner of Mooncake's traces: prompts lognormal with median 6000 and sigma 1.2, at most 128,000
     /// (mean about 12,000), outputs lognormal with median 100 and sigma 0.9 (mean 150).
     MooncakeLike,
@@ -58,8 +61,14 @@ const AZURE_PROMPT_SIGMA: f64 = 0.22;
 
 impl Workload {
     /// Every built-in workload.
-    pub const ALL: [Self; 5] =
-        [Self::PaperProd, Self::PaperAzure, Self::Lognormal, Self::Geometric, Self::MooncakeLike];
+    pub const ALL: [Self; 6] = [
+        Self::PaperProd,
+        Self::PaperAzure,
+        Self::Lognormal,
+        Self::Geometric,
+        Self::Repeats,
+        Self::MooncakeLike,
+    ];
 
     /// The name that chooses it.
     #[must_use]
@@ -69,6 +78,7 @@ impl Workload {
             Self::PaperAzure => "paper-azure",
             Self::Lognormal => "lognormal",
             Self::Geometric => "geometric",
+            Self::Repeats => "repeats",
             Self::MooncakeLike => "mooncake-like",
         }
     }
@@ -101,6 +111,12 @@ impl Workload {
                 Job::new(lognormal(2000.0, 0.5, 1 << 20, rng), lognormal(200.0, 0.6, 1 << 20, rng))
             }
             Self::Geometric => Job::new(paper_prod(rng).prompt_tokens, geometric(1200.0, rng)),
+            Self::Repeats => {
+                let prompt = rng.random_range(0..512u64);
+                let own = paper_prod(&mut ChaCha8Rng::seed_from_u64(prompt));
+                let output_tokens = lognormal(f64::from(own.output_tokens), 0.005, 1 << 20, rng);
+                Job { prompt_hash: Some(prompt), output_tokens, ..own }
+            }
             Self::MooncakeLike => {
                 Job::new(lognormal(6000.0, 1.2, 128_000, rng), lognormal(100.0, 0.9, 1 << 20, rng))
             }

@@ -1,0 +1,61 @@
+//! One file per instruction set: its vector operations and its table. They look alike, and the only `unsafe` of the CPU
+//! backend is here.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
+pub(super) mod scalar;
+
+/// The table of an instruction set that needs `target_feature`, and the kernels behind it.
+macro_rules! instantiate {
+    ($isa:expr, $token:expr, $features:literal) => {
+        static KERNELS: Kernels = Kernels {
+            isa: $isa,
+            begin: |ordered, age, unit, marks| {
+                #[target_feature(enable = $features)]
+                fn begin(ordered: &Ordered<'_>, age: Age, unit: i32, marks: &mut Marks) {
+                    column::begin($token, ordered, age, unit, marks);
+                }
+                // SAFETY: `kernels` hands out the table only where the CPU has the features.
+                unsafe { begin(ordered, age, unit, marks) }
+            },
+            search: |ordered, query, marks| {
+                #[target_feature(enable = $features)]
+                fn search(ordered: &Ordered<'_>, query: &Query<'_>, marks: &mut Marks) -> Option<Found> {
+                    column::search($token, ordered, query, marks)
+                }
+                // SAFETY: as above.
+                unsafe { search(ordered, query, marks) }
+            },
+            next_exchange: |pairs, from| {
+                #[target_feature(enable = $features)]
+                fn next_exchange(pairs: &Pairs, from: Place) -> Option<Place> {
+                    exchange::next($token, pairs, from)
+                }
+                // SAFETY: as above.
+                unsafe { next_exchange(pairs, from) }
+            },
+            top: |values| {
+                #[target_feature(enable = $features)]
+                fn top(values: &[i64]) -> Top {
+                    loads::top(values)
+                }
+                // SAFETY: as above.
+                unsafe { top(values) }
+            },
+            sum_and_max: |values| {
+                #[target_feature(enable = $features)]
+                fn sum_and_max(values: &[i64]) -> (i64, i64) {
+                    loads::sum_and_max(values)
+                }
+                // SAFETY: as above.
+                unsafe { sum_and_max(values) }
+            },
+        };
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use instantiate;

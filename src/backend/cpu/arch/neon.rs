@@ -1,0 +1,16 @@
+//! AArch64 with NEON: the array lanes, which the compiler turns into NEON.
+
+use super::instantiate;
+use super::scalar::Scalar;
+use crate::backend::cpu::column::{self, Found, Marks, Query};
+use crate::backend::cpu::exchange::{self, Pairs, Place};
+use crate::backend::cpu::loads::{self, Top};
+use crate::backend::cpu::{Isa, Kernels};
+use crate::pool::Ordered;
+use crate::score::Age;
+
+instantiate!(Isa::Neon, Scalar, "neon");
+
+pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
+    std::arch::is_aarch64_feature_detected!("neon").then_some(&KERNELS)
+}

@@ -1,0 +1,274 @@
+//! The search for the best request of one profile in the pool's length order.
+//!
+//! The profile is concave, so over the lengths of one block it is greatest where its peak is clamped to them; with the age of the
+//! block's oldest entry added that bounds the block, sixteen blocks at a time. Only blocks whose bound reaches the best score are
+//! looked into. It is exact: it returns what a scan of everything returns.
+
+use super::lanes::Lanes;
+use crate::pool::{BLOCK, Ordered};
+use crate::score::Age;
+
+/// Scores and ages stay below this, so that no intermediate of a search leaves an `i32`.
+pub(crate) const GREATEST: i64 = 1 << 29;
+
+/// What a search found: a position of the length order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub position: usize,
+    pub score: i64,
+}
+
+/// A profile in lanes, its score at zero taken off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Query<'a> {
+    pub slope: i32,
+    /// Lengths at which the profile bends, and what each token past them costs: two, which is what almost every profile has (a
+    /// weight of zero bends nothing), and the others.
+    pub knots: [(i32, i32); 2],
+    pub further: &'a [(i32, i32)],
+    /// A length of the pool at most `longest` where the profile is greatest.
+    pub peak: i32,
+    /// Longest entry that fits.
+    pub longest: i32,
+    /// Least score wanted.
+    pub wanted: i32,
+}
+
+/// Which entries are taken, and the ages known so far in a decision, in score units.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Marks {
+    /// Per block a bit for each entry that is taken or lies past the end.
+    pub taken: Vec<u16>,
+    /// Per group a bit for each block without a free entry.
+    full: Vec<u16>,
+    /// Per group a bit for each block whose ages are known.
+    aged: Vec<u16>,
+    block_ages: Vec<[i32; BLOCK]>,
+    ages: Vec<[i32; BLOCK]>,
+    oldest_age: i32,
+    now_step: u32,
+    age: Age,
+    unit: i32,
+}
+
+impl Marks {
+    /// Everything free, nothing known.
+    pub(crate) fn reset(&mut self, count: usize) {
+        let blocks = count.div_ceil(BLOCK);
+        let groups = blocks.div_ceil(BLOCK);
+        self.taken.clear();
+        self.taken.resize(blocks, 0);
+        self.full.clear();
+        self.full.resize(groups, 0);
+        if let Some(last) = self.taken.last_mut()
+            && !count.is_multiple_of(BLOCK)
+        {
+            *last = u16::MAX << (count % BLOCK);
+        }
+        if let Some(last) = self.full.last_mut()
+            && !blocks.is_multiple_of(BLOCK)
+        {
+            *last = u16::MAX << (blocks % BLOCK);
+        }
+    }
+
+    pub(crate) fn take(&mut self, position: usize) {
+        let block = position / BLOCK;
+        self.taken[block] |= 1 << (position % BLOCK);
+        if self.taken[block] == u16::MAX {
+            self.full[block / BLOCK] |= 1 << (block % BLOCK);
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, position: usize) {
+        let block = position / BLOCK;
+        self.taken[block] &= !(1 << (position % BLOCK));
+        self.full[block / BLOCK] &= !(1 << (block % BLOCK));
+    }
+
+    #[cfg(test)]
+    pub(super) fn block_age(&self, block: usize) -> i32 {
+        self.block_ages[block / BLOCK][block % BLOCK]
+    }
+
+    pub(crate) fn is_taken(&self, position: usize) -> bool {
+        self.taken[position / BLOCK] >> (position % BLOCK) & 1 == 1
+    }
+}
+
+/// Bounds the age of every block; the ages of entries are worked out when a search first looks at them.
+#[inline(always)]
+pub(super) fn begin<L: Lanes>(lanes: L, ordered: &Ordered<'_>, age: Age, unit: i32, marks: &mut Marks) {
+    let (groups, blocks) = (ordered.oldest.len(), ordered.token_blocks.len());
+    (marks.now_step, marks.age, marks.unit) = (ordered.now_step, age, unit);
+    marks.aged.clear();
+    marks.aged.resize(groups, 0);
+    marks.block_ages.resize(groups, [0; BLOCK]);
+    // What is left over from before is not read.
+    if marks.ages.len() < blocks {
+        marks.ages.resize(blocks, [0; BLOCK]);
+    }
+    let mut oldest = i32::MIN;
+    for (group, (enqueued, ages)) in ordered.oldest.iter().zip(&mut marks.block_ages).enumerate() {
+        let bounds = lanes.mul(lanes.ages(ordered.now_step, enqueued, age), lanes.splat(unit));
+        lanes.store(bounds, ages);
+        let inside = (blocks - group * BLOCK).min(BLOCK);
+        oldest = oldest.max(lanes.greatest(bounds, u16::MAX >> (BLOCK - inside)));
+    }
+    marks.oldest_age = oldest;
+}
+
+#[derive(Clone, Copy)]
+struct Best {
+    score: i32,
+    position: usize,
+    arrived: u64,
+}
+
+const NOWHERE: usize = usize::MAX;
+
+#[inline(always)]
+fn value(query: &Query<'_>, tokens: u32) -> i32 {
+    let tokens = tokens as i32;
+    let mut score = query.slope * tokens;
+    for &(at, weight) in query.knots.iter().chain(query.further) {
+        score -= weight * (tokens - at).max(0);
+    }
+    score
+}
+
+#[inline(always)]
+fn lost<L: Lanes>(lanes: L, tokens: L::V, (at, weight): (i32, i32)) -> L::V {
+    let past = lanes.max(lanes.sub(tokens, lanes.splat(at)), lanes.splat(0));
+    lanes.mul(past, lanes.splat(weight))
+}
+
+#[inline(always)]
+fn values<L: Lanes>(lanes: L, query: &Query<'_>, tokens: L::V) -> L::V {
+    let score = lanes.mul(tokens, lanes.splat(query.slope));
+    let both = lanes.add(lost(lanes, tokens, query.knots[0]), lost(lanes, tokens, query.knots[1]));
+    let mut score = lanes.sub(score, both);
+    // Not unrolled: it hardly ever runs.
+    let mut at = 0;
+    while at < query.further.len() {
+        score = lanes.sub(score, lost(lanes, tokens, query.further[at]));
+        at += 1;
+    }
+    score
+}
+
+#[inline(always)]
+pub(super) fn search<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    query: &Query<'_>,
+    marks: &mut Marks,
+) -> Option<Found> {
+    let groups = ordered.low.len();
+    if groups == 0 {
+        return None;
+    }
+    let peak = query.peak as u32;
+    let mut group = ordered.low.partition_point(|low| low[0] < peak).saturating_sub(1);
+    let mut best = Best { score: query.wanted, position: NOWHERE, arrived: u64::MAX };
+    let oldest_age = marks.oldest_age;
+    // Outward from the peak, on either side until the profile and the oldest age together cannot reach the best score.
+    let (mut left, mut right) = (group, group + 1);
+    loop {
+        look(lanes, ordered, query, marks, group, &mut best);
+        if left > 0 {
+            if value(query, ordered.high[left - 1][BLOCK - 1]) + oldest_age >= best.score {
+                left -= 1;
+                group = left;
+                continue;
+            }
+            left = 0;
+        }
+        if right < groups {
+            let low = ordered.low[right][0];
+            if low as i32 <= query.longest && value(query, low) + oldest_age >= best.score {
+                group = right;
+                right += 1;
+                continue;
+            }
+        }
+        break;
+    }
+    (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
+}
+
+/// Looks into the blocks of a group that may hold better than `best`.
+#[inline(always)]
+fn look<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    query: &Query<'_>,
+    marks: &mut Marks,
+    group: usize,
+    best: &mut Best,
+) {
+    let longest = lanes.splat(query.longest);
+    let low = lanes.load_unsigned(&ordered.low[group]);
+    let high = lanes.min(lanes.load_unsigned(&ordered.high[group]), longest);
+    let nearest = lanes.min(lanes.max(lanes.splat(query.peak), low), high);
+    let bounds = lanes.add(values(lanes, query, nearest), lanes.load(&marks.block_ages[group]));
+    let open = !marks.full[group] & !lanes.greater(low, longest);
+    let mut blocks = open & !lanes.greater(lanes.splat(best.score), bounds);
+    while blocks != 0 {
+        let mut next = blocks;
+        if best.position == NOWHERE && blocks & (blocks - 1) != 0 {
+            // The most promising block first: it leaves the fewest others.
+            next &= lanes.equal(bounds, lanes.splat(lanes.greatest(bounds, blocks)));
+        }
+        let lane = next.trailing_zeros() as usize;
+        blocks &= !(1 << lane);
+        if look_into(lanes, ordered, query, marks, group * BLOCK + lane, best) {
+            blocks &= !lanes.greater(lanes.splat(best.score), bounds);
+        }
+    }
+}
+
+/// Scores one block and keeps the better of its best and `best`: greatest score, then earliest arrival.
+#[inline(always)]
+fn look_into<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    query: &Query<'_>,
+    marks: &mut Marks,
+    block: usize,
+    best: &mut Best,
+) -> bool {
+    let (group, bit) = (block / BLOCK, 1 << (block % BLOCK));
+    let ages = if marks.aged[group] & bit != 0 {
+        lanes.load(&marks.ages[block])
+    } else {
+        let ages = lanes.ages(marks.now_step, &ordered.enqueued_blocks[block], marks.age);
+        let ages = lanes.mul(ages, lanes.splat(marks.unit));
+        lanes.store(ages, &mut marks.ages[block]);
+        marks.aged[group] |= bit;
+        ages
+    };
+    let tokens = lanes.load_unsigned(&ordered.token_blocks[block]);
+    let scores = lanes.add(values(lanes, query, tokens), ages);
+    let fit = !lanes.greater(tokens, lanes.splat(query.longest)) & !marks.taken[block];
+    let reach = fit & !lanes.greater(lanes.splat(best.score), scores);
+    if reach == 0 {
+        return false;
+    }
+    let score = lanes.greatest(scores, reach);
+    let mut equals = reach & lanes.equal(scores, lanes.splat(score));
+    let better = score > best.score;
+    if better {
+        *best = Best { score, position: NOWHERE, arrived: u64::MAX };
+    }
+    while equals != 0 {
+        let lane = equals.trailing_zeros() as usize;
+        equals &= equals - 1;
+        let arrived = ordered.arrived_blocks[block][lane];
+        if best.position == NOWHERE || arrived < best.arrived {
+            best.position = block * BLOCK + lane;
+            best.arrived = arrived;
+        }
+    }
+    better
+}

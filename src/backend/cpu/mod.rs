@@ -1,0 +1,112 @@
+//! The CPU's kernels: written once over a few vector operations, instantiated per instruction set, chosen once per policy.
+//!
+//! Every instruction set gives the same answers to the bit: lanes hold integers, and ages are rounded in the order that
+//! [`crate::score::Age::tokens`] fixes. Adding one is a file in `arch` and a line in `Kernels::of`.
+
+mod arch;
+pub(crate) mod column;
+pub(crate) mod exchange;
+mod lanes;
+pub(crate) mod loads;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use column::{Found, Marks, Query};
+use exchange::{Pairs, Place};
+use loads::Top;
+
+use crate::pool::Ordered;
+use crate::score::Age;
+
+/// An instruction set that the kernels are built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// The target's baseline.
+    Scalar,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AArch64 with NEON.
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set, the fastest last.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// The name that `BALANCEROUTE_ISA` chooses it by.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
+    }
+
+    /// The instruction set of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// Whether this CPU has it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        Kernels::of(self).is_some()
+    }
+
+    /// The fastest that this CPU has.
+    #[must_use]
+    pub fn best() -> Self {
+        Kernels::best().isa
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One instruction set's kernels. Only a CPU that has the instruction set is handed its table.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    pub isa: Isa,
+    /// Bounds the age of each block.
+    pub begin: fn(&Ordered<'_>, Age, i32, &mut Marks),
+    /// The best free entry for a profile.
+    pub search: fn(&Ordered<'_>, &Query<'_>, &mut Marks) -> Option<Found>,
+    /// The next pair of picks, from a place on, whose exchange may help.
+    pub next_exchange: fn(&Pairs, Place) -> Option<Place>,
+    /// The two greatest values.
+    pub top: fn(&[i64]) -> Top,
+    /// Sum and greatest value, at least zero.
+    pub sum_and_max: fn(&[i64]) -> (i64, i64),
+}
+
+impl Kernels {
+    /// The kernels of an instruction set, if this CPU has it.
+    pub(crate) fn of(isa: Isa) -> Option<&'static Self> {
+        match isa {
+            Isa::Scalar => Some(arch::scalar::kernels()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => arch::avx2::kernels(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => arch::avx512::kernels(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => arch::neon::kernels(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn best() -> &'static Self {
+        let scalar = arch::scalar::kernels();
+        Isa::ALL.into_iter().rev().find_map(Self::of).unwrap_or(scalar)
+    }
+}

@@ -1,0 +1,3 @@
+//! Who evaluates: the kernels of this machine's CPU.
+
+pub mod cpu;
