@@ -12,8 +12,8 @@
 //! 3. Otherwise the best pair is admitted until none is left: best score, then lowest load, then lowest worker, then earliest
 //!    arrival. With [`Order::LeastLoaded`] only the least-loaded open worker that may take anybody is looked at.
 //!    A rule with a judge then chooses among the best few of that worker's column.
-//! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, and the best waiting request takes its place if
-//!    its score is greater; then two picks on two workers change places where that lowers the plan's pair cost.
+//! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the peak of its profile is still within the
+//!    rule's tolerance of where it was, and the best waiting request takes its place if its score is greater; then two picks on two workers change places where that lowers the plan's pair cost.
 //!
 //! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth fits the room.
 //!
@@ -25,7 +25,7 @@ mod batches;
 pub(crate) use batches::{balance_route, longest_first};
 
 use crate::assignment::{Admission, Assignment};
-use crate::batch::{Batch, Request};
+use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request};
 use crate::policy::{Order, PairCost, PairView, Pin, Plan, Rule, View};
 use crate::pool::PoolSlot;
 use crate::score::Profile;
@@ -45,6 +45,8 @@ struct Pick {
     worker: usize,
     score: i64,
     overdue: bool,
+    /// The peak of the profile that it was chosen for; none where it was not.
+    peak_tokens: Option<i64>,
 }
 
 struct State<'a> {
@@ -66,7 +68,11 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
         state.place_longest_first(rule);
     } else {
         while let Some((at, worker, score)) = state.judged_pair(rule) {
+            let peak_tokens = state.peak_tokens(rule, &state.left[at], worker);
             state.admit(at, worker, score, false);
+            if let Some(pick) = state.picks.last_mut() {
+                pick.peak_tokens = Some(peak_tokens);
+            }
         }
     }
     if state.picks.len() >= 2 {
@@ -174,11 +180,11 @@ impl<'a> State<'a> {
 
     fn admit(&mut self, at: usize, worker: usize, score: i64, overdue: bool) {
         let waiting = self.left.remove(at);
-        self.picks.push(Pick { waiting, worker, score, overdue });
+        self.picks.push(Pick { waiting, worker, score, overdue, peak_tokens: None });
     }
 
-    /// The score of a waiting request on a worker as things stand.
-    fn score(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> i64 {
+    /// The profile of a worker for a request as things stand.
+    fn profile(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> Profile {
         let workers = self.workers();
         let rows: Vec<Vec<i64>> = (0..workers).map(|other| self.row(other)).collect();
         let envelope_row: Vec<i64> = (0..rows[worker].len())
@@ -206,7 +212,18 @@ impl<'a> State<'a> {
         });
         let mut profile = Profile::default();
         rule.draw(&view, class, &mut profile);
-        profile.score(i64::from(waiting.request.prompt_tokens))
+        profile
+    }
+
+    /// The length that a worker would take most gladly.
+    fn peak_tokens(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> i64 {
+        let profile = self.profile(rule, waiting, worker);
+        profile.peak(0, i64::from(MAX_PROMPT_TOKENS), &mut Vec::new())
+    }
+
+    /// The score of a waiting request on a worker as things stand.
+    fn score(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> i64 {
+        self.profile(rule, waiting, worker).score(i64::from(waiting.request.prompt_tokens))
             + self.plan.unit
                 * (self.plan.age.tokens(waiting.waited_steps)
                     + self.batch.bonus_tokens(&waiting.request, worker))
@@ -301,6 +318,12 @@ impl<'a> State<'a> {
                 continue;
             }
             self.picks.remove(index);
+            let peak_tokens = self.peak_tokens(rule, &pick.waiting, pick.worker);
+            let moved = pick.peak_tokens.map(|then| (peak_tokens - then).abs());
+            if self.plan.repair.tolerance_tokens.zip(moved).is_some_and(|(most, moved)| moved <= most) {
+                self.picks.insert(index, pick);
+                continue;
+            }
             let current = self.score(rule, &pick.waiting, pick.worker);
             let mut best = (current, pick.waiting);
             for waiting in &self.left {
@@ -318,7 +341,8 @@ impl<'a> State<'a> {
                 self.left.push(pick.waiting);
                 self.left.sort_by_key(|left| left.arrival);
             }
-            self.picks.insert(index, Pick { waiting, score, ..pick });
+            let peak_tokens = Some(peak_tokens);
+            self.picks.insert(index, Pick { waiting, score, peak_tokens, ..pick });
         }
         changed
     }
@@ -357,8 +381,8 @@ impl<'a> State<'a> {
                 let moved = b_tokens - a_tokens;
                 if cost.of(&pair, x + moved, v - moved) < cost.of(&pair, x, v) {
                     changed = true;
-                    self.picks[first].waiting = b.waiting;
-                    self.picks[second].waiting = a.waiting;
+                    self.picks[first] = Pick { waiting: b.waiting, peak_tokens: None, ..a };
+                    self.picks[second] = Pick { waiting: a.waiting, peak_tokens: None, ..b };
                 }
             }
         }

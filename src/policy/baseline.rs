@@ -66,7 +66,7 @@ pub(crate) const PLAIN: Plan = Plan {
     refill_tokens: 0,
     envelope_floor: 0,
     longest_first: false,
-    repair: Repair { rounds: 0, swap: None },
+    repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
     passed_over: None,
 };
 

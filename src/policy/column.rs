@@ -8,6 +8,7 @@
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
+use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Ordered, Pool};
 use crate::score::{Age, Knot, Profile};
 
@@ -73,6 +74,11 @@ impl Column {
 
     pub(crate) fn is_taken(&self, position: usize) -> bool {
         self.marks.is_taken(position)
+    }
+
+    /// The length at which a profile is greatest, whoever waits.
+    pub(crate) fn peak_tokens(&mut self, profile: &Profile) -> i64 {
+        profile.peak(0, i64::from(MAX_PROMPT_TOKENS), &mut self.knots)
     }
 
     #[inline]

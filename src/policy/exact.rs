@@ -115,6 +115,7 @@ impl Rule for Exact {
             envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
             longest_first: waiting <= open && !batch.has_pair_terms(),
             repair: Repair {
+                tolerance_tokens: None,
                 rounds: self.parameters.repair_rounds,
                 swap: (uniform && !looks_ahead).then_some(PairCost::Envelope),
             },

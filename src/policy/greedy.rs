@@ -23,6 +23,8 @@ struct Pick {
     score: i64,
     overdue: bool,
     pair_terms: bool,
+    /// The peak of the profile that it was chosen for; none where it was not.
+    peak_tokens: Option<i64>,
     /// [`Greedy::changes`] when it was last found to be the best for its worker.
     best_at: u32,
 }
@@ -196,8 +198,25 @@ impl Greedy {
             score: found.score,
             overdue,
             pair_terms,
+            peak_tokens: None,
             best_at: 0,
         });
+    }
+
+    /// Admits the best of a column, and remembers what the column wanted if the repair will ask.
+    fn admit_best(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found) {
+        let tolerant = step.plan.repair.tolerance_tokens.is_some();
+        let peak_tokens = tolerant.then(|| {
+            if !step.ordered {
+                let slot = PoolSlot(step.waiting.slots[found.position]);
+                self.draw(step, worker, step.batch.waiting().request(slot));
+            }
+            self.column.peak_tokens(&self.profile)
+        });
+        self.admit(step, worker, found, false);
+        if let Some(pick) = self.picks.last_mut() {
+            pick.peak_tokens = peak_tokens;
+        }
     }
 
     /// The least-loaded open worker that may take a request: its place in `open`.
@@ -285,7 +304,7 @@ impl Greedy {
                 let worker = worker_of(key);
                 // A worker that may take nobody now never may again: rooms and the pool only shrink.
                 if let Some(found) = self.best_judged(step, worker) {
-                    self.admit(step, worker, found, false);
+                    self.admit_best(step, worker, found);
                     self.reopen(worker);
                 }
             }
@@ -401,10 +420,18 @@ impl Greedy {
                 continue;
             }
             // The pick itself stays taken, so only others are found.
+            let mut peak_tokens = None;
             let (position, score) = match self.loads.view_without(pick.worker, pick.tokens) {
                 Some((view, longest)) if step.ordered => {
                     self.profile.clear();
                     step.rule.draw(&view, None, &mut self.profile);
+                    if let Some(tolerance) = step.plan.repair.tolerance_tokens {
+                        let peak = self.column.peak_tokens(&self.profile);
+                        if pick.peak_tokens.is_some_and(|then| (peak - then).abs() <= tolerance) {
+                            continue;
+                        }
+                        peak_tokens = Some(peak);
+                    }
                     let waited = step.waiting.now_step - step.waiting.enqueued[pick.position];
                     let current =
                         self.profile.score(pick.tokens) + step.plan.unit * step.plan.age.tokens(waited);
@@ -415,6 +442,14 @@ impl Greedy {
                 _ => {
                     self.loads.release(pick.worker, pick.tokens);
                     let current = self.score(step, pick.worker, pick.position);
+                    if let Some(tolerance) = step.plan.repair.tolerance_tokens {
+                        let peak = self.column.peak_tokens(&self.profile);
+                        if pick.peak_tokens.is_some_and(|then| (peak - then).abs() <= tolerance) {
+                            self.loads.admit(pick.worker, pick.tokens);
+                            continue;
+                        }
+                        peak_tokens = Some(peak);
+                    }
                     let better = self.best(step, pick.worker).filter(|found| found.score > current);
                     self.loads.admit(pick.worker, pick.tokens);
                     better.map_or((pick.position, current), |found| (found.position, found.score))
@@ -432,7 +467,8 @@ impl Greedy {
                 self.picks[index] = Pick { position, tokens, pair_terms, ..pick };
             }
             // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
-            (self.picks[index].score, self.picks[index].best_at) = (score, self.changes);
+            let pick = &mut self.picks[index];
+            (pick.score, pick.best_at, pick.peak_tokens) = (score, self.changes, peak_tokens);
         }
         changed
     }
@@ -488,6 +524,7 @@ impl Greedy {
         self.loads.exchange(b.worker, -moved);
         (self.picks[first].position, self.picks[first].tokens) = (b.position, b.tokens);
         (self.picks[second].position, self.picks[second].tokens) = (a.position, a.tokens);
+        (self.picks[first].peak_tokens, self.picks[second].peak_tokens) = (None, None);
         true
     }
 

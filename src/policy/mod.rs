@@ -94,6 +94,9 @@ pub enum Order {
 pub struct Repair {
     /// Passes over all picks, at most; zero for none.
     pub rounds: u32,
+    /// A pick is left as it is while the peak of its profile has moved by at most this many tokens since it was chosen. None looks at every
+    /// pick again.
+    pub tolerance_tokens: Option<i64>,
     /// What exchanges of two picks on two workers lower; none where picks stay on their workers.
     pub swap: Option<PairCost>,
 }
