@@ -587,7 +587,10 @@ fn lookahead() -> Vec<Case> {
     })
 }
 
-const FILES: [(&str, &str, fn() -> Vec<Case>); 5] = [
+/// Name, what it holds, and how its cases are made.
+type File = (&'static str, &'static str, fn() -> Vec<Case>);
+
+const FILES: [File; 5] = [
     ("plain", "Loads, free slots, lengths, waits and deadlines.", plain),
     ("capacity", "KV capacity with room for growth, and draining workers.", capacity),
     ("pairs", "Bonus and eligibility per (request, worker), and requests bound to a rank.", pairs),
