@@ -3,6 +3,35 @@
 //! Data-parallel decode workers wait for each other at the end of every step, so a step lasts as long as its most loaded
 //! worker. A request, once placed, stays, grows by a token a step and ends nobody knows when. This crate takes the one
 //! decision that is left: which waiting request enters which free slot.
+//!
+//! A [`Router`] keeps the state across steps for an engine; a [`Batch`] and a [`Policy`] decide one step for a caller that
+//! keeps its own.
+//!
+//! ```
+//! use balanceroute::{Assignment, Batch, Pool, Request, Worker, policy};
+//!
+//! // Two workers with a free slot each (load in KV tokens, running requests, free slots), three requests that wait.
+//! let workers = [Worker::new(40_000, 11, 1), Worker::new(43_000, 11, 1)];
+//! let waiting = Pool::from_requests(&[
+//!     Request::new(1, 900),
+//!     Request::new(2, 3_100),
+//!     Request::new(3, 5_200).waited(12),
+//! ])?;
+//! let batch = Batch::draft(&workers, &waiting).check()?;
+//! let mut level = policy::build("level", &policy::Parameters::default())?;
+//! let mut answer = Assignment::new();
+//! level.decide(&batch, &mut answer);
+//!
+//! assert_eq!(answer.admitted.len(), 2);
+//! for (id, reason) in answer.waiting(&batch) {
+//!     println!("request {id} waits: {reason}");
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Where things are: [`batch`] and [`pool`] hold one step's problem, [`score`] what a request is worth on a worker, [`assignment`] the
+//! answer, [`mod@reference`] the definition of right, [`policy`] the rules, [`forecast`] predictions, [`router`] the state across
+//! steps, [`backend`] the kernels. The feature `sim` adds the simulator and the command line.
 
 pub mod assignment;
 pub mod backend;

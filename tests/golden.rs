@@ -587,7 +587,7 @@ fn lookahead() -> Vec<Case> {
     })
 }
 
-/// File, what it is about, and its batches.
+/// Name, what it holds, and how its cases are made.
 type File = (&'static str, &'static str, fn() -> Vec<Case>);
 
 const FILES: [File; 5] = [

@@ -1,8 +1,8 @@
 //! Level refill: the rule of our own that predicts nothing.
 //!
 //! Every full worker grows alike, so growth cancels. A completion takes `s + o` away and the refill brings `s'`; in the long run
-//! E[s'] = E[s], so every completion must lower its worker by E[o]. Filling up to the envelope (what F rewards) fights that: it
-//! spends the long requests and later lacks them. Level refill aims each worker at one common level instead, E[o] below the mean
+//! `E[s']` = `E[s]`, so every completion must lower its worker by `E[o]`. Filling up to the envelope (what F rewards) fights that: it
+//! spends the long requests and later lacks them. Level refill aims each worker at one common level instead, `E[o]` below the mean
 //! of the others:
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
-//! `K` completions, takes the place of E[o].
+//! `K` completions, takes the place of `E[o]`.
 
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
