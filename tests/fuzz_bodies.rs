@@ -15,7 +15,7 @@ fn cases(default: usize) -> usize {
 
 #[test]
 fn decide_on_seeded_bytes() {
-    let cases = cases(3_000);
+    let cases = cases(10_000);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut bytes = vec![0; 4096];
     let mut batches = 0;

@@ -3,6 +3,7 @@
 //! Included by the fuzz target and by `tests/fuzz_bodies.rs`.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
+use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pairs, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
 
@@ -20,6 +21,8 @@ struct Parts {
     bonus_tokens: Vec<f32>,
     eligible: Vec<u64>,
     classes: Vec<f32>,
+    /// Which of [`Isa::ALL`]; the best where this CPU lacks it.
+    isa: u8,
 }
 
 fn one_in(u: &mut Unstructured<'_>, n: u8) -> Result<bool> {
@@ -120,6 +123,7 @@ impl<'a> Arbitrary<'a> for Parts {
                 }
             }
         }
+        parts.isa = u.arbitrary()?;
         // A door that is never knocked at wrongly is not tested.
         match u8::arbitrary(u)? {
             0 => drop(parts.bonus_tokens.pop()),
@@ -150,8 +154,11 @@ pub(crate) fn decide(data: &[u8]) -> bool {
         draft = draft.classes(&parts.classes);
     }
     let Ok(batch) = draft.check() else { return false };
+    let isa = Isa::ALL[usize::from(parts.isa) % Isa::ALL.len()];
+    let forced = Parameters { isa: Some(isa), ..Parameters::default() };
     for name in policy::NAMES {
-        let mut policy = policy::build(name, &Parameters::default()).expect("known");
+        let built = policy::build(name, &forced).or_else(|_| policy::build(name, &Parameters::default()));
+        let mut policy = built.expect("known");
         let (mut fast, mut oracle) = (Assignment::new(), Assignment::new());
         policy.decide(&batch, &mut fast);
         policy.decide_by_reference(&batch, &mut oracle);
