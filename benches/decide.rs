@@ -139,12 +139,30 @@ fn decide(c: &mut Criterion) {
     }
 }
 
+/// What keeping the length order costs: one request arrives and one leaves.
+fn events(c: &mut Criterion) {
+    for waiting in [512, 4096] {
+        let mut step = Step::new(1, (waiting, 64, 8));
+        let lengths: Vec<u32> = step.pool.iter().map(|(_, request, _)| request.prompt_tokens).collect();
+        let mut id = waiting as u64;
+        c.bench_function(&format!("pool/{waiting}/insert-remove"), |b| {
+            b.iter(|| {
+                let tokens = lengths[id as usize * 7 % lengths.len()];
+                step.pool.insert(Request::new(id, tokens)).expect("valid");
+                let gone = step.pool.remove(id - waiting as u64);
+                id += 1;
+                gone
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1))
         .sample_size(30);
-    targets = decide
+    targets = decide, events
 }
 criterion_main!(benches);

@@ -1,5 +1,6 @@
 //! Every policy answers what the oracle answers, pick for pick, on random and adversarial batches.
 
+use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{
     Assignment, Batch, Pool, PredictedEnd, PredictedEnds, Request, Traffic, WaitReason, Worker,
@@ -131,11 +132,21 @@ fn agree(name: &str) {
 }
 
 fn agree_with(name: &str, parameters: &Parameters) {
-    let mut config = ProptestConfig::with_cases(cases());
+    let available: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
+    for &isa in &available {
+        // The slowest oracle bounds the time of a run, so the cases are shared out.
+        agree_on(name, isa, cases() / available.len() as u32 + 1, parameters);
+    }
+}
+
+fn agree_on(name: &str, isa: Isa, cases: u32, parameters: &Parameters) {
+    println!("{name} on {isa}: {cases} cases");
+    let mut config = ProptestConfig::with_cases(cases);
     config.failure_persistence = None;
     config.max_shrink_iters = 20_000;
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let mut fast = policy::build(name, parameters).expect("a policy");
+    let mut fast =
+        policy::build(name, &Parameters { isa: Some(isa), ..parameters.clone() }).expect("a policy");
     let mut slow = policy::build(name, parameters).expect("a policy");
     let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
     runner
@@ -162,7 +173,7 @@ fn agree_with(name: &str, parameters: &Parameters) {
             }
             Ok(())
         })
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
+        .unwrap_or_else(|error| panic!("{name} on {isa}: {error}"));
 }
 
 /// What holds for every answer of every policy.

@@ -75,6 +75,7 @@ impl Column {
         self.marks.is_taken(position)
     }
 
+    #[inline]
     /// The best entry of at most `longest_tokens` and at least `wanted` score units: greatest score, then earliest arrival.
     pub(crate) fn best(
         &mut self,
@@ -98,8 +99,12 @@ impl Column {
             } else if knot.at_tokens < longest {
                 steepest += knot.weight;
                 // Few knots, and mostly in order.
-                let at = self.knots.iter().rposition(|other| other.at_tokens <= knot.at_tokens);
-                self.knots.insert(at.map_or(0, |at| at + 1), knot);
+                self.knots.push(knot);
+                let mut at = self.knots.len() - 1;
+                while at > 0 && self.knots[at - 1].at_tokens > knot.at_tokens {
+                    self.knots.swap(at - 1, at);
+                    at -= 1;
+                }
             }
         }
         let fits = terms.fit_lanes()
@@ -115,11 +120,16 @@ impl Column {
         if wanted > 2 * GREATEST {
             return None;
         }
+        let bend = |knot: &Knot| (knot.at_tokens as i32, knot.weight as i32);
+        let first_two = [0, 1].map(|at| self.knots.get(at).map_or((0, 0), bend));
         self.bends.clear();
-        self.bends.extend(self.knots.iter().map(|knot| (knot.at_tokens as i32, knot.weight as i32)));
+        if self.knots.len() > 2 {
+            self.bends.extend(self.knots[2..].iter().map(bend));
+        }
         let query = Query {
             slope: slope as i32,
-            knots: &self.bends,
+            knots: first_two,
+            further: &self.bends,
             peak: peak(slope, &self.knots, shortest, longest) as i32,
             longest: longest as i32,
             wanted: wanted.max(i64::from(i32::MIN)) as i32,

@@ -122,6 +122,7 @@ impl Rule for Exact {
         }
     }
 
+    #[inline]
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         match &self.discounts {
             Some(discounts) if !view.row.is_empty() => {

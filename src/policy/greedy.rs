@@ -112,7 +112,7 @@ impl Greedy {
             ordered: !batch.has_pair_terms(),
         };
         self.loads.load(batch, &plan);
-        out.before = Balance::of_totals(batch, self.loads.sum_and_max_cost());
+        out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting);
         if !step.ordered {
             self.index_positions(batch);
@@ -221,6 +221,8 @@ impl Greedy {
             return;
         }
         self.overdue.clear();
+        // All at once some day: that day must not allocate either.
+        self.overdue.reserve(step.waiting.tokens.len());
         let ordered = &step.waiting;
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
@@ -435,7 +437,7 @@ impl Greedy {
             let Some(place) = next else { return changed };
             if self.exchange(step, cost, place) {
                 changed = true;
-                filtered = filtered && self.fill_pairs(cost);
+                filtered = filtered && self.follow_exchange(cost, place);
             }
             from = Place { second: place.second + 1, ..place };
         }
@@ -478,38 +480,68 @@ impl Greedy {
         true
     }
 
-    /// Fills what the filter of exchanges needs; false when it does not fit its lanes.
-    fn fill_pairs(&mut self, cost: PairCost) -> bool {
+    /// By how much a worker lies above the common level, times the number of workers.
+    fn above(&self, cost: PairCost, worker: usize) -> i64 {
         let offset = match cost {
             PairCost::Envelope => 0,
             PairCost::Level { offset, .. } => offset,
         };
         let anticipated = self.loads.anticipated();
-        let (workers, top) = (anticipated.len() as i64, self.loads.top());
-        let base = offset - self.loads.sum();
+        anticipated.len() as i64 * anticipated[worker] - self.loads.sum() + offset
+    }
+
+    /// Fills what the filter of exchanges needs; false when it does not fit its lanes.
+    fn fill_pairs(&mut self, cost: PairCost) -> bool {
+        let workers = self.loads.anticipated().len() as i64;
         let blocks = self.picks.len().div_ceil(BLOCK);
-        let pairs = &mut self.pairs;
-        pairs.count = self.picks.len();
-        pairs.distances = cost != PairCost::Envelope;
-        pairs.above.resize(blocks, [0; BLOCK]);
-        pairs.length.resize(blocks, [0; BLOCK]);
-        pairs.top.resize(blocks, 0);
-        pairs.movable.resize(blocks, 0);
+        self.pairs.count = self.picks.len();
+        self.pairs.distances = cost != PairCost::Envelope;
+        self.pairs.above.resize(blocks, [0; BLOCK]);
+        self.pairs.length.resize(blocks, [0; BLOCK]);
+        self.pairs.top.resize(blocks, 0);
+        self.pairs.movable.clear();
+        self.pairs.movable.resize(blocks, 0);
         let mut greatest = 0;
-        for (block, picks) in self.picks.chunks(BLOCK).enumerate() {
-            let (mut tops, mut movable) = (0, 0);
-            for (lane, pick) in picks.iter().enumerate() {
-                let above = workers * anticipated[pick.worker] + base;
-                let length = workers * pick.tokens;
-                greatest = greatest.max(above.abs()).max(length);
-                pairs.above[block][lane] = above as i32;
-                pairs.length[block][lane] = length as i32;
-                tops |= u16::from(pick.worker == top) << lane;
-                movable |= u16::from(pick.may_move()) << lane;
-            }
-            (pairs.top[block], pairs.movable[block]) = (tops, movable);
+        for (index, pick) in self.picks.iter().enumerate() {
+            let (above, length) = (self.above(cost, pick.worker), workers * pick.tokens);
+            greatest = greatest.max(above.abs()).max(length);
+            let (block, lane) = (index / BLOCK, index % BLOCK);
+            self.pairs.above[block][lane] = above as i32;
+            self.pairs.length[block][lane] = length as i32;
+            self.pairs.movable[block] |= u16::from(pick.may_move()) << lane;
         }
+        self.mark_top();
         greatest < GREATEST
+    }
+
+    fn mark_top(&mut self) {
+        let top = self.loads.top();
+        self.pairs.top_worker = top;
+        for (tops, picks) in self.pairs.top.iter_mut().zip(self.picks.chunks(BLOCK)) {
+            let lanes = picks.iter().enumerate();
+            *tops = lanes.fold(0, |tops, (lane, pick)| tops | u16::from(pick.worker == top) << lane);
+        }
+    }
+
+    /// Brings the filter up to date after an exchange; false when it does not fit its lanes any more.
+    fn follow_exchange(&mut self, cost: PairCost, Place { first, second }: Place) -> bool {
+        let workers = [first, second].map(|index| self.picks[index].worker);
+        let above = workers.map(|worker| self.above(cost, worker));
+        for (index, pick) in self.picks.iter().enumerate() {
+            for (worker, above) in workers.into_iter().zip(above) {
+                if pick.worker == worker {
+                    self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
+                }
+            }
+        }
+        for index in [first, second] {
+            let length = self.loads.anticipated().len() as i64 * self.picks[index].tokens;
+            self.pairs.length[index / BLOCK][index % BLOCK] = length as i32;
+        }
+        if self.loads.top() != self.pairs.top_worker {
+            self.mark_top();
+        }
+        above.into_iter().all(|above| above.abs() < GREATEST)
     }
 }
 

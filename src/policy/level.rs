@@ -208,6 +208,7 @@ impl Rule for Level {
         }
     }
 
+    #[inline(always)]
     fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
         let others = view.workers - 1;
         if others == 0 {

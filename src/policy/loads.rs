@@ -45,6 +45,8 @@ pub(crate) struct Loads {
     /// Whether rooms are bounded at all.
     bounded: bool,
     cost: Vec<i64>,
+    /// Sum and greatest of the costs before any admission.
+    before: (i64, i64),
     cost_per_token: Vec<i64>,
     open_slots: Vec<i64>,
     room_tokens: Vec<i64>,
@@ -67,6 +69,7 @@ impl Loads {
             kernels,
             bounded: false,
             cost: Vec::new(),
+            before: (0, 0),
             cost_per_token: Vec::new(),
             open_slots: Vec::new(),
             room_tokens: Vec::new(),
@@ -124,7 +127,8 @@ impl Loads {
         );
         self.sum = self.anticipated.iter().sum();
         self.top = (self.kernels.top)(&self.anticipated);
-        self.envelope = self.sum_and_max_cost().1.max(plan.envelope_floor);
+        self.before = self.sum_and_max_cost();
+        self.envelope = self.before.1.max(plan.envelope_floor);
         self.rows.clear();
         self.envelope_row.clear();
         self.width = 0;
@@ -155,6 +159,7 @@ impl Loads {
     }
 
     /// The view of one worker, as its profile is drawn from.
+    #[inline(always)]
     pub(crate) fn view(&self, worker: usize) -> View<'_> {
         let own = self.anticipated[worker];
         let others_max = if worker == self.top.at { self.top.second } else { self.top.first };
@@ -175,6 +180,7 @@ impl Loads {
 
     /// The view of one worker as if a pick of it had been taken back, and the longest request that its room holds then. None where only
     /// taking it back can tell, because loads are projected.
+    #[inline(always)]
     pub(crate) fn view_without(&self, worker: usize, tokens: i64) -> Option<(View<'_>, i64)> {
         if self.width > 0 {
             return None;
@@ -207,6 +213,11 @@ impl Loads {
     /// Sum of all anticipated loads.
     pub(crate) fn sum(&self) -> i64 {
         self.sum
+    }
+
+    /// Sum and greatest of the loads in cost units before any admission.
+    pub(crate) fn before(&self) -> (i64, i64) {
+        self.before
     }
 
     /// Sum and greatest of the loads in cost units.

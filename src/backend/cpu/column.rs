@@ -8,9 +8,6 @@ use super::lanes::Lanes;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::Age;
 
-/// Entries per group: as many blocks as a vector bounds at once.
-const GROUP: usize = BLOCK * BLOCK;
-
 /// Scores and ages stay below this, so that no intermediate of a search leaves an `i32`.
 pub(crate) const GREATEST: i64 = 1 << 29;
 
@@ -25,8 +22,10 @@ pub(crate) struct Found {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a> {
     pub slope: i32,
-    /// Lengths at which the profile bends, and what each token past them costs.
-    pub knots: &'a [(i32, i32)],
+    /// Lengths at which the profile bends, and what each token past them costs: two, which is what almost every profile has (a
+    /// weight of zero bends nothing), and the others.
+    pub knots: [(i32, i32); 2],
+    pub further: &'a [(i32, i32)],
     /// A length of the pool at most `longest` where the profile is greatest.
     pub peak: i32,
     /// Longest entry that fits.
@@ -87,6 +86,11 @@ impl Marks {
         self.full[block / BLOCK] &= !(1 << (block % BLOCK));
     }
 
+    #[cfg(test)]
+    pub(super) fn block_age(&self, block: usize) -> i32 {
+        self.block_ages[block / BLOCK][block % BLOCK]
+    }
+
     pub(crate) fn is_taken(&self, position: usize) -> bool {
         self.taken[position / BLOCK] >> (position % BLOCK) & 1 == 1
     }
@@ -127,18 +131,28 @@ const NOWHERE: usize = usize::MAX;
 fn value(query: &Query<'_>, tokens: u32) -> i32 {
     let tokens = tokens as i32;
     let mut score = query.slope * tokens;
-    for &(at, weight) in query.knots {
+    for &(at, weight) in query.knots.iter().chain(query.further) {
         score -= weight * (tokens - at).max(0);
     }
     score
 }
 
 #[inline(always)]
+fn lost<L: Lanes>(lanes: L, tokens: L::V, (at, weight): (i32, i32)) -> L::V {
+    let past = lanes.max(lanes.sub(tokens, lanes.splat(at)), lanes.splat(0));
+    lanes.mul(past, lanes.splat(weight))
+}
+
+#[inline(always)]
 fn values<L: Lanes>(lanes: L, query: &Query<'_>, tokens: L::V) -> L::V {
-    let mut score = lanes.mul(tokens, lanes.splat(query.slope));
-    for &(at, weight) in query.knots {
-        let past = lanes.max(lanes.sub(tokens, lanes.splat(at)), lanes.splat(0));
-        score = lanes.sub(score, lanes.mul(past, lanes.splat(weight)));
+    let score = lanes.mul(tokens, lanes.splat(query.slope));
+    let both = lanes.add(lost(lanes, tokens, query.knots[0]), lost(lanes, tokens, query.knots[1]));
+    let mut score = lanes.sub(score, both);
+    // Not unrolled: it hardly ever runs.
+    let mut at = 0;
+    while at < query.further.len() {
+        score = lanes.sub(score, lost(lanes, tokens, query.further[at]));
+        at += 1;
     }
     score
 }
@@ -151,36 +165,34 @@ pub(super) fn search<L: Lanes>(
     marks: &mut Marks,
 ) -> Option<Found> {
     let groups = ordered.low.len();
+    if groups == 0 {
+        return None;
+    }
     let peak = query.peak as u32;
-    let start = ordered.low.partition_point(|low| low[0] < peak).saturating_sub(1);
+    let mut group = ordered.low.partition_point(|low| low[0] < peak).saturating_sub(1);
     let mut best = Best { score: query.wanted, position: NOWHERE, arrived: u64::MAX };
     let oldest_age = marks.oldest_age;
-    let (mut left, mut right) = (start, start + 1);
-    if groups > 0 {
-        look(lanes, ordered, query, marks, start, &mut best);
-    }
-    // Outward from the peak, until the profile and the oldest age together cannot reach the best score.
+    // Outward from the peak, on either side until the profile and the oldest age together cannot reach the best score.
+    let (mut left, mut right) = (group, group + 1);
     loop {
-        let go_left = left > 0 && value(query, ordered.high[left - 1][BLOCK - 1]) + oldest_age >= best.score;
-        if go_left {
-            left -= 1;
-            look(lanes, ordered, query, marks, left, &mut best);
-        } else {
+        look(lanes, ordered, query, marks, group, &mut best);
+        if left > 0 {
+            if value(query, ordered.high[left - 1][BLOCK - 1]) + oldest_age >= best.score {
+                left -= 1;
+                group = left;
+                continue;
+            }
             left = 0;
         }
-        let go_right = right < groups && {
+        if right < groups {
             let low = ordered.low[right][0];
-            low as i32 <= query.longest && value(query, low) + oldest_age >= best.score
-        };
-        if go_right {
-            look(lanes, ordered, query, marks, right, &mut best);
-            right += 1;
-        } else {
-            right = groups;
+            if low as i32 <= query.longest && value(query, low) + oldest_age >= best.score {
+                group = right;
+                right += 1;
+                continue;
+            }
         }
-        if !go_left && !go_right {
-            break;
-        }
+        break;
     }
     (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
 }
@@ -202,21 +214,15 @@ fn look<L: Lanes>(
     let bounds = lanes.add(values(lanes, query, nearest), lanes.load(&marks.block_ages[group]));
     let open = !marks.full[group] & !lanes.greater(low, longest);
     let mut blocks = open & !lanes.greater(lanes.splat(best.score), bounds);
-    if blocks == 0 {
-        return;
-    }
-    let entries = group * GROUP / BLOCK;
-    if best.position == NOWHERE && blocks & (blocks - 1) != 0 {
-        // The most promising block first: it leaves the fewest others.
-        let promising = lanes.equal(bounds, lanes.splat(lanes.greatest(bounds, blocks))) & blocks;
-        let block = promising.trailing_zeros() as usize;
-        look_into(lanes, ordered, query, marks, entries + block, best);
-        blocks &= !(1 << block) & !lanes.greater(lanes.splat(best.score), bounds);
-    }
     while blocks != 0 {
-        let block = blocks.trailing_zeros() as usize;
-        blocks &= blocks - 1;
-        if look_into(lanes, ordered, query, marks, entries + block, best) {
+        let mut next = blocks;
+        if best.position == NOWHERE && blocks & (blocks - 1) != 0 {
+            // The most promising block first: it leaves the fewest others.
+            next &= lanes.equal(bounds, lanes.splat(lanes.greatest(bounds, blocks)));
+        }
+        let lane = next.trailing_zeros() as usize;
+        blocks &= !(1 << lane);
+        if look_into(lanes, ordered, query, marks, group * BLOCK + lane, best) {
             blocks &= !lanes.greater(lanes.splat(best.score), bounds);
         }
     }

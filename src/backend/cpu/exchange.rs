@@ -18,6 +18,7 @@ pub(crate) struct Pairs {
     pub length: Vec<[i32; BLOCK]>,
     /// Picks on the top worker.
     pub top: Vec<u16>,
+    pub top_worker: usize,
     /// Picks that may move.
     pub movable: Vec<u16>,
     pub count: usize,

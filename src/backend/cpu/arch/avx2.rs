@@ -36,8 +36,22 @@ impl Avx2 {
     fn mask(self, [low, high]: [__m256i; 2]) -> u16 {
         // SAFETY: the CPU has AVX2.
         unsafe {
-            let bits = |half: __m256i| _mm256_movemask_ps(_mm256_castsi256_ps(half)) as u16;
-            bits(low) | bits(high) << 8
+            let low = _mm256_movemask_ps(_mm256_castsi256_ps(low)) as u16;
+            let high = _mm256_movemask_ps(_mm256_castsi256_ps(high)) as u16;
+            low | high << 8
+        }
+    }
+
+    #[inline(always)]
+    fn four_ages(self, waited: __m128i, age: Age) -> __m128i {
+        // SAFETY: the CPU has AVX2. Multiplications and the addition stay apart: nothing fuses them.
+        unsafe {
+            let waited = _mm256_cvtepi32_pd(waited);
+            let linear = _mm256_mul_pd(_mm256_set1_pd(age.linear), waited);
+            let square = _mm256_mul_pd(waited, waited);
+            let age = _mm256_add_pd(linear, _mm256_mul_pd(_mm256_set1_pd(age.quadratic), square));
+            let age = _mm256_min_pd(age, _mm256_set1_pd(MAX_AGE_TOKENS));
+            _mm256_cvttpd_epi32(_mm256_floor_pd(age))
         }
     }
 }
@@ -131,22 +145,17 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
-        let waited = self.sub(self.splat(now_step as i32), self.load_unsigned(enqueued));
-        // SAFETY: the CPU has AVX2. Multiplications and the addition stay apart: nothing fuses them.
+        let [first, second] = self.sub(self.splat(now_step as i32), self.load_unsigned(enqueued));
+        // SAFETY: the CPU has AVX2.
         unsafe {
-            let whole = |waited: __m128i| {
-                let waited = _mm256_cvtepi32_pd(waited);
-                let linear = _mm256_mul_pd(_mm256_set1_pd(age.linear), waited);
-                let square = _mm256_mul_pd(waited, waited);
-                let age = _mm256_add_pd(linear, _mm256_mul_pd(_mm256_set1_pd(age.quadratic), square));
-                let age = _mm256_min_pd(age, _mm256_set1_pd(MAX_AGE_TOKENS));
-                _mm256_cvttpd_epi32(_mm256_floor_pd(age))
-            };
-            waited.map(|waited| {
-                let low = whole(_mm256_castsi256_si128(waited));
-                let high = whole(_mm256_extracti128_si256::<1>(waited));
-                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
-            })
+            let a = self.four_ages(_mm256_castsi256_si128(first), age);
+            let b = self.four_ages(_mm256_extracti128_si256::<1>(first), age);
+            let c = self.four_ages(_mm256_castsi256_si128(second), age);
+            let d = self.four_ages(_mm256_extracti128_si256::<1>(second), age);
+            [
+                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b),
+                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d),
+            ]
         }
     }
 }

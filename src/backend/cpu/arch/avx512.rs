@@ -38,6 +38,19 @@ impl Avx512 {
     fn new_unchecked() -> Self {
         Self(())
     }
+
+    #[inline(always)]
+    fn eight_ages(self, waited: __m256i, age: Age) -> __m256i {
+        // SAFETY: the CPU has AVX-512. Multiplications and the addition stay apart: nothing fuses them.
+        unsafe {
+            let waited = _mm512_cvtepi32_pd(waited);
+            let linear = _mm512_mul_pd(_mm512_set1_pd(age.linear), waited);
+            let square = _mm512_mul_pd(waited, waited);
+            let age = _mm512_add_pd(linear, _mm512_mul_pd(_mm512_set1_pd(age.quadratic), square));
+            let age = _mm512_min_pd(age, _mm512_set1_pd(MAX_AGE_TOKENS));
+            _mm512_cvt_roundpd_epi32::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(age)
+        }
+    }
 }
 
 impl Lanes for Avx512 {
@@ -118,18 +131,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
         let waited = self.sub(self.splat(now_step as i32), self.load_unsigned(enqueued));
-        // SAFETY: the CPU has AVX-512. Multiplications and the addition stay apart: nothing fuses them.
+        // SAFETY: the CPU has AVX-512.
         unsafe {
-            let whole = |waited: __m256i| {
-                let waited = _mm512_cvtepi32_pd(waited);
-                let linear = _mm512_mul_pd(_mm512_set1_pd(age.linear), waited);
-                let square = _mm512_mul_pd(waited, waited);
-                let age = _mm512_add_pd(linear, _mm512_mul_pd(_mm512_set1_pd(age.quadratic), square));
-                let age = _mm512_min_pd(age, _mm512_set1_pd(MAX_AGE_TOKENS));
-                _mm512_cvt_roundpd_epi32::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(age)
-            };
-            let low = whole(_mm512_castsi512_si256(waited));
-            let high = whole(_mm512_extracti64x4_epi64::<1>(waited));
+            let low = self.eight_ages(_mm512_castsi512_si256(waited), age);
+            let high = self.eight_ages(_mm512_extracti64x4_epi64::<1>(waited), age);
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }
     }
