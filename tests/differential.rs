@@ -155,7 +155,11 @@ fn agree_on(name: &str, isa: Isa, cases: u32, parameters: &Parameters) {
             let mut draft = Batch::draft(&parts.workers, &pool)
                 .traffic(parts.traffic)
                 .request_growth(parts.growth)
-                .pairs(balanceroute::Pairs { bonus_tokens: &parts.bonus, eligible: &parts.eligible });
+                .pairs(balanceroute::Pairs {
+                    bonus_tokens: &parts.bonus,
+                    eligible: &parts.eligible,
+                    ..Default::default()
+                });
             if !parts.rows.is_empty() {
                 draft = draft.projection(parts.horizon, &parts.rows);
                 draft = draft.ends(PredictedEnds { offsets: &parts.offsets, ends: &parts.ends });

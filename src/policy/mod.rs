@@ -83,7 +83,8 @@ pub trait Policy: Send {
 /// In which order workers choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// The best score of the whole matrix.
+    /// The best score of the whole matrix. A profile may then depend on the worker's own load and row and on the envelopes only: it is
+    /// drawn again when these change.
     Matrix,
     /// The least-loaded open worker takes its best request.
     LeastLoaded,
@@ -238,6 +239,12 @@ pub trait Rule {
 
     /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
+
+    /// By how many score units any score rises at most when an envelope rises by one cost unit: first the envelope of today, then one
+    /// weight for each of `steps` projected ones. False when the rule cannot tell: every worker is then looked at again.
+    fn envelope_weights(&self, _workers: i64, _steps: usize, _weights: &mut Vec<i64>) -> bool {
+        false
+    }
 
     /// Requests that enter a worker that was kept for them, after [`Rule::begin`].
     fn pins(&self) -> &[Pin] {
