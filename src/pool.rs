@@ -172,7 +172,7 @@ impl Pool {
         put(&mut self.enqueued[..=index], at, self.now_step - request.waited_steps);
         put(&mut self.slots[..=index], at, slot);
         put(&mut self.arrived[..=index], at, arrival);
-        self.refresh_blocks(at);
+        self.refresh_blocks(at, true);
         Ok(PoolSlot(slot))
     }
 
@@ -201,7 +201,7 @@ impl Pool {
         self.slots.copy_within(at + 1..count, at);
         self.arrived.copy_within(at + 1..count, at);
         self.count -= 1;
-        self.refresh_blocks(at);
+        self.refresh_blocks(at, false);
         Some(Request { waited_steps: self.now_step - entry.enqueued_step, ..entry.request })
     }
 
@@ -350,13 +350,26 @@ impl Pool {
         self.oldest.resize(groups, 0);
     }
 
-    /// Recomputes what is known of each block from the one that holds `position`.
-    fn refresh_blocks(&mut self, position: usize) {
-        for block in position / BLOCK..self.blocks() {
-            let last = (block * BLOCK + BLOCK).min(self.count) - 1;
-            self.low[block] = self.tokens[block * BLOCK];
+    /// Brings what is known of each block up to date after an insertion at `position` has moved the entries behind it up by one, or a
+    /// removal down by one (`inserted` says which).
+    fn refresh_blocks(&mut self, position: usize, inserted: bool) {
+        let first = position / BLOCK;
+        for block in first..self.blocks() {
+            let from = block * BLOCK;
+            let last = (from + BLOCK).min(self.count) - 1;
+            self.low[block] = self.tokens[from];
             self.high[block] = self.tokens[last];
-            self.oldest[block] = self.enqueued[block * BLOCK..=last].iter().copied().fold(u32::MAX, u32::min);
+            // A full block further on has lost one entry to its neighbour and gained one: mostly not its oldest.
+            let inner = block > first && last + 1 < self.count;
+            if inner {
+                let (gained, lost) = if inserted { (from, last + 1) } else { (last, from - 1) };
+                let (gained, oldest) = (self.enqueued[gained], self.oldest[block]);
+                if gained <= oldest || self.enqueued[lost] > oldest {
+                    self.oldest[block] = gained.min(oldest);
+                    continue;
+                }
+            }
+            self.oldest[block] = self.enqueued[from..=last].iter().copied().fold(u32::MAX, u32::min);
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
 use crate::backend::cpu::matrix::Matrix;
+use crate::backend::{Backend, Chosen, Reference};
 use crate::batch::{Batch, MAX_WORKERS, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
@@ -29,6 +30,8 @@ struct Pick {
     score: i64,
     overdue: bool,
     pair_terms: bool,
+    /// [`Greedy::changes`] when it was last found to be the best for its worker.
+    best_at: u32,
 }
 
 impl Pick {
@@ -45,6 +48,8 @@ pub(crate) struct Greedy {
     column: Column,
     profile: Profile,
     picks: Vec<Pick>,
+    /// Changes that the repair has made to the picks of this step, plus one.
+    changes: u32,
     kernels: &'static Kernels,
     /// Open workers by descending (load, index), packed: the next one is the last.
     open: Vec<u64>,
@@ -89,12 +94,6 @@ struct Rivals {
 const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
 
-impl Default for Greedy {
-    fn default() -> Self {
-        Self::new(Kernels::best())
-    }
-}
-
 /// A worker's place among the open ones in one word, which sorts faster than a pair: loads stay below 2^54.
 fn open_key(cost: i64, worker: usize) -> u64 {
     (cost as u64) << 10 | worker as u64
@@ -121,6 +120,7 @@ impl Greedy {
             column: Column::new(kernels),
             profile: Profile::default(),
             picks: Vec::new(),
+            changes: 1,
             kernels,
             open: Vec::new(),
             overdue: Vec::new(),
@@ -173,6 +173,7 @@ impl Greedy {
         } else {
             self.place_best(&mut step);
         }
+        self.changes = 1;
         if self.picks.len() >= 2 {
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(&step);
@@ -195,6 +196,44 @@ impl Greedy {
             }
         }));
         out.after = Balance::of_totals(batch, self.loads.sum_and_max_cost());
+    }
+
+    /// The score of every pair as the batch begins, in tokens; minus infinity where the request may not run.
+    pub(crate) fn score_into(
+        &mut self,
+        rule: &mut impl Rule,
+        batch: &Batch<'_>,
+        score_tokens: &mut Vec<f64>,
+    ) {
+        let workers = batch.workers().len();
+        score_tokens.clear();
+        score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
+        self.loads.prepare(batch);
+        let plan = rule.begin(batch, &mut self.loads.lift);
+        self.loads.load(batch, &plan);
+        let step = Step {
+            batch,
+            waiting: batch.waiting().ordered(),
+            rule,
+            plan,
+            terms: Terms::new(batch.waiting(), plan.age, plan.unit),
+            ordered: false,
+        };
+        for worker in 0..workers {
+            let mut drawn = None;
+            for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
+                let fits = i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker);
+                if !fits || !batch.eligible(request, worker) {
+                    continue;
+                }
+                if drawn != Some(request.survival_class) {
+                    drawn = Some(request.survival_class);
+                    self.draw(&step, worker, request.survival_class);
+                }
+                let score = self.score_drawn(&step, worker, request, waited);
+                score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
+            }
+        }
     }
 
     fn index_positions(&mut self, batch: &Batch<'_>) {
@@ -238,6 +277,7 @@ impl Greedy {
             score: found.score,
             overdue,
             pair_terms,
+            best_at: 0,
         });
     }
 
@@ -559,7 +599,8 @@ impl Greedy {
         let mut changed = false;
         for index in 0..self.picks.len() {
             let pick = self.picks[index];
-            if pick.overdue {
+            // Nothing has changed since it was looked at: neither would the answer.
+            if pick.overdue || pick.best_at == self.changes {
                 continue;
             }
             // The pick itself stays taken, so only others are found.
@@ -582,17 +623,19 @@ impl Greedy {
                     better.map_or((pick.position, current), |found| (found.position, found.score))
                 }
             };
-            self.picks[index].score = score;
             if position != pick.position {
                 changed = true;
+                self.changes += 1;
                 self.give_back(step, pick.position);
                 self.take(step, position);
                 let tokens = i64::from(step.waiting.tokens[position]);
                 let pair_terms = !step.ordered
                     && step.batch.waiting().request(PoolSlot(step.waiting.slots[position])).has_pair_terms();
                 self.loads.exchange(pick.worker, tokens - pick.tokens);
-                self.picks[index] = Pick { position, score, tokens, pair_terms, ..pick };
+                self.picks[index] = Pick { position, tokens, pair_terms, ..pick };
             }
+            // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
+            (self.picks[index].score, self.picks[index].best_at) = (score, self.changes);
         }
         changed
     }
@@ -643,6 +686,7 @@ impl Greedy {
         if cost.of(&pair, x + moved, v - moved) >= cost.of(&pair, x, v) {
             return false;
         }
+        self.changes += 1;
         self.loads.exchange(a.worker, moved);
         self.loads.exchange(b.worker, -moved);
         (self.picks[first].position, self.picks[first].tokens) = (b.position, b.tokens);
@@ -734,7 +778,7 @@ pub(crate) struct RulePolicy<R> {
     pub name: &'static str,
     pub needs: crate::policy::Needs,
     pub rule: R,
-    pub greedy: Greedy,
+    pub backend: Chosen,
 }
 
 impl<R: Rule + Send> Policy for RulePolicy<R> {
@@ -747,10 +791,19 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
     }
 
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        self.greedy.assign(&mut self.rule, batch, out);
+        self.backend.assign(&mut self.rule, batch, out);
     }
 
     fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        crate::reference::assign(&mut self.rule, batch, out);
+        Reference.assign(&mut self.rule, batch, out);
+    }
+
+    fn score_into(&mut self, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) -> bool {
+        self.backend.score_into(&mut self.rule, batch, score_tokens);
+        true
+    }
+
+    fn describe(&self) -> String {
+        self.backend.describe()
     }
 }

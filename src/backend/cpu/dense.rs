@@ -36,13 +36,34 @@ pub(crate) struct Block(pub [i32; BLOCK]);
 /// Row offset of a request without a row.
 pub(crate) const NO_ROW: u32 = u32::MAX;
 
-/// Which lanes hold the scores.
+/// Which lanes hold the scores of a dense column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Tier {
+#[non_exhaustive]
+pub enum Tier {
+    /// Single precision, where every sum is a whole number below 2^24.
     F32,
+    /// 32-bit integers.
     I32,
+    /// 16-bit dot products.
     Dot,
+    /// 64-bit sums of 32-bit products.
     I64,
+}
+
+impl Tier {
+    /// Every kind of lanes.
+    pub const ALL: [Self; 4] = [Self::F32, Self::I32, Self::Dot, Self::I64];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::I32 => "i32",
+            Self::Dot => "dot16",
+            Self::I64 => "i64",
+        }
+    }
 }
 
 /// A run of requests in arrival order, in whole strides.
@@ -76,6 +97,12 @@ pub(crate) struct Best {
 }
 
 impl Query {
+    /// A query for the worker of this eligibility bit.
+    #[cfg(test)]
+    pub(crate) fn of_bit(bit: i32) -> Self {
+        Self { bit, ..Self::default() }
+    }
+
     /// Cuts a profile to the lengths `shortest..=longest`; returns the intercept and the fastest exact lanes, if any. `greatest_base` bounds
     /// the magnitude of age plus bonus; `floats` says whether `f32` lanes go before `i32` lanes; `only` asks for certain lanes.
     pub(crate) fn prepare(

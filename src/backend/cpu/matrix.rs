@@ -46,7 +46,6 @@ pub(crate) struct Matrix {
     slots: Vec<u32>,
     /// Of each pool slot, its entry.
     entry_of: Vec<u32>,
-    taken: Vec<u64>,
     runs: Vec<Run>,
     classes: Vec<(u8, u32)>,
     lengths: (i64, i64),
@@ -76,7 +75,6 @@ impl Matrix {
             columns: 0,
             slots: Vec::new(),
             entry_of: Vec::new(),
-            taken: Vec::new(),
             runs: Vec::new(),
             classes: Vec::new(),
             lengths: (0, 0),
@@ -123,8 +121,6 @@ impl Matrix {
         self.words.resize(words * blocks, Block::default());
         self.slots.resize(blocks * BLOCK, u32::MAX);
         self.entry_of.resize(pool.slot_bound(), u32::MAX);
-        self.taken.clear();
-        self.taken.resize((blocks * BLOCK).div_ceil(64), 0);
 
         let mut next = 0;
         for (slot, request, waited) in pool.iter() {
@@ -215,13 +211,8 @@ impl Matrix {
         PoolSlot(self.slots[index as usize])
     }
 
-    pub(crate) fn is_taken(&self, index: u32) -> bool {
-        self.taken[index as usize / 64] >> (index % 64) & 1 == 1
-    }
-
     pub(crate) fn take(&mut self, slot: PoolSlot) {
         let at = self.entry_of[slot.index()] as usize;
-        self.taken[at / 64] |= 1 << (at % 64);
         let blocks = self.tokens.len();
         for word in 0..self.workers.div_ceil(32) {
             self.words[word * blocks + at / BLOCK].0[at % BLOCK] = 0;
@@ -230,7 +221,6 @@ impl Matrix {
 
     pub(crate) fn give_back(&mut self, batch: &Batch<'_>, slot: PoolSlot) {
         let at = self.entry_of[slot.index()] as usize;
-        self.taken[at / 64] &= !(1 << (at % 64));
         let (blocks, request) = (self.tokens.len(), batch.waiting().request(slot));
         for word in 0..self.workers.div_ceil(32) {
             self.words[word * blocks + at / BLOCK].0[at % BLOCK] = eligible_word(batch, request, word);

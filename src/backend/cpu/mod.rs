@@ -10,13 +10,17 @@ pub(crate) mod exchange;
 pub(crate) mod lanes;
 pub(crate) mod loads;
 pub(crate) mod matrix;
+mod probe;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
+pub use dense::Tier;
+pub use probe::ColumnProbe;
+
 use column::{Found, Marks, Query};
-use dense::{Best, Block, Query as DenseQuery, Rows, Tier};
+use dense::{Best, Block, Query as DenseQuery, Rows};
 use exchange::{Pairs, Place};
 use lanes::Bonuses;
 use loads::Top;
