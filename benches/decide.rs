@@ -3,56 +3,18 @@
 //! Sizes are (waiting N, workers G, admissions K). *Hot* repeats one batch; *cold* walks through enough batches to leave the caches.
 //! Every answer is checked against the oracle before it is timed.
 
+#[path = "common/step.rs"]
+mod step;
+
 use std::hint::black_box;
 
 use balanceroute::policy::{self, Parameters};
-use balanceroute::{Assignment, Batch, Pool, Request, Traffic, Worker};
+use balanceroute::{Assignment, Batch, Request};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use step::{Size, Step};
 
-const SIZES: [(usize, usize, usize); 6] =
+const SIZES: [Size; 6] =
     [(256, 16, 8), (512, 64, 8), (512, 64, 64), (1024, 144, 8), (1024, 144, 144), (4096, 256, 256)];
-const TRAFFIC: Traffic = Traffic {
-    mean_prompt_tokens: 3700,
-    sd_prompt_tokens: 2200,
-    small_prompt_tokens: 1000,
-    mean_output_tokens: 1200,
-};
-
-struct Step {
-    workers: Vec<Worker>,
-    pool: Pool,
-}
-
-impl Step {
-    /// A saturated step: lengths and waits as in `paper-prod`, one slot free on each of K workers.
-    fn new(seed: u64, (waiting, workers, open): (usize, usize, usize)) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mean_wait = (waiting * 1200 / (workers * 72)) as u32;
-        let mut length = || (0..4).map(|_| rng.random_range(0..1900u32)).sum::<u32>() + 1;
-        let lengths: Vec<u32> = (0..waiting).map(|_| length()).collect();
-        let requests: Vec<Request> = lengths
-            .iter()
-            .enumerate()
-            .map(|(id, &tokens)| {
-                Request::new(id as u64, tokens).waited(rng.random_range(0..2 * mean_wait + 1))
-            })
-            .collect();
-        let workers = (0..workers)
-            .map(|worker| {
-                let free = u32::from(worker * open / workers != (worker + 1) * open / workers);
-                let load = 72 * 4300 + rng.random_range(0..6000u64);
-                Worker::new(load - u64::from(free) * 5000, 72 - free, free)
-            })
-            .collect();
-        Self { workers, pool: Pool::from_requests(&requests).expect("valid") }
-    }
-
-    fn batch(&self) -> Batch<'_> {
-        Batch::draft(&self.workers, &self.pool).traffic(TRAFFIC).check().expect("valid")
-    }
-}
 
 /// F over the whole matrix, scored again after each admission: what a first implementation does.
 fn naive_matrix(step: &Step, lengths: &[i64], admitted: &mut Vec<(usize, usize)>) {

@@ -50,4 +50,4 @@ pub use assignment::{Admission, Assignment, Balance, WaitReason};
 pub use batch::{Batch, BatchError, Pairs, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
 pub use policy::{Needs, Policy, PolicyError};
 pub use pool::{Pool, PoolSlot};
-pub use router::{Router, RouterConfig, RouterError};
+pub use router::{PairTerms, Router, RouterConfig, RouterError};

@@ -276,6 +276,18 @@ impl Pool {
         true
     }
 
+    /// Gives every waiting request the row of pair terms that `row_of` names, in arrival order.
+    pub(crate) fn set_pair_rows(&mut self, mut row_of: impl FnMut(&Request) -> Option<u32>) {
+        let mut at = self.head;
+        while let Some(entry) = self.entries.get_mut(at as usize) {
+            let row = row_of(&entry.request);
+            self.with_pair_terms -= usize::from(entry.request.has_pair_terms());
+            entry.request.pair_row = row;
+            self.with_pair_terms += usize::from(entry.request.has_pair_terms());
+            at = entry.next;
+        }
+    }
+
     /// Waiting requests in arrival order, with their slots and waits.
     pub fn iter(&self) -> impl Iterator<Item = (PoolSlot, &Request, u32)> {
         let mut at = self.head;

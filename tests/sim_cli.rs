@@ -88,6 +88,8 @@ fn the_json_keys_are_the_contract() {
                 "wait_steps",
                 "wait_ms",
                 "empty_slot_fraction",
+                "affinity",
+                "cached_token_share",
                 "decide_us",
             ])
         );
@@ -126,6 +128,51 @@ fn the_same_arguments_give_the_same_bytes_on_any_number_of_threads() {
     let one = stripped("threads1.json", "1");
     assert_eq!(one, stripped("again1.json", "1"));
     assert_eq!(one, stripped("threads3.json", "3"));
+}
+
+/// Conversations whose turns share their beginnings, in the columns of Mooncake.
+fn conversations(rows: u64) -> String {
+    let row = |at: u64| {
+        let (talk, turn) = (at % 40, 1 + at / 40 % 6);
+        let blocks: Vec<u64> = (0..2 * turn).map(|block| 1_000 * talk + block).collect();
+        let input = 1_000 * turn + 10 * talk;
+        format!(
+            "{{\"timestamp\": {}, \"input_length\": {input}, \"output_length\": {}, \"hash_ids\": {blocks:?}}}\n",
+            100 * at,
+            20 + at * 7 % 90
+        )
+    };
+    (0..rows).map(row).collect()
+}
+
+#[test]
+fn affinity_raises_the_cached_share_and_every_weight_has_its_runs() {
+    let trace = write("conversations.jsonl", &conversations(2_000));
+    let arguments = ["--trace", &trace, "--slots", "16", "--steps", "600", "--warmup", "100", "--seeds", "2"];
+    let (_, document) = document(
+        "affinity.json",
+        &[
+            &arguments[..],
+            &["--policy", "exact,level", "--affinity", "0,0.3,3", "--prefix-cache-blocks", "64"],
+        ]
+        .concat(),
+    );
+    let runs = document["runs"].as_array().expect("an array");
+    assert_eq!(runs.len(), 2 * 3 * 2);
+    for of_policy in runs.chunks(6) {
+        let share = |at: usize| {
+            let run = &of_policy[at];
+            assert_eq!(run["affinity"].as_f64(), Some([0.0, 0.3, 3.0][at / 2]));
+            assert_eq!(run["requests_lost"], 0);
+            run["cached_token_share"].as_f64().expect("a share")
+        };
+        for seed in 0..2 {
+            assert!(share(4 + seed) > share(seed) + 0.02, "{} and {}", share(seed), share(4 + seed));
+        }
+    }
+    let message = refused(&["simulate", "--affinity", "1"]);
+    assert!(message.contains("hash_ids"), "{message}");
+    assert!(refused(&["simulate", "--trace", &trace, "--affinity=-1"]).contains("affinity"));
 }
 
 #[test]

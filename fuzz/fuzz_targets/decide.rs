@@ -4,4 +4,6 @@
 #[path = "../bodies/decide.rs"]
 mod body;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::decide(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    body::decide(data);
+});

@@ -4,4 +4,6 @@
 #[path = "../bodies/trace.rs"]
 mod body;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::trace(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    body::trace(data);
+});

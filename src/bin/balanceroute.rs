@@ -10,7 +10,7 @@ use balanceroute::policy::{self, Parameters};
 use balanceroute::sim::report::JsonFile;
 use balanceroute::sim::trace::{ReadOptions, Trace};
 use balanceroute::sim::workload::Workload;
-use balanceroute::sim::{self, Arrivals, Scenario, SimError, Source, StepCost, report};
+use balanceroute::sim::{self, Arrivals, PrefixModel, Scenario, SimError, Source, StepCost, report};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -147,6 +147,15 @@ struct SimulateArgs {
     /// Step time per token of the most loaded worker in microseconds.
     #[arg(long, default_value_t = 0.1005, value_name = "T", allow_negative_numbers = true)]
     step_us_per_token: f64,
+    /// Prefix caches on, and a bonus of W tokens per token cached on a worker; one run for each W. Needs a trace with hash_ids.
+    #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
+    affinity: Vec<f64>,
+    /// With --affinity: prefix blocks of 512 tokens that each worker keeps, least recently used out first.
+    #[arg(long, default_value_t = PrefixModel::default().cache_blocks, value_name = "N")]
+    prefix_cache_blocks: usize,
+    /// With --affinity: time per prompt token that is not cached; the worker with most of them holds up the step.
+    #[arg(long, default_value_t = PrefixModel::default().prefill_us_per_token, value_name = "T", allow_negative_numbers = true)]
+    prefill_us_per_token: f64,
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
@@ -234,6 +243,11 @@ impl SimulateArgs {
             cost: StepCost {
                 base_ms: self.step_base_ms.unwrap_or(published.base_ms),
                 us_per_token: self.step_us_per_token,
+            },
+            affinity: self.affinity.clone(),
+            prefix: PrefixModel {
+                cache_blocks: self.prefix_cache_blocks,
+                prefill_us_per_token: self.prefill_us_per_token,
             },
             cold_start: self.cold_start,
             threads: self.threads,

@@ -13,7 +13,7 @@ use thiserror::Error;
 pub use self::traffic::TrafficMeter;
 use crate::assignment::{Assignment, WaitReason};
 use crate::batch::{
-    Batch, BatchError, MAX_SLOTS, MAX_WORKERS, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
+    Batch, BatchError, MAX_SLOTS, MAX_WORKERS, Pairs, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
 };
 use crate::forecast::projection::EventBuckets;
 use crate::forecast::{Running, TerminationClassifier};
@@ -115,6 +115,21 @@ pub enum RouterError {
     },
 }
 
+/// What a waiting request gains on single workers: prefix affinity, as the caller knows it.
+///
+/// Asked for every waiting request before each [`Router::step_with`] that can admit anybody. A closure of the same shape is one too.
+pub trait PairTerms {
+    /// Writes the bonus in tokens on each worker into `bonus_tokens`, which is zero. False when there is none: without terms of their own
+    /// requests are decided faster.
+    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool;
+}
+
+impl<F: FnMut(&Request, &mut [f32]) -> bool> PairTerms for F {
+    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
+        self(request, bonus_tokens)
+    }
+}
+
 /// A running request; its slab index names it to the event buckets.
 #[derive(Clone, Copy, Debug)]
 struct Active {
@@ -179,6 +194,8 @@ pub struct Router {
     vacant: Vec<u32>,
     by_id: HashMap<u64, u32>,
     meter: TrafficMeter,
+    /// Rows of the last step with pair terms; every `pair_row` in the pool points into it.
+    bonus_tokens: Vec<f32>,
     assignment: Assignment,
     // Scratch of the answer's check.
     taken: Vec<u32>,
@@ -248,6 +265,7 @@ impl Router {
             vacant: Vec::new(),
             by_id: HashMap::new(),
             meter: TrafficMeter::new(),
+            bonus_tokens: Vec::new(),
             assignment: Assignment::new(),
             taken: Vec::new(),
             seen: HashSet::new(),
@@ -255,11 +273,13 @@ impl Router {
     }
 
     /// Lets a request wait; a policy that binds on arrival binds it now, unless it names its rank itself.
+    /// The router sets [`Request::pair_row`] itself, see [`PairTerms`].
     ///
     /// # Errors
     /// A request that is invalid or whose id waits or runs already; nothing changes then.
     pub fn enqueue(&mut self, request: Request) -> Result<(), RouterError> {
         self.check_new(&request)?;
+        let request = Request { pair_row: None, ..request };
         let bind = request.rank.is_none() && self.policy.needs().binds_on_arrival;
         self.pool.insert(request)?;
         self.meter.arrived(request.prompt_tokens);
@@ -319,7 +339,15 @@ impl Router {
     /// # Errors
     /// Loads past the limits of a batch, or a policy that breaks its promise; nothing is admitted then.
     pub fn step(&mut self) -> Result<&Assignment, RouterError> {
-        self.decide(false)
+        self.decide(false, None)
+    }
+
+    /// The same with a bonus per waiting request and worker.
+    ///
+    /// # Errors
+    /// As [`Router::step`], and a bonus past its limits.
+    pub fn step_with(&mut self, terms: &mut dyn PairTerms) -> Result<&Assignment, RouterError> {
+        self.decide(false, Some(terms))
     }
 
     /// The same through the oracle ([`Policy::decide_by_reference`]): slow, for comparison.
@@ -327,17 +355,53 @@ impl Router {
     /// # Errors
     /// As [`Router::step`].
     pub fn step_by_reference(&mut self) -> Result<&Assignment, RouterError> {
-        self.decide(true)
+        self.decide(true, None)
     }
 
-    fn decide(&mut self, by_reference: bool) -> Result<&Assignment, RouterError> {
+    /// [`Router::step_with`] through the oracle.
+    ///
+    /// # Errors
+    /// As [`Router::step_with`].
+    pub fn step_by_reference_with(&mut self, terms: &mut dyn PairTerms) -> Result<&Assignment, RouterError> {
+        self.decide(true, Some(terms))
+    }
+
+    /// Asks for the rows of this step; without terms those of an earlier step go.
+    fn fill_pairs(&mut self, terms: Option<&mut dyn PairTerms>) {
+        let had_rows = !self.bonus_tokens.is_empty();
+        self.bonus_tokens.clear();
+        let (rows, workers) = (&mut self.bonus_tokens, self.workers.len());
+        match terms {
+            Some(terms) => self.pool.set_pair_rows(|request| {
+                let from = rows.len();
+                rows.resize(from + workers, 0.0);
+                if terms.bonus(request, &mut rows[from..]) {
+                    return Some((from / workers) as u32);
+                }
+                rows.truncate(from);
+                None
+            }),
+            None if had_rows => self.pool.set_pair_rows(|_| None),
+            None => {}
+        }
+    }
+
+    fn decide(
+        &mut self,
+        by_reference: bool,
+        terms: Option<&mut dyn PairTerms>,
+    ) -> Result<&Assignment, RouterError> {
         self.assignment.clear();
-        // Nothing can be admitted: predictions are not worth reading either.
+        // Nothing can be admitted: predictions and pair terms are not worth reading either.
         let idle = self.pool.is_empty() || self.workers.iter().all(|worker| worker.open_slots() == 0);
+        if !idle {
+            self.fill_pairs(terms);
+        }
         let growth_tokens = self.headroom_steps();
         let mut draft = Batch::draft(&self.workers, &self.pool)
             .traffic(self.meter.traffic())
-            .request_growth(growth_tokens);
+            .request_growth(growth_tokens)
+            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, ..Pairs::default() });
         if let Some(foresight) = &mut self.foresight {
             refresh(foresight, &self.active, self.now);
             if !idle {
@@ -451,7 +515,7 @@ impl Router {
     pub fn preempt(&mut self, id: u64) -> Result<Request, RouterError> {
         let (active, generated) = self.leave_worker(id)?;
         let prompt_tokens = active.request.prompt_tokens.saturating_add(generated);
-        Ok(Request { prompt_tokens, waited_steps: 0, ..active.request })
+        Ok(Request { prompt_tokens, waited_steps: 0, pair_row: None, ..active.request })
     }
 
     /// Tells the classifier the true output length of a request: only an oracle listens.
@@ -466,7 +530,10 @@ impl Router {
     /// # Errors
     /// As [`Router::step`].
     pub fn waiting(&self) -> Result<Vec<(u64, WaitReason)>, RouterError> {
-        let batch = Batch::draft(&self.workers, &self.pool).request_growth(self.headroom_steps()).check()?;
+        let batch = Batch::draft(&self.workers, &self.pool)
+            .request_growth(self.headroom_steps())
+            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, ..Pairs::default() })
+            .check()?;
         let nothing = Assignment { passed_over: self.assignment.passed_over, ..Assignment::new() };
         Ok(nothing.waiting(&batch).collect())
     }
@@ -711,6 +778,45 @@ mod tests {
         assert_eq!(router.workers()[0].load_tokens, 0);
         router.enqueue(again).unwrap();
         assert_eq!(router.step().unwrap().admitted[0].prompt_tokens, 105);
+    }
+
+    #[test]
+    fn a_bonus_is_asked_for_again_each_step_and_outweighs_the_load() {
+        let mut router = router("exact", 2, 2);
+        router.adopt(Request::new(9, 400), 1, 0).unwrap();
+        let mut asked = Vec::new();
+        let mut likes = |request: &Request, bonus: &mut [f32]| {
+            asked.push(request.id);
+            if request.id == 2 {
+                bonus[1] = 10_000.0;
+            }
+            request.id == 2
+        };
+        // A row that the caller names is nobody's.
+        router.enqueue(Request::new(1, 100).pairs(7)).unwrap();
+        router.enqueue(Request::new(2, 100)).unwrap();
+        router.step_with(&mut likes).unwrap();
+        assert_eq!(router.running_on(2), Some(1));
+        assert_eq!(router.running_on(1), Some(0));
+        router.enqueue(Request::new(3, 100)).unwrap();
+        router.enqueue(Request::new(4, 100)).unwrap();
+        router.step_with(&mut likes).unwrap();
+        assert_eq!(asked, [1, 2, 3, 4]);
+        // Full: nobody is asked, and the reasons can still be read; later steps without terms know nothing of rows.
+        let again = router.preempt(2).unwrap();
+        assert_eq!(again.pair_row, None);
+        router.enqueue(again).unwrap();
+        router.enqueue(Request::new(5, 100)).unwrap();
+        router
+            .step_by_reference_with(&mut |_: &Request, bonus: &mut [f32]| {
+                bonus[0] = 1.0;
+                true
+            })
+            .unwrap();
+        assert_eq!(router.waiting().unwrap(), [(2, WaitReason::NoSlot), (5, WaitReason::NoSlot)]);
+        router.finish(1).unwrap();
+        assert_eq!(router.step().unwrap().admitted[0].id, 2);
+        assert!(router.bonus_tokens.is_empty() && !router.pool().any_pair_terms());
     }
 
     #[test]

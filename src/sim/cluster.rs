@@ -19,6 +19,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
+use super::prefix::Prefixes;
 use super::supply::{Arrivals, Stream, Supply, Timetable, stream};
 use super::workload::Job;
 use super::{Scenario, SimError};
@@ -108,6 +109,7 @@ pub(crate) struct Cluster<'a> {
     residents: Vec<Vec<u64>>,
     ends: BinaryHeap<Reverse<(u64, u64)>>,
     admissions: Vec<(u64, u32)>,
+    prefixes: Option<Prefixes>,
     step: u64,
     now_ms: f64,
     waiting: u64,
@@ -128,6 +130,7 @@ impl<'a> Cluster<'a> {
         scenario: &'a Scenario,
         library: &Library,
         policy: Box<dyn Policy>,
+        affinity: Option<f64>,
         seed: u64,
     ) -> Result<Self, SimError> {
         let needs = policy.needs();
@@ -156,6 +159,7 @@ impl<'a> Cluster<'a> {
         };
         let run = Run {
             policy: name.to_owned(),
+            affinity,
             seed,
             workers: scenario.workers,
             slots: scenario.slots,
@@ -172,6 +176,7 @@ impl<'a> Cluster<'a> {
             residents: vec![Vec::new(); scenario.workers],
             ends: BinaryHeap::new(),
             admissions: Vec::new(),
+            prefixes: affinity.map(|weight| Prefixes::new(scenario.prefix, weight, scenario.workers)),
             step: 0,
             now_ms: 0.0,
             waiting: 0,
@@ -254,6 +259,10 @@ impl<'a> Cluster<'a> {
             self.router.tell_length(id, job.output_tokens);
             let request = Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) };
             self.router.adopt(request, worker as u32, generated)?;
+            if let Some(prefixes) = &mut self.prefixes {
+                prefixes.entered(&job);
+                prefixes.adopted(id, worker as u32);
+            }
             self.lives.push(Life {
                 prompt_tokens: load as u32,
                 output_tokens: job.output_tokens - generated,
@@ -319,6 +328,9 @@ impl<'a> Cluster<'a> {
         self.router.tell_length(id, job.output_tokens);
         self.router
             .enqueue(Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) })?;
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.entered(job);
+        }
         self.lives.push(Life {
             prompt_tokens: job.prompt_tokens,
             output_tokens: job.output_tokens,
@@ -345,6 +357,13 @@ impl<'a> Cluster<'a> {
             self.scenario.cost.step_ms(cost.fold(0.0, f64::max))
         };
         self.now_ms += step_ms;
+        if let Some(prefixes) = &mut self.prefixes {
+            let (most_ms, mean_ms) = prefixes.take_prefill_ms();
+            self.now_ms += most_ms;
+            if self.step >= self.scenario.warmup {
+                self.sums.prefill(most_ms, mean_ms);
+            }
+        }
         self.router.advance();
         for (load, residents) in self.loads.iter_mut().zip(&self.residents) {
             *load += residents.len() as u64;
@@ -359,7 +378,10 @@ impl<'a> Cluster<'a> {
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
         let decides = self.waiting > 0 && self.active < slots;
         let start = Instant::now();
-        let assignment = self.router.step()?;
+        let assignment = match &mut self.prefixes {
+            Some(prefixes) => self.router.step_with(prefixes)?,
+            None => self.router.step()?,
+        };
         let took_us = start.elapsed().as_secs_f64() * 1e6;
         self.admissions.clear();
         self.admissions.extend(assignment.admitted.iter().map(|admission| (admission.id, admission.worker)));
@@ -375,6 +397,10 @@ impl<'a> Cluster<'a> {
                 self.longest_wait = self.longest_wait.max(waited);
                 self.wait_steps.push(waited as f64);
                 self.wait_ms.push(self.now_ms - life.waits_since_ms);
+            }
+            let measured = self.measured();
+            if let Some(prefixes) = &mut self.prefixes {
+                prefixes.admitted(id, life.prompt_tokens, worker, measured);
             }
             self.place(id, worker);
         }
@@ -478,6 +504,7 @@ impl<'a> Cluster<'a> {
         run.wait_steps.max = self.longest_wait.max(oldest);
         run.wait_steps.oldest = oldest;
         run.wait_ms = self.wait_ms.wait_ms();
+        run.cached_token_share = self.prefixes.as_ref().map(Prefixes::cached_share);
         run.decide_us = self.decide_us.decide_us();
         run
     }
@@ -491,6 +518,7 @@ mod tests {
     use crate::assignment::{Admission, Assignment};
     use crate::batch::Batch;
     use crate::sim::metrics::StepCost;
+    use crate::sim::prefix::PrefixModel;
     use crate::sim::supply::Source;
     use crate::sim::trace::{Format, Trace};
     use crate::sim::workload::Workload;
@@ -546,7 +574,7 @@ mod tests {
 
     fn play(scenario: &Scenario, seed: u64) -> Run {
         let library = Library::new(scenario.source.library());
-        let cluster = Cluster::new(scenario, &library, Box::new(FirstCome), seed).expect("valid");
+        let cluster = Cluster::new(scenario, &library, Box::new(FirstCome), None, seed).expect("valid");
         cluster.run().expect("it ends")
     }
 
@@ -592,6 +620,30 @@ mod tests {
         assert_eq!(run.wait_steps.max, 0);
         // E[output] = 7 / 4, H_2 - 1 = 1 / 2.
         near(run.bound_imbalance, 1.75);
+    }
+
+    #[test]
+    fn prompt_tokens_that_are_not_cached_hold_up_the_step() {
+        let job = Job { prefix_blocks: Some(Arc::from([1, 2])), ..Job::new(1_000, 1) };
+        let Source::Trace(trace) = trace(&[(0.0, 1, 1), (1.0, 1, 1)]) else { unreachable!("a trace") };
+        let scenario = Scenario {
+            source: Source::Trace(Arc::new(Trace { jobs: vec![job; 2], ..(*trace).clone() })),
+            arrivals: Arrivals::Trace { rate_scale: 1.0 },
+            workers: 2,
+            slots: 1,
+            steps: None,
+            warmup: 0,
+            cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+            prefix: PrefixModel { cache_blocks: 8, prefill_us_per_token: 10.0 },
+            ..Scenario::default()
+        };
+        let library = Library::new(scenario.source.library());
+        let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), Some(0.0), 0).expect("valid");
+        let run = cluster.run().expect("it ends");
+        // 11 ms for the first, 1 ms for the second, which finds both blocks; perfect balance halves the 10 ms.
+        assert_eq!((run.requests_done, run.cached_token_share), (2, Some(0.5)));
+        assert!((run.tokens_per_s - 2.0 / 1.001).abs() < 1e-9, "{}", run.tokens_per_s);
+        assert!((run.balanced_fraction - 7.0 / 12.0).abs() < 1e-9, "{}", run.balanced_fraction);
     }
 
     #[test]
@@ -667,7 +719,8 @@ mod tests {
     /// Simulated seconds of a run, from its own sums.
     fn elapsed_s(scenario: &Scenario, run: &Run) -> f64 {
         let library = Library::new(scenario.source.library());
-        let mut cluster = Cluster::new(scenario, &library, Box::new(FirstCome), run.seed).expect("valid");
+        let mut cluster =
+            Cluster::new(scenario, &library, Box::new(FirstCome), None, run.seed).expect("valid");
         while cluster.arrive().expect("valid") {
             cluster.one_step().expect("valid");
         }
@@ -692,7 +745,7 @@ mod tests {
         let closed =
             Scenario { arrivals: Arrivals::Closed, kv_capacity_tokens: Some(5), steps: Some(10), ..scenario };
         let library = Library::new(closed.source.library());
-        let cluster = Cluster::new(&closed, &library, Box::new(FirstCome), 0).expect("valid");
+        let cluster = Cluster::new(&closed, &library, Box::new(FirstCome), None, 0).expect("valid");
         assert!(matches!(cluster.run(), Err(SimError::NothingFits { .. })));
     }
 

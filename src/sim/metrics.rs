@@ -7,6 +7,8 @@ use serde::Serialize;
 pub struct Run {
     /// Policy name.
     pub policy: String,
+    /// Bonus tokens per cached prefix token; none where prefix caches are left out.
+    pub affinity: Option<f64>,
     /// Seed of lengths and arrivals.
     pub seed: u64,
     /// Decode workers, `G`.
@@ -49,6 +51,8 @@ pub struct Run {
     pub wait_ms: WaitMs,
     /// Slots left empty after admission, as a share of all.
     pub empty_slot_fraction: f64,
+    /// Prompt tokens of the measured admissions that were cached on their worker, as a share of all.
+    pub cached_token_share: Option<f64>,
     /// Wall-clock time of a decision in microseconds, over steps with a free slot and somebody waiting. The only figures that
     /// differ between two runs of the same arguments.
     pub decide_us: DecideUs,
@@ -221,6 +225,12 @@ impl StepSums {
         // Perfect balance gives every worker the same time, so a slow worker fewer tokens.
         self.perfect_ms += cost.step_ms(tokens as f64 / speed);
         step_ms
+    }
+
+    /// Adds the time that prompt tokens took in the last step in ms: on the worker with most of them, and spread evenly.
+    pub(crate) fn prefill(&mut self, most_ms: f64, mean_ms: f64) {
+        self.busy_ms += most_ms;
+        self.perfect_ms += mean_ms;
     }
 
     /// Fills in what follows from the steps; `elapsed_ms` includes idle time.

@@ -14,6 +14,7 @@
 mod cluster;
 pub mod forecast;
 pub mod metrics;
+pub mod prefix;
 pub mod report;
 pub mod settings;
 mod supply;
@@ -27,6 +28,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use thiserror::Error;
 
 pub use metrics::{Run, StepCost};
+pub use prefix::PrefixModel;
 pub use supply::{Arrivals, Source};
 
 use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS};
@@ -120,6 +122,10 @@ pub struct Scenario {
     pub weights: Vec<f32>,
     /// What a step costs.
     pub cost: StepCost,
+    /// Prefix affinity: a bonus of so many tokens per cached token, one run each. Empty leaves prefix caches and their costs out.
+    pub affinity: Vec<f64>,
+    /// Prefix caches, where affinity is asked for.
+    pub prefix: PrefixModel,
     /// Starts a closed run empty instead of near its steady state.
     pub cold_start: bool,
     /// Runs at a time; 0 for one per processor. No result depends on it.
@@ -134,6 +140,8 @@ pub struct Scenario {
 pub const DEFAULT_WARMUP: u64 = 3_000;
 /// Measured steps of a closed run.
 pub const DEFAULT_STEPS: u64 = 10_000;
+/// Greatest affinity: keeps the longest prompt's bonus within its limit.
+pub const MAX_AFFINITY: f64 = 64.0;
 
 impl Default for Scenario {
     /// `paper-prod`, closed, 8 workers of 72 slots, 32 waiting, every policy, three seeds.
@@ -152,6 +160,8 @@ impl Default for Scenario {
             headroom_steps: 32,
             weights: Vec::new(),
             cost: StepCost::published(72),
+            affinity: Vec::new(),
+            prefix: PrefixModel::default(),
             cold_start: false,
             threads: 0,
             noise: Noise::NONE,
@@ -198,6 +208,7 @@ impl Scenario {
         };
         positive("step-base-ms", self.cost.base_ms, false)?;
         positive("step-us-per-token", self.cost.us_per_token, true)?;
+        self.check_prefix()?;
         positive("noise-sigma", self.noise.length_sigma, true)?;
         for (name, share) in [
             ("noise-true-positive", self.noise.true_positive_rate),
@@ -232,12 +243,34 @@ impl Scenario {
         Ok(())
     }
 
+    fn check_prefix(&self) -> Result<(), SimError> {
+        if self.affinity.is_empty() {
+            return Ok(());
+        }
+        if let Some(weight) = self.affinity.iter().find(|weight| !(0.0..=MAX_AFFINITY).contains(*weight)) {
+            return Err(argument("affinity", format!("numbers in 0..={MAX_AFFINITY}"), weight));
+        }
+        if self.prefix.cache_blocks == 0 {
+            return Err(argument("prefix-cache-blocks", "at least 1", 0));
+        }
+        let prefill = self.prefix.prefill_us_per_token;
+        if !prefill.is_finite() || prefill < 0.0 {
+            return Err(argument("prefill-us-per-token", "a number of at least 0", prefill));
+        }
+        let has_prefixes = match &self.source {
+            Source::Trace(trace) => trace.jobs.iter().any(|job| job.prefix_blocks.is_some()),
+            Source::Workload(_) => false,
+        };
+        let expected = "a trace with prefix hashes (hash_ids)";
+        if has_prefixes { Ok(()) } else { Err(argument("affinity", expected, self.source.name())) }
+    }
+
     fn build(&self, name: &str, seed: u64) -> Result<Box<dyn Policy>, PolicyError> {
         policy::build(name, &Parameters { seed, ..self.parameters.clone() })
     }
 }
 
-/// Runs every policy under every seed; the runs come policy by policy, seeds in order, whatever the number of threads.
+/// Runs every policy with every affinity under every seed; the runs come in that order, whatever the number of threads.
 ///
 /// With `progress` a bar is drawn on stderr when that is a terminal.
 ///
@@ -246,15 +279,20 @@ impl Scenario {
 pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
     scenario.check()?;
     let library = Library::new(scenario.source.library());
-    let tasks: Vec<(&str, u64)> = scenario
-        .policies
-        .iter()
-        .flat_map(|name| (0..scenario.seeds).map(move |seed| (name.as_str(), seed)))
-        .collect();
+    let affinities: Vec<Option<f64>> = match scenario.affinity.as_slice() {
+        [] => vec![None],
+        weights => weights.iter().copied().map(Some).collect(),
+    };
+    let mut tasks = Vec::new();
+    for name in &scenario.policies {
+        for &affinity in &affinities {
+            tasks.extend((0..scenario.seeds).map(|seed| (name.as_str(), affinity, seed)));
+        }
+    }
     let bar = if progress { progress_bar(tasks.len() as u64) } else { ProgressBar::hidden() };
-    let one = |(name, seed): (&str, u64)| {
+    let one = |(name, affinity, seed): (&str, Option<f64>, u64)| {
         bar.set_message(name.to_owned());
-        let run = Cluster::new(scenario, &library, scenario.build(name, seed)?, seed)?.run();
+        let run = Cluster::new(scenario, &library, scenario.build(name, seed)?, affinity, seed)?.run();
         bar.inc(1);
         run
     };

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::metrics::Run;
+use super::prefix::{BLOCK_TOKENS, PrefixModel};
 use super::supply::{Arrivals, Source};
 use super::{Scenario, SimError};
 
@@ -44,10 +45,10 @@ impl Spread {
     }
 }
 
-/// The runs of each policy, in the order in which they were asked for.
+/// The runs of each policy (and affinity), in the order in which they were asked for.
 #[must_use]
 pub fn by_policy(runs: &[Run]) -> Vec<&[Run]> {
-    runs.chunk_by(|a, b| a.policy == b.policy).collect()
+    runs.chunk_by(|a, b| a.policy == b.policy && a.affinity == b.affinity).collect()
 }
 
 /// A figure of one policy over its seeds.
@@ -92,7 +93,7 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// One row per policy: means over the seeds, with the sample standard deviation of the imbalance.
+/// One row per policy (and affinity): means over the seeds, with the sample standard deviation of the imbalance.
 #[must_use]
 pub fn table(runs: &[Run]) -> String {
     const HEAD: [[&str; 14]; 2] = [
@@ -130,12 +131,21 @@ pub fn table(runs: &[Run]) -> String {
         ],
     ];
     let mut rows = HEAD.map(|row| row.map(str::to_owned).to_vec()).to_vec();
+    let with_prefixes = runs.iter().any(|run| run.affinity.is_some());
+    if with_prefixes {
+        for (row, text) in rows.iter_mut().zip(["cached", "tokens %"]) {
+            row.insert(1, text.to_owned());
+        }
+    }
     for runs in by_policy(runs) {
         let mean = |figure: fn(&Run) -> f64| over(runs, figure).mean;
         let imbalance = over(runs, |run| run.imbalance_mean);
         let bound = mean(|run| run.bound_imbalance);
-        rows.push(vec![
-            runs[0].policy.clone(),
+        let mut row = vec![
+            match runs[0].affinity {
+                Some(weight) => format!("{} W={weight}", runs[0].policy),
+                None => runs[0].policy.clone(),
+            },
             short(imbalance.mean),
             short(imbalance.sd),
             if bound > 0.0 { format!("{:.2}", imbalance.mean / bound) } else { "-".to_owned() },
@@ -149,7 +159,11 @@ pub fn table(runs: &[Run]) -> String {
             format!("{:.2}", 100.0 * mean(|run| run.empty_slot_fraction)),
             format!("{:.1}", mean(|run| run.decide_us.p50)),
             format!("{:.1}", mean(|run| run.decide_us.p99)),
-        ]);
+        ];
+        if with_prefixes {
+            row.insert(1, format!("{:.1}", 100.0 * mean(|run| run.cached_token_share.unwrap_or(0.0))));
+        }
+        rows.push(row);
     }
     aligned(&rows)
 }
@@ -181,6 +195,14 @@ pub fn heading(scenario: &Scenario) -> String {
         if trace.filtered_rows > 0 {
             let _ = write!(text, ", {} below the least output left out", trace.filtered_rows);
         }
+    }
+    if !scenario.affinity.is_empty() {
+        let PrefixModel { cache_blocks, prefill_us_per_token } = scenario.prefix;
+        let _ = write!(
+            text,
+            "\nprefix caches of {cache_blocks} blocks of {BLOCK_TOKENS} tokens per worker; {prefill_us_per_token} us per prompt token \
+             that is not cached, on the worker with most of them; bonus W tokens per cached token"
+        );
     }
     text.push('\n');
     text
@@ -248,6 +270,12 @@ pub struct Arguments {
     pub step_base_ms: f64,
     /// Step time per token, in microseconds.
     pub step_us_per_token: f64,
+    /// Bonus tokens per cached token; empty where prefix caches are left out.
+    pub affinity: Vec<f64>,
+    /// Prefix blocks that each worker keeps.
+    pub prefix_cache_blocks: usize,
+    /// Microseconds per prompt token that is not cached.
+    pub prefill_us_per_token: f64,
     /// Whether a closed run started empty.
     pub cold_start: bool,
     /// Whether `level` reserves workers for requests that have waited for long.
@@ -296,6 +324,9 @@ impl Arguments {
             weights: scenario.weights.clone(),
             step_base_ms: scenario.cost.base_ms,
             step_us_per_token: scenario.cost.us_per_token,
+            affinity: scenario.affinity.clone(),
+            prefix_cache_blocks: scenario.prefix.cache_blocks,
+            prefill_us_per_token: scenario.prefix.prefill_us_per_token,
             cold_start: scenario.cold_start,
             reserve: scenario.parameters.level.reserve,
             noise_sigma: scenario.noise.length_sigma,
