@@ -3,8 +3,10 @@
 //! A [`Batch`] exists only when everything in it is consistent, so no policy and no backend checks its input again.
 //! Tokens are integers. Nothing waiting, no free slot and all workers draining are valid: the answer is then empty.
 
+use half::f16;
 use thiserror::Error;
 
+use crate::backend::cpu::lanes::Bonuses;
 use crate::pool::Pool;
 
 // The limits below bound every sum and product of a decision within an i64: G^2 * load * weight, and
@@ -243,8 +245,10 @@ impl<'a> PredictedEnds<'a> {
 /// Terms per (request, worker) pair, one row for each [`Request::pair_row`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pairs<'a> {
-    /// Bonus in tokens (prefix affinity), `rows * workers`, row-major; empty for none. Rounded to whole tokens.
+    /// Bonus in tokens (prefix affinity), `rows * workers`, row-major; empty for none. Rounded to whole tokens, halves away from zero.
     pub bonus_tokens: &'a [f32],
+    /// The same in half the memory, instead of `bonus_tokens`: a bonus `b` moves by at most `2^-11 * |b|` (at most 65504 tokens).
+    pub bonus_half_tokens: &'a [f16],
     /// Eligibility bits, `rows * workers.div_ceil(64)` words, row-major, bit `g % 64` of word `g / 64`; empty for all.
     pub eligible: &'a [u64],
 }
@@ -414,11 +418,31 @@ impl<'a> Batch<'a> {
     /// The bonus of a request on a worker in whole tokens.
     #[must_use]
     pub fn bonus_tokens(&self, request: &Request, worker: usize) -> i64 {
-        match request.pair_row {
-            Some(row) if !self.pairs.bonus_tokens.is_empty() => {
-                self.pairs.bonus_tokens[row as usize * self.workers.len() + worker].round() as i64
-            }
+        match (request.pair_row, self.bonuses()) {
+            (Some(row), Some(bonuses)) => bonuses.at(row as usize * self.workers.len() + worker),
             _ => 0,
+        }
+    }
+
+    /// The bonus matrix, if there is one.
+    pub(crate) fn bonuses(&self) -> Option<Bonuses<'a>> {
+        let Pairs { bonus_tokens, bonus_half_tokens, .. } = self.pairs;
+        if !bonus_tokens.is_empty() {
+            Some(Bonuses::F32(bonus_tokens))
+        } else if !bonus_half_tokens.is_empty() {
+            Some(Bonuses::F16(bonus_half_tokens))
+        } else {
+            None
+        }
+    }
+
+    /// Eligibility of a request on 64 workers at once, its rank aside.
+    pub(crate) fn eligible_word(&self, request: &Request, word: usize) -> u64 {
+        match request.pair_row {
+            Some(row) if !self.pairs.eligible.is_empty() => {
+                self.pairs.eligible[row as usize * self.workers.len().div_ceil(64) + word]
+            }
+            _ => u64::MAX,
         }
     }
 
@@ -649,16 +673,29 @@ fn check_ends(workers: usize, ends: PredictedEnds<'_>) -> Result<(), BatchError>
 
 fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
     let workers = batch.workers.len();
-    let Pairs { bonus_tokens, eligible } = batch.pairs;
+    let Pairs { bonus_tokens, bonus_half_tokens, eligible } = batch.pairs;
     let words = workers.div_ceil(64);
-    if !bonus_tokens.len().is_multiple_of(workers) {
+    if !bonus_tokens.is_empty() && !bonus_half_tokens.is_empty() {
         return Err(BatchError::Length {
-            what: "pair bonus rows",
-            expected: bonus_tokens.len().next_multiple_of(workers),
-            found: bonus_tokens.len(),
+            what: "pair bonuses in half precision beside full ones",
+            expected: 0,
+            found: bonus_half_tokens.len(),
         });
     }
-    let rows = if bonus_tokens.is_empty() { eligible.len() / words } else { bonus_tokens.len() / workers };
+    let bonus_count = bonus_tokens.len().max(bonus_half_tokens.len());
+    if !bonus_count.is_multiple_of(workers) {
+        return Err(BatchError::Length {
+            what: "pair bonus rows",
+            expected: bonus_count.next_multiple_of(workers),
+            found: bonus_count,
+        });
+    }
+    let rows = if bonus_count == 0 { eligible.len() / words } else { bonus_count / workers };
+    if let Some(index) = bonus_half_tokens.iter().position(|bonus| !bonus.is_finite()) {
+        let high = f64::from(f16::MAX.to_f32());
+        let found = f64::from(bonus_half_tokens[index].to_f32());
+        return Err(BatchError::Value { what: "pair bonus", index, low: -high, high, found });
+    }
     if !eligible.is_empty() && eligible.len() != rows * words {
         return Err(BatchError::Length {
             what: "eligibility words",

@@ -88,6 +88,24 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
     state.answer(out);
 }
 
+/// The score of every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the
+/// request may not run.
+pub fn score_into(rule: &mut impl Rule, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
+    let mut lift = vec![0; batch.workers().len()];
+    let plan = rule.begin(batch, &mut lift);
+    let state = State::new(batch, plan, lift);
+    score_tokens.clear();
+    for waiting in &state.left {
+        score_tokens.extend((0..state.workers()).map(|worker| {
+            if state.fits(&waiting.request, worker) {
+                state.score(rule, waiting, worker) as f64 / plan.unit as f64
+            } else {
+                f64::NEG_INFINITY
+            }
+        }));
+    }
+}
+
 impl<'a> State<'a> {
     fn new(batch: &'a Batch<'a>, plan: Plan, lift: Vec<i64>) -> Self {
         let left = batch

@@ -1,10 +1,12 @@
 //! Every policy answers what the oracle answers, pick for pick, on random and adversarial batches.
 
-use balanceroute::backend::cpu::Isa;
+use balanceroute::backend::BackendKind;
+use balanceroute::backend::cpu::{Isa, Tier};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{
     Assignment, Batch, Pool, PredictedEnd, PredictedEnds, Request, Traffic, WaitReason, Worker,
 };
+use half::f16;
 use proptest::prelude::*;
 
 /// A batch with everything optional in it, as owned parts.
@@ -19,7 +21,9 @@ struct Parts {
     offsets: Vec<u32>,
     ends: Vec<PredictedEnd>,
     bonus: Vec<f32>,
+    bonus_half: Vec<f16>,
     eligible: Vec<u64>,
+    classes: Vec<f32>,
 }
 
 fn lengths(tied: bool) -> BoxedStrategy<u32> {
@@ -81,6 +85,7 @@ fn parts() -> impl Strategy<Value = Parts> {
                             match pair {
                                 0 => request = request.bound_to((tokens as usize % g) as u32),
                                 1..=3 => request = request.pairs(pair - 1),
+                                4 if horizon => request = request.class((tokens % 3) as u8),
                                 _ => {}
                             }
                         }
@@ -116,8 +121,18 @@ fn parts() -> impl Strategy<Value = Parts> {
                     rows,
                     offsets,
                     ends: flat,
-                    bonus,
+                    bonus_half: if tied {
+                        bonus.iter().map(|&bonus| f16::from_f32(bonus)).collect()
+                    } else {
+                        vec![]
+                    },
+                    bonus: if tied { vec![] } else { bonus },
                     eligible,
+                    classes: if pairs && horizon {
+                        (0..15).map(|at| 1.0 - (at % 5) as f32 * [0.0, 0.11, 0.25][at / 5]).collect()
+                    } else {
+                        vec![]
+                    },
                 }
             })
     })
@@ -134,12 +149,15 @@ fn agree(name: &str) {
 fn agree_with(name: &str, parameters: &Parameters) {
     let available: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
     for &isa in &available {
-        // The slowest oracle bounds the time of a run, so the cases are shared out.
-        agree_on(name, parameters, isa, cases() / available.len() as u32 + 1);
+        for backend in [BackendKind::Auto, BackendKind::Cpu] {
+            // The slowest oracle bounds the time of a run, so the cases are shared out.
+            let cases = cases() / available.len() as u32 / 2 + 1;
+            agree_on(name, isa, cases, &Parameters { backend, ..parameters.clone() });
+        }
     }
 }
 
-fn agree_on(name: &str, parameters: &Parameters, isa: Isa, cases: u32) {
+fn agree_on(name: &str, isa: Isa, cases: u32, parameters: &Parameters) {
     println!("{name} on {isa}: {cases} cases");
     let mut config = ProptestConfig::with_cases(cases);
     config.failure_persistence = None;
@@ -147,7 +165,9 @@ fn agree_on(name: &str, parameters: &Parameters, isa: Isa, cases: u32) {
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let mut fast =
         policy::build(name, &Parameters { isa: Some(isa), ..parameters.clone() }).expect("a policy");
-    let mut slow = policy::build(name, parameters).expect("a policy");
+    let by_reference = Parameters { backend: BackendKind::Reference, ..parameters.clone() };
+    let mut slow = policy::build(name, &by_reference).expect("a policy");
+    let scores = (std::cell::RefCell::new(Vec::new()), std::cell::RefCell::new(Vec::new()));
     let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
     runner
         .run(&parts(), |parts| {
@@ -155,16 +175,25 @@ fn agree_on(name: &str, parameters: &Parameters, isa: Isa, cases: u32) {
             let mut draft = Batch::draft(&parts.workers, &pool)
                 .traffic(parts.traffic)
                 .request_growth(parts.growth)
-                .pairs(balanceroute::Pairs { bonus_tokens: &parts.bonus, eligible: &parts.eligible });
+                .pairs(balanceroute::Pairs {
+                    bonus_tokens: &parts.bonus,
+                    bonus_half_tokens: &parts.bonus_half,
+                    eligible: &parts.eligible,
+                });
             if !parts.rows.is_empty() {
                 draft = draft.projection(parts.horizon, &parts.rows);
+                draft = draft.classes(&parts.classes);
                 draft = draft.ends(PredictedEnds { offsets: &parts.offsets, ends: &parts.ends });
             }
             let batch = draft.check().expect("a valid batch");
             let (mut left, mut right) = (Assignment::new(), Assignment::new());
             fast.borrow_mut().decide(&batch, &mut left);
-            slow.borrow_mut().decide_by_reference(&batch, &mut right);
+            slow.borrow_mut().decide(&batch, &mut right);
             prop_assert_eq!(&left, &right);
+            if fast.borrow_mut().score_into(&batch, &mut scores.0.borrow_mut()) {
+                slow.borrow_mut().score_into(&batch, &mut scores.1.borrow_mut());
+                prop_assert_eq!(&scores.0, &scores.1);
+            }
             check_promises(&batch, &left)?;
             if !["exact", "level", "rollout"].iter().any(|family| name.starts_with(family)) {
                 // As published, and as in engines: whoever could still be placed is.
@@ -204,6 +233,19 @@ fn level_with_reservations() {
     parameters.level.reserve_mean_waits = 1.0;
     agree_with("level", &parameters);
     agree_with("level-oracle", &parameters);
+}
+
+#[test]
+fn each_kind_of_lanes() {
+    for lanes in Tier::ALL {
+        let parameters =
+            Parameters { lanes: Some(lanes), backend: BackendKind::Cpu, ..Parameters::default() };
+        for name in ["exact", "exact-oracle", "level"] {
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                agree_on(name, isa, cases() / 20 + 1, &parameters);
+            }
+        }
+    }
 }
 
 macro_rules! policies {

@@ -76,7 +76,7 @@ impl Case {
         let mut draft = Batch::draft(&self.workers, &pool)
             .traffic(self.traffic)
             .request_growth(self.request_growth_tokens)
-            .pairs(Pairs { bonus_tokens: &bonus_tokens, eligible: &eligible });
+            .pairs(Pairs { bonus_tokens: &bonus_tokens, eligible: &eligible, ..Pairs::default() });
         if let Some(row) = self.projection.first() {
             draft = draft.projection(row.len() - 1, &rows);
         }

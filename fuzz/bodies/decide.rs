@@ -145,7 +145,7 @@ pub(crate) fn decide(data: &[u8]) -> bool {
     let mut draft = Batch::draft(&parts.workers, &pool)
         .traffic(parts.traffic)
         .request_growth(parts.request_growth_tokens)
-        .pairs(Pairs { bonus_tokens: &parts.bonus_tokens, eligible: &parts.eligible });
+        .pairs(Pairs { bonus_tokens: &parts.bonus_tokens, eligible: &parts.eligible, ..Pairs::default() });
     if !parts.rows.is_empty() {
         draft = draft.projection(parts.horizon, &parts.rows);
         draft = draft.ends(PredictedEnds { offsets: &parts.offsets, ends: &parts.ends });

@@ -1,3 +1,190 @@
-//! Who evaluates: the kernels of this machine's CPU.
+//! Who evaluates a batch: one call per batch, chosen by name.
+//!
+//! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every batch as a matrix and scores
+//! columns of it with vector kernels. [`Auto`] searches columns in the pool's length order where requests have no terms per pair, and
+//! takes the matrix where they have: the choice is fixed by the batch alone, so it does not move with load.
 
 pub mod cpu;
+
+use cpu::{Kernels, Tier};
+
+use crate::assignment::Assignment;
+use crate::batch::Batch;
+use crate::policy::Rule;
+use crate::policy::greedy::Greedy;
+
+/// Scores the pairs of a batch and assigns greedily by them.
+pub trait Backend {
+    /// Runs a rule on a batch.
+    fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment);
+
+    /// Scores every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the request
+    /// may not run. For inspection.
+    fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>);
+
+    /// Which backend, which instruction set, and why.
+    fn describe(&self) -> String;
+}
+
+/// A backend's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BackendKind {
+    /// The fastest for each batch.
+    #[default]
+    Auto,
+    /// The matrix on the CPU, always.
+    Cpu,
+    /// The oracle: slow.
+    Reference,
+}
+
+impl BackendKind {
+    /// Every backend.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Reference];
+
+    /// The name that chooses it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Reference => "reference",
+        }
+    }
+
+    /// The backend of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The oracle.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+impl Backend for Reference {
+    fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment) {
+        crate::reference::assign(rule, batch, out);
+    }
+
+    fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
+        crate::reference::score_into(rule, batch, score_tokens);
+    }
+
+    fn describe(&self) -> String {
+        "reference: every pair scored again after each admission".to_owned()
+    }
+}
+
+/// The matrix on the CPU.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    greedy: Greedy,
+    kernels: &'static Kernels,
+    why: &'static str,
+}
+
+impl Cpu {
+    pub(crate) fn new(kernels: &'static Kernels, why: &'static str, lanes: Option<Tier>) -> Self {
+        Self { greedy: Greedy::new(kernels).dense(lanes), kernels, why }
+    }
+}
+
+impl Backend for Cpu {
+    fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment) {
+        self.greedy.assign(rule, batch, out);
+    }
+
+    fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
+        self.greedy.score_into(rule, batch, score_tokens);
+    }
+
+    fn describe(&self) -> String {
+        format!("cpu: dense columns on {} ({})", self.kernels.isa, self.why)
+    }
+}
+
+/// The length order where it serves, the matrix otherwise.
+#[derive(Clone, Debug)]
+pub struct Auto {
+    greedy: Greedy,
+    kernels: &'static Kernels,
+    why: &'static str,
+}
+
+impl Auto {
+    pub(crate) fn new(kernels: &'static Kernels, why: &'static str) -> Self {
+        Self { greedy: Greedy::new(kernels), kernels, why }
+    }
+}
+
+impl Backend for Auto {
+    #[inline]
+    fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment) {
+        self.greedy.assign(rule, batch, out);
+    }
+
+    fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
+        self.greedy.score_into(rule, batch, score_tokens);
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "auto: columns searched by length, dense columns where requests have terms per pair; on {} ({}); no device backend in this \
+             build",
+            self.kernels.isa, self.why
+        )
+    }
+}
+
+/// The backend that a policy was built with.
+#[derive(Clone, Debug)]
+pub(crate) enum Chosen {
+    Auto(Box<Auto>),
+    Cpu(Box<Cpu>),
+    Reference(Reference),
+}
+
+impl Chosen {
+    pub(crate) fn new(
+        kind: BackendKind,
+        kernels: &'static Kernels,
+        why: &'static str,
+        lanes: Option<Tier>,
+    ) -> Self {
+        match kind {
+            BackendKind::Auto => Self::Auto(Box::new(Auto::new(kernels, why))),
+            BackendKind::Cpu => Self::Cpu(Box::new(Cpu::new(kernels, why, lanes))),
+            BackendKind::Reference => Self::Reference(Reference),
+        }
+    }
+}
+
+impl Backend for Chosen {
+    #[inline]
+    fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment) {
+        match self {
+            Self::Auto(backend) => backend.assign(rule, batch, out),
+            Self::Cpu(backend) => backend.assign(rule, batch, out),
+            Self::Reference(backend) => backend.assign(rule, batch, out),
+        }
+    }
+
+    fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
+        match self {
+            Self::Auto(backend) => backend.score_into(rule, batch, score_tokens),
+            Self::Cpu(backend) => backend.score_into(rule, batch, score_tokens),
+            Self::Reference(backend) => backend.score_into(rule, batch, score_tokens),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Auto(backend) => backend.describe(),
+            Self::Cpu(backend) => backend.describe(),
+            Self::Reference(backend) => backend.describe(),
+        }
+    }
+}

@@ -28,9 +28,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::assignment::{Admission, Assignment};
+use crate::backend::Chosen;
 use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, Request};
-use crate::policy::greedy::{Greedy, RulePolicy};
+use crate::policy::greedy::RulePolicy;
 use crate::policy::loads::Loads;
 use crate::policy::{Needs, Order, Overdue, Plan, Policy, PolicyError, Rank, Repair, Rule, View};
 use crate::pool::PoolSlot;
@@ -83,13 +84,9 @@ impl Rule for FirstCome {
 }
 
 /// First come, first served, from the common pool or from what a binding policy made of it.
-fn first_come(
-    name: &'static str,
-    binds_on_arrival: bool,
-    kernels: &'static Kernels,
-) -> RulePolicy<FirstCome> {
+fn first_come(name: &'static str, binds_on_arrival: bool, backend: Chosen) -> RulePolicy<FirstCome> {
     let needs = Needs { binds_on_arrival, ..Needs::default() };
-    RulePolicy { name, needs, rule: FirstCome, greedy: Greedy::new(kernels) }
+    RulePolicy { name, needs, rule: FirstCome, backend }
 }
 
 /// Builds a baseline by name.
@@ -98,6 +95,7 @@ pub(super) fn build(
     parameters: BaselineParameters,
     seed: u64,
     kernels: &'static Kernels,
+    backend: Chosen,
 ) -> Option<Box<dyn Policy>> {
     let choice = match name {
         "random" => Choice::Random(ChaCha8Rng::seed_from_u64(seed)),
@@ -107,11 +105,11 @@ pub(super) fn build(
         "vllm-legacy" => Choice::QueuedFourfold,
         "vllm-0.33" => Choice::Lagging(Lagging::new(parameters.stats_refresh_steps)),
         "sglang-total-tokens" => Choice::TotalTokens(Dispatched::default()),
-        "least-kv" => return Some(Box::new(first_come(name, false, kernels))),
+        "least-kv" => return Some(Box::new(first_come(name, false, backend))),
         "longest-first" => return Some(Box::new(LongestFirst::new(kernels))),
         _ => return None,
     };
-    Some(Box::new(Binding { choice, queues: first_come(name, true, kernels) }))
+    Some(Box::new(Binding { choice, queues: first_come(name, true, backend) }))
 }
 
 /// Binds on arrival, then serves each rank first come first served.

@@ -75,7 +75,6 @@ pub(crate) fn draw_lookahead(
             weight: (beta * weight).round() as i64 * per_token,
         });
     }
-    profile.knots.sort_unstable_by_key(|knot| knot.at_tokens);
 }
 
 /// The rule of the exact greedy.
@@ -124,6 +123,22 @@ impl Rule for Exact {
     }
 
     #[inline]
+    fn envelope_weights(&self, workers: i64, steps: usize, weights: &mut Vec<i64>) -> bool {
+        match &self.discounts {
+            // A class scales a weight down, never up.
+            Some(discounts) if steps > 0 => {
+                weights.push(0);
+                weights.extend(discounts.iter().take(steps).map(|discount| workers * discount));
+                weights.resize(steps + 1, 0);
+            }
+            _ => {
+                weights.push(workers);
+                weights.resize(steps + 1, 0);
+            }
+        }
+        true
+    }
+
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         match &self.discounts {
             Some(discounts) if !view.row.is_empty() => {

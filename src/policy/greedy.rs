@@ -3,11 +3,18 @@
 //! Scores never fall as a worker's load falls (for the plain F and for rules that fill the least-loaded worker first), so one
 //! admission is one column: the profile of one worker, searched in the pool's length order. Rules without that order look at
 //! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
-//! column is a scan in arrival order.
+//! column is scored entry by entry ([`crate::backend::cpu::dense`]).
+//!
+//! Where many columns compete, each keeps the best that it found, which stays an upper bound until it is looked at again: taking
+//! requests only lowers what is left, and an envelope that rises lifts every score by a bounded amount, the same for all columns
+//! ([`Rule::envelope_weights`]). Only a column whose bound comes first is scored again, so the answer is that of scoring everything.
 
 use crate::assignment::{Admission, Assignment, Balance};
 use crate::backend::cpu::Kernels;
+use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
+use crate::backend::cpu::matrix::Matrix;
+use crate::backend::{Backend, Chosen, Reference};
 use crate::batch::{Batch, MAX_WORKERS, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
@@ -54,13 +61,40 @@ pub(crate) struct Greedy {
     /// Position in the length order of each pool slot, filled only for scans and overdue requests.
     position_of: Vec<u32>,
     pairs: Pairs,
+    /// Whether batches without pair terms go through the matrix as well.
+    always_dense: bool,
+    matrix: Matrix,
+    rivals: Rivals,
 }
 
-impl Default for Greedy {
-    fn default() -> Self {
-        Self::new(Kernels::best())
-    }
+/// The best known of each run of each column.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    /// Its score, less the rise of the envelopes by then.
+    key: i64,
+    rise: i64,
+    /// Position in the length order; none before the first look.
+    position: u32,
 }
+
+/// Columns that compete for the next admission.
+#[derive(Clone, Debug, Default)]
+struct Rivals {
+    /// Runs of each worker's column.
+    bounds: Vec<Bound>,
+    /// The greatest key of each worker.
+    keys: Vec<i64>,
+    runs: usize,
+    /// By how much the envelopes have lifted scores at most.
+    rise: i64,
+    weights: Vec<i64>,
+    weighted: bool,
+    envelope: i64,
+    envelope_row: Vec<i64>,
+}
+
+const UNKNOWN: i64 = i64::MAX;
+const NOBODY: i64 = i64::MIN;
 
 /// A worker's place among the open ones in one word, which sorts faster than a pair: loads stay below 2^54.
 fn open_key(cost: i64, worker: usize) -> u64 {
@@ -96,7 +130,15 @@ impl Greedy {
             tokens: Vec::new(),
             position_of: Vec::new(),
             pairs: Pairs::default(),
+            always_dense: false,
+            matrix: Matrix::new(kernels),
+            rivals: Rivals::default(),
         }
+    }
+
+    /// Sends batches without pair terms through the matrix as well.
+    pub(crate) fn dense(self, only: Option<Tier>) -> Self {
+        Self { always_dense: true, matrix: self.matrix.only(only), ..self }
     }
 
     /// Runs a rule on a batch.
@@ -116,13 +158,14 @@ impl Greedy {
             rule,
             plan,
             terms: Terms::new(batch.waiting(), plan.age, plan.unit),
-            ordered: !batch.has_pair_terms(),
+            ordered: !batch.has_pair_terms() && !self.always_dense,
         };
         self.loads.load(batch, &plan);
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting);
         if !step.ordered {
             self.index_positions(batch);
+            self.matrix.load(batch, plan.age, plan.unit);
         }
 
         self.place_pinned(&step);
@@ -157,6 +200,44 @@ impl Greedy {
         out.after = Balance::of_totals(batch, self.loads.sum_and_max_cost());
     }
 
+    /// The score of every pair as the batch begins, in tokens; minus infinity where the request may not run.
+    pub(crate) fn score_into(
+        &mut self,
+        rule: &mut impl Rule,
+        batch: &Batch<'_>,
+        score_tokens: &mut Vec<f64>,
+    ) {
+        let workers = batch.workers().len();
+        score_tokens.clear();
+        score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
+        self.loads.prepare(batch);
+        let plan = rule.begin(batch, &mut self.loads.lift);
+        self.loads.load(batch, &plan);
+        let step = Step {
+            batch,
+            waiting: batch.waiting().ordered(),
+            rule,
+            plan,
+            terms: Terms::new(batch.waiting(), plan.age, plan.unit),
+            ordered: false,
+        };
+        for worker in 0..workers {
+            let mut drawn = None;
+            for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
+                let fits = i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker);
+                if !fits || !batch.eligible(request, worker) {
+                    continue;
+                }
+                if drawn != Some(request.survival_class) {
+                    drawn = Some(request.survival_class);
+                    self.draw(&step, worker, request.survival_class);
+                }
+                let score = self.score_drawn(&step, worker, request, waited);
+                score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
+            }
+        }
+    }
+
     fn index_positions(&mut self, batch: &Batch<'_>) {
         self.position_of.clear();
         self.position_of.resize(batch.waiting().slot_bound(), u32::MAX);
@@ -189,7 +270,7 @@ impl Greedy {
         let tokens = i64::from(ordered.tokens[found.position]);
         let pair_terms = !step.ordered
             && step.batch.waiting().request(PoolSlot(ordered.slots[found.position])).has_pair_terms();
-        self.column.take(found.position);
+        self.take(step, found.position);
         self.loads.admit(worker, tokens);
         self.picks.push(Pick {
             position: found.position,
@@ -209,13 +290,27 @@ impl Greedy {
         let peak_tokens = tolerant.then(|| {
             if !step.ordered {
                 let slot = PoolSlot(step.waiting.slots[found.position]);
-                self.draw(step, worker, step.batch.waiting().request(slot));
+                self.draw(step, worker, step.batch.waiting().request(slot).survival_class);
             }
             self.column.peak_tokens(&self.profile)
         });
         self.admit(step, worker, found, false);
         if let Some(pick) = self.picks.last_mut() {
             pick.peak_tokens = peak_tokens;
+        }
+    }
+
+    fn take(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
+        self.column.take(position);
+        if !step.ordered {
+            self.matrix.take(PoolSlot(step.waiting.slots[position]));
+        }
+    }
+
+    fn give_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
+        self.column.give_back(position);
+        if !step.ordered {
+            self.matrix.give_back(step.batch, PoolSlot(step.waiting.slots[position]));
         }
     }
 
@@ -310,20 +405,118 @@ impl Greedy {
             }
             return;
         }
-        loop {
-            let mut best: Option<(Found, usize)> = None;
-            for at in (0..self.open.len()).rev() {
-                let worker = worker_of(self.open[at]);
-                if let Some(found) = self.best(step, worker)
-                    && best.is_none_or(|(other, _)| found.score > other.score)
-                {
-                    best = Some((found, at));
+        self.place_rivals(step);
+    }
+
+    /// Admits the best pair of all columns until nobody fits.
+    fn place_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        let workers = step.batch.workers().len();
+        let (envelope, row) = self.loads.envelopes();
+        let rivals = &mut self.rivals;
+        rivals.runs = if step.ordered { 1 } else { self.matrix.runs() };
+        rivals.rise = 0;
+        rivals.envelope = envelope;
+        rivals.envelope_row.clear();
+        rivals.envelope_row.extend_from_slice(row);
+        rivals.weights.clear();
+        rivals.weighted = step.rule.envelope_weights(workers as i64, row.len(), &mut rivals.weights);
+        rivals.bounds.clear();
+        rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: 0, position: u32::MAX });
+        rivals.keys.clear();
+        rivals.keys.resize(workers, UNKNOWN);
+        for at in 0..self.open.len() {
+            let worker = worker_of(self.open[at]);
+            for run in 0..self.rivals.runs {
+                self.look(step, worker, run);
+            }
+            self.rivals.rank(worker);
+        }
+        while let Some((at, worker)) = self.first_rival() {
+            match self.leader(step, worker) {
+                Leader::Stale(run) => {
+                    self.look(step, worker, run);
+                    self.rivals.rank(worker);
+                }
+                Leader::Fresh(found) => {
+                    self.open.remove(at);
+                    self.admit(step, worker, found, false);
+                    self.reopen(worker);
+                    self.follow_envelopes(worker);
                 }
             }
-            let Some((found, at)) = best else { return };
-            let worker = worker_of(self.open.remove(at));
-            self.admit(step, worker, found, false);
-            self.reopen(worker);
+        }
+    }
+
+    /// The column whose best may come first: greatest bound, then least load, then lowest index. Columns without anybody left go.
+    fn first_rival(&mut self) -> Option<(usize, usize)> {
+        let mut best: Option<(i64, usize)> = None;
+        for at in (0..self.open.len()).rev() {
+            let key = self.rivals.keys[worker_of(self.open[at])];
+            if best.is_none_or(|(other, _)| key > other) {
+                best = Some((key, at));
+            }
+        }
+        let (key, at) = best?;
+        (key != NOBODY).then(|| (at, worker_of(self.open[at])))
+    }
+
+    /// The run that leads a column: one to look at again, or the earliest of the best.
+    fn leader(&self, step: &Step<'_, '_, &mut impl Rule>, worker: usize) -> Leader {
+        let rivals = &self.rivals;
+        let bounds = &rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs];
+        let mut best: Option<(u64, Found)> = None;
+        for (run, bound) in bounds.iter().enumerate() {
+            if bound.key != rivals.keys[worker] {
+                continue;
+            }
+            let position = bound.position as usize;
+            if bound.key == UNKNOWN || bound.rise != rivals.rise || self.column.is_taken(position) {
+                return Leader::Stale(run);
+            }
+            let arrived = step.waiting.arrived_blocks[position / BLOCK][position % BLOCK];
+            if best.is_none_or(|(other, _)| arrived < other) {
+                best = Some((arrived, Found { position, score: bound.key + bound.rise }));
+            }
+        }
+        best.map_or(Leader::Stale(0), |(_, found)| Leader::Fresh(found))
+    }
+
+    /// Scores a run of a column again.
+    fn look(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) {
+        let found = if step.ordered { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
+        let rise = self.rivals.rise;
+        self.rivals.bounds[worker * self.rivals.runs + run] = match found {
+            Some(found) => Bound { key: found.score - rise, rise, position: found.position as u32 },
+            None => Bound { key: NOBODY, rise, position: u32::MAX },
+        };
+    }
+
+    /// Takes note of what an admission has changed: the profile of its worker, and every profile where an envelope has risen.
+    fn follow_envelopes(&mut self, worker: usize) {
+        let (envelope, row) = self.loads.envelopes();
+        let dearest = self.loads.dearest_token();
+        let rivals = &mut self.rivals;
+        let mut moved = false;
+        let seen = std::iter::once(&mut rivals.envelope).chain(&mut rivals.envelope_row);
+        for (step, (seen, &now)) in seen.zip(std::iter::once(&envelope).chain(row)).enumerate() {
+            if now != *seen {
+                // A knot moves by whole tokens.
+                let weight = rivals.weights.get(step).copied().unwrap_or(0);
+                rivals.rise += weight * (now - *seen + dearest - 1);
+                moved |= weight != 0 || !rivals.weighted;
+                *seen = now;
+            }
+        }
+        self.matrix.forget();
+        let unknown = Bound { key: UNKNOWN, rise: 0, position: u32::MAX };
+        let far = rivals.rise >= 1 << 60;
+        if far || (moved && !rivals.weighted) {
+            rivals.bounds.fill(unknown);
+            rivals.keys.fill(UNKNOWN);
+            rivals.rise = if far { 0 } else { rivals.rise };
+        } else {
+            rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs].fill(unknown);
+            rivals.keys[worker] = UNKNOWN;
         }
     }
 
@@ -337,12 +530,12 @@ impl Greedy {
         self.tokens.clear();
         while self.found.len() < candidates {
             let Some(found) = self.best(step, worker) else { break };
-            self.column.take(found.position);
+            self.take(step, found.position);
             self.found.push(found);
             self.tokens.push(i64::from(step.waiting.tokens[found.position]));
         }
-        for found in &self.found {
-            self.column.give_back(found.position);
+        for at in 0..self.found.len() {
+            self.give_back(step, self.found[at].position);
         }
         if self.found.len() <= 1 {
             return self.found.first().copied();
@@ -360,33 +553,43 @@ impl Greedy {
             step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
         }
-        let mut best: Option<Found> = None;
-        let mut drawn = None;
-        for (slot, request, waited) in step.batch.waiting().iter() {
-            let position = self.position_of[slot.index()] as usize;
-            if self.column.is_taken(position)
-                || i64::from(request.prompt_tokens) > longest
-                || !step.batch.eligible(request, worker)
-            {
-                continue;
-            }
-            if drawn != Some(request.survival_class) {
-                drawn = Some(request.survival_class);
-                self.draw(step, worker, request);
-            }
-            let score = self.score_drawn(step, worker, request, waited);
-            // Arrival order: the first of equals stays.
-            if best.is_none_or(|best| score > best.score) {
-                best = Some(Found { position, score });
+        self.matrix.forget();
+        let mut best: Option<(Found, u64)> = None;
+        for run in 0..self.matrix.runs() {
+            let Some(found) = self.best_of_run(step, worker, run) else { continue };
+            let arrived = step.waiting.arrived_blocks[found.position / BLOCK][found.position % BLOCK];
+            let better = best.is_none_or(|(other, earlier)| {
+                found.score > other.score || (found.score == other.score && arrived < earlier)
+            });
+            if better {
+                best = Some((found, arrived));
             }
         }
-        best
+        best.map(|(found, _)| found)
     }
 
-    fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, request: &Request) {
+    /// The best free request of one run of the matrix. The profile is drawn unless it is the last one.
+    fn best_of_run(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        worker: usize,
+        run: usize,
+    ) -> Option<Found> {
+        let run = self.matrix.run(run);
+        let longest = self.loads.longest_tokens(worker);
+        if !self.matrix.is_prepared(worker, run.class) {
+            self.draw(step, worker, run.class);
+            self.matrix.prepare(step.batch, (worker, run.class), &self.profile, longest);
+        }
+        let entry = self.matrix.best(step.batch, run, &self.profile, worker, longest)?;
+        let position = self.position_of[self.matrix.slot(entry.index).index()] as usize;
+        Some(Found { position, score: entry.score })
+    }
+
+    fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, class: Option<u8>) {
         let view = self.loads.view(worker);
         let width = view.row.len().max(1);
-        let class = request.survival_class.and_then(|class| {
+        let class = class.and_then(|class| {
             step.batch.classes()?.rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
         });
         self.profile.clear();
@@ -407,7 +610,7 @@ impl Greedy {
     fn score(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, position: usize) -> i64 {
         let pool = step.batch.waiting();
         let slot = PoolSlot(step.waiting.slots[position]);
-        self.draw(step, worker, pool.request(slot));
+        self.draw(step, worker, pool.request(slot).survival_class);
         self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
     }
 
@@ -458,8 +661,8 @@ impl Greedy {
             if position != pick.position {
                 changed = true;
                 self.changes += 1;
-                self.column.give_back(pick.position);
-                self.column.take(position);
+                self.give_back(step, pick.position);
+                self.take(step, position);
                 let tokens = i64::from(step.waiting.tokens[position]);
                 let pair_terms = !step.ordered
                     && step.batch.waiting().request(PoolSlot(step.waiting.slots[position])).has_pair_terms();
@@ -593,13 +796,26 @@ impl Greedy {
     }
 }
 
+enum Leader {
+    Stale(usize),
+    Fresh(Found),
+}
+
+impl Rivals {
+    /// Works out the greatest key of a worker.
+    fn rank(&mut self, worker: usize) {
+        let bounds = &self.bounds[worker * self.runs..(worker + 1) * self.runs];
+        self.keys[worker] = bounds.iter().map(|bound| bound.key).fold(NOBODY, i64::max);
+    }
+}
+
 /// A policy made of one rule.
 #[derive(Clone, Debug)]
 pub(crate) struct RulePolicy<R> {
     pub name: &'static str,
     pub needs: crate::policy::Needs,
     pub rule: R,
-    pub greedy: Greedy,
+    pub backend: Chosen,
 }
 
 impl<R: Rule + Send> Policy for RulePolicy<R> {
@@ -612,10 +828,19 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
     }
 
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        self.greedy.assign(&mut self.rule, batch, out);
+        self.backend.assign(&mut self.rule, batch, out);
     }
 
     fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        crate::reference::assign(&mut self.rule, batch, out);
+        Reference.assign(&mut self.rule, batch, out);
+    }
+
+    fn score_into(&mut self, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) -> bool {
+        self.backend.score_into(&mut self.rule, batch, score_tokens);
+        true
+    }
+
+    fn describe(&self) -> String {
+        self.backend.describe()
     }
 }

@@ -145,6 +145,16 @@ impl Loads {
         }
     }
 
+    /// Today's envelope, and the projected ones.
+    pub(crate) fn envelopes(&self) -> (i64, &[i64]) {
+        (self.envelope, &self.envelope_row)
+    }
+
+    /// Cost units of the dearest token.
+    pub(crate) fn dearest_token(&self) -> i64 {
+        self.cost_per_token.iter().copied().max().unwrap_or(1)
+    }
+
     pub(crate) fn cost(&self, worker: usize) -> i64 {
         self.cost[worker]
     }

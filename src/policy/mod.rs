@@ -18,7 +18,8 @@ pub(crate) mod rollout;
 use thiserror::Error;
 
 use crate::assignment::{Assignment, WaitReason};
-use crate::backend::cpu::{Isa, Kernels};
+use crate::backend::cpu::{Isa, Kernels, Tier};
+use crate::backend::{Backend, BackendKind, Chosen};
 use crate::batch::{Batch, Request, Worker};
 use crate::pool::PoolSlot;
 use crate::score::{Age, Profile, Unit};
@@ -78,12 +79,24 @@ pub trait Policy: Send {
 
     /// Decides the same step through the oracle: slow, allocates, and defines what [`Policy::decide`] must answer.
     fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment);
+
+    /// Scores every pair as the batch begins, in tokens, row by row in arrival order ([`Backend::score_into`]); false for a policy that has no
+    /// scores of pairs.
+    fn score_into(&mut self, _batch: &Batch<'_>, _score_tokens: &mut Vec<f64>) -> bool {
+        false
+    }
+
+    /// Which backend evaluates, on which instruction set, and why.
+    fn describe(&self) -> String {
+        "no backend: this policy scores no pairs".to_owned()
+    }
 }
 
 /// In which order workers choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// The best score of the whole matrix.
+    /// The best score of the whole matrix. A profile may then depend on the worker's own load and row and on the envelopes only: it is
+    /// drawn again when these change.
     Matrix,
     /// The least-loaded open worker takes its best request.
     LeastLoaded,
@@ -242,6 +255,12 @@ pub trait Rule {
     /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
 
+    /// By how many score units any score rises at most when an envelope rises by one cost unit: first the envelope of today, then one
+    /// weight for each of `steps` projected ones. False when the rule cannot tell: every worker is then looked at again.
+    fn envelope_weights(&self, _workers: i64, _steps: usize, _weights: &mut Vec<i64>) -> bool {
+        false
+    }
+
     /// Requests that enter a worker that was kept for them, after [`Rule::begin`].
     fn pins(&self) -> &[Pin] {
         &[]
@@ -281,6 +300,10 @@ pub struct Parameters {
     pub level: level::LevelParameters,
     /// The instruction set of the kernels; none for what `BALANCEROUTE_ISA` says, or else the best that the CPU has.
     pub isa: Option<Isa>,
+    /// Who evaluates: `auto`, `cpu` or `reference`.
+    pub backend: BackendKind,
+    /// The only lanes that dense columns of the `cpu` backend may use, for tests; none for the fastest exact ones.
+    pub lanes: Option<Tier>,
 }
 
 impl Parameters {
@@ -326,7 +349,8 @@ pub const NAMES: &[&str] = &[
 /// An unknown name, a parameter out of its range, or an instruction set that this CPU lacks.
 pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
-    let kernels = kernels(parameters.isa)?;
+    let (kernels, why) = kernels(parameters.isa)?;
+    let backend = || Chosen::new(parameters.backend, kernels, why, parameters.lanes);
     let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
     let forecast = if name.ends_with("-oracle") {
@@ -338,7 +362,7 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
     } else {
         None
     };
-    Ok(match name {
+    let policy: Box<dyn Policy> = match name {
         "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
             Box::new(balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels))
         }
@@ -346,35 +370,74 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
             let horizon = forecast.map(|_| parameters.exact.horizon_steps);
             let needs = Needs { forecast, projection_horizon: horizon, ..Needs::default() };
             let rule = exact::Exact::new(parameters.exact, forecast.is_some());
-            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::new(kernels) })
+            Box::new(greedy::RulePolicy { name, needs, rule, backend: backend() })
         }
         "level" | "level-exactmatch" | "level-oracle" => {
             let ends = forecast.map(|_| parameters.level.ends_per_worker);
             let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
             let rule = level::Level::new(parameters.level, forecast.is_some());
-            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::new(kernels) })
+            Box::new(greedy::RulePolicy { name, needs, rule, backend: backend() })
         }
         "rollout-oracle" => {
             let ends = Some(parameters.level.ends_per_worker);
             let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
             let rule = rollout::Rollout::new(parameters.level);
-            Box::new(greedy::RulePolicy { name, needs, rule, greedy: greedy::Greedy::new(kernels) })
+            Box::new(greedy::RulePolicy { name, needs, rule, backend: backend() })
         }
-        _ => baseline::build(name, parameters.baseline, parameters.seed, kernels).ok_or_else(unknown)?,
+        _ => baseline::build(name, parameters.baseline, parameters.seed, kernels, backend())
+            .ok_or_else(unknown)?,
+    };
+    Ok(match parameters.backend {
+        BackendKind::Reference => Box::new(ByReference(policy)),
+        _ => policy,
     })
 }
 
-/// The kernels of an instruction set, of the one that the environment names, or of the best.
-fn kernels(isa: Option<Isa>) -> Result<&'static Kernels, PolicyError> {
+/// A policy whose every decision is the oracle's.
+struct ByReference(Box<dyn Policy>);
+
+impl Policy for ByReference {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn needs(&self) -> Needs {
+        self.0.needs()
+    }
+
+    fn bind(&mut self, arrival: &Request, ranks: &[Rank]) -> Option<u32> {
+        self.0.bind(arrival, ranks)
+    }
+
+    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        self.0.decide_by_reference(batch, out);
+    }
+
+    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        self.0.decide_by_reference(batch, out);
+    }
+
+    fn score_into(&mut self, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) -> bool {
+        self.0.score_into(batch, score_tokens)
+    }
+
+    fn describe(&self) -> String {
+        crate::backend::Reference.describe()
+    }
+}
+
+/// The kernels of an instruction set, of the one that the environment names, or of the best; and which of these.
+fn kernels(isa: Option<Isa>) -> Result<(&'static Kernels, &'static str), PolicyError> {
     let named = |isa: Isa| Kernels::of(isa).ok_or(PolicyError::Isa { found: isa.name().to_owned() });
     if let Some(isa) = isa {
-        return named(isa);
+        return Ok((named(isa)?, "asked for"));
     }
     match std::env::var_os("BALANCEROUTE_ISA") {
-        None => Ok(Kernels::best()),
+        None => Ok((Kernels::best(), "the best of this CPU")),
         Some(name) => {
             let name = name.to_string_lossy();
-            Isa::from_name(&name).map_or(Err(PolicyError::Isa { found: name.into_owned() }), named)
+            let isa = Isa::from_name(&name).ok_or_else(|| PolicyError::Isa { found: name.into_owned() })?;
+            Ok((named(isa)?, "BALANCEROUTE_ISA"))
         }
     }
 }

@@ -401,7 +401,7 @@ impl Router {
         let mut draft = Batch::draft(&self.workers, &self.pool)
             .traffic(self.meter.traffic())
             .request_growth(growth_tokens)
-            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, eligible: &[] });
+            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, ..Pairs::default() });
         if let Some(foresight) = &mut self.foresight {
             refresh(foresight, &self.active, self.now);
             if !idle {
@@ -532,7 +532,7 @@ impl Router {
     pub fn waiting(&self) -> Result<Vec<(u64, WaitReason)>, RouterError> {
         let batch = Batch::draft(&self.workers, &self.pool)
             .request_growth(self.headroom_steps())
-            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, eligible: &[] })
+            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, ..Pairs::default() })
             .check()?;
         let nothing = Assignment { passed_over: self.assignment.passed_over, ..Assignment::new() };
         Ok(nothing.waiting(&batch).collect())

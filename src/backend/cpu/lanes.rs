@@ -32,3 +32,77 @@ pub(crate) trait Lanes: Copy {
         self.max(a, self.sub(self.splat(0), a))
     }
 }
+
+/// What the dense columns need beyond that: masks, `f32` lanes for sums that stay exact in them, and `i64` sums of `i32` products.
+pub(crate) trait DenseLanes: Lanes {
+    /// Which lanes.
+    type M: Copy;
+    /// Sixteen lanes of `f32`.
+    type F: Copy;
+    /// Sixteen lanes of `i64`, in an order that is its own.
+    type W: Copy;
+
+    /// Lanes whose word has the bit and whose tokens are at most `longest`.
+    fn allowed(self, words: Self::V, bit: Self::V, tokens: Self::V, longest: Self::V) -> Self::M;
+    /// Lanes of `mask` with `a > b`.
+    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M;
+    /// `a` where the mask says so, `b` elsewhere.
+    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// `sum` plus the dot product of pairs of unsigned 16-bit lanes below 2^15: `max(0, a - b) * w` with saturation at 0.
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V;
+    /// Hides where a value came from, at no cost: what is timed is then not worked out beforehand.
+    fn opaque(self, a: Self::V) -> Self::V;
+
+    fn float(self, a: Self::V) -> Self::F;
+    fn splat_float(self, value: f32) -> Self::F;
+    fn add_float(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul_float(self, a: Self::F, b: Self::F) -> Self::F;
+    fn max_float(self, a: Self::F, b: Self::F) -> Self::F;
+    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M;
+    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    fn store_float(self, lanes: Self::F, values: &mut [f32; BLOCK]);
+
+    fn widen(self, a: Self::V) -> Self::W;
+    fn splat_wide(self, value: i64) -> Self::W;
+    fn mul_wide(self, a: Self::V, b: Self::V) -> Self::W;
+    fn add_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    /// Replaces the best and its index in the lanes of `mask` where the score is greater.
+    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W);
+    fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]);
+
+    /// The bonuses of sixteen rows on one worker, in whole tokens: halves round away from zero, as [`f32::round`] does.
+    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V;
+}
+
+/// A bonus matrix, row-major, as a caller stores it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bonuses<'a> {
+    F32(&'a [f32]),
+    F16(&'a [half::f16]),
+}
+
+impl Bonuses<'_> {
+    /// The entry at an index, widened exactly and rounded to whole tokens.
+    #[inline(always)]
+    pub(crate) fn at(&self, index: usize) -> i64 {
+        let bonus = match self {
+            Self::F32(matrix) => matrix[index],
+            Self::F16(matrix) => matrix[index].to_f32(),
+        };
+        bonus.round() as i64
+    }
+}
+
+/// [`DenseLanes::bonuses`] one by one.
+#[inline(always)]
+pub(crate) fn bonuses(matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> [i32; BLOCK] {
+    let mut bonuses = [0; BLOCK];
+    for (bonus, &row) in bonuses.iter_mut().zip(rows) {
+        if row != super::dense::NO_ROW {
+            *bonus = matrix.at(row as usize + worker as usize) as i32;
+        }
+    }
+    bonuses
+}

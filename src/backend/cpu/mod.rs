@@ -5,16 +5,24 @@
 
 mod arch;
 pub(crate) mod column;
+pub(crate) mod dense;
 pub(crate) mod exchange;
-mod lanes;
+pub(crate) mod lanes;
 pub(crate) mod loads;
+pub(crate) mod matrix;
+mod probe;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
+pub use dense::Tier;
+pub use probe::ColumnProbe;
+
 use column::{Found, Marks, Query};
+use dense::{Best, Block, Query as DenseQuery, Rows};
 use exchange::{Pairs, Place};
+use lanes::Bonuses;
 use loads::Top;
 
 use crate::pool::Ordered;
@@ -88,6 +96,16 @@ pub(crate) struct Kernels {
     pub top: fn(&[i64]) -> Top,
     /// Sum and greatest value, at least zero.
     pub sum_and_max: fn(&[i64]) -> (i64, i64),
+    /// The best request of a dense run, in the lanes that its query was prepared for.
+    pub dense: fn(Tier, &Rows<'_>, &DenseQuery) -> Option<Best>,
+    /// The same work on registers only.
+    pub spin: fn(Tier, &DenseQuery, usize) -> i64,
+    /// Ages plus the bonuses on one worker, into the last argument; returns the greatest bonus.
+    pub add_bonuses: fn(Bonuses<'_>, u32, i32, (&[Block], &[Block]), &mut [Block]) -> i64,
+    /// Ages in score units of what was enqueued at these steps.
+    pub ages: fn(u32, &[Block], Age, i32, &mut [Block]),
+    /// Whether `f32` lanes go before `i32` lanes where both are exact.
+    pub floats: bool,
 }
 
 impl Kernels {

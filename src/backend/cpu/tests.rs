@@ -1,7 +1,9 @@
 //! One body, every instruction set that this CPU has, lengths around every block boundary.
 
 use super::column::{Found, Marks, Query};
+use super::dense::{Block, Query as DenseQuery, Rows};
 use super::exchange::{Pairs, Place};
+use super::lanes::Bonuses;
 use super::*;
 use crate::batch::Request;
 use crate::pool::{BLOCK, Pool};
@@ -206,4 +208,185 @@ fn an_instruction_set_that_this_cpu_lacks_is_refused_and_names_come_back() {
         }
     }
     assert_eq!(Isa::from_name("sse9"), None);
+}
+
+/// A dense column as it stands in memory: tokens, ages plus bonuses, eligibility words.
+struct DenseColumn {
+    tokens: Vec<Block>,
+    base: Vec<Block>,
+    words: Vec<Block>,
+}
+
+impl DenseColumn {
+    fn new(count: usize, next: &mut impl FnMut(u64) -> u64, longest: u64, base: u64) -> Self {
+        let blocks = count.div_ceil(BLOCK).next_multiple_of(dense::STRIDE);
+        let mut column = Self {
+            tokens: vec![Block([7; BLOCK]); blocks],
+            base: vec![Block::default(); blocks],
+            words: vec![Block::default(); blocks],
+        };
+        for at in 0..count {
+            let (block, lane) = (at / BLOCK, at % BLOCK);
+            column.tokens[block].0[lane] = 1 + next(longest) as i32;
+            column.base[block].0[lane] = next(2 * base + 1) as i32 - base as i32;
+            column.words[block].0[lane] = next(1 << 32) as u32 as i32;
+        }
+        column
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Rows { tokens: &self.tokens, base: &self.base, words: &self.words }
+    }
+
+    /// The first of the best, by the definition of a score.
+    fn scan(&self, count: usize, profile: &Profile, longest: i64, bit: i32) -> Option<(usize, i64)> {
+        let mut best: Option<(usize, i64)> = None;
+        for at in 0..count {
+            let of = |column: &[Block]| column[at / BLOCK].0[at % BLOCK];
+            let tokens = i64::from(of(&self.tokens));
+            if of(&self.words) & bit == 0 || tokens > longest {
+                continue;
+            }
+            let score = profile.score(tokens) + i64::from(of(&self.base));
+            if best.is_none_or(|(_, other)| score > other) {
+                best = Some((at, score));
+            }
+        }
+        best
+    }
+}
+
+#[test]
+fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
+    let mut counts = std::collections::HashMap::new();
+    each(|kernels| {
+        let mut next = random(11);
+        for count in
+            [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1023, 1025]
+        {
+            for round in 0..24 {
+                let longest = [3, 50, 1500, 30_000, 1 << 22][next(5) as usize];
+                let base = [0, 5, 900, 1 << 28][next(4) as usize];
+                let column = DenseColumn::new(count, &mut next, longest, base);
+                let factor = [1, 1, 3, 64, 4096][next(5) as usize];
+                let heaviest = [1, 4, 300, 1 << 17][next(4) as usize];
+                let knots = [0, 1, 2, 5, 17, 128][round % 6];
+                let profile = Profile {
+                    intercept: next(1 << 40) as i64 - (1 << 39),
+                    slope: next(1 << 12) as i64 - 5,
+                    knots: (0..knots)
+                        .map(|_| Knot {
+                            at_tokens: next(longest + longest / 2 + 4) as i64 - 3,
+                            weight: factor * next(heaviest + 1) as i64,
+                        })
+                        .collect(),
+                };
+                let most = [longest, longest / 2, 1][next(3) as usize] as i64;
+                for bit in [1, 1 << 5, i32::MIN] {
+                    let expected = column.scan(count, &profile, most, bit);
+                    for tier in Tier::ALL {
+                        let mut query = DenseQuery::of_bit(bit);
+                        let lengths = (1, most.min(longest as i64));
+                        let (intercept, found) =
+                            query.prepare(&profile, lengths, base as i64, true, Some(tier));
+                        if found != Some(tier) {
+                            assert!(tier != Tier::I64 || found.is_none());
+                            continue;
+                        }
+                        let best = (kernels.dense)(tier, &column.rows(), &query);
+                        let best = best.map(|best| (best.index as usize, best.score + intercept));
+                        assert_eq!(best, expected, "{} {} {count} {profile:?}", kernels.isa, tier.name());
+                        COUNTED.with_borrow_mut(|counts| {
+                            *counts.entry((kernels.isa, tier)).or_insert(0u32) += 1
+                        });
+                    }
+                    // The fastest that is exact is one of these, and it is exact.
+                    let mut query = DenseQuery::of_bit(bit);
+                    let lengths = (1, most.min(longest as i64));
+                    if let (intercept, Some(tier)) =
+                        query.prepare(&profile, lengths, base as i64, kernels.floats, None)
+                    {
+                        let best = (kernels.dense)(tier, &column.rows(), &query);
+                        assert_eq!(best.map(|best| (best.index as usize, best.score + intercept)), expected);
+                    }
+                }
+            }
+        }
+    });
+    COUNTED.with_borrow(|counted| counts.extend(counted.iter().map(|(&path, &count)| (path, count))));
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for tier in Tier::ALL {
+            let ran = counts.get(&(isa, tier)).copied().unwrap_or(0);
+            assert!(ran >= 100, "{isa} {} ran {ran} times", tier.name());
+        }
+    }
+}
+
+thread_local! {
+    static COUNTED: std::cell::RefCell<std::collections::HashMap<(Isa, Tier), u32>> = std::cell::RefCell::default();
+}
+
+#[test]
+fn bonuses_are_rounded_as_the_definition_rounds_them() {
+    let mut bonuses: Vec<f32> =
+        vec![0.0, -0.0, 0.5, -0.5, 0.49999997, -0.49999997, 1.5, 2.5, -2.5, 8388607.5, -8388608.0, 1e9];
+    bonuses.extend((0..500).map(|at| (at as f32 - 250.0) * 1.37));
+    let halves: Vec<half::f16> =
+        bonuses.iter().map(|&bonus| half::f16::from_f32(bonus.clamp(-65504.0, 65504.0))).collect();
+    each(|kernels| {
+        for matrix in [Bonuses::F32(&bonuses), Bonuses::F16(&halves)] {
+            for (from, worker) in (0..bonuses.len() - 4).step_by(13).zip((0..4).cycle()) {
+                let mut offsets = [dense::NO_ROW as i32; BLOCK];
+                let mut ages = [0; BLOCK];
+                for lane in 0..BLOCK {
+                    ages[lane] = lane as i32 * 5;
+                    if lane % 5 != 3 {
+                        offsets[lane] = ((from + lane * 7) % (bonuses.len() - 4)) as i32;
+                    }
+                }
+                let mut base = [Block::default()];
+                let rows = (&[Block(offsets)][..], &[Block(ages)][..]);
+                let greatest = (kernels.add_bonuses)(matrix, worker, 2, rows, &mut base);
+                let mut most = 0;
+                for lane in 0..BLOCK {
+                    let bonus = match offsets[lane] as u32 {
+                        dense::NO_ROW => 0,
+                        row => matrix.at(row as usize + worker as usize),
+                    };
+                    most = most.max(bonus.abs());
+                    assert_eq!(
+                        base[0].0[lane],
+                        ages[lane].wrapping_add(2i32.wrapping_mul(bonus as i32)),
+                        "{}",
+                        kernels.isa
+                    );
+                }
+                assert_eq!(greatest, most);
+            }
+        }
+    });
+}
+
+/// What the operating system says that this CPU has must run here: nothing falls back in silence.
+#[test]
+#[cfg(target_os = "linux")]
+fn every_instruction_set_of_this_cpu_runs() {
+    let info = std::fs::read_to_string("/proc/cpuinfo").expect("readable");
+    let flags = info.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
+    let has = |flag: &str| flags.is_some_and(|flags| flags.split_whitespace().any(|other| other == flag));
+    for (isa, expected) in [
+        (Isa::Scalar, true),
+        (Isa::Avx2, has("avx2") && has("f16c") && has("bmi2")),
+        (Isa::Avx512, has("avx512f") && has("avx512bw") && has("avx512dq") && has("avx512vl")),
+        (Isa::Neon, has("asimd")),
+    ] {
+        if expected {
+            let kernels = Kernels::of(isa).unwrap_or_else(|| panic!("{isa} is listed but does not run"));
+            assert_eq!(kernels.isa, isa);
+            for tier in Tier::ALL {
+                let mut probe = ColumnProbe::new(isa, tier, 100, 16).expect("it fits all lanes");
+                assert_eq!(probe.pass(), probe.by_definition(), "{isa} {}", tier.name());
+            }
+        }
+    }
 }

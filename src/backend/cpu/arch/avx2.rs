@@ -4,17 +4,22 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
+use crate::backend::cpu::dense::{self, Best, Block, NO_ROW, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::Lanes;
+use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 
-instantiate!(Isa::Avx2, Avx2::new_unchecked(), "avx2,bmi1,bmi2,lzcnt,popcnt");
+instantiate!(Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
+
+/// Whether `f32` lanes go before `i32` lanes where both are exact (measured).
+const FLOATS: bool = true;
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     let found = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")
@@ -157,5 +162,238 @@ impl Lanes for Avx2 {
                 _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d),
             ]
         }
+    }
+}
+
+impl Avx2 {
+    #[target_feature(enable = "avx2")]
+    fn hide([mut low, mut high]: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!(
+                "/* {0} {1} */", inout(ymm_reg) low, inout(ymm_reg) high,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        [low, high]
+    }
+
+    /// Sign-extends lanes with even index.
+    #[inline(always)]
+    fn even(self, a: __m256i) -> __m256i {
+        // SAFETY: the CPU has AVX2. AVX2 shifts no signs through 64 bits; a product with one extends them.
+        unsafe { _mm256_mul_epi32(a, _mm256_set1_epi64x(1)) }
+    }
+
+    /// Lanes with odd index, in the low half of each pair.
+    #[inline(always)]
+    fn odd(self, a: __m256i) -> __m256i {
+        // SAFETY: the CPU has AVX2.
+        unsafe { _mm256_srli_epi64::<32>(a) }
+    }
+}
+
+impl DenseLanes for Avx2 {
+    type M = [__m256i; 2];
+    type F = [__m256; 2];
+    /// Of each half lanes with even index, lanes with odd index.
+    type W = [__m256i; 4];
+
+    #[inline(always)]
+    fn allowed(self, words: Self::V, bit: Self::V, tokens: Self::V, longest: Self::V) -> Self::M {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe {
+            let has = _mm256_cmpeq_epi32(_mm256_and_si256(words[at], bit[at]), bit[at]);
+            _mm256_andnot_si256(_mm256_cmpgt_epi32(tokens[at], longest[at]), has)
+        };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe { _mm256_and_si256(mask[at], _mm256_cmpgt_epi32(a[at], b[at])) };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe { _mm256_blendv_epi8(b[at], a[at], mask[at]) };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe {
+            _mm256_add_epi32(sum[at], _mm256_madd_epi16(_mm256_subs_epu16(a[at], b[at]), w[at]))
+        };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn opaque(self, a: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        unsafe { Self::hide(a) }
+    }
+
+    #[inline(always)]
+    fn float(self, a: Self::V) -> Self::F {
+        // SAFETY: the CPU has AVX2.
+        unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
+    }
+
+    #[inline(always)]
+    fn splat_float(self, value: f32) -> Self::F {
+        // SAFETY: the CPU has AVX2.
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    fn add_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX2.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX2.
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn mul_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX2.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn max_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX2.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe {
+            let above = _mm256_cmp_ps::<_CMP_GT_OQ>(a[at], b[at]);
+            _mm256_and_si256(mask[at], _mm256_castps_si256(above))
+        };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe { _mm256_blendv_ps(b[at], a[at], _mm256_castsi256_ps(mask[at])) };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn store_float(self, [low, high]: Self::F, values: &mut [f32; BLOCK]) {
+        // SAFETY: as in `load`.
+        unsafe {
+            _mm256_storeu_ps(values.as_mut_ptr(), low);
+            _mm256_storeu_ps(values.as_mut_ptr().add(BLOCK / 2), high);
+        }
+    }
+
+    #[inline(always)]
+    fn widen(self, a: Self::V) -> Self::W {
+        [self.even(a[0]), self.even(self.odd(a[0])), self.even(a[1]), self.even(self.odd(a[1]))]
+    }
+
+    #[inline(always)]
+    fn splat_wide(self, value: i64) -> Self::W {
+        // SAFETY: the CPU has AVX2.
+        unsafe { [_mm256_set1_epi64x(value); 4] }
+    }
+
+    #[inline(always)]
+    fn mul_wide(self, a: Self::V, b: Self::V) -> Self::W {
+        // SAFETY: the CPU has AVX2.
+        let product = |a: __m256i, b: __m256i| unsafe { _mm256_mul_epi32(a, b) };
+        [
+            product(a[0], b[0]),
+            product(self.odd(a[0]), self.odd(b[0])),
+            product(a[1], b[1]),
+            product(self.odd(a[1]), self.odd(b[1])),
+        ]
+    }
+
+    #[inline(always)]
+    fn add_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        // SAFETY: the CPU has AVX2.
+        let quarter = |at: usize| unsafe { _mm256_add_epi64(a[at], b[at]) };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    }
+
+    #[inline(always)]
+    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        // SAFETY: the CPU has AVX2.
+        let quarter = |at: usize| unsafe { _mm256_sub_epi64(a[at], b[at]) };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    }
+
+    #[inline(always)]
+    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W) {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            for at in 0..4 {
+                let half = mask[at / 2];
+                let pairs = if at % 2 == 0 {
+                    _mm256_shuffle_epi32::<0xa0>(half)
+                } else {
+                    _mm256_shuffle_epi32::<0xf5>(half)
+                };
+                let above = _mm256_and_si256(pairs, _mm256_cmpgt_epi64(score[at], best.0[at]));
+                best.0[at] = _mm256_blendv_epi8(best.0[at], score[at], above);
+                best.1[at] = _mm256_blendv_epi8(best.1[at], index[at], above);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]) {
+        let mut quarters = [[0i64; BLOCK / 4]; 4];
+        for (quarter, lanes) in quarters.iter_mut().zip(lanes) {
+            // SAFETY: the CPU has AVX2, and a quarter of a block of 64 bits is 32 bytes.
+            unsafe { _mm256_storeu_si256(quarter.as_mut_ptr().cast(), lanes) };
+        }
+        for (lane, value) in values.iter_mut().enumerate() {
+            *value = quarters[lane / 8 * 2 + lane % 2][lane % 8 / 2];
+        }
+    }
+
+    #[inline(always)]
+    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V {
+        let mut bonuses = [[0f32; BLOCK / 2]; 2];
+        for (bonuses, rows) in bonuses.as_flattened_mut().iter_mut().zip(rows) {
+            if *rows != NO_ROW {
+                let at = *rows as usize + worker as usize;
+                *bonuses = match matrix {
+                    Bonuses::F32(matrix) => matrix[at],
+                    // A payload: widened below, all at once.
+                    Bonuses::F16(matrix) => f32::from_bits(u32::from(matrix[at].to_bits())),
+                };
+            }
+        }
+        // SAFETY: the CPU has AVX2 and F16C; each array is one register long.
+        bonuses.map(|bonuses| unsafe {
+            let mut bonus = _mm256_loadu_ps(bonuses.as_ptr());
+            if let Bonuses::F16(_) = matrix {
+                let bits = _mm256_castps_si256(bonus);
+                let halves = _mm256_permute4x64_epi64::<0x08>(_mm256_packus_epi32(bits, bits));
+                bonus = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+            }
+            let whole = _mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(bonus);
+            let sign = _mm256_and_ps(bonus, _mm256_set1_ps(-0.0));
+            let rest = _mm256_andnot_ps(_mm256_set1_ps(-0.0), _mm256_sub_ps(bonus, whole));
+            let away = _mm256_cmp_ps::<_CMP_GE_OQ>(rest, _mm256_set1_ps(0.5));
+            let one = _mm256_and_ps(away, _mm256_or_ps(sign, _mm256_set1_ps(1.0)));
+            _mm256_cvttps_epi32(_mm256_add_ps(whole, one))
+        })
     }
 }

@@ -4,8 +4,9 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
+use crate::backend::cpu::dense::{self, Best, Block, NO_ROW, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::Lanes;
+use crate::backend::cpu::lanes::{self, Bonuses, DenseLanes, Lanes};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
@@ -14,8 +15,13 @@ use crate::score::{Age, MAX_AGE_TOKENS};
 instantiate!(
     Isa::Avx512,
     Avx512::new_unchecked(),
-    "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt"
+    "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt",
+    (4, 4),
+    FLOATS
 );
+
+/// Whether `f32` lanes go before `i32` lanes where both are exact (measured).
+const FLOATS: bool = false;
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     let found = is_x86_feature_detected!("avx512f")
@@ -136,6 +142,213 @@ impl Lanes for Avx512 {
             let low = self.eight_ages(_mm512_castsi512_si256(waited), age);
             let high = self.eight_ages(_mm512_extracti64x4_epi64::<1>(waited), age);
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
+    }
+}
+
+impl Avx512 {
+    #[target_feature(enable = "avx512f")]
+    fn hide(mut a: __m512i) -> __m512i {
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(zmm_reg) a, options(pure, nomem, nostack, preserves_flags))
+        };
+        a
+    }
+
+    /// Lanes with odd index, in the low half of each pair.
+    #[inline(always)]
+    fn odd(self, a: __m512i) -> __m512i {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_srli_epi64::<32>(a) }
+    }
+}
+
+impl DenseLanes for Avx512 {
+    type M = __mmask16;
+    type F = __m512;
+    /// Lanes with even index, lanes with odd index.
+    type W = [__m512i; 2];
+
+    #[inline(always)]
+    fn allowed(self, words: Self::V, bit: Self::V, tokens: Self::V, longest: Self::V) -> Self::M {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_test_epi32_mask(_mm512_cmple_epi32_mask(tokens, longest), words, bit) }
+    }
+
+    #[inline(always)]
+    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_cmpgt_epi32_mask(mask, a, b) }
+    }
+
+    #[inline(always)]
+    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_blend_epi32(mask, b, a) }
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_subs_epu16(a, b), w)) }
+    }
+
+    #[inline(always)]
+    fn opaque(self, a: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { Self::hide(a) }
+    }
+
+    #[inline(always)]
+    fn float(self, a: Self::V) -> Self::F {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    fn splat_float(self, value: f32) -> Self::F {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    fn add_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(mask, a, b) }
+    }
+
+    #[inline(always)]
+    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_blend_ps(mask, b, a) }
+    }
+
+    #[inline(always)]
+    fn store_float(self, lanes: Self::F, values: &mut [f32; BLOCK]) {
+        // SAFETY: as in `load`.
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), lanes) }
+    }
+
+    #[inline(always)]
+    fn widen(self, a: Self::V) -> Self::W {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { [_mm512_srai_epi64::<32>(_mm512_slli_epi64::<32>(a)), _mm512_srai_epi64::<32>(a)] }
+    }
+
+    #[inline(always)]
+    fn splat_wide(self, value: i64) -> Self::W {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { [_mm512_set1_epi64(value); 2] }
+    }
+
+    #[inline(always)]
+    fn mul_wide(self, a: Self::V, b: Self::V) -> Self::W {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { [_mm512_mul_epi32(a, b), _mm512_mul_epi32(self.odd(a), self.odd(b))] }
+    }
+
+    #[inline(always)]
+    fn add_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { [_mm512_add_epi64(a[0], b[0]), _mm512_add_epi64(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { [_mm512_sub_epi64(a[0], b[0]), _mm512_sub_epi64(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W) {
+        // SAFETY: the CPU has AVX-512 and BMI2.
+        unsafe {
+            let halves = [_pext_u32(u32::from(mask), 0x5555), _pext_u32(u32::from(mask), 0xaaaa)];
+            for half in 0..2 {
+                let above = _mm512_mask_cmpgt_epi64_mask(halves[half] as __mmask8, score[half], best.0[half]);
+                best.0[half] = _mm512_mask_blend_epi64(above, best.0[half], score[half]);
+                best.1[half] = _mm512_mask_blend_epi64(above, best.1[half], index[half]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]) {
+        let mut halves = [[0i64; BLOCK / 2]; 2];
+        for (half, lanes) in halves.iter_mut().zip(lanes) {
+            // SAFETY: the CPU has AVX-512, and half a block of 64 bits is 64 bytes.
+            unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), lanes) };
+        }
+        for (lane, value) in values.iter_mut().enumerate() {
+            *value = halves[lane % 2][lane / 2];
+        }
+    }
+
+    #[inline(always)]
+    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V {
+        let rows = self.load_unsigned(rows);
+        // SAFETY: the CPU has AVX-512. Only entries below the length of the matrix are read: others send all to the checked way.
+        unsafe {
+            let some = _mm512_cmpneq_epi32_mask(rows, _mm512_set1_epi32(NO_ROW as i32));
+            let at = _mm512_add_epi32(rows, _mm512_set1_epi32(worker as i32));
+            let bonus = match matrix {
+                Bonuses::F32(matrix) => {
+                    let len = matrix.len().min(i32::MAX as usize) as i32;
+                    if _mm512_mask_cmpge_epu32_mask(some, at, _mm512_set1_epi32(len)) != 0 {
+                        None
+                    } else {
+                        let zero = _mm512_setzero_ps();
+                        Some(_mm512_mask_i32gather_ps::<4>(zero, some, at, matrix.as_ptr()))
+                    }
+                }
+                Bonuses::F16(matrix) => {
+                    let (mut entries, mut halves) = ([0; BLOCK], [0u16; BLOCK]);
+                    self.store(at, &mut entries);
+                    for lane in 0..BLOCK {
+                        if some >> lane & 1 == 1 {
+                            halves[lane] = matrix[entries[lane] as u32 as usize].to_bits();
+                        }
+                    }
+                    Some(_mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())))
+                }
+            };
+            let Some(bonus) = bonus else {
+                let mut plain = [0; BLOCK];
+                self.store(rows, &mut plain);
+                return self.load(&lanes::bonuses(matrix, &plain.map(|row| row as u32), worker));
+            };
+            let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(bonus);
+            let rest = _mm512_abs_ps(_mm512_sub_ps(bonus, whole));
+            let away = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(rest, _mm512_set1_ps(0.5));
+            let sign =
+                _mm512_or_si512(_mm512_srai_epi32::<31>(_mm512_castps_si512(bonus)), _mm512_set1_epi32(1));
+            let whole = _mm512_cvttps_epi32(whole);
+            _mm512_mask_add_epi32(whole, away, whole, sign)
         }
     }
 }

@@ -11,7 +11,7 @@ pub(super) mod scalar;
 
 /// The table of an instruction set that needs `target_feature`, and the kernels behind it.
 macro_rules! instantiate {
-    ($isa:expr, $token:expr, $features:literal) => {
+    ($isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $floats:expr) => {
         static KERNELS: Kernels = Kernels {
             isa: $isa,
             begin: |ordered, age, unit, marks| {
@@ -54,6 +54,45 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { sum_and_max(values) }
             },
+            dense: |tier, rows, query| {
+                #[target_feature(enable = $features)]
+                fn column(tier: Tier, rows: &Rows<'_>, query: &DenseQuery) -> Option<Best> {
+                    dense::column::<_, $blocks, $wide_blocks>($token, tier, rows, query)
+                }
+                // SAFETY: as above.
+                unsafe { column(tier, rows, query) }
+            },
+            spin: |tier, query, blocks| {
+                #[target_feature(enable = $features)]
+                fn spin(tier: Tier, query: &DenseQuery, blocks: usize) -> i64 {
+                    dense::spin::<_, $blocks, $wide_blocks>($token, tier, query, blocks)
+                }
+                // SAFETY: as above.
+                unsafe { spin(tier, query, blocks) }
+            },
+            add_bonuses: |bonuses, worker, unit, from, base| {
+                #[target_feature(enable = $features)]
+                fn add_bonuses(
+                    bonuses: Bonuses<'_>,
+                    worker: u32,
+                    unit: i32,
+                    from: (&[Block], &[Block]),
+                    base: &mut [Block],
+                ) -> i64 {
+                    dense::add_bonuses($token, bonuses, worker, unit, from, base)
+                }
+                // SAFETY: as above.
+                unsafe { add_bonuses(bonuses, worker, unit, from, base) }
+            },
+            ages: |now_step, enqueued, age, unit, into| {
+                #[target_feature(enable = $features)]
+                fn ages(now_step: u32, enqueued: &[Block], age: Age, unit: i32, into: &mut [Block]) {
+                    dense::ages($token, now_step, enqueued, age, unit, into);
+                }
+                // SAFETY: as above.
+                unsafe { ages(now_step, enqueued, age, unit, into) }
+            },
+            floats: $floats,
         };
     };
 }

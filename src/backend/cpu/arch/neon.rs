@@ -3,13 +3,15 @@
 use super::instantiate;
 use super::scalar::Scalar;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
+use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
+use crate::backend::cpu::lanes::Bonuses;
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::Ordered;
 use crate::score::Age;
 
-instantiate!(Isa::Neon, Scalar, "neon");
+instantiate!(Isa::Neon, Scalar, "neon", (1, 1), false);
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     std::arch::is_aarch64_feature_detected!("neon").then_some(&KERNELS)

@@ -1,7 +1,7 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
-use crate::backend::cpu::lanes::Lanes;
-use crate::backend::cpu::{Isa, Kernels, column, exchange, loads};
+use crate::backend::cpu::lanes::{self, Bonuses, DenseLanes, Lanes};
+use crate::backend::cpu::{Isa, Kernels, column, dense, exchange, loads};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
@@ -15,6 +15,13 @@ static KERNELS: Kernels = Kernels {
     next_exchange: |pairs, from| exchange::next(Scalar, pairs, from),
     top: |values| loads::top(values),
     sum_and_max: |values| loads::sum_and_max(values),
+    dense: |tier, rows, query| dense::column::<_, 1, 1>(Scalar, tier, rows, query),
+    spin: |tier, query, blocks| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks),
+    add_bonuses: |bonuses, worker, unit, from, base| {
+        dense::add_bonuses(Scalar, bonuses, worker, unit, from, base)
+    },
+    ages: |now_step, enqueued, age, unit, into| dense::ages(Scalar, now_step, enqueued, age, unit, into),
+    floats: false,
 };
 
 pub(in crate::backend::cpu) fn kernels() -> &'static Kernels {
@@ -24,6 +31,15 @@ pub(in crate::backend::cpu) fn kernels() -> &'static Kernels {
 #[inline(always)]
 fn each(mut of: impl FnMut(usize) -> i32) -> [i32; BLOCK] {
     let mut lanes = [0; BLOCK];
+    for (lane, value) in lanes.iter_mut().enumerate() {
+        *value = of(lane);
+    }
+    lanes
+}
+
+#[inline(always)]
+fn all<T: Copy + Default>(mut of: impl FnMut(usize) -> T) -> [T; BLOCK] {
+    let mut lanes = [T::default(); BLOCK];
     for (lane, value) in lanes.iter_mut().enumerate() {
         *value = of(lane);
     }
@@ -106,5 +122,131 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
         each(|lane| age.tokens(now_step.wrapping_sub(enqueued[lane])) as i32)
+    }
+}
+
+impl DenseLanes for Scalar {
+    type M = [bool; BLOCK];
+    type F = [f32; BLOCK];
+    type W = [i64; BLOCK];
+
+    #[inline(always)]
+    fn allowed(self, words: Self::V, bit: Self::V, tokens: Self::V, longest: Self::V) -> Self::M {
+        all(|lane| (words[lane] & bit[lane] != 0) & (tokens[lane] <= longest[lane]))
+    }
+
+    #[inline(always)]
+    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M {
+        all(|lane| mask[lane] & (a[lane] > b[lane]))
+    }
+
+    #[inline(always)]
+    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V {
+        all(|lane| if mask[lane] { a[lane] } else { b[lane] })
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
+        all(|lane| {
+            let half = |shift: i32| {
+                let of = |lanes: &Self::V| lanes[lane] >> shift & 0xffff;
+                (of(&a) - of(&b)).max(0) * of(&w)
+            };
+            sum[lane].wrapping_add(half(0)).wrapping_add(half(16))
+        })
+    }
+
+    #[inline(always)]
+    fn opaque(self, a: Self::V) -> Self::V {
+        std::hint::black_box(a)
+    }
+
+    #[inline(always)]
+    fn float(self, a: Self::V) -> Self::F {
+        all(|lane| a[lane] as f32)
+    }
+
+    #[inline(always)]
+    fn splat_float(self, value: f32) -> Self::F {
+        [value; BLOCK]
+    }
+
+    #[inline(always)]
+    fn add_float(self, a: Self::F, b: Self::F) -> Self::F {
+        all(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
+    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F {
+        all(|lane| a[lane] - b[lane])
+    }
+
+    #[inline(always)]
+    fn mul_float(self, a: Self::F, b: Self::F) -> Self::F {
+        all(|lane| a[lane] * b[lane])
+    }
+
+    #[inline(always)]
+    fn max_float(self, a: Self::F, b: Self::F) -> Self::F {
+        all(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
+    }
+
+    #[inline(always)]
+    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M {
+        all(|lane| mask[lane] & (a[lane] > b[lane]))
+    }
+
+    #[inline(always)]
+    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
+        all(|lane| if mask[lane] { a[lane] } else { b[lane] })
+    }
+
+    #[inline(always)]
+    fn store_float(self, lanes: Self::F, values: &mut [f32; BLOCK]) {
+        *values = lanes;
+    }
+
+    #[inline(always)]
+    fn widen(self, a: Self::V) -> Self::W {
+        all(|lane| i64::from(a[lane]))
+    }
+
+    #[inline(always)]
+    fn splat_wide(self, value: i64) -> Self::W {
+        [value; BLOCK]
+    }
+
+    #[inline(always)]
+    fn mul_wide(self, a: Self::V, b: Self::V) -> Self::W {
+        all(|lane| i64::from(a[lane]) * i64::from(b[lane]))
+    }
+
+    #[inline(always)]
+    fn add_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        all(|lane| a[lane].wrapping_add(b[lane]))
+    }
+
+    #[inline(always)]
+    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        all(|lane| a[lane].wrapping_sub(b[lane]))
+    }
+
+    #[inline(always)]
+    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W) {
+        for lane in 0..BLOCK {
+            if mask[lane] && score[lane] > best.0[lane] {
+                (best.0[lane], best.1[lane]) = (score[lane], index[lane]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]) {
+        *values = lanes;
+    }
+
+    #[inline(always)]
+    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V {
+        lanes::bonuses(matrix, rows, worker)
     }
 }
