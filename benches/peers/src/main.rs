@@ -108,7 +108,7 @@ fn check(batch: &Batch<'_>, answer: &Assignment, admissions: usize) {
 fn ours(name: &str, step: &Step, size: Size, affinity: bool) -> Duration {
     let bonus_tokens = bonus_rows(size);
     let pool = with_rows(&step.pool, &bonus_tokens, size.1);
-    let pairs = Pairs { bonus_tokens: &bonus_tokens, eligible: &[] };
+    let pairs = Pairs { bonus_tokens: &bonus_tokens, ..Pairs::default() };
     let with_pairs = Batch::draft(&step.workers, &pool).traffic(TRAFFIC).pairs(pairs);
     let batch = if affinity { with_pairs.check().expect("valid") } else { step.batch() };
     let mut policy = policy::build(name, &Parameters::default()).expect("known");
