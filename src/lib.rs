@@ -51,3 +51,8 @@ pub use batch::{Batch, BatchError, Pairs, PredictedEnd, PredictedEnds, Request, 
 pub use policy::{Needs, Policy, PolicyError};
 pub use pool::{Pool, PoolSlot};
 pub use router::{PairTerms, Router, RouterConfig, RouterError};
+
+/// The README's example, so that it compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
