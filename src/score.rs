@@ -54,6 +54,17 @@ impl Profile {
     /// `order` is scratch for the knots in ascending order.
     #[must_use]
     pub fn peak(&self, low: i64, high: i64, order: &mut Vec<Knot>) -> i64 {
+        // Two knots are what almost every profile has; they need no sorting.
+        if let [a, b] = self.knots[..] {
+            let (first, second) = if a.at_tokens <= b.at_tokens { (a, b) } else { (b, a) };
+            let peak = match self.slope {
+                slope if slope <= 0 => low,
+                slope if slope <= first.weight => first.at_tokens,
+                slope if slope <= first.weight + second.weight => second.at_tokens,
+                _ => high,
+            };
+            return peak.clamp(low, high);
+        }
         order.clear();
         order.extend_from_slice(&self.knots);
         // Two or three knots come sorted or nearly so; insertion sort beats the general one there.
