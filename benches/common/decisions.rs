@@ -2,7 +2,7 @@
 //!
 //! `decisions POLICY COUNT` prints the admissions of one decision and the instruction set's choice is `BALANCEROUTE_ISA`'s.
 
-#[path = "../benches/common/step.rs"]
+#[path = "step.rs"]
 mod step;
 
 use std::hint::black_box;
