@@ -562,21 +562,20 @@ fn run<C: Cells, const N: usize>(cells: C, rows: &Rows<'_>, query: &Query) -> Op
     earliest(&scores, &blocks)
 }
 
-/// The best lane; of equals the one whose request stands first.
+/// The best lane; of equals the one whose request stands first. Lanes without anybody hold the least score and block -1. No branches: which
+/// lane wins is anybody's guess.
 #[inline(always)]
 fn earliest(scores: &[i64; BLOCK], blocks: &[i32; BLOCK]) -> Option<Best> {
-    let mut best: Option<Best> = None;
-    for lane in 0..BLOCK {
-        if blocks[lane] < 0 {
-            continue;
-        }
-        let index = blocks[lane] as u32 * BLOCK as u32 + lane as u32;
-        let score = scores[lane];
-        if best.is_none_or(|best| score > best.score || (score == best.score && index < best.index)) {
-            best = Some(Best { index, score });
-        }
+    let mut score = i64::MIN;
+    for &other in scores {
+        score = score.max(other);
     }
-    best
+    let mut index = u32::MAX;
+    for lane in 0..BLOCK {
+        let here = (blocks[lane] as u32).wrapping_mul(BLOCK as u32) + lane as u32;
+        index = index.min(if scores[lane] == score { here } else { u32::MAX });
+    }
+    (index < 1 << 31).then_some(Best { index, score })
 }
 
 #[inline(always)]
@@ -611,9 +610,30 @@ pub(super) fn add_bonuses<L: DenseLanes>(
     (offsets, ages): (&[Block], &[Block]),
     base: &mut [Block],
 ) -> i64 {
+    // Plain loads: gather instructions are no faster where they are microcode, and these are checked.
     let mut greatest = lanes.splat(0);
+    let worker = worker as usize;
     for ((offsets, ages), base) in offsets.iter().zip(ages).zip(base) {
-        let bonus = lanes.bonuses(bonuses, &offsets.0.map(|offset| offset as u32), worker);
+        let bonus = match bonuses {
+            Bonuses::F32(matrix) => {
+                let mut values = [0.0; BLOCK];
+                for (value, &offset) in values.iter_mut().zip(&offsets.0) {
+                    if offset as u32 != NO_ROW {
+                        *value = matrix[offset as u32 as usize + worker];
+                    }
+                }
+                lanes.round(&values)
+            }
+            Bonuses::F16(matrix) => {
+                let mut values = [0; BLOCK];
+                for (value, &offset) in values.iter_mut().zip(&offsets.0) {
+                    if offset as u32 != NO_ROW {
+                        *value = matrix[offset as u32 as usize + worker].to_bits();
+                    }
+                }
+                lanes.round_halves(&values)
+            }
+        };
         greatest = lanes.max(greatest, lanes.abs(bonus));
         let units = lanes.mul(bonus, lanes.splat(unit));
         lanes.store(lanes.add(lanes.load(&ages.0), units), &mut base.0);

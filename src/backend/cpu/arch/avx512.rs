@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, NO_ROW, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::{self, Bonuses, DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
@@ -154,6 +154,19 @@ impl Avx512 {
             std::arch::asm!("/* {0} */", inout(zmm_reg) a, options(pure, nomem, nostack, preserves_flags))
         };
         a
+    }
+
+    #[inline(always)]
+    fn round_away(self, values: __m512) -> __m512i {
+        // SAFETY: the CPU has AVX-512.
+        unsafe {
+            let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(values);
+            let rest = _mm512_abs_ps(_mm512_sub_ps(values, whole));
+            let away = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(rest, _mm512_set1_ps(0.5));
+            let sign = _mm512_srai_epi32::<31>(_mm512_castps_si512(values));
+            let whole = _mm512_cvttps_epi32(whole);
+            _mm512_mask_add_epi32(whole, away, whole, _mm512_or_si512(sign, _mm512_set1_epi32(1)))
+        }
     }
 
     /// Lanes with odd index, in the low half of each pair.
@@ -310,45 +323,14 @@ impl DenseLanes for Avx512 {
     }
 
     #[inline(always)]
-    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V {
-        let rows = self.load_unsigned(rows);
-        // SAFETY: the CPU has AVX-512. Only entries below the length of the matrix are read: others send all to the checked way.
-        unsafe {
-            let some = _mm512_cmpneq_epi32_mask(rows, _mm512_set1_epi32(NO_ROW as i32));
-            let at = _mm512_add_epi32(rows, _mm512_set1_epi32(worker as i32));
-            let bonus = match matrix {
-                Bonuses::F32(matrix) => {
-                    let len = matrix.len().min(i32::MAX as usize) as i32;
-                    if _mm512_mask_cmpge_epu32_mask(some, at, _mm512_set1_epi32(len)) != 0 {
-                        None
-                    } else {
-                        let zero = _mm512_setzero_ps();
-                        Some(_mm512_mask_i32gather_ps::<4>(zero, some, at, matrix.as_ptr()))
-                    }
-                }
-                Bonuses::F16(matrix) => {
-                    let (mut entries, mut halves) = ([0; BLOCK], [0u16; BLOCK]);
-                    self.store(at, &mut entries);
-                    for lane in 0..BLOCK {
-                        if some >> lane & 1 == 1 {
-                            halves[lane] = matrix[entries[lane] as u32 as usize].to_bits();
-                        }
-                    }
-                    Some(_mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())))
-                }
-            };
-            let Some(bonus) = bonus else {
-                let mut plain = [0; BLOCK];
-                self.store(rows, &mut plain);
-                return self.load(&lanes::bonuses(matrix, &plain.map(|row| row as u32), worker));
-            };
-            let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(bonus);
-            let rest = _mm512_abs_ps(_mm512_sub_ps(bonus, whole));
-            let away = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(rest, _mm512_set1_ps(0.5));
-            let sign =
-                _mm512_or_si512(_mm512_srai_epi32::<31>(_mm512_castps_si512(bonus)), _mm512_set1_epi32(1));
-            let whole = _mm512_cvttps_epi32(whole);
-            _mm512_mask_add_epi32(whole, away, whole, sign)
-        }
+    fn round(self, values: &[f32; BLOCK]) -> Self::V {
+        // SAFETY: the CPU has AVX-512, and the array is 64 bytes.
+        self.round_away(unsafe { _mm512_loadu_ps(values.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+        // SAFETY: the CPU has AVX-512, and the array is 32 bytes.
+        self.round_away(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) })
     }
 }
