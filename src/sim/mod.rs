@@ -12,6 +12,7 @@
 //! ```
 
 mod cluster;
+pub mod kernels;
 pub mod metrics;
 pub mod report;
 

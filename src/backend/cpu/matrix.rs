@@ -123,9 +123,13 @@ impl Matrix {
         self.entry_of.resize(pool.slot_bound(), u32::MAX);
 
         let mut next = 0;
+        let (workers, any_bonus, classed) = (self.workers as u64, self.any_bonus, !self.classes.is_empty());
+        let (tokens, enqueued) = (&mut self.tokens[..], &mut self.enqueued[..]);
+        let (offsets, slots) = (&mut self.offsets[..], &mut self.slots[..]);
+        let all_words = &mut self.words[..];
         for (slot, request, waited) in pool.iter() {
             let at = match request.survival_class {
-                Some(class) if batch.classes().is_some() => {
+                Some(class) if classed => {
                     let known = self.classes.iter_mut().find(|(other, _)| *other == class);
                     let (_, at) = known.expect("laid out");
                     *at += 1;
@@ -137,18 +141,31 @@ impl Matrix {
                 }
             };
             let (block, lane) = (at / BLOCK, at % BLOCK);
-            self.tokens[block].0[lane] = request.prompt_tokens as i32;
-            self.enqueued[block].0[lane] = (ordered.now_step - waited) as i32;
-            let offset = match request.pair_row {
-                Some(row) if self.any_bonus => u64::from(row) * self.workers as u64,
-                _ => u64::from(NO_ROW),
-            };
-            self.offsets[block].0[lane] = u32::try_from(offset).unwrap_or(NO_ROW) as i32;
-            for word in 0..words {
-                self.words[word * blocks + block].0[lane] = eligible_word(batch, request, word);
-            }
-            self.slots[at] = slot.0;
+            tokens[block].0[lane] = request.prompt_tokens as i32;
+            enqueued[block].0[lane] = (ordered.now_step - waited) as i32;
+            slots[at] = slot.0;
             self.entry_of[slot.index()] = at as u32;
+            if let Some(row) = request.pair_row
+                && any_bonus
+            {
+                offsets[block].0[lane] = u32::try_from(u64::from(row) * workers).unwrap_or(NO_ROW) as i32;
+            }
+            let mut at = block;
+            if request.rank.is_none() {
+                for pair in 0..words.div_ceil(2) {
+                    let bits = batch.eligible_word(request, pair);
+                    all_words[at].0[lane] = bits as i32;
+                    if let Some(word) = all_words.get_mut(at + blocks) {
+                        word.0[lane] = (bits >> 32) as i32;
+                    }
+                    at += 2 * blocks;
+                }
+            } else {
+                for part in 0..words {
+                    all_words[at].0[lane] = eligible_word(batch, request, part);
+                    at += blocks;
+                }
+            }
         }
 
         let longest_wait = pool.longest_wait_steps();

@@ -12,7 +12,7 @@ use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 
-instantiate!(Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
+instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
 
 /// Whether `f32` lanes go before `i32` lanes where both are exact (measured).
 const FLOATS: bool = true;

@@ -13,9 +13,19 @@ use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 
 instantiate!(
+    KERNELS,
     Isa::Avx512,
-    Avx512::new_unchecked(),
+    Avx512::<false>::new_unchecked(),
     "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt",
+    (4, 4),
+    FLOATS
+);
+
+instantiate!(
+    VNNI_KERNELS,
+    Isa::Avx512,
+    Avx512::<true>::new_unchecked(),
+    "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt,avx512vnni",
     (4, 4),
     FLOATS
 );
@@ -32,14 +42,18 @@ pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")
         && is_x86_feature_detected!("popcnt");
-    found.then_some(&KERNELS)
+    let best = if is_x86_feature_detected!("avx512vnni") { &VNNI_KERNELS } else { &KERNELS };
+    found.then_some(best)
 }
 
 /// Exists only where the CPU has the features of the table above; every SAFETY line below leans on that.
+///
+/// With `VNNI` it has the dot products that add up as they multiply: as exact as the two instructions that they replace, and faster
+/// (measured, 16-bit lanes with a horizon of 16).
 #[derive(Clone, Copy)]
-struct Avx512(());
+struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn new_unchecked() -> Self {
         Self(())
@@ -59,7 +73,7 @@ impl Avx512 {
     }
 }
 
-impl Lanes for Avx512 {
+impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     type V = __m512i;
 
     #[inline(always)]
@@ -146,7 +160,7 @@ impl Lanes for Avx512 {
     }
 }
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     #[target_feature(enable = "avx512f")]
     fn hide(mut a: __m512i) -> __m512i {
         // SAFETY: no instruction at all.
@@ -177,7 +191,7 @@ impl Avx512 {
     }
 }
 
-impl DenseLanes for Avx512 {
+impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     type M = __mmask16;
     type F = __m512;
     /// Lanes with even index, lanes with odd index.
@@ -203,8 +217,15 @@ impl DenseLanes for Avx512 {
 
     #[inline(always)]
     fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
-        // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_subs_epu16(a, b), w)) }
+        // SAFETY: the CPU has AVX-512, and VNNI where the type says so.
+        unsafe {
+            let past = _mm512_subs_epu16(a, b);
+            if VNNI {
+                _mm512_dpwssd_epi32(sum, past, w)
+            } else {
+                _mm512_add_epi32(sum, _mm512_madd_epi16(past, w))
+            }
+        }
     }
 
     #[inline(always)]
