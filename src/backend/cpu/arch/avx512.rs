@@ -46,6 +46,12 @@ pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     found.then_some(best)
 }
 
+/// The table for CPUs without VNNI, on any that has the rest: for tests.
+#[cfg(test)]
+pub(in crate::backend::cpu) fn kernels_without_vnni() -> Option<&'static Kernels> {
+    kernels().map(|_| &KERNELS)
+}
+
 /// Exists only where the CPU has the features of the table above; every SAFETY line below leans on that.
 ///
 /// With `VNNI` it has the dot products that add up as they multiply: as exact as the two instructions that they replace, and faster
