@@ -287,7 +287,7 @@ fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
                 };
                 let most = [longest, longest / 2, 1][next(3) as usize] as i64;
                 for bit in [1, 1 << 5, i32::MIN] {
-                    let expected = column.scan(count as usize, &profile, most, bit);
+                    let expected = column.scan(count, &profile, most, bit);
                     for tier in Tier::ALL {
                         let mut query = DenseQuery::of_bit(bit);
                         let lengths = (1, most.min(longest as i64));

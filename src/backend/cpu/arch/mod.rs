@@ -76,7 +76,7 @@ macro_rules! instantiate {
                     bonuses: Bonuses<'_>,
                     worker: u32,
                     unit: i32,
-                    from: (&[Block], &[Block]),
+                    from: dense::Plain<'_>,
                     base: &mut [Block],
                 ) -> i64 {
                     dense::add_bonuses($token, bonuses, worker, unit, from, base)
