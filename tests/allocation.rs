@@ -3,8 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use balanceroute::backend::BackendKind;
 use balanceroute::policy::{self, Parameters};
-use balanceroute::{Assignment, Batch, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
+use balanceroute::{Assignment, Batch, Pairs, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -33,11 +34,19 @@ static COUNTING: Counting = Counting;
 
 /// A random step: workers with up to three free slots, a pool, a projection and predicted ends. Waits of up to 3000 steps are mostly
 /// overdue, waits of up to 100 are not: the two leave by different ways.
-fn step(rng: &mut ChaCha8Rng, largest: bool) -> (Vec<Worker>, Pool, Vec<u64>, Vec<u32>, Vec<PredictedEnd>) {
+fn step(
+    rng: &mut ChaCha8Rng,
+    largest: bool,
+    pairs: bool,
+) -> (Vec<Worker>, Pool, Vec<u64>, Vec<u32>, Vec<PredictedEnd>) {
     let (workers, waiting) = (24, if largest { 400 } else { rng.random_range(0..400u64) });
     let longest_wait = if rng.random_range(0..2) == 0 { 100 } else { 3000 };
     let pool: Vec<Request> = (0..waiting)
-        .map(|id| Request::new(id, rng.random_range(1..5000)).waited(rng.random_range(0..longest_wait)))
+        .map(|id| {
+            let request =
+                Request::new(id, rng.random_range(1..5000)).waited(rng.random_range(0..longest_wait));
+            if pairs { request.pairs(rng.random_range(0..8)) } else { request }
+        })
         .collect();
     let pool = Pool::from_requests(&pool).expect("valid");
     let workers: Vec<Worker> = (0..workers)
@@ -57,12 +66,16 @@ fn step(rng: &mut ChaCha8Rng, largest: bool) -> (Vec<Worker>, Pool, Vec<u64>, Ve
 
 #[test]
 fn a_step_allocates_nothing_after_the_warm_up() {
-    for name in policy::NAMES {
+    for (name, backend, pairs) in policy::NAMES.iter().flat_map(|name| {
+        [(name, BackendKind::Auto, false), (name, BackendKind::Auto, true), (name, BackendKind::Cpu, false)]
+    }) {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut policy = policy::build(name, &Parameters::default()).expect("a policy");
+        let mut policy =
+            policy::build(name, &Parameters { backend, ..Parameters::default() }).expect("a policy");
         let mut out = Assignment::new();
         for round in 0..220 {
-            let (workers, pool, rows, offsets, ends) = step(&mut rng, round < 20);
+            let (workers, pool, rows, offsets, ends) = step(&mut rng, round < 20, pairs);
+            let bonus: Vec<f32> = (0..8 * workers.len()).map(|_| rng.random_range(0.0..900.0)).collect();
             let traffic = Traffic {
                 mean_prompt_tokens: 2500,
                 sd_prompt_tokens: 1400,
@@ -71,6 +84,7 @@ fn a_step_allocates_nothing_after_the_warm_up() {
             };
             let batch = Batch::draft(&workers, &pool)
                 .traffic(traffic)
+                .pairs(Pairs { bonus_tokens: &bonus, ..Pairs::default() })
                 .projection(16, &rows)
                 .ends(PredictedEnds { offsets: &offsets, ends: &ends })
                 .check()

@@ -288,3 +288,30 @@ fn without_a_subcommand_it_explains_itself() {
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(text.contains("simulate") && text.contains("settings"), "{text}");
 }
+
+#[test]
+fn kernels_tell_what_this_machine_has() {
+    let path = scratch("kernels.json");
+    let out = sim(&["kernels", "--batches", "20", "--json", &path.display().to_string()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON");
+    assert!(report["cpu"].is_string() && report["auto"]["isa"].is_string());
+    let paths = report["paths"].as_array().expect("a list");
+    let named = |name: &str| paths.iter().find(|path| path["name"] == name).expect("a path of this name");
+    for key in [
+        "available",
+        "reason",
+        "batches",
+        "mismatches",
+        "ns_per_cell",
+        "ns_per_cell_horizon",
+        "peak_fraction",
+    ] {
+        assert!(named("scalar-dense-i32").get(key).is_some(), "{key}");
+    }
+    for path in paths {
+        let expected = if path["available"] == true { 20 } else { 0 };
+        assert_eq!(path["batches"], expected, "{path}");
+        assert_eq!(path["mismatches"], 0, "{path}");
+    }
+}

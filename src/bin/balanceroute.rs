@@ -30,6 +30,18 @@ enum Command {
     Settings(SettingsArgs),
     /// How well the built-in forecasts know the ends of requests, offline.
     Forecast(ForecastArgs),
+    /// What this machine has: every kernel tested against the oracle and measured.
+    Kernels(KernelsArgs),
+}
+
+#[derive(Args)]
+struct KernelsArgs {
+    /// Random batches that each path is tested on.
+    #[arg(long, default_value_t = 3_000, value_name = "N")]
+    batches: u64,
+    /// Write the report to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -298,6 +310,15 @@ fn forecast(args: &ForecastArgs) -> Result<(), SimError> {
     Ok(())
 }
 
+/// Tests and measures; whether every path agreed with the oracle.
+fn kernels(args: &KernelsArgs) -> Result<bool, SimError> {
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    let report = sim::kernels::report(args.batches)?;
+    print!("{}", report.text());
+    json.map_or(Ok(()), |json| json.write(&report))?;
+    Ok(report.agrees())
+}
+
 /// What clap has to say, on one line.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -324,6 +345,14 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate(&args),
         Command::Settings(args) => settings(&args),
         Command::Forecast(args) => forecast(&args),
+        Command::Kernels(args) => match kernels(&args) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                eprintln!("error: a path differs from the oracle");
+                return ExitCode::FAILURE;
+            }
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -69,10 +69,12 @@ pub(crate) fn draw_lookahead(
     for (h, &discount) in discounts.iter().enumerate() {
         let Some((&load, &envelope)) = view.row.get(h).zip(view.envelope_row.get(h)) else { break };
         let weight = discount as f64 * survival(h);
-        profile.slope += (alpha * weight).round() as i64 * per_token;
+        // Nearest for what is not negative, without a call.
+        let nearest = |value: f64| (value + 0.5) as i64;
+        profile.slope += nearest(alpha * weight) * per_token;
         profile.knots.push(Knot {
-            at_tokens: (envelope - load).div_euclid(per_token),
-            weight: (beta * weight).round() as i64 * per_token,
+            at_tokens: if per_token == 1 { envelope - load } else { (envelope - load).div_euclid(per_token) },
+            weight: nearest(beta * weight) * per_token,
         });
     }
 }

@@ -13,6 +13,7 @@
 
 mod cluster;
 pub mod forecast;
+pub mod kernels;
 pub mod metrics;
 pub mod prefix;
 pub mod report;

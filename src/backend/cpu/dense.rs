@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`Tier::F32`] | every product and partial sum is below 2^24 | exact: whole numbers below 2^24 are `f32`s |
 //! | [`Tier::I32`] | the same below 2^31 | |
-//! | [`Tier::Dot`] | lengths below 2^15, weights a common factor times less than 2^15 | 16-bit dot products, summed in `i32`, then `i64` |
+//! | [`Tier::Dot`] | lengths below 2^15, weights a common factor times less than 2^15 | 16-bit dot products, summed in `i32`; the score in `i32` or `i64` |
 //! | [`Tier::I64`] | knots, weights, ages and bonuses are `i32`s | products of `i32`, summed in `i64` |
 //! | none | otherwise | [`crate::score::Profile::score`], one request at a time |
 //!
@@ -32,6 +32,9 @@ const DOT_FROM: usize = 4;
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct Block(pub [i32; BLOCK]);
+
+/// Where each request's bonuses begin, and its age in score units.
+pub(crate) type Plain<'a> = (&'a [Block], &'a [Block]);
 
 /// Row offset of a request without a row.
 pub(crate) const NO_ROW: u32 = u32::MAX;
@@ -87,6 +90,8 @@ pub(crate) struct Query {
     /// Two knots each, in halves of a lane.
     dot_bends: Vec<(i32, i32)>,
     factor: i32,
+    /// Whether the score of a dot product fits an `i32`.
+    narrow: bool,
 }
 
 /// The best request of a run: where it stands in it, and its score.
@@ -132,6 +137,7 @@ impl Query {
         self.slope = slope as i32;
         self.longest = longest as i32;
         let bound = (slope.abs().saturating_mul(longest)).saturating_add(greatest_base).saturating_add(lost);
+        self.narrow = bound < int - 1;
         let exact = |tier| only.is_none_or(|only| only == tier);
         if exact(Tier::Dot) && self.bends.len() >= DOT_FROM && longest < 1 << 15 && self.pair_up() {
             return (intercept, Some(Tier::Dot));
@@ -222,6 +228,9 @@ struct F32<L>(L);
 struct I32<L>(L);
 #[derive(Clone, Copy)]
 struct Dot<L>(L);
+/// Where the score fits an `i32` as well.
+#[derive(Clone, Copy)]
+struct DotNarrow<L>(L);
 #[derive(Clone, Copy)]
 struct I64<L>(L);
 
@@ -424,6 +433,70 @@ impl<L: DenseLanes> Cells for Dot<L> {
     }
 }
 
+impl<L: DenseLanes> Cells for DotNarrow<L> {
+    type L = L;
+    type Tokens = L::V;
+    type Sum = L::V;
+    type Bend = (L::V, L::V);
+    type Best = (L::V, L::V);
+
+    #[inline(always)]
+    fn lanes(self) -> L {
+        self.0
+    }
+
+    #[inline(always)]
+    fn count(self, query: &Query) -> usize {
+        Dot(self.0).count(query)
+    }
+
+    #[inline(always)]
+    fn bend_at(self, query: &Query, at: usize) -> Self::Bend {
+        Dot(self.0).bend_at(query, at)
+    }
+
+    #[inline(always)]
+    fn tokens(self, tokens: L::V) -> L::V {
+        Dot(self.0).tokens(tokens)
+    }
+
+    #[inline(always)]
+    fn begin(self, query: &Query, tokens: L::V, base: L::V) -> L::V {
+        Dot(self.0).begin(query, tokens, base)
+    }
+
+    #[inline(always)]
+    fn bend(self, sum: L::V, tokens: L::V, bend: Self::Bend) -> L::V {
+        Dot(self.0).bend(sum, tokens, bend)
+    }
+
+    #[inline(always)]
+    fn nothing(self) -> Self::Best {
+        I32(self.0).nothing()
+    }
+
+    #[inline(always)]
+    fn keep(
+        self,
+        best: &mut Self::Best,
+        mask: L::M,
+        sum: L::V,
+        query: &Query,
+        tokens: L::V,
+        base: L::V,
+        block: i32,
+    ) {
+        let lost = self.0.mul(sum, self.0.splat(query.factor));
+        let score = self.0.sub(I32(self.0).begin(query, tokens, base), lost);
+        I32(self.0).keep(best, mask, score, query, tokens, base, block);
+    }
+
+    #[inline(always)]
+    fn finish(self, best: Self::Best) -> ([i64; BLOCK], [i32; BLOCK]) {
+        I32(self.0).finish(best)
+    }
+}
+
 impl<L: DenseLanes> Cells for I64<L> {
     type L = L;
     type Tokens = L::V;
@@ -490,6 +563,7 @@ pub(super) fn column<L: DenseLanes, const N: usize, const W: usize>(
     match tier {
         Tier::F32 => run::<_, N>(F32(lanes), rows, query),
         Tier::I32 => run::<_, N>(I32(lanes), rows, query),
+        Tier::Dot if query.narrow => run::<_, N>(DotNarrow(lanes), rows, query),
         Tier::Dot => run::<_, N>(Dot(lanes), rows, query),
         Tier::I64 => run::<_, W>(I64(lanes), rows, query),
     }
@@ -506,6 +580,7 @@ pub(super) fn spin<L: DenseLanes, const N: usize, const W: usize>(
     match tier {
         Tier::F32 => turn::<_, N>(F32(lanes), query, blocks),
         Tier::I32 => turn::<_, N>(I32(lanes), query, blocks),
+        Tier::Dot if query.narrow => turn::<_, N>(DotNarrow(lanes), query, blocks),
         Tier::Dot => turn::<_, N>(Dot(lanes), query, blocks),
         Tier::I64 => turn::<_, W>(I64(lanes), query, blocks),
     }
@@ -516,7 +591,7 @@ pub(super) fn spin<L: DenseLanes, const N: usize, const W: usize>(
 fn step<C: Cells, const N: usize>(
     cells: C,
     query: &Query,
-    (tokens, base, words): ([V<C>; N], [V<C>; N], [V<C>; N]),
+    [tokens, base, words]: [[V<C>; N]; 3],
     first: usize,
     best: &mut C::Best,
 ) {
@@ -550,11 +625,11 @@ fn run<C: Cells, const N: usize>(cells: C, rows: &Rows<'_>, query: &Query) -> Op
     let (base, _) = rows.base.as_chunks::<N>();
     let (words, _) = rows.words.as_chunks::<N>();
     for (at, ((tokens, base), words)) in tokens.iter().zip(base).zip(words).enumerate() {
-        let mut registers = ([lanes.splat(0); N], [lanes.splat(0); N], [lanes.splat(0); N]);
+        let mut registers = [[lanes.splat(0); N]; 3];
         for n in 0..N {
-            registers.0[n] = lanes.load(&tokens[n].0);
-            registers.1[n] = lanes.load(&base[n].0);
-            registers.2[n] = lanes.load(&words[n].0);
+            registers[0][n] = lanes.load(&tokens[n].0);
+            registers[1][n] = lanes.load(&base[n].0);
+            registers[2][n] = lanes.load(&words[n].0);
         }
         step(cells, query, registers, at * N, &mut best);
     }
@@ -562,21 +637,20 @@ fn run<C: Cells, const N: usize>(cells: C, rows: &Rows<'_>, query: &Query) -> Op
     earliest(&scores, &blocks)
 }
 
-/// The best lane; of equals the one whose request stands first.
+/// The best lane; of equals the one whose request stands first. Lanes without anybody hold the least score and block -1. No branches: which
+/// lane wins is anybody's guess.
 #[inline(always)]
 fn earliest(scores: &[i64; BLOCK], blocks: &[i32; BLOCK]) -> Option<Best> {
-    let mut best: Option<Best> = None;
-    for lane in 0..BLOCK {
-        if blocks[lane] < 0 {
-            continue;
-        }
-        let index = blocks[lane] as u32 * BLOCK as u32 + lane as u32;
-        let score = scores[lane];
-        if best.is_none_or(|best| score > best.score || (score == best.score && index < best.index)) {
-            best = Some(Best { index, score });
-        }
+    let mut score = i64::MIN;
+    for &other in scores {
+        score = score.max(other);
     }
-    best
+    let mut index = u32::MAX;
+    for lane in 0..BLOCK {
+        let here = (blocks[lane] as u32).wrapping_mul(BLOCK as u32) + lane as u32;
+        index = index.min(if scores[lane] == score { here } else { u32::MAX });
+    }
+    (index < 1 << 31).then_some(Best { index, score })
 }
 
 #[inline(always)]
@@ -586,14 +660,13 @@ fn turn<C: Cells, const N: usize>(cells: C, query: &Query, blocks: usize) -> i64
     let mut best = cells.nothing();
     let (mut tokens, mut base, mut words) = (lanes.splat(700), lanes.splat(3), lanes.splat(-1));
     for at in 0..blocks / N {
-        let mut registers = ([tokens; N], [base; N], [words; N]);
-        for n in 0..N {
+        let mut registers = [[tokens; N], [base; N], [words; N]];
+        let [all_tokens, all_base, all_words] = &mut registers;
+        for ((into_tokens, into_base), into_words) in all_tokens.iter_mut().zip(all_base).zip(all_words) {
             tokens = lanes.opaque(tokens);
             base = lanes.opaque(base);
             words = lanes.opaque(words);
-            registers.0[n] = tokens;
-            registers.1[n] = base;
-            registers.2[n] = words;
+            (*into_tokens, *into_base, *into_words) = (tokens, base, words);
         }
         step(cells, query, registers, at * N, &mut best);
     }
@@ -608,12 +681,30 @@ pub(super) fn add_bonuses<L: DenseLanes>(
     bonuses: Bonuses<'_>,
     worker: u32,
     unit: i32,
-    (offsets, ages): (&[Block], &[Block]),
+    (offsets, ages): Plain<'_>,
     base: &mut [Block],
 ) -> i64 {
+    // Plain loads: gather instructions are no faster where they are microcode, and these are checked.
     let mut greatest = lanes.splat(0);
+    let worker = worker as usize;
     for ((offsets, ages), base) in offsets.iter().zip(ages).zip(base) {
-        let bonus = lanes.bonuses(bonuses, &offsets.0.map(|offset| offset as u32), worker);
+        let bonus = match bonuses {
+            Bonuses::F32(matrix) => {
+                let mut values = [0.0; BLOCK];
+                // The matrix is shorter than `NO_ROW`: nobody's bonus is past its end.
+                for (value, &offset) in values.iter_mut().zip(&offsets.0) {
+                    *value = matrix.get(offset as u32 as usize + worker).copied().unwrap_or(0.0);
+                }
+                lanes.round(&values)
+            }
+            Bonuses::F16(matrix) => {
+                let mut values = [0; BLOCK];
+                for (value, &offset) in values.iter_mut().zip(&offsets.0) {
+                    *value = matrix.get(offset as u32 as usize + worker).map_or(0, |bonus| bonus.to_bits());
+                }
+                lanes.round_halves(&values)
+            }
+        };
         greatest = lanes.max(greatest, lanes.abs(bonus));
         let units = lanes.mul(bonus, lanes.splat(unit));
         lanes.store(lanes.add(lanes.load(&ages.0), units), &mut base.0);

@@ -72,8 +72,10 @@ pub(crate) trait DenseLanes: Lanes {
     fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W);
     fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]);
 
-    /// The bonuses of sixteen rows on one worker, in whole tokens: halves round away from zero, as [`f32::round`] does.
-    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V;
+    /// Whole tokens: halves round away from zero, as [`f32::round`] does.
+    fn round(self, values: &[f32; BLOCK]) -> Self::V;
+    /// The same of half-precision values, given as bits and widened exactly.
+    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V;
 }
 
 /// A bonus matrix, row-major, as a caller stores it.
@@ -93,16 +95,4 @@ impl Bonuses<'_> {
         };
         bonus.round() as i64
     }
-}
-
-/// [`DenseLanes::bonuses`] one by one.
-#[inline(always)]
-pub(crate) fn bonuses(matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> [i32; BLOCK] {
-    let mut bonuses = [0; BLOCK];
-    for (bonus, &row) in bonuses.iter_mut().zip(rows) {
-        if row != super::dense::NO_ROW {
-            *bonus = matrix.at(row as usize + worker as usize) as i32;
-        }
-    }
-    bonuses
 }

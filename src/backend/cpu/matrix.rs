@@ -122,33 +122,38 @@ impl Matrix {
         self.slots.resize(blocks * BLOCK, u32::MAX);
         self.entry_of.resize(pool.slot_bound(), u32::MAX);
 
-        let mut next = 0;
-        for (slot, request, waited) in pool.iter() {
-            let at = match request.survival_class {
-                Some(class) if batch.classes().is_some() => {
-                    let known = self.classes.iter_mut().find(|(other, _)| *other == class);
-                    let (_, at) = known.expect("laid out");
-                    *at += 1;
-                    *at as usize - 1
+        let mut requests = pool.iter();
+        if self.classes.is_empty() {
+            // Block by block, so that nothing but the requests themselves is looked up.
+            for block in 0..blocks {
+                for lane in 0..BLOCK {
+                    let Some((slot, request, waited)) = requests.next() else { break };
+                    self.tokens[block].0[lane] = request.prompt_tokens as i32;
+                    self.enqueued[block].0[lane] = (ordered.now_step - waited) as i32;
+                    self.entry_of[slot.index()] = (block * BLOCK + lane) as u32;
+                    self.slots[block * BLOCK + lane] = slot.0;
+                    self.put_pairs(batch, request, (block, lane));
                 }
-                _ => {
-                    next += 1;
-                    next - 1
-                }
-            };
-            let (block, lane) = (at / BLOCK, at % BLOCK);
-            self.tokens[block].0[lane] = request.prompt_tokens as i32;
-            self.enqueued[block].0[lane] = (ordered.now_step - waited) as i32;
-            let offset = match request.pair_row {
-                Some(row) if self.any_bonus => u64::from(row) * self.workers as u64,
-                _ => u64::from(NO_ROW),
-            };
-            self.offsets[block].0[lane] = u32::try_from(offset).unwrap_or(NO_ROW) as i32;
-            for word in 0..words {
-                self.words[word * blocks + block].0[lane] = eligible_word(batch, request, word);
             }
-            self.slots[at] = slot.0;
-            self.entry_of[slot.index()] = at as u32;
+        } else {
+            let mut next = 0;
+            for (slot, request, waited) in requests {
+                let count = match request.survival_class {
+                    Some(class) => {
+                        let known = self.classes.iter_mut().find(|(other, _)| *other == class);
+                        &mut known.expect("laid out").1
+                    }
+                    None => &mut next,
+                };
+                let at = *count as usize;
+                *count += 1;
+                let (block, lane) = (at / BLOCK, at % BLOCK);
+                self.tokens[block].0[lane] = request.prompt_tokens as i32;
+                self.enqueued[block].0[lane] = (ordered.now_step - waited) as i32;
+                self.entry_of[slot.index()] = at as u32;
+                self.slots[at] = slot.0;
+                self.put_pairs(batch, request, (block, lane));
+            }
         }
 
         let longest_wait = pool.longest_wait_steps();
@@ -159,6 +164,35 @@ impl Matrix {
         self.base_of.clear();
         self.base_of.resize(self.workers, (u32::MAX, 0));
         self.columns = 0;
+    }
+
+    /// Where the bonuses of a request begin, and which workers may take it.
+    #[inline(always)]
+    fn put_pairs(&mut self, batch: &Batch<'_>, request: &Request, (block, lane): (usize, usize)) {
+        if let Some(row) = request.pair_row
+            && self.any_bonus
+        {
+            let offset = u64::from(row) * self.workers as u64;
+            self.offsets[block].0[lane] = u32::try_from(offset).unwrap_or(NO_ROW) as i32;
+        }
+        let (blocks, words) = (self.tokens.len(), self.workers.div_ceil(32));
+        let mut at = block;
+        if request.rank.is_some() {
+            for word in 0..words {
+                self.words[at].0[lane] = eligible_word(batch, request, word);
+                at += blocks;
+            }
+            return;
+        }
+        for pair in 0..words.div_ceil(2) {
+            let bits = batch.eligible_word(request, pair);
+            self.words[at].0[lane] = bits as i32;
+            // The last of an odd number has no second.
+            if let Some(second) = self.words.get_mut(at + blocks) {
+                second.0[lane] = (bits >> 32) as i32;
+            }
+            at += 2 * blocks;
+        }
     }
 
     fn fits_lanes(&self) -> bool {

@@ -20,7 +20,7 @@ pub use dense::Tier;
 pub use probe::ColumnProbe;
 
 use column::{Found, Marks, Query};
-use dense::{Best, Block, Query as DenseQuery, Rows};
+use dense::{Best, Block, Plain, Query as DenseQuery, Rows};
 use exchange::{Pairs, Place};
 use lanes::Bonuses;
 use loads::Top;
@@ -101,7 +101,7 @@ pub(crate) struct Kernels {
     /// The same work on registers only.
     pub spin: fn(Tier, &DenseQuery, usize) -> i64,
     /// Ages plus the bonuses on one worker, into the last argument; returns the greatest bonus.
-    pub add_bonuses: fn(Bonuses<'_>, u32, i32, (&[Block], &[Block]), &mut [Block]) -> i64,
+    pub add_bonuses: fn(Bonuses<'_>, u32, i32, Plain<'_>, &mut [Block]) -> i64,
     /// Ages in score units of what was enqueued at these steps.
     pub ages: fn(u32, &[Block], Age, i32, &mut [Block]),
     /// Whether `f32` lanes go before `i32` lanes where both are exact.

@@ -10,7 +10,11 @@ use crate::pool::{BLOCK, Pool};
 use crate::score::{Knot, Profile};
 
 fn each(test: impl Fn(&'static Kernels)) {
-    for kernels in Isa::ALL.into_iter().filter_map(Kernels::of) {
+    #[cfg(target_arch = "x86_64")]
+    let also = arch::avx512::kernels_without_vnni();
+    #[cfg(not(target_arch = "x86_64"))]
+    let also = None;
+    for kernels in Isa::ALL.into_iter().filter_map(Kernels::of).chain(also) {
         println!("kernels: {}", kernels.isa);
         test(kernels);
     }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, NO_ROW, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
 use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
 use crate::backend::cpu::loads::{self, Top};
@@ -12,7 +12,7 @@ use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 
-instantiate!(Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
+instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
 
 /// Whether `f32` lanes go before `i32` lanes where both are exact (measured).
 const FLOATS: bool = true;
@@ -176,6 +176,19 @@ impl Avx2 {
             );
         }
         [low, high]
+    }
+
+    #[inline(always)]
+    fn round_away(self, values: __m256) -> __m256i {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            let whole = _mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(values);
+            let sign = _mm256_and_ps(values, _mm256_set1_ps(-0.0));
+            let rest = _mm256_andnot_ps(_mm256_set1_ps(-0.0), _mm256_sub_ps(values, whole));
+            let away = _mm256_cmp_ps::<_CMP_GE_OQ>(rest, _mm256_set1_ps(0.5));
+            let one = _mm256_and_ps(away, _mm256_or_ps(sign, _mm256_set1_ps(1.0)));
+            _mm256_cvttps_epi32(_mm256_add_ps(whole, one))
+        }
     }
 
     /// Sign-extends lanes with even index.
@@ -368,32 +381,19 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V {
-        let mut bonuses = [[0f32; BLOCK / 2]; 2];
-        for (bonuses, rows) in bonuses.as_flattened_mut().iter_mut().zip(rows) {
-            if *rows != NO_ROW {
-                let at = *rows as usize + worker as usize;
-                *bonuses = match matrix {
-                    Bonuses::F32(matrix) => matrix[at],
-                    // A payload: widened below, all at once.
-                    Bonuses::F16(matrix) => f32::from_bits(u32::from(matrix[at].to_bits())),
-                };
-            }
-        }
-        // SAFETY: the CPU has AVX2 and F16C; each array is one register long.
-        bonuses.map(|bonuses| unsafe {
-            let mut bonus = _mm256_loadu_ps(bonuses.as_ptr());
-            if let Bonuses::F16(_) = matrix {
-                let bits = _mm256_castps_si256(bonus);
-                let halves = _mm256_permute4x64_epi64::<0x08>(_mm256_packus_epi32(bits, bits));
-                bonus = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
-            }
-            let whole = _mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(bonus);
-            let sign = _mm256_and_ps(bonus, _mm256_set1_ps(-0.0));
-            let rest = _mm256_andnot_ps(_mm256_set1_ps(-0.0), _mm256_sub_ps(bonus, whole));
-            let away = _mm256_cmp_ps::<_CMP_GE_OQ>(rest, _mm256_set1_ps(0.5));
-            let one = _mm256_and_ps(away, _mm256_or_ps(sign, _mm256_set1_ps(1.0)));
-            _mm256_cvttps_epi32(_mm256_add_ps(whole, one))
-        })
+    fn round(self, values: &[f32; BLOCK]) -> Self::V {
+        let at = values.as_ptr();
+        // SAFETY: the CPU has AVX2, and the array is two registers long.
+        let (low, high) = unsafe { (_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(BLOCK / 2))) };
+        [self.round_away(low), self.round_away(high)]
+    }
+
+    #[inline(always)]
+    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+        let at = values.as_ptr().cast::<__m128i>();
+        // SAFETY: the CPU has F16C, and the array is two half registers long.
+        let (low, high) =
+            unsafe { (_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))) };
+        [self.round_away(low), self.round_away(high)]
     }
 }

@@ -4,18 +4,28 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, NO_ROW, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::{self, Bonuses, DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 
 instantiate!(
+    KERNELS,
     Isa::Avx512,
-    Avx512::new_unchecked(),
+    Avx512::<false>::new_unchecked(),
     "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt",
+    (4, 4),
+    FLOATS
+);
+
+instantiate!(
+    VNNI_KERNELS,
+    Isa::Avx512,
+    Avx512::<true>::new_unchecked(),
+    "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt,avx512vnni",
     (4, 4),
     FLOATS
 );
@@ -32,14 +42,24 @@ pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")
         && is_x86_feature_detected!("popcnt");
-    found.then_some(&KERNELS)
+    let best = if is_x86_feature_detected!("avx512vnni") { &VNNI_KERNELS } else { &KERNELS };
+    found.then_some(best)
+}
+
+/// The table for CPUs without VNNI, on any that has the rest: for tests.
+#[cfg(test)]
+pub(in crate::backend::cpu) fn kernels_without_vnni() -> Option<&'static Kernels> {
+    kernels().map(|_| &KERNELS)
 }
 
 /// Exists only where the CPU has the features of the table above; every SAFETY line below leans on that.
+///
+/// With `VNNI` it has the dot products that add up as they multiply: as exact as the two instructions that they replace, and faster
+/// (measured, 16-bit lanes with a horizon of 16).
 #[derive(Clone, Copy)]
-struct Avx512(());
+struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn new_unchecked() -> Self {
         Self(())
@@ -59,7 +79,7 @@ impl Avx512 {
     }
 }
 
-impl Lanes for Avx512 {
+impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     type V = __m512i;
 
     #[inline(always)]
@@ -146,7 +166,7 @@ impl Lanes for Avx512 {
     }
 }
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     #[target_feature(enable = "avx512f")]
     fn hide(mut a: __m512i) -> __m512i {
         // SAFETY: no instruction at all.
@@ -154,6 +174,19 @@ impl Avx512 {
             std::arch::asm!("/* {0} */", inout(zmm_reg) a, options(pure, nomem, nostack, preserves_flags))
         };
         a
+    }
+
+    #[inline(always)]
+    fn round_away(self, values: __m512) -> __m512i {
+        // SAFETY: the CPU has AVX-512.
+        unsafe {
+            let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(values);
+            let rest = _mm512_abs_ps(_mm512_sub_ps(values, whole));
+            let away = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(rest, _mm512_set1_ps(0.5));
+            let sign = _mm512_srai_epi32::<31>(_mm512_castps_si512(values));
+            let whole = _mm512_cvttps_epi32(whole);
+            _mm512_mask_add_epi32(whole, away, whole, _mm512_or_si512(sign, _mm512_set1_epi32(1)))
+        }
     }
 
     /// Lanes with odd index, in the low half of each pair.
@@ -164,7 +197,7 @@ impl Avx512 {
     }
 }
 
-impl DenseLanes for Avx512 {
+impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     type M = __mmask16;
     type F = __m512;
     /// Lanes with even index, lanes with odd index.
@@ -190,8 +223,15 @@ impl DenseLanes for Avx512 {
 
     #[inline(always)]
     fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
-        // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_subs_epu16(a, b), w)) }
+        // SAFETY: the CPU has AVX-512, and VNNI where the type says so.
+        unsafe {
+            let past = _mm512_subs_epu16(a, b);
+            if VNNI {
+                _mm512_dpwssd_epi32(sum, past, w)
+            } else {
+                _mm512_add_epi32(sum, _mm512_madd_epi16(past, w))
+            }
+        }
     }
 
     #[inline(always)]
@@ -310,45 +350,14 @@ impl DenseLanes for Avx512 {
     }
 
     #[inline(always)]
-    fn bonuses(self, matrix: Bonuses<'_>, rows: &[u32; BLOCK], worker: u32) -> Self::V {
-        let rows = self.load_unsigned(rows);
-        // SAFETY: the CPU has AVX-512. Only entries below the length of the matrix are read: others send all to the checked way.
-        unsafe {
-            let some = _mm512_cmpneq_epi32_mask(rows, _mm512_set1_epi32(NO_ROW as i32));
-            let at = _mm512_add_epi32(rows, _mm512_set1_epi32(worker as i32));
-            let bonus = match matrix {
-                Bonuses::F32(matrix) => {
-                    let len = matrix.len().min(i32::MAX as usize) as i32;
-                    if _mm512_mask_cmpge_epu32_mask(some, at, _mm512_set1_epi32(len)) != 0 {
-                        None
-                    } else {
-                        let zero = _mm512_setzero_ps();
-                        Some(_mm512_mask_i32gather_ps::<4>(zero, some, at, matrix.as_ptr()))
-                    }
-                }
-                Bonuses::F16(matrix) => {
-                    let (mut entries, mut halves) = ([0; BLOCK], [0u16; BLOCK]);
-                    self.store(at, &mut entries);
-                    for lane in 0..BLOCK {
-                        if some >> lane & 1 == 1 {
-                            halves[lane] = matrix[entries[lane] as u32 as usize].to_bits();
-                        }
-                    }
-                    Some(_mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())))
-                }
-            };
-            let Some(bonus) = bonus else {
-                let mut plain = [0; BLOCK];
-                self.store(rows, &mut plain);
-                return self.load(&lanes::bonuses(matrix, &plain.map(|row| row as u32), worker));
-            };
-            let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(bonus);
-            let rest = _mm512_abs_ps(_mm512_sub_ps(bonus, whole));
-            let away = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(rest, _mm512_set1_ps(0.5));
-            let sign =
-                _mm512_or_si512(_mm512_srai_epi32::<31>(_mm512_castps_si512(bonus)), _mm512_set1_epi32(1));
-            let whole = _mm512_cvttps_epi32(whole);
-            _mm512_mask_add_epi32(whole, away, whole, sign)
-        }
+    fn round(self, values: &[f32; BLOCK]) -> Self::V {
+        // SAFETY: the CPU has AVX-512, and the array is 64 bytes.
+        self.round_away(unsafe { _mm512_loadu_ps(values.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+        // SAFETY: the CPU has AVX-512, and the array is 32 bytes.
+        self.round_away(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) })
     }
 }

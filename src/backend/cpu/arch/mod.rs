@@ -11,8 +11,8 @@ pub(super) mod scalar;
 
 /// The table of an instruction set that needs `target_feature`, and the kernels behind it.
 macro_rules! instantiate {
-    ($isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $floats:expr) => {
-        static KERNELS: Kernels = Kernels {
+    ($table:ident, $isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $floats:expr) => {
+        static $table: Kernels = Kernels {
             isa: $isa,
             begin: |ordered, age, unit, marks| {
                 #[target_feature(enable = $features)]
@@ -76,7 +76,7 @@ macro_rules! instantiate {
                     bonuses: Bonuses<'_>,
                     worker: u32,
                     unit: i32,
-                    from: (&[Block], &[Block]),
+                    from: dense::Plain<'_>,
                     base: &mut [Block],
                 ) -> i64 {
                     dense::add_bonuses($token, bonuses, worker, unit, from, base)

@@ -11,7 +11,7 @@ use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::Ordered;
 use crate::score::Age;
 
-instantiate!(Isa::Neon, Scalar, "neon", (1, 1), false);
+instantiate!(KERNELS, Isa::Neon, Scalar, "neon", (1, 1), false);
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     std::arch::is_aarch64_feature_detected!("neon").then_some(&KERNELS)

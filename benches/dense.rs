@@ -1,0 +1,222 @@
+//! The dense matrix: single columns and full passes per instruction set and lanes, whole decisions with affinity and masks, and where the
+//! structured search meets it.
+//!
+//! Sizes are (waiting N, workers G, horizon H). Every answer is checked before it is timed.
+
+use std::hint::black_box;
+
+use balanceroute::backend::BackendKind;
+use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
+use balanceroute::policy::{self, Parameters};
+use balanceroute::{Assignment, Batch, Pairs, Policy, Pool, Request, Traffic, Worker};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const SIZES: [(usize, usize); 4] = [(256, 16), (512, 64), (1024, 144), (4096, 256)];
+const HORIZONS: [usize; 3] = [0, 16, 80];
+const TRAFFIC: Traffic = Traffic {
+    mean_prompt_tokens: 3700,
+    sd_prompt_tokens: 2200,
+    small_prompt_tokens: 1000,
+    mean_output_tokens: 1200,
+};
+
+struct Step {
+    workers: Vec<Worker>,
+    pool: Pool,
+    rows: Vec<u64>,
+    horizon: usize,
+    bonus: Vec<f32>,
+    eligible: Vec<u64>,
+}
+
+impl Step {
+    /// A saturated step with one slot free on each of `open` workers; with `pairs`, one request in three has a cached prefix on a few
+    /// workers and one in sixteen may not run on some.
+    fn new((waiting, workers, horizon): (usize, usize, usize), open: usize, pairs: bool) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let mean_wait = (waiting * 1200 / (workers * 72)) as u32;
+        let requests: Vec<Request> = (0..waiting)
+            .map(|id| {
+                let tokens = (0..4).map(|_| rng.random_range(0..1900u32)).sum::<u32>() + 1;
+                let request = Request::new(id as u64, tokens).waited(rng.random_range(0..2 * mean_wait + 1));
+                if pairs { request.pairs(id as u32) } else { request }
+            })
+            .collect();
+        let list: Vec<Worker> = (0..workers)
+            .map(|worker| {
+                let free = u32::from(worker * open / workers != (worker + 1) * open / workers);
+                let load = 72 * 4300 + rng.random_range(0..6000u64);
+                Worker::new(load - u64::from(free) * 5000, 72 - free, free)
+            })
+            .collect();
+        let mut rows = Vec::new();
+        for worker in &list {
+            let mut load = worker.load_tokens;
+            for h in 0..=horizon {
+                if h > 0 {
+                    load += 72;
+                    if rng.random_range(0..17) == 0 {
+                        load -= 4300;
+                    }
+                }
+                rows.push(load);
+            }
+        }
+        let words = workers.div_ceil(64);
+        let (mut bonus, mut eligible) = (Vec::new(), Vec::new());
+        if pairs {
+            bonus = vec![0.0; waiting * workers];
+            eligible = vec![u64::MAX; waiting * words];
+            for id in 0..waiting {
+                if id % 3 == 0 {
+                    for _ in 0..1 + workers / 16 {
+                        bonus[id * workers + rng.random_range(0..workers)] =
+                            rng.random_range(100..2000) as f32;
+                    }
+                }
+                if id % 16 == 0 {
+                    eligible[id * words] = rng.random();
+                }
+            }
+        }
+        Self {
+            workers: list,
+            pool: Pool::from_requests(&requests).expect("valid"),
+            rows,
+            horizon,
+            bonus,
+            eligible,
+        }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        let mut draft = Batch::draft(&self.workers, &self.pool).traffic(TRAFFIC).pairs(Pairs {
+            bonus_tokens: &self.bonus,
+            eligible: &self.eligible,
+            ..Pairs::default()
+        });
+        if self.horizon > 0 {
+            draft = draft.projection(self.horizon, &self.rows);
+        }
+        draft.check().expect("valid")
+    }
+
+    fn name(&self) -> &'static str {
+        if self.horizon > 0 { "exact-oracle" } else { "exact" }
+    }
+
+    fn policy(&self, backend: BackendKind, isa: Option<Isa>) -> Box<dyn Policy> {
+        let mut parameters = Parameters { backend, isa, ..Parameters::default() };
+        parameters.exact.horizon_steps = self.horizon;
+        policy::build(self.name(), &parameters).expect("known")
+    }
+}
+
+fn available() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+/// Single columns, per instruction set and lanes, beside the definition and beside registers alone.
+fn columns(c: &mut Criterion) {
+    for (waiting, horizon) in [(1024, 0), (1024, 16), (1024, 80)] {
+        let mut group = c.benchmark_group(format!("column-{waiting}-H{horizon}"));
+        group.throughput(Throughput::Elements((waiting * (horizon + 1)) as u64));
+        for isa in available() {
+            for tier in Tier::ALL {
+                let Some(mut probe) = ColumnProbe::new(isa, tier, waiting, horizon + 1) else { continue };
+                assert_eq!(probe.pass(), probe.by_definition());
+                let label = format!("{isa}-{}", tier.name());
+                group.bench_function(BenchmarkId::new(&label, "pass"), |b| b.iter(|| probe.pass()));
+                group.bench_function(BenchmarkId::new(&label, "registers"), |b| {
+                    b.iter(|| probe.spin(black_box(1)));
+                });
+                if (isa, tier) == (Isa::Scalar, Tier::I32) {
+                    group.bench_function("definition", |b| b.iter(|| black_box(&probe).by_definition()));
+                }
+            }
+        }
+        group.finish();
+    }
+}
+
+/// Whole decisions: the oracle where it is bearable, the structured search, the matrix on each instruction set.
+fn decisions(c: &mut Criterion) {
+    for (waiting, workers) in SIZES {
+        for horizon in HORIZONS {
+            let step = Step::new((waiting, workers, horizon), 8, false);
+            let batch = step.batch();
+            let mut group = c.benchmark_group(format!("decide-{waiting}x{workers}-H{horizon}-K8"));
+            let mut out = Assignment::new();
+            let mut expected = Assignment::new();
+            let small = waiting <= 256 && horizon == 0;
+            let mut first = step.policy(
+                if small { BackendKind::Reference } else { BackendKind::Auto },
+                (!small).then_some(Isa::Scalar),
+            );
+            first.decide(&batch, &mut expected);
+            if small {
+                group.sample_size(10);
+                group.bench_function("oracle", |b| b.iter(|| first.decide(black_box(&batch), &mut out)));
+                group.sample_size(30);
+            }
+            let mut structured = step.policy(BackendKind::Auto, None);
+            structured.decide(&batch, &mut out);
+            assert_eq!(out, expected);
+            group.bench_function("structured", |b| {
+                b.iter(|| structured.decide(black_box(&batch), &mut out));
+            });
+            for isa in available() {
+                let mut dense = step.policy(BackendKind::Cpu, Some(isa));
+                dense.decide(&batch, &mut out);
+                assert_eq!(out, expected, "{isa}");
+                group.bench_function(format!("dense-{isa}"), |b| {
+                    b.iter(|| dense.decide(black_box(&batch), &mut out));
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// Decisions that only the matrix can make: affinity and masks.
+fn pairs(c: &mut Criterion) {
+    for (size, open) in [((512, 64, 0), 8), ((1024, 144, 0), 144), ((1024, 144, 16), 144)] {
+        let step = Step::new(size, open, true);
+        let batch = step.batch();
+        let (waiting, workers, horizon) = size;
+        let mut group = c.benchmark_group(format!("pairs-{waiting}x{workers}-H{horizon}-K{open}"));
+        let (mut out, mut expected) = (Assignment::new(), Assignment::new());
+        if open <= 8 {
+            step.policy(BackendKind::Reference, None).decide(&batch, &mut expected);
+        } else {
+            // The oracle would take hours; the definition of a score, one request at a time, is compared with it in the tests.
+            let mut parameters = Parameters { lanes: Some(Tier::F32), ..Parameters::default() };
+            parameters.backend = BackendKind::Cpu;
+            parameters.isa = Some(Isa::Scalar);
+            parameters.exact.horizon_steps = horizon;
+            policy::build(step.name(), &parameters).expect("known").decide(&batch, &mut expected);
+        }
+        for isa in available() {
+            let mut dense = step.policy(BackendKind::Auto, Some(isa));
+            dense.decide(&batch, &mut out);
+            assert_eq!(out, expected, "{isa}");
+            assert_eq!(out.admitted.len(), open);
+            group.bench_function(format!("dense-{isa}"), |b| {
+                b.iter(|| dense.decide(black_box(&batch), &mut out));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(600))
+        .sample_size(30);
+    targets = columns, pairs, decisions
+}
+criterion_main!(benches);
