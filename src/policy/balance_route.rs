@@ -315,7 +315,7 @@ impl BalanceRoute {
                 })
                 .min_by_key(|&worker| (self.loads.cost(worker), worker));
             if let Some(worker) = worker {
-                self.column.take(position);
+                self.column.take(&pool.ordered(), position);
                 self.admit(step, slot, worker, 0, out);
             }
         }
@@ -333,7 +333,7 @@ impl BalanceRoute {
                 else {
                     break;
                 };
-                self.column.take(found.position);
+                self.column.take(&ordered, found.position);
                 let slot = PoolSlot(ordered.slots[found.position]);
                 self.candidates.push(Candidate {
                     slot,
@@ -447,7 +447,7 @@ impl BalanceRoute {
                     self.admit(step, slot, worker, score, out);
                     total -= 1;
                 } else if let Some(position) = position {
-                    self.column.give_back(position);
+                    self.column.give_back(&step.batch.waiting().ordered(), position);
                 }
             }
             self.reopen(worker);
@@ -469,7 +469,7 @@ impl Policy for BalanceRoute {
         let plan = self.stages.plan(batch);
         self.loads.prepare(batch);
         self.loads.load(batch, &plan);
-        self.column.reset(&batch.waiting().ordered());
+        self.column.reset(&batch.waiting().ordered(), batch.open_slots() as usize);
         self.admitted.clear();
         self.admitted.resize(batch.waiting().slot_bound(), false);
         let step = Step {

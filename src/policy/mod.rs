@@ -192,6 +192,8 @@ pub struct Plan {
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
+    /// Whether profiles are drawn from the envelope: [`View::envelope`] follows the admissions only then.
+    pub follows_envelope: bool,
     /// Place the longest first onto the least loaded: everybody who waits will fit.
     pub longest_first: bool,
     /// The joint improvement of the picks.
