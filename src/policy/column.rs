@@ -108,28 +108,34 @@ impl Column {
         }
         let (mut intercept, slope) = (profile.intercept, profile.slope);
         let mut steepest = 0;
-        self.knots.clear();
-        for &knot in &profile.knots {
-            let at_tokens = knot.at_tokens.clamp(shortest, longest);
+        let mut cut = |knot: Knot| {
             intercept -= knot.weight * (shortest - knot.at_tokens).max(0);
             steepest += knot.weight;
-            // Few knots, and mostly in order.
-            let mut at = self.knots.len();
-            self.knots.push(Knot { at_tokens, ..knot });
-            while at > 0 && self.knots[at - 1].at_tokens > at_tokens {
-                self.knots.swap(at - 1, at);
-                at -= 1;
+            Knot { at_tokens: knot.at_tokens.clamp(shortest, longest), ..knot }
+        };
+        let none = Knot { at_tokens: longest, weight: 0 };
+        // One or two knots are what almost every profile has.
+        let first_two = match profile.knots[..] {
+            [] => [none; 2],
+            [knot] => [cut(knot), none],
+            [first, second] if first.at_tokens <= second.at_tokens => [cut(first), cut(second)],
+            [first, second] => [cut(second), cut(first)],
+            ref knots => {
+                self.knots.clear();
+                self.knots.extend(knots.iter().map(|&knot| cut(knot)));
+                self.knots.sort_unstable_by_key(|knot| knot.at_tokens);
+                [self.knots[0], self.knots[1]]
             }
-        }
+        };
         let fits = terms.fit_lanes()
             && (slope.abs() + steepest).saturating_mul(longest).saturating_add(terms.oldest_age) < GREATEST;
         if !fits {
             return self.best_wide(ordered, profile, terms, longest).filter(|found| found.score >= wanted);
         }
         let bend = |knot: &Knot| (knot.at_tokens as i32, knot.weight as i32);
-        let knots = [0, 1].map(|at| self.knots.get(at).map_or((0, 0), bend));
-        let (first_tokens, first_weight) = knots[0];
-        let slopes = (self.knots.len() <= 2).then_some([slope as i32, slope as i32 - first_weight]);
+        let [first, second] = first_two.each_ref().map(bend);
+        let few = profile.knots.len() <= 2;
+        let slopes = few.then_some([slope as i32, slope as i32 - first.1]);
         if !self.begun {
             let kept = slopes.filter(|_| self.many);
             (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), kept, &mut self.marks);
@@ -140,18 +146,18 @@ impl Column {
             return None;
         }
         self.bends.clear();
-        if self.knots.len() > 2 {
+        if !few {
             self.bends.extend(self.knots[2..].iter().map(bend));
         }
-        let shared = slopes.is_some() && slopes == self.marks.slopes;
+        let knots = if few { &first_two } else { &self.knots[..] };
         let query = Query {
             slope: slope as i32,
-            knots,
+            knots: [first, second],
             further: &self.bends,
-            peak: peak(slope, &self.knots, shortest, longest) as i32,
+            peak: peak(slope, knots, shortest, longest) as i32,
             longest: longest as i32,
             wanted: wanted.max(i64::from(i32::MIN)) as i32,
-            lines: shared.then_some([0, first_weight * first_tokens]),
+            lines: (few && slopes == self.marks.slopes).then_some([0, first.1 * first.0]),
         };
         let found = (self.kernels.search)(ordered, &query, &mut self.marks)?;
         Some(Found { score: found.score + intercept, ..found })

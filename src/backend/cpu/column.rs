@@ -9,6 +9,8 @@
 //!   greatest `slope * tokens + age` of a block bounds it to the token on either side of the bend, and is kept up to date as entries
 //!   are taken: pays where a decision searches about as often as there are blocks.
 
+use std::ops::Range;
+
 use super::lanes::Lanes;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::Age;
@@ -223,6 +225,9 @@ fn values<L: Lanes>(lanes: L, query: &Query<'_>, tokens: L::V) -> L::V {
     score
 }
 
+/// Groups that are bounded all at once: one bit of a word for each of their blocks.
+const FEW: usize = 4;
+
 #[inline(always)]
 pub(super) fn search<L: Lanes>(
     lanes: L,
@@ -231,17 +236,31 @@ pub(super) fn search<L: Lanes>(
     marks: &mut Marks,
 ) -> Option<Found> {
     let groups = ordered.low.len();
-    if groups == 0 {
-        return None;
+    let mut best = Best { score: query.wanted, position: NOWHERE, arrived: u64::MAX };
+    if groups <= FEW {
+        look(lanes, ordered, query, marks, 0..groups, &mut best);
+    } else {
+        search_outward(lanes, ordered, query, marks, &mut best);
     }
+    (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
+}
+
+/// Goes outward from the peak, on either side until the profile and the oldest age together cannot reach the best score.
+#[inline(always)]
+fn search_outward<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    query: &Query<'_>,
+    marks: &mut Marks,
+    best: &mut Best,
+) {
+    let groups = ordered.low.len();
     let peak = query.peak as u32;
     let mut group = ordered.low.partition_point(|low| low[0] < peak).saturating_sub(1);
-    let mut best = Best { score: query.wanted, position: NOWHERE, arrived: u64::MAX };
     let oldest_age = marks.oldest_age;
-    // Outward from the peak, on either side until the profile and the oldest age together cannot reach the best score.
     let (mut left, mut right) = (group, group + 1);
     loop {
-        look(lanes, ordered, query, marks, group, &mut best);
+        look(lanes, ordered, query, marks, group..group + 1, best);
         if left > 0 {
             if value(query, ordered.high[left - 1][BLOCK - 1]) + oldest_age >= best.score {
                 left -= 1;
@@ -258,45 +277,72 @@ pub(super) fn search<L: Lanes>(
                 continue;
             }
         }
-        break;
+        return;
     }
-    (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
 }
 
-/// Looks into the blocks of a group that may hold better than `best`.
+/// At least the greatest score of a free entry that fits, for each block of a group.
+#[inline(always)]
+fn bounds<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    query: &Query<'_>,
+    marks: &Marks,
+    group: usize,
+) -> L::V {
+    if let Some([first, second]) = query.lines {
+        let first = lanes.add(lanes.load(&marks.lines[0][group]), lanes.splat(first));
+        let second = lanes.add(lanes.load(&marks.lines[1][group]), lanes.splat(second));
+        lanes.min(first, second)
+    } else {
+        let low = lanes.load_unsigned(&ordered.low[group]);
+        let high = lanes.min(lanes.load_unsigned(&ordered.high[group]), lanes.splat(query.longest));
+        let nearest = lanes.min(lanes.max(lanes.splat(query.peak), low), high);
+        lanes.add(values(lanes, query, nearest), lanes.load(&marks.block_ages[group]))
+    }
+}
+
+/// Looks into the blocks of at most [`FEW`] groups that may hold better than `best`, the most promising first.
 #[inline(always)]
 fn look<L: Lanes>(
     lanes: L,
     ordered: &Ordered<'_>,
     query: &Query<'_>,
     marks: &mut Marks,
-    group: usize,
+    groups: Range<usize>,
     best: &mut Best,
 ) {
     let longest = lanes.splat(query.longest);
-    let low = lanes.load_unsigned(&ordered.low[group]);
-    let bounds = if let Some([first, second]) = query.lines {
-        let first = lanes.add(lanes.load(&marks.lines[0][group]), lanes.splat(first));
-        let second = lanes.add(lanes.load(&marks.lines[1][group]), lanes.splat(second));
-        lanes.min(first, second)
-    } else {
-        let high = lanes.min(lanes.load_unsigned(&ordered.high[group]), longest);
-        let nearest = lanes.min(lanes.max(lanes.splat(query.peak), low), high);
-        lanes.add(values(lanes, query, nearest), lanes.load(&marks.block_ages[group]))
-    };
-    let open = !marks.full[group] & !lanes.greater(low, longest);
-    let mut blocks = open & !lanes.greater(lanes.splat(best.score), bounds);
+    let mut bound = [lanes.splat(NOTHING); FEW];
+    let mut greatest = lanes.splat(NOTHING);
+    let mut blocks = 0u64;
+    for (at, group) in groups.clone().enumerate() {
+        let open = !marks.full[group] & !lanes.greater(lanes.load_unsigned(&ordered.low[group]), longest);
+        bound[at] = bounds(lanes, ordered, query, marks, group);
+        greatest = lanes.max(greatest, bound[at]);
+        let reach = open & !lanes.greater(lanes.splat(best.score), bound[at]);
+        blocks |= u64::from(reach) << (at * BLOCK);
+    }
+    let mut next = blocks;
+    if blocks & blocks.wrapping_sub(1) != 0 {
+        // The most promising block leaves the fewest others. Should a full one be more so, any will do.
+        let greatest = lanes.splat(lanes.greatest(greatest, u16::MAX));
+        for at in 0..groups.len() {
+            let equal = lanes.equal(bound[at], greatest);
+            next &= !(u64::from(!equal) << (at * BLOCK));
+        }
+        next = if next == 0 { blocks } else { next };
+    }
     while blocks != 0 {
-        let mut next = blocks;
-        if best.position == NOWHERE && blocks & (blocks - 1) != 0 {
-            // The most promising block first: it leaves the fewest others.
-            next &= lanes.equal(bounds, lanes.splat(lanes.greatest(bounds, blocks)));
+        let at = next.trailing_zeros() as usize;
+        blocks &= !(1 << at);
+        if look_into(lanes, ordered, query, marks, groups.start * BLOCK + at, best) {
+            for at in 0..groups.len() {
+                let below = lanes.greater(lanes.splat(best.score), bound[at]);
+                blocks &= !(u64::from(below) << (at * BLOCK));
+            }
         }
-        let lane = next.trailing_zeros() as usize;
-        blocks &= !(1 << lane);
-        if look_into(lanes, ordered, query, marks, group * BLOCK + lane, best) {
-            blocks &= !lanes.greater(lanes.splat(best.score), bounds);
-        }
+        next = blocks;
     }
 }
 
