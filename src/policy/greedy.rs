@@ -220,7 +220,8 @@ impl Greedy {
                 score_tokens: pick.score as f64 / plan.unit as f64,
             }
         }));
-        out.after = Balance::of_totals(batch, self.loads.sum_and_max_cost());
+        let picked = self.picks.iter().map(|pick| (pick.worker, pick.tokens));
+        out.after = Balance::of_totals(batch, self.loads.after(picked));
     }
 
     /// The score of every pair as the batch begins, in tokens; minus infinity where the request may not run.

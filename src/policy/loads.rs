@@ -107,34 +107,33 @@ impl Loads {
         self.envelope_floor = plan.envelope_floor;
         self.follows_envelope = plan.follows_envelope;
         self.bounded = batch.is_bounded();
-        self.cost_per_token.clear();
-        self.cost.clear();
-        self.open_slots.clear();
-        if uniform {
-            self.cost_per_token.resize(workers.len(), 1);
-            self.cost.extend(workers.iter().map(|worker| worker.load_tokens as i64));
-        } else {
-            self.cost_per_token.extend(workers.iter().map(Worker::cost_per_token));
-            let costs = workers.iter().zip(&self.cost_per_token);
-            self.cost.extend(costs.map(|(worker, per_token)| worker.load_tokens as i64 * per_token));
+        // One pass: a step with few admissions is mostly this.
+        let count = workers.len();
+        for column in [&mut self.cost_per_token, &mut self.cost, &mut self.open_slots, &mut self.anticipated] {
+            column.resize(count, 0);
         }
-        self.open_slots.extend(workers.iter().map(|worker| i64::from(worker.open_slots())));
+        let columns = self.cost_per_token.iter_mut().zip(&mut self.cost);
+        let columns = columns.zip(self.open_slots.iter_mut().zip(&mut self.anticipated));
+        let (mut before, mut greatest, mut sum) = (0, 0, 0);
+        for ((worker, lift), ((per_token, cost), (open, anticipated))) in
+            workers.iter().zip(&self.lift).zip(columns)
+        {
+            *per_token = if uniform { 1 } else { worker.cost_per_token() };
+            *cost = worker.load_tokens as i64 * *per_token;
+            *open = i64::from(worker.open_slots());
+            *anticipated = *cost + lift + *open * plan.refill_tokens * *per_token;
+            before += *cost;
+            greatest = i64::max(greatest, *cost);
+            sum += *anticipated;
+        }
+        self.before = (before, greatest);
+        self.sum = sum;
+        self.top = (self.kernels.top)(&self.anticipated);
+        self.envelope = greatest.max(plan.envelope_floor);
         self.room_tokens.clear();
         if self.bounded {
             self.room_tokens.extend(workers.iter().map(Worker::room_tokens));
         }
-        self.anticipated.clear();
-        self.anticipated.extend(
-            self.cost
-                .iter()
-                .zip(&self.lift)
-                .zip(self.open_slots.iter().zip(&self.cost_per_token))
-                .map(|((cost, lift), (open, per_token))| cost + lift + open * plan.refill_tokens * per_token),
-        );
-        self.sum = self.anticipated.iter().sum();
-        self.top = (self.kernels.top)(&self.anticipated);
-        self.before = self.sum_and_max_cost();
-        self.envelope = self.before.1.max(plan.envelope_floor);
         self.rows.clear();
         self.envelope_row.clear();
         self.width = 0;
@@ -234,6 +233,13 @@ impl Loads {
     /// Sum and greatest of the loads in cost units before any admission.
     pub(crate) fn before(&self) -> (i64, i64) {
         self.before
+    }
+
+    /// The same once these lengths have been put on these workers: no other load has changed.
+    pub(crate) fn after(&self, picks: impl Iterator<Item = (usize, i64)>) -> (i64, i64) {
+        picks.fold(self.before, |(sum, max), (worker, tokens)| {
+            (sum + tokens * self.cost_per_token[worker], i64::max(max, self.cost[worker]))
+        })
     }
 
     /// Sum and greatest of the loads in cost units.

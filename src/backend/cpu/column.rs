@@ -9,8 +9,6 @@
 //!   greatest `slope * tokens + age` of a block bounds it to the token on either side of the bend, and is kept up to date as entries
 //!   are taken: pays where a decision searches about as often as there are blocks.
 
-use std::ops::Range;
-
 use super::lanes::Lanes;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::Age;
@@ -225,9 +223,6 @@ fn values<L: Lanes>(lanes: L, query: &Query<'_>, tokens: L::V) -> L::V {
     score
 }
 
-/// Groups that are bounded all at once: one bit of a word for each of their blocks.
-const FEW: usize = 4;
-
 #[inline(always)]
 pub(super) fn search<L: Lanes>(
     lanes: L,
@@ -237,10 +232,13 @@ pub(super) fn search<L: Lanes>(
 ) -> Option<Found> {
     let groups = ordered.low.len();
     let mut best = Best { score: query.wanted, position: NOWHERE, arrived: u64::MAX };
-    if groups <= FEW {
-        look(lanes, ordered, query, marks, 0..groups, &mut best);
-    } else {
-        search_outward(lanes, ordered, query, marks, &mut best);
+    match groups {
+        0 => return None,
+        1 => look::<_, 1>(lanes, ordered, query, marks, 0, &mut best),
+        2 => look::<_, 2>(lanes, ordered, query, marks, 0, &mut best),
+        3 => look::<_, 3>(lanes, ordered, query, marks, 0, &mut best),
+        4 => look::<_, 4>(lanes, ordered, query, marks, 0, &mut best),
+        _ => search_outward(lanes, ordered, query, marks, &mut best),
     }
     (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
 }
@@ -260,7 +258,7 @@ fn search_outward<L: Lanes>(
     let oldest_age = marks.oldest_age;
     let (mut left, mut right) = (group, group + 1);
     loop {
-        look(lanes, ordered, query, marks, group..group + 1, best);
+        look::<_, 1>(lanes, ordered, query, marks, group, best);
         if left > 0 {
             if value(query, ordered.high[left - 1][BLOCK - 1]) + oldest_age >= best.score {
                 left -= 1;
@@ -302,42 +300,42 @@ fn bounds<L: Lanes>(
     }
 }
 
-/// Looks into the blocks of at most [`FEW`] groups that may hold better than `best`, the most promising first.
+/// Looks into the blocks of `GROUPS` groups that may hold better than `best`, the most promising first.
 #[inline(always)]
-fn look<L: Lanes>(
+fn look<L: Lanes, const GROUPS: usize>(
     lanes: L,
     ordered: &Ordered<'_>,
     query: &Query<'_>,
     marks: &mut Marks,
-    groups: Range<usize>,
+    from_group: usize,
     best: &mut Best,
 ) {
     let longest = lanes.splat(query.longest);
-    let mut bound = [lanes.splat(NOTHING); FEW];
-    let mut greatest = lanes.splat(NOTHING);
+    let bound: [L::V; GROUPS] =
+        std::array::from_fn(|at| bounds(lanes, ordered, query, marks, from_group + at));
+    // A bit for each block.
     let mut blocks = 0u64;
-    for (at, group) in groups.clone().enumerate() {
+    for at in 0..GROUPS {
+        let group = from_group + at;
         let open = !marks.full[group] & !lanes.greater(lanes.load_unsigned(&ordered.low[group]), longest);
-        bound[at] = bounds(lanes, ordered, query, marks, group);
-        greatest = lanes.max(greatest, bound[at]);
         let reach = open & !lanes.greater(lanes.splat(best.score), bound[at]);
         blocks |= u64::from(reach) << (at * BLOCK);
     }
     let mut next = blocks;
     if blocks & blocks.wrapping_sub(1) != 0 {
-        // The most promising block leaves the fewest others. Should a full one be more so, any will do.
+        // The most promising block leaves the fewest others. Should a full one promise more, any will do.
+        let greatest = bound[1..].iter().fold(bound[0], |greatest, &bound| lanes.max(greatest, bound));
         let greatest = lanes.splat(lanes.greatest(greatest, u16::MAX));
-        for at in 0..groups.len() {
-            let equal = lanes.equal(bound[at], greatest);
-            next &= !(u64::from(!equal) << (at * BLOCK));
+        for at in 0..GROUPS {
+            next &= !(u64::from(!lanes.equal(bound[at], greatest)) << (at * BLOCK));
         }
         next = if next == 0 { blocks } else { next };
     }
     while blocks != 0 {
         let at = next.trailing_zeros() as usize;
         blocks &= !(1 << at);
-        if look_into(lanes, ordered, query, marks, groups.start * BLOCK + at, best) {
-            for at in 0..groups.len() {
+        if look_into(lanes, ordered, query, marks, from_group * BLOCK + at, best) {
+            for at in 0..GROUPS {
                 let below = lanes.greater(lanes.splat(best.score), bound[at]);
                 blocks &= !(u64::from(below) << (at * BLOCK));
             }
