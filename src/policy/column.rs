@@ -157,7 +157,8 @@ impl Column {
             peak: peak(slope, knots, shortest, longest) as i32,
             longest: longest as i32,
             wanted: wanted.max(i64::from(i32::MIN)) as i32,
-            lines: (few && slopes == self.marks.slopes).then_some([0, first.1 * first.0]),
+            lines: [0, first.1 * first.0],
+            lined: few && slopes == self.marks.slopes,
         };
         let found = (self.kernels.search)(ordered, &query, &mut self.marks)?;
         Some(Found { score: found.score + intercept, ..found })

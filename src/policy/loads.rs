@@ -109,7 +109,8 @@ impl Loads {
         self.bounded = batch.is_bounded();
         // One pass: a step with few admissions is mostly this.
         let count = workers.len();
-        for column in [&mut self.cost_per_token, &mut self.cost, &mut self.open_slots, &mut self.anticipated] {
+        for column in [&mut self.cost_per_token, &mut self.cost, &mut self.open_slots, &mut self.anticipated]
+        {
             column.resize(count, 0);
         }
         let columns = self.cost_per_token.iter_mut().zip(&mut self.cost);

@@ -37,8 +37,10 @@ pub(crate) struct Query<'a> {
     pub longest: i32,
     /// Least score wanted.
     pub wanted: i32,
-    /// Heights at length zero of two lines above the profile whose slopes are those of [`Marks::lines`]; none where it has others.
-    pub lines: Option<[i32; 2]>,
+    /// Heights at length zero of two lines above the profile whose slopes are [`Marks::slopes`].
+    pub lines: [i32; 2],
+    /// Whether it has such lines.
+    pub lined: bool,
 }
 
 /// Which entries are taken, and the ages known so far in a decision, in score units.
@@ -281,14 +283,9 @@ fn search_outward<L: Lanes>(
 
 /// At least the greatest score of a free entry that fits, for each block of a group.
 #[inline(always)]
-fn bounds<L: Lanes>(
-    lanes: L,
-    ordered: &Ordered<'_>,
-    query: &Query<'_>,
-    marks: &Marks,
-    group: usize,
-) -> L::V {
-    if let Some([first, second]) = query.lines {
+fn bounds<L: Lanes>(lanes: L, ordered: &Ordered<'_>, query: &Query<'_>, marks: &Marks, group: usize) -> L::V {
+    if query.lined {
+        let [first, second] = query.lines;
         let first = lanes.add(lanes.load(&marks.lines[0][group]), lanes.splat(first));
         let second = lanes.add(lanes.load(&marks.lines[1][group]), lanes.splat(second));
         lanes.min(first, second)

@@ -16,7 +16,12 @@ macro_rules! instantiate {
             isa: $isa,
             begin: |ordered, age, slopes, marks| {
                 #[target_feature(enable = $features)]
-                fn begin(ordered: &Ordered<'_>, age: (Age, i32), slopes: Option<[i32; 2]>, marks: &mut Marks) {
+                fn begin(
+                    ordered: &Ordered<'_>,
+                    age: (Age, i32),
+                    slopes: Option<[i32; 2]>,
+                    marks: &mut Marks,
+                ) {
                     column::begin($token, ordered, age, slopes, marks);
                 }
                 // SAFETY: `kernels` hands out the table only where the CPU has the features.
