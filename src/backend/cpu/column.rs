@@ -312,10 +312,10 @@ fn look<L: Lanes, const GROUPS: usize>(
         std::array::from_fn(|at| bounds(lanes, ordered, query, marks, from_group + at));
     // A bit for each block.
     let mut blocks = 0u64;
-    for at in 0..GROUPS {
+    for (at, &bound) in bound.iter().enumerate() {
         let group = from_group + at;
         let open = !marks.full[group] & !lanes.greater(lanes.load_unsigned(&ordered.low[group]), longest);
-        let reach = open & !lanes.greater(lanes.splat(best.score), bound[at]);
+        let reach = open & !lanes.greater(lanes.splat(best.score), bound);
         blocks |= u64::from(reach) << (at * BLOCK);
     }
     let mut next = blocks;
@@ -323,8 +323,8 @@ fn look<L: Lanes, const GROUPS: usize>(
         // The most promising block leaves the fewest others. Should a full one promise more, any will do.
         let greatest = bound[1..].iter().fold(bound[0], |greatest, &bound| lanes.max(greatest, bound));
         let greatest = lanes.splat(lanes.greatest(greatest, u16::MAX));
-        for at in 0..GROUPS {
-            next &= !(u64::from(!lanes.equal(bound[at], greatest)) << (at * BLOCK));
+        for (at, &bound) in bound.iter().enumerate() {
+            next &= !(u64::from(!lanes.equal(bound, greatest)) << (at * BLOCK));
         }
         next = if next == 0 { blocks } else { next };
     }
@@ -332,8 +332,8 @@ fn look<L: Lanes, const GROUPS: usize>(
         let at = next.trailing_zeros() as usize;
         blocks &= !(1 << at);
         if look_into(lanes, ordered, query, marks, from_group * BLOCK + at, best) {
-            for at in 0..GROUPS {
-                let below = lanes.greater(lanes.splat(best.score), bound[at]);
+            for (at, &bound) in bound.iter().enumerate() {
+                let below = lanes.greater(lanes.splat(best.score), bound);
                 blocks &= !(u64::from(below) << (at * BLOCK));
             }
         }
