@@ -65,7 +65,7 @@ impl Column {
     /// Forgets what was taken. About so many searches are to come.
     pub(crate) fn reset(&mut self, ordered: &Ordered<'_>, searches: usize) {
         self.begun = false;
-        self.many = 8 * searches > ordered.token_blocks.len();
+        self.many = 4 * searches > ordered.token_blocks.len();
         self.marks.reset(ordered.tokens.len());
     }
 

@@ -7,7 +7,7 @@
 //!   oldest entry is added. Costs nothing to know, and is loose where ages are worth more than a block is wide.
 //! * A profile that bends once or twice lies below two lines that every profile of the decision shares up to their height. The
 //!   greatest `slope * tokens + age` of a block bounds it to the token on either side of the bend, and is kept up to date as entries
-//!   are taken: pays where a decision searches about as often as there are blocks.
+//!   are taken: pays from a search for every four blocks on.
 
 use super::lanes::Lanes;
 use crate::pool::{BLOCK, Ordered};
