@@ -26,9 +26,6 @@ fn pool_factor(waiting: usize) -> f64 {
     (waiting as f64 / 32.0).sqrt().min(4.0)
 }
 
-/// Waiting requests per free slot from which one pass of repair is enough (measured on the table of settings).
-const AMPLE_POOL: u64 = 8;
-
 /// Completions of a worker that predictions must cover to be worth following.
 const NEXT_ENDS: usize = 4;
 /// Completions of a worker beyond which a prediction says nothing about this refill.
@@ -42,7 +39,7 @@ pub struct LevelParameters {
     pub aging_spread: f64,
     /// How long a request may wait.
     pub wait_bound: WaitBound,
-    /// Passes of repair over a step's picks, 0..=16; default 2. Where eight or more wait for each free slot it is one at most.
+    /// Passes of repair over a step's picks, 0..=16; default 2.
     pub repair_rounds: u32,
     /// Share of the spread of lengths by which a wanted length may move before the pick is looked at again, 0..=10; default 0.04
     /// (measured: costs no balance, and saves two searches of three).
@@ -191,8 +188,6 @@ impl Rule for Level {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         let thin = batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms();
-        // Where the pool is much larger than the free slots, what one pass leaves to gain is below the spread of seeds.
-        let crowded = AMPLE_POOL * batch.open_slots() > batch.waiting().len() as u64;
         let peaks = self.peaks && !thin && self.knows_next_ends(batch);
         self.drop_tokens = if peaks || thin { 0 } else { traffic.mean_output_tokens };
         if peaks {
@@ -223,7 +218,7 @@ impl Rule for Level {
             follows_envelope: false,
             longest_first: thin,
             repair: Repair {
-                rounds: self.parameters.repair_rounds.min(if crowded { u32::MAX } else { 1 }),
+                rounds: self.parameters.repair_rounds,
                 tolerance_tokens: Some(
                     (self.parameters.repair_tolerance_spread * traffic.sd_prompt_tokens as f64) as i64,
                 ),
