@@ -207,17 +207,9 @@ impl Pool {
     /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], or a full pool. The
     /// pool is unchanged then.
     pub fn insert(&mut self, request: Request) -> Result<PoolSlot, BatchError> {
+        self.check(&request)?;
         let index = self.len();
-        check_new(index, &request)?;
         self.index_ids();
-        if let Some(&slot) = self.by_id.get(&request.id) {
-            return Err(BatchError::DuplicateId {
-                index,
-                id: request.id,
-                first: self.iter().position(|(at, ..)| at.0 == slot).unwrap_or(index),
-            });
-        }
-
         let entry = Entry {
             request,
             enqueued_step: self.now_step - request.waited_steps,
@@ -255,6 +247,20 @@ impl Pool {
         put(&mut self.arrived[..=index], at, arrival);
         self.refresh_blocks(at, true);
         Ok(PoolSlot(slot))
+    }
+
+    /// What [`Pool::insert`] refuses.
+    pub(crate) fn check(&self, request: &Request) -> Result<(), BatchError> {
+        let index = self.len();
+        check_new(index, request)?;
+        if let Some(slot) = self.slot_of(request.id) {
+            return Err(BatchError::DuplicateId {
+                index,
+                id: request.id,
+                first: self.iter().position(|(at, ..)| at == slot).unwrap_or(index),
+            });
+        }
+        Ok(())
     }
 
     /// Takes the request with this id out of the pool, with its wait so far.
@@ -359,6 +365,21 @@ impl Pool {
         self.with_pair_terms += usize::from(!request.has_pair_terms());
         request.rank = Some(rank);
         true
+    }
+
+    /// Renames the ranks that waiting requests are bound to.
+    pub(crate) fn map_ranks(&mut self, rename: impl Fn(u32) -> u32) {
+        let mut at = self.head;
+        while let Some(entry) = self.entries.get_mut(at as usize) {
+            entry.request.rank = entry.request.rank.map(&rename);
+            at = entry.next;
+        }
+    }
+
+    /// Id and tokens of the longest waiting request.
+    pub(crate) fn longest(&self) -> Option<(u64, u64)> {
+        let at = self.count.checked_sub(1)?;
+        Some((self.entries[self.slots[at] as usize].request.id, u64::from(self.tokens[at])))
     }
 
     /// Gives every waiting request the row of pair terms that `row_of` names, in arrival order.
