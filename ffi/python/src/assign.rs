@@ -335,7 +335,7 @@ impl Assigner {
 
         py.detach(|| {
             let State { policy, pool, workers, requests, eligible, offsets, ends, assignment, reasons: into } = state;
-            pool.refill(requests.iter().copied())?;
+            pool.refill(requests)?;
             let mut draft = Batch::draft(workers, pool)
                 .traffic(traffic.unwrap_or_default())
                 .request_growth(request_growth_tokens)
