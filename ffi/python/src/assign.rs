@@ -11,7 +11,7 @@ use balanceroute::{
     WaitReason, Worker,
 };
 use half::f16;
-use numpy::{PyArray1, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -297,13 +297,14 @@ impl Assigner {
         let (mut full, mut half) = (None, None);
         if let Some(argument) = &bonus_tokens {
             let shape;
-            if let Ok(rows) = matrix::<f32>("bonus_tokens", argument, "float32") {
-                shape = [rows.shape()[0], rows.shape()[1]];
-                full = Some(rows);
-            } else {
+            if argument.cast::<PyArray2<f16>>().is_ok() {
                 let rows = matrix::<f16>("bonus_tokens", argument, "float32 or float16")?;
                 shape = [rows.shape()[0], rows.shape()[1]];
                 half = Some(rows);
+            } else {
+                let rows = matrix::<f32>("bonus_tokens", argument, "float32 or float16")?;
+                shape = [rows.shape()[0], rows.shape()[1]];
+                full = Some(rows);
             }
             shaped("bonus_tokens", &shape, None, Some(workers))?;
             pair_rows = Some(shape[0]);
