@@ -960,7 +960,7 @@ fn random_events_against_a_model() {
     }
     println!("{} events: {tally:?}", count * 10);
     assert!(
-        tally.admitted > events / 50 && tally.placed > events / 250 && tally.finished > events / 50,
+        tally.admitted > events / 50 && tally.placed > events / 800 && tally.finished > events / 50,
         "{tally:?}"
     );
     assert!(tally.returned.iter().all(|&count| count > 5), "{tally:?}");
