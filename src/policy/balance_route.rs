@@ -207,8 +207,8 @@ pub fn route_scored(batch: &Batch<'_>, request: &Request) -> Option<Routed> {
     };
     // Greatest first: score, then least cost; of equals the first found stays.
     let (mut best, mut second): (Option<(i64, i64, usize)>, Option<(i64, i64, usize)>) = (None, None);
-    for g in 0..workers.len() {
-        let room = workers[g].open_slots() > 0 && needs <= workers[g].room_tokens();
+    for (g, worker) in workers.iter().enumerate() {
+        let room = worker.open_slots() > 0 && needs <= worker.room_tokens();
         if !room || !batch.eligible(request, g) {
             continue;
         }
