@@ -1,7 +1,7 @@
 /* An Ascend runtime without a device: the calls of acl_min.h on the CPU, strict where the real one punishes late or not at all.
  *
  * Streams are threads, so what is not synchronised is seen unfinished; memory is poisoned and fenced; objects are never recycled, so a stale
- * handle is known for what it is. A kernel is a shared library that exports BALANCEROUTE_MODEL_LAUNCH (kernels/model). */
+ * handle is known for what it is. A kernel is a shared library that runs it on a CPU (kernels/model/model.h). */
 #define _GNU_SOURCE
 #include "fake.h"
 
@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../../kernels/ascendc/tiling.h"
+#include "../../../kernels/model/model.h"
 #include "../acl_min.h"
 
 #define CALLS(X)                                                                                                                           \
@@ -104,7 +106,7 @@ struct object {
     size_t bytes;
     /* Binary, function. */
     void *library;
-    void *symbol;
+    char name[64];
     struct object *binary;
     /* Arguments. */
     struct object *function;
@@ -367,7 +369,26 @@ static int32_t enqueue(struct object *stream, struct task task) {
     return 0;
 }
 
-typedef int32_t (*launch_fn)(void *symbol, uint32_t blocks, const void *arguments, size_t bytes, char *why, size_t why_bytes);
+typedef __typeof__(&br_model_launch) launch_fn;
+
+/* A kernel sees the device memory of its context and nothing else. */
+static int32_t run_kernel(const struct task *task, char *why, size_t why_bytes) {
+    launch_fn launch = (launch_fn)(uintptr_t)dlsym(task->function->binary->library, BR_MODEL_LAUNCH);
+    if (launch == NULL) {
+        snprintf(why, why_bytes, "the library has no %s", BR_MODEL_LAUNCH);
+        return ACL_RT_FILE_OPEN;
+    }
+    BrModelRange ranges[64];
+    size_t count = 0;
+    pthread_mutex_lock(&lock);
+    for (struct object *object = objects; object != NULL && count < sizeof ranges / sizeof ranges[0]; object = object->next) {
+        if (object->kind == DEVICE && object->live && object->context == task->function->context) {
+            ranges[count++] = (BrModelRange){object->base, object->bytes};
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return launch(task->function->name, task->blocks, task->arguments, task->argument_bytes, ranges, count, why, why_bytes);
+}
 
 /* Runs one task, outside the lock. */
 static int32_t perform(struct object *stream, struct task *task) {
@@ -386,13 +407,8 @@ static int32_t perform(struct object *stream, struct task *task) {
         return 0;
     }
     case TASK_LAUNCH: {
-        launch_fn launch = (launch_fn)(uintptr_t)dlsym(task->function->binary->library, BALANCEROUTE_MODEL_LAUNCH);
         char why[200] = "";
-        if (launch == NULL) {
-            code = ACL_RT_FILE_OPEN;
-        } else {
-            code = launch(task->function->symbol, task->blocks, task->arguments, task->argument_bytes, why, sizeof why);
-        }
+        code = run_kernel(task, why, sizeof why);
         if (code != 0) {
             pthread_mutex_lock(&lock);
             violate("the kernel failed with %d: %s", code, why);
@@ -818,13 +834,12 @@ aclError aclrtBinaryGetFunction(aclrtBinHandle binary, const char *name, aclrtFu
     if (found == NULL) {
         LEAVE(ACL_RT_PARAM);
     }
-    void *symbol = dlsym(found->library, name);
-    if (symbol == NULL) {
+    if (dlsym(found->library, name) == NULL || strlen(name) >= sizeof found->name) {
         LEAVE(refuse(ACL_RT_PARAM, "aclrtBinaryGetFunction: no kernel %s", name));
     }
     struct object *made = make(FUNCTION, current);
     made->binary = found;
-    made->symbol = symbol;
+    strcpy(made->name, name);
     *function = made;
     LEAVE(0);
 }
