@@ -4,6 +4,8 @@
 //! columns of it with vector kernels. [`Auto`] searches columns in the pool's length order where requests have no terms per pair, and
 //! takes the matrix where they have: the choice is fixed by the batch alone, so it does not move with load.
 
+#[cfg(feature = "ascend")]
+pub mod ascend;
 pub mod cpu;
 
 use cpu::{Kernels, Tier};
@@ -140,10 +142,12 @@ impl Backend for Auto {
 }
 
 /// The backend that a policy was built with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Chosen {
     Auto(Box<Auto>),
     Cpu(Box<Cpu>),
+    #[cfg(feature = "ascend")]
+    Offload(Box<ascend::offload::Offload>),
     Reference(Reference),
 }
 
@@ -168,6 +172,8 @@ impl Backend for Chosen {
         match self {
             Self::Auto(backend) => backend.assign(rule, batch, out),
             Self::Cpu(backend) => backend.assign(rule, batch, out),
+            #[cfg(feature = "ascend")]
+            Self::Offload(backend) => backend.assign(rule, batch, out),
             Self::Reference(backend) => backend.assign(rule, batch, out),
         }
     }
@@ -176,6 +182,8 @@ impl Backend for Chosen {
         match self {
             Self::Auto(backend) => backend.score_into(rule, batch, score_tokens),
             Self::Cpu(backend) => backend.score_into(rule, batch, score_tokens),
+            #[cfg(feature = "ascend")]
+            Self::Offload(backend) => backend.score_into(rule, batch, score_tokens),
             Self::Reference(backend) => backend.score_into(rule, batch, score_tokens),
         }
     }
@@ -184,6 +192,8 @@ impl Backend for Chosen {
         match self {
             Self::Auto(backend) => backend.describe(),
             Self::Cpu(backend) => backend.describe(),
+            #[cfg(feature = "ascend")]
+            Self::Offload(backend) => backend.describe(),
             Self::Reference(backend) => backend.describe(),
         }
     }

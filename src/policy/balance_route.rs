@@ -23,8 +23,14 @@
 //! [`BalanceRouteParameters`] and the lines above say what was chosen.
 
 use crate::assignment::{Admission, Assignment};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Problem, Source, Turn};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::offload::{Device, Launch, Outcome};
 use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE, Worker};
+#[cfg(feature = "ascend")]
+use crate::policy::Drawer;
 use crate::policy::baseline::PLAIN;
 use crate::policy::column::{Column, Terms};
 use crate::policy::exact::{FRACTION, discounts, draw_lookahead};
@@ -157,6 +163,17 @@ impl Stages {
         (i64::MAX as f64 / 4.0 / greatest).log2().floor().min(0.0).exp2()
     }
 
+    /// What [`Stages::draw`] draws, as data.
+    #[cfg(feature = "ascend")]
+    fn drawer(&self, price: (f64, f64), looks_ahead: bool) -> Drawer<'_> {
+        if looks_ahead {
+            let (alpha, beta) = price;
+            return Drawer::Lookahead { discounts: &self.discounts, alpha, beta, by_class: false };
+        }
+        let weight = self.discounts[0] as f64;
+        Drawer::Margin { slope: (price.0 * weight).round() as i64, weight: (price.1 * weight).round() as i64 }
+    }
+
     fn draw(&self, view: &View<'_>, price: (f64, f64), looks_ahead: bool, profile: &mut Profile) {
         profile.clear();
         if looks_ahead {
@@ -210,7 +227,7 @@ struct Candidate {
 }
 
 /// A policy of the family.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct BalanceRoute {
     name: &'static str,
     needs: Needs,
@@ -224,6 +241,9 @@ pub(crate) struct BalanceRoute {
     /// (-waited, arrival, position in the length order).
     overdue: Vec<(i64, u64, usize)>,
     candidates: Vec<Candidate>,
+    /// Makes the picks of the first stage.
+    #[cfg(feature = "ascend")]
+    device: Option<Device>,
 }
 
 struct Step<'a, 'b> {
@@ -255,7 +275,92 @@ impl BalanceRoute {
             open: Vec::new(),
             overdue: Vec::new(),
             candidates: Vec::new(),
+            #[cfg(feature = "ascend")]
+            device: None,
         }
+    }
+
+    /// Has the picks of the first stage made on a device, if there is one.
+    #[cfg(feature = "ascend")]
+    pub(super) fn on(mut self, launcher: Option<Box<dyn Launch>>) -> Self {
+        self.device = launcher.map(Device::new);
+        self
+    }
+
+    /// The picks of the first stage from the device; none made where it cannot or answers badly.
+    #[cfg(feature = "ascend")]
+    fn place_on_device(&mut self, plan: &Plan, step: &Step<'_, '_>, out: &mut Assignment) {
+        let Some(mut device) = self.device.take() else { return };
+        let pool = step.batch.waiting();
+        let drawer = self.stages.drawer(step.price, step.looks_ahead);
+        let problem = Problem {
+            batch: step.batch,
+            plan,
+            turn: Turn::MostSlots { stop_open_slots: self.stages.greedy_slots },
+            source: Source::Drawn(drawer),
+            loads: &self.loads,
+            taken: &self.admitted,
+        };
+        let before = out.admitted.len();
+        if let Some((picks, work)) = device.picks(&problem) {
+            let mut wrong = None;
+            for (index, &DevicePick { slot, worker, score }) in picks.iter().enumerate() {
+                if let Err(what) = self.check(step, slot, worker, score) {
+                    wrong = Some(AnswerError::Pick { index, slot: slot.0, worker: worker as u32, what });
+                    break;
+                }
+                if let Some(position) = pool.position(slot) {
+                    self.column.take(position);
+                }
+                self.admit(step, slot, worker, score, out);
+            }
+            match wrong {
+                None => device.note(Outcome::Decided(work)),
+                Some(error) => {
+                    while out.admitted.len() > before {
+                        let Some(admission) = out.admitted.pop() else { break };
+                        let (slot, worker) = (admission.slot, admission.worker as usize);
+                        self.loads.release(worker, i64::from(admission.prompt_tokens));
+                        self.admitted[slot.index()] = false;
+                        if let Some(position) = pool.position(slot) {
+                            self.column.give_back(position);
+                        }
+                    }
+                    device.note(Outcome::Refused(error));
+                }
+            }
+        }
+        self.device = Some(device);
+    }
+
+    /// What is wrong with a pick of the device.
+    #[cfg(feature = "ascend")]
+    fn check(
+        &mut self,
+        step: &Step<'_, '_>,
+        slot: PoolSlot,
+        worker: usize,
+        score: i64,
+    ) -> Result<(), &'static str> {
+        let request = step.batch.waiting().request(slot);
+        if self.admitted[slot.index()] {
+            return Err("it waits no longer");
+        }
+        if self.loads.open_slots(worker) <= 0 {
+            return Err("no slot is open there");
+        }
+        if i64::from(request.prompt_tokens) > self.loads.longest_tokens(worker) {
+            return Err("the room there does not hold it");
+        }
+        if !step.batch.eligible(request, worker) {
+            return Err("it may not run there");
+        }
+        self.stages.draw(&self.loads.view(worker), step.price, step.looks_ahead, &mut self.profile);
+        let bonus = step.terms.unit * step.batch.bonus_tokens(request, worker);
+        if self.profile.score(i64::from(request.prompt_tokens)) + bonus != score {
+            return Err("its score is another");
+        }
+        Ok(())
     }
 
     fn reopen(&mut self, worker: usize) {
@@ -480,6 +585,8 @@ impl Policy for BalanceRoute {
             ordered: !batch.has_pair_terms(),
         };
         self.place_overdue(&step, out);
+        #[cfg(feature = "ascend")]
+        self.place_on_device(&plan, &step, out);
         self.place(&step, out);
         out.measure(batch);
     }

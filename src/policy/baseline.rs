@@ -33,7 +33,7 @@ use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, Request};
 use crate::policy::greedy::RulePolicy;
 use crate::policy::loads::Loads;
-use crate::policy::{Needs, Order, Overdue, Plan, Policy, PolicyError, Rank, Repair, Rule, View};
+use crate::policy::{Drawer, Needs, Order, Overdue, Plan, Policy, PolicyError, Rank, Repair, Rule, View};
 use crate::pool::PoolSlot;
 use crate::score::{Age, Profile};
 
@@ -81,6 +81,10 @@ impl Rule for FirstCome {
     }
 
     fn draw(&self, _view: &View<'_>, _class: Option<&[f32]>, _profile: &mut Profile) {}
+
+    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        Some(Drawer::Margin { slope: 0, weight: 0 })
+    }
 }
 
 /// First come, first served, from the common pool or from what a binding policy made of it.

@@ -18,6 +18,8 @@ pub(crate) mod rollout;
 use thiserror::Error;
 
 use crate::assignment::{Assignment, WaitReason};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::offload::{Launch, Offload};
 use crate::backend::cpu::{Isa, Kernels, Tier};
 use crate::backend::{Backend, BackendKind, Chosen};
 use crate::batch::{Batch, Request, Worker};
@@ -247,6 +249,36 @@ pub struct Pin {
     pub worker: usize,
 }
 
+/// How a rule's profiles follow from the loads, as data: a device that knows it goes on after an admission without the host. Weights and
+/// slopes count per cost unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Drawer<'a> {
+    /// `slope * s - weight * max(0, s - (envelope - load))`.
+    Margin {
+        /// Score units per cost unit of length.
+        slope: i64,
+        /// Score units lost per cost unit past the margin.
+        weight: i64,
+    },
+    /// The same summed over projected steps: `alpha * d_h` and `beta * d_h` with the margin of step `h`, each rounded to the nearest.
+    Lookahead {
+        /// Discount of each step.
+        discounts: &'a [i64],
+        /// Worth of a token that fits.
+        alpha: f64,
+        /// Price of a token past the margin.
+        beta: f64,
+        /// Whether a request's survival class scales the discounts.
+        by_class: bool,
+    },
+    /// Level refill: `-|s - t| - (G - 1) * max(0, s - (greatest load of the others - own))`.
+    Level {
+        /// Tokens by which a completion must lower its worker.
+        drop_tokens: i64,
+    },
+}
+
 /// A greedy rule: what a profile is made of.
 pub trait Rule {
     /// Looks at the batch once and fixes the plan. `lift` has one entry per worker, zero: cost units to add to its anticipated load.
@@ -259,6 +291,11 @@ pub trait Rule {
     /// weight for each of `steps` projected ones. False when the rule cannot tell: every worker is then looked at again.
     fn envelope_weights(&self, _workers: i64, _steps: usize, _weights: &mut Vec<i64>) -> bool {
         false
+    }
+
+    /// What [`Rule::draw`] draws for a batch after [`Rule::begin`], as data; none where only the rule can say.
+    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        None
     }
 
     /// Requests that enter a worker that was kept for them, after [`Rule::begin`].
@@ -348,9 +385,42 @@ pub const NAMES: &[&str] = &[
 /// # Errors
 /// An unknown name, a parameter out of its range, or an instruction set that this CPU lacks.
 pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, PolicyError> {
+    #[cfg(feature = "ascend")]
+    return assemble(name, parameters, None);
+    #[cfg(not(feature = "ascend"))]
+    assemble(name, parameters)
+}
+
+/// Builds a policy by name whose scored part runs on a device; [`Parameters::backend`] has no say then.
+///
+/// # Errors
+/// As [`build`].
+#[cfg(feature = "ascend")]
+pub fn build_on(
+    name: &str,
+    parameters: &Parameters,
+    launcher: Box<dyn Launch>,
+) -> Result<Box<dyn Policy>, PolicyError> {
+    let parameters = Parameters { backend: BackendKind::Auto, ..parameters.clone() };
+    assemble(name, &parameters, Some(launcher))
+}
+
+fn assemble(
+    name: &str,
+    parameters: &Parameters,
+    #[cfg(feature = "ascend")] launcher: Option<Box<dyn Launch>>,
+) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
     let (kernels, why) = kernels(parameters.isa)?;
-    let backend = || Chosen::new(parameters.backend, kernels, why, parameters.lanes);
+    #[cfg(feature = "ascend")]
+    let launcher = std::cell::Cell::new(launcher);
+    let backend = || {
+        #[cfg(feature = "ascend")]
+        if let Some(launcher) = launcher.take() {
+            return Chosen::Offload(Box::new(Offload::with(launcher, kernels)));
+        }
+        Chosen::new(parameters.backend, kernels, why, parameters.lanes)
+    };
     let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
     let forecast = if name.ends_with("-oracle") {
@@ -364,7 +434,10 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
     };
     let policy: Box<dyn Policy> = match name {
         "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
-            Box::new(balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels))
+            let policy = balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels);
+            #[cfg(feature = "ascend")]
+            let policy = policy.on(launcher.take());
+            Box::new(policy)
         }
         "exact" | "exact-survival" | "exact-oracle" => {
             let horizon = forecast.map(|_| parameters.exact.horizon_steps);
