@@ -26,7 +26,9 @@ use crate::assignment::{Admission, Assignment};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::blob::{AnswerError, DevicePick, Problem, Source, Turn};
 #[cfg(feature = "ascend")]
-use crate::backend::ascend::offload::{Device, Launch, Outcome};
+use crate::backend::ascend::offload::{Device, Outcome};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE, Worker};
 #[cfg(feature = "ascend")]
@@ -35,6 +37,8 @@ use crate::policy::baseline::PLAIN;
 use crate::policy::column::{Column, Terms};
 use crate::policy::exact::{FRACTION, discounts, draw_lookahead};
 use crate::policy::loads::Loads;
+#[cfg(feature = "ascend")]
+use crate::policy::{Decided, Ticket};
 use crate::policy::{Forecast, Needs, Plan, Policy, PolicyError, View};
 use crate::pool::PoolSlot;
 use crate::score::{Knot, Profile};
@@ -244,6 +248,11 @@ pub(crate) struct BalanceRoute {
     /// Makes the picks of the first stage.
     #[cfg(feature = "ascend")]
     device: Option<Device>,
+    /// Why there is no device, where one was looked for.
+    #[cfg(feature = "ascend")]
+    no_device: Option<String>,
+    #[cfg(feature = "ascend")]
+    scratch: Assignment,
 }
 
 struct Step<'a, 'b> {
@@ -277,13 +286,17 @@ impl BalanceRoute {
             candidates: Vec::new(),
             #[cfg(feature = "ascend")]
             device: None,
+            #[cfg(feature = "ascend")]
+            no_device: None,
+            #[cfg(feature = "ascend")]
+            scratch: Assignment::new(),
         }
     }
 
     /// Has the picks of the first stage made on a device, if there is one.
     #[cfg(feature = "ascend")]
-    pub(super) fn on(mut self, launcher: Option<Box<dyn Launch>>) -> Self {
-        self.device = launcher.map(Device::new);
+    pub(super) fn on(mut self, device: Option<Device>, no_device: Option<String>) -> Self {
+        (self.device, self.no_device) = (device, no_device);
         self
     }
 
@@ -291,6 +304,10 @@ impl BalanceRoute {
     #[cfg(feature = "ascend")]
     fn place_on_device(&mut self, plan: &Plan, step: &Step<'_, '_>, out: &mut Assignment) {
         let Some(mut device) = self.device.take() else { return };
+        if !device.is_wanted(step.batch) {
+            self.device = Some(device);
+            return;
+        }
         let pool = step.batch.waiting();
         let drawer = self.stages.drawer(step.price, step.looks_ahead);
         let problem = Problem {
@@ -586,9 +603,74 @@ impl Policy for BalanceRoute {
         };
         self.place_overdue(&step, out);
         #[cfg(feature = "ascend")]
+        let mut begin = self.device.as_ref().and_then(Device::clock);
+        #[cfg(feature = "ascend")]
         self.place_on_device(&plan, &step, out);
+        #[cfg(feature = "ascend")]
+        if let Some(device) = self.device.as_ref().filter(|device| !device.has_decided()) {
+            if device.is_submitting() {
+                return;
+            }
+            begin = device.clock();
+        }
         self.place(&step, out);
+        #[cfg(feature = "ascend")]
+        if let Some(device) = &mut self.device {
+            device.picked(batch, begin);
+        }
         out.measure(batch);
+    }
+
+    #[cfg(feature = "ascend")]
+    fn describe(&self) -> String {
+        let on_cpu = "cpu: one column at a time";
+        match (&self.device, &self.no_device) {
+            (Some(device), _) => device.describe(),
+            (None, Some(reason)) => format!("{on_cpu}; {reason}"),
+            (None, None) => on_cpu.to_owned(),
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
+        let Some(device) = &mut self.device else { return Ticket::default() };
+        device.submitting();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.decide(batch, &mut scratch);
+        self.scratch = scratch;
+        self.device.as_mut().map_or(Ticket::default(), Device::submitted)
+    }
+
+    #[cfg(feature = "ascend")]
+    fn poll(&mut self, ticket: &Ticket) -> bool {
+        self.device.as_ref().is_none_or(|device| device.poll(ticket.serial))
+    }
+
+    #[cfg(feature = "ascend")]
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+        batch: &Batch<'_>,
+        timeout: std::time::Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        if let Some(device) = &mut self.device {
+            device.collecting(ticket, timeout);
+        }
+        self.decide(batch, out);
+        self.device.as_mut().map_or(Decided::Cpu, Device::decided)
+    }
+
+    #[cfg(feature = "ascend")]
+    fn discard(&mut self, ticket: Ticket) {
+        if let Some(device) = &mut self.device {
+            device.discard(ticket.serial);
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn device_counters(&self) -> Option<Counters> {
+        self.device.as_ref().and_then(Device::counters)
     }
 
     fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {

@@ -14,6 +14,8 @@ use crate::assignment::{Admission, Assignment, Balance};
 use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::offload::{Device, Outcome};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
@@ -22,6 +24,8 @@ use crate::backend::{Backend, Chosen, Reference};
 use crate::batch::{Batch, MAX_WORKERS, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
+#[cfg(feature = "ascend")]
+use crate::policy::{Decided, Ticket};
 use crate::policy::{Order, PairCost, Pin, Plan, Policy, Rule};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::score::Profile;
@@ -280,6 +284,22 @@ impl Greedy {
         out: &mut Assignment,
     ) {
         let Some(mut step) = self.begin(rule, batch, out) else { return };
+        let mut begin = device.clock();
+        if !(device.is_wanted(batch) && self.place_on(device, &mut step)) {
+            if device.is_submitting() {
+                return;
+            }
+            begin = device.clock();
+            self.place(&mut step);
+        }
+        device.picked(batch, begin);
+        self.finish(&step, out);
+    }
+
+    /// Has a device make the picks; false, and none made, where the CPU must.
+    #[cfg(feature = "ascend")]
+    fn place_on(&mut self, device: &mut Device, step: &mut Step<'_, '_, &mut impl Rule>) -> bool {
+        let batch = step.batch;
         self.taken.clear();
         self.taken.resize(batch.waiting().slot_bound(), false);
         for pick in &self.picks {
@@ -302,14 +322,13 @@ impl Greedy {
                 };
                 let before = self.picks.len();
                 if let Some((picks, work)) = device.picks(&problem) {
-                    match self.place_picks(&step, picks) {
+                    match self.place_picks(step, picks) {
                         Ok(()) => {
                             device.note(Outcome::Decided(work));
-                            self.finish(&step, out);
-                            return;
+                            return true;
                         }
                         Err(error) => {
-                            self.take_back(&step, before);
+                            self.take_back(step, before);
                             device.note(Outcome::Refused(error));
                         }
                     }
@@ -317,17 +336,15 @@ impl Greedy {
             }
             (None, None) if step.plan.order == Order::Matrix => {
                 self.list_open(batch);
-                if self.look_on(device, &step) {
+                if self.look_on(device, step) {
                     device.note(Outcome::Looked);
-                    self.place_rivals(&step, true);
-                    self.finish(&step, out);
-                    return;
+                    self.place_rivals(step, true);
+                    return true;
                 }
             }
             (None, None) => device.note(Outcome::Kept(Kept::NoDrawer)),
         }
-        self.place(&mut step);
-        self.finish(&step, out);
+        false
     }
 
     /// Makes the picks of a device, each checked: its slot, its room, its eligibility and its score.
@@ -1027,5 +1044,51 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
 
     fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    #[cfg(feature = "ascend")]
+    fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
+        match &mut self.backend {
+            Chosen::Offload(backend) => backend.submit(&mut self.rule, batch),
+            _ => Ticket::default(),
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn poll(&mut self, ticket: &Ticket) -> bool {
+        match &self.backend {
+            Chosen::Offload(backend) => backend.device().poll(ticket.serial),
+            _ => true,
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+        batch: &Batch<'_>,
+        timeout: std::time::Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        if let Chosen::Offload(backend) = &mut self.backend {
+            return backend.collect(&mut self.rule, ticket, (batch, timeout), out);
+        }
+        self.decide(batch, out);
+        Decided::Cpu
+    }
+
+    #[cfg(feature = "ascend")]
+    fn discard(&mut self, ticket: Ticket) {
+        if let Chosen::Offload(backend) = &mut self.backend {
+            backend.device_mut().discard(ticket.serial);
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn device_counters(&self) -> Option<Counters> {
+        match &self.backend {
+            Chosen::Offload(backend) => backend.device().counters(),
+            _ => None,
+        }
     }
 }

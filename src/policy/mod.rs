@@ -15,11 +15,18 @@ pub(crate) mod loads;
 pub(crate) mod reservation;
 pub(crate) mod rollout;
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::assignment::{Assignment, WaitReason};
+use crate::backend::ascend::AscendParameters;
+use crate::backend::ascend::result::{Counters, DeviceError};
 #[cfg(feature = "ascend")]
-use crate::backend::ascend::offload::{Launch, Offload};
+use crate::backend::ascend::{
+    self,
+    offload::{Device, Launch, Offload},
+};
 use crate::backend::cpu::{Isa, Kernels, Tier};
 use crate::backend::{Backend, BackendKind, Chosen};
 use crate::batch::{Batch, Request, Worker};
@@ -92,6 +99,62 @@ pub trait Policy: Send {
     fn describe(&self) -> String {
         "no backend: this policy scores no pairs".to_owned()
     }
+
+    /// Hands what a device can do of a decision over to it, and returns: the decision then overlaps whatever the caller does. At most two
+    /// batches are under way; what is not handed over is decided when it is collected.
+    fn submit(&mut self, _batch: &Batch<'_>) -> Ticket {
+        Ticket::default()
+    }
+
+    /// Whether [`Policy::collect`] would not wait.
+    fn poll(&mut self, _ticket: &Ticket) -> bool {
+        true
+    }
+
+    /// Decides the batch that was submitted into `out`, as [`Policy::decide`] does, with what the device has made of it. Waits for it at most
+    /// `timeout`; the CPU decides where it is late, has failed or answers wrongly, and the answer is the same.
+    fn collect(
+        &mut self,
+        _ticket: Ticket,
+        batch: &Batch<'_>,
+        _timeout: Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        self.decide(batch, out);
+        Decided::Cpu
+    }
+
+    /// Gives a submission up.
+    fn discard(&mut self, _ticket: Ticket) {}
+
+    /// What the device has done, if there is one.
+    fn device_counters(&self) -> Option<Counters> {
+        None
+    }
+}
+
+/// A batch that was submitted: to be collected or discarded by the policy that returned it.
+#[derive(Debug, Default)]
+#[must_use = "a submission is collected or discarded"]
+pub struct Ticket {
+    /// Zero where nothing was handed over.
+    #[cfg_attr(not(feature = "ascend"), expect(dead_code, reason = "no device in this build"))]
+    pub(crate) serial: u64,
+    /// Why nothing was.
+    #[cfg_attr(not(feature = "ascend"), expect(dead_code, reason = "no device in this build"))]
+    pub(crate) refused: Option<DeviceError>,
+}
+
+/// Who made the picks of a collected decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decided {
+    /// The CPU, as it should.
+    Cpu,
+    /// The device.
+    Device,
+    /// The CPU, because the device could not.
+    InsteadOfDevice(DeviceError),
 }
 
 /// In which order workers choose.
@@ -337,8 +400,10 @@ pub struct Parameters {
     pub level: level::LevelParameters,
     /// The instruction set of the kernels; none for what `BALANCEROUTE_ISA` says, or else the best that the CPU has.
     pub isa: Option<Isa>,
-    /// Who evaluates: `auto`, `cpu` or `reference`.
+    /// Who evaluates: `auto`, `cpu`, `ascend` or `reference`.
     pub backend: BackendKind,
+    /// Where the Ascend runtime and its kernel are, and how long to wait; for the backends `ascend` and `auto`.
+    pub ascend: AscendParameters,
     /// The only lanes that dense columns of the `cpu` backend may use, for tests; none for the fastest exact ones.
     pub lanes: Option<Tier>,
 }
@@ -412,14 +477,28 @@ fn assemble(
 ) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
     let (kernels, why) = kernels(parameters.isa)?;
+    #[cfg(not(feature = "ascend"))]
+    if parameters.backend == BackendKind::Ascend {
+        return Err(PolicyError::Backend { found: "ascend" });
+    }
+    // Opened for who asks, and once.
     #[cfg(feature = "ascend")]
-    let launcher = std::cell::Cell::new(launcher);
-    let backend = || {
+    let mut launcher = launcher;
+    #[cfg(feature = "ascend")]
+    let mut device = || match launcher.take() {
+        Some(launcher) => (Some(Device::new(launcher)), None),
+        None => ascend::for_policy(parameters, kernels),
+    };
+    #[allow(unused_mut, reason = "opens a device where there may be one")]
+    let mut backend = || {
         #[cfg(feature = "ascend")]
-        if let Some(launcher) = launcher.take() {
-            return Chosen::Offload(Box::new(Offload::with(launcher, kernels)));
-        }
-        Chosen::new(parameters.backend, kernels, why, parameters.lanes)
+        let no_device = match device() {
+            (Some(device), _) => return Chosen::Offload(Box::new(Offload::with(device, kernels))),
+            (None, reason) => reason,
+        };
+        #[cfg(not(feature = "ascend"))]
+        let no_device = None;
+        Chosen::new(parameters.backend, (kernels, why), no_device, parameters.lanes)
     };
     let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
@@ -436,7 +515,10 @@ fn assemble(
         "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
             let policy = balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels);
             #[cfg(feature = "ascend")]
-            let policy = policy.on(launcher.take());
+            let policy = {
+                let (device, no_device) = device();
+                policy.on(device, no_device)
+            };
             Box::new(policy)
         }
         "exact" | "exact-survival" | "exact-oracle" => {
@@ -538,6 +620,12 @@ pub enum PolicyError {
         high: f64,
         /// Value found.
         found: f64,
+    },
+    /// A backend that this build has not.
+    #[error("backend {found:?}: this build lacks the feature of that name")]
+    Backend {
+        /// The backend asked for.
+        found: &'static str,
     },
     /// An instruction set that has no name here, or that this CPU lacks.
     #[error("instruction set {found:?}: expected scalar, avx2, avx512 or neon, and one that this CPU has")]

@@ -36,7 +36,9 @@ pub(super) fn soc(name: &str, reported: Option<(i64, i64)>) -> Result<Soc, LoadE
         return Err(LoadError::NoKernel { soc: name.to_owned(), detail });
     };
     let (cores, bytes) = reported
-        .filter(|&(cores, bytes)| (1..=1024).contains(&cores) && bytes > RESERVED_UB_BYTES && bytes <= 1 << 24)
+        .filter(|&(cores, bytes)| {
+            (1..=1024).contains(&cores) && bytes > RESERVED_UB_BYTES && bytes <= 1 << 24
+        })
         .map_or((cores, bytes), |(cores, bytes)| (cores as u32, bytes));
     Ok(Soc { vector_cores: cores, ub_bytes: (bytes - RESERVED_UB_BYTES) as u32, tile_limit: None })
 }
@@ -46,11 +48,10 @@ pub(super) fn file(asked: Option<&Path>, soc: &str) -> Result<PathBuf, LoadError
     let none = |detail: String| LoadError::NoKernel { soc: soc.to_owned(), detail };
     let from_environment = std::env::var_os(KERNEL_VARIABLE).map(PathBuf::from);
     let built = option_env!("BALANCEROUTE_ASCEND_BUILT").map(PathBuf::from);
-    let path = asked
-        .map(Path::to_owned)
-        .or(from_environment)
-        .or(built)
-        .ok_or_else(|| none(format!("none was built with this crate, and {KERNEL_VARIABLE} is not set")))?;
+    let path =
+        asked.map(Path::to_owned).or(from_environment).or(built).ok_or_else(|| {
+            none(format!("none was built with this crate, and {KERNEL_VARIABLE} is not set"))
+        })?;
     let path = if path.is_dir() { path.join(format!("{soc}.o")) } else { path };
     // The runtime wants an absolute path.
     path.canonicalize().map_err(|error| none(format!("{}: {error}", path.display())))

@@ -2,19 +2,28 @@
 //!
 //! A launch that fails, an answer that is none and a batch that the device cannot hold all end alike: the CPU decides, and
 //! [`Launch::note`] is told.
+//!
+//! A batch may be submitted first and collected later: both run the host's code up to the device's part, so the CPU can decide at any time,
+//! and what comes back is checked against the batch that it is collected for.
 
 use std::error::Error;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use super::blob::{
-    self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, Kept, Packing, Problem, Soc, Work,
+    self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, Packing, Problem, Soc, Work,
 };
+use super::choice::{Choice, Side};
+use super::device::LANES;
+use super::queue::{Handle, Queue, Timing};
+use super::result::{Counters, DeviceError};
+use super::sys;
 use crate::assignment::Assignment;
 use crate::backend::Backend;
 use crate::backend::cpu::Kernels;
 use crate::batch::Batch;
-use crate::policy::Rule;
 use crate::policy::greedy::Greedy;
+use crate::policy::{Decided, Rule, Ticket};
 
 /// Runs packed batches and waits for them.
 pub trait Launch: Send {
@@ -73,10 +82,49 @@ impl Aligned {
     }
 }
 
+/// What launches.
+enum Way {
+    /// At once, through the caller's launcher.
+    Launcher(Box<dyn Launch>),
+    /// Through a device's queue; each batch is given so long.
+    Queue(Queue, Duration),
+}
+
+/// A batch at the device.
+#[derive(Debug, Default)]
+struct Flown {
+    /// None where the place is free.
+    handle: Option<Handle>,
+    /// What it was packed from.
+    stamp: u64,
+    packing: Packing,
+}
+
+/// What the decision under way wants of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The answer.
+    Now,
+    /// To hand over and go.
+    Submit,
+    /// The answer to what was handed over.
+    Collect { ticket: u64, patience: Duration },
+}
+
 /// A device and the buffers of its batches.
 pub(crate) struct Device {
-    launcher: Box<dyn Launch>,
-    packing: Packing,
+    way: Way,
+    mode: Mode,
+    flown: [Flown; LANES],
+    /// The ticket of the batch that was just handed over.
+    ticket: Option<u64>,
+    /// Whether the device made the picks of the last decision, and why not if it was asked.
+    by_device: bool,
+    fallback: Option<DeviceError>,
+    choice: Option<Choice>,
+    only: Option<Side>,
+    /// How long the host waited for the last answer.
+    waited: Duration,
     input: Aligned,
     output: Aligned,
     picks: Vec<DevicePick>,
@@ -85,15 +133,30 @@ pub(crate) struct Device {
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Device").field("launcher", &self.launcher.describe()).finish_non_exhaustive()
+        f.debug_struct("Device").field("device", &self.describe()).finish_non_exhaustive()
     }
 }
 
 impl Device {
     pub(crate) fn new(launcher: Box<dyn Launch>) -> Self {
+        Self::of(Way::Launcher(launcher))
+    }
+
+    pub(super) fn queued(queue: Queue, patience: Duration) -> Self {
+        Self::of(Way::Queue(queue, patience))
+    }
+
+    fn of(way: Way) -> Self {
         Self {
-            launcher,
-            packing: Packing::default(),
+            way,
+            mode: Mode::Now,
+            flown: Default::default(),
+            ticket: None,
+            by_device: false,
+            fallback: None,
+            choice: None,
+            only: None,
+            waited: Duration::ZERO,
             input: Aligned::default(),
             output: Aligned::default(),
             picks: Vec::new(),
@@ -102,67 +165,382 @@ impl Device {
     }
 
     pub(crate) fn describe(&self) -> String {
-        self.launcher.describe()
+        match &self.way {
+            Way::Launcher(launcher) => launcher.describe(),
+            Way::Queue(queue, _) => {
+                let Counters { decided, kept, fallen_back, .. } = queue.counters();
+                let state = queue.ready().map_or_else(|error| error.to_string(), |opened| opened.name);
+                let last = queue.last_error().map_or(String::new(), |error| format!("; last error: {error}"));
+                format!("{state}; {decided} batches decided, {kept} kept, {fallen_back} fallen back{last}")
+            }
+        }
+    }
+
+    /// Lets measurements decide who decides.
+    pub(super) fn choose_by(&mut self, choice: Option<Choice>) {
+        self.choice = choice;
+    }
+
+    /// Sends everything to one side, for measurements.
+    pub(super) fn only(&mut self, side: Option<Side>) {
+        self.only = side;
+    }
+
+    pub(super) fn choice(&self) -> Option<Choice> {
+        self.choice
+    }
+
+    pub(crate) fn counters(&self) -> Option<Counters> {
+        match &self.way {
+            Way::Launcher(_) => None,
+            Way::Queue(queue, _) => Some(queue.counters()),
+        }
     }
 
     pub(crate) fn note(&mut self, outcome: Outcome<'_>) {
-        self.launcher.note(outcome);
+        self.by_device = matches!(outcome, Outcome::Decided(_) | Outcome::Looked);
+        let Way::Queue(queue, _) = &self.way else {
+            if let Way::Launcher(launcher) = &mut self.way {
+                launcher.note(outcome);
+            }
+            return;
+        };
+        match outcome {
+            Outcome::Decided(_) | Outcome::Looked => queue.praise(),
+            Outcome::Kept(kept) => {
+                queue.count(|counters| counters.kept += 1);
+                self.fallback = Some(DeviceError::Kept(kept));
+            }
+            // As much as the device can say of this batch; nothing is wrong with it.
+            Outcome::Refused(AnswerError::Ties) => {
+                queue.count(|counters| counters.kept += 1);
+                self.fallback = Some(DeviceError::Answer(AnswerError::Ties));
+            }
+            Outcome::Refused(error) => {
+                let error = DeviceError::Answer(error);
+                queue.count(|counters| counters.fallen_back += 1);
+                queue.distrust(error.clone());
+                self.fallback = Some(error);
+            }
+            Outcome::Failed(_) => queue.count(|counters| counters.fallen_back += 1),
+        }
     }
 
-    /// Packs, launches and waits; the answer is then in `output`. False where the CPU must decide.
-    fn run(&mut self, problem: &Problem<'_>) -> bool {
-        if let Err(kept) = self.packing.plan(problem, self.launcher.soc()) {
+    /// Whether the decision under way ends once the device has its part.
+    pub(crate) fn is_submitting(&self) -> bool {
+        self.mode == Mode::Submit
+    }
+
+    /// Whether the device is to be asked for this batch at all.
+    pub(crate) fn is_wanted(&mut self, batch: &Batch<'_>) -> bool {
+        self.by_device = false;
+        let queued = matches!(self.way, Way::Queue(..));
+        match self.mode {
+            Mode::Collect { ticket, .. } if queued => ticket != 0,
+            Mode::Submit if !queued => false,
+            _ if self.only.is_some() => self.only != Some(Side::Cpu),
+            mode => self.choice.as_mut().is_none_or(|choice| choice.device(batch, mode == Mode::Submit)),
+        }
+    }
+
+    /// Begins a measurement, where somebody wants to know.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        self.choice.is_some().then(Instant::now)
+    }
+
+    /// Ends a measurement of whoever made the picks.
+    pub(crate) fn picked(&mut self, batch: &Batch<'_>, since: Option<Instant>) {
+        let time = since.map(|since| since.elapsed());
+        if !self.by_device {
+            self.took(batch, Side::Cpu, time);
+        } else if self.mode == Mode::Now {
+            self.took(batch, Side::Device, time);
+            self.took(batch, Side::Host, time.map(|time| time.saturating_sub(self.waited)));
+        }
+    }
+
+    /// Whether the device has made the picks of the decision under way.
+    pub(crate) fn has_decided(&self) -> bool {
+        self.by_device
+    }
+
+    fn took(&mut self, batch: &Batch<'_>, side: Side, time: Option<Duration>) {
+        if let (Some(choice), Some(time)) = (&mut self.choice, time) {
+            choice.measured(batch, side, time.as_nanos() as f64);
+        }
+    }
+
+    /// The decision that begins hands over and goes.
+    pub(crate) fn submitting(&mut self) {
+        (self.mode, self.ticket, self.fallback) = (Mode::Submit, None, None);
+    }
+
+    /// Ends a submission: its number, zero for none, and why there is none.
+    pub(crate) fn submitted(&mut self) -> Ticket {
+        self.mode = Mode::Now;
+        Ticket { serial: self.ticket.take().unwrap_or(0), refused: self.fallback.take() }
+    }
+
+    /// The decision that begins takes the answer to this ticket.
+    pub(crate) fn collecting(&mut self, ticket: Ticket, patience: Duration) {
+        self.mode = Mode::Collect { ticket: ticket.serial, patience };
+        self.by_device = false;
+        self.fallback = ticket.refused;
+    }
+
+    /// Ends a decision: who made its picks.
+    pub(crate) fn decided(&mut self) -> Decided {
+        // The rule kept a batch that had been handed over: nobody will ask for it again.
+        if let Mode::Collect { ticket, .. } = self.mode {
+            self.discard(ticket);
+        }
+        self.mode = Mode::Now;
+        match self.fallback.take() {
+            _ if self.by_device => Decided::Device,
+            Some(error) => Decided::InsteadOfDevice(error),
+            None => Decided::Cpu,
+        }
+    }
+
+    pub(crate) fn poll(&self, ticket: u64) -> bool {
+        let Way::Queue(queue, _) = &self.way else { return true };
+        self.flown
+            .iter()
+            .filter_map(|flown| flown.handle)
+            .all(|handle| handle.serial() != ticket || queue.poll(handle))
+    }
+
+    pub(crate) fn discard(&mut self, ticket: u64) {
+        let Way::Queue(queue, _) = &self.way else { return };
+        for flown in &mut self.flown {
+            if flown.handle.is_some_and(|handle| handle.serial() == ticket)
+                && let Some(handle) = flown.handle.take()
+            {
+                queue.discard(handle);
+            }
+        }
+    }
+
+    /// Plans and packs a batch, and hands it over.
+    fn start(&mut self, problem: &Problem<'_>) -> Result<(), Outcome<'static>> {
+        let Way::Queue(queue, _) = &self.way else { return Ok(()) };
+        let failed = |fallback: &mut Option<DeviceError>, error: DeviceError| {
+            *fallback = Some(error);
+            Outcome::Failed(&Nobody)
+        };
+        let soc = queue.soc().map_err(|error| failed(&mut self.fallback, error))?;
+        let free = self.flown.iter_mut().find(|flown| flown.handle.is_none());
+        let Some(flown) = free else {
+            return Err(failed(&mut self.fallback, DeviceError::Busy { in_flight: LANES }));
+        };
+        flown.packing.plan(problem, soc).map_err(Outcome::Kept)?;
+        let from = blob::launch_head_bytes(1);
+        let packing = &flown.packing;
+        let handle = queue.submit(|input, output| {
+            let mut flight = sys::Flight {
+                input_bytes: from + packing.in_bytes(),
+                output_bytes: packing.out_bytes(),
+                head_bytes: packing.zeroed_bytes(),
+                ..sys::Flight::default()
+            };
+            for (what, needed, found) in [
+                ("input bytes", flight.input_bytes, input.len()),
+                ("output bytes", flight.output_bytes, output.len()),
+            ] {
+                if needed > found {
+                    return Err(DeviceError::Kept(Kept::Limit {
+                        what,
+                        limit: found as i64,
+                        found: needed as i64,
+                    }));
+                }
+            }
+            blob::write_launch_head(&[(from, 0)], input);
+            packing.write(problem, &mut input[from..flight.input_bytes]);
+            output[..flight.head_bytes].fill(0);
+            for (entry, blocks) in packing.launches() {
+                let function = usize::from(entry != ENTRY_COLUMNS);
+                flight.launches[flight.launch_count] = sys::Launch { function, blocks };
+                flight.launch_count += 1;
+            }
+            Ok(flight)
+        });
+        match handle {
+            Ok(handle) => {
+                flown.handle = Some(handle);
+                flown.stamp = stamp(problem);
+                self.ticket = Some(handle.serial());
+                Ok(())
+            }
+            Err(error) => Err(failed(&mut self.fallback, error)),
+        }
+    }
+
+    /// Waits for the answer to a ticket and reads it.
+    fn finish<T>(
+        &mut self,
+        ticket: u64,
+        patience: Duration,
+        problem: &Problem<'_>,
+        read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
+    ) -> Result<(T, Timing), Outcome<'static>> {
+        let unknown = DeviceError::Ticket { ticket };
+        let found =
+            self.flown.iter_mut().find(|flown| flown.handle.is_some_and(|handle| handle.serial() == ticket));
+        let (Way::Queue(queue, _), Some(flown)) = (&self.way, found) else {
+            self.fallback = Some(unknown);
+            return Err(Outcome::Failed(&Nobody));
+        };
+        let Some(handle) = flown.handle.take() else { return Err(Outcome::Failed(&Nobody)) };
+        if flown.stamp != stamp(problem) {
+            queue.discard(handle);
+            self.fallback = Some(unknown);
+            return Err(Outcome::Failed(&Nobody));
+        }
+        let packing = &flown.packing;
+        match queue.collect(handle, patience, |output| {
+            read(packing, &output[..packing.out_bytes().min(output.len())])
+        }) {
+            Ok((Ok(answer), timing)) => Ok((answer, timing)),
+            Ok((Err(error), _)) => Err(Outcome::Refused(error)),
+            Err(error) => {
+                self.fallback = Some(error);
+                Err(Outcome::Failed(&Nobody))
+            }
+        }
+    }
+
+    /// Packs, launches, waits and reads, or the half of it that this decision is for; none where the CPU must decide.
+    fn run<T>(
+        &mut self,
+        problem: &Problem<'_>,
+        read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
+    ) -> Option<T> {
+        if matches!(self.way, Way::Launcher(_)) {
+            return self.launch(problem, read);
+        }
+        let begin = self.clock();
+        let (ticket, patience) = match (self.mode, &self.way) {
+            (Mode::Collect { ticket, patience }, _) => (ticket, patience),
+            (_, Way::Queue(_, patience)) => {
+                let patience = *patience;
+                if let Err(outcome) = self.start(problem) {
+                    self.note(outcome);
+                    return None;
+                }
+                (self.ticket.unwrap_or(0), patience)
+            }
+            _ => return None,
+        };
+        if self.mode == Mode::Submit {
+            let host = begin.map(|begin| begin.elapsed());
+            self.took(problem.batch, Side::Host, host);
+            return None;
+        }
+        match self.finish(ticket, patience, problem, read) {
+            Ok((answer, timing)) => {
+                self.waited = timing.waited;
+                Some(answer)
+            }
+            Err(outcome) => {
+                self.note(outcome);
+                None
+            }
+        }
+    }
+
+    /// The same at once, through a launcher.
+    fn launch<T>(
+        &mut self,
+        problem: &Problem<'_>,
+        read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
+    ) -> Option<T> {
+        let Way::Launcher(launcher) = &mut self.way else { return None };
+        let packing = &mut self.flown[0].packing;
+        if let Err(kept) = packing.plan(problem, launcher.soc()) {
             self.note(Outcome::Kept(kept));
-            return false;
+            return None;
         }
         let from = blob::launch_head_bytes(1);
-        let input = self.input.take(from + self.packing.in_bytes());
+        let input = self.input.take(from + packing.in_bytes());
         blob::write_launch_head(&[(from, 0)], input);
-        self.packing.write(problem, &mut input[from..]);
-        let output = self.output.take(self.packing.out_bytes());
-        output[..self.packing.zeroed_bytes()].fill(0);
+        packing.write(problem, &mut input[from..]);
+        let output = self.output.take(packing.out_bytes());
+        output[..packing.zeroed_bytes()].fill(0);
         let mut launches = [("", 0); 2];
         let mut count = 0;
-        for launch in self.packing.launches() {
+        for launch in packing.launches() {
             launches[count] = launch;
             count += 1;
         }
-        match self.launcher.launch(&launches[..count], input, output) {
-            Ok(()) => true,
+        if let Err(error) = launcher.launch(&launches[..count], input, output) {
+            launcher.note(Outcome::Failed(&*error));
+            return None;
+        }
+        match read(packing, output) {
+            Ok(answer) => Some(answer),
             Err(error) => {
-                self.launcher.note(Outcome::Failed(&*error));
-                false
+                self.note(Outcome::Refused(error));
+                None
             }
         }
     }
 
     /// The picks of a decision; none where the CPU must make them.
     pub(crate) fn picks(&mut self, problem: &Problem<'_>) -> Option<(&[DevicePick], Work)> {
-        if !self.run(problem) {
-            return None;
-        }
-        match self.packing.read(self.output.take(self.packing.out_bytes()), &mut self.picks) {
-            Ok(work) => Some((&self.picks, work)),
-            Err(error) => {
-                self.note(Outcome::Refused(error));
-                None
-            }
-        }
+        let mut picks = std::mem::take(&mut self.picks);
+        let work = self.run(problem, |packing, output| packing.read(output, &mut picks));
+        self.picks = picks;
+        work.map(|work| (&self.picks[..], work))
     }
 
     /// The best of every column as the decision begins; none where the CPU must look.
     pub(crate) fn columns(&mut self, problem: &Problem<'_>) -> Option<&[DeviceColumn]> {
-        if !self.run(problem) {
-            return None;
-        }
-        match self.packing.read_columns(self.output.take(self.packing.out_bytes()), &mut self.columns) {
-            Ok(()) => Some(&self.columns),
-            Err(error) => {
-                self.note(Outcome::Refused(error));
-                None
-            }
-        }
+        let mut columns = std::mem::take(&mut self.columns);
+        let read = self.run(problem, |packing, output| packing.read_columns(output, &mut columns));
+        self.columns = columns;
+        read.map(|()| &self.columns[..])
     }
+}
+
+/// The device's own error stands in [`Device::fallback`].
+#[derive(Debug)]
+struct Nobody;
+
+impl fmt::Display for Nobody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the device failed")
+    }
+}
+
+impl Error for Nobody {}
+
+/// What a batch was packed from, mixed into one number: plan, loads, who was placed before.
+fn stamp(problem: &Problem<'_>) -> u64 {
+    let mut stamp = 0xcbf2_9ce4_8422_2325u64;
+    let mut mix = |value: i64| stamp = (stamp ^ value as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+    let (batch, plan) = (problem.batch, problem.plan);
+    let (envelope, envelope_row) = problem.loads.envelopes();
+    mix(batch.waiting().len() as i64);
+    mix(i64::from(batch.waiting().ordered().now_step));
+    mix(plan.unit);
+    mix(plan.refill_tokens);
+    mix(plan.age.linear.to_bits() as i64);
+    mix(plan.age.quadratic.to_bits() as i64);
+    mix(envelope);
+    envelope_row.iter().copied().for_each(&mut mix);
+    for worker in 0..batch.workers().len() {
+        let view = problem.loads.view(worker);
+        mix(view.cost);
+        mix(view.cost_per_token);
+        mix(view.anticipated);
+        mix(view.open_slots);
+        mix(problem.loads.longest_tokens(worker));
+    }
+    for (slot, _) in problem.taken.iter().enumerate().filter(|&(_, &taken)| taken) {
+        mix(slot as i64);
+    }
+    stamp
 }
 
 /// Greedy picks on a device, everything else on the CPU.
@@ -170,17 +548,50 @@ impl Device {
 pub struct Offload {
     greedy: Greedy,
     device: Device,
+    scratch: Assignment,
 }
 
 impl Offload {
     /// A backend that launches through `launcher`.
     #[must_use]
     pub fn new(launcher: Box<dyn Launch>) -> Self {
-        Self::with(launcher, Kernels::best())
+        Self::with(Device::new(launcher), Kernels::best())
     }
 
-    pub(crate) fn with(launcher: Box<dyn Launch>, kernels: &'static Kernels) -> Self {
-        Self { greedy: Greedy::new(kernels), device: Device::new(launcher) }
+    pub(crate) fn with(device: Device, kernels: &'static Kernels) -> Self {
+        Self { greedy: Greedy::new(kernels), device, scratch: Assignment::new() }
+    }
+
+    pub(super) fn into_device(self) -> Device {
+        self.device
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn device_mut(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
+    /// Hands the scored part of a decision to the device.
+    pub(crate) fn submit<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>) -> Ticket {
+        self.device.submitting();
+        self.greedy.assign_on(&mut self.device, rule, batch, &mut self.scratch);
+        self.device.submitted()
+    }
+
+    /// Decides with what the device has made of a submission.
+    pub(crate) fn collect<R: Rule>(
+        &mut self,
+        rule: &mut R,
+        ticket: Ticket,
+        (batch, patience): (&Batch<'_>, Duration),
+        out: &mut Assignment,
+    ) -> Decided {
+        self.device.collecting(ticket, patience);
+        self.greedy.assign_on(&mut self.device, rule, batch, out);
+        self.device.decided()
     }
 }
 
@@ -194,6 +605,9 @@ impl Backend for Offload {
     }
 
     fn describe(&self) -> String {
-        format!("device: {}", self.device.describe())
+        match self.device.choice() {
+            Some(choice) => format!("auto: {}; ascend: {}", choice.describe(), self.device.describe()),
+            None => format!("ascend: {}", self.device.describe()),
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::device::{LANES, Opened, Place as Files, Session};
-use super::result::{CallError, DeviceError, LoadError};
+use super::result::{CallError, Counters, DeviceError, LoadError};
 use super::sys::{Flight, Lane, lock};
 
 /// How long things may take.
@@ -26,28 +26,6 @@ pub(super) struct Patience {
 
 /// How long the end of a queue waits for its thread.
 const CLOSE: Duration = Duration::from_millis(500);
-
-/// What a device has done since it was opened first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Batches handed to the device.
-    pub submitted: u64,
-    /// Batches that the device decided.
-    pub decided: u64,
-    /// Batches that the host kept: nothing to place, a limit, a rule that the device cannot draw.
-    pub kept: u64,
-    /// Batches that the CPU decided because the device failed, was late, rested or was busy.
-    pub fallen_back: u64,
-    /// Answers that came too late.
-    pub late: u64,
-    /// Answers that were none.
-    pub refused: u64,
-    /// Failures of the device.
-    pub failures: u64,
-    /// How often it was opened.
-    pub openings: u64,
-}
 
 /// A batch on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +45,8 @@ impl Handle {
 pub(super) struct Timing {
     /// From its submission to its answer.
     pub total: Duration,
+    /// How long the caller waited in [`Queue::collect`].
+    pub waited: Duration,
     /// Copies and kernels on the device, in milliseconds, if the runtime knows.
     pub device_ms: Option<f32>,
 }
@@ -155,14 +135,13 @@ impl Queue {
             lanes: std::array::from_fn(|_| Mutex::new(None)),
         });
         let own = Arc::clone(&shared);
-        let spawned = std::thread::Builder::new()
-            .name("balanceroute-ascend".to_owned())
-            .spawn(move || {
-                own.run(&files, patience);
-                lock(&own.state).gone = true;
-                own.to_host.notify_all();
-            });
-        let thread = spawned.map_err(|error| CallError { call: "spawn", code: 0, message: error.to_string() })?;
+        let spawned = std::thread::Builder::new().name("balanceroute-ascend".to_owned()).spawn(move || {
+            own.run(&files, patience);
+            lock(&own.state).gone = true;
+            own.to_host.notify_all();
+        });
+        let thread =
+            spawned.map_err(|error| CallError { call: "spawn", code: 0, message: error.to_string() })?;
         let queue = Self { shared, thread: Some(thread) };
         let opening = |state: &mut State| matches!(state.phase, Phase::Opening);
         let state = queue.shared.wait_while(patience.open, opening);
@@ -211,7 +190,8 @@ impl Queue {
             let place = free.ok_or(DeviceError::Busy { in_flight: LANES })?;
             state.serial += 1;
             let serial = state.serial;
-            state.berths[place] = Berth { slot: Slot::Filling, serial, since: Instant::now(), abandoned: false };
+            state.berths[place] =
+                Berth { slot: Slot::Filling, serial, since: Instant::now(), abandoned: false };
             Handle { place, serial }
         };
         let filled = match lock(&self.shared.lanes[handle.place]).as_mut() {
@@ -263,13 +243,15 @@ impl Queue {
             let berth = &state.berths[handle.place];
             berth.serial == handle.serial && matches!(berth.slot, Slot::Queued(_) | Slot::Running)
         };
+        let begin = Instant::now();
         let mut state = self.shared.wait_while(patience, out);
+        let waited = begin.elapsed();
         let berth = &mut state.berths[handle.place];
         if berth.serial != handle.serial {
             return Err(DeviceError::Ticket { ticket: handle.serial });
         }
         let timing = match std::mem::replace(&mut berth.slot, Slot::Free) {
-            Slot::Done(Ok(timing)) => timing,
+            Slot::Done(Ok(timing)) => Timing { waited, ..timing },
             Slot::Done(Err(error)) => return Err(error.into()),
             slot @ (Slot::Queued(_) | Slot::Running) => {
                 (berth.slot, berth.abandoned) = (slot, true);
@@ -353,18 +335,14 @@ impl Drop for Queue {
 }
 
 impl State {
-    /// An error where nobody should be handed over now.
+    /// An error where nothing should be handed over now.
     fn usable(&self) -> Result<(), DeviceError> {
-        match (&self.phase, self.late || self.distrusted.is_some()) {
-            (Phase::Ready(_), false) => Ok(()),
-            (Phase::Closed(error), _) => Err(error.clone().into()),
-            _ => Err(self.resting()),
-        }
+        let ready = matches!(self.phase, Phase::Ready(_)) && !self.late && self.distrusted.is_none();
+        if ready { Ok(()) } else { Err(self.resting()) }
     }
 
     fn resting(&self) -> DeviceError {
-        let last = self.last_error.as_ref().map_or(String::new(), ToString::to_string);
-        DeviceError::Resting { failures: self.failures_in_a_row, last }
+        DeviceError::Resting { failures: self.failures_in_a_row }
     }
 }
 
@@ -375,7 +353,11 @@ enum End {
 }
 
 impl Shared {
-    fn wait_while(&self, patience: Duration, condition: impl FnMut(&mut State) -> bool) -> MutexGuard<'_, State> {
+    fn wait_while(
+        &self,
+        patience: Duration,
+        condition: impl FnMut(&mut State) -> bool,
+    ) -> MutexGuard<'_, State> {
         let state = lock(&self.state);
         self.to_host.wait_timeout_while(state, patience, condition).unwrap_or_else(PoisonError::into_inner).0
     }
@@ -407,14 +389,21 @@ impl Shared {
                 }
                 Err(error) if error.may_pass() => error.into(),
                 Err(error) => {
-                    lock(&self.state).phase = Phase::Closed(error);
+                    let mut state = lock(&self.state);
+                    state.last_error = Some(error.clone().into());
+                    state.phase = Phase::Closed(error);
+                    drop(state);
                     self.to_host.notify_all();
                     return;
                 }
             };
             let mut state = lock(&self.state);
             // After a good answer the row begins anew.
-            rest = if state.failures_in_a_row == 0 { patience.rest } else { (rest * 2).min(patience.longest_rest) };
+            rest = if state.failures_in_a_row == 0 {
+                patience.rest
+            } else {
+                (rest * 2).min(patience.longest_rest)
+            };
             state.failures_in_a_row += 1;
             state.counters.failures += 1;
             state.last_error = Some(failure);
@@ -476,7 +465,7 @@ impl Shared {
             let mut state = lock(&self.state);
             let berth = &mut state.berths[*place];
             debug_assert_eq!(berth.serial, *serial);
-            let timing = Timing { total: berth.since.elapsed(), device_ms };
+            let timing = Timing { total: berth.since.elapsed(), waited: Duration::ZERO, device_ms };
             if berth.abandoned {
                 berth.slot = Slot::Free;
                 state.late = false;
@@ -494,14 +483,18 @@ impl Shared {
         let error = match end {
             End::Failed(DeviceError::Call(error)) => error.clone(),
             End::Failed(error) => CallError { call: "serve", code: 0, message: error.to_string() },
-            End::Stop => CallError { call: "serve", code: 0, message: "the device is being closed".to_owned() },
+            End::Stop => {
+                CallError { call: "serve", code: 0, message: "the device is being closed".to_owned() }
+            }
         };
         state.phase = Phase::Resting;
         state.late = false;
         state.distrusted = None;
         for berth in &mut state.berths {
             match berth.slot {
-                Slot::Queued(_) | Slot::Running if !berth.abandoned => berth.slot = Slot::Done(Err(error.clone())),
+                Slot::Queued(_) | Slot::Running if !berth.abandoned => {
+                    berth.slot = Slot::Done(Err(error.clone()))
+                }
                 Slot::Done(_) => {}
                 _ => berth.slot = Slot::Free,
             }

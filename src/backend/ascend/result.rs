@@ -97,12 +97,10 @@ pub enum DeviceError {
         waited_ms: u64,
     },
     /// It failed and is left alone for a while.
-    #[error("the device rests after {failures} failures in a row, the last: {last}")]
+    #[error("the device rests after {failures} failures in a row")]
     Resting {
         /// Failures since it last answered.
         failures: u32,
-        /// The last of them.
-        last: String,
     },
     /// Every place for a batch is taken.
     #[error("{in_flight} batches are in flight, as many as fit")]
@@ -111,15 +109,39 @@ pub enum DeviceError {
         in_flight: usize,
     },
     /// The kernel does not take this batch.
+    #[cfg(feature = "ascend")]
     #[error("not for the device: {0}")]
-    Kept(String),
+    Kept(super::blob::Kept),
     /// The device's answer is none: it is checked like anybody's.
-    #[error("a wrong answer: {0}")]
-    Answer(String),
+    #[cfg(feature = "ascend")]
+    #[error(transparent)]
+    Answer(super::blob::AnswerError),
     /// The ticket belongs to another batch or another device.
     #[error("ticket {ticket} does not belong to this batch")]
     Ticket {
         /// Its number.
         ticket: u64,
     },
+}
+
+/// What a device has done since it was opened first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Batches handed to the device.
+    pub submitted: u64,
+    /// Batches that the device decided.
+    pub decided: u64,
+    /// Batches that the host kept: nothing to place, a limit, a rule that the device cannot draw.
+    pub kept: u64,
+    /// Batches that the CPU decided because the device failed, was late, rested or was busy.
+    pub fallen_back: u64,
+    /// Answers that came too late.
+    pub late: u64,
+    /// Answers that were none.
+    pub refused: u64,
+    /// Failures of the device.
+    pub failures: u64,
+    /// How often it was opened.
+    pub openings: u64,
 }

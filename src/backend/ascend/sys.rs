@@ -14,7 +14,6 @@ use super::result::{CallError, LoadError};
 #[rustfmt::skip]
 #[expect(
     dead_code,
-    missing_docs,
     non_camel_case_types,
     non_snake_case,
     unreachable_pub,
@@ -28,9 +27,10 @@ mod bindings {
 }
 
 use bindings::{
-    ACL_DEVICE_TO_HOST, ACL_ENGINE_VECTOR, ACL_HOST_TO_DEVICE, ACL_HUGE_PAGES_FIRST, ACL_INITIALISED_TWICE, ACL_INVALID_PARAM, ACL_LAUNCH_ENGINE,
-    ACL_LAUNCH_TIMEOUT_S, ACL_UNIFIED_BUFFER_BYTES, ACL_VECTOR_CORES, Acl, aclrtArgsHandle, aclrtBinHandle, aclrtContext,
-    aclrtEvent, aclrtFuncHandle, aclrtLaunchAttribute, aclrtLaunchConfig, aclrtLaunchValue, aclrtStream,
+    ACL_DEVICE_TO_HOST, ACL_ENGINE_VECTOR, ACL_HOST_TO_DEVICE, ACL_HUGE_PAGES_FIRST, ACL_INITIALISED_TWICE,
+    ACL_INVALID_PARAM, ACL_LAUNCH_ENGINE, ACL_LAUNCH_TIMEOUT_S, ACL_UNIFIED_BUFFER_BYTES, ACL_VECTOR_CORES,
+    Acl, aclrtArgsHandle, aclrtBinHandle, aclrtContext, aclrtEvent, aclrtFuncHandle, aclrtLaunchAttribute,
+    aclrtLaunchConfig, aclrtLaunchValue, aclrtStream,
 };
 
 /// Locks, whoever panicked while holding it.
@@ -134,8 +134,7 @@ impl Api {
         }
         let from_file: Option<&'static str> =
             missing!(aclrtBinaryLoadFromFile aclrtBinaryGetFunction aclrtBinaryUnLoad);
-        let by_handle: Option<&'static str> =
-            missing!(aclrtKernelArgsInit aclrtKernelArgsAppend aclrtKernelArgsFinalize aclrtLaunchKernelWithConfig);
+        let by_handle: Option<&'static str> = missing!(aclrtKernelArgsInit aclrtKernelArgsAppend aclrtKernelArgsFinalize aclrtLaunchKernelWithConfig);
         let launch = by_handle.filter(|_| acl.aclrtLaunchKernelWithHostArgs.is_err());
         if let Some(symbol) = from_file.or(launch) {
             return Err(LoadError::TooOld { library, found, symbol });
@@ -159,7 +158,11 @@ impl Api {
         // SAFETY: the call takes nothing; what it returns is null or a string that lives until this thread's next call.
         let message = unsafe {
             let text = self.acl.aclGetRecentErrMsg();
-            if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().trim().to_owned() }
+            if text.is_null() {
+                String::new()
+            } else {
+                CStr::from_ptr(text).to_string_lossy().trim().to_owned()
+            }
         };
         CallError { call, code, message }
     }
@@ -337,8 +340,7 @@ impl Event {
 
     fn record(&self, stream: &Stream) -> Result<(), CallError> {
         // SAFETY: both live.
-        self.api
-            .done("aclrtRecordEvent", unsafe { self.api.acl.aclrtRecordEvent(self.event, stream.stream) })
+        self.api.done("aclrtRecordEvent", unsafe { self.api.acl.aclrtRecordEvent(self.event, stream.stream) })
     }
 }
 
@@ -452,7 +454,9 @@ impl Arguments {
         for pointer in pointers {
             let (at, mut parameter) = (ptr::from_mut(pointer).cast(), ptr::null_mut());
             // SAFETY: the call copies the pointer's bytes.
-            let code = unsafe { api.acl.aclrtKernelArgsAppend(handle, at, size_of::<*mut c_void>(), &mut parameter) };
+            let code = unsafe {
+                api.acl.aclrtKernelArgsAppend(handle, at, size_of::<*mut c_void>(), &mut parameter)
+            };
             api.done("aclrtKernelArgsAppend", code)?;
         }
         // SAFETY: the handle lives.
@@ -547,11 +551,6 @@ impl Lane {
         }
     }
 
-    /// Bytes that input and output hold.
-    pub(super) fn capacity(&self) -> (usize, usize) {
-        (self.input.bytes, self.output.bytes)
-    }
-
     /// Enqueues copies, launches and the copy back. The device finds the first `head_bytes` of the output as the host left them. In flight from
     /// here until [`Lane::landed`], also after an error: a part may have been enqueued.
     pub(super) fn fly(&mut self, stream: &Stream, flight: &Flight) -> Result<(), CallError> {
@@ -559,12 +558,30 @@ impl Lane {
         self.start.record(stream)?;
         let (input, device_input) = (self.input.at.cast(), self.device_input.at);
         let (output, device_output) = (self.output.at.cast(), self.device_output.at);
-        self.copy(stream, (device_input, self.device_input.bytes), (input, self.input.bytes), flight.input_bytes, true)?;
-        self.copy(stream, (device_output, self.device_output.bytes), (output, self.output.bytes), flight.head_bytes, true)?;
+        self.copy(
+            stream,
+            (device_input, self.device_input.bytes),
+            (input, self.input.bytes),
+            flight.input_bytes,
+            true,
+        )?;
+        self.copy(
+            stream,
+            (device_output, self.device_output.bytes),
+            (output, self.output.bytes),
+            flight.head_bytes,
+            true,
+        )?;
         for launch in &flight.launches[..flight.launch_count] {
             self.launch(stream, launch)?;
         }
-        self.copy(stream, (output, self.output.bytes), (device_output, self.device_output.bytes), flight.output_bytes, false)?;
+        self.copy(
+            stream,
+            (output, self.output.bytes),
+            (device_output, self.device_output.bytes),
+            flight.output_bytes,
+            false,
+        )?;
         self.end.record(stream)
     }
 
