@@ -17,7 +17,7 @@
  *   brh-* with a projection                                 LOOKAHEAD    MOST_SLOTS     stage 2
  *   least-kv, sglang-*, vllm-*, jsq, power-of-two,
  *   round-robin, random (once bound)                        F, slope 0   LEAST_LOADED   binding on arrival
- *   any other rule's columns as the step begins             FIXED        (none)         everything but the first look at each column
+ *   any other rule in matrix order                          FIXED        (none)         everything but the first look at each column
  *
  * The host keeps a batch, with a typed reason, and the CPU decides it, when a plan places longest first (nothing is scored), when a judge
  * chooses among several (rollout-oracle), when the rule has no drawer, when a limit below is passed, or when the device answers anything but
@@ -106,6 +106,22 @@
 #define BR_FLAG_ELIGIBILITY 2u   /* there are eligibility words */
 #define BR_FLAG_ROOM 4u          /* some worker's room is bounded: lengths are compared with it */
 
+/*
+ * Bytes of the unified buffer of a batch: planes of entries (tokens, ages, scores; age plus bonus where there is one), two tiles of
+ * steps, mask, eligibility bits with their queue of two tiles, the bonuses' queue of two tiles, reduction and staging.
+ */
+#define BR_REDUCE_BYTES 32u
+#define BR_SCRATCH_BYTES 1024u
+#define BR_STAGE_PICKS 128u
+#define BR_STAGE_BYTES (BR_STAGE_PICKS * 16u)
+#define BR_BONUS_BYTES(format) ((format) == BR_BONUS_F16 ? 2u : (format) == BR_BONUS_F32 ? 4u : 0u)
+#define BR_UB_BYTES(stride, tile, format, flags)                                                                      \
+  (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride)*4u + 2u * (tile)*4u +                                             \
+   (((flags) & (BR_FLAG_ELIGIBILITY | BR_FLAG_ROOM)) != 0 ? BR_MASK_BYTES(tile) : 0u) +                               \
+   (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? 4u * (tile)*2u : 0u) + 2u * (tile)*BR_BONUS_BYTES(format) +                \
+   BR_REDUCE_BYTES + BR_SCRATCH_BYTES + BR_STAGE_BYTES)
+#define BR_MASK_BYTES(tile) (((tile) / 8u + BR_BLOCK_BYTES - 1u) / BR_BLOCK_BYTES * BR_BLOCK_BYTES)
+
 #define BR_STATUS_UNWRITTEN 0u
 #define BR_STATUS_OK 1u
 #define BR_STATUS_TIES 2u   /* too many near ties in a column: the CPU decides */
@@ -138,7 +154,7 @@ typedef struct BrHeader {
   uint32_t steps; /* knots of LOOKAHEAD; knot slots of each profile of FIXED; else 0 */
   uint32_t runs;  /* at least 1 */
   uint32_t stride; /* entries of each plane: the end of the last run, a multiple of BR_ENTRY_ALIGN */
-  uint32_t tile;   /* entries of bonuses and words that are in the UB at once, a multiple of BR_ENTRY_ALIGN, times two */
+  uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN; two tiles are in the UB */
   uint32_t group;  /* workers of one block of BR_ENTRY_COLUMNS */
   uint32_t max_picks; /* at most min(requests, open slots) */
   uint32_t stop_open_slots; /* picks end when no more slots than this are open; 0 for none */
@@ -221,7 +237,7 @@ typedef struct BrOut {
 /* The best of a run on a worker as the step begins. */
 typedef struct BrColumn {
   int64_t score; /* units */
-  uint32_t entry; /* BR_NOBODY for none */
+  uint32_t entry; /* BR_NOBODY for none, and on a worker without an open slot */
   uint32_t status;
 } BrColumn;
 

@@ -355,16 +355,16 @@ pub fn write_launch_head(offsets: &[(usize, usize)], bytes: &mut [u8]) {
     }
 }
 
-/// Bytes of the unified buffer that the kernel takes for a batch; `br_ub_bytes` of `tiling.h`.
+/// Bytes of the unified buffer that the kernel takes for a batch; `BR_UB_BYTES` of `tiling.h`.
 fn ub_bytes(header: &Header) -> usize {
     let (stride, tile) = (header.stride as usize, header.tile as usize);
     let planes = if header.bonus_format == BONUS_NONE { 3 } else { 4 };
     let mut bytes = planes * stride * 4 + 2 * tile * 4 + FIXED_UB;
     if header.flags & (FLAG_ELIGIBILITY | FLAG_ROOM) != 0 {
-        bytes += tile / 8 + tile * 4;
+        bytes += align(tile / 8, BLOCK_BYTES);
     }
     if header.flags & FLAG_ELIGIBILITY != 0 {
-        bytes += 2 * tile * 2 + 2 * tile * 2;
+        bytes += 4 * tile * 2;
     }
     bytes
         + 2 * tile
