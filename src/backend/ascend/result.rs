@@ -75,6 +75,7 @@ pub enum LoadError {
 
 impl LoadError {
     /// Whether the same may work later.
+    #[cfg(feature = "ascend")]
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self, Self::Call(_))
     }
