@@ -44,8 +44,8 @@ pub struct AscendParameters {
     pub library: Option<PathBuf>,
     /// The kernel file, or a folder with one `<chip>.o` each; none for `BALANCEROUTE_ASCEND_KERNEL`, or else what was built with this crate.
     pub kernel: Option<PathBuf>,
-    /// Which device.
-    pub device: u32,
+    /// Which device; none to look for none.
+    pub device: Option<u32>,
     /// How long a decision waits for the device before the CPU makes it; default 50 ms, some thousand times what a decision takes.
     pub answer_timeout_ms: u32,
     /// After how long the device itself is given up; default 2 s.
@@ -63,7 +63,7 @@ impl Default for AscendParameters {
         Self {
             library: None,
             kernel: None,
-            device: 0,
+            device: Some(0),
             answer_timeout_ms: 50,
             device_timeout_ms: 2_000,
             open_timeout_ms: 60_000,
@@ -78,6 +78,15 @@ impl Default for AscendParameters {
 #[cfg(feature = "ascend")]
 pub fn finalize() {
     sys::finalize();
+}
+
+/// Opens a device and closes it again; what it is, in words.
+///
+/// # Errors
+/// [`result::DeviceError`]: why there is none.
+#[cfg(feature = "ascend")]
+pub fn probe(parameters: &AscendParameters) -> Result<String, result::DeviceError> {
+    open(parameters)?.name()
 }
 
 /// Opens the device that a policy is to use, or says why it uses none.
@@ -101,12 +110,16 @@ pub(crate) fn for_policy(
 #[cfg(feature = "ascend")]
 fn open(parameters: &AscendParameters) -> Result<offload::Device, result::LoadError> {
     use std::time::Duration;
+
+    use device::Place;
+
+    let Some(device) = parameters.device else { return Err(result::LoadError::NotAsked) };
     let ms = |ms: u32| Duration::from_millis(u64::from(ms));
     let from_environment = || std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
-    let files = device::Place {
+    let files = Place {
         library: parameters.library.clone().or_else(from_environment),
         kernel: parameters.kernel.clone(),
-        device: parameters.device,
+        device,
         timeout_ms: parameters.device_timeout_ms,
     };
     let patience = queue::Patience {

@@ -176,6 +176,17 @@ impl Device {
         }
     }
 
+    /// The open device, in words.
+    pub(super) fn name(&self) -> Result<String, DeviceError> {
+        match &self.way {
+            Way::Launcher(launcher) => Ok(launcher.describe()),
+            Way::Queue(queue, _) => match queue.ready() {
+                Ok(opened) => Ok(opened.name),
+                Err(resting) => Err(queue.last_error().unwrap_or(resting)),
+            },
+        }
+    }
+
     /// Lets measurements decide who decides.
     pub(super) fn choose_by(&mut self, choice: Option<Choice>) {
         self.choice = choice;

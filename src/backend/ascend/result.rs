@@ -18,6 +18,9 @@ pub struct CallError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// [`super::AscendParameters::device`] names none.
+    #[error("none was asked for")]
+    NotAsked,
     /// No file of the runtime could be opened.
     #[error("no Ascend runtime: {tried}")]
     NoLibrary {

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::result::{CallError, LoadError};
 
@@ -46,16 +46,25 @@ pub(super) struct Api {
     version: String,
     /// Whether it was this crate that initialised it, and must finalise it.
     own: bool,
+    /// Whether it stands in [`LOADED`].
+    listed: bool,
     /// The first error of a destruction since the last call that could report one.
     deferred: Mutex<Option<CallError>>,
 }
 
-/// Runtimes of this process. Initialisation is the process's in the runtime itself, so it cannot be anybody's own here.
-static LOADED: Mutex<Vec<Arc<Api>>> = Mutex::new(Vec::new());
+/// A runtime of this process: known until it is finalised, and kept open until [`finalize`].
+struct Loaded {
+    path: PathBuf,
+    api: Weak<Api>,
+    kept: Option<Arc<Api>>,
+}
+
+/// Initialisation is the process's in the runtime itself, so it cannot be anybody's own here.
+static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 
 /// Lets go of every runtime; each is finalised once its last device is closed.
 pub(super) fn finalize() {
-    let gone = std::mem::take(&mut *lock(&LOADED));
+    let gone: Vec<_> = lock(&LOADED).iter_mut().filter_map(|loaded| loaded.kept.take()).collect();
     drop(gone);
 }
 
@@ -82,16 +91,27 @@ impl Api {
     /// [`LoadError`]: no library, a missing symbol, another version, or an initialisation that failed.
     pub(super) fn load(asked: Option<&Path>) -> Result<Arc<Self>, LoadError> {
         let mut tried = String::new();
-        let mut loaded = lock(&LOADED);
         for path in candidates(asked) {
-            if let Some(api) = loaded.iter().find(|api| api.path == path) {
-                return Ok(Arc::clone(api));
-            }
+            let mut loaded = loop {
+                let mut loaded = lock(&LOADED);
+                match loaded.iter_mut().find(|loaded| loaded.path == path) {
+                    None => break loaded,
+                    Some(found) => {
+                        if let Some(api) = found.api.upgrade() {
+                            found.kept = Some(Arc::clone(&api));
+                            return Ok(api);
+                        }
+                    }
+                }
+                // Its last user is about to finalise it.
+                drop(loaded);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            };
             // SAFETY: loading runs the library's initialisers; the path is the operator's or the toolkit's own.
             match unsafe { Acl::new(&path) } {
                 Ok(acl) => {
-                    let api = Arc::new(Self::check(acl, path)?);
-                    loaded.push(Arc::clone(&api));
+                    let api = Arc::new(Self::check(acl, path.clone())?);
+                    loaded.push(Loaded { path, api: Arc::downgrade(&api), kept: Some(Arc::clone(&api)) });
                     return Ok(api);
                 }
                 Err(error) => {
@@ -142,10 +162,12 @@ impl Api {
         // SAFETY: no configuration file.
         let code = unsafe { acl.aclInit(ptr::null()) };
         let acl = ManuallyDrop::new(acl);
-        let api = Self { acl, path, version: found, own: code == 0, deferred: Mutex::new(None) };
+        let mut api =
+            Self { acl, path, version: found, own: code == 0, listed: false, deferred: Mutex::new(None) };
         if code != 0 && code != ACL_INITIALISED_TWICE {
             return Err(api.error("aclInit", code).into());
         }
+        api.listed = true;
         Ok(api)
     }
 
@@ -222,10 +244,15 @@ impl Api {
 
 impl Drop for Api {
     fn drop(&mut self) {
+        if !self.listed {
+            return;
+        }
+        let mut loaded = lock(&LOADED);
         if self.own {
             // SAFETY: the last user is gone, for every object holds the runtime.
             self.destroy("aclFinalize", || unsafe { self.acl.aclFinalize() });
         }
+        loaded.retain(|loaded| loaded.path != self.path);
     }
 }
 
