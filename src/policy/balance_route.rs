@@ -244,6 +244,8 @@ pub(crate) struct BalanceRoute {
     /// Makes the picks of the first stage.
     #[cfg(feature = "ascend")]
     device: Option<Device>,
+    #[cfg(feature = "ascend")]
+    device_picks: Vec<DevicePick>,
 }
 
 struct Step<'a, 'b> {
@@ -277,6 +279,8 @@ impl BalanceRoute {
             candidates: Vec::new(),
             #[cfg(feature = "ascend")]
             device: None,
+            #[cfg(feature = "ascend")]
+            device_picks: Vec::new(),
         }
     }
 
@@ -302,7 +306,8 @@ impl BalanceRoute {
             taken: &self.admitted,
         };
         let before = out.admitted.len();
-        if let Some((picks, work)) = device.picks(&problem) {
+        let mut picks = std::mem::take(&mut self.device_picks);
+        if let Some(work) = device.picks(&problem, &mut picks) {
             let mut wrong = None;
             for (index, &DevicePick { slot, worker, score }) in picks.iter().enumerate() {
                 if let Err(what) = self.check(step, slot, worker, score) {
@@ -330,6 +335,7 @@ impl BalanceRoute {
                 }
             }
         }
+        self.device_picks = picks;
         self.device = Some(device);
     }
 

@@ -11,7 +11,7 @@
 
 use crate::assignment::{Admission, Assignment, Balance};
 #[cfg(feature = "ascend")]
-use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn};
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn, Work};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::offload::{Device, Outcome};
 use crate::backend::cpu::Kernels;
@@ -72,6 +72,8 @@ pub(crate) struct Greedy {
     /// By pool slot: who was placed before the device was asked.
     #[cfg(feature = "ascend")]
     taken: Vec<bool>,
+    #[cfg(feature = "ascend")]
+    device_picks: Vec<DevicePick>,
 }
 
 /// The best known of each run of each column.
@@ -142,6 +144,8 @@ impl Greedy {
             rivals: Rivals::default(),
             #[cfg(feature = "ascend")]
             taken: Vec::new(),
+            #[cfg(feature = "ascend")]
+            device_picks: Vec::new(),
         }
     }
 
@@ -280,11 +284,7 @@ impl Greedy {
         out: &mut Assignment,
     ) {
         let Some(mut step) = self.begin(rule, batch, out) else { return };
-        self.taken.clear();
-        self.taken.resize(batch.waiting().slot_bound(), false);
-        for pick in &self.picks {
-            self.taken[step.waiting.slots[pick.position] as usize] = true;
-        }
+        self.mark_taken(&step);
         let kept = match step.rule.candidates() {
             0 | 1 => None,
             _ => Some(Kept::Judge),
@@ -292,28 +292,11 @@ impl Greedy {
         match (kept, step.rule.drawer(batch)) {
             (Some(kept), _) => device.note(Outcome::Kept(kept)),
             (None, Some(drawer)) => {
-                let problem = Problem {
-                    batch,
-                    plan: &step.plan,
-                    turn: Turn::Rule(step.plan.order),
-                    source: Source::Drawn(drawer),
-                    loads: &self.loads,
-                    taken: &self.taken,
-                };
-                let before = self.picks.len();
-                if let Some((picks, work)) = device.picks(&problem) {
-                    match self.place_picks(&step, picks) {
-                        Ok(()) => {
-                            device.note(Outcome::Decided(work));
-                            self.finish(&step, out);
-                            return;
-                        }
-                        Err(error) => {
-                            self.take_back(&step, before);
-                            device.note(Outcome::Refused(error));
-                        }
-                    }
-                }
+                let mut picks = std::mem::take(&mut self.device_picks);
+                let work = device.picks(&self.problem(&step, drawer), &mut picks);
+                self.finish_on(&mut step, work, &picks, device, out);
+                self.device_picks = picks;
+                return;
             }
             (None, None) if step.plan.order == Order::Matrix => {
                 self.list_open(batch);
@@ -328,6 +311,93 @@ impl Greedy {
         }
         self.place(&mut step);
         self.finish(&step, out);
+    }
+
+    /// Decides a batch whose picks a device has made, if it has.
+    #[cfg(feature = "ascend")]
+    fn finish_on(
+        &mut self,
+        step: &mut Step<'_, '_, &mut impl Rule>,
+        work: Option<Work>,
+        picks: &[DevicePick],
+        device: &mut Device,
+        out: &mut Assignment,
+    ) {
+        let before = self.picks.len();
+        if let Some(work) = work {
+            match self.place_picks(step, picks) {
+                Ok(()) => {
+                    device.note(Outcome::Decided(work));
+                    self.finish(step, out);
+                    return;
+                }
+                Err(error) => {
+                    self.take_back(step, before);
+                    device.note(Outcome::Refused(error));
+                }
+            }
+        }
+        self.place(step);
+        self.finish(step, out);
+    }
+
+    /// Decides many batches with one launch. Engines are added as they are needed.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn assign_many_on<R: Rule>(
+        engines: &mut Vec<Self>,
+        kernels: &'static Kernels,
+        device: &mut Device,
+        rules: &mut [R],
+        batches: &[Batch<'_>],
+        outs: &mut [Assignment],
+    ) {
+        while engines.len() < batches.len() {
+            engines.push(Self::new(kernels));
+        }
+        let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs));
+        let mut begun: Vec<_> = decisions
+            .filter_map(|((greedy, rule), (batch, out))| {
+                let step = greedy.begin(rule, batch, out)?;
+                greedy.mark_taken(&step);
+                Some((greedy, step, out))
+            })
+            .collect();
+        let mut problems = Vec::with_capacity(begun.len());
+        for (greedy, step, _) in &begun {
+            let drawer = if step.rule.candidates() <= 1 { step.rule.drawer(step.batch) } else { None };
+            problems.push(drawer.map(|drawer| greedy.problem(step, drawer)));
+        }
+        let answers = device.many(&problems);
+        drop(problems);
+        for ((greedy, step, out), (work, picks)) in begun.iter_mut().zip(answers) {
+            greedy.finish_on(step, work, &picks, device, out);
+        }
+    }
+
+    /// Notes who was placed before the device is asked.
+    #[cfg(feature = "ascend")]
+    fn mark_taken(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        self.taken.clear();
+        self.taken.resize(step.batch.waiting().slot_bound(), false);
+        for pick in &self.picks {
+            self.taken[step.waiting.slots[pick.position] as usize] = true;
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn problem<'a, R: Rule>(
+        &'a self,
+        step: &'a Step<'_, '_, &mut R>,
+        drawer: crate::policy::Drawer<'a>,
+    ) -> Problem<'a> {
+        Problem {
+            batch: step.batch,
+            plan: &step.plan,
+            turn: Turn::Rule(step.plan.order),
+            source: Source::Drawn(drawer),
+            loads: &self.loads,
+            taken: &self.taken,
+        }
     }
 
     /// Makes the picks of a device, each checked: its slot, its room, its eligibility and its score.

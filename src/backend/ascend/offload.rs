@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::blob::{
-    self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, Kept, Packing, Problem, Soc, Work,
+    self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, Kept, MAX_BATCHES, Packing, Problem, Soc, Work,
 };
 use crate::assignment::Assignment;
 use crate::backend::Backend;
@@ -79,7 +79,6 @@ pub(crate) struct Device {
     packing: Packing,
     input: Aligned,
     output: Aligned,
-    picks: Vec<DevicePick>,
     columns: Vec<DeviceColumn>,
 }
 
@@ -96,7 +95,6 @@ impl Device {
             packing: Packing::default(),
             input: Aligned::default(),
             output: Aligned::default(),
-            picks: Vec::new(),
             columns: Vec::new(),
         }
     }
@@ -127,27 +125,77 @@ impl Device {
             launches[count] = launch;
             count += 1;
         }
-        match self.launcher.launch(&launches[..count], input, output) {
-            Ok(()) => true,
-            Err(error) => {
-                self.launcher.note(Outcome::Failed(&*error));
-                false
-            }
-        }
+        launched(&mut *self.launcher, &launches[..count], input, output)
     }
 
-    /// The picks of a decision; none where the CPU must make them.
-    pub(crate) fn picks(&mut self, problem: &Problem<'_>) -> Option<(&[DevicePick], Work)> {
+    /// The picks of a decision into `picks`; none where the CPU must make them.
+    pub(crate) fn picks(&mut self, problem: &Problem<'_>, picks: &mut Vec<DevicePick>) -> Option<Work> {
         if !self.run(problem) {
             return None;
         }
-        match self.packing.read(self.output.take(self.packing.out_bytes()), &mut self.picks) {
-            Ok(work) => Some((&self.picks, work)),
+        match self.packing.read(self.output.take(self.packing.out_bytes()), picks) {
+            Ok(work) => Some(work),
             Err(error) => {
                 self.note(Outcome::Refused(error));
                 None
             }
         }
+    }
+
+    /// The same for many decisions in one launch, one block each; no problem for a rule that only the CPU can run.
+    pub(crate) fn many(&mut self, problems: &[Option<Problem<'_>>]) -> Vec<(Option<Work>, Vec<DevicePick>)> {
+        let mut answers: Vec<(Option<Work>, Vec<DevicePick>)> = Vec::new();
+        answers.resize_with(problems.len(), Default::default);
+        let mut packed = Vec::with_capacity(problems.len());
+        for (index, problem) in problems.iter().enumerate() {
+            let mut packing = Packing::default();
+            let planned = match problem {
+                Some(problem) if packed.len() < MAX_BATCHES => packing.plan(problem, self.launcher.soc()),
+                Some(_) => Err(Kept::Limit {
+                    what: "batches",
+                    limit: MAX_BATCHES as i64,
+                    found: problems.len() as i64,
+                }),
+                None => Err(Kept::NoDrawer),
+            };
+            match (planned, problem) {
+                (Ok(()), Some(problem)) => {
+                    packing.share();
+                    packed.push((index, problem, packing));
+                }
+                (Ok(()), None) => {}
+                (Err(kept), _) => self.note(Outcome::Kept(kept)),
+            }
+        }
+        if packed.is_empty() {
+            return answers;
+        }
+        let (mut from, mut to) = (blob::launch_head_bytes(packed.len()), 0);
+        let mut offsets = Vec::with_capacity(packed.len());
+        for (_, _, packing) in &packed {
+            offsets.push((from, to));
+            from += packing.in_bytes();
+            to += packing.out_bytes();
+        }
+        let input = self.input.take(from);
+        blob::write_launch_head(&offsets, input);
+        let output = self.output.take(to);
+        for ((_, problem, packing), &(from, to)) in packed.iter().zip(&offsets) {
+            packing.write(problem, &mut input[from..from + packing.in_bytes()]);
+            output[to..to + packing.zeroed_bytes()].fill(0);
+        }
+        let launches = [(blob::ENTRY_GREEDY, packed.len() as u32)];
+        if !launched(&mut *self.launcher, &launches, input, output) {
+            return answers;
+        }
+        for ((index, _, packing), &(_, to)) in packed.iter().zip(&offsets) {
+            let (work, picks) = &mut answers[*index];
+            match packing.read(&output[to..to + packing.out_bytes()], picks) {
+                Ok(done) => *work = Some(done),
+                Err(error) => self.launcher.note(Outcome::Refused(error)),
+            }
+        }
+        answers
     }
 
     /// The best of every column as the decision begins; none where the CPU must look.
@@ -165,10 +213,29 @@ impl Device {
     }
 }
 
+/// Launches and waits; false and noted where that fails.
+fn launched(
+    launcher: &mut dyn Launch,
+    launches: &[(&'static str, u32)],
+    input: &[u8],
+    output: &mut [u8],
+) -> bool {
+    match launcher.launch(launches, input, output) {
+        Ok(()) => true,
+        Err(error) => {
+            launcher.note(Outcome::Failed(&*error));
+            false
+        }
+    }
+}
+
 /// Greedy picks on a device, everything else on the CPU.
 #[derive(Debug)]
 pub struct Offload {
     greedy: Greedy,
+    /// One for each batch of a group.
+    group: Vec<Greedy>,
+    kernels: &'static Kernels,
     device: Device,
 }
 
@@ -180,7 +247,12 @@ impl Offload {
     }
 
     pub(crate) fn with(launcher: Box<dyn Launch>, kernels: &'static Kernels) -> Self {
-        Self { greedy: Greedy::new(kernels), device: Device::new(launcher) }
+        Self { greedy: Greedy::new(kernels), group: Vec::new(), kernels, device: Device::new(launcher) }
+    }
+
+    /// Runs a rule of its own on each of many batches, all in one launch. Allocates.
+    pub fn assign_many<R: Rule>(&mut self, rules: &mut [R], batches: &[Batch<'_>], outs: &mut [Assignment]) {
+        Greedy::assign_many_on(&mut self.group, self.kernels, &mut self.device, rules, batches, outs);
     }
 }
 
