@@ -336,7 +336,12 @@ class Columns {
     }
     index = BR_BUG(16) ? static_cast<uint32_t>(reduce_.GetValue(1))
                        : reduce_.ReinterpretCast<uint32_t>().GetValue(1);
-    return reduce_.GetValue(0);
+    float value = reduce_.GetValue(0);
+    // The next reduction writes what was read here.
+    if (!BR_BUG(39)) {
+      Order<HardEvent::S_V>(pipe_);
+    }
+    return value;
   }
 
   TPipe *pipe_;

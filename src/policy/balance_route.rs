@@ -253,6 +253,8 @@ pub(crate) struct BalanceRoute {
     no_device: Option<String>,
     #[cfg(feature = "ascend")]
     scratch: Assignment,
+    #[cfg(feature = "ascend")]
+    device_picks: Vec<DevicePick>,
 }
 
 struct Step<'a, 'b> {
@@ -290,6 +292,8 @@ impl BalanceRoute {
             no_device: None,
             #[cfg(feature = "ascend")]
             scratch: Assignment::new(),
+            #[cfg(feature = "ascend")]
+            device_picks: Vec::new(),
         }
     }
 
@@ -319,7 +323,8 @@ impl BalanceRoute {
             taken: &self.admitted,
         };
         let before = out.admitted.len();
-        if let Some((picks, work)) = device.picks(&problem) {
+        let mut picks = std::mem::take(&mut self.device_picks);
+        if let Some(work) = device.picks(&problem, &mut picks) {
             let mut wrong = None;
             for (index, &DevicePick { slot, worker, score }) in picks.iter().enumerate() {
                 if let Err(what) = self.check(step, slot, worker, score) {
@@ -347,6 +352,7 @@ impl BalanceRoute {
                 }
             }
         }
+        self.device_picks = picks;
         self.device = Some(device);
     }
 

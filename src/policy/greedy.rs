@@ -11,7 +11,7 @@
 
 use crate::assignment::{Admission, Assignment, Balance};
 #[cfg(feature = "ascend")]
-use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn};
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn, Work};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::offload::{Device, Outcome};
 #[cfg(feature = "ascend")]
@@ -76,6 +76,8 @@ pub(crate) struct Greedy {
     /// By pool slot: who was placed before the device was asked.
     #[cfg(feature = "ascend")]
     taken: Vec<bool>,
+    #[cfg(feature = "ascend")]
+    device_picks: Vec<DevicePick>,
 }
 
 /// The best known of each run of each column.
@@ -146,6 +148,8 @@ impl Greedy {
             rivals: Rivals::default(),
             #[cfg(feature = "ascend")]
             taken: Vec::new(),
+            #[cfg(feature = "ascend")]
+            device_picks: Vec::new(),
         }
     }
 
@@ -300,11 +304,7 @@ impl Greedy {
     #[cfg(feature = "ascend")]
     fn place_on(&mut self, device: &mut Device, step: &mut Step<'_, '_, &mut impl Rule>) -> bool {
         let batch = step.batch;
-        self.taken.clear();
-        self.taken.resize(batch.waiting().slot_bound(), false);
-        for pick in &self.picks {
-            self.taken[step.waiting.slots[pick.position] as usize] = true;
-        }
+        self.mark_taken(step);
         let kept = match step.rule.candidates() {
             0 | 1 => None,
             _ => Some(Kept::Judge),
@@ -312,27 +312,11 @@ impl Greedy {
         match (kept, step.rule.drawer(batch)) {
             (Some(kept), _) => device.note(Outcome::Kept(kept)),
             (None, Some(drawer)) => {
-                let problem = Problem {
-                    batch,
-                    plan: &step.plan,
-                    turn: Turn::Rule(step.plan.order),
-                    source: Source::Drawn(drawer),
-                    loads: &self.loads,
-                    taken: &self.taken,
-                };
-                let before = self.picks.len();
-                if let Some((picks, work)) = device.picks(&problem) {
-                    match self.place_picks(step, picks) {
-                        Ok(()) => {
-                            device.note(Outcome::Decided(work));
-                            return true;
-                        }
-                        Err(error) => {
-                            self.take_back(step, before);
-                            device.note(Outcome::Refused(error));
-                        }
-                    }
-                }
+                let mut picks = std::mem::take(&mut self.device_picks);
+                let work = device.picks(&self.problem(step, drawer), &mut picks);
+                let accepted = self.accept(step, work, &picks, device);
+                self.device_picks = picks;
+                return accepted;
             }
             (None, None) if step.plan.order == Order::Matrix => {
                 self.list_open(batch);
@@ -345,6 +329,92 @@ impl Greedy {
             (None, None) => device.note(Outcome::Kept(Kept::NoDrawer)),
         }
         false
+    }
+
+    /// Makes the picks of a device, if it has any and they are good; false, and none made, where the CPU must.
+    #[cfg(feature = "ascend")]
+    fn accept(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        work: Option<Work>,
+        picks: &[DevicePick],
+        device: &mut Device,
+    ) -> bool {
+        let before = self.picks.len();
+        let Some(work) = work else { return false };
+        match self.place_picks(step, picks) {
+            Ok(()) => {
+                device.note(Outcome::Decided(work));
+                true
+            }
+            Err(error) => {
+                self.take_back(step, before);
+                device.note(Outcome::Refused(error));
+                false
+            }
+        }
+    }
+
+    /// Decides many batches with one launch. Engines are added as they are needed.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn assign_many_on<R: Rule>(
+        engines: &mut Vec<Self>,
+        kernels: &'static Kernels,
+        device: &mut Device,
+        rules: &mut [R],
+        batches: &[Batch<'_>],
+        outs: &mut [Assignment],
+    ) {
+        while engines.len() < batches.len() {
+            engines.push(Self::new(kernels));
+        }
+        let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs));
+        let mut begun: Vec<_> = decisions
+            .filter_map(|((greedy, rule), (batch, out))| {
+                let step = greedy.begin(rule, batch, out)?;
+                greedy.mark_taken(&step);
+                Some((greedy, step, out))
+            })
+            .collect();
+        let mut problems = Vec::with_capacity(begun.len());
+        for (greedy, step, _) in &begun {
+            let drawer = if step.rule.candidates() <= 1 { step.rule.drawer(step.batch) } else { None };
+            problems.push(drawer.map(|drawer| greedy.problem(step, drawer)));
+        }
+        let answers = device.many(&problems);
+        drop(problems);
+        for ((greedy, step, out), (work, picks)) in begun.iter_mut().zip(answers) {
+            if !greedy.accept(step, work, &picks, device) {
+                greedy.place(step);
+            }
+            greedy.finish(step, out);
+        }
+    }
+
+    /// Notes who was placed before the device is asked.
+    #[cfg(feature = "ascend")]
+    fn mark_taken(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        self.taken.clear();
+        self.taken.resize(step.batch.waiting().slot_bound(), false);
+        for pick in &self.picks {
+            self.taken[step.waiting.slots[pick.position] as usize] = true;
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn problem<'a, R: Rule>(
+        &'a self,
+        step: &'a Step<'_, '_, &mut R>,
+        drawer: crate::policy::Drawer<'a>,
+    ) -> Problem<'a> {
+        Problem {
+            batch: step.batch,
+            plan: &step.plan,
+            turn: Turn::Rule(step.plan.order),
+            source: Source::Drawn(drawer),
+            loads: &self.loads,
+            taken: &self.taken,
+        }
     }
 
     /// Makes the picks of a device, each checked: its slot, its room, its eligibility and its score.

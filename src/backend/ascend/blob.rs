@@ -461,12 +461,9 @@ impl Packing {
         Ok(())
     }
 
-    /// Says that a batch shares its launch with others: its block scores the first columns itself.
-    pub(crate) fn alone(&mut self, alone: bool) {
+    /// Says that the batch shares its launch with others: its block scores the first columns itself.
+    pub(crate) fn share(&mut self) {
         self.header.flags &= !FLAG_COLUMNS_READY;
-        if alone && self.header.order == 0 && self.header.mode != MODE_FIXED {
-            self.header.flags |= FLAG_COLUMNS_READY;
-        }
     }
 
     /// Orders the waiting requests into runs of entries.

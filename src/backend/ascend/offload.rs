@@ -11,7 +11,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::blob::{
-    self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, Packing, Problem, Soc, Work,
+    self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, MAX_BATCHES, Packing,
+    Problem, Soc, Work,
 };
 use super::choice::{Choice, Side};
 use super::device::LANES;
@@ -127,7 +128,6 @@ pub(crate) struct Device {
     waited: Duration,
     input: Aligned,
     output: Aligned,
-    picks: Vec<DevicePick>,
     columns: Vec<DeviceColumn>,
 }
 
@@ -159,7 +159,6 @@ impl Device {
             waited: Duration::ZERO,
             input: Aligned::default(),
             output: Aligned::default(),
-            picks: Vec::new(),
             columns: Vec::new(),
         }
     }
@@ -332,14 +331,25 @@ impl Device {
         }
     }
 
+    /// What batches are packed for now.
+    fn soc(&mut self) -> Result<Soc, Outcome<'static>> {
+        match &self.way {
+            Way::Launcher(launcher) => Ok(launcher.soc()),
+            Way::Queue(queue, _) => queue.soc().map_err(|error| {
+                self.fallback = Some(error);
+                Outcome::Failed(&Nobody)
+            }),
+        }
+    }
+
     /// Plans and packs a batch, and hands it over.
     fn start(&mut self, problem: &Problem<'_>) -> Result<(), Outcome<'static>> {
+        let soc = self.soc()?;
         let Way::Queue(queue, _) = &self.way else { return Ok(()) };
         let failed = |fallback: &mut Option<DeviceError>, error: DeviceError| {
             *fallback = Some(error);
             Outcome::Failed(&Nobody)
         };
-        let soc = queue.soc().map_err(|error| failed(&mut self.fallback, error))?;
         let free = self.flown.iter_mut().find(|flown| flown.handle.is_none());
         let Some(flown) = free else {
             return Err(failed(&mut self.fallback, DeviceError::Busy { in_flight: LANES }));
@@ -354,18 +364,7 @@ impl Device {
                 head_bytes: packing.zeroed_bytes(),
                 ..sys::Flight::default()
             };
-            for (what, needed, found) in [
-                ("input bytes", flight.input_bytes, input.len()),
-                ("output bytes", flight.output_bytes, output.len()),
-            ] {
-                if needed > found {
-                    return Err(DeviceError::Kept(Kept::Limit {
-                        what,
-                        limit: found as i64,
-                        found: needed as i64,
-                    }));
-                }
-            }
+            fits((flight.input_bytes, flight.output_bytes), (input.len(), output.len()))?;
             blob::write_launch_head(&[(from, 0)], input);
             packing.write(problem, &mut input[from..flight.input_bytes]);
             output[..flight.head_bytes].fill(0);
@@ -484,8 +483,7 @@ impl Device {
             launches[count] = launch;
             count += 1;
         }
-        if let Err(error) = launcher.launch(&launches[..count], input, output) {
-            launcher.note(Outcome::Failed(&*error));
+        if !launched(&mut **launcher, &launches[..count], input, output) {
             return None;
         }
         match read(packing, output) {
@@ -497,12 +495,116 @@ impl Device {
         }
     }
 
-    /// The picks of a decision; none where the CPU must make them.
-    pub(crate) fn picks(&mut self, problem: &Problem<'_>) -> Option<(&[DevicePick], Work)> {
-        let mut picks = std::mem::take(&mut self.picks);
-        let work = self.run(problem, |packing, output| packing.read(output, &mut picks));
-        self.picks = picks;
-        work.map(|work| (&self.picks[..], work))
+    /// The picks of a decision into `picks`; none where the CPU must make them.
+    pub(crate) fn picks(&mut self, problem: &Problem<'_>, picks: &mut Vec<DevicePick>) -> Option<Work> {
+        self.run(problem, |packing, output| packing.read(output, picks))
+    }
+
+    /// The same for many decisions in one launch, one block each; no problem for a rule that only the CPU can run.
+    pub(crate) fn many(&mut self, problems: &[Option<Problem<'_>>]) -> Vec<(Option<Work>, Vec<DevicePick>)> {
+        let mut answers: Vec<(Option<Work>, Vec<DevicePick>)> = Vec::new();
+        answers.resize_with(problems.len(), Default::default);
+        let mut packed = Vec::with_capacity(problems.len());
+        let soc = match self.soc() {
+            Ok(soc) => soc,
+            Err(outcome) => {
+                self.note(outcome);
+                return answers;
+            }
+        };
+        for (index, problem) in problems.iter().enumerate() {
+            let mut packing = Packing::default();
+            let planned = match problem {
+                Some(problem) if packed.len() < MAX_BATCHES => packing.plan(problem, soc),
+                Some(_) => Err(Kept::Limit {
+                    what: "batches",
+                    limit: MAX_BATCHES as i64,
+                    found: problems.len() as i64,
+                }),
+                None => Err(Kept::NoDrawer),
+            };
+            match (planned, problem) {
+                (Ok(()), Some(problem)) => {
+                    packing.share();
+                    packed.push((index, problem, packing));
+                }
+                (Ok(()), None) => {}
+                (Err(kept), _) => self.note(Outcome::Kept(kept)),
+            }
+        }
+        if packed.is_empty() {
+            return answers;
+        }
+        let (mut from, mut to) = (blob::launch_head_bytes(packed.len()), 0);
+        let mut offsets = Vec::with_capacity(packed.len());
+        for (_, _, packing) in &packed {
+            offsets.push((from, to));
+            from += packing.in_bytes();
+            to += packing.out_bytes();
+        }
+        let write = |input: &mut [u8], output: &mut [u8]| {
+            blob::write_launch_head(&offsets, input);
+            for ((_, problem, packing), &(from, to)) in packed.iter().zip(&offsets) {
+                packing.write(problem, &mut input[from..from + packing.in_bytes()]);
+                output[to..to + packing.zeroed_bytes()].fill(0);
+            }
+        };
+        let mut read = |output: &[u8]| {
+            let mut refused = Vec::new();
+            for ((index, _, packing), &(_, to)) in packed.iter().zip(&offsets) {
+                let (work, picks) = &mut answers[*index];
+                match packing.read(&output[to..to + packing.out_bytes()], picks) {
+                    Ok(done) => *work = Some(done),
+                    Err(error) => refused.push(error),
+                }
+            }
+            refused
+        };
+        let blocks = packed.len() as u32;
+        let refused = match &mut self.way {
+            Way::Launcher(launcher) => {
+                let input = self.input.take(from);
+                let output = self.output.take(to);
+                write(input, output);
+                let launches = [(blob::ENTRY_GREEDY, blocks)];
+                if launched(&mut **launcher, &launches, input, output) {
+                    Ok(read(output))
+                } else {
+                    Ok(Vec::new())
+                }
+            }
+            Way::Queue(queue, patience) => {
+                let sizes = (from, to);
+                let flight = queue.submit(|input, output| {
+                    fits(sizes, (input.len(), output.len()))?;
+                    write(input, output);
+                    let mut flight = sys::Flight {
+                        input_bytes: from,
+                        output_bytes: to,
+                        head_bytes: to,
+                        ..sys::Flight::default()
+                    };
+                    flight.launches[0] = sys::Launch { function: 1, blocks };
+                    flight.launch_count = 1;
+                    Ok(flight)
+                });
+                flight
+                    .and_then(|handle| queue.collect(handle, *patience, &mut read))
+                    .map(|(refused, _)| refused)
+            }
+        };
+        match refused {
+            Ok(refused) => {
+                for error in refused {
+                    self.note(Outcome::Refused(error));
+                }
+            }
+            Err(error) => {
+                self.fallback = Some(error);
+                self.note(Outcome::Failed(&Nobody));
+            }
+        }
+        answers
     }
 
     /// The best of every column as the decision begins; none where the CPU must look.
@@ -512,6 +614,16 @@ impl Device {
         self.columns = columns;
         read.map(|()| &self.columns[..])
     }
+}
+
+/// An error where a blob is larger than the memory kept for it.
+fn fits(needed: (usize, usize), found: (usize, usize)) -> Result<(), DeviceError> {
+    for (what, limit, found) in [("input bytes", found.0, needed.0), ("output bytes", found.1, needed.1)] {
+        if found > limit {
+            return Err(DeviceError::Kept(Kept::Limit { what, limit: limit as i64, found: found as i64 }));
+        }
+    }
+    Ok(())
 }
 
 /// The device's own error stands in [`Device::fallback`].
@@ -554,10 +666,29 @@ fn stamp(problem: &Problem<'_>) -> u64 {
     stamp
 }
 
+/// Launches and waits; false and noted where that fails.
+fn launched(
+    launcher: &mut dyn Launch,
+    launches: &[(&'static str, u32)],
+    input: &[u8],
+    output: &mut [u8],
+) -> bool {
+    match launcher.launch(launches, input, output) {
+        Ok(()) => true,
+        Err(error) => {
+            launcher.note(Outcome::Failed(&*error));
+            false
+        }
+    }
+}
+
 /// Greedy picks on a device, everything else on the CPU.
 #[derive(Debug)]
 pub struct Offload {
     greedy: Greedy,
+    /// One for each batch of a group.
+    group: Vec<Greedy>,
+    kernels: &'static Kernels,
     device: Device,
     scratch: Assignment,
 }
@@ -570,7 +701,7 @@ impl Offload {
     }
 
     pub(crate) fn with(device: Device, kernels: &'static Kernels) -> Self {
-        Self { greedy: Greedy::new(kernels), device, scratch: Assignment::new() }
+        Self { greedy: Greedy::new(kernels), group: Vec::new(), kernels, device, scratch: Assignment::new() }
     }
 
     pub(super) fn into_device(self) -> Device {
@@ -603,6 +734,11 @@ impl Offload {
         self.device.collecting(ticket, patience);
         self.greedy.assign_on(&mut self.device, rule, batch, out);
         self.device.decided()
+    }
+
+    /// Runs a rule of its own on each of many batches, all in one launch. Allocates.
+    pub fn assign_many<R: Rule>(&mut self, rules: &mut [R], batches: &[Batch<'_>], outs: &mut [Assignment]) {
+        Greedy::assign_many_on(&mut self.group, self.kernels, &mut self.device, rules, batches, outs);
     }
 }
 
