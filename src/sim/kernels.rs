@@ -12,6 +12,7 @@ use super::SimError;
 use crate::assignment::Assignment;
 use crate::backend::BackendKind;
 use crate::backend::ascend::AscendParameters;
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::{ColumnProbe, Isa, Tier};
 use crate::batch::{Batch, Pairs, Request, Traffic, Worker};
 use crate::policy::{self, Parameters, Policy};
@@ -21,6 +22,8 @@ use crate::pool::Pool;
 const POLICIES: [&str; 3] = ["exact", "exact-oracle", "level"];
 /// Waiting requests of a measured column.
 const WAITING: usize = 1024;
+/// How long the self-test waits for a device.
+const SELF_TEST_MS: u32 = 10_000;
 /// Steps looked ahead by a measured column.
 const HORIZON: usize = 16;
 
@@ -137,7 +140,9 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             }
         }
     }
-    let parameters = Parameters { backend: BackendKind::Ascend, ..Parameters::default() };
+    // A test waits for the answer; a decision would not.
+    let ascend = AscendParameters { answer_timeout_ms: SELF_TEST_MS, ..AscendParameters::default() };
+    let parameters = Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() };
     let (available, reason) = device(&parameters);
     let mut path = PathReport {
         name: BackendKind::Ascend.name().to_owned(),
@@ -340,6 +345,24 @@ fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) ->
             paths[*path].mismatches += u64::from(out != expected);
         }
     }
+    // The host refuses a device's wrong answer and decides itself: that is a difference as well.
+    for (path, policies) in contenders.iter() {
+        let counters: Vec<_> = policies.iter().filter_map(|policy| policy.device_counters()).collect();
+        if counters.is_empty() {
+            continue;
+        }
+        let sum = |figure: fn(&Counters) -> u64| counters.iter().map(figure).sum::<u64>();
+        let path = &mut paths[*path];
+        path.mismatches += sum(|counters| counters.refused);
+        let _ = write!(
+            path.reason,
+            "; self-test: {} batches decided, {} kept by the host, {} fallen back, {} failures",
+            sum(|counters| counters.decided),
+            sum(|counters| counters.kept),
+            sum(|counters| counters.fallen_back),
+            sum(|counters| counters.failures),
+        );
+    }
     Ok(())
 }
 
@@ -476,6 +499,9 @@ impl KernelReport {
             if !path.available {
                 let _ = writeln!(text, "{:<20} {}", path.name, path.reason);
                 continue;
+            }
+            if path.name == BackendKind::Ascend.name() {
+                let _ = writeln!(text, "{:<20} {}", path.name, path.reason);
             }
             let _ = writeln!(
                 text,

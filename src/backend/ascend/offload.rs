@@ -163,7 +163,16 @@ impl Device {
         }
     }
 
+    /// The device and what it has done; who decides when, where that is measured.
     pub(crate) fn describe(&self) -> String {
+        let device = self.state();
+        match &self.choice {
+            Some(choice) => format!("auto: {}; ascend: {device}", choice.describe()),
+            None => format!("ascend: {device}"),
+        }
+    }
+
+    fn state(&self) -> String {
         match &self.way {
             Way::Launcher(launcher) => launcher.describe(),
             Way::Queue(queue, _) => {
@@ -752,9 +761,6 @@ impl Backend for Offload {
     }
 
     fn describe(&self) -> String {
-        match self.device.choice() {
-            Some(choice) => format!("auto: {}; ascend: {}", choice.describe(), self.device.describe()),
-            None => format!("ascend: {}", self.device.describe()),
-        }
+        self.device.describe()
     }
 }

@@ -118,7 +118,10 @@ impl Api {
                     if !tried.is_empty() {
                         tried.push_str("; ");
                     }
-                    tried.push_str(&error.to_string());
+                    // The loader's own words stand in the source.
+                    let cause =
+                        std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+                    tried.push_str(&format!("{}: {cause}", path.display()));
                 }
             }
         }
