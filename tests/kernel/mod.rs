@@ -48,6 +48,21 @@ pub fn build(kind: &'static str, copy: &str) -> PathBuf {
     path
 }
 
+/// What a launch did: `BrModelCounts` of `kernels/model/model.h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counts {
+    pub vector_instructions: u64,
+    pub vector_repeats: u64,
+    pub copied_in_bytes: u64,
+    pub copied_out_bytes: u64,
+    pub scalar_ub_accesses: u64,
+    pub scalar_gm_reads: u64,
+    pub barriers: u64,
+    pub events: u64,
+    pub ub_bytes: u64,
+}
+
 /// What became of the decisions.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -58,6 +73,10 @@ pub struct Tally {
     pub failed: Vec<String>,
     pub columns: u64,
     pub rescored: u64,
+    /// Of each launch since it was cleared: entry, blocks, what it did.
+    pub launches: Vec<(&'static str, u32, Counts)>,
+    pub input_bytes: usize,
+    pub output_bytes: usize,
 }
 
 /// The kernel on the model.
@@ -96,8 +115,10 @@ impl Launch for Model {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // SAFETY: the signature is that of `kernels/model/model.h`.
         let launch: Symbol<'_, LaunchFn> = unsafe { self.library.get(b"br_model_launch\0") }?;
-        for &(entry, blocks) in launches {
-            let entry = std::ffi::CString::new(entry)?;
+        let mut tally = self.tally.lock().expect("no panic while it is held");
+        (tally.input_bytes, tally.output_bytes) = (input.len(), output.len());
+        for &(name, blocks) in launches {
+            let entry = std::ffi::CString::new(name)?;
             let arguments =
                 [input.as_ptr().cast::<c_void>(), output.as_mut_ptr().cast::<c_void>().cast_const()];
             let ranges = [
@@ -126,6 +147,10 @@ impl Launch for Model {
                     format!("{}: {code}: {}", entry.to_string_lossy(), message.to_string_lossy()).into()
                 );
             }
+            // SAFETY: the model exports a variable of this type, and no launch runs now.
+            let counts: Symbol<'_, *const Counts> = unsafe { self.library.get(b"br_model_counts\0") }?;
+            // SAFETY: as above.
+            tally.launches.push((name, blocks, unsafe { **counts }));
         }
         Ok(())
     }
