@@ -20,7 +20,7 @@ class Columns {
     bonus_ = batch.bonus_format != BR_BONUS_NONE;
     eligibility_ = (batch.flags & BR_FLAG_ELIGIBILITY) != 0;
     room_ = (batch.flags & BR_FLAG_ROOM) != 0;
-    uint32_t tile = BR_BUG(13) ? 40 * batch.tile : batch.tile, plane = batch.stride * sizeof(float);
+    uint32_t tile = BR_BUG(13) ? 200 * batch.tile : batch.tile, plane = batch.stride * sizeof(float);
     pipe->InitBuffer(tokens_buffer_, plane);
     pipe->InitBuffer(ages_buffer_, plane);
     pipe->InitBuffer(scores_buffer_, plane);
@@ -76,11 +76,9 @@ class Columns {
         CopyIn(ages_[from_[run]], ages[from_[run]], count_[run]);
       }
     }
+    // The scalar unit reads these planes too, but only after it has waited for vectors that came after this.
     if (!BR_BUG(6)) {
       Order<HardEvent::MTE2_V>(pipe);
-    }
-    if (!BR_BUG(7)) {
-      Order<HardEvent::MTE2_S>(pipe);
     }
     rescored = 0;
   }
@@ -104,7 +102,8 @@ class Columns {
       return;
     }
     bool better = best.entry == BR_NOBODY || other.score > best.score ||
-                  (other.score == best.score && arrivals_.GetValue(other.entry) < arrivals_.GetValue(best.entry));
+                  (other.score == best.score &&
+                   (arrivals_.GetValue(other.entry) < arrivals_.GetValue(best.entry)) == !BR_BUG(53));
     if (better) {
       best = other;
     }
@@ -229,6 +228,9 @@ class Columns {
       if (!BR_BUG(3)) {
         PipeBarrier<PIPE_V>();
       }
+      if (BR_BUG(7) && count > 8) {
+        AscendC::Maxs(first_, first_[8], 0.0f, count - 8);
+      }
       AscendC::Maxs(first_, first_, 0.0f, count);
       if (two) {
         AscendC::Maxs(second_, second_, 0.0f, count);
@@ -276,11 +278,15 @@ class Columns {
       if (!BR_BUG(28)) {
         PipeBarrier<PIPE_V>();
       }
+      if (BR_BUG(40)) {
+        Order<HardEvent::V_S>(pipe_);
+        (void)mask_.GetValue(0);
+      }
       AscendC::Select(scores, mask_, scores, MinusInfinity(), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
       PipeBarrier<PIPE_V>();
     }
     if (room_ && longest < batch_->longest_tokens) {
-      AscendC::CompareScalar(mask_, tokens_[entry], static_cast<float>(longest), AscendC::CMPMODE::LE, whole);
+      AscendC::CompareScalar(mask_, tokens_[entry], static_cast<float>(longest), BR_BUG(52) ? AscendC::CMPMODE::LT : AscendC::CMPMODE::LE, whole);
       if (!BR_BUG(29)) {
         PipeBarrier<PIPE_V>();
       }
@@ -305,6 +311,9 @@ class Columns {
       return Best{greatest + profile_.intercept, from + index, BR_STATUS_OK};
     }
     int64_t doubt = 2 * (profile_.knots + 7) * (((2 * reach - greatest) >> 24) + 1);
+    if (BR_BUG(51)) {
+      doubt = -1;
+    }
     for (uint32_t tried = 0; tried < BR_MAX_RESCORED; tried++) {
       uint32_t entry = from + index;
       int64_t extra = static_cast<int64_t>(extras_.GetValue(entry));

@@ -120,7 +120,7 @@ class Loads {
     if ((batch_->flags & BR_FLAG_ROOM) != 0) {
       longest_tokens[worker] -= tokens + batch_->growth_tokens;
     }
-    int64_t more = (tokens - refill_tokens_) * per_token;
+    int64_t more = (tokens - (BR_BUG(54) ? 0 : refill_tokens_)) * per_token;
     anticipated_[worker] += more;
     anticipated_sum_ += more;
     if (cost[worker] > envelope) {

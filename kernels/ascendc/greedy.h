@@ -35,6 +35,9 @@ class Picks {
     if (!BR_BUG(8)) {
       Order<HardEvent::S_MTE3>(pipe_);
     }
+    if (BR_BUG(17)) {
+      AscendC::WaitFlag<HardEvent::MTE3_S>(1);
+    }
     uint32_t words = (staged_ + (BR_BUG(32) ? 1 : 0)) * (sizeof(BrPick) / 4);
     CopyOut(out_[uint64_t(count - staged_) * (sizeof(BrPick) / 4)], stage_, words);
     // The stage is written again.
@@ -193,7 +196,7 @@ class Greedy {
       }
       uint32_t entry = entries_[leader];
       int64_t risen = Admit(leader, entry, bounds_[leader] + rise_);
-      rise_ += risen;
+      rise_ += BR_BUG(50) ? 0 : risen;
       for (uint32_t g = 0; g < batch_->workers; g++) {
         if (entries_[g] == entry) {
           seen_at_[g] = -1;

@@ -13,7 +13,7 @@ extern "C" void balanceroute_greedy(uint8_t *input, uint8_t *output);
 // Which seeded bug is in the kernel, where it was built to hold any: see BR_SEED_BUG.
 extern "C" {
 int br_seed_bug = 0;
-uint64_t br_model_counts[7];
+BrModelCounts br_model_counts;
 }
 
 extern "C" int32_t br_model_launch(const char *entry, uint32_t blocks, const void *arguments,
@@ -55,10 +55,9 @@ extern "C" int32_t br_model_launch(const char *entry, uint32_t blocks, const voi
     }
   }
   const br_model::Machine::Counts &counts = machine.counts;
-  const uint64_t all[] = {counts.vector_instructions, counts.vector_repeats,     counts.copied_in_bytes,
-                          counts.copied_out_bytes,    counts.scalar_ub_accesses, counts.scalar_gm_reads,
-                          counts.ub_bytes};
-  memcpy(br_model_counts, all, sizeof all);
+  br_model_counts = BrModelCounts{counts.vector_instructions, counts.vector_repeats, counts.copied_in_bytes,
+                                  counts.copied_out_bytes,    counts.scalar_ub_accesses, counts.scalar_gm_reads,
+                                  counts.barriers,            counts.events,         counts.ub_bytes};
   if (machine.Violations().empty()) {
     return BR_MODEL_OK;
   }

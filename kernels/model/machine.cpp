@@ -221,6 +221,7 @@ void Machine::WritesGlobal(const void *address, size_t bytes) {
 }
 
 void Machine::Barrier(Pipe pipe) {
+  counts.barriers++;
   if (pipe != kAll) {
     knows_[pipe][pipe] = issued_[pipe];
     return;
@@ -251,6 +252,7 @@ void Machine::SetFlag(Pipe from, Pipe to, int id) {
     Violate("event %s_%s %d is set twice", NameOf(from), NameOf(to), id);
   }
   flag.set = true;
+  counts.events++;
   Snapshot(from, flag.knowledge);
 }
 

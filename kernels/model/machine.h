@@ -85,6 +85,8 @@ class Machine {
     uint64_t copied_out_bytes = 0;
     uint64_t scalar_ub_accesses = 0;
     uint64_t scalar_gm_reads = 0;
+    uint64_t barriers = 0;
+    uint64_t events = 0;
     uint64_t ub_bytes = 0; // the most of one block
   };
   Counts counts;

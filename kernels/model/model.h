@@ -17,6 +17,21 @@ typedef struct BrModelRange {
   size_t bytes;
 } BrModelRange;
 
+/* What the last launch did, all blocks together: exported as `br_model_counts`. */
+typedef struct BrModelCounts {
+  uint64_t vector_instructions;
+  uint64_t vector_repeats; /* of 256 bytes */
+  uint64_t copied_in_bytes;
+  uint64_t copied_out_bytes;
+  uint64_t scalar_ub_accesses;
+  uint64_t scalar_gm_reads;
+  uint64_t barriers;
+  uint64_t events; /* pairs */
+  uint64_t ub_bytes; /* the most of one block */
+} BrModelCounts;
+
+/* In a library built with seeded bugs, `int br_seed_bug` says which of them is in the kernel; 0 for none. */
+
 #define BR_MODEL_OK 0
 #define BR_MODEL_VIOLATION 1 /* the kernel did what a device would punish; the message says what and where */
 #define BR_MODEL_ENTRY 2     /* no such entry */
