@@ -10,6 +10,12 @@
 //! ([`Rule::envelope_weights`]). Only a column whose bound comes first is scored again, so the answer is that of scoring everything.
 
 use crate::assignment::{Admission, Assignment, Balance};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn, Work};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::offload::{Device, Outcome};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
@@ -18,6 +24,8 @@ use crate::backend::{Backend, Chosen, Reference};
 use crate::batch::{Batch, MAX_WORKERS, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
+#[cfg(feature = "ascend")]
+use crate::policy::{Decided, Ticket};
 use crate::policy::{Order, PairCost, Pin, Plan, Policy, Rule};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::score::Profile;
@@ -68,6 +76,11 @@ pub(crate) struct Greedy {
     always_dense: bool,
     matrix: Matrix,
     rivals: Rivals,
+    /// By pool slot: who was placed before the device was asked.
+    #[cfg(feature = "ascend")]
+    taken: Vec<bool>,
+    #[cfg(feature = "ascend")]
+    device_picks: Vec<DevicePick>,
 }
 
 /// The best known of each run of each column.
@@ -155,6 +168,10 @@ impl Greedy {
             always_dense: false,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
+            #[cfg(feature = "ascend")]
+            taken: Vec::new(),
+            #[cfg(feature = "ascend")]
+            device_picks: Vec::new(),
         }
     }
 
@@ -165,6 +182,19 @@ impl Greedy {
 
     /// Runs a rule on a batch.
     pub(crate) fn assign(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
+        let Some(mut step) = self.begin(rule, batch, out) else { return };
+        self.place(&mut step);
+        self.finish(&step, out);
+    }
+
+    /// Begins a decision and places who is pinned or overdue; none where there is nothing to decide.
+    #[inline(always)]
+    fn begin<'a, 'b, R: Rule>(
+        &mut self,
+        rule: &'a mut R,
+        batch: &'a Batch<'b>,
+        out: &mut Assignment,
+    ) -> Option<Step<'a, 'b, &'a mut R>> {
         out.clear();
         self.loads.prepare(batch);
         let plan = rule.begin(batch, &mut self.loads.lift);
@@ -172,9 +202,9 @@ impl Greedy {
         self.picks.clear();
         if batch.waiting().is_empty() || batch.open_slots() == 0 {
             out.measure(batch);
-            return;
+            return None;
         }
-        let mut step = Step {
+        let step = Step {
             batch,
             waiting: batch.waiting().ordered(),
             rule,
@@ -189,20 +219,30 @@ impl Greedy {
             self.index_positions(batch);
             self.matrix.load(batch, plan.age, plan.unit);
         }
-
         self.place_pinned(&step);
         self.place_overdue(&step);
-        if plan.longest_first {
-            self.place_longest_first(&step);
+        Some(step)
+    }
+
+    #[inline(always)]
+    fn place(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
+        if step.plan.longest_first {
+            self.place_longest_first(step);
         } else {
-            self.place_best(&mut step);
+            self.place_best(step);
         }
+    }
+
+    /// Repairs the picks and writes the answer.
+    #[inline(always)]
+    fn finish(&mut self, step: &Step<'_, '_, &mut impl Rule>, out: &mut Assignment) {
+        let (batch, plan) = (step.batch, &step.plan);
         self.changes = 1;
         if self.picks.len() >= 2 {
             self.list_picks();
             for _ in 0..plan.repair.rounds {
-                let replaced = self.replace(&step);
-                let swapped = plan.repair.swap.is_some_and(|cost| self.swap(&step, cost));
+                let replaced = self.replace(step);
+                let swapped = plan.repair.swap.is_some_and(|cost| self.swap(step, cost));
                 if !replaced && !swapped {
                     break;
                 }
@@ -260,6 +300,231 @@ impl Greedy {
                 score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
             }
         }
+    }
+
+    /// The same with the greedy picks, or the first look at the columns, on a device where it can and answers well.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn assign_on(
+        &mut self,
+        device: &mut Device,
+        rule: &mut impl Rule,
+        batch: &Batch<'_>,
+        out: &mut Assignment,
+    ) {
+        let Some(mut step) = self.begin(rule, batch, out) else { return };
+        let mut begin = device.clock();
+        if !(device.is_wanted(batch) && self.place_on(device, &mut step)) {
+            if device.is_submitting() {
+                return;
+            }
+            begin = device.clock();
+            self.place(&mut step);
+        }
+        device.picked(batch, begin);
+        self.finish(&step, out);
+    }
+
+    /// Has a device make the picks; false, and none made, where the CPU must.
+    #[cfg(feature = "ascend")]
+    fn place_on(&mut self, device: &mut Device, step: &mut Step<'_, '_, &mut impl Rule>) -> bool {
+        let batch = step.batch;
+        self.mark_taken(step);
+        let kept = match step.rule.candidates() {
+            0 | 1 => None,
+            _ => Some(Kept::Judge),
+        };
+        match (kept, step.rule.drawer(batch)) {
+            (Some(kept), _) => device.note(Outcome::Kept(kept)),
+            (None, Some(drawer)) => {
+                let mut picks = std::mem::take(&mut self.device_picks);
+                let work = device.picks(&self.problem(step, drawer), &mut picks);
+                let accepted = self.accept(step, work, &picks, device);
+                self.device_picks = picks;
+                return accepted;
+            }
+            (None, None) if step.plan.order == Order::Matrix => {
+                self.list_open(batch);
+                if self.look_on(device, step) {
+                    device.note(Outcome::Looked);
+                    self.place_rivals(step, true);
+                    return true;
+                }
+            }
+            (None, None) => device.note(Outcome::Kept(Kept::NoDrawer)),
+        }
+        false
+    }
+
+    /// Makes the picks of a device, if it has any and they are good; false, and none made, where the CPU must.
+    #[cfg(feature = "ascend")]
+    fn accept(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        work: Option<Work>,
+        picks: &[DevicePick],
+        device: &mut Device,
+    ) -> bool {
+        let before = self.picks.len();
+        let Some(work) = work else { return false };
+        match self.place_picks(step, picks) {
+            Ok(()) => {
+                device.note(Outcome::Decided(work));
+                true
+            }
+            Err(error) => {
+                self.take_back(step, before);
+                device.note(Outcome::Refused(error));
+                false
+            }
+        }
+    }
+
+    /// Decides many batches with one launch. Engines are added as they are needed.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn assign_many_on<R: Rule>(
+        engines: &mut Vec<Self>,
+        kernels: &'static Kernels,
+        device: &mut Device,
+        rules: &mut [R],
+        batches: &[Batch<'_>],
+        outs: &mut [Assignment],
+    ) {
+        while engines.len() < batches.len() {
+            engines.push(Self::new(kernels));
+        }
+        let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs));
+        let mut begun: Vec<_> = decisions
+            .filter_map(|((greedy, rule), (batch, out))| {
+                let step = greedy.begin(rule, batch, out)?;
+                greedy.mark_taken(&step);
+                Some((greedy, step, out))
+            })
+            .collect();
+        let mut problems = Vec::with_capacity(begun.len());
+        for (greedy, step, _) in &begun {
+            let drawer = if step.rule.candidates() <= 1 { step.rule.drawer(step.batch) } else { None };
+            problems.push(drawer.map(|drawer| greedy.problem(step, drawer)));
+        }
+        let answers = device.many(&problems);
+        drop(problems);
+        for ((greedy, step, out), (work, picks)) in begun.iter_mut().zip(answers) {
+            if !greedy.accept(step, work, &picks, device) {
+                greedy.place(step);
+            }
+            greedy.finish(step, out);
+        }
+    }
+
+    /// Notes who was placed before the device is asked.
+    #[cfg(feature = "ascend")]
+    fn mark_taken(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        self.taken.clear();
+        self.taken.resize(step.batch.waiting().slot_bound(), false);
+        for pick in &self.picks {
+            self.taken[step.waiting.slots[pick.position] as usize] = true;
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn problem<'a, R: Rule>(
+        &'a self,
+        step: &'a Step<'_, '_, &mut R>,
+        drawer: crate::policy::Drawer<'a>,
+    ) -> Problem<'a> {
+        Problem {
+            batch: step.batch,
+            plan: &step.plan,
+            turn: Turn::Rule(step.plan.order),
+            source: Source::Drawn(drawer),
+            loads: &self.loads,
+            taken: &self.taken,
+        }
+    }
+
+    /// Makes the picks of a device, each checked: its slot, its room, its eligibility and its score.
+    #[cfg(feature = "ascend")]
+    fn place_picks(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        picks: &[DevicePick],
+    ) -> Result<(), AnswerError> {
+        let pool = step.batch.waiting();
+        for (index, &DevicePick { slot, worker, score }) in picks.iter().enumerate() {
+            let wrong = |what| Err(AnswerError::Pick { index, slot: slot.0, worker: worker as u32, what });
+            let request = pool.request(slot);
+            let Some(position) = pool.position(slot).filter(|&at| !self.column.is_taken(at)) else {
+                return wrong("it waits no longer");
+            };
+            if self.loads.open_slots(worker) <= 0 {
+                return wrong("no slot is open there");
+            }
+            if i64::from(request.prompt_tokens) > self.loads.longest_tokens(worker) {
+                return wrong("the room there does not hold it");
+            }
+            if !step.batch.eligible(request, worker) {
+                return wrong("it may not run there");
+            }
+            if self.score(step, worker, position) != score {
+                return wrong("its score is another");
+            }
+            self.admit_best(step, worker, Found { position, score });
+        }
+        Ok(())
+    }
+
+    /// Takes the picks from the `before`th on back.
+    #[cfg(feature = "ascend")]
+    fn take_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, before: usize) {
+        while self.picks.len() > before {
+            let Some(pick) = self.picks.pop() else { break };
+            self.loads.release(pick.worker, pick.tokens);
+            self.give_back(step, pick.position);
+        }
+    }
+
+    /// Has a device look at every column for the first time.
+    #[cfg(feature = "ascend")]
+    fn look_on(&mut self, device: &mut Device, step: &Step<'_, '_, &mut impl Rule>) -> bool {
+        let batch = step.batch;
+        let (loads, width) = (&self.loads, self.loads.envelopes().1.len().max(1));
+        let draw = |worker: usize, class: Option<u8>, profile: &mut Profile| {
+            let class = class.and_then(|class| {
+                batch.classes()?.rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
+            });
+            step.rule.draw(&loads.view(worker), class, profile);
+        };
+        let problem = Problem {
+            batch,
+            plan: &step.plan,
+            turn: Turn::Rule(Order::Matrix),
+            source: Source::Fixed(&draw),
+            loads,
+            taken: &self.taken,
+        };
+        let Some(columns) = device.columns(&problem) else { return false };
+        let (workers, pool) = (batch.workers().len(), batch.waiting());
+        self.begin_rivals(step);
+        let (rivals, matrix) = (&mut self.rivals, &self.matrix);
+        let runs = rivals.runs;
+        rivals.bounds[..workers * runs].fill(Bound { key: NOBODY, rise: 0, position: u32::MAX });
+        for column in columns {
+            let Some((slot, score)) = column.best else { continue };
+            let Some(position) = pool.position(slot) else { return false };
+            for run in 0..runs {
+                let same_class = step.ordered || matrix.run(run).class == column.class;
+                if same_class {
+                    // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
+                    let own = step.ordered || matrix.holds(run, slot);
+                    let rise = if own { 0 } else { -1 };
+                    rivals.bounds[column.worker * runs + run] =
+                        Bound { key: score, rise, position: position as u32 };
+                }
+            }
+        }
+        for worker in 0..workers {
+            rivals.rank(worker);
+        }
+        true
     }
 
     fn index_positions(&mut self, batch: &Batch<'_>) {
@@ -427,11 +692,10 @@ impl Greedy {
             }
             return;
         }
-        self.place_rivals(step);
+        self.place_rivals(step, false);
     }
 
-    /// Admits the best pair of all columns until nobody fits.
-    fn place_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+    fn begin_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let workers = step.batch.workers().len();
         let (envelope, row) = self.loads.envelopes();
         let rivals = &mut self.rivals;
@@ -446,7 +710,15 @@ impl Greedy {
         rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: 0, position: u32::MAX });
         rivals.keys.clear();
         rivals.keys.resize(workers, UNKNOWN);
-        for at in 0..self.open.len() {
+    }
+
+    /// Admits the best pair of all columns until nobody fits.
+    fn place_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>, looked: bool) {
+        if !looked {
+            self.begin_rivals(step);
+        }
+        let unknown = if looked { 0 } else { self.open.len() };
+        for at in 0..unknown {
             let worker = worker_of(self.open[at]);
             for run in 0..self.rivals.runs {
                 self.look(step, worker, run);
@@ -844,7 +1116,7 @@ impl Rivals {
 }
 
 /// A policy made of one rule.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct RulePolicy<R> {
     pub name: &'static str,
     pub needs: crate::policy::Needs,
@@ -876,5 +1148,51 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
 
     fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    #[cfg(feature = "ascend")]
+    fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
+        match &mut self.backend {
+            Chosen::Offload(backend) => backend.submit(&mut self.rule, batch),
+            _ => Ticket::default(),
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn poll(&mut self, ticket: &Ticket) -> bool {
+        match &self.backend {
+            Chosen::Offload(backend) => backend.device().poll(ticket.serial),
+            _ => true,
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+        batch: &Batch<'_>,
+        timeout: std::time::Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        if let Chosen::Offload(backend) = &mut self.backend {
+            return backend.collect(&mut self.rule, ticket, (batch, timeout), out);
+        }
+        self.decide(batch, out);
+        Decided::Cpu
+    }
+
+    #[cfg(feature = "ascend")]
+    fn discard(&mut self, ticket: Ticket) {
+        if let Chosen::Offload(backend) = &mut self.backend {
+            backend.device_mut().discard(ticket.serial);
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn device_counters(&self) -> Option<Counters> {
+        match &self.backend {
+            Chosen::Offload(backend) => backend.device().counters(),
+            _ => None,
+        }
     }
 }
