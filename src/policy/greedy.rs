@@ -66,8 +66,6 @@ pub(crate) struct Greedy {
     overdue: Vec<(u32, u64, usize)>,
     found: Vec<Found>,
     tokens: Vec<i64>,
-    /// Position in the length order of each pool slot, filled only for scans and overdue requests.
-    position_of: Vec<u32>,
     pairs: Pairs,
     /// The first pick of each worker, and the next of the same worker for each pick: they never change places during the repair.
     first_pick: Vec<u32>,
@@ -161,7 +159,6 @@ impl Greedy {
             overdue: Vec::new(),
             found: Vec::new(),
             tokens: Vec::new(),
-            position_of: Vec::new(),
             pairs: Pairs::default(),
             first_pick: Vec::new(),
             next_pick: Vec::new(),
@@ -216,7 +213,6 @@ impl Greedy {
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
-            self.index_positions(batch);
             self.matrix.load(batch, plan.age, plan.unit);
         }
         self.place_pinned(&step);
@@ -514,7 +510,7 @@ impl Greedy {
                 let same_class = step.ordered || matrix.run(run).class == column.class;
                 if same_class {
                     // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
-                    let own = step.ordered || matrix.holds(run, slot);
+                    let own = step.ordered || matrix.holds(run, position);
                     let rise = if own { 0 } else { -1 };
                     rivals.bounds[column.worker * runs + run] =
                         Bound { key: score, rise, position: position as u32 };
@@ -525,14 +521,6 @@ impl Greedy {
             rivals.rank(worker);
         }
         true
-    }
-
-    fn index_positions(&mut self, batch: &Batch<'_>) {
-        self.position_of.clear();
-        self.position_of.resize(batch.waiting().slot_bound(), u32::MAX);
-        for (position, &slot) in batch.waiting().ordered().slots.iter().enumerate() {
-            self.position_of[slot as usize] = position as u32;
-        }
     }
 
     fn list_open(&mut self, batch: &Batch<'_>) {
@@ -592,14 +580,14 @@ impl Greedy {
     fn take(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
         self.column.take(&step.waiting, position);
         if !step.ordered {
-            self.matrix.take(PoolSlot(step.waiting.slots[position]));
+            self.matrix.take(position);
         }
     }
 
     fn give_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
         self.column.give_back(&step.waiting, position);
         if !step.ordered {
-            self.matrix.give_back(step.batch, PoolSlot(step.waiting.slots[position]));
+            self.matrix.give_back(step.batch, position);
         }
     }
 
@@ -873,11 +861,9 @@ impl Greedy {
         let longest = self.loads.longest_tokens(worker);
         if !self.matrix.is_prepared(worker, run.class) {
             self.draw(step, worker, run.class);
-            self.matrix.prepare(step.batch, (worker, run.class), &self.profile, longest);
+            self.matrix.prepare((worker, run.class), &self.profile, longest);
         }
-        let entry = self.matrix.best(step.batch, run, &self.profile, worker, longest)?;
-        let position = self.position_of[self.matrix.slot(entry.index).index()] as usize;
-        Some(Found { position, score: entry.score })
+        self.matrix.best(step.batch, run, &self.profile, worker, longest)
     }
 
     fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, class: Option<u8>) {

@@ -210,15 +210,20 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M {
+    fn has(self, words: Self::V, bit: Self::V) -> Self::M {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_cmpgt_epi32_mask(mask, a, b) }
+        unsafe { _mm512_test_epi32_mask(words, bit) }
     }
 
     #[inline(always)]
-    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V {
+    fn bits(self, mask: Self::M) -> u16 {
+        mask
+    }
+
+    #[inline(always)]
+    fn raise(self, mask: Self::M, best: Self::V, score: Self::V) -> Self::V {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_blend_epi32(mask, b, a) }
+        unsafe { _mm512_mask_max_epi32(best, mask, best, score) }
     }
 
     #[inline(always)]
@@ -277,15 +282,15 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M {
+    fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(mask, a, b) }
+        unsafe { _mm512_mask_max_ps(best, mask, best, score) }
     }
 
     #[inline(always)]
-    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
+    fn equal_float(self, a: Self::F, b: Self::F) -> u16 {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_blend_ps(mask, b, a) }
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
     }
 
     #[inline(always)]
@@ -325,15 +330,30 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W) {
+    fn max_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { [_mm512_max_epi64(a[0], b[0]), _mm512_max_epi64(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn raise_wide(self, mask: Self::M, best: Self::W, score: Self::W) -> Self::W {
         // SAFETY: the CPU has AVX-512 and BMI2.
         unsafe {
-            let halves = [_pext_u32(u32::from(mask), 0x5555), _pext_u32(u32::from(mask), 0xaaaa)];
-            for half in 0..2 {
-                let above = _mm512_mask_cmpgt_epi64_mask(halves[half] as __mmask8, score[half], best.0[half]);
-                best.0[half] = _mm512_mask_blend_epi64(above, best.0[half], score[half]);
-                best.1[half] = _mm512_mask_blend_epi64(above, best.1[half], index[half]);
-            }
+            let even = _pext_u32(u32::from(mask), 0x5555) as __mmask8;
+            let odd = _pext_u32(u32::from(mask), 0xaaaa) as __mmask8;
+            [
+                _mm512_mask_max_epi64(best[0], even, best[0], score[0]),
+                _mm512_mask_max_epi64(best[1], odd, best[1], score[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn equal_wide(self, a: Self::W, b: Self::W) -> u16 {
+        // SAFETY: the CPU has AVX-512 and BMI2.
+        unsafe {
+            let half = |at: usize| u32::from(_mm512_cmpeq_epi64_mask(a[at], b[at]));
+            (_pdep_u32(half(0), 0x5555) | _pdep_u32(half(1), 0xaaaa)) as u16
         }
     }
 
