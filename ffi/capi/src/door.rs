@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(error(), "no");
         assert_eq!(status(|_| Ok(())), br_status::BR_OK);
         assert_eq!(error(), "");
-        assert_eq!(status(|_| panic!("seven {}", 7)), br_status::BR_INTERNAL);
+        assert_eq!(status(|_| std::panic::resume_unwind(Box::new("seven 7"))), br_status::BR_INTERNAL);
         assert_eq!(error(), "the library has failed inside: seven 7");
         assert_eq!(status(|_| Ok(())), br_status::BR_INTERNAL);
         assert!(error().starts_with("an earlier call"));
