@@ -44,6 +44,12 @@ def test_the_example(tmp_path):
     assert "finished" in done.stdout
 
 
+def test_the_bench_decides_right(tmp_path):
+    done = run(tmp_path, str(HERE / "benches" / "assign.py"), "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "Assigner('level').assign" in done.stdout
+
+
 def test_stubs_describe_the_module():
     import ast
 
