@@ -50,10 +50,8 @@ fn an_assigner_allocates_once() {
     const MOST: usize = 400;
     let mut assigner = null_mut();
     // SAFETY: every pointer is NULL or alive and of the size that is said, here and below.
-    assert_eq!(
-        unsafe { br_assigner_new(c"level".as_ptr(), null(), &mut assigner, null_mut(), 0) },
-        br_status::BR_OK
-    );
+    let made = unsafe { br_assigner_new(c"level".as_ptr(), null(), &mut assigner, null_mut(), 0) };
+    assert_eq!(made, br_status::BR_OK);
     let mut draw = Draw(1);
     let mut decided = 0;
     for round in 0..300 {
