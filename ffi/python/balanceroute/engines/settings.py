@@ -1,0 +1,76 @@
+"""Settings of the engine plugins, from environment variables.
+
+| variable | default | meaning |
+|---|---|---|
+| `BALANCEROUTE_MODE` | `off` | `off`: the engine is not touched. `arrival`: every request gets its rank when it arrives. `step`: requests wait in the front end until a rank has room, and are decided together |
+| `BALANCEROUTE_POLICY` | `level` | policy of the pool (`step`); arrivals use the F-score |
+| `BALANCEROUTE_SLOTS` | the engine's | running requests per rank |
+| `BALANCEROUTE_KV_CAPACITY_TOKENS` | the engine's | KV tokens per rank; 0 for no bound |
+| `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
+| `BALANCEROUTE_STALL_MS` | 1000 | `step`: without news of any rank for this long, what waits is sent at once |
+| `BALANCEROUTE_MAX_HOLD_MS` | 60000 | `step`: no request waits longer |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .gate import GateTimes
+
+MODES = ("off", "arrival", "step")
+
+
+class SettingsError(ValueError):
+    """An environment variable has a value that means nothing: which, expected, found."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an engine plugin is told; see the module's table."""
+
+    mode: str = "off"
+    policy: str = "level"
+    slots: int | None = None
+    kv_capacity_tokens: int | None = None
+    """None: ask the engine; 0: no bound."""
+    times: GateTimes = field(default_factory=GateTimes)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Reads the variables; unset or empty means the default. Raises `SettingsError`."""
+        env = os.environ if env is None else env
+        mode = env.get("BALANCEROUTE_MODE", "").strip().lower() or "off"
+        if mode not in MODES:
+            raise SettingsError(f"BALANCEROUTE_MODE must be one of {', '.join(MODES)}, found {mode!r}")
+        times = GateTimes()
+        return cls(
+            mode=mode,
+            policy=env.get("BALANCEROUTE_POLICY", "").strip() or cls.policy,
+            slots=_number(env, "BALANCEROUTE_SLOTS", int, 1),
+            kv_capacity_tokens=_number(env, "BALANCEROUTE_KV_CAPACITY_TOKENS", int, 0),
+            times=GateTimes(
+                window=_seconds(env, "BALANCEROUTE_WINDOW_MS", times.window),
+                stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
+                max_hold=_seconds(env, "BALANCEROUTE_MAX_HOLD_MS", times.max_hold),
+            ),
+        )
+
+
+def _number(env: Mapping[str, str], name: str, kind: type, least: float) -> int | float | None:
+    text = env.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not least <= value < float("inf"):
+        raise SettingsError(f"{name} must be a number of at least {least:g}, found {text!r}")
+    return value
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    milliseconds = _number(env, name, float, 0)
+    return default if milliseconds is None else milliseconds / 1e3
