@@ -1,8 +1,13 @@
 """What one front end has sent where: an engine's request names and ranks over a :class:`balanceroute.Router`.
 
-The router counts; the ledger translates (names to ids, ranks to workers), knows which dispatches an engine has shown to have seen,
-and carries what the router may not admit but the engine was given all the same: an engine queues whatever it is sent, so a request that
-found no room still lands somewhere, is counted here, and is told to the router as soon as there is room.
+The router counts and decides; the ledger translates (names to ids, ranks to workers) and settles what an engine's statistics are worth:
+
+* Which dispatches an engine has: requests travel in order, so a token of one shows that all sent to its rank before it have arrived.
+* What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens may contain anything between our requests that the rank had
+  surely taken in and all that we have sent: between `M - all ours` and `M - ours surely seen` is foreign. The estimate before is kept
+  where it lies in between and moved to the nearer end where not, so neither a stale snapshot nor a prefill in progress moves it.
+* What the router would not admit and the engine was given all the same: an engine queues whatever it is sent. Such requests are foreign to
+  the router and ours here.
 
 Nothing here waits, nothing here knows an engine.
 """
@@ -17,13 +22,9 @@ from typing import Any
 
 
 class _Entry:
-    """A request that has not ended.
+    """A request that has not ended. `rank` is None while it waits; `number` is its dispatch, 0 where the router does not know it."""
 
-    `rank` is None while it waits; `counted`: the router knows where it is; `recounted`: the router learned it after the engine did, so its
-    progress says nothing about the dispatches numbered before it.
-    """
-
-    __slots__ = ("counted", "dispatch", "generated", "hints", "id", "name", "prompt", "rank", "recounted")
+    __slots__ = ("generated", "hints", "id", "name", "number", "prompt", "rank", "seen_at", "sent_at")
 
     def __init__(self, id: int, name: str, prompt: int, hints: dict[str, Any]) -> None:
         self.id = id
@@ -32,9 +33,37 @@ class _Entry:
         self.hints = hints
         self.generated = 0
         self.rank: int | None = None
-        self.dispatch = 0
-        self.counted = False
-        self.recounted = False
+        self.number = 0
+        self.sent_at = 0.0
+        self.seen_at: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + self.generated
+
+
+class _Rank:
+    """What is known of one rank; KV tokens, prompt and generated."""
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
+        self.entries: dict[int, _Entry] = {}
+        self.tokens = 0
+        self.sent = 0
+        """Dispatches so far: the router numbers those to each worker 1, 2, 3 and so on."""
+        self.seen = 0
+        self.unseen: deque[_Entry] = deque()
+        self.unseen_tokens = 0
+        self.unseen_requests = 0
+        self.queued_tokens = 0
+        """Of requests that the router did not admit."""
+        self.queued_requests = 0
+        self.foreign_tokens = 0
+        self.foreign_requests = 0
+
+    @property
+    def load(self) -> tuple[int, int]:
+        return self.tokens + self.foreign_tokens, len(self.entries) + self.foreign_requests
 
 
 @dataclass
@@ -45,18 +74,20 @@ class Counters:
     """Decided by the router, on arrival or in a step."""
     bound: int = 0
     """Came with a rank of its own."""
-    overflowed: int = 0
-    """Found no room anywhere and went to the least loaded rank's own queue."""
+    queued: int = 0
+    """Found no room anywhere, or not on its rank, and was sent all the same: it queues in the engine."""
     finished: int = 0
     aborted: int = 0
-    refused: int = 0
-    """The router gave it back: it cannot be admitted (more tokens than a rank holds), or its rank is gone."""
+    covered: int = 0
+    """Became part of what reports measure."""
+    returned: int = 0
+    """Waited, and came back from the router: longer than any rank's KV cache."""
 
 
 class Ledger:
     """One front end's requests, by the engine's own names.
 
-    `router` is a fresh `balanceroute.Router` with `ranks` workers. Token counts are KV tokens; `clock` returns seconds.
+    `router` is a fresh `balanceroute.Router` with `ranks` workers that decides arrivals at once (`mode="arrival"`). `clock` returns seconds.
     Not thread-safe: one event loop or thread owns it.
     """
 
@@ -67,24 +98,15 @@ class Ledger:
         self._next_id = 1
         self._by_name: dict[str, _Entry] = {}
         self._by_id: dict[int, _Entry] = {}
-        self._workers: list[int] = list(range(ranks))  # rank -> the router's worker id
-        self._ranks: dict[int, int] = {w: w for w in range(ranks)}
-        self._tokens = [0] * ranks
-        self._requests = [0] * ranks
-        self._outside = [0] * ranks
-        self._seen = [0] * ranks
-        self._dispatches: list[deque[tuple[float, int]]] = [deque(maxlen=4096) for _ in range(ranks)]
-        self._shown: list[deque[tuple[float, int]]] = [deque(maxlen=4096) for _ in range(ranks)]
-        self._overflow: list[deque[_Entry]] = [deque() for _ in range(ranks)]
-        self._sent_order: list[deque[_Entry]] = [deque() for _ in range(ranks)]
-        self._count = [0] * ranks
+        self._ranks = [_Rank(worker) for worker in range(ranks)]
+        self._rank_of_worker = {worker: worker for worker in range(ranks)}
 
     # What is where.
 
     @property
     def ranks(self) -> int:
         """Number of ranks."""
-        return len(self._workers)
+        return len(self._ranks)
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
@@ -98,12 +120,13 @@ class Ledger:
         return None if entry is None else entry.rank
 
     def tokens(self, rank: int) -> int:
-        """KV tokens of this front end's own requests on a rank, prompt and generated, whether they run or queue there."""
-        return self._tokens[rank]
+        """KV tokens of our requests on a rank, prompt and generated, whether they run or queue there."""
+        return self._ranks[rank].tokens
 
-    def load(self, rank: int) -> int:
-        """`tokens` and what the last report showed beyond them."""
-        return self._tokens[rank] + self._outside[rank]
+    def foreign(self, rank: int) -> tuple[int, int]:
+        """KV tokens and requests that reports show beyond ours."""
+        at = self._ranks[rank]
+        return at.foreign_tokens, at.foreign_requests
 
     # Requests.
 
@@ -117,30 +140,24 @@ class Ledger:
             raise
 
     def decide(self) -> list[tuple[str, int]]:
-        """One step of the router: who enters which rank now. A waiting request that the router gives back goes to the least loaded rank."""
-        plan = self.router.step(self.clock())
+        """One step of the router: who enters which rank now. What it gives back goes to the least loaded rank: the engine has the last word."""
+        plan = self.router.step(self._now_ms())
         sent: list[tuple[str, int]] = []
-        for admission in plan.admissions:
-            id, worker, _dispatch = admission
+        for id, worker, number in plan.admissions:
             entry = self._by_id[id]
-            self._sent(entry, self._ranks[worker])
+            rank = self._rank_of_worker[worker]
+            self._sent(entry, rank, number)
             self.counters.placed += 1
-            sent.append((entry.name, entry.rank))
+            sent.append((entry.name, rank))
         for id, _reason in plan.returned:
             entry = self._by_id.get(id)
-            if entry is None:
-                continue
-            self.counters.refused += 1
-            entry.counted = False
-            if entry.rank is None:
-                sent.append((entry.name, self._overflowed(entry)))
-            elif entry.rank < self.ranks:
-                # The engine may still run it: sending it twice would be worse than counting it here.
-                self._overflow[entry.rank].append(entry)
+            if entry is not None and entry.rank is None:
+                self.counters.returned += 1
+                sent.append((entry.name, self._queue(entry)))
         return sent
 
     def place(self, name: str, prompt_tokens: int, **hints: Any) -> int:
-        """On arrival: a rank at once, always. Without room anywhere it joins the queue of the least loaded rank."""
+        """On arrival: a rank at once, always. Without room anywhere it queues at the least loaded one."""
         entry = self._new(name, prompt_tokens, hints)
         try:
             return self._place(entry)
@@ -156,103 +173,101 @@ class Ledger:
         self.router.abort(entry.id)
         return self._place(entry)
 
-    def bind(self, name: str, prompt_tokens: int, rank: int, **hints: Any) -> None:
+    def bind(self, name: str, prompt_tokens: int, rank: int) -> None:
         """Somebody else has chosen the rank: count it there."""
-        entry = self._new(name, prompt_tokens, hints)
+        entry = self._new(name, prompt_tokens, {})
         self.counters.bound += 1
-        if not self._try_place(entry, rank=rank):
-            self._overflowed(entry, rank)
+        try:
+            if not self._try_place(entry, rank):
+                self._queue(entry, rank)
+        except BaseException:
+            self._forget(entry)
+            raise
 
     def progress(self, name: str, tokens: int) -> None:
-        """A running request has generated `tokens` more; so the engine has seen it, and what was sent to its rank before it."""
+        """A request has `tokens` more; so its rank has it, and what was sent there before it."""
         entry = self._by_name.get(name)
         if entry is None or entry.rank is None:
             return
-        rank = entry.rank
-        if entry.dispatch > self._seen[rank] and not entry.recounted:
-            self._seen[rank] = entry.dispatch
-            self._shown[rank].append((self.clock(), entry.dispatch))
+        at = self._ranks[entry.rank]
+        if entry.seen_at is None:
+            if entry.number:
+                self._see(at, entry.number)
+            else:
+                entry.seen_at = self.clock()
         if tokens:
             entry.generated += tokens
-            self._tokens[rank] += tokens
-            if entry.counted:
+            at.tokens += tokens
+            if entry.number:
                 self.router.progress_request(entry.id, tokens)
+            else:
+                at.queued_tokens += tokens
 
     def finish(self, name: str) -> bool:
         """It has left the engine, ended or aborted. False when it is not known (any more)."""
-        entry = self._by_name.get(name)
-        if entry is None:
-            return False
-        self.counters.finished += 1
-        self._leave(entry, self.router.finish if entry.rank is not None else self.router.abort)
-        return True
+        return self._leave(name, "finished")
 
     def abort(self, name: str) -> bool:
         """It never reached the engine: as if it had not been sent. False when it is not known."""
-        entry = self._by_name.get(name)
-        if entry is None:
-            return False
-        self.counters.aborted += 1
-        self._leave(entry, self.router.abort)
-        return True
+        return self._leave(name, "aborted")
+
+    def cover(self, rank: int, when: float) -> int:
+        """For engines that tell no ends: what was sent to a rank at or before `when` is foreign from now on, since the next report surely contains it.
+
+        Returns how many requests that were.
+        """
+        at = self._ranks[rank]
+        covered = [entry for entry in at.entries.values() if entry.sent_at <= when]
+        for entry in covered:
+            self._leave(entry.name, "covered")
+            at.foreign_tokens += entry.tokens
+            at.foreign_requests += 1
+        return len(covered)
 
     # Ranks.
 
-    def seen(self, rank: int, age: float = 0.0) -> int:
-        """The newest dispatch that the rank had shown to have, `age` seconds ago: it has produced tokens for it."""
-        if age <= 0:
-            return self._seen[rank]
-        return _last_before(self._shown[rank], self.clock() - age)
-
-    def sent_before(self, rank: int, when: float) -> int:
-        """The newest dispatch to a rank at or before `when`, 0 if none."""
-        return _last_before(self._dispatches[rank], when)
-
     def report(
-        self, rank: int, *, running: int, waiting: int, kv_used: int | None, seen: int, capacity: int | None = None
+        self, rank: int, *, running: int, waiting: int, kv_used: int | None, age: float = 0.0, capacity: int | None = None
     ) -> None:
-        """What a rank says of itself, all front ends together. Dispatches newer than `seen` are not in it and stay counted."""
-        own = self._tokens[rank] - self._newer_tokens(rank, seen)
-        others = max(0, running + waiting - self._requests[rank])
-        if not others:
-            # All there are ours, and ours we count exactly: a measurement taken in the middle of a prefill would only blur that.
-            kv_used = own
-        elif kv_used is None:
-            # Without a capacity a usage cannot be turned into tokens: others are taken to be as long as ours.
-            kv_used = own + others * self._mean_tokens()
-        self._outside[rank] = max(0, kv_used - own)
-        self.router.report(self._workers[rank], seen, running, waiting, kv_used, capacity)
+        """What a rank says of itself, all front ends together.
+
+        `age` is how many seconds ago it may have been measured: what the rank has shown to have since then may be missing from it. `kv_used` is
+        None where only requests are known: others are then taken to be as long as ours.
+        """
+        at = self._ranks[rank]
+        ours, our_tokens = len(at.entries), at.tokens
+        seen, seen_tokens = self._seen(at, self.clock() - age if age > 0 else None)
+        held = running + waiting
+        at.foreign_requests = min(max(at.foreign_requests, held - ours, 0), max(held - seen, 0))
+        if kv_used is None:
+            at.foreign_tokens = at.foreign_requests * self._mean_tokens()
+        elif at.foreign_requests == 0:
+            # All there are ours, and ours are counted exactly.
+            at.foreign_tokens = 0
+        else:
+            at.foreign_tokens = min(max(at.foreign_tokens, kv_used - our_tokens, 0), max(kv_used - seen_tokens, 0))
+        self._tell(at, capacity)
 
     def resize(self, ranks: int) -> list[str]:
-        """Elastic scaling: ranks join at the end or leave from it. Names of requests whose rank is gone."""
+        """Elastic scaling: ranks join at the end or leave from it. Names of the requests whose rank is gone."""
         gone: list[str] = []
         while self.ranks > ranks:
-            rank = self.ranks - 1
-            worker = self._workers.pop()
-            self._ranks.pop(worker, None)
-            for entry in list(self._by_name.values()):
-                if entry.rank == rank:
-                    gone.append(entry.name)
-                    self._forget(entry)
-            self.router.remove_worker(worker)
-            for column in (
-                self._tokens, self._requests, self._outside, self._seen, self._count,
-                self._dispatches, self._shown, self._overflow, self._sent_order,
-            ):
-                column.pop()
+            at = self._ranks.pop()
+            del self._rank_of_worker[at.worker]
+            for entry in at.entries.values():
+                gone.append(entry.name)
+                self._forget(entry)
+            self.router.remove_worker(at.worker)
         while self.ranks < ranks:
             worker = self.router.add_worker()
-            self._ranks[worker] = self.ranks
-            self._workers.append(worker)
-            for column in (self._tokens, self._requests, self._outside, self._seen, self._count):
-                column.append(0)
-            self._dispatches.append(deque(maxlen=4096))
-            self._shown.append(deque(maxlen=4096))
-            self._overflow.append(deque())
-            self._sent_order.append(deque())
+            self._rank_of_worker[worker] = self.ranks
+            self._ranks.append(_Rank(worker))
         return gone
 
     # Inside.
+
+    def _now_ms(self) -> int:
+        return int(self.clock() * 1e3)
 
     def _new(self, name: str, prompt_tokens: int, hints: dict[str, Any]) -> _Entry:
         if name in self._by_name:
@@ -267,88 +282,105 @@ class Ledger:
         self._by_name.pop(entry.name, None)
         self._by_id.pop(entry.id, None)
 
-    def _leave(self, entry: _Entry, tell: Callable[[int], Any]) -> None:
+    def _leave(self, name: str, how: str) -> bool:
+        entry = self._by_name.get(name)
+        if entry is None:
+            return False
+        setattr(self.counters, how, getattr(self.counters, how) + 1)
         self._forget(entry)
-        rank = entry.rank
-        if rank is None:
-            tell(entry.id)
-            return
-        self._tokens[rank] -= entry.prompt + entry.generated
-        self._requests[rank] -= 1
-        if entry.counted:
-            tell(entry.id)
-        self._recount(rank)
+        if entry.rank is None:
+            self.router.abort(entry.id)
+            return True
+        at = self._ranks[entry.rank]
+        del at.entries[entry.id]
+        at.tokens -= entry.tokens
+        if not entry.number:
+            at.queued_tokens -= entry.tokens
+            at.queued_requests -= 1
+            self._tell(at)
+            return True
+        if entry.seen_at is None:
+            at.unseen_tokens -= entry.tokens
+            at.unseen_requests -= 1
+        if how == "finished":
+            self.router.finish(entry.id)
+        else:
+            # Its length is not known and must teach nothing.
+            self.router.abort(entry.id)
+        return True
 
     def _place(self, entry: _Entry) -> int:
         if not self._try_place(entry):
-            return self._overflowed(entry)
+            return self._queue(entry)
         self.counters.placed += 1
         return entry.rank
 
     def _try_place(self, entry: _Entry, rank: int | None = None) -> bool:
-        wish = None if rank is None else self._workers[rank]
         worker = self.router.place(
-            entry.id, entry.prompt, generated_tokens=entry.generated, rank=wish, now=self.clock(), **entry.hints
+            entry.id,
+            entry.prompt,
+            generated_tokens=entry.generated,
+            rank=None if rank is None else self._ranks[rank].worker,
+            now=self._now_ms(),
+            **entry.hints,
         )
         if worker is None:
             # It waits in the router's pool now; it is not ours to keep waiting.
             self.router.abort(entry.id)
             return False
-        self._sent(entry, self._ranks[worker])
+        rank = self._rank_of_worker[worker]
+        self._sent(entry, rank, self._ranks[rank].sent + 1)
         return True
 
-    def _sent(self, entry: _Entry, rank: int) -> None:
-        # The router numbers the dispatches to each worker 1, 2, 3 and so on, without a gap.
-        self._count[rank] += 1
-        dispatch = self._count[rank]
-        if entry.rank is None:
-            self._tokens[rank] += entry.prompt + entry.generated
-            self._requests[rank] += 1
-        else:
-            entry.recounted = True
-        entry.rank, entry.dispatch, entry.counted = rank, dispatch, True
-        self._dispatches[rank].append((self.clock(), dispatch))
-        self._sent_order[rank].append(entry)
+    def _sent(self, entry: _Entry, rank: int, number: int) -> None:
+        at = self._ranks[rank]
+        self._enter(entry, rank)
+        entry.number = at.sent = number
+        at.unseen.append(entry)
+        at.unseen_tokens += entry.tokens
+        at.unseen_requests += 1
 
-    def _overflowed(self, entry: _Entry, rank: int | None = None) -> int:
+    def _queue(self, entry: _Entry, rank: int | None = None) -> int:
         if rank is None:
-            rank = min(range(self.ranks), key=lambda r: (self.load(r), self._requests[r]))
-        self.counters.overflowed += 1
-        entry.rank, entry.counted = rank, False
-        self._tokens[rank] += entry.prompt + entry.generated
-        self._requests[rank] += 1
-        self._overflow[rank].append(entry)
+            rank = min(range(self.ranks), key=lambda r: self._ranks[r].load)
+        self.counters.queued += 1
+        self._enter(entry, rank)
+        at = self._ranks[rank]
+        at.queued_tokens += entry.tokens
+        at.queued_requests += 1
+        self._tell(at)
         return rank
 
-    def _recount(self, rank: int) -> None:
-        """Room may have come: what queues in the engine takes it before anybody new does."""
-        queue = self._overflow[rank]
-        while queue:
-            entry = queue[0]
-            if entry.id in self._by_id and not self._try_place(entry, rank=rank):
-                return
-            queue.popleft()
+    def _enter(self, entry: _Entry, rank: int) -> None:
+        at = self._ranks[rank]
+        entry.rank, entry.sent_at = rank, self.clock()
+        at.entries[entry.id] = entry
+        at.tokens += entry.tokens
 
-    def _newer_tokens(self, rank: int, seen: int) -> int:
-        """KV tokens of own requests that a report with `seen` does not contain: on their way, or in the engine's queue for want of room."""
-        tokens = sum(e.prompt for e in self._overflow[rank] if not e.generated and e.id in self._by_id)
-        sent = self._sent_order[rank]
-        while sent and sent[0].id not in self._by_id:
-            sent.popleft()
-        for entry in reversed(sent):
-            if entry.dispatch <= seen:
-                break
-            if entry.id in self._by_id:
-                tokens += entry.prompt + entry.generated
-        return tokens
+    def _see(self, at: _Rank, number: int) -> None:
+        at.seen = max(at.seen, number)
+        now = self.clock()
+        while at.unseen and at.unseen[0].number <= number:
+            entry = at.unseen.popleft()
+            if entry.id in at.entries:
+                entry.seen_at = now
+                at.unseen_tokens -= entry.tokens
+                at.unseen_requests -= 1
+
+    def _seen(self, at: _Rank, by: float | None) -> tuple[int, int]:
+        """Requests and KV tokens of ours that the rank had shown to have, now or by a time."""
+        if by is None and not at.queued_requests:
+            return len(at.entries) - at.unseen_requests, at.tokens - at.unseen_tokens
+        by = self.clock() if by is None else by
+        shown = [entry.tokens for entry in at.entries.values() if entry.seen_at is not None and entry.seen_at <= by]
+        return len(shown), sum(shown)
+
+    def _tell(self, at: _Rank, capacity: int | None = None) -> None:
+        """To the router: what of its own it may take as seen, and on top of it what is foreign to it."""
+        requests = len(at.entries) - at.unseen_requests + at.foreign_requests
+        tokens = at.tokens - at.unseen_tokens + at.foreign_tokens
+        self.router.report(at.worker, at.seen, requests, 0, tokens, capacity)
 
     def _mean_tokens(self) -> int:
-        requests = sum(self._requests)
-        return sum(self._tokens) // requests if requests else 0
-
-
-def _last_before(history: deque[tuple[float, int]], when: float) -> int:
-    for at, dispatch in reversed(history):
-        if at <= when:
-            return dispatch
-    return 0
+        requests = sum(len(at.entries) for at in self._ranks)
+        return sum(at.tokens for at in self._ranks) // requests if requests else 0

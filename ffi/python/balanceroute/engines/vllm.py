@@ -37,7 +37,7 @@ logger = logging.getLogger("balanceroute")
 MODULE = "vllm.v1.engine.core_client"
 CLIENT = "DPLBAsyncMPClient"
 _STATE = "_balanceroute"
-# Statistics that come by way of the coordinator are this much older than what the outputs have shown, in seconds.
+# Statistics that come by way of the coordinator may be this old, in seconds.
 _COORDINATOR_AGE = 0.5
 # As long as an engine's own statistics are younger than this, the coordinator's are not looked at, in seconds.
 _DIRECT_FRESH = 2.0
@@ -188,7 +188,7 @@ class State:
         fresh = self.ledger.clock() - _DIRECT_FRESH
         for rank, (waiting, running, usage) in enumerate(counts[:engines]):
             if self._direct_at[rank] < fresh:
-                self._report(rank, running, waiting, usage, self.ledger.seen(rank, _COORDINATOR_AGE))
+                self._report(rank, running, waiting, usage, _COORDINATOR_AGE)
 
     def outputs(self, client: Any, outputs: Any) -> None:
         """One engine step: tokens, ends, statistics."""
@@ -206,14 +206,14 @@ class State:
         rank = outputs.engine_index - self.first_rank
         if stats is not None and 0 <= rank < ledger.ranks:
             self._direct_at[rank] = ledger.clock()
-            self._report(rank, stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage, ledger.seen(rank))
+            self._report(rank, stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage)
             left = True
         if left:
             self.gate.stir()
 
-    def _report(self, rank: int, running: int, waiting: int, usage: float, seen: int) -> None:
+    def _report(self, rank: int, running: int, waiting: int, usage: float, age: float = 0.0) -> None:
         used = int(usage * self.capacity) if self.capacity else None
-        self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, seen=seen)
+        self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, age=age)
 
 
 def make_router(settings: Settings, ranks: int, slots: int, capacity: int | None, index: int, of: int) -> Any:
