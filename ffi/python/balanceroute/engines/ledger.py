@@ -15,22 +15,31 @@ Nothing here waits, nothing here knows an engine.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+import balanceroute
+
+# What a router takes for a length, in tokens.
+_SHORTEST, _LONGEST = 1, 1 << 22
+# Sessions whose rank is remembered.
+_SESSIONS = 1 << 16
 
 
 class _Entry:
     """A request that has not ended. `rank` is None while it waits; `number` is its dispatch, 0 where the router does not know it."""
 
-    __slots__ = ("generated", "hints", "id", "name", "number", "prompt", "rank", "seen_at", "sent_at")
+    __slots__ = ("generated", "id", "name", "number", "prompt", "rank", "seen_at", "sent_at", "session")
 
-    def __init__(self, id: int, name: str, prompt: int, hints: dict[str, Any]) -> None:
+    def __init__(self, id: int, name: str, prompt: int, session: str | None) -> None:
         self.id = id
         self.name = name
         self.prompt = prompt
-        self.hints = hints
+        self.session = session
         self.generated = 0
         self.rank: int | None = None
         self.number = 0
@@ -87,12 +96,24 @@ class Counters:
 class Ledger:
     """One front end's requests, by the engine's own names.
 
-    `router` is a fresh `balanceroute.Router` with `ranks` workers that decides arrivals at once (`mode="arrival"`). `clock` returns seconds.
-    Not thread-safe: one event loop or thread owns it.
+    `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; of several front ends that share the ranks this is
+    number `share[0]` of `share[1]`. `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before, which may still hold
+    their common prefix: by as many tokens as that can be. Not thread-safe: one event loop or thread owns it.
     """
 
-    def __init__(self, router: Any, ranks: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.router = router
+    def __init__(
+        self,
+        ranks: int,
+        slots: int,
+        *,
+        policy: str = "level",
+        kv_capacity_tokens: int | None = None,
+        share: tuple[int, int] = (0, 1),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.worker = balanceroute.WorkerConfig(slots, kv_capacity_tokens=kv_capacity_tokens)
+        # "arrival": what is to be placed is placed at once; what is to wait is enqueued.
+        self.router = balanceroute.Router([self.worker] * ranks, policy=policy, mode="arrival", share=share)
         self.clock = clock
         self.counters = Counters()
         self._next_id = 1
@@ -100,6 +121,9 @@ class Ledger:
         self._by_id: dict[int, _Entry] = {}
         self._ranks = [_Rank(worker) for worker in range(ranks)]
         self._rank_of_worker = {worker: worker for worker in range(ranks)}
+        # Rank and length of the last request of each session, the oldest first.
+        self._sessions: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._waiting_sessions: dict[int, _Entry] = {}
 
     # What is where.
 
@@ -130,35 +154,38 @@ class Ledger:
 
     # Requests.
 
-    def enqueue(self, name: str, prompt_tokens: int, **hints: Any) -> None:
+    def enqueue(self, name: str, prompt_tokens: int, session: str | None = None) -> None:
         """Into the pool: it waits for :meth:`decide`."""
-        entry = self._new(name, prompt_tokens, hints)
+        entry = self._new(name, prompt_tokens, session)
         try:
-            self.router.enqueue(entry.id, prompt_tokens, **hints)
+            self.router.enqueue(entry.id, entry.prompt)
+            if session is not None:
+                self._waiting_sessions[entry.id] = entry
         except BaseException:
             self._forget(entry)
             raise
 
     def decide(self) -> list[tuple[str, int]]:
         """One step of the router: who enters which rank now. What it gives back goes to the least loaded rank: the engine has the last word."""
-        plan = self.router.step(self._now_ms())
+        bonus = {id: row for id, entry in self._waiting_sessions.items() if (row := self._bonus(entry)) is not None}
+        plan = self.router.step(self._now_ms(), bonus_tokens=bonus or None)
         sent: list[tuple[str, int]] = []
-        for id, worker, number in plan.admissions:
-            entry = self._by_id[id]
-            rank = self._rank_of_worker[worker]
-            self._sent(entry, rank, number)
+        for dispatch in plan.admissions:
+            entry = self._by_id[dispatch.id]
+            rank = self._rank_of_worker[dispatch.worker]
+            self._sent(entry, rank, dispatch.number)
             self.counters.placed += 1
             sent.append((entry.name, rank))
-        for id, _reason in plan.returned:
-            entry = self._by_id.get(id)
+        for returned in plan.returned:
+            entry = self._by_id.get(returned.id)
             if entry is not None and entry.rank is None:
                 self.counters.returned += 1
                 sent.append((entry.name, self._queue(entry)))
         return sent
 
-    def place(self, name: str, prompt_tokens: int, **hints: Any) -> int:
+    def place(self, name: str, prompt_tokens: int, session: str | None = None) -> int:
         """On arrival: a rank at once, always. Without room anywhere it queues at the least loaded one."""
-        entry = self._new(name, prompt_tokens, hints)
+        entry = self._new(name, prompt_tokens, session)
         try:
             return self._place(entry)
         except BaseException:
@@ -173,9 +200,9 @@ class Ledger:
         self.router.abort(entry.id)
         return self._place(entry)
 
-    def bind(self, name: str, prompt_tokens: int, rank: int) -> None:
+    def bind(self, name: str, prompt_tokens: int, rank: int, session: str | None = None) -> None:
         """Somebody else has chosen the rank: count it there."""
-        entry = self._new(name, prompt_tokens, {})
+        entry = self._new(name, prompt_tokens, session)
         self.counters.bound += 1
         try:
             if not self._try_place(entry, rank):
@@ -259,7 +286,7 @@ class Ledger:
                 self._forget(entry)
             self.router.remove_worker(at.worker)
         while self.ranks < ranks:
-            worker = self.router.add_worker()
+            worker = self.router.add_worker(self.worker)
             self._rank_of_worker[worker] = self.ranks
             self._ranks.append(_Rank(worker))
         return gone
@@ -269,10 +296,10 @@ class Ledger:
     def _now_ms(self) -> int:
         return int(self.clock() * 1e3)
 
-    def _new(self, name: str, prompt_tokens: int, hints: dict[str, Any]) -> _Entry:
+    def _new(self, name: str, prompt_tokens: int, session: str | None) -> _Entry:
         if name in self._by_name:
             raise ValueError(f"request {name!r} is already known")
-        entry = _Entry(self._next_id, name, prompt_tokens, hints)
+        entry = _Entry(self._next_id, name, min(max(prompt_tokens, _SHORTEST), _LONGEST), session)
         self._next_id += 1
         self._by_name[name] = entry
         self._by_id[entry.id] = entry
@@ -281,6 +308,7 @@ class Ledger:
     def _forget(self, entry: _Entry) -> None:
         self._by_name.pop(entry.name, None)
         self._by_id.pop(entry.id, None)
+        self._waiting_sessions.pop(entry.id, None)
 
     def _leave(self, name: str, how: str) -> bool:
         entry = self._by_name.get(name)
@@ -291,6 +319,8 @@ class Ledger:
         if entry.rank is None:
             self.router.abort(entry.id)
             return True
+        if entry.session is not None and how == "finished":
+            self._remember(entry)
         at = self._ranks[entry.rank]
         del at.entries[entry.id]
         at.tokens -= entry.tokens
@@ -316,21 +346,29 @@ class Ledger:
         return entry.rank
 
     def _try_place(self, entry: _Entry, rank: int | None = None) -> bool:
-        worker = self.router.place(
+        dispatch = self.router.place(
             entry.id,
             entry.prompt,
-            generated_tokens=entry.generated,
+            self._now_ms(),
             rank=None if rank is None else self._ranks[rank].worker,
-            now=self._now_ms(),
-            **entry.hints,
+            bonus_tokens=None if rank is not None else self._bonus(entry),
         )
-        if worker is None:
-            # It waits in the router's pool now; it is not ours to keep waiting.
+        if dispatch is None:
+            # It waits in the router's pool now, and shall not.
             self.router.abort(entry.id)
             return False
-        rank = self._rank_of_worker[worker]
-        self._sent(entry, rank, self._ranks[rank].sent + 1)
+        self._sent(entry, self._rank_of_worker[dispatch.worker], dispatch.number)
         return True
+
+    def _bonus(self, entry: _Entry) -> Any:
+        """Tokens per worker that the session's last rank may already hold; None without such a rank."""
+        last = self._sessions.get(entry.session) if entry.session is not None else None
+        if last is None or last[0] >= self.ranks:
+            return None
+        row = np.zeros(self.ranks, np.float32)
+        # Ranks only come and go at the end, so the router's order of workers is ours.
+        row[last[0]] = min(last[1], entry.prompt)
+        return row
 
     def _sent(self, entry: _Entry, rank: int, number: int) -> None:
         at = self._ranks[rank]
@@ -356,6 +394,15 @@ class Ledger:
         entry.rank, entry.sent_at = rank, self.clock()
         at.entries[entry.id] = entry
         at.tokens += entry.tokens
+        self._waiting_sessions.pop(entry.id, None)
+        if entry.session is not None:
+            self._remember(entry)
+
+    def _remember(self, entry: _Entry) -> None:
+        self._sessions[entry.session] = (entry.rank, entry.tokens)
+        self._sessions.move_to_end(entry.session)
+        if len(self._sessions) > _SESSIONS:
+            self._sessions.popitem(last=False)
 
     def _see(self, at: _Rank, number: int) -> None:
         at.seen = max(at.seen, number)
@@ -379,7 +426,7 @@ class Ledger:
         """To the router: what of its own it may take as seen, and on top of it what is foreign to it."""
         requests = len(at.entries) - at.unseen_requests + at.foreign_requests
         tokens = at.tokens - at.unseen_tokens + at.foreign_tokens
-        self.router.report(at.worker, at.seen, requests, 0, tokens, capacity)
+        self.router.report(at.worker, running=requests, kv_used_tokens=tokens, kv_capacity_tokens=capacity, last_dispatch=at.seen or None)
 
     def _mean_tokens(self) -> int:
         requests = sum(len(at.entries) for at in self._ranks)

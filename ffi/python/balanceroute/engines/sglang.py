@@ -13,7 +13,6 @@ Requests that name their rank go there, and are counted. When the router fails, 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import time
@@ -130,13 +129,13 @@ class State:
     def choose(self, controller: Any, req: Any) -> int:
         """The rank for a request that has just come."""
         self._follow(controller)
-        return self.ranks[self.ledger.place(self._name(), _prompt_tokens(req), **_hints(req))]
+        return self.ranks[self.ledger.place(self._name(), _prompt_tokens(req), _session(req))]
 
     def bind(self, controller: Any, req: Any, rank: int) -> None:
         """It names its rank, and SGLang has sent it there."""
         self._follow(controller)
         if rank in self.ranks:
-            self.ledger.bind(self._name(), _prompt_tokens(req), self.ranks.index(rank))
+            self.ledger.bind(self._name(), _prompt_tokens(req), self.ranks.index(rank), _session(req))
 
     def _name(self) -> str:
         # Request ids may repeat (retries), and nobody asks for a request again.
@@ -145,8 +144,6 @@ class State:
 
     def _begin(self, controller: Any) -> None:
         """A new ledger: at the start, and when ranks have come or gone. What was sent and not yet reported is all that is lost."""
-        from balanceroute import Router
-
         self.ranks = _usable(controller)
         self._requests = 0
         loads = {load.dp_rank: load for load in controller.load_snapshot_reader.read_all()}
@@ -156,14 +153,13 @@ class State:
         self._limits = (slots, capacity)
         if self.settings.kv_capacity_tokens is not None:
             capacity = self.settings.kv_capacity_tokens
-        router = Router(
-            workers=len(self.ranks),
-            slots=self.settings.slots or slots or 256,
+        self.ledger = Ledger(
+            len(self.ranks),
+            self.settings.slots or slots or 256,
             policy=self.settings.policy,
             kv_capacity_tokens=capacity or None,
-            mode="arrival",
+            clock=time.time,
         )
-        self.ledger = Ledger(router, len(self.ranks), clock=time.time)
         self._written.clear()
         self._read(loads.values())
 
@@ -208,8 +204,5 @@ def _prompt_tokens(req: Any) -> int:
     return 0 if req.input_ids is None else len(req.input_ids)
 
 
-def _hints(req: Any) -> dict[str, Any]:
-    session = getattr(req, "session_id", None)
-    if session is None:
-        return {}
-    return {"session": int.from_bytes(hashlib.blake2b(session.encode(), digest_size=8).digest(), "little")}
+def _session(req: Any) -> str | None:
+    return getattr(req, "session_id", None)

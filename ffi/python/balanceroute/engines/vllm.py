@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import importlib
 import inspect
 import logging
@@ -154,7 +153,13 @@ class State:
         self.settings = settings
         self.capacity = _capacity(config, settings, engines)
         slots = settings.slots or _slots(config)
-        self.ledger = Ledger(make_router(settings, engines, slots, self.capacity, client.client_index, client.client_count), engines)
+        self.ledger = Ledger(
+            engines,
+            slots,
+            policy=settings.policy,
+            kv_capacity_tokens=self.capacity,
+            share=(client.client_index, client.client_count),
+        )
         self.gate = Gate(self.ledger, settings.times)
         self.first_rank = client.engine_ranks_managed[0]
         self.active = True
@@ -216,13 +221,6 @@ class State:
         self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, age=age)
 
 
-def make_router(settings: Settings, ranks: int, slots: int, capacity: int | None, index: int, of: int) -> Any:
-    """The router behind a client; several front ends share each rank in equal parts."""
-    from balanceroute import Router
-
-    return Router(workers=ranks, slots=slots, policy=settings.policy, kv_capacity_tokens=capacity or None, mode="arrival", share=(index, of))
-
-
 def _slots(config: Any) -> int:
     scheduler = getattr(config, "scheduler_config", None)
     return getattr(scheduler, "max_num_active_seqs", None) or getattr(scheduler, "max_num_seqs", None) or 256
@@ -247,11 +245,8 @@ def _prompt_tokens(request: Any) -> int:
     return 0 if embeds is None else int(embeds.shape[0])
 
 
-def _hints(request: Any) -> dict[str, Any]:
-    session = getattr(request, "session_id", None)
-    if session is None:
-        return {}
-    return {"session": int.from_bytes(hashlib.blake2b(session.encode(), digest_size=8).digest(), "little")}
+def _session(request: Any) -> str | None:
+    return getattr(request, "session_id", None)
 
 
 def _is_ours(client: Any, request: Any) -> bool:
@@ -292,7 +287,7 @@ def _patch_choice(stock: Any, settings: Settings) -> Any:
                 # Its rank has left between the decision and now.
                 chosen = None
             if chosen is None and _is_ours(self, request) and name not in state.ledger:
-                chosen = state.ledger.place(name, _prompt_tokens(request), **_hints(request))
+                chosen = state.ledger.place(name, _prompt_tokens(request), _session(request))
         except Exception:
             state.give_up("the router failed on an arrival")
             chosen = None
@@ -301,7 +296,7 @@ def _patch_choice(stock: Any, settings: Settings) -> Any:
             if state.active and name not in state.ledger:
                 # Chosen by vLLM or by the caller: it is load all the same.
                 try:
-                    state.ledger.bind(name, _prompt_tokens(request), self.core_engines.index(engine))
+                    state.ledger.bind(name, _prompt_tokens(request), self.core_engines.index(engine), _session(request))
                 except Exception:
                     state.give_up("the router failed on a bound request")
             return engine
@@ -329,7 +324,7 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
             self._ensure_output_queue_task()
             state.follow(self)
             try:
-                state.chosen[name] = await state.gate.hold(name, _prompt_tokens(request), **_hints(request))
+                state.chosen[name] = await state.gate.hold(name, _prompt_tokens(request), _session(request))
             except Aborted:
                 return None
             except asyncio.CancelledError:
