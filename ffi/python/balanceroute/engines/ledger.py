@@ -254,14 +254,24 @@ class Ledger:
     # Ranks.
 
     def report(
-        self, rank: int, *, running: int, waiting: int, kv_used: int | None, age: float = 0.0, capacity: int | None = None
+        self,
+        rank: int,
+        *,
+        running: int,
+        waiting: int,
+        kv_used: int | None,
+        seen: int | None = None,
+        age: float = 0.0,
+        capacity: int | None = None,
     ) -> None:
         """What a rank says of itself, all front ends together.
 
-        `age` is how many seconds ago it may have been measured: what the rank has shown to have since then may be missing from it. `kv_used` is
+        `seen`: the rank had received this many of our dispatches to it, where it counts them; progress tells otherwise. `age` is how many seconds ago it may have been measured: what the rank has shown to have since then may be missing from it. `kv_used` is
         None where only requests are known: others are then taken to be as long as ours.
         """
         at = self._ranks[rank]
+        if seen is not None:
+            self._see(at, min(seen, at.sent))
         ours, our_tokens = len(at.entries), at.tokens
         seen, seen_tokens = self._seen(at, self.clock() - age if age > 0 else None)
         held = running + waiting
