@@ -172,10 +172,27 @@ impl Stages {
     }
 }
 
+/// Where a request goes on arrival, and where it would have gone otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routed {
+    /// Index of the worker.
+    pub worker: usize,
+    /// Its score there in tokens, bonus included.
+    pub score_tokens: f64,
+    /// The second-best worker and the score there, if another one may take it.
+    pub runner_up: Option<(usize, f64)>,
+}
+
 /// The worker for one request that arrives while there is room: greatest `br0` F, then least load, then lowest index, among the workers that
 /// may take it. Looks at nobody who waits, so it can be asked before the request joins the pool.
 #[must_use]
 pub fn route_one(batch: &Batch<'_>, request: &Request) -> Option<usize> {
+    route_scored(batch, request).map(|routed| routed.worker)
+}
+
+/// The same with scores.
+#[must_use]
+pub fn route_scored(batch: &Batch<'_>, request: &Request) -> Option<Routed> {
     let workers = batch.workers();
     let uniform = batch.is_uniform();
     let per_token = |g: usize| if uniform { 1 } else { workers[g].cost_per_token() };
@@ -183,16 +200,34 @@ pub fn route_one(batch: &Batch<'_>, request: &Request) -> Option<usize> {
     let envelope = (0..workers.len()).map(cost).max()?;
     let tokens = i64::from(request.prompt_tokens);
     let needs = tokens + i64::from(batch.request_growth_tokens());
+    let unit = if uniform { 1 } else { WEIGHT_ONE };
     let score = |g: usize| {
         let over = (tokens - (envelope - cost(g)).div_euclid(per_token(g))).max(0);
-        let bonus = batch.bonus_tokens(request, g) * if uniform { 1 } else { WEIGHT_ONE };
-        per_token(g) * (tokens - workers.len() as i64 * over) + bonus
+        per_token(g) * (tokens - workers.len() as i64 * over) + batch.bonus_tokens(request, g) * unit
     };
-    (0..workers.len())
-        .filter(|&g| {
-            workers[g].open_slots() > 0 && needs <= workers[g].room_tokens() && batch.eligible(request, g)
-        })
-        .min_by_key(|&g| (std::cmp::Reverse(score(g)), cost(g), g))
+    // Greatest first: score, then least cost; of equals the first found stays.
+    let (mut best, mut second): (Option<(i64, i64, usize)>, Option<(i64, i64, usize)>) = (None, None);
+    for g in 0..workers.len() {
+        let room = workers[g].open_slots() > 0 && needs <= workers[g].room_tokens();
+        if !room || !batch.eligible(request, g) {
+            continue;
+        }
+        let found = (score(g), -cost(g), g);
+        let beats = |other: Option<(i64, i64, usize)>| {
+            other.is_none_or(|other| (found.0, found.1) > (other.0, other.1))
+        };
+        if beats(best) {
+            second = best.replace(found);
+        } else if beats(second) {
+            second = Some(found);
+        }
+    }
+    let in_tokens = |score: i64| score as f64 / unit as f64;
+    best.map(|(score, _, worker)| Routed {
+        worker,
+        score_tokens: in_tokens(score),
+        runner_up: second.map(|(score, _, worker)| (worker, in_tokens(score))),
+    })
 }
 
 /// A request that a subset may be made of.

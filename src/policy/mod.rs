@@ -12,11 +12,13 @@ pub mod fairness;
 pub(crate) mod greedy;
 pub mod level;
 pub(crate) mod loads;
+mod named;
 pub(crate) mod reservation;
 pub(crate) mod rollout;
 
 use thiserror::Error;
 
+pub use self::named::PARAMETER_NAMES;
 use crate::assignment::{Assignment, WaitReason};
 use crate::backend::cpu::{Isa, Kernels, Tier};
 use crate::backend::{Backend, BackendKind, Chosen};
@@ -463,6 +465,22 @@ pub enum PolicyError {
         low: f64,
         /// Greatest value.
         high: f64,
+        /// Value found.
+        found: f64,
+    },
+    /// No such parameter.
+    #[error("unknown policy parameter {found:?}; expected one of {expected}")]
+    ParameterName {
+        /// The name asked for.
+        found: String,
+        /// All names.
+        expected: String,
+    },
+    /// A fraction where a whole number belongs.
+    #[error("policy parameter {name}: must be a whole number, found {found}")]
+    Whole {
+        /// Field name.
+        name: &'static str,
         /// Value found.
         found: f64,
     },
