@@ -1,6 +1,6 @@
 """What the compiled module offers. Import these names from `balanceroute`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, final
 
 import numpy as np
@@ -94,7 +94,7 @@ class Assigner:
         cls,
         policy: str = "level",
         *,
-        parameters: Mapping[str, float] | None = None,
+        parameters: dict[str, float] | None = None,
         backend: Literal["auto", "cpu", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
     ) -> Assigner: ...
@@ -444,7 +444,7 @@ class Router:
         workers: Sequence[WorkerConfig],
         *,
         policy: str = "level",
-        parameters: Mapping[str, float] | None = None,
+        parameters: dict[str, float] | None = None,
         backend: Literal["auto", "cpu", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
         mode: Literal["step", "arrival"] | int = "step",
@@ -556,7 +556,7 @@ class Router:
         """It is gone: who ran there or waited for it alone comes back."""
 
     # Decisions and questions.
-    def step(self, now_ms: int, *, bonus_tokens: Mapping[int, npt.NDArray[np.float32]] | None = None) -> Plan:
+    def step(self, now_ms: int, *, bonus_tokens: dict[int, npt.NDArray[np.float32]] | None = None) -> Plan:
         """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in order of `worker_ids`, for those
         request ids that have any. The decision runs without the GIL."""
 
