@@ -227,6 +227,7 @@ class Setup:
         self.addresses = addresses
         self.tokens: dict[str, int] = {}
         self.ended: dict[str, str] = {}
+        self._waits: dict[str, asyncio.Future] = {}
 
     async def __aenter__(self) -> Setup:
         self.cluster.start()
@@ -252,6 +253,14 @@ class Setup:
                 self.tokens[output.request_id] = self.tokens.get(output.request_id, 0) + len(output.new_token_ids)
                 if output.finish_reason is not None:
                     self.ended[output.request_id] = str(output.finish_reason)
+                    if waits := self._waits.pop(output.request_id, None):
+                        waits.set_result(None)
+
+    async def end(self, name: str) -> None:
+        """Waits until a request has ended."""
+        if name not in self.ended:
+            self._waits[name] = asyncio.get_running_loop().create_future()
+            await self._waits[name]
 
     def silence_coordinator(self) -> None:
         os.kill(self.coordinator.proc.pid, signal.SIGSTOP)

@@ -13,9 +13,9 @@ class Clock:
         return self.now
 
 
-def make(ranks=2, slots=4, capacity=10_000):
+def make(ranks=2, slots=4, capacity=10_000, policy="level"):
     clock = Clock()
-    return Ledger(ranks, slots, kv_capacity_tokens=capacity, clock=clock), clock
+    return Ledger(ranks, slots, kv_capacity_tokens=capacity, policy=policy, clock=clock), clock
 
 
 def test_arrivals_level_the_tokens():
@@ -117,12 +117,25 @@ def test_a_session_is_drawn_to_its_rank_but_not_at_any_price():
     # Others go to an empty rank; the session returns to where 2050 tokens of it may still be.
     assert ledger.place("other", 10) not in (0, rank)
     assert ledger.place("second", 2100, session="s") == rank
-    # The same from the pool.
-    ledger.enqueue("third", 2200, session="s")
-    assert ledger.decide() == [("third", rank)]
     # Not where every step would become longer by it.
     ledger.bind("much", 60_000, rank)
     assert ledger.place("fourth", 2300, session="s") != rank
+
+
+def test_a_session_is_drawn_to_its_rank_from_the_pool():
+    # A policy that looks at pairs; "level" opens the emptiest rank first and then asks who of those that wait fits it best.
+    ledger, _ = make(ranks=4, slots=100, capacity=1_000_000, policy="exact")
+    for i in range(4):
+        ledger.bind(f"load{i}", 20_000, i)
+    rank = ledger.place("first", 2000, session="s")
+    ledger.finish("first")
+    ledger.bind("more", 30, rank)
+    ledger.enqueue("other", 1900)
+    (_, elsewhere), = ledger.decide()
+    assert elsewhere != rank
+    ledger.finish("other")
+    ledger.enqueue("second", 2100, session="s")
+    assert ledger.decide() == [("second", rank)]
 
 
 def test_the_pool_waits_for_room_and_the_impossible_goes_on():
