@@ -3,9 +3,10 @@
 The router counts and decides; the ledger translates (names to ids, ranks to workers) and settles what an engine's statistics are worth:
 
 * Which dispatches an engine has: requests travel in order, so a token of one shows that all sent to its rank before it have arrived.
-* What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens may contain anything between our requests that the rank had
-  surely taken in and all that we have sent: between `M - all ours` and `M - ours surely seen` is foreign. The estimate before is kept
-  where it lies in between and moved to the nearer end where not, so neither a stale snapshot nor a prefill in progress moves it.
+* What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens contains the requests of ours that the rank had surely taken in
+  when it was made, and at most all that we had sent, those included that have ended since: between `M` less the most and `M` less the least is
+  foreign. The estimate before is kept where it lies in between and moved to the nearer end where not, so neither a stale snapshot nor a
+  prefill in progress moves it.
 * What the router would not admit and the engine was given all the same: an engine queues whatever it is sent. Such requests are foreign to
   the router and ours here.
 
@@ -26,6 +27,8 @@ import balanceroute
 
 # What a router takes for a length, in tokens.
 _SHORTEST, _LONGEST = 1, 1 << 22
+# How long the end of a request is remembered, in seconds: no report is taken to be older.
+_OLDEST = 5.0
 # Sessions whose rank is remembered.
 _SESSIONS = 1 << 16
 
@@ -69,6 +72,8 @@ class _Rank:
         self.queued_requests = 0
         self.foreign_tokens = 0
         self.foreign_requests = 0
+        self.ended: deque[tuple[float, int]] = deque()
+        """When requests ended, and their tokens."""
 
     @property
     def load(self) -> tuple[int, int]:
@@ -272,7 +277,8 @@ class Ledger:
         at = self._ranks[rank]
         if seen is not None:
             self._see(at, min(seen, at.sent))
-        ours, our_tokens = len(at.entries), at.tokens
+        ended, ended_tokens = self._ended(at, age)
+        ours, our_tokens = len(at.entries) + ended, at.tokens + ended_tokens
         seen, seen_tokens = self._seen(at, self.clock() - age if age > 0 else None)
         held = running + waiting
         at.foreign_requests = min(max(at.foreign_requests, held - ours, 0), max(held - seen, 0))
@@ -332,6 +338,8 @@ class Ledger:
         if entry.session is not None and how == "finished":
             self._remember(entry)
         at = self._ranks[entry.rank]
+        if how == "finished":
+            at.ended.append((self.clock(), entry.tokens))
         del at.entries[entry.id]
         at.tokens -= entry.tokens
         if not entry.number:
@@ -431,6 +439,16 @@ class Ledger:
         by = self.clock() if by is None else by
         shown = [entry.tokens for entry in at.entries.values() if entry.seen_at is not None and entry.seen_at <= by]
         return len(shown), sum(shown)
+
+    def _ended(self, at: _Rank, age: float) -> tuple[int, int]:
+        """Requests and KV tokens of ours that have ended within `age` seconds."""
+        now = self.clock()
+        while at.ended and at.ended[0][0] < now - _OLDEST:
+            at.ended.popleft()
+        if age <= 0:
+            return 0, 0
+        recent = [tokens for when, tokens in at.ended if when > now - age]
+        return len(recent), sum(recent)
 
     def _tell(self, at: _Rank, capacity: int | None = None) -> None:
         """To the router: what of its own it may take as seen, and on top of it what is foreign to it."""

@@ -59,7 +59,9 @@ class BalanceRouter(RequestRouter):
         if stats and self.reported.get(rank) != stats["step"]:
             self.reported[rank] = stats["step"]
             self.gate.news()
-            self.gate.ledger.report(rank, running=stats["running"], waiting=stats["waiting"], kv_used=stats["kv_tokens"], seen=stats["received"])
+            # Ray collects these and spreads them in its own time.
+            load = dict(running=stats["running"], waiting=stats["waiting"], kv_used=stats["kv_tokens"])
+            self.gate.ledger.report(rank, seen=stats["received"], age=2.0, **load)
             self.gate.stir()
 
     async def choose_replicas(self, candidate_replicas, pending_request=None):
@@ -159,10 +161,12 @@ def run(balanced: bool, count: int = 300) -> tuple[float, list[str]]:
     if balanced:
         kwargs = {"slots": SLOTS, "kv_capacity_tokens": KV_TOKENS}
         router = RequestRouterConfig(request_router_class=BalanceRouter, request_router_kwargs=kwargs, request_routing_stats_period_s=0.2)
-    handle = serve.run(Decoder.options(request_router_config=router).bind(clock))
+    # A name of its own: a handle in this process keeps the router that it first had for a name.
+    app = "balanced" if balanced else "stock"
+    handle = serve.run(Decoder.options(request_router_config=router).bind(clock), name=app, route_prefix=None)
     answers = asyncio.run(drive(handle, count, ahead=32))
     loads = ray.get(clock.loads.remote())
-    serve.delete("default")
+    serve.delete(app)
     middle = loads[len(loads) // 10 : -len(loads) // 5]
     return statistics.mean(max(step) * len(step) / sum(step) - 1 for step in middle), answers
 

@@ -74,6 +74,22 @@ def test_a_stale_snapshot_does_not_erase_what_others_have_there():
     assert ledger.foreign(0) == (0, 0)
 
 
+def test_what_has_ended_since_the_measurement_is_not_foreign():
+    ledger, clock = make(ranks=1, slots=100)
+    for name in "abc":
+        ledger.place(name, 1000)
+        ledger.progress(name, 1)
+    ledger.finish("a")
+    ledger.finish("b")
+    clock.now += 0.3
+    # Measured half a second ago, when all three ran.
+    ledger.report(0, running=3, waiting=0, kv_used=3003, age=0.5)
+    assert ledger.foreign(0) == (0, 0)
+    # Measured now: somebody else's.
+    ledger.report(0, running=3, waiting=0, kv_used=3003)
+    assert ledger.foreign(0) == (2002, 2)
+
+
 def test_without_a_capacity_others_are_as_long_as_ours():
     ledger, _ = make(slots=100, capacity=None)
     ledger.place("a", 400)
