@@ -56,15 +56,15 @@ class _Engine:
     """Bytes of every request received."""
     preempted: int = 0
     extra: tuple = (0, 0, 0)
-    """Running, waiting and KV tokens of somebody else that it reports on top."""
+    """Running, waiting and KV tokens of somebody else, for whom it has so much less room."""
 
     @property
     def kv(self) -> int:
-        return sum(r.kv for r in self.running)
+        return sum(r.kv for r in self.running) + self.extra[2]
 
 
 class Cluster(threading.Thread):
-    """The engines. `silent` stops every message to the client and the coordinator; `statistics` = False leaves out the statistics only."""
+    """The engines. `paused` stops them and all that they send; `statistics` = False leaves out the statistics only."""
 
     def __init__(self, addresses, coordinator, ranks: int, slots: int, capacity: int, step_s: float) -> None:
         super().__init__(daemon=True)
@@ -143,11 +143,11 @@ class Cluster(threading.Thread):
             if any(engine.running for engine in self.engines):
                 self.samples.append([engine.kv for engine in self.engines])
             for rank, engine in enumerate(self.engines):
-                running, waiting, kv = engine.extra
+                running, waiting, _ = engine.extra
                 stats = SchedulerStats(
                     num_running_reqs=len(engine.running) + running,
                     num_waiting_reqs=len(engine.queue) + waiting,
-                    kv_cache_usage=min(1.0, (engine.kv + kv) / self.capacity),
+                    kv_cache_usage=min(1.0, engine.kv / self.capacity),
                     step_counter=step,
                 )
                 counts = (stats.num_running_reqs, stats.num_waiting_reqs)
@@ -171,7 +171,8 @@ class Cluster(threading.Thread):
         context.destroy(linger=0)
 
     def _step(self, engine: _Engine) -> list:
-        while engine.queue and len(engine.running) < self.slots and engine.kv + engine.queue[0].kv + 1 <= self.capacity:
+        slots = self.slots - engine.extra[0]
+        while engine.queue and len(engine.running) < slots and engine.kv + engine.queue[0].kv + 1 <= self.capacity:
             engine.running.append(engine.queue.popleft())
         while engine.running and engine.kv + len(engine.running) > self.capacity:
             engine.queue.appendleft(engine.running.pop())
@@ -199,10 +200,9 @@ class Cluster(threading.Thread):
 
     # What came out.
 
-    def imbalance(self, skip: float = 0.1) -> float:
-        """Mean over steps of (greatest - mean KV) / mean KV, without the first and the last part of the run."""
-        cut = int(len(self.samples) * skip)
-        loads = [s for s in self.samples[cut : len(self.samples) - cut] if sum(s)]
+    def imbalance(self, tail: int = 120) -> float:
+        """Mean over steps of (greatest - mean KV) / mean KV, without the first tenth and the last `tail` steps, as the system fills and empties."""
+        loads = [s for s in self.samples[len(self.samples) // 10 : -tail] if sum(s)]
         return statistics.mean(max(s) * len(s) / sum(s) - 1 for s in loads)
 
 

@@ -25,7 +25,7 @@ class GateTimes:
 
     window: float = 0.001
     """Events this close together are decided in one step; 0 decides in the next turn of the event loop."""
-    stall: float = 1.0
+    stall: float = 2.0
     """Without news of any rank for this long, what waits is sent as if it had just arrived."""
     max_hold: float = 60.0
     """No request waits longer, news or not."""

@@ -182,10 +182,10 @@ class Ledger:
             self.counters.placed += 1
             sent.append((entry.name, rank))
         for returned in plan.returned:
-            entry = self._by_id.get(returned.id)
-            if entry is not None and entry.rank is None:
+            back = self._by_id.get(returned.id)
+            if back is not None and back.rank is None:
                 self.counters.returned += 1
-                sent.append((entry.name, self._queue(entry)))
+                sent.append((back.name, self._queue(back)))
         return sent
 
     def place(self, name: str, prompt_tokens: int, session: str | None = None) -> int:
@@ -210,7 +210,7 @@ class Ledger:
         entry = self._new(name, prompt_tokens, session)
         self.counters.bound += 1
         try:
-            if not self._try_place(entry, rank):
+            if self._try_place(entry, rank) is None:
                 self._queue(entry, rank)
         except BaseException:
             self._forget(entry)
@@ -271,8 +271,9 @@ class Ledger:
     ) -> None:
         """What a rank says of itself, all front ends together.
 
-        `seen`: the rank had received this many of our dispatches to it, where it counts them; progress tells otherwise. `age` is how many seconds ago it may have been measured: what the rank has shown to have since then may be missing from it. `kv_used` is
-        None where only requests are known: others are then taken to be as long as ours.
+        `seen`: the rank had received this many of our dispatches to it, where it counts them; progress tells otherwise. `age`: it may have been
+        measured that many seconds ago, so what has begun since may be missing from it and what has ended since may be in it. `kv_used` is None
+        where only requests are known: others are then taken to be as long as ours.
         """
         at = self._ranks[rank]
         if seen is not None:
@@ -335,8 +336,8 @@ class Ledger:
         if entry.rank is None:
             self.router.abort(entry.id)
             return True
-        if entry.session is not None and how == "finished":
-            self._remember(entry)
+        if how == "finished":
+            self._remember(entry, entry.rank)
         at = self._ranks[entry.rank]
         if how == "finished":
             at.ended.append((self.clock(), entry.tokens))
@@ -358,12 +359,13 @@ class Ledger:
         return True
 
     def _place(self, entry: _Entry) -> int:
-        if not self._try_place(entry):
+        rank = self._try_place(entry)
+        if rank is None:
             return self._queue(entry)
         self.counters.placed += 1
-        return entry.rank
+        return rank
 
-    def _try_place(self, entry: _Entry, rank: int | None = None) -> bool:
+    def _try_place(self, entry: _Entry, rank: int | None = None) -> int | None:
         dispatch = self.router.place(
             entry.id,
             entry.prompt,
@@ -374,9 +376,10 @@ class Ledger:
         if dispatch is None:
             # It waits in the router's pool now, and shall not.
             self.router.abort(entry.id)
-            return False
-        self._sent(entry, self._rank_of_worker[dispatch.worker], dispatch.number)
-        return True
+            return None
+        rank = self._rank_of_worker[dispatch.worker]
+        self._sent(entry, rank, dispatch.number)
+        return rank
 
     def _bonus(self, entry: _Entry) -> Any:
         """Tokens per worker that the session's last rank may already hold; None without such a rank."""
@@ -413,11 +416,12 @@ class Ledger:
         at.entries[entry.id] = entry
         at.tokens += entry.tokens
         self._waiting_sessions.pop(entry.id, None)
-        if entry.session is not None:
-            self._remember(entry)
+        self._remember(entry, rank)
 
-    def _remember(self, entry: _Entry) -> None:
-        self._sessions[entry.session] = (entry.rank, entry.tokens)
+    def _remember(self, entry: _Entry, rank: int) -> None:
+        if entry.session is None:
+            return
+        self._sessions[entry.session] = (rank, entry.tokens)
         self._sessions.move_to_end(entry.session)
         if len(self._sessions) > _SESSIONS:
             self._sessions.popitem(last=False)

@@ -7,7 +7,7 @@
 | `BALANCEROUTE_SLOTS` | the engine's | running requests per rank |
 | `BALANCEROUTE_KV_CAPACITY_TOKENS` | the engine's | KV tokens per rank; 0 for no bound |
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
-| `BALANCEROUTE_STALL_MS` | 1000 | `step`: without news of any rank for this long, what waits is sent at once |
+| `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for this long, what waits is sent at once; longer than the longest prefill of a step |
 | `BALANCEROUTE_MAX_HOLD_MS` | 60000 | `step`: no request waits longer |
 """
 
@@ -48,8 +48,8 @@ class Settings:
         return cls(
             mode=mode,
             policy=env.get("BALANCEROUTE_POLICY", "").strip() or cls.policy,
-            slots=_number(env, "BALANCEROUTE_SLOTS", int, 1),
-            kv_capacity_tokens=_number(env, "BALANCEROUTE_KV_CAPACITY_TOKENS", int, 0),
+            slots=_count(env, "BALANCEROUTE_SLOTS", 1),
+            kv_capacity_tokens=_count(env, "BALANCEROUTE_KV_CAPACITY_TOKENS", 0),
             times=GateTimes(
                 window=_seconds(env, "BALANCEROUTE_WINDOW_MS", times.window),
                 stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
@@ -58,19 +58,26 @@ class Settings:
         )
 
 
-def _number(env: Mapping[str, str], name: str, kind: type, least: float) -> int | float | None:
+def _count(env: Mapping[str, str], name: str, least: int) -> int | None:
+    value = _number(env, name, least)
+    if value is not None and value != int(value):
+        raise SettingsError(f"{name} must be a whole number, found {value}")
+    return None if value is None else int(value)
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    milliseconds = _number(env, name, 0)
+    return default if milliseconds is None else milliseconds / 1e3
+
+
+def _number(env: Mapping[str, str], name: str, least: float) -> float | None:
     text = env.get(name, "").strip()
     if not text:
         return None
     try:
-        value = kind(text)
+        value = float(text)
     except ValueError:
-        value = None
-    if value is None or not least <= value < float("inf"):
+        value = float("nan")
+    if not least <= value < float("inf"):
         raise SettingsError(f"{name} must be a number of at least {least:g}, found {text!r}")
     return value
-
-
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
-    milliseconds = _number(env, name, float, 0)
-    return default if milliseconds is None else milliseconds / 1e3

@@ -9,7 +9,10 @@ variables (:mod:`balanceroute.engines.settings`). Unset, or `BALANCEROUTE_MODE=o
 
 Left to vLLM: requests that name their rank, parts of a streaming input (they follow their session), pooling requests, one engine
 (no data parallelism), and external load balancing; the first three are counted all the same. A request with `n > 1` samples enters as
-`n` requests, one after the other, as vLLM sends them.
+`n` requests, one after the other, as vLLM sends them. vLLM's own priorities order what a rank has been given, not what is held.
+
+Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part of every rank's slots and KV tokens, so
+together they never overfill one, and one of them that gets more than its part of the traffic holds requests while others have slots to spare.
 
 When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as it always does.
 The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and runs no Python plugin of this kind: the plugin says so and does nothing.
@@ -256,6 +259,7 @@ def _is_ours(client: Any, request: Any) -> bool:
         request.data_parallel_rank is None
         and request.pooling_params is None
         and not request.resumable
+        and not getattr(request, "abort_immediately", False)
         and name not in client.reqs_in_flight
         and name not in client.streaming_reqs
     )
@@ -326,13 +330,13 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
             try:
                 state.chosen[name] = await state.gate.hold(name, _prompt_tokens(request), _session(request))
             except Aborted:
-                return None
+                return
             except asyncio.CancelledError:
                 _tell_cancelled(self, name)
                 raise
             except Exception:
                 logger.exception("balanceroute: request %s could not be held; vLLM decides", name)
-        return await stock(self, request)
+        await stock(self, request)
 
     return add_request_async
 
@@ -354,7 +358,7 @@ def _patch_abort(stock: Any, settings: Settings) -> Any:
         if state:
             # vLLM looks its requests up by where it has sent them: those that are held it would not find.
             request_ids = state.gate.abort(request_ids)
-        return await stock(self, request_ids)
+        await stock(self, request_ids)
 
     return abort_requests_async
 
