@@ -48,8 +48,8 @@ pub struct Pool {
     arrivals: u64,
     with_deadline: usize,
     with_pair_terms: usize,
-    /// Sort keys of a bulk fill.
-    keys: Vec<u64>,
+    /// Sort keys of a bulk fill: tokens and slot, and as many places to sort them into.
+    keys: Vec<(u32, u32)>,
     // The length order: parallel columns sorted by tokens, then by insertion. They are longer than `count`, in whole blocks, so
     // that kernels read blocks only; so are the columns of blocks below. What lies past the end is left over and means nothing.
     count: usize,
@@ -103,7 +103,7 @@ impl Pool {
     /// The first request that [`Pool::insert`] refuses, named by its index.
     pub fn from_requests(requests: &[Request]) -> Result<Self, BatchError> {
         let mut pool = Self::new();
-        pool.refill(requests.iter().copied())?;
+        pool.refill(requests)?;
         Ok(pool)
     }
 
@@ -122,64 +122,63 @@ impl Pool {
     ///
     /// # Errors
     /// The first request that [`Pool::insert`] would refuse, named by its index; the pool is empty then.
-    pub fn refill(&mut self, requests: impl IntoIterator<Item = Request>) -> Result<(), BatchError> {
+    pub fn refill(&mut self, requests: &[Request]) -> Result<(), BatchError> {
         self.clear();
-        let filled = requests.into_iter().try_for_each(|request| self.append(request));
-        if filled.is_err() {
-            self.clear();
+        let mut by_slot = requests.len() <= MAX_WAITING;
+        let mut valid = by_slot;
+        for (index, request) in requests.iter().enumerate() {
+            by_slot &= request.id == index as u64;
+            valid &= is_valid(request);
+            self.with_deadline += usize::from(request.deadline_steps.is_some());
+            self.with_pair_terms += usize::from(request.has_pair_terms());
         }
-        self.order();
-        filled
-    }
-
-    /// Adds an entry at the end of the arrival order; the length order and the list are drawn afterwards.
-    fn append(&mut self, request: Request) -> Result<(), BatchError> {
-        let index = self.entries.len();
-        check_new(index, &request)?;
-        let slot = index as u32;
-        if self.by_slot && request.id != index as u64 {
-            self.index_ids();
-        }
-        if !self.by_slot {
-            match self.by_id.entry(request.id) {
-                hash_map::Entry::Occupied(other) => {
-                    let first = *other.get() as usize;
-                    return Err(BatchError::DuplicateId { index, id: request.id, first });
+        if !(valid && by_slot) {
+            // Something is wrong, or ids must be looked at one by one.
+            self.by_slot = false;
+            let refused = requests.iter().enumerate().try_for_each(|(index, request)| {
+                check_new(index, request)?;
+                match self.by_id.entry(request.id) {
+                    hash_map::Entry::Occupied(first) => {
+                        let first = *first.get() as usize;
+                        Err(BatchError::DuplicateId { index, id: request.id, first })
+                    }
+                    hash_map::Entry::Vacant(free) => {
+                        free.insert(index as u32);
+                        Ok(())
+                    }
                 }
-                hash_map::Entry::Vacant(free) => _ = free.insert(slot),
+            });
+            if refused.is_err() {
+                self.clear();
+                return refused;
             }
         }
-        self.entries.push(Entry {
+        let now_step = self.now_step;
+        self.entries.extend(requests.iter().zip(0u32..).map(|(&request, slot)| Entry {
             request,
-            enqueued_step: self.now_step - request.waited_steps,
-            arrival: index as u64,
+            enqueued_step: now_step - request.waited_steps,
+            arrival: u64::from(slot),
             previous: slot.wrapping_sub(1),
             next: slot + 1,
-        });
-        self.with_deadline += usize::from(request.deadline_steps.is_some());
-        self.with_pair_terms += usize::from(request.has_pair_terms());
-        Ok(())
-    }
-
-    /// Closes the list and draws the length order of entries that [`Pool::append`] has added to an empty pool.
-    fn order(&mut self) {
+        }));
         self.count = self.entries.len();
         self.arrivals = self.count as u64;
         if let Some(last) = self.entries.last_mut() {
             last.next = NONE;
             (self.head, self.tail) = (0, self.count as u32 - 1);
         }
-        // Equal lengths stay in arrival order.
-        let keys = self.entries.iter().enumerate();
-        self.keys.clear();
-        self.keys
-            .extend(keys.map(|(slot, entry)| u64::from(entry.request.prompt_tokens) << 32 | slot as u64));
-        self.keys.sort_unstable();
+        self.order();
+        Ok(())
+    }
+
+    /// Draws the length order of entries in order of arrival.
+    fn order(&mut self) {
         self.widen();
-        for (at, &key) in self.keys.iter().enumerate() {
-            let entry = &self.entries[key as u32 as usize];
-            self.tokens[at] = (key >> 32) as u32;
-            self.slots[at] = key as u32;
+        self.sort();
+        for (at, &(tokens, slot)) in self.keys[..self.count].iter().enumerate() {
+            let entry = &self.entries[slot as usize];
+            self.tokens[at] = tokens;
+            self.slots[at] = slot;
             self.enqueued[at] = entry.enqueued_step;
             self.arrived[at] = entry.arrival;
         }
@@ -189,6 +188,45 @@ impl Pool {
             self.low[block] = self.tokens[from];
             self.high[block] = self.tokens[last];
             self.oldest[block] = self.enqueued[from..=last].iter().copied().fold(u32::MAX, u32::min);
+        }
+    }
+
+    /// Sorts (tokens, slot) into the first half of `keys`, byte by byte from the last: equal lengths stay in arrival order.
+    fn sort(&mut self) {
+        const BYTES: usize = MAX_PROMPT_TOKENS.ilog2() as usize / 8 + 1;
+        let count = self.count;
+        self.keys.clear();
+        self.keys
+            .extend(self.entries.iter().zip(0u32..).map(|(entry, slot)| (entry.request.prompt_tokens, slot)));
+        self.keys.resize(2 * count, (0, 0));
+        let mut ends = [[0u32; 256]; BYTES];
+        for &(tokens, _) in &self.keys[..count] {
+            for (byte, ends) in ends.iter_mut().enumerate() {
+                ends[(tokens >> (8 * byte)) as usize & 255] += 1;
+            }
+        }
+        let (mut from, mut to) = self.keys.split_at_mut(count);
+        let mut swapped = false;
+        for (byte, ends) in ends.iter_mut().enumerate() {
+            let at = |tokens: u32| (tokens >> (8 * byte)) as usize & 255;
+            // All alike in this byte.
+            if from.first().is_none_or(|&(tokens, _)| ends[at(tokens)] as usize == count) {
+                continue;
+            }
+            let mut sum = 0;
+            for end in ends.iter_mut() {
+                sum += std::mem::replace(end, sum);
+            }
+            for &key in from.iter() {
+                let place = &mut ends[at(key.0)];
+                to[*place as usize] = key;
+                *place += 1;
+            }
+            std::mem::swap(&mut from, &mut to);
+            swapped = !swapped;
+        }
+        if swapped {
+            to.copy_from_slice(from);
         }
     }
 
@@ -492,6 +530,11 @@ impl Pool {
     }
 }
 
+/// Whether [`check_new`] finds nothing, where there is room.
+fn is_valid(request: &Request) -> bool {
+    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) & (request.waited_steps <= MAX_WAITED_STEPS)
+}
+
 /// Checks what a request says of itself, as the one at `index`.
 fn check_new(index: usize, request: &Request) -> Result<(), BatchError> {
     if index >= MAX_WAITING {
@@ -617,15 +660,17 @@ mod tests {
         };
         let mut bulk = Pool::new();
         for size in [0, 1, 2, 15, 16, 17, 31, 256, 257, 40, 3] {
-            for first_id in [0, 1] {
+            for (first_id, longest) in
+                [(0, 40), (1, 40), (0, 300), (0, 70_000), (1, u64::from(MAX_PROMPT_TOKENS))]
+            {
                 let requests: Vec<Request> = (0..size)
-                    .map(|at| Request::new(first_id + at, 1 + next(40) as u32).waited(next(50) as u32))
+                    .map(|at| Request::new(first_id + at, 1 + next(longest) as u32).waited(next(50) as u32))
                     .collect();
                 let mut single = Pool::new();
                 requests.iter().for_each(|&request| {
                     single.insert(request).expect("valid");
                 });
-                bulk.refill(requests.iter().copied()).expect("valid");
+                bulk.refill(&requests).expect("valid");
                 let same = |bulk: &Pool, single: &Pool| {
                     check(bulk);
                     let ids = |pool: &Pool| -> Vec<(u64, u32)> {
@@ -658,8 +703,13 @@ mod tests {
             }
         }
         let twice = [Request::new(0, 5), Request::new(1, 5), Request::new(0, 7)];
-        assert_eq!(bulk.refill(twice), Err(BatchError::DuplicateId { index: 2, id: 0, first: 0 }));
+        assert_eq!(bulk.refill(&twice), Err(BatchError::DuplicateId { index: 2, id: 0, first: 0 }));
         assert!(bulk.is_empty() && bulk.iter().next().is_none());
+        let late = [Request::new(0, 5), Request::new(1, 5).waited(MAX_WAITED_STEPS + 1)];
+        assert!(matches!(bulk.refill(&late), Err(BatchError::WaitedSteps { index: 1, id: 1, .. })));
+        let none = [Request::new(0, 5), Request::new(0, 0)];
+        assert!(matches!(bulk.refill(&none), Err(BatchError::PromptTokens { index: 1, id: 0, .. })));
+        assert!(bulk.is_empty() && !bulk.any_pair_terms() && !bulk.any_deadline());
     }
 
     #[test]

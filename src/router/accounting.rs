@@ -340,13 +340,17 @@ impl Account {
         if let Verdict::Repeated | Verdict::Contradictory = verdict {
             return verdict;
         }
-        if let Some(number) = report.last_dispatch.filter(|&number| number > self.acknowledged) {
-            self.acknowledged = number;
-            while let Some(active) = slab.entries.get(self.unseen_head as usize)
-                && active.number <= number
-            {
-                self.see(slab, self.unseen_head, now_ms);
+        let last = report.last_dispatch.unwrap_or(0);
+        self.acknowledged = self.acknowledged.max(last);
+        // In order of number; the missing ones stay.
+        let mut at = self.unseen_head;
+        while let Some(&Active { number, next, .. }) = slab.entries.get(at as usize)
+            && number <= last
+        {
+            if report.has_seen(number) {
+                self.see(slab, at, now_ms);
             }
+            at = next;
         }
         if verdict == Verdict::Late {
             return verdict;

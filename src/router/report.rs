@@ -9,9 +9,12 @@ pub struct WorkerReport {
     /// Number of the report, rising with each of this worker's; its step counter or its clock will do. It tells reordered and repeated reports.
     /// None: reports are taken to come in order.
     pub sequence: Option<u64>,
-    /// Greatest [`super::Dispatch::number`] such that the worker had received this dispatch and all before it. None when the worker cannot tell:
-    /// a request is then in the measurement if it has shown itself by progress, and counted on top of it if not.
+    /// Greatest [`super::Dispatch::number`] that the worker had received, 0 for none. None when the worker cannot tell: a request is then in the
+    /// measurement if it has shown itself by progress, and counted on top of it if not.
     pub last_dispatch: Option<u64>,
+    /// Which of the 64 dispatches before `last_dispatch` had not been received: bit `i` for number `last_dispatch - 1 - i`. Zero where the way
+    /// to the worker keeps order and loses nothing. Dispatches further back count as received.
+    pub missing: u64,
     /// Requests that decode there.
     pub running: u32,
     /// Requests that it holds and that do not decode yet.
@@ -20,6 +23,21 @@ pub struct WorkerReport {
     pub kv_used_tokens: u64,
     /// KV tokens that fit; None leaves the capacity as it was.
     pub kv_capacity_tokens: Option<u64>,
+}
+
+impl WorkerReport {
+    /// Whether the worker had received a dispatch.
+    #[must_use]
+    pub fn has_seen(&self, number: u64) -> bool {
+        match self.last_dispatch {
+            Some(last) if number < last => {
+                let back = last - 1 - number;
+                back >= u64::from(u64::BITS) || self.missing >> back & 1 == 0
+            }
+            Some(last) => number == last,
+            None => false,
+        }
+    }
 }
 
 /// What became of a report.

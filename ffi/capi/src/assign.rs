@@ -2,7 +2,9 @@
 
 use std::ffi::c_char;
 
-use balanceroute::{Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Traffic, Worker};
+use balanceroute::{
+    Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
+};
 
 use crate::columns::{self, Terms, br_answer, br_batch, br_reason, br_requests, br_workers};
 use crate::door::{
@@ -28,6 +30,7 @@ struct State {
     backend: String,
     pool: Pool,
     workers: Vec<Worker>,
+    requests: Vec<Request>,
     ends: Vec<PredictedEnd>,
     assignment: Assignment,
 }
@@ -59,6 +62,7 @@ pub unsafe extern "C" fn br_assigner_new(
             policy,
             pool: Pool::new(),
             workers: Vec::new(),
+            requests: Vec::new(),
             ends: Vec::new(),
             assignment: Assignment::new(),
         };
@@ -165,7 +169,8 @@ impl State {
         // SAFETY: the caller's word.
         let terms = unsafe {
             columns::read_workers(workers, &mut self.workers)?;
-            self.pool.refill(columns::requests(requests)?)?;
+            columns::read_requests(requests, &mut self.requests)?;
+            self.pool.refill(&self.requests)?;
             match batch {
                 Some(batch) => columns::read_terms(batch, workers.count, &mut self.ends)?,
                 None => Terms::default(),

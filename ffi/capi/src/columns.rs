@@ -225,27 +225,17 @@ pub(crate) unsafe fn read_workers(from: &br_workers, out: &mut Vec<Worker>) -> R
     Ok(())
 }
 
-/// The requests, one by one.
+/// Reads the requests into `out`, which is emptied first.
 ///
 /// # Safety
-/// The arrays are as the header says and stay so during `'a`.
-pub(crate) unsafe fn requests<'a>(
-    from: &br_requests,
-) -> Result<impl Iterator<Item = Request> + use<'a>, Failure> {
+/// The arrays are as the header says.
+pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -> Result<(), Failure> {
     let count = from.count;
     if count > MAX_WAITING {
         return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: count }.into());
     }
     // SAFETY: the caller's word.
-    let (prompt, ids, waited, deadline, rank, pair_row, class): (
-        &'a [u32],
-        Option<&'a [u64]>,
-        Option<&'a [u32]>,
-        Option<&'a [u32]>,
-        Option<&'a [u32]>,
-        Option<&'a [u32]>,
-        Option<&'a [u32]>,
-    ) = unsafe {
+    let (prompt, ids, waited, deadline, rank, pair_row, class) = unsafe {
         (
             needed("br_requests.prompt_tokens", from.prompt_tokens, count)?,
             array("br_requests.ids", from.ids, count)?,
@@ -263,7 +253,8 @@ pub(crate) unsafe fn requests<'a>(
         let text = format!("request {at}: survival class must be at most {limit}, found {found}");
         return Err(Failure::new(br_status::BR_BATCH, text));
     }
-    Ok((0..count).map(move |at| Request {
+    out.clear();
+    out.extend((0..count).map(|at| Request {
         id: ids.map_or(at as u64, |of| of[at]),
         prompt_tokens: prompt[at],
         waited_steps: waited.map_or(0, |of| of[at]),
@@ -272,7 +263,8 @@ pub(crate) unsafe fn requests<'a>(
         rank: rank.and_then(|of| some(of[at])),
         pair_row: pair_row.and_then(|of| some(of[at])),
         survival_class: class.and_then(|of| some(of[at])).map(|class| class as u8),
-    }))
+    }));
+    Ok(())
 }
 
 /// The arrays of a `br_batch`.

@@ -1,6 +1,6 @@
 //! One step for a caller that keeps its own state.
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
@@ -11,7 +11,7 @@ use balanceroute::{
     WaitReason, Worker,
 };
 use half::f16;
-use numpy::{PyArray1, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -96,11 +96,21 @@ struct State {
 #[pyclass(frozen, module = "balanceroute")]
 pub(crate) struct Assigner {
     name: &'static str,
-    backend: String,
     state: Mutex<State>,
 }
 
 impl Assigner {
+    /// The state: at once, or when the thread that has it is done.
+    fn enter(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
+        match self.state.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(_)) => Err(Failure::Broken),
+            Err(TryLockError::WouldBlock) => {
+                pyo3::sync::MutexExt::lock_py_attached(&self.state, py).map_err(|_| Failure::Broken)
+            }
+        }
+    }
+
     /// With the default parameters.
     pub(crate) fn named(policy: &str) -> Result<Self, Failure> {
         Self::new(policy, None, "auto", None)
@@ -120,7 +130,6 @@ impl Assigner {
         let policy = policy::build(policy, &self::parameters(parameters, backend, isa)?)?;
         Ok(Self {
             name: policy.name(),
-            backend: policy.describe(),
             state: Mutex::new(State {
                 policy,
                 pool: Pool::new(),
@@ -141,12 +150,12 @@ impl Assigner {
     }
 
     #[getter]
-    fn backend(&self) -> &str {
-        &self.backend
+    fn backend(&self, py: Python<'_>) -> Result<String, Failure> {
+        Ok(self.enter(py)?.policy.describe())
     }
 
     fn __repr__(&self) -> String {
-        format!("Assigner(policy='{}', backend='{}')", self.name, self.backend)
+        format!("Assigner(policy='{}')", self.name)
     }
 
     #[pyo3(signature = (
@@ -185,13 +194,7 @@ impl Assigner {
         class_survival: Option<Bound<'py, PyAny>>,
         reasons: bool,
     ) -> Result<Assigned, Failure> {
-        let mut guard = match self.state.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(_)) => return Err(Failure::Broken),
-            Err(TryLockError::WouldBlock) => {
-                pyo3::sync::MutexExt::lock_py_attached(&self.state, py).map_err(|_| Failure::Broken)?
-            }
-        };
+        let mut guard = self.enter(py)?;
         let state: &mut State = &mut guard;
 
         // Columns are read with the GIL held: nobody changes them meanwhile.
@@ -297,13 +300,14 @@ impl Assigner {
         let (mut full, mut half) = (None, None);
         if let Some(argument) = &bonus_tokens {
             let shape;
-            if let Ok(rows) = matrix::<f32>("bonus_tokens", argument, "float32") {
-                shape = [rows.shape()[0], rows.shape()[1]];
-                full = Some(rows);
-            } else {
+            if argument.cast::<PyArray2<f16>>().is_ok() {
                 let rows = matrix::<f16>("bonus_tokens", argument, "float32 or float16")?;
                 shape = [rows.shape()[0], rows.shape()[1]];
                 half = Some(rows);
+            } else {
+                let rows = matrix::<f32>("bonus_tokens", argument, "float32 or float16")?;
+                shape = [rows.shape()[0], rows.shape()[1]];
+                full = Some(rows);
             }
             shaped("bonus_tokens", &shape, None, Some(workers))?;
             pair_rows = Some(shape[0]);
@@ -335,7 +339,7 @@ impl Assigner {
 
         py.detach(|| {
             let State { policy, pool, workers, requests, eligible, offsets, ends, assignment, reasons: into } = state;
-            pool.refill(requests.iter().copied())?;
+            pool.refill(requests)?;
             let mut draft = Batch::draft(workers, pool)
                 .traffic(traffic.unwrap_or_default())
                 .request_growth(request_growth_tokens)
