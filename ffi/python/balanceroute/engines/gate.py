@@ -46,8 +46,9 @@ class _Held:
 class Gate:
     """Holds requests of one event loop. Every method must be called from that loop's thread."""
 
-    def __init__(self, ledger: Ledger, times: GateTimes = GateTimes()) -> None:
+    def __init__(self, ledger: Ledger, times: GateTimes = GateTimes(), log: logging.Logger = logger) -> None:
         self.ledger = ledger
+        self.log = log
         self.times = times
         self.stalls = 0
         """Times that silence, or a wait that grew too long, sent requests on."""
@@ -142,7 +143,7 @@ class Gate:
             for name, rank in self.ledger.decide():
                 self._send(name, rank)
         except Exception:
-            logger.exception("balanceroute: the router failed to decide; %d waiting requests go to ranks at once", len(self._held))
+            self.log.exception("balanceroute: the router failed to decide; %d waiting requests go to ranks at once", len(self._held))
             self._release(list(self._held), "the router failed")
 
     def _send(self, name: str, rank: int) -> None:
@@ -171,7 +172,7 @@ class Gate:
                 sent += 1
         if sent:
             self.stalls += 1
-            logger.warning("balanceroute: %s: %d waiting requests went to ranks as if they had just arrived", why, sent)
+            self.log.warning("balanceroute: %s: %d waiting requests went to ranks as if they had just arrived", why, sent)
         return sent
 
     def _watch(self) -> None:

@@ -157,6 +157,17 @@ class Ledger:
         at = self._ranks[rank]
         return at.foreign_tokens, at.foreign_requests
 
+    def summary(self) -> str:
+        """How things stand, in a line: the loads of the ranks in KV tokens, and what has been decided."""
+        loads = [at.load[0] for at in self._ranks]
+        mean = sum(loads) / max(1, len(loads))
+        above = max(loads, default=0) / mean - 1 if mean else 0.0
+        done = self.counters
+        return (
+            f"KV tokens {loads}, fullest rank {above:.1%} above the mean; {done.placed} placed, {done.bound} named their rank, "
+            f"{done.queued} queued for want of room, {done.finished} finished, {done.aborted} aborted"
+        )
+
     # Requests.
 
     def enqueue(self, name: str, prompt_tokens: int, session: str | None = None) -> None:

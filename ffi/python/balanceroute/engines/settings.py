@@ -9,6 +9,7 @@
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
 | `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for this long, what waits is sent at once; longer than the longest prefill of a step |
 | `BALANCEROUTE_MAX_HOLD_MS` | 60000 | `step`: no request waits longer |
+| `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, while there is traffic; 0 for never |
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Settings:
     kv_capacity_tokens: int | None = None
     """None: ask the engine; 0: no bound."""
     times: GateTimes = field(default_factory=GateTimes)
+    log_every: float = 10.0
+    """Seconds; 0 for never."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -55,6 +58,7 @@ class Settings:
                 stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
                 max_hold=_seconds(env, "BALANCEROUTE_MAX_HOLD_MS", times.max_hold),
             ),
+            log_every=_seconds(env, "BALANCEROUTE_LOG_MS", cls.log_every),
         )
 
 

@@ -115,6 +115,7 @@ class State:
         self._read_at = -1e9
         self._written: dict[int, float] = {}
         self._limits = (0, 0)
+        self._logged_at = time.monotonic()
         self._begin(controller)
 
     def guard(self, act: Any) -> Any:
@@ -177,6 +178,9 @@ class State:
             self._begin(controller)
             return
         self._read(loads)
+        if self.settings.log_every and now - self._logged_at >= self.settings.log_every:
+            self._logged_at = now
+            logger.info("balanceroute: %s", self.ledger.summary())
 
     def _read(self, loads: Any) -> None:
         for load in loads:

@@ -34,7 +34,8 @@ from .settings import Settings, SettingsError
 
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
 
-logger = logging.getLogger("balanceroute")
+# Below vLLM's own logger, so that it goes where vLLM's lines go.
+logger = logging.getLogger("vllm.balanceroute")
 
 MODULE = "vllm.v1.engine.core_client"
 CLIENT = "DPLBAsyncMPClient"
@@ -163,12 +164,13 @@ class State:
             kv_capacity_tokens=self.capacity,
             share=(client.client_index, client.client_count),
         )
-        self.gate = Gate(self.ledger, settings.times)
+        self.gate = Gate(self.ledger, settings.times, logger)
         self.first_rank = client.engine_ranks_managed[0]
         self.active = True
         self.chosen: dict[str, int] = {}
         self._coordinator_seen: Any = None
         self._direct_at = [-1e9] * engines
+        self._logged_at = self.ledger.clock()
         logger.info(
             "balanceroute: %d ranks of %d slots, KV capacity %s tokens a rank, front end %d of %d",
             engines, slots, self.capacity, client.client_index + 1, client.client_count,
@@ -218,6 +220,9 @@ class State:
             left = True
         if left:
             self.gate.stir()
+        if self.settings.log_every and ledger.clock() - self._logged_at >= self.settings.log_every:
+            self._logged_at = ledger.clock()
+            logger.info("balanceroute: %d held, %s", len(self.gate), ledger.summary())
 
     def _report(self, rank: int, running: int, waiting: int, usage: float, age: float = 0.0) -> None:
         used = int(usage * self.capacity) if self.capacity else None

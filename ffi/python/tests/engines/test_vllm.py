@@ -96,7 +96,7 @@ def test_other_internals_are_named_and_left_alone(core, mode, caplog, spoil, say
     client = core.DPLBAsyncMPClient
     spoil(client)
     before = dict(vars(client))
-    with caplog.at_level(logging.ERROR, "balanceroute"):
+    with caplog.at_level(logging.ERROR, "vllm.balanceroute"):
         mode("step")
     assert dict(vars(client)) == before
     assert len(caplog.records) == 1
@@ -397,3 +397,18 @@ def test_elastic_scaling_is_followed(mode):
         assert "new" not in plugin.state_of(client).ledger
 
     asyncio.run(main())
+
+
+def test_a_line_says_how_things_stand(mode, caplog):
+    async def main():
+        client = mode("step", log_ms=1)(ranks=2, slots=1)
+        adds = [asyncio.create_task(client.add_request_async(request(f"r{i}", 100 + i))) for i in range(3)]
+        await asyncio.sleep(0.01)
+        await client.step()
+        await drain(client, [f"r{i}" for i in range(3)])
+        await asyncio.gather(*adds)
+
+    with caplog.at_level(logging.INFO, "vllm.balanceroute"):
+        asyncio.run(main())
+    lines = [r.getMessage() for r in caplog.records if "held" in r.getMessage()]
+    assert any(line.startswith("balanceroute: 1 held, KV tokens [1") and "2 placed" in line for line in lines), lines
