@@ -47,7 +47,12 @@ fn the_device_answers_as_the_oracle() {
         }
         let counters = device.device_counters().expect("a device");
         assert!(counters.decided > 1_000, "{name}: {counters:?} {}", device.describe());
-        assert_eq!((counters.refused, counters.failures, counters.fallen_back), (0, 0, 0), "{}", device.describe());
+        assert_eq!(
+            (counters.refused, counters.failures, counters.fallen_back),
+            (0, 0, 0),
+            "{}",
+            device.describe()
+        );
     }
 }
 
@@ -58,16 +63,17 @@ fn submissions_are_collected_in_any_order() {
     let mut device = policy::build("exact", &parameters).expect("a policy");
     let mut cpu = policy::build("exact", &Parameters::default()).expect("a policy");
     let mut out = Assignment::new();
+    let mut by_device = 0;
     for seed in 0..500 {
         let (first, second) = (Parts::new(2 * seed), Parts::new(2 * seed + 1));
         let one = device.submit(&first.batch());
         let two = device.submit(&second.batch());
-        let by = device.collect(two, &second.batch(), patience, &mut out);
-        assert!(!matches!(by, Decided::Cpu), "seed {seed}");
+        by_device += u32::from(device.collect(two, &second.batch(), patience, &mut out) == Decided::Device);
         assert_eq!(out, oracle(&mut *cpu, &second.batch()), "seed {seed}");
-        device.collect(one, &first.batch(), patience, &mut out);
+        by_device += u32::from(device.collect(one, &first.batch(), patience, &mut out) == Decided::Device);
         assert_eq!(out, oracle(&mut *cpu, &first.batch()), "seed {seed}");
     }
+    assert!(by_device > 600, "{by_device} of 1000: {}", device.describe());
     let counters = device.device_counters().expect("a device");
     assert_eq!((counters.refused, counters.failures), (0, 0), "{}", device.describe());
     println!("{}", device.describe());
@@ -76,7 +82,8 @@ fn submissions_are_collected_in_any_order() {
 #[test]
 fn the_measured_choice_is_told() {
     let Some(parameters) = parameters() else { return };
-    let auto = policy::build("exact", &Parameters { backend: BackendKind::Auto, ..parameters }).expect("a policy");
+    let auto =
+        policy::build("exact", &Parameters { backend: BackendKind::Auto, ..parameters }).expect("a policy");
     println!("{}", auto.describe());
     assert!(auto.describe().contains("measured"), "{}", auto.describe());
 }
