@@ -18,7 +18,7 @@ fn root() -> &'static Path {
 }
 
 fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ascend-{}", std::process::id()));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
     std::fs::create_dir_all(&folder).expect("a folder for what tests build");
     folder
 }
@@ -97,20 +97,14 @@ impl Fake {
         violations() -> u64;
     }
 
-    fn with_name<T>(
-        &self,
-        control: &[u8],
-        call: &str,
-        run: impl FnOnce(*const std::ffi::c_char, &Library) -> T,
-    ) -> T {
-        let _ = control;
+    fn with_name<T>(&self, call: &str, run: impl FnOnce(*const std::ffi::c_char, &Library) -> T) -> T {
         let name = CString::new(call).expect("a name");
         run(name.as_ptr(), &self.library)
     }
 
     /// The `nth` call from now and the `times - 1` after it fail.
     pub(crate) fn fail(&self, call: &str, nth: u32, times: u32, code: i32) {
-        let done = self.with_name(b"", call, |name, library| {
+        let done = self.with_name(call, |name, library| {
             // SAFETY: as fake.h declares it.
             unsafe {
                 library
@@ -124,7 +118,7 @@ impl Fake {
     }
 
     fn plan(&self, control: &[u8], call: &str, value: u32) {
-        let done = self.with_name(control, call, |name, library| {
+        let done = self.with_name(call, |name, library| {
             // SAFETY: as fake.h declares them.
             unsafe {
                 library
@@ -146,7 +140,7 @@ impl Fake {
     }
 
     fn count(&self, control: &[u8], what: &str) -> u64 {
-        self.with_name(control, what, |name, library| {
+        self.with_name(what, |name, library| {
             // SAFETY: as fake.h declares them.
             unsafe {
                 library
@@ -165,7 +159,7 @@ impl Fake {
     }
 
     pub(crate) fn soc(&self, name: &str) {
-        self.with_name(b"", name, |name, library| {
+        self.with_name(name, |name, library| {
             // SAFETY: as fake.h declares it.
             unsafe {
                 library
