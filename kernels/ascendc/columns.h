@@ -196,12 +196,16 @@ class Columns {
         PipeBarrier<PIPE_V>();
       }
       AscendC::Add(extras_[entry], ages_[entry], first_, count);
-      PipeBarrier<PIPE_V>();
+      if (!BR_BUG(41)) {
+        PipeBarrier<PIPE_V>();
+      }
     } else if (batch_->bonus_format == BR_BONUS_F32) {
       LocalTensor<float> bonuses = bonuses_queue_.DeQue<float>();
       AscendC::Add(extras_[entry], ages_[entry], bonuses, count);
       bonuses_queue_.FreeTensor(bonuses);
-      PipeBarrier<PIPE_V>();
+      if (!BR_BUG(42)) {
+        PipeBarrier<PIPE_V>();
+      }
     }
   }
 
@@ -283,7 +287,9 @@ class Columns {
         (void)mask_.GetValue(0);
       }
       AscendC::Select(scores, mask_, scores, MinusInfinity(), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
-      PipeBarrier<PIPE_V>();
+      if (!BR_BUG(43)) {
+        PipeBarrier<PIPE_V>();
+      }
     }
     if (room_ && longest < batch_->longest_tokens) {
       AscendC::CompareScalar(mask_, tokens_[entry], static_cast<float>(longest), BR_BUG(52) ? AscendC::CMPMODE::LT : AscendC::CMPMODE::LE, whole);
