@@ -66,7 +66,10 @@ fn a_decision_on_a_device_allocates_nothing_after_the_warm_up() {
                         device.collect(ticket, &batch, Duration::from_secs(20), &mut out);
                     }
                     let allocated = BYTES.get() - before;
-                    assert!(round < warm || allocated == 0, "{name}, {what}: {allocated} bytes, batch {seed}");
+                    assert!(
+                        round < warm || allocated == 0,
+                        "{name}, {what}: {allocated} bytes, batch {seed}"
+                    );
                 }
             }
         };
