@@ -482,6 +482,7 @@ impl Rule for Own {
             overdue: Overdue::default(),
             refill_tokens: if *self == Self::Level { batch.traffic().mean_prompt_tokens } else { 0 },
             envelope_floor: 100,
+            follows_envelope: true,
             longest_first: false,
             repair: Repair { rounds: 1, tolerance_tokens: None, swap: None },
             passed_over: None,

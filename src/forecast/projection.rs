@@ -125,6 +125,29 @@ impl EventBuckets {
         }
     }
 
+    /// Lets many steps pass at once, unseen: whoever was predicted to end by then should be set again.
+    pub fn skip(&mut self, steps: u64) {
+        self.now += steps;
+    }
+
+    /// One worker more, the last one.
+    pub fn add_worker(&mut self) {
+        self.heads.resize(self.heads.len() + self.window as usize, NONE);
+        self.busy.resize(self.busy.len() + self.words, 0);
+    }
+
+    /// Takes a worker out; those after it move up. Its requests must have been removed.
+    pub fn remove_worker(&mut self, worker: usize) {
+        let window = self.window as usize;
+        self.heads.drain(worker * window..(worker + 1) * window);
+        self.busy.drain(worker * self.words..(worker + 1) * self.words);
+        for node in &mut self.nodes {
+            if node.worker as usize > worker {
+                node.worker -= 1;
+            }
+        }
+    }
+
     /// Calls `visit(steps, kv_tokens_then)` for the predicted ends of a worker within `horizon` steps, in order of time, until it says no.
     fn walk(&self, worker: usize, horizon: u64, mut visit: impl FnMut(u32, u64) -> bool) {
         let horizon = horizon.min(self.window - 1);

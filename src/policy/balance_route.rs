@@ -193,10 +193,27 @@ impl Stages {
     }
 }
 
+/// Where a request goes on arrival, and where it would have gone otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routed {
+    /// Index of the worker.
+    pub worker: usize,
+    /// Its score there in tokens, bonus included.
+    pub score_tokens: f64,
+    /// The second-best worker and the score there, if another one may take it.
+    pub runner_up: Option<(usize, f64)>,
+}
+
 /// The worker for one request that arrives while there is room: greatest `br0` F, then least load, then lowest index, among the workers that
 /// may take it. Looks at nobody who waits, so it can be asked before the request joins the pool.
 #[must_use]
 pub fn route_one(batch: &Batch<'_>, request: &Request) -> Option<usize> {
+    route_scored(batch, request).map(|routed| routed.worker)
+}
+
+/// The same with scores.
+#[must_use]
+pub fn route_scored(batch: &Batch<'_>, request: &Request) -> Option<Routed> {
     let workers = batch.workers();
     let uniform = batch.is_uniform();
     let per_token = |g: usize| if uniform { 1 } else { workers[g].cost_per_token() };
@@ -204,16 +221,34 @@ pub fn route_one(batch: &Batch<'_>, request: &Request) -> Option<usize> {
     let envelope = (0..workers.len()).map(cost).max()?;
     let tokens = i64::from(request.prompt_tokens);
     let needs = tokens + i64::from(batch.request_growth_tokens());
+    let unit = if uniform { 1 } else { WEIGHT_ONE };
     let score = |g: usize| {
         let over = (tokens - (envelope - cost(g)).div_euclid(per_token(g))).max(0);
-        let bonus = batch.bonus_tokens(request, g) * if uniform { 1 } else { WEIGHT_ONE };
-        per_token(g) * (tokens - workers.len() as i64 * over) + bonus
+        per_token(g) * (tokens - workers.len() as i64 * over) + batch.bonus_tokens(request, g) * unit
     };
-    (0..workers.len())
-        .filter(|&g| {
-            workers[g].open_slots() > 0 && needs <= workers[g].room_tokens() && batch.eligible(request, g)
-        })
-        .min_by_key(|&g| (std::cmp::Reverse(score(g)), cost(g), g))
+    // Greatest first: score, then least cost; of equals the first found stays.
+    let (mut best, mut second): (Option<(i64, i64, usize)>, Option<(i64, i64, usize)>) = (None, None);
+    for (g, worker) in workers.iter().enumerate() {
+        let room = worker.open_slots() > 0 && needs <= worker.room_tokens();
+        if !room || !batch.eligible(request, g) {
+            continue;
+        }
+        let found = (score(g), -cost(g), g);
+        let beats = |other: Option<(i64, i64, usize)>| {
+            other.is_none_or(|other| (found.0, found.1) > (other.0, other.1))
+        };
+        if beats(best) {
+            second = best.replace(found);
+        } else if beats(second) {
+            second = Some(found);
+        }
+    }
+    let in_tokens = |score: i64| score as f64 / unit as f64;
+    best.map(|(score, _, worker)| Routed {
+        worker,
+        score_tokens: in_tokens(score),
+        runner_up: second.map(|(score, _, worker)| (worker, in_tokens(score))),
+    })
 }
 
 /// A request that a subset may be made of.
@@ -332,7 +367,7 @@ impl BalanceRoute {
                     break;
                 }
                 if let Some(position) = pool.position(slot) {
-                    self.column.take(position);
+                    self.column.take(&pool.ordered(), position);
                 }
                 self.admit(step, slot, worker, score, out);
             }
@@ -345,7 +380,7 @@ impl BalanceRoute {
                         self.loads.release(worker, i64::from(admission.prompt_tokens));
                         self.admitted[slot.index()] = false;
                         if let Some(position) = pool.position(slot) {
-                            self.column.give_back(position);
+                            self.column.give_back(&pool.ordered(), position);
                         }
                     }
                     device.note(Outcome::Refused(error));
@@ -443,7 +478,7 @@ impl BalanceRoute {
                 })
                 .min_by_key(|&worker| (self.loads.cost(worker), worker));
             if let Some(worker) = worker {
-                self.column.take(position);
+                self.column.take(&pool.ordered(), position);
                 self.admit(step, slot, worker, 0, out);
             }
         }
@@ -461,7 +496,7 @@ impl BalanceRoute {
                 else {
                     break;
                 };
-                self.column.take(found.position);
+                self.column.take(&ordered, found.position);
                 let slot = PoolSlot(ordered.slots[found.position]);
                 self.candidates.push(Candidate {
                     slot,
@@ -575,7 +610,7 @@ impl BalanceRoute {
                     self.admit(step, slot, worker, score, out);
                     total -= 1;
                 } else if let Some(position) = position {
-                    self.column.give_back(position);
+                    self.column.give_back(&step.batch.waiting().ordered(), position);
                 }
             }
             self.reopen(worker);
@@ -597,7 +632,7 @@ impl Policy for BalanceRoute {
         let plan = self.stages.plan(batch);
         self.loads.prepare(batch);
         self.loads.load(batch, &plan);
-        self.column.reset(&batch.waiting().ordered());
+        self.column.reset(&batch.waiting().ordered(), batch.open_slots() as usize);
         self.admitted.clear();
         self.admitted.resize(batch.waiting().slot_bound(), false);
         let step = Step {

@@ -70,6 +70,7 @@ pub(crate) const PLAIN: Plan = Plan {
     overdue: Overdue { steps: None, ordinary_tokens: 0, giant_steps: None },
     refill_tokens: 0,
     envelope_floor: 0,
+    follows_envelope: true,
     longest_first: false,
     repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
     passed_over: None,

@@ -114,6 +114,7 @@ impl Rule for Exact {
             overdue: MeanWait::of(batch).overdue(batch, &self.parameters.wait_bound),
             refill_tokens: 0,
             envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
+            follows_envelope: true,
             longest_first: waiting <= open && !batch.has_pair_terms(),
             repair: Repair {
                 tolerance_tokens: None,

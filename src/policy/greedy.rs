@@ -69,6 +69,9 @@ pub(crate) struct Greedy {
     /// Position in the length order of each pool slot, filled only for scans and overdue requests.
     position_of: Vec<u32>,
     pairs: Pairs,
+    /// The first pick of each worker, and the next of the same worker for each pick: they never change places during the repair.
+    first_pick: Vec<u32>,
+    next_pick: Vec<u32>,
     /// Whether batches without pair terms go through the matrix as well.
     always_dense: bool,
     matrix: Matrix,
@@ -108,6 +111,8 @@ struct Rivals {
 
 const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
+/// Ends a list of picks.
+const NO_PICK: u32 = u32::MAX;
 
 /// A worker's place among the open ones in one word, which sorts faster than a pair: loads stay below 2^54.
 fn open_key(cost: i64, worker: usize) -> u64 {
@@ -128,6 +133,21 @@ struct Step<'a, 'b, R> {
     ordered: bool,
 }
 
+impl<R> Step<'_, '_, R> {
+    /// About how many columns will be searched.
+    fn searches(&self) -> usize {
+        let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
+        let columns = if self.one_column() { 0 } else { self.batch.workers().len() };
+        admissions + columns
+    }
+
+    /// Whether the best pair is always in the column of the least-loaded open worker.
+    fn one_column(&self) -> bool {
+        let nested = self.plan.nested && self.ordered && self.batch.is_uniform() && !self.batch.is_bounded();
+        self.plan.order == Order::LeastLoaded || nested
+    }
+}
+
 impl Greedy {
     pub(crate) fn new(kernels: &'static Kernels) -> Self {
         Self {
@@ -143,6 +163,8 @@ impl Greedy {
             tokens: Vec::new(),
             position_of: Vec::new(),
             pairs: Pairs::default(),
+            first_pick: Vec::new(),
+            next_pick: Vec::new(),
             always_dense: false,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
@@ -192,7 +214,7 @@ impl Greedy {
         };
         self.loads.load(batch, &plan);
         out.before = Balance::of_totals(batch, self.loads.before());
-        self.column.reset(&step.waiting);
+        self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
             self.index_positions(batch);
             self.matrix.load(batch, plan.age, plan.unit);
@@ -217,6 +239,7 @@ impl Greedy {
         let (batch, plan) = (step.batch, &step.plan);
         self.changes = 1;
         if self.picks.len() >= 2 {
+            self.list_picks();
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(step);
                 let swapped = plan.repair.swap.is_some_and(|cost| self.swap(step, cost));
@@ -237,7 +260,8 @@ impl Greedy {
                 score_tokens: pick.score as f64 / plan.unit as f64,
             }
         }));
-        out.after = Balance::of_totals(batch, self.loads.sum_and_max_cost());
+        let picked = self.picks.iter().map(|pick| (pick.worker, pick.tokens));
+        out.after = Balance::of_totals(batch, self.loads.after(picked));
     }
 
     /// The score of every pair as the batch begins, in tokens; minus infinity where the request may not run.
@@ -566,14 +590,14 @@ impl Greedy {
     }
 
     fn take(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
-        self.column.take(position);
+        self.column.take(&step.waiting, position);
         if !step.ordered {
             self.matrix.take(PoolSlot(step.waiting.slots[position]));
         }
     }
 
     fn give_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
-        self.column.give_back(position);
+        self.column.give_back(&step.waiting, position);
         if !step.ordered {
             self.matrix.give_back(step.batch, PoolSlot(step.waiting.slots[position]));
         }
@@ -657,9 +681,7 @@ impl Greedy {
 
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open(step.batch);
-        let one_column = step.plan.order == Order::LeastLoaded
-            || (step.plan.nested && step.ordered && step.batch.is_uniform() && !step.batch.is_bounded());
-        if one_column {
+        if step.one_column() {
             while let Some(key) = self.open.pop() {
                 let worker = worker_of(key);
                 // A worker that may take nobody now never may again: rooms and the pool only shrink.
@@ -1037,34 +1059,46 @@ impl Greedy {
         greatest < GREATEST
     }
 
+    /// Lists the picks of each worker.
+    fn list_picks(&mut self) {
+        self.first_pick.clear();
+        self.first_pick.resize(self.loads.costs().len(), NO_PICK);
+        self.next_pick.clear();
+        for (index, pick) in self.picks.iter().enumerate() {
+            let first = std::mem::replace(&mut self.first_pick[pick.worker], index as u32);
+            self.next_pick.push(first);
+        }
+    }
+
     fn mark_top(&mut self) {
-        let top = self.loads.top();
-        self.pairs.top_worker = top;
-        for (tops, picks) in self.pairs.top.iter_mut().zip(self.picks.chunks(BLOCK)) {
-            let lanes = picks.iter().enumerate();
-            *tops = lanes.fold(0, |tops, (lane, pick)| tops | u16::from(pick.worker == top) << lane);
+        self.pairs.top_worker = self.loads.top();
+        self.pairs.top.fill(0);
+        let mut index = self.first_pick[self.pairs.top_worker] as usize;
+        while let Some(&next) = self.next_pick.get(index) {
+            self.pairs.top[index / BLOCK] |= 1 << (index % BLOCK);
+            index = next as usize;
         }
     }
 
     /// Brings the filter up to date after an exchange; false when it does not fit its lanes any more.
     fn follow_exchange(&mut self, cost: PairCost, Place { first, second }: Place) -> bool {
-        let workers = [first, second].map(|index| self.picks[index].worker);
-        let above = workers.map(|worker| self.above(cost, worker));
-        for (index, pick) in self.picks.iter().enumerate() {
-            for (worker, above) in workers.into_iter().zip(above) {
-                if pick.worker == worker {
-                    self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
-                }
+        let workers = self.loads.anticipated().len() as i64;
+        let mut fits = true;
+        for changed in [first, second] {
+            let Pick { worker, tokens, .. } = self.picks[changed];
+            let above = self.above(cost, worker);
+            fits &= above.abs() < GREATEST;
+            self.pairs.length[changed / BLOCK][changed % BLOCK] = (workers * tokens) as i32;
+            let mut index = self.first_pick[worker] as usize;
+            while let Some(&next) = self.next_pick.get(index) {
+                self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
+                index = next as usize;
             }
-        }
-        for index in [first, second] {
-            let length = self.loads.anticipated().len() as i64 * self.picks[index].tokens;
-            self.pairs.length[index / BLOCK][index % BLOCK] = length as i32;
         }
         if self.loads.top() != self.pairs.top_worker {
             self.mark_top();
         }
-        above.into_iter().all(|above| above.abs() < GREATEST)
+        fits
     }
 }
 

@@ -215,6 +215,7 @@ impl Rule for Level {
             overdue: wait.overdue(batch, &self.parameters.wait_bound),
             refill_tokens: self.refill_tokens,
             envelope_floor: 0,
+            follows_envelope: false,
             longest_first: thin,
             repair: Repair {
                 rounds: self.parameters.repair_rounds,

@@ -12,6 +12,7 @@ pub mod fairness;
 pub(crate) mod greedy;
 pub mod level;
 pub(crate) mod loads;
+mod named;
 pub(crate) mod reservation;
 pub(crate) mod rollout;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use self::named::PARAMETER_NAMES;
 use crate::assignment::{Assignment, WaitReason};
 use crate::backend::ascend::AscendParameters;
 use crate::backend::ascend::result::{Counters, DeviceError};
@@ -257,6 +259,8 @@ pub struct Plan {
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
+    /// Whether profiles are drawn from the envelope: [`View::envelope`] follows the admissions only then.
+    pub follows_envelope: bool,
     /// Place the longest first onto the least loaded: everybody who waits will fit.
     pub longest_first: bool,
     /// The joint improvement of the picks.
@@ -618,6 +622,22 @@ pub enum PolicyError {
         low: f64,
         /// Greatest value.
         high: f64,
+        /// Value found.
+        found: f64,
+    },
+    /// No such parameter.
+    #[error("unknown policy parameter {found:?}; expected one of {expected}")]
+    ParameterName {
+        /// The name asked for.
+        found: String,
+        /// All names.
+        expected: String,
+    },
+    /// A fraction where a whole number belongs.
+    #[error("policy parameter {name}: must be a whole number, found {found}")]
+    Whole {
+        /// Field name.
+        name: &'static str,
         /// Value found.
         found: f64,
     },

@@ -23,10 +23,10 @@ use super::prefix::Prefixes;
 use super::supply::{Arrivals, Stream, Supply, Timetable, stream};
 use super::workload::Job;
 use super::{Scenario, SimError};
-use crate::batch::{MAX_PROMPT_TOKENS, Request};
+use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::{Noise, Oracle, classifier_for};
 use crate::policy::{Forecast, Policy};
-use crate::router::{Router, RouterConfig};
+use crate::router::{Router, RouterConfig, RouterError, WorkerConfig};
 
 /// Steps between two predictions for the same running request.
 const REFRESH_STEPS: u32 = 16;
@@ -140,15 +140,22 @@ impl<'a> Cluster<'a> {
             Forecast::Oracle if scenario.noise != Noise::NONE => Box::new(Oracle::noisy(noise)),
             forecast => classifier_for(forecast),
         });
-        let config = RouterConfig {
-            workers: scenario.workers,
-            slots: scenario.slots,
+        let worker = WorkerConfig {
             kv_capacity_tokens: scenario.kv_capacity_tokens,
-            weights: scenario.weights.clone(),
+            ..WorkerConfig::new(scenario.slots)
+        };
+        let mut config = RouterConfig {
             headroom_steps: scenario.headroom_steps,
             refresh_steps: REFRESH_STEPS,
-            ..RouterConfig::new(scenario.workers, scenario.slots)
+            ..RouterConfig::uniform(scenario.workers, worker)
         };
+        if !scenario.weights.is_empty() && scenario.weights.len() != scenario.workers {
+            let (expected, found) = (scenario.workers, scenario.weights.len());
+            return Err(RouterError::from(BatchError::Length { what: "weights", expected, found }).into());
+        }
+        for (worker, &weight) in config.workers.iter_mut().zip(&scenario.weights) {
+            worker.weight = weight;
+        }
         let inflow = match scenario.arrivals {
             Arrivals::Closed => Inflow::Closed(Supply::new(&scenario.source, seed, false)),
             arrivals => Inflow::Open(Box::new(Timetable::new(&scenario.source, arrivals, seed))),
@@ -168,7 +175,7 @@ impl<'a> Cluster<'a> {
         };
         let mut cluster = Self {
             scenario,
-            router: Router::new(config, policy, classifier)?,
+            router: Router::with_policy(config, policy, classifier)?,
             inflow,
             weights,
             lives: Vec::new(),
@@ -378,13 +385,14 @@ impl<'a> Cluster<'a> {
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
         let decides = self.waiting > 0 && self.active < slots;
         let start = Instant::now();
-        let assignment = match &mut self.prefixes {
-            Some(prefixes) => self.router.step_with(prefixes)?,
-            None => self.router.step()?,
+        let now_ms = self.now_ms as u64;
+        let plan = match &mut self.prefixes {
+            Some(prefixes) => self.router.step_with(now_ms, prefixes)?,
+            None => self.router.step(now_ms)?,
         };
         let took_us = start.elapsed().as_secs_f64() * 1e6;
         self.admissions.clear();
-        self.admissions.extend(assignment.admitted.iter().map(|admission| (admission.id, admission.worker)));
+        self.admissions.extend(plan.admissions.iter().map(|dispatch| (dispatch.id, dispatch.worker)));
         if decides && self.measured() {
             self.decide_us.push(took_us);
         }

@@ -74,19 +74,38 @@ fn a_search_finds_what_a_scan_finds() {
                 let age = Age { linear: next(5) as f64 * 0.37, quadratic: next(3) as f64 * 0.013 };
                 let unit = 1 + next(70) as i64;
                 marks.reset(ordered.tokens.len());
-                (kernels.begin)(&ordered, age, unit as i32, &mut marks);
+                // Profiles of one or two knots share their first two slopes, and blocks are bounded by lines every other time.
+                let (shared_slope, shared_weight) = (1 + next(4) as i64, next(60) as i64);
+                let slopes = [shared_slope as i32, (shared_slope - shared_weight) as i32];
+                let lines = (round % 2 == 0).then_some(slopes);
+                (kernels.begin)(&ordered, (age, unit as i32), lines, &mut marks);
                 let crowded = next(3);
                 for position in 0..ordered.tokens.len() {
                     if next(3) < crowded {
-                        marks.take(position);
+                        (kernels.take)(&ordered, position, &mut marks);
                     }
                 }
-                for _ in 0..4 {
-                    let slope = 1 + next(4) as i64;
-                    let mut knots: Vec<Knot> = (0..next(5))
+                for _ in 0..8 {
+                    // Entries come and go between two searches.
+                    for _ in 0..next(6) {
+                        let position = next(count) as usize;
+                        if position >= ordered.tokens.len() {
+                        } else if marks.is_taken(position) {
+                            marks.give_back(position);
+                            marks.raise_lines(position, ordered.tokens[position]);
+                        } else {
+                            (kernels.take)(&ordered, position, &mut marks);
+                        }
+                    }
+                    let few = next(3) > 0;
+                    let slope = if few { shared_slope } else { 1 + next(4) as i64 };
+                    let mut knots: Vec<Knot> = (0..if few { 1 + next(2) } else { next(5) })
                         .map(|_| Knot { at_tokens: next(range) as i64, weight: next(60) as i64 })
                         .collect();
                     knots.sort_by_key(|knot| knot.at_tokens);
+                    if few {
+                        knots[0].weight = shared_weight;
+                    }
                     let profile = Profile { intercept: 0, slope, knots };
                     let (low, high) = (i64::from(ordered.tokens[0]), *ordered.tokens.last().expect("some"));
                     let longest = (low + next(range) as i64).min(i64::from(high));
@@ -103,6 +122,8 @@ fn a_search_finds_what_a_scan_finds() {
                         peak: profile.peak(low, longest, &mut Vec::new()) as i32,
                         longest: longest as i32,
                         wanted: wanted as i32,
+                        lines: bends.first().map_or([0; 2], |&(at, weight)| [0, at * weight]),
+                        lined: few && lines.is_some(),
                     };
                     let found = (kernels.search)(&ordered, &query, &mut marks);
                     let expected = scan(&pool, &marks, &profile, (age, unit), longest, wanted);
@@ -172,7 +193,15 @@ fn sums_and_greatest_values_are_those_of_a_loop() {
             let top = (kernels.top)(&values);
             let nth = |at: usize| sorted.get(at).copied().unwrap_or(i64::MIN);
             assert_eq!((top.first, top.second), (nth(0), nth(1)));
-            assert_eq!(values.iter().position(|&value| value == top.first).unwrap_or(0), top.at);
+            let first = |than: i64, except: usize| {
+                (0..count).find(|&at| at != except && values[at] == than).unwrap_or(usize::MAX)
+            };
+            if count > 0 {
+                assert_eq!(top.at, first(top.first, usize::MAX));
+            }
+            if count > 1 {
+                assert_eq!(top.second_at, first(top.second, top.at));
+            }
             assert_eq!((kernels.sum_and_max)(&values), (values.iter().sum(), nth(0).max(0)));
         }
     });
@@ -191,7 +220,7 @@ fn ages_are_the_definition_to_the_bit() {
             let ordered = pool.ordered();
             let mut marks = Marks::default();
             marks.reset(20);
-            (kernels.begin)(&ordered, age, 1, &mut marks);
+            (kernels.begin)(&ordered, (age, 1), None, &mut marks);
             for (block, oldest) in pool.ordered().enqueued.chunks(BLOCK).enumerate() {
                 let waited = ordered.now_step - oldest.iter().min().expect("some");
                 assert_eq!(i64::from(marks.block_age(block)), age.tokens(waited), "{}", kernels.isa);

@@ -14,13 +14,26 @@ macro_rules! instantiate {
     ($table:ident, $isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $floats:expr) => {
         static $table: Kernels = Kernels {
             isa: $isa,
-            begin: |ordered, age, unit, marks| {
+            begin: |ordered, age, slopes, marks| {
                 #[target_feature(enable = $features)]
-                fn begin(ordered: &Ordered<'_>, age: Age, unit: i32, marks: &mut Marks) {
-                    column::begin($token, ordered, age, unit, marks);
+                fn begin(
+                    ordered: &Ordered<'_>,
+                    age: (Age, i32),
+                    slopes: Option<[i32; 2]>,
+                    marks: &mut Marks,
+                ) {
+                    column::begin($token, ordered, age, slopes, marks);
                 }
                 // SAFETY: `kernels` hands out the table only where the CPU has the features.
-                unsafe { begin(ordered, age, unit, marks) }
+                unsafe { begin(ordered, age, slopes, marks) }
+            },
+            take: |ordered, position, marks| {
+                #[target_feature(enable = $features)]
+                fn take(ordered: &Ordered<'_>, position: usize, marks: &mut Marks) {
+                    column::take($token, ordered, position, marks);
+                }
+                // SAFETY: as above.
+                unsafe { take(ordered, position, marks) }
             },
             search: |ordered, query, marks| {
                 #[target_feature(enable = $features)]

@@ -1,0 +1,390 @@
+//! Who runs where, and what each worker holds: our own count, and on top of it what a report shows that we cannot explain.
+//!
+//! # The count
+//! A worker's *own* tokens are the lengths of the requests that this router sent there and that have not ended, grown by what
+//! [`super::Router::progress`] and its like told. Every dispatch to a worker has a number; a request is *seen* once a report acknowledges
+//! its number or it has shown progress itself.
+//!
+//! A report measures `kv_used` tokens and `running + waiting` requests. What of it our own seen requests do not explain is *foreign*: other front
+//! ends, shared blocks, requests that we returned as lost and that run all the same. It is kept until the next report. So
+//!
+//! ```text
+//! counted = own + foreign = max(measured, own seen) + own not seen
+//! ```
+//!
+//! and whatever the order and age of reports, the count is never below what our own requests hold: a report adds, events take away.
+//! An old measurement therefore errs on the full side, by what ended between measuring and hearing of it, until the next one.
+//!
+//! # Reports that are not in order
+//! | a report | is |
+//! |---|---|
+//! | with a sequence above the last, or without one | taken |
+//! | with the last sequence again | ignored, whatever it says ([`Verdict::Repeated`]) |
+//! | with a lower sequence, or without one and having seen less | late: it may acknowledge, it does not measure ([`Verdict::Late`]) |
+//! | with a higher sequence and having seen less | ignored ([`Verdict::Contradictory`]): acknowledgements never fall |
+//! | having seen a dispatch that was never made | an error, ignored |
+//! | of a worker that is not there | an error, ignored |
+//! | using more than it says fits | taken: the worker is full |
+//!
+//! # Lost dispatches
+//! Silence alone is no loss: statistics stop while the workers go on. A dispatch is lost when a report *taken* at least
+//! [`super::RouterConfig::dispatch_timeout_ms`] after it has still not seen it; or, where [`super::RouterConfig::silence_timeout_ms`] is set, when nothing
+//! has shown it for that long. A worker that acknowledged a request and then reports for the dispatch timeout that it holds none has forgotten it.
+//! All three are returned once, with the reason; if such a request runs all the same, reports show it as foreign.
+
+use std::collections::HashMap;
+
+use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, Request, Worker};
+use crate::router::report::{Verdict, WorkerReport};
+use crate::router::{Share, WorkerConfig};
+
+pub(super) const NONE: u32 = u32::MAX;
+
+/// A running request; its slab index names it to the event buckets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    /// As it was admitted; its rank, if any, is a worker id.
+    pub request: Request,
+    /// Worker id.
+    pub worker: u32,
+    /// The worker's growth when it had generated nothing; may lie before the worker's first.
+    pub born_tokens: i64,
+    /// The step clock when it had generated nothing.
+    pub born_step: i64,
+    /// Its refresh phase and its place in the list of that phase.
+    pub phase: u32,
+    pub phase_at: u32,
+    /// Its dispatch number; zero for one that was adopted.
+    pub number: u64,
+    /// When it was dispatched; once seen, when it was seen.
+    pub since_ms: u64,
+    /// Whether the worker is known to have it.
+    pub seen: bool,
+    pub live: bool,
+    /// Its neighbours among the worker's dispatches that are not seen yet.
+    previous: u32,
+    next: u32,
+}
+
+impl Active {
+    pub(super) fn new(
+        request: Request,
+        worker: u32,
+        born_tokens: i64,
+        born_step: i64,
+        since_ms: u64,
+    ) -> Self {
+        Self {
+            request,
+            worker,
+            born_tokens,
+            born_step,
+            phase: 0,
+            phase_at: 0,
+            number: 0,
+            since_ms,
+            seen: true,
+            live: true,
+            previous: NONE,
+            next: NONE,
+        }
+    }
+
+    /// Prompt tokens less the worker's growth at birth: add the growth now for what it holds.
+    fn base_tokens(&self) -> i64 {
+        i64::from(self.request.prompt_tokens) - self.born_tokens
+    }
+}
+
+/// The running requests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slab {
+    pub entries: Vec<Active>,
+    vacant: Vec<u32>,
+    by_id: HashMap<u64, u32>,
+}
+
+impl Slab {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn index_of(&self, id: u64) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn insert(&mut self, active: Active) -> u32 {
+        let index = match self.vacant.pop() {
+            Some(index) => {
+                self.entries[index as usize] = active;
+                index
+            }
+            None => {
+                self.entries.push(active);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.by_id.insert(active.request.id, index);
+        index
+    }
+
+    fn remove(&mut self, index: u32) -> Active {
+        let active = &mut self.entries[index as usize];
+        active.live = false;
+        self.by_id.remove(&active.request.id);
+        self.vacant.push(index);
+        *active
+    }
+}
+
+/// Requests and tokens, each token less the worker's growth at its request's birth.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    requests: u32,
+    base_tokens: i64,
+}
+
+impl Tally {
+    fn add(&mut self, active: &Active) {
+        self.requests += 1;
+        self.base_tokens += active.base_tokens();
+    }
+
+    fn take(&mut self, active: &Active) {
+        self.requests -= 1;
+        self.base_tokens -= active.base_tokens();
+    }
+
+    fn tokens(&self, grown_tokens: i64) -> u64 {
+        (self.base_tokens + i64::from(self.requests) * grown_tokens).max(0) as u64
+    }
+}
+
+/// How many reports of a worker met which verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReportCounts {
+    /// Newest when they came.
+    pub taken: u64,
+    /// Seen before.
+    pub repeated: u64,
+    /// Older than one seen before.
+    pub late: u64,
+    /// At odds with what was acknowledged before.
+    pub contradictory: u64,
+    /// Acknowledging what was never sent.
+    pub refused: u64,
+}
+
+/// What is known of one worker.
+#[derive(Clone, Debug)]
+pub(super) struct Account {
+    pub id: u32,
+    pub draining: bool,
+    /// The whole worker, and this router's part of it.
+    whole_slots: u32,
+    pub own_slots: u32,
+    pub whole_capacity_tokens: Option<u64>,
+    pub own_capacity_tokens: Option<u64>,
+    /// Tokens by which every running request has grown since the worker joined.
+    pub grown_tokens: i64,
+    own: Tally,
+    unseen: Tally,
+    unseen_head: u32,
+    unseen_tail: u32,
+    /// Numbers of the last dispatch made and of the last acknowledged.
+    pub sent: u64,
+    pub acknowledged: u64,
+    sequence: Option<u64>,
+    pub reported_ms: Option<u64>,
+    pub foreign_requests: u32,
+    pub foreign_tokens: u64,
+    /// Since when it reports that it holds nothing although requests of ours were seen there.
+    pub empty_since_ms: Option<u64>,
+    pub counts: ReportCounts,
+}
+
+impl Account {
+    pub(super) fn new(id: u32, config: &WorkerConfig, share: Share, clock: i64) -> Self {
+        let mut account = Self {
+            id,
+            draining: false,
+            whole_slots: config.slots,
+            own_slots: share.part(u64::from(config.slots)) as u32,
+            whole_capacity_tokens: None,
+            own_capacity_tokens: None,
+            grown_tokens: clock,
+            own: Tally::default(),
+            unseen: Tally::default(),
+            unseen_head: NONE,
+            unseen_tail: NONE,
+            sent: 0,
+            acknowledged: 0,
+            sequence: None,
+            reported_ms: None,
+            foreign_requests: 0,
+            foreign_tokens: 0,
+            empty_since_ms: None,
+            counts: ReportCounts::default(),
+        };
+        account.set_capacity(config.kv_capacity_tokens, share);
+        account
+    }
+
+    pub(super) fn set_capacity(&mut self, capacity_tokens: Option<u64>, share: Share) {
+        self.whole_capacity_tokens = capacity_tokens;
+        self.own_capacity_tokens = capacity_tokens.map(|whole| share.part(whole));
+    }
+
+    /// Requests of ours that run there.
+    pub(super) fn running(&self) -> u32 {
+        self.own.requests
+    }
+
+    /// KV tokens that they hold.
+    pub(super) fn own_tokens(&self) -> u64 {
+        self.own.tokens(self.grown_tokens)
+    }
+
+    /// Dispatches that nothing has shown yet.
+    pub(super) fn unseen(&self) -> u32 {
+        self.unseen.requests
+    }
+
+    /// Tokens that a running request has generated.
+    pub(super) fn generated_tokens(&self, active: &Active) -> u32 {
+        (self.grown_tokens - active.born_tokens).clamp(0, i64::from(u32::MAX)) as u32
+    }
+
+    /// Numbers a dispatch and begins to count it.
+    pub(super) fn begin(&mut self, slab: &mut Slab, index: u32, dispatched_ms: Option<u64>) -> u64 {
+        let active = &mut slab.entries[index as usize];
+        self.own.add(active);
+        let Some(now_ms) = dispatched_ms else { return 0 };
+        self.sent += 1;
+        active.number = self.sent;
+        active.since_ms = now_ms;
+        active.seen = false;
+        active.previous = self.unseen_tail;
+        active.next = NONE;
+        self.unseen.add(active);
+        match std::mem::replace(&mut self.unseen_tail, index) {
+            NONE => self.unseen_head = index,
+            tail => slab.entries[tail as usize].next = index,
+        }
+        self.sent
+    }
+
+    /// Ends the count of a request, which leaves the slab.
+    pub(super) fn end(&mut self, slab: &mut Slab, index: u32) -> Active {
+        if !slab.entries[index as usize].seen {
+            self.unlink(slab, index);
+        }
+        let active = slab.remove(index);
+        self.own.take(&active);
+        active
+    }
+
+    fn unlink(&mut self, slab: &mut Slab, index: u32) {
+        let active = slab.entries[index as usize];
+        self.unseen.take(&active);
+        match active.previous {
+            NONE => self.unseen_head = active.next,
+            previous => slab.entries[previous as usize].next = active.next,
+        }
+        match active.next {
+            NONE => self.unseen_tail = active.previous,
+            next => slab.entries[next as usize].previous = active.previous,
+        }
+    }
+
+    /// The worker has this request: a report or its own progress says so.
+    pub(super) fn see(&mut self, slab: &mut Slab, index: u32, now_ms: u64) {
+        if slab.entries[index as usize].seen {
+            return;
+        }
+        self.unlink(slab, index);
+        let active = &mut slab.entries[index as usize];
+        active.seen = true;
+        active.since_ms = now_ms;
+    }
+
+    /// One request has grown by itself; it is seen by that.
+    pub(super) fn grow(&mut self, slab: &mut Slab, index: u32, tokens: u32, now_ms: u64) {
+        self.see(slab, index, now_ms);
+        slab.entries[index as usize].born_tokens -= i64::from(tokens);
+        self.own.base_tokens += i64::from(tokens);
+    }
+
+    /// The oldest dispatch that nothing has shown, if it was made `timeout_ms` ago or earlier.
+    pub(super) fn overdue_dispatch(&self, slab: &Slab, timeout_ms: u64, now_ms: u64) -> Option<u32> {
+        let active = slab.entries.get(self.unseen_head as usize)?;
+        (now_ms.saturating_sub(active.since_ms) >= timeout_ms).then_some(self.unseen_head)
+    }
+
+    /// Takes a report in, but for its capacity. Its last dispatch was made.
+    pub(super) fn report(&mut self, slab: &mut Slab, report: &WorkerReport, now_ms: u64) -> Verdict {
+        let seen_less = report.last_dispatch.is_some_and(|number| number < self.acknowledged);
+        let verdict = match (report.sequence, self.sequence) {
+            (Some(number), Some(last)) if number == last => Verdict::Repeated,
+            (Some(number), Some(last)) if number < last => Verdict::Late,
+            (Some(_), Some(_)) if seen_less => Verdict::Contradictory,
+            (None, _) if seen_less => Verdict::Late,
+            _ => Verdict::Taken,
+        };
+        match verdict {
+            Verdict::Taken => self.counts.taken += 1,
+            Verdict::Repeated => self.counts.repeated += 1,
+            Verdict::Late => self.counts.late += 1,
+            Verdict::Contradictory => self.counts.contradictory += 1,
+        }
+        if let Verdict::Repeated | Verdict::Contradictory = verdict {
+            return verdict;
+        }
+        let last = report.last_dispatch.unwrap_or(0);
+        self.acknowledged = self.acknowledged.max(last);
+        // In order of number; the missing ones stay.
+        let mut at = self.unseen_head;
+        while let Some(&Active { number, next, .. }) = slab.entries.get(at as usize)
+            && number <= last
+        {
+            if report.has_seen(number) {
+                self.see(slab, at, now_ms);
+            }
+            at = next;
+        }
+        if verdict == Verdict::Late {
+            return verdict;
+        }
+        self.sequence = report.sequence.or(self.sequence);
+        self.reported_ms = Some(now_ms);
+        let seen_requests = self.own.requests - self.unseen.requests;
+        let seen_tokens = self.own_tokens().saturating_sub(self.unseen.tokens(self.grown_tokens));
+        let held = report.running.saturating_add(report.waiting);
+        self.foreign_requests = held.saturating_sub(seen_requests);
+        self.foreign_tokens = report.kv_used_tokens.saturating_sub(seen_tokens).min(MAX_LOAD_TOKENS);
+        self.empty_since_ms =
+            if held == 0 && seen_requests > 0 { self.empty_since_ms.or(Some(now_ms)) } else { None };
+        verdict
+    }
+
+    /// Writes what a batch is to know of the worker: the least of what our share and what the whole worker leaves.
+    pub(super) fn settle(&self, headroom_steps: u32, worker: &mut Worker) {
+        let (own, own_tokens) = (self.own.requests, self.own_tokens());
+        let counted = own.saturating_add(self.foreign_requests);
+        worker.free_slots = self.own_slots.saturating_sub(own).min(self.whole_slots.saturating_sub(counted));
+        worker.running = counted.min(MAX_SLOTS - worker.free_slots);
+        worker.load_tokens = (own_tokens + self.foreign_tokens).min(MAX_LOAD_TOKENS);
+        worker.kv_capacity_tokens = self.own_capacity_tokens;
+        let (Some(part), Some(whole)) = (self.own_capacity_tokens, self.whole_capacity_tokens) else {
+            worker.kv_used_tokens = worker.load_tokens;
+            worker.kv_growth_tokens = 0;
+            return;
+        };
+        let growth = |requests: u32| i64::from(requests) * i64::from(headroom_steps);
+        let own_room = part as i64 - own_tokens as i64 - growth(own);
+        let whole_room = whole as i64 - own_tokens as i64 - self.foreign_tokens as i64 - growth(counted);
+        let used = part as i64 - growth(own) - own_room.min(whole_room);
+        worker.kv_growth_tokens = (growth(own) as u64).min(MAX_LOAD_TOKENS);
+        worker.kv_used_tokens = used.clamp(0, MAX_LOAD_TOKENS as i64) as u64;
+    }
+}

@@ -1,0 +1,88 @@
+//! What a router refuses.
+
+use thiserror::Error;
+
+use crate::batch::BatchError;
+use crate::policy::PolicyError;
+
+/// A refused call. Nothing changes then, unless the call says otherwise.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum RouterError {
+    /// The batch would not be valid.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The policy cannot be built.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The request neither waits nor runs here; for calls about running requests: it does not run.
+    #[error("request {id} neither waits nor runs")]
+    Unknown {
+        /// Request id.
+        id: u64,
+    },
+    /// The id is already running.
+    #[error("request {id} already runs on worker {worker}")]
+    Running {
+        /// Request id.
+        id: u64,
+        /// Worker that it runs on.
+        worker: u32,
+    },
+    /// No such worker: never there, or removed.
+    #[error("no worker {found} among {workers}")]
+    Worker {
+        /// Number of workers.
+        workers: usize,
+        /// Id found.
+        found: u32,
+    },
+    /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that may not take it.
+    #[error("policy {policy} may not send request {id} to worker {worker}")]
+    Refused {
+        /// Name of the policy.
+        policy: &'static str,
+        /// Request id.
+        id: u64,
+        /// Worker index in the batch.
+        worker: u32,
+    },
+    /// The worker has no free slot for a request that is said to run there.
+    #[error("worker {worker} has no free slot for request {id}")]
+    NoSlot {
+        /// Request id.
+        id: u64,
+        /// Worker.
+        worker: u32,
+    },
+    /// A report acknowledges a dispatch that was never made: it is meant for another router.
+    #[error("worker {worker} reports dispatch {found}, but only {sent} were made")]
+    Dispatch {
+        /// Worker.
+        worker: u32,
+        /// Dispatches made to it.
+        sent: u64,
+        /// Dispatch that the report has seen.
+        found: u64,
+    },
+    /// Progress that no request can make.
+    #[error("progress of worker {worker} must be at most {limit} tokens, found {found}")]
+    Progress {
+        /// Worker.
+        worker: u32,
+        /// Most tokens of one call.
+        limit: u32,
+        /// Tokens found.
+        found: u32,
+    },
+    /// A share that is none.
+    #[error("share must be an index below its number of front ends, at most {limit}, found {index} of {of}")]
+    Share {
+        /// Index found.
+        index: u32,
+        /// Number of front ends found.
+        of: u32,
+        /// Most front ends.
+        limit: u32,
+    },
+}

@@ -1,0 +1,207 @@
+//! What happens to requests: they arrive, grow, end.
+
+use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
+use crate::forecast::Running;
+use crate::router::accounting::Active;
+use crate::router::{Finished, Rank, Router, RouterError};
+
+impl Router {
+    /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank itself.
+    /// The router sets [`Request::pair_row`] itself, see [`PairTerms`].
+    ///
+    /// # Errors
+    /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; nothing changes then.
+    pub fn enqueue(&mut self, request: Request) -> Result<(), RouterError> {
+        let request = self.admissible(request)?;
+        self.wait(request)?;
+        self.arrived(&request);
+        Ok(())
+    }
+
+    pub(super) fn arrived(&mut self, request: &Request) {
+        self.meter.arrived(request.prompt_tokens);
+        self.counters.arrived += 1;
+    }
+
+    /// The request as the pool wants it: its rank as an index.
+    pub(super) fn admissible(&self, request: Request) -> Result<Request, RouterError> {
+        if let Some(index) = self.slab.index_of(request.id) {
+            let worker = self.slab.entries[index as usize].worker;
+            return Err(RouterError::Running { id: request.id, worker });
+        }
+        let rank = request.rank.map(|worker| self.place_of(worker)).transpose()?;
+        Ok(Request { rank: rank.map(|place| place as u32), pair_row: None, ..request })
+    }
+
+    pub(super) fn wait(&mut self, request: Request) -> Result<(), RouterError> {
+        let slot = self.pool.insert(request)?;
+        if self.since_ms.len() <= slot.index() {
+            self.since_ms.resize(slot.index() + 1, 0);
+        }
+        self.since_ms[slot.index()] = self.now_ms;
+        let mut rank = request.rank;
+        if rank.is_none() && self.policy.needs().binds_on_arrival {
+            rank = self.bind(&request);
+            rank.inspect(|&rank| {
+                self.pool.bind(request.id, rank);
+            });
+        }
+        if let Some(rank) = rank {
+            let (requests, tokens) = &mut self.queued[rank as usize];
+            *requests += 1;
+            *tokens += u64::from(request.prompt_tokens);
+            self.rescan |= self.stranded(&request, rank as usize).is_some();
+        }
+        Ok(())
+    }
+
+    pub(super) fn bind(&mut self, request: &Request) -> Option<u32> {
+        self.ranks.clear();
+        self.ranks.extend(self.workers.iter().zip(&self.queued).map(
+            |(&worker, &(queued_requests, queued_tokens))| Rank { worker, queued_requests, queued_tokens },
+        ));
+        let rank = self.policy.bind(request, &self.ranks)?;
+        ((rank as usize) < self.workers.len()).then_some(rank)
+    }
+
+    /// Takes over a request that already runs on a worker (a restart, a warm start). It has no dispatch number and counts as seen.
+    ///
+    /// # Errors
+    /// An id that waits or runs already, an invalid length, an unknown worker, or one without a free slot.
+    pub fn adopt(&mut self, request: Request, worker: u32, generated_tokens: u32) -> Result<(), RouterError> {
+        let request = Request { rank: request.rank.filter(|&rank| rank == worker), ..request };
+        let request = Request { rank: request.rank.map(|_| worker), ..self.admissible(request)? };
+        let id = request.id;
+        if self.pool.slot_of(id).is_some() {
+            return Err(BatchError::DuplicateId { index: self.pool.len(), id, first: 0 }.into());
+        }
+        let found = request.prompt_tokens;
+        if found == 0 || found > MAX_PROMPT_TOKENS {
+            return Err(BatchError::PromptTokens { index: 0, id, limit: MAX_PROMPT_TOKENS, found }.into());
+        }
+        let place = self.place_of(worker)?;
+        if self.workers[place].free_slots == 0 {
+            return Err(RouterError::NoSlot { id, worker });
+        }
+        self.arrived(&request);
+        self.begin(request, place, generated_tokens, false);
+        Ok(())
+    }
+
+    /// A running request ended: it leaves, and its output length is learned.
+    ///
+    /// # Errors
+    /// The request does not run.
+    pub fn finish(&mut self, id: u64) -> Result<Finished, RouterError> {
+        let (active, generated_tokens) = self.leave_worker(id)?;
+        self.counters.finished += 1;
+        self.meter.finished(generated_tokens);
+        if let Some(foresight) = &mut self.foresight {
+            foresight.classifier.finished(&Running {
+                id,
+                prompt_tokens: active.request.prompt_tokens,
+                prompt_hash: active.request.prompt_hash,
+                generated_tokens,
+            });
+        }
+        Ok(Finished { id, worker: active.worker, generated_tokens })
+    }
+
+    /// A waiting or running request was given up: it leaves and teaches nothing. The worker that it ran on, if any.
+    ///
+    /// # Errors
+    /// The request neither waits nor runs.
+    pub fn abort(&mut self, id: u64) -> Result<Option<u32>, RouterError> {
+        let worker = match self.leave_pool(id) {
+            Some(_) => None,
+            None => Some(self.leave_worker(id)?.0.worker),
+        };
+        self.counters.aborted += 1;
+        self.forget(id);
+        Ok(worker)
+    }
+
+    /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request of the length that it
+    /// has reached, for the caller to enqueue again. Nothing is learned.
+    ///
+    /// # Errors
+    /// The request does not run.
+    pub fn preempt(&mut self, id: u64) -> Result<Request, RouterError> {
+        let (active, generated) = self.leave_worker(id)?;
+        self.counters.preempted += 1;
+        let prompt_tokens = active.request.prompt_tokens.saturating_add(generated);
+        Ok(Request { prompt_tokens, waited_steps: 0, pair_row: None, ..active.request })
+    }
+
+    /// Tells the classifier the true output length of a request: only an oracle listens.
+    pub fn tell_length(&mut self, id: u64, output_tokens: u32) {
+        if let Some(foresight) = &mut self.foresight {
+            foresight.classifier.told(id, output_tokens);
+        }
+    }
+
+    // Progress.
+
+    /// One lock-step decode step has run: every running request has a token more and everybody who waits has waited a step.
+    pub fn advance(&mut self) {
+        for account in &mut self.accounts {
+            account.grown_tokens += 1;
+        }
+        for place in 0..self.accounts.len() {
+            self.settle(place);
+        }
+        self.tick(1);
+    }
+
+    /// Every running request of a worker has `tokens` more. A worker on which nothing of ours runs does not move the step clock.
+    ///
+    /// # Errors
+    /// No such worker, or more than 2^22 tokens at once.
+    pub fn progress(&mut self, worker: u32, tokens: u32) -> Result<(), RouterError> {
+        let place = self.place_of(worker)?;
+        self.check_progress(worker, tokens)?;
+        let account = &mut self.accounts[place];
+        if account.running() == 0 {
+            return Ok(());
+        }
+        account.grown_tokens += i64::from(tokens);
+        let ahead = account.grown_tokens - self.now;
+        self.settle(place);
+        self.tick(ahead);
+        Ok(())
+    }
+
+    /// One running request has `tokens` more, which also shows that its worker has it.
+    ///
+    /// # Errors
+    /// The request does not run, or more than 2^22 tokens at once.
+    pub fn progress_request(&mut self, id: u64, tokens: u32) -> Result<(), RouterError> {
+        let index = self.slab.index_of(id).ok_or(RouterError::Unknown { id })?;
+        let Active { worker, born_step, .. } = self.slab.entries[index as usize];
+        let place = self.place_of(worker)?;
+        self.check_progress(worker, tokens)?;
+        let account = &mut self.accounts[place];
+        account.grow(&mut self.slab, index, tokens, self.now_ms);
+        let generated = account.generated_tokens(&self.slab.entries[index as usize]);
+        self.settle(place);
+        self.tick(born_step + i64::from(generated) - self.now);
+        Ok(())
+    }
+
+    pub(super) fn check_progress(&self, worker: u32, found: u32) -> Result<(), RouterError> {
+        let limit = MAX_PROMPT_TOKENS;
+        if found > limit { Err(RouterError::Progress { worker, limit, found }) } else { Ok(()) }
+    }
+
+    /// Moves the step clock on; not at all by nothing or less.
+    pub(super) fn tick(&mut self, steps: i64) {
+        if steps <= 0 {
+            return;
+        }
+        self.now += steps;
+        self.pool.advance(steps.min(i64::from(u32::MAX)) as u32);
+        if let Some(foresight) = &mut self.foresight {
+            foresight.advance(steps as u64, self.slab.len());
+        }
+    }
+}

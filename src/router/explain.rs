@@ -1,0 +1,176 @@
+//! Why a decision fell as it did. Costs nothing unless switched on.
+
+use crate::assignment::{Assignment, WaitReason};
+use crate::batch::{Batch, Worker};
+use crate::policy::Policy;
+use crate::router::{Router, RouterError};
+
+/// How it was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// Admitted by the last step.
+    Step,
+    /// Placed on arrival since the last step.
+    Arrival,
+    /// It waits.
+    Waits(WaitReason),
+}
+
+/// The worker that came second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RunnerUp {
+    /// Worker id.
+    pub worker: u32,
+    /// The request's score there, in tokens.
+    pub score_tokens: f64,
+}
+
+/// One decision explained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Explanation {
+    /// Request id.
+    pub id: u64,
+    /// How it was decided, or why it waits.
+    pub decided: Decided,
+    /// The worker that it entered.
+    pub worker: Option<u32>,
+    /// The score that won, in tokens, after the picks before it.
+    pub score_tokens: f64,
+    /// Its score on that worker as the step began, to compare with the runner-up; NaN for a policy that scores no pairs.
+    pub opening_score_tokens: f64,
+    /// The best other worker with a free slot and room as the step began, if there was one and the policy scores pairs.
+    pub runner_up: Option<RunnerUp>,
+    /// Tokens by which the worker was below the most loaded one as the step began (the envelope's margin).
+    pub margin_tokens: f64,
+    /// Steps that it has waited, while it waits.
+    pub waited_steps: u32,
+}
+
+impl Explanation {
+    /// By how many tokens the worker beat the runner-up as the step began. Negative when picks before this one changed the order.
+    #[must_use]
+    pub fn lead_tokens(&self) -> Option<f64> {
+        self.runner_up.map(|second| self.opening_score_tokens - second.score_tokens)
+    }
+}
+
+/// Placements on arrival between two steps that are kept to be explained.
+const KEPT: usize = 1024;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Explainer {
+    pub(super) on: bool,
+    /// Scores of every pair as the step begins, row by row in arrival order.
+    scores: Vec<f64>,
+    scored: bool,
+    /// Row of each pool slot.
+    row_of: Vec<u32>,
+    explained: Vec<Explanation>,
+    /// The oldest placement, once as many are kept as may be.
+    oldest: usize,
+}
+
+impl Explainer {
+    pub(super) fn clear(&mut self) {
+        self.explained.clear();
+        self.oldest = 0;
+        self.scored = false;
+    }
+
+    /// As a step begins.
+    pub(super) fn look(&mut self, policy: &mut dyn Policy, batch: &Batch<'_>) {
+        if !self.on {
+            return;
+        }
+        self.scores.clear();
+        self.scored = policy.score_into(batch, &mut self.scores);
+        self.row_of.clear();
+        self.row_of.resize(batch.waiting().slot_bound(), 0);
+        for (row, (slot, ..)) in batch.waiting().iter().enumerate() {
+            self.row_of[slot.index()] = row as u32;
+        }
+    }
+
+    /// When it has been decided and nothing has changed yet.
+    pub(super) fn explain(&mut self, workers: &[Worker], ids: &[u32], assignment: &Assignment) {
+        if !self.on {
+            return;
+        }
+        for admission in &assignment.admitted {
+            let chosen = admission.worker as usize;
+            let from = self.row_of[admission.slot.index()] as usize * workers.len();
+            let scores = if self.scored { &self.scores[from..from + workers.len()] } else { &[] };
+            let second = (0..scores.len())
+                .filter(|&g| g != chosen && workers[g].open_slots() > 0 && scores[g] > f64::NEG_INFINITY)
+                .max_by(|&a, &b| {
+                    let lighter = workers[b].load_tokens.cmp(&workers[a].load_tokens);
+                    scores[a].total_cmp(&scores[b]).then(lighter).then(b.cmp(&a))
+                });
+            self.explained.push(Explanation {
+                id: admission.id,
+                decided: Decided::Step,
+                worker: Some(ids[chosen]),
+                score_tokens: admission.score_tokens,
+                opening_score_tokens: scores.get(chosen).copied().unwrap_or(f64::NAN),
+                runner_up: second.map(|g| RunnerUp { worker: ids[g], score_tokens: scores[g] }),
+                margin_tokens: margin_tokens(workers, chosen),
+                waited_steps: 0,
+            });
+        }
+    }
+
+    /// A placement on arrival.
+    pub(super) fn placed(&mut self, explanation: impl FnOnce() -> Explanation) {
+        if !self.on {
+            return;
+        }
+        if self.explained.len() < KEPT {
+            self.explained.push(explanation());
+        } else {
+            self.oldest %= self.explained.len();
+            self.explained[self.oldest] = explanation();
+            self.oldest += 1;
+        }
+    }
+}
+
+/// Tokens by which a worker is below the most loaded one, by the cost of a token on it.
+pub(super) fn margin_tokens(workers: &[Worker], place: usize) -> f64 {
+    let cost = |worker: &Worker| worker.load_tokens as f64 * f64::from(worker.weight);
+    let envelope = workers.iter().map(cost).fold(0.0, f64::max);
+    let weight = f64::from(workers[place].weight);
+    if weight > 0.0 { (envelope - cost(&workers[place])) / weight } else { envelope }
+}
+
+impl Router {
+    /// Keeps what [`Router::explain`] tells about admissions, from the next decision on. A step then scores every pair once more; decisions
+    /// stay the same.
+    pub fn set_explaining(&mut self, on: bool) {
+        self.explainer.on = on;
+        self.explainer.clear();
+    }
+
+    /// Why a request was admitted by the last step or placed since, where that is kept ([`Router::set_explaining`]), or why it waits as
+    /// things stand, always. None for a request that neither waits nor was decided lately.
+    ///
+    /// # Errors
+    /// As [`Router::waiting`].
+    pub fn explain(&self, id: u64) -> Result<Option<Explanation>, RouterError> {
+        if let Some(slot) = self.pool.slot_of(id) {
+            let mut reasons = Vec::new();
+            self.waiting_into(&mut reasons)?;
+            let reason = reasons.iter().find(|&&(other, _)| other == id).map(|&(_, reason)| reason);
+            return Ok(Some(Explanation {
+                id,
+                decided: Decided::Waits(reason.unwrap_or(WaitReason::Deferred)),
+                worker: None,
+                score_tokens: f64::NAN,
+                opening_score_tokens: f64::NAN,
+                runner_up: None,
+                margin_tokens: f64::NAN,
+                waited_steps: self.pool.waited_steps(slot),
+            }));
+        }
+        Ok(self.explainer.explained.iter().rev().find(|explained| explained.id == id).copied())
+    }
+}

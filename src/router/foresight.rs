@@ -1,0 +1,122 @@
+//! Keeps predictions of running requests current; only there when the policy needs them.
+
+use crate::batch::PredictedEnd;
+use crate::forecast::projection::EventBuckets;
+use crate::forecast::{Running, TerminationClassifier};
+use crate::policy::Needs;
+use crate::router::RouterConfig;
+use crate::router::accounting::{Active, Slab};
+
+pub(super) struct Foresight {
+    pub classifier: Box<dyn TerminationClassifier>,
+    pub buckets: EventBuckets,
+    pub needs: Needs,
+    /// Running requests by the step, modulo the refresh, at which they are predicted again.
+    phases: Vec<Vec<u32>>,
+    due: Vec<u32>,
+    passed: Vec<u32>,
+    pub rows: Vec<u64>,
+    pub offsets: Vec<u32>,
+    pub ends: Vec<PredictedEnd>,
+}
+
+impl Foresight {
+    pub(super) fn new(
+        classifier: Box<dyn TerminationClassifier>,
+        needs: Needs,
+        config: &RouterConfig,
+    ) -> Self {
+        let window = needs
+            .projection_horizon
+            .map_or(config.ends_horizon_steps, |horizon| horizon as u32)
+            .saturating_add(config.refresh_steps);
+        Self {
+            classifier,
+            buckets: EventBuckets::new(config.workers.len(), window.clamp(1, 1 << 16)),
+            needs,
+            phases: vec![Vec::new(); config.refresh_steps.clamp(1, 1 << 16) as usize],
+            due: Vec::new(),
+            passed: Vec::new(),
+            rows: Vec::new(),
+            offsets: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// A request begins to run; `place` is the dense index of its worker.
+    pub(super) fn begin(&mut self, slab: &mut Slab, index: u32, place: usize, generated: u32) {
+        let phase = slab.entries[index as usize].born_step.rem_euclid(self.phases.len() as i64) as u32;
+        let list = &mut self.phases[phase as usize];
+        slab.entries[index as usize].phase = phase;
+        slab.entries[index as usize].phase_at = list.len() as u32;
+        list.push(index);
+        self.predict(index, &slab.entries[index as usize], place, generated);
+    }
+
+    /// A request that has left the slab ends.
+    pub(super) fn end(&mut self, slab: &mut Slab, index: u32) {
+        self.buckets.remove(index);
+        let Active { phase, phase_at, .. } = slab.entries[index as usize];
+        let list = &mut self.phases[phase as usize];
+        list.swap_remove(phase_at as usize);
+        if let Some(&moved) = list.get(phase_at as usize) {
+            slab.entries[moved as usize].phase_at = phase_at;
+        }
+    }
+
+    /// The step clock moves on.
+    pub(super) fn advance(&mut self, steps: u64, running: usize) {
+        let within = u64::from(self.buckets.window_steps()) + 64;
+        for _ in 0..steps.min(within) {
+            self.buckets.advance(&mut self.passed);
+            // Nobody decides for a long time: the same requests pass again and again.
+            if self.due.len() <= 2 * running {
+                self.due.append(&mut self.passed);
+            }
+        }
+        self.buckets.skip(steps.saturating_sub(within));
+    }
+
+    fn predict(&mut self, index: u32, active: &Active, place: usize, generated: u32) {
+        let running = Running {
+            id: active.request.id,
+            prompt_tokens: active.request.prompt_tokens,
+            prompt_hash: active.request.prompt_hash,
+            generated_tokens: generated,
+        };
+        // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes to it.
+        let horizon = self.buckets.window_steps();
+        let in_steps = if self.needs.projection_horizon.is_some() {
+            let termination = self.classifier.predict(&running, horizon);
+            let counted = termination.counted_steps(horizon).round() as u32;
+            // Counted over the whole window: unless it is expected to end with it, it is taken to go on.
+            (counted < horizon || termination.probability >= 0.5).then_some(counted)
+        } else {
+            self.classifier.end_in(&running, horizon)
+        };
+        let kv_tokens = u64::from(active.request.prompt_tokens) + u64::from(generated);
+        self.buckets.set(index, place as u32, kv_tokens, in_steps);
+    }
+
+    /// Predicts again whose turn it is, and who should have ended and has not. `locate` gives a request's dense worker index and
+    /// generated tokens.
+    pub(super) fn refresh(&mut self, slab: &Slab, now: i64, locate: impl Fn(&Active) -> (usize, u32)) {
+        let mut due = std::mem::take(&mut self.due);
+        for index in due.drain(..) {
+            let active = &slab.entries[index as usize];
+            if active.live {
+                let (place, generated) = locate(active);
+                self.predict(index, active, place, generated);
+            }
+        }
+        self.due = due;
+        let phase = now.rem_euclid(self.phases.len() as i64) as usize;
+        let list = std::mem::take(&mut self.phases[phase]);
+        for &index in &list {
+            let active = &slab.entries[index as usize];
+            let (place, generated) = locate(active);
+            self.predict(index, active, place, generated);
+        }
+        self.phases[phase] = list;
+    }
+}

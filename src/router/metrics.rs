@@ -1,0 +1,242 @@
+//! How it stands, in plain numbers: for exporters, dashboards and tests.
+
+use crate::assignment::WaitReason;
+use crate::router::accounting::ReportCounts;
+use crate::router::explain::margin_tokens;
+use crate::router::plan::ReturnReason;
+use crate::router::{Router, RouterError};
+
+/// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`, bucket 0 zeros; the last one
+/// all that are longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Histogram {
+    /// Counts.
+    pub buckets: [u64; Self::BUCKETS],
+    /// Sum of all values.
+    pub sum: u64,
+}
+
+impl Histogram {
+    /// Number of buckets.
+    pub const BUCKETS: usize = 40;
+
+    /// Counts a value.
+    pub fn record(&mut self, value: u64) {
+        let digits = (u64::BITS - value.leading_zeros()) as usize;
+        self.buckets[digits.min(Self::BUCKETS - 1)] += 1;
+        self.sum = self.sum.saturating_add(value);
+    }
+
+    /// Greatest value that a bucket counts; none for the last.
+    #[must_use]
+    pub fn upper_bound(bucket: usize) -> Option<u64> {
+        (bucket + 1 < Self::BUCKETS).then(|| (1u64 << bucket) - 1)
+    }
+
+    /// Values counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The upper bound of the bucket in which the quantile `q`, 0..=1, lies: at most twice the value. None without values, or when it lies in
+    /// the last bucket.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Option<u64> {
+        let rank = (q.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let at = self.buckets.iter().position(|&count| {
+            seen += count;
+            seen >= rank
+        })?;
+        Self::upper_bound(at)
+    }
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: [0; Self::BUCKETS], sum: 0 }
+    }
+}
+
+/// What has happened since the router was made. `arrived` is everybody who was let in: those who wait, run, or have left by one of the
+/// other counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests enqueued, placed or adopted, preempted ones each time they come again.
+    pub arrived: u64,
+    /// Admissions by steps.
+    pub admitted_by_step: u64,
+    /// Placements on arrival.
+    pub placed_on_arrival: u64,
+    /// Requests that finished.
+    pub finished: u64,
+    /// Requests given up.
+    pub aborted: u64,
+    /// Requests put off their worker.
+    pub preempted: u64,
+    /// Requests returned, in the order of [`ReturnReason::ALL`].
+    pub returned: [u64; ReturnReason::ALL.len()],
+    /// Time of a decision that had somebody and a slot to decide on, or of a placement, in nanoseconds.
+    pub decide_ns: Histogram,
+    /// Waits of the admitted, in milliseconds of the caller's clock.
+    pub wait_ms: Histogram,
+    /// The same in steps.
+    pub wait_steps: Histogram,
+}
+
+impl Counters {
+    pub(super) fn waited(&mut self, wait_ms: u64, wait_steps: u32) {
+        self.wait_ms.record(wait_ms);
+        self.wait_steps.record(u64::from(wait_steps));
+    }
+}
+
+/// One worker as it stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RankMetrics {
+    /// Worker id.
+    pub worker: u32,
+    /// Whether it takes new requests.
+    pub accepting: bool,
+    /// Whether it is being drained.
+    pub draining: bool,
+    /// KV tokens that it reads each step, foreign ones included.
+    pub load_tokens: u64,
+    /// Tokens by which it is below the most loaded worker.
+    pub margin_tokens: f64,
+    /// Requests of ours that run there.
+    pub running: u32,
+    /// Slots of ours, and those that are free.
+    pub slots: u32,
+    /// Slots that an admission could take.
+    pub free_slots: u32,
+    /// KV tokens counted as used.
+    pub kv_used_tokens: u64,
+    /// KV tokens kept free for the growth of what runs.
+    pub kv_growth_tokens: u64,
+    /// KV tokens that fit, our share of them, if bounded.
+    pub kv_capacity_tokens: Option<u64>,
+    /// Requests and tokens that the last report showed and that are none of ours.
+    pub foreign_requests: u32,
+    /// The tokens of these.
+    pub foreign_tokens: u64,
+    /// Dispatches made.
+    pub dispatches: u64,
+    /// The last one acknowledged by a report.
+    pub acknowledged: u64,
+    /// Dispatches that nothing has shown yet.
+    pub unseen: u32,
+    /// Milliseconds since a report was taken; none before the first.
+    pub report_age_ms: Option<u64>,
+    /// Reports by verdict.
+    pub reports: ReportCounts,
+}
+
+/// How a router stands. The caller owns it and fills it again and again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics {
+    /// The caller's clock.
+    pub now_ms: u64,
+    /// The step clock.
+    pub step: u64,
+    /// Per worker, in order of id.
+    pub ranks: Vec<RankMetrics>,
+    /// Requests that wait.
+    pub waiting: u64,
+    /// The same by reason, in the order of [`WaitReason::ALL`].
+    pub waiting_by_reason: [u64; WaitReason::ALL.len()],
+    /// Requests that run.
+    pub running: u64,
+    /// Greatest load, tokens times weight: a step lasts as long as this.
+    pub envelope_tokens: f64,
+    /// `G * envelope - sum of loads`.
+    pub imbalance_tokens: f64,
+    /// Longest wait of those who wait now, in steps.
+    pub longest_wait_steps: u32,
+    /// The wait of the one who came first of those who wait now, in milliseconds.
+    pub longest_wait_ms: u64,
+    /// What has happened so far.
+    pub counters: Counters,
+    reasons: Vec<(u64, WaitReason)>,
+}
+
+impl Router {
+    /// Fills in how it stands. Nothing of it is computed before.
+    ///
+    /// # Errors
+    /// As [`Router::waiting`].
+    pub fn metrics(&self, metrics: &mut Metrics) -> Result<(), RouterError> {
+        metrics.now_ms = self.now_ms;
+        metrics.step = self.now.max(0) as u64;
+        metrics.ranks.clear();
+        let mut sum = 0.0;
+        metrics.envelope_tokens = 0.0;
+        for (place, (worker, account)) in self.workers.iter().zip(&self.accounts).enumerate() {
+            let cost = worker.load_tokens as f64 * f64::from(worker.weight);
+            sum += cost;
+            metrics.envelope_tokens = metrics.envelope_tokens.max(cost);
+            metrics.ranks.push(RankMetrics {
+                worker: account.id,
+                accepting: worker.accepting,
+                draining: account.draining,
+                load_tokens: worker.load_tokens,
+                margin_tokens: margin_tokens(&self.workers, place),
+                running: account.running(),
+                slots: account.own_slots,
+                free_slots: worker.free_slots,
+                kv_used_tokens: worker.kv_used_tokens,
+                kv_growth_tokens: worker.kv_growth_tokens,
+                kv_capacity_tokens: worker.kv_capacity_tokens,
+                foreign_requests: account.foreign_requests,
+                foreign_tokens: account.foreign_tokens,
+                dispatches: account.sent,
+                acknowledged: account.acknowledged,
+                unseen: account.unseen(),
+                report_age_ms: account.reported_ms.map(|then| self.now_ms - then),
+                reports: account.counts,
+            });
+        }
+        metrics.imbalance_tokens = metrics.envelope_tokens * self.workers.len() as f64 - sum;
+        metrics.waiting = self.pool.len() as u64;
+        metrics.running = self.slab.len() as u64;
+        metrics.longest_wait_steps = self.pool.longest_wait_steps();
+        metrics.longest_wait_ms =
+            self.pool.iter().next().map_or(0, |(slot, ..)| self.now_ms - self.since_ms[slot.index()]);
+        metrics.waiting_by_reason = Default::default();
+        self.waiting_into(&mut metrics.reasons)?;
+        for &(_, reason) in &metrics.reasons {
+            metrics.waiting_by_reason[reason as usize] += 1;
+        }
+        metrics.counters = self.counters;
+        Ok(())
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_fall_into_the_bucket_of_their_length() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.quantile(0.5), None);
+        for value in [0, 1, 2, 3, 4, 1000, u64::MAX] {
+            histogram.record(value);
+        }
+        assert_eq!(histogram.buckets[..4], [1, 1, 2, 1]);
+        assert_eq!((histogram.buckets[10], histogram.buckets[Histogram::BUCKETS - 1]), (1, 1));
+        assert_eq!((histogram.count(), histogram.quantile(0.5), histogram.quantile(1.0)), (7, Some(3), None));
+        for bucket in 0..Histogram::BUCKETS - 1 {
+            let mut one = Histogram::default();
+            one.record(Histogram::upper_bound(bucket).unwrap());
+            assert_eq!(one.buckets[bucket], 1);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What happens to workers: they report, join, drain and fail.
+
+use crate::batch::{BatchError, MAX_LOAD_TOKENS, MAX_WORKERS, Worker};
+use crate::router::accounting::Account;
+use crate::router::{ReturnReason, Returned, Router, RouterError, Verdict, WorkerConfig, WorkerReport};
+
+impl Router {
+    /// Takes in what a worker measured; see [`Verdict`] for what becomes of it. What is lost by it is in the next plan.
+    ///
+    /// # Errors
+    /// No such worker, figures past the limits of a batch, or a dispatch acknowledged that was never made; the report is ignored then.
+    pub fn report(&mut self, worker: u32, report: WorkerReport) -> Result<Verdict, RouterError> {
+        let place = self.place_of(worker)?;
+        for (what, found) in [
+            ("KV tokens used", report.kv_used_tokens),
+            ("KV capacity tokens", report.kv_capacity_tokens.unwrap_or(0)),
+        ] {
+            if found > MAX_LOAD_TOKENS {
+                self.accounts[place].counts.refused += 1;
+                let limit = MAX_LOAD_TOKENS;
+                return Err(BatchError::WorkerTokens { index: place, what, limit, found }.into());
+            }
+        }
+        let account = &mut self.accounts[place];
+        let sent = account.sent;
+        if let Some(found) = report.last_dispatch.filter(|&number| number > sent) {
+            account.counts.refused += 1;
+            return Err(RouterError::Dispatch { worker, sent, found });
+        }
+        let verdict = account.report(&mut self.slab, &report, self.now_ms);
+        if verdict == Verdict::Taken {
+            let capacity = report.kv_capacity_tokens.or(account.whole_capacity_tokens);
+            if capacity != account.whole_capacity_tokens {
+                account.set_capacity(capacity, self.config.share);
+                self.bounded |= capacity.is_some();
+                self.rescan = true;
+            }
+            self.find_lost(place, report.last_dispatch.is_some());
+        }
+        self.settle(place);
+        Ok(verdict)
+    }
+
+    /// After a report was taken: dispatches that it should have seen, and requests that the worker has forgotten.
+    pub(super) fn find_lost(&mut self, place: usize, acknowledges: bool) {
+        let Some(timeout_ms) = self.config.dispatch_timeout_ms else { return };
+        while acknowledges
+            && let Some(index) = self.accounts[place].overdue_dispatch(&self.slab, timeout_ms, self.now_ms)
+        {
+            self.give_back(index, ReturnReason::LostDispatch);
+        }
+        let old = |since_ms: u64| self.now_ms.saturating_sub(since_ms) >= timeout_ms;
+        if !self.accounts[place].empty_since_ms.is_some_and(old) {
+            return;
+        }
+        self.accounts[place].empty_since_ms = None;
+        let worker = self.ids[place];
+        for index in 0..self.slab.entries.len() {
+            let active = &self.slab.entries[index];
+            if active.live
+                && active.worker == worker
+                && active.seen
+                && self.now_ms.saturating_sub(active.since_ms) >= timeout_ms
+            {
+                self.give_back(index as u32, ReturnReason::WorkerForgot);
+            }
+        }
+    }
+
+    /// Lets a worker join, empty. Its id.
+    ///
+    /// # Errors
+    /// A configuration out of its ranges, or too many workers.
+    pub fn add_worker(&mut self, config: WorkerConfig) -> Result<u32, RouterError> {
+        let found = self.workers.len() + 1;
+        if found > MAX_WORKERS {
+            return Err(BatchError::TooManyWorkers { limit: MAX_WORKERS, found }.into());
+        }
+        config.check(self.workers.len())?;
+        if let Some(foresight) = &mut self.foresight {
+            foresight.buckets.add_worker();
+        }
+        Ok(self.join(&config))
+    }
+
+    pub(super) fn join(&mut self, config: &WorkerConfig) -> u32 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.ids.push(id);
+        self.workers.push(Worker::new(0, 0, config.slots).weight(config.weight));
+        self.accounts.push(Account::new(id, config, self.config.share, self.now));
+        self.queued.push((0, 0));
+        self.bounded |= config.kv_capacity_tokens.is_some();
+        self.settle(self.ids.len() - 1);
+        id
+    }
+
+    /// Lets a worker take nobody new. What runs there runs on; requests that wait for it alone are returned by the next step.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn drain_worker(&mut self, worker: u32) -> Result<(), RouterError> {
+        let place = self.place_of(worker)?;
+        self.workers[place].accepting = false;
+        self.accounts[place].draining = true;
+        self.rescan = true;
+        Ok(())
+    }
+
+    /// Whether a draining worker holds none of our requests any more: it may be removed without a loss.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn is_drained(&self, worker: u32) -> Result<bool, RouterError> {
+        let account = &self.accounts[self.place_of(worker)?];
+        Ok(account.draining && account.running() == 0)
+    }
+
+    /// Stops new requests to a worker for a while, or resumes them (also of a draining one). Requests that wait for it alone go on waiting.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn set_accepting(&mut self, worker: u32, accepting: bool) -> Result<(), RouterError> {
+        let place = self.place_of(worker)?;
+        self.workers[place].accepting = accepting;
+        self.accounts[place].draining &= !accepting;
+        Ok(())
+    }
+
+    /// Takes a worker out, at once: it failed, or it is drained. Appends to `returned` the requests that ran there and those that waited for it
+    /// alone; they have left, and may be enqueued again.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn remove_worker(&mut self, worker: u32, returned: &mut Vec<Returned>) -> Result<(), RouterError> {
+        let place = self.place_of(worker)?;
+        let reason = ReturnReason::WorkerRemoved;
+        // `pending` is the way out of every request; what was there before stays there.
+        let from = self.pending.len();
+        for index in 0..self.slab.entries.len() {
+            if self.slab.entries[index].live && self.slab.entries[index].worker == worker {
+                self.give_back(index as u32, reason);
+            }
+        }
+        self.leaving.clear();
+        let bound = self.pool.iter().filter(|(_, request, _)| request.rank == Some(place as u32));
+        self.leaving.extend(bound.map(|(_, request, _)| (request.id, reason)));
+        self.send_back_waiting();
+        returned.extend(self.pending.drain(from..));
+
+        self.ids.remove(place);
+        self.workers.remove(place);
+        self.accounts.remove(place);
+        self.queued.remove(place);
+        self.bounded = self.accounts.iter().any(|account| account.whole_capacity_tokens.is_some());
+        self.rescan = true;
+        self.pool.map_ranks(|rank| if rank as usize > place { rank - 1 } else { rank });
+        // Rows of pair terms have one entry per worker.
+        if !self.bonus_tokens.is_empty() {
+            self.bonus_tokens.clear();
+            self.pool.set_pair_rows(|_| None);
+        }
+        if let Some(foresight) = &mut self.foresight {
+            foresight.buckets.remove_worker(place);
+        }
+        for place in 0..self.accounts.len() {
+            self.settle(place);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! The router by its promises: every request leaves exactly once, no admission passes a capacity, waits are bounded, and no report, however late,
+//! lost, repeated or reordered, breaks the account.
+
+mod herd;
+mod model;
+mod reports;
+mod rules;
