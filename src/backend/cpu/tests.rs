@@ -104,7 +104,7 @@ fn a_search_finds_what_a_scan_finds() {
                 for _ in 0..8 {
                     // Entries come and go between two searches.
                     for _ in 0..next(6) {
-                        let position = next(count) as usize;
+                        let position = next(count as u64) as usize;
                         if position >= ordered.tokens.len() {
                         } else if marks.is_taken(position) {
                             marks.give_back(position);
