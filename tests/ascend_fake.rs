@@ -446,6 +446,7 @@ impl Rule for Margin {
             age: Age { linear: 3.0, quadratic: 0.0 },
             overdue: Overdue::default(),
             refill_tokens: 0,
+            follows_envelope: true,
             envelope_floor: sum as i64 / batch.workers().len() as i64,
             longest_first: false,
             repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
