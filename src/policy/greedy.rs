@@ -103,6 +103,7 @@ struct Rivals {
     rise: i64,
     weights: Vec<i64>,
     weighted: bool,
+    dearest_token: i64,
     envelope: i64,
     envelope_row: Vec<i64>,
 }
@@ -689,6 +690,7 @@ impl Greedy {
         let rivals = &mut self.rivals;
         rivals.runs = if step.ordered { 1 } else { self.matrix.runs() };
         rivals.rise = 0;
+        rivals.dearest_token = self.loads.dearest_token();
         rivals.envelope = envelope;
         rivals.envelope_row.clear();
         rivals.envelope_row.extend_from_slice(row);
@@ -776,7 +778,6 @@ impl Greedy {
     /// Takes note of what an admission has changed: the profile of its worker, and every profile where an envelope has risen.
     fn follow_envelopes(&mut self, worker: usize) {
         let (envelope, row) = self.loads.envelopes();
-        let dearest = self.loads.dearest_token();
         let rivals = &mut self.rivals;
         let mut moved = false;
         let seen = std::iter::once(&mut rivals.envelope).chain(&mut rivals.envelope_row);
@@ -784,7 +785,7 @@ impl Greedy {
             if now != *seen {
                 // A knot moves by whole tokens.
                 let weight = rivals.weights.get(step).copied().unwrap_or(0);
-                rivals.rise += weight * (now - *seen + dearest - 1);
+                rivals.rise += weight * (now - *seen + rivals.dearest_token - 1);
                 moved |= weight != 0 || !rivals.weighted;
                 *seen = now;
             }

@@ -18,7 +18,7 @@
 //! who stores bonuses `b` as `f16` moves each by at most `2^-11 * |b| + 2^-25`, and rounding by at most one token more; with `E` the greatest such
 //! move in whole tokens, the pick of one admission scores at most `2 * E` tokens below the best pick of the `f32` bonuses.
 
-use super::lanes::{Bonuses, DenseLanes};
+use super::lanes::{Bonuses, DenseLanes, gather};
 use crate::pool::BLOCK;
 use crate::score::{Age, Profile};
 
@@ -636,16 +636,16 @@ fn score<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
         }
     }
     let (bit, longest) = (lanes.splat(query.bit), lanes.splat(query.longest));
-    std::array::from_fn(
-        #[inline(always)]
-        |n| {
-            let mask = match CUT {
-                true => lanes.allowed(words[n], bit, tokens[n], longest),
-                false => lanes.has(words[n], bit),
-            };
-            (mask, C::score(lanes, query, sums[n], tokens[n], base[n]))
-        },
-    )
+    // No closures on the way: they would be compiled without the instruction set.
+    let mut scored = [(lanes.has(words[0], bit), C::score(lanes, query, sums[0], tokens[0], base[0])); N];
+    for n in 0..N {
+        scored[n].0 = match CUT {
+            true => lanes.allowed(words[n], bit, tokens[n], longest),
+            false => lanes.has(words[n], bit),
+        };
+        scored[n].1 = C::score(lanes, query, sums[n], tokens[n], base[n]);
+    }
+    scored
 }
 
 /// The same of blocks in memory.
@@ -777,31 +777,18 @@ pub(super) fn add_bonuses<L: DenseLanes>(
     (offsets, ages): Plain<'_>,
     bases: &mut [Block],
 ) -> i64 {
-    // Block by block, so that the next worker finds the rows in the nearest cache. Plain loads: gather instructions are no faster
-    // where they are microcode, and these are checked.
+    // Block by block, so that the next worker finds the rows in the nearest cache.
     let (unit, mut greatest) = (lanes.splat(unit), lanes.splat(0));
     for (block, (offsets, of_age)) in offsets.iter().zip(ages).enumerate() {
         let of_age = lanes.load(&of_age.0);
         for (&worker, base) in workers.iter().zip(bases.chunks_exact_mut(ages.len())) {
-            let worker = worker as usize;
-            let bonus = match bonuses {
-                Bonuses::F32(matrix) => {
-                    let mut values = [0.0; BLOCK];
-                    // The matrix is shorter than `NO_ROW`: nobody's bonus is past its end.
-                    for (value, &offset) in values.iter_mut().zip(&offsets.0) {
-                        *value = matrix.get(offset as u32 as usize + worker).copied().unwrap_or(0.0);
-                    }
-                    lanes.round(&values)
-                }
+            // The matrix is shorter than `NO_ROW`: nobody's bonus is past its end.
+            let bonus = lanes.round(match bonuses {
+                Bonuses::F32(matrix) => lanes.gather(matrix, &offsets.0, worker),
                 Bonuses::F16(matrix) => {
-                    let mut values = [0; BLOCK];
-                    for (value, &offset) in values.iter_mut().zip(&offsets.0) {
-                        *value =
-                            matrix.get(offset as u32 as usize + worker).map_or(0, |bonus| bonus.to_bits());
-                    }
-                    lanes.round_halves(&values)
+                    lanes.widen_halves(&gather(matrix, &offsets.0, worker, half::f16::to_bits))
                 }
-            };
+            });
             greatest = lanes.max(greatest, lanes.abs(bonus));
             lanes.store(lanes.add(of_age, lanes.mul(bonus, unit)), &mut base[block].0);
         }

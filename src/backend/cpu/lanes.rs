@@ -77,9 +77,27 @@ pub(crate) trait DenseLanes: Lanes {
     fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]);
 
     /// Whole tokens: halves round away from zero, as [`f32::round`] does.
-    fn round(self, values: &[f32; BLOCK]) -> Self::V;
-    /// The same of half-precision values, given as bits and widened exactly.
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V;
+    fn round(self, a: Self::F) -> Self::V;
+    /// The values at `offset + worker`, zero where that is past the end.
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F;
+    /// Widens half-precision values, given as bits, exactly.
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F;
+}
+
+/// The values at `offset + worker` by plain loads; the default value where that is past the end.
+#[inline(always)]
+pub(crate) fn gather<T: Copy, U: Copy + Default>(
+    matrix: &[T],
+    offsets: &[i32; BLOCK],
+    worker: u32,
+    of: impl Fn(T) -> U,
+) -> [U; BLOCK] {
+    let mut values = [U::default(); BLOCK];
+    for (value, &offset) in values.iter_mut().zip(offsets) {
+        let at = offset as u32 as usize + worker as usize;
+        *value = matrix.get(at).map_or(U::default(), |&value| of(value));
+    }
+    values
 }
 
 /// A bonus matrix, row-major, as a caller stores it.

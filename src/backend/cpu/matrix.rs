@@ -30,8 +30,10 @@ pub(crate) struct Matrix {
     arrived: Vec<u64>,
     /// Ages in score units.
     ages: Vec<Block>,
-    /// Where each request's bonuses begin.
+    /// Each request's row of pair terms, where its bonuses begin, and who is bound to a rank.
+    rows: Vec<u32>,
     offsets: Vec<Block>,
+    bound: Vec<u32>,
     /// Per 32 workers a word for each request.
     words: Vec<Block>,
     /// Ages plus bonuses, a column for each open worker.
@@ -67,7 +69,9 @@ impl Matrix {
             enqueued: Vec::new(),
             arrived: Vec::new(),
             ages: Vec::new(),
+            rows: Vec::new(),
             offsets: Vec::new(),
+            bound: Vec::new(),
             words: Vec::new(),
             bases: Vec::new(),
             open: Vec::new(),
@@ -149,46 +153,58 @@ impl Matrix {
         let pool = batch.waiting();
         let (blocks, workers) = (self.tokens.len(), self.workers as u64);
         let words = self.workers.div_ceil(32);
-        let masks = batch.eligible_rows();
-        self.words.resize(words * blocks, Block::default());
-        for (block, positions) in self.positions.as_chunks::<BLOCK>().0.iter().enumerate() {
-            let (mut rows, mut known, mut bound) = ([NO_ROW; BLOCK], 0u32, 0u32);
-            for lane in 0..BLOCK {
-                let Some(&slot) = slots.get(positions[lane] as usize) else { continue };
-                let request = pool.request(PoolSlot(slot));
-                rows[lane] = request.pair_row.unwrap_or(NO_ROW);
-                known |= 1 << lane;
-                bound |= u32::from(request.rank.is_some()) << lane;
+        self.rows.clear();
+        self.bound.clear();
+        // One short loop that does nothing but wait for memory.
+        self.rows.extend(self.positions.iter().zip(0..).map(|(&position, entry)| {
+            let Some(&slot) = slots.get(position as usize) else { return NO_ROW };
+            let request = pool.request(PoolSlot(slot));
+            if request.rank.is_some() {
+                self.bound.push(entry);
             }
-            self.offsets[block].0 = rows.map(|row| match row {
-                NO_ROW => NO_ROW as i32,
-                row => u32::try_from(u64::from(row) * workers).unwrap_or(NO_ROW) as i32,
-            });
-            let free: [i32; BLOCK] = std::array::from_fn(|lane| -((known >> lane & 1) as i32));
-            for pair in 0..words.div_ceil(2) {
-                let (mut low, mut high) = (free, free);
-                if let Some((masks, stride)) = masks {
-                    for lane in 0..BLOCK {
-                        // A request without a row may run anywhere.
-                        let bits =
-                            masks.get(rows[lane] as usize * stride + pair).copied().unwrap_or(u64::MAX);
-                        low[lane] &= bits as i32;
-                        high[lane] &= (bits >> 32) as i32;
+            request.pair_row.unwrap_or(NO_ROW)
+        }));
+        for (offsets, rows) in self.offsets.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
+            for (offset, &row) in offsets.0.iter_mut().zip(rows) {
+                let from = u64::from(row) * workers;
+                *offset = if from < u64::from(NO_ROW) { from as i32 } else { NO_ROW as i32 };
+            }
+        }
+        self.words.resize(words * blocks, Block::default());
+        match batch.eligible_rows() {
+            None => self.words.fill(Block([-1; BLOCK])),
+            Some((masks, stride)) => {
+                for (pair, words) in self.words.chunks_mut((2 * blocks).max(1)).enumerate() {
+                    let (first, second) = words.split_at_mut(blocks);
+                    let mut seconds = second.iter_mut();
+                    for (first, rows) in first.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
+                        // The last of an odd number has no second.
+                        let mut none = Block::default();
+                        let second = seconds.next().unwrap_or(&mut none);
+                        for ((first, second), &row) in first.0.iter_mut().zip(&mut second.0).zip(rows) {
+                            // A request without a row may run anywhere.
+                            let bits = masks.get(row as usize * stride + pair).copied().unwrap_or(u64::MAX);
+                            (*first, *second) = (bits as i32, (bits >> 32) as i32);
+                        }
                     }
                 }
-                self.words[2 * pair * blocks + block].0 = low;
-                // The last of an odd number has no second.
-                if let Some(second) = self.words.get_mut((2 * pair + 1) * blocks + block) {
-                    second.0 = high;
-                }
             }
-            while bound != 0 {
-                let lane = bound.trailing_zeros() as usize;
-                bound &= bound - 1;
-                let request = pool.request(PoolSlot(slots[positions[lane] as usize]));
-                for word in 0..words {
-                    self.words[word * blocks + block].0[lane] = eligible_word(batch, request, word);
-                }
+        }
+        for &entry in &self.bound {
+            let request = pool.request(PoolSlot(slots[self.positions[entry as usize] as usize]));
+            for word in 0..words {
+                let block = &mut self.words[word * blocks + entry as usize / BLOCK];
+                block.0[entry as usize % BLOCK] = eligible_word(batch, request, word);
+            }
+        }
+        // Nobody stands where a class is filled up to whole strides.
+        let nobody = |&(_, &position): &(usize, &u32)| position as usize >= slots.len();
+        let empty: &[u32] =
+            if self.classes.is_empty() { &self.positions[slots.len()..] } else { &self.positions };
+        let first = self.positions.len() - empty.len();
+        for (at, _) in empty.iter().enumerate().filter(nobody) {
+            for word in 0..words {
+                self.words[word * blocks + (first + at) / BLOCK].0[(first + at) % BLOCK] = 0;
             }
         }
     }

@@ -6,7 +6,7 @@ use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
@@ -375,7 +375,7 @@ impl DenseLanes for Avx2 {
         // SAFETY: the CPU has AVX2.
         let quarter = |at: usize| unsafe {
             let half = mask[at / 2];
-            let pairs = if at % 2 == 0 {
+            let pairs = if at.is_multiple_of(2) {
                 _mm256_shuffle_epi32::<0xa0>(half)
             } else {
                 _mm256_shuffle_epi32::<0xf5>(half)
@@ -409,22 +409,28 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn round(self, values: &[f32; BLOCK]) -> Self::V {
-        let at = values.as_ptr();
-        // SAFETY: the CPU has AVX2, and the array is two registers long.
-        let (low, high) = unsafe { (_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(BLOCK / 2))) };
-        [self.round_away(low), self.round_away(high)]
+    fn round(self, a: Self::F) -> Self::V {
+        [self.round_away(a[0]), self.round_away(a[1])]
     }
 
     #[inline(always)]
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F {
+        let values = gather(matrix, offsets, worker, |value| value);
+        // SAFETY: the CPU has AVX2, and the array is two registers long.
+        unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(BLOCK / 2))] }
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F {
         if cfg!(miri) {
-            return self.round(&values.map(|bits| half::f16::from_bits(bits).to_f32()));
+            let wide = values.map(|bits| half::f16::from_bits(bits).to_f32());
+            // SAFETY: as in `gather`.
+            return unsafe {
+                [_mm256_loadu_ps(wide.as_ptr()), _mm256_loadu_ps(wide.as_ptr().add(BLOCK / 2))]
+            };
         }
         let at = values.as_ptr().cast::<__m128i>();
         // SAFETY: the CPU has F16C, and the array is two half registers long.
-        let (low, high) =
-            unsafe { (_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))) };
-        [self.round_away(low), self.round_away(high)]
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))] }
     }
 }

@@ -6,7 +6,7 @@ use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
@@ -370,14 +370,29 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn round(self, values: &[f32; BLOCK]) -> Self::V {
-        // SAFETY: the CPU has AVX-512, and the array is 64 bytes.
-        self.round_away(unsafe { _mm512_loadu_ps(values.as_ptr()) })
+    fn round(self, a: Self::F) -> Self::V {
+        self.round_away(a)
     }
 
     #[inline(always)]
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F {
+        let Ok(end) = i32::try_from(matrix.len()) else {
+            // SAFETY: the CPU has AVX-512, and the array is 64 bytes.
+            return unsafe { _mm512_loadu_ps(gather(matrix, offsets, worker, |value| value).as_ptr()) };
+        };
+        // SAFETY: the CPU has AVX-512. Only lanes whose index is in `0..end` are loaded, and these are not negative as `i32`.
+        unsafe {
+            let (offsets, worker) = (self.load(offsets), worker as i32);
+            let inside =
+                _mm512_cmplt_epu32_mask(offsets, _mm512_set1_epi32(end.saturating_sub(worker).max(0)));
+            let index = _mm512_add_epi32(offsets, _mm512_set1_epi32(worker));
+            _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), inside, index, matrix.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F {
         // SAFETY: the CPU has AVX-512, and the array is 32 bytes.
-        self.round_away(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) })
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
     }
 }

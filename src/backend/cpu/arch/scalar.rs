@@ -1,6 +1,6 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
-use crate::backend::cpu::lanes::{DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
 use crate::backend::cpu::{Isa, Kernels, column, dense, exchange, loads};
 use crate::pool::BLOCK;
 use crate::score::Age;
@@ -258,16 +258,21 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn round(self, values: &[f32; BLOCK]) -> Self::V {
+    fn round(self, a: Self::F) -> Self::V {
         each(|lane| {
-            let whole = values[lane] as i32;
-            let rest = values[lane] - whole as f32;
+            let whole = a[lane] as i32;
+            let rest = a[lane] - whole as f32;
             whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)
         })
     }
 
     #[inline(always)]
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
-        self.round(&all(|lane| half::f16::from_bits(values[lane]).to_f32()))
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F {
+        gather(matrix, offsets, worker, |value| value)
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F {
+        all(|lane| half::f16::from_bits(values[lane]).to_f32())
     }
 }
