@@ -602,7 +602,7 @@ pub(super) fn column<L: DenseLanes, const N: usize, const W: usize>(
     choose::<_, _, N, W>(lanes, tier, query, Run(rows))
 }
 
-/// The instructions of `blocks` blocks on what is in registers already: the least time that [`column`] could take.
+/// [`column`] of `blocks` blocks on what is in registers already: the least time that it could take.
 #[inline(always)]
 pub(super) fn spin<L: DenseLanes, const N: usize, const W: usize>(
     lanes: L,
@@ -648,22 +648,6 @@ fn score<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
     scored
 }
 
-/// The same of blocks in memory.
-#[inline(always)]
-fn load<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
-    lanes: L,
-    query: &Query,
-    blocks: [&[Block; N]; 3],
-) -> [(L::M, Score<L, C>); N] {
-    let mut registers = [[lanes.splat(0); N]; 3];
-    for (registers, blocks) in registers.iter_mut().zip(blocks) {
-        for (register, block) in registers.iter_mut().zip(blocks) {
-            *register = lanes.load(&block.0);
-        }
-    }
-    score::<L, C, N, CUT>(lanes, query, registers)
-}
-
 /// The greatest allowed score of each lane.
 #[inline(always)]
 fn greatest<L: DenseLanes, C: Cells<L>, const N: usize>(
@@ -677,55 +661,103 @@ fn greatest<L: DenseLanes, C: Cells<L>, const N: usize>(
     best
 }
 
-struct Run<'a>(&'a Rows<'a>);
+/// Where the registers of a step come from.
+trait Source<L: DenseLanes, const N: usize> {
+    fn step(&mut self, lanes: L, at: usize) -> Registers<L, N>;
+}
 
-/// Steps of a run whose greatest scores are kept, so that nothing else is looked into again.
+/// Steps whose greatest scores are kept, so that no other is looked into again.
 const SEGMENT: usize = 16;
+
+/// The greatest score of at most [`SEGMENT`] steps and where it stands; the earliest of equals, by `rows`.
+///
+/// First the greatest of every step and lane, without asking whose it is; then the steps that reach the greatest of all are scored again for
+/// who has it.
+#[inline(always)]
+fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
+    lanes: L,
+    query: &Query,
+    (source, from, to): (&mut impl Source<L, N>, usize, usize),
+    rows: &Rows<'_>,
+    mut found: Option<Best>,
+) -> Option<Best> {
+    let mut best = C::Scores::splat(lanes, C::Scores::NOTHING);
+    let mut kept = [best; SEGMENT];
+    for at in from..to {
+        let step = greatest::<L, C, N>(lanes, score::<L, C, N, CUT>(lanes, query, source.step(lanes, at)));
+        kept[at % SEGMENT] = step;
+        best = C::Scores::greater(lanes, best, step);
+    }
+    let top = C::Scores::greatest(lanes, best);
+    if top == C::Scores::NOTHING || found.is_some_and(|found| top < found.score) {
+        return found;
+    }
+    let wanted = C::Scores::splat(lanes, top);
+    for at in from..to {
+        if C::Scores::equal(lanes, kept[at % SEGMENT], wanted) == 0 {
+            continue;
+        }
+        let scored = score::<L, C, N, CUT>(lanes, query, source.step(lanes, at));
+        for (n, (mask, score)) in scored.into_iter().enumerate() {
+            let mut bits = lanes.bits(mask) & C::Scores::equal(lanes, score, wanted);
+            while bits != 0 {
+                let index = ((at * N + n) * BLOCK) as u32 + bits.trailing_zeros();
+                bits &= bits - 1;
+                found = Some(rows.earlier(found, Best { index, score: top }));
+            }
+        }
+    }
+    found
+}
+
+struct Memory<'a, const N: usize>([&'a [[Block; N]]; 3]);
+
+impl<L: DenseLanes, const N: usize> Source<L, N> for Memory<'_, N> {
+    #[inline(always)]
+    fn step(&mut self, lanes: L, at: usize) -> Registers<L, N> {
+        let mut registers = [[lanes.splat(0); N]; 3];
+        for (registers, blocks) in registers.iter_mut().zip(self.0) {
+            for (register, block) in registers.iter_mut().zip(&blocks[at]) {
+                *register = lanes.load(&block.0);
+            }
+        }
+        registers
+    }
+}
+
+struct Run<'a>(&'a Rows<'a>);
 
 impl<L: DenseLanes> Work<L> for Run<'_> {
     type Answer = Option<Best>;
 
-    /// First the greatest score of every step and lane, without asking whose it is; then the steps that reach the greatest of all are scored
-    /// again for the earliest request that has it.
     #[inline(always)]
     fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> Option<Best> {
-        let Self(rows) = self;
-        let (tokens, _) = rows.tokens.as_chunks::<N>();
-        let (base, _) = rows.base.as_chunks::<N>();
-        let (words, _) = rows.words.as_chunks::<N>();
-        let mut found: Option<Best> = None;
-        let mut first = 0;
-        let segments = tokens.chunks(SEGMENT).zip(base.chunks(SEGMENT)).zip(words.chunks(SEGMENT));
-        for ((tokens, base), words) in segments {
-            let nothing = C::Scores::splat(lanes, C::Scores::NOTHING);
-            let (mut steps, mut best) = ([nothing; SEGMENT], nothing);
-            for (((tokens, base), words), step) in tokens.iter().zip(base).zip(words).zip(&mut steps) {
-                *step = greatest::<L, C, N>(lanes, load::<L, C, N, CUT>(lanes, query, [tokens, base, words]));
-                best = C::Scores::greater(lanes, best, *step);
-            }
-            let top = C::Scores::greatest(lanes, best);
-            if top > C::Scores::NOTHING && found.is_none_or(|found| top >= found.score) {
-                let wanted = C::Scores::splat(lanes, top);
-                let blocks = tokens.iter().zip(base).zip(words);
-                for (at, (((tokens, base), words), &step)) in blocks.zip(&steps).enumerate() {
-                    if C::Scores::equal(lanes, step, wanted) == 0 {
-                        continue;
-                    }
-                    let scored = load::<L, C, N, CUT>(lanes, query, [tokens, base, words]);
-                    for (n, (mask, score)) in scored.into_iter().enumerate() {
-                        let mut bits = lanes.bits(mask) & C::Scores::equal(lanes, score, wanted);
-                        while bits != 0 {
-                            let lane = bits.trailing_zeros();
-                            bits &= bits - 1;
-                            let index = ((first + at * N + n) * BLOCK) as u32 + lane;
-                            found = Some(rows.earlier(found, Best { index, score: top }));
-                        }
-                    }
-                }
-            }
-            first += SEGMENT * N;
+        let rows = self.0;
+        let steps = rows.tokens.len() / N;
+        let blocks = [rows.tokens, rows.base, rows.words].map(|blocks| &blocks.as_chunks::<N>().0[..steps]);
+        let (mut memory, mut found) = (Memory(blocks), None);
+        for from in (0..steps).step_by(SEGMENT) {
+            let part = (&mut memory, from, (from + SEGMENT).min(steps));
+            found = segment::<L, C, N, CUT>(lanes, query, part, rows, found);
         }
         found
+    }
+}
+
+/// Somebody whose best request stands in the first block, alone.
+struct Opaque<L: DenseLanes, const N: usize>(Registers<L, N>);
+
+impl<L: DenseLanes, const N: usize> Source<L, N> for Opaque<L, N> {
+    #[inline(always)]
+    fn step(&mut self, lanes: L, _: usize) -> Registers<L, N> {
+        for registers in &mut self.0 {
+            for register in registers {
+                *register = lanes.opaque(*register);
+            }
+        }
+        let registers = self.0;
+        self.0[1][0] = lanes.sub(registers[1][0], lanes.splat(1));
+        registers
     }
 }
 
@@ -736,21 +768,20 @@ impl<L: DenseLanes> Work<L> for Spin {
 
     #[inline(always)]
     fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> i64 {
-        let mut best = C::Scores::splat(lanes, C::Scores::NOTHING);
-        let (mut tokens, mut base, mut words) = (lanes.splat(700), lanes.splat(3), lanes.splat(-1));
-        for _ in 0..self.0 / N {
-            let mut registers = [[tokens; N], [base; N], [words; N]];
-            let [all_tokens, all_base, all_words] = &mut registers;
-            for ((into_tokens, into_base), into_words) in all_tokens.iter_mut().zip(all_base).zip(all_words) {
-                tokens = lanes.opaque(tokens);
-                base = lanes.opaque(base);
-                words = lanes.opaque(words);
-                (*into_tokens, *into_base, *into_words) = (tokens, base, words);
-            }
-            let scored = score::<L, C, N, CUT>(lanes, query, registers);
-            best = C::Scores::greater(lanes, best, greatest::<L, C, N>(lanes, scored));
+        let mut first = [100; BLOCK];
+        first[3] = 101;
+        let rows = Rows { tokens: &[], base: &[], words: &[], arrived: &[] };
+        let (mut score, mut left) = (0, self.0 / N);
+        while left > 0 {
+            let steps = left.min(SEGMENT);
+            let mut registers = [[lanes.splat(700); N], [lanes.splat(3); N], [lanes.splat(-1); N]];
+            registers[1][0] = lanes.load(&first);
+            let part = (&mut Opaque(registers), 0, steps);
+            let best = segment::<L, C, N, CUT>(lanes, query, part, &rows, None);
+            score += best.map_or(0, |best| best.score);
+            left -= steps;
         }
-        C::Scores::greatest(lanes, best)
+        score
     }
 }
 
