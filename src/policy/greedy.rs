@@ -524,6 +524,11 @@ impl Greedy {
         true
     }
 
+    /// See [`Policy::dense_columns`].
+    pub(crate) fn dense_columns(&self) -> (u64, u64) {
+        self.matrix.counts()
+    }
+
     fn list_open(&mut self, batch: &Batch<'_>) {
         self.open.clear();
         for worker in 0..batch.workers().len() {
@@ -1135,6 +1140,14 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
 
     fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    fn dense_columns(&self) -> (u64, u64) {
+        match &self.backend {
+            Chosen::Auto(backend) => backend.dense_columns(),
+            Chosen::Cpu(backend) => backend.dense_columns(),
+            _ => (0, 0),
+        }
     }
 
     #[cfg(feature = "ascend")]

@@ -58,6 +58,9 @@ pub(crate) struct Matrix {
     prepared: Option<(usize, Option<u8>)>,
     tier: Option<Tier>,
     intercept: i64,
+    /// Profiles prepared so far, and those that no allowed lanes could hold.
+    prepared_count: u64,
+    unheld_count: u64,
 }
 
 impl Matrix {
@@ -91,6 +94,8 @@ impl Matrix {
             prepared: None,
             tier: None,
             intercept: 0,
+            prepared_count: 0,
+            unheld_count: 0,
         }
     }
 
@@ -341,18 +346,21 @@ impl Matrix {
     pub(crate) fn prepare(&mut self, (worker, class): (usize, Option<u8>), profile: &Profile, longest: i64) {
         self.prepared = Some((worker, class));
         self.tier = None;
-        if !self.fits_lanes() {
-            return;
+        let known = !self.any_bonus || self.base_of.get(worker).is_some_and(|&column| column != u32::MAX);
+        if self.fits_lanes() && known {
+            let lengths = (self.lengths.0, self.lengths.1.min(longest));
+            self.query.bit = 1 << (worker % 32);
+            self.query.cut = longest < self.lengths.1;
+            (self.intercept, self.tier) =
+                self.query.prepare(profile, lengths, self.greatest_base, self.kernels.floats, self.only);
         }
-        let lengths = (self.lengths.0, self.lengths.1.min(longest));
-        self.query.bit = 1 << (worker % 32);
-        self.query.cut = longest < self.lengths.1;
-        let (intercept, tier) =
-            self.query.prepare(profile, lengths, self.greatest_base, self.kernels.floats, self.only);
-        (self.intercept, self.tier) = (intercept, tier);
-        if self.any_bonus && self.base_of[worker] == u32::MAX {
-            self.tier = None;
-        }
+        self.prepared_count += 1;
+        self.unheld_count += u64::from(self.tier.is_none());
+    }
+
+    /// Profiles prepared so far, and how many of these no allowed lanes could hold.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.prepared_count, self.unheld_count)
     }
 
     /// The best free entry of a run for the worker and profile prepared last, at most `longest` tokens long.
