@@ -6,10 +6,14 @@ mod support;
 
 use std::time::Duration;
 
-use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::AscendParameters;
+use balanceroute::backend::ascend::offload::Offload;
 use balanceroute::backend::ascend::result::DeviceError;
-use balanceroute::policy::{self, Decided, Parameters, Policy};
+use balanceroute::backend::{Backend, BackendKind, Reference};
+use balanceroute::policy::{
+    self, Decided, Drawer, Order, Overdue, Parameters, Plan, Policy, Repair, Rule, View,
+};
+use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch};
 use support::{Fake, Parts, kernel, until};
 
@@ -393,6 +397,7 @@ fn a_collection_waits_no_longer_than_it_says() {
     let ticket = device.submit(&parts.batch());
     let by = device.collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
     assert!(matches!(by, Decided::InsteadOfDevice(DeviceError::Resting { .. })), "{by:?}");
+    // What is given up meanwhile does not make it late.
     fake.release();
     until("the late answer", || {
         let ticket = device.submit(&parts.batch());
@@ -425,6 +430,117 @@ fn auto_measures_and_leaves_a_slow_device_alone() {
     assert_eq!(decided(&*device), measured, "a launch of 3 ms is slower than any of these on the CPU");
     drop(device);
     fake.assert_clean("auto");
+}
+
+/// The published score, as a rule of the caller's own.
+#[derive(Clone, Copy)]
+struct Margin;
+
+impl Rule for Margin {
+    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut [i64]) -> Plan {
+        let sum: u64 = batch.workers().iter().map(|worker| worker.load_tokens).sum();
+        Plan {
+            order: Order::Matrix,
+            nested: false,
+            unit: 1,
+            age: Age { linear: 3.0, quadratic: 0.0 },
+            overdue: Overdue::default(),
+            refill_tokens: 0,
+            envelope_floor: sum as i64 / batch.workers().len() as i64,
+            longest_first: false,
+            repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
+            passed_over: None,
+        }
+    }
+
+    fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
+        profile.slope = 1;
+        profile.knots.push(Knot { at_tokens: view.envelope - view.cost, weight: view.workers });
+    }
+
+    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        Some(Drawer::Margin { slope: 1, weight: batch.workers().len() as i64 })
+    }
+}
+
+#[test]
+fn many_batches_share_a_launch() {
+    let fake = Fake::new();
+    let mut device = Offload::open(&parameters(&fake).ascend).expect("a device");
+    let all: Vec<Parts> = (0..24).map(Parts::new).collect();
+    let mut decide = |fake: &Fake, from: usize, to: usize| {
+        let batches: Vec<Batch<'_>> = all[from..to].iter().map(Parts::batch).collect();
+        let mut found = vec![Assignment::new(); batches.len()];
+        let launches = fake.calls("task-launch");
+        device.assign_many(&mut vec![Margin; batches.len()], &batches, &mut found);
+        for (batch, found) in batches.iter().zip(&found) {
+            let mut expected = Assignment::new();
+            Reference.assign(&mut Margin, batch, &mut expected);
+            assert_eq!(*found, expected);
+        }
+        fake.calls("task-launch") - launches
+    };
+    assert_eq!(decide(&fake, 0, 24), 1);
+    assert_eq!(decide(&fake, 3, 9), 1);
+    // The CPU decides the whole group where the launch fails.
+    fake.fail("task-launch", 1, 1, 507_018);
+    assert_eq!(decide(&fake, 0, 12), 1);
+    until("the device is back", || decide(&fake, 0, 12) == 1);
+    drop(device);
+    fake.assert_clean("group");
+}
+
+#[test]
+fn an_opening_that_never_ends_is_given_up() {
+    let fake = Fake::new();
+    let mut parameters = parameters(&fake);
+    parameters.ascend.open_timeout_ms = 50;
+    fake.hang("aclrtCreateContext", 1);
+    let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
+    assert!(device.describe().contains("not open after 50 ms"), "{}", device.describe());
+    let parts = Parts::new(2);
+    assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()));
+    drop(device);
+    // What was left behind in the runtime gives everything back when it gets out.
+    fake.release();
+    fake.assert_clean("opening");
+}
+
+#[test]
+fn a_policy_is_dropped_while_its_device_hangs() {
+    for call in ["task-launch", "aclrtSynchronizeStreamWithTimeout"] {
+        let fake = Fake::new();
+        let mut device = on_device("level", &parameters(&fake));
+        fake.hang(call, 1);
+        let parts = Parts::new(2);
+        let ticket = device.submit(&parts.batch());
+        until(call, || fake.calls(call) > 0);
+        let begin = std::time::Instant::now();
+        drop(device);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        drop(ticket);
+        fake.release();
+        fake.assert_clean(call);
+    }
+}
+
+#[test]
+fn a_policy_moves_between_threads() {
+    let fake = Fake::new();
+    let mut device = on_device("exact", &parameters(&fake));
+    for seed in 0..6 {
+        let parts = Parts::new(seed);
+        let expected = decide(&mut *on_cpu("exact"), &parts.batch());
+        device = std::thread::spawn(move || {
+            assert_eq!(decide(&mut *device, &parts.batch()), expected, "seed {seed}");
+            device
+        })
+        .join()
+        .expect("no panic");
+    }
+    assert!(decided(&*device) > 0);
+    std::thread::spawn(move || drop(device)).join().expect("no panic");
+    fake.assert_clean("threads");
 }
 
 #[test]

@@ -26,6 +26,8 @@ class Columns {
     pipe->InitBuffer(scores_buffer_, plane);
     pipe->InitBuffer(first_buffer_, tile * sizeof(float));
     pipe->InitBuffer(second_buffer_, tile * sizeof(float));
+    pipe->InitBuffer(third_buffer_, tile * sizeof(float));
+    pipe->InitBuffer(fourth_buffer_, tile * sizeof(float));
     pipe->InitBuffer(reduce_buffer_, BR_REDUCE_BYTES);
     pipe->InitBuffer(scratch_buffer_, BR_BUG(14) ? BR_BLOCK_BYTES : BR_SCRATCH_BYTES);
     pipe->InitBuffer(stage_buffer_, BR_STAGE_BYTES);
@@ -34,6 +36,8 @@ class Columns {
     scores_ = scores_buffer_.Get<float>();
     first_ = first_buffer_.Get<float>();
     second_ = second_buffer_.Get<float>();
+    third_ = third_buffer_.Get<float>();
+    fourth_ = fourth_buffer_.Get<float>();
     reduce_ = reduce_buffer_.Get<float>();
     scratch_ = scratch_buffer_.Get<float>();
     extras_ = ages_;
@@ -122,13 +126,13 @@ class Columns {
 
   // Takes an entry out of all columns to come.
   __aicore__ inline void Take(uint32_t entry) {
-    ages_.SetValue(entry, MinusInfinity());
+    ages_.SetValue(entry, FromBits(kMinusInfinity));
     if (!BR_BUG(5)) {
       Order<HardEvent::S_V>(pipe_);
     }
   }
 
-  __aicore__ inline int64_t TokensOf(uint32_t entry) const { return static_cast<int64_t>(tokens_.GetValue(entry)); }
+  __aicore__ inline int64_t TokensOf(uint32_t entry) const { return At(tokens_, entry); }
 
   // Where answers wait to be copied out; the scalar unit writes it.
   template <typename T> __aicore__ inline LocalTensor<T> Stage() { return stage_buffer_.Get<T>(); }
@@ -196,20 +200,24 @@ class Columns {
         PipeBarrier<PIPE_V>();
       }
       AscendC::Add(extras_[entry], ages_[entry], first_, count);
-      PipeBarrier<PIPE_V>();
+      if (!BR_BUG(41)) {
+        PipeBarrier<PIPE_V>();
+      }
     } else if (batch_->bonus_format == BR_BONUS_F32) {
       LocalTensor<float> bonuses = bonuses_queue_.DeQue<float>();
       AscendC::Add(extras_[entry], ages_[entry], bonuses, count);
       bonuses_queue_.FreeTensor(bonuses);
-      PipeBarrier<PIPE_V>();
+      if (!BR_BUG(42)) {
+        PipeBarrier<PIPE_V>();
+      }
     }
   }
 
   __aicore__ inline void ScoreTile(uint32_t entry, uint32_t size) {
     int32_t count = static_cast<int32_t>(size);
     LocalTensor<float> tokens = tokens_[entry], scores = scores_[entry];
-    AscendC::Muls(scores, extras_[entry], static_cast<float>(batch_->unit), count);
-    AscendC::Muls(first_, tokens, static_cast<float>(profile_.slope), count);
+    AscendC::Muls(scores, extras_[entry], FloatOf(batch_->unit), count);
+    AscendC::Muls(first_, tokens, FloatOf(profile_.slope), count);
     if (!BR_BUG(1)) {
       PipeBarrier<PIPE_V>();
     }
@@ -217,43 +225,54 @@ class Columns {
     if (!BR_BUG(2)) {
       PipeBarrier<PIPE_V>();
     }
-    // Two knots at a time, so that one works while the other waits for its barrier.
+    // Two knots at a time, and the sums of one pair between the steps of the next: what waits for a barrier has company.
+    int32_t done = 0;
     for (int32_t k = 0; k < profile_.knots; k += 2) {
       bool two = k + 1 < profile_.knots;
-      int32_t next = two ? k + 1 : k;
-      AscendC::Adds(first_, tokens, static_cast<float>(-profile_.at[k]), count);
+      const LocalTensor<float> &first = k % 4 == 0 ? first_ : third_, &second = k % 4 == 0 ? second_ : fourth_;
+      const LocalTensor<float> &before = k % 4 == 0 ? third_ : first_, &last = k % 4 == 0 ? fourth_ : second_;
+      AscendC::Adds(first, tokens, FloatOf(-profile_.at[k]), count);
       if (two) {
-        AscendC::Adds(second_, tokens, static_cast<float>(-profile_.at[next]), count);
+        AscendC::Adds(second, tokens, FloatOf(-profile_.at[k + 1]), count);
+      }
+      if (done < k) {
+        AscendC::Sub(scores, scores, before, count);
       }
       if (!BR_BUG(3)) {
         PipeBarrier<PIPE_V>();
       }
       if (BR_BUG(7) && count > 8) {
-        AscendC::Maxs(first_, first_[8], 0.0f, count - 8);
+        AscendC::Maxs(first, first[8], 0.0f, count - 8);
       }
-      AscendC::Maxs(first_, first_, 0.0f, count);
+      AscendC::Maxs(first, first, 0.0f, count);
       if (two) {
-        AscendC::Maxs(second_, second_, 0.0f, count);
+        AscendC::Maxs(second, second, 0.0f, count);
+      }
+      if (done < k) {
+        AscendC::Sub(scores, scores, last, count);
+        done += 2;
       }
       if (!BR_BUG(22)) {
         PipeBarrier<PIPE_V>();
       }
-      AscendC::Muls(first_, first_, static_cast<float>(profile_.weight[k]), count);
+      AscendC::Muls(first, first, FloatOf(profile_.weight[k]), count);
       if (two) {
-        AscendC::Muls(second_, second_, static_cast<float>(profile_.weight[next]), count);
+        AscendC::Muls(second, second, FloatOf(profile_.weight[k + 1]), count);
       }
       if (!BR_BUG(23)) {
         PipeBarrier<PIPE_V>();
       }
-      AscendC::Sub(scores, scores, first_, count);
+    }
+    if (done < profile_.knots) {
+      AscendC::Sub(scores, scores, done % 4 == 0 ? first_ : third_, count);
       if (!BR_BUG(24)) {
         PipeBarrier<PIPE_V>();
       }
-      if (two) {
-        AscendC::Sub(scores, scores, second_, count);
-        if (!BR_BUG(25)) {
-          PipeBarrier<PIPE_V>();
-        }
+    }
+    if (done + 1 < profile_.knots) {
+      AscendC::Sub(scores, scores, done % 4 == 0 ? second_ : fourth_, count);
+      if (!BR_BUG(25)) {
+        PipeBarrier<PIPE_V>();
       }
     }
   }
@@ -282,15 +301,17 @@ class Columns {
         Order<HardEvent::V_S>(pipe_);
         (void)mask_.GetValue(0);
       }
-      AscendC::Select(scores, mask_, scores, MinusInfinity(), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
-      PipeBarrier<PIPE_V>();
+      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
+      if (!BR_BUG(43)) {
+        PipeBarrier<PIPE_V>();
+      }
     }
     if (room_ && longest < batch_->longest_tokens) {
-      AscendC::CompareScalar(mask_, tokens_[entry], static_cast<float>(longest), BR_BUG(52) ? AscendC::CMPMODE::LT : AscendC::CMPMODE::LE, whole);
+      AscendC::CompareScalar(mask_, tokens_[entry], FloatOf(longest), BR_BUG(52) ? AscendC::CMPMODE::LT : AscendC::CMPMODE::LE, whole);
       if (!BR_BUG(29)) {
         PipeBarrier<PIPE_V>();
       }
-      AscendC::Select(scores, mask_, scores, MinusInfinity(), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
+      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
       if (!BR_BUG(30)) {
         PipeBarrier<PIPE_V>();
       }
@@ -301,22 +322,22 @@ class Columns {
   __aicore__ inline Best Greatest(uint32_t run, int64_t longest) {
     Best best{kLeast, BR_NOBODY, BR_STATUS_OK};
     uint32_t from = from_[run], index = 0;
-    float value = Reduce(run, index);
-    if (value < kNever) {
+    uint32_t value = Reduce(run, index);
+    if (value == kMinusInfinity) {
       return best;
     }
     int64_t reach = Magnitude(profile_.slope) * longest + batch_->unit * batch_->greatest_extra_tokens;
-    int64_t greatest = static_cast<int64_t>(value);
+    int64_t greatest = WholeOf(value);
     if (reach + profile_.losses < BR_EXACT_F32) {
       return Best{greatest + profile_.intercept, from + index, BR_STATUS_OK};
     }
-    int64_t doubt = 2 * (profile_.knots + 7) * (((2 * reach - greatest) >> 24) + 1);
+    int64_t doubt = 4 * (profile_.knots + 7) * (((2 * reach - greatest) >> 24) + 1);
     if (BR_BUG(51)) {
       doubt = -1;
     }
     for (uint32_t tried = 0; tried < BR_MAX_RESCORED; tried++) {
       uint32_t entry = from + index;
-      int64_t extra = static_cast<int64_t>(extras_.GetValue(entry));
+      int64_t extra = At(extras_, entry);
       int64_t score = profile_.Score(TokensOf(entry)) + batch_->unit * extra;
       rescored++;
       // Entries come by falling f32 score, not by arrival.
@@ -324,12 +345,12 @@ class Columns {
         best.score = score;
         best.entry = entry;
       }
-      scores_.SetValue(entry, MinusInfinity());
+      scores_.SetValue(entry, FromBits(kMinusInfinity));
       if (!BR_BUG(31)) {
         Order<HardEvent::S_V>(pipe_);
       }
       value = Reduce(run, index);
-      if (value < kNever || static_cast<int64_t>(value) < greatest - doubt) {
+      if (value == kMinusInfinity || WholeOf(value) < greatest - doubt) {
         return best;
       }
     }
@@ -337,20 +358,25 @@ class Columns {
     return best;
   }
 
-  __aicore__ inline float Reduce(uint32_t run, uint32_t &index) {
+  // The bits of the greatest score of a run, and its index in the run.
+  __aicore__ inline uint32_t Reduce(uint32_t run, uint32_t &index) {
     uint32_t count = BR_BUG(11) ? RoundUp(count_[run], 64) : count_[run];
     AscendC::ReduceMax(reduce_, scores_[from_[run]], scratch_, static_cast<int32_t>(count), true);
     if (!BR_BUG(4)) {
       Order<HardEvent::V_S>(pipe_);
     }
-    index = BR_BUG(16) ? static_cast<uint32_t>(reduce_.GetValue(1))
-                       : reduce_.ReinterpretCast<uint32_t>().GetValue(1);
-    float value = reduce_.GetValue(0);
+    LocalTensor<uint32_t> bits = reduce_.ReinterpretCast<uint32_t>();
+    index = BR_BUG(16) ? static_cast<uint32_t>(reduce_.GetValue(1)) : bits.GetValue(1);
+    uint32_t value = bits.GetValue(0);
     // The next reduction writes what was read here.
     if (!BR_BUG(39)) {
       Order<HardEvent::S_V>(pipe_);
     }
     return value;
+  }
+
+  __aicore__ inline int64_t At(const LocalTensor<float> &plane, uint32_t entry) const {
+    return WholeOf(plane.ReinterpretCast<uint32_t>().GetValue(entry));
   }
 
   TPipe *pipe_;
@@ -362,9 +388,10 @@ class Columns {
   uint32_t count_[BR_MAX_RUNS];
   Profile profile_;
   TBuf<TPosition::VECCALC> tokens_buffer_, ages_buffer_, extras_buffer_, scores_buffer_, first_buffer_, second_buffer_;
+  TBuf<TPosition::VECCALC> third_buffer_, fourth_buffer_;
   TBuf<TPosition::VECCALC> reduce_buffer_, scratch_buffer_, stage_buffer_, mask_buffer_, bits_buffer_, bit_buffer_;
   TQue<TPosition::VECIN, 2> bonuses_queue_, words_queue_;
-  LocalTensor<float> tokens_, ages_, extras_, scores_, first_, second_, reduce_, scratch_;
+  LocalTensor<float> tokens_, ages_, extras_, scores_, first_, second_, third_, fourth_, reduce_, scratch_;
   LocalTensor<uint8_t> mask_;
   LocalTensor<int16_t> bits_, bit_;
   GlobalTensor<int16_t> words_;

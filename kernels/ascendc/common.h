@@ -25,10 +25,46 @@ using AscendC::TPipe;
 using AscendC::TPosition;
 using AscendC::TQue;
 
-constexpr float kNever = -3.4e38f; // below every score, above minus infinity
 constexpr int64_t kLeast = INT64_MIN;
+constexpr uint32_t kMinusInfinity = 0xff800000; // bits of a float
 
-__aicore__ inline float MinusInfinity() { return -__builtin_inff(); }
+// The scalar unit works on integers. Floats pass through it as bits, except that it widens an int32_t.
+union FloatBits {
+  float value;
+  uint32_t bits;
+};
+
+__aicore__ inline float FromBits(uint32_t bits) {
+  FloatBits both;
+  both.bits = bits;
+  return both.value;
+}
+
+// A float near an integer below 2^62: exact below 2^24, within a unit in the last place beyond.
+__aicore__ inline float FloatOf(int64_t value) {
+  uint32_t shift = 0;
+  while (value >= INT64_C(1) << 30 || value <= -(INT64_C(1) << 30)) {
+    value /= 2;
+    shift++;
+  }
+  FloatBits scaled;
+  scaled.value = static_cast<float>(static_cast<int32_t>(value));
+  if (shift != 0) {
+    scaled.bits += shift << 23;
+  }
+  return scaled.value;
+}
+
+// The integer of a float that is whole and below 2^62.
+__aicore__ inline int64_t WholeOf(uint32_t bits) {
+  int32_t exponent = static_cast<int32_t>(bits >> 23 & 0xff) - 150;
+  if (exponent <= -24) {
+    return 0;
+  }
+  int64_t whole = (bits & 0x7fffff) | 0x800000;
+  whole = exponent >= 0 ? whole << exponent : whole >> -exponent;
+  return (bits >> 31) != 0 ? -whole : whole;
+}
 
 // One pipe waits until another has done what it was told so far.
 template <HardEvent event> __aicore__ inline void Order(TPipe *pipe) {

@@ -230,7 +230,9 @@ class Greedy {
     stage.SetValue(offsetof(BrOut, picks) / 4, picks_.count);
     stage.SetValue(offsetof(BrOut, columns) / 4, scored_);
     stage.SetValue(offsetof(BrOut, rescored) / 4, columns_.rescored);
-    Order<HardEvent::S_MTE3>(pipe_);
+    if (!BR_BUG(44)) {
+      Order<HardEvent::S_MTE3>(pipe_);
+    }
     CopyOut(batch_->Answer<uint32_t>(0, sizeof(BrOut) / 4), stage, offsetof(BrOut, reserved) / 4);
     if (BR_BUG(35)) {
       AscendC::SetFlag<HardEvent::MTE3_S>(0);

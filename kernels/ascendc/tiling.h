@@ -27,11 +27,12 @@
  * -------
  * Answers are those of integer arithmetic. Vectors hold f32: tokens, knots inside the range of lengths, ages and bonuses in tokens are whole
  * numbers below 2^24 (the host keeps anything else), so differences and maxima of them are exact; products and sums are exact while they
- * stay below 2^24. Where they may not (BrHeader and profile bounds say so, no host choice), the vector scores are a filter with a proven
- * error bound: with K knots, u = 2^-24, S >= |slope * s| + |unit * (age + bonus)| and v the greatest f32 score, every request
- * whose exact score is greatest has an f32 score of at least v - 2 * (K + 7) * u * (2 * S - v). The scalar unit scores these few again in
- * 64-bit integers, in arrival order, and the greatest integer wins. More than BR_MAX_RESCORED of them in one column end in
- * BR_STATUS_TIES. No f32 value decides anything on its own unless it is exact, so the device's rounding and fusing cannot change a pick.
+ * stay below 2^24. Where they may not (BrHeader and the profile say so), the vector scores are a filter with a proven error bound: with K knots,
+ * u = 2^-24, S >= |slope * s| + |unit * (age + bonus)| for every entry and v the greatest f32 score, every entry whose exact score is greatest
+ * has an f32 score of at least v - 4 * (K + 7) * u * (2 * S - v). (A score is a sum of K + 2 products whose magnitudes add up to at most
+ * 2 * S - score; single rounding would need half of it, so an operation may be off by a whole unit in the last place, or be fused.)
+ * The scalar unit scores these few again in 64-bit integers; the greatest integer wins, then the earliest. More than BR_MAX_RESCORED of
+ * them in one column end in BR_STATUS_TIES. No f32 value decides anything unless it is exact.
  *
  * Two launch shapes
  * -----------------
@@ -107,7 +108,7 @@
 #define BR_FLAG_ROOM 4u          /* some worker's room is bounded: lengths are compared with it */
 
 /*
- * Bytes of the unified buffer of a batch: planes of entries (tokens, ages, scores; age plus bonus where there is one), two tiles of
+ * Bytes of the unified buffer of a batch: planes of entries (tokens, ages, scores; age plus bonus where there is one), four tiles of
  * steps, mask, eligibility bits with their queue of two tiles, the bonuses' queue of two tiles, reduction and staging.
  */
 #define BR_REDUCE_BYTES 32u
@@ -116,7 +117,7 @@
 #define BR_STAGE_BYTES (BR_STAGE_PICKS * 16u)
 #define BR_BONUS_BYTES(format) ((format) == BR_BONUS_F16 ? 2u : (format) == BR_BONUS_F32 ? 4u : 0u)
 #define BR_UB_BYTES(stride, tile, format, flags)                                                                      \
-  (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride)*4u + 2u * (tile)*4u +                                             \
+  (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride)*4u + 4u * (tile)*4u +                                             \
    (((flags) & (BR_FLAG_ELIGIBILITY | BR_FLAG_ROOM)) != 0 ? BR_MASK_BYTES(tile) : 0u) +                               \
    (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? 4u * (tile)*2u : 0u) + 2u * (tile)*BR_BONUS_BYTES(format) +                \
    BR_REDUCE_BYTES + BR_SCRATCH_BYTES + BR_STAGE_BYTES)

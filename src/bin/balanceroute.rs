@@ -295,6 +295,12 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     let scenario = args.scenario()?;
     scenario.check()?;
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    if scenario.parameters.backend == BackendKind::Ascend {
+        match sim::kernels::device(&scenario.parameters) {
+            (true, name) => eprintln!("device: {name}"),
+            (false, reason) => eprintln!("no device, the CPU decides: {reason}"),
+        }
+    }
     let runs = sim::run(&scenario, !args.quiet)?;
     print!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
     json.map_or(Ok(()), |json| json.write(&report::Document::new(&scenario, &runs)))

@@ -179,18 +179,18 @@ fn on_cpu() -> Parameters {
     }
 }
 
-/// Whether there is a device, and which, or why not.
+/// Whether there is a device, and which, or why not: opened and closed again.
 #[cfg(feature = "ascend")]
-fn device(parameters: &Parameters) -> (bool, String) {
+pub fn device(parameters: &Parameters) -> (bool, String) {
     match crate::backend::ascend::probe(&parameters.ascend) {
         Ok(name) => (true, name),
         Err(error) => (false, error.to_string()),
     }
 }
 
-/// Whether there is a device, and which, or why not.
+/// Whether there is a device, and which, or why not: opened and closed again.
 #[cfg(not(feature = "ascend"))]
-fn device(_: &Parameters) -> (bool, String) {
+pub fn device(_: &Parameters) -> (bool, String) {
     (false, "this build lacks the feature `ascend`".to_owned())
 }
 

@@ -1,11 +1,12 @@
 //! The fake Ascend runtime and the kernel on the model, built once per test binary; and random batches with their parts.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Traffic, Worker};
@@ -18,7 +19,7 @@ fn root() -> &'static Path {
 }
 
 fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ascend-{}", std::process::id()));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
     std::fs::create_dir_all(&folder).expect("a folder for what tests build");
     folder
 }
@@ -69,15 +70,26 @@ impl Fake {
     /// A runtime without these symbols.
     pub(crate) fn without(symbols: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+        let name = symbols.join("-");
+        let mut built = BUILT.lock().expect("nobody panics here");
+        let original = built.entry(name.clone()).or_insert_with(|| {
+            let path = folder().join(format!("libacl_fake_{name}.so"));
+            let mut command = Command::new("gcc");
+            command
+                .args("-std=gnu11 -O1 -g -shared -fPIC -pthread -Wall -Wextra -Werror -o".split(' '))
+                .arg(&path)
+                .arg(root().join("ffi/acl/fake/fake.c"));
+            // Under another name it is not there.
+            command.args(symbols.iter().map(|symbol| format!("-D{symbol}=fake_hidden_{symbol}")));
+            compile(command.arg("-ldl"));
+            path
+        });
         let path = folder().join(format!("libacl_fake_{}.so", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        let mut command = Command::new("gcc");
-        command
-            .args("-std=gnu11 -O1 -g -shared -fPIC -pthread -Wall -Wextra -Werror -o".split(' '))
-            .arg(&path)
-            .arg(root().join("ffi/acl/fake/fake.c"));
-        // Under another name it is not there.
-        command.args(symbols.iter().map(|symbol| format!("-D{symbol}=fake_hidden_{symbol}")));
-        compile(command.arg("-ldl"));
+        // A new file: the loader knows libraries by their inode.
+        let _ = std::fs::remove_file(&path);
+        std::fs::copy(original, &path).expect("a copy");
+        drop(built);
         // SAFETY: the library has no initialisers.
         let library = unsafe { Library::new(&path) }.expect("the fake loads");
         Self { path, library }
@@ -97,20 +109,14 @@ impl Fake {
         violations() -> u64;
     }
 
-    fn with_name<T>(
-        &self,
-        control: &[u8],
-        call: &str,
-        run: impl FnOnce(*const std::ffi::c_char, &Library) -> T,
-    ) -> T {
-        let _ = control;
+    fn with_name<T>(&self, call: &str, run: impl FnOnce(*const std::ffi::c_char, &Library) -> T) -> T {
         let name = CString::new(call).expect("a name");
         run(name.as_ptr(), &self.library)
     }
 
     /// The `nth` call from now and the `times - 1` after it fail.
     pub(crate) fn fail(&self, call: &str, nth: u32, times: u32, code: i32) {
-        let done = self.with_name(b"", call, |name, library| {
+        let done = self.with_name(call, |name, library| {
             // SAFETY: as fake.h declares it.
             unsafe {
                 library
@@ -124,7 +130,7 @@ impl Fake {
     }
 
     fn plan(&self, control: &[u8], call: &str, value: u32) {
-        let done = self.with_name(control, call, |name, library| {
+        let done = self.with_name(call, |name, library| {
             // SAFETY: as fake.h declares them.
             unsafe {
                 library
@@ -146,7 +152,7 @@ impl Fake {
     }
 
     fn count(&self, control: &[u8], what: &str) -> u64 {
-        self.with_name(control, what, |name, library| {
+        self.with_name(what, |name, library| {
             // SAFETY: as fake.h declares them.
             unsafe {
                 library
@@ -165,7 +171,7 @@ impl Fake {
     }
 
     pub(crate) fn soc(&self, name: &str) {
-        self.with_name(b"", name, |name, library| {
+        self.with_name(name, |name, library| {
             // SAFETY: as fake.h declares it.
             unsafe {
                 library

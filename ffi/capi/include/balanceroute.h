@@ -633,8 +633,8 @@ size_t br_assigner_error(br_assigner *assigner,
                          char *buffer,
                          size_t size);
 
-// Which policy and backend decide, on which instruction set, and why: text, as `br_assigner_error` gives it.
-size_t br_assigner_describe(const br_assigner *assigner, char *buffer, size_t size);
+// Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
+br_status br_assigner_describe(br_assigner *assigner, char *buffer, size_t size);
 
 // Decides a step: which waiting request enters which free slot. `batch` may be NULL. The same input gives the same answer, whatever was decided
 // before, unless the policy has a memory. Nothing is allocated once the handle has seen its largest sizes, unless reasons are asked for.

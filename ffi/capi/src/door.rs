@@ -115,25 +115,25 @@ impl<T> Handle<T> {
         status
     }
 
-    /// Copies the text of the last error, see [`copy_text`]; nothing while another thread is inside.
+    /// Copies the text of the last error, see [`copy_text`]; "" for NULL and while another thread is inside.
     ///
     /// # Safety
     /// `handle` is NULL or points to a live handle; `buffer` as for [`copy_text`].
     pub(crate) unsafe fn last_error(handle: *const Self, buffer: *mut c_char, size: usize) -> usize {
-        // SAFETY: the handle is NULL or alive.
-        let Some(busy) = (unsafe { handle.as_ref() }).map(|handle| &handle.busy) else { return 0 };
+        if handle.is_null() {
+            // SAFETY: passed on.
+            return unsafe { copy_text("", buffer, size) };
+        }
+        // SAFETY: the handle is alive, and the flag is shared by all threads.
+        let busy = unsafe { &(*handle).busy };
         if busy.swap(true, Ordering::Acquire) {
-            return 0;
+            // SAFETY: passed on.
+            return unsafe { copy_text("", buffer, size) };
         }
         // SAFETY: the flag was down; the caller answers for the buffer.
         let length = unsafe { copy_text(&(*handle).error, buffer, size) };
         busy.store(false, Ordering::Release);
         length
-    }
-
-    /// The state, for reading by a caller that promises to be alone.
-    pub(crate) fn state(&self) -> &T {
-        &self.state
     }
 }
 

@@ -25,7 +25,6 @@ pub struct br_router(Handle<State>);
 
 struct State {
     router: Router,
-    backend: String,
     metrics: Metrics,
     /// Requests that have left and that the caller has not been told of yet, oldest first.
     returned: Vec<Returned>,
@@ -571,12 +570,10 @@ pub unsafe extern "C" fn br_router_new(
         };
         let (config, explaining) = config;
         let classifier = policy.needs().forecast.map(balanceroute::forecast::classifier_for);
-        let backend = policy.describe();
         let mut made = Router::with_policy(config, policy, classifier)?;
         made.set_explaining(explaining);
         let state = State {
             router: made,
-            backend,
             metrics: Metrics::default(),
             returned: Vec::new(),
             waiting: Vec::new(),
@@ -678,8 +675,8 @@ pub unsafe extern "C" fn br_router_describe(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let name = state.router.policy().name();
-            copy_text(&format!("{name}; {}", state.backend), buffer, size);
+            let policy = state.router.policy();
+            copy_text(&format!("{}; {}", policy.name(), policy.describe()), buffer, size);
             Ok(())
         })
     }

@@ -120,6 +120,18 @@ fn a_router_keeps_its_state() {
 }
 
 #[test]
+fn the_readme_compiles_and_runs() {
+    let readme = std::fs::read_to_string(root().join("../../README.md")).expect("readable");
+    let (_, from) = readme.split_once("```c\n").expect("a block of C");
+    let (block, _) = from.split_once("```").expect("its end");
+    let source = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme.c");
+    std::fs::write(&source, block).expect("writable");
+    let out = compiled(&source, How::Sanitized, "").expect("sanitizers are always there");
+    assert_eq!(out.lines().count(), 2);
+    assert!(out.contains("enters worker 0") && out.contains("enters worker 1"), "{out}");
+}
+
+#[test]
 fn the_example_runs_and_is_short() {
     let source = root().join("examples/loop.c");
     let lines = std::fs::read_to_string(&source).expect("readable").lines().count();

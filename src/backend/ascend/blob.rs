@@ -359,7 +359,7 @@ pub fn write_launch_head(offsets: &[(usize, usize)], bytes: &mut [u8]) {
 fn ub_bytes(header: &Header) -> usize {
     let (stride, tile) = (header.stride as usize, header.tile as usize);
     let planes = if header.bonus_format == BONUS_NONE { 3 } else { 4 };
-    let mut bytes = planes * stride * 4 + 2 * tile * 4 + FIXED_UB;
+    let mut bytes = planes * stride * 4 + 4 * tile * 4 + FIXED_UB;
     if header.flags & (FLAG_ELIGIBILITY | FLAG_ROOM) != 0 {
         bytes += align(tile / 8, BLOCK_BYTES);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::blob::Soc;
 use super::result::LoadError;
 
-/// The environment variable that names a kernel file, or a folder with one `<chip>.o` each.
+/// The environment variable that names a kernel file, or a folder with one `balanceroute-<chip>.o` each.
 pub const KERNEL_VARIABLE: &str = "BALANCEROUTE_ASCEND_KERNEL";
 /// The environment variable that names the runtime's library.
 pub const LIBRARY_VARIABLE: &str = "BALANCEROUTE_ACL_LIBRARY";
@@ -52,7 +52,7 @@ pub(super) fn file(asked: Option<&Path>, soc: &str) -> Result<PathBuf, LoadError
         asked.map(Path::to_owned).or(from_environment).or(built).ok_or_else(|| {
             none(format!("none was built with this crate, and {KERNEL_VARIABLE} is not set"))
         })?;
-    let path = if path.is_dir() { path.join(format!("{soc}.o")) } else { path };
+    let path = if path.is_dir() { path.join(format!("balanceroute-{soc}.o")) } else { path };
     // The runtime wants an absolute path.
     path.canonicalize().map_err(|error| none(format!("{}: {error}", path.display())))
 }

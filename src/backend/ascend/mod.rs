@@ -42,7 +42,7 @@ pub use kernel::{KERNEL_VARIABLE, LIBRARY_VARIABLE};
 pub struct AscendParameters {
     /// The runtime's library; none for `BALANCEROUTE_ACL_LIBRARY`, or else where the toolkit and the loader have it.
     pub library: Option<PathBuf>,
-    /// The kernel file, or a folder with one `<chip>.o` each; none for `BALANCEROUTE_ASCEND_KERNEL`, or else what was built with this crate.
+    /// The kernel file, or a folder with one `balanceroute-<chip>.o` each; none for `BALANCEROUTE_ASCEND_KERNEL`, or else what was built with this crate.
     pub kernel: Option<PathBuf>,
     /// Which device; none to look for none.
     pub device: Option<u32>,

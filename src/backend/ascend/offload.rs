@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::AscendParameters;
 use super::blob::{
     self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, MAX_BATCHES, Packing,
     Problem, Soc, Work,
@@ -17,7 +18,7 @@ use super::blob::{
 use super::choice::{Choice, Side};
 use super::device::LANES;
 use super::queue::{Handle, Queue, Timing};
-use super::result::{Counters, DeviceError};
+use super::result::{Counters, DeviceError, LoadError};
 use super::sys;
 use crate::assignment::Assignment;
 use crate::backend::Backend;
@@ -707,6 +708,14 @@ impl Offload {
     #[must_use]
     pub fn new(launcher: Box<dyn Launch>) -> Self {
         Self::with(Device::new(launcher), Kernels::best())
+    }
+
+    /// A backend on the device that these parameters name.
+    ///
+    /// # Errors
+    /// [`LoadError`]: why there is none.
+    pub fn open(parameters: &AscendParameters) -> Result<Self, LoadError> {
+        Ok(Self::with(super::open(parameters)?, Kernels::best()))
     }
 
     pub(crate) fn with(device: Device, kernels: &'static Kernels) -> Self {

@@ -76,6 +76,14 @@ struct Berth {
     since: Instant,
     /// Nobody waits for it any more.
     abandoned: bool,
+    /// Because it came too late: nobody is sent after it until it lands.
+    late: bool,
+}
+
+impl Berth {
+    fn new(slot: Slot, serial: u64) -> Self {
+        Self { slot, serial, since: Instant::now(), abandoned: false, late: false }
+    }
 }
 
 struct State {
@@ -87,8 +95,6 @@ struct State {
     gone: bool,
     /// Set by the caller: the answers are wrong.
     distrusted: Option<DeviceError>,
-    /// An answer was late and is still out: nobody waits for this device until it comes.
-    late: bool,
     failures_in_a_row: u32,
     last_error: Option<DeviceError>,
     counters: Counters,
@@ -116,16 +122,14 @@ impl fmt::Debug for Queue {
 impl Queue {
     /// Opens a device; one that only may work later is opened later.
     pub(super) fn open(files: Files, patience: Patience) -> Result<Self, LoadError> {
-        let berth = || Berth { slot: Slot::Free, serial: 0, since: Instant::now(), abandoned: false };
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 phase: Phase::Opening,
-                berths: std::array::from_fn(|_| berth()),
+                berths: std::array::from_fn(|_| Berth::new(Slot::Free, 0)),
                 serial: 0,
                 stop: false,
                 gone: false,
                 distrusted: None,
-                late: false,
                 failures_in_a_row: 0,
                 last_error: None,
                 counters: Counters::default(),
@@ -190,8 +194,7 @@ impl Queue {
             let place = free.ok_or(DeviceError::Busy { in_flight: LANES })?;
             state.serial += 1;
             let serial = state.serial;
-            state.berths[place] =
-                Berth { slot: Slot::Filling, serial, since: Instant::now(), abandoned: false };
+            state.berths[place] = Berth::new(Slot::Filling, serial);
             Handle { place, serial }
         };
         let filled = match lock(&self.shared.lanes[handle.place]).as_mut() {
@@ -254,8 +257,7 @@ impl Queue {
             Slot::Done(Ok(timing)) => Timing { waited, ..timing },
             Slot::Done(Err(error)) => return Err(error.into()),
             slot @ (Slot::Queued(_) | Slot::Running) => {
-                (berth.slot, berth.abandoned) = (slot, true);
-                state.late = true;
+                (berth.slot, berth.abandoned, berth.late) = (slot, true, true);
                 state.counters.late += 1;
                 let late = DeviceError::Late { waited_ms: patience.as_millis() as u64 };
                 state.last_error = Some(late.clone());
@@ -337,7 +339,11 @@ impl Drop for Queue {
 impl State {
     /// An error where nothing should be handed over now.
     fn usable(&self) -> Result<(), DeviceError> {
-        let ready = matches!(self.phase, Phase::Ready(_)) && !self.late && self.distrusted.is_none();
+        let late = self
+            .berths
+            .iter()
+            .any(|berth| berth.late && matches!(berth.slot, Slot::Queued(_) | Slot::Running));
+        let ready = matches!(self.phase, Phase::Ready(_)) && !late && self.distrusted.is_none();
         if ready { Ok(()) } else { Err(self.resting()) }
     }
 
@@ -466,12 +472,7 @@ impl Shared {
             let berth = &mut state.berths[*place];
             debug_assert_eq!(berth.serial, *serial);
             let timing = Timing { total: berth.since.elapsed(), waited: Duration::ZERO, device_ms };
-            if berth.abandoned {
-                berth.slot = Slot::Free;
-                state.late = false;
-            } else {
-                berth.slot = Slot::Done(Ok(timing));
-            }
+            berth.slot = if berth.abandoned { Slot::Free } else { Slot::Done(Ok(timing)) };
         }
         self.to_host.notify_all();
         Ok(())
@@ -488,7 +489,6 @@ impl Shared {
             }
         };
         state.phase = Phase::Resting;
-        state.late = false;
         state.distrusted = None;
         for berth in &mut state.berths {
             match berth.slot {

@@ -19,7 +19,6 @@ use super::result::{CallError, LoadError};
     unreachable_pub,
     unsafe_op_in_unsafe_fn,
     clippy::all,
-    clippy::undocumented_unsafe_blocks,
     reason = "made by bindgen"
 )]
 mod bindings {
