@@ -622,6 +622,28 @@ fn many_batches_in_one_launch_agree() {
     }
 }
 
+/// The model's own rules, each broken once by itself.
+#[test]
+fn the_model_names_what_breaks_its_rules() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/model");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel_model");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let program = directory.join("selftest");
+    let output = Command::new(std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned()))
+        .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(&folder)
+        .args([folder.join("selftest.cpp"), folder.join("machine.cpp")])
+        .arg("-o")
+        .arg(&program)
+        .output()
+        .expect("the compiler runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(&program).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(output.status.success(), "{text}");
+}
+
 /// What a seeded bug is, and a part of what the model says of it.
 const SEEDED: &[(i32, &str, &str)] = &[
     (1, "no barrier between the slope's product and its sum", "without a barrier"),
