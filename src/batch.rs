@@ -301,19 +301,6 @@ pub enum BatchError {
     PredictedEnd { worker: usize, index: usize, expected: &'static str, found: u64 },
 }
 
-impl BatchError {
-    /// Replaces the index of the request that the error names.
-    pub(crate) fn at_request(mut self, at: usize) -> Self {
-        match &mut self {
-            Self::DuplicateId { index, .. }
-            | Self::PromptTokens { index, .. }
-            | Self::WaitedSteps { index, .. } => *index = at,
-            _ => {}
-        }
-        self
-    }
-}
-
 /// One step's problem, checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {

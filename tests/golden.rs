@@ -3,13 +3,16 @@
 //! `BALANCEROUTE_BLESS=1 cargo test --test golden` draws the batches again and writes the oracle's answers; a plain run replays the files.
 //! The keys are explained in `tests/golden/README.md`.
 
+#[cfg(feature = "ascend")]
+mod kernel;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{
-    Assignment, Batch, Pairs, Pool, PredictedEnd, PredictedEnds, Request, Traffic, WaitReason, Worker,
+    Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, WaitReason, Worker,
 };
 use serde_json::{Value, json};
 
@@ -628,16 +631,13 @@ fn bless(name: &str, about: &str, cases: &[Case]) {
     std::fs::write(folder().join(format!("{name}.json")), out).expect("writable");
 }
 
-fn replay(name: &str) {
+fn replay(name: &str, build: impl Fn(&'static str) -> Box<dyn Policy>) {
     let path = folder().join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let file: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(file["format"], FORMAT);
     // One policy for the whole file: an answer that depends on earlier batches would show here.
-    let mut built: BTreeMap<&str, _> = policies()
-        .into_iter()
-        .map(|name| (name, policy::build(name, &Parameters::default()).expect("known")))
-        .collect();
+    let mut built: BTreeMap<&str, _> = policies().into_iter().map(|name| (name, build(name))).collect();
     let batches = file["batches"].as_array().expect("batches");
     assert!((10..=20).contains(&batches.len()));
     for value in batches {
@@ -668,8 +668,32 @@ fn every_file_is_answered_as_written() {
         if std::env::var_os("BALANCEROUTE_BLESS").is_some_and(|bless| bless == "1") {
             bless(name, about, &cases());
         }
-        replay(name);
+        replay(name, |policy| policy::build(policy, &Parameters::default()).expect("known"));
     }
+}
+
+/// The device kernel answers the files too, on the model of its machine.
+#[cfg(feature = "ascend")]
+#[test]
+fn every_file_is_answered_by_the_device_kernel() {
+    use balanceroute::backend::ascend::blob::Soc;
+    let library = kernel::build("plain", "golden");
+    let tallies = std::cell::RefCell::new(Vec::new());
+    for (name, ..) in FILES {
+        replay(name, |policy| {
+            let soc = Soc { vector_cores: 3, tile_limit: Some(128), ..Soc::ASCEND_910B };
+            let (model, tally) = kernel::Model::open(&library, soc);
+            tallies.borrow_mut().push(tally);
+            policy::build_on(policy, &Parameters::default(), Box::new(model)).expect("known")
+        });
+    }
+    let mut decided = 0;
+    for tally in tallies.borrow().iter() {
+        let tally = tally.lock().expect("no panic");
+        assert!(tally.failed.is_empty() && tally.refused.is_empty(), "{tally:?}");
+        decided += tally.decided;
+    }
+    assert!(decided > 300, "only {decided} answers by the device");
 }
 
 #[test]

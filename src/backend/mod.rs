@@ -2,8 +2,10 @@
 //!
 //! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every batch as a matrix and scores
 //! columns of it with vector kernels. [`Auto`] searches columns in the pool's length order where requests have no terms per pair, and
-//! takes the matrix where they have: the choice is fixed by the batch alone, so it does not move with load.
+//! takes the matrix where they have: that choice is fixed by the batch alone, so it does not move with load. With a device ([`ascend`])
+//! it is measured whether that is faster; who decides never changes the answer.
 
+pub mod ascend;
 pub mod cpu;
 
 use cpu::{Kernels, Tier};
@@ -35,13 +37,15 @@ pub enum BackendKind {
     Auto,
     /// The matrix on the CPU, always.
     Cpu,
+    /// The Ascend NPU; the CPU where it cannot. Needs the feature `ascend`.
+    Ascend,
     /// The oracle: slow.
     Reference,
 }
 
 impl BackendKind {
     /// Every backend.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Reference];
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Cpu, Self::Ascend, Self::Reference];
 
     /// The name that chooses it.
     #[must_use]
@@ -49,6 +53,7 @@ impl BackendKind {
         match self {
             Self::Auto => "auto",
             Self::Cpu => "cpu",
+            Self::Ascend => "ascend",
             Self::Reference => "reference",
         }
     }
@@ -112,11 +117,13 @@ pub struct Auto {
     greedy: Greedy,
     kernels: &'static Kernels,
     why: &'static str,
+    /// Why there is no device.
+    no_device: Option<String>,
 }
 
 impl Auto {
-    pub(crate) fn new(kernels: &'static Kernels, why: &'static str) -> Self {
-        Self { greedy: Greedy::new(kernels), kernels, why }
+    pub(crate) fn new(kernels: &'static Kernels, why: &'static str, no_device: Option<String>) -> Self {
+        Self { greedy: Greedy::new(kernels), kernels, why, no_device }
     }
 }
 
@@ -131,31 +138,36 @@ impl Backend for Auto {
     }
 
     fn describe(&self) -> String {
+        let no_device = self.no_device.as_deref().unwrap_or("no device backend in this build");
         format!(
-            "auto: columns searched by length, dense columns where requests have terms per pair; on {} ({}); no device backend in this \
-             build",
+            "auto: columns searched by length, dense columns where requests have terms per pair; on {} ({}); {no_device}",
             self.kernels.isa, self.why
         )
     }
 }
 
 /// The backend that a policy was built with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Chosen {
     Auto(Box<Auto>),
     Cpu(Box<Cpu>),
+    #[cfg(feature = "ascend")]
+    Offload(Box<ascend::offload::Offload>),
     Reference(Reference),
 }
 
 impl Chosen {
     pub(crate) fn new(
         kind: BackendKind,
-        kernels: &'static Kernels,
-        why: &'static str,
+        (kernels, why): (&'static Kernels, &'static str),
+        no_device: Option<String>,
         lanes: Option<Tier>,
     ) -> Self {
         match kind {
-            BackendKind::Auto => Self::Auto(Box::new(Auto::new(kernels, why))),
+            // A device that is not there leaves the CPU's choice.
+            BackendKind::Auto | BackendKind::Ascend => {
+                Self::Auto(Box::new(Auto::new(kernels, why, no_device)))
+            }
             BackendKind::Cpu => Self::Cpu(Box::new(Cpu::new(kernels, why, lanes))),
             BackendKind::Reference => Self::Reference(Reference),
         }
@@ -168,6 +180,8 @@ impl Backend for Chosen {
         match self {
             Self::Auto(backend) => backend.assign(rule, batch, out),
             Self::Cpu(backend) => backend.assign(rule, batch, out),
+            #[cfg(feature = "ascend")]
+            Self::Offload(backend) => backend.assign(rule, batch, out),
             Self::Reference(backend) => backend.assign(rule, batch, out),
         }
     }
@@ -176,6 +190,8 @@ impl Backend for Chosen {
         match self {
             Self::Auto(backend) => backend.score_into(rule, batch, score_tokens),
             Self::Cpu(backend) => backend.score_into(rule, batch, score_tokens),
+            #[cfg(feature = "ascend")]
+            Self::Offload(backend) => backend.score_into(rule, batch, score_tokens),
             Self::Reference(backend) => backend.score_into(rule, batch, score_tokens),
         }
     }
@@ -184,6 +200,8 @@ impl Backend for Chosen {
         match self {
             Self::Auto(backend) => backend.describe(),
             Self::Cpu(backend) => backend.describe(),
+            #[cfg(feature = "ascend")]
+            Self::Offload(backend) => backend.describe(),
             Self::Reference(backend) => backend.describe(),
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use balanceroute::backend::BackendKind;
 use balanceroute::forecast::Noise;
 use balanceroute::policy::level::LevelParameters;
 use balanceroute::policy::{self, Parameters};
@@ -132,6 +133,9 @@ struct SimulateArgs {
     /// Policies, separated by commas [default: all].
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     policy: Vec<String>,
+    /// Who evaluates: auto, cpu, ascend or reference; results do not depend on it.
+    #[arg(long, default_value = "auto", value_name = "B")]
+    backend: String,
     /// Seeds 0..N, one run each per policy.
     #[arg(long, default_value_t = 3, value_name = "N")]
     seeds: u64,
@@ -216,6 +220,14 @@ fn policies(asked: &[String]) -> Vec<String> {
     }
 }
 
+fn backend(name: &str) -> Result<BackendKind, SimError> {
+    BackendKind::from_name(name).ok_or_else(|| SimError::Argument {
+        name: "backend",
+        expected: BackendKind::ALL.map(BackendKind::name).join(", "),
+        found: name.to_owned(),
+    })
+}
+
 impl SimulateArgs {
     fn scenario(&self) -> Result<Scenario, SimError> {
         let source = self.source.read()?;
@@ -271,6 +283,7 @@ impl SimulateArgs {
                 seed: 0,
             },
             parameters: Parameters {
+                backend: backend(&self.backend)?,
                 level: LevelParameters { reserve: self.reserve, ..LevelParameters::default() },
                 ..Parameters::default()
             },
@@ -282,6 +295,12 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     let scenario = args.scenario()?;
     scenario.check()?;
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    if scenario.parameters.backend == BackendKind::Ascend {
+        match sim::kernels::device(&scenario.parameters) {
+            (true, name) => eprintln!("device: {name}"),
+            (false, reason) => eprintln!("no device, the CPU decides: {reason}"),
+        }
+    }
     let runs = sim::run(&scenario, !args.quiet)?;
     print!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
     json.map_or(Ok(()), |json| json.write(&report::Document::new(&scenario, &runs)))

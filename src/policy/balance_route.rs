@@ -23,12 +23,22 @@
 //! [`BalanceRouteParameters`] and the lines above say what was chosen.
 
 use crate::assignment::{Admission, Assignment};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Problem, Source, Turn};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::offload::{Device, Outcome};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE, Worker};
+#[cfg(feature = "ascend")]
+use crate::policy::Drawer;
 use crate::policy::baseline::PLAIN;
 use crate::policy::column::{Column, Terms};
 use crate::policy::exact::{FRACTION, discounts, draw_lookahead};
 use crate::policy::loads::Loads;
+#[cfg(feature = "ascend")]
+use crate::policy::{Decided, Ticket};
 use crate::policy::{Forecast, Needs, Plan, Policy, PolicyError, View};
 use crate::pool::PoolSlot;
 use crate::score::{Knot, Profile};
@@ -157,6 +167,17 @@ impl Stages {
         (i64::MAX as f64 / 4.0 / greatest).log2().floor().min(0.0).exp2()
     }
 
+    /// What [`Stages::draw`] draws, as data.
+    #[cfg(feature = "ascend")]
+    fn drawer(&self, price: (f64, f64), looks_ahead: bool) -> Drawer<'_> {
+        if looks_ahead {
+            let (alpha, beta) = price;
+            return Drawer::Lookahead { discounts: &self.discounts, alpha, beta, by_class: false };
+        }
+        let weight = self.discounts[0] as f64;
+        Drawer::Margin { slope: (price.0 * weight).round() as i64, weight: (price.1 * weight).round() as i64 }
+    }
+
     fn draw(&self, view: &View<'_>, price: (f64, f64), looks_ahead: bool, profile: &mut Profile) {
         profile.clear();
         if looks_ahead {
@@ -245,7 +266,7 @@ struct Candidate {
 }
 
 /// A policy of the family.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct BalanceRoute {
     name: &'static str,
     needs: Needs,
@@ -259,6 +280,16 @@ pub(crate) struct BalanceRoute {
     /// (-waited, arrival, position in the length order).
     overdue: Vec<(i64, u64, usize)>,
     candidates: Vec<Candidate>,
+    /// Makes the picks of the first stage.
+    #[cfg(feature = "ascend")]
+    device: Option<Device>,
+    /// Why there is no device, where one was looked for.
+    #[cfg(feature = "ascend")]
+    no_device: Option<String>,
+    #[cfg(feature = "ascend")]
+    scratch: Assignment,
+    #[cfg(feature = "ascend")]
+    device_picks: Vec<DevicePick>,
 }
 
 struct Step<'a, 'b> {
@@ -290,7 +321,104 @@ impl BalanceRoute {
             open: Vec::new(),
             overdue: Vec::new(),
             candidates: Vec::new(),
+            #[cfg(feature = "ascend")]
+            device: None,
+            #[cfg(feature = "ascend")]
+            no_device: None,
+            #[cfg(feature = "ascend")]
+            scratch: Assignment::new(),
+            #[cfg(feature = "ascend")]
+            device_picks: Vec::new(),
         }
+    }
+
+    /// Has the picks of the first stage made on a device, if there is one.
+    #[cfg(feature = "ascend")]
+    pub(super) fn on(mut self, device: Option<Device>, no_device: Option<String>) -> Self {
+        (self.device, self.no_device) = (device, no_device);
+        self
+    }
+
+    /// The picks of the first stage from the device; none made where it cannot or answers badly.
+    #[cfg(feature = "ascend")]
+    fn place_on_device(&mut self, plan: &Plan, step: &Step<'_, '_>, out: &mut Assignment) {
+        let Some(mut device) = self.device.take() else { return };
+        if !device.is_wanted(step.batch) {
+            self.device = Some(device);
+            return;
+        }
+        let pool = step.batch.waiting();
+        let drawer = self.stages.drawer(step.price, step.looks_ahead);
+        let problem = Problem {
+            batch: step.batch,
+            plan,
+            turn: Turn::MostSlots { stop_open_slots: self.stages.greedy_slots },
+            source: Source::Drawn(drawer),
+            loads: &self.loads,
+            taken: &self.admitted,
+        };
+        let before = out.admitted.len();
+        let mut picks = std::mem::take(&mut self.device_picks);
+        if let Some(work) = device.picks(&problem, &mut picks) {
+            let mut wrong = None;
+            for (index, &DevicePick { slot, worker, score }) in picks.iter().enumerate() {
+                if let Err(what) = self.check(step, slot, worker, score) {
+                    wrong = Some(AnswerError::Pick { index, slot: slot.0, worker: worker as u32, what });
+                    break;
+                }
+                if let Some(position) = pool.position(slot) {
+                    self.column.take(&pool.ordered(), position);
+                }
+                self.admit(step, slot, worker, score, out);
+            }
+            match wrong {
+                None => device.note(Outcome::Decided(work)),
+                Some(error) => {
+                    while out.admitted.len() > before {
+                        let Some(admission) = out.admitted.pop() else { break };
+                        let (slot, worker) = (admission.slot, admission.worker as usize);
+                        self.loads.release(worker, i64::from(admission.prompt_tokens));
+                        self.admitted[slot.index()] = false;
+                        if let Some(position) = pool.position(slot) {
+                            self.column.give_back(&pool.ordered(), position);
+                        }
+                    }
+                    device.note(Outcome::Refused(error));
+                }
+            }
+        }
+        self.device_picks = picks;
+        self.device = Some(device);
+    }
+
+    /// What is wrong with a pick of the device.
+    #[cfg(feature = "ascend")]
+    fn check(
+        &mut self,
+        step: &Step<'_, '_>,
+        slot: PoolSlot,
+        worker: usize,
+        score: i64,
+    ) -> Result<(), &'static str> {
+        let request = step.batch.waiting().request(slot);
+        if self.admitted[slot.index()] {
+            return Err("it waits no longer");
+        }
+        if self.loads.open_slots(worker) <= 0 {
+            return Err("no slot is open there");
+        }
+        if i64::from(request.prompt_tokens) > self.loads.longest_tokens(worker) {
+            return Err("the room there does not hold it");
+        }
+        if !step.batch.eligible(request, worker) {
+            return Err("it may not run there");
+        }
+        self.stages.draw(&self.loads.view(worker), step.price, step.looks_ahead, &mut self.profile);
+        let bonus = step.terms.unit * step.batch.bonus_tokens(request, worker);
+        if self.profile.score(i64::from(request.prompt_tokens)) + bonus != score {
+            return Err("its score is another");
+        }
+        Ok(())
     }
 
     fn reopen(&mut self, worker: usize) {
@@ -350,7 +478,7 @@ impl BalanceRoute {
                 })
                 .min_by_key(|&worker| (self.loads.cost(worker), worker));
             if let Some(worker) = worker {
-                self.column.take(position);
+                self.column.take(&pool.ordered(), position);
                 self.admit(step, slot, worker, 0, out);
             }
         }
@@ -368,7 +496,7 @@ impl BalanceRoute {
                 else {
                     break;
                 };
-                self.column.take(found.position);
+                self.column.take(&ordered, found.position);
                 let slot = PoolSlot(ordered.slots[found.position]);
                 self.candidates.push(Candidate {
                     slot,
@@ -482,7 +610,7 @@ impl BalanceRoute {
                     self.admit(step, slot, worker, score, out);
                     total -= 1;
                 } else if let Some(position) = position {
-                    self.column.give_back(position);
+                    self.column.give_back(&step.batch.waiting().ordered(), position);
                 }
             }
             self.reopen(worker);
@@ -504,7 +632,7 @@ impl Policy for BalanceRoute {
         let plan = self.stages.plan(batch);
         self.loads.prepare(batch);
         self.loads.load(batch, &plan);
-        self.column.reset(&batch.waiting().ordered());
+        self.column.reset(&batch.waiting().ordered(), batch.open_slots() as usize);
         self.admitted.clear();
         self.admitted.resize(batch.waiting().slot_bound(), false);
         let step = Step {
@@ -515,8 +643,75 @@ impl Policy for BalanceRoute {
             ordered: !batch.has_pair_terms(),
         };
         self.place_overdue(&step, out);
+        #[cfg(feature = "ascend")]
+        let mut begin = self.device.as_ref().and_then(Device::clock);
+        #[cfg(feature = "ascend")]
+        self.place_on_device(&plan, &step, out);
+        #[cfg(feature = "ascend")]
+        if let Some(device) = self.device.as_ref().filter(|device| !device.has_decided()) {
+            if device.is_submitting() {
+                return;
+            }
+            begin = device.clock();
+        }
         self.place(&step, out);
+        #[cfg(feature = "ascend")]
+        if let Some(device) = &mut self.device {
+            device.picked(batch, begin);
+        }
         out.measure(batch);
+    }
+
+    #[cfg(feature = "ascend")]
+    fn describe(&self) -> String {
+        let on_cpu = "cpu: one column at a time";
+        match (&self.device, &self.no_device) {
+            (Some(device), _) => device.describe(),
+            (None, Some(reason)) => format!("{on_cpu}; {reason}"),
+            (None, None) => on_cpu.to_owned(),
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
+        let Some(device) = &mut self.device else { return Ticket::default() };
+        device.submitting();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.decide(batch, &mut scratch);
+        self.scratch = scratch;
+        self.device.as_mut().map_or(Ticket::default(), Device::submitted)
+    }
+
+    #[cfg(feature = "ascend")]
+    fn poll(&mut self, ticket: &Ticket) -> bool {
+        self.device.as_ref().is_none_or(|device| device.poll(ticket.serial))
+    }
+
+    #[cfg(feature = "ascend")]
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+        batch: &Batch<'_>,
+        timeout: std::time::Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        if let Some(device) = &mut self.device {
+            device.collecting(ticket, timeout);
+        }
+        self.decide(batch, out);
+        self.device.as_mut().map_or(Decided::Cpu, Device::decided)
+    }
+
+    #[cfg(feature = "ascend")]
+    fn discard(&mut self, ticket: Ticket) {
+        if let Some(device) = &mut self.device {
+            device.discard(ticket.serial);
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn device_counters(&self) -> Option<Counters> {
+        self.device.as_ref().and_then(Device::counters)
     }
 
     fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {

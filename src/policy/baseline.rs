@@ -23,17 +23,21 @@
 //! pool. A request that arrives with a rank keeps it.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::assignment::{Admission, Assignment};
 use crate::backend::Chosen;
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, Request};
 use crate::policy::greedy::RulePolicy;
 use crate::policy::loads::Loads;
-use crate::policy::{Needs, Order, Overdue, Plan, Policy, PolicyError, Rank, Repair, Rule, View};
+use crate::policy::{
+    Decided, Drawer, Needs, Order, Overdue, Plan, Policy, PolicyError, Rank, Repair, Rule, Ticket, View,
+};
 use crate::pool::PoolSlot;
 use crate::score::{Age, Profile};
 
@@ -66,6 +70,7 @@ pub(crate) const PLAIN: Plan = Plan {
     overdue: Overdue { steps: None, ordinary_tokens: 0, giant_steps: None },
     refill_tokens: 0,
     envelope_floor: 0,
+    follows_envelope: true,
     longest_first: false,
     repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
     passed_over: None,
@@ -81,6 +86,10 @@ impl Rule for FirstCome {
     }
 
     fn draw(&self, _view: &View<'_>, _class: Option<&[f32]>, _profile: &mut Profile) {}
+
+    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        Some(Drawer::Margin { slope: 0, weight: 0 })
+    }
 }
 
 /// First come, first served, from the common pool or from what a binding policy made of it.
@@ -153,6 +162,37 @@ impl Policy for Binding {
     fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
         self.choice.step();
         self.queues.decide_by_reference(batch, out);
+    }
+
+    fn describe(&self) -> String {
+        self.queues.describe()
+    }
+
+    fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
+        self.queues.submit(batch)
+    }
+
+    fn poll(&mut self, ticket: &Ticket) -> bool {
+        self.queues.poll(ticket)
+    }
+
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+        batch: &Batch<'_>,
+        timeout: Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        self.choice.step();
+        self.queues.collect(ticket, batch, timeout, out)
+    }
+
+    fn discard(&mut self, ticket: Ticket) {
+        self.queues.discard(ticket);
+    }
+
+    fn device_counters(&self) -> Option<Counters> {
+        self.queues.device_counters()
     }
 }
 

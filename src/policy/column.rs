@@ -1,9 +1,10 @@
 //! The best request for one profile: a search of the pool's length order.
 //!
-//! A profile is first cut to the lengths that wait: knots below them are part of slope and intercept, knots above them never
-//! bend. What is left almost always fits the 32-bit kernels of [`crate::backend::cpu::column`]. Where it does not, the same search
-//! runs here in 64 bits, one entry at a time: the profile is concave, so its score falls on both sides of its peak, and the
-//! search walks outward from there until the profile plus the oldest request's age cannot reach the best score any more.
+//! A profile is first cut to the lengths that wait: a knot below them moves to the shortest and its cost up to there into the
+//! intercept, a knot above them never bends. What is left almost always fits the 32-bit kernels of
+//! [`crate::backend::cpu::column`]. Where it does not, the same search runs here in 64 bits, one entry at a time: the profile is
+//! concave, so its score falls on both sides of its peak, and the search walks outward from there until the profile plus the oldest
+//! request's age cannot reach the best score any more.
 
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
@@ -19,6 +20,8 @@ pub(crate) struct Column {
     marks: Marks,
     /// Whether the kernels know the ages of this decision.
     begun: bool,
+    /// Whether so many searches are to come that the kernels shall keep lines.
+    many: bool,
     knots: Vec<Knot>,
     bends: Vec<(i32, i32)>,
     scores: [i64; BLOCK],
@@ -52,24 +55,31 @@ impl Column {
             kernels,
             marks: Marks::default(),
             begun: false,
+            many: false,
             knots: Vec::new(),
             bends: Vec::new(),
             scores: [0; BLOCK],
         }
     }
 
-    /// Forgets what was taken.
-    pub(crate) fn reset(&mut self, ordered: &Ordered<'_>) {
+    /// Forgets what was taken. About so many searches are to come.
+    pub(crate) fn reset(&mut self, ordered: &Ordered<'_>, searches: usize) {
         self.begun = false;
+        self.many = 4 * searches > ordered.token_blocks.len();
         self.marks.reset(ordered.tokens.len());
     }
 
-    pub(crate) fn take(&mut self, position: usize) {
-        self.marks.take(position);
+    pub(crate) fn take(&mut self, ordered: &Ordered<'_>, position: usize) {
+        if self.marks.slopes.is_some() {
+            (self.kernels.take)(ordered, position, &mut self.marks);
+        } else {
+            self.marks.take(position);
+        }
     }
 
-    pub(crate) fn give_back(&mut self, position: usize) {
+    pub(crate) fn give_back(&mut self, ordered: &Ordered<'_>, position: usize) {
         self.marks.give_back(position);
+        self.marks.raise_lines(position, ordered.tokens[position]);
     }
 
     pub(crate) fn is_taken(&self, position: usize) -> bool {
@@ -96,49 +106,59 @@ impl Column {
         if longest < shortest {
             return None;
         }
-        let (mut intercept, mut slope, mut steepest) = (profile.intercept, profile.slope, 0);
-        self.knots.clear();
-        for &knot in &profile.knots {
-            if knot.at_tokens <= shortest {
-                slope -= knot.weight;
-                intercept += knot.weight * knot.at_tokens;
-            } else if knot.at_tokens < longest {
-                steepest += knot.weight;
-                // Few knots, and mostly in order.
-                self.knots.push(knot);
-                let mut at = self.knots.len() - 1;
-                while at > 0 && self.knots[at - 1].at_tokens > knot.at_tokens {
-                    self.knots.swap(at - 1, at);
-                    at -= 1;
-                }
+        let (mut intercept, slope) = (profile.intercept, profile.slope);
+        let mut steepest = 0;
+        let mut cut = |knot: Knot| {
+            intercept -= knot.weight * (shortest - knot.at_tokens).max(0);
+            steepest += knot.weight;
+            Knot { at_tokens: knot.at_tokens.clamp(shortest, longest), ..knot }
+        };
+        let none = Knot { at_tokens: longest, weight: 0 };
+        // One or two knots are what almost every profile has.
+        let first_two = match profile.knots[..] {
+            [] => [none; 2],
+            [knot] => [cut(knot), none],
+            [first, second] if first.at_tokens <= second.at_tokens => [cut(first), cut(second)],
+            [first, second] => [cut(second), cut(first)],
+            ref knots => {
+                self.knots.clear();
+                self.knots.extend(knots.iter().map(|&knot| cut(knot)));
+                self.knots.sort_unstable_by_key(|knot| knot.at_tokens);
+                [self.knots[0], self.knots[1]]
             }
-        }
+        };
         let fits = terms.fit_lanes()
             && (slope.abs() + steepest).saturating_mul(longest).saturating_add(terms.oldest_age) < GREATEST;
         if !fits {
             return self.best_wide(ordered, profile, terms, longest).filter(|found| found.score >= wanted);
         }
+        let bend = |knot: &Knot| (knot.at_tokens as i32, knot.weight as i32);
+        let [first, second] = first_two.each_ref().map(bend);
+        let few = profile.knots.len() <= 2;
+        let slopes = few.then_some([slope as i32, slope as i32 - first.1]);
         if !self.begun {
-            (self.kernels.begin)(ordered, terms.age, terms.unit as i32, &mut self.marks);
+            let kept = slopes.filter(|_| self.many);
+            (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), kept, &mut self.marks);
             self.begun = true;
         }
         let wanted = wanted.saturating_sub(intercept);
         if wanted > 2 * GREATEST {
             return None;
         }
-        let bend = |knot: &Knot| (knot.at_tokens as i32, knot.weight as i32);
-        let first_two = [0, 1].map(|at| self.knots.get(at).map_or((0, 0), bend));
         self.bends.clear();
-        if self.knots.len() > 2 {
+        if !few {
             self.bends.extend(self.knots[2..].iter().map(bend));
         }
+        let knots = if few { &first_two } else { &self.knots[..] };
         let query = Query {
             slope: slope as i32,
-            knots: first_two,
+            knots: [first, second],
             further: &self.bends,
-            peak: peak(slope, &self.knots, shortest, longest) as i32,
+            peak: peak(slope, knots, shortest, longest) as i32,
             longest: longest as i32,
             wanted: wanted.max(i64::from(i32::MIN)) as i32,
+            lines: [0, first.1 * first.0],
+            lined: few && slopes == self.marks.slopes,
         };
         let found = (self.kernels.search)(ordered, &query, &mut self.marks)?;
         Some(Found { score: found.score + intercept, ..found })

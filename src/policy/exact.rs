@@ -5,7 +5,7 @@
 
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
-use crate::policy::{Order, PairCost, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Drawer, Order, PairCost, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// Score units per token where discounts make weights fractional.
@@ -114,6 +114,7 @@ impl Rule for Exact {
             overdue: MeanWait::of(batch).overdue(batch, &self.parameters.wait_bound),
             refill_tokens: 0,
             envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
+            follows_envelope: true,
             longest_first: waiting <= open && !batch.has_pair_terms(),
             repair: Repair {
                 tolerance_tokens: None,
@@ -139,6 +140,16 @@ impl Rule for Exact {
             }
         }
         true
+    }
+
+    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        let workers = batch.workers().len();
+        Some(match &self.discounts {
+            Some(discounts) if batch.projection().is_some() => {
+                Drawer::Lookahead { discounts, alpha: 1.0, beta: workers as f64, by_class: true }
+            }
+            _ => Drawer::Margin { slope: 1, weight: workers as i64 },
+        })
     }
 
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {

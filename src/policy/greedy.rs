@@ -10,6 +10,12 @@
 //! ([`Rule::envelope_weights`]). Only a column whose bound comes first is scored again, so the answer is that of scoring everything.
 
 use crate::assignment::{Admission, Assignment, Balance};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn, Work};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::offload::{Device, Outcome};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
@@ -18,6 +24,8 @@ use crate::backend::{Backend, Chosen, Reference};
 use crate::batch::{Batch, MAX_WORKERS, Request};
 use crate::policy::column::{Column, Found, Terms};
 use crate::policy::loads::Loads;
+#[cfg(feature = "ascend")]
+use crate::policy::{Decided, Ticket};
 use crate::policy::{Order, PairCost, Pin, Plan, Policy, Rule};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::score::Profile;
@@ -61,10 +69,18 @@ pub(crate) struct Greedy {
     /// Position in the length order of each pool slot, filled only for scans and overdue requests.
     position_of: Vec<u32>,
     pairs: Pairs,
+    /// The first pick of each worker, and the next of the same worker for each pick: they never change places during the repair.
+    first_pick: Vec<u32>,
+    next_pick: Vec<u32>,
     /// Whether batches without pair terms go through the matrix as well.
     always_dense: bool,
     matrix: Matrix,
     rivals: Rivals,
+    /// By pool slot: who was placed before the device was asked.
+    #[cfg(feature = "ascend")]
+    taken: Vec<bool>,
+    #[cfg(feature = "ascend")]
+    device_picks: Vec<DevicePick>,
 }
 
 /// The best known of each run of each column.
@@ -95,6 +111,8 @@ struct Rivals {
 
 const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
+/// Ends a list of picks.
+const NO_PICK: u32 = u32::MAX;
 
 /// A worker's place among the open ones in one word, which sorts faster than a pair: loads stay below 2^54.
 fn open_key(cost: i64, worker: usize) -> u64 {
@@ -115,6 +133,21 @@ struct Step<'a, 'b, R> {
     ordered: bool,
 }
 
+impl<R> Step<'_, '_, R> {
+    /// About how many columns will be searched.
+    fn searches(&self) -> usize {
+        let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
+        let columns = if self.one_column() { 0 } else { self.batch.workers().len() };
+        admissions + columns
+    }
+
+    /// Whether the best pair is always in the column of the least-loaded open worker.
+    fn one_column(&self) -> bool {
+        let nested = self.plan.nested && self.ordered && self.batch.is_uniform() && !self.batch.is_bounded();
+        self.plan.order == Order::LeastLoaded || nested
+    }
+}
+
 impl Greedy {
     pub(crate) fn new(kernels: &'static Kernels) -> Self {
         Self {
@@ -130,9 +163,15 @@ impl Greedy {
             tokens: Vec::new(),
             position_of: Vec::new(),
             pairs: Pairs::default(),
+            first_pick: Vec::new(),
+            next_pick: Vec::new(),
             always_dense: false,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
+            #[cfg(feature = "ascend")]
+            taken: Vec::new(),
+            #[cfg(feature = "ascend")]
+            device_picks: Vec::new(),
         }
     }
 
@@ -143,6 +182,19 @@ impl Greedy {
 
     /// Runs a rule on a batch.
     pub(crate) fn assign(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
+        let Some(mut step) = self.begin(rule, batch, out) else { return };
+        self.place(&mut step);
+        self.finish(&step, out);
+    }
+
+    /// Begins a decision and places who is pinned or overdue; none where there is nothing to decide.
+    #[inline(always)]
+    fn begin<'a, 'b, R: Rule>(
+        &mut self,
+        rule: &'a mut R,
+        batch: &'a Batch<'b>,
+        out: &mut Assignment,
+    ) -> Option<Step<'a, 'b, &'a mut R>> {
         out.clear();
         self.loads.prepare(batch);
         let plan = rule.begin(batch, &mut self.loads.lift);
@@ -150,9 +202,9 @@ impl Greedy {
         self.picks.clear();
         if batch.waiting().is_empty() || batch.open_slots() == 0 {
             out.measure(batch);
-            return;
+            return None;
         }
-        let mut step = Step {
+        let step = Step {
             batch,
             waiting: batch.waiting().ordered(),
             rule,
@@ -162,24 +214,35 @@ impl Greedy {
         };
         self.loads.load(batch, &plan);
         out.before = Balance::of_totals(batch, self.loads.before());
-        self.column.reset(&step.waiting);
+        self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
             self.index_positions(batch);
             self.matrix.load(batch, plan.age, plan.unit);
         }
-
         self.place_pinned(&step);
         self.place_overdue(&step);
-        if plan.longest_first {
-            self.place_longest_first(&step);
+        Some(step)
+    }
+
+    #[inline(always)]
+    fn place(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
+        if step.plan.longest_first {
+            self.place_longest_first(step);
         } else {
-            self.place_best(&mut step);
+            self.place_best(step);
         }
+    }
+
+    /// Repairs the picks and writes the answer.
+    #[inline(always)]
+    fn finish(&mut self, step: &Step<'_, '_, &mut impl Rule>, out: &mut Assignment) {
+        let (batch, plan) = (step.batch, &step.plan);
         self.changes = 1;
         if self.picks.len() >= 2 {
+            self.list_picks();
             for _ in 0..plan.repair.rounds {
-                let replaced = self.replace(&step);
-                let swapped = plan.repair.swap.is_some_and(|cost| self.swap(&step, cost));
+                let replaced = self.replace(step);
+                let swapped = plan.repair.swap.is_some_and(|cost| self.swap(step, cost));
                 if !replaced && !swapped {
                     break;
                 }
@@ -197,7 +260,8 @@ impl Greedy {
                 score_tokens: pick.score as f64 / plan.unit as f64,
             }
         }));
-        out.after = Balance::of_totals(batch, self.loads.sum_and_max_cost());
+        let picked = self.picks.iter().map(|pick| (pick.worker, pick.tokens));
+        out.after = Balance::of_totals(batch, self.loads.after(picked));
     }
 
     /// The score of every pair as the batch begins, in tokens; minus infinity where the request may not run.
@@ -236,6 +300,231 @@ impl Greedy {
                 score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
             }
         }
+    }
+
+    /// The same with the greedy picks, or the first look at the columns, on a device where it can and answers well.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn assign_on(
+        &mut self,
+        device: &mut Device,
+        rule: &mut impl Rule,
+        batch: &Batch<'_>,
+        out: &mut Assignment,
+    ) {
+        let Some(mut step) = self.begin(rule, batch, out) else { return };
+        let mut begin = device.clock();
+        if !(device.is_wanted(batch) && self.place_on(device, &mut step)) {
+            if device.is_submitting() {
+                return;
+            }
+            begin = device.clock();
+            self.place(&mut step);
+        }
+        device.picked(batch, begin);
+        self.finish(&step, out);
+    }
+
+    /// Has a device make the picks; false, and none made, where the CPU must.
+    #[cfg(feature = "ascend")]
+    fn place_on(&mut self, device: &mut Device, step: &mut Step<'_, '_, &mut impl Rule>) -> bool {
+        let batch = step.batch;
+        self.mark_taken(step);
+        let kept = match step.rule.candidates() {
+            0 | 1 => None,
+            _ => Some(Kept::Judge),
+        };
+        match (kept, step.rule.drawer(batch)) {
+            (Some(kept), _) => device.note(Outcome::Kept(kept)),
+            (None, Some(drawer)) => {
+                let mut picks = std::mem::take(&mut self.device_picks);
+                let work = device.picks(&self.problem(step, drawer), &mut picks);
+                let accepted = self.accept(step, work, &picks, device);
+                self.device_picks = picks;
+                return accepted;
+            }
+            (None, None) if step.plan.order == Order::Matrix => {
+                self.list_open(batch);
+                if self.look_on(device, step) {
+                    device.note(Outcome::Looked);
+                    self.place_rivals(step, true);
+                    return true;
+                }
+            }
+            (None, None) => device.note(Outcome::Kept(Kept::NoDrawer)),
+        }
+        false
+    }
+
+    /// Makes the picks of a device, if it has any and they are good; false, and none made, where the CPU must.
+    #[cfg(feature = "ascend")]
+    fn accept(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        work: Option<Work>,
+        picks: &[DevicePick],
+        device: &mut Device,
+    ) -> bool {
+        let before = self.picks.len();
+        let Some(work) = work else { return false };
+        match self.place_picks(step, picks) {
+            Ok(()) => {
+                device.note(Outcome::Decided(work));
+                true
+            }
+            Err(error) => {
+                self.take_back(step, before);
+                device.note(Outcome::Refused(error));
+                false
+            }
+        }
+    }
+
+    /// Decides many batches with one launch. Engines are added as they are needed.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn assign_many_on<R: Rule>(
+        engines: &mut Vec<Self>,
+        kernels: &'static Kernels,
+        device: &mut Device,
+        rules: &mut [R],
+        batches: &[Batch<'_>],
+        outs: &mut [Assignment],
+    ) {
+        while engines.len() < batches.len() {
+            engines.push(Self::new(kernels));
+        }
+        let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs));
+        let mut begun: Vec<_> = decisions
+            .filter_map(|((greedy, rule), (batch, out))| {
+                let step = greedy.begin(rule, batch, out)?;
+                greedy.mark_taken(&step);
+                Some((greedy, step, out))
+            })
+            .collect();
+        let mut problems = Vec::with_capacity(begun.len());
+        for (greedy, step, _) in &begun {
+            let drawer = if step.rule.candidates() <= 1 { step.rule.drawer(step.batch) } else { None };
+            problems.push(drawer.map(|drawer| greedy.problem(step, drawer)));
+        }
+        let answers = device.many(&problems);
+        drop(problems);
+        for ((greedy, step, out), (work, picks)) in begun.iter_mut().zip(answers) {
+            if !greedy.accept(step, work, &picks, device) {
+                greedy.place(step);
+            }
+            greedy.finish(step, out);
+        }
+    }
+
+    /// Notes who was placed before the device is asked.
+    #[cfg(feature = "ascend")]
+    fn mark_taken(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        self.taken.clear();
+        self.taken.resize(step.batch.waiting().slot_bound(), false);
+        for pick in &self.picks {
+            self.taken[step.waiting.slots[pick.position] as usize] = true;
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn problem<'a, R: Rule>(
+        &'a self,
+        step: &'a Step<'_, '_, &mut R>,
+        drawer: crate::policy::Drawer<'a>,
+    ) -> Problem<'a> {
+        Problem {
+            batch: step.batch,
+            plan: &step.plan,
+            turn: Turn::Rule(step.plan.order),
+            source: Source::Drawn(drawer),
+            loads: &self.loads,
+            taken: &self.taken,
+        }
+    }
+
+    /// Makes the picks of a device, each checked: its slot, its room, its eligibility and its score.
+    #[cfg(feature = "ascend")]
+    fn place_picks(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        picks: &[DevicePick],
+    ) -> Result<(), AnswerError> {
+        let pool = step.batch.waiting();
+        for (index, &DevicePick { slot, worker, score }) in picks.iter().enumerate() {
+            let wrong = |what| Err(AnswerError::Pick { index, slot: slot.0, worker: worker as u32, what });
+            let request = pool.request(slot);
+            let Some(position) = pool.position(slot).filter(|&at| !self.column.is_taken(at)) else {
+                return wrong("it waits no longer");
+            };
+            if self.loads.open_slots(worker) <= 0 {
+                return wrong("no slot is open there");
+            }
+            if i64::from(request.prompt_tokens) > self.loads.longest_tokens(worker) {
+                return wrong("the room there does not hold it");
+            }
+            if !step.batch.eligible(request, worker) {
+                return wrong("it may not run there");
+            }
+            if self.score(step, worker, position) != score {
+                return wrong("its score is another");
+            }
+            self.admit_best(step, worker, Found { position, score });
+        }
+        Ok(())
+    }
+
+    /// Takes the picks from the `before`th on back.
+    #[cfg(feature = "ascend")]
+    fn take_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, before: usize) {
+        while self.picks.len() > before {
+            let Some(pick) = self.picks.pop() else { break };
+            self.loads.release(pick.worker, pick.tokens);
+            self.give_back(step, pick.position);
+        }
+    }
+
+    /// Has a device look at every column for the first time.
+    #[cfg(feature = "ascend")]
+    fn look_on(&mut self, device: &mut Device, step: &Step<'_, '_, &mut impl Rule>) -> bool {
+        let batch = step.batch;
+        let (loads, width) = (&self.loads, self.loads.envelopes().1.len().max(1));
+        let draw = |worker: usize, class: Option<u8>, profile: &mut Profile| {
+            let class = class.and_then(|class| {
+                batch.classes()?.rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
+            });
+            step.rule.draw(&loads.view(worker), class, profile);
+        };
+        let problem = Problem {
+            batch,
+            plan: &step.plan,
+            turn: Turn::Rule(Order::Matrix),
+            source: Source::Fixed(&draw),
+            loads,
+            taken: &self.taken,
+        };
+        let Some(columns) = device.columns(&problem) else { return false };
+        let (workers, pool) = (batch.workers().len(), batch.waiting());
+        self.begin_rivals(step);
+        let (rivals, matrix) = (&mut self.rivals, &self.matrix);
+        let runs = rivals.runs;
+        rivals.bounds[..workers * runs].fill(Bound { key: NOBODY, rise: 0, position: u32::MAX });
+        for column in columns {
+            let Some((slot, score)) = column.best else { continue };
+            let Some(position) = pool.position(slot) else { return false };
+            for run in 0..runs {
+                let same_class = step.ordered || matrix.run(run).class == column.class;
+                if same_class {
+                    // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
+                    let own = step.ordered || matrix.holds(run, slot);
+                    let rise = if own { 0 } else { -1 };
+                    rivals.bounds[column.worker * runs + run] =
+                        Bound { key: score, rise, position: position as u32 };
+                }
+            }
+        }
+        for worker in 0..workers {
+            rivals.rank(worker);
+        }
+        true
     }
 
     fn index_positions(&mut self, batch: &Batch<'_>) {
@@ -301,14 +590,14 @@ impl Greedy {
     }
 
     fn take(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
-        self.column.take(position);
+        self.column.take(&step.waiting, position);
         if !step.ordered {
             self.matrix.take(PoolSlot(step.waiting.slots[position]));
         }
     }
 
     fn give_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
-        self.column.give_back(position);
+        self.column.give_back(&step.waiting, position);
         if !step.ordered {
             self.matrix.give_back(step.batch, PoolSlot(step.waiting.slots[position]));
         }
@@ -392,9 +681,7 @@ impl Greedy {
 
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open(step.batch);
-        let one_column = step.plan.order == Order::LeastLoaded
-            || (step.plan.nested && step.ordered && step.batch.is_uniform() && !step.batch.is_bounded());
-        if one_column {
+        if step.one_column() {
             while let Some(key) = self.open.pop() {
                 let worker = worker_of(key);
                 // A worker that may take nobody now never may again: rooms and the pool only shrink.
@@ -405,11 +692,10 @@ impl Greedy {
             }
             return;
         }
-        self.place_rivals(step);
+        self.place_rivals(step, false);
     }
 
-    /// Admits the best pair of all columns until nobody fits.
-    fn place_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+    fn begin_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let workers = step.batch.workers().len();
         let (envelope, row) = self.loads.envelopes();
         let rivals = &mut self.rivals;
@@ -424,7 +710,15 @@ impl Greedy {
         rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: 0, position: u32::MAX });
         rivals.keys.clear();
         rivals.keys.resize(workers, UNKNOWN);
-        for at in 0..self.open.len() {
+    }
+
+    /// Admits the best pair of all columns until nobody fits.
+    fn place_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>, looked: bool) {
+        if !looked {
+            self.begin_rivals(step);
+        }
+        let unknown = if looked { 0 } else { self.open.len() };
+        for at in 0..unknown {
             let worker = worker_of(self.open[at]);
             for run in 0..self.rivals.runs {
                 self.look(step, worker, run);
@@ -765,34 +1059,46 @@ impl Greedy {
         greatest < GREATEST
     }
 
+    /// Lists the picks of each worker.
+    fn list_picks(&mut self) {
+        self.first_pick.clear();
+        self.first_pick.resize(self.loads.costs().len(), NO_PICK);
+        self.next_pick.clear();
+        for (index, pick) in self.picks.iter().enumerate() {
+            let first = std::mem::replace(&mut self.first_pick[pick.worker], index as u32);
+            self.next_pick.push(first);
+        }
+    }
+
     fn mark_top(&mut self) {
-        let top = self.loads.top();
-        self.pairs.top_worker = top;
-        for (tops, picks) in self.pairs.top.iter_mut().zip(self.picks.chunks(BLOCK)) {
-            let lanes = picks.iter().enumerate();
-            *tops = lanes.fold(0, |tops, (lane, pick)| tops | u16::from(pick.worker == top) << lane);
+        self.pairs.top_worker = self.loads.top();
+        self.pairs.top.fill(0);
+        let mut index = self.first_pick[self.pairs.top_worker] as usize;
+        while let Some(&next) = self.next_pick.get(index) {
+            self.pairs.top[index / BLOCK] |= 1 << (index % BLOCK);
+            index = next as usize;
         }
     }
 
     /// Brings the filter up to date after an exchange; false when it does not fit its lanes any more.
     fn follow_exchange(&mut self, cost: PairCost, Place { first, second }: Place) -> bool {
-        let workers = [first, second].map(|index| self.picks[index].worker);
-        let above = workers.map(|worker| self.above(cost, worker));
-        for (index, pick) in self.picks.iter().enumerate() {
-            for (worker, above) in workers.into_iter().zip(above) {
-                if pick.worker == worker {
-                    self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
-                }
+        let workers = self.loads.anticipated().len() as i64;
+        let mut fits = true;
+        for changed in [first, second] {
+            let Pick { worker, tokens, .. } = self.picks[changed];
+            let above = self.above(cost, worker);
+            fits &= above.abs() < GREATEST;
+            self.pairs.length[changed / BLOCK][changed % BLOCK] = (workers * tokens) as i32;
+            let mut index = self.first_pick[worker] as usize;
+            while let Some(&next) = self.next_pick.get(index) {
+                self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
+                index = next as usize;
             }
-        }
-        for index in [first, second] {
-            let length = self.loads.anticipated().len() as i64 * self.picks[index].tokens;
-            self.pairs.length[index / BLOCK][index % BLOCK] = length as i32;
         }
         if self.loads.top() != self.pairs.top_worker {
             self.mark_top();
         }
-        above.into_iter().all(|above| above.abs() < GREATEST)
+        fits
     }
 }
 
@@ -810,7 +1116,7 @@ impl Rivals {
 }
 
 /// A policy made of one rule.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct RulePolicy<R> {
     pub name: &'static str,
     pub needs: crate::policy::Needs,
@@ -842,5 +1148,51 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
 
     fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    #[cfg(feature = "ascend")]
+    fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
+        match &mut self.backend {
+            Chosen::Offload(backend) => backend.submit(&mut self.rule, batch),
+            _ => Ticket::default(),
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn poll(&mut self, ticket: &Ticket) -> bool {
+        match &self.backend {
+            Chosen::Offload(backend) => backend.device().poll(ticket.serial),
+            _ => true,
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+        batch: &Batch<'_>,
+        timeout: std::time::Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        if let Chosen::Offload(backend) = &mut self.backend {
+            return backend.collect(&mut self.rule, ticket, (batch, timeout), out);
+        }
+        self.decide(batch, out);
+        Decided::Cpu
+    }
+
+    #[cfg(feature = "ascend")]
+    fn discard(&mut self, ticket: Ticket) {
+        if let Chosen::Offload(backend) = &mut self.backend {
+            backend.device_mut().discard(ticket.serial);
+        }
+    }
+
+    #[cfg(feature = "ascend")]
+    fn device_counters(&self) -> Option<Counters> {
+        match &self.backend {
+            Chosen::Offload(backend) => backend.device().counters(),
+            _ => None,
+        }
     }
 }

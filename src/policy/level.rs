@@ -17,7 +17,7 @@
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
-use crate::policy::{Order, PairCost, Pin, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Drawer, Order, PairCost, Pin, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// The more wait, the closer together their lengths, and the less it costs to prefer the older of two: the root of the pool over 32, at
@@ -215,6 +215,7 @@ impl Rule for Level {
             overdue: wait.overdue(batch, &self.parameters.wait_bound),
             refill_tokens: self.refill_tokens,
             envelope_floor: 0,
+            follows_envelope: false,
             longest_first: thin,
             repair: Repair {
                 rounds: self.parameters.repair_rounds,
@@ -244,6 +245,10 @@ impl Rule for Level {
         profile.slope = per_token;
         profile.knots.push(Knot { at_tokens: wanted_tokens, weight: 2 * per_token });
         profile.knots.push(Knot { at_tokens: tokens(view.others_max - own), weight: others * per_token });
+    }
+
+    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        Some(Drawer::Level { drop_tokens: self.drop_tokens })
     }
 
     fn pins(&self) -> &[Pin] {

@@ -6,35 +6,37 @@ use crate::batch::{Batch, Worker};
 use crate::policy::{PairView, Plan, View};
 
 impl Top {
-    fn raise(&mut self, at: usize, value: i64) {
-        if value > self.first {
-            self.second = self.first;
-            (self.first, self.at) = (value, at);
-        } else if value > self.second {
-            self.second = value;
-        }
-    }
+    /// Nothing seen yet.
+    const NONE: Self = Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
 
     /// Follows a change of one value; false when only a new scan can tell.
-    fn follow(&mut self, at: usize, old: i64, new: i64) -> bool {
+    fn follow(&mut self, at: usize, new: i64) -> bool {
         if at == self.at {
             // Still first, or the second takes over and the third is unknown.
             if new < self.second {
                 return false;
             }
             self.first = new;
-        } else if old < self.second {
-            self.raise(at, new);
-        } else if new >= old {
-            if new > self.first {
-                (self.first, self.second, self.at) = (new, self.first, at);
-            } else {
-                self.second = new;
-            }
-        } else {
+        } else if new > self.first {
+            (self.second, self.second_at) = (self.first, self.at);
+            (self.first, self.at) = (new, at);
+        } else if new >= self.second {
+            (self.second, self.second_at) = (new, at);
+        } else if at == self.second_at {
             return false;
         }
         true
+    }
+
+    /// The greatest of all but two, where the two greatest tell.
+    fn without(&self, first: usize, second: usize) -> Option<i64> {
+        if self.at != first && self.at != second {
+            Some(self.first)
+        } else if self.second_at != first && self.second_at != second {
+            Some(self.second)
+        } else {
+            None
+        }
     }
 }
 
@@ -54,6 +56,8 @@ pub(crate) struct Loads {
     anticipated: Vec<i64>,
     sum: i64,
     top: Top,
+    /// Whether anybody asks for the envelope.
+    follows_envelope: bool,
     envelope: i64,
     rows: Vec<i64>,
     envelope_row: Vec<i64>,
@@ -76,7 +80,8 @@ impl Loads {
             lift: Vec::new(),
             anticipated: Vec::new(),
             sum: 0,
-            top: Top::default(),
+            top: Top::NONE,
+            follows_envelope: true,
             envelope: 0,
             rows: Vec::new(),
             envelope_row: Vec::new(),
@@ -100,35 +105,36 @@ impl Loads {
         self.growth_tokens = i64::from(batch.request_growth_tokens());
         self.refill_tokens = plan.refill_tokens;
         self.envelope_floor = plan.envelope_floor;
+        self.follows_envelope = plan.follows_envelope;
         self.bounded = batch.is_bounded();
-        self.cost_per_token.clear();
-        self.cost.clear();
-        self.open_slots.clear();
-        if uniform {
-            self.cost_per_token.resize(workers.len(), 1);
-            self.cost.extend(workers.iter().map(|worker| worker.load_tokens as i64));
-        } else {
-            self.cost_per_token.extend(workers.iter().map(Worker::cost_per_token));
-            let costs = workers.iter().zip(&self.cost_per_token);
-            self.cost.extend(costs.map(|(worker, per_token)| worker.load_tokens as i64 * per_token));
+        // One pass: a step with few admissions is mostly this.
+        let count = workers.len();
+        for column in [&mut self.cost_per_token, &mut self.cost, &mut self.open_slots, &mut self.anticipated]
+        {
+            column.resize(count, 0);
         }
-        self.open_slots.extend(workers.iter().map(|worker| i64::from(worker.open_slots())));
+        let columns = self.cost_per_token.iter_mut().zip(&mut self.cost);
+        let columns = columns.zip(self.open_slots.iter_mut().zip(&mut self.anticipated));
+        let (mut before, mut greatest, mut sum) = (0, 0, 0);
+        for ((worker, lift), ((per_token, cost), (open, anticipated))) in
+            workers.iter().zip(&self.lift).zip(columns)
+        {
+            *per_token = if uniform { 1 } else { worker.cost_per_token() };
+            *cost = worker.load_tokens as i64 * *per_token;
+            *open = i64::from(worker.open_slots());
+            *anticipated = *cost + lift + *open * plan.refill_tokens * *per_token;
+            before += *cost;
+            greatest = i64::max(greatest, *cost);
+            sum += *anticipated;
+        }
+        self.before = (before, greatest);
+        self.sum = sum;
+        self.top = (self.kernels.top)(&self.anticipated);
+        self.envelope = greatest.max(plan.envelope_floor);
         self.room_tokens.clear();
         if self.bounded {
             self.room_tokens.extend(workers.iter().map(Worker::room_tokens));
         }
-        self.anticipated.clear();
-        self.anticipated.extend(
-            self.cost
-                .iter()
-                .zip(&self.lift)
-                .zip(self.open_slots.iter().zip(&self.cost_per_token))
-                .map(|((cost, lift), (open, per_token))| cost + lift + open * plan.refill_tokens * per_token),
-        );
-        self.sum = self.anticipated.iter().sum();
-        self.top = (self.kernels.top)(&self.anticipated);
-        self.before = self.sum_and_max_cost();
-        self.envelope = self.before.1.max(plan.envelope_floor);
         self.rows.clear();
         self.envelope_row.clear();
         self.width = 0;
@@ -198,7 +204,7 @@ impl Loads {
         let view = self.view(worker);
         let cost = tokens * view.cost_per_token;
         let mut envelope = self.envelope;
-        if view.cost == envelope {
+        if self.follows_envelope && view.cost == envelope {
             let (below, above) = (&self.cost[..worker], &self.cost[worker + 1..]);
             let others = (self.kernels.sum_and_max)(below).1.max((self.kernels.sum_and_max)(above).1);
             envelope = self.envelope_floor.max(others).max(view.cost - cost);
@@ -230,6 +236,13 @@ impl Loads {
         self.before
     }
 
+    /// The same once these lengths have been put on these workers: no other load has changed.
+    pub(crate) fn after(&self, picks: impl Iterator<Item = (usize, i64)>) -> (i64, i64) {
+        picks.fold(self.before, |(sum, max), (worker, tokens)| {
+            (sum + tokens * self.cost_per_token[worker], i64::max(max, self.cost[worker]))
+        })
+    }
+
     /// Sum and greatest of the loads in cost units.
     pub(crate) fn sum_and_max_cost(&self) -> (i64, i64) {
         (self.kernels.sum_and_max)(&self.cost)
@@ -249,12 +262,10 @@ impl Loads {
 
     /// What an exchange between two workers is judged by.
     pub(crate) fn pair(&self, first: usize, second: usize) -> PairView {
-        let rest_max = if self.top.at != first && self.top.at != second {
-            Some(self.top.first)
-        } else {
+        let rest_max = self.top.without(first, second).or_else(|| {
             let rest = self.anticipated.iter().enumerate();
             rest.filter(|&(worker, _)| worker != first && worker != second).map(|(_, &value)| value).max()
-        };
+        });
         PairView { workers: self.cost.len() as i64, sum: self.sum, rest_max }
     }
 
@@ -285,10 +296,11 @@ impl Loads {
         let new = old + (tokens + slots * self.refill_tokens) * per_token;
         self.anticipated[worker] = new;
         self.sum += new - old;
-        if !self.top.follow(worker, old, new) {
+        if !self.top.follow(worker, new) {
             self.top = (self.kernels.top)(&self.anticipated);
         }
-        if tokens >= 0 {
+        if !self.follows_envelope {
+        } else if tokens >= 0 {
             self.envelope = self.envelope.max(self.cost[worker]);
         } else if old_cost == self.envelope {
             self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
@@ -333,9 +345,8 @@ mod tests {
             let mut top = (Kernels::best().top)(&values);
             for _ in 0..3000 {
                 let at = next(workers as u64) as usize;
-                let old = values[at];
                 values[at] = next(10) as i64;
-                if !top.follow(at, old, values[at]) {
+                if !top.follow(at, values[at]) {
                     top = (Kernels::best().top)(&values);
                 }
                 for except in 0..workers {
@@ -343,6 +354,13 @@ mod tests {
                     let expected = others.map(|(_, &value)| value).max().unwrap_or(i64::MIN);
                     let found = if except == top.at { top.second } else { top.first };
                     assert_eq!(found, expected, "{values:?} without {except}");
+                    for other in (0..workers).filter(|&other| other != except) {
+                        let rest = (0..workers).filter(|&rest| rest != except && rest != other);
+                        if let Some(found) = top.without(except, other) {
+                            let expected = rest.map(|rest| values[rest]).max().unwrap_or(i64::MIN);
+                            assert_eq!(found, expected, "{values:?} without {except} and {other}");
+                        }
+                    }
                 }
             }
         }

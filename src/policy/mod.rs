@@ -12,12 +12,23 @@ pub mod fairness;
 pub(crate) mod greedy;
 pub mod level;
 pub(crate) mod loads;
+mod named;
 pub(crate) mod reservation;
 pub(crate) mod rollout;
 
+use std::time::Duration;
+
 use thiserror::Error;
 
+pub use self::named::PARAMETER_NAMES;
 use crate::assignment::{Assignment, WaitReason};
+use crate::backend::ascend::AscendParameters;
+use crate::backend::ascend::result::{Counters, DeviceError};
+#[cfg(feature = "ascend")]
+use crate::backend::ascend::{
+    self,
+    offload::{Device, Launch, Offload},
+};
 use crate::backend::cpu::{Isa, Kernels, Tier};
 use crate::backend::{Backend, BackendKind, Chosen};
 use crate::batch::{Batch, Request, Worker};
@@ -90,6 +101,62 @@ pub trait Policy: Send {
     fn describe(&self) -> String {
         "no backend: this policy scores no pairs".to_owned()
     }
+
+    /// Hands what a device can do of a decision over to it, and returns: the decision then overlaps whatever the caller does. At most two
+    /// batches are under way; what is not handed over is decided when it is collected.
+    fn submit(&mut self, _batch: &Batch<'_>) -> Ticket {
+        Ticket::default()
+    }
+
+    /// Whether [`Policy::collect`] would not wait.
+    fn poll(&mut self, _ticket: &Ticket) -> bool {
+        true
+    }
+
+    /// Decides the batch that was submitted into `out`, as [`Policy::decide`] does, with what the device has made of it. Waits for it at most
+    /// `timeout`; the CPU decides where it is late, has failed or answers wrongly, and the answer is the same.
+    fn collect(
+        &mut self,
+        _ticket: Ticket,
+        batch: &Batch<'_>,
+        _timeout: Duration,
+        out: &mut Assignment,
+    ) -> Decided {
+        self.decide(batch, out);
+        Decided::Cpu
+    }
+
+    /// Gives a submission up.
+    fn discard(&mut self, _ticket: Ticket) {}
+
+    /// What the device has done, if there is one.
+    fn device_counters(&self) -> Option<Counters> {
+        None
+    }
+}
+
+/// A batch that was submitted: to be collected or discarded by the policy that returned it.
+#[derive(Debug, Default)]
+#[must_use = "a submission is collected or discarded"]
+pub struct Ticket {
+    /// Zero where nothing was handed over.
+    #[cfg_attr(not(feature = "ascend"), expect(dead_code, reason = "no device in this build"))]
+    pub(crate) serial: u64,
+    /// Why nothing was.
+    #[cfg_attr(not(feature = "ascend"), expect(dead_code, reason = "no device in this build"))]
+    pub(crate) refused: Option<DeviceError>,
+}
+
+/// Who made the picks of a collected decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decided {
+    /// The CPU, as it should.
+    Cpu,
+    /// The device.
+    Device,
+    /// The CPU, because the device could not.
+    InsteadOfDevice(DeviceError),
 }
 
 /// In which order workers choose.
@@ -192,6 +259,8 @@ pub struct Plan {
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
+    /// Whether profiles are drawn from the envelope: [`View::envelope`] follows the admissions only then.
+    pub follows_envelope: bool,
     /// Place the longest first onto the least loaded: everybody who waits will fit.
     pub longest_first: bool,
     /// The joint improvement of the picks.
@@ -247,6 +316,36 @@ pub struct Pin {
     pub worker: usize,
 }
 
+/// How a rule's profiles follow from the loads, as data: a device that knows it goes on after an admission without the host. Weights and
+/// slopes count per cost unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Drawer<'a> {
+    /// `slope * s - weight * max(0, s - (envelope - load))`.
+    Margin {
+        /// Score units per cost unit of length.
+        slope: i64,
+        /// Score units lost per cost unit past the margin.
+        weight: i64,
+    },
+    /// The same summed over projected steps: `alpha * d_h` and `beta * d_h` with the margin of step `h`, each rounded to the nearest.
+    Lookahead {
+        /// Discount of each step.
+        discounts: &'a [i64],
+        /// Worth of a token that fits.
+        alpha: f64,
+        /// Price of a token past the margin.
+        beta: f64,
+        /// Whether a request's survival class scales the discounts.
+        by_class: bool,
+    },
+    /// Level refill: `-|s - t| - (G - 1) * max(0, s - (greatest load of the others - own))`.
+    Level {
+        /// Tokens by which a completion must lower its worker.
+        drop_tokens: i64,
+    },
+}
+
 /// A greedy rule: what a profile is made of.
 pub trait Rule {
     /// Looks at the batch once and fixes the plan. `lift` has one entry per worker, zero: cost units to add to its anticipated load.
@@ -259,6 +358,11 @@ pub trait Rule {
     /// weight for each of `steps` projected ones. False when the rule cannot tell: every worker is then looked at again.
     fn envelope_weights(&self, _workers: i64, _steps: usize, _weights: &mut Vec<i64>) -> bool {
         false
+    }
+
+    /// What [`Rule::draw`] draws for a batch after [`Rule::begin`], as data; none where only the rule can say.
+    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        None
     }
 
     /// Requests that enter a worker that was kept for them, after [`Rule::begin`].
@@ -300,8 +404,10 @@ pub struct Parameters {
     pub level: level::LevelParameters,
     /// The instruction set of the kernels; none for what `BALANCEROUTE_ISA` says, or else the best that the CPU has.
     pub isa: Option<Isa>,
-    /// Who evaluates: `auto`, `cpu` or `reference`.
+    /// Who evaluates: `auto`, `cpu`, `ascend` or `reference`.
     pub backend: BackendKind,
+    /// Where the Ascend runtime and its kernel are, and how long to wait; for the backends `ascend` and `auto`.
+    pub ascend: AscendParameters,
     /// The only lanes that dense columns of the `cpu` backend may use, for tests; none for the fastest exact ones.
     pub lanes: Option<Tier>,
 }
@@ -348,9 +454,56 @@ pub const NAMES: &[&str] = &[
 /// # Errors
 /// An unknown name, a parameter out of its range, or an instruction set that this CPU lacks.
 pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, PolicyError> {
+    #[cfg(feature = "ascend")]
+    return assemble(name, parameters, None);
+    #[cfg(not(feature = "ascend"))]
+    assemble(name, parameters)
+}
+
+/// Builds a policy by name whose scored part runs on a device; [`Parameters::backend`] has no say then.
+///
+/// # Errors
+/// As [`build`].
+#[cfg(feature = "ascend")]
+pub fn build_on(
+    name: &str,
+    parameters: &Parameters,
+    launcher: Box<dyn Launch>,
+) -> Result<Box<dyn Policy>, PolicyError> {
+    let parameters = Parameters { backend: BackendKind::Auto, ..parameters.clone() };
+    assemble(name, &parameters, Some(launcher))
+}
+
+fn assemble(
+    name: &str,
+    parameters: &Parameters,
+    #[cfg(feature = "ascend")] launcher: Option<Box<dyn Launch>>,
+) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
     let (kernels, why) = kernels(parameters.isa)?;
-    let backend = || Chosen::new(parameters.backend, kernels, why, parameters.lanes);
+    #[cfg(not(feature = "ascend"))]
+    if parameters.backend == BackendKind::Ascend {
+        return Err(PolicyError::Backend { found: "ascend" });
+    }
+    // Opened for who asks, and once.
+    #[cfg(feature = "ascend")]
+    let mut launcher = launcher;
+    #[cfg(feature = "ascend")]
+    let mut device = || match launcher.take() {
+        Some(launcher) => (Some(Device::new(launcher)), None),
+        None => ascend::for_policy(parameters, kernels),
+    };
+    #[allow(unused_mut, reason = "opens a device where there may be one")]
+    let mut backend = || {
+        #[cfg(feature = "ascend")]
+        let no_device = match device() {
+            (Some(device), _) => return Chosen::Offload(Box::new(Offload::with(device, kernels))),
+            (None, reason) => reason,
+        };
+        #[cfg(not(feature = "ascend"))]
+        let no_device = None;
+        Chosen::new(parameters.backend, (kernels, why), no_device, parameters.lanes)
+    };
     let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
     let forecast = if name.ends_with("-oracle") {
@@ -364,7 +517,13 @@ pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, Pol
     };
     let policy: Box<dyn Policy> = match name {
         "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
-            Box::new(balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels))
+            let policy = balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels);
+            #[cfg(feature = "ascend")]
+            let policy = {
+                let (device, no_device) = device();
+                policy.on(device, no_device)
+            };
+            Box::new(policy)
         }
         "exact" | "exact-survival" | "exact-oracle" => {
             let horizon = forecast.map(|_| parameters.exact.horizon_steps);
@@ -465,6 +624,28 @@ pub enum PolicyError {
         high: f64,
         /// Value found.
         found: f64,
+    },
+    /// No such parameter.
+    #[error("unknown policy parameter {found:?}; expected one of {expected}")]
+    ParameterName {
+        /// The name asked for.
+        found: String,
+        /// All names.
+        expected: String,
+    },
+    /// A fraction where a whole number belongs.
+    #[error("policy parameter {name}: must be a whole number, found {found}")]
+    Whole {
+        /// Field name.
+        name: &'static str,
+        /// Value found.
+        found: f64,
+    },
+    /// A backend that this build has not.
+    #[error("backend {found:?}: this build lacks the feature of that name")]
+    Backend {
+        /// The backend asked for.
+        found: &'static str,
     },
     /// An instruction set that has no name here, or that this CPU lacks.
     #[error("instruction set {found:?}: expected scalar, avx2, avx512 or neon, and one that this CPU has")]

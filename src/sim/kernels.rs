@@ -11,6 +11,8 @@ use serde::Serialize;
 use super::SimError;
 use crate::assignment::Assignment;
 use crate::backend::BackendKind;
+use crate::backend::ascend::AscendParameters;
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::{ColumnProbe, Isa, Tier};
 use crate::batch::{Batch, Pairs, Request, Traffic, Worker};
 use crate::policy::{self, Parameters, Policy};
@@ -20,6 +22,8 @@ use crate::pool::Pool;
 const POLICIES: [&str; 3] = ["exact", "exact-oracle", "level"];
 /// Waiting requests of a measured column.
 const WAITING: usize = 1024;
+/// How long the self-test waits for a device.
+const SELF_TEST_MS: u32 = 10_000;
 /// Steps looked ahead by a measured column.
 const HORIZON: usize = 16;
 
@@ -127,7 +131,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             };
             if available {
                 let backend = if lanes.is_some() { BackendKind::Cpu } else { BackendKind::Auto };
-                let parameters = Parameters { isa: Some(isa), backend, lanes, ..Parameters::default() };
+                let parameters = Parameters { isa: Some(isa), backend, lanes, ..on_cpu() };
                 contenders.push((paths.len(), build_all(&parameters)?));
             }
             paths.push(path);
@@ -136,8 +140,58 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             }
         }
     }
+    // A test waits for the answer; a decision would not.
+    let ascend = AscendParameters { answer_timeout_ms: SELF_TEST_MS, ..AscendParameters::default() };
+    let parameters = Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() };
+    let (available, reason) = device(&parameters);
+    let mut path = PathReport {
+        name: BackendKind::Ascend.name().to_owned(),
+        available,
+        reason,
+        batches: 0,
+        mismatches: 0,
+        ns_per_cell: None,
+        ns_per_cell_horizon: None,
+        peak_fraction: None,
+        peak_fraction_horizon: None,
+    };
+    if available {
+        contenders.push((paths.len(), build_all(&parameters)?));
+        // Whole decisions, launch and copies included: 64 picks.
+        let (waiting, workers) = (WAITING, 64);
+        let per_cell = |horizon| -> Result<Option<f64>, SimError> {
+            let made = Made::new(waiting, workers, workers, horizon, true);
+            let cells = (waiting * workers * (horizon + 1)) as f64;
+            Ok(Some(made.time(&parameters, 5)? / cells))
+        };
+        (path.ns_per_cell, path.ns_per_cell_horizon) = (per_cell(0)?, per_cell(HORIZON)?);
+    }
+    paths.push(path);
     test(batches, &mut paths, &mut contenders)?;
     Ok(KernelReport { cpu: cpu(), paths, auto: auto()? })
+}
+
+/// Whatever this build and this machine have beside the CPU is a path of its own.
+fn on_cpu() -> Parameters {
+    Parameters {
+        ascend: AscendParameters { device: None, ..AscendParameters::default() },
+        ..Parameters::default()
+    }
+}
+
+/// Whether there is a device, and which, or why not: opened and closed again.
+#[cfg(feature = "ascend")]
+pub fn device(parameters: &Parameters) -> (bool, String) {
+    match crate::backend::ascend::probe(&parameters.ascend) {
+        Ok(name) => (true, name),
+        Err(error) => (false, error.to_string()),
+    }
+}
+
+/// Whether there is a device, and which, or why not: opened and closed again.
+#[cfg(not(feature = "ascend"))]
+pub fn device(_: &Parameters) -> (bool, String) {
+    (false, "this build lacks the feature `ascend`".to_owned())
 }
 
 fn build_all(parameters: &Parameters) -> Result<Vec<Box<dyn Policy>>, SimError> {
@@ -151,12 +205,12 @@ fn cpu() -> String {
 }
 
 /// The least time of one call, in nanoseconds: others may use the machine as well.
-fn least_ns(mut call: impl FnMut()) -> f64 {
+fn least_ns(rounds: u32, mut call: impl FnMut()) -> f64 {
     let start = Instant::now();
     call();
     let calls = (20_000 / start.elapsed().as_nanos().max(1)).clamp(1, 1000) as u32;
     let mut least = f64::INFINITY;
-    for _ in 0..300 {
+    for _ in 0..rounds {
         let start = Instant::now();
         for _ in 0..calls {
             call();
@@ -170,10 +224,10 @@ fn measure(path: &mut PathReport, isa: Isa, tier: Tier) {
     let per_cell = |steps: usize| {
         let mut probe = ColumnProbe::new(isa, tier, WAITING, steps)?;
         let passes = 8;
-        let pass = least_ns(|| {
+        let pass = least_ns(300, || {
             std::hint::black_box(probe.pass());
         });
-        let peak = least_ns(|| {
+        let peak = least_ns(300, || {
             std::hint::black_box(probe.spin(std::hint::black_box(passes)));
         }) / passes as f64;
         Some((pass / (probe.cells() * steps) as f64, peak / pass))
@@ -276,7 +330,7 @@ impl Parts {
 type Contender = (usize, Vec<Box<dyn Policy>>);
 
 fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) -> Result<(), SimError> {
-    let reference = Parameters { backend: BackendKind::Reference, ..Parameters::default() };
+    let reference = Parameters { backend: BackendKind::Reference, ..on_cpu() };
     let mut oracle = build_all(&reference)?;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let (mut expected, mut out) = (Assignment::new(), Assignment::new());
@@ -290,6 +344,24 @@ fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) ->
             paths[*path].batches += 1;
             paths[*path].mismatches += u64::from(out != expected);
         }
+    }
+    // The host refuses a device's wrong answer and decides itself: that is a difference as well.
+    for (path, policies) in contenders.iter() {
+        let counters: Vec<_> = policies.iter().filter_map(|policy| policy.device_counters()).collect();
+        if counters.is_empty() {
+            continue;
+        }
+        let sum = |figure: fn(&Counters) -> u64| counters.iter().map(figure).sum::<u64>();
+        let path = &mut paths[*path];
+        path.mismatches += sum(|counters| counters.refused);
+        let _ = write!(
+            path.reason,
+            "; self-test: {} batches decided, {} kept by the host, {} fallen back, {} failures",
+            sum(|counters| counters.decided),
+            sum(|counters| counters.kept),
+            sum(|counters| counters.fallen_back),
+            sum(|counters| counters.failures),
+        );
     }
     Ok(())
 }
@@ -387,6 +459,10 @@ impl Made {
     }
 
     fn least_ns(&self, backend: BackendKind) -> Result<f64, SimError> {
+        self.time(&Parameters { backend, ..on_cpu() }, 300)
+    }
+
+    fn time(&self, parameters: &Parameters, rounds: u32) -> Result<f64, SimError> {
         let pairs = Pairs { bonus_tokens: &self.bonus, eligible: &self.eligible, ..Pairs::default() };
         let mut draft = Batch::draft(&self.workers, &self.pool).pairs(pairs);
         if self.horizon > 0 {
@@ -394,9 +470,9 @@ impl Made {
         }
         let batch = draft.check().expect("a valid batch");
         let name = if self.horizon > 0 { "exact-oracle" } else { "exact" };
-        let mut policy = policy::build(name, &Parameters { backend, ..Parameters::default() })?;
+        let mut policy = policy::build(name, parameters)?;
         let mut out = Assignment::new();
-        Ok(least_ns(|| policy.decide(&batch, &mut out)))
+        Ok(least_ns(rounds, || policy.decide(&batch, &mut out)))
     }
 }
 
@@ -423,6 +499,9 @@ impl KernelReport {
             if !path.available {
                 let _ = writeln!(text, "{:<20} {}", path.name, path.reason);
                 continue;
+            }
+            if path.name == BackendKind::Ascend.name() {
+                let _ = writeln!(text, "{:<20} {}", path.name, path.reason);
             }
             let _ = writeln!(
                 text,

@@ -1,8 +1,13 @@
 //! The search for the best request of one profile in the pool's length order.
 //!
-//! The profile is concave, so over the lengths of one block it is greatest where its peak is clamped to them; with the age of the
-//! block's oldest entry added that bounds the block, sixteen blocks at a time. Only blocks whose bound reaches the best score are
-//! looked into. It is exact: it returns what a scan of everything returns.
+//! Blocks are bounded, sixteen at a time, and only those whose bound reaches the best score are looked into: it is exact, it returns
+//! what a scan of everything returns. There are two bounds:
+//!
+//! * The profile is concave, so over the lengths of one block it is greatest where its peak is clamped to them; the age of the block's
+//!   oldest entry is added. Costs nothing to know, and is loose where ages are worth more than a block is wide.
+//! * A profile that bends once or twice lies below two lines that every profile of the decision shares up to their height. The
+//!   greatest `slope * tokens + age` of a block bounds it to the token on either side of the bend, and is kept up to date as entries
+//!   are taken: pays from a search for every four blocks on.
 
 use super::lanes::Lanes;
 use crate::pool::{BLOCK, Ordered};
@@ -32,6 +37,10 @@ pub(crate) struct Query<'a> {
     pub longest: i32,
     /// Least score wanted.
     pub wanted: i32,
+    /// Heights at length zero of two lines above the profile whose slopes are [`Marks::slopes`].
+    pub lines: [i32; 2],
+    /// Whether it has such lines.
+    pub lined: bool,
 }
 
 /// Which entries are taken, and the ages known so far in a decision, in score units.
@@ -46,6 +55,10 @@ pub(crate) struct Marks {
     block_ages: Vec<[i32; BLOCK]>,
     ages: Vec<[i32; BLOCK]>,
     oldest_age: i32,
+    /// Slopes of the lines that blocks are bounded by, where they are.
+    pub slopes: Option<[i32; 2]>,
+    /// Per line and block at least the greatest `slope * tokens + age` of its free entries.
+    lines: [Vec<[i32; BLOCK]>; 2],
     now_step: u32,
     age: Age,
     unit: i32,
@@ -54,6 +67,7 @@ pub(crate) struct Marks {
 impl Marks {
     /// Everything free, nothing known.
     pub(crate) fn reset(&mut self, count: usize) {
+        self.slopes = None;
         let blocks = count.div_ceil(BLOCK);
         let groups = blocks.div_ceil(BLOCK);
         self.taken.clear();
@@ -86,6 +100,21 @@ impl Marks {
         self.full[block / BLOCK] &= !(1 << (block % BLOCK));
     }
 
+    /// Raises the bounds of a block to an entry of it that is free again, of this length; its age is known, or the bounds still hold it.
+    pub(crate) fn raise_lines(&mut self, position: usize, tokens: u32) {
+        let (block, lane) = (position / BLOCK, position % BLOCK);
+        let (group, bit) = (block / BLOCK, 1 << (block % BLOCK));
+        if let Some(slopes) = self.slopes
+            && self.aged[group] & bit != 0
+        {
+            let age = self.ages[block][lane];
+            for (line, slope) in self.lines.iter_mut().zip(slopes) {
+                let bound = &mut line[group][block % BLOCK];
+                *bound = (*bound).max(slope * tokens as i32 + age);
+            }
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn block_age(&self, block: usize) -> i32 {
         self.block_ages[block / BLOCK][block % BLOCK]
@@ -96,9 +125,15 @@ impl Marks {
     }
 }
 
-/// Bounds the age of every block; the ages of entries are worked out when a search first looks at them.
+/// Bounds the age of every block, and the lines if there are any; the ages of entries are worked out when a search first looks at them.
 #[inline(always)]
-pub(super) fn begin<L: Lanes>(lanes: L, ordered: &Ordered<'_>, age: Age, unit: i32, marks: &mut Marks) {
+pub(super) fn begin<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    (age, unit): (Age, i32),
+    slopes: Option<[i32; 2]>,
+    marks: &mut Marks,
+) {
     let (groups, blocks) = (ordered.oldest.len(), ordered.token_blocks.len());
     (marks.now_step, marks.age, marks.unit) = (ordered.now_step, age, unit);
     marks.aged.clear();
@@ -116,6 +151,39 @@ pub(super) fn begin<L: Lanes>(lanes: L, ordered: &Ordered<'_>, age: Age, unit: i
         oldest = oldest.max(lanes.greatest(bounds, u16::MAX >> (BLOCK - inside)));
     }
     marks.oldest_age = oldest;
+    marks.slopes = slopes;
+    for (line, slope) in marks.lines.iter_mut().zip(slopes.into_iter().flatten()) {
+        line.resize(groups, [0; BLOCK]);
+        let ends = if slope > 0 { ordered.high } else { ordered.low };
+        for ((line, end), ages) in line.iter_mut().zip(ends).zip(&marks.block_ages) {
+            let bounds = lanes.mul(lanes.load_unsigned(end), lanes.splat(slope));
+            lanes.store(lanes.add(bounds, lanes.load(ages)), line);
+        }
+    }
+}
+
+/// Lower than any score, and far from the end of the lanes.
+const NOTHING: i32 = i32::MIN / 2;
+
+/// Marks an entry as taken, and tightens the lines of its block.
+#[inline(always)]
+pub(super) fn take<L: Lanes>(lanes: L, ordered: &Ordered<'_>, position: usize, marks: &mut Marks) {
+    marks.take(position);
+    let block = position / BLOCK;
+    if marks.slopes.is_some() && marks.aged[block / BLOCK] >> (block % BLOCK) & 1 == 1 {
+        tighten(lanes, ordered, block, marks);
+    }
+}
+
+/// Brings the lines of a block whose ages are known down to its free entries.
+#[inline(always)]
+fn tighten<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) {
+    let (tokens, ages) = (lanes.load_unsigned(&ordered.token_blocks[block]), lanes.load(&marks.ages[block]));
+    let free = !marks.taken[block];
+    for (line, slope) in marks.lines.iter_mut().zip(marks.slopes.into_iter().flatten()) {
+        let values = lanes.add(lanes.mul(tokens, lanes.splat(slope)), ages);
+        line[block / BLOCK][block % BLOCK] = if free == 0 { NOTHING } else { lanes.greatest(values, free) };
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -165,17 +233,34 @@ pub(super) fn search<L: Lanes>(
     marks: &mut Marks,
 ) -> Option<Found> {
     let groups = ordered.low.len();
-    if groups == 0 {
-        return None;
+    let mut best = Best { score: query.wanted, position: NOWHERE, arrived: u64::MAX };
+    match groups {
+        0 => return None,
+        1 => look::<_, 1>(lanes, ordered, query, marks, 0, &mut best),
+        2 => look::<_, 2>(lanes, ordered, query, marks, 0, &mut best),
+        3 => look::<_, 3>(lanes, ordered, query, marks, 0, &mut best),
+        4 => look::<_, 4>(lanes, ordered, query, marks, 0, &mut best),
+        _ => search_outward(lanes, ordered, query, marks, &mut best),
     }
+    (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
+}
+
+/// Goes outward from the peak, on either side until the profile and the oldest age together cannot reach the best score.
+#[inline(always)]
+fn search_outward<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    query: &Query<'_>,
+    marks: &mut Marks,
+    best: &mut Best,
+) {
+    let groups = ordered.low.len();
     let peak = query.peak as u32;
     let mut group = ordered.low.partition_point(|low| low[0] < peak).saturating_sub(1);
-    let mut best = Best { score: query.wanted, position: NOWHERE, arrived: u64::MAX };
     let oldest_age = marks.oldest_age;
-    // Outward from the peak, on either side until the profile and the oldest age together cannot reach the best score.
     let (mut left, mut right) = (group, group + 1);
     loop {
-        look(lanes, ordered, query, marks, group, &mut best);
+        look::<_, 1>(lanes, ordered, query, marks, group, best);
         if left > 0 {
             if value(query, ordered.high[left - 1][BLOCK - 1]) + oldest_age >= best.score {
                 left -= 1;
@@ -192,39 +277,67 @@ pub(super) fn search<L: Lanes>(
                 continue;
             }
         }
-        break;
+        return;
     }
-    (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
 }
 
-/// Looks into the blocks of a group that may hold better than `best`.
+/// At least the greatest score of a free entry that fits, for each block of a group.
 #[inline(always)]
-fn look<L: Lanes>(
+fn bounds<L: Lanes>(lanes: L, ordered: &Ordered<'_>, query: &Query<'_>, marks: &Marks, group: usize) -> L::V {
+    if query.lined {
+        let [first, second] = query.lines;
+        let first = lanes.add(lanes.load(&marks.lines[0][group]), lanes.splat(first));
+        let second = lanes.add(lanes.load(&marks.lines[1][group]), lanes.splat(second));
+        lanes.min(first, second)
+    } else {
+        let low = lanes.load_unsigned(&ordered.low[group]);
+        let high = lanes.min(lanes.load_unsigned(&ordered.high[group]), lanes.splat(query.longest));
+        let nearest = lanes.min(lanes.max(lanes.splat(query.peak), low), high);
+        lanes.add(values(lanes, query, nearest), lanes.load(&marks.block_ages[group]))
+    }
+}
+
+/// Looks into the blocks of `GROUPS` groups that may hold better than `best`, the most promising first.
+#[inline(always)]
+fn look<L: Lanes, const GROUPS: usize>(
     lanes: L,
     ordered: &Ordered<'_>,
     query: &Query<'_>,
     marks: &mut Marks,
-    group: usize,
+    from_group: usize,
     best: &mut Best,
 ) {
     let longest = lanes.splat(query.longest);
-    let low = lanes.load_unsigned(&ordered.low[group]);
-    let high = lanes.min(lanes.load_unsigned(&ordered.high[group]), longest);
-    let nearest = lanes.min(lanes.max(lanes.splat(query.peak), low), high);
-    let bounds = lanes.add(values(lanes, query, nearest), lanes.load(&marks.block_ages[group]));
-    let open = !marks.full[group] & !lanes.greater(low, longest);
-    let mut blocks = open & !lanes.greater(lanes.splat(best.score), bounds);
+    let bound: [L::V; GROUPS] =
+        std::array::from_fn(|at| bounds(lanes, ordered, query, marks, from_group + at));
+    // A bit for each block.
+    let mut blocks = 0u64;
+    for (at, &bound) in bound.iter().enumerate() {
+        let group = from_group + at;
+        let open = !marks.full[group] & !lanes.greater(lanes.load_unsigned(&ordered.low[group]), longest);
+        let reach = open & !lanes.greater(lanes.splat(best.score), bound);
+        blocks |= u64::from(reach) << (at * BLOCK);
+    }
+    let mut next = blocks;
+    if blocks & blocks.wrapping_sub(1) != 0 {
+        // The most promising block leaves the fewest others. Should a full one promise more, any will do.
+        let greatest = bound[1..].iter().fold(bound[0], |greatest, &bound| lanes.max(greatest, bound));
+        let greatest = lanes.splat(lanes.greatest(greatest, u16::MAX));
+        for (at, &bound) in bound.iter().enumerate() {
+            next &= !(u64::from(!lanes.equal(bound, greatest)) << (at * BLOCK));
+        }
+        next = if next == 0 { blocks } else { next };
+    }
     while blocks != 0 {
-        let mut next = blocks;
-        if best.position == NOWHERE && blocks & (blocks - 1) != 0 {
-            // The most promising block first: it leaves the fewest others.
-            next &= lanes.equal(bounds, lanes.splat(lanes.greatest(bounds, blocks)));
+        let at = next.trailing_zeros() as usize;
+        blocks &= !(1 << at);
+        if look_into(lanes, ordered, query, marks, from_group * BLOCK + at, best) {
+            for (at, &bound) in bound.iter().enumerate() {
+                let below = lanes.greater(lanes.splat(best.score), bound);
+                blocks &= !(u64::from(below) << (at * BLOCK));
+            }
         }
-        let lane = next.trailing_zeros() as usize;
-        blocks &= !(1 << lane);
-        if look_into(lanes, ordered, query, marks, group * BLOCK + lane, best) {
-            blocks &= !lanes.greater(lanes.splat(best.score), bounds);
-        }
+        next = blocks;
     }
 }
 
@@ -246,6 +359,9 @@ fn look_into<L: Lanes>(
         let ages = lanes.mul(ages, lanes.splat(marks.unit));
         lanes.store(ages, &mut marks.ages[block]);
         marks.aged[group] |= bit;
+        if marks.slopes.is_some() {
+            tighten(lanes, ordered, block, marks);
+        }
         ages
     };
     let tokens = lanes.load_unsigned(&ordered.token_blocks[block]);

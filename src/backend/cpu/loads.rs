@@ -1,32 +1,57 @@
 //! Sums and greatest values of loads: plain loops in a shape that every instruction set's compiler turns into vectors.
 
+use crate::batch::MAX_WORKERS;
+
 const WIDTH: usize = 16;
 
-/// The greatest values of a slice and where the first of them stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The two greatest values of a slice and where they stand, the first of equals first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Top {
     pub first: i64,
     pub at: usize,
     pub second: i64,
+    pub second_at: usize,
 }
 
+/// Bits of a key that hold the place.
+const PLACE: u32 = MAX_WORKERS.trailing_zeros();
+const PLACES: i64 = MAX_WORKERS as i64 - 1;
+
+/// Keeps the two greatest keys.
+#[inline(always)]
+fn keep(first: &mut i64, second: &mut i64, other: (i64, i64)) {
+    *second = i64::max((*first).min(other.0), i64::max(*second, other.1));
+    *first = i64::max(*first, other.0);
+}
+
+/// Values are below 2^53 on either side of zero, so that value and place fit one key.
 #[inline(always)]
 pub(super) fn top(values: &[i64]) -> Top {
     let (mut first, mut second) = ([i64::MIN; WIDTH], [i64::MIN; WIDTH]);
     let (chunks, rest) = values.as_chunks::<WIDTH>();
+    let mut places: [i64; WIDTH] = std::array::from_fn(|lane| PLACES - lane as i64);
     for chunk in chunks {
         for lane in 0..WIDTH {
-            second[lane] = second[lane].max(first[lane].min(chunk[lane]));
-            first[lane] = first[lane].max(chunk[lane]);
+            let key = chunk[lane] << PLACE | places[lane];
+            keep(&mut first[lane], &mut second[lane], (key, i64::MIN));
+            places[lane] -= WIDTH as i64;
         }
     }
-    let mut top = Top { first: i64::MIN, at: 0, second: i64::MIN };
-    for &value in first.iter().chain(&second).chain(rest) {
-        top.second = top.second.max(top.first.min(value));
-        top.first = top.first.max(value);
+    for (lane, value) in rest.iter().enumerate() {
+        keep(&mut first[lane], &mut second[lane], (value << PLACE | places[lane], i64::MIN));
     }
-    top.at = values.iter().position(|&value| value == top.first).unwrap_or_default();
-    top
+    let mut half = WIDTH / 2;
+    while half > 0 {
+        for lane in 0..half {
+            let other = (first[lane + half], second[lane + half]);
+            keep(&mut first[lane], &mut second[lane], other);
+        }
+        half /= 2;
+    }
+    let place = |key: i64| (PLACES - (key & PLACES)) as usize;
+    let value = |key: i64| if key == i64::MIN { i64::MIN } else { key >> PLACE };
+    let (first, second) = (first[0], second[0]);
+    Top { first: value(first), at: place(first), second: value(second), second_at: place(second) }
 }
 
 #[inline(always)]

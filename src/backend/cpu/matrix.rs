@@ -241,6 +241,13 @@ impl Matrix {
         self.runs[run]
     }
 
+    /// Whether a request is one of a run.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn holds(&self, run: usize, slot: PoolSlot) -> bool {
+        let run = self.runs[run];
+        (run.from..run.to).contains(&(self.entry_of[slot.index()] as usize / BLOCK))
+    }
+
     pub(crate) fn slot(&self, index: u32) -> PoolSlot {
         PoolSlot(self.slots[index as usize])
     }

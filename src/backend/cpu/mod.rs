@@ -86,8 +86,10 @@ impl fmt::Display for Isa {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     pub isa: Isa,
-    /// Bounds the age of each block.
-    pub begin: fn(&Ordered<'_>, Age, i32, &mut Marks),
+    /// Bounds the age of each block, and lines of these slopes.
+    pub begin: fn(&Ordered<'_>, (Age, i32), Option<[i32; 2]>, &mut Marks),
+    /// Takes an entry.
+    pub take: fn(&Ordered<'_>, usize, &mut Marks),
     /// The best free entry for a profile.
     pub search: fn(&Ordered<'_>, &Query<'_>, &mut Marks) -> Option<Found>,
     /// The next pair of picks, from a place on, whose exchange may help.

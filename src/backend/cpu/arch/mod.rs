@@ -1,5 +1,10 @@
 //! One file per instruction set: its vector operations and its table. They look alike, and the only `unsafe` of the CPU
 //! backend is here.
+//!
+//! Why `std::arch` and not `fearless_simd`: the inner loop over either is as fast (`cd benches/peers && cargo run --release
+//! --no-default-features --bin simd`; 15 of 16 cases within 3 %), but for `f32` lanes without a horizon on AVX-512, where it takes 1.15 times as
+//! long there. Nor does it have dot products that add up (VNNI) or half-precision conversions. Its gain, no `unsafe`, is worth
+//! less than a dependency here: the `unsafe` is one line an operation, and all of it is in this folder.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
@@ -14,13 +19,26 @@ macro_rules! instantiate {
     ($table:ident, $isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $floats:expr) => {
         static $table: Kernels = Kernels {
             isa: $isa,
-            begin: |ordered, age, unit, marks| {
+            begin: |ordered, age, slopes, marks| {
                 #[target_feature(enable = $features)]
-                fn begin(ordered: &Ordered<'_>, age: Age, unit: i32, marks: &mut Marks) {
-                    column::begin($token, ordered, age, unit, marks);
+                fn begin(
+                    ordered: &Ordered<'_>,
+                    age: (Age, i32),
+                    slopes: Option<[i32; 2]>,
+                    marks: &mut Marks,
+                ) {
+                    column::begin($token, ordered, age, slopes, marks);
                 }
                 // SAFETY: `kernels` hands out the table only where the CPU has the features.
-                unsafe { begin(ordered, age, unit, marks) }
+                unsafe { begin(ordered, age, slopes, marks) }
+            },
+            take: |ordered, position, marks| {
+                #[target_feature(enable = $features)]
+                fn take(ordered: &Ordered<'_>, position: usize, marks: &mut Marks) {
+                    column::take($token, ordered, position, marks);
+                }
+                // SAFETY: as above.
+                unsafe { take(ordered, position, marks) }
             },
             search: |ordered, query, marks| {
                 #[target_feature(enable = $features)]

@@ -10,7 +10,8 @@ pub(super) struct Scalar;
 
 static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
-    begin: |ordered, age, unit, marks| column::begin(Scalar, ordered, age, unit, marks),
+    begin: |ordered, age, slopes, marks| column::begin(Scalar, ordered, age, slopes, marks),
+    take: |ordered, position, marks| column::take(Scalar, ordered, position, marks),
     search: |ordered, query, marks| column::search(Scalar, ordered, query, marks),
     next_exchange: |pairs, from| exchange::next(Scalar, pairs, from),
     top: |values| loads::top(values),

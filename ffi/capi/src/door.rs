@@ -1,0 +1,415 @@
+//! What every entry does first and last: reads structs of any version, catches panics, keeps the text of an error.
+
+use std::ffi::{CStr, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use balanceroute::backend::BackendKind;
+use balanceroute::backend::cpu::Isa;
+use balanceroute::policy::{self, Parameters, Policy};
+use balanceroute::{BatchError, PolicyError};
+
+/// What a call answers. The text of the error is kept in the handle.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum br_status {
+    /// Done.
+    BR_OK = 0,
+    /// A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a number that is no enum value.
+    BR_ARGUMENT = 1,
+    /// An unknown policy, parameter, backend or instruction set, or a parameter out of its range.
+    BR_POLICY = 2,
+    /// Workers, requests or terms that contradict each other or pass a limit.
+    BR_BATCH = 3,
+    /// A buffer of the caller is too small; its count says what it must hold. Nothing has happened.
+    BR_SPACE = 4,
+    /// Another thread is inside this handle. Nothing has happened.
+    BR_BUSY = 5,
+    /// The library has failed inside; the handle answers nothing else any more and should be freed.
+    BR_INTERNAL = 6,
+    /// The request neither waits nor runs; for calls about running requests: it does not run.
+    BR_UNKNOWN_REQUEST = 7,
+    /// No such worker: never there, or removed.
+    BR_UNKNOWN_WORKER = 8,
+    /// A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
+    BR_STATE = 9,
+}
+
+/// A status and its text.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Failure {
+    pub status: br_status,
+    pub text: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: br_status, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    pub(crate) fn argument(text: impl Into<String>) -> Self {
+        Self::new(br_status::BR_ARGUMENT, text)
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        Self::new(br_status::BR_POLICY, error.to_string())
+    }
+}
+
+impl From<BatchError> for Failure {
+    fn from(error: BatchError) -> Self {
+        Self::new(br_status::BR_BATCH, error.to_string())
+    }
+}
+
+/// A handle: its state, and what a caller may read while the state is in use by another call.
+pub(crate) struct Handle<T> {
+    busy: AtomicBool,
+    /// A panic has left the state half changed.
+    broken: bool,
+    error: String,
+    state: T,
+}
+
+impl<T> Handle<T> {
+    pub(crate) fn new(state: T) -> Self {
+        Self { busy: AtomicBool::new(false), broken: false, error: String::new(), state }
+    }
+
+    /// Runs `f` on the state of a handle and keeps what it says.
+    ///
+    /// # Safety
+    /// `handle` is NULL or points to a live handle.
+    pub(crate) unsafe fn enter(
+        handle: *mut Self,
+        f: impl FnOnce(&mut T) -> Result<(), Failure>,
+    ) -> br_status {
+        if handle.is_null() {
+            return br_status::BR_ARGUMENT;
+        }
+        // SAFETY: the handle is alive, and the flag is shared by all threads.
+        let busy = unsafe { &(*handle).busy };
+        if busy.swap(true, Ordering::Acquire) {
+            return br_status::BR_BUSY;
+        }
+        // SAFETY: the flag was down, so nobody else has the rest of the handle; it goes up again after the last use.
+        let (broken, error, state) =
+            unsafe { (&mut (*handle).broken, &mut (*handle).error, &mut (*handle).state) };
+        error.clear();
+        let status = if *broken {
+            error.push_str("an earlier call has failed inside: free this handle");
+            br_status::BR_INTERNAL
+        } else {
+            match caught(|| f(state)) {
+                Ok(()) => br_status::BR_OK,
+                Err(failure) => {
+                    *broken = failure.status == br_status::BR_INTERNAL;
+                    *error = failure.text;
+                    failure.status
+                }
+            }
+        };
+        busy.store(false, Ordering::Release);
+        status
+    }
+
+    /// Copies the text of the last error, see [`copy_text`]; "" for NULL and while another thread is inside.
+    ///
+    /// # Safety
+    /// `handle` is NULL or points to a live handle; `buffer` as for [`copy_text`].
+    pub(crate) unsafe fn last_error(handle: *const Self, buffer: *mut c_char, size: usize) -> usize {
+        if handle.is_null() {
+            // SAFETY: passed on.
+            return unsafe { copy_text("", buffer, size) };
+        }
+        // SAFETY: the handle is alive, and the flag is shared by all threads.
+        let busy = unsafe { &(*handle).busy };
+        if busy.swap(true, Ordering::Acquire) {
+            // SAFETY: passed on.
+            return unsafe { copy_text("", buffer, size) };
+        }
+        // SAFETY: the flag was down; the caller answers for the buffer.
+        let length = unsafe { copy_text(&(*handle).error, buffer, size) };
+        busy.store(false, Ordering::Release);
+        length
+    }
+}
+
+/// Runs `f`; a panic becomes an error.
+pub(crate) fn caught<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    // Whoever continues after a panic looks at `broken` first.
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no text".to_owned());
+        Err(Failure::new(br_status::BR_INTERNAL, format!("the library has failed inside: {text}")))
+    })
+}
+
+/// Copies text into a caller's buffer, cut to fit and closed by a zero: its length in bytes without the zero, whatever the buffer holds.
+///
+/// # Safety
+/// `buffer` is NULL, or `size` bytes from it on may be written.
+pub(crate) unsafe fn copy_text(text: &str, buffer: *mut c_char, size: usize) -> usize {
+    if !buffer.is_null() && size > 0 {
+        let mut fits = text.len().min(size - 1);
+        while !text.is_char_boundary(fits) {
+            fits -= 1;
+        }
+        // SAFETY: `fits < size`, and the text lies elsewhere.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr().cast(), buffer, fits);
+            *buffer.add(fits) = 0;
+        }
+    }
+    text.len()
+}
+
+/// A struct of the interface: it begins with its own size as the caller knows it.
+///
+/// # Safety
+/// `repr(C)`, begins with a `usize` size, and every field may be zero.
+pub(crate) unsafe trait Versioned: Copy {
+    /// Its name in the header.
+    const NAME: &'static str;
+    /// Its size in the first version of the interface.
+    const FIRST_SIZE: usize;
+}
+
+/// Reads a struct of the caller's version: what it does not have yet is zero, what it has beyond ours must be.
+///
+/// # Safety
+/// `from` is NULL or points to as many readable bytes as the `usize` at its beginning says.
+pub(crate) unsafe fn read_versioned<T: Versioned>(from: *const T) -> Result<T, Failure> {
+    let name = T::NAME;
+    if from.is_null() || !from.is_aligned() {
+        return Err(Failure::argument(format!("{name}: expected an aligned pointer, found {from:p}")));
+    }
+    // SAFETY: a struct of any version begins with its size.
+    let found = unsafe { from.cast::<usize>().read() };
+    // Far beyond any version: most likely never set.
+    if !(T::FIRST_SIZE..=4096).contains(&found) {
+        let expected = size_of::<T>();
+        return Err(Failure::argument(format!(
+            "{name}.struct_size: expected sizeof({name}) = {expected}, found {found}"
+        )));
+    }
+    let known = found.min(size_of::<T>());
+    // SAFETY: the caller's struct has `found` bytes, and ours may be zero.
+    unsafe {
+        let beyond = std::slice::from_raw_parts(from.cast::<u8>().add(known), found - known);
+        if beyond.iter().any(|&byte| byte != 0) {
+            return Err(Failure::argument(format!(
+                "{name}: uses fields that this version ({}) does not know",
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        let mut read = std::mem::MaybeUninit::<T>::zeroed();
+        std::ptr::copy_nonoverlapping(from.cast::<u8>(), read.as_mut_ptr().cast::<u8>(), known);
+        Ok(read.assume_init())
+    }
+}
+
+/// Writes back as much of a struct as the caller knows.
+///
+/// # Safety
+/// `to` was read by [`read_versioned`] and may be written.
+pub(crate) unsafe fn write_versioned<T: Versioned>(value: &T, to: *mut T) {
+    // SAFETY: the caller's struct begins with its size, unchanged since it was read.
+    unsafe {
+        let size = to.cast::<usize>().read().min(size_of::<T>());
+        let head = size_of::<usize>();
+        let from = std::ptr::from_ref(value).cast::<u8>();
+        std::ptr::copy_nonoverlapping(from.add(head), to.cast::<u8>().add(head), size - head);
+    }
+}
+
+/// An array of the caller: none for NULL.
+///
+/// # Safety
+/// `at` is NULL or points to `count` readable entries that stay as they are during `'a`.
+pub(crate) unsafe fn array<'a, T>(
+    what: &str,
+    at: *const T,
+    count: usize,
+) -> Result<Option<&'a [T]>, Failure> {
+    if at.is_null() {
+        return Ok(None);
+    }
+    if !at.is_aligned() || count.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
+        return Err(Failure::argument(format!("{what}: expected {count} aligned entries, found {at:p}")));
+    }
+    // SAFETY: aligned, within the address space, and readable by the caller's word.
+    Ok(Some(unsafe { std::slice::from_raw_parts(at, count) }))
+}
+
+/// The same where NULL is an error unless there is nothing to read.
+///
+/// # Safety
+/// As [`array`].
+pub(crate) unsafe fn needed<'a, T>(what: &str, at: *const T, count: usize) -> Result<&'a [T], Failure> {
+    // SAFETY: passed on.
+    match unsafe { array(what, at, count) }? {
+        Some(entries) => Ok(entries),
+        None if count == 0 => Ok(&[]),
+        None => Err(Failure::argument(format!("{what}: expected {count} entries, found NULL"))),
+    }
+}
+
+/// A place of the caller to write to.
+pub(crate) fn output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
+    if at.is_null() || !at.is_aligned() {
+        return Err(Failure::argument(format!("{what}: expected an aligned pointer, found {at:p}")));
+    }
+    Ok(at)
+}
+
+/// Text of the caller: none for NULL.
+///
+/// # Safety
+/// `at` is NULL or points to text closed by a zero that stays as it is during `'a`.
+pub(crate) unsafe fn text<'a>(what: &str, at: *const c_char) -> Result<Option<&'a str>, Failure> {
+    if at.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: closed by a zero, by the caller's word.
+    let text = unsafe { CStr::from_ptr(at) };
+    text.to_str().map(Some).map_err(|error| Failure::argument(format!("{what}: expected UTF-8, {error}")))
+}
+
+/// How a policy is built. All fields but the first may be zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct br_options {
+    /// `sizeof(br_options)`.
+    pub struct_size: usize,
+    /// Who evaluates: "auto", "cpu" or "reference"; NULL for "auto".
+    pub backend: *const c_char,
+    /// "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this CPU.
+    pub isa: *const c_char,
+    /// Number of parameters.
+    pub parameter_count: usize,
+    /// Their names, such as "level.aging_spread".
+    pub parameter_names: *const *const c_char,
+    /// Their values; 1 for true.
+    pub parameter_values: *const f64,
+}
+
+// SAFETY: begins with its size; NULL and zero are allowed everywhere.
+unsafe impl Versioned for br_options {
+    const NAME: &'static str = "br_options";
+    const FIRST_SIZE: usize = 6 * size_of::<usize>();
+}
+
+/// Builds the policy of a name ("level" for NULL) and options (none for NULL).
+///
+/// # Safety
+/// `name` is NULL or text, `options` NULL or a struct whose pointers are what they are said to be.
+pub(crate) unsafe fn build_policy(
+    name: *const c_char,
+    options: *const br_options,
+) -> Result<Box<dyn Policy>, Failure> {
+    // SAFETY: the caller's word, for everything below.
+    let name = unsafe { text("policy", name) }?.unwrap_or("level");
+    let mut parameters = Parameters::default();
+    if !options.is_null() {
+        // SAFETY: as above.
+        let options = unsafe { read_versioned(options) }?;
+        // SAFETY: as above.
+        if let Some(found) = unsafe { text("br_options.backend", options.backend) }? {
+            parameters.backend = BackendKind::from_name(found).ok_or_else(|| {
+                let known = BackendKind::ALL.map(BackendKind::name).join(", ");
+                Failure::new(
+                    br_status::BR_POLICY,
+                    format!("unknown backend {found:?}; expected one of {known}"),
+                )
+            })?;
+        }
+        // SAFETY: as above.
+        if let Some(found) = unsafe { text("br_options.isa", options.isa) }? {
+            let isa = Isa::from_name(found).ok_or_else(|| PolicyError::Isa { found: found.to_owned() })?;
+            parameters.isa = Some(isa);
+        }
+        let count = options.parameter_count;
+        // SAFETY: as above.
+        let (names, values) = unsafe {
+            (
+                needed("br_options.parameter_names", options.parameter_names, count)?,
+                needed("br_options.parameter_values", options.parameter_values, count)?,
+            )
+        };
+        for (at, (&name, &value)) in names.iter().zip(values).enumerate() {
+            // SAFETY: as above.
+            let name = unsafe { text("br_options.parameter_names", name) }?.ok_or_else(|| {
+                Failure::argument(format!(
+                    "br_options.parameter_names, entry {at}: expected a name, found NULL"
+                ))
+            })?;
+            parameters.set(name, value)?;
+        }
+    }
+    Ok(policy::build(name, &parameters)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_stays_inside_and_ends_the_handle() {
+        let mut handle = Handle::new(0);
+        let at = &raw mut handle;
+        let status = |f: fn(&mut i32) -> Result<(), Failure>| {
+            // SAFETY: the handle is alive.
+            unsafe { Handle::enter(at, f) }
+        };
+        let error = || {
+            let mut buffer = [1; 64];
+            // SAFETY: the handle is alive, the buffer has its size.
+            let length = unsafe { Handle::last_error(at, buffer.as_mut_ptr(), buffer.len()) };
+            // SAFETY: closed by a zero.
+            let text = unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_str().expect("UTF-8").to_owned();
+            assert_eq!(length, text.len());
+            text
+        };
+        assert_eq!(status(|_| Err(Failure::argument("no"))), br_status::BR_ARGUMENT);
+        assert_eq!(error(), "no");
+        assert_eq!(status(|_| Ok(())), br_status::BR_OK);
+        assert_eq!(error(), "");
+        assert_eq!(status(|_| std::panic::resume_unwind(Box::new("seven 7"))), br_status::BR_INTERNAL);
+        assert_eq!(error(), "the library has failed inside: seven 7");
+        assert_eq!(status(|_| Ok(())), br_status::BR_INTERNAL);
+        assert!(error().starts_with("an earlier call"));
+    }
+
+    #[test]
+    fn one_thread_at_a_time() {
+        let mut handle = Handle::new(());
+        let at = &raw mut handle;
+        // SAFETY: the handle is alive.
+        let inner = unsafe {
+            Handle::enter(at, |()| {
+                // The second door does not open.
+                assert_eq!(Handle::enter(at, |()| Ok(())), br_status::BR_BUSY);
+                Ok(())
+            })
+        };
+        assert_eq!(inner, br_status::BR_OK);
+    }
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        let mut buffer = [7 as c_char; 8];
+        // SAFETY: the buffer has more bytes than are said.
+        assert_eq!(unsafe { copy_text("aäö", buffer.as_mut_ptr(), 5) }, 5);
+        // SAFETY: closed by a zero.
+        assert_eq!(unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_str(), Ok("aä"));
+        assert_eq!(buffer[4..], [7; 4]);
+        // SAFETY: nothing is written.
+        assert_eq!(unsafe { copy_text("aäö", std::ptr::null_mut(), 5) }, 5);
+    }
+}

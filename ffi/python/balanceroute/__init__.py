@@ -1,0 +1,84 @@
+"""Which waiting request enters which free slot, for lock-step LLM decode workers.
+
+`Router` keeps the state across steps for an engine; `assign` (or an `Assigner`, which is used again) decides one step for a caller that keeps
+its own. `python -m balanceroute` says what runs here and tests it; `balanceroute.prometheus` makes text of a router's metrics.
+"""
+
+from enum import IntEnum
+
+from ._errors import (
+    ArgumentError,
+    BalanceRouteError,
+    BatchError,
+    PolicyError,
+    RouterError,
+    UnknownRequestError,
+    UnknownWorkerError,
+)
+from ._native import (
+    PARAMETERS,
+    POLICIES,
+    Assigner,
+    Assignment,
+    Balance,
+    Dispatch,
+    Explanation,
+    Finished,
+    Histogram,
+    Metrics,
+    Plan,
+    RankMetrics,
+    ReportCounts,
+    Returned,
+    Router,
+    RunnerUp,
+    Traffic,
+    WorkerConfig,
+    __version__,
+    assign,
+    isas,
+)
+
+
+class WaitReason(IntEnum):
+    """What became of a request: the numbers in `Assignment.wait_reason`."""
+
+    ADMITTED = 0
+    NO_SLOT = 1
+    NO_CAPACITY = 2
+    NOT_ELIGIBLE = 3
+    OUTSIDE_WINDOW = 4
+    DEFERRED = 5
+
+
+__all__ = [
+    "PARAMETERS",
+    "POLICIES",
+    "ArgumentError",
+    "Assigner",
+    "Assignment",
+    "Balance",
+    "BalanceRouteError",
+    "BatchError",
+    "Dispatch",
+    "Explanation",
+    "Finished",
+    "Histogram",
+    "Metrics",
+    "Plan",
+    "PolicyError",
+    "RankMetrics",
+    "ReportCounts",
+    "Returned",
+    "Router",
+    "RouterError",
+    "RunnerUp",
+    "Traffic",
+    "UnknownRequestError",
+    "UnknownWorkerError",
+    "WaitReason",
+    "WorkerConfig",
+    "__version__",
+    "assign",
+    "isas",
+]

@@ -1,0 +1,590 @@
+"""What the compiled module offers. Import these names from `balanceroute`."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, final
+
+import numpy as np
+import numpy.typing as npt
+
+__version__: str
+POLICIES: tuple[str, ...]
+PARAMETERS: tuple[str, ...]
+
+# In an optional column a negative number, or the greatest of an unsigned type, means "none here".
+_Whole = npt.NDArray[np.integer[Any]]
+_Real = npt.NDArray[np.floating[Any]]
+_Flag = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
+_WaitReason = Literal["no_slot", "no_capacity", "not_eligible", "outside_window", "deferred"]
+_ReturnReason = Literal[
+    "lost_dispatch", "worker_silent", "worker_forgot", "worker_removed", "worker_draining", "never_fits", "expired"
+]
+_Verdict = Literal["taken", "repeated", "late", "contradictory"]
+
+def isas() -> list[str]:
+    """Instruction sets that this CPU has, the best one last."""
+
+@final
+class Balance:
+    """How level a set of loads is; loads are tokens times weight."""
+
+    @property
+    def envelope_tokens(self) -> float:
+        """The greatest load: the step lasts as long as this."""
+
+    @property
+    def imbalance_tokens(self) -> float:
+        """Workers times the envelope minus the sum of loads."""
+
+# ---- one step, without state ----
+
+@final
+class Traffic:
+    """Running statistics of the traffic, in tokens."""
+
+    def __new__(
+        cls,
+        mean_prompt_tokens: int = 0,
+        sd_prompt_tokens: int = 0,
+        small_prompt_tokens: int = 0,
+        mean_output_tokens: int = 0,
+    ) -> Traffic: ...
+    @property
+    def mean_prompt_tokens(self) -> int: ...
+    @property
+    def sd_prompt_tokens(self) -> int: ...
+    @property
+    def small_prompt_tokens(self) -> int: ...
+    @property
+    def mean_output_tokens(self) -> int: ...
+
+@final
+class Assignment:
+    """Who is admitted, in the order of decision."""
+
+    @property
+    def row(self) -> npt.NDArray[np.uint32]:
+        """Row of each admitted request in the columns that were given."""
+
+    @property
+    def worker(self) -> npt.NDArray[np.uint32]:
+        """The worker that it enters."""
+
+    @property
+    def score_tokens(self) -> npt.NDArray[np.float64]:
+        """The score that won; comparable within one call."""
+
+    @property
+    def wait_reason(self) -> npt.NDArray[np.uint8] | None:
+        """A `WaitReason` for every request, 0 for the admitted; `None` unless `reasons=True`."""
+
+    @property
+    def before(self) -> Balance: ...
+    @property
+    def after(self) -> Balance: ...
+    def __len__(self) -> int: ...
+
+@final
+class Assigner:
+    """A policy and its buffers: decides step after step for a caller that keeps its own state, fastest when it is used again.
+
+    Calls from several threads are served one after the other.
+    """
+
+    def __new__(
+        cls,
+        policy: str = "level",
+        *,
+        parameters: dict[str, float] | None = None,
+        backend: Literal["auto", "cpu", "reference"] = "auto",
+        isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
+    ) -> Assigner: ...
+    @property
+    def policy(self) -> str:
+        """Name of the policy."""
+
+    @property
+    def backend(self) -> str:
+        """Which backend evaluates, on which instruction set, and why."""
+
+    def assign(
+        self,
+        load_tokens: _Whole,
+        free_slots: _Whole,
+        prompt_tokens: _Whole,
+        *,
+        running: _Whole | None = None,
+        kv_capacity_tokens: _Whole | None = None,
+        kv_used_tokens: _Whole | None = None,
+        kv_growth_tokens: _Whole | None = None,
+        weight: _Real | None = None,
+        accepting: _Flag | None = None,
+        next_completion_steps: _Whole | None = None,
+        ids: _Whole | None = None,
+        waited_steps: _Whole | None = None,
+        deadline_steps: _Whole | None = None,
+        rank: _Whole | None = None,
+        pair_row: _Whole | None = None,
+        survival_class: _Whole | None = None,
+        traffic: Traffic | None = None,
+        request_growth_tokens: int = 0,
+        projection: npt.NDArray[np.uint64] | None = None,
+        ends: tuple[npt.NDArray[np.uint32], _Whole, _Whole] | None = None,
+        bonus_tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16] | None = None,
+        eligible: npt.NDArray[np.bool_] | None = None,
+        class_survival: npt.NDArray[np.float32] | None = None,
+        reasons: bool = False,
+    ) -> Assignment:
+        """Decides a step: which waiting request enters which free slot. See `balanceroute.assign` for the arguments."""
+
+def assign(
+    load_tokens: _Whole,
+    free_slots: _Whole,
+    prompt_tokens: _Whole,
+    *,
+    policy: str = "level",
+    running: _Whole | None = None,
+    kv_capacity_tokens: _Whole | None = None,
+    kv_used_tokens: _Whole | None = None,
+    kv_growth_tokens: _Whole | None = None,
+    weight: _Real | None = None,
+    accepting: _Flag | None = None,
+    next_completion_steps: _Whole | None = None,
+    ids: _Whole | None = None,
+    waited_steps: _Whole | None = None,
+    deadline_steps: _Whole | None = None,
+    rank: _Whole | None = None,
+    pair_row: _Whole | None = None,
+    survival_class: _Whole | None = None,
+    traffic: Traffic | None = None,
+    request_growth_tokens: int = 0,
+    projection: npt.NDArray[np.uint64] | None = None,
+    ends: tuple[npt.NDArray[np.uint32], _Whole, _Whole] | None = None,
+    bonus_tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16] | None = None,
+    eligible: npt.NDArray[np.bool_] | None = None,
+    class_survival: npt.NDArray[np.float32] | None = None,
+    reasons: bool = False,
+) -> Assignment:
+    """Decides one step: which waiting request enters which free slot.
+
+    Columns are one-dimensional numpy arrays of any integer type, read where they lie: one entry per worker in the first group, one per
+    waiting request, in order of arrival, in the second. The decision itself runs without the GIL. Matrices (`projection`, `bonus_tokens`,
+    `class_survival`) are used in place, so they have the types below, are contiguous, and must not be changed meanwhile.
+
+    Workers:
+        load_tokens: KV tokens that the running requests read each step.
+        free_slots: batch slots that are free.
+        running: requests decoding there, each of which adds a token a step; default 0.
+        kv_capacity_tokens: KV tokens that fit; none for no bound.
+        kv_used_tokens: KV tokens held; default the load.
+        kv_growth_tokens: growth of the running requests that an admission must leave free; default 0.
+        weight: relative step cost per token, 0 to 64; default 1.
+        accepting: false for a draining worker; default true.
+        next_completion_steps: steps to its next predicted completion, if known.
+    Requests:
+        prompt_tokens: KV tokens that each brings.
+        ids: names that stay the same from call to call; only a policy with a memory (`level.reserve`) needs them.
+        waited_steps: default 0.
+        deadline_steps: overdue once it has waited this many steps.
+        rank: the only worker that may take it.
+        pair_row: its row in `bonus_tokens` and `eligible`.
+        survival_class: its row in `class_survival`.
+    The step:
+        traffic: statistics of the traffic; policies with a wait bound need them.
+        request_growth_tokens: tokens left free for an admitted request's own growth.
+        projection: (workers, horizon + 1) tokens held in 0, 1, ... steps.
+        ends: predicted completions: (workers + 1 offsets, steps until each, tokens freed by each).
+        bonus_tokens: (pair rows, workers) tokens, such as prefix affinity.
+        eligible: (pair rows, workers).
+        class_survival: (classes, horizon + 1) probabilities to still run.
+        reasons: whether to say why the others wait.
+    """
+
+# ---- the state across steps ----
+
+@final
+class WorkerConfig:
+    """One worker (data-parallel rank) as the whole cluster has it."""
+
+    def __new__(cls, slots: int, *, kv_capacity_tokens: int | None = None, weight: float = 1.0) -> WorkerConfig: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def kv_capacity_tokens(self) -> int | None: ...
+    @property
+    def weight(self) -> float: ...
+
+@final
+class Dispatch:
+    """One admission, numbered."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def worker(self) -> int: ...
+    @property
+    def number(self) -> int:
+        """1, 2, 3 and so on among the dispatches to this worker: what a report acknowledges."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def score_tokens(self) -> float: ...
+
+@final
+class Returned:
+    """A request that leaves without having finished; it may be enqueued again."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def worker(self) -> int | None:
+        """The worker that it ran on or was bound to."""
+
+    @property
+    def reason(self) -> _ReturnReason: ...
+    @property
+    def generated_tokens(self) -> int: ...
+
+@final
+class Finished:
+    """A request that ran to its end."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def worker(self) -> int: ...
+    @property
+    def generated_tokens(self) -> int: ...
+
+@final
+class Plan:
+    """The answer of one step."""
+
+    @property
+    def admissions(self) -> list[Dispatch]:
+        """Who enters which worker, in the order of decision."""
+
+    @property
+    def returned(self) -> list[Returned]:
+        """Who has left without having finished since the plan before: told once, here."""
+
+    @property
+    def before(self) -> Balance: ...
+    @property
+    def after(self) -> Balance: ...
+
+@final
+class RunnerUp:
+    """The worker that came second."""
+
+    @property
+    def worker(self) -> int: ...
+    @property
+    def score_tokens(self) -> float: ...
+
+@final
+class Explanation:
+    """Why a decision fell as it did."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def decided(self) -> Literal["step", "arrival", "waits"]: ...
+    @property
+    def wait_reason(self) -> _WaitReason | None:
+        """Why it waits, if it does."""
+
+    @property
+    def worker(self) -> int | None: ...
+    @property
+    def score_tokens(self) -> float: ...
+    @property
+    def opening_score_tokens(self) -> float:
+        """Its score there as the step began, to compare with the runner-up; NaN for a policy that scores no pairs."""
+
+    @property
+    def runner_up(self) -> RunnerUp | None: ...
+    @property
+    def lead_tokens(self) -> float | None: ...
+    @property
+    def margin_tokens(self) -> float: ...
+    @property
+    def waited_steps(self) -> int: ...
+
+@final
+class Histogram:
+    """Counts in powers of two: bucket `b` has values of `b` binary digits, the last one all that are longer."""
+
+    @property
+    def buckets(self) -> list[int]: ...
+    @property
+    def sum(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @staticmethod
+    def upper_bound(bucket: int) -> int | None:
+        """Greatest value that a bucket counts; `None` for the last."""
+
+    def quantile(self, q: float) -> int | None: ...
+
+@final
+class ReportCounts:
+    """Reports of a worker by what became of them."""
+
+    @property
+    def taken(self) -> int: ...
+    @property
+    def repeated(self) -> int: ...
+    @property
+    def late(self) -> int: ...
+    @property
+    def contradictory(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+
+@final
+class RankMetrics:
+    """One worker as it stands."""
+
+    @property
+    def worker(self) -> int: ...
+    @property
+    def accepting(self) -> bool: ...
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def load_tokens(self) -> int: ...
+    @property
+    def margin_tokens(self) -> float: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def free_slots(self) -> int: ...
+    @property
+    def kv_used_tokens(self) -> int: ...
+    @property
+    def kv_growth_tokens(self) -> int: ...
+    @property
+    def kv_capacity_tokens(self) -> int | None: ...
+    @property
+    def foreign_requests(self) -> int: ...
+    @property
+    def foreign_tokens(self) -> int: ...
+    @property
+    def dispatches(self) -> int: ...
+    @property
+    def acknowledged(self) -> int: ...
+    @property
+    def unseen(self) -> int: ...
+    @property
+    def report_age_ms(self) -> int | None: ...
+    @property
+    def reports(self) -> ReportCounts: ...
+
+@final
+class Metrics:
+    """How a router stands and what has happened since it was made; `balanceroute.prometheus.render` makes text of it."""
+
+    @property
+    def now_ms(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def ranks(self) -> list[RankMetrics]: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def waiting_by_reason(self) -> dict[str, int]: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def envelope_tokens(self) -> float: ...
+    @property
+    def imbalance_tokens(self) -> float: ...
+    @property
+    def longest_wait_steps(self) -> int: ...
+    @property
+    def longest_wait_ms(self) -> int: ...
+    @property
+    def arrived(self) -> int: ...
+    @property
+    def admitted_by_step(self) -> int: ...
+    @property
+    def placed_on_arrival(self) -> int: ...
+    @property
+    def finished(self) -> int: ...
+    @property
+    def aborted(self) -> int: ...
+    @property
+    def preempted(self) -> int: ...
+    @property
+    def returned(self) -> dict[str, int]: ...
+    @property
+    def decide_ns(self) -> Histogram: ...
+    @property
+    def wait_ms(self) -> Histogram: ...
+    @property
+    def wait_steps(self) -> Histogram: ...
+
+@final
+class Router:
+    """The state across steps of one cluster, and one policy that decides.
+
+    Tell it what happens (`enqueue`, `progress`, `finish`, `abort`, `report`, workers that join, drain and leave) and ask `step` who enters
+    which worker. Every request that was let in leaves exactly once: by `finish` or `abort`, in a plan's `returned`, or from `remove_worker`.
+
+    Request ids are integers of 64 bits without sign; worker ids are places in `workers`, or what `add_worker` gave, and are never used again.
+    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. Calls from several threads are served one after the other.
+    """
+
+    def __new__(
+        cls,
+        workers: Sequence[WorkerConfig],
+        *,
+        policy: str = "level",
+        parameters: dict[str, float] | None = None,
+        backend: Literal["auto", "cpu", "reference"] = "auto",
+        isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
+        mode: Literal["step", "arrival"] | int = "step",
+        share: tuple[int, int] = (0, 1),
+        headroom_steps: int = 256,
+        refresh_steps: int = 16,
+        ends_horizon_steps: int = 512,
+        dispatch_timeout_ms: int | None = None,
+        silence_timeout_ms: int | None = None,
+        expire_after_ms: int | None = None,
+        explaining: bool = False,
+    ) -> Router:
+        """
+        Args:
+            workers: the workers; may be empty.
+            policy: one of `POLICIES`.
+            parameters: of the policy, by the names in `PARAMETERS`.
+            backend, isa: who evaluates; the default is the fastest.
+            mode: when `place` decides: never ("step"), always ("arrival"), or while more than this many slots are open.
+            share: (index, number of front ends): which part of every worker is this router's.
+            headroom_steps: growth that an admission leaves free for each running request, where the KV cache is bounded.
+            refresh_steps: steps between two predictions for the same running request.
+            ends_horizon_steps: how far ahead predicted ends are kept.
+            dispatch_timeout_ms: a dispatch is lost when a report that comes this long after it has not seen it.
+            silence_timeout_ms: a dispatch comes back when nothing at all has shown it for this long.
+            expire_after_ms: a request comes back when it has waited this long.
+            explaining: whether `explain` has something to say about admissions.
+        """
+
+    # Requests.
+    def enqueue(
+        self,
+        id: int,
+        prompt_tokens: int,
+        *,
+        waited_steps: int = 0,
+        deadline_steps: int | None = None,
+        prompt_hash: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky session, an explicit rank)."""
+
+    def place(
+        self,
+        id: int,
+        prompt_tokens: int,
+        now_ms: int,
+        *,
+        waited_steps: int = 0,
+        deadline_steps: int | None = None,
+        prompt_hash: int | None = None,
+        rank: int | None = None,
+        bonus_tokens: npt.NDArray[np.float32] | None = None,
+    ) -> Dispatch | None:
+        """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes."""
+
+    def adopt(
+        self, id: int, prompt_tokens: int, worker: int, *, generated_tokens: int = 0, prompt_hash: int | None = None
+    ) -> None:
+        """Takes over a request that already runs on a worker (a restart, a warm start)."""
+
+    def finish(self, id: int) -> Finished:
+        """A running request has sent its last token."""
+
+    def abort(self, id: int) -> int | None:
+        """A waiting or running request was given up; the worker that it ran on, if any."""
+
+    def preempt(self, id: int) -> int:
+        """The engine took a running request's KV cache away: it leaves, to be enqueued again with the length that is answered."""
+
+    # Progress.
+    def advance(self) -> None:
+        """One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step."""
+
+    def progress(self, worker: int, tokens: int = 1) -> None:
+        """Every running request of a worker has this many tokens more."""
+
+    def progress_request(self, id: int, tokens: int = 1) -> None:
+        """One running request has this many tokens more."""
+
+    # Workers.
+    def report(
+        self,
+        worker: int,
+        *,
+        running: int,
+        kv_used_tokens: int,
+        waiting: int = 0,
+        kv_capacity_tokens: int | None = None,
+        sequence: int | None = None,
+        last_dispatch: int | None = None,
+        missing: int = 0,
+    ) -> _Verdict:
+        """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest dispatch number that it had
+        received, `None` if it cannot tell; bit `i` of `missing` says that it lacked number `last_dispatch - 1 - i`. Dispatches that it has
+        not seen stay counted on top of what it measured."""
+
+    def add_worker(self, worker: WorkerConfig) -> int:
+        """A worker joins, empty. Its id."""
+
+    def drain_worker(self, worker: int) -> None:
+        """It takes nobody new; what runs there runs on."""
+
+    def is_drained(self, worker: int) -> bool:
+        """Whether it is draining and holds none of our requests any more."""
+
+    def set_accepting(self, worker: int, accepting: bool) -> None:
+        """Stops new requests to a worker for a while, or resumes them."""
+
+    def remove_worker(self, worker: int) -> list[Returned]:
+        """It is gone: who ran there or waited for it alone comes back."""
+
+    # Decisions and questions.
+    def step(self, now_ms: int, *, bonus_tokens: dict[int, npt.NDArray[np.float32]] | None = None) -> Plan:
+        """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in order of `worker_ids`, for those
+        request ids that have any. The decision runs without the GIL."""
+
+    def explain(self, id: int) -> Explanation | None:
+        """Why the last step, or a placement since, decided as it did; why a waiting request waits."""
+
+    def waiting(self) -> list[tuple[int, _WaitReason]]:
+        """Why each request still waits, in order of arrival."""
+
+    def metrics(self) -> Metrics:
+        """How it stands."""
+
+    def running_on(self, id: int) -> int | None:
+        """The worker that a request runs on."""
+
+    @property
+    def worker_ids(self) -> list[int]: ...
+    @property
+    def waiting_len(self) -> int: ...
+    @property
+    def running_len(self) -> int: ...
+    @property
+    def policy(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def explaining(self) -> bool: ...
+    @explaining.setter
+    def explaining(self, on: bool) -> None: ...

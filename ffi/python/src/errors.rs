@@ -1,0 +1,150 @@
+//! Errors as Python exceptions of `balanceroute._errors`, with their numbers as attributes.
+
+use balanceroute::{BatchError, PolicyError, RouterError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// What a call can fail of.
+pub(crate) enum Failure {
+    /// An argument that is no column or matrix of its kind.
+    Argument {
+        kind: &'static str,
+        name: &'static str,
+        index: Option<usize>,
+        expected: String,
+        found: String,
+    },
+    Batch(BatchError),
+    Policy(PolicyError),
+    Router(RouterError),
+    Python(PyErr),
+    /// An earlier call has panicked with the state in its hands.
+    Broken,
+}
+
+impl From<BatchError> for Failure {
+    fn from(error: BatchError) -> Self {
+        Self::Batch(error)
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        Self::Policy(error)
+    }
+}
+
+impl From<RouterError> for Failure {
+    fn from(error: RouterError) -> Self {
+        match error {
+            RouterError::Batch(error) => Self::Batch(error),
+            RouterError::Policy(error) => Self::Policy(error),
+            error => Self::Router(error),
+        }
+    }
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self::Python(error)
+    }
+}
+
+/// Puts the fields of whichever variant it is into a dict: the variant's name.
+macro_rules! facts {
+    ($error:expr, $into:expr, $of:ident: $($variant:ident { $($field:ident),* })*) => {
+        match $error {
+            $($of::$variant { $($field),* } => {
+                $($into.set_item(stringify!($field), $field)?;)*
+                stringify!($variant)
+            })*
+            _ => "Other",
+        }
+    };
+}
+
+fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'static str> {
+    Ok(facts!(error, into, BatchError:
+        NoWorkers {}
+        TooManyWorkers { limit, found }
+        TooManyWaiting { limit, found }
+        DuplicateId { index, id, first }
+        PromptTokens { index, id, limit, found }
+        WaitedSteps { index, id, limit, found }
+        Rank { index, id, workers, found }
+        PairRow { index, id, rows, found }
+        SurvivalClass { index, id, classes, found }
+        WorkerTokens { index, what, limit, found }
+        WorkerSlots { index, limit, found }
+        Weight { index, limit, found }
+        Horizon { what, limit, found }
+        Length { what, expected, found }
+        Value { what, index, low, high, found }
+        Traffic { what, limit, found }
+        PredictedEnd { worker, index, expected, found }
+    ))
+}
+
+fn policy_facts(error: &PolicyError, into: &Bound<'_, PyDict>) -> PyResult<&'static str> {
+    Ok(facts!(error, into, PolicyError:
+        Unknown { found, expected }
+        Parameter { name, low, high, found }
+        ParameterName { found, expected }
+        Whole { name, found }
+        Isa { found }
+    ))
+}
+
+fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'static str> {
+    Ok(facts!(error, into, RouterError:
+        Unknown { id }
+        Running { id, worker }
+        Worker { workers, found }
+        Refused { policy, id, worker }
+        NoSlot { id, worker }
+        Dispatch { worker, sent, found }
+        Progress { worker, limit, found }
+        Share { index, of, limit }
+    ))
+}
+
+impl Failure {
+    fn raised(self, py: Python<'_>) -> PyResult<PyErr> {
+        let facts = PyDict::new(py);
+        let (class, text, kind) = match self {
+            Self::Python(error) => return Ok(error),
+            Self::Broken => {
+                let text = "an earlier call has failed inside: make a new object".to_owned();
+                ("BalanceRouteError", text, "Broken")
+            }
+            Self::Argument { kind, name, index, expected, found } => {
+                facts.set_item("name", name)?;
+                facts.set_item("expected", &expected)?;
+                facts.set_item("found", &found)?;
+                let place = index.map_or(String::new(), |at| format!(", entry {at}"));
+                if let Some(index) = index {
+                    facts.set_item("index", index)?;
+                }
+                ("ArgumentError", format!("{name}{place}: expected {expected}, found {found}"), kind)
+            }
+            Self::Batch(error) => ("BatchError", error.to_string(), batch_facts(&error, &facts)?),
+            Self::Policy(error) => ("PolicyError", error.to_string(), policy_facts(&error, &facts)?),
+            Self::Router(error) => {
+                let class = match error {
+                    RouterError::Unknown { .. } => "UnknownRequestError",
+                    RouterError::Worker { .. } => "UnknownWorkerError",
+                    _ => "RouterError",
+                };
+                (class, error.to_string(), router_facts(&error, &facts)?)
+            }
+        };
+        let class = py.import("balanceroute._errors")?.getattr(class)?;
+        Ok(PyErr::from_value(class.call1((text, kind, facts))?))
+    }
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        Python::attach(|py| failure.raised(py).unwrap_or_else(|error| error))
+    }
+}

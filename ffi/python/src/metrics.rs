@@ -1,0 +1,153 @@
+//! Metrics as Python reads them.
+
+use std::collections::BTreeMap;
+
+use balanceroute::WaitReason;
+use balanceroute::router::{self as core, ReturnReason};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::records::record;
+use crate::router::wait_reason_name;
+
+record! {
+    /// Counts in powers of two.
+    Histogram { buckets: Vec<u64>, sum: u64, count: u64 } with {
+        #[staticmethod]
+        fn upper_bound(bucket: usize) -> Option<u64> {
+            core::Histogram::upper_bound(bucket)
+        }
+
+        fn quantile(&self, q: f64) -> Option<u64> {
+            let mut of = core::Histogram { sum: self.sum, ..Default::default() };
+            of.buckets.copy_from_slice(&self.buckets);
+            of.quantile(q)
+        }
+    }
+}
+
+impl From<core::Histogram> for Histogram {
+    fn from(of: core::Histogram) -> Self {
+        Self { buckets: of.buckets.to_vec(), sum: of.sum, count: of.count() }
+    }
+}
+
+record! {
+    /// Reports of a worker by what became of them.
+    ReportCounts { taken: u64, repeated: u64, late: u64, contradictory: u64, refused: u64 }
+}
+
+record! {
+    /// One worker as it stands.
+    RankMetrics {
+        worker: u32,
+        accepting: bool,
+        draining: bool,
+        load_tokens: u64,
+        margin_tokens: f64,
+        running: u32,
+        slots: u32,
+        free_slots: u32,
+        kv_used_tokens: u64,
+        kv_growth_tokens: u64,
+        kv_capacity_tokens: Option<u64>,
+        foreign_requests: u32,
+        foreign_tokens: u64,
+        dispatches: u64,
+        acknowledged: u64,
+        unseen: u32,
+        report_age_ms: Option<u64>,
+        reports: Py<ReportCounts>,
+    }
+}
+
+record! {
+    /// How a router stands and what has happened since it was made.
+    Metrics {
+        now_ms: u64,
+        step: u64,
+        ranks: Py<PyList>,
+        waiting: u64,
+        waiting_by_reason: BTreeMap<&'static str, u64>,
+        running: u64,
+        envelope_tokens: f64,
+        imbalance_tokens: f64,
+        longest_wait_steps: u32,
+        longest_wait_ms: u64,
+        arrived: u64,
+        admitted_by_step: u64,
+        placed_on_arrival: u64,
+        finished: u64,
+        aborted: u64,
+        preempted: u64,
+        returned: BTreeMap<&'static str, u64>,
+        decide_ns: Py<Histogram>,
+        wait_ms: Py<Histogram>,
+        wait_steps: Py<Histogram>,
+    }
+}
+
+/// A copy that outlives the lock of the router.
+pub(crate) struct Report(core::Metrics);
+
+impl Report {
+    pub(crate) fn of(metrics: &core::Metrics) -> Self {
+        Self(metrics.clone())
+    }
+
+    pub(crate) fn into_python(self, py: Python<'_>) -> PyResult<Metrics> {
+        let Self(of) = self;
+        let ranks = of.ranks.iter().map(|rank| {
+            let core::ReportCounts { taken, repeated, late, contradictory, refused } = rank.reports;
+            Py::new(
+                py,
+                RankMetrics {
+                    worker: rank.worker,
+                    accepting: rank.accepting,
+                    draining: rank.draining,
+                    load_tokens: rank.load_tokens,
+                    margin_tokens: rank.margin_tokens,
+                    running: rank.running,
+                    slots: rank.slots,
+                    free_slots: rank.free_slots,
+                    kv_used_tokens: rank.kv_used_tokens,
+                    kv_growth_tokens: rank.kv_growth_tokens,
+                    kv_capacity_tokens: rank.kv_capacity_tokens,
+                    foreign_requests: rank.foreign_requests,
+                    foreign_tokens: rank.foreign_tokens,
+                    dispatches: rank.dispatches,
+                    acknowledged: rank.acknowledged,
+                    unseen: rank.unseen,
+                    report_age_ms: rank.report_age_ms,
+                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory, refused })?,
+                },
+            )
+        });
+        let ranks = PyList::new(py, ranks.collect::<PyResult<Vec<_>>>()?)?.unbind();
+        let by_reason = WaitReason::ALL.into_iter().map(wait_reason_name).zip(of.waiting_by_reason);
+        let counters = of.counters;
+        let returned = ReturnReason::ALL.into_iter().map(ReturnReason::name).zip(counters.returned);
+        Ok(Metrics {
+            now_ms: of.now_ms,
+            step: of.step,
+            ranks,
+            waiting: of.waiting,
+            waiting_by_reason: by_reason.collect(),
+            running: of.running,
+            envelope_tokens: of.envelope_tokens,
+            imbalance_tokens: of.imbalance_tokens,
+            longest_wait_steps: of.longest_wait_steps,
+            longest_wait_ms: of.longest_wait_ms,
+            arrived: counters.arrived,
+            admitted_by_step: counters.admitted_by_step,
+            placed_on_arrival: counters.placed_on_arrival,
+            finished: counters.finished,
+            aborted: counters.aborted,
+            preempted: counters.preempted,
+            returned: returned.collect(),
+            decide_ns: Py::new(py, Histogram::from(counters.decide_ns))?,
+            wait_ms: Py::new(py, Histogram::from(counters.wait_ms))?,
+            wait_steps: Py::new(py, Histogram::from(counters.wait_steps))?,
+        })
+    }
+}

@@ -1,0 +1,165 @@
+"""The state across steps as Python sees it."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import balanceroute as br
+
+
+def router(workers=2, slots=1, **more):
+    return br.Router([br.WorkerConfig(slots, kv_capacity_tokens=more.pop("capacity", None))] * workers, **more)
+
+
+def test_a_request_from_arrival_to_end():
+    found = router()
+    for id, tokens in ((1, 100), (2, 50), (3, 70)):
+        found.enqueue(id, tokens)
+    plan = found.step(0)
+    assert len(plan.admissions) == 2 and plan.returned == []
+    assert {dispatch.number for dispatch in plan.admissions} == {1} and plan.after.envelope_tokens > 0
+    assert found.waiting_len == 1 and found.running_len == 2 and found.worker_ids == [0, 1]
+    [(left, reason)] = found.waiting()
+    assert reason == "no_slot" and found.explain(left).decided == "waits" and found.explain(left).wait_reason == "no_slot"
+    done = plan.admissions[0].id
+    found.advance()
+    found.progress(found.running_on(done), 2)
+    found.progress_request(done)
+    ended = found.finish(done)
+    assert (ended.id, ended.worker, ended.generated_tokens) == (done, plan.admissions[0].worker, 4)
+    assert found.running_on(done) is None
+    [next] = found.step(50).admissions
+    assert next.id == left and next.worker == ended.worker and next.number == 2
+    assert found.abort(left) == next.worker
+    assert "Router(2 workers, policy='level', 0 waiting, 1 running)" == repr(found)
+
+
+def test_modes_and_bonuses():
+    at_once = router(4, 4, mode="arrival", explaining=True)
+    first = at_once.place(1, 500, 0)
+    assert first is not None and first.number == 1
+    assert at_once.explain(1).decided == "arrival" and at_once.explain(1).runner_up is not None
+    bonus = np.zeros(4, np.float32)
+    bonus[2] = 100_000
+    assert at_once.place(2, 500, 1, bonus_tokens=bonus).worker == 2
+    assert at_once.place(3, 500, 1, rank=3).worker == 3
+    with pytest.raises(br.ArgumentError, match="4 entries, one per worker, found 3"):
+        at_once.place(4, 500, 1, bonus_tokens=bonus[:3])
+    assert at_once.running_on(4) is None and at_once.waiting_len == 0
+
+    per_step = router(4, 4, policy="exact")
+    assert per_step.place(1, 500, 0) is None and per_step.waiting_len == 1
+    per_step.enqueue(2, 500)
+    plan = per_step.step(1, bonus_tokens={1: bonus, 77: bonus})
+    assert {dispatch.id: dispatch.worker for dispatch in plan.admissions}[1] == 2
+    with pytest.raises(br.ArgumentError, match="one per worker"):
+        per_step.step(2, bonus_tokens={1: bonus[:3]})
+    with pytest.raises(br.ArgumentError, match="float32"):
+        per_step.step(2, bonus_tokens={1: bonus.astype(float)})
+
+    mixed = router(2, 2, mode=3)
+    assert mixed.place(1, 10, 0) is not None and mixed.place(2, 10, 0) is None
+    with pytest.raises(br.ArgumentError, match="'step', 'arrival'"):
+        router(mode="sometimes")
+
+
+def test_reports_and_workers():
+    found = router(2, 4, capacity=10_000, dispatch_timeout_ms=100, headroom_steps=0)
+    found.enqueue(1, 1_000)
+    [dispatch] = found.step(0).admissions
+    seen = dict(running=0, kv_used_tokens=0, last_dispatch=0)
+    assert found.report(dispatch.worker, sequence=1, **seen) == "taken"
+    assert found.report(dispatch.worker, sequence=1, **seen) == "repeated"
+    assert found.step(500).returned == []
+    assert found.report(dispatch.worker, sequence=2, **seen) == "taken"
+    [lost] = found.step(501).returned
+    assert (lost.id, lost.worker, lost.reason) == (1, dispatch.worker, "lost_dispatch")
+    with pytest.raises(br.RouterError, match="only 1 were made") as info:
+        found.report(dispatch.worker, sequence=3, running=0, kv_used_tokens=0, last_dispatch=9)
+    assert (info.value.kind, info.value.sent, info.value.found) == ("Dispatch", 1, 9)
+
+    joined = found.add_worker(br.WorkerConfig(2, weight=1.5))
+    assert joined == 2 and found.worker_ids == [0, 1, 2]
+    found.enqueue(5, 10, rank=joined)
+    assert found.step(502).admissions[0].worker == joined
+    found.drain_worker(joined)
+    assert not found.is_drained(joined)
+    [back] = found.remove_worker(joined)
+    assert (back.id, back.reason) == (5, "worker_removed") and found.worker_ids == [0, 1]
+    with pytest.raises(br.UnknownWorkerError) as info:
+        found.progress(joined)
+    assert info.value.found == joined and isinstance(info.value, LookupError)
+    found.set_accepting(0, False)
+    found.set_accepting(1, False)
+    found.enqueue(6, 10)
+    assert found.step(503).admissions == []
+    found.set_accepting(0, True)
+    assert found.step(504).admissions[0].worker == 0
+    found.adopt(9, 100, 1, generated_tokens=3)
+    assert found.preempt(9) == 103
+
+
+def test_refusals():
+    found = router()
+    found.enqueue(1, 100)
+    with pytest.raises(br.UnknownRequestError, match="request 2 neither waits nor runs") as info:
+        found.finish(2)
+    assert info.value.id == 2 and info.value.kind == "Unknown"
+    with pytest.raises(br.BatchError, match="already waits"):
+        found.enqueue(1, 5)
+    with pytest.raises(br.BatchError, match="prompt tokens"):
+        found.enqueue(2, 0)
+    with pytest.raises(OverflowError):
+        found.enqueue(-1, 5)
+    with pytest.raises(br.RouterError, match="share") as info:
+        router(share=(2, 2))
+    assert (info.value.index, info.value.of) == (2, 2)
+    with pytest.raises(br.PolicyError):
+        router(policy="levle")
+    with pytest.raises(br.BatchError):
+        router(1025)
+    found.step(0)
+    with pytest.raises(br.RouterError, match="already runs") as info:
+        found.enqueue(1, 5)
+    assert info.value.id == 1
+
+
+def test_explanations_are_off_until_asked_for():
+    found = router(2, 2)
+    assert not found.explaining
+    found.enqueue(1, 100)
+    found.step(0)
+    assert found.explain(1) is None
+    found.explaining = True
+    found.enqueue(2, 100)
+    found.step(1)
+    told = found.explain(2)
+    assert told.decided == "step" and told.worker == found.running_on(2) and told.wait_reason is None
+    assert told.lead_tokens == told.opening_score_tokens - told.runner_up.score_tokens
+
+
+def test_threads_are_served_one_after_the_other():
+    found = router(8, 64)
+    failures = []
+
+    def work(offset):
+        try:
+            for at in range(500):
+                id = offset * 1_000 + at
+                found.enqueue(id, 10 + at)
+                found.step(at)
+                if found.running_on(id) is not None:
+                    found.finish(id)
+                else:
+                    found.abort(id)
+        except br.UnknownRequestError as error:  # another thread's step has admitted it in between
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    metrics = found.metrics()
+    assert not failures
+    assert metrics.arrived == 2_000 == metrics.finished + metrics.aborted
+    assert found.waiting_len == found.running_len == 0

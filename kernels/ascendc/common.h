@@ -1,0 +1,185 @@
+// What every part of the kernel uses.
+#pragma once
+
+#include "kernel_operator.h"
+
+#include "tiling.h"
+
+// The test builds the kernel with seeded bugs, to see that the model catches each: BR_SEED_BUG is then a variable. Elsewhere it is 0
+// and the compiler drops them.
+#ifndef BR_SEED_BUG
+#define BR_SEED_BUG 0
+#else
+extern "C" int br_seed_bug;
+#endif
+#define BR_BUG(n) (BR_SEED_BUG == (n))
+
+namespace br {
+
+using AscendC::GlobalTensor;
+using AscendC::HardEvent;
+using AscendC::LocalTensor;
+using AscendC::PipeBarrier;
+using AscendC::TBuf;
+using AscendC::TPipe;
+using AscendC::TPosition;
+using AscendC::TQue;
+
+constexpr int64_t kLeast = INT64_MIN;
+constexpr uint32_t kMinusInfinity = 0xff800000; // bits of a float
+
+// The scalar unit works on integers. Floats pass through it as bits, except that it widens an int32_t.
+union FloatBits {
+  float value;
+  uint32_t bits;
+};
+
+__aicore__ inline float FromBits(uint32_t bits) {
+  FloatBits both;
+  both.bits = bits;
+  return both.value;
+}
+
+// A float near an integer below 2^62: exact below 2^24, within a unit in the last place beyond.
+__aicore__ inline float FloatOf(int64_t value) {
+  uint32_t shift = 0;
+  while (value >= INT64_C(1) << 30 || value <= -(INT64_C(1) << 30)) {
+    value /= 2;
+    shift++;
+  }
+  FloatBits scaled;
+  scaled.value = static_cast<float>(static_cast<int32_t>(value));
+  if (shift != 0) {
+    scaled.bits += shift << 23;
+  }
+  return scaled.value;
+}
+
+// The integer of a float that is whole and below 2^62.
+__aicore__ inline int64_t WholeOf(uint32_t bits) {
+  int32_t exponent = static_cast<int32_t>(bits >> 23 & 0xff) - 150;
+  if (exponent <= -24) {
+    return 0;
+  }
+  int64_t whole = (bits & 0x7fffff) | 0x800000;
+  whole = exponent >= 0 ? whole << exponent : whole >> -exponent;
+  return (bits >> 31) != 0 ? -whole : whole;
+}
+
+// One pipe waits until another has done what it was told so far.
+template <HardEvent event> __aicore__ inline void Order(TPipe *pipe) {
+  AscendC::TEventID id = pipe->FetchEventID(event);
+  AscendC::SetFlag<event>(id);
+  AscendC::WaitFlag<event>(id);
+}
+
+__aicore__ inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+__aicore__ inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+__aicore__ inline int64_t Magnitude(int64_t a) { return a < 0 ? -a : a; }
+__aicore__ inline uint32_t RoundUp(uint32_t a, uint32_t to) { return (a + to - 1) / to * to; }
+
+// Division that rounds down, by a divisor above zero.
+__aicore__ inline int64_t FloorDiv(int64_t a, int64_t b) {
+  int64_t quotient = a / b;
+  return quotient * b > a ? quotient - 1 : quotient;
+}
+
+template <typename T>
+__aicore__ inline void CopyIn(const LocalTensor<T> &to, const GlobalTensor<T> &from, uint32_t count) {
+  AscendC::DataCopyExtParams shape{1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0};
+  AscendC::DataCopyPadExtParams<T> pad{false, 0, 0, T()};
+  AscendC::DataCopyPad(to, from, shape, pad);
+}
+
+template <typename T>
+__aicore__ inline void CopyOut(const GlobalTensor<T> &to, const LocalTensor<T> &from, uint32_t count) {
+  AscendC::DataCopyExtParams shape{1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0};
+  AscendC::DataCopyPad(to, from, shape);
+}
+
+// A batch in global memory: its header, read word by word by the scalar unit.
+class Batch {
+ public:
+  // Finds a batch in the blobs; false where they are not of this version.
+  __aicore__ inline bool Open(GM_ADDR input, GM_ADDR output, uint32_t index) {
+    Words launch;
+    launch.Open(input);
+    if (launch.U32(offsetof(BrLaunch, magic)) != BR_MAGIC || launch.U32(offsetof(BrLaunch, version)) != BR_VERSION ||
+        index >= launch.U32(offsetof(BrLaunch, batches))) {
+      return false;
+    }
+    uint32_t slot = sizeof(BrLaunch) + index * sizeof(BrSlot);
+    in_ = input + launch.I64(slot + offsetof(BrSlot, in_offset));
+    out_ = output + launch.I64(slot + offsetof(BrSlot, out_offset));
+    words_.Open(in_);
+    if (U32(offsetof(BrHeader, magic)) != BR_MAGIC || U32(offsetof(BrHeader, version)) != BR_VERSION) {
+      return false;
+    }
+    mode = U32(offsetof(BrHeader, mode));
+    order = U32(offsetof(BrHeader, order));
+    flags = U32(offsetof(BrHeader, flags));
+    bonus_format = U32(offsetof(BrHeader, bonus_format));
+    requests = U32(offsetof(BrHeader, requests));
+    workers = U32(offsetof(BrHeader, workers));
+    steps = U32(offsetof(BrHeader, steps));
+    runs = U32(offsetof(BrHeader, runs));
+    stride = U32(offsetof(BrHeader, stride));
+    tile = U32(offsetof(BrHeader, tile));
+    group = U32(offsetof(BrHeader, group));
+    max_picks = U32(offsetof(BrHeader, max_picks));
+    unit = I64(offsetof(BrHeader, unit));
+    growth_tokens = I64(offsetof(BrHeader, growth_tokens));
+    shortest_tokens = I64(offsetof(BrHeader, shortest_tokens));
+    longest_tokens = I64(offsetof(BrHeader, longest_tokens));
+    greatest_extra_tokens = I64(offsetof(BrHeader, greatest_extra_tokens));
+    return IsSound();
+  }
+
+  __aicore__ inline uint32_t U32(uint32_t offset) const { return words_.U32(offset); }
+  __aicore__ inline int64_t I64(uint32_t offset) const { return words_.I64(offset); }
+
+  // A section of the batch or of its answer that begins at an offset which the header names.
+  template <typename T> __aicore__ inline GlobalTensor<T> Section(uint32_t offset, uint64_t count) const {
+    GlobalTensor<T> section;
+    section.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(in_ + offset), count);
+    return section;
+  }
+  template <typename T> __aicore__ inline GlobalTensor<T> Answer(uint32_t offset, uint64_t count) const {
+    GlobalTensor<T> section;
+    section.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(out_ + offset), count);
+    return section;
+  }
+
+  uint32_t mode, order, flags, bonus_format, requests, workers, steps, runs, stride, tile, group, max_picks;
+  int64_t unit, growth_tokens, shortest_tokens, longest_tokens, greatest_extra_tokens;
+
+ private:
+  struct Words {
+    __aicore__ inline void Open(GM_ADDR at) {
+      u32.SetGlobalBuffer(reinterpret_cast<__gm__ uint32_t *>(at));
+      i64.SetGlobalBuffer(reinterpret_cast<__gm__ int64_t *>(at));
+    }
+    __aicore__ inline uint32_t U32(uint32_t offset) const { return u32.GetValue(offset / 4); }
+    __aicore__ inline int64_t I64(uint32_t offset) const { return i64.GetValue(offset / 8); }
+    GlobalTensor<uint32_t> u32;
+    GlobalTensor<int64_t> i64;
+  };
+
+  // Nothing larger than what the buffers below are made for.
+  __aicore__ inline bool IsSound() const {
+    bool sizes = requests >= 1 && requests <= BR_MAX_REQUESTS && workers >= 1 && workers <= BR_MAX_WORKERS &&
+                 steps <= BR_MAX_STEPS && runs >= 1 && runs <= BR_MAX_RUNS && stride <= BR_MAX_STRIDE;
+    bool tiles = tile >= BR_ENTRY_ALIGN && tile % BR_ENTRY_ALIGN == 0 && stride % BR_ENTRY_ALIGN == 0 && group >= 1;
+    bool kinds = mode <= BR_MODE_FIXED && order <= BR_ORDER_MOST_SLOTS && bonus_format <= BR_BONUS_F32 &&
+                 !(mode == BR_MODE_LEVEL && order == BR_ORDER_MATRIX && workers > 0) && unit >= 1 &&
+                 max_picks <= BR_MAX_PICKS;
+    return sizes && tiles && kinds &&
+           BR_UB_BYTES(stride, tile, bonus_format, flags) <= U32(offsetof(BrHeader, ub_bytes));
+  }
+
+  GM_ADDR in_;
+  GM_ADDR out_;
+  Words words_;
+};
+
+} // namespace br

@@ -1,0 +1,52 @@
+/*
+ * How a host runs a kernel on the model: what libbalanceroute_model_kernel.so exports. C.
+ */
+#ifndef BALANCEROUTE_MODEL_H
+#define BALANCEROUTE_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Device memory as the host allocated it. */
+typedef struct BrModelRange {
+  const void *address;
+  size_t bytes;
+} BrModelRange;
+
+/* What the last launch did, all blocks together: exported as `br_model_counts`. */
+typedef struct BrModelCounts {
+  uint64_t vector_instructions;
+  uint64_t vector_repeats; /* of 256 bytes */
+  uint64_t copied_in_bytes;
+  uint64_t copied_out_bytes;
+  uint64_t scalar_ub_accesses;
+  uint64_t scalar_gm_reads;
+  uint64_t barriers;
+  uint64_t events; /* pairs */
+  uint64_t ub_bytes; /* the most of one block */
+} BrModelCounts;
+
+/* In a library built with seeded bugs, `int br_seed_bug` says which of them is in the kernel; 0 for none. */
+
+#define BR_MODEL_OK 0
+#define BR_MODEL_VIOLATION 1 /* the kernel did what a device would punish; the message says what and where */
+#define BR_MODEL_ENTRY 2     /* no such entry */
+#define BR_MODEL_ARGUMENTS 3 /* the arguments do not have this entry's size */
+
+/*
+ * Runs `blocks` blocks of the entry named `entry`, one after the other. `arguments` are the kernel's parameters, packed as for a launch with
+ * host arguments: for both entries two pointers, input and output. With `ranges`, global memory outside of them is a violation; without, it
+ * is not checked. Writes the first violations, or an empty string, to `message` (may be null). Not for two threads at once: each call
+ * waits for the one before.
+ */
+int32_t br_model_launch(const char *entry, uint32_t blocks, const void *arguments, size_t argument_bytes,
+                        const BrModelRange *ranges, size_t range_count, char *message, size_t message_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,189 @@
+//! Who decides a batch faster, the CPU or the device: measured when a policy is built, and again with every decision.
+//!
+//! Either side's time is a line over the batch's work, `a + b * work`, fitted by least squares of the relative error. Old measurements fade,
+//! so a machine that is busy, throttled or shared is followed within some ten decisions. The slower side is tried again now and then,
+//! for what is not measured cannot get better.
+
+use crate::batch::Batch;
+
+/// What an old measurement counts for after another: half of it after some 13.
+const FADE: f64 = 0.95;
+/// One decision of this many goes to the slower side.
+const EXPLORE: u32 = 128;
+/// The slower side is tried again only where it is expected to take at most this many times longer.
+const AFFORDABLE: f64 = 4.0;
+
+/// Whose time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The CPU's picks.
+    Cpu,
+    /// The device's, from packing to the last check.
+    Device,
+    /// What the host does for the device's: the device's own time overlaps something else.
+    Host,
+}
+
+/// A line through fading points.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    weight: f64,
+    work: f64,
+    work_squared: f64,
+    time: f64,
+    work_time: f64,
+}
+
+impl Line {
+    fn add(&mut self, work: f64, ns: f64) {
+        // A microsecond off matters more at ten than at a thousand.
+        let weight = 1.0 / (ns * ns).max(1.0);
+        for (sum, value) in [
+            (&mut self.weight, 1.0),
+            (&mut self.work, work),
+            (&mut self.work_squared, work * work),
+            (&mut self.time, ns),
+            (&mut self.work_time, work * ns),
+        ] {
+            *sum = *sum * FADE + weight * value;
+        }
+    }
+
+    /// Expected time at some work, in nanoseconds; none before the first measurement.
+    fn at(&self, work: f64) -> Option<f64> {
+        if self.weight <= 0.0 {
+            return None;
+        }
+        let mean = self.time / self.weight;
+        let determinant = self.weight * self.work_squared - self.work * self.work;
+        // One size says nothing about the slope.
+        if determinant <= 1e-9 * self.weight * self.work_squared {
+            return Some(mean);
+        }
+        let slope = ((self.weight * self.work_time - self.work * self.time) / determinant).max(0.0);
+        let intercept = (self.time - slope * self.work) / self.weight;
+        Some(if intercept < 0.0 {
+            self.work_time / self.work_squared * work
+        } else {
+            intercept + slope * work
+        })
+    }
+}
+
+/// Batches that cost alike: those that the CPU searches by length, and those that it scores pair by pair.
+fn class(batch: &Batch<'_>) -> usize {
+    usize::from(batch.has_pair_terms())
+}
+
+/// Pairs to score as a decision begins, steps included.
+fn work(batch: &Batch<'_>) -> f64 {
+    let open = batch.workers().iter().filter(|worker| worker.open_slots() > 0).count();
+    let steps = batch.projection().map_or(1, |projection| projection.horizon + 1);
+    (batch.waiting().len() * open * steps) as f64
+}
+
+/// The measurements of one policy.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Choice {
+    lines: [[Line; 3]; 2],
+    decisions: u32,
+}
+
+impl Choice {
+    /// Takes a measurement.
+    pub(super) fn measured(&mut self, batch: &Batch<'_>, side: Side, ns: f64) {
+        self.lines[class(batch)][side as usize].add(work(batch), ns);
+    }
+
+    /// Whether the device is to decide; `overlapped` where its own time costs nobody anything.
+    pub(super) fn device(&mut self, batch: &Batch<'_>, overlapped: bool) -> bool {
+        let lines = &self.lines[class(batch)];
+        let work = work(batch);
+        let device = lines[if overlapped { Side::Host } else { Side::Device } as usize].at(work);
+        let (Some(cpu), Some(device)) = (lines[Side::Cpu as usize].at(work), device) else {
+            return lines[Side::Cpu as usize].weight > 0.0;
+        };
+        self.decisions = self.decisions.wrapping_add(1);
+        let faster = device < cpu;
+        let again = self.decisions.is_multiple_of(EXPLORE) && device.max(cpu) < AFFORDABLE * device.min(cpu);
+        faster != again
+    }
+
+    /// In words: from which work on the device is faster, per class.
+    pub(super) fn describe(&self) -> String {
+        let text = |class: usize| {
+            let from = (0..40).map(|power| f64::from(1 << 6) * 2f64.powi(power)).find(|&work| {
+                let lines = &self.lines[class];
+                matches!((lines[0].at(work), lines[1].at(work)), (Some(cpu), Some(device)) if device < cpu)
+            });
+            match from {
+                Some(work) if work < 1e9 => format!("from {work:.0} pairs"),
+                _ => "nowhere".to_owned(),
+            }
+        };
+        format!("the device is faster {} with terms per pair, {} without (measured)", text(1), text(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Request, Worker};
+    use crate::pool::Pool;
+
+    fn with_batch(waiting: u64, test: impl FnOnce(&Batch<'_>)) {
+        let requests: Vec<Request> = (0..waiting).map(|id| Request::new(id, 100)).collect();
+        let pool = Pool::from_requests(&requests).expect("valid");
+        let workers = [Worker::new(1000, 1, 1); 4];
+        test(&Batch::draft(&workers, &pool).check().expect("valid"));
+    }
+
+    #[test]
+    fn the_faster_side_is_chosen_on_either_side_of_the_crossover() {
+        let mut choice = Choice::default();
+        // A launch of 30 us and then a tenth of the CPU's time per pair.
+        for waiting in [64, 4096] {
+            with_batch(waiting, |batch| {
+                let pairs = (waiting * 4) as f64;
+                choice.measured(batch, Side::Cpu, 10.0 * pairs);
+                choice.measured(batch, Side::Device, 30_000.0 + pairs);
+                choice.measured(batch, Side::Host, 1_000.0);
+            });
+        }
+        for (waiting, device, overlapped) in
+            [(100, false, true), (700, false, true), (1000, true, true), (10, false, false)]
+        {
+            with_batch(waiting, |batch| {
+                assert_eq!(choice.device(batch, false), device, "{waiting}");
+                assert_eq!(choice.device(batch, true), overlapped, "{waiting}, overlapped");
+            });
+        }
+        assert!(choice.describe().contains("nowhere with terms per pair"), "{}", choice.describe());
+        assert!(choice.describe().contains("from 4096 pairs without"), "{}", choice.describe());
+    }
+
+    #[test]
+    fn a_side_that_slows_down_is_left_and_a_side_that_recovers_is_found_again() {
+        let mut choice = Choice::default();
+        with_batch(1000, |batch| {
+            choice.measured(batch, Side::Cpu, 10_000.0);
+            choice.measured(batch, Side::Device, 20_000.0);
+            assert!(!choice.device(batch, false));
+            for _ in 0..60 {
+                choice.measured(batch, Side::Cpu, 50_000.0);
+            }
+            assert!(choice.device(batch, false));
+            // The CPU is fast again, and only exploring can tell.
+            let mut tried = 0;
+            for _ in 0..20 * EXPLORE {
+                if !choice.device(batch, false) {
+                    tried += 1;
+                    choice.measured(batch, Side::Cpu, 10_000.0);
+                } else {
+                    choice.measured(batch, Side::Device, 20_000.0);
+                }
+            }
+            assert!(tried > 2 * EXPLORE, "{tried}");
+        });
+    }
+}

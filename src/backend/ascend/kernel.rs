@@ -1,0 +1,82 @@
+//! Which kernel file runs on which chip, and what the chip has.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+
+use super::blob::Soc;
+use super::result::LoadError;
+
+/// The environment variable that names a kernel file, or a folder with one `balanceroute-<chip>.o` each.
+pub const KERNEL_VARIABLE: &str = "BALANCEROUTE_ASCEND_KERNEL";
+/// The environment variable that names the runtime's library.
+pub const LIBRARY_VARIABLE: &str = "BALANCEROUTE_ACL_LIBRARY";
+
+/// The entries of a kernel file, as `tiling.h` names them.
+pub(super) const ENTRIES: [&CStr; 2] = [c"balanceroute_columns", c"balanceroute_greedy"];
+
+/// What the vector unit keeps for itself at the end of the unified buffer.
+const RESERVED_UB_BYTES: i64 = 8 * 1024;
+
+/// Chips of the family that the kernel is written for: beginning of the name, vector cores, bytes of the unified buffer.
+const CHIPS: [(&str, u32, i64); 7] = [
+    ("Ascend910B1", 48, 192 * 1024),
+    ("Ascend910B2", 48, 192 * 1024),
+    ("Ascend910B", 40, 192 * 1024),
+    ("Ascend910_9362", 40, 192 * 1024),
+    ("Ascend910_93", 48, 192 * 1024),
+    ("Ascend950PR", 72, 248 * 1024),
+    ("Ascend950", 64, 248 * 1024),
+];
+
+/// What batches are packed for on a chip of this name; what the runtime reports goes first.
+pub(super) fn soc(name: &str, reported: Option<(i64, i64)>) -> Result<Soc, LoadError> {
+    let known = CHIPS.iter().find(|(prefix, ..)| name.starts_with(prefix));
+    let Some(&(_, cores, bytes)) = known else {
+        let detail = "it is written for Ascend 910B, A3 and 950".to_owned();
+        return Err(LoadError::NoKernel { soc: name.to_owned(), detail });
+    };
+    let (cores, bytes) = reported
+        .filter(|&(cores, bytes)| {
+            (1..=1024).contains(&cores) && bytes > RESERVED_UB_BYTES && bytes <= 1 << 24
+        })
+        .map_or((cores, bytes), |(cores, bytes)| (cores as u32, bytes));
+    Ok(Soc { vector_cores: cores, ub_bytes: (bytes - RESERVED_UB_BYTES) as u32, tile_limit: None })
+}
+
+/// The kernel file for a chip: as asked for, as the environment says, or as built with this crate.
+pub(super) fn file(asked: Option<&Path>, soc: &str) -> Result<PathBuf, LoadError> {
+    let none = |detail: String| LoadError::NoKernel { soc: soc.to_owned(), detail };
+    let from_environment = std::env::var_os(KERNEL_VARIABLE).map(PathBuf::from);
+    let built = option_env!("BALANCEROUTE_ASCEND_BUILT").map(PathBuf::from);
+    let path =
+        asked.map(Path::to_owned).or(from_environment).or(built).ok_or_else(|| {
+            none(format!("none was built with this crate, and {KERNEL_VARIABLE} is not set"))
+        })?;
+    let path = if path.is_dir() { path.join(format!("balanceroute-{soc}.o")) } else { path };
+    // The runtime wants an absolute path.
+    path.canonicalize().map_err(|error| none(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_family_is_known_by_name_and_reported_values_go_first() {
+        let plan = |name, reported| soc(name, reported).map(|soc| (soc.vector_cores, soc.ub_bytes));
+        assert_eq!(plan("Ascend910B3", None), Ok((40, 184 * 1024)));
+        assert_eq!(plan("Ascend910B2C", None), Ok((48, 184 * 1024)));
+        assert_eq!(plan("Ascend910_9391", None), Ok((48, 184 * 1024)));
+        assert_eq!(plan("Ascend910_9362", None), Ok((40, 184 * 1024)));
+        assert_eq!(plan("Ascend910B3", Some((32, 128 * 1024))), Ok((32, 120 * 1024)));
+        assert_eq!(plan("Ascend910B3", Some((0, -1))), Ok((40, 184 * 1024)));
+        assert!(matches!(plan("Ascend310P3", Some((8, 256 * 1024))), Err(LoadError::NoKernel { .. })));
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_there_names_the_chip_and_the_place() {
+        let error = file(Some(Path::new("/no/such/kernel.o")), "Ascend910B3").expect_err("no such file");
+        let text = error.to_string();
+        assert!(text.contains("Ascend910B3") && text.contains("/no/such/kernel.o"), "{text}");
+    }
+}

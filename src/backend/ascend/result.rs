@@ -1,0 +1,151 @@
+//! What can go wrong with a device, in numbers.
+
+use thiserror::Error;
+
+/// A call of the runtime that failed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{call} returned {code}{}{message}", if message.is_empty() { "" } else { ": " })]
+pub struct CallError {
+    /// The call.
+    pub call: &'static str,
+    /// What it returned; zero where it returned no value at all.
+    pub code: i32,
+    /// What the runtime says of it.
+    pub message: String,
+}
+
+/// Why there is no device to use. The CPU decides instead.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// [`super::AscendParameters::device`] names none.
+    #[error("none was asked for")]
+    NotAsked,
+    /// No file of the runtime could be opened.
+    #[error("no Ascend runtime: {tried}")]
+    NoLibrary {
+        /// What was tried, and what came of it.
+        tried: String,
+    },
+    /// The library is no Ascend runtime, or a broken one.
+    #[error("{library}: no symbol {symbol}")]
+    Symbol {
+        /// The library.
+        library: String,
+        /// The first symbol that is missing.
+        symbol: &'static str,
+    },
+    /// A runtime from before kernels could be loaded from a file.
+    #[error("{library}: API version {found} has no {symbol}; CANN 8.1 or newer is needed")]
+    TooOld {
+        /// The library.
+        library: String,
+        /// Its API version.
+        found: String,
+        /// The first call that is missing.
+        symbol: &'static str,
+    },
+    /// A runtime whose calls may have changed.
+    #[error("{library}: API version {found}, expected 1.x")]
+    Version {
+        /// The library.
+        library: String,
+        /// Its API version.
+        found: String,
+    },
+    /// No such device.
+    #[error("device {asked}: the runtime {library} finds {found}")]
+    NoDevice {
+        /// The runtime.
+        library: String,
+        /// The device asked for.
+        asked: u32,
+        /// How many there are.
+        found: u32,
+    },
+    /// Nothing to run on this chip.
+    #[error("no kernel for {soc}: {detail}")]
+    NoKernel {
+        /// The chip's name.
+        soc: String,
+        /// Where it was looked for.
+        detail: String,
+    },
+    /// A call failed on the way.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl LoadError {
+    /// Whether the same may work later.
+    #[cfg(feature = "ascend")]
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Call(_))
+    }
+}
+
+/// Why the CPU decided a batch that was meant for the device.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// There is no device.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A call failed, or a task of the stream.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The answer was not there in time; the device may still be at work.
+    #[error("no answer within {waited_ms} ms")]
+    Late {
+        /// How long the caller waited.
+        waited_ms: u64,
+    },
+    /// It failed and is left alone for a while.
+    #[error("the device rests after {failures} failures in a row")]
+    Resting {
+        /// Failures since it last answered.
+        failures: u32,
+    },
+    /// Every place for a batch is taken.
+    #[error("{in_flight} batches are in flight, as many as fit")]
+    Busy {
+        /// How many.
+        in_flight: usize,
+    },
+    /// The kernel does not take this batch.
+    #[cfg(feature = "ascend")]
+    #[error("not for the device: {0}")]
+    Kept(super::blob::Kept),
+    /// The device's answer is none: it is checked like anybody's.
+    #[cfg(feature = "ascend")]
+    #[error(transparent)]
+    Answer(super::blob::AnswerError),
+    /// The ticket belongs to another batch or another device.
+    #[error("ticket {ticket} does not belong to this batch")]
+    Ticket {
+        /// Its number.
+        ticket: u64,
+    },
+}
+
+/// What a device has done since it was opened first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Batches handed to the device.
+    pub submitted: u64,
+    /// Batches that the device decided.
+    pub decided: u64,
+    /// Batches that the host kept: nothing to place, a limit, a rule that the device cannot draw.
+    pub kept: u64,
+    /// Batches that the CPU decided because the device failed, was late, rested or was busy.
+    pub fallen_back: u64,
+    /// Answers that came too late.
+    pub late: u64,
+    /// Answers that were none.
+    pub refused: u64,
+    /// Failures of the device.
+    pub failures: u64,
+    /// How often it was opened.
+    pub openings: u64,
+}

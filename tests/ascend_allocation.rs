@@ -1,0 +1,88 @@
+//! A decision on a device allocates nothing once its buffers have seen their largest size; nor does one while the device rests.
+#![cfg(feature = "ascend")]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use balanceroute::Assignment;
+use balanceroute::backend::BackendKind;
+use balanceroute::backend::ascend::AscendParameters;
+use balanceroute::policy::{self, Parameters};
+use support::{Fake, Parts, kernel, until};
+
+thread_local! {
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local without a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn a_decision_on_a_device_allocates_nothing_after_the_warm_up() {
+    for name in ["exact", "exact-oracle", "level", "brh-oracle", "jsq"] {
+        let fake = Fake::new();
+        let parameters = Parameters {
+            backend: BackendKind::Ascend,
+            ascend: AscendParameters {
+                library: Some(fake.path.clone()),
+                kernel: Some(kernel().to_owned()),
+                answer_timeout_ms: 20_000,
+                rest_ms: 60_000,
+                ..AscendParameters::default()
+            },
+            ..Parameters::default()
+        };
+        let mut device = policy::build(name, &parameters).expect("a policy");
+        let mut out = Assignment::new();
+        let parts: Vec<Parts> = (0..30).map(Parts::new).collect();
+        let mut rounds = |device: &mut dyn policy::Policy, what: &str, warm: usize| {
+            for round in 0..3 {
+                for (seed, parts) in parts.iter().enumerate() {
+                    let batch = parts.batch();
+                    let before = BYTES.get();
+                    if (round + seed) % 2 == 0 {
+                        device.decide(&batch, &mut out);
+                    } else {
+                        let ticket = device.submit(&batch);
+                        device.collect(ticket, &batch, Duration::from_secs(20), &mut out);
+                    }
+                    let allocated = BYTES.get() - before;
+                    assert!(
+                        round < warm || allocated == 0,
+                        "{name}, {what}: {allocated} bytes, batch {seed}"
+                    );
+                }
+            }
+        };
+        // Both ways have seen every batch after two rounds.
+        rounds(&mut *device, "on the device", 2);
+        assert!(device.device_counters().expect("a device").decided > 40, "{}", device.describe());
+        fake.fail("task-launch", 1, 1, 507_018);
+        let mut at = 0;
+        until("a failure", || {
+            at += 1;
+            device.decide(&parts[at % parts.len()].batch(), &mut Assignment::new());
+            device.device_counters().expect("a device").failures > 0
+        });
+        rounds(&mut *device, "while it rests", 2);
+    }
+}

@@ -1,0 +1,678 @@
+//! The ascend backend from `dlopen` to the picks, on a runtime without a device: the same answers as the CPU's, whatever fails, and everything
+//! given back. The kernel is the device's own source on the model (`kernels/model`).
+#![cfg(feature = "ascend")]
+
+mod support;
+
+use std::time::Duration;
+
+use balanceroute::backend::ascend::AscendParameters;
+use balanceroute::backend::ascend::offload::Offload;
+use balanceroute::backend::ascend::result::DeviceError;
+use balanceroute::backend::{Backend, BackendKind, Reference};
+use balanceroute::policy::{
+    self, Decided, Drawer, Order, Overdue, Parameters, Plan, Policy, Repair, Rule, View,
+};
+use balanceroute::score::{Age, Knot, Profile};
+use balanceroute::{Assignment, Batch};
+use support::{Fake, Parts, kernel, until};
+
+const POLICIES: [&str; 5] = ["exact", "exact-oracle", "level", "brh-oracle", "jsq"];
+
+fn parameters(fake: &Fake) -> Parameters {
+    Parameters {
+        backend: BackendKind::Ascend,
+        ascend: AscendParameters {
+            library: Some(fake.path.clone()),
+            kernel: Some(kernel().to_owned()),
+            // The model is slower than any device, and the machine may be busy.
+            answer_timeout_ms: 20_000,
+            device_timeout_ms: 20_000,
+            rest_ms: 1,
+            longest_rest_ms: 4,
+            ..AscendParameters::default()
+        },
+        ..Parameters::default()
+    }
+}
+
+fn on_device(name: &str, parameters: &Parameters) -> Box<dyn Policy> {
+    policy::build(name, parameters).expect("a policy")
+}
+
+fn on_cpu(name: &str) -> Box<dyn Policy> {
+    on_device(name, &Parameters { backend: BackendKind::Cpu, ..Parameters::default() })
+}
+
+fn decide(policy: &mut dyn Policy, batch: &Batch<'_>) -> Assignment {
+    let mut out = Assignment::new();
+    policy.decide(batch, &mut out);
+    out
+}
+
+fn decided(policy: &dyn Policy) -> u64 {
+    policy.device_counters().expect("a device").decided
+}
+
+#[test]
+fn the_device_answers_as_the_cpu() {
+    for host_arguments in [true, false] {
+        let fake = if host_arguments {
+            Fake::new()
+        } else {
+            Fake::without(&["aclrtLaunchKernelWithHostArgs", "aclrtGetDeviceInfo"])
+        };
+        for name in POLICIES {
+            let (mut device, mut cpu) = (on_device(name, &parameters(&fake)), on_cpu(name));
+            for seed in 0..40 {
+                let parts = Parts::new(seed);
+                let out = decide(&mut *device, &parts.batch());
+                assert_eq!(out, decide(&mut *cpu, &parts.batch()), "{name}, seed {seed}");
+                parts.assert_sound(&out, name);
+            }
+            let counters = device.device_counters().expect("a device");
+            assert!(
+                counters.decided >= 20,
+                "{name}: {counters:?} {} {}",
+                device.describe(),
+                fake.violation()
+            );
+            assert_eq!((counters.fallen_back, counters.failures, counters.openings), (0, 0, 1), "{name}");
+            let described = device.describe();
+            assert!(described.starts_with("ascend: Ascend910B3"), "{described}");
+        }
+        let calls =
+            ["aclrtLaunchKernelWithHostArgs", "aclrtLaunchKernelWithConfig"].map(|call| fake.calls(call) > 0);
+        assert_eq!(calls, [host_arguments, !host_arguments]);
+        assert_eq!(fake.reclaimed(), 0);
+        fake.assert_clean("answers");
+    }
+}
+
+#[test]
+fn every_call_may_fail_at_its_first_and_second_use() {
+    // As the runtime's own codes: a failure inside, out of memory, a lost context, a device that is gone.
+    let codes = [500_003, 207_001, 107_002, 507_018];
+    // The two ways to launch, each call seen on one of them.
+    for (hidden, by_handle) in [(&[][..], false), (&["aclrtLaunchKernelWithHostArgs"], true)] {
+        let is_by_handle =
+            |call: &str| call.starts_with("aclrtKernelArgs") || call == "aclrtLaunchKernelWithConfig";
+        for (at, call) in Fake::new().call_names().into_iter().enumerate() {
+            if is_by_handle(&call) != by_handle {
+                continue;
+            }
+            for nth in [1, 2] {
+                let context = format!("{call}, use {nth}");
+                let fake = Fake::without(hidden);
+                fake.fail(&call, nth, 1, codes[at % codes.len()]);
+                if call == "aclGetRecentErrMsg" {
+                    // It is asked after another failure only.
+                    fake.fail("aclrtRecordEvent", 1, 2, 500_003);
+                }
+                // Two devices, one after the other, so that calls of the opening and of the end have a second use.
+                for round in 0..2u64 {
+                    let mut device = on_device("exact", &parameters(&fake));
+                    let mut cpu = on_cpu("exact");
+                    let mut step = |device: &mut dyn Policy, seed: u64| {
+                        let parts = Parts::new(seed);
+                        let out = decide(device, &parts.batch());
+                        parts.assert_sound(&out, &context);
+                        assert_eq!(out, decide(&mut *cpu, &parts.batch()), "{context}, seed {seed}");
+                    };
+                    for seed in 0..3 {
+                        step(&mut *device, 10 * round + seed);
+                    }
+                    // Failed or not, it comes back.
+                    let mut seed = 100;
+                    until(&context, || {
+                        seed += 1;
+                        step(&mut *device, seed % 20);
+                        decided(&*device) > 0
+                    });
+                    drop(device);
+                    fake.assert_clean(&context);
+                }
+                assert!(fake.calls(&call) >= u64::from(nth), "{context}: {} calls", fake.calls(&call));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_task_that_fails_or_hangs_leaves_the_batch_to_the_cpu() {
+    for task in ["task-copy", "task-launch", "task-record"] {
+        for hang in [false, true] {
+            let context = format!("{task}, hang {hang}");
+            let fake = Fake::new();
+            let mut parameters = parameters(&fake);
+            parameters.ascend.device_timeout_ms = if hang { 100 } else { 20_000 };
+            parameters.ascend.answer_timeout_ms = if hang { 20 } else { 20_000 };
+            let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
+            if hang {
+                fake.hang(task, 2);
+            } else {
+                fake.fail(task, 2, 1, 507_018);
+            }
+            let mut failures = 0;
+            let mut seed = 0;
+            until(&context, || {
+                seed += 1;
+                let parts = Parts::new(seed % 12);
+                let out = decide(&mut *device, &parts.batch());
+                parts.assert_sound(&out, &context);
+                assert_eq!(out, decide(&mut *cpu, &parts.batch()), "{context}, seed {seed}");
+                let counters = device.device_counters().expect("a device");
+                let since = counters.failures > failures;
+                if since && failures == 0 {
+                    // Nobody waits for a device while it rests.
+                    failures = counters.failures;
+                }
+                counters.failures > 0 && counters.openings > 1 && counters.decided > 0
+            });
+            let counters = device.device_counters().expect("a device");
+            assert!(counters.fallen_back > 0, "{context}: {counters:?}");
+            assert_eq!(counters.late > 0, hang, "{context}: {counters:?}");
+            drop(device);
+            fake.assert_clean(&context);
+        }
+    }
+}
+
+#[test]
+fn a_call_that_never_returns_holds_nobody_up() {
+    let fake = Fake::new();
+    let mut parameters = parameters(&fake);
+    parameters.ascend.answer_timeout_ms = 20;
+    let (mut device, mut cpu) = (on_device("level", &parameters), on_cpu("level"));
+    fake.hang("aclrtMemcpyAsync", 1);
+    let begin = std::time::Instant::now();
+    for seed in 0..20 {
+        let parts = Parts::new(seed);
+        assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
+    }
+    // One late answer, and then nobody asks.
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(device.device_counters().expect("a device").late, 1);
+    assert!(fake.calls("aclrtMemcpyAsync") > 0);
+    fake.release();
+    let mut seed = 0;
+    until("released", || {
+        seed += 1;
+        let parts = Parts::new(seed % 20);
+        assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
+        decided(&*device) > 0
+    });
+    drop(device);
+    fake.assert_clean("released");
+}
+
+#[test]
+fn a_lost_context_is_opened_again() {
+    let fake = Fake::new();
+    let (mut device, mut cpu) = (on_device("exact", &parameters(&fake)), on_cpu("exact"));
+    let mut seed = 0;
+    for loss in 1..=3 {
+        fake.lose_contexts();
+        let before = decided(&*device);
+        until("a lost context", || {
+            seed += 1;
+            let parts = Parts::new(seed % 20);
+            assert_eq!(
+                decide(&mut *device, &parts.batch()),
+                decide(&mut *cpu, &parts.batch()),
+                "seed {seed}"
+            );
+            decided(&*device) > before
+        });
+        let counters = device.device_counters().expect("a device");
+        assert_eq!((counters.failures, counters.openings), (loss, loss + 1));
+    }
+    assert!(device.describe().contains("107002"), "{}", device.describe());
+    drop(device);
+    fake.assert_clean("lost");
+}
+
+#[test]
+fn a_wrong_answer_is_refused_and_the_device_opened_again() {
+    // Status, number of picks, a column's score, the first pick's entry, worker and score.
+    let parts = Parts::new(3);
+    let batch = parts.batch();
+    let columns = batch.workers().len() as u64 * 32;
+    let mut refused = 0;
+    for offset in [8, 12, 64 + columns, 64 + columns + 4, 64 + columns + 8] {
+        let fake = Fake::new();
+        let (mut device, mut cpu) = (on_device("exact", &parameters(&fake)), on_cpu("exact"));
+        fake.corrupt(1, offset);
+        assert_eq!(decide(&mut *device, &batch), decide(&mut *cpu, &batch), "byte {offset}");
+        refused += device.device_counters().expect("a device").refused;
+        until("refused", || {
+            assert_eq!(decide(&mut *device, &batch), decide(&mut *cpu, &batch), "byte {offset}");
+            decided(&*device) > 0
+        });
+        drop(device);
+        fake.assert_clean("refused");
+    }
+    assert_eq!(refused, 5);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_a_reason() {
+    let check = |fake: &Fake, change: &dyn Fn(&mut Parameters), mention: &[&str]| {
+        let mut parameters = parameters(fake);
+        change(&mut parameters);
+        for backend in [BackendKind::Ascend, BackendKind::Auto] {
+            let parameters = Parameters { backend, ..parameters.clone() };
+            let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
+            let described = device.describe();
+            for mention in mention {
+                assert!(described.contains(mention), "{mention} is not in {described}");
+            }
+            for seed in 0..5 {
+                let parts = Parts::new(seed);
+                let batch = parts.batch();
+                assert_eq!(decide(&mut *device, &batch), decide(&mut *cpu, &batch));
+                let ticket = device.submit(&batch);
+                let mut out = Assignment::new();
+                device.collect(ticket, &batch, Duration::from_secs(1), &mut out);
+                assert_eq!(out, decide(&mut *cpu, &batch));
+            }
+        }
+        fake.assert_clean(mention[0]);
+    };
+    let none = |_: &mut Parameters| {};
+    let fake = Fake::new;
+    let missing =
+        |parameters: &mut Parameters| parameters.ascend.library = Some("/no/such/libacl_rt.so".into());
+    check(&fake(), &missing, &["no Ascend runtime", "/no/such/libacl_rt.so"]);
+    check(&Fake::without(&["aclrtMallocHost"]), &none, &["no symbol aclrtMallocHost"]);
+    check(
+        &Fake::without(&["aclrtBinaryLoadFromFile"]),
+        &none,
+        &["API version 1.16.0", "CANN 8.1", "aclrtBinaryLoadFromFile"],
+    );
+    let no_launch = ["aclrtLaunchKernelWithHostArgs", "aclrtLaunchKernelWithConfig"];
+    check(&Fake::without(&no_launch), &none, &["CANN 8.1", "aclrtLaunchKernelWithConfig"]);
+    let newer = fake();
+    newer.version(2, 0, 1);
+    check(&newer, &none, &["API version 2.0.1, expected 1.x"]);
+    let empty = fake();
+    empty.devices(0);
+    check(&empty, &none, &["device 0", "finds 0"]);
+    check(&fake(), &|parameters| parameters.ascend.device = Some(3), &["device 3", "finds 1"]);
+    let other = fake();
+    other.soc("Ascend310P3");
+    check(&other, &none, &["no kernel for Ascend310P3"]);
+    check(
+        &fake(),
+        &|parameters| parameters.ascend.kernel = Some("/no/kernel.o".into()),
+        &["no kernel for Ascend910B3", "/no/kernel.o"],
+    );
+}
+
+#[test]
+fn a_device_without_memory_is_tried_again() {
+    let fake = Fake::new();
+    fake.memory(1 << 20);
+    let (mut device, mut cpu) = (on_device("exact", &parameters(&fake)), on_cpu("exact"));
+    assert!(device.describe().contains("207001"), "{}", device.describe());
+    let parts = Parts::new(1);
+    assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()));
+    fake.memory(u64::MAX);
+    until("memory is back", || {
+        assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()));
+        decided(&*device) > 0
+    });
+    drop(device);
+    fake.assert_clean("memory");
+}
+
+#[test]
+fn an_engine_that_initialised_the_runtime_keeps_it() {
+    let fake = Fake::new();
+    fake.foreign_init(1);
+    let mut device = on_device("exact", &parameters(&fake));
+    let parts = Parts::new(1);
+    decide(&mut *device, &parts.batch());
+    assert_eq!(decided(&*device), 1);
+    drop(device);
+    fake.assert_clean("foreign");
+    assert_eq!(fake.calls("aclFinalize"), 0);
+}
+
+#[test]
+fn submissions_overlap_the_caller_and_are_collected_in_any_order() {
+    let patience = Duration::from_secs(20);
+    for name in POLICIES {
+        let fake = Fake::new();
+        let (mut device, mut cpu) = (on_device(name, &parameters(&fake)), on_cpu(name));
+        let parts: Vec<Parts> = (0..3).map(Parts::new).collect();
+        let mut out = Assignment::new();
+        // The launch waits for us: whoever waited for it here would wait for ever.
+        fake.hang("task-launch", 1);
+        let first = device.submit(&parts[0].batch());
+        let second = device.submit(&parts[1].batch());
+        assert!(!device.poll(&first) && !device.poll(&second), "{name}");
+        let third = device.submit(&parts[2].batch());
+        assert!(device.poll(&third), "{name}: it never left");
+        until(name, || fake.calls("task-launch") > 0);
+        fake.release();
+        until(name, || device.poll(&first) && device.poll(&second));
+        assert_eq!(device.collect(second, &parts[1].batch(), patience, &mut out), Decided::Device, "{name}");
+        assert_eq!(out, decide(&mut *cpu, &parts[1].batch()), "{name}");
+        assert_eq!(device.collect(first, &parts[0].batch(), patience, &mut out), Decided::Device, "{name}");
+        assert_eq!(out, decide(&mut *cpu, &parts[0].batch()), "{name}");
+        let busy = Decided::InsteadOfDevice(DeviceError::Busy { in_flight: 2 });
+        assert_eq!(device.collect(third, &parts[2].batch(), patience, &mut out), busy, "{name}");
+        assert_eq!(out, decide(&mut *cpu, &parts[2].batch()), "{name}");
+        // What is given up leaves its place to others; what is collected for another batch is not believed.
+        for _ in 0..4 {
+            let ticket = device.submit(&parts[0].batch());
+            device.discard(ticket);
+            until(name, || device.device_counters().is_some_and(|counters| counters.submitted > 0));
+        }
+        until(name, || {
+            let ticket = device.submit(&parts[0].batch());
+            let by = device.collect(ticket, &parts[1].batch(), patience, &mut out);
+            assert_eq!(out, decide(&mut *cpu, &parts[1].batch()), "{name}");
+            matches!(by, Decided::InsteadOfDevice(DeviceError::Ticket { .. }))
+        });
+        drop(device);
+        fake.assert_clean(name);
+    }
+}
+
+#[test]
+fn a_collection_waits_no_longer_than_it_says() {
+    let fake = Fake::new();
+    let (mut device, mut cpu) = (on_device("exact", &parameters(&fake)), on_cpu("exact"));
+    let parts = Parts::new(5);
+    let mut out = Assignment::new();
+    fake.hang("task-launch", 1);
+    let ticket = device.submit(&parts.batch());
+    let by = device.collect(ticket, &parts.batch(), Duration::from_millis(10), &mut out);
+    assert_eq!(by, Decided::InsteadOfDevice(DeviceError::Late { waited_ms: 10 }));
+    assert_eq!(out, decide(&mut *cpu, &parts.batch()));
+    until("the launch", || fake.calls("task-launch") > 0);
+    // Nobody is sent after an answer that is out.
+    let ticket = device.submit(&parts.batch());
+    let by = device.collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
+    assert!(matches!(by, Decided::InsteadOfDevice(DeviceError::Resting { .. })), "{by:?}");
+    // What is given up meanwhile does not make it late.
+    fake.release();
+    until("the late answer", || {
+        let ticket = device.submit(&parts.batch());
+        let by = device.collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
+        assert_eq!(out, decide(&mut *cpu, &parts.batch()));
+        by == Decided::Device
+    });
+    assert_eq!(device.device_counters().expect("a device").failures, 0);
+    drop(device);
+    fake.assert_clean("late");
+}
+
+#[test]
+fn auto_measures_and_leaves_a_slow_device_alone() {
+    let fake = Fake::new();
+    fake.slow("task-launch", 3_000);
+    let parameters = Parameters { backend: BackendKind::Auto, ..parameters(&fake) };
+    let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
+    let measured = decided(&*device);
+    assert!(measured >= 8, "{measured} batches measured on the device");
+    assert!(
+        device.describe().contains("the device is faster nowhere with terms per pair"),
+        "{}",
+        device.describe()
+    );
+    for seed in 0..60 {
+        let parts = Parts::new(seed);
+        assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
+    }
+    assert_eq!(decided(&*device), measured, "a launch of 3 ms is slower than any of these on the CPU");
+    drop(device);
+    fake.assert_clean("auto");
+}
+
+/// The published score, as a rule of the caller's own.
+#[derive(Clone, Copy)]
+struct Margin;
+
+impl Rule for Margin {
+    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut [i64]) -> Plan {
+        let sum: u64 = batch.workers().iter().map(|worker| worker.load_tokens).sum();
+        Plan {
+            order: Order::Matrix,
+            nested: false,
+            unit: 1,
+            age: Age { linear: 3.0, quadratic: 0.0 },
+            overdue: Overdue::default(),
+            refill_tokens: 0,
+            envelope_floor: sum as i64 / batch.workers().len() as i64,
+            longest_first: false,
+            repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
+            passed_over: None,
+        }
+    }
+
+    fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
+        profile.slope = 1;
+        profile.knots.push(Knot { at_tokens: view.envelope - view.cost, weight: view.workers });
+    }
+
+    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        Some(Drawer::Margin { slope: 1, weight: batch.workers().len() as i64 })
+    }
+}
+
+#[test]
+fn many_batches_share_a_launch() {
+    let fake = Fake::new();
+    let mut device = Offload::open(&parameters(&fake).ascend).expect("a device");
+    let all: Vec<Parts> = (0..24).map(Parts::new).collect();
+    let mut decide = |fake: &Fake, from: usize, to: usize| {
+        let batches: Vec<Batch<'_>> = all[from..to].iter().map(Parts::batch).collect();
+        let mut found = vec![Assignment::new(); batches.len()];
+        let launches = fake.calls("task-launch");
+        device.assign_many(&mut vec![Margin; batches.len()], &batches, &mut found);
+        for (batch, found) in batches.iter().zip(&found) {
+            let mut expected = Assignment::new();
+            Reference.assign(&mut Margin, batch, &mut expected);
+            assert_eq!(*found, expected);
+        }
+        fake.calls("task-launch") - launches
+    };
+    assert_eq!(decide(&fake, 0, 24), 1);
+    assert_eq!(decide(&fake, 3, 9), 1);
+    // The CPU decides the whole group where the launch fails.
+    fake.fail("task-launch", 1, 1, 507_018);
+    assert_eq!(decide(&fake, 0, 12), 1);
+    until("the device is back", || decide(&fake, 0, 12) == 1);
+    drop(device);
+    fake.assert_clean("group");
+}
+
+#[test]
+fn an_opening_that_never_ends_is_given_up() {
+    let fake = Fake::new();
+    let mut parameters = parameters(&fake);
+    parameters.ascend.open_timeout_ms = 50;
+    fake.hang("aclrtCreateContext", 1);
+    let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
+    assert!(device.describe().contains("not open after 50 ms"), "{}", device.describe());
+    let parts = Parts::new(2);
+    assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()));
+    drop(device);
+    // What was left behind in the runtime gives everything back when it gets out.
+    fake.release();
+    fake.assert_clean("opening");
+}
+
+#[test]
+fn a_policy_is_dropped_while_its_device_hangs() {
+    for call in ["task-launch", "aclrtSynchronizeStreamWithTimeout"] {
+        let fake = Fake::new();
+        let mut device = on_device("level", &parameters(&fake));
+        fake.hang(call, 1);
+        let parts = Parts::new(2);
+        let ticket = device.submit(&parts.batch());
+        until(call, || fake.calls(call) > 0);
+        let begin = std::time::Instant::now();
+        drop(device);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        drop(ticket);
+        fake.release();
+        fake.assert_clean(call);
+    }
+}
+
+#[test]
+fn a_policy_moves_between_threads() {
+    let fake = Fake::new();
+    let mut device = on_device("exact", &parameters(&fake));
+    for seed in 0..6 {
+        let parts = Parts::new(seed);
+        let expected = decide(&mut *on_cpu("exact"), &parts.batch());
+        device = std::thread::spawn(move || {
+            assert_eq!(decide(&mut *device, &parts.batch()), expected, "seed {seed}");
+            device
+        })
+        .join()
+        .expect("no panic");
+    }
+    assert!(decided(&*device) > 0);
+    std::thread::spawn(move || drop(device)).join().expect("no panic");
+    fake.assert_clean("threads");
+}
+
+#[test]
+fn nothing_links_to_the_runtime() {
+    let own = std::env::current_exe().expect("a path");
+    let out =
+        std::process::Command::new("nm").args(["-D", "--undefined-only"]).arg(own).output().expect("nm");
+    assert!(out.status.success());
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("dlsym"), "nm lists what is looked up: {text}");
+    let linked: Vec<&str> = text.lines().filter(|line| line.contains(" acl")).collect();
+    assert!(linked.is_empty(), "{linked:?}");
+}
+
+#[cfg(feature = "sim")]
+mod command_line {
+    use std::path::Path;
+    use std::process::{Command, Output};
+
+    use balanceroute::backend::BackendKind;
+    use balanceroute::policy::Parameters;
+    use balanceroute::sim::report::Document;
+    use balanceroute::sim::{self, Scenario};
+    use serde_json::Value;
+
+    use super::support::{Fake, kernel};
+
+    fn command(fake: Option<&Fake>, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_balanceroute"));
+        command.args(arguments).env_remove("ASCEND_HOME_PATH").env_remove("ASCEND_TOOLKIT_HOME");
+        command.env_remove("BALANCEROUTE_ACL_LIBRARY").env_remove("BALANCEROUTE_ASCEND_KERNEL");
+        if let Some(fake) = fake {
+            command.env("BALANCEROUTE_ACL_LIBRARY", &fake.path).env("BALANCEROUTE_ASCEND_KERNEL", kernel());
+        }
+        let out = command.output().expect("the binary runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        out
+    }
+
+    fn scratch(name: &str) -> String {
+        Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("ascend_{}_{name}", std::process::id()))
+            .display()
+            .to_string()
+    }
+
+    fn ascend_path(fake: Option<&Fake>, name: &str) -> Value {
+        let json = scratch(name);
+        command(fake, &["kernels", "--batches", "200", "--json", &json]);
+        let report: Value =
+            serde_json::from_str(&std::fs::read_to_string(json).expect("written")).expect("JSON");
+        let paths = report["paths"].as_array().expect("a list");
+        paths.iter().find(|path| path["name"] == "ascend").expect("the ascend path").clone()
+    }
+
+    #[test]
+    fn the_kernel_report_has_the_device_and_its_self_test_or_the_reason_why_not() {
+        let fake = Fake::new();
+        let path = ascend_path(Some(&fake), "kernels.json");
+        assert_eq!(path["available"], true, "{path}");
+        assert_eq!((path["batches"].as_u64(), path["mismatches"].as_u64()), (Some(200), Some(0)), "{path}");
+        let reason = path["reason"].as_str().expect("a reason");
+        assert!(reason.contains("Ascend910B3") && reason.contains("decided"), "{reason}");
+        assert!(!reason.contains(" 0 batches decided"), "{reason}");
+        assert!(path["ns_per_cell"].as_f64().is_some_and(|ns| ns > 0.0), "{path}");
+        assert!(path["ns_per_cell_horizon"].as_f64().is_some_and(|ns| ns > 0.0), "{path}");
+        let path = ascend_path(None, "no_kernels.json");
+        assert_eq!((path["available"].as_bool(), path["batches"].as_u64()), (Some(false), Some(0)), "{path}");
+        assert!(path["reason"].as_str().is_some_and(|reason| reason.contains("no Ascend runtime")), "{path}");
+    }
+
+    /// Without `decide_us` and its three figures, the only wall-clock times.
+    fn stripped(text: &str) -> String {
+        let mut kept = Vec::new();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            if line.contains("\"decide_us\"") {
+                lines.nth(3);
+            } else {
+                kept.push(line);
+            }
+        }
+        assert!(kept.len() > 50, "{text}");
+        kept.join("\n")
+    }
+
+    #[test]
+    fn a_simulation_on_the_device_is_that_on_the_cpu_byte_for_byte() {
+        let fake = Fake::new();
+        let run = |backend: &str| {
+            let json = scratch(&format!("{backend}.json"));
+            let arguments = ["--steps", "60", "--warmup", "10", "--policy", "level,exact", "--seeds", "1"];
+            command(
+                Some(&fake),
+                &[&["simulate", "--quiet", "--backend", backend, "--json", &json], &arguments[..]].concat(),
+            );
+            stripped(&std::fs::read_to_string(json).expect("written"))
+        };
+        assert!(run("ascend") == run("cpu"));
+    }
+
+    /// The same in this process, where the fake tells that it was the device that decided.
+    #[test]
+    fn a_simulation_runs_on_the_device_to_the_last_batch() {
+        let fake = Fake::new();
+        for (workers, pool, policies) in [
+            (8, 32, &["level", "exact", "exact-oracle", "brh-oracle", "jsq"][..]),
+            (40, 300, &["exact", "level"]),
+        ] {
+            let run = |parameters: Parameters| {
+                let scenario = Scenario {
+                    policies: policies.iter().map(|&name| name.to_owned()).collect(),
+                    workers,
+                    pool,
+                    seeds: 1,
+                    steps: Some(120),
+                    warmup: 20,
+                    parameters,
+                    ..Scenario::default()
+                };
+                let runs = sim::run(&scenario, false).expect("a run");
+                assert!(runs.iter().all(|run| run.requests_lost == 0 && run.requests_done > 0));
+                serde_json::to_string_pretty(&Document::new(&scenario, &runs)).expect("JSON")
+            };
+            let before = fake.calls("task-launch");
+            let device = run(super::parameters(&fake));
+            let launches = fake.calls("task-launch") - before;
+            let cpu = run(Parameters { backend: BackendKind::Cpu, ..Parameters::default() });
+            assert!(stripped(&device) == stripped(&cpu), "{workers} workers");
+            assert!(launches > 30 * policies.len() as u64, "{launches} launches");
+        }
+        assert_eq!(fake.calls("aclrtDestroyStream"), fake.calls("aclrtCreateStream"));
+        fake.assert_clean("simulation");
+    }
+}

@@ -1,0 +1,799 @@
+//! The device kernel on the model of its machine: the same source as on a device, built with g++, against the oracle pick for pick.
+//!
+//! Small batches are compared with the oracle, which scores every pair again after each admission; large ones with the CPU's matrix,
+//! which is compared with the oracle elsewhere. Every decision also passes the model's own checks: a launch that does what a device would
+//! punish fails.
+#![cfg(feature = "ascend")]
+
+mod kernel;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use balanceroute::backend::ascend::blob::{self, Soc};
+use balanceroute::backend::ascend::offload::Offload;
+use balanceroute::backend::{Backend, BackendKind, Reference};
+use balanceroute::policy::{self, Drawer, Order, Overdue, Parameters, Plan, Repair, Rule, View};
+use balanceroute::score::{Age, Knot, Profile};
+use balanceroute::{
+    Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
+};
+use half::f16;
+use kernel::{Model, Tally, build};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A batch with everything optional in it, as owned parts.
+#[derive(Clone, Debug, Default)]
+struct Parts {
+    workers: Vec<Worker>,
+    requests: Vec<Request>,
+    traffic: Traffic,
+    growth: u32,
+    horizon: usize,
+    rows: Vec<u64>,
+    offsets: Vec<u32>,
+    ends: Vec<PredictedEnd>,
+    bonus: Vec<f32>,
+    bonus_half: Vec<f16>,
+    eligible: Vec<u64>,
+    classes: Vec<f32>,
+}
+
+/// Bounds of a random batch.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    requests: usize,
+    workers: usize,
+    horizon: usize,
+    free: u32,
+}
+
+fn draw(rng: &mut impl Rng, shape: Shape) -> Parts {
+    let Shape { requests: n, workers: g, horizon, free } = shape;
+    let mut coin = |of: u32| rng.random_range(0..of) == 0;
+    let (tied, capacity, weights, bonus, old) = (coin(4), coin(3), coin(5), coin(3), coin(6));
+    let (eligible, ranks, classes, looks_ahead, small) = (coin(3), coin(4), coin(2), coin(2), coin(4));
+    // Equals everywhere: ties then go by load, index and arrival alone.
+    let (half, thin, calm) = (coin(2), coin(3), coin(3));
+    let any_pairs = bonus || eligible;
+    let longest = if small { 60 } else { 6000 };
+    let workers: Vec<Worker> = (0..g)
+        .map(|_| {
+            let load = if tied { rng.random_range(990..1010) } else { rng.random_range(0..200_000) };
+            let open = if thin && rng.random_range(0..3) != 0 { 0 } else { rng.random_range(0..=free) };
+            let mut worker = Worker::new(load, rng.random_range(0..80), open);
+            worker.accepting = rng.random_range(0..12) != 0;
+            worker.next_completion_steps = (rng.random_range(0..2) == 0).then(|| rng.random_range(1..400));
+            if capacity {
+                let spare = rng.random_range(0..4 * u64::from(longest));
+                worker.kv_growth_tokens = spare / 4;
+                worker.kv_capacity_tokens = Some(load + spare);
+            }
+            if weights {
+                worker.weight = [1.0, 1.5, 0.25, 3.0][rng.random_range(0..4)];
+            }
+            worker
+        })
+        .collect();
+    let pair_rows = if any_pairs { 1 + n / 2 } else { 0 };
+    let kinds = rng.random_range(1..5u8);
+    let requests = (0..n)
+        .map(|id| {
+            let tokens = if tied {
+                [100, 200, rng.random_range(95..105)][id % 3]
+            } else {
+                rng.random_range(1..=longest)
+            };
+            let waited = if calm { 0 } else { rng.random_range(0..if old { 3000 } else { 40 }) };
+            let mut request = Request::new(id as u64 * 7, tokens).waited(waited);
+            if rng.random_range(0..40) == 0 {
+                request = request.deadline(30);
+            }
+            if any_pairs && rng.random_range(0..5) != 0 {
+                request = request.pairs(rng.random_range(0..pair_rows as u32));
+            }
+            if ranks && rng.random_range(0..3) == 0 {
+                request = request.bound_to(rng.random_range(0..g as u32));
+            }
+            if classes && looks_ahead && rng.random_range(0..3) != 0 {
+                request = request.class(rng.random_range(0..kinds));
+            }
+            request
+        })
+        .collect();
+    let width = horizon + 1;
+    let mut rows = Vec::new();
+    let mut offsets = vec![0];
+    let mut ends = Vec::new();
+    if looks_ahead {
+        for worker in &workers {
+            rows.push(worker.load_tokens);
+            rows.extend((1..width).map(|h| {
+                worker.load_tokens * 9 / 10 + rng.random_range(0..=worker.load_tokens / 5 + 50 * h as u64)
+            }));
+            let mut own: Vec<PredictedEnd> = (0..rng.random_range(0..6))
+                .map(|_| PredictedEnd {
+                    in_steps: rng.random_range(1..300),
+                    freed_tokens: rng.random_range(0..9000),
+                })
+                .collect();
+            own.sort_unstable_by_key(|end| end.in_steps);
+            ends.extend(own);
+            offsets.push(ends.len() as u32);
+        }
+    }
+    let bonuses: Vec<f32> = (0..if bonus { pair_rows * g } else { 0 })
+        .map(|_| match rng.random_range(0..4) {
+            0 => 0.0,
+            1 => rng.random_range(-60_000.0..60_000.0),
+            _ => rng.random_range(-500.0..4000.0),
+        })
+        .collect();
+    Parts {
+        traffic: Traffic {
+            mean_prompt_tokens: rng.random_range(0..i64::from(longest)),
+            sd_prompt_tokens: rng.random_range(0..3000),
+            small_prompt_tokens: rng.random_range(0..1000),
+            mean_output_tokens: rng.random_range(0..2000),
+        },
+        growth: if capacity { rng.random_range(0..50) } else { 0 },
+        horizon,
+        rows,
+        offsets,
+        ends,
+        bonus_half: if half { bonuses.iter().map(|&bonus| f16::from_f32(bonus)).collect() } else { vec![] },
+        bonus: if half { vec![] } else { bonuses },
+        eligible: (0..if eligible { pair_rows * g.div_ceil(64) } else { 0 })
+            .map(|_| rng.random::<u64>() | rng.random::<u64>())
+            .collect(),
+        classes: if classes && looks_ahead {
+            (0..usize::from(kinds) * width)
+                .map(|at| (1.0 - (at % width) as f32 / width as f32 * (at / width) as f32 / 5.0).max(0.0))
+                .collect()
+        } else {
+            vec![]
+        },
+        workers,
+        requests,
+    }
+}
+
+impl Parts {
+    fn pool(&self) -> Pool {
+        Pool::from_requests(&self.requests).expect("valid requests")
+    }
+
+    fn batch<'a>(&'a self, pool: &'a Pool) -> Batch<'a> {
+        let mut draft = Batch::draft(&self.workers, pool)
+            .traffic(self.traffic)
+            .request_growth(self.growth)
+            .pairs(Pairs {
+                bonus_tokens: &self.bonus,
+                bonus_half_tokens: &self.bonus_half,
+                eligible: &self.eligible,
+            });
+        if !self.rows.is_empty() {
+            draft = draft.projection(self.horizon, &self.rows);
+            draft = draft.ends(PredictedEnds { offsets: &self.offsets, ends: &self.ends });
+            if !self.classes.is_empty() {
+                draft = draft.classes(&self.classes);
+            }
+        }
+        draft.check().expect("a valid batch")
+    }
+}
+
+/// The policies whose scored part runs on the device.
+const DRAWN: &[&str] = &[
+    "exact",
+    "exact-survival",
+    "exact-oracle",
+    "level",
+    "level-exactmatch",
+    "level-oracle",
+    "br0",
+    "brh-survival",
+    "brh-exactmatch",
+    "brh-oracle",
+    "least-kv",
+    "random",
+    "round-robin",
+    "power-of-two",
+    "jsq",
+    "vllm-legacy",
+    "vllm-0.33",
+    "sglang-total-tokens",
+];
+
+fn soc(tile: Option<u32>) -> Soc {
+    Soc { vector_cores: 5, tile_limit: tile, ..Soc::ASCEND_910B }
+}
+
+fn parameters(backend: BackendKind) -> Parameters {
+    let mut parameters = Parameters { backend, ..Parameters::default() };
+    // The first stage of `br0` and `brh` is what runs on the device.
+    parameters.balance_route.greedy_slots = 2;
+    parameters.level.reserve = true;
+    parameters.level.reserve_mean_waits = 1.0;
+    parameters
+}
+
+fn cases(of: usize) -> usize {
+    let share = std::env::var("BALANCEROUTE_KERNEL_CASES").ok().and_then(|cases| cases.parse::<f64>().ok());
+    ((of as f64 * share.unwrap_or(1.0)) as usize).max(1)
+}
+
+/// One policy on the device beside the same on the host.
+struct Pair {
+    device: Box<dyn Policy>,
+    host: Box<dyn Policy>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+impl Pair {
+    fn new(library: &Path, name: &str, host: BackendKind, soc: Soc) -> Self {
+        let (model, tally) = Model::open(library, soc);
+        let device = policy::build_on(name, &parameters(host), Box::new(model)).expect("a policy");
+        Self { device, host: policy::build(name, &parameters(host)).expect("a policy"), tally }
+    }
+
+    fn agree(&mut self, parts: &Parts, what: &str) {
+        let pool = parts.pool();
+        let batch = parts.batch(&pool);
+        let (mut found, mut expected) = (Assignment::new(), Assignment::new());
+        self.device.decide(&batch, &mut found);
+        self.host.decide(&batch, &mut expected);
+        let mut tally = self.tally.lock().expect("no panic while it is held");
+        tally.launches.clear();
+        assert!(tally.failed.is_empty(), "{what}: {}", tally.failed[0]);
+        let wrong: Vec<&String> = tally.refused.iter().filter(|text| !text.contains("ties")).collect();
+        assert!(wrong.is_empty(), "{what}: {wrong:?}");
+        assert!(
+            found == expected,
+            "{what}: {:?} instead of {:?}\n{parts:?}",
+            found.admitted,
+            expected.admitted
+        );
+    }
+}
+
+#[test]
+fn the_layout_is_that_of_the_header() {
+    let mut program = String::from("#include \"tiling.h\"\n");
+    for (name, bytes) in blob::SIZES {
+        program += &format!("BR_LAYOUT(sizeof({name}) == {bytes});\n");
+    }
+    for (name, field, offset, bytes) in blob::FIELDS {
+        program += &format!("BR_LAYOUT(offsetof({name}, {field}) == {offset});\n");
+        program += &format!("BR_LAYOUT(sizeof((({name} *)0)->{field}) == {bytes});\n");
+    }
+    for (name, value) in [
+        ("BR_MAGIC", blob::MAGIC as usize),
+        ("BR_VERSION", blob::VERSION as usize),
+        ("BR_MAX_REQUESTS", blob::MAX_REQUESTS),
+        ("BR_MAX_WORKERS", blob::MAX_WORKERS),
+        ("BR_MAX_STEPS", blob::MAX_STEPS),
+        ("BR_MAX_RUNS", blob::MAX_RUNS),
+        ("BR_MAX_BATCHES", blob::MAX_BATCHES),
+        ("BR_BLOB_ALIGN", blob::BLOB_ALIGN),
+    ] {
+        program += &format!("BR_LAYOUT({name} == {value});\n");
+    }
+    let same = |name: &str, value: &str| format!("BR_LAYOUT(sizeof({name}) == sizeof(\"{value}\"));\n");
+    program += &same("BR_ENTRY_COLUMNS", blob::ENTRY_COLUMNS);
+    program += &same("BR_ENTRY_GREEDY", blob::ENTRY_GREEDY);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel_model");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    for (extension, standard) in [("c", "-std=c11"), ("cpp", "-std=c++17")] {
+        let source = directory.join(format!("layout.{extension}"));
+        std::fs::write(&source, &program).expect("written");
+        let output = Command::new(std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned()))
+            .args([
+                "-x",
+                if extension == "c" { "c" } else { "c++" },
+                standard,
+                "-Wall",
+                "-Werror",
+                "-fsyntax-only",
+            ])
+            .arg("-I")
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ascendc"))
+            .arg(&source)
+            .output()
+            .expect("the compiler runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Sizes around every boundary of a tile of 128 entries, small pools more often.
+fn requests(rng: &mut impl Rng) -> usize {
+    match rng.random_range(0..40) {
+        0 => [127, 128, 129, 130][rng.random_range(0..4)],
+        1 => [63, 64, 65, 191, 192, 193][rng.random_range(0..6)],
+        2 => rng.random_range(60..200),
+        3..10 => rng.random_range(16..60),
+        _ => rng.random_range(1..24),
+    }
+}
+
+fn every_policy_on_random_batches(library: &Path, per_policy: usize) {
+    let mut decided = 0;
+    for (at, name) in DRAWN.iter().enumerate() {
+        let mut rng = ChaCha8Rng::seed_from_u64(at as u64);
+        let mut pairs = [Some(128), Some(256), None]
+            .map(|tile| Pair::new(library, name, BackendKind::Reference, soc(tile)));
+        for case in 0..per_policy {
+            let shape = Shape {
+                requests: requests(&mut rng),
+                workers: rng.random_range(1..10),
+                horizon: [0, 1, 4, 7, 16, 40][rng.random_range(0..6)],
+                free: rng.random_range(1..5),
+            };
+            let parts = draw(&mut rng, shape);
+            pairs[case % 3].agree(&parts, &format!("{name}, case {case}, {shape:?}"));
+        }
+        let (mut own, mut columns, mut rescored, mut kept) = (0, 0, 0, Vec::new());
+        for pair in &pairs {
+            let tally = pair.tally.lock().expect("no panic");
+            own += tally.decided;
+            columns += tally.columns;
+            rescored += tally.rescored;
+            kept.extend(tally.kept.iter().chain(&tally.refused).cloned());
+        }
+        println!(
+            "{name}: {per_policy} batches, {own} by the device ({columns} columns, {rescored} scored again), kept {}",
+            kept.len()
+        );
+        assert!(own * 3 >= per_policy, "{name}: only {own} of {per_policy} by the device: {kept:?}");
+        decided += own;
+    }
+    println!("{decided} batches decided by the device, 0 mismatches");
+}
+
+#[test]
+fn random_batches_agree_with_the_oracle() {
+    every_policy_on_random_batches(&build("plain", "random"), cases(1200));
+}
+
+/// Every size at a boundary: of tiles, of repeats, of words, of the stage of picks, and the largest of all.
+#[test]
+fn sizes_around_every_boundary_agree() {
+    let library = build("plain", "sizes");
+    let mut rng = ChaCha8Rng::seed_from_u64(99);
+    let names = ["exact", "exact-oracle", "level", "brh-oracle", "br0"];
+    let mut pairs: Vec<Pair> = names
+        .iter()
+        .flat_map(|name| [Some(128), None].map(|tile| Pair::new(&library, name, BackendKind::Cpu, soc(tile))))
+        .collect();
+    let edges: Vec<usize> = [64usize, 128, 256, 1024, 2048]
+        .into_iter()
+        .flat_map(|edge| [edge - 1, edge, edge + 1])
+        .chain([1, 2, 8, 15, 16, 17, 4095, 4096])
+        .collect();
+    for (at, &requests) in edges.iter().enumerate() {
+        for (which, pair) in pairs.iter_mut().enumerate() {
+            let workers = [1, 2, 15, 16, 17, 31, 32, 33][(at + which) % 8];
+            let free = if requests > 1500 { 3 } else { 9 };
+            let shape = Shape { requests, workers, horizon: [4, 16, 80][which % 3], free };
+            let parts = draw(&mut rng, shape);
+            pair.agree(&parts, &format!("{shape:?}"));
+        }
+    }
+    // The limits of the device, one by one, then all at once, then past them.
+    for (requests, workers, horizon, fits) in [
+        (300, 255, 16, true),
+        (300, 256, 16, true),
+        (257, 16, 127, true),
+        (257, 16, 128, true),
+        (4096, 256, 128, true),
+        (4097, 8, 4, false),
+        (64, 257, 4, false),
+    ] {
+        for pair in &mut pairs {
+            let shape = Shape { requests, workers, horizon, free: 1 };
+            let mut parts = draw(&mut rng, shape);
+            // Nobody overdue, few slots, and somebody who fits.
+            parts.traffic.mean_output_tokens = 0;
+            for request in &mut parts.requests {
+                (request.deadline_steps, request.rank, request.waited_steps) = (None, None, 0);
+            }
+            for (at, worker) in parts.workers.iter_mut().enumerate() {
+                (worker.free_slots, worker.accepting) = (u32::from(at % (workers / 8) == 0), true);
+            }
+            let before = pair.tally.lock().expect("no panic").decided;
+            pair.agree(&parts, &format!("{shape:?}"));
+            let decided = pair.tally.lock().expect("no panic").decided > before;
+            assert_eq!(decided, fits, "{shape:?}: {:?}", pair.tally.lock().expect("no panic").kept.last());
+        }
+    }
+    let kept: Vec<String> =
+        pairs.iter().flat_map(|pair| pair.tally.lock().expect("no panic").kept.clone()).collect();
+    let most = "waiting requests: at most 4096 on the device, found 4097";
+    assert!(kept.iter().any(|text| text == most), "{kept:?}");
+    assert!(kept.iter().any(|text| text == "workers: at most 256 on the device, found 257"), "{kept:?}");
+}
+
+/// Lengths and loads near their limits, half of the time with many lengths almost alike.
+fn enlarge(rng: &mut impl Rng, parts: &mut Parts) {
+    let close = rng.random_range(0..2) == 0;
+    for request in &mut parts.requests {
+        request.prompt_tokens =
+            if close { 4_000_000 + rng.random_range(0..3) } else { rng.random_range(1..1 << 22) };
+    }
+    for worker in &mut parts.workers {
+        worker.load_tokens += rng.random_range(0..1 << 26);
+        worker.kv_capacity_tokens = worker.kv_capacity_tokens.map(|_| worker.load_tokens + (1 << 23));
+        worker.kv_used_tokens = worker.load_tokens;
+    }
+    if !parts.rows.is_empty() {
+        for (worker, row) in parts.workers.iter().zip(parts.rows.chunks_mut(parts.horizon + 1)) {
+            for load in row {
+                *load = worker.load_tokens - worker.load_tokens % 7 + rng.random_range(0..1 << 20);
+            }
+        }
+    }
+}
+
+/// Numbers far beyond 2^24, where single vectors decide nothing by themselves, and many near ties.
+#[test]
+fn scores_beyond_single_precision_agree() {
+    let library = build("plain", "beyond");
+    let mut rescored = 0;
+    for (at, name) in ["exact", "exact-oracle", "level", "brh-oracle", "br0"].into_iter().enumerate() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1000 + at as u64);
+        let mut pair = Pair::new(&library, name, BackendKind::Reference, soc(None));
+        for case in 0..cases(150) {
+            let shape = Shape {
+                requests: rng.random_range(2..60),
+                workers: rng.random_range(1..7),
+                horizon: 16,
+                free: 4,
+            };
+            let mut parts = draw(&mut rng, shape);
+            enlarge(&mut rng, &mut parts);
+            pair.agree(&parts, &format!("{name}, case {case}"));
+        }
+        rescored += pair.tally.lock().expect("no panic").rescored;
+    }
+    println!("{rescored} scored again in integers");
+    assert!(rescored > 1000, "only {rescored} were in doubt");
+}
+
+/// Rules of the test's own: each drawer once more, written down independently of the policies, and one that only the host can draw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Own {
+    Margin,
+    Lookahead,
+    Level,
+    Bent,
+}
+
+const DISCOUNTS: [i64; 4] = [900, 700, 500, 30];
+
+impl Rule for Own {
+    fn begin(&mut self, batch: &Batch<'_>, _: &mut [i64]) -> Plan {
+        Plan {
+            order: if *self == Self::Level { Order::LeastLoaded } else { Order::Matrix },
+            nested: false,
+            unit: 3,
+            age: Age { linear: 1.5, quadratic: 0.01 },
+            overdue: Overdue::default(),
+            refill_tokens: if *self == Self::Level { batch.traffic().mean_prompt_tokens } else { 0 },
+            envelope_floor: 100,
+            follows_envelope: true,
+            longest_first: false,
+            repair: Repair { rounds: 1, tolerance_tokens: None, swap: None },
+            passed_over: None,
+        }
+    }
+
+    fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
+        let per_token = view.cost_per_token;
+        let margin = (view.envelope - view.cost).div_euclid(per_token);
+        match self {
+            Self::Margin => {
+                profile.slope = 2 * per_token;
+                profile.knots.push(Knot { at_tokens: margin, weight: 7 * per_token });
+            }
+            Self::Lookahead => {
+                for (h, &discount) in DISCOUNTS.iter().enumerate().take(view.row.len()) {
+                    let weight = discount as f64 * class.map_or(1.0, |class| f64::from(class[h]));
+                    profile.slope += (0.5 * weight + 0.5).floor() as i64 * per_token;
+                    let at_tokens = (view.envelope_row[h] - view.row[h]).div_euclid(per_token);
+                    let weight = (1.25 * weight + 0.5).floor() as i64 * per_token;
+                    profile.knots.push(Knot { at_tokens, weight });
+                }
+            }
+            Self::Level if view.workers == 1 => {}
+            Self::Level => {
+                let own = view.anticipated - view.refill_tokens_of_own();
+                let wanted = view.others_sum.div_euclid(view.workers - 1) - 50 * per_token - own;
+                let wanted = wanted.div_euclid(per_token);
+                profile.intercept = -wanted * per_token;
+                profile.slope = per_token;
+                profile.knots.push(Knot { at_tokens: wanted, weight: 2 * per_token });
+                let at_tokens = (view.others_max - own).div_euclid(per_token);
+                profile.knots.push(Knot { at_tokens, weight: (view.workers - 1) * per_token });
+            }
+            Self::Bent => {
+                let alive = class.map_or(0, |class| class.iter().map(|&alive| (alive * 4.0) as i64).sum());
+                profile.intercept = view.worker as i64 - 1000;
+                profile.slope = 3 + alive;
+                for part in 1..=9 {
+                    profile.knots.push(Knot { at_tokens: margin * part / 7 - 20, weight: part });
+                }
+            }
+        }
+    }
+
+    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        match self {
+            Self::Margin => Some(Drawer::Margin { slope: 2, weight: 7 }),
+            Self::Lookahead if batch.projection().is_some() => {
+                Some(Drawer::Lookahead { discounts: &DISCOUNTS, alpha: 0.5, beta: 1.25, by_class: true })
+            }
+            // Without rows its profiles are empty.
+            Self::Lookahead => Some(Drawer::Margin { slope: 0, weight: 0 }),
+            Self::Level => Some(Drawer::Level { drop_tokens: 50 }),
+            Self::Bent => None,
+        }
+    }
+}
+
+/// What a view's own anticipated load counts for the slot that is being filled. The rule's refill is the traffic's mean length.
+trait OwnRefill {
+    fn refill_tokens_of_own(&self) -> i64;
+}
+
+impl OwnRefill for View<'_> {
+    fn refill_tokens_of_own(&self) -> i64 {
+        // load + open * refill = anticipated, as this rule lifts nobody.
+        (self.anticipated - self.cost).checked_div(self.open_slots).unwrap_or(0)
+    }
+}
+
+#[test]
+fn the_first_look_at_fixed_profiles_agrees() {
+    let (model, tally) = Model::open(&build("plain", "fixed"), soc(Some(128)));
+    let mut device = Offload::new(Box::new(model));
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let count = cases(600);
+    for case in 0..count {
+        let shape = Shape {
+            requests: requests(&mut rng),
+            workers: rng.random_range(1..20),
+            horizon: rng.random_range(0..9),
+            free: 3,
+        };
+        let parts = draw(&mut rng, shape);
+        let pool = parts.pool();
+        let batch = parts.batch(&pool);
+        let (mut found, mut expected) = (Assignment::new(), Assignment::new());
+        device.assign(&mut Own::Bent, &batch, &mut found);
+        Reference.assign(&mut Own::Bent, &batch, &mut expected);
+        let tally = tally.lock().expect("no panic");
+        assert!(tally.failed.is_empty() && tally.refused.is_empty(), "{tally:?}");
+        assert_eq!(found, expected, "case {case}, {shape:?}");
+    }
+    let looked = tally.lock().expect("no panic").looked;
+    assert!(looked * 2 > count, "{looked} of {count}");
+}
+
+/// The second launch shape: a block for each batch, every drawer.
+#[test]
+fn many_batches_in_one_launch_agree() {
+    let library = build("plain", "many");
+    for (at, rule) in [Own::Margin, Own::Lookahead, Own::Level].into_iter().enumerate() {
+        let (model, tally) = Model::open(&library, soc(Some(256)));
+        let mut device = Offload::new(Box::new(model));
+        let mut rng = ChaCha8Rng::seed_from_u64(6 + at as u64);
+        let mut all = 0;
+        for _ in 0..cases(60) {
+            let many: Vec<Parts> = (0..rng.random_range(1..20))
+                .map(|_| {
+                    let shape = Shape {
+                        requests: requests(&mut rng),
+                        workers: rng.random_range(1..20),
+                        horizon: 3,
+                        free: 2,
+                    };
+                    draw(&mut rng, shape)
+                })
+                .collect();
+            let pools: Vec<Pool> = many.iter().map(Parts::pool).collect();
+            let many: Vec<Batch<'_>> =
+                many.iter().zip(&pools).map(|(parts, pool)| parts.batch(pool)).collect();
+            let mut found = vec![Assignment::new(); many.len()];
+            device.assign_many(&mut vec![rule; many.len()], &many, &mut found);
+            for (batch, found) in many.iter().zip(&found) {
+                let mut expected = Assignment::new();
+                Reference.assign(&mut { rule }, batch, &mut expected);
+                assert_eq!(*found, expected, "{rule:?}");
+            }
+            all += many.len();
+            let tally = tally.lock().expect("no panic");
+            assert!(tally.failed.is_empty() && tally.refused.is_empty(), "{tally:?}");
+        }
+        let decided = tally.lock().expect("no panic").decided;
+        println!("{rule:?}: {all} batches in groups, {decided} by the device");
+        assert!(decided * 2 > all);
+    }
+}
+
+/// What a seeded bug is, and a part of what the model says of it.
+const SEEDED: &[(i32, &str, &str)] = &[
+    (1, "no barrier between the slope's product and its sum", "without a barrier"),
+    (2, "no barrier before the knots", "without a barrier"),
+    (3, "no barrier between a difference and its maximum", "without a barrier"),
+    (4, "no event before the scalar unit reads a reduction", "does not know that pipe V has finished"),
+    (5, "no event after the scalar unit takes an entry", "does not know that pipe S has finished"),
+    (
+        6,
+        "no event between the first copies and the vectors",
+        "pipe V does not know that pipe MTE2 has finished",
+    ),
+    (7, "operands that overlap in part", "overlap in part"),
+    (8, "no event before staged picks are copied out", "pipe MTE3 does not know that pipe S has finished"),
+    (9, "no event before the stage is written again", "pipe S does not know that pipe MTE3 has finished"),
+    (10, "a tile that begins between two blocks of 32 bytes", "not a multiple of 32"),
+    (11, "a reduction over padding", "is dummy data"),
+    (12, "a comparison of a part of a repeat", "not a multiple of 256"),
+    (13, "buffers larger than the unified buffer", "of the unified buffer are taken"),
+    (14, "too little scratch for a reduction", "scratch of 32 bytes"),
+    (15, "a tile is fetched that nobody takes", "waits for ever"),
+    (16, "the bits of an index read as a number", "holds the bits of an index"),
+    (17, "a wait for an event that nobody sets", "was never set"),
+    (18, "a copy larger than its buffer", "bytes of a tensor of"),
+    (19, "a queue's tensor is never freed", "was never freed"),
+    (20, "a queue's tensor is freed twice", "is free already"),
+    (21, "no barrier between a cast and its sum", "without a barrier"),
+    (22, "no barrier between a maximum and its product", "without a barrier"),
+    (23, "no barrier between a product and its difference", "without a barrier"),
+    (24, "no barrier between two differences", "without a barrier"),
+    (25, "no barrier after the second difference", "without a barrier"),
+    (26, "no barrier between bits and their cast", "without a barrier"),
+    (27, "no barrier between a cast and its comparison", "without a barrier"),
+    (28, "no barrier between a comparison and its selection", "without a barrier"),
+    (29, "the same for the room", "without a barrier"),
+    (30, "no barrier between the last selection and the reduction", "without a barrier"),
+    (31, "no event after the scalar unit crosses a score out", "does not know that pipe S has finished"),
+    (32, "one pick too many is copied out", ""),
+    (
+        33,
+        "no event before the scalar unit reads the first look",
+        "pipe S does not know that pipe MTE2 has finished",
+    ),
+    (34, "no event before the stage is loaded again", "pipe MTE2 does not know that pipe S has finished"),
+    (35, "an event is set that nobody waits for", "nobody waited for it"),
+    (36, "no event before a column is copied out", "pipe MTE3 does not know that pipe S has finished"),
+    (37, "every column is written to one place", "has written in this launch"),
+    (
+        38,
+        "no event before the column's stage is written again",
+        "pipe S does not know that pipe MTE3 has finished",
+    ),
+    (
+        39,
+        "no event between reading a reduction and the next",
+        "pipe V does not know that pipe S has finished",
+    ),
+    (40, "the scalar unit reads mask bits", "holds mask bits"),
+    (41, "no barrier after the bonuses in half precision are added", "without a barrier"),
+    (42, "no barrier after the bonuses in single precision are added", "without a barrier"),
+    (43, "no barrier after ineligible requests are masked", "without a barrier"),
+    (
+        44,
+        "no event before the answer's head is copied out",
+        "pipe MTE3 does not know that pipe S has finished",
+    ),
+];
+
+/// Every barrier and every pair of events of the kernel can be left out by a seeded bug, so that the list above is complete.
+#[test]
+fn every_barrier_and_event_has_its_bug() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ascendc");
+    let mut guarded = 0;
+    for file in ["columns.h", "drawers.h", "greedy.h", "balanceroute.cpp"] {
+        let text = std::fs::read_to_string(folder.join(file)).expect("a source");
+        let mut last = "";
+        for (at, line) in text.lines().enumerate() {
+            if line.contains("PipeBarrier<") || line.contains("Order<HardEvent") {
+                let bug = last.split("BR_BUG(").nth(1).and_then(|rest| rest.split(')').next());
+                let bug: i32 = bug.and_then(|bug| bug.parse().ok()).unwrap_or_else(|| {
+                    panic!("{file}, line {}: no seeded bug leaves this out", at + 1);
+                });
+                assert!(SEEDED.iter().any(|&(known, ..)| known == bug), "bug {bug} is not in the list");
+                guarded += 1;
+            }
+            last = line;
+        }
+    }
+    assert!(guarded >= 24, "{guarded}");
+}
+
+/// Bugs that no machine minds: only the comparison with the oracle sees them.
+const WRONG: &[(i32, &str)] = &[
+    (50, "an envelope that rises lifts no bound"),
+    (51, "rounding decides"),
+    (52, "a request that just fits is left out"),
+    (53, "of equals in two survival classes the later wins"),
+    (54, "refills are not counted"),
+];
+
+/// Batches with everything in them, under rules that use every part of the kernel; the first failure or mismatch.
+fn first_failure(library: &Path, bug: i32) -> Option<String> {
+    let mut rng = ChaCha8Rng::seed_from_u64(77);
+    for name in ["exact", "level", "exact-oracle"] {
+        let (model, tally) = Model::open(library, soc(Some(128)));
+        model.seed_bug(bug);
+        let device = policy::build_on(name, &parameters(BackendKind::Reference), Box::new(model));
+        let mut device = device.expect("a policy");
+        let mut host = policy::build(name, &parameters(BackendKind::Reference)).expect("a policy");
+        for case in 0..if bug < 50 { 40 } else { 400 } {
+            let most = if bug < 50 { 200 } else { 40 };
+            let shape = Shape { requests: rng.random_range(8..most), workers: 6, horizon: 3, free: 2 };
+            let mut parts = draw(&mut rng, shape);
+            if bug >= 50 && case % 2 == 0 {
+                enlarge(&mut rng, &mut parts);
+            }
+            let pool = parts.pool();
+            let batch = parts.batch(&pool);
+            let (mut found, mut expected) = (Assignment::new(), Assignment::new());
+            device.decide(&batch, &mut found);
+            host.decide(&batch, &mut expected);
+            // Whatever the device does, the answer is right, or the bug is one of those that only the oracle sees.
+            let mut tally = tally.lock().expect("no panic");
+            if let Some(failed) = tally.failed.pop().or(tally.refused.pop()) {
+                assert_eq!(found, expected, "bug {bug}: the CPU decides what the device could not");
+                return Some(failed);
+            }
+            if found != expected {
+                return Some("another answer than the oracle's".to_owned());
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn every_seeded_bug_is_caught() {
+    let library = build("seeded", "bugs");
+    assert_eq!(first_failure(&library, 0), None, "the kernel without a bug");
+    for &(bug, what, says) in SEEDED {
+        let found = first_failure(&library, bug);
+        let found = found.unwrap_or_else(|| panic!("bug {bug} ({what}) is not caught"));
+        assert!(found.contains(says) && found.contains("block "), "bug {bug} ({what}): {found}");
+        println!("bug {bug}, {what}: {}", found.lines().next().unwrap_or_default());
+    }
+    for &(bug, what) in WRONG {
+        let found = first_failure(&library, bug);
+        let found = found.unwrap_or_else(|| panic!("bug {bug} ({what}) is not caught"));
+        println!("bug {bug}, {what}: {found}");
+    }
+}
+
+/// The sanitizers must be in the process from its beginning: the test runs a part of itself again with them.
+#[test]
+fn the_kernel_is_clean_under_the_sanitizers() {
+    if std::env::var_os("BALANCEROUTE_KERNEL_SANITIZED").is_some() {
+        every_policy_on_random_batches(&build("sanitized", "again"), cases(60));
+        return;
+    }
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
+    let output =
+        Command::new(compiler).arg("-print-file-name=libasan.so").output().expect("the compiler runs");
+    let library = String::from_utf8(output.stdout).expect("a path");
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "the_kernel_is_clean_under_the_sanitizers", "--nocapture"])
+        .env("BALANCEROUTE_KERNEL_SANITIZED", "1")
+        .env("LD_PRELOAD", library.trim())
+        // The test harness keeps its allocations to the end.
+        .env("ASAN_OPTIONS", "detect_leaks=0")
+        .output()
+        .expect("this program runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("decided by the device, 0 mismatches"), "{text}");
+}
