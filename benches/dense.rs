@@ -3,106 +3,25 @@
 //!
 //! Sizes are (waiting N, workers G, horizon H). Every answer is checked before it is timed.
 
+#[path = "common/paired.rs"]
+mod paired;
+#[path = "common/step.rs"]
+#[expect(dead_code, reason = "the traffic is all that is shared")]
+mod step;
+
 use std::hint::black_box;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
 use balanceroute::policy::{self, Parameters};
-use balanceroute::{Assignment, Batch, Pairs, Policy, Pool, Request, Traffic, Worker};
+use balanceroute::{Assignment, Policy};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use paired::Paired;
 
 const SIZES: [(usize, usize); 4] = [(256, 16), (512, 64), (1024, 144), (4096, 256)];
 const HORIZONS: [usize; 3] = [0, 16, 80];
-const TRAFFIC: Traffic = Traffic {
-    mean_prompt_tokens: 3700,
-    sd_prompt_tokens: 2200,
-    small_prompt_tokens: 1000,
-    mean_output_tokens: 1200,
-};
-
-struct Step {
-    workers: Vec<Worker>,
-    pool: Pool,
-    rows: Vec<u64>,
-    horizon: usize,
-    bonus: Vec<f32>,
-    eligible: Vec<u64>,
-}
-
-impl Step {
-    /// A saturated step with one slot free on each of `open` workers; with `pairs`, one request in three has a cached prefix on a few
-    /// workers and one in sixteen may not run on some.
-    fn new((waiting, workers, horizon): (usize, usize, usize), open: usize, pairs: bool) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let mean_wait = (waiting * 1200 / (workers * 72)) as u32;
-        let requests: Vec<Request> = (0..waiting)
-            .map(|id| {
-                let tokens = (0..4).map(|_| rng.random_range(0..1900u32)).sum::<u32>() + 1;
-                let request = Request::new(id as u64, tokens).waited(rng.random_range(0..2 * mean_wait + 1));
-                if pairs { request.pairs(id as u32) } else { request }
-            })
-            .collect();
-        let list: Vec<Worker> = (0..workers)
-            .map(|worker| {
-                let free = u32::from(worker * open / workers != (worker + 1) * open / workers);
-                let load = 72 * 4300 + rng.random_range(0..6000u64);
-                Worker::new(load - u64::from(free) * 5000, 72 - free, free)
-            })
-            .collect();
-        let mut rows = Vec::new();
-        for worker in &list {
-            let mut load = worker.load_tokens;
-            for h in 0..=horizon {
-                if h > 0 {
-                    load += 72;
-                    if rng.random_range(0..17) == 0 {
-                        load -= 4300;
-                    }
-                }
-                rows.push(load);
-            }
-        }
-        let words = workers.div_ceil(64);
-        let (mut bonus, mut eligible) = (Vec::new(), Vec::new());
-        if pairs {
-            bonus = vec![0.0; waiting * workers];
-            eligible = vec![u64::MAX; waiting * words];
-            for id in 0..waiting {
-                if id % 3 == 0 {
-                    for _ in 0..1 + workers / 16 {
-                        bonus[id * workers + rng.random_range(0..workers)] =
-                            rng.random_range(100..2000) as f32;
-                    }
-                }
-                if id % 16 == 0 {
-                    eligible[id * words] = rng.random();
-                }
-            }
-        }
-        Self {
-            workers: list,
-            pool: Pool::from_requests(&requests).expect("valid"),
-            rows,
-            horizon,
-            bonus,
-            eligible,
-        }
-    }
-
-    fn batch(&self) -> Batch<'_> {
-        let mut draft = Batch::draft(&self.workers, &self.pool).traffic(TRAFFIC).pairs(Pairs {
-            bonus_tokens: &self.bonus,
-            eligible: &self.eligible,
-            ..Pairs::default()
-        });
-        if self.horizon > 0 {
-            draft = draft.projection(self.horizon, &self.rows);
-        }
-        draft.check().expect("valid")
-    }
-
+/// How each policy is built for a step.
+impl Paired {
     fn name(&self) -> &'static str {
         if self.horizon > 0 { "exact-oracle" } else { "exact" }
     }
@@ -145,7 +64,7 @@ fn columns(c: &mut Criterion) {
 fn decisions(c: &mut Criterion) {
     for (waiting, workers) in SIZES {
         for horizon in HORIZONS {
-            let step = Step::new((waiting, workers, horizon), 8, false);
+            let step = Paired::new((waiting, workers, horizon), 8, false);
             let batch = step.batch();
             let mut group = c.benchmark_group(format!("decide-{waiting}x{workers}-H{horizon}-K8"));
             let mut out = Assignment::new();
@@ -183,7 +102,7 @@ fn decisions(c: &mut Criterion) {
 /// Decisions that only the matrix can make: affinity and masks.
 fn pairs(c: &mut Criterion) {
     for (size, open) in [((512, 64, 0), 8), ((1024, 144, 0), 144), ((1024, 144, 16), 144)] {
-        let step = Step::new(size, open, true);
+        let step = Paired::new(size, open, true);
         let batch = step.batch();
         let (waiting, workers, horizon) = size;
         let mut group = c.benchmark_group(format!("pairs-{waiting}x{workers}-H{horizon}-K{open}"));

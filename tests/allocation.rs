@@ -1,11 +1,15 @@
-//! A step allocates nothing once its buffers have seen their largest size.
+//! A step allocates nothing once its buffers have seen their largest size, nor does any event of a router.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::policy::{self, Parameters};
-use balanceroute::{Assignment, Batch, Pairs, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
+use balanceroute::router::Metrics;
+use balanceroute::{
+    Assignment, Batch, Mode, Pairs, Placement, Pool, PredictedEnd, PredictedEnds, Request, Router,
+    RouterConfig, Traffic, Worker, WorkerConfig, WorkerReport,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -94,5 +98,94 @@ fn a_step_allocates_nothing_after_the_warm_up() {
             let allocated = BYTES.get() - before;
             assert!(round < 20 || allocated == 0, "{name} allocated {allocated} bytes in step {round}");
         }
+    }
+}
+
+/// Requests of a router's life, reports included: a round fills the pool up, decides, moves on and ends a third of what runs.
+struct Life {
+    rng: ChaCha8Rng,
+    next_id: u64,
+    running: Vec<(u64, u32, u64)>,
+    now_ms: u64,
+}
+
+impl Life {
+    fn step(&mut self, router: &mut Router) {
+        let plan = router.step(self.now_ms).expect("a decision");
+        assert!(plan.returned.is_empty());
+        self.running.extend(plan.admissions.iter().map(|to| (to.id, to.worker, to.number)));
+    }
+
+    fn round(&mut self, router: &mut Router, most_waiting: usize, largest: bool) {
+        self.now_ms += 50;
+        if largest {
+            // Everybody has ended: the step that follows has every slot to fill.
+            self.running.drain(..).for_each(|(id, ..)| {
+                router.finish(id).expect("it runs");
+            });
+            self.step(router);
+        }
+        while router.pool().len() < most_waiting {
+            self.next_id += 1;
+            let mut request = Request::new(self.next_id, self.rng.random_range(1..5000));
+            request.prompt_hash = Some(self.next_id % 8);
+            if self.next_id.is_multiple_of(3) {
+                router.enqueue(request).expect("valid");
+            } else if let Placement::Placed(to) = router.place(request, self.now_ms).expect("valid") {
+                self.running.push((to.id, to.worker, to.number));
+            }
+        }
+        self.step(router);
+        for worker in 0..router.workers().len() as u32 {
+            router.progress(worker, 1).expect("a worker");
+            let on = |&&(_, other, _): &&(u64, u32, u64)| other == worker;
+            let report = WorkerReport {
+                sequence: Some(self.now_ms),
+                last_dispatch: self.running.iter().filter(on).map(|&(_, _, number)| number).max(),
+                running: self.running.iter().filter(on).count() as u32,
+                kv_used_tokens: router.workers()[worker as usize].load_tokens,
+                ..WorkerReport::default()
+            };
+            router.report(worker, report).expect("a report");
+        }
+        for at in (0..self.running.len()).rev() {
+            match self.rng.random_range(0..9) {
+                0..2 => {
+                    router.finish(self.running.swap_remove(at).0).expect("it runs");
+                }
+                2 => {
+                    router.abort(self.running.swap_remove(at).0).expect("it runs");
+                }
+                3 => router.progress_request(self.running[at].0, 2).expect("it runs"),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_router_allocates_nothing_after_the_warm_up() {
+    for name in ["level", "exact", "br0", "least-kv", "longest-first", "jsq", "vllm-0.33", "brh-survival"] {
+        let worker = WorkerConfig::new(24).capacity(400_000);
+        let config = RouterConfig {
+            mode: Mode::Mixed { free_slots: 40 },
+            dispatch_timeout_ms: Some(1_000),
+            silence_timeout_ms: Some(60_000),
+            expire_after_ms: Some(600_000),
+            ..RouterConfig::uniform(12, worker)
+        };
+        let mut router = Router::new(config, name, &Parameters::default()).expect("valid");
+        let mut metrics = Metrics::default();
+        let rng = ChaCha8Rng::seed_from_u64(2);
+        let mut life = Life { rng, next_id: 0, running: Vec::with_capacity(12 * 24), now_ms: 0 };
+        for round in 0..600 {
+            let before = BYTES.get();
+            let warm_up = round < 300;
+            life.round(&mut router, if warm_up { 400 } else { 300 }, warm_up && round % 5 == 0);
+            let allocated = BYTES.get() - before;
+            assert!(warm_up || allocated == 0, "{name}: {allocated} bytes in round {round}");
+        }
+        router.metrics(&mut metrics).expect("metrics");
+        assert!(metrics.counters.finished > 5_000 && metrics.counters.admitted_by_step > 5_000, "{name}");
     }
 }

@@ -1,7 +1,9 @@
 //! Decides one step again and again: what `tests/instructions.sh` counts instructions of.
 //!
-//! `decisions POLICY COUNT` prints the admissions of one decision and the instruction set's choice is `BALANCEROUTE_ISA`'s.
+//! `decisions POLICY COUNT [affinity]` prints the admissions of one decision and the instruction set's choice is `BALANCEROUTE_ISA`'s.
 
+#[path = "paired.rs"]
+mod paired;
 #[path = "step.rs"]
 mod step;
 
@@ -22,8 +24,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let step = step::Step::new(1, (512, 64, 8));
-    let batch = step.batch();
+    let (step, paired) = (step::Step::new(1, (512, 64, 8)), paired::Paired::new((512, 64, 0), 8, true));
+    let batch = if arguments.next().as_deref() == Some("affinity") { paired.batch() } else { step.batch() };
     let mut out = Assignment::new();
     // Once more than asked for, so that the difference of two counts holds no first decision.
     for _ in 0..=count {

@@ -1,1 +1,284 @@
-//! (to come)
+//! Modes, ranks, shares, draining, expiry, explanations.
+
+use balanceroute::policy::{NAMES, Parameters};
+use balanceroute::router::{Decided, Metrics};
+use balanceroute::{
+    Mode, Placement, Request, ReturnReason, Router, RouterConfig, RouterError, Share, WaitReason,
+    WorkerConfig, WorkerReport,
+};
+
+fn build(config: RouterConfig, name: &str) -> Router {
+    Router::new(config, name, &Parameters::default()).expect("valid")
+}
+
+fn placed(placement: Placement) -> Option<u32> {
+    match placement {
+        Placement::Placed(dispatch) => Some(dispatch.worker),
+        Placement::Waits => None,
+    }
+}
+
+#[test]
+fn on_arrival_the_greatest_f_wins_and_ties_go_to_the_lowest_load() {
+    let config = RouterConfig { mode: Mode::Arrival, ..RouterConfig::new(3, 2) };
+    let mut router = build(config, "level");
+    for (id, tokens, expected) in [(1, 100, 0), (2, 40, 1), (3, 70, 2)] {
+        assert_eq!(placed(router.place(Request::new(id, tokens), 0).unwrap()), Some(expected));
+    }
+    // Margins 0, 60, 30: twenty tokens fit on two workers, the lighter one is 1. Fifty fit there only; so the second slot is gone.
+    assert_eq!(placed(router.place(Request::new(4, 20), 1).unwrap()), Some(1));
+    assert_eq!(placed(router.place(Request::new(5, 20), 1).unwrap()), Some(2));
+    assert_eq!(placed(router.place(Request::new(6, 20), 1).unwrap()), Some(0));
+    // Everything is full: it waits, and a step takes it when a slot is free.
+    assert_eq!(placed(router.place(Request::new(7, 20), 1).unwrap()), None);
+    assert!(router.step(2).unwrap().admissions.is_empty());
+    assert_eq!(router.finish(3).unwrap().worker, 2);
+    assert_eq!(router.step(3).unwrap().of(7).map(|dispatch| dispatch.worker), Some(2));
+    assert_eq!(router.counters().placed_on_arrival, 6);
+    assert_eq!(router.counters().admitted_by_step, 1);
+}
+
+#[test]
+fn the_threshold_on_free_slots_chooses_between_the_modes() {
+    let config = RouterConfig { mode: Mode::Mixed { free_slots: 2 }, ..RouterConfig::new(2, 2) };
+    let mut router = build(config, "level");
+    assert!(placed(router.place(Request::new(1, 10), 0).unwrap()).is_some());
+    assert!(placed(router.place(Request::new(2, 10), 0).unwrap()).is_some());
+    // Two are left, and more than two is what it takes.
+    assert_eq!(placed(router.place(Request::new(3, 10), 0).unwrap()), None);
+    assert_eq!(router.step(1).unwrap().admissions.len(), 1);
+    let mut steps = build(RouterConfig::new(2, 2), "level");
+    assert_eq!(placed(steps.place(Request::new(1, 10), 0).unwrap()), None);
+}
+
+#[test]
+fn a_rank_is_kept_in_every_mode_or_waited_for() {
+    for mode in [Mode::Step, Mode::Arrival] {
+        let mut router = build(RouterConfig { mode, ..RouterConfig::new(3, 1) }, "level");
+        for id in [1, 2] {
+            router.place(Request::new(id, 900).bound_to(2), 0).unwrap();
+        }
+        router.step(0).unwrap();
+        assert_eq!((router.running_on(1), router.running_on(2)), (Some(2), None));
+        assert_eq!(router.waiting().unwrap(), [(2, WaitReason::NotEligible)]);
+        router.finish(1).unwrap();
+        assert_eq!(router.step(1).unwrap().of(2).map(|dispatch| dispatch.worker), Some(2));
+        // A rank is an id: after others are gone it still means the same worker.
+        router.remove_worker(0, &mut Vec::new()).unwrap();
+        router.finish(2).unwrap();
+        router.place(Request::new(3, 10).bound_to(2), 2).unwrap();
+        router.step(2).unwrap();
+        assert_eq!(router.running_on(3), Some(2));
+        assert_eq!(router.preempt(3).unwrap().rank, Some(2));
+        let error = router.enqueue(Request::new(4, 10).bound_to(0)).unwrap_err();
+        assert_eq!(error, RouterError::Worker { workers: 2, found: 0 });
+    }
+}
+
+#[test]
+fn a_bonus_counts_on_arrival_too() {
+    let config = RouterConfig { mode: Mode::Arrival, ..RouterConfig::new(2, 4) };
+    let mut router = build(config, "level");
+    router.place(Request::new(1, 500), 0).unwrap();
+    let mut cached = |_: &Request, bonus: &mut [f32]| {
+        bonus[0] = 5_000.0;
+        true
+    };
+    assert_eq!(placed(router.place_with(Request::new(2, 300), 0, &mut cached).unwrap()), Some(0));
+    assert_eq!(placed(router.place(Request::new(3, 300), 0).unwrap()), Some(1));
+}
+
+#[test]
+fn shares_hold_together_without_a_word_between_the_front_ends() {
+    const FRONT_ENDS: u32 = 3;
+    let worker = WorkerConfig::new(7).capacity(5_000);
+    let mut routers: Vec<Router> = (0..FRONT_ENDS)
+        .map(|index| {
+            let share = Share { index, of: FRONT_ENDS };
+            let mode = Mode::Arrival;
+            build(
+                RouterConfig { share, mode, headroom_steps: 50, ..RouterConfig::uniform(2, worker) },
+                "level",
+            )
+        })
+        .collect();
+    let mut totals = [(0u32, 0u64); 2];
+    for id in 0..200u64 {
+        let tokens = 1 + (id * 7919) % 600;
+        let router = &mut routers[(id % u64::from(FRONT_ENDS)) as usize];
+        if let Some(worker) = placed(router.place(Request::new(id, tokens as u32), id).unwrap()) {
+            let total = &mut totals[worker as usize];
+            *total = (total.0 + 1, total.1 + tokens + 50);
+        }
+    }
+    for (requests, tokens) in totals {
+        assert!(requests <= 7 && tokens <= 5_000, "{requests} requests, {tokens} tokens");
+        assert!(requests >= 6, "the parts are all of it");
+    }
+    // What the others sent counts for the balance when a report shows it, and not against our part of the cache.
+    let mut alone = build(
+        RouterConfig {
+            share: Share { index: 0, of: 2 },
+            mode: Mode::Arrival,
+            ..RouterConfig::uniform(2, WorkerConfig::new(8).capacity(4_000))
+        },
+        "level",
+    );
+    let others = WorkerReport { running: 3, kv_used_tokens: 1_000, ..WorkerReport::default() };
+    alone.report(0, others).unwrap();
+    assert_eq!(alone.workers()[0].load_tokens, 1_000);
+    assert_eq!(alone.workers()[0].room_tokens(), 2_000);
+    assert_eq!(placed(alone.place(Request::new(1, 500), 0).unwrap()), Some(1));
+}
+
+#[test]
+fn what_no_worker_can_ever_hold_comes_back() {
+    let config = RouterConfig {
+        headroom_steps: 100,
+        ..RouterConfig::uniform(2, WorkerConfig::new(4).capacity(1_000))
+    };
+    let mut router = build(config, "level");
+    router.enqueue(Request::new(1, 901)).unwrap();
+    router.enqueue(Request::new(2, 900)).unwrap();
+    let plan = router.step(0).unwrap();
+    assert_eq!((plan.returned.len(), plan.returned[0].id), (1, 1));
+    assert_eq!((plan.returned[0].reason, plan.returned[0].worker), (ReturnReason::NeverFits, None));
+    assert_eq!(plan.admissions.len(), 1);
+    // A cache that shrinks, and one that joins.
+    for rank in [0, 1] {
+        router.enqueue(Request::new(10 + rank, 600).bound_to(rank as u32)).unwrap();
+    }
+    let shrunk = WorkerReport { kv_capacity_tokens: Some(500), ..WorkerReport::default() };
+    let taken = router.running_on(2).unwrap();
+    router.report(1 - taken, shrunk).unwrap();
+    let plan = router.step(1).unwrap();
+    assert_eq!(plan.returned.len(), 1);
+    assert_eq!((plan.returned[0].id, plan.returned[0].worker), (10 + u64::from(1 - taken), Some(1 - taken)));
+    router.add_worker(WorkerConfig::new(1).capacity(9_000)).unwrap();
+    router.enqueue(Request::new(20, 5_000)).unwrap();
+    assert_eq!(router.step(2).unwrap().of(20).map(|dispatch| dispatch.worker), Some(2));
+}
+
+#[test]
+fn a_draining_worker_runs_on_takes_nobody_and_says_when_it_is_empty() {
+    let mut router = build(RouterConfig::new(2, 2), "level");
+    for id in 0..2 {
+        router.enqueue(Request::new(id, 100).bound_to(id as u32)).unwrap();
+    }
+    router.step(0).unwrap();
+    router.drain_worker(1).unwrap();
+    router.enqueue(Request::new(5, 10).bound_to(1)).unwrap();
+    router.enqueue(Request::new(6, 10)).unwrap();
+    router.enqueue(Request::new(7, 10)).unwrap();
+    let plan = router.step(1).unwrap();
+    assert_eq!((plan.returned[0].id, plan.returned[0].reason), (5, ReturnReason::WorkerDraining));
+    assert_eq!(plan.admissions.iter().map(|dispatch| dispatch.worker).collect::<Vec<_>>(), [0]);
+    assert_eq!(router.is_drained(1), Ok(false));
+    router.finish(1).unwrap();
+    assert_eq!((router.is_drained(1), router.is_drained(0)), (Ok(true), Ok(false)));
+    let mut returned = Vec::new();
+    router.remove_worker(1, &mut returned).unwrap();
+    assert!(returned.is_empty());
+    assert_eq!(router.step(2).unwrap().admissions.len(), 0);
+}
+
+#[test]
+fn nobody_waits_longer_than_the_configuration_allows() {
+    let config = RouterConfig { expire_after_ms: Some(500), ..RouterConfig::new(1, 1) };
+    let mut router = build(config, "level");
+    router.step(1_000).unwrap();
+    for id in 1..4 {
+        router.enqueue(Request::new(id, 10)).unwrap();
+    }
+    assert_eq!(router.step(1_100).unwrap().admissions.len(), 1);
+    assert!(router.step(1_499).unwrap().returned.is_empty());
+    let plan = router.step(1_500).unwrap();
+    assert_eq!(plan.returned.iter().filter(|back| back.reason == ReturnReason::Expired).count(), 2);
+    // The clock does not run backwards.
+    router.enqueue(Request::new(9, 10)).unwrap();
+    assert!(router.step(0).unwrap().returned.is_empty());
+    assert_eq!(router.step(2_000).unwrap().returned.len(), 1);
+}
+
+#[test]
+fn explaining_changes_no_decision() {
+    for name in NAMES {
+        let config = RouterConfig { mode: Mode::Mixed { free_slots: 6 }, ..RouterConfig::new(4, 3) };
+        let (mut plain, mut asked) = (build(config.clone(), name), build(config, name));
+        asked.set_explaining(true);
+        let mut seed = 9u64;
+        let mut next = |bound: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % bound
+        };
+        let (mut id, mut explained, mut second) = (0, 0, 0);
+        for step in 0..200u64 {
+            for _ in 0..next(4) {
+                id += 1;
+                let request = Request::new(id, 1 + next(2_000) as u32).hash(next(5));
+                let placement = plain.place(request, step).unwrap();
+                assert_eq!(placement, asked.place(request, step).unwrap(), "{name}");
+                if let Placement::Placed(dispatch) = placement {
+                    let why = asked.explain(id).unwrap().expect("placed");
+                    assert_eq!((why.decided, why.worker), (Decided::Arrival, Some(dispatch.worker)));
+                    assert_eq!(why.score_tokens, dispatch.score_tokens);
+                    assert!(why.lead_tokens().is_none_or(|lead| lead >= 0.0));
+                }
+            }
+            let plan = plain.step(step).unwrap().clone();
+            assert_eq!(&plan, asked.step(step).unwrap(), "{name}");
+            for dispatch in &plan.admissions {
+                let why = asked.explain(dispatch.id).unwrap().expect("admitted");
+                assert_eq!((why.decided, why.worker), (Decided::Step, Some(dispatch.worker)));
+                assert_eq!(why.score_tokens, dispatch.score_tokens);
+                assert!(why.margin_tokens >= 0.0);
+                explained += 1;
+                second += u32::from(why.runner_up.is_some());
+                assert!(why.runner_up.is_none_or(|other| other.worker != dispatch.worker));
+                assert_eq!(plain.explain(dispatch.id).unwrap(), None, "nobody asked");
+            }
+            for (id, reason) in plain.waiting().unwrap() {
+                let why = plain.explain(id).unwrap().expect("it waits");
+                assert_eq!(why.decided, Decided::Waits(reason));
+            }
+            plain.advance();
+            asked.advance();
+            for id in id.saturating_sub(15)..id {
+                if plain.running_on(id).is_some() && next(4) == 0 {
+                    assert_eq!(plain.finish(id).unwrap(), asked.finish(id).unwrap());
+                }
+            }
+        }
+        assert!(explained > 20, "{name}: {explained}");
+        let scores = name.starts_with("level") || name.starts_with("exact") || *name == "least-kv";
+        assert!(!scores || second > 5, "{name}: {second}");
+        assert_eq!(asked.explain(u64::MAX).unwrap(), None);
+    }
+}
+
+#[test]
+fn metrics_add_up() {
+    let config = RouterConfig::uniform(2, WorkerConfig::new(2).capacity(3_000));
+    let mut router = build(config, "level");
+    for (id, tokens) in [(1, 400), (2, 300), (3, 200), (4, 100), (5, 50)] {
+        router.enqueue(Request::new(id, tokens)).unwrap();
+    }
+    router.step(10).unwrap();
+    router.advance();
+    router.step(60).unwrap();
+    let mut metrics = Metrics::default();
+    router.metrics(&mut metrics).unwrap();
+    let loads: Vec<u64> = metrics.ranks.iter().map(|rank| rank.load_tokens).collect();
+    let (most, sum) = (*loads.iter().max().unwrap(), loads.iter().sum::<u64>());
+    assert_eq!((metrics.waiting, metrics.running, metrics.step), (1, 4, 1));
+    assert_eq!(metrics.waiting_by_reason[WaitReason::NoSlot as usize], 1);
+    assert_eq!(metrics.envelope_tokens, most as f64);
+    assert_eq!(metrics.imbalance_tokens, (2 * most - sum) as f64);
+    assert!(metrics.ranks.iter().all(|rank| rank.margin_tokens == (most - rank.load_tokens) as f64));
+    assert!(metrics.ranks.iter().all(|rank| rank.free_slots == 0 && rank.kv_growth_tokens == 512));
+    assert_eq!((metrics.longest_wait_ms, metrics.longest_wait_steps), (60, 1));
+    let counters = &metrics.counters;
+    assert_eq!((counters.arrived, counters.admitted_by_step), (5, 4));
+    assert_eq!((counters.decide_ns.count(), counters.wait_ms.count(), counters.wait_steps.sum), (1, 4, 0));
+    assert_eq!(counters.wait_ms.sum, 40);
+}

@@ -22,6 +22,18 @@
 // In a `uint64_t` array: no value for this entry.
 #define BR_NONE64 UINT64_MAX
 
+// `br_request.fields`: `rank` is set.
+#define BR_HAS_RANK 1
+
+// `br_request.fields`: `deadline_steps` is set.
+#define BR_HAS_DEADLINE 2
+
+// `br_request.fields`: `prompt_hash` is set.
+#define BR_HAS_PROMPT_HASH 4
+
+// Buckets of a histogram.
+#define BR_BUCKETS 40
+
 // What a call answers. The text of the error is kept in the handle.
 enum br_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -42,6 +54,12 @@ enum br_status
     BR_BUSY = 5,
     // The library has failed inside; the handle answers nothing else any more and should be freed.
     BR_INTERNAL = 6,
+    // The request neither waits nor runs; for calls about running requests: it does not run.
+    BR_UNKNOWN_REQUEST = 7,
+    // No such worker: never there, or removed.
+    BR_UNKNOWN_WORKER = 8,
+    // A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
+    BR_STATE = 9,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -51,14 +69,149 @@ typedef int32_t br_status;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// What became of a request.
+enum br_reason
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint8_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // It is admitted.
+    BR_ADMITTED = 0,
+    // It waits: no accepting worker that it may use has a free slot left.
+    BR_NO_SLOT = 1,
+    // It waits: slots are free, but the KV cache there would not hold it and the predicted growth.
+    BR_NO_CAPACITY = 2,
+    // It waits: slots are free, but only on workers that it may not use.
+    BR_NOT_ELIGIBLE = 3,
+    // It waits: the policy looks at the oldest few only, and it is not among them.
+    BR_OUTSIDE_WINDOW = 4,
+    // It waits: the policy keeps the slot for another request.
+    BR_DEFERRED = 5,
+    // It waits for a reason that this version has no name for.
+    BR_OTHER_REASON = 255,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum br_reason br_reason;
+#else
+typedef uint8_t br_reason;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// When `br_router_place` decides.
+enum br_mode
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // Never: every request waits for a step.
+    BR_STEP = 0,
+    // Always, where a worker has room.
+    BR_ARRIVAL = 1,
+    // While more than `mixed_free_slots` slots are open over all workers.
+    BR_MIXED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum br_mode br_mode;
+#else
+typedef uint32_t br_mode;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Why a request comes back.
+enum br_return_reason
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // A report that came long enough after the dispatch has not seen it.
+    BR_LOST_DISPATCH = 1,
+    // Nothing at all has shown the dispatch for the silence timeout.
+    BR_WORKER_SILENT = 2,
+    // The worker had acknowledged it and has reported for the dispatch timeout that it holds no request.
+    BR_WORKER_FORGOT = 3,
+    // Its worker was removed.
+    BR_WORKER_REMOVED = 4,
+    // It waits for a worker that is draining and might go nowhere else.
+    BR_WORKER_DRAINING = 5,
+    // It and its headroom are longer than the KV cache of any worker that it may use.
+    BR_NEVER_FITS = 6,
+    // It has waited for the time that the configuration allows.
+    BR_EXPIRED = 7,
+    // A reason that this version has no name for.
+    BR_OTHER_RETURN = 255,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum br_return_reason br_return_reason;
+#else
+typedef uint32_t br_return_reason;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What became of a report.
+enum br_verdict
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // It is the newest: the state is now what it measured plus what it has not seen.
+    BR_TAKEN = 0,
+    // It carries the number of the newest one: ignored.
+    BR_REPEATED = 1,
+    // It is older than the newest one: its acknowledgement counts, its measurement does not.
+    BR_LATE = 2,
+    // It is newer by its number and has seen less than the one before: ignored.
+    BR_CONTRADICTORY = 3,
+    // A verdict that this version has no name for.
+    BR_OTHER_VERDICT = 255,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum br_verdict br_verdict;
+#else
+typedef uint32_t br_verdict;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How a request was decided.
+enum br_decided
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // Nothing is known of it.
+    BR_UNDECIDED = 0,
+    // Admitted by the last step.
+    BR_BY_STEP = 1,
+    // Placed on arrival since.
+    BR_BY_ARRIVAL = 2,
+    // It waits.
+    BR_WAITS = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum br_decided br_decided;
+#else
+typedef uint32_t br_decided;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 // A policy and its buffers. Calls with one handle come one at a time, from any thread.
 typedef struct br_assigner br_assigner;
+
+// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from any thread.
+//
+// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or `br_router_preempt`, or as a `br_returned`.
+// `now_ms` is the caller's clock in milliseconds, any origin; it never runs backwards here.
+typedef struct br_router br_router;
 
 // How a policy is built. All fields but the first may be zero.
 typedef struct {
     // `sizeof(br_options)`.
     size_t struct_size;
-    // Who evaluates: "auto", "cpu" or "reference"; NULL for "auto".
+    // Who evaluates: "auto", "cpu", "ascend" (where built in) or "reference"; NULL for "auto".
     const char *backend;
     // "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this CPU.
     const char *isa;
@@ -183,6 +336,277 @@ typedef struct {
     double imbalance_after_tokens;
 } br_answer;
 
+// How a router is made; `br_router_defaults` fills it.
+typedef struct {
+    // `sizeof(br_router_config)`.
+    size_t struct_size;
+    // Number of workers; their ids are 0, 1, 2 and so on. May be 0.
+    size_t worker_count;
+    // Batch slots of each worker.
+    const uint32_t *slots;
+    // KV tokens that fit on each, `BR_NONE64` for no bound; NULL for no bound anywhere.
+    const uint64_t *kv_capacity_tokens;
+    // Relative step cost per token of each, 0 to 64; NULL for 1.
+    const float *weight;
+    // Steps of growth that an admission leaves free for each running request and for itself, where the KV cache is bounded; 256.
+    uint32_t headroom_steps;
+    // Steps between two predictions for the same running request; 16.
+    uint32_t refresh_steps;
+    // How far ahead predicted ends are kept, in steps; 512.
+    uint32_t ends_horizon_steps;
+    // A `br_mode`; `BR_STEP`.
+    uint32_t mode;
+    // Used with `BR_MIXED`.
+    uint32_t mixed_free_slots;
+    // Which part of every worker is this router's, below `share_of`; 0.
+    uint32_t share_index;
+    // Number of front ends that feed the same workers; 1.
+    uint32_t share_of;
+    // Whether `br_router_explain` has something to say about admissions; 0.
+    uint32_t explaining;
+    // A dispatch is lost, and returned, when a report that comes at least this long after it has not seen it; `BR_NONE64` for never, the default.
+    uint64_t dispatch_timeout_ms;
+    // A dispatch is returned when nothing at all has shown it for this long; `BR_NONE64` for never, the default.
+    uint64_t silence_timeout_ms;
+    // A request is returned when it has waited this long; `BR_NONE64` for never, the default.
+    uint64_t expire_after_ms;
+} br_router_config;
+
+// A request that arrives. All fields but the first three may be zero.
+typedef struct {
+    // `sizeof(br_request)`.
+    size_t struct_size;
+    // Unique among those that wait or run.
+    uint64_t id;
+    // KV tokens that it brings, 1 to 2^22.
+    uint32_t prompt_tokens;
+    // Which of the fields below are set: `BR_HAS_RANK`, `BR_HAS_DEADLINE`, `BR_HAS_PROMPT_HASH`.
+    uint32_t fields;
+    // The id of the only worker that may take it (a sticky session, an explicit rank).
+    uint32_t rank;
+    // Overdue once it has waited this many steps.
+    uint32_t deadline_steps;
+    // Equal for equal prompts, for forecasts that know repeated prompts.
+    uint64_t prompt_hash;
+    // Steps waited so far.
+    uint32_t waited_steps;
+    // Zero.
+    uint32_t reserved;
+} br_request;
+
+// One admission, numbered.
+typedef struct {
+    // Request id.
+    uint64_t id;
+    // Its number among the dispatches to this worker, 1, 2, 3 and so on: what a report acknowledges. 0: it waits.
+    uint64_t number;
+    // The score that won, in tokens; comparable within one decision.
+    double score_tokens;
+    // Worker id.
+    uint32_t worker;
+    // Its length in tokens.
+    uint32_t prompt_tokens;
+} br_dispatch;
+
+// What a worker measured.
+typedef struct {
+    // `sizeof(br_report)`.
+    size_t struct_size;
+    // Rises with each of this worker's reports; `BR_NONE64`: reports are taken to come in order.
+    uint64_t sequence;
+    // Greatest dispatch number that the worker had received, 0 for none; `BR_NONE64` when it cannot tell. What it has not seen stays counted on top of
+    // what it measured.
+    uint64_t last_dispatch;
+    // Bit `i`: it had not received number `last_dispatch - 1 - i`.
+    uint64_t missing;
+    // KV tokens in use.
+    uint64_t kv_used_tokens;
+    // KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
+    uint64_t kv_capacity_tokens;
+    // Requests that decode there.
+    uint32_t running;
+    // Requests that it holds and that do not decode yet.
+    uint32_t waiting;
+} br_report;
+
+// A request that leaves without having finished; it may be enqueued again.
+typedef struct {
+    // Request id.
+    uint64_t id;
+    // The worker that it ran on or was bound to, `BR_NONE` for none.
+    uint32_t worker;
+    // A `br_return_reason`.
+    uint32_t reason;
+    // Tokens that it is known to have generated.
+    uint32_t generated_tokens;
+    // Zero.
+    uint32_t reserved;
+} br_returned;
+
+// What single requests gain on single workers in tokens, such as prefix affinity.
+typedef struct {
+    // `sizeof(br_bonuses)`.
+    size_t struct_size;
+    // Number of requests that have a bonus.
+    size_t count;
+    // Their ids.
+    const uint64_t *ids;
+    // A row of one entry per worker, in order of id, for each.
+    const float *tokens;
+} br_bonuses;
+
+// The answer of one step, in arrays of the caller.
+typedef struct {
+    // `sizeof(br_plan)`.
+    size_t struct_size;
+    // Who enters which worker, in the order of decision.
+    br_dispatch *admissions;
+    // Entries that `admissions` holds; as many as requests wait, or as all slots together, always suffice.
+    size_t admission_capacity;
+    // Out: admissions; with `BR_SPACE` the capacity that suffices.
+    size_t admission_count;
+    // Who has left without having finished and was not told of before; NULL to ask with `br_router_returned`.
+    br_returned *returned;
+    // Entries that `returned` holds.
+    size_t returned_capacity;
+    // Out: how many of them are told of here.
+    size_t returned_count;
+    // Out: how many more there are: the next step tells, or `br_router_returned`.
+    size_t returned_left;
+    // Out: the greatest load before, in tokens times weight.
+    double envelope_before_tokens;
+    // Out: workers times the greatest load minus the sum of loads, before.
+    double imbalance_before_tokens;
+    // Out: the greatest load after.
+    double envelope_after_tokens;
+    // Out: the imbalance after.
+    double imbalance_after_tokens;
+} br_plan;
+
+// Why a decision fell as it did.
+typedef struct {
+    // `sizeof(br_explanation)`.
+    size_t struct_size;
+    // Out: a `br_decided`.
+    uint32_t decided;
+    // Out: a `br_reason`, if it waits.
+    uint32_t wait_reason;
+    // Out: the worker that it entered, `BR_NONE` if it waits.
+    uint32_t worker;
+    // Out: the worker that came second, `BR_NONE` if there was none or the policy scores no pairs.
+    uint32_t runner_up;
+    // Out: the score that won, in tokens, after the picks before it; NaN if it waits.
+    double score_tokens;
+    // Out: its score there as the step began; NaN for a policy that scores no pairs.
+    double opening_score_tokens;
+    // Out: the runner-up's score as the step began; NaN without one.
+    double runner_up_score_tokens;
+    // Out: tokens by which the worker was below the most loaded one as the step began.
+    double margin_tokens;
+    // Out: steps that it has waited, while it waits.
+    uint32_t waited_steps;
+    // Zero.
+    uint32_t reserved;
+} br_explanation;
+
+// One worker as it stands.
+typedef struct {
+    // KV tokens that it reads each step, foreign ones included.
+    uint64_t load_tokens;
+    // Tokens by which it is below the most loaded worker.
+    double margin_tokens;
+    // KV tokens counted as used.
+    uint64_t kv_used_tokens;
+    // KV tokens kept free for the growth of what runs.
+    uint64_t kv_growth_tokens;
+    // KV tokens that fit, our share of them; `BR_NONE64` for no bound.
+    uint64_t kv_capacity_tokens;
+    // Tokens that the last report showed and that are none of ours.
+    uint64_t foreign_tokens;
+    // Dispatches made.
+    uint64_t dispatches;
+    // The last one acknowledged by a report.
+    uint64_t acknowledged;
+    // Milliseconds since a report was taken; `BR_NONE64` before the first.
+    uint64_t report_age_ms;
+    // Reports: taken, repeated, late, contradictory, refused.
+    uint64_t reports[5];
+    // Worker id.
+    uint32_t worker;
+    // Whether it takes new requests.
+    uint32_t accepting;
+    // Whether it is being drained.
+    uint32_t draining;
+    // Requests of ours that run there.
+    uint32_t running;
+    // Slots of ours.
+    uint32_t slots;
+    // Slots that an admission could take.
+    uint32_t free_slots;
+    // Requests that the last report showed and that are none of ours.
+    uint32_t foreign_requests;
+    // Dispatches that nothing has shown yet.
+    uint32_t unseen;
+} br_rank_metrics;
+
+// Counts in powers of two: bucket `b` has values of `b` binary digits, the last one all that are longer.
+typedef struct {
+    // Counts.
+    uint64_t buckets[BR_BUCKETS];
+    // Sum of all values.
+    uint64_t sum;
+} br_histogram;
+
+// How a router stands and what has happened since it was made.
+typedef struct {
+    // `sizeof(br_metrics)`.
+    size_t struct_size;
+    // One entry per worker, in order of id; or NULL.
+    br_rank_metrics *ranks;
+    // Entries that `ranks` holds.
+    size_t rank_capacity;
+    // Out: workers; more than `rank_capacity` only if `ranks` is NULL.
+    size_t rank_count;
+    // Out: the caller's clock.
+    uint64_t now_ms;
+    // Out: the step clock.
+    uint64_t step;
+    // Out: requests that wait.
+    uint64_t waiting;
+    // Out: the same by `br_reason`; entry 0 stays zero.
+    uint64_t waiting_by_reason[6];
+    // Out: requests that run.
+    uint64_t running;
+    // Out: the greatest load, tokens times weight: a step lasts as long as this.
+    double envelope_tokens;
+    // Out: workers times the greatest load minus the sum of loads.
+    double imbalance_tokens;
+    // Out: wait of the first of those who wait now.
+    uint64_t longest_wait_ms;
+    // Out: longest wait of those who wait now.
+    uint64_t longest_wait_steps;
+    // Out: requests enqueued, placed or adopted.
+    uint64_t arrived;
+    // Out: admissions by steps.
+    uint64_t admitted_by_step;
+    // Out: placements on arrival.
+    uint64_t placed_on_arrival;
+    // Out: requests that finished.
+    uint64_t finished;
+    // Out: requests given up.
+    uint64_t aborted;
+    // Out: requests put off their worker.
+    uint64_t preempted;
+    // Out: requests returned, by `br_return_reason`; entry 0 stays zero.
+    uint64_t returned[8];
+    // Out: time of a decision in nanoseconds.
+    br_histogram decide_ns;
+    // Out: waits of the admitted in milliseconds.
+    br_histogram wait_ms;
+    // Out: the same in steps.
+    br_histogram wait_steps;
+} br_metrics;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -209,8 +633,8 @@ size_t br_assigner_error(br_assigner *assigner,
                          char *buffer,
                          size_t size);
 
-// Which policy and backend decide, on which instruction set, and why: text, as `br_assigner_error` gives it.
-size_t br_assigner_describe(const br_assigner *assigner, char *buffer, size_t size);
+// Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
+br_status br_assigner_describe(br_assigner *assigner, char *buffer, size_t size);
 
 // Decides a step: which waiting request enters which free slot. `batch` may be NULL. The same input gives the same answer, whatever was decided
 // before, unless the policy has a memory. Nothing is allocated once the handle has seen its largest sizes, unless reasons are asked for.
@@ -219,6 +643,125 @@ br_status br_assign(br_assigner *assigner,
                     const br_requests *requests,
                     const br_batch *batch,
                     br_answer *answer);
+
+// Fills a configuration with its defaults: no workers yet. Set `struct_size` first.
+br_status br_router_defaults(br_router_config *config);
+
+// Makes a router of a policy ("level" for NULL), options (NULL for none) and a configuration into `*router`, NULL when it fails. The text of an error
+// goes into `error`, which has `error_size` bytes and may be NULL.
+br_status br_router_new(const char *policy,
+                        const br_options *options,
+                        const br_router_config *config,
+                        br_router **router,
+                        char *error,
+                        size_t error_size);
+
+// Frees a router, after its last call; NULL is allowed.
+void br_router_free(br_router *router);
+
+// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.
+size_t br_router_error(br_router *router,
+                       char *buffer,
+                       size_t size);
+
+// Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
+br_status br_router_describe(br_router *router, char *buffer, size_t size);
+
+// Lets a request wait for a step.
+br_status br_router_enqueue(br_router *router, const br_request *request);
+
+// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `dispatch->number` is 0.
+// `bonus_tokens` has one entry per worker, in order of id, or is NULL with a `bonus_count` of 0.
+br_status br_router_place(br_router *router,
+                          const br_request *request,
+                          uint64_t now_ms,
+                          const float *bonus_tokens,
+                          size_t bonus_count,
+                          br_dispatch *dispatch);
+
+// Takes over a request that already runs on a worker (a restart, a warm start).
+br_status br_router_adopt(br_router *router, const br_request *request, uint32_t worker, uint32_t generated_tokens);
+
+// A running request has sent its last token. `worker` and `generated_tokens` may be NULL.
+br_status br_router_finish(br_router *router, uint64_t id, uint32_t *worker, uint32_t *generated_tokens);
+
+// A waiting or running request was given up. `worker`, which may be NULL, gets the one that it ran on, `BR_NONE` if it waited.
+br_status br_router_abort(br_router *router,
+                          uint64_t id,
+                          uint32_t *worker);
+
+// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length in `prompt_tokens`, which may be NULL.
+br_status br_router_preempt(br_router *router,
+                            uint64_t id,
+                            uint32_t *prompt_tokens);
+
+// One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step.
+br_status br_router_advance(br_router *router);
+
+// Every running request of a worker has `tokens` more.
+br_status br_router_progress(br_router *router, uint32_t worker, uint32_t tokens);
+
+// One running request has `tokens` more.
+br_status br_router_progress_request(br_router *router, uint64_t id, uint32_t tokens);
+
+// Takes in what a worker measured. `verdict`, which may be NULL, gets a `br_verdict`.
+br_status br_router_report(br_router *router, uint32_t worker, const br_report *report, uint32_t *verdict);
+
+// A worker joins, empty: its id into `worker`. `kv_capacity_tokens` is `BR_NONE64` for no bound; `weight` is 1 in a uniform cluster.
+br_status br_router_add_worker(br_router *router,
+                               uint32_t slots,
+                               uint64_t kv_capacity_tokens,
+                               float weight,
+                               uint32_t *worker);
+
+// A worker takes nobody new; what runs there runs on. Requests that wait for it alone are returned by the next step.
+br_status br_router_drain_worker(br_router *router, uint32_t worker);
+
+// Whether a worker is draining and holds none of our requests any more: 0 or 1 into `drained`.
+br_status br_router_is_drained(br_router *router, uint32_t worker, uint32_t *drained);
+
+// Stops new requests to a worker for a while (0), or resumes them (1).
+br_status br_router_set_accepting(br_router *router, uint32_t worker, uint32_t accepting);
+
+// A worker is gone. `br_router_returned` and the next step tell who ran there or waited for it alone.
+br_status br_router_remove_worker(br_router *router, uint32_t worker);
+
+// Who has left without having finished and was not told of yet, up to `capacity` of them, oldest first: how many into `count`, how many more
+// there are into `left`, which may be NULL.
+br_status br_router_returned(br_router *router,
+                             br_returned *returned,
+                             size_t capacity,
+                             size_t *count,
+                             size_t *left);
+
+// Decides a step: admits, and accounts for what it admitted. `bonuses` may be NULL.
+br_status br_router_step(br_router *router, uint64_t now_ms, const br_bonuses *bonuses, br_plan *plan);
+
+// Switches `br_router_explain` for admissions on (1) or off (0), from the next decision on. Decisions stay the same.
+br_status br_router_set_explaining(br_router *router, uint32_t on);
+
+// Why the last step, or a placement since, decided as it did; why a waiting request waits.
+br_status br_router_explain(br_router *router, uint64_t id, br_explanation *explanation);
+
+// Why each request still waits, in order of arrival: ids and `br_reason`s into arrays of `capacity` entries, how many into `count`; with `BR_SPACE`
+// how many there are.
+br_status br_router_waiting(br_router *router,
+                            uint64_t *ids,
+                            uint8_t *reasons,
+                            size_t capacity,
+                            size_t *count);
+
+// The ids of the workers, ascending, into an array of `capacity` entries; how many into `count`; with `BR_SPACE` how many there are.
+br_status br_router_worker_ids(br_router *router,
+                               uint32_t *ids,
+                               size_t capacity,
+                               size_t *count);
+
+// How many requests wait and how many run; either may be NULL.
+br_status br_router_counts(br_router *router, size_t *waiting, size_t *running);
+
+// How the router stands. Nothing of it is computed before.
+br_status br_router_metrics(br_router *router, br_metrics *metrics);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -27,7 +27,6 @@ impl br_assigner {
 
 struct State {
     policy: Box<dyn Policy>,
-    backend: String,
     pool: Pool,
     workers: Vec<Worker>,
     requests: Vec<Request>,
@@ -58,7 +57,6 @@ pub unsafe extern "C" fn br_assigner_new(
             build_policy(policy, options)
         }?;
         let state = State {
-            backend: policy.describe(),
             policy,
             pool: Pool::new(),
             workers: Vec::new(),
@@ -108,24 +106,23 @@ pub unsafe extern "C" fn br_assigner_error(
     unsafe { Handle::last_error(br_assigner::handle(assigner), buffer, size) }
 }
 
-/// Which policy and backend decide, on which instruction set, and why: text, as `br_assigner_error` gives it.
+/// Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
 ///
 /// # Safety
-/// As for `br_assigner_error`.
+/// `assigner` is NULL or alive, `buffer` NULL or of `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn br_assigner_describe(
-    assigner: *const br_assigner,
+    assigner: *mut br_assigner,
     buffer: *mut c_char,
     size: usize,
-) -> usize {
-    // SAFETY: NULL or alive; what is read here never changes.
-    let Some(assigner) = (unsafe { assigner.as_ref() }) else { return 0 };
-    caught(|| {
-        let State { policy, backend, .. } = assigner.0.state();
-        // SAFETY: the caller's word.
-        Ok(unsafe { copy_text(&format!("{}; {backend}", policy.name()), buffer, size) })
-    })
-    .unwrap_or(0)
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        Handle::enter(br_assigner::handle(assigner), |State { policy, .. }| {
+            copy_text(&format!("{}; {}", policy.name(), policy.describe()), buffer, size);
+            Ok(())
+        })
+    }
 }
 
 /// Decides a step: which waiting request enters which free slot. `batch` may be NULL. The same input gives the same answer, whatever was decided

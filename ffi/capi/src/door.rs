@@ -27,6 +27,12 @@ pub enum br_status {
     BR_BUSY = 5,
     /// The library has failed inside; the handle answers nothing else any more and should be freed.
     BR_INTERNAL = 6,
+    /// The request neither waits nor runs; for calls about running requests: it does not run.
+    BR_UNKNOWN_REQUEST = 7,
+    /// No such worker: never there, or removed.
+    BR_UNKNOWN_WORKER = 8,
+    /// A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
+    BR_STATE = 9,
 }
 
 /// A status and its text.
@@ -109,25 +115,25 @@ impl<T> Handle<T> {
         status
     }
 
-    /// Copies the text of the last error, see [`copy_text`]; nothing while another thread is inside.
+    /// Copies the text of the last error, see [`copy_text`]; "" for NULL and while another thread is inside.
     ///
     /// # Safety
     /// `handle` is NULL or points to a live handle; `buffer` as for [`copy_text`].
     pub(crate) unsafe fn last_error(handle: *const Self, buffer: *mut c_char, size: usize) -> usize {
-        // SAFETY: the handle is NULL or alive.
-        let Some(busy) = (unsafe { handle.as_ref() }).map(|handle| &handle.busy) else { return 0 };
+        if handle.is_null() {
+            // SAFETY: passed on.
+            return unsafe { copy_text("", buffer, size) };
+        }
+        // SAFETY: the handle is alive, and the flag is shared by all threads.
+        let busy = unsafe { &(*handle).busy };
         if busy.swap(true, Ordering::Acquire) {
-            return 0;
+            // SAFETY: passed on.
+            return unsafe { copy_text("", buffer, size) };
         }
         // SAFETY: the flag was down; the caller answers for the buffer.
         let length = unsafe { copy_text(&(*handle).error, buffer, size) };
         busy.store(false, Ordering::Release);
         length
-    }
-
-    /// The state, for reading by a caller that promises to be alone.
-    pub(crate) fn state(&self) -> &T {
-        &self.state
     }
 }
 
@@ -254,6 +260,14 @@ pub(crate) unsafe fn needed<'a, T>(what: &str, at: *const T, count: usize) -> Re
     }
 }
 
+/// A place of the caller to write to.
+pub(crate) fn output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
+    if at.is_null() || !at.is_aligned() {
+        return Err(Failure::argument(format!("{what}: expected an aligned pointer, found {at:p}")));
+    }
+    Ok(at)
+}
+
 /// Text of the caller: none for NULL.
 ///
 /// # Safety
@@ -273,7 +287,7 @@ pub(crate) unsafe fn text<'a>(what: &str, at: *const c_char) -> Result<Option<&'
 pub struct br_options {
     /// `sizeof(br_options)`.
     pub struct_size: usize,
-    /// Who evaluates: "auto", "cpu" or "reference"; NULL for "auto".
+    /// Who evaluates: "auto", "cpu", "ascend" (where built in) or "reference"; NULL for "auto".
     pub backend: *const c_char,
     /// "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this CPU.
     pub isa: *const c_char,
@@ -366,7 +380,7 @@ mod tests {
         assert_eq!(error(), "no");
         assert_eq!(status(|_| Ok(())), br_status::BR_OK);
         assert_eq!(error(), "");
-        assert_eq!(status(|_| panic!("seven {}", 7)), br_status::BR_INTERNAL);
+        assert_eq!(status(|_| std::panic::resume_unwind(Box::new("seven 7"))), br_status::BR_INTERNAL);
         assert_eq!(error(), "the library has failed inside: seven 7");
         assert_eq!(status(|_| Ok(())), br_status::BR_INTERNAL);
         assert!(error().starts_with("an earlier call"));

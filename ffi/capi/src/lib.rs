@@ -8,12 +8,14 @@
 mod assign;
 mod columns;
 mod door;
+mod router;
 
 pub use assign::{
     br_assign, br_assigner, br_assigner_describe, br_assigner_error, br_assigner_free, br_assigner_new,
 };
 pub use columns::{br_answer, br_batch, br_reason, br_requests, br_workers};
 pub use door::{br_options, br_status};
+pub use router::*;
 
 /// Version of this interface: the major number in the upper 16 bits changes when a caller must be changed, the minor number below when
 /// something is added.

@@ -95,7 +95,7 @@ class Assigner:
         policy: str = "level",
         *,
         parameters: dict[str, float] | None = None,
-        backend: Literal["auto", "cpu", "reference"] = "auto",
+        backend: Literal["auto", "cpu", "ascend", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
     ) -> Assigner: ...
     @property
@@ -445,7 +445,7 @@ class Router:
         *,
         policy: str = "level",
         parameters: dict[str, float] | None = None,
-        backend: Literal["auto", "cpu", "reference"] = "auto",
+        backend: Literal["auto", "cpu", "ascend", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
         mode: Literal["step", "arrival"] | int = "step",
         share: tuple[int, int] = (0, 1),
@@ -536,9 +536,11 @@ class Router:
         kv_capacity_tokens: int | None = None,
         sequence: int | None = None,
         last_dispatch: int | None = None,
+        missing: int = 0,
     ) -> _Verdict:
-        """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest dispatch number up to which
-        it had received everything, `None` if it cannot tell. Dispatches that it has not seen stay counted on top of what it measured."""
+        """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest dispatch number that it had
+        received, `None` if it cannot tell; bit `i` of `missing` says that it lacked number `last_dispatch - 1 - i`. Dispatches that it has
+        not seen stay counted on top of what it measured."""
 
     def add_worker(self, worker: WorkerConfig) -> int:
         """A worker joins, empty. Its id."""

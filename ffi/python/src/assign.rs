@@ -1,6 +1,6 @@
 //! One step for a caller that keeps its own state.
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
@@ -96,11 +96,21 @@ struct State {
 #[pyclass(frozen, module = "balanceroute")]
 pub(crate) struct Assigner {
     name: &'static str,
-    backend: String,
     state: Mutex<State>,
 }
 
 impl Assigner {
+    /// The state: at once, or when the thread that has it is done.
+    fn enter(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
+        match self.state.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(_)) => Err(Failure::Broken),
+            Err(TryLockError::WouldBlock) => {
+                pyo3::sync::MutexExt::lock_py_attached(&self.state, py).map_err(|_| Failure::Broken)
+            }
+        }
+    }
+
     /// With the default parameters.
     pub(crate) fn named(policy: &str) -> Result<Self, Failure> {
         Self::new(policy, None, "auto", None)
@@ -120,7 +130,6 @@ impl Assigner {
         let policy = policy::build(policy, &self::parameters(parameters, backend, isa)?)?;
         Ok(Self {
             name: policy.name(),
-            backend: policy.describe(),
             state: Mutex::new(State {
                 policy,
                 pool: Pool::new(),
@@ -141,12 +150,12 @@ impl Assigner {
     }
 
     #[getter]
-    fn backend(&self) -> &str {
-        &self.backend
+    fn backend(&self, py: Python<'_>) -> Result<String, Failure> {
+        Ok(self.enter(py)?.policy.describe())
     }
 
     fn __repr__(&self) -> String {
-        format!("Assigner(policy='{}', backend='{}')", self.name, self.backend)
+        format!("Assigner(policy='{}')", self.name)
     }
 
     #[pyo3(signature = (
@@ -185,13 +194,7 @@ impl Assigner {
         class_survival: Option<Bound<'py, PyAny>>,
         reasons: bool,
     ) -> Result<Assigned, Failure> {
-        let mut guard = match self.state.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(_)) => return Err(Failure::Broken),
-            Err(TryLockError::WouldBlock) => {
-                pyo3::sync::MutexExt::lock_py_attached(&self.state, py).map_err(|_| Failure::Broken)?
-            }
-        };
+        let mut guard = self.enter(py)?;
         let state: &mut State = &mut guard;
 
         // Columns are read with the GIL held: nobody changes them meanwhile.

@@ -349,7 +349,7 @@ impl Router {
     /// What a worker measured; what became of the report.
     #[pyo3(signature = (
         worker, *, running, kv_used_tokens, waiting = 0, kv_capacity_tokens = None, sequence = None,
-        last_dispatch = None
+        last_dispatch = None, missing = 0
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a report")]
     fn report(
@@ -362,10 +362,12 @@ impl Router {
         kv_capacity_tokens: Option<u64>,
         sequence: Option<u64>,
         last_dispatch: Option<u64>,
+        missing: u64,
     ) -> Result<&'static str, Failure> {
         let report = core::WorkerReport {
             sequence,
             last_dispatch,
+            missing,
             running,
             waiting,
             kv_used_tokens,

@@ -44,6 +44,20 @@ def test_the_example(tmp_path):
     assert "finished" in done.stdout
 
 
+def test_the_readme(tmp_path):
+    readme = (HERE.parents[1] / "README.md").read_text()
+    block = readme.split("```python\n")[1].split("```")[0]
+    done = run(tmp_path, "-c", block)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("request 1 enters worker 0\n")
+
+
+def test_the_bench_decides_right(tmp_path):
+    done = run(tmp_path, str(HERE / "benches" / "assign.py"), "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "Assigner('level').assign" in done.stdout
+
+
 def test_stubs_describe_the_module():
     import ast
 

@@ -66,6 +66,28 @@ impl ColumnProbe {
         self.lengths.len()
     }
 
+    /// The worker whose column it is.
+    #[must_use]
+    pub fn worker(&self) -> usize {
+        self.query.bit.trailing_zeros() as usize
+    }
+
+    /// The worker's profile.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// What is scored, sixteen requests at a time: tokens, ages plus bonuses in score units, and a word with a bit for each worker that may take
+    /// the request; zero past the end.
+    pub fn blocks(&self) -> impl Iterator<Item = [&[i32; BLOCK]; 3]> {
+        self.tokens
+            .iter()
+            .zip(&self.base)
+            .zip(&self.words)
+            .map(|((tokens, base), words)| [&tokens.0, &base.0, &words.0])
+    }
+
     /// Scores the column once.
     pub fn pass(&mut self) -> i64 {
         let rows = Rows { tokens: &self.tokens, base: &self.base, words: &self.words };

@@ -53,7 +53,7 @@ static void making(void) {
     br_options options = {.struct_size = sizeof options, .backend = "auto", .isa = "scalar", .parameter_count = 2, .parameter_names = names, .parameter_values = values};
     CHECK(br_assigner_new("level", &options, &assigner, error, sizeof error) == BR_OK && error[0] == 0);
     char text[256];
-    CHECK(br_assigner_describe(assigner, text, sizeof text) == strlen(text) && strstr(text, "level") && strstr(text, "scalar"));
+    CHECK(br_assigner_describe(assigner, text, sizeof text) == BR_OK && strstr(text, "level") && strstr(text, "scalar"));
     br_assigner_free(assigner);
     values[0] = 1e9;
     CHECK(br_assigner_new("level", &options, &assigner, error, sizeof error) == BR_POLICY && strstr(error, "aging_spread"));
@@ -73,7 +73,7 @@ static void making(void) {
     options.struct_size = 3;
     CHECK(br_assigner_new("level", &options, &assigner, error, sizeof error) == BR_ARGUMENT && strstr(error, "struct_size"));
     br_assigner_free(NULL);
-    CHECK(br_assigner_error(NULL, text, sizeof text) == 0 && br_assigner_describe(NULL, text, sizeof text) == 0);
+    CHECK(br_assigner_error(NULL, text, sizeof text) == 0 && text[0] == 0 && br_assigner_describe(NULL, text, sizeof text) == BR_ARGUMENT);
 }
 
 static void deciding(void) {

@@ -12,14 +12,18 @@ use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 
+#[cfg(not(miri))]
 instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
+// Miri interprets everything here but the conversion of half-precision values.
+#[cfg(miri)]
+instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
 
 /// Whether `f32` lanes go before `i32` lanes where both are exact (measured).
 const FLOATS: bool = true;
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     let found = is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("f16c")
+        && (cfg!(miri) || is_x86_feature_detected!("f16c"))
         && is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")
@@ -168,6 +172,9 @@ impl Lanes for Avx2 {
 impl Avx2 {
     #[target_feature(enable = "avx2")]
     fn hide([mut low, mut high]: [__m256i; 2]) -> [__m256i; 2] {
+        if cfg!(miri) {
+            return [low, high];
+        }
         // SAFETY: no instruction at all.
         unsafe {
             std::arch::asm!(
@@ -390,6 +397,9 @@ impl DenseLanes for Avx2 {
 
     #[inline(always)]
     fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+        if cfg!(miri) {
+            return self.round(&values.map(|bits| half::f16::from_bits(bits).to_f32()));
+        }
         let at = values.as_ptr().cast::<__m128i>();
         // SAFETY: the CPU has F16C, and the array is two half registers long.
         let (low, high) =

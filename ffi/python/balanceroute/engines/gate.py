@@ -1,0 +1,197 @@
+"""An asyncio gate: requests wait here, not in an engine's queue, until the router says which rank they enter.
+
+The engine's adapter awaits :meth:`Gate.hold` where it would have sent the request, and calls :meth:`Gate.stir` when something may have
+freed room. All that happens within `window` seconds is decided together.
+
+Nothing waits for ever: when no news of any rank has come for `stall` seconds, or a request has waited `max_hold` seconds, it goes to a
+rank at once, by the rule for arrivals. Nothing here knows an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .ledger import Ledger
+
+logger = logging.getLogger("balanceroute")
+
+
+@dataclass(frozen=True)
+class GateTimes:
+    """Seconds."""
+
+    window: float = 0.001
+    """Events this close together are decided in one step; 0 decides in the next turn of the event loop."""
+    stall: float = 2.0
+    """Without news of any rank for this long, what waits is sent as if it had just arrived."""
+    max_hold: float = 60.0
+    """No request waits longer, news or not."""
+
+
+class Aborted(Exception):
+    """The request was aborted while it waited: it must not be sent."""
+
+
+class _Held:
+    __slots__ = ("future", "since")
+
+    def __init__(self, future: asyncio.Future[int], since: float) -> None:
+        self.future = future
+        self.since = since
+
+
+class Gate:
+    """Holds requests of one event loop. Every method must be called from that loop's thread."""
+
+    def __init__(self, ledger: Ledger, times: GateTimes = GateTimes(), log: logging.Logger = logger) -> None:
+        self.ledger = ledger
+        self.log = log
+        self.times = times
+        self.stalls = 0
+        """Times that silence, or a wait that grew too long, sent requests on."""
+        self._held: dict[str, _Held] = {}
+        # Decided, but the coroutine that sends it has not run yet: an abort must still stop it.
+        self._leaving: dict[str, bool] = {}
+        self._decide_at: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._watch_at: asyncio.TimerHandle | None = None
+        self._last_news = ledger.clock()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def holds(self, name: str) -> bool:
+        """Whether an abort of it must come here: it waits, or it is on its way out and has not been sent."""
+        return name in self._held or name in self._leaving
+
+    async def hold(self, name: str, prompt_tokens: int, session: str | None = None) -> int:
+        """Waits for a rank; the caller sends the request there without awaiting anything in between.
+
+        Raises `Aborted` when :meth:`abort` named it, and what the router raises when it refuses the request. A cancelled wait leaves nothing behind.
+        """
+        loop = asyncio.get_running_loop()
+        self.ledger.enqueue(name, prompt_tokens, session)
+        held = _Held(loop.create_future(), self.ledger.clock())
+        self._held[name] = held
+        self.stir()
+        self._watch()
+        try:
+            rank = await held.future
+        except BaseException:
+            self._held.pop(name, None)
+            self._leaving.pop(name, None)
+            if self.ledger.abort(name):
+                self.stir()
+            raise
+        if self._leaving.pop(name, False):
+            # Aborted between the decision and now.
+            self.ledger.abort(name)
+            self.stir()
+            raise Aborted(name)
+        return rank
+
+    def abort(self, names: Iterable[str]) -> list[str]:
+        """Aborts those that have not been sent; returns the others, in order."""
+        others = []
+        for name in names:
+            held = self._held.pop(name, None)
+            if held is not None:
+                self.ledger.abort(name)
+                if not held.future.done():
+                    held.future.set_exception(Aborted(name))
+            elif name in self._leaving:
+                self._leaving[name] = True
+            else:
+                others.append(name)
+        return others
+
+    def news(self) -> None:
+        """A rank has shown a sign of life (output or statistics)."""
+        self._last_news = self.ledger.clock()
+
+    def stir(self) -> None:
+        """Something may have made room: decide within the window."""
+        if self._held and self._decide_at is None:
+            loop = asyncio.get_running_loop()
+            if self.times.window > 0:
+                self._decide_at = loop.call_later(self.times.window, self._decide)
+            else:
+                self._decide_at = loop.call_soon(self._decide)
+
+    def release_all(self, why: str) -> int:
+        """Sends everything that waits to a rank at once. Returns how many."""
+        return self._release(list(self._held), why)
+
+    def close(self) -> None:
+        """Cancels the timers and every wait."""
+        for handle in (self._decide_at, self._watch_at):
+            if handle is not None:
+                handle.cancel()
+        self._decide_at = self._watch_at = None
+        for held in list(self._held.values()):
+            held.future.cancel()
+
+    # Inside.
+
+    def _decide(self) -> None:
+        self._decide_at = None
+        if not self._held:
+            return
+        try:
+            for name, rank in self.ledger.decide():
+                self._send(name, rank)
+        except Exception:
+            self.log.exception("balanceroute: the router failed to decide; %d waiting requests go to ranks at once", len(self._held))
+            self._release(list(self._held), "the router failed")
+
+    def _send(self, name: str, rank: int) -> None:
+        held = self._held.pop(name, None)
+        if held is None or held.future.done():
+            # Cancelled, and its coroutine has not run yet: that one takes it out of the ledger.
+            return
+        self._leaving[name] = False
+        held.future.set_result(rank)
+
+    def _release(self, names: list[str], why: str) -> int:
+        sent = 0
+        for name in names:
+            held = self._held.get(name)
+            if held is None:
+                continue
+            try:
+                rank = self.ledger.place_waiting(name)
+            except Exception as error:
+                self._held.pop(name, None)
+                if not held.future.done():
+                    held.future.set_exception(error)
+                continue
+            if rank is not None:
+                self._send(name, rank)
+                sent += 1
+        if sent:
+            self.stalls += 1
+            self.log.warning("balanceroute: %s: %d waiting requests went to ranks as if they had just arrived", why, sent)
+        return sent
+
+    def _watch(self) -> None:
+        if self._watch_at is not None or not self._held:
+            return
+        # The oldest is the first: they are held in the order of arrival.
+        oldest = next(iter(self._held.values())).since
+        now = self.ledger.clock()
+        due = min(max(self._last_news, oldest) + self.times.stall, oldest + self.times.max_hold)
+        self._watch_at = asyncio.get_running_loop().call_later(max(0.0, due - now) + 1e-4, self._on_watch)
+
+    def _on_watch(self) -> None:
+        self._watch_at = None
+        now = self.ledger.clock()
+        silent_since = now - self.times.stall
+        if self._last_news <= silent_since:
+            self._release([n for n, h in self._held.items() if h.since <= silent_since], f"no news of any rank for {self.times.stall:g} s")
+        too_long = now - self.times.max_hold
+        self._release([n for n, h in self._held.items() if h.since <= too_long], f"held for {self.times.max_hold:g} s")
+        self._watch()
+
+

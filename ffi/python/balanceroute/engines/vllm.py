@@ -1,0 +1,390 @@
+"""vLLM plugin (0.33): decides which data-parallel rank a request enters.
+
+Declared as entry point `vllm.general_plugins`, so vLLM calls :func:`register` in every process; what it does there is chosen by environment
+variables (:mod:`balanceroute.engines.settings`). Unset, or `BALANCEROUTE_MODE=off`: nothing is patched.
+
+* `arrival` replaces the choice inside `DPLBAsyncMPClient.get_core_engine_for_request`; vLLM's own method still runs, with the rank filled in,
+  and keeps its books.
+* `step` also holds requests inside `add_request_async` and decides when an engine's output shows that a slot or KV tokens are free.
+
+Left to vLLM: requests that name their rank, parts of a streaming input (they follow their session), pooling requests, one engine
+(no data parallelism), and external load balancing; the first three are counted all the same. A request with `n > 1` samples enters as
+`n` requests, one after the other, as vLLM sends them. vLLM's own priorities order what a rank has been given, not what is held.
+
+Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part of every rank's slots and KV tokens, so
+together they never overfill one, and one of them that gets more than its part of the traffic holds requests while others have slots to spare.
+
+When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as it always does.
+The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and runs no Python plugin of this kind: the plugin says so and does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import logging
+import os
+from typing import Any
+
+from .gate import Aborted, Gate
+from .ledger import Ledger
+from .settings import Settings, SettingsError
+
+__all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
+
+# Below vLLM's own logger, so that it goes where vLLM's lines go.
+logger = logging.getLogger("vllm.balanceroute")
+
+MODULE = "vllm.v1.engine.core_client"
+CLIENT = "DPLBAsyncMPClient"
+_STATE = "_balanceroute"
+# Statistics that come by way of the coordinator may be this old, in seconds.
+_COORDINATOR_AGE = 0.5
+# As long as an engine's own statistics are younger than this, the coordinator's are not looked at, in seconds.
+_DIRECT_FRESH = 2.0
+
+
+class Unsupported(Exception):
+    """The engine's internals are not those that the plugin knows: what is missing."""
+
+
+def register() -> None:
+    """The entry point. May be called any number of times, never raises, patches at most once."""
+    try:
+        settings = Settings.from_env()
+    except SettingsError as error:
+        logger.error("balanceroute: %s; vLLM routes as it always does", error)
+        return
+    if settings.mode == "off":
+        return
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").strip() not in ("", "0"):
+        logger.warning(
+            "balanceroute: VLLM_USE_RUST_FRONTEND is set: the Rust front end routes requests itself and runs no Python plugin, so "
+            "BALANCEROUTE_MODE=%s has no effect; unset VLLM_USE_RUST_FRONTEND to use it",
+            settings.mode,
+        )
+        return
+    try:
+        module = importlib.import_module(MODULE)
+        check(module)
+        install(module, settings)
+    except Exception as error:
+        version = getattr(importlib.import_module("vllm"), "__version__", "?") if _has_vllm() else "not importable"
+        logger.error(
+            "balanceroute: this vLLM (%s) is not the one that the plugin knows: %s; vLLM routes as it always does", version, error
+        )
+
+
+def _has_vllm() -> bool:
+    try:
+        importlib.import_module("vllm")
+    except Exception:
+        return False
+    return True
+
+
+def check(module: Any) -> None:
+    """Whether the client class has what the plugin builds on. Raises `Unsupported` with what is missing."""
+    client = getattr(module, CLIENT, None)
+    if client is None:
+        raise Unsupported(f"{module.__name__} has no {CLIENT}")
+    for name, parameters, asynchronous, reads in (
+        ("get_core_engine_for_request", ["self", "request"], False, ("data_parallel_rank", "reqs_in_flight", "core_engines")),
+        ("add_request_async", ["self", "request"], True, ("get_core_engine_for_request",)),
+        ("abort_requests_async", ["self", "request_ids"], True, ("reqs_in_flight",)),
+        ("process_engine_outputs", ["self", "outputs"], True, ("finished_requests",)),
+    ):
+        method = getattr(client, name, None)
+        if method is None:
+            raise Unsupported(f"{CLIENT} has no {name}")
+        found = list(inspect.signature(method).parameters)
+        if found != parameters:
+            raise Unsupported(f"{CLIENT}.{name} takes {found}, expected {parameters}")
+        if inspect.iscoroutinefunction(method) != asynchronous:
+            raise Unsupported(f"{CLIENT}.{name} is {'not ' if asynchronous else ''}a coroutine function")
+        method = inspect.unwrap(method)
+        missing = [word for word in reads if word not in method.__code__.co_names]
+        if missing:
+            raise Unsupported(f"{CLIENT}.{name} does not use {', '.join(missing)}")
+    if not isinstance(inspect.getattr_static(client, "process_engine_outputs"), staticmethod):
+        raise Unsupported(f"{CLIENT}.process_engine_outputs is not a static method")
+
+
+def install(module: Any, settings: Settings) -> None:
+    """Patches the client class once; a second call changes nothing."""
+    client = getattr(module, CLIENT)
+    if _STATE in vars(client):
+        return
+    names = ["get_core_engine_for_request", "process_engine_outputs", "abort_requests_async"]
+    if settings.mode == "step":
+        names.append("add_request_async")
+    stock = {name: inspect.getattr_static(client, name) for name in names}
+    own = [name for name in names if name in vars(client)]
+    for name in names:
+        patch = _PATCHES[name](getattr(client, name), settings)
+        setattr(client, name, staticmethod(patch) if isinstance(stock[name], staticmethod) else patch)
+    setattr(client, _STATE, (stock, own))
+    logger.info("balanceroute: mode %s, policy %s", settings.mode, settings.policy)
+
+
+def unregister(module: Any | None = None) -> None:
+    """Takes the patches back (for tests)."""
+    client = getattr(module or importlib.import_module(MODULE), CLIENT)
+    if _STATE not in vars(client):
+        return
+    stock, own = vars(client)[_STATE]
+    for name, method in stock.items():
+        if name in own:
+            setattr(client, name, method)
+        else:
+            delattr(client, name)
+    delattr(client, _STATE)
+
+
+def state_of(client: Any) -> State | None:
+    """What the plugin knows about a client; None before its first request, or when it left this client alone."""
+    return vars(client).get(_STATE) or None
+
+
+class State:
+    """One client's ledger and gate, and what vLLM has told."""
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        config = client.vllm_config
+        engines = len(client.core_engines)
+        self.settings = settings
+        self.capacity = _capacity(config, settings, engines)
+        slots = settings.slots or _slots(config)
+        self.ledger = Ledger(
+            engines,
+            slots,
+            policy=settings.policy,
+            kv_capacity_tokens=self.capacity,
+            share=(client.client_index, client.client_count),
+        )
+        self.gate = Gate(self.ledger, settings.times, logger)
+        self.first_rank = client.engine_ranks_managed[0]
+        self.active = True
+        self.chosen: dict[str, int] = {}
+        self._coordinator_seen: Any = None
+        self._direct_at = [-1e9] * engines
+        self._logged_at = self.ledger.clock()
+        logger.info(
+            "balanceroute: %d ranks of %d slots, KV capacity %s tokens a rank, front end %d of %d",
+            engines, slots, self.capacity, client.client_index + 1, client.client_count,
+        )
+
+    def give_up(self, what: str) -> None:
+        """The router failed: vLLM decides from here on."""
+        logger.exception("balanceroute: %s; vLLM decides from here on", what)
+        self.active = False
+        self.gate.release_all("the router failed")
+
+    def follow(self, client: Any) -> None:
+        """Ranks that came or went, and statistics that the coordinator has sent since the last look."""
+        engines = len(client.core_engines)
+        if engines != self.ledger.ranks:
+            self.ledger.resize(engines)
+            self._direct_at = (self._direct_at + [-1e9] * engines)[:engines]
+            self.gate.stir()
+        counts = client.lb_engines
+        if counts is self._coordinator_seen:
+            return
+        # A new list is a new snapshot. vLLM and we count up inside it later, so this is the moment to read it.
+        self._coordinator_seen = counts
+        self.gate.news()
+        fresh = self.ledger.clock() - _DIRECT_FRESH
+        for rank, (waiting, running, usage) in enumerate(counts[:engines]):
+            if self._direct_at[rank] < fresh:
+                self._report(rank, running, waiting, usage, _COORDINATOR_AGE)
+
+    def outputs(self, client: Any, outputs: Any) -> None:
+        """One engine step: tokens, ends, statistics."""
+        self.gate.news()
+        ledger = self.ledger
+        left = False
+        for output in outputs.outputs:
+            ledger.progress(output.request_id, len(output.new_token_ids))
+            if output.finish_reason is not None:
+                left |= ledger.finish(output.request_id)
+        for name in outputs.finished_requests or ():
+            left |= ledger.finish(name)
+        self.follow(client)
+        stats = outputs.scheduler_stats
+        rank = outputs.engine_index - self.first_rank
+        if stats is not None and 0 <= rank < ledger.ranks:
+            self._direct_at[rank] = ledger.clock()
+            self._report(rank, stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage)
+            left = True
+        if left:
+            self.gate.stir()
+        if self.settings.log_every and ledger.clock() - self._logged_at >= self.settings.log_every:
+            self._logged_at = ledger.clock()
+            logger.info("balanceroute: %d held, %s", len(self.gate), ledger.summary())
+
+    def _report(self, rank: int, running: int, waiting: int, usage: float, age: float = 0.0) -> None:
+        used = int(usage * self.capacity) if self.capacity else None
+        self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, age=age)
+
+
+def _slots(config: Any) -> int:
+    scheduler = getattr(config, "scheduler_config", None)
+    return getattr(scheduler, "max_num_active_seqs", None) or getattr(scheduler, "max_num_seqs", None) or 256
+
+
+def _capacity(config: Any, settings: Settings, engines: int) -> int | None:
+    if settings.kv_capacity_tokens is not None:
+        return settings.kv_capacity_tokens or None
+    cache = getattr(config, "cache_config", None)
+    tokens = getattr(cache, "kv_cache_size_tokens", None)
+    if tokens:
+        return int(tokens)
+    # vLLM adds up the blocks of all engines.
+    blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
+    return blocks * size // engines if blocks and size else None
+
+
+def _prompt_tokens(request: Any) -> int:
+    if request.prompt_token_ids is not None:
+        return len(request.prompt_token_ids)
+    embeds = getattr(request, "prompt_embeds", None)
+    return 0 if embeds is None else int(embeds.shape[0])
+
+
+def _session(request: Any) -> str | None:
+    return getattr(request, "session_id", None)
+
+
+def _is_ours(client: Any, request: Any) -> bool:
+    """Whether vLLM would choose freely among the ranks by load."""
+    name = request.request_id
+    return (
+        request.data_parallel_rank is None
+        and request.pooling_params is None
+        and not request.resumable
+        and not getattr(request, "abort_immediately", False)
+        and name not in client.reqs_in_flight
+        and name not in client.streaming_reqs
+    )
+
+
+def _state(client: Any, settings: Settings) -> State | None:
+    state = vars(client).get(_STATE)
+    if state is None:
+        try:
+            state = State(client, settings)
+        except Exception as error:
+            logger.error("balanceroute: cannot follow this client (%s: %s); vLLM routes as it always does", type(error).__name__, error)
+            state = False
+        vars(client)[_STATE] = state
+    return state if state and state.active else None
+
+
+def _patch_choice(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    def get_core_engine_for_request(self: Any, request: Any) -> Any:
+        state = _state(self, settings)
+        if state is None:
+            return stock(self, request)
+        name = request.request_id
+        chosen = state.chosen.pop(name, None)
+        try:
+            state.follow(self)
+            if chosen is not None and chosen >= len(self.core_engines):
+                # Its rank has left between the decision and now.
+                chosen = None
+            if chosen is None and _is_ours(self, request) and name not in state.ledger:
+                chosen = state.ledger.place(name, _prompt_tokens(request), _session(request))
+        except Exception:
+            state.give_up("the router failed on an arrival")
+            chosen = None
+        if chosen is None:
+            engine = stock(self, request)
+            if state.active and name not in state.ledger:
+                # Chosen by vLLM or by the caller: it is load all the same.
+                try:
+                    state.ledger.bind(name, _prompt_tokens(request), self.core_engines.index(engine), _session(request))
+                except Exception:
+                    state.give_up("the router failed on a bound request")
+            return engine
+        request.data_parallel_rank = chosen
+        try:
+            engine = stock(self, request)
+        finally:
+            # What the engine receives is what it would have received.
+            request.data_parallel_rank = None
+        # As vLLM does for a rank that it has chosen: its own rule may have to take over at any time.
+        self.lb_engines[chosen][0] += self.client_count
+        return engine
+
+    return get_core_engine_for_request
+
+
+def _patch_add(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    async def add_request_async(self: Any, request: Any) -> None:
+        state = _state(self, settings)
+        name = request.request_id
+        if state is not None and _is_ours(self, request) and name not in state.ledger:
+            # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
+            self._ensure_stats_update_task()
+            self._ensure_output_queue_task()
+            state.follow(self)
+            try:
+                state.chosen[name] = await state.gate.hold(name, _prompt_tokens(request), _session(request))
+            except Aborted:
+                return
+            except asyncio.CancelledError:
+                _tell_cancelled(self, name)
+                raise
+            except Exception:
+                logger.exception("balanceroute: request %s could not be held; vLLM decides", name)
+        await stock(self, request)
+
+    return add_request_async
+
+
+def _tell_cancelled(client: Any, name: str) -> None:
+    """vLLM registers a request before it sends it, and does not expect the sending to last until somebody cancels it: it would remember it for ever.
+
+    Told that the engine has aborted it, it forgets it.
+    """
+    core = importlib.import_module("vllm.v1.engine")
+    output = core.EngineCoreOutput(request_id=name, new_token_ids=[], finish_reason=core.FinishReason.ABORT)
+    client.outputs_queue.put_nowait(core.EngineCoreOutputs(outputs=[output]))
+
+
+def _patch_abort(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    async def abort_requests_async(self: Any, request_ids: Any) -> None:
+        state = vars(self).get(_STATE)
+        if state:
+            # vLLM looks its requests up by where it has sent them: those that are held it would not find.
+            request_ids = state.gate.abort(request_ids)
+        await stock(self, request_ids)
+
+    return abort_requests_async
+
+
+def _patch_outputs(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    async def process_engine_outputs(self: Any, outputs: Any) -> None:
+        await stock(self, outputs)
+        state = vars(self).get(_STATE)
+        if state and state.active:
+            try:
+                state.outputs(self, outputs)
+            except Exception:
+                state.give_up("the router failed on an engine's output")
+
+    return process_engine_outputs
+
+
+_PATCHES = {
+    "get_core_engine_for_request": _patch_choice,
+    "add_request_async": _patch_add,
+    "abort_requests_async": _patch_abort,
+    "process_engine_outputs": _patch_outputs,
+}

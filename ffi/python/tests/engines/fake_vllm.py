@@ -1,0 +1,189 @@
+"""A duck-typed vLLM client: the attributes and methods that the plugin touches, with engines that decode numbers when told to step."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import types
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class FinishReason(enum.IntEnum):
+    LENGTH = 1
+    ABORT = 2
+
+
+@dataclass
+class EngineCoreOutput:
+    request_id: str
+    new_token_ids: list
+    finish_reason: Any = None
+
+
+@dataclass
+class Stats:
+    num_running_reqs: int
+    num_waiting_reqs: int
+    kv_cache_usage: float
+
+
+@dataclass
+class EngineCoreOutputs:
+    engine_index: int = 0
+    outputs: list = field(default_factory=list)
+    finished_requests: set | None = None
+    scheduler_stats: Any = None
+
+
+@dataclass
+class Request:
+    request_id: str
+    prompt_token_ids: list | None
+    max_tokens: int = 8
+    data_parallel_rank: int | None = None
+    pooling_params: Any = None
+    resumable: bool = False
+    session_id: str | None = None
+    prompt_embeds: Any = None
+    current_wave: int = 0
+    client_index: int = 0
+
+
+class Engine:
+    """One rank. It queues what does not fit, and says so."""
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        self.slots, self.capacity = slots, capacity
+        self.queue: list[list] = []
+        self.running: list[list] = []
+        self.ended: set[str] = set()
+        self.received: list[tuple] = []
+        self.foreign = (0, 0, 0)
+        """Running, waiting and KV tokens of somebody else."""
+
+    @property
+    def kv(self) -> int:
+        return sum(entry[1] for entry in self.running) + self.foreign[2]
+
+    def add(self, request: Request) -> None:
+        self.received.append((request.request_id, request.data_parallel_rank, len(request.prompt_token_ids or ())))
+        self.queue.append([request.request_id, len(request.prompt_token_ids or ()), request.max_tokens])
+
+    def abort(self, name: str) -> None:
+        for place in (self.queue, self.running):
+            for entry in [e for e in place if e[0] == name]:
+                place.remove(entry)
+                self.ended.add(name)
+
+    def step(self, index: int, statistics: bool) -> EngineCoreOutputs:
+        while self.queue and len(self.running) + self.foreign[0] < self.slots and self.kv + self.queue[0][1] < self.capacity:
+            self.running.append(self.queue.pop(0))
+        outputs = []
+        for entry in list(self.running):
+            entry[1] += 1
+            entry[2] -= 1
+            outputs.append(EngineCoreOutput(entry[0], [7], FinishReason.LENGTH if entry[2] == 0 else None))
+            if entry[2] == 0:
+                self.running.remove(entry)
+                self.ended.add(entry[0])
+        ended, self.ended = self.ended, set()
+        stats = Stats(len(self.running) + self.foreign[0], len(self.queue) + self.foreign[1], self.kv / self.capacity)
+        return EngineCoreOutputs(index, outputs, ended or None, stats if statistics else None)
+
+
+class DPAsyncMPClient:
+    """The base class: `add_request_async` is inherited, as in vLLM."""
+
+    def _ensure_stats_update_task(self) -> None:
+        pass
+
+    def _ensure_output_queue_task(self) -> None:
+        pass
+
+    async def add_request_async(self, request: Request) -> None:
+        request.current_wave = 0
+        request.client_index = self.client_index
+        chosen = self.get_core_engine_for_request(request)
+        await self._send(request, chosen)
+
+
+class DPLBAsyncMPClient(DPAsyncMPClient):
+    def __init__(self, ranks=4, slots=4, capacity=10_000, client_index=0, client_count=1, first_rank=0) -> None:
+        self.client_index, self.client_count = client_index, client_count
+        self.vllm_config = types.SimpleNamespace(
+            scheduler_config=types.SimpleNamespace(max_num_seqs=slots, max_num_active_seqs=None),
+            cache_config=types.SimpleNamespace(kv_cache_size_tokens=capacity, num_gpu_blocks=None, block_size=16),
+        )
+        self.core_engines = [rank.to_bytes(2, "little") for rank in range(first_rank, first_rank + ranks)]
+        self.engine_ranks_managed = list(range(first_rank, first_rank + ranks))
+        self.lb_engines = [[0, 0, 0.0] for _ in self.core_engines]
+        self.reqs_in_flight: dict[str, bytes] = {}
+        self.streaming_reqs: set[str] = set()
+        self.engine_inflight: Counter = Counter()
+        self.outputs_queue: asyncio.Queue = asyncio.Queue()
+        self.engines = [Engine(slots, capacity) for _ in self.core_engines]
+        self.aborted: list[tuple] = []
+        self.stock_choices = 0
+
+    def get_core_engine_for_request(self, request: Request) -> bytes:
+        if request.resumable:
+            self.streaming_reqs.add(request.request_id)
+        else:
+            self.streaming_reqs.discard(request.request_id)
+        if (engine := self.reqs_in_flight.get(request.request_id)) is not None:
+            return engine
+        if (rank := request.data_parallel_rank) is None:
+            self.stock_choices += 1
+            rank = min(range(len(self.core_engines)), key=lambda r: self.lb_engines[r][0] + self.lb_engines[r][1])
+            self.lb_engines[rank][0] += self.client_count
+        engine = self.core_engines[rank]
+        self.reqs_in_flight[request.request_id] = engine
+        self.engine_inflight[engine] += 1
+        return engine
+
+    async def _send(self, request: Request, engine: bytes) -> None:
+        self.engines[self.core_engines.index(engine)].add(request)
+        await asyncio.sleep(0)
+
+    async def abort_requests_async(self, request_ids: list[str]) -> None:
+        for name in request_ids:
+            if engine := self.reqs_in_flight.get(name):
+                self.aborted.append((name, engine))
+                self.engines[self.core_engines.index(engine)].abort(name)
+
+    @staticmethod
+    async def process_engine_outputs(self: DPLBAsyncMPClient, outputs: EngineCoreOutputs) -> None:
+        for name in outputs.finished_requests or ():
+            if (engine := self.reqs_in_flight.pop(name, None)) is not None:
+                self.engine_inflight[engine] -= 1
+
+    # The engine's side, driven by the test.
+
+    async def step(self, statistics: bool = True) -> list[int]:
+        """One lock-step step of all ranks; KV tokens of each."""
+        for index, engine in enumerate(self.engines):
+            outputs = engine.step(self.engine_ranks_managed[index], statistics)
+            if outputs.outputs or outputs.finished_requests or outputs.scheduler_stats:
+                await type(self).process_engine_outputs(self, outputs)
+        await asyncio.sleep(0)
+        return [engine.kv for engine in self.engines]
+
+    def coordinator_says(self, counts: list) -> None:
+        """Waiting, running and KV usage of each rank: a new list, as the statistics task makes it."""
+        self.lb_engines = [list(c) for c in counts]
+
+
+def modules() -> dict[str, types.ModuleType]:
+    """What `import vllm.v1.engine.core_client` finds, with a fresh client class, so that no test sees another's patches."""
+    client = type("DPLBAsyncMPClient", (DPAsyncMPClient,), {k: v for k, v in vars(DPLBAsyncMPClient).items() if k not in ("__dict__", "__weakref__")})
+    engine = types.ModuleType("vllm.v1.engine")
+    engine.EngineCoreOutput, engine.EngineCoreOutputs, engine.FinishReason = EngineCoreOutput, EngineCoreOutputs, FinishReason
+    core = types.ModuleType("vllm.v1.engine.core_client")
+    core.DPLBAsyncMPClient = client
+    top = types.ModuleType("vllm")
+    top.__version__ = "0.33.0"
+    return {"vllm": top, "vllm.v1": types.ModuleType("vllm.v1"), "vllm.v1.engine": engine, "vllm.v1.engine.core_client": core}
+
+

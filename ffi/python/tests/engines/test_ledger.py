@@ -1,0 +1,188 @@
+"""The ledger: what an engine's statistics are worth, and that nothing is counted twice or forgotten."""
+
+import pytest
+
+from balanceroute.engines.ledger import Ledger
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def make(ranks=2, slots=4, capacity=10_000, policy="level"):
+    clock = Clock()
+    return Ledger(ranks, slots, kv_capacity_tokens=capacity, policy=policy, clock=clock), clock
+
+
+def test_arrivals_level_the_tokens():
+    ledger, _ = make(slots=100)
+    for i in range(20):
+        ledger.place(f"r{i}", 100 + 10 * i)
+    loads = [ledger.tokens(r) for r in range(2)]
+    assert sum(loads) == sum(100 + 10 * i for i in range(20))
+    assert max(loads) - min(loads) <= 290
+
+
+def test_a_full_cluster_queues_at_the_least_loaded_rank_and_is_counted():
+    ledger, _ = make(slots=1)
+    assert {ledger.place("a", 500), ledger.place("b", 300)} == {0, 1}
+    rank = ledger.place("c", 10)
+    assert rank == ledger.rank_of("b")
+    assert ledger.counters.queued == 1
+    assert ledger.tokens(rank) == 310
+    # It is load for whoever comes next, and leaves without a trace.
+    assert ledger.place("d", 10) != rank or ledger.tokens(1 - rank) > 310
+    for name in "abcd":
+        assert ledger.finish(name)
+    assert [ledger.tokens(r) for r in range(2)] == [0, 0]
+    assert len(ledger) == 0
+    assert not ledger.finish("a")
+
+
+def test_progress_of_one_shows_those_sent_before_it():
+    ledger, _ = make(ranks=1, slots=10)
+    for name in "abc":
+        ledger.place(name, 100)
+    ledger.progress("b", 1)
+    # a and b are surely in this measurement; whether c is cannot be told, and nothing says that anybody else is there.
+    ledger.report(0, running=2, waiting=0, kv_used=201)
+    assert ledger.foreign(0) == (0, 0)
+    ledger.report(0, running=3, waiting=0, kv_used=301)
+    assert ledger.foreign(0) == (0, 0)
+    ledger.report(0, running=5, waiting=0, kv_used=900)
+    assert ledger.foreign(0) == (900 - 301, 2)
+
+
+def test_a_stale_snapshot_does_not_erase_what_others_have_there():
+    ledger, clock = make(slots=500, capacity=100_000)
+    ledger.report(0, running=90, waiting=0, kv_used=30_000)
+    assert ledger.foreign(0) == (30_000, 90)
+    # A burst, and the same snapshot again and again.
+    for i in range(200):
+        ledger.place(f"r{i}", 100)
+        clock.now += 0.001
+        ledger.report(0, running=90, waiting=0, kv_used=30_000, age=0.5)
+        ledger.report(1, running=0, waiting=0, kv_used=0, age=0.5)
+    assert ledger.foreign(0) == (30_000, 90)
+    assert ledger.tokens(0) == 0
+    # The others leave.
+    ledger.report(0, running=0, waiting=0, kv_used=0)
+    assert ledger.foreign(0) == (0, 0)
+
+
+def test_what_has_ended_since_the_measurement_is_not_foreign():
+    ledger, clock = make(ranks=1, slots=100)
+    for name in "abc":
+        ledger.place(name, 1000)
+        ledger.progress(name, 1)
+    ledger.finish("a")
+    ledger.finish("b")
+    clock.now += 0.3
+    # Measured half a second ago, when all three ran.
+    ledger.report(0, running=3, waiting=0, kv_used=3003, age=0.5)
+    assert ledger.foreign(0) == (0, 0)
+    # Measured now: somebody else's.
+    ledger.report(0, running=3, waiting=0, kv_used=3003)
+    assert ledger.foreign(0) == (2002, 2)
+
+
+def test_other_front_ends_never_take_our_part():
+    clock = Clock()
+    ledger = Ledger(1, 30, share=(1, 3), clock=clock)
+    # An old report, or requests that queue: more than the parts of the others.
+    ledger.report(0, running=30, waiting=10, kv_used=None)
+    for i in range(12):
+        ledger.enqueue(f"r{i}", 10)
+    assert len(ledger.decide()) == 10
+
+
+def test_without_a_capacity_others_are_as_long_as_ours():
+    ledger, _ = make(slots=100, capacity=None)
+    ledger.place("a", 400)
+    ledger.place("b", 200)
+    ledger.report(0, running=11, waiting=0, kv_used=None)
+    assert ledger.foreign(0) == (10 * 300, 10)
+
+
+def test_covered_requests_become_foreign():
+    ledger, clock = make(slots=100)
+    rank = ledger.place("a", 1000)
+    clock.now += 1
+    assert ledger.place("b", 700) != rank
+    assert ledger.cover(rank, clock.now - 1) == 1
+    assert ledger.foreign(rank) == (1000, 1)
+    ledger.report(rank, running=1, waiting=0, kv_used=1010)
+    assert ledger.foreign(rank) == (1010, 1)
+    assert "a" not in ledger
+    assert ledger.place("c", 100) != rank
+
+
+def test_ranks_join_and_leave():
+    ledger, _ = make(ranks=2, slots=10)
+    for i in range(4):
+        ledger.place(f"r{i}", 100)
+    assert ledger.resize(3) == []
+    assert ledger.place("new", 100) == 2
+    leaving = sorted(name for name in ("r0", "r1", "r2", "r3", "new") if ledger.rank_of(name) > 0)
+    assert sorted(ledger.resize(1)) == leaving and len(leaving) == 3
+    assert len(ledger) == 2
+    assert ledger.place("last", 10) == 0
+
+
+def test_a_session_is_drawn_to_its_rank_but_not_at_any_price():
+    ledger, _ = make(ranks=4, slots=100, capacity=1_000_000)
+    ledger.bind("longest", 20_000, 0)
+    rank = ledger.place("first", 2000, session="s")
+    ledger.progress("first", 50)
+    ledger.finish("first")
+    ledger.bind("more", 900, rank)
+    # Others go to an empty rank; the session returns to where 2050 tokens of it may still be.
+    assert ledger.place("other", 10) not in (0, rank)
+    assert ledger.place("second", 2100, session="s") == rank
+    # Not where every step would become longer by it.
+    ledger.bind("much", 60_000, rank)
+    assert ledger.place("fourth", 2300, session="s") != rank
+
+
+def test_a_session_is_drawn_to_its_rank_from_the_pool():
+    # A policy that looks at pairs; "level" opens the emptiest rank first and then asks who of those that wait fits it best.
+    ledger, _ = make(ranks=4, slots=100, capacity=1_000_000, policy="exact")
+    for i in range(4):
+        ledger.bind(f"load{i}", 20_000, i)
+    rank = ledger.place("first", 2000, session="s")
+    ledger.finish("first")
+    ledger.bind("more", 30, rank)
+    ledger.enqueue("other", 1900)
+    (_, elsewhere), = ledger.decide()
+    assert elsewhere != rank
+    ledger.finish("other")
+    ledger.enqueue("second", 2100, session="s")
+    assert ledger.decide() == [("second", rank)]
+
+
+def test_the_pool_waits_for_room_and_the_impossible_goes_on():
+    ledger, _ = make(ranks=1, slots=1)
+    ledger.enqueue("a", 100)
+    ledger.enqueue("b", 100)
+    ledger.enqueue("huge", 1_000_000)
+    sent = dict(ledger.decide())
+    # Longer than any KV cache: the engine has the last word, and an error message of its own.
+    assert sent["huge"] == 0 and len(sent) == 2
+    assert ledger.counters.returned == 1
+    assert ledger.decide() == []
+    for name in sent:
+        ledger.finish(name)
+    assert [rank for _, rank in ledger.decide()] == [0]
+
+
+def test_a_name_is_used_once():
+    ledger, _ = make()
+    ledger.place("a", 10)
+    with pytest.raises(ValueError, match="'a' is already known"):
+        ledger.place("a", 10)
+    assert ledger.abort("a")
+    ledger.place("a", 10)

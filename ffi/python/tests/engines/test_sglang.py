@@ -1,0 +1,248 @@
+"""The SGLang plugin over a duck-typed controller. `tests/engines` has the real class and the real snapshots."""
+
+import enum
+import random
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+
+from balanceroute.engines import sglang as plugin
+
+TARGET = "sglang.srt.managers.data_parallel_controller.DataParallelController"
+
+
+class HookType(enum.Enum):
+    AFTER = 1
+    AROUND = 2
+
+
+@dataclass
+class Snapshot:
+    dp_rank: int
+    timestamp: float
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+    num_total_tokens: int = 0
+    max_total_num_tokens: int = 100_000
+    max_running_requests: int = 64
+
+
+@dataclass
+class Request:
+    rid: str
+    input_ids: list | None
+    routed_dp_rank: int | None = None
+    session_id: str | None = None
+
+
+class Budget:
+    def __init__(self, ranks):
+        self.total_requests, self.total_tokens = [0] * ranks, [0] * ranks
+
+
+class Controller:
+    def __init__(self, ranks=4):
+        self.workers = [object() for _ in range(ranks)]
+        self.status = [True] * ranks
+        self._active_workers = list(range(ranks))
+        self.dp_budget = Budget(ranks)
+        self.load_snapshot_reader = self
+        self.snapshots = []
+        self.sent = [[] for _ in range(ranks)]
+        self.stock_choices = 0
+        self.reads = 0
+
+    def read_all(self):
+        self.reads += 1
+        return list(self.snapshots)
+
+    def total_tokens_scheduler(self, req):
+        if (rank := req.routed_dp_rank) is None:
+            self.stock_choices += 1
+            rank = 0
+        elif rank not in self._active_workers:
+            raise ValueError(f"DP rank {rank} is not active.")
+        self.sent[rank].append(req)
+
+
+def route(controller, req):
+    return plugin.route(Controller.total_tokens_scheduler, controller, req)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Both of the plugin's clocks: wall time, which snapshots carry, and the monotonic one."""
+    now = types.SimpleNamespace(value=1000.0)
+    monkeypatch.setattr(plugin, "time", types.SimpleNamespace(time=lambda: now.value, monotonic=lambda: now.value))
+    monkeypatch.setenv("BALANCEROUTE_MODE", "arrival")
+    return now
+
+
+def tokens(controller):
+    return [sum(len(r.input_ids or ()) for r in sent) for sent in controller.sent]
+
+
+def registry(monkeypatch):
+    hooks = {}
+    module = types.ModuleType("sglang.srt.plugins.hook_registry")
+    module.HookType = HookType
+
+    class HookRegistry:
+        _hooks = hooks
+
+        @staticmethod
+        def register(target, hook, kind):
+            hooks.setdefault(target, []).append((kind, hook, None))
+
+    module.HookRegistry = HookRegistry
+    for name in ("sglang", "sglang.srt", "sglang.srt.plugins"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "sglang.srt.plugins.hook_registry", module)
+    return hooks
+
+
+def test_registers_once_and_only_when_asked(monkeypatch, caplog):
+    hooks = registry(monkeypatch)
+    monkeypatch.delenv("BALANCEROUTE_MODE", raising=False)
+    plugin.register()
+    assert hooks == {}
+    monkeypatch.setenv("BALANCEROUTE_MODE", "maybe")
+    plugin.register()
+    assert hooks == {} and "found 'maybe'" in caplog.text
+    monkeypatch.setenv("BALANCEROUTE_MODE", "arrival")
+    plugin.register()
+    plugin.register()
+    assert {t: [(kind, hook) for kind, hook, _ in h] for t, h in hooks.items()} == {
+        f"{TARGET}.total_tokens_scheduler": [(HookType.AROUND, plugin.route)],
+        f"{TARGET}.__init__": [(HookType.AFTER, plugin._say_method)],
+    }
+    plugin._say_method(None, types.SimpleNamespace(load_balance_method=types.SimpleNamespace(name="ROUND_ROBIN")))
+    assert "--load-balance-method total_tokens" in caplog.text
+
+
+def test_without_sglang_nothing_breaks(monkeypatch, caplog):
+    monkeypatch.setenv("BALANCEROUTE_MODE", "arrival")
+    monkeypatch.setitem(sys.modules, "sglang", None)
+    plugin.register()
+    assert "routes as it always does" in caplog.text
+
+
+def test_a_burst_is_level_though_no_snapshot_comes(clock):
+    controller = Controller(8)
+    controller.snapshots = [Snapshot(r, 999.0, 100 if r else 0, 0, 20_000 if r else 0, 1_000_000, 2000) for r in range(8)]
+    rng = random.Random(1)
+    for i in range(2000):
+        route(controller, Request(str(i), [0] * rng.randint(10, 400)))
+        clock.value += 0.0025
+    assert controller.stock_choices == 0
+    loads = [t + (20_000 if r else 0) for r, t in enumerate(tokens(controller))]
+    assert max(loads) <= 1.1 * sum(loads) / 8, loads
+    # SGLang's own books are kept, and what is sent carries no trace.
+    assert controller.dp_budget.total_tokens == tokens(controller)
+    assert controller.dp_budget.total_requests == [len(s) for s in controller.sent]
+    assert all(r.routed_dp_rank is None for sent in controller.sent for r in sent)
+
+
+def test_a_snapshot_covers_what_was_sent_before_the_one_before(clock):
+    controller = Controller(2)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(2)]
+    route(controller, Request("a", [0] * 1000))
+    state = plugin.state_of(controller)
+    (rank,) = [r for r in range(2) if controller.sent[r]]
+    clock.value = 1000.1
+    # Written before it can have seen the request: nothing is forgotten.
+    controller.snapshots[rank] = Snapshot(rank, 1000.05)
+    route(controller, Request("b", [0] * 10))
+    assert state.ledger.tokens(rank) == 1000
+    assert len(controller.sent[1 - rank]) == 1
+    # One more: the request was there, runs, and is the snapshot's business now.
+    clock.value = 1000.2
+    controller.snapshots[rank] = Snapshot(rank, 1000.15, 1, 0, 1005)
+    route(controller, Request("c", [0] * 10))
+    assert state.ledger.tokens(rank) == 0 and state.ledger.foreign(rank) == (1005, 1)
+    assert len(controller.sent[1 - rank]) == 2
+    # It has ended.
+    clock.value = 1000.3
+    controller.snapshots[rank] = Snapshot(rank, 1000.25, 0, 0, 0)
+    route(controller, Request("d", [0] * 10))
+    assert len(controller.sent[rank]) == 2
+
+
+def test_snapshots_are_read_as_often_as_sglang_reads_them(clock):
+    controller = Controller(2)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(2)]
+    route(controller, Request("first", [0]))
+    before = controller.reads
+    for i in range(100):
+        route(controller, Request(str(i), [0] * 10))
+    assert controller.reads - before <= 1
+    clock.value += 0.021
+    route(controller, Request("later", [0]))
+    assert controller.reads - before in (1, 2)
+
+
+def test_full_ranks_are_avoided_and_a_full_cluster_queues(clock):
+    controller = Controller(4)
+    controller.snapshots = [Snapshot(r, 999.0, 10, 0, 99_500 if r < 3 else 10_000) for r in range(4)]
+    for i in range(40):
+        route(controller, Request(str(i), [0] * 500))
+    assert [len(s) for s in controller.sent[:3]] == [0, 0, 0]
+    for i in range(300):
+        route(controller, Request(f"more{i}", [0] * 500))
+    assert sum(map(len, controller.sent)) == 340 and controller.stock_choices == 0
+    assert plugin.state_of(controller).ledger.counters.queued > 0
+    assert all(controller.sent)
+
+
+def test_named_ranks_sessions_and_embeddings(clock):
+    controller = Controller(4)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(4)]
+    route(controller, Request("named", [0] * 5000, routed_dp_rank=2))
+    assert [len(s) for s in controller.sent] == [0, 0, 1, 0]
+    assert plugin.state_of(controller).ledger.tokens(2) == 5000
+    with pytest.raises(ValueError, match="DP rank 9 is not active"):
+        route(controller, Request("wrong", [0], routed_dp_rank=9))
+    route(controller, Request("embedded", None))
+    assert sum(map(len, controller.sent)) == 2
+
+
+def test_ranks_that_come_and_go(clock):
+    controller = Controller(3)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(3)]
+    controller._active_workers = [0, 1]
+    for i in range(20):
+        route(controller, Request(str(i), [0] * 100))
+    assert len(controller.sent[2]) == 0
+    controller._active_workers = [0, 2]
+    for i in range(20):
+        route(controller, Request(f"b{i}", [0] * 100))
+    assert len(controller.sent[1]) == 10 and len(controller.sent[2]) == 10
+    controller.status[0] = False
+    route(controller, Request("c", [0] * 100))
+    assert len(controller.sent[2]) == 11
+
+
+def test_a_router_that_fails_leaves_everything_to_sglang(clock, caplog):
+    controller = Controller(2)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(2)]
+    route(controller, Request("a", [0]))
+
+    def fail(*_a, **_k):
+        raise RuntimeError("spoiled")
+
+    plugin.state_of(controller).ledger.place = fail
+    for i in range(5):
+        route(controller, Request(str(i), [0]))
+    assert controller.stock_choices == 5
+    assert caplog.text.count("SGLang decides from here on") == 1
+
+
+def test_a_controller_without_snapshots_is_left_alone(clock, caplog):
+    controller = Controller(2)
+    del controller.load_snapshot_reader
+    route(controller, Request("a", [0]))
+    route(controller, Request("b", [0]))
+    assert controller.stock_choices == 2
+    assert caplog.text.count("SGLang routes as it always does") == 1

@@ -1,0 +1,414 @@
+"""The vLLM plugin over a duck-typed client: every mode, every way in and out. `tests/engines` has the real client."""
+
+import asyncio
+import inspect
+import logging
+import random
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_vllm
+from fake_vllm import FinishReason, Request
+
+from balanceroute.engines import vllm as plugin
+
+METHODS = ("get_core_engine_for_request", "add_request_async", "abort_requests_async", "process_engine_outputs")
+
+
+@pytest.fixture
+def core(monkeypatch):
+    """vLLM's modules, without a plugin."""
+    for name in ("BALANCEROUTE_MODE", "BALANCEROUTE_POLICY", "BALANCEROUTE_STALL_MS", "VLLM_USE_RUST_FRONTEND"):
+        monkeypatch.delenv(name, raising=False)
+    for name, module in fake_vllm.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return sys.modules["vllm.v1.engine.core_client"]
+
+
+@pytest.fixture
+def mode(core, monkeypatch):
+    def choose(mode, **more):
+        monkeypatch.setenv("BALANCEROUTE_MODE", mode)
+        for name, value in more.items():
+            monkeypatch.setenv(f"BALANCEROUTE_{name.upper()}", str(value))
+        plugin.register()
+        return core.DPLBAsyncMPClient
+
+    return choose
+
+
+def request(name, prompt=100, tokens=8, **more):
+    return Request(name, [1] * prompt, tokens, **more)
+
+
+async def drain(client, names, limit=5000):
+    """Steps until every request has left. KV tokens of the ranks after each step."""
+    samples = []
+    for _ in range(limit):
+        samples.append(await client.step())
+        if all(name not in client.reqs_in_flight for name in names) and not any(e.queue or e.running or e.ended for e in client.engines):
+            await asyncio.sleep(0.003)
+            state = plugin.state_of(client)
+            if state is None or not len(state.ledger):
+                return samples
+    raise AssertionError("requests are left")
+
+
+def statics(client):
+    return {name: inspect.getattr_static(client, name) for name in METHODS}
+
+
+def test_off_is_vllm_itself(core, mode, monkeypatch):
+    before = (statics(core.DPLBAsyncMPClient), dict(vars(core.DPLBAsyncMPClient)))
+    plugin.register()
+    mode("off")
+    monkeypatch.setenv("BALANCEROUTE_MODE", "")
+    plugin.register()
+    assert (statics(core.DPLBAsyncMPClient), dict(vars(core.DPLBAsyncMPClient))) == before
+
+
+@pytest.mark.parametrize("name", ["arrival", "step"])
+def test_registered_twice_patched_once_and_taken_back(core, mode, name):
+    stock = (statics(core.DPLBAsyncMPClient), set(vars(core.DPLBAsyncMPClient)))
+    patched = statics(mode(name))
+    assert patched["get_core_engine_for_request"] is not stock[0]["get_core_engine_for_request"]
+    assert (patched["add_request_async"] is stock[0]["add_request_async"]) == (name == "arrival")
+    assert statics(mode(name)) == patched
+    plugin.unregister()
+    assert (statics(core.DPLBAsyncMPClient), set(vars(core.DPLBAsyncMPClient))) == stock
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda c: delattr(c, "process_engine_outputs"), "has no process_engine_outputs"),
+        (lambda c: setattr(c, "abort_requests_async", lambda self, request_ids: None), "not a coroutine function"),
+        (lambda c: setattr(c, "get_core_engine_for_request", lambda self, request, load: None), "takes"),
+        (lambda c: setattr(c, "get_core_engine_for_request", lambda self, request: None), "does not use data_parallel_rank"),
+        (lambda c: setattr(c, "process_engine_outputs", c.process_engine_outputs), "not a static method"),
+    ],
+)
+def test_other_internals_are_named_and_left_alone(core, mode, caplog, spoil, says):
+    client = core.DPLBAsyncMPClient
+    spoil(client)
+    before = dict(vars(client))
+    with caplog.at_level(logging.ERROR, "vllm.balanceroute"):
+        mode("step")
+    assert dict(vars(client)) == before
+    assert len(caplog.records) == 1
+    text = caplog.text
+    assert says in text and "0.33.0" in text and "vLLM routes as it always does" in text
+
+
+def test_without_vllm_or_with_a_wrong_setting_nothing_breaks(core, monkeypatch, caplog):
+    monkeypatch.setenv("BALANCEROUTE_MODE", "sometimes")
+    plugin.register()
+    assert "BALANCEROUTE_MODE must be one of off, arrival, step, found 'sometimes'" in caplog.text
+    monkeypatch.setenv("BALANCEROUTE_MODE", "step")
+    monkeypatch.setenv("BALANCEROUTE_STALL_MS", "-1")
+    plugin.register()
+    assert "BALANCEROUTE_STALL_MS must be a number of at least 0, found '-1'" in caplog.text
+    monkeypatch.delenv("BALANCEROUTE_STALL_MS")
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.core_client", None)
+    plugin.register()
+    assert "vLLM routes as it always does" in caplog.text
+
+
+def test_the_rust_front_end_is_named(core, mode, monkeypatch, caplog):
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    before = dict(vars(core.DPLBAsyncMPClient))
+    mode("step")
+    assert dict(vars(core.DPLBAsyncMPClient)) == before
+    assert "VLLM_USE_RUST_FRONTEND" in caplog.text and "no effect" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["arrival", "step"])
+def test_all_arrive_once_and_the_books_are_vllms(mode, name):
+    async def main():
+        client = mode(name)(ranks=4, slots=8)
+        rng = random.Random(1)
+        names = [f"r{i}" for i in range(300)]
+        adds = [asyncio.create_task(client.add_request_async(request(n, rng.randint(1, 900), rng.randint(1, 30)))) for n in names]
+        await asyncio.sleep(0.005)
+        for n in client.reqs_in_flight:
+            assert plugin.state_of(client).ledger.rank_of(n) == client.core_engines.index(client.reqs_in_flight[n])
+        await drain(client, names)
+        await asyncio.gather(*adds)
+        received = sorted(n for engine in client.engines for n, _, _ in engine.received)
+        assert received == sorted(names)
+        # The engines receive what they would have received without us.
+        assert all(rank is None for engine in client.engines for _, rank, _ in engine.received)
+        assert not client.reqs_in_flight and set(client.engine_inflight.values()) <= {0}
+        assert client.stock_choices == 0
+        state = plugin.state_of(client)
+        assert len(state.ledger) == 0 and [state.ledger.tokens(r) for r in range(4)] == [0] * 4
+        assert state.ledger.counters.finished == 300
+
+    asyncio.run(main())
+
+
+def imbalance(samples, skip=0.15):
+    cut = int(len(samples) * skip)
+    samples = [s for s in samples[cut:-cut] if sum(s)]
+    return sum(max(s) * len(s) / sum(s) - 1 for s in samples) / len(samples)
+
+
+async def run_load(client, count=400, ahead=24, seed=3):
+    """Keeps the ranks full: `ahead` requests more than slots are always in the front end."""
+    rng = random.Random(seed)
+    todo = [request(f"r{i}", int(20 * 80 ** rng.random()), rng.randint(5, 40)) for i in range(count)]
+    names = [r.request_id for r in todo]
+    slots = sum(e.slots for e in client.engines)
+    adds, samples = [], []
+    while todo:
+        inside = sum(not a.done() for a in adds) + sum(len(e.queue) + len(e.running) for e in client.engines)
+        while todo and inside < slots + ahead:
+            adds.append(asyncio.create_task(client.add_request_async(todo.pop(0))))
+            inside += 1
+        await asyncio.sleep(0.002)
+        samples.append(await client.step())
+    samples += await drain(client, names)
+    await asyncio.gather(*adds)
+    return imbalance(samples)
+
+
+@pytest.mark.parametrize(("name", "ahead", "at_most"), [("arrival", -8, 0.75), ("step", 24, 0.4)])
+def test_tokens_are_more_level_than_stock(core, mode, name, ahead, at_most):
+    """On arrival a choice is left as long as slots are free; per step also where requests queue."""
+    stock = asyncio.run(run_load(core.DPLBAsyncMPClient(4, 8, 100_000), ahead=ahead))
+    ours = asyncio.run(run_load(mode(name)(ranks=4, slots=8, capacity=100_000), ahead=ahead))
+    assert ours < at_most * stock, (stock, ours)
+
+
+def test_aborts_of_held_and_running_requests(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = {n: asyncio.create_task(client.add_request_async(request(n, tokens=50))) for n in "abcdefgh"}
+        await asyncio.sleep(0.01)
+        running = set(client.reqs_in_flight)
+        held = [n for n in "abcdefgh" if n not in running]
+        assert len(running) == 4
+        await client.abort_requests_async([held[0], sorted(running)[0], held[1], "stranger"])
+        await asyncio.sleep(0.01)
+        assert adds[held[0]].done() and adds[held[1]].done()
+        assert [n for n, _ in client.aborted] == [sorted(running)[0]]
+        await drain(client, "abcdefgh")
+        await asyncio.gather(*adds.values())
+        received = {n for e in client.engines for n, _, _ in e.received}
+        assert received == set("abcdefgh") - {held[0], held[1]}
+        assert len(plugin.state_of(client).ledger) == 0
+
+    asyncio.run(main())
+
+
+def test_a_disconnect_while_held_is_told_to_vllm(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=1)
+        adds = {n: asyncio.create_task(client.add_request_async(request(n))) for n in "abc"}
+        await asyncio.sleep(0.01)
+        (held,) = [n for n in "abc" if n not in client.reqs_in_flight]
+        adds[held].cancel()
+        await asyncio.gather(*adds.values(), return_exceptions=True)
+        assert adds[held].cancelled()
+        (output,) = client.outputs_queue.get_nowait().outputs
+        assert (output.request_id, output.finish_reason, output.new_token_ids) == (held, FinishReason.ABORT, [])
+        await drain(client, "abc")
+        assert held not in {n for e in client.engines for n, _, _ in e.received}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["arrival", "step"])
+def test_what_is_not_ours_to_choose(mode, name):
+    async def main():
+        client = mode(name)(ranks=4, slots=4)
+        ledger = lambda: plugin.state_of(client).ledger
+        await client.add_request_async(request("named", 3000, data_parallel_rank=3))
+        assert client.engines[3].received == [("named", 3, 3000)] and ledger().tokens(3) == 3000
+        # Pooling is vLLM's choice, and counted.
+        await client.add_request_async(request("pooled", 500, pooling_params=object()))
+        assert client.stock_choices == 1
+        assert ledger().rank_of("pooled") == client.core_engines.index(client.reqs_in_flight["pooled"])
+        # Every part of a streaming input goes where its session is, at once.
+        for part in (True, True, False):
+            await client.add_request_async(request("stream", 50, resumable=part))
+        where = [e.received.count(("stream", None, 50)) for e in client.engines]
+        assert sorted(where) == [0, 0, 0, 3]
+        assert client.stock_choices == 2
+        await client.add_request_async(Request("embedded", None, 4, prompt_embeds=types.SimpleNamespace(shape=(700, 64))))
+        assert ledger().tokens(ledger().rank_of("embedded")) >= 700
+        assert ledger().counters.bound == 3
+
+    asyncio.run(main())
+
+
+def test_reports_of_foreign_load_are_heeded(mode):
+    async def main():
+        client = mode("arrival")(ranks=4, slots=200, capacity=100_000)
+        for i in range(40):
+            # As the coordinator goes silent, the last snapshot stays for the whole burst.
+            if i == 0:
+                client.coordinator_says([[20, 50, 0.99], [0, 10, 0.3], [0, 3, 0.2], [0, 90, 0.8]])
+            await client.add_request_async(request(f"r{i}", 100 * (1 + i % 5)))
+        sent = [sum(n for _, _, n in e.received) for e in client.engines]
+        # 12,000 tokens: rank 2 is filled up to rank 1, then both.
+        assert sent[0] == sent[3] == 0
+        assert sum(sent) == 12_000 and abs((20_000 + sent[2]) - (30_000 + sent[1])) <= 500 or sent[1] == 0
+        assert sent[2] >= 10_000
+
+    asyncio.run(main())
+
+
+def test_a_frozen_snapshot_draws_no_herd(mode):
+    async def main():
+        client = mode("arrival")(ranks=8, slots=1000, capacity=1_000_000)
+        # One rank has just been empty when the statistics stop.
+        client.coordinator_says([[0, 100, 0.02]] * 7 + [[0, 0, 0.0]])
+        rng = random.Random(5)
+        total = 0
+        for i in range(2000):
+            prompt = rng.randint(10, 400)
+            total += prompt
+            await client.add_request_async(request(f"r{i}", prompt))
+        loads = [sum(n for _, _, n in e.received) + (20_000 if r < 7 else 0) for r, e in enumerate(client.engines)]
+        mean = (total + 7 * 20_000) / 8
+        assert max(loads) <= 1.1 * mean, (loads, mean)
+
+    asyncio.run(main())
+
+
+def test_a_rank_that_fills_up_gets_nothing_until_it_drains(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=16, capacity=20_000)
+        client.engines[0].foreign = (2, 0, 19_000)
+        await client.add_request_async(request("probe", 10, tokens=3))
+        await client.step()
+        await client.step()
+        for i in range(12):
+            await asyncio.wait_for(client.add_request_async(request(f"r{i}", 900, tokens=4)), 2)
+        at_full = [len(e.received) for e in client.engines]
+        assert at_full[0] <= 1 and at_full[1] >= 12
+        client.engines[0].foreign = (0, 0, 0)
+        await client.step()
+        await client.step()
+        adds = [asyncio.create_task(client.add_request_async(request(f"late{i}", 900, tokens=4))) for i in range(12)]
+        await drain(client, [f"late{i}" for i in range(12)])
+        await asyncio.gather(*adds)
+        assert len(client.engines[0].received) - at_full[0] >= 4
+
+    asyncio.run(main())
+
+
+def test_silence_of_all_ranks_holds_nobody_beyond_the_bound(mode):
+    async def main():
+        client = mode("step", stall_ms=150)(ranks=2, slots=2)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        names = [f"r{i}" for i in range(20)]
+        await asyncio.wait_for(asyncio.gather(*(client.add_request_async(request(n)) for n in names)), 5)
+        assert 0.1 <= loop.time() - start <= 1.0
+        assert sorted(len(e.received) for e in client.engines) == [10, 10]
+        await drain(client, names)
+
+    asyncio.run(main())
+
+
+def test_no_statistics_at_all_is_enough(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = [asyncio.create_task(client.add_request_async(request(f"r{i}", 50 + i, 5))) for i in range(30)]
+        for _ in range(400):
+            await client.step(statistics=False)
+            await asyncio.sleep(0.002)
+            if all(a.done() for a in adds) and not client.reqs_in_flight:
+                break
+        await asyncio.gather(*adds)
+        assert not client.reqs_in_flight and plugin.state_of(client).gate.stalls == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["arrival", "step"])
+def test_a_router_that_fails_leaves_everything_to_vllm(mode, name, caplog):
+    async def main():
+        client = mode(name)(ranks=2, slots=1)
+        await client.add_request_async(request("a"))
+        state = plugin.state_of(client)
+
+        def fail(*_a, **_k):
+            raise RuntimeError("spoiled")
+
+        methods = ("place", "step", "report", "progress_request", "abort", "finish", "enqueue")
+        state.ledger.router = types.SimpleNamespace(**{method: fail for method in methods})
+        names = ["a"] + [f"r{i}" for i in range(6)]
+        await asyncio.wait_for(asyncio.gather(*(client.add_request_async(request(n)) for n in names[1:])), 3)
+        assert sum(len(e.received) for e in client.engines) == 7
+        for _ in range(200):
+            await client.step()
+        assert not client.reqs_in_flight
+        assert client.stock_choices >= 5
+
+    asyncio.run(main())
+    assert "vLLM decides" in caplog.text
+
+
+def test_front_ends_share_the_ranks(mode):
+    async def main():
+        clients = [mode("step")(ranks=2, slots=8, capacity=10_000, client_index=i, client_count=2) for i in range(2)]
+        for i, client in enumerate(clients):
+            adds = [asyncio.create_task(client.add_request_async(request(f"c{i}r{j}", 10))) for j in range(20)]
+            await asyncio.sleep(0.01)
+            assert [len(e.received) for e in client.engines] == [4, 4]
+            await drain(client, [f"c{i}r{j}" for j in range(20)])
+            await asyncio.gather(*adds)
+
+    asyncio.run(main())
+
+
+def test_hybrid_ranks_are_counted_from_the_first_managed(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=2, first_rank=6)
+        adds = [asyncio.create_task(client.add_request_async(request(f"r{i}"))) for i in range(8)]
+        await drain(client, [f"r{i}" for i in range(8)])
+        await asyncio.gather(*adds)
+
+    asyncio.run(main())
+
+
+def test_elastic_scaling_is_followed(mode):
+    async def main():
+        client = mode("arrival")(ranks=2, slots=50)
+        for i in range(4):
+            await client.add_request_async(request(f"r{i}", 500))
+        client.core_engines.append((2).to_bytes(2, "little"))
+        client.engines.append(fake_vllm.Engine(50, 10_000))
+        client.engine_ranks_managed.append(2)
+        client.lb_engines.append([0, 0, 0.0])
+        await client.add_request_async(request("new", 100))
+        assert [n for n, _, _ in client.engines[2].received] == ["new"]
+        client.core_engines.pop()
+        client.lb_engines = client.lb_engines[:2]
+        await client.add_request_async(request("last", 100))
+        assert [n for n, _, _ in client.engines[2].received] == ["new"]
+        assert "new" not in plugin.state_of(client).ledger
+
+    asyncio.run(main())
+
+
+def test_a_line_says_how_things_stand(mode, caplog):
+    async def main():
+        client = mode("step", log_ms=1)(ranks=2, slots=1)
+        adds = [asyncio.create_task(client.add_request_async(request(f"r{i}", 100 + i))) for i in range(3)]
+        await asyncio.sleep(0.01)
+        await client.step()
+        await drain(client, [f"r{i}" for i in range(3)])
+        await asyncio.gather(*adds)
+
+    with caplog.at_level(logging.INFO, "vllm.balanceroute"):
+        asyncio.run(main())
+    lines = [r.getMessage() for r in caplog.records if "held" in r.getMessage()]
+    assert any(line.startswith("balanceroute: 1 held, KV tokens [1") and "2 placed" in line for line in lines), lines

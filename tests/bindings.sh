@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# C and Python: real C under sanitizers and valgrind, the header, an installed library, a wheel in a clean venv with its own tests.
+# What this machine cannot run is named in a line that begins with NOT RUN.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+echo "-- lints"
+cargo clippy --quiet -p balanceroute-capi -p balanceroute-python --all-targets -- -D warnings
+
+if command -v "${CC:-cc}" >/dev/null; then
+  echo "-- C: doors, router, golden vectors, example, header"
+  cargo test --quiet -p balanceroute-capi -- --nocapture 2>&1 | grep -vE '^$|^\.+$|^running |: 0 passed'
+
+  echo "-- C: an installed library"
+  prefix=target/c-prefix
+  ffi/capi/install.sh "$prefix"
+  if [ "$(uname -s)" = Linux ] && command -v nm >/dev/null; then
+    others=$(nm -D --defined-only "$prefix/lib/libbalanceroute.so" | awk '{ print $3 }' | grep -v '^br_' || true)
+    declared=$(grep -oE '\bbr_[a-z_]+\(' "$prefix/include/balanceroute.h" | tr -d '(' | sort -u)
+    exported=$(nm -D --defined-only "$prefix/lib/libbalanceroute.so" | awk '{ print $3 }' | sort -u)
+    if [ -n "$others" ] || [ "$declared" != "$exported" ]; then
+      echo "exported symbols are not those of the header: $others"
+      diff <(echo "$declared") <(echo "$exported") || true
+      exit 1
+    fi
+    echo "$(echo "$exported" | wc -l) symbols, all of the header"
+  else
+    echo "NOT RUN: exported symbols: needs Linux and nm"
+  fi
+  if command -v pkg-config >/dev/null; then
+    export PKG_CONFIG_PATH=$PWD/$prefix/lib/pkgconfig
+    # shellcheck disable=SC2046
+    "${CC:-cc}" -std=c11 -O2 ffi/capi/examples/loop.c -o target/loop-installed $(pkg-config --cflags --libs balanceroute)
+    LD_LIBRARY_PATH=$prefix/lib DYLD_LIBRARY_PATH=$prefix/lib target/loop-installed
+    # shellcheck disable=SC2046
+    "${CC:-cc}" -std=c11 -O2 ffi/capi/examples/loop.c -o target/loop-static $(pkg-config --cflags balanceroute) \
+      "$prefix/lib/libbalanceroute.a" -lpthread -ldl -lm
+    target/loop-static
+  else
+    echo "NOT RUN: the example against an installed library: pkg-config is not installed"
+  fi
+  if command -v "${CXX:-c++}" >/dev/null; then
+    "${CXX:-c++}" -x c++ -std=c++17 -Wall -Wextra -Werror -fsyntax-only "$prefix/include/balanceroute.h"
+    echo "the header is C++ too"
+  else
+    echo "NOT RUN: the header as C++: needs a C++ compiler"
+  fi
+else
+  echo "NOT RUN: C: needs a C compiler"
+fi
+
+echo "-- Python: a wheel in a clean venv"
+venv=target/python-venv
+if command -v python3 >/dev/null && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  if "$venv/bin/pip" install --quiet --disable-pip-version-check './ffi/python[test]' 2>target/pip-errors.txt; then
+    "$venv/bin/python" -m balanceroute
+    "$venv/bin/python" -m pytest --quiet ffi/python/tests
+  elif "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest target/pip-probe maturin >/dev/null 2>&1; then
+    cat target/pip-errors.txt
+    exit 1
+  else
+    echo "NOT RUN: Python: no package index that has maturin, numpy and pytest is within reach"
+  fi
+else
+  echo "NOT RUN: Python: needs Python 3.10 or newer with venv and pip"
+fi
