@@ -101,8 +101,8 @@ impl Column {
         longest_tokens: i64,
         wanted: i64,
     ) -> Option<Found> {
-        let (&shortest, &longest) = (ordered.tokens.first()?, ordered.tokens.last()?);
-        let (shortest, longest) = (i64::from(shortest), i64::from(longest).min(longest_tokens));
+        let (shortest, last) = (i64::from(*ordered.tokens.first()?), i64::from(*ordered.tokens.last()?));
+        let longest = last.min(longest_tokens);
         if longest < shortest {
             return None;
         }
@@ -127,9 +127,11 @@ impl Column {
                 [self.knots[0], self.knots[1]]
             }
         };
-        let fits = terms.fit_lanes()
-            && (slope.abs() + steepest).saturating_mul(longest).saturating_add(terms.oldest_age) < GREATEST;
-        if !fits {
+        let fit_up_to = |tokens: i64| {
+            terms.fit_lanes()
+                && (slope.abs() + steepest).saturating_mul(tokens).saturating_add(terms.oldest_age) < GREATEST
+        };
+        if !fit_up_to(longest) {
             return self.best_wide(ordered, profile, terms, longest).filter(|found| found.score >= wanted);
         }
         let bend = |knot: &Knot| (knot.at_tokens as i32, knot.weight as i32);
@@ -137,7 +139,8 @@ impl Column {
         let few = profile.knots.len() <= 2;
         let slopes = few.then_some([slope as i32, slope as i32 - first.1]);
         if !self.begun {
-            let kept = slopes.filter(|_| self.many);
+            // Lines bound whole blocks, and so lengths that do not fit the worker as well.
+            let kept = slopes.filter(|_| self.many && fit_up_to(last));
             (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), kept, &mut self.marks);
             self.begun = true;
         }
