@@ -394,6 +394,7 @@ fn a_collection_waits_no_longer_than_it_says() {
     assert_eq!(out, decide(&mut *cpu, &parts.batch()));
     until("the launch", || fake.calls("task-launch") > 0);
     // Nobody is sent after an answer that is out.
+    std::thread::sleep(Duration::from_millis(5));
     let ticket = device.submit(&parts.batch());
     let by = device.collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
     assert!(matches!(by, Decided::InsteadOfDevice(DeviceError::Resting { .. })), "{by:?}");
@@ -408,6 +409,38 @@ fn a_collection_waits_no_longer_than_it_says() {
     assert_eq!(device.device_counters().expect("a device").failures, 0);
     drop(device);
     fake.assert_clean("late");
+}
+
+#[test]
+fn a_device_that_is_always_late_is_asked_ever_more_rarely() {
+    let fake = Fake::new();
+    fake.slow("task-launch", 30_000);
+    let mut parameters = parameters(&fake);
+    parameters.ascend.answer_timeout_ms = 5;
+    (parameters.ascend.rest_ms, parameters.ascend.longest_rest_ms) = (100, 60_000);
+    let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
+    let begin = std::time::Instant::now();
+    let mut seed = 0;
+    while begin.elapsed() < Duration::from_millis(1_000) {
+        seed += 1;
+        let parts = Parts::new(seed % 20);
+        assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
+    }
+    // At 0, 0.1, 0.3 and 0.7 s, a little later each.
+    let late = device.device_counters().expect("a device").late;
+    assert!((2..=4).contains(&late), "{late} late answers in a second");
+    drop(device);
+    // The measured choice learns it from the first.
+    let parameters = Parameters { backend: BackendKind::Auto, ..parameters };
+    let device = on_device("exact", &parameters);
+    assert!(
+        device.describe().contains("the device is faster nowhere with terms per pair"),
+        "{}",
+        device.describe()
+    );
+    drop(device);
+    fake.forgive();
+    fake.assert_clean("slow");
 }
 
 #[test]

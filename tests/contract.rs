@@ -104,3 +104,19 @@ fn the_greatest_numbers_fall_back_and_stay_exact() {
         }
     }
 }
+
+#[test]
+fn where_everybody_fits_a_bonus_chooses_the_worker() {
+    let workers: Vec<Worker> = (0..4).map(|g| Worker::new(40_000 + 100 * g, 30, 2)).collect();
+    let rows = [0.0, 0.0, 0.0, 5_000.0];
+    for name in ["level", "level-oracle", "rollout-oracle", "exact"] {
+        let mut policy = policy::build(name, &Parameters::default()).unwrap();
+        let pool = Pool::from_requests(&[Request::new(1, 900).pairs(0), Request::new(2, 900)]).unwrap();
+        let pairs = Pairs { bonus_tokens: &rows, ..Pairs::default() };
+        let batch = Batch::draft(&workers, &pool).pairs(pairs).check().unwrap();
+        let mut out = Assignment::new();
+        policy.decide(&batch, &mut out);
+        assert_eq!(out.of(1).map(|at| at.worker), Some(3), "{name}");
+        assert_eq!(out.of(2).map(|at| at.worker), Some(0), "{name}: without a bonus the least loaded");
+    }
+}

@@ -55,8 +55,8 @@ class Look {
 extern "C" __global__ __aicore__ void balanceroute_columns(GM_ADDR input, GM_ADDR output) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   br::Batch batch;
-  if (!batch.Open(input, output, 0)) {
-    return; // Its columns stay unwritten, and so does the status.
+  if (batch.Open(input, output, 0) != BR_STATUS_OK) {
+    return; // The columns stay unwritten; the greedy says why.
   }
   AscendC::TPipe pipe;
   br::Look look;
@@ -67,10 +67,15 @@ extern "C" __global__ __aicore__ void balanceroute_columns(GM_ADDR input, GM_ADD
 extern "C" __global__ __aicore__ void balanceroute_greedy(GM_ADDR input, GM_ADDR output) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   br::Batch batch;
-  if (!batch.Open(input, output, static_cast<uint32_t>(AscendC::GetBlockIdx())) || batch.mode == BR_MODE_FIXED) {
+  uint32_t status = batch.Open(input, output, static_cast<uint32_t>(AscendC::GetBlockIdx()));
+  if (status == BR_STATUS_UNWRITTEN) {
     return;
   }
   AscendC::TPipe pipe;
+  if (status != BR_STATUS_OK || batch.mode == BR_MODE_FIXED) {
+    batch.Refuse(&pipe, BR_STATUS_HEADER);
+    return;
+  }
   br::Greedy greedy;
   greedy.Run(&pipe, batch);
 }

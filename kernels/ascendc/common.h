@@ -100,20 +100,20 @@ __aicore__ inline void CopyOut(const GlobalTensor<T> &to, const LocalTensor<T> &
 // A batch in global memory: its header, read word by word by the scalar unit.
 class Batch {
  public:
-  // Finds a batch in the blobs; false where they are not of this version.
-  __aicore__ inline bool Open(GM_ADDR input, GM_ADDR output, uint32_t index) {
+  // Finds a batch in the blobs: BR_STATUS_UNWRITTEN where they are not of this version and say nothing of where to answer.
+  __aicore__ inline uint32_t Open(GM_ADDR input, GM_ADDR output, uint32_t index) {
     Words launch;
     launch.Open(input);
     if (launch.U32(offsetof(BrLaunch, magic)) != BR_MAGIC || launch.U32(offsetof(BrLaunch, version)) != BR_VERSION ||
         index >= launch.U32(offsetof(BrLaunch, batches))) {
-      return false;
+      return BR_STATUS_UNWRITTEN;
     }
     uint32_t slot = sizeof(BrLaunch) + index * sizeof(BrSlot);
     in_ = input + launch.I64(slot + offsetof(BrSlot, in_offset));
     out_ = output + launch.I64(slot + offsetof(BrSlot, out_offset));
     words_.Open(in_);
     if (U32(offsetof(BrHeader, magic)) != BR_MAGIC || U32(offsetof(BrHeader, version)) != BR_VERSION) {
-      return false;
+      return BR_STATUS_UNWRITTEN;
     }
     mode = U32(offsetof(BrHeader, mode));
     order = U32(offsetof(BrHeader, order));
@@ -132,7 +132,7 @@ class Batch {
     shortest_tokens = I64(offsetof(BrHeader, shortest_tokens));
     longest_tokens = I64(offsetof(BrHeader, longest_tokens));
     greatest_extra_tokens = I64(offsetof(BrHeader, greatest_extra_tokens));
-    return IsSound();
+    return IsSound() ? BR_STATUS_OK : BR_STATUS_HEADER;
   }
 
   __aicore__ inline uint32_t U32(uint32_t offset) const { return words_.U32(offset); }
@@ -148,6 +148,20 @@ class Batch {
     GlobalTensor<T> section;
     section.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(out_ + offset), count);
     return section;
+  }
+
+  // Answers with a status and nothing else.
+  __aicore__ inline void Refuse(TPipe *pipe, uint32_t status) const {
+    TBuf<TPosition::VECCALC> buffer;
+    pipe->InitBuffer(buffer, BR_BLOCK_BYTES);
+    LocalTensor<uint32_t> head = buffer.Get<uint32_t>();
+    head.SetValue(offsetof(BrOut, magic) / 4, BR_MAGIC);
+    head.SetValue(offsetof(BrOut, version) / 4, BR_VERSION);
+    head.SetValue(offsetof(BrOut, status) / 4, status);
+    if (!BR_BUG(45)) {
+      Order<HardEvent::S_MTE3>(pipe);
+    }
+    CopyOut(Answer<uint32_t>(0, sizeof(BrOut) / 4), head, offsetof(BrOut, picks) / 4);
   }
 
   uint32_t mode, order, flags, bonus_format, requests, workers, steps, runs, stride, tile, group, max_picks;

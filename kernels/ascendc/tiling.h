@@ -126,7 +126,7 @@
 #define BR_STATUS_UNWRITTEN 0u
 #define BR_STATUS_OK 1u
 #define BR_STATUS_TIES 2u   /* too many near ties in a column: the CPU decides */
-#define BR_STATUS_HEADER 3u /* magic, version, mode, order or a limit is not this kernel's */
+#define BR_STATUS_HEADER 3u /* mode, order or a limit is not this kernel's; a magic or version that is not leaves the status unwritten */
 
 /* The input blob begins with this. */
 typedef struct BrLaunch {

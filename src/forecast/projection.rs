@@ -284,4 +284,32 @@ mod tests {
             assert!(running.iter().flatten().all(|r| r.2.is_none_or(|end| end > now + 1)));
         }
     }
+
+    #[test]
+    fn workers_join_and_leave_without_a_trace_in_the_others() {
+        let mut buckets = EventBuckets::new(3, 100);
+        let mut due = Vec::new();
+        for index in 0..30u32 {
+            buckets.set(index, index % 3, u64::from(100 + index), Some(1 + index * 7 % 40));
+            if index % 5 == 0 {
+                buckets.advance(&mut due);
+            }
+        }
+        let rows = |buckets: &EventBuckets, worker: usize| {
+            let mut row = Vec::new();
+            buckets.project(worker, 5_000, 10, 60, &mut row);
+            row
+        };
+        let (first, last) = (rows(&buckets, 0), rows(&buckets, 2));
+        (0..30).filter(|index| index % 3 == 1).for_each(|index| buckets.remove(index));
+        buckets.remove_worker(1);
+        assert_eq!((rows(&buckets, 0), rows(&buckets, 1)), (first, last));
+        buckets.add_worker();
+        assert!(rows(&buckets, 2).windows(2).all(|pair| pair[1] == pair[0] + 10), "nobody ends there");
+        // Requests of the one that moved up can still be taken out, and the last one be used.
+        (0..30).filter(|index| index % 3 == 2).for_each(|index| buckets.remove(index));
+        assert!(rows(&buckets, 1).windows(2).all(|pair| pair[1] == pair[0] + 10));
+        buckets.set(40, 2, 300, Some(5));
+        assert_eq!(rows(&buckets, 2)[5], 5_000 + 50 - 305);
+    }
 }

@@ -3,7 +3,7 @@
 //! `F_g(s) = s - G * max(s - m_g, 0)` is minus the change of the imbalance `G * max L - sum L` when a request of length `s` enters a
 //! worker with margin `m_g = M - L_g` (arXiv 2605.06113). With a projection the same is summed over a horizon, discounted.
 
-use crate::batch::{Batch, WEIGHT_ONE};
+use crate::batch::{Batch, WEIGHT_ONE, Worker};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::{Drawer, Order, PairCost, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
@@ -94,18 +94,31 @@ impl Exact {
     }
 }
 
+/// The envelope that a burst will reach anyway, in cost units: margins measured from it keep the first picks from being the shortest.
+pub(crate) fn anticipated_envelope(batch: &Batch<'_>) -> i64 {
+    let (uniform, workers) = (batch.is_uniform(), batch.workers());
+    let admissions = batch.open_slots().min(batch.waiting().len() as u64) as i64;
+    let cost =
+        |worker: &Worker| worker.load_tokens as i64 * if uniform { 1 } else { worker.cost_per_token() };
+    let refill = batch.traffic().mean_prompt_tokens * admissions * if uniform { 1 } else { WEIGHT_ONE };
+    (workers.iter().map(cost).sum::<i64>() + refill) / workers.len() as i64
+}
+
+/// The F-score: a token below the margin is worth one, a token past it costs all the workers that wait.
+#[inline(always)]
+pub(crate) fn draw_margin(view: &View<'_>, profile: &mut Profile) {
+    profile.slope = view.cost_per_token;
+    profile.knots.push(Knot {
+        at_tokens: (view.envelope - view.cost).div_euclid(view.cost_per_token),
+        weight: view.workers * view.cost_per_token,
+    });
+}
+
 impl Rule for Exact {
     fn begin(&mut self, batch: &Batch<'_>, _lift: &mut [i64]) -> Plan {
         let uniform = batch.is_uniform();
         let cost_one = if uniform { 1 } else { WEIGHT_ONE };
         let looks_ahead = self.discounts.is_some() && batch.projection().is_some();
-        let waiting = batch.waiting().len() as u64;
-        let open = batch.open_slots();
-        // The envelope that a burst will reach anyway: margins measured from it keep the first picks from being the shortest.
-        let refill = batch.traffic().mean_prompt_tokens * open.min(waiting) as i64;
-        let per_token = |g: usize| if uniform { 1 } else { batch.workers()[g].cost_per_token() };
-        let sum: i64 =
-            (0..batch.workers().len()).map(|g| batch.workers()[g].load_tokens as i64 * per_token(g)).sum();
         Plan {
             order: Order::Matrix,
             nested: !looks_ahead,
@@ -113,9 +126,9 @@ impl Rule for Exact {
             age: Age { linear: self.parameters.aging_tokens_per_step, quadratic: 0.0 },
             overdue: MeanWait::of(batch).overdue(batch, &self.parameters.wait_bound),
             refill_tokens: 0,
-            envelope_floor: (sum + refill * cost_one) / batch.workers().len() as i64,
+            envelope_floor: anticipated_envelope(batch),
             follows_envelope: true,
-            longest_first: waiting <= open && !batch.has_pair_terms(),
+            longest_first: batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms(),
             repair: Repair {
                 tolerance_tokens: None,
                 rounds: self.parameters.repair_rounds,
@@ -158,11 +171,7 @@ impl Rule for Exact {
                 draw_lookahead(view, discounts, (1.0, view.workers as f64), class, profile);
             }
             _ => {
-                profile.slope = view.cost_per_token;
-                profile.knots.push(Knot {
-                    at_tokens: (view.envelope - view.cost).div_euclid(view.cost_per_token),
-                    weight: view.workers * view.cost_per_token,
-                });
+                draw_margin(view, profile);
             }
         }
     }

@@ -215,6 +215,8 @@ impl Greedy {
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
             self.matrix.load(batch, plan.age, plan.unit);
+            // A rule may change its order with the batch: that day must not allocate either.
+            self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
         }
         self.place_pinned(&step);
         self.place_overdue(&step);
@@ -1100,6 +1102,17 @@ enum Leader {
 }
 
 impl Rivals {
+    /// Makes room for so many workers, runs of each and projected steps.
+    fn reserve(&mut self, workers: usize, runs: usize, steps: usize) {
+        fn hold<T>(values: &mut Vec<T>, count: usize) {
+            values.reserve(count.saturating_sub(values.len()));
+        }
+        hold(&mut self.bounds, workers * runs);
+        hold(&mut self.keys, workers);
+        hold(&mut self.weights, steps + 1);
+        hold(&mut self.envelope_row, steps);
+    }
+
     /// Works out the greatest key of a worker.
     fn rank(&mut self, worker: usize) {
         let bounds = &self.bounds[worker * self.runs..(worker + 1) * self.runs];

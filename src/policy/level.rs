@@ -11,10 +11,14 @@
 //! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
 //! ```
 //!
+//! Where everybody fits and some prefer a worker (prefix affinity, a session), no slot is scarce and only the place is left to choose: then the
+//! F-score takes the whole matrix, and a bonus decides among workers that have room below the envelope.
+//!
 //! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
 //! `K` completions, takes the place of `E[o]`.
 
 use crate::batch::{Batch, WEIGHT_ONE};
+use crate::policy::exact::{anticipated_envelope, draw_margin};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
 use crate::policy::{Drawer, Order, PairCost, Pin, Plan, PolicyError, Repair, Rule, View};
@@ -100,12 +104,21 @@ pub(crate) struct Level {
     drop_tokens: i64,
     /// Tokens that each further free slot is expected to receive; zero for a thin pool, where they stay free.
     refill_tokens: i64,
+    /// Whether slots are plenty and only places are chosen.
+    pub(crate) places: bool,
     reservations: Reservations,
 }
 
 impl Level {
     pub(crate) fn new(parameters: LevelParameters, peaks: bool) -> Self {
-        Self { parameters, peaks, drop_tokens: 0, refill_tokens: 0, reservations: Reservations::default() }
+        Self {
+            parameters,
+            peaks,
+            drop_tokens: 0,
+            refill_tokens: 0,
+            places: false,
+            reservations: Reservations::default(),
+        }
     }
 
     fn reserve(&mut self, batch: &Batch<'_>, lift: &mut [i64]) {
@@ -187,22 +200,28 @@ impl Rule for Level {
     fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
-        let thin = batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms();
-        let peaks = self.peaks && !thin && self.knows_next_ends(batch);
-        self.drop_tokens = if peaks || thin { 0 } else { traffic.mean_output_tokens };
+        let everybody_fits = batch.waiting().len() as u64 <= batch.open_slots();
+        self.places = everybody_fits && batch.has_pair_terms();
+        let thin = everybody_fits && !self.places;
+        let peaks = self.peaks && !everybody_fits && self.knows_next_ends(batch);
+        self.drop_tokens = if peaks || everybody_fits { 0 } else { traffic.mean_output_tokens };
         if peaks {
             self.lift_peaks(batch, lift);
         }
-        self.refill_tokens = if thin { 0 } else { traffic.mean_prompt_tokens };
+        self.refill_tokens = if everybody_fits { 0 } else { traffic.mean_prompt_tokens };
         if self.parameters.reserve {
             self.reserve(batch, lift);
         }
         let wait = MeanWait::of(batch);
         // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
         let others = batch.workers().len() as i64 - 1;
-        let swap = PairCost::Level { offset: others * self.drop_tokens, overflow_weight: others * others };
+        let swap = if self.places {
+            PairCost::Envelope
+        } else {
+            PairCost::Level { offset: others * self.drop_tokens, overflow_weight: others * others }
+        };
         Plan {
-            order: Order::LeastLoaded,
+            order: if self.places { Order::Matrix } else { Order::LeastLoaded },
             nested: false,
             unit: if uniform { 1 } else { WEIGHT_ONE },
             age: Age {
@@ -214,12 +233,12 @@ impl Rule for Level {
             },
             overdue: wait.overdue(batch, &self.parameters.wait_bound),
             refill_tokens: self.refill_tokens,
-            envelope_floor: 0,
-            follows_envelope: false,
+            envelope_floor: if self.places { anticipated_envelope(batch) } else { 0 },
+            follows_envelope: self.places,
             longest_first: thin,
             repair: Repair {
                 rounds: self.parameters.repair_rounds,
-                tolerance_tokens: Some(
+                tolerance_tokens: (!self.places).then_some(
                     (self.parameters.repair_tolerance_spread * traffic.sd_prompt_tokens as f64) as i64,
                 ),
                 swap: uniform.then_some(swap),
@@ -230,6 +249,10 @@ impl Rule for Level {
 
     #[inline(always)]
     fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
+        if self.places {
+            draw_margin(view, profile);
+            return;
+        }
         let others = view.workers - 1;
         if others == 0 {
             return;
@@ -247,7 +270,16 @@ impl Rule for Level {
         profile.knots.push(Knot { at_tokens: tokens(view.others_max - own), weight: others * per_token });
     }
 
-    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+    fn envelope_weights(&self, workers: i64, steps: usize, weights: &mut Vec<i64>) -> bool {
+        weights.push(workers);
+        weights.resize(steps + 1, 0);
+        self.places
+    }
+
+    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        if self.places {
+            return Some(Drawer::Margin { slope: 1, weight: batch.workers().len() as i64 });
+        }
         Some(Drawer::Level { drop_tokens: self.drop_tokens })
     }
 

@@ -103,12 +103,17 @@ impl Rule for Rollout {
         self.level.draw(view, class, profile);
     }
 
+    fn envelope_weights(&self, workers: i64, steps: usize, weights: &mut Vec<i64>) -> bool {
+        self.level.envelope_weights(workers, steps, weights)
+    }
+
     fn pins(&self) -> &[Pin] {
         self.level.pins()
     }
 
     fn candidates(&self) -> usize {
-        self.candidates
+        // Where only places are chosen, nothing is left to play ahead.
+        if self.level.places { 1 } else { self.candidates }
     }
 
     fn judge(

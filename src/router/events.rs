@@ -7,7 +7,7 @@ use crate::router::{Finished, Rank, Router, RouterError};
 
 impl Router {
     /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank itself.
-    /// The router sets [`Request::pair_row`] itself, see [`PairTerms`].
+    /// The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`].
     ///
     /// # Errors
     /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; nothing changes then.

@@ -23,7 +23,7 @@ impl Router {
         self.decide(now_ms, false, Some(terms))
     }
 
-    /// The same through the oracle ([`Policy::decide_by_reference`]): slow, for comparison.
+    /// The same through the oracle ([`crate::Policy::decide_by_reference`]): slow, for comparison.
     ///
     /// # Errors
     /// As [`Router::step`].

@@ -36,18 +36,18 @@ def say(*words):
     print("\n   ", *words, end="")
 
 
-async def feed(setup, work, in_flight):
+async def feed(setup, work, in_flight, client=lambda number: 0):
     """Keeps `in_flight` requests in the system, held ones included. Seconds that it took."""
     start, slots, adds = time.monotonic(), asyncio.Semaphore(in_flight), []
 
-    async def one(name, prompt, tokens):
-        await setup.add(name, prompt, tokens)
+    async def one(name, prompt, tokens, number):
+        await setup.add(name, prompt, tokens, client=client(number))
         await setup.end(name)
         slots.release()
 
-    for name, prompt, tokens in work:
+    for number, request in enumerate(work):
         await slots.acquire()
-        adds.append(asyncio.create_task(one(name, prompt, tokens)))
+        adds.append(asyncio.create_task(one(*request, number)))
     await asyncio.wait_for(asyncio.gather(*adds), 120)
     return time.monotonic() - start
 
@@ -58,9 +58,11 @@ def complete(setup, work):
         assert (setup.ended.get(name), setup.tokens.get(name)) == ("length", tokens), name
     received = [name for engine in setup.cluster.engines for name in engine.received]
     assert sorted(received) == sorted(name for name, _, _ in work)
-    assert not setup.client.reqs_in_flight and not any(setup.client.engine_inflight.values())
-    state = plugin.state_of(setup.client)
-    if state is not None:
+    for client in setup.clients:
+        assert not client.reqs_in_flight and not any(client.engine_inflight.values())
+        state = plugin.state_of(client)
+        if state is None:
+            continue
         assert len(state.ledger) == 0 and len(state.gate) == 0
         assert [state.ledger.tokens(rank) for rank in range(state.ledger.ranks)] == [0] * state.ledger.ranks
 
@@ -150,6 +152,23 @@ def test_4000_requests(mode, load):
     assert results["step"][0] < 0.5 * results["off"][0]
     if load == "slots to spare":
         assert results["arrival"][0] < 0.8 * results["off"][0]
+
+
+def test_three_front_ends(mode):
+    """They see each other by the coordinator's statistics and a third of the engines' only; each admits to its own third of every rank."""
+    work = workload(3000, 13)
+
+    async def run(name):
+        async with Setup(ranks=4, slots=64, capacity=120_000, step_s=0.015, clients=3) as setup:
+            # No front end has more than its part of the traffic for long.
+            took = await feed(setup, work, int(4 * 64 * 1.5), client=lambda number: number % 3)
+            complete(setup, work)
+            say(f"three front ends, {name}: fullest rank {setup.cluster.imbalance():.1%} above the mean, {took:.1f} s, {setup.received()}")
+            return setup.cluster.imbalance()
+
+    stock = asyncio.run(run("off"))
+    mode("step")
+    assert asyncio.run(run("step")) < 0.7 * stock
 
 
 def test_aborts_of_held_and_running_requests(mode):

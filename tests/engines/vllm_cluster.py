@@ -8,7 +8,6 @@ full, and report as the real ones do.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
@@ -39,6 +38,7 @@ class _Running:
     name: str
     prompt: int
     limit: int
+    client: int
     generated: int = 0
 
     @property
@@ -50,7 +50,8 @@ class _Running:
 class _Engine:
     queue: deque = field(default_factory=deque)
     running: list = field(default_factory=list)
-    finished: set = field(default_factory=set)
+    finished: dict = field(default_factory=dict)
+    """Names of requests that have left since the last message, by client."""
     received: list = field(default_factory=list)
     wire: list = field(default_factory=list)
     """Bytes of every request received."""
@@ -66,7 +67,7 @@ class _Engine:
 class Cluster(threading.Thread):
     """The engines. `paused` stops them and all that they send; `statistics` = False leaves out the statistics only."""
 
-    def __init__(self, addresses, coordinator, ranks: int, slots: int, capacity: int, step_s: float) -> None:
+    def __init__(self, addresses: list, coordinator, ranks: int, slots: int, capacity: int, step_s: float) -> None:
         super().__init__(daemon=True)
         self.addresses, self.coordinator = addresses, coordinator
         self.slots, self.capacity, self.step_s = slots, capacity, step_s
@@ -91,7 +92,9 @@ class Cluster(threading.Thread):
         coordinator_in, coordinator_out = self.coordinator
         self._encoder = MsgpackEncoder()
         decoder, names = MsgpackDecoder(EngineCoreRequest), MsgpackDecoder(list[str])
-        self._to_client, self._to_coordinator, inputs, subscriptions = [], [], [], []
+        self._to_coordinator, subscriptions = [], []
+        # By client, then by rank.
+        to_client, inputs = [[] for _ in self.addresses], {}
         for rank in range(len(self.engines)):
             subscription = context.socket(zmq.XSUB)
             subscription.connect(coordinator_in)
@@ -100,14 +103,15 @@ class Cluster(threading.Thread):
             push = context.socket(zmq.PUSH)
             push.connect(coordinator_out)
             self._to_coordinator.append(push)
-            push = context.socket(zmq.PUSH)
-            push.connect(self.addresses["output_address"])
-            self._to_client.append(push)
-            dealer = context.socket(zmq.DEALER)
-            dealer.setsockopt(zmq.IDENTITY, rank.to_bytes(2, "little"))
-            dealer.connect(self.addresses["input_address"])
-            dealer.send(b"")
-            inputs.append(dealer)
+            for addresses, pushes in zip(self.addresses, to_client):
+                push = context.socket(zmq.PUSH)
+                push.connect(addresses["output_address"])
+                pushes.append(push)
+                dealer = context.socket(zmq.DEALER)
+                dealer.setsockopt(zmq.IDENTITY, rank.to_bytes(2, "little"))
+                dealer.connect(addresses["input_address"])
+                dealer.send(b"")
+                inputs[dealer] = self.engines[rank]
         for subscription in subscriptions:
             assert subscription.recv() == b"READY"
         poller = zmq.Poller()
@@ -119,7 +123,7 @@ class Cluster(threading.Thread):
         while not self.stop.is_set():
             while (left := due - time.monotonic()) > 0 and not self.stop.is_set():
                 for socket, _ in poller.poll(max(1, int(left * 1e3))):
-                    engine = self.engines[inputs.index(socket)]
+                    engine = inputs[socket]
                     while True:
                         try:
                             kind, *frames = socket.recv_multipart(zmq.NOBLOCK)
@@ -130,7 +134,12 @@ class Cluster(threading.Thread):
                             engine.received.append(request.request_id)
                             engine.wire.append(b"".join(frames))
                             engine.queue.append(
-                                _Running(request.request_id, len(request.prompt_token_ids), request.sampling_params.max_tokens)
+                                _Running(
+                                    request.request_id,
+                                    len(request.prompt_token_ids),
+                                    request.sampling_params.max_tokens,
+                                    request.client_index,
+                                )
                             )
                         elif kind == ABORT:
                             for name in names.decode(frames):
@@ -156,34 +165,35 @@ class Cluster(threading.Thread):
                     self._to_coordinator[rank].send_multipart(
                         self._encoder.encode(EngineCoreOutputs(engine_index=rank, scheduler_stats=stats))
                     )
-                if outputs[rank] or engine.finished:
-                    self._to_client[rank].send_multipart(
-                        self._encoder.encode(
-                            EngineCoreOutputs(
-                                engine_index=rank,
-                                outputs=outputs[rank],
-                                finished_requests=engine.finished or None,
-                                scheduler_stats=stats if self.statistics else None,
-                            )
-                        )
+                # The first client of a step gets the statistics, as in vLLM.
+                rest = stats if self.statistics else None
+                for client in sorted(outputs[rank].keys() | engine.finished.keys()):
+                    message = EngineCoreOutputs(
+                        engine_index=rank,
+                        outputs=outputs[rank].get(client, []),
+                        finished_requests=engine.finished.get(client),
+                        scheduler_stats=rest,
                     )
-                    engine.finished = set()
+                    to_client[client][rank].send_multipart(self._encoder.encode(message))
+                    rest = None
+                engine.finished = {}
         context.destroy(linger=0)
 
-    def _step(self, engine: _Engine) -> list:
+    def _step(self, engine: _Engine) -> dict[int, list]:
         slots = self.slots - engine.extra[0]
         while engine.queue and len(engine.running) < slots and engine.kv + engine.queue[0].kv + 1 <= self.capacity:
             engine.running.append(engine.queue.popleft())
         while engine.running and engine.kv + len(engine.running) > self.capacity:
             engine.queue.appendleft(engine.running.pop())
             engine.preempted += 1
-        outputs, still = [], []
+        outputs, still = {}, []
         for request in engine.running:
             request.generated += 1
             ends = request.generated >= request.limit
-            outputs.append(EngineCoreOutput(request.name, [7], finish_reason=FinishReason.LENGTH if ends else None))
+            output = EngineCoreOutput(request.name, [7], finish_reason=FinishReason.LENGTH if ends else None)
+            outputs.setdefault(request.client, []).append(output)
             if ends:
-                engine.finished.add(request.name)
+                engine.finished.setdefault(request.client, set()).add(request.name)
             else:
                 still.append(request)
         engine.running = still
@@ -195,7 +205,7 @@ class Cluster(threading.Thread):
             for request in place:
                 if request.name == name:
                     place.remove(request)
-                    engine.finished.add(name)
+                    engine.finished.setdefault(request.client, set()).add(name)
                     return
 
     # What came out.
@@ -207,9 +217,9 @@ class Cluster(threading.Thread):
 
 
 class Setup:
-    """A client, its coordinator process and its engines; `outputs` has the tokens and ends that the client was given."""
+    """Clients, their coordinator process and their engines; `tokens` and `ended` have what the clients were given."""
 
-    def __init__(self, ranks=4, slots=16, capacity=40_000, step_s=0.004) -> None:
+    def __init__(self, ranks=4, slots=16, capacity=40_000, step_s=0.004, clients=1) -> None:
         parallel = ParallelConfig(data_parallel_size=ranks, data_parallel_size_local=ranks)
         self.config = types.SimpleNamespace(
             parallel_config=parallel,
@@ -219,37 +229,42 @@ class Setup:
             fault_tolerance_config=types.SimpleNamespace(enable_fault_tolerance=False),
         )
         self.coordinator = DPCoordinator(parallel, enable_wave_coordination=True)
-        base = f"ipc://{tempfile.mkdtemp()}/"
-        addresses = dict(
-            input_address=base + "in", output_address=base + "out", stats_update_address=self.coordinator.get_stats_publish_address()
-        )
-        self.cluster = Cluster(addresses, self.coordinator.get_engine_socket_addresses(), ranks, slots, capacity, step_s)
-        self.addresses = addresses
+        stats = self.coordinator.get_stats_publish_address()
+        bases = [f"ipc://{tempfile.mkdtemp()}/" for _ in range(clients)]
+        self.addresses = [dict(input_address=b + "in", output_address=b + "out", stats_update_address=stats) for b in bases]
+        self.cluster = Cluster(self.addresses, self.coordinator.get_engine_socket_addresses(), ranks, slots, capacity, step_s)
         self.tokens: dict[str, int] = {}
         self.ended: dict[str, str] = {}
         self._waits: dict[str, asyncio.Future] = {}
 
     async def __aenter__(self) -> Setup:
         self.cluster.start()
-        self.client = core_client.EngineCoreClient.make_async_mp_client(self.config, None, True, client_addresses=self.addresses)
-        self._reader = asyncio.create_task(self._read())
+        self.clients = [
+            core_client.EngineCoreClient.make_async_mp_client(
+                self.config, None, True, client_addresses=addresses, client_count=len(self.addresses), client_index=index
+            )
+            for index, addresses in enumerate(self.addresses)
+        ]
+        self.client = self.clients[0]
+        self._readers = [asyncio.create_task(self._read(client)) for client in self.clients]
         await asyncio.sleep(0.3)  # subscriptions
         return self
 
     async def __aexit__(self, *_) -> None:
-        self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
         self.resume_coordinator()
         self.cluster.stop.set()
         await asyncio.to_thread(self.cluster.join, 5)
-        self.client.shutdown()
+        for client in self.clients:
+            client.shutdown()
         self.coordinator.shutdown()
         assert self.cluster.failure is None, self.cluster.failure
 
-    async def _read(self) -> None:
+    async def _read(self, client) -> None:
         while True:
-            for output in (await self.client.get_output_async()).outputs:
+            for output in (await client.get_output_async()).outputs:
                 self.tokens[output.request_id] = self.tokens.get(output.request_id, 0) + len(output.new_token_ids)
                 if output.finish_reason is not None:
                     self.ended[output.request_id] = str(output.finish_reason)
@@ -268,8 +283,8 @@ class Setup:
     def resume_coordinator(self) -> None:
         os.kill(self.coordinator.proc.pid, signal.SIGCONT)
 
-    async def add(self, name: str, prompt: int, tokens: int, rank: int | None = None, **more) -> None:
-        await self.client.add_request_async(
+    async def add(self, name: str, prompt: int, tokens: int, rank: int | None = None, client=0, **more) -> None:
+        await self.clients[client].add_request_async(
             EngineCoreRequest(
                 request_id=name, prompt_token_ids=[1] * prompt, mm_features=None, sampling_params=SamplingParams(max_tokens=tokens),
                 pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None, data_parallel_rank=rank, **more,

@@ -176,3 +176,9 @@ impl Launch for Model {
         "the model".to_owned()
     }
 }
+
+/// Words as bytes.
+pub fn bytes(words: &[u64]) -> &[u8] {
+    // SAFETY: every byte of a word is initialised, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}

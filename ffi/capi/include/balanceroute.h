@@ -211,7 +211,7 @@ typedef struct br_router br_router;
 typedef struct {
     // `sizeof(br_options)`.
     size_t struct_size;
-    // Who evaluates: "auto", "cpu" or "reference"; NULL for "auto".
+    // Who evaluates: "auto", "cpu", "ascend" (where built in) or "reference"; NULL for "auto".
     const char *backend;
     // "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this CPU.
     const char *isa;

@@ -287,7 +287,7 @@ pub(crate) unsafe fn text<'a>(what: &str, at: *const c_char) -> Result<Option<&'
 pub struct br_options {
     /// `sizeof(br_options)`.
     pub struct_size: usize,
-    /// Who evaluates: "auto", "cpu" or "reference"; NULL for "auto".
+    /// Who evaluates: "auto", "cpu", "ascend" (where built in) or "reference"; NULL for "auto".
     pub backend: *const c_char,
     /// "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this CPU.
     pub isa: *const c_char,

@@ -95,7 +95,7 @@ class Assigner:
         policy: str = "level",
         *,
         parameters: dict[str, float] | None = None,
-        backend: Literal["auto", "cpu", "reference"] = "auto",
+        backend: Literal["auto", "cpu", "ascend", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
     ) -> Assigner: ...
     @property
@@ -445,7 +445,7 @@ class Router:
         *,
         policy: str = "level",
         parameters: dict[str, float] | None = None,
-        backend: Literal["auto", "cpu", "reference"] = "auto",
+        backend: Literal["auto", "cpu", "ascend", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
         mode: Literal["step", "arrival"] | int = "step",
         share: tuple[int, int] = (0, 1),

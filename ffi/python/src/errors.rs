@@ -91,6 +91,7 @@ fn policy_facts(error: &PolicyError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Parameter { name, low, high, found }
         ParameterName { found, expected }
         Whole { name, found }
+        Backend { found }
         Isa { found }
     ))
 }

@@ -464,6 +464,10 @@ impl Device {
             }
             Err(outcome) => {
                 self.note(outcome);
+                // In vain, but not for nothing: a device that is late is a slow one.
+                if self.mode == Mode::Now {
+                    self.took(problem.batch, Side::Device, begin.map(|begin| begin.elapsed()));
+                }
                 None
             }
         }

@@ -96,6 +96,9 @@ struct State {
     /// Set by the caller: the answers are wrong.
     distrusted: Option<DeviceError>,
     failures_in_a_row: u32,
+    /// Late answers since the last good one, and until when nobody is to wait for another.
+    late_in_a_row: u32,
+    quiet_until: Option<Instant>,
     last_error: Option<DeviceError>,
     counters: Counters,
 }
@@ -111,6 +114,7 @@ struct Shared {
 pub(super) struct Queue {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    patience: Patience,
 }
 
 impl fmt::Debug for Queue {
@@ -131,6 +135,8 @@ impl Queue {
                 gone: false,
                 distrusted: None,
                 failures_in_a_row: 0,
+                late_in_a_row: 0,
+                quiet_until: None,
                 last_error: None,
                 counters: Counters::default(),
             }),
@@ -146,7 +152,7 @@ impl Queue {
         });
         let thread =
             spawned.map_err(|error| CallError { call: "spawn", code: 0, message: error.to_string() })?;
-        let queue = Self { shared, thread: Some(thread) };
+        let queue = Self { shared, thread: Some(thread), patience };
         let opening = |state: &mut State| matches!(state.phase, Phase::Opening);
         let state = queue.shared.wait_while(patience.open, opening);
         match &state.phase {
@@ -259,6 +265,10 @@ impl Queue {
             slot @ (Slot::Queued(_) | Slot::Running) => {
                 (berth.slot, berth.abandoned, berth.late) = (slot, true, true);
                 state.counters.late += 1;
+                // A device that is slow rather than stuck would be waited for again and again.
+                let rest = self.patience.rest * 2u32.saturating_pow(state.late_in_a_row.min(16));
+                state.quiet_until = Some(Instant::now() + rest.min(self.patience.longest_rest));
+                state.late_in_a_row += 1;
                 let late = DeviceError::Late { waited_ms: patience.as_millis() as u64 };
                 state.last_error = Some(late.clone());
                 return Err(late);
@@ -311,7 +321,7 @@ impl Queue {
     pub(super) fn praise(&self) {
         let mut state = lock(&self.shared.state);
         state.counters.decided += 1;
-        state.failures_in_a_row = 0;
+        (state.failures_in_a_row, state.late_in_a_row, state.quiet_until) = (0, 0, None);
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -343,12 +353,13 @@ impl State {
             .berths
             .iter()
             .any(|berth| berth.late && matches!(berth.slot, Slot::Queued(_) | Slot::Running));
-        let ready = matches!(self.phase, Phase::Ready(_)) && !late && self.distrusted.is_none();
+        let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
+        let ready = matches!(self.phase, Phase::Ready(_)) && !late && !quiet && self.distrusted.is_none();
         if ready { Ok(()) } else { Err(self.resting()) }
     }
 
     fn resting(&self) -> DeviceError {
-        DeviceError::Resting { failures: self.failures_in_a_row }
+        DeviceError::Resting { failures: self.failures_in_a_row + self.late_in_a_row }
     }
 }
 

@@ -100,10 +100,10 @@ pub enum DeviceError {
         /// How long the caller waited.
         waited_ms: u64,
     },
-    /// It failed and is left alone for a while.
-    #[error("the device rests after {failures} failures in a row")]
+    /// It failed or was late, and is left alone for a while.
+    #[error("the device rests after {failures} failures or late answers in a row")]
     Resting {
-        /// Failures since it last answered.
+        /// Failures and late answers since it last answered in time.
         failures: u32,
     },
     /// Every place for a batch is taken.

@@ -119,6 +119,9 @@ class Ledger:
         self.worker = balanceroute.WorkerConfig(slots, kv_capacity_tokens=kv_capacity_tokens)
         # "arrival": what is to be placed is placed at once; what is to wait is enqueued.
         self.router = balanceroute.Router([self.worker] * ranks, policy=policy, mode="arrival", share=share)
+        index, of = share
+        # What the other front ends may have there at most: their parts of the slots.
+        self._others_slots = slots - (slots * (index + 1) // of - slots * index // of) if of > 1 else None
         self.clock = clock
         self.counters = Counters()
         self._next_id = 1
@@ -467,7 +470,8 @@ class Ledger:
 
     def _tell(self, at: _Rank, capacity: int | None = None) -> None:
         """To the router: what of its own it may take as seen, and on top of it what is foreign to it."""
-        requests = len(at.entries) - at.unseen_requests + at.foreign_requests
+        foreign = at.foreign_requests if self._others_slots is None else min(at.foreign_requests, self._others_slots)
+        requests = len(at.entries) - at.unseen_requests + foreign
         tokens = at.tokens - at.unseen_tokens + at.foreign_tokens
         self.router.report(at.worker, running=requests, kv_used_tokens=tokens, kv_capacity_tokens=capacity, last_dispatch=at.seen or None)
 

@@ -347,7 +347,7 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
 
 
 def _tell_cancelled(client: Any, name: str) -> None:
-    """vLLM registers a request before it sends it, and does not expect the sending to take long enough to be cancelled: it would remember this one for ever.
+    """vLLM registers a request before it sends it, and does not expect the sending to last until somebody cancels it: it would remember it for ever.
 
     Told that the engine has aborted it, it forgets it.
     """

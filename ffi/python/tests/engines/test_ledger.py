@@ -90,6 +90,16 @@ def test_what_has_ended_since_the_measurement_is_not_foreign():
     assert ledger.foreign(0) == (2002, 2)
 
 
+def test_other_front_ends_never_take_our_part():
+    clock = Clock()
+    ledger = Ledger(1, 30, share=(1, 3), clock=clock)
+    # An old report, or requests that queue: more than the parts of the others.
+    ledger.report(0, running=30, waiting=10, kv_used=None)
+    for i in range(12):
+        ledger.enqueue(f"r{i}", 10)
+    assert len(ledger.decide()) == 10
+
+
 def test_without_a_capacity_others_are_as_long_as_ours():
     ledger, _ = make(slots=100, capacity=None)
     ledger.place("a", 400)

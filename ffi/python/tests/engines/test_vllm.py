@@ -342,8 +342,8 @@ def test_a_router_that_fails_leaves_everything_to_vllm(mode, name, caplog):
         def fail(*_a, **_k):
             raise RuntimeError("spoiled")
 
-        for method in ("place", "step", "report", "progress_request", "abort"):
-            state.ledger.router = types.SimpleNamespace(**{m: fail for m in ("place", "step", "report", "progress_request", "abort", "finish", "enqueue")})
+        methods = ("place", "step", "report", "progress_request", "abort", "finish", "enqueue")
+        state.ledger.router = types.SimpleNamespace(**{method: fail for method in methods})
         names = ["a"] + [f"r{i}" for i in range(6)]
         await asyncio.wait_for(asyncio.gather(*(client.add_request_async(request(n)) for n in names[1:])), 3)
         assert sum(len(e.received) for e in client.engines) == 7
