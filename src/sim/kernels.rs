@@ -73,6 +73,8 @@ pub struct Crossing {
 pub struct AutoReport {
     /// The fastest instruction set.
     pub isa: String,
+    /// Time per request and worker by the definition of a score, one request at a time, without a horizon.
+    pub definition_ns_per_cell: Option<f64>,
     /// In words.
     pub describe: String,
     /// Per horizon the fewest waiting requests from which the structured search is faster at every larger measured size.
@@ -399,7 +401,20 @@ fn auto() -> Result<AutoReport, SimError> {
             Ok(PairedDecision { waiting, workers, open, horizon, ns })
         })
         .collect::<Result<_, SimError>>()?;
-    Ok(AutoReport { isa: Isa::best().to_string(), describe, structured_from, crossover, paired })
+    let definition_ns_per_cell = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, 1).map(|probe| {
+        let pass = least_ns(300, || {
+            std::hint::black_box(std::hint::black_box(&probe).by_definition());
+        });
+        pass / probe.cells() as f64
+    });
+    Ok(AutoReport {
+        isa: Isa::best().to_string(),
+        definition_ns_per_cell,
+        describe,
+        structured_from,
+        crossover,
+        paired,
+    })
 }
 
 fn cross(waiting: usize, workers: usize, horizon: usize) -> Result<Crossing, SimError> {
@@ -530,6 +545,15 @@ impl KernelReport {
                 number(path.peak_fraction_horizon, 1.0, 2),
             );
         }
+        let _ = writeln!(
+            text,
+            "{:<20} {:>9} {:>9} {:>10} {:>11}",
+            "by definition",
+            "",
+            "",
+            "",
+            number(self.auto.definition_ns_per_cell, 1e3, 0)
+        );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");
         for crossing in &self.auto.crossover {
