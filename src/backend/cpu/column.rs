@@ -326,6 +326,7 @@ fn look<L: Lanes, const GROUPS: usize>(
     if blocks & blocks.wrapping_sub(1) != 0 {
         // The most promising block leaves the fewest others. Should a full one promise more, any will do.
         let mut greatest = bound[0];
+        #[expect(clippy::needless_range_loop, reason = "as above")]
         for at in 1..GROUPS {
             greatest = lanes.max(greatest, bound[at]);
         }
