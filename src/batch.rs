@@ -423,6 +423,12 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Eligibility words of every row, if there are any, and how many a row has.
+    pub(crate) fn eligible_rows(&self) -> Option<(&'a [u64], usize)> {
+        let eligible = self.pairs.eligible;
+        (!eligible.is_empty()).then(|| (eligible, self.workers.len().div_ceil(64)))
+    }
+
     /// Eligibility of a request on 64 workers at once, its rank aside.
     pub(crate) fn eligible_word(&self, request: &Request, word: usize) -> u64 {
         match request.pair_row {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The regression gate for speed that no noise can hide: instructions per decision of `level` at N x G x K = 512 x 64 x 8, counted by
-# callgrind on the scalar and the AVX2 path, against tests/instructions.json. BALANCEROUTE_BLESS=1 writes the figures found.
+# callgrind on the scalar and the AVX2 path, and of `exact` with affinity and masks at the same size, against tests/instructions.json. BALANCEROUTE_BLESS=1 writes the figures found.
 set -eu
 cd "$(dirname "$0")/.."
 stored=tests/instructions.json
@@ -23,9 +23,9 @@ trap 'rm -rf "$scratch"' EXIT
 few=10
 many=210
 
-count() { # count ISA DECISIONS: instructions of the whole program
+count() { # count ISA DECISIONS POLICY [affinity]: instructions of the whole program
     BALANCEROUTE_ISA=$1 valgrind --tool=callgrind --callgrind-out-file="$scratch/out" \
-        "$target/release/examples/decisions" level "$2" >"$scratch/log" 2>&1 || {
+        "$target/release/examples/decisions" "$3" "$2" ${4:+"$4"} >"$scratch/log" 2>&1 || {
         cat "$scratch/log" >&2
         return 1
     }
@@ -34,27 +34,34 @@ count() { # count ISA DECISIONS: instructions of the whole program
 
 failed=0
 tolerance=$(field tolerance_percent)
-for isa in scalar avx2; do
+for counted in scalar avx2 scalar_affinity avx2_affinity; do
+    isa=${counted%_affinity}
+    case $counted in
+    *_affinity) step="exact affinity" ;;
+    *) step=level ;;
+    esac
     if [ "$isa" = avx2 ] && ! grep -qw avx2 /proc/cpuinfo 2>/dev/null; then
-        echo "instructions: $isa SKIPPED, this CPU has none"
+        echo "instructions: $counted SKIPPED, this CPU has none"
         continue
     fi
     # The difference of two runs: neither start-up nor the making of the step is in it.
-    a=$(count $isa $few)
-    b=$(count $isa $many)
+    # shellcheck disable=SC2086
+    a=$(count $isa $few $step)
+    # shellcheck disable=SC2086
+    b=$(count $isa $many $step)
     found=$(((b - a) / (many - few)))
-    expected=$(field $isa)
+    expected=$(field $counted)
     limit=$((expected + expected * tolerance / 100))
     if [ "${BALANCEROUTE_BLESS:-}" = 1 ]; then
-        sed -i "s/\"$isa\": *[0-9][0-9]*/\"$isa\": $found/" "$stored"
-        echo "instructions: $isa $found per decision, was $expected; written"
+        sed -i "s/\"$counted\": *[0-9][0-9]*/\"$counted\": $found/" "$stored"
+        echo "instructions: $counted $found per decision, was $expected; written"
     elif [ "$found" -gt "$limit" ]; then
-        echo "instructions: $isa FAILED, $found per decision, at most $limit ($expected + $tolerance %)"
+        echo "instructions: $counted FAILED, $found per decision, at most $limit ($expected + $tolerance %)"
         failed=1
     elif [ "$found" -lt $((expected - expected * tolerance / 100)) ]; then
-        echo "instructions: $isa $found per decision, below $expected by more than $tolerance %: BALANCEROUTE_BLESS=1 keeps the gain"
+        echo "instructions: $counted $found per decision, below $expected by more than $tolerance %: BALANCEROUTE_BLESS=1 keeps the gain"
     else
-        echo "instructions: $isa $found per decision, stored $expected"
+        echo "instructions: $counted $found per decision, stored $expected"
     fi
 done
 exit $failed

@@ -302,6 +302,7 @@ fn kernels_tell_what_this_machine_has() {
         "available",
         "reason",
         "batches",
+        "batches_in_lanes",
         "mismatches",
         "ns_per_cell",
         "ns_per_cell_horizon",

@@ -95,6 +95,10 @@ impl Cpu {
     pub(crate) fn new(kernels: &'static Kernels, why: &'static str, lanes: Option<Tier>) -> Self {
         Self { greedy: Greedy::new(kernels).dense(lanes), kernels, why }
     }
+
+    pub(crate) fn dense_columns(&self) -> (u64, u64) {
+        self.greedy.dense_columns()
+    }
 }
 
 impl Backend for Cpu {
@@ -124,6 +128,10 @@ pub struct Auto {
 impl Auto {
     pub(crate) fn new(kernels: &'static Kernels, why: &'static str, no_device: Option<String>) -> Self {
         Self { greedy: Greedy::new(kernels), kernels, why, no_device }
+    }
+
+    pub(crate) fn dense_columns(&self) -> (u64, u64) {
+        self.greedy.dense_columns()
     }
 }
 

@@ -66,8 +66,6 @@ pub(crate) struct Greedy {
     overdue: Vec<(u32, u64, usize)>,
     found: Vec<Found>,
     tokens: Vec<i64>,
-    /// Position in the length order of each pool slot, filled only for scans and overdue requests.
-    position_of: Vec<u32>,
     pairs: Pairs,
     /// The first pick of each worker, and the next of the same worker for each pick: they never change places during the repair.
     first_pick: Vec<u32>,
@@ -105,6 +103,7 @@ struct Rivals {
     rise: i64,
     weights: Vec<i64>,
     weighted: bool,
+    dearest_token: i64,
     envelope: i64,
     envelope_row: Vec<i64>,
 }
@@ -161,7 +160,6 @@ impl Greedy {
             overdue: Vec::new(),
             found: Vec::new(),
             tokens: Vec::new(),
-            position_of: Vec::new(),
             pairs: Pairs::default(),
             first_pick: Vec::new(),
             next_pick: Vec::new(),
@@ -216,7 +214,6 @@ impl Greedy {
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
-            self.index_positions(batch);
             self.matrix.load(batch, plan.age, plan.unit);
             // A rule may change its order with the batch: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
@@ -516,7 +513,7 @@ impl Greedy {
                 let same_class = step.ordered || matrix.run(run).class == column.class;
                 if same_class {
                     // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
-                    let own = step.ordered || matrix.holds(run, slot);
+                    let own = step.ordered || matrix.holds(run, position);
                     let rise = if own { 0 } else { -1 };
                     rivals.bounds[column.worker * runs + run] =
                         Bound { key: score, rise, position: position as u32 };
@@ -529,12 +526,9 @@ impl Greedy {
         true
     }
 
-    fn index_positions(&mut self, batch: &Batch<'_>) {
-        self.position_of.clear();
-        self.position_of.resize(batch.waiting().slot_bound(), u32::MAX);
-        for (position, &slot) in batch.waiting().ordered().slots.iter().enumerate() {
-            self.position_of[slot as usize] = position as u32;
-        }
+    /// See [`Policy::dense_columns`].
+    pub(crate) fn dense_columns(&self) -> (u64, u64) {
+        self.matrix.counts()
     }
 
     fn list_open(&mut self, batch: &Batch<'_>) {
@@ -594,14 +588,14 @@ impl Greedy {
     fn take(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
         self.column.take(&step.waiting, position);
         if !step.ordered {
-            self.matrix.take(PoolSlot(step.waiting.slots[position]));
+            self.matrix.take(position);
         }
     }
 
     fn give_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
         self.column.give_back(&step.waiting, position);
         if !step.ordered {
-            self.matrix.give_back(step.batch, PoolSlot(step.waiting.slots[position]));
+            self.matrix.give_back(step.batch, position);
         }
     }
 
@@ -703,6 +697,7 @@ impl Greedy {
         let rivals = &mut self.rivals;
         rivals.runs = if step.ordered { 1 } else { self.matrix.runs() };
         rivals.rise = 0;
+        rivals.dearest_token = self.loads.dearest_token();
         rivals.envelope = envelope;
         rivals.envelope_row.clear();
         rivals.envelope_row.extend_from_slice(row);
@@ -790,7 +785,6 @@ impl Greedy {
     /// Takes note of what an admission has changed: the profile of its worker, and every profile where an envelope has risen.
     fn follow_envelopes(&mut self, worker: usize) {
         let (envelope, row) = self.loads.envelopes();
-        let dearest = self.loads.dearest_token();
         let rivals = &mut self.rivals;
         let mut moved = false;
         let seen = std::iter::once(&mut rivals.envelope).chain(&mut rivals.envelope_row);
@@ -798,7 +792,7 @@ impl Greedy {
             if now != *seen {
                 // A knot moves by whole tokens.
                 let weight = rivals.weights.get(step).copied().unwrap_or(0);
-                rivals.rise += weight * (now - *seen + dearest - 1);
+                rivals.rise += weight * (now - *seen + rivals.dearest_token - 1);
                 moved |= weight != 0 || !rivals.weighted;
                 *seen = now;
             }
@@ -875,11 +869,9 @@ impl Greedy {
         let longest = self.loads.longest_tokens(worker);
         if !self.matrix.is_prepared(worker, run.class) {
             self.draw(step, worker, run.class);
-            self.matrix.prepare(step.batch, (worker, run.class), &self.profile, longest);
+            self.matrix.prepare((worker, run.class), &self.profile, longest);
         }
-        let entry = self.matrix.best(step.batch, run, &self.profile, worker, longest)?;
-        let position = self.position_of[self.matrix.slot(entry.index).index()] as usize;
-        Some(Found { position, score: entry.score })
+        self.matrix.best(step.batch, run, &self.profile, worker, longest)
     }
 
     fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, class: Option<u8>) {
@@ -1161,6 +1153,14 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
 
     fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    fn dense_columns(&self) -> (u64, u64) {
+        match &self.backend {
+            Chosen::Auto(backend) => backend.dense_columns(),
+            Chosen::Cpu(backend) => backend.dense_columns(),
+            _ => (0, 0),
+        }
     }
 
     #[cfg(feature = "ascend")]

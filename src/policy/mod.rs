@@ -129,6 +129,12 @@ pub trait Policy: Send {
     /// Gives a submission up.
     fn discard(&mut self, _ticket: Ticket) {}
 
+    /// Profiles that dense columns were scored by so far, and how many of these no lanes could hold exactly: their requests were scored one by one
+    /// in 64 bits.
+    fn dense_columns(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
     /// What the device has done, if there is one.
     fn device_counters(&self) -> Option<Counters> {
         None

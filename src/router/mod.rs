@@ -45,6 +45,7 @@ mod events;
 mod explain;
 mod foresight;
 mod metrics;
+mod pairs;
 mod placement;
 mod plan;
 mod report;
@@ -58,6 +59,7 @@ pub use self::config::{Mode, RouterConfig, Share, WorkerConfig};
 pub use self::error::RouterError;
 pub use self::explain::{Decided, Explanation, RunnerUp};
 pub use self::metrics::{Counters, Histogram, Metrics, RankMetrics};
+pub use self::pairs::PairTerms;
 pub use self::plan::{Dispatch, Finished, Placement, Plan, ReturnReason, Returned};
 pub use self::report::{Verdict, WorkerReport};
 pub use self::traffic::TrafficMeter;
@@ -65,26 +67,12 @@ pub use self::traffic::TrafficMeter;
 use self::accounting::{Account, Active, Slab};
 use self::explain::Explainer;
 use self::foresight::Foresight;
+use self::pairs::PairRows;
 use crate::assignment::{Assignment, WaitReason};
-use crate::batch::{Batch, MAX_PROMPT_TOKENS, Pairs, Request, Traffic, Worker};
+use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::{TerminationClassifier, classifier_for};
 use crate::policy::{self, Parameters, Policy, Rank};
 use crate::pool::Pool;
-
-/// What a waiting request gains on single workers: prefix affinity, as the caller knows it.
-///
-/// Asked for every waiting request before each [`Router::step_with`] that can admit anybody. A closure of the same shape is one too.
-pub trait PairTerms {
-    /// Writes the bonus in tokens on each worker, in the order of [`Router::worker_ids`], into `bonus_tokens`, which is zero. False when there is
-    /// none: without terms of their own requests are decided faster.
-    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool;
-}
-
-impl<F: FnMut(&Request, &mut [f32]) -> bool> PairTerms for F {
-    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
-        self(request, bonus_tokens)
-    }
-}
 
 /// Decides step after step for one cluster.
 pub struct Router {
@@ -111,7 +99,7 @@ pub struct Router {
     slab: Slab,
     meter: TrafficMeter,
     /// Rows of the last step with pair terms; every `pair_row` in the pool points into it.
-    bonus_tokens: Vec<f32>,
+    pair_rows: PairRows,
     assignment: Assignment,
     plan: Plan,
     /// Whether the caller has been given the plan's returned requests.
@@ -122,7 +110,7 @@ pub struct Router {
     counters: Counters,
     /// Nobody waits here: the batch of one request on its arrival.
     nobody: Pool,
-    arrival_bonus_tokens: Vec<f32>,
+    arrival_rows: PairRows,
     // Scratch.
     taken: Vec<u32>,
     stamps: Vec<u64>,
@@ -174,7 +162,7 @@ impl Router {
             ranks: Vec::new(),
             slab: Slab::default(),
             meter: TrafficMeter::new(),
-            bonus_tokens: Vec::new(),
+            pair_rows: PairRows::default(),
             assignment: Assignment::new(),
             plan: Plan::default(),
             told: true,
@@ -182,7 +170,7 @@ impl Router {
             explainer: Explainer::default(),
             counters: Counters::default(),
             nobody: Pool::new(),
-            arrival_bonus_tokens: Vec::new(),
+            arrival_rows: PairRows::default(),
             taken: Vec::new(),
             stamps: Vec::new(),
             stamp: 0,
@@ -218,7 +206,7 @@ impl Router {
         }
         let batch = Batch::draft(&self.workers, &self.pool)
             .request_growth(self.headroom_steps())
-            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, ..Pairs::default() })
+            .pairs(self.pair_rows.pairs())
             .check()?;
         let nothing = Assignment { passed_over: self.assignment.passed_over, ..Assignment::new() };
         reasons.extend(nothing.waiting(&batch));
@@ -482,7 +470,7 @@ mod tests {
         assert_eq!(router.waiting().unwrap(), [(2, WaitReason::NoSlot), (5, WaitReason::NoSlot)]);
         router.finish(1).unwrap();
         assert_eq!(router.step(0).unwrap().admissions[0].id, 2);
-        assert!(router.bonus_tokens.is_empty() && !router.pool().any_pair_terms());
+        assert!(router.pair_rows.is_empty() && !router.pool().any_pair_terms());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::batch::{Batch, Pairs, Request};
+use crate::batch::{Batch, Request};
 use crate::policy::balance_route::{Routed, route_scored};
 use crate::router::explain::margin_tokens;
 use crate::router::{
@@ -84,18 +84,13 @@ impl Router {
         terms: Option<&mut dyn PairTerms>,
     ) -> Result<Option<Routed>, RouterError> {
         let mut request = *request;
-        self.arrival_bonus_tokens.clear();
+        self.arrival_rows.clear();
         if let Some(terms) = terms {
-            self.arrival_bonus_tokens.resize(self.workers.len(), 0.0);
-            if terms.bonus(&request, &mut self.arrival_bonus_tokens) {
-                request.pair_row = Some(0);
-            } else {
-                self.arrival_bonus_tokens.clear();
-            }
+            request.pair_row = self.arrival_rows.add(self.workers.len(), &request, terms);
         }
         let batch = Batch::draft(&self.workers, &self.nobody)
             .request_growth(self.headroom_steps())
-            .pairs(Pairs { bonus_tokens: &self.arrival_bonus_tokens, ..Pairs::default() })
+            .pairs(self.arrival_rows.pairs())
             .check()?;
         Ok(route_scored(&batch, &request))
     }

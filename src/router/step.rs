@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::batch::{Batch, MAX_LOAD_TOKENS, Pairs, PredictedEnds};
+use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds};
 use crate::router::foresight::Foresight;
 use crate::router::{Dispatch, PairTerms, Plan, Router, RouterError, find};
 
@@ -45,19 +45,11 @@ impl Router {
 
     /// Asks for the rows of this step; without terms those of an earlier step go.
     pub(super) fn fill_pairs(&mut self, terms: Option<&mut dyn PairTerms>) {
-        let had_rows = !self.bonus_tokens.is_empty();
-        self.bonus_tokens.clear();
-        let (rows, workers) = (&mut self.bonus_tokens, self.workers.len());
+        let had_rows = !self.pair_rows.is_empty();
+        self.pair_rows.clear();
+        let (rows, workers) = (&mut self.pair_rows, self.workers.len());
         match terms {
-            Some(terms) => self.pool.set_pair_rows(|request| {
-                let from = rows.len();
-                rows.resize(from + workers, 0.0);
-                if terms.bonus(request, &mut rows[from..]) {
-                    return Some((from / workers) as u32);
-                }
-                rows.truncate(from);
-                None
-            }),
+            Some(terms) => self.pool.set_pair_rows(|request| rows.add(workers, request, terms)),
             None if had_rows => self.pool.set_pair_rows(|_| None),
             None => {}
         }
@@ -101,7 +93,7 @@ impl Router {
         let mut draft = Batch::draft(&self.workers, &self.pool)
             .traffic(self.meter.traffic())
             .request_growth(growth_tokens)
-            .pairs(Pairs { bonus_tokens: &self.bonus_tokens, ..Pairs::default() });
+            .pairs(self.pair_rows.pairs());
         if let Some(foresight) = &mut self.foresight {
             let (ids, accounts) = (&self.ids, &self.accounts);
             foresight.refresh(&self.slab, self.now, |active| {

@@ -156,8 +156,8 @@ impl Router {
         self.rescan = true;
         self.pool.map_ranks(|rank| if rank as usize > place { rank - 1 } else { rank });
         // Rows of pair terms have one entry per worker.
-        if !self.bonus_tokens.is_empty() {
-            self.bonus_tokens.clear();
+        if !self.pair_rows.is_empty() {
+            self.pair_rows.clear();
             self.pool.set_pair_rows(|_| None);
         }
         if let Some(foresight) = &mut self.foresight {

@@ -38,13 +38,16 @@ pub struct PathReport {
     pub reason: String,
     /// Batches tested against the oracle.
     pub batches: u64,
+    /// Those of them with no column that the path's lanes could not hold exactly: such columns are scored one request at a time.
+    pub batches_in_lanes: u64,
     /// How many answers differed.
     pub mismatches: u64,
     /// Time per request and worker without a horizon.
     pub ns_per_cell: Option<f64>,
     /// Time per request, worker and step with a horizon of 16.
     pub ns_per_cell_horizon: Option<f64>,
-    /// How near a pass comes to its own instructions on registers alone; without a horizon where that is measured.
+    /// How near a pass comes to its own instructions on registers alone, without a horizon. Above 1 where there are too few registers to hold even
+    /// these: a yardstick for AVX-512 only.
     pub peak_fraction: Option<f64>,
     /// The same with the horizon.
     pub peak_fraction_horizon: Option<f64>,
@@ -70,6 +73,8 @@ pub struct Crossing {
 pub struct AutoReport {
     /// The fastest instruction set.
     pub isa: String,
+    /// Time per request and worker by the definition of a score, one request at a time, without a horizon.
+    pub definition_ns_per_cell: Option<f64>,
     /// In words.
     pub describe: String,
     /// Per horizon the fewest waiting requests from which the structured search is faster at every larger measured size.
@@ -123,6 +128,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
                 available,
                 reason: reason.to_owned(),
                 batches: 0,
+                batches_in_lanes: 0,
                 mismatches: 0,
                 ns_per_cell: None,
                 ns_per_cell_horizon: None,
@@ -149,6 +155,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
         available,
         reason,
         batches: 0,
+        batches_in_lanes: 0,
         mismatches: 0,
         ns_per_cell: None,
         ns_per_cell_horizon: None,
@@ -340,8 +347,10 @@ fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) ->
         let at = batch as usize % POLICIES.len();
         oracle[at].decide(&checked, &mut expected);
         for (path, policies) in contenders.iter_mut() {
+            let unheld = policies[at].dense_columns().1;
             policies[at].decide(&checked, &mut out);
             paths[*path].batches += 1;
+            paths[*path].batches_in_lanes += u64::from(policies[at].dense_columns().1 == unheld);
             paths[*path].mismatches += u64::from(out != expected);
         }
     }
@@ -392,7 +401,20 @@ fn auto() -> Result<AutoReport, SimError> {
             Ok(PairedDecision { waiting, workers, open, horizon, ns })
         })
         .collect::<Result<_, SimError>>()?;
-    Ok(AutoReport { isa: Isa::best().to_string(), describe, structured_from, crossover, paired })
+    let definition_ns_per_cell = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, 1).map(|probe| {
+        let pass = least_ns(300, || {
+            std::hint::black_box(std::hint::black_box(&probe).by_definition());
+        });
+        pass / probe.cells() as f64
+    });
+    Ok(AutoReport {
+        isa: Isa::best().to_string(),
+        definition_ns_per_cell,
+        describe,
+        structured_from,
+        crossover,
+        paired,
+    })
 }
 
 fn cross(waiting: usize, workers: usize, horizon: usize) -> Result<Crossing, SimError> {
@@ -492,8 +514,15 @@ impl KernelReport {
         };
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
-            "path", "batches", "mismatches", "ps per cell", "ps per cell, step", "of peak", "H = 16"
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
+            "path",
+            "batches",
+            "in lanes",
+            "mismatches",
+            "ps per cell",
+            "ps per cell, step",
+            "of peak",
+            "H = 16"
         );
         for path in &self.paths {
             if !path.available {
@@ -505,9 +534,10 @@ impl KernelReport {
             }
             let _ = writeln!(
                 text,
-                "{:<20} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
+                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
                 path.name,
                 path.batches,
+                path.batches_in_lanes,
                 path.mismatches,
                 number(path.ns_per_cell, 1e3, 0),
                 number(path.ns_per_cell_horizon, 1e3, 1),
@@ -515,6 +545,15 @@ impl KernelReport {
                 number(path.peak_fraction_horizon, 1.0, 2),
             );
         }
+        let _ = writeln!(
+            text,
+            "{:<20} {:>9} {:>9} {:>10} {:>11}",
+            "by definition",
+            "",
+            "",
+            "",
+            number(self.auto.definition_ns_per_cell, 1e3, 0)
+        );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");
         for crossing in &self.auto.crossover {

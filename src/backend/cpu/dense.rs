@@ -18,7 +18,7 @@
 //! who stores bonuses `b` as `f16` moves each by at most `2^-11 * |b| + 2^-25`, and rounding by at most one token more; with `E` the greatest such
 //! move in whole tokens, the pick of one admission scores at most `2 * E` tokens below the best pick of the `f32` bonuses.
 
-use super::lanes::{Bonuses, DenseLanes};
+use super::lanes::{Bonuses, DenseLanes, gather};
 use crate::pool::BLOCK;
 use crate::score::{Age, Profile};
 
@@ -69,7 +69,7 @@ impl Tier {
     }
 }
 
-/// A run of requests in arrival order, in whole strides.
+/// A run of requests in any order, in whole strides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
     pub tokens: &'a [Block],
@@ -77,12 +77,16 @@ pub(crate) struct Rows<'a> {
     pub base: &'a [Block],
     /// Eligibility of 32 workers per request; zero once it is taken, and past the end.
     pub words: &'a [Block],
+    /// Rank in arrival order of each request: the earliest of equals wins.
+    pub arrived: &'a [u64],
 }
 
 /// A profile in lanes, its intercept taken off.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query {
     pub longest: i32,
+    /// Whether anybody is longer than that.
+    pub cut: bool,
     pub bit: i32,
     slope: i32,
     bends: Vec<(i32, i32)>,
@@ -105,7 +109,7 @@ impl Query {
     /// A query for the worker of this eligibility bit.
     #[cfg(test)]
     pub(crate) fn of_bit(bit: i32) -> Self {
-        Self { bit, ..Self::default() }
+        Self { bit, cut: true, ..Self::default() }
     }
 
     /// Cuts a profile to the lengths `shortest..=longest`; returns the intercept and the fastest exact lanes, if any. `greatest_base` bounds
@@ -190,365 +194,400 @@ fn gcd(mut a: i32, mut b: i32) -> i32 {
     a
 }
 
-/// What differs between lanes of `f32`, `i32`, 16-bit pairs and `i64`.
-trait Cells: Copy {
-    type L: DenseLanes;
-    type Tokens: Copy;
-    type Sum: Copy;
-    type Bend: Copy;
-    type Best: Copy;
+/// Lanes that hold scores: the greatest so far, per lane.
+trait Scores<L: DenseLanes> {
+    type N: Copy;
+    /// Below any score.
+    const NOTHING: i64;
 
-    fn lanes(self) -> Self::L;
-    fn count(self, query: &Query) -> usize;
-    fn bend_at(self, query: &Query, at: usize) -> Self::Bend;
-    fn tokens(self, tokens: V<Self>) -> Self::Tokens;
-    fn begin(self, query: &Query, tokens: V<Self>, base: V<Self>) -> Self::Sum;
-    fn bend(self, sum: Self::Sum, tokens: Self::Tokens, bend: Self::Bend) -> Self::Sum;
-    fn nothing(self) -> Self::Best;
-    #[expect(clippy::too_many_arguments, reason = "one step of one loop")]
-    fn keep(
-        self,
-        best: &mut Self::Best,
-        mask: <Self::L as DenseLanes>::M,
-        sum: Self::Sum,
-        query: &Query,
-        tokens: V<Self>,
-        base: V<Self>,
-        block: i32,
-    );
-    /// Scores and blocks per lane.
-    fn finish(self, best: Self::Best) -> ([i64; BLOCK], [i32; BLOCK]);
+    fn splat(lanes: L, score: i64) -> Self::N;
+    /// The greater of both in the lanes of a mask, `best` elsewhere.
+    fn raise(lanes: L, mask: L::M, best: Self::N, score: Self::N) -> Self::N;
+    fn greater(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+    /// A bit for each lane with `a == b`.
+    fn equal(lanes: L, a: Self::N, b: Self::N) -> u16;
+    /// The greatest of the lanes.
+    fn greatest(lanes: L, best: Self::N) -> i64;
 }
 
-type V<C> = <<C as Cells>::L as super::lanes::Lanes>::V;
+/// Lanes that also add up a profile, lengths and all.
+trait Sums<L: DenseLanes>: Scores<L> {
+    fn count(query: &Query) -> usize;
+    fn bend_at(lanes: L, query: &Query, at: usize) -> (Self::N, Self::N);
+    fn of(lanes: L, a: L::V) -> Self::N;
+    fn add(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+    fn sub(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+    fn mul(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+}
 
+/// `i32` lanes.
 #[derive(Clone, Copy)]
-struct F32<L>(L);
+struct Ints;
+/// `f32` lanes.
 #[derive(Clone, Copy)]
-struct I32<L>(L);
+struct Floats;
+/// `i64` lanes.
 #[derive(Clone, Copy)]
-struct Dot<L>(L);
-/// Where the score fits an `i32` as well.
-#[derive(Clone, Copy)]
-struct DotNarrow<L>(L);
-#[derive(Clone, Copy)]
-struct I64<L>(L);
+struct Wides;
 
-impl<L: DenseLanes> Cells for F32<L> {
-    type L = L;
-    type Tokens = L::F;
-    type Sum = L::F;
-    type Bend = (L::F, L::F);
-    type Best = (L::F, L::V);
+impl<L: DenseLanes> Scores<L> for Ints {
+    type N = L::V;
+    const NOTHING: i64 = i32::MIN as i64;
 
     #[inline(always)]
-    fn lanes(self) -> L {
-        self.0
+    fn splat(lanes: L, score: i64) -> L::V {
+        lanes.splat(score as i32)
     }
 
     #[inline(always)]
-    fn count(self, query: &Query) -> usize {
+    fn raise(lanes: L, mask: L::M, best: L::V, score: L::V) -> L::V {
+        lanes.raise(mask, best, score)
+    }
+
+    #[inline(always)]
+    fn greater(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.max(a, b)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::V, b: L::V) -> u16 {
+        lanes.equal(a, b)
+    }
+
+    #[inline(always)]
+    fn greatest(lanes: L, best: L::V) -> i64 {
+        let mut scores = [0; BLOCK];
+        lanes.store(best, &mut scores);
+        i64::from(scores.into_iter().fold(i32::MIN, i32::max))
+    }
+}
+
+impl<L: DenseLanes> Sums<L> for Ints {
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
+        query.bends.len()
+    }
+
+    #[inline(always)]
+    fn bend_at(lanes: L, query: &Query, at: usize) -> (L::V, L::V) {
+        let (at, weight) = query.bends[at];
+        (lanes.splat(at), lanes.splat(weight))
+    }
+
+    #[inline(always)]
+    fn of(_: L, a: L::V) -> L::V {
+        a
+    }
+
+    #[inline(always)]
+    fn add(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.add(a, b)
+    }
+
+    #[inline(always)]
+    fn sub(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.sub(a, b)
+    }
+
+    #[inline(always)]
+    fn mul(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.mul(a, b)
+    }
+}
+
+impl<L: DenseLanes> Scores<L> for Floats {
+    type N = L::F;
+    /// What minus infinity becomes.
+    const NOTHING: i64 = i64::MIN;
+
+    #[inline(always)]
+    fn splat(lanes: L, score: i64) -> L::F {
+        lanes.splat_float(if score == i64::MIN { f32::NEG_INFINITY } else { score as f32 })
+    }
+
+    #[inline(always)]
+    fn raise(lanes: L, mask: L::M, best: L::F, score: L::F) -> L::F {
+        lanes.raise_float(mask, best, score)
+    }
+
+    #[inline(always)]
+    fn greater(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.max_float(a, b)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::F, b: L::F) -> u16 {
+        lanes.equal_float(a, b)
+    }
+
+    #[inline(always)]
+    fn greatest(lanes: L, best: L::F) -> i64 {
+        let mut scores = [0.0; BLOCK];
+        lanes.store_float(best, &mut scores);
+        let mut greatest = scores[0];
+        for score in scores {
+            greatest = if score > greatest { score } else { greatest };
+        }
+        greatest as i64
+    }
+}
+
+impl<L: DenseLanes> Sums<L> for Floats {
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
         query.float_bends.len()
     }
 
     #[inline(always)]
-    fn bend_at(self, query: &Query, at: usize) -> Self::Bend {
+    fn bend_at(lanes: L, query: &Query, at: usize) -> (L::F, L::F) {
         let (at, weight) = query.float_bends[at];
-        (self.0.splat_float(at), self.0.splat_float(weight))
+        (lanes.splat_float(at), lanes.splat_float(weight))
     }
 
     #[inline(always)]
-    fn tokens(self, tokens: L::V) -> L::F {
-        self.0.float(tokens)
+    fn of(lanes: L, a: L::V) -> L::F {
+        lanes.float(a)
     }
 
     #[inline(always)]
-    fn begin(self, query: &Query, tokens: L::V, base: L::V) -> L::F {
-        let slope = self.0.splat_float(query.slope as f32);
-        self.0.add_float(self.0.float(base), self.0.mul_float(slope, self.0.float(tokens)))
+    fn add(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.add_float(a, b)
     }
 
     #[inline(always)]
-    fn bend(self, sum: L::F, tokens: L::F, (at, weight): Self::Bend) -> L::F {
-        let past = self.0.max_float(self.0.sub_float(tokens, at), self.0.splat_float(0.0));
-        self.0.sub_float(sum, self.0.mul_float(past, weight))
+    fn sub(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.sub_float(a, b)
     }
 
     #[inline(always)]
-    fn nothing(self) -> Self::Best {
-        (self.0.splat_float(f32::NEG_INFINITY), self.0.splat(-1))
-    }
-
-    #[inline(always)]
-    fn keep(self, best: &mut Self::Best, mask: L::M, sum: L::F, _: &Query, _: L::V, _: L::V, block: i32) {
-        let above = self.0.above_float(mask, sum, best.0);
-        best.0 = self.0.select_float(above, sum, best.0);
-        best.1 = self.0.select(above, self.0.splat(block), best.1);
-    }
-
-    #[inline(always)]
-    fn finish(self, best: Self::Best) -> ([i64; BLOCK], [i32; BLOCK]) {
-        let (mut scores, mut blocks) = ([0.0; BLOCK], [0; BLOCK]);
-        self.0.store_float(best.0, &mut scores);
-        self.0.store(best.1, &mut blocks);
-        (scores.map(|score| score as i64), blocks)
+    fn mul(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.mul_float(a, b)
     }
 }
 
-impl<L: DenseLanes> Cells for I32<L> {
-    type L = L;
+impl<L: DenseLanes> Scores<L> for Wides {
+    type N = L::W;
+    const NOTHING: i64 = i64::MIN;
+
+    #[inline(always)]
+    fn splat(lanes: L, score: i64) -> L::W {
+        lanes.splat_wide(score)
+    }
+
+    #[inline(always)]
+    fn raise(lanes: L, mask: L::M, best: L::W, score: L::W) -> L::W {
+        lanes.raise_wide(mask, best, score)
+    }
+
+    #[inline(always)]
+    fn greater(lanes: L, a: L::W, b: L::W) -> L::W {
+        lanes.max_wide(a, b)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::W, b: L::W) -> u16 {
+        lanes.equal_wide(a, b)
+    }
+
+    #[inline(always)]
+    fn greatest(lanes: L, best: L::W) -> i64 {
+        let mut scores = [0; BLOCK];
+        lanes.store_wide(best, &mut scores);
+        scores.into_iter().fold(i64::MIN, i64::max)
+    }
+}
+
+/// One way to score a column: which lanes sum, which lanes hold the score.
+trait Cells<L: DenseLanes>: Copy {
+    type Scores: Scores<L>;
+    type Tokens: Copy;
+    type Sum: Copy;
+    type Bend: Copy;
+
+    fn count(query: &Query) -> usize;
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend;
+    fn tokens(lanes: L, tokens: L::V) -> Self::Tokens;
+    fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> Self::Sum;
+    fn bend(lanes: L, sum: Self::Sum, tokens: Self::Tokens, bend: Self::Bend) -> Self::Sum;
+    fn score(lanes: L, query: &Query, sum: Self::Sum, tokens: L::V, base: L::V) -> Score<L, Self>;
+}
+
+type Score<L, C> = <<C as Cells<L>>::Scores as Scores<L>>::N;
+
+/// Sums and scores in the same lanes.
+#[derive(Clone, Copy)]
+struct Plainly<S>(std::marker::PhantomData<S>);
+/// Sums of 16-bit dot products in `i32` lanes, scores in others.
+#[derive(Clone, Copy)]
+struct Dots<S>(std::marker::PhantomData<S>);
+/// Sums of 32-bit products in `i64` lanes.
+#[derive(Clone, Copy)]
+struct Widely;
+
+impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
+    type Scores = S;
+    type Tokens = S::N;
+    type Sum = S::N;
+    type Bend = (S::N, S::N);
+
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
+        S::count(query)
+    }
+
+    #[inline(always)]
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend {
+        S::bend_at(lanes, query, at)
+    }
+
+    #[inline(always)]
+    fn tokens(lanes: L, tokens: L::V) -> S::N {
+        S::of(lanes, tokens)
+    }
+
+    #[inline(always)]
+    fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> S::N {
+        let slope = S::splat(lanes, i64::from(query.slope));
+        S::add(lanes, S::of(lanes, base), S::mul(lanes, slope, S::of(lanes, tokens)))
+    }
+
+    #[inline(always)]
+    fn bend(lanes: L, sum: S::N, tokens: S::N, (at, weight): Self::Bend) -> S::N {
+        let past = S::greater(lanes, S::sub(lanes, tokens, at), S::splat(lanes, 0));
+        S::sub(lanes, sum, S::mul(lanes, past, weight))
+    }
+
+    #[inline(always)]
+    fn score(_: L, _: &Query, sum: S::N, _: L::V, _: L::V) -> S::N {
+        sum
+    }
+}
+
+/// What a dot product ends in: the line less the product times the common factor.
+trait AfterDot<L: DenseLanes>: Scores<L> {
+    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> Self::N;
+}
+
+impl<L: DenseLanes> AfterDot<L> for Ints {
+    #[inline(always)]
+    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::V {
+        let lost = lanes.mul(sum, lanes.splat(query.factor));
+        lanes.sub(Plainly::<Ints>::begin(lanes, query, tokens, base), lost)
+    }
+}
+
+impl<L: DenseLanes> AfterDot<L> for Wides {
+    #[inline(always)]
+    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::W {
+        let lost = lanes.mul_wide(sum, lanes.splat(query.factor));
+        lanes.sub_wide(Widely::begin(lanes, query, tokens, base), lost)
+    }
+}
+
+impl<L: DenseLanes, S: AfterDot<L> + Copy> Cells<L> for Dots<S> {
+    type Scores = S;
     type Tokens = L::V;
     type Sum = L::V;
     type Bend = (L::V, L::V);
-    type Best = (L::V, L::V);
 
     #[inline(always)]
-    fn lanes(self) -> L {
-        self.0
-    }
-
-    #[inline(always)]
-    fn count(self, query: &Query) -> usize {
-        query.bends.len()
-    }
-
-    #[inline(always)]
-    fn bend_at(self, query: &Query, at: usize) -> Self::Bend {
-        let (at, weight) = query.bends[at];
-        (self.0.splat(at), self.0.splat(weight))
-    }
-
-    #[inline(always)]
-    fn tokens(self, tokens: L::V) -> L::V {
-        tokens
-    }
-
-    #[inline(always)]
-    fn begin(self, query: &Query, tokens: L::V, base: L::V) -> L::V {
-        self.0.add(base, self.0.mul(self.0.splat(query.slope), tokens))
-    }
-
-    #[inline(always)]
-    fn bend(self, sum: L::V, tokens: L::V, (at, weight): Self::Bend) -> L::V {
-        let past = self.0.max(self.0.sub(tokens, at), self.0.splat(0));
-        self.0.sub(sum, self.0.mul(past, weight))
-    }
-
-    #[inline(always)]
-    fn nothing(self) -> Self::Best {
-        (self.0.splat(i32::MIN), self.0.splat(-1))
-    }
-
-    #[inline(always)]
-    fn keep(self, best: &mut Self::Best, mask: L::M, sum: L::V, _: &Query, _: L::V, _: L::V, block: i32) {
-        let above = self.0.above(mask, sum, best.0);
-        best.0 = self.0.select(above, sum, best.0);
-        best.1 = self.0.select(above, self.0.splat(block), best.1);
-    }
-
-    #[inline(always)]
-    fn finish(self, best: Self::Best) -> ([i64; BLOCK], [i32; BLOCK]) {
-        let (mut scores, mut blocks) = ([0; BLOCK], [0; BLOCK]);
-        self.0.store(best.0, &mut scores);
-        self.0.store(best.1, &mut blocks);
-        (scores.map(i64::from), blocks)
-    }
-}
-
-#[inline(always)]
-fn wide_start<L: DenseLanes>(lanes: L, query: &Query, tokens: L::V, base: L::V) -> L::W {
-    lanes.add_wide(lanes.widen(base), lanes.mul_wide(lanes.splat(query.slope), tokens))
-}
-
-#[inline(always)]
-fn wide_finish<L: DenseLanes>(lanes: L, best: (L::W, L::W)) -> ([i64; BLOCK], [i32; BLOCK]) {
-    let (mut scores, mut blocks) = ([0; BLOCK], [0; BLOCK]);
-    lanes.store_wide(best.0, &mut scores);
-    lanes.store_wide(best.1, &mut blocks);
-    (scores, blocks.map(|block| block as i32))
-}
-
-impl<L: DenseLanes> Cells for Dot<L> {
-    type L = L;
-    type Tokens = L::V;
-    type Sum = L::V;
-    type Bend = (L::V, L::V);
-    type Best = (L::W, L::W);
-
-    #[inline(always)]
-    fn lanes(self) -> L {
-        self.0
-    }
-
-    #[inline(always)]
-    fn count(self, query: &Query) -> usize {
+    fn count(query: &Query) -> usize {
         query.dot_bends.len()
     }
 
     #[inline(always)]
-    fn bend_at(self, query: &Query, at: usize) -> Self::Bend {
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend {
         let (at, weight) = query.dot_bends[at];
-        (self.0.splat(at), self.0.splat(weight))
+        (lanes.splat(at), lanes.splat(weight))
     }
 
     #[inline(always)]
-    fn tokens(self, tokens: L::V) -> L::V {
-        self.0.mul(tokens, self.0.splat(0x1_0001))
+    fn tokens(lanes: L, tokens: L::V) -> L::V {
+        lanes.mul(tokens, lanes.splat(0x1_0001))
     }
 
     #[inline(always)]
-    fn begin(self, _: &Query, _: L::V, _: L::V) -> L::V {
-        self.0.splat(0)
+    fn begin(lanes: L, _: &Query, _: L::V, _: L::V) -> L::V {
+        lanes.splat(0)
     }
 
     #[inline(always)]
-    fn bend(self, sum: L::V, tokens: L::V, (at, weight): Self::Bend) -> L::V {
-        self.0.dot(sum, tokens, at, weight)
+    fn bend(lanes: L, sum: L::V, tokens: L::V, (at, weight): Self::Bend) -> L::V {
+        lanes.dot(sum, tokens, at, weight)
     }
 
     #[inline(always)]
-    fn nothing(self) -> Self::Best {
-        (self.0.splat_wide(i64::MIN), self.0.splat_wide(-1))
-    }
-
-    #[inline(always)]
-    fn keep(
-        self,
-        best: &mut Self::Best,
-        mask: L::M,
-        sum: L::V,
-        query: &Query,
-        tokens: L::V,
-        base: L::V,
-        block: i32,
-    ) {
-        let lost = self.0.mul_wide(sum, self.0.splat(query.factor));
-        let score = self.0.sub_wide(wide_start(self.0, query, tokens, base), lost);
-        self.0.keep_wide(mask, best, score, self.0.splat_wide(i64::from(block)));
-    }
-
-    #[inline(always)]
-    fn finish(self, best: Self::Best) -> ([i64; BLOCK], [i32; BLOCK]) {
-        wide_finish(self.0, best)
+    fn score(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> S::N {
+        S::end(lanes, query, sum, tokens, base)
     }
 }
 
-impl<L: DenseLanes> Cells for DotNarrow<L> {
-    type L = L;
-    type Tokens = L::V;
-    type Sum = L::V;
-    type Bend = (L::V, L::V);
-    type Best = (L::V, L::V);
-
-    #[inline(always)]
-    fn lanes(self) -> L {
-        self.0
-    }
-
-    #[inline(always)]
-    fn count(self, query: &Query) -> usize {
-        Dot(self.0).count(query)
-    }
-
-    #[inline(always)]
-    fn bend_at(self, query: &Query, at: usize) -> Self::Bend {
-        Dot(self.0).bend_at(query, at)
-    }
-
-    #[inline(always)]
-    fn tokens(self, tokens: L::V) -> L::V {
-        Dot(self.0).tokens(tokens)
-    }
-
-    #[inline(always)]
-    fn begin(self, query: &Query, tokens: L::V, base: L::V) -> L::V {
-        Dot(self.0).begin(query, tokens, base)
-    }
-
-    #[inline(always)]
-    fn bend(self, sum: L::V, tokens: L::V, bend: Self::Bend) -> L::V {
-        Dot(self.0).bend(sum, tokens, bend)
-    }
-
-    #[inline(always)]
-    fn nothing(self) -> Self::Best {
-        I32(self.0).nothing()
-    }
-
-    #[inline(always)]
-    fn keep(
-        self,
-        best: &mut Self::Best,
-        mask: L::M,
-        sum: L::V,
-        query: &Query,
-        tokens: L::V,
-        base: L::V,
-        block: i32,
-    ) {
-        let lost = self.0.mul(sum, self.0.splat(query.factor));
-        let score = self.0.sub(I32(self.0).begin(query, tokens, base), lost);
-        I32(self.0).keep(best, mask, score, query, tokens, base, block);
-    }
-
-    #[inline(always)]
-    fn finish(self, best: Self::Best) -> ([i64; BLOCK], [i32; BLOCK]) {
-        I32(self.0).finish(best)
-    }
-}
-
-impl<L: DenseLanes> Cells for I64<L> {
-    type L = L;
+impl<L: DenseLanes> Cells<L> for Widely {
+    type Scores = Wides;
     type Tokens = L::V;
     type Sum = L::W;
     type Bend = (L::V, L::V);
-    type Best = (L::W, L::W);
 
     #[inline(always)]
-    fn lanes(self) -> L {
-        self.0
-    }
-
-    #[inline(always)]
-    fn count(self, query: &Query) -> usize {
+    fn count(query: &Query) -> usize {
         query.bends.len()
     }
 
     #[inline(always)]
-    fn bend_at(self, query: &Query, at: usize) -> Self::Bend {
-        let (at, weight) = query.bends[at];
-        (self.0.splat(at), self.0.splat(weight))
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend {
+        Ints::bend_at(lanes, query, at)
     }
 
     #[inline(always)]
-    fn tokens(self, tokens: L::V) -> L::V {
+    fn tokens(_: L, tokens: L::V) -> L::V {
         tokens
     }
 
     #[inline(always)]
-    fn begin(self, query: &Query, tokens: L::V, base: L::V) -> L::W {
-        wide_start(self.0, query, tokens, base)
+    fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> L::W {
+        lanes.add_wide(lanes.widen(base), lanes.mul_wide(lanes.splat(query.slope), tokens))
     }
 
     #[inline(always)]
-    fn bend(self, sum: L::W, tokens: L::V, (at, weight): Self::Bend) -> L::W {
-        let past = self.0.max(self.0.sub(tokens, at), self.0.splat(0));
-        self.0.sub_wide(sum, self.0.mul_wide(past, weight))
+    fn bend(lanes: L, sum: L::W, tokens: L::V, (at, weight): Self::Bend) -> L::W {
+        let past = lanes.max(lanes.sub(tokens, at), lanes.splat(0));
+        lanes.sub_wide(sum, lanes.mul_wide(past, weight))
     }
 
     #[inline(always)]
-    fn nothing(self) -> Self::Best {
-        (self.0.splat_wide(i64::MIN), self.0.splat_wide(-1))
+    fn score(_: L, _: &Query, sum: L::W, _: L::V, _: L::V) -> L::W {
+        sum
     }
+}
 
-    #[inline(always)]
-    fn keep(self, best: &mut Self::Best, mask: L::M, sum: L::W, _: &Query, _: L::V, _: L::V, block: i32) {
-        self.0.keep_wide(mask, best, sum, self.0.splat_wide(i64::from(block)));
+/// What is done with the cells of a query, whichever they are.
+trait Work<L: DenseLanes> {
+    type Answer;
+    fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> Self::Answer;
+}
+
+/// Chooses the cells: `N` blocks at once, `W` where scores are wide.
+#[inline(always)]
+fn choose<L: DenseLanes, K: Work<L>, const N: usize, const W: usize>(
+    lanes: L,
+    tier: Tier,
+    query: &Query,
+    work: K,
+) -> K::Answer {
+    macro_rules! cells {
+        ($cells:ty, $blocks:ident) => {
+            match query.cut {
+                false => work.with::<$cells, $blocks, false>(lanes, query),
+                true => work.with::<$cells, $blocks, true>(lanes, query),
+            }
+        };
     }
-
-    #[inline(always)]
-    fn finish(self, best: Self::Best) -> ([i64; BLOCK], [i32; BLOCK]) {
-        wide_finish(self.0, best)
+    match tier {
+        Tier::F32 => cells!(Plainly<Floats>, N),
+        Tier::I32 => cells!(Plainly<Ints>, N),
+        Tier::Dot if query.narrow => cells!(Dots<Ints>, N),
+        Tier::Dot => cells!(Dots<Wides>, N),
+        Tier::I64 => cells!(Widely, W),
     }
 }
 
@@ -560,16 +599,10 @@ pub(super) fn column<L: DenseLanes, const N: usize, const W: usize>(
     rows: &Rows<'_>,
     query: &Query,
 ) -> Option<Best> {
-    match tier {
-        Tier::F32 => run::<_, N>(F32(lanes), rows, query),
-        Tier::I32 => run::<_, N>(I32(lanes), rows, query),
-        Tier::Dot if query.narrow => run::<_, N>(DotNarrow(lanes), rows, query),
-        Tier::Dot => run::<_, N>(Dot(lanes), rows, query),
-        Tier::I64 => run::<_, W>(I64(lanes), rows, query),
-    }
+    choose::<_, _, N, W>(lanes, tier, query, Run(rows))
 }
 
-/// The instructions of `blocks` blocks on what is in registers already: the least time that [`column`] could take.
+/// [`column`] of `blocks` blocks on what is in registers already: the least time that it could take.
 #[inline(always)]
 pub(super) fn spin<L: DenseLanes, const N: usize, const W: usize>(
     lanes: L,
@@ -577,137 +610,219 @@ pub(super) fn spin<L: DenseLanes, const N: usize, const W: usize>(
     query: &Query,
     blocks: usize,
 ) -> i64 {
-    match tier {
-        Tier::F32 => turn::<_, N>(F32(lanes), query, blocks),
-        Tier::I32 => turn::<_, N>(I32(lanes), query, blocks),
-        Tier::Dot if query.narrow => turn::<_, N>(DotNarrow(lanes), query, blocks),
-        Tier::Dot => turn::<_, N>(Dot(lanes), query, blocks),
-        Tier::I64 => turn::<_, W>(I64(lanes), query, blocks),
-    }
+    choose::<_, _, N, W>(lanes, tier, query, Spin(blocks))
 }
 
-/// `N` blocks at once, so that a knot is loaded once for all of them and their sums do not wait for each other.
+/// Tokens, bases and eligibility words of `N` blocks.
+type Registers<L, const N: usize> = [[<L as super::lanes::Lanes>::V; N]; 3];
+
+/// Scores `N` blocks at once, so that a knot is loaded once for all of them and their sums do not wait for each other.
 #[inline(always)]
-fn step<C: Cells, const N: usize>(
-    cells: C,
+fn score<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
+    lanes: L,
     query: &Query,
-    [tokens, base, words]: [[V<C>; N]; 3],
-    first: usize,
-    best: &mut C::Best,
-) {
-    use super::lanes::Lanes;
-    let lanes = cells.lanes();
-    let mut sums = [cells.begin(query, tokens[0], base[0]); N];
-    let mut lengths = [cells.tokens(tokens[0]); N];
+    [tokens, base, words]: Registers<L, N>,
+) -> [(L::M, Score<L, C>); N] {
+    let mut sums = [C::begin(lanes, query, tokens[0], base[0]); N];
+    let mut lengths = [C::tokens(lanes, tokens[0]); N];
     for n in 1..N {
-        sums[n] = cells.begin(query, tokens[n], base[n]);
-        lengths[n] = cells.tokens(tokens[n]);
+        sums[n] = C::begin(lanes, query, tokens[n], base[n]);
+        lengths[n] = C::tokens(lanes, tokens[n]);
     }
-    for at in 0..cells.count(query) {
-        let bend = cells.bend_at(query, at);
+    for at in 0..C::count(query) {
+        let bend = C::bend_at(lanes, query, at);
         for n in 0..N {
-            sums[n] = cells.bend(sums[n], lengths[n], bend);
+            sums[n] = C::bend(lanes, sums[n], lengths[n], bend);
         }
     }
     let (bit, longest) = (lanes.splat(query.bit), lanes.splat(query.longest));
+    // No closures on the way: they would be compiled without the instruction set.
+    let mut scored = [(lanes.has(words[0], bit), C::score(lanes, query, sums[0], tokens[0], base[0])); N];
     for n in 0..N {
-        let mask = lanes.allowed(words[n], bit, tokens[n], longest);
-        cells.keep(best, mask, sums[n], query, tokens[n], base[n], (first + n) as i32);
+        scored[n].0 = match CUT {
+            true => lanes.allowed(words[n], bit, tokens[n], longest),
+            false => lanes.has(words[n], bit),
+        };
+        scored[n].1 = C::score(lanes, query, sums[n], tokens[n], base[n]);
     }
+    scored
 }
 
+/// The greatest allowed score of each lane.
 #[inline(always)]
-fn run<C: Cells, const N: usize>(cells: C, rows: &Rows<'_>, query: &Query) -> Option<Best> {
-    use super::lanes::Lanes;
-    let lanes = cells.lanes();
-    let mut best = cells.nothing();
-    let (tokens, _) = rows.tokens.as_chunks::<N>();
-    let (base, _) = rows.base.as_chunks::<N>();
-    let (words, _) = rows.words.as_chunks::<N>();
-    for (at, ((tokens, base), words)) in tokens.iter().zip(base).zip(words).enumerate() {
+fn greatest<L: DenseLanes, C: Cells<L>, const N: usize>(
+    lanes: L,
+    scored: [(L::M, Score<L, C>); N],
+) -> Score<L, C> {
+    let mut best = C::Scores::splat(lanes, C::Scores::NOTHING);
+    for (mask, score) in scored {
+        best = C::Scores::raise(lanes, mask, best, score);
+    }
+    best
+}
+
+/// Where the registers of a step come from.
+trait Source<L: DenseLanes, const N: usize> {
+    fn step(&mut self, lanes: L, at: usize) -> Registers<L, N>;
+}
+
+/// Steps whose greatest scores are kept, so that no other is looked into again.
+const SEGMENT: usize = 16;
+
+/// The greatest score of at most [`SEGMENT`] steps and where it stands; the earliest of equals, by `rows`.
+///
+/// First the greatest of every step and lane, without asking whose it is; then the steps that reach the greatest of all are scored again for
+/// who has it.
+#[inline(always)]
+fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
+    lanes: L,
+    query: &Query,
+    (source, from, to): (&mut impl Source<L, N>, usize, usize),
+    rows: &Rows<'_>,
+    mut found: Option<Best>,
+) -> Option<Best> {
+    let mut best = C::Scores::splat(lanes, C::Scores::NOTHING);
+    let mut kept = [best; SEGMENT];
+    for at in from..to {
+        let step = greatest::<L, C, N>(lanes, score::<L, C, N, CUT>(lanes, query, source.step(lanes, at)));
+        kept[at % SEGMENT] = step;
+        best = C::Scores::greater(lanes, best, step);
+    }
+    let top = C::Scores::greatest(lanes, best);
+    if top == C::Scores::NOTHING || found.is_some_and(|found| top < found.score) {
+        return found;
+    }
+    let wanted = C::Scores::splat(lanes, top);
+    for at in from..to {
+        if C::Scores::equal(lanes, kept[at % SEGMENT], wanted) == 0 {
+            continue;
+        }
+        let scored = score::<L, C, N, CUT>(lanes, query, source.step(lanes, at));
+        for (n, (mask, score)) in scored.into_iter().enumerate() {
+            let mut bits = lanes.bits(mask) & C::Scores::equal(lanes, score, wanted);
+            while bits != 0 {
+                let index = ((at * N + n) * BLOCK) as u32 + bits.trailing_zeros();
+                bits &= bits - 1;
+                found = Some(rows.earlier(found, Best { index, score: top }));
+            }
+        }
+    }
+    found
+}
+
+struct Memory<'a, const N: usize>([&'a [[Block; N]]; 3]);
+
+impl<L: DenseLanes, const N: usize> Source<L, N> for Memory<'_, N> {
+    #[inline(always)]
+    fn step(&mut self, lanes: L, at: usize) -> Registers<L, N> {
         let mut registers = [[lanes.splat(0); N]; 3];
-        for n in 0..N {
-            registers[0][n] = lanes.load(&tokens[n].0);
-            registers[1][n] = lanes.load(&base[n].0);
-            registers[2][n] = lanes.load(&words[n].0);
+        for (registers, blocks) in registers.iter_mut().zip(self.0) {
+            for (register, block) in registers.iter_mut().zip(&blocks[at]) {
+                *register = lanes.load(&block.0);
+            }
         }
-        step(cells, query, registers, at * N, &mut best);
+        registers
     }
-    let (scores, blocks) = cells.finish(best);
-    earliest(&scores, &blocks)
 }
 
-/// The best lane; of equals the one whose request stands first. Lanes without anybody hold the least score and block -1. No branches: which
-/// lane wins is anybody's guess.
-#[inline(always)]
-fn earliest(scores: &[i64; BLOCK], blocks: &[i32; BLOCK]) -> Option<Best> {
-    let mut score = i64::MIN;
-    for &other in scores {
-        score = score.max(other);
-    }
-    let mut index = u32::MAX;
-    for lane in 0..BLOCK {
-        let here = (blocks[lane] as u32).wrapping_mul(BLOCK as u32) + lane as u32;
-        index = index.min(if scores[lane] == score { here } else { u32::MAX });
-    }
-    (index < 1 << 31).then_some(Best { index, score })
-}
+struct Run<'a>(&'a Rows<'a>);
 
-#[inline(always)]
-fn turn<C: Cells, const N: usize>(cells: C, query: &Query, blocks: usize) -> i64 {
-    use super::lanes::Lanes;
-    let lanes = cells.lanes();
-    let mut best = cells.nothing();
-    let (mut tokens, mut base, mut words) = (lanes.splat(700), lanes.splat(3), lanes.splat(-1));
-    for at in 0..blocks / N {
-        let mut registers = [[tokens; N], [base; N], [words; N]];
-        let [all_tokens, all_base, all_words] = &mut registers;
-        for ((into_tokens, into_base), into_words) in all_tokens.iter_mut().zip(all_base).zip(all_words) {
-            tokens = lanes.opaque(tokens);
-            base = lanes.opaque(base);
-            words = lanes.opaque(words);
-            (*into_tokens, *into_base, *into_words) = (tokens, base, words);
+impl<L: DenseLanes> Work<L> for Run<'_> {
+    type Answer = Option<Best>;
+
+    #[inline(always)]
+    fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> Option<Best> {
+        let rows = self.0;
+        let steps = rows.tokens.len() / N;
+        let blocks = [rows.tokens, rows.base, rows.words].map(|blocks| &blocks.as_chunks::<N>().0[..steps]);
+        let (mut memory, mut found) = (Memory(blocks), None);
+        for from in (0..steps).step_by(SEGMENT) {
+            let part = (&mut memory, from, (from + SEGMENT).min(steps));
+            found = segment::<L, C, N, CUT>(lanes, query, part, rows, found);
         }
-        step(cells, query, registers, at * N, &mut best);
+        found
     }
-    let (scores, blocks) = cells.finish(best);
-    earliest(&scores, &blocks).map_or(0, |best| best.score)
 }
 
-/// Adds the bonuses of a run of requests on one worker to their ages; returns the greatest magnitude of a bonus in tokens.
+/// Somebody whose best request stands in the first block, alone.
+struct Opaque<L: DenseLanes, const N: usize>(Registers<L, N>);
+
+impl<L: DenseLanes, const N: usize> Source<L, N> for Opaque<L, N> {
+    #[inline(always)]
+    fn step(&mut self, lanes: L, _: usize) -> Registers<L, N> {
+        for registers in &mut self.0 {
+            for register in registers {
+                *register = lanes.opaque(*register);
+            }
+        }
+        let registers = self.0;
+        self.0[1][0] = lanes.sub(registers[1][0], lanes.splat(1));
+        registers
+    }
+}
+
+struct Spin(usize);
+
+impl<L: DenseLanes> Work<L> for Spin {
+    type Answer = i64;
+
+    #[inline(always)]
+    fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> i64 {
+        let mut first = [100; BLOCK];
+        first[3] = 101;
+        let rows = Rows { tokens: &[], base: &[], words: &[], arrived: &[] };
+        let (mut score, mut left) = (0, self.0 / N);
+        while left > 0 {
+            let steps = left.min(SEGMENT);
+            let mut registers = [[lanes.splat(700); N], [lanes.splat(3); N], [lanes.splat(-1); N]];
+            registers[1][0] = lanes.load(&first);
+            let part = (&mut Opaque(registers), 0, steps);
+            let best = segment::<L, C, N, CUT>(lanes, query, part, &rows, None);
+            score += best.map_or(0, |best| best.score);
+            left -= steps;
+        }
+        score
+    }
+}
+
+impl Rows<'_> {
+    /// The better of two, the earlier of equals.
+    #[inline(always)]
+    fn earlier(&self, found: Option<Best>, other: Best) -> Best {
+        let arrived = |best: Best| self.arrived[best.index as usize];
+        match found {
+            Some(found) if found.score > other.score => found,
+            Some(found) if found.score == other.score && arrived(found) < arrived(other) => found,
+            _ => other,
+        }
+    }
+}
+
+/// Fills the bases of some workers, one column after the other: ages plus bonuses. Returns the greatest magnitude of a bonus in tokens.
 #[inline(always)]
 pub(super) fn add_bonuses<L: DenseLanes>(
     lanes: L,
     bonuses: Bonuses<'_>,
-    worker: u32,
+    workers: &[u32],
     unit: i32,
     (offsets, ages): Plain<'_>,
-    base: &mut [Block],
+    bases: &mut [Block],
 ) -> i64 {
-    // Plain loads: gather instructions are no faster where they are microcode, and these are checked.
-    let mut greatest = lanes.splat(0);
-    let worker = worker as usize;
-    for ((offsets, ages), base) in offsets.iter().zip(ages).zip(base) {
-        let bonus = match bonuses {
-            Bonuses::F32(matrix) => {
-                let mut values = [0.0; BLOCK];
-                // The matrix is shorter than `NO_ROW`: nobody's bonus is past its end.
-                for (value, &offset) in values.iter_mut().zip(&offsets.0) {
-                    *value = matrix.get(offset as u32 as usize + worker).copied().unwrap_or(0.0);
+    // Block by block, so that the next worker finds the rows in the nearest cache.
+    let (unit, mut greatest) = (lanes.splat(unit), lanes.splat(0));
+    for (block, (offsets, of_age)) in offsets.iter().zip(ages).enumerate() {
+        let of_age = lanes.load(&of_age.0);
+        for (&worker, base) in workers.iter().zip(bases.chunks_exact_mut(ages.len())) {
+            // The matrix is shorter than `NO_ROW`: nobody's bonus is past its end.
+            let bonus = lanes.round(match bonuses {
+                Bonuses::F32(matrix) => lanes.gather(matrix, &offsets.0, worker),
+                Bonuses::F16(matrix) => {
+                    lanes.widen_halves(&gather(matrix, &offsets.0, worker, half::f16::to_bits))
                 }
-                lanes.round(&values)
-            }
-            Bonuses::F16(matrix) => {
-                let mut values = [0; BLOCK];
-                for (value, &offset) in values.iter_mut().zip(&offsets.0) {
-                    *value = matrix.get(offset as u32 as usize + worker).map_or(0, |bonus| bonus.to_bits());
-                }
-                lanes.round_halves(&values)
-            }
-        };
-        greatest = lanes.max(greatest, lanes.abs(bonus));
-        let units = lanes.mul(bonus, lanes.splat(unit));
-        lanes.store(lanes.add(lanes.load(&ages.0), units), &mut base.0);
+            });
+            greatest = lanes.max(greatest, lanes.abs(bonus));
+            lanes.store(lanes.add(of_age, lanes.mul(bonus, unit)), &mut base[block].0);
+        }
     }
     i64::from(lanes.greatest(greatest, u16::MAX))
 }
@@ -717,13 +832,12 @@ pub(super) fn add_bonuses<L: DenseLanes>(
 pub(super) fn ages<L: DenseLanes>(
     lanes: L,
     now_step: u32,
-    enqueued: &[Block],
+    enqueued: &[[u32; BLOCK]],
     age: Age,
     unit: i32,
     into: &mut [Block],
 ) {
     for (enqueued, into) in enqueued.iter().zip(into) {
-        let ages = lanes.ages(now_step, &enqueued.0.map(|step| step as u32), age);
-        lanes.store(lanes.mul(ages, lanes.splat(unit)), &mut into.0);
+        lanes.store(lanes.mul(lanes.ages(now_step, enqueued, age), lanes.splat(unit)), &mut into.0);
     }
 }

@@ -44,10 +44,12 @@ pub(crate) trait DenseLanes: Lanes {
 
     /// Lanes whose word has the bit and whose tokens are at most `longest`.
     fn allowed(self, words: Self::V, bit: Self::V, tokens: Self::V, longest: Self::V) -> Self::M;
-    /// Lanes of `mask` with `a > b`.
-    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M;
-    /// `a` where the mask says so, `b` elsewhere.
-    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// Lanes whose word has the bit.
+    fn has(self, words: Self::V, bit: Self::V) -> Self::M;
+    /// A bit for each lane of the mask.
+    fn bits(self, mask: Self::M) -> u16;
+    /// The greater of both where the mask says so, `best` elsewhere.
+    fn raise(self, mask: Self::M, best: Self::V, score: Self::V) -> Self::V;
     /// `sum` plus the dot product of pairs of unsigned 16-bit lanes below 2^15: `max(0, a - b) * w` with saturation at 0.
     fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V;
     /// Hides where a value came from, at no cost: what is timed is then not worked out beforehand.
@@ -59,8 +61,8 @@ pub(crate) trait DenseLanes: Lanes {
     fn sub_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn max_float(self, a: Self::F, b: Self::F) -> Self::F;
-    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M;
-    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F;
+    fn equal_float(self, a: Self::F, b: Self::F) -> u16;
     fn store_float(self, lanes: Self::F, values: &mut [f32; BLOCK]);
 
     fn widen(self, a: Self::V) -> Self::W;
@@ -68,14 +70,34 @@ pub(crate) trait DenseLanes: Lanes {
     fn mul_wide(self, a: Self::V, b: Self::V) -> Self::W;
     fn add_wide(self, a: Self::W, b: Self::W) -> Self::W;
     fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W;
-    /// Replaces the best and its index in the lanes of `mask` where the score is greater.
-    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W);
+    fn max_wide(self, a: Self::W, b: Self::W) -> Self::W;
+    fn raise_wide(self, mask: Self::M, best: Self::W, score: Self::W) -> Self::W;
+    /// A bit for each lane, in the order of the others.
+    fn equal_wide(self, a: Self::W, b: Self::W) -> u16;
     fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]);
 
     /// Whole tokens: halves round away from zero, as [`f32::round`] does.
-    fn round(self, values: &[f32; BLOCK]) -> Self::V;
-    /// The same of half-precision values, given as bits and widened exactly.
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V;
+    fn round(self, a: Self::F) -> Self::V;
+    /// The values at `offset + worker`, zero where that is past the end.
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F;
+    /// Widens half-precision values, given as bits, exactly.
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F;
+}
+
+/// The values at `offset + worker` by plain loads; the default value where that is past the end.
+#[inline(always)]
+pub(crate) fn gather<T: Copy, U: Copy + Default>(
+    matrix: &[T],
+    offsets: &[i32; BLOCK],
+    worker: u32,
+    of: impl Fn(T) -> U,
+) -> [U; BLOCK] {
+    let mut values = [U::default(); BLOCK];
+    for (value, &offset) in values.iter_mut().zip(offsets) {
+        let at = offset as u32 as usize + worker as usize;
+        *value = matrix.get(at).map_or(U::default(), |&value| of(value));
+    }
+    values
 }
 
 /// A bonus matrix, row-major, as a caller stores it.

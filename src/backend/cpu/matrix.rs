@@ -1,6 +1,7 @@
-//! A batch as dense columns: requests in arrival order (by survival class first), eligibility bits and bonuses by worker.
+//! A batch as dense columns: requests in the pool's length order (by survival class first), eligibility bits and bonuses by worker.
 
 use super::Kernels;
+use super::column::Found;
 use super::dense::{Block, NO_ROW, Query, Rows, STRIDE, Tier};
 use super::lanes::Bonuses;
 use crate::batch::{Batch, Request};
@@ -18,33 +19,32 @@ pub(crate) struct Run {
     pub class: Option<u8>,
 }
 
-/// The best of a run on one worker: an entry of the matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub index: u32,
-    pub score: i64,
-}
-
 /// Buffers of the dense columns, kept across steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
     kernels: &'static Kernels,
     only: Option<Tier>,
     tokens: Vec<Block>,
-    enqueued: Vec<Block>,
+    enqueued: Vec<[u32; BLOCK]>,
+    /// Rank in arrival order.
+    arrived: Vec<u64>,
     /// Ages in score units.
     ages: Vec<Block>,
-    /// Where each request's bonuses begin.
+    /// Each request's row of pair terms, where its bonuses begin, and who is bound to a rank.
+    rows: Vec<u32>,
     offsets: Vec<Block>,
+    bound: Vec<u32>,
     /// Per 32 workers a word for each request.
     words: Vec<Block>,
-    /// Ages plus bonuses, a column for each worker that was asked for.
+    /// Ages plus bonuses, a column for each open worker.
     bases: Vec<Block>,
-    /// Which column of `bases` a worker has, and its greatest magnitude.
-    base_of: Vec<(u32, i64)>,
-    columns: u32,
-    slots: Vec<u32>,
-    /// Of each pool slot, its entry.
+    open: Vec<u32>,
+    /// Which column of `bases` a worker has.
+    base_of: Vec<u32>,
+    /// The greatest magnitude of an age plus a bonus.
+    greatest_base: i64,
+    /// Position in the length order of each entry, and the entry of each position.
+    positions: Vec<u32>,
     entry_of: Vec<u32>,
     runs: Vec<Run>,
     classes: Vec<(u8, u32)>,
@@ -58,6 +58,9 @@ pub(crate) struct Matrix {
     prepared: Option<(usize, Option<u8>)>,
     tier: Option<Tier>,
     intercept: i64,
+    /// Profiles prepared so far, and those that no allowed lanes could hold.
+    prepared_count: u64,
+    unheld_count: u64,
 }
 
 impl Matrix {
@@ -67,13 +70,17 @@ impl Matrix {
             only: None,
             tokens: Vec::new(),
             enqueued: Vec::new(),
+            arrived: Vec::new(),
             ages: Vec::new(),
+            rows: Vec::new(),
             offsets: Vec::new(),
+            bound: Vec::new(),
             words: Vec::new(),
             bases: Vec::new(),
+            open: Vec::new(),
             base_of: Vec::new(),
-            columns: 0,
-            slots: Vec::new(),
+            greatest_base: 0,
+            positions: Vec::new(),
             entry_of: Vec::new(),
             runs: Vec::new(),
             classes: Vec::new(),
@@ -87,6 +94,8 @@ impl Matrix {
             prepared: None,
             tier: None,
             intercept: 0,
+            prepared_count: 0,
+            unheld_count: 0,
         }
     }
 
@@ -110,89 +119,124 @@ impl Matrix {
 
         self.lay_out(batch);
         let blocks = self.runs.last().map_or(0, |run| run.to);
-        let words = self.workers.div_ceil(32);
         // What is left over from before is masked out by the words.
-        for column in [&mut self.tokens, &mut self.enqueued, &mut self.ages] {
+        for column in [&mut self.tokens, &mut self.ages, &mut self.offsets] {
             column.resize(blocks, Block::default());
         }
-        self.offsets.clear();
-        self.offsets.resize(blocks, Block([NO_ROW as i32; BLOCK]));
-        self.words.clear();
-        self.words.resize(words * blocks, Block::default());
-        self.slots.resize(blocks * BLOCK, u32::MAX);
-        self.entry_of.resize(pool.slot_bound(), u32::MAX);
-
-        let mut requests = pool.iter();
+        self.enqueued.resize(blocks, [0; BLOCK]);
+        self.arrived.resize(blocks * BLOCK, 0);
+        let count = ordered.tokens.len();
         if self.classes.is_empty() {
-            // Block by block, so that nothing but the requests themselves is looked up.
-            for block in 0..blocks {
-                for lane in 0..BLOCK {
-                    let Some((slot, request, waited)) = requests.next() else { break };
-                    self.tokens[block].0[lane] = request.prompt_tokens as i32;
-                    self.enqueued[block].0[lane] = (ordered.now_step - waited) as i32;
-                    self.entry_of[slot.index()] = (block * BLOCK + lane) as u32;
-                    self.slots[block * BLOCK + lane] = slot.0;
-                    self.put_pairs(batch, request, (block, lane));
+            for (into, from) in self.tokens.iter_mut().zip(ordered.token_blocks) {
+                into.0 = from.map(|tokens| tokens as i32);
+            }
+            self.enqueued[..ordered.enqueued_blocks.len()].copy_from_slice(ordered.enqueued_blocks);
+            self.arrived[..count].copy_from_slice(&ordered.arrived_blocks.as_flattened()[..count]);
+        } else {
+            for (entry, &position) in self.positions.iter().enumerate() {
+                let at = position as usize;
+                if at < count {
+                    self.tokens[entry / BLOCK].0[entry % BLOCK] = ordered.tokens[at] as i32;
+                    self.enqueued[entry / BLOCK][entry % BLOCK] = ordered.enqueued[at];
+                    self.arrived[entry] = ordered.arrived_blocks[at / BLOCK][at % BLOCK];
                 }
             }
-        } else {
-            let mut next = 0;
-            for (slot, request, waited) in requests {
-                let count = match request.survival_class {
-                    Some(class) => {
-                        let known = self.classes.iter_mut().find(|(other, _)| *other == class);
-                        &mut known.expect("laid out").1
-                    }
-                    None => &mut next,
-                };
-                let at = *count as usize;
-                *count += 1;
-                let (block, lane) = (at / BLOCK, at % BLOCK);
-                self.tokens[block].0[lane] = request.prompt_tokens as i32;
-                self.enqueued[block].0[lane] = (ordered.now_step - waited) as i32;
-                self.entry_of[slot.index()] = at as u32;
-                self.slots[at] = slot.0;
-                self.put_pairs(batch, request, (block, lane));
-            }
         }
+        self.put_pairs(batch, ordered.slots);
 
         let longest_wait = pool.longest_wait_steps();
         self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
+        self.greatest_base = self.greatest_age;
         if self.fits_lanes() {
             (self.kernels.ages)(ordered.now_step, &self.enqueued, age, unit as i32, &mut self.ages);
+            self.add_bonuses(batch);
         }
-        self.base_of.clear();
-        self.base_of.resize(self.workers, (u32::MAX, 0));
-        self.columns = 0;
     }
 
-    /// Where the bonuses of a request begin, and which workers may take it.
-    #[inline(always)]
-    fn put_pairs(&mut self, batch: &Batch<'_>, request: &Request, (block, lane): (usize, usize)) {
-        if let Some(row) = request.pair_row
-            && self.any_bonus
-        {
-            let offset = u64::from(row) * self.workers as u64;
-            self.offsets[block].0[lane] = u32::try_from(offset).unwrap_or(NO_ROW) as i32;
+    /// Where the bonuses of every request begin, and which workers may take it.
+    fn put_pairs(&mut self, batch: &Batch<'_>, slots: &[u32]) {
+        let pool = batch.waiting();
+        let (blocks, workers) = (self.tokens.len(), self.workers as u64);
+        let words = self.workers.div_ceil(32);
+        self.rows.clear();
+        self.bound.clear();
+        // One short loop that does nothing but wait for memory.
+        self.rows.extend(self.positions.iter().zip(0..).map(|(&position, entry)| {
+            let Some(&slot) = slots.get(position as usize) else { return NO_ROW };
+            let request = pool.request(PoolSlot(slot));
+            if request.rank.is_some() {
+                self.bound.push(entry);
+            }
+            request.pair_row.unwrap_or(NO_ROW)
+        }));
+        for (offsets, rows) in self.offsets.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
+            for (offset, &row) in offsets.0.iter_mut().zip(rows) {
+                let from = u64::from(row) * workers;
+                *offset = if from < u64::from(NO_ROW) { from as i32 } else { NO_ROW as i32 };
+            }
         }
-        let (blocks, words) = (self.tokens.len(), self.workers.div_ceil(32));
-        let mut at = block;
-        if request.rank.is_some() {
+        self.words.resize(words * blocks, Block::default());
+        match batch.eligible_rows() {
+            None => self.words.fill(Block([-1; BLOCK])),
+            Some((masks, stride)) => {
+                for (pair, words) in self.words.chunks_mut((2 * blocks).max(1)).enumerate() {
+                    let (first, second) = words.split_at_mut(blocks);
+                    let mut seconds = second.iter_mut();
+                    for (first, rows) in first.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
+                        // The last of an odd number has no second.
+                        let mut none = Block::default();
+                        let second = seconds.next().unwrap_or(&mut none);
+                        for ((first, second), &row) in first.0.iter_mut().zip(&mut second.0).zip(rows) {
+                            // A request without a row may run anywhere.
+                            let bits = masks.get(row as usize * stride + pair).copied().unwrap_or(u64::MAX);
+                            (*first, *second) = (bits as i32, (bits >> 32) as i32);
+                        }
+                    }
+                }
+            }
+        }
+        for &entry in &self.bound {
+            let request = pool.request(PoolSlot(slots[self.positions[entry as usize] as usize]));
             for word in 0..words {
-                self.words[at].0[lane] = eligible_word(batch, request, word);
-                at += blocks;
+                let block = &mut self.words[word * blocks + entry as usize / BLOCK];
+                block.0[entry as usize % BLOCK] = eligible_word(batch, request, word);
             }
-            return;
         }
-        for pair in 0..words.div_ceil(2) {
-            let bits = batch.eligible_word(request, pair);
-            self.words[at].0[lane] = bits as i32;
-            // The last of an odd number has no second.
-            if let Some(second) = self.words.get_mut(at + blocks) {
-                second.0[lane] = (bits >> 32) as i32;
+        // Nobody stands where a class is filled up to whole strides.
+        let nobody = |&(_, &position): &(usize, &u32)| position as usize >= slots.len();
+        let empty: &[u32] =
+            if self.classes.is_empty() { &self.positions[slots.len()..] } else { &self.positions };
+        let first = self.positions.len() - empty.len();
+        for (at, _) in empty.iter().enumerate().filter(nobody) {
+            for word in 0..words {
+                self.words[word * blocks + (first + at) / BLOCK].0[(first + at) % BLOCK] = 0;
             }
-            at += 2 * blocks;
         }
+    }
+
+    /// Fills the bases of the workers that may take anybody.
+    fn add_bonuses(&mut self, batch: &Batch<'_>) {
+        let Some(bonuses) = batch.bonuses() else { return };
+        let blocks = self.tokens.len();
+        self.base_of.clear();
+        self.base_of.resize(self.workers, u32::MAX);
+        self.open.clear();
+        for (worker, at) in batch.workers().iter().zip(0..) {
+            if worker.open_slots() > 0 {
+                self.base_of[at as usize] = self.open.len() as u32;
+                self.open.push(at);
+            }
+        }
+        // What is left over from before is written over.
+        self.bases.resize(self.open.len() * blocks, Block::default());
+        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies on that.
+        let greatest = if bonuses.len() >= NO_ROW as usize {
+            i64::MAX
+        } else {
+            let from = (&self.offsets[..], &self.ages[..]);
+            (self.kernels.add_bonuses)(bonuses, &self.open, self.unit as i32, from, &mut self.bases)
+        };
+        self.greatest_base = greatest.saturating_mul(self.unit).saturating_add(self.greatest_age);
     }
 
     fn fits_lanes(&self) -> bool {
@@ -231,6 +275,29 @@ impl Matrix {
         for (class, count) in &mut self.classes {
             *count = push(*count as usize, Some(*class)) as u32;
         }
+        self.positions.clear();
+        let count = pool.len() as u32;
+        if self.classes.is_empty() {
+            self.positions.extend(0..(at * BLOCK) as u32);
+            self.entry_of.clear();
+            self.entry_of.extend(0..count);
+            return;
+        }
+        self.positions.resize(at * BLOCK, u32::MAX);
+        self.entry_of.resize(count as usize, u32::MAX);
+        let mut next = 0;
+        for (position, &slot) in pool.ordered().slots.iter().enumerate() {
+            let next = match pool.request(PoolSlot(slot)).survival_class {
+                Some(class) => {
+                    let known = self.classes.iter_mut().find(|(other, _)| *other == class);
+                    &mut known.expect("counted above").1
+                }
+                None => &mut next,
+            };
+            self.positions[*next as usize] = position as u32;
+            self.entry_of[position] = *next;
+            *next += 1;
+        }
     }
 
     pub(crate) fn runs(&self) -> usize {
@@ -241,28 +308,25 @@ impl Matrix {
         self.runs[run]
     }
 
-    /// Whether a request is one of a run.
+    /// Whether the request at a position of the length order is one of a run.
     #[cfg(feature = "ascend")]
-    pub(crate) fn holds(&self, run: usize, slot: PoolSlot) -> bool {
+    pub(crate) fn holds(&self, run: usize, position: usize) -> bool {
         let run = self.runs[run];
-        (run.from..run.to).contains(&(self.entry_of[slot.index()] as usize / BLOCK))
+        (run.from..run.to).contains(&(self.entry_of[position] as usize / BLOCK))
     }
 
-    pub(crate) fn slot(&self, index: u32) -> PoolSlot {
-        PoolSlot(self.slots[index as usize])
-    }
-
-    pub(crate) fn take(&mut self, slot: PoolSlot) {
-        let at = self.entry_of[slot.index()] as usize;
-        let blocks = self.tokens.len();
+    /// Takes the request at a position of the length order.
+    pub(crate) fn take(&mut self, position: usize) {
+        let (at, blocks) = (self.entry_of[position] as usize, self.tokens.len());
         for word in 0..self.workers.div_ceil(32) {
             self.words[word * blocks + at / BLOCK].0[at % BLOCK] = 0;
         }
     }
 
-    pub(crate) fn give_back(&mut self, batch: &Batch<'_>, slot: PoolSlot) {
-        let at = self.entry_of[slot.index()] as usize;
-        let (blocks, request) = (self.tokens.len(), batch.waiting().request(slot));
+    pub(crate) fn give_back(&mut self, batch: &Batch<'_>, position: usize) {
+        let (at, blocks) = (self.entry_of[position] as usize, self.tokens.len());
+        let pool = batch.waiting();
+        let request = pool.request(PoolSlot(pool.ordered().slots[position]));
         for word in 0..self.workers.div_ceil(32) {
             self.words[word * blocks + at / BLOCK].0[at % BLOCK] = eligible_word(batch, request, word);
         }
@@ -279,49 +343,24 @@ impl Matrix {
     }
 
     /// Prepares the profile of a worker for requests of one class and at most `longest` tokens.
-    pub(crate) fn prepare(
-        &mut self,
-        batch: &Batch<'_>,
-        (worker, class): (usize, Option<u8>),
-        profile: &Profile,
-        longest: i64,
-    ) {
+    pub(crate) fn prepare(&mut self, (worker, class): (usize, Option<u8>), profile: &Profile, longest: i64) {
         self.prepared = Some((worker, class));
         self.tier = None;
-        if !self.fits_lanes() {
-            return;
+        let known = !self.any_bonus || self.base_of.get(worker).is_some_and(|&column| column != u32::MAX);
+        if self.fits_lanes() && known {
+            let lengths = (self.lengths.0, self.lengths.1.min(longest));
+            self.query.bit = 1 << (worker % 32);
+            self.query.cut = longest < self.lengths.1;
+            (self.intercept, self.tier) =
+                self.query.prepare(profile, lengths, self.greatest_base, self.kernels.floats, self.only);
         }
-        let greatest = self.add_bonuses(batch, worker);
-        let lengths = (self.lengths.0, self.lengths.1.min(longest));
-        self.query.bit = 1 << (worker % 32);
-        let (intercept, tier) =
-            self.query.prepare(profile, lengths, greatest, self.kernels.floats, self.only);
-        (self.intercept, self.tier) = (intercept, tier);
+        self.prepared_count += 1;
+        self.unheld_count += u64::from(self.tier.is_none());
     }
 
-    /// Fills the base of a worker unless it is there; returns its greatest magnitude.
-    fn add_bonuses(&mut self, batch: &Batch<'_>, worker: usize) -> i64 {
-        let Some(bonuses) = batch.bonuses() else { return self.greatest_age };
-        if self.base_of[worker].0 == u32::MAX {
-            let blocks = self.tokens.len();
-            let from = self.columns as usize * blocks;
-            if self.bases.len() < from + blocks {
-                self.bases.resize(from + blocks, Block::default());
-            }
-            let base = &mut self.bases[from..from + blocks];
-            let unit = self.unit as i32;
-            // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies on that.
-            let greatest = if bonuses.len() >= NO_ROW as usize {
-                i64::MAX
-            } else {
-                let from = (&self.offsets[..], &self.ages[..]);
-                (self.kernels.add_bonuses)(bonuses, worker as u32, unit, from, base)
-            };
-            let greatest = greatest.saturating_mul(self.unit).saturating_add(self.greatest_age);
-            self.base_of[worker] = (self.columns, greatest);
-            self.columns += 1;
-        }
-        self.base_of[worker].1
+    /// Profiles prepared so far, and how many of these no allowed lanes could hold.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.prepared_count, self.unheld_count)
     }
 
     /// The best free entry of a run for the worker and profile prepared last, at most `longest` tokens long.
@@ -332,14 +371,14 @@ impl Matrix {
         profile: &Profile,
         worker: usize,
         longest: i64,
-    ) -> Option<Entry> {
+    ) -> Option<Found> {
         let blocks = self.tokens.len();
         if longest < self.lengths.0 {
             return None;
         }
         let Some(tier) = self.tier else { return self.best_one_by_one(batch, run, profile, worker, longest) };
         let base = if self.any_bonus {
-            let column = self.base_of[worker].0 as usize;
+            let column = self.base_of[worker] as usize;
             &self.bases[column * blocks..(column + 1) * blocks]
         } else {
             &self.ages[..]
@@ -349,10 +388,11 @@ impl Matrix {
             tokens: &self.tokens[run.from..run.to],
             base: &base[run.from..run.to],
             words: &words[run.from..run.to],
+            arrived: &self.arrived[run.from * BLOCK..run.to * BLOCK],
         };
         let best = (self.kernels.dense)(tier, &rows, &self.query)?;
-        let index = (run.from * BLOCK) as u32 + best.index;
-        Some(Entry { index, score: best.score + self.intercept })
+        let position = self.positions[run.from * BLOCK + best.index as usize] as usize;
+        Some(Found { position, score: best.score + self.intercept })
     }
 
     /// The same in 64 bits, by the definition of a score.
@@ -363,24 +403,26 @@ impl Matrix {
         profile: &Profile,
         worker: usize,
         longest: i64,
-    ) -> Option<Entry> {
+    ) -> Option<Found> {
         let (blocks, pool) = (self.tokens.len(), batch.waiting());
-        let mut best: Option<Entry> = None;
-        for index in run.from * BLOCK..run.to * BLOCK {
-            let word = self.words[worker / 32 * blocks + index / BLOCK].0[index % BLOCK];
-            let tokens = i64::from(self.tokens[index / BLOCK].0[index % BLOCK]);
+        let slots = pool.ordered().slots;
+        let mut best: Option<(i64, u64, usize)> = None;
+        for entry in run.from * BLOCK..run.to * BLOCK {
+            let word = self.words[worker / 32 * blocks + entry / BLOCK].0[entry % BLOCK];
+            let tokens = i64::from(self.tokens[entry / BLOCK].0[entry % BLOCK]);
             if word >> (worker % 32) & 1 == 0 || tokens > longest {
                 continue;
             }
-            let slot = self.slot(index as u32);
+            let (position, arrived) = (self.positions[entry] as usize, self.arrived[entry]);
+            let slot = PoolSlot(slots[position]);
             let extra =
                 self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
             let score = profile.score(tokens) + self.unit * extra;
-            if best.is_none_or(|best| score > best.score) {
-                best = Some(Entry { index: index as u32, score });
+            if best.is_none_or(|(other, earlier, _)| score > other || (score == other && arrived < earlier)) {
+                best = Some((score, arrived, position));
             }
         }
-        best
+        best.map(|(score, _, position)| Found { position, score })
     }
 }
 

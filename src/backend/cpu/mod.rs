@@ -25,7 +25,7 @@ use exchange::{Pairs, Place};
 use lanes::Bonuses;
 use loads::Top;
 
-use crate::pool::Ordered;
+use crate::pool::{BLOCK, Ordered};
 use crate::score::Age;
 
 /// An instruction set that the kernels are built for.
@@ -102,10 +102,10 @@ pub(crate) struct Kernels {
     pub dense: fn(Tier, &Rows<'_>, &DenseQuery) -> Option<Best>,
     /// The same work on registers only.
     pub spin: fn(Tier, &DenseQuery, usize) -> i64,
-    /// Ages plus the bonuses on one worker, into the last argument; returns the greatest bonus.
-    pub add_bonuses: fn(Bonuses<'_>, u32, i32, Plain<'_>, &mut [Block]) -> i64,
+    /// Ages plus the bonuses on some workers, a column each, into the last argument; returns the greatest bonus.
+    pub add_bonuses: fn(Bonuses<'_>, &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
     /// Ages in score units of what was enqueued at these steps.
-    pub ages: fn(u32, &[Block], Age, i32, &mut [Block]),
+    pub ages: fn(u32, &[[u32; BLOCK]], Age, i32, &mut [Block]),
     /// Whether `f32` lanes go before `i32` lanes where both are exact.
     pub floats: bool,
 }

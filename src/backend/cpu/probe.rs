@@ -17,6 +17,7 @@ pub struct ColumnProbe {
     tokens: Vec<Block>,
     base: Vec<Block>,
     words: Vec<Block>,
+    arrived: Vec<u64>,
     result: i64,
 }
 
@@ -42,6 +43,7 @@ impl ColumnProbe {
             tokens: vec![Block::default(); blocks],
             base: vec![Block::default(); blocks],
             words: vec![Block::default(); blocks],
+            arrived: (0..(blocks * BLOCK) as u64).collect(),
             result: 0,
         };
         for (at, &length) in probe.lengths.iter().enumerate() {
@@ -90,7 +92,8 @@ impl ColumnProbe {
 
     /// Scores the column once.
     pub fn pass(&mut self) -> i64 {
-        let rows = Rows { tokens: &self.tokens, base: &self.base, words: &self.words };
+        let rows =
+            Rows { tokens: &self.tokens, base: &self.base, words: &self.words, arrived: &self.arrived };
         let best = (self.kernels.dense)(self.tier, &rows, &self.query);
         self.result = best.map_or(i64::MIN, |best| best.score + self.intercept);
         self.result

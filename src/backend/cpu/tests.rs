@@ -259,11 +259,12 @@ fn an_instruction_set_that_this_cpu_lacks_is_refused_and_names_come_back() {
     assert_eq!(Isa::from_name("sse9"), None);
 }
 
-/// A dense column as it stands in memory: tokens, ages plus bonuses, eligibility words.
+/// A dense column as it stands in memory: tokens, ages plus bonuses, eligibility words, ranks in an arrival order that is not the column's.
 struct DenseColumn {
     tokens: Vec<Block>,
     base: Vec<Block>,
     words: Vec<Block>,
+    arrived: Vec<u64>,
 }
 
 impl DenseColumn {
@@ -273,6 +274,7 @@ impl DenseColumn {
             tokens: vec![Block([7; BLOCK]); blocks],
             base: vec![Block::default(); blocks],
             words: vec![Block::default(); blocks],
+            arrived: (0..blocks * BLOCK).map(|at| next(1 << 20) << 20 | at as u64).collect(),
         };
         for at in 0..count {
             let (block, lane) = (at / BLOCK, at % BLOCK);
@@ -284,10 +286,10 @@ impl DenseColumn {
     }
 
     fn rows(&self) -> Rows<'_> {
-        Rows { tokens: &self.tokens, base: &self.base, words: &self.words }
+        Rows { tokens: &self.tokens, base: &self.base, words: &self.words, arrived: &self.arrived }
     }
 
-    /// The first of the best, by the definition of a score.
+    /// The earliest of the best, by the definition of a score.
     fn scan(&self, count: usize, profile: &Profile, longest: i64, bit: i32) -> Option<(usize, i64)> {
         let mut best: Option<(usize, i64)> = None;
         for at in 0..count {
@@ -297,7 +299,8 @@ impl DenseColumn {
                 continue;
             }
             let score = profile.score(tokens) + i64::from(of(&self.base));
-            if best.is_none_or(|(_, other)| score > other) {
+            let earlier = |other: usize| self.arrived[at] < self.arrived[other];
+            if best.is_none_or(|(index, other)| score > other || (score == other && earlier(index))) {
                 best = Some((at, score));
             }
         }
@@ -394,22 +397,23 @@ fn bonuses_are_rounded_as_the_definition_rounds_them() {
                         offsets[lane] = ((from + lane * 7) % (bonuses.len() - 4)) as i32;
                     }
                 }
-                let mut base = [Block::default()];
-                let rows = (&[Block(offsets)][..], &[Block(ages)][..]);
-                let greatest = (kernels.add_bonuses)(matrix, worker, 2, rows, &mut base);
+                // Two blocks, the second nobody's, and two workers: a column each.
+                let mut bases = [Block::default(); 4];
+                let rows = (&[Block(offsets), Block([-1; BLOCK])][..], &[Block(ages); 2][..]);
+                let workers = [worker, (worker + 1) % 4];
+                let greatest = (kernels.add_bonuses)(matrix, &workers, 2, rows, &mut bases);
                 let mut most = 0;
-                for lane in 0..BLOCK {
-                    let bonus = match offsets[lane] as u32 {
-                        dense::NO_ROW => 0,
-                        row => matrix.at(row as usize + worker as usize),
-                    };
-                    most = most.max(bonus.abs());
-                    assert_eq!(
-                        base[0].0[lane],
-                        ages[lane].wrapping_add(2i32.wrapping_mul(bonus as i32)),
-                        "{}",
-                        kernels.isa
-                    );
+                for (column, worker) in workers.into_iter().enumerate() {
+                    for lane in 0..BLOCK {
+                        let bonus = match offsets[lane] as u32 {
+                            dense::NO_ROW => 0,
+                            row => matrix.at(row as usize + worker as usize),
+                        };
+                        most = most.max(bonus.abs());
+                        let expected = ages[lane].wrapping_add(2i32.wrapping_mul(bonus as i32));
+                        assert_eq!(bases[2 * column].0[lane], expected, "{}", kernels.isa);
+                        assert_eq!(bases[2 * column + 1].0[lane], ages[lane], "{}", kernels.isa);
+                    }
                 }
                 assert_eq!(greatest, most);
             }

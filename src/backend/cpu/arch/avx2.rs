@@ -6,7 +6,7 @@ use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
@@ -221,25 +221,31 @@ impl DenseLanes for Avx2 {
 
     #[inline(always)]
     fn allowed(self, words: Self::V, bit: Self::V, tokens: Self::V, longest: Self::V) -> Self::M {
+        let has = self.has(words, bit);
+        // SAFETY: the CPU has AVX2.
+        let half =
+            |at: usize| unsafe { _mm256_andnot_si256(_mm256_cmpgt_epi32(tokens[at], longest[at]), has[at]) };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn has(self, words: Self::V, bit: Self::V) -> Self::M {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe { _mm256_cmpeq_epi32(_mm256_and_si256(words[at], bit[at]), bit[at]) };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    fn bits(self, mask: Self::M) -> u16 {
+        self.mask(mask)
+    }
+
+    #[inline(always)]
+    fn raise(self, mask: Self::M, best: Self::V, score: Self::V) -> Self::V {
         // SAFETY: the CPU has AVX2.
         let half = |at: usize| unsafe {
-            let has = _mm256_cmpeq_epi32(_mm256_and_si256(words[at], bit[at]), bit[at]);
-            _mm256_andnot_si256(_mm256_cmpgt_epi32(tokens[at], longest[at]), has)
+            _mm256_blendv_epi8(best[at], _mm256_max_epi32(best[at], score[at]), mask[at])
         };
-        [half(0), half(1)]
-    }
-
-    #[inline(always)]
-    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M {
-        // SAFETY: the CPU has AVX2.
-        let half = |at: usize| unsafe { _mm256_and_si256(mask[at], _mm256_cmpgt_epi32(a[at], b[at])) };
-        [half(0), half(1)]
-    }
-
-    #[inline(always)]
-    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the CPU has AVX2.
-        let half = |at: usize| unsafe { _mm256_blendv_epi8(b[at], a[at], mask[at]) };
         [half(0), half(1)]
     }
 
@@ -295,20 +301,19 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M {
+    fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX2.
         let half = |at: usize| unsafe {
-            let above = _mm256_cmp_ps::<_CMP_GT_OQ>(a[at], b[at]);
-            _mm256_and_si256(mask[at], _mm256_castps_si256(above))
+            _mm256_blendv_ps(best[at], _mm256_max_ps(best[at], score[at]), _mm256_castsi256_ps(mask[at]))
         };
         [half(0), half(1)]
     }
 
     #[inline(always)]
-    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
+    fn equal_float(self, a: Self::F, b: Self::F) -> u16 {
         // SAFETY: the CPU has AVX2.
-        let half = |at: usize| unsafe { _mm256_blendv_ps(b[at], a[at], _mm256_castsi256_ps(mask[at])) };
-        [half(0), half(1)]
+        let half = |at: usize| unsafe { _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(a[at], b[at])) };
+        self.mask([half(0), half(1)])
     }
 
     #[inline(always)]
@@ -358,21 +363,37 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W) {
+    fn max_wide(self, a: Self::W, b: Self::W) -> Self::W {
         // SAFETY: the CPU has AVX2.
-        unsafe {
-            for at in 0..4 {
-                let half = mask[at / 2];
-                let pairs = if at % 2 == 0 {
-                    _mm256_shuffle_epi32::<0xa0>(half)
-                } else {
-                    _mm256_shuffle_epi32::<0xf5>(half)
-                };
-                let above = _mm256_and_si256(pairs, _mm256_cmpgt_epi64(score[at], best.0[at]));
-                best.0[at] = _mm256_blendv_epi8(best.0[at], score[at], above);
-                best.1[at] = _mm256_blendv_epi8(best.1[at], index[at], above);
-            }
-        }
+        let quarter =
+            |at: usize| unsafe { _mm256_blendv_epi8(b[at], a[at], _mm256_cmpgt_epi64(a[at], b[at])) };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    }
+
+    #[inline(always)]
+    fn raise_wide(self, mask: Self::M, best: Self::W, score: Self::W) -> Self::W {
+        // SAFETY: the CPU has AVX2.
+        let quarter = |at: usize| unsafe {
+            let half = mask[at / 2];
+            let pairs = if at.is_multiple_of(2) {
+                _mm256_shuffle_epi32::<0xa0>(half)
+            } else {
+                _mm256_shuffle_epi32::<0xf5>(half)
+            };
+            let above = _mm256_and_si256(pairs, _mm256_cmpgt_epi64(score[at], best[at]));
+            _mm256_blendv_epi8(best[at], score[at], above)
+        };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    }
+
+    #[inline(always)]
+    fn equal_wide(self, a: Self::W, b: Self::W) -> u16 {
+        // SAFETY: the CPU has AVX2 and BMI2.
+        let quarter = |at: usize| unsafe {
+            let equal = _mm256_castsi256_pd(_mm256_cmpeq_epi64(a[at], b[at]));
+            _pdep_u32(_mm256_movemask_pd(equal) as u32, 0x55 << (at % 2)) << (at / 2 * 8)
+        };
+        (quarter(0) | quarter(1) | quarter(2) | quarter(3)) as u16
     }
 
     #[inline(always)]
@@ -388,22 +409,28 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn round(self, values: &[f32; BLOCK]) -> Self::V {
-        let at = values.as_ptr();
-        // SAFETY: the CPU has AVX2, and the array is two registers long.
-        let (low, high) = unsafe { (_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(BLOCK / 2))) };
-        [self.round_away(low), self.round_away(high)]
+    fn round(self, a: Self::F) -> Self::V {
+        [self.round_away(a[0]), self.round_away(a[1])]
     }
 
     #[inline(always)]
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F {
+        let values = gather(matrix, offsets, worker, |value| value);
+        // SAFETY: the CPU has AVX2, and the array is two registers long.
+        unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(BLOCK / 2))] }
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F {
         if cfg!(miri) {
-            return self.round(&values.map(|bits| half::f16::from_bits(bits).to_f32()));
+            let wide = values.map(|bits| half::f16::from_bits(bits).to_f32());
+            // SAFETY: as in `gather`.
+            return unsafe {
+                [_mm256_loadu_ps(wide.as_ptr()), _mm256_loadu_ps(wide.as_ptr().add(BLOCK / 2))]
+            };
         }
         let at = values.as_ptr().cast::<__m128i>();
         // SAFETY: the CPU has F16C, and the array is two half registers long.
-        let (low, high) =
-            unsafe { (_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))) };
-        [self.round_away(low), self.round_away(high)]
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))] }
     }
 }

@@ -6,7 +6,7 @@ use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::pool::{BLOCK, Ordered};
@@ -210,15 +210,20 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M {
+    fn has(self, words: Self::V, bit: Self::V) -> Self::M {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_cmpgt_epi32_mask(mask, a, b) }
+        unsafe { _mm512_test_epi32_mask(words, bit) }
     }
 
     #[inline(always)]
-    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V {
+    fn bits(self, mask: Self::M) -> u16 {
+        mask
+    }
+
+    #[inline(always)]
+    fn raise(self, mask: Self::M, best: Self::V, score: Self::V) -> Self::V {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_blend_epi32(mask, b, a) }
+        unsafe { _mm512_mask_max_epi32(best, mask, best, score) }
     }
 
     #[inline(always)]
@@ -277,15 +282,15 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M {
+    fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(mask, a, b) }
+        unsafe { _mm512_mask_max_ps(best, mask, best, score) }
     }
 
     #[inline(always)]
-    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
+    fn equal_float(self, a: Self::F, b: Self::F) -> u16 {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_blend_ps(mask, b, a) }
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
     }
 
     #[inline(always)]
@@ -325,15 +330,30 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W) {
+    fn max_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { [_mm512_max_epi64(a[0], b[0]), _mm512_max_epi64(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn raise_wide(self, mask: Self::M, best: Self::W, score: Self::W) -> Self::W {
         // SAFETY: the CPU has AVX-512 and BMI2.
         unsafe {
-            let halves = [_pext_u32(u32::from(mask), 0x5555), _pext_u32(u32::from(mask), 0xaaaa)];
-            for half in 0..2 {
-                let above = _mm512_mask_cmpgt_epi64_mask(halves[half] as __mmask8, score[half], best.0[half]);
-                best.0[half] = _mm512_mask_blend_epi64(above, best.0[half], score[half]);
-                best.1[half] = _mm512_mask_blend_epi64(above, best.1[half], index[half]);
-            }
+            let even = _pext_u32(u32::from(mask), 0x5555) as __mmask8;
+            let odd = _pext_u32(u32::from(mask), 0xaaaa) as __mmask8;
+            [
+                _mm512_mask_max_epi64(best[0], even, best[0], score[0]),
+                _mm512_mask_max_epi64(best[1], odd, best[1], score[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn equal_wide(self, a: Self::W, b: Self::W) -> u16 {
+        // SAFETY: the CPU has AVX-512 and BMI2.
+        unsafe {
+            let half = |at: usize| u32::from(_mm512_cmpeq_epi64_mask(a[at], b[at]));
+            (_pdep_u32(half(0), 0x5555) | _pdep_u32(half(1), 0xaaaa)) as u16
         }
     }
 
@@ -350,14 +370,29 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn round(self, values: &[f32; BLOCK]) -> Self::V {
-        // SAFETY: the CPU has AVX-512, and the array is 64 bytes.
-        self.round_away(unsafe { _mm512_loadu_ps(values.as_ptr()) })
+    fn round(self, a: Self::F) -> Self::V {
+        self.round_away(a)
     }
 
     #[inline(always)]
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F {
+        let Ok(end) = i32::try_from(matrix.len()) else {
+            // SAFETY: the CPU has AVX-512, and the array is 64 bytes.
+            return unsafe { _mm512_loadu_ps(gather(matrix, offsets, worker, |value| value).as_ptr()) };
+        };
+        // SAFETY: the CPU has AVX-512. Only lanes whose index is in `0..end` are loaded, and these are not negative as `i32`.
+        unsafe {
+            let (offsets, worker) = (self.load(offsets), worker as i32);
+            let inside =
+                _mm512_cmplt_epu32_mask(offsets, _mm512_set1_epi32(end.saturating_sub(worker).max(0)));
+            let index = _mm512_add_epi32(offsets, _mm512_set1_epi32(worker));
+            _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), inside, index, matrix.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F {
         // SAFETY: the CPU has AVX-512, and the array is 32 bytes.
-        self.round_away(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) })
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
     }
 }

@@ -88,23 +88,29 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { spin(tier, query, blocks) }
             },
-            add_bonuses: |bonuses, worker, unit, from, base| {
+            add_bonuses: |bonuses, workers, unit, from, bases| {
                 #[target_feature(enable = $features)]
                 fn add_bonuses(
                     bonuses: Bonuses<'_>,
-                    worker: u32,
+                    workers: &[u32],
                     unit: i32,
                     from: dense::Plain<'_>,
-                    base: &mut [Block],
+                    bases: &mut [Block],
                 ) -> i64 {
-                    dense::add_bonuses($token, bonuses, worker, unit, from, base)
+                    dense::add_bonuses($token, bonuses, workers, unit, from, bases)
                 }
                 // SAFETY: as above.
-                unsafe { add_bonuses(bonuses, worker, unit, from, base) }
+                unsafe { add_bonuses(bonuses, workers, unit, from, bases) }
             },
             ages: |now_step, enqueued, age, unit, into| {
                 #[target_feature(enable = $features)]
-                fn ages(now_step: u32, enqueued: &[Block], age: Age, unit: i32, into: &mut [Block]) {
+                fn ages(
+                    now_step: u32,
+                    enqueued: &[[u32; crate::pool::BLOCK]],
+                    age: Age,
+                    unit: i32,
+                    into: &mut [Block],
+                ) {
                     dense::ages($token, now_step, enqueued, age, unit, into);
                 }
                 // SAFETY: as above.

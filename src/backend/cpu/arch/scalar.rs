@@ -1,6 +1,6 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
-use crate::backend::cpu::lanes::{DenseLanes, Lanes};
+use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
 use crate::backend::cpu::{Isa, Kernels, column, dense, exchange, loads};
 use crate::pool::BLOCK;
 use crate::score::Age;
@@ -18,8 +18,8 @@ static KERNELS: Kernels = Kernels {
     sum_and_max: |values| loads::sum_and_max(values),
     dense: |tier, rows, query| dense::column::<_, 1, 1>(Scalar, tier, rows, query),
     spin: |tier, query, blocks| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks),
-    add_bonuses: |bonuses, worker, unit, from, base| {
-        dense::add_bonuses(Scalar, bonuses, worker, unit, from, base)
+    add_bonuses: |bonuses, workers, unit, from, bases| {
+        dense::add_bonuses(Scalar, bonuses, workers, unit, from, bases)
     },
     ages: |now_step, enqueued, age, unit, into| dense::ages(Scalar, now_step, enqueued, age, unit, into),
     floats: false,
@@ -137,13 +137,18 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn above(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::M {
-        all(|lane| mask[lane] & (a[lane] > b[lane]))
+    fn has(self, words: Self::V, bit: Self::V) -> Self::M {
+        all(|lane| words[lane] & bit[lane] != 0)
     }
 
     #[inline(always)]
-    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V {
-        all(|lane| if mask[lane] { a[lane] } else { b[lane] })
+    fn bits(self, of: Self::M) -> u16 {
+        mask(|lane| of[lane])
+    }
+
+    #[inline(always)]
+    fn raise(self, mask: Self::M, best: Self::V, score: Self::V) -> Self::V {
+        all(|lane| if mask[lane] & (score[lane] > best[lane]) { score[lane] } else { best[lane] })
     }
 
     #[inline(always)]
@@ -193,13 +198,13 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn above_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::M {
-        all(|lane| mask[lane] & (a[lane] > b[lane]))
+    fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F {
+        all(|lane| if mask[lane] & (score[lane] > best[lane]) { score[lane] } else { best[lane] })
     }
 
     #[inline(always)]
-    fn select_float(self, mask: Self::M, a: Self::F, b: Self::F) -> Self::F {
-        all(|lane| if mask[lane] { a[lane] } else { b[lane] })
+    fn equal_float(self, a: Self::F, b: Self::F) -> u16 {
+        mask(|lane| a[lane] == b[lane])
     }
 
     #[inline(always)]
@@ -233,12 +238,18 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn keep_wide(self, mask: Self::M, best: &mut (Self::W, Self::W), score: Self::W, index: Self::W) {
-        for lane in 0..BLOCK {
-            if mask[lane] && score[lane] > best.0[lane] {
-                (best.0[lane], best.1[lane]) = (score[lane], index[lane]);
-            }
-        }
+    fn max_wide(self, a: Self::W, b: Self::W) -> Self::W {
+        all(|lane| a[lane].max(b[lane]))
+    }
+
+    #[inline(always)]
+    fn raise_wide(self, mask: Self::M, best: Self::W, score: Self::W) -> Self::W {
+        all(|lane| if mask[lane] & (score[lane] > best[lane]) { score[lane] } else { best[lane] })
+    }
+
+    #[inline(always)]
+    fn equal_wide(self, a: Self::W, b: Self::W) -> u16 {
+        mask(|lane| a[lane] == b[lane])
     }
 
     #[inline(always)]
@@ -247,16 +258,21 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn round(self, values: &[f32; BLOCK]) -> Self::V {
+    fn round(self, a: Self::F) -> Self::V {
         each(|lane| {
-            let whole = values[lane] as i32;
-            let rest = values[lane] - whole as f32;
+            let whole = a[lane] as i32;
+            let rest = a[lane] - whole as f32;
             whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)
         })
     }
 
     #[inline(always)]
-    fn round_halves(self, values: &[u16; BLOCK]) -> Self::V {
-        self.round(&all(|lane| half::f16::from_bits(values[lane]).to_f32()))
+    fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F {
+        gather(matrix, offsets, worker, |value| value)
+    }
+
+    #[inline(always)]
+    fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F {
+        all(|lane| half::f16::from_bits(values[lane]).to_f32())
     }
 }

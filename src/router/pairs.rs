@@ -1,0 +1,176 @@
+//! What waiting requests gain on single workers, or may not use: rows as a batch reads them, filled anew each step.
+
+use half::f16;
+
+use crate::batch::{Pairs, Request};
+
+/// What a waiting request gains on single workers, and which may take it: prefix affinity, adapters, tenants, as the caller knows them.
+///
+/// Asked for every waiting request before each [`crate::Router::step_with`] that can admit anybody. A closure of the shape of [`PairTerms::bonus`]
+/// is one too. Workers stand in the order of [`crate::Router::worker_ids`].
+pub trait PairTerms {
+    /// Writes the bonus in tokens on each worker into `bonus_tokens`, which is zero. False when there is none: without terms of their own
+    /// requests are decided faster.
+    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool;
+
+    /// Clears the bits of workers that may not take the request, 64 workers a word, lowest bit first; all are set. False when any worker may.
+    fn eligible(&mut self, _request: &Request, _workers: &mut [u64]) -> bool {
+        false
+    }
+
+    /// Whether bonuses are kept in half precision: half the memory to read, exact up to 2,048 tokens, at most 65,504.
+    fn stores_half(&self) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(&Request, &mut [f32]) -> bool> PairTerms for F {
+    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
+        self(request, bonus_tokens)
+    }
+}
+
+/// Rows of one batch.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PairRows {
+    bonus_tokens: Vec<f32>,
+    bonus_half_tokens: Vec<f16>,
+    eligible: Vec<u64>,
+    rows: u32,
+    any_bonus: bool,
+    any_mask: bool,
+}
+
+impl PairRows {
+    pub(super) fn clear(&mut self) {
+        self.bonus_tokens.clear();
+        self.bonus_half_tokens.clear();
+        self.eligible.clear();
+        (self.rows, self.any_bonus, self.any_mask) = (0, false, false);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The row of a request, if it has terms of its own.
+    pub(super) fn add(
+        &mut self,
+        workers: usize,
+        request: &Request,
+        terms: &mut (impl PairTerms + ?Sized),
+    ) -> Option<u32> {
+        let (half, words) = (terms.stores_half(), workers.div_ceil(64));
+        // In half precision the row of `f32` is scratch.
+        let from = if half { 0 } else { self.bonus_tokens.len() };
+        self.bonus_tokens.truncate(from);
+        self.bonus_tokens.resize(from + workers, 0.0);
+        let bonus = terms.bonus(request, &mut self.bonus_tokens[from..]);
+        let mask_from = self.eligible.len();
+        self.eligible.resize(mask_from + words, u64::MAX);
+        let mask = terms.eligible(request, &mut self.eligible[mask_from..]);
+        if !bonus && !mask {
+            self.bonus_tokens.truncate(from);
+            self.eligible.truncate(mask_from);
+            return None;
+        }
+        // What was written and then disowned does not count.
+        if !bonus {
+            self.bonus_tokens[from..].fill(0.0);
+        }
+        if !mask {
+            self.eligible[mask_from..].fill(u64::MAX);
+        }
+        if half {
+            self.bonus_half_tokens.extend(self.bonus_tokens.iter().map(|&tokens| f16::from_f32(tokens)));
+        }
+        self.any_bonus |= bonus;
+        self.any_mask |= mask;
+        self.rows += 1;
+        Some(self.rows - 1)
+    }
+
+    pub(super) fn pairs(&self) -> Pairs<'_> {
+        let half = !self.bonus_half_tokens.is_empty();
+        Pairs {
+            bonus_tokens: if self.any_bonus && !half { &self.bonus_tokens } else { &[] },
+            bonus_half_tokens: if self.any_bonus { &self.bonus_half_tokens } else { &[] },
+            eligible: if self.any_mask { &self.eligible } else { &[] },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Request;
+    use crate::assignment::WaitReason;
+    use crate::policy::Parameters;
+    use crate::router::{Mode, PairTerms, Placement, Router, RouterConfig};
+
+    struct Terms {
+        half: bool,
+    }
+
+    impl PairTerms for Terms {
+        fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
+            bonus_tokens[2] = 1500.0;
+            request.id % 2 == 1
+        }
+
+        fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
+            // An even request may run on the first worker only, the fifth nowhere.
+            workers[0] = u64::from(request.id != 5);
+            request.id.is_multiple_of(2) || request.id == 5
+        }
+
+        fn stores_half(&self) -> bool {
+            self.half
+        }
+    }
+
+    #[test]
+    fn masks_and_bonuses_of_either_precision_decide_a_step() {
+        for half in [false, true] {
+            let build =
+                || Router::new(RouterConfig::new(3, 2), "exact", &Parameters::default()).expect("valid");
+            let (mut router, mut oracle) = (build(), build());
+            for id in 1..=6 {
+                router.enqueue(Request::new(id, 100 + id as u32)).expect("new");
+                oracle.enqueue(Request::new(id, 100 + id as u32)).expect("new");
+            }
+            let plan = router.step_with(0, &mut Terms { half }).expect("sound");
+            assert_eq!(plan, oracle.step_by_reference_with(0, &mut Terms { half }).expect("sound"));
+            let mut admitted: Vec<(u64, u32)> =
+                plan.admissions.iter().map(|admission| (admission.id, admission.worker)).collect();
+            admitted.sort_unstable();
+            // Of the even ones the first worker holds two; the odd ones like the third, which holds two.
+            assert_eq!(admitted.len(), 4, "{admitted:?}");
+            assert!(
+                admitted.iter().all(|&(id, worker)| worker == if id % 2 == 0 { 0 } else { 2 }),
+                "{admitted:?}"
+            );
+            let waiting = router.waiting().expect("sound");
+            assert!(waiting.contains(&(5, WaitReason::NotEligible)), "{waiting:?}");
+        }
+    }
+
+    #[test]
+    fn an_arriving_request_goes_where_it_may() {
+        let config = RouterConfig { mode: Mode::Arrival, ..RouterConfig::new(3, 2) };
+        let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+        let mut place =
+            |id| router.place_with(Request::new(id, 100), 0, &mut Terms { half: true }).expect("sound");
+        for (id, expected) in [(4, 0), (2, 0), (3, 2)] {
+            let placed = place(id);
+            assert!(
+                matches!(placed, Placement::Placed(dispatch) if dispatch.worker == expected),
+                "{placed:?}"
+            );
+        }
+        // The only worker that may take the sixth is full, and the fifth may run nowhere.
+        for id in [6, 5] {
+            let placed = place(id);
+            assert!(matches!(placed, Placement::Waits), "{placed:?}");
+        }
+    }
+}
