@@ -389,10 +389,10 @@ fn a_collection_waits_no_longer_than_it_says() {
     let mut out = Assignment::new();
     fake.hang("task-launch", 1);
     let ticket = device.submit(&parts.batch());
+    until("the launch", || fake.calls("task-launch") > 0);
     let by = device.collect(ticket, &parts.batch(), Duration::from_millis(10), &mut out);
     assert_eq!(by, Decided::InsteadOfDevice(DeviceError::Late { waited_ms: 10 }));
     assert_eq!(out, decide(&mut *cpu, &parts.batch()));
-    until("the launch", || fake.calls("task-launch") > 0);
     // Nobody is sent after an answer that is out.
     std::thread::sleep(Duration::from_millis(5));
     let ticket = device.submit(&parts.batch());
