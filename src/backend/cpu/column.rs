@@ -308,8 +308,12 @@ fn look<L: Lanes, const GROUPS: usize>(
     best: &mut Best,
 ) {
     let longest = lanes.splat(query.longest);
-    let bound: [L::V; GROUPS] =
-        std::array::from_fn(|at| bounds(lanes, ordered, query, marks, from_group + at));
+    // Loops, no closures: these may be compiled apart, without the instruction set.
+    let mut bound = [bounds(lanes, ordered, query, marks, from_group); GROUPS];
+    #[expect(clippy::needless_range_loop, reason = "an iterator costs 500 instructions a decision here")]
+    for at in 1..GROUPS {
+        bound[at] = bounds(lanes, ordered, query, marks, from_group + at);
+    }
     // A bit for each block.
     let mut blocks = 0u64;
     for (at, &bound) in bound.iter().enumerate() {
@@ -321,7 +325,11 @@ fn look<L: Lanes, const GROUPS: usize>(
     let mut next = blocks;
     if blocks & blocks.wrapping_sub(1) != 0 {
         // The most promising block leaves the fewest others. Should a full one promise more, any will do.
-        let greatest = bound[1..].iter().fold(bound[0], |greatest, &bound| lanes.max(greatest, bound));
+        let mut greatest = bound[0];
+        #[expect(clippy::needless_range_loop, reason = "as above")]
+        for at in 1..GROUPS {
+            greatest = lanes.max(greatest, bound[at]);
+        }
         let greatest = lanes.splat(lanes.greatest(greatest, u16::MAX));
         for (at, &bound) in bound.iter().enumerate() {
             next &= !(u64::from(!lanes.equal(bound, greatest)) << (at * BLOCK));

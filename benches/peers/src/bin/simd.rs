@@ -23,8 +23,8 @@ struct Column {
     tokens: Vec<Block>,
     base: Vec<Block>,
     words: Vec<Block>,
+    arrived: Vec<u64>,
     bit: i32,
-    longest: i32,
     slope: i32,
     intercept: i64,
     bends: Vec<(i32, i32)>,
@@ -35,13 +35,13 @@ struct Column {
 }
 
 impl Column {
-    fn new(probe: &ColumnProbe, longest: i32) -> Self {
+    fn new(probe: &ColumnProbe) -> Self {
         let mut column = Self {
             tokens: Vec::new(),
             base: Vec::new(),
             words: Vec::new(),
+            arrived: Vec::new(),
             bit: 1 << probe.worker(),
-            longest,
             slope: probe.profile().slope as i32,
             intercept: probe.profile().intercept,
             bends: probe
@@ -58,6 +58,8 @@ impl Column {
             column.tokens.push(Block(*tokens));
             column.base.push(Block(*base));
             column.words.push(Block(*words));
+            let from = column.arrived.len() as u64;
+            column.arrived.extend(from..from + LANES as u64);
         }
         column.float_bends = column.bends.iter().map(|&(at, weight)| (at as f32, weight as f32)).collect();
         // Every knot of the made-up profile weighs the same.
@@ -88,7 +90,9 @@ trait Cells<S: Simd>: Copy {
 
     type Score: Copy;
     fn least(simd: S) -> Self::Score;
-    fn above(simd: S, a: Self::Score, b: Self::Score) -> mask32x16<S>;
+    fn splat(simd: S, score: i64) -> Self::Score;
+    fn greater(simd: S, a: Self::Score, b: Self::Score) -> Self::Score;
+    fn equal(simd: S, a: Self::Score, b: Self::Score) -> mask32x16<S>;
     fn select(simd: S, mask: mask32x16<S>, a: Self::Score, b: Self::Score) -> Self::Score;
     fn values(score: Self::Score) -> [i64; LANES];
 }
@@ -139,8 +143,18 @@ impl<S: Simd> Cells<S> for F32 {
     }
 
     #[inline(always)]
-    fn above(simd: S, a: f32x16<S>, b: f32x16<S>) -> mask32x16<S> {
-        simd.simd_gt_f32x16(a, b)
+    fn splat(simd: S, score: i64) -> f32x16<S> {
+        simd.splat_f32x16(score as f32)
+    }
+
+    #[inline(always)]
+    fn greater(simd: S, a: f32x16<S>, b: f32x16<S>) -> f32x16<S> {
+        simd.max_f32x16(a, b)
+    }
+
+    #[inline(always)]
+    fn equal(simd: S, a: f32x16<S>, b: f32x16<S>) -> mask32x16<S> {
+        simd.simd_eq_f32x16(a, b)
     }
 
     #[inline(always)]
@@ -192,8 +206,18 @@ impl<S: Simd> Cells<S> for I32 {
     }
 
     #[inline(always)]
-    fn above(simd: S, a: i32x16<S>, b: i32x16<S>) -> mask32x16<S> {
-        simd.simd_gt_i32x16(a, b)
+    fn splat(simd: S, score: i64) -> i32x16<S> {
+        simd.splat_i32x16(score as i32)
+    }
+
+    #[inline(always)]
+    fn greater(simd: S, a: i32x16<S>, b: i32x16<S>) -> i32x16<S> {
+        simd.max_i32x16(a, b)
+    }
+
+    #[inline(always)]
+    fn equal(simd: S, a: i32x16<S>, b: i32x16<S>) -> mask32x16<S> {
+        simd.simd_eq_i32x16(a, b)
     }
 
     #[inline(always)]
@@ -247,8 +271,18 @@ impl<S: Simd> Cells<S> for Dot {
     }
 
     #[inline(always)]
-    fn above(simd: S, a: i32x16<S>, b: i32x16<S>) -> mask32x16<S> {
-        I32::above(simd, a, b)
+    fn splat(simd: S, score: i64) -> i32x16<S> {
+        I32::splat(simd, score)
+    }
+
+    #[inline(always)]
+    fn greater(simd: S, a: i32x16<S>, b: i32x16<S>) -> i32x16<S> {
+        I32::greater(simd, a, b)
+    }
+
+    #[inline(always)]
+    fn equal(simd: S, a: i32x16<S>, b: i32x16<S>) -> mask32x16<S> {
+        I32::equal(simd, a, b)
     }
 
     #[inline(always)]
@@ -262,52 +296,86 @@ impl<S: Simd> Cells<S> for Dot {
     }
 }
 
-/// The best score of a column and where it stands, `N` blocks at once.
+/// Scores `N` blocks at once; says who is allowed.
+#[inline(always)]
+fn score<S: Simd, C: Cells<S>, const N: usize>(
+    simd: S,
+    column: &Column,
+    [tokens, base, words]: [&[Block; N]; 3],
+) -> [(mask32x16<S>, C::Score); N] {
+    let zero = simd.splat_i32x16(0);
+    let (mut tokens_of, mut base_of) = ([zero; N], [zero; N]);
+    for n in 0..N {
+        tokens_of[n] = i32x16::load_array_ref(simd, &tokens[n].0);
+        base_of[n] = i32x16::load_array_ref(simd, &base[n].0);
+    }
+    let mut sums = [C::begin(simd, column, tokens_of[0], base_of[0]); N];
+    let mut lengths = [C::lengths(simd, tokens_of[0]); N];
+    for n in 1..N {
+        sums[n] = C::begin(simd, column, tokens_of[n], base_of[n]);
+        lengths[n] = C::lengths(simd, tokens_of[n]);
+    }
+    for &bend in C::bends(column) {
+        for n in 0..N {
+            sums[n] = C::bend(simd, sums[n], lengths[n], bend);
+        }
+    }
+    let bit = simd.splat_i32x16(column.bit);
+    let mut scored = [(simd.simd_ne_i32x16(zero, zero), C::least(simd)); N];
+    for n in 0..N {
+        let words = i32x16::load_array_ref(simd, &words[n].0);
+        scored[n].0 = simd.simd_ne_i32x16(simd.and_i32x16(words, bit), zero);
+        scored[n].1 = C::score(simd, column, sums[n], tokens_of[n], base_of[n]);
+    }
+    scored
+}
+
+/// Steps whose greatest scores are kept.
+const SEGMENT: usize = 16;
+
+/// The best score of a column and where it stands: the greatest of every step first, then the steps that reach it once more.
 #[inline(always)]
 fn run<S: Simd, C: Cells<S>, const N: usize>(simd: S, column: &Column) -> (i64, u32) {
-    let mut best = C::least(simd);
-    let mut places = simd.splat_i32x16(-1);
-    let (bit, longest) = (simd.splat_i32x16(column.bit), simd.splat_i32x16(column.longest));
     let (tokens, _) = column.tokens.as_chunks::<N>();
     let (base, _) = column.base.as_chunks::<N>();
     let (words, _) = column.words.as_chunks::<N>();
-    for (at, ((tokens, base), words)) in tokens.iter().zip(base).zip(words).enumerate() {
-        let load = |blocks: &[Block; N]| {
-            let mut lanes = [simd.splat_i32x16(0); N];
-            for n in 0..N {
-                lanes[n] = i32x16::load_array_ref(simd, &blocks[n].0);
+    let (mut top, mut index) = (i64::MIN, u32::MAX);
+    for from in (0..tokens.len()).step_by(SEGMENT) {
+        let to = (from + SEGMENT).min(tokens.len());
+        let mut best = C::least(simd);
+        let mut kept = [best; SEGMENT];
+        for at in from..to {
+            let mut step = C::least(simd);
+            for (allowed, score) in score::<S, C, N>(simd, column, [&tokens[at], &base[at], &words[at]]) {
+                step = C::select(simd, allowed, C::greater(simd, step, score), step);
             }
-            lanes
-        };
-        let (tokens, base, words) = (load(tokens), load(base), load(words));
-        let mut sums = [C::begin(simd, column, tokens[0], base[0]); N];
-        let mut lengths = [C::lengths(simd, tokens[0]); N];
-        for n in 1..N {
-            sums[n] = C::begin(simd, column, tokens[n], base[n]);
-            lengths[n] = C::lengths(simd, tokens[n]);
+            kept[at % SEGMENT] = step;
+            best = C::greater(simd, best, step);
         }
-        for &bend in C::bends(column) {
-            for n in 0..N {
-                sums[n] = C::bend(simd, sums[n], lengths[n], bend);
+        let greatest = C::values(best).into_iter().fold(i64::MIN, i64::max);
+        if greatest < top || greatest == i64::MIN {
+            continue;
+        }
+        let wanted = C::splat(simd, greatest);
+        for at in from..to {
+            if C::equal(simd, kept[at % SEGMENT], wanted).to_bitmask() == 0 {
+                continue;
             }
-        }
-        for n in 0..N {
-            let has = simd.simd_ne_i32x16(simd.and_i32x16(words[n], bit), simd.splat_i32x16(0));
-            let allowed = simd.and_mask32x16(has, simd.simd_le_i32x16(tokens[n], longest));
-            let score = C::score(simd, column, sums[n], tokens[n], base[n]);
-            let above = simd.and_mask32x16(allowed, C::above(simd, score, best));
-            best = C::select(simd, above, score, best);
-            places = simd.select_i32x16(above, simd.splat_i32x16((at * N + n) as i32), places);
+            let scored = score::<S, C, N>(simd, column, [&tokens[at], &base[at], &words[at]]);
+            for (n, (allowed, score)) in scored.into_iter().enumerate() {
+                let mut bits = simd.and_mask32x16(allowed, C::equal(simd, score, wanted)).to_bitmask();
+                while bits != 0 {
+                    let other = ((at * N + n) * LANES) as u32 + bits.trailing_zeros();
+                    bits &= bits - 1;
+                    // The earliest of equals wins.
+                    let earlier =
+                        greatest > top || column.arrived[other as usize] < column.arrived[index as usize];
+                    (top, index) = if earlier { (greatest, other) } else { (top, index) };
+                }
+            }
         }
     }
-    let (scores, places) = (C::values(best), *places.as_array());
-    let score = scores.iter().copied().fold(i64::MIN, i64::max);
-    let mut index = u32::MAX;
-    for lane in 0..LANES {
-        let here = (places[lane] as u32).wrapping_mul(LANES as u32) + lane as u32;
-        index = index.min(if scores[lane] == score { here } else { u32::MAX });
-    }
-    (score, index)
+    (top, index)
 }
 
 /// One pass on an instruction set, as many blocks at once as `balanceroute` takes there.
@@ -373,7 +441,7 @@ fn main() {
         for tier in [Tier::F32, Tier::I32, Tier::Dot] {
             for knots in [1, 17, 81] {
                 let Some(mut probe) = ColumnProbe::new(isa, tier, WAITING, knots) else { continue };
-                let column = Column::new(&probe, 1500);
+                let column = Column::new(&probe);
                 let Some((score, _)) = pass(isa, tier, &column) else { continue };
                 assert_eq!(score + column.intercept, probe.pass(), "{isa} {}", tier.name());
                 assert_eq!(probe.pass(), probe.by_definition(), "{isa} {}", tier.name());

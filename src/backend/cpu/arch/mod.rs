@@ -1,10 +1,13 @@
 //! One file per instruction set: its vector operations and its table. They look alike, and the only `unsafe` of the CPU
 //! backend is here.
 //!
-//! Why `std::arch` and not `fearless_simd`: the inner loop over either is as fast (`cd benches/peers && cargo run --release
-//! --no-default-features --bin simd`; 15 of 16 cases within 3 %), but for `f32` lanes without a horizon on AVX-512, where it takes 1.15 times as
-//! long there. Nor does it have dot products that add up (VNNI) or half-precision conversions. Its gain, no `unsafe`, is worth
-//! less than a dependency here: the `unsafe` is one line an operation, and all of it is in this folder.
+//! Why `std::arch` and not `fearless_simd`: over the inner loop neither is faster (`cd benches/peers && cargo run --release
+//! --no-default-features --bin simd`; 0.93 to 1.08 times as long over the other, 1.00 on average). `std::arch` also has dot products that add up
+//! (VNNI), gathers and half-precision conversions. The other's gain, no `unsafe`, is worth less than a dependency here: the `unsafe` is one
+//! line an operation, and all of it is in this folder.
+//!
+//! Kernels take no closures that do vector operations: such a closure may be compiled apart from its caller, without the
+//! instruction set, and then every operation is a call.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
