@@ -6,7 +6,6 @@
 use half::f16;
 use thiserror::Error;
 
-use crate::backend::cpu::lanes::Bonuses;
 use crate::pool::Pool;
 
 // The limits below bound every sum and product of a decision within an i64: G^2 * load * weight, and
@@ -251,6 +250,33 @@ pub struct Pairs<'a> {
     pub bonus_half_tokens: &'a [f16],
     /// Eligibility bits, `rows * workers.div_ceil(64)` words, row-major, bit `g % 64` of word `g / 64`; empty for all.
     pub eligible: &'a [u64],
+}
+
+/// A bonus matrix, row-major, as a caller stores it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bonuses<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+}
+
+impl Bonuses<'_> {
+    /// The entry at an index, widened exactly and rounded to whole tokens.
+    #[inline(always)]
+    pub(crate) fn at(&self, index: usize) -> i64 {
+        let bonus = match self {
+            Self::F32(matrix) => matrix[index],
+            Self::F16(matrix) => matrix[index].to_f32(),
+        };
+        bonus.round() as i64
+    }
+
+    /// Entries of the matrix.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(matrix) => matrix.len(),
+            Self::F16(matrix) => matrix.len(),
+        }
+    }
 }
 
 /// Survival classes: `rows[c * (horizon + 1) + h]` is the probability that a request of class `c` still runs after `h` steps.

@@ -30,8 +30,8 @@
 //! ```
 //!
 //! Where things are: [`batch`] and [`pool`] hold one step's problem, [`score`] what a request is worth on a worker, [`assignment`] the
-//! answer, [`mod@reference`] the definition of right, [`policy`] the rules, [`forecast`] predictions, [`router`] the state across
-//! steps, [`backend`] the kernels. The feature `sim` adds the simulator and the command line.
+//! answer, [`mod@reference`] the definition of right, [`policy`] the rules by name ([`rule`] says what one is), [`forecast`] predictions, [`router`] the state across
+//! steps, [`backend`] who evaluates. The feature `sim` adds the simulator and the command line.
 
 pub mod assignment;
 pub mod backend;
@@ -41,6 +41,7 @@ pub mod policy;
 pub mod pool;
 pub mod reference;
 pub mod router;
+pub mod rule;
 pub mod score;
 
 #[cfg(feature = "sim")]

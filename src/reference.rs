@@ -26,8 +26,8 @@ pub(crate) use batches::{balance_route, longest_first};
 
 use crate::assignment::{Admission, Assignment};
 use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request};
-use crate::policy::{Order, PairCost, PairView, Pin, Plan, Rule, View};
 use crate::pool::PoolSlot;
+use crate::rule::{Order, PairCost, PairView, Pin, Plan, Rule, View};
 use crate::score::Profile;
 
 /// A waiting request.

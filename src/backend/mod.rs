@@ -3,17 +3,22 @@
 //! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every batch as a matrix and scores
 //! columns of it with vector kernels. [`Auto`] searches columns in the pool's length order where requests have no terms per pair, and
 //! takes the matrix where they have: that choice is fixed by the batch alone, so it does not move with load. With a device ([`ascend`])
-//! it is measured whether that is faster; who decides never changes the answer.
+//! it is measured whether that is faster; who decides never changes the answer. `greedy` is the engine of all but the oracle, `column` and
+//! `loads` are its columns and its workers.
 
 pub mod ascend;
+pub(crate) mod column;
 pub mod cpu;
+pub(crate) mod greedy;
+pub(crate) mod loads;
 
 use cpu::{Kernels, Tier};
 
 use crate::assignment::Assignment;
+use crate::backend::ascend::result::DeviceError;
+use crate::backend::greedy::Greedy;
 use crate::batch::Batch;
-use crate::policy::Rule;
-use crate::policy::greedy::Greedy;
+use crate::rule::Rule;
 
 /// Scores the pairs of a batch and assigns greedily by them.
 pub trait Backend {
@@ -213,4 +218,28 @@ impl Backend for Chosen {
             Self::Reference(backend) => backend.describe(),
         }
     }
+}
+
+/// A batch that was submitted: to be collected or discarded by the policy that returned it.
+#[derive(Debug, Default)]
+#[must_use = "a submission is collected or discarded"]
+pub struct Ticket {
+    /// Zero where nothing was handed over.
+    #[cfg_attr(not(feature = "ascend"), expect(dead_code, reason = "no device in this build"))]
+    pub(crate) serial: u64,
+    /// Why nothing was.
+    #[cfg_attr(not(feature = "ascend"), expect(dead_code, reason = "no device in this build"))]
+    pub(crate) refused: Option<DeviceError>,
+}
+
+/// Who made the picks of a collected decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decided {
+    /// The CPU, as it should.
+    Cpu,
+    /// The device.
+    Device,
+    /// The CPU, because the device could not.
+    InsteadOfDevice(DeviceError),
 }

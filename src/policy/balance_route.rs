@@ -29,14 +29,14 @@ use crate::backend::ascend::blob::{AnswerError, DevicePick, Problem, Source, Tur
 use crate::backend::ascend::offload::{Device, Outcome};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::result::Counters;
+use crate::backend::column::{Column, Terms};
 use crate::backend::cpu::Kernels;
+use crate::backend::loads::Loads;
 use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE, Worker};
 #[cfg(feature = "ascend")]
 use crate::policy::Drawer;
 use crate::policy::baseline::PLAIN;
-use crate::policy::column::{Column, Terms};
 use crate::policy::exact::{FRACTION, discounts, draw_lookahead};
-use crate::policy::loads::Loads;
 #[cfg(feature = "ascend")]
 use crate::policy::{Decided, Ticket};
 use crate::policy::{Forecast, Needs, Plan, Policy, PolicyError, View};

@@ -32,9 +32,9 @@ use crate::assignment::{Admission, Assignment};
 use crate::backend::Chosen;
 use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
+use crate::backend::loads::Loads;
 use crate::batch::{Batch, Request};
-use crate::policy::greedy::RulePolicy;
-use crate::policy::loads::Loads;
+use crate::policy::ruled::RulePolicy;
 use crate::policy::{
     Decided, Drawer, Needs, Order, Overdue, Plan, Policy, PolicyError, Rank, Repair, Rule, Ticket, View,
 };

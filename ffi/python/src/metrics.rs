@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::records::record;
-use crate::router::wait_reason_name;
+use crate::records::wait_reason_name;
 
 record! {
     /// Counts in powers of two.

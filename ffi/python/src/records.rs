@@ -1,5 +1,6 @@
 //! Answers as read-only Python objects.
 
+use balanceroute::WaitReason;
 use pyo3::prelude::*;
 
 /// A class of read-only fields that shows them.
@@ -34,5 +35,17 @@ record! {
 impl From<balanceroute::Balance> for Balance {
     fn from(of: balanceroute::Balance) -> Self {
         Self { envelope_tokens: of.envelope_tokens, imbalance_tokens: of.imbalance_tokens }
+    }
+}
+
+/// The name of a reason in Python and in metrics.
+pub(crate) fn wait_reason_name(reason: WaitReason) -> &'static str {
+    match reason {
+        WaitReason::NoSlot => "no_slot",
+        WaitReason::NoCapacity => "no_capacity",
+        WaitReason::NotEligible => "not_eligible",
+        WaitReason::OutsideWindow => "outside_window",
+        WaitReason::Deferred => "deferred",
+        _ => "other",
     }
 }

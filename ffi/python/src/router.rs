@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use balanceroute::WaitReason;
 use balanceroute::router::{self as core, Decided, Mode, Placement, RouterConfig, Share, Verdict};
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
@@ -12,7 +11,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::assign::parameters;
 use crate::errors::Failure;
 use crate::metrics::{Metrics, Report};
-use crate::records::{Balance, record};
+use crate::records::{Balance, record, wait_reason_name};
 
 record! {
     /// One worker (data-parallel rank) as the whole cluster has it.
@@ -84,18 +83,6 @@ record! {
         lead_tokens: Option<f64>,
         margin_tokens: f64,
         waited_steps: u32,
-    }
-}
-
-/// The name of a reason in Python and in metrics.
-pub(crate) fn wait_reason_name(reason: WaitReason) -> &'static str {
-    match reason {
-        WaitReason::NoSlot => "no_slot",
-        WaitReason::NoCapacity => "no_capacity",
-        WaitReason::NotEligible => "not_eligible",
-        WaitReason::OutsideWindow => "outside_window",
-        WaitReason::Deferred => "deferred",
-        _ => "other",
     }
 }
 

@@ -6,10 +6,10 @@
 use half::f16;
 use thiserror::Error;
 
+use crate::backend::loads::Loads;
 use crate::batch::{Batch, Request};
-use crate::policy::loads::Loads;
-use crate::policy::{Drawer, Order, Plan};
 use crate::pool::PoolSlot;
+use crate::rule::{Drawer, Order, Plan};
 use crate::score::Profile;
 
 /// The entry that scores columns, one block for each group of workers.

@@ -92,15 +92,16 @@ pub fn probe(parameters: &AscendParameters) -> Result<String, result::DeviceErro
 /// Opens the device that a policy is to use, or says why it uses none.
 #[cfg(feature = "ascend")]
 pub(crate) fn for_policy(
-    parameters: &crate::policy::Parameters,
+    backend: crate::backend::BackendKind,
+    parameters: &AscendParameters,
     kernels: &'static crate::backend::cpu::Kernels,
 ) -> (Option<offload::Device>, Option<String>) {
     use crate::backend::BackendKind;
-    let measured = parameters.backend == BackendKind::Auto;
-    if !measured && parameters.backend != BackendKind::Ascend {
+    let measured = backend == BackendKind::Auto;
+    if !measured && backend != BackendKind::Ascend {
         return (None, None);
     }
-    match open(&parameters.ascend) {
+    match open(parameters) {
         Ok(device) if measured => (Some(calibrate(device, kernels)), None),
         Ok(device) => (Some(device), None),
         Err(error) => (None, Some(format!("no device: {error}"))),

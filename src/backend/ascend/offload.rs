@@ -21,11 +21,11 @@ use super::queue::{Handle, Queue, Timing};
 use super::result::{Counters, DeviceError, LoadError};
 use super::sys;
 use crate::assignment::Assignment;
-use crate::backend::Backend;
 use crate::backend::cpu::Kernels;
+use crate::backend::greedy::Greedy;
+use crate::backend::{Backend, Decided, Ticket};
 use crate::batch::Batch;
-use crate::policy::greedy::Greedy;
-use crate::policy::{Decided, Rule, Ticket};
+use crate::rule::Rule;
 
 /// Runs packed batches and waits for them.
 pub trait Launch: Send {

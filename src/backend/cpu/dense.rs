@@ -18,7 +18,8 @@
 //! who stores bonuses `b` as `f16` moves each by at most `2^-11 * |b| + 2^-25`, and rounding by at most one token more; with `E` the greatest such
 //! move in whole tokens, the pick of one admission scores at most `2 * E` tokens below the best pick of the `f32` bonuses.
 
-use super::lanes::{Bonuses, DenseLanes, gather};
+use super::lanes::{DenseLanes, gather};
+use crate::batch::Bonuses;
 use crate::pool::BLOCK;
 use crate::score::{Age, Profile};
 

@@ -99,22 +99,3 @@ pub(crate) fn gather<T: Copy, U: Copy + Default>(
     }
     values
 }
-
-/// A bonus matrix, row-major, as a caller stores it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Bonuses<'a> {
-    F32(&'a [f32]),
-    F16(&'a [half::f16]),
-}
-
-impl Bonuses<'_> {
-    /// The entry at an index, widened exactly and rounded to whole tokens.
-    #[inline(always)]
-    pub(crate) fn at(&self, index: usize) -> i64 {
-        let bonus = match self {
-            Self::F32(matrix) => matrix[index],
-            Self::F16(matrix) => matrix[index].to_f32(),
-        };
-        bonus.round() as i64
-    }
-}

@@ -3,7 +3,6 @@
 use super::Kernels;
 use super::column::Found;
 use super::dense::{Block, NO_ROW, Query, Rows, STRIDE, Tier};
-use super::lanes::Bonuses;
 use crate::batch::{Batch, Request};
 use crate::pool::{BLOCK, PoolSlot};
 use crate::score::{Age, Profile};
@@ -433,13 +432,4 @@ fn eligible_word(batch: &Batch<'_>, request: &Request, word: usize) -> i32 {
         bits &= if rank as usize / 32 == word { 1 << (rank % 32) } else { 0 };
     }
     bits as u32 as i32
-}
-
-impl Bonuses<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::F32(matrix) => matrix.len(),
-            Self::F16(matrix) => matrix.len(),
-        }
-    }
 }

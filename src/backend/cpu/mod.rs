@@ -19,10 +19,10 @@ use std::fmt;
 pub use dense::Tier;
 pub use probe::ColumnProbe;
 
+use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
 use dense::{Best, Block, Plain, Query as DenseQuery, Rows};
 use exchange::{Pairs, Place};
-use lanes::Bonuses;
 use loads::Top;
 
 use crate::pool::{BLOCK, Ordered};

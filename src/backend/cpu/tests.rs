@@ -3,9 +3,8 @@
 use super::column::{Found, Marks, Query};
 use super::dense::{Block, Query as DenseQuery, Rows};
 use super::exchange::{Pairs, Place};
-use super::lanes::Bonuses;
 use super::*;
-use crate::batch::Request;
+use crate::batch::{Bonuses, Request};
 use crate::pool::{BLOCK, Pool};
 use crate::score::{Knot, Profile};
 

@@ -6,9 +6,10 @@ use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Pairs, Place};
-use crate::backend::cpu::lanes::{Bonuses, DenseLanes, Lanes, gather};
+use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, Top};
 use crate::backend::cpu::{Isa, Kernels};
+use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 

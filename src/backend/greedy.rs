@@ -14,20 +14,15 @@ use crate::assignment::{Admission, Assignment, Balance};
 use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn, Work};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::offload::{Device, Outcome};
-#[cfg(feature = "ascend")]
-use crate::backend::ascend::result::Counters;
+use crate::backend::column::{Column, Found, Terms};
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
 use crate::backend::cpu::matrix::Matrix;
-use crate::backend::{Backend, Chosen, Reference};
+use crate::backend::loads::Loads;
 use crate::batch::{Batch, MAX_WORKERS, Request};
-use crate::policy::column::{Column, Found, Terms};
-use crate::policy::loads::Loads;
-#[cfg(feature = "ascend")]
-use crate::policy::{Decided, Ticket};
-use crate::policy::{Order, PairCost, Pin, Plan, Policy, Rule};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
+use crate::rule::{Order, PairCost, Pin, Plan, Rule};
 use crate::score::Profile;
 
 #[derive(Clone, Copy, Debug)]
@@ -428,7 +423,7 @@ impl Greedy {
     fn problem<'a, R: Rule>(
         &'a self,
         step: &'a Step<'_, '_, &mut R>,
-        drawer: crate::policy::Drawer<'a>,
+        drawer: crate::rule::Drawer<'a>,
     ) -> Problem<'a> {
         Problem {
             batch: step.batch,
@@ -1117,95 +1112,5 @@ impl Rivals {
     fn rank(&mut self, worker: usize) {
         let bounds = &self.bounds[worker * self.runs..(worker + 1) * self.runs];
         self.keys[worker] = bounds.iter().map(|bound| bound.key).fold(NOBODY, i64::max);
-    }
-}
-
-/// A policy made of one rule.
-#[derive(Debug)]
-pub(crate) struct RulePolicy<R> {
-    pub name: &'static str,
-    pub needs: crate::policy::Needs,
-    pub rule: R,
-    pub backend: Chosen,
-}
-
-impl<R: Rule + Send> Policy for RulePolicy<R> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn needs(&self) -> crate::policy::Needs {
-        self.needs
-    }
-
-    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        self.backend.assign(&mut self.rule, batch, out);
-    }
-
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        Reference.assign(&mut self.rule, batch, out);
-    }
-
-    fn score_into(&mut self, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) -> bool {
-        self.backend.score_into(&mut self.rule, batch, score_tokens);
-        true
-    }
-
-    fn describe(&self) -> String {
-        self.backend.describe()
-    }
-
-    fn dense_columns(&self) -> (u64, u64) {
-        match &self.backend {
-            Chosen::Auto(backend) => backend.dense_columns(),
-            Chosen::Cpu(backend) => backend.dense_columns(),
-            _ => (0, 0),
-        }
-    }
-
-    #[cfg(feature = "ascend")]
-    fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
-        match &mut self.backend {
-            Chosen::Offload(backend) => backend.submit(&mut self.rule, batch),
-            _ => Ticket::default(),
-        }
-    }
-
-    #[cfg(feature = "ascend")]
-    fn poll(&mut self, ticket: &Ticket) -> bool {
-        match &self.backend {
-            Chosen::Offload(backend) => backend.device().poll(ticket.serial),
-            _ => true,
-        }
-    }
-
-    #[cfg(feature = "ascend")]
-    fn collect(
-        &mut self,
-        ticket: Ticket,
-        batch: &Batch<'_>,
-        timeout: std::time::Duration,
-        out: &mut Assignment,
-    ) -> Decided {
-        if let Chosen::Offload(backend) = &mut self.backend {
-            return backend.collect(&mut self.rule, ticket, (batch, timeout), out);
-        }
-        self.decide(batch, out);
-        Decided::Cpu
-    }
-
-    #[cfg(feature = "ascend")]
-    fn discard(&mut self, ticket: Ticket) {
-        if let Chosen::Offload(backend) = &mut self.backend {
-            backend.device_mut().discard(ticket.serial);
-        }
-    }
-
-    #[cfg(feature = "ascend")]
-    fn device_counters(&self) -> Option<Counters> {
-        match &self.backend {
-            Chosen::Offload(backend) => backend.device().counters(),
-            _ => None,
-        }
     }
 }

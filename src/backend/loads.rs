@@ -3,7 +3,7 @@
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::loads::Top;
 use crate::batch::{Batch, Worker};
-use crate::policy::{PairView, Plan, View};
+use crate::rule::{PairView, Plan, View};
 
 impl Top {
     /// Nothing seen yet.

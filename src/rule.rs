@@ -1,0 +1,239 @@
+//! What a rule is: how a greedy assignment runs for one batch, and the profile of each worker that it scores by.
+//!
+//! The policies ([`crate::policy`]) are rules with a name; the backends ([`crate::backend`]) and the oracle ([`mod@crate::reference`])
+//! run any rule and know none by name.
+
+use crate::assignment::WaitReason;
+use crate::batch::{Batch, Request};
+use crate::pool::PoolSlot;
+use crate::score::{Age, Profile, Unit};
+
+/// In which order workers choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The best score of the whole matrix. A profile may then depend on the worker's own load and row and on the envelopes only: it is
+    /// drawn again when these change.
+    Matrix,
+    /// The least-loaded open worker takes its best request.
+    LeastLoaded,
+}
+
+/// How the picks of a step are improved together once all are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Passes over all picks, at most; zero for none.
+    pub rounds: u32,
+    /// A pick is left as it is while the peak of its profile has moved by at most this many tokens since it was chosen. None looks at every
+    /// pick again.
+    pub tolerance_tokens: Option<i64>,
+    /// What exchanges of two picks on two workers lower; none where picks stay on their workers.
+    pub swap: Option<PairCost>,
+}
+
+/// What a pair of workers costs, given their anticipated loads `L`; an exchange of picks must lower it. Data, not code, so that the
+/// engine can rule out most pairs at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairCost {
+    /// The envelope: the greatest load of all.
+    Envelope,
+    /// The sum over both of `|G * L - sum of all + offset| + overflow_weight * max(0, L - greatest load outside the pair)`.
+    Level {
+        /// How far below the common level each worker is wanted, times `G`.
+        offset: i64,
+        /// Cost of a token above everybody else.
+        overflow_weight: i64,
+    },
+}
+
+impl PairCost {
+    /// The cost of the pair when its loads are `first` and `second`.
+    #[must_use]
+    pub fn of(&self, pair: &PairView, first: i64, second: i64) -> i64 {
+        match *self {
+            Self::Envelope => first.max(second).max(pair.rest_max.unwrap_or(first)),
+            Self::Level { offset, overflow_weight } => {
+                let cost = |load: i64| {
+                    (pair.workers * load - pair.sum + offset).abs()
+                        + overflow_weight * pair.rest_max.map_or(0, |rest| (load - rest).max(0))
+                };
+                cost(first) + cost(second)
+            }
+        }
+    }
+}
+
+/// When a request has waited too long.
+///
+/// Two bounds, for one request in a thousand may be so long that wherever it goes the whole cluster waits for it: those
+/// are given longer to find a worker that has run low.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overdue {
+    /// Steps for requests of ordinary length; none for no bound.
+    pub steps: Option<u32>,
+    /// Longest ordinary length in tokens.
+    pub ordinary_tokens: i64,
+    /// Steps for longer requests.
+    pub giant_steps: Option<u32>,
+}
+
+impl Overdue {
+    /// Whether a request that has waited this long goes first, by this bound or by its own deadline.
+    #[must_use]
+    pub fn is_due(&self, request: &Request, waited_steps: u32) -> bool {
+        let ordinary = i64::from(request.prompt_tokens) <= self.ordinary_tokens;
+        let steps = if ordinary { self.steps } else { self.giant_steps };
+        steps.into_iter().chain(request.deadline_steps).any(|steps| waited_steps >= steps)
+    }
+
+    /// Whether any request could be due when the longest wait is this.
+    pub(crate) fn may_be_due(&self, longest_wait_steps: u32) -> bool {
+        self.steps.into_iter().chain(self.giant_steps).any(|steps| longest_wait_steps >= steps)
+    }
+}
+
+/// How a greedy assignment runs for one batch: what a [`Rule`] decides before the first pick.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// In which order workers choose.
+    pub order: Order,
+    /// Whether, on a uniform cluster, no score falls as the worker's load falls: the best pair is then on the least-loaded worker.
+    pub nested: bool,
+    /// Score units per token.
+    pub unit: Unit,
+    /// What waiting adds.
+    pub age: Age,
+    /// Requests that have waited too long go first, oldest first, to the least-loaded worker.
+    pub overdue: Overdue,
+    /// Tokens that a free slot is expected to receive: counted in anticipated loads.
+    pub refill_tokens: i64,
+    /// A floor of the envelope in cost units (the anticipated envelope of a burst).
+    pub envelope_floor: i64,
+    /// Whether profiles are drawn from the envelope: [`View::envelope`] follows the admissions only then.
+    pub follows_envelope: bool,
+    /// Place the longest first onto the least loaded: everybody who waits will fit.
+    pub longest_first: bool,
+    /// The joint improvement of the picks.
+    pub repair: Repair,
+    /// What a request is told that could still be placed.
+    pub passed_over: Option<WaitReason>,
+}
+
+/// The loads around one worker, as the admissions of this step have left them. Cost units are tokens times the worker's cost per token.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Number of workers, `G`.
+    pub workers: i64,
+    /// This worker.
+    pub worker: usize,
+    /// Its load in cost units.
+    pub cost: i64,
+    /// Cost units of one token on it.
+    pub cost_per_token: i64,
+    /// Slots of it that are still open.
+    pub open_slots: i64,
+    /// The envelope: the greatest load, at least the plan's floor.
+    pub envelope: i64,
+    /// Its anticipated load: load + lift + open slots * refill.
+    pub anticipated: i64,
+    /// Sum of the anticipated loads of all others.
+    pub others_sum: i64,
+    /// Greatest anticipated load of all others; its own if there are none.
+    pub others_max: i64,
+    /// Its projected loads in cost units, `H + 1` entries; empty without a projection.
+    pub row: &'a [i64],
+    /// The envelope at each of those steps.
+    pub envelope_row: &'a [i64],
+}
+
+/// A pair of workers whose picks might be exchanged.
+#[derive(Clone, Copy, Debug)]
+pub struct PairView {
+    /// Number of workers, `G`.
+    pub workers: i64,
+    /// Sum of all anticipated loads.
+    pub sum: i64,
+    /// Greatest anticipated load outside the pair, if there is anybody.
+    pub rest_max: Option<i64>,
+}
+
+/// A request that enters a given worker before all others, if it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The waiting request.
+    pub slot: PoolSlot,
+    /// The worker.
+    pub worker: usize,
+}
+
+/// How a rule's profiles follow from the loads, as data: a device that knows it goes on after an admission without the host. Weights and
+/// slopes count per cost unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Drawer<'a> {
+    /// `slope * s - weight * max(0, s - (envelope - load))`.
+    Margin {
+        /// Score units per cost unit of length.
+        slope: i64,
+        /// Score units lost per cost unit past the margin.
+        weight: i64,
+    },
+    /// The same summed over projected steps: `alpha * d_h` and `beta * d_h` with the margin of step `h`, each rounded to the nearest.
+    Lookahead {
+        /// Discount of each step.
+        discounts: &'a [i64],
+        /// Worth of a token that fits.
+        alpha: f64,
+        /// Price of a token past the margin.
+        beta: f64,
+        /// Whether a request's survival class scales the discounts.
+        by_class: bool,
+    },
+    /// Level refill: `-|s - t| - (G - 1) * max(0, s - (greatest load of the others - own))`.
+    Level {
+        /// Tokens by which a completion must lower its worker.
+        drop_tokens: i64,
+    },
+}
+
+/// A greedy rule: what a profile is made of.
+pub trait Rule {
+    /// Looks at the batch once and fixes the plan. `lift` has one entry per worker, zero: cost units to add to its anticipated load.
+    fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan;
+
+    /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
+    fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
+
+    /// By how many score units any score rises at most when an envelope rises by one cost unit: first the envelope of today, then one
+    /// weight for each of `steps` projected ones. False when the rule cannot tell: every worker is then looked at again.
+    fn envelope_weights(&self, _workers: i64, _steps: usize, _weights: &mut Vec<i64>) -> bool {
+        false
+    }
+
+    /// What [`Rule::draw`] draws for a batch after [`Rule::begin`], as data; none where only the rule can say.
+    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+        None
+    }
+
+    /// Requests that enter a worker that was kept for them, after [`Rule::begin`].
+    fn pins(&self) -> &[Pin] {
+        &[]
+    }
+
+    /// How many of a column's best requests [`Rule::judge`] chooses among; one for none.
+    fn candidates(&self) -> usize {
+        1
+    }
+
+    /// Chooses among a column's best requests, given by length, best score first: an index into `tokens`.
+    /// `costs` and `open_slots` are each worker's load and open slots as things stand.
+    fn judge(
+        &mut self,
+        _batch: &Batch<'_>,
+        _costs: &[i64],
+        _open_slots: &[i64],
+        _worker: usize,
+        _tokens: &[i64],
+    ) -> usize {
+        0
+    }
+}
