@@ -1,7 +1,7 @@
 //! A step allocates nothing once its buffers have seen their largest size, nor does any event of a router.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/counting.rs"]
+mod counting;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::policy::{self, Parameters};
@@ -10,31 +10,9 @@ use balanceroute::{
     Assignment, Batch, Mode, Pairs, Placement, Pool, PredictedEnd, PredictedEnds, Request, Router,
     RouterConfig, Traffic, Worker, WorkerConfig, WorkerReport,
 };
+use counting::BYTES;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-thread_local! {
-    static BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local without a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// A random step: workers with up to three free slots, a pool, a projection and predicted ends. Waits of up to 3000 steps are mostly
 /// overdue, waits of up to 100 are not: the two leave by different ways.

@@ -1,40 +1,18 @@
 //! A decision on a device allocates nothing once its buffers have seen their largest size; nor does one while the device rests.
 #![cfg(feature = "ascend")]
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 
 use balanceroute::Assignment;
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::AscendParameters;
 use balanceroute::policy::{self, Parameters};
+use counting::BYTES;
 use support::{Fake, Parts, kernel, until};
-
-thread_local! {
-    static BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local without a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 #[test]
 fn a_decision_on_a_device_allocates_nothing_after_the_warm_up() {

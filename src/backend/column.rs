@@ -91,8 +91,8 @@ impl Column {
         profile.peak(0, i64::from(MAX_PROMPT_TOKENS), &mut self.knots)
     }
 
-    #[inline]
     /// The best entry of at most `longest_tokens` and at least `wanted` score units: greatest score, then earliest arrival.
+    #[inline]
     pub(crate) fn best(
         &mut self,
         ordered: &Ordered<'_>,

@@ -127,7 +127,12 @@ struct Step<'a, 'b, R> {
     ordered: bool,
 }
 
-impl<R> Step<'_, '_, R> {
+impl<'a, 'b, R> Step<'a, 'b, R> {
+    fn new(batch: &'a Batch<'b>, rule: R, plan: Plan, ordered: bool) -> Self {
+        let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
+        Self { batch, waiting: batch.waiting().ordered(), rule, plan, terms, ordered }
+    }
+
     /// About how many columns will be searched.
     fn searches(&self) -> usize {
         let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
@@ -197,14 +202,7 @@ impl Greedy {
             out.measure(batch);
             return None;
         }
-        let step = Step {
-            batch,
-            waiting: batch.waiting().ordered(),
-            rule,
-            plan,
-            terms: Terms::new(batch.waiting(), plan.age, plan.unit),
-            ordered: !batch.has_pair_terms() && !self.always_dense,
-        };
+        let step = Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense);
         self.loads.load(batch, &plan);
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
@@ -271,14 +269,7 @@ impl Greedy {
         self.loads.prepare(batch);
         let plan = rule.begin(batch, &mut self.loads.lift);
         self.loads.load(batch, &plan);
-        let step = Step {
-            batch,
-            waiting: batch.waiting().ordered(),
-            rule,
-            plan,
-            terms: Terms::new(batch.waiting(), plan.age, plan.unit),
-            ordered: false,
-        };
+        let step = Step::new(batch, rule, plan, false);
         for worker in 0..workers {
             let mut drawn = None;
             for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {

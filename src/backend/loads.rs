@@ -299,14 +299,20 @@ impl Loads {
         if !self.top.follow(worker, new) {
             self.top = (self.kernels.top)(&self.anticipated);
         }
-        if !self.follows_envelope {
-        } else if tokens >= 0 {
-            self.envelope = self.envelope.max(self.cost[worker]);
-        } else if old_cost == self.envelope {
-            self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
+        if self.follows_envelope {
+            self.follow_envelope(worker, old_cost);
         }
         if self.width > 0 {
             self.change_row(worker, tokens * per_token);
+        }
+    }
+
+    /// Brings the envelope up to date after the cost of a worker has changed.
+    fn follow_envelope(&mut self, worker: usize, old_cost: i64) {
+        if self.cost[worker] >= old_cost {
+            self.envelope = self.envelope.max(self.cost[worker]);
+        } else if old_cost == self.envelope {
+            self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
         }
     }
 

@@ -53,6 +53,24 @@ pub struct PathReport {
     pub peak_fraction_horizon: Option<f64>,
 }
 
+impl PathReport {
+    /// Nothing tested or measured yet.
+    fn new(name: String, available: bool, reason: String) -> Self {
+        Self {
+            name,
+            available,
+            reason,
+            batches: 0,
+            batches_in_lanes: 0,
+            mismatches: 0,
+            ns_per_cell: None,
+            ns_per_cell_horizon: None,
+            peak_fraction: None,
+            peak_fraction_horizon: None,
+        }
+    }
+}
+
 /// One size of the comparison between structured search and matrix.
 #[derive(Clone, Debug, Serialize)]
 pub struct Crossing {
@@ -123,18 +141,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             let kind = lanes.map_or("structured".to_owned(), |lanes| format!("dense-{}", lanes.name()));
             let available = isa.is_available();
             let reason = if available { "this CPU has it" } else { "this CPU or this build lacks it" };
-            let path = PathReport {
-                name: format!("{isa}-{kind}"),
-                available,
-                reason: reason.to_owned(),
-                batches: 0,
-                batches_in_lanes: 0,
-                mismatches: 0,
-                ns_per_cell: None,
-                ns_per_cell_horizon: None,
-                peak_fraction: None,
-                peak_fraction_horizon: None,
-            };
+            let path = PathReport::new(format!("{isa}-{kind}"), available, reason.to_owned());
             if available {
                 let backend = if lanes.is_some() { BackendKind::Cpu } else { BackendKind::Auto };
                 let parameters = Parameters { isa: Some(isa), backend, lanes, ..on_cpu() };
@@ -150,18 +157,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
     let ascend = AscendParameters { answer_timeout_ms: SELF_TEST_MS, ..AscendParameters::default() };
     let parameters = Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() };
     let (available, reason) = device(&parameters);
-    let mut path = PathReport {
-        name: BackendKind::Ascend.name().to_owned(),
-        available,
-        reason,
-        batches: 0,
-        batches_in_lanes: 0,
-        mismatches: 0,
-        ns_per_cell: None,
-        ns_per_cell_horizon: None,
-        peak_fraction: None,
-        peak_fraction_horizon: None,
-    };
+    let mut path = PathReport::new(BackendKind::Ascend.name().to_owned(), available, reason);
     if available {
         contenders.push((paths.len(), build_all(&parameters)?));
         // Whole decisions, launch and copies included: 64 picks.

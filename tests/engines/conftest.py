@@ -1,3 +1,5 @@
+"""Lets the tests beside it import each other's helpers."""
+
 import sys
 from pathlib import Path
 

@@ -8,7 +8,8 @@ use balanceroute::{
 
 use crate::columns::{self, Terms, br_answer, br_batch, br_reason, br_requests, br_workers};
 use crate::door::{
-    Failure, Handle, br_options, br_status, build_policy, caught, copy_text, read_versioned, write_versioned,
+    Failure, Handle, br_options, br_status, build_policy, copy_text, free, make, read_versioned,
+    write_versioned,
 };
 
 /// A policy and its buffers. Calls with one handle come one at a time, from any thread.
@@ -47,15 +48,9 @@ pub unsafe extern "C" fn br_assigner_new(
     error: *mut c_char,
     error_size: usize,
 ) -> br_status {
-    let made = caught(|| {
-        if assigner.is_null() || !assigner.is_aligned() {
-            return Err(Failure::argument("assigner: expected an aligned pointer to a pointer"));
-        }
+    let made = || {
         // SAFETY: the caller's word.
-        let policy = unsafe {
-            *assigner = std::ptr::null_mut();
-            build_policy(policy, options)
-        }?;
+        let policy = unsafe { build_policy(policy, options) }?;
         let state = State {
             policy,
             pool: Pool::new(),
@@ -64,17 +59,10 @@ pub unsafe extern "C" fn br_assigner_new(
             ends: Vec::new(),
             assignment: Assignment::new(),
         };
-        // SAFETY: not NULL, and the caller's word.
-        unsafe { *assigner = Box::into_raw(Box::new(br_assigner(Handle::new(state)))) };
-        Ok(())
-    });
-    let (status, text) = match made {
-        Ok(()) => (br_status::BR_OK, String::new()),
-        Err(failure) => (failure.status, failure.text),
+        Ok(br_assigner(Handle::new(state)))
     };
     // SAFETY: the caller's word.
-    unsafe { copy_text(&text, error, error_size) };
-    status
+    unsafe { make("assigner", assigner, (error, error_size), made) }
 }
 
 /// Frees an assigner, after its last call; NULL is allowed.
@@ -83,13 +71,8 @@ pub unsafe extern "C" fn br_assigner_new(
 /// It is NULL, or was made by `br_assigner_new`, is not freed yet, and nobody is inside.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn br_assigner_free(assigner: *mut br_assigner) {
-    if !assigner.is_null() {
-        let _ = caught(|| {
-            // SAFETY: made by `br_assigner_new`, and nobody uses it again.
-            drop(unsafe { Box::from_raw(assigner) });
-            Ok(())
-        });
-    }
+    // SAFETY: the caller's word.
+    unsafe { free(assigner) }
 }
 
 /// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.

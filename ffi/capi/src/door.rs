@@ -150,6 +150,50 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fai
     })
 }
 
+/// Makes an object into `*out`, NULL when that fails; the text of the error goes into `error`.
+///
+/// # Safety
+/// `out` is NULL, or a pointer may be written there if it is aligned; `error` and `error_size` as for [`copy_text`].
+pub(crate) unsafe fn make<T>(
+    name: &str,
+    out: *mut *mut T,
+    (error, error_size): (*mut c_char, usize),
+    f: impl FnOnce() -> Result<T, Failure>,
+) -> br_status {
+    let made = caught(|| {
+        if out.is_null() || !out.is_aligned() {
+            return Err(Failure::argument(format!("{name}: expected an aligned pointer to a pointer")));
+        }
+        // SAFETY: not NULL, and the caller's word.
+        unsafe { *out = std::ptr::null_mut() };
+        let made = Box::new(f()?);
+        // SAFETY: as above.
+        unsafe { *out = Box::into_raw(made) };
+        Ok(())
+    });
+    let (status, text) = match made {
+        Ok(()) => (br_status::BR_OK, String::new()),
+        Err(failure) => (failure.status, failure.text),
+    };
+    // SAFETY: passed on.
+    unsafe { copy_text(&text, error, error_size) };
+    status
+}
+
+/// Frees what [`make`] has made; NULL is allowed.
+///
+/// # Safety
+/// It is NULL, or comes from [`make`] and is not used again.
+pub(crate) unsafe fn free<T>(made: *mut T) {
+    if !made.is_null() {
+        let _ = caught(|| {
+            // SAFETY: the caller's word.
+            drop(unsafe { Box::from_raw(made) });
+            Ok(())
+        });
+    }
+}
+
 /// Copies text into a caller's buffer, cut to fit and closed by a zero: its length in bytes without the zero, whatever the buffer holds.
 ///
 /// # Safety

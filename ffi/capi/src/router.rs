@@ -12,8 +12,8 @@ use balanceroute::{Request, Router, RouterError, WaitReason};
 
 use crate::columns::br_reason;
 use crate::door::{
-    Failure, Handle, Versioned, array, br_options, br_status, build_policy, caught, copy_text, needed,
-    output, read_versioned, write_versioned,
+    Failure, Handle, Versioned, array, br_options, br_status, build_policy, caught, copy_text, free, make,
+    needed, output, read_versioned, write_versioned,
 };
 use crate::{BR_NONE, BR_NONE64};
 
@@ -559,15 +559,10 @@ pub unsafe extern "C" fn br_router_new(
     error: *mut c_char,
     error_size: usize,
 ) -> br_status {
-    let made = caught(|| {
-        if router.is_null() || !router.is_aligned() {
-            return Err(Failure::argument("router: expected an aligned pointer to a pointer"));
-        }
+    let made = || {
         // SAFETY: the caller's word.
-        let (policy, config) = unsafe {
-            *router = std::ptr::null_mut();
-            (build_policy(policy, options)?, read_config(&read_versioned(config)?)?)
-        };
+        let (policy, config) =
+            unsafe { (build_policy(policy, options)?, read_config(&read_versioned(config)?)?) };
         let (config, explaining) = config;
         let classifier = policy.needs().forecast.map(balanceroute::forecast::classifier_for);
         let mut made = Router::with_policy(config, policy, classifier)?;
@@ -579,17 +574,10 @@ pub unsafe extern "C" fn br_router_new(
             waiting: Vec::new(),
             bonus_of: HashMap::new(),
         };
-        // SAFETY: not NULL, and the caller's word.
-        unsafe { *router = Box::into_raw(Box::new(br_router(Handle::new(state)))) };
-        Ok(())
-    });
-    let (status, text) = match made {
-        Ok(()) => (br_status::BR_OK, String::new()),
-        Err(failure) => (failure.status, failure.text),
+        Ok(br_router(Handle::new(state)))
     };
     // SAFETY: the caller's word.
-    unsafe { copy_text(&text, error, error_size) };
-    status
+    unsafe { make("router", router, (error, error_size), made) }
 }
 
 /// # Safety
@@ -643,13 +631,8 @@ unsafe fn read_config(from: &br_router_config) -> Result<(RouterConfig, bool), F
 /// It is NULL, or was made by `br_router_new`, is not freed yet, and nobody is inside.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn br_router_free(router: *mut br_router) {
-    if !router.is_null() {
-        let _ = caught(|| {
-            // SAFETY: made by `br_router_new`, and nobody uses it again.
-            drop(unsafe { Box::from_raw(router) });
-            Ok(())
-        });
-    }
+    // SAFETY: the caller's word.
+    unsafe { free(router) }
 }
 
 /// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.

@@ -1,6 +1,6 @@
 //! One step for a caller that keeps its own state.
 
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Mutex, MutexGuard};
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
@@ -17,6 +17,7 @@ use pyo3::types::PyDict;
 
 use crate::arrays::{Column, matrix, shaped};
 use crate::errors::Failure;
+use crate::locked;
 use crate::records::{Balance, record};
 
 record! {
@@ -102,13 +103,7 @@ pub(crate) struct Assigner {
 impl Assigner {
     /// The state: at once, or when the thread that has it is done.
     fn enter(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
-        match self.state.try_lock() {
-            Ok(guard) => Ok(guard),
-            Err(TryLockError::Poisoned(_)) => Err(Failure::Broken),
-            Err(TryLockError::WouldBlock) => {
-                pyo3::sync::MutexExt::lock_py_attached(&self.state, py).map_err(|_| Failure::Broken)
-            }
-        }
+        locked::enter(&self.state, py)
     }
 
     /// With the default parameters.

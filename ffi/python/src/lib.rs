@@ -3,6 +3,7 @@
 mod arrays;
 mod assign;
 mod errors;
+mod locked;
 mod metrics;
 mod records;
 mod router;

@@ -1,7 +1,7 @@
 //! The state across steps.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Mutex, MutexGuard};
 
 use balanceroute::router::{self as core, Decided, Mode, Placement, RouterConfig, Share, Verdict};
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::assign::parameters;
 use crate::errors::Failure;
+use crate::locked;
 use crate::metrics::{Metrics, Report};
 use crate::records::{Balance, record, wait_reason_name};
 
@@ -171,13 +172,7 @@ struct State {
 impl Router {
     /// The state: at once, or when the thread that has it is done, which never waits for the GIL meanwhile without having let this one go.
     fn enter(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
-        match self.state.try_lock() {
-            Ok(guard) => Ok(guard),
-            Err(TryLockError::Poisoned(_)) => Err(Failure::Broken),
-            Err(TryLockError::WouldBlock) => {
-                pyo3::sync::MutexExt::lock_py_attached(&self.state, py).map_err(|_| Failure::Broken)
-            }
-        }
+        locked::enter(&self.state, py)
     }
 }
 
