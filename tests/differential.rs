@@ -1,30 +1,15 @@
 //! Every policy answers what the oracle answers, pick for pick, on random and adversarial batches.
 
+#[path = "support/parts.rs"]
+mod parts;
+
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::{Isa, Tier};
 use balanceroute::policy::{self, Parameters};
-use balanceroute::{
-    Assignment, Batch, Pool, PredictedEnd, PredictedEnds, Request, Traffic, WaitReason, Worker,
-};
+use balanceroute::{Assignment, Batch, PredictedEnd, Request, Traffic, WaitReason, Worker};
 use half::f16;
+use parts::Parts;
 use proptest::prelude::*;
-
-/// A batch with everything optional in it, as owned parts.
-#[derive(Clone, Debug)]
-struct Parts {
-    workers: Vec<Worker>,
-    requests: Vec<Request>,
-    traffic: Traffic,
-    growth: u32,
-    horizon: usize,
-    rows: Vec<u64>,
-    offsets: Vec<u32>,
-    ends: Vec<PredictedEnd>,
-    bonus: Vec<f32>,
-    bonus_half: Vec<f16>,
-    eligible: Vec<u64>,
-    classes: Vec<f32>,
-}
 
 fn lengths(tied: bool) -> BoxedStrategy<u32> {
     if tied { prop_oneof![Just(100u32), Just(200), 95..105u32].boxed() } else { (1..5000u32).boxed() }
@@ -171,21 +156,8 @@ fn agree_on(name: &str, isa: Isa, cases: u32, parameters: &Parameters) {
     let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
     runner
         .run(&parts(), |parts| {
-            let pool = Pool::from_requests(&parts.requests).expect("valid requests");
-            let mut draft = Batch::draft(&parts.workers, &pool)
-                .traffic(parts.traffic)
-                .request_growth(parts.growth)
-                .pairs(balanceroute::Pairs {
-                    bonus_tokens: &parts.bonus,
-                    bonus_half_tokens: &parts.bonus_half,
-                    eligible: &parts.eligible,
-                });
-            if !parts.rows.is_empty() {
-                draft = draft.projection(parts.horizon, &parts.rows);
-                draft = draft.classes(&parts.classes);
-                draft = draft.ends(PredictedEnds { offsets: &parts.offsets, ends: &parts.ends });
-            }
-            let batch = draft.check().expect("a valid batch");
+            let pool = parts.pool();
+            let batch = parts.batch(&pool);
             let (mut left, mut right) = (Assignment::new(), Assignment::new());
             fast.borrow_mut().decide(&batch, &mut left);
             slow.borrow_mut().decide(&batch, &mut right);

@@ -6,6 +6,8 @@
 #![cfg(feature = "ascend")]
 
 mod kernel;
+#[path = "support/parts.rs"]
+mod parts;
 
 use std::path::Path;
 use std::process::Command;
@@ -16,30 +18,12 @@ use balanceroute::backend::ascend::offload::{Launch, Offload, Outcome};
 use balanceroute::backend::{Backend, BackendKind, Reference};
 use balanceroute::policy::{self, Drawer, Order, Overdue, Parameters, Plan, Repair, Rule, View};
 use balanceroute::score::{Age, Knot, Profile};
-use balanceroute::{
-    Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
-};
+use balanceroute::{Assignment, Batch, Policy, Pool, PredictedEnd, Request, Traffic, Worker};
 use half::f16;
 use kernel::{Model, Tally, build};
+use parts::Parts;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-/// A batch with everything optional in it, as owned parts.
-#[derive(Clone, Debug, Default)]
-struct Parts {
-    workers: Vec<Worker>,
-    requests: Vec<Request>,
-    traffic: Traffic,
-    growth: u32,
-    horizon: usize,
-    rows: Vec<u64>,
-    offsets: Vec<u32>,
-    ends: Vec<PredictedEnd>,
-    bonus: Vec<f32>,
-    bonus_half: Vec<f16>,
-    eligible: Vec<u64>,
-    classes: Vec<f32>,
-}
 
 /// Bounds of a random batch.
 #[derive(Clone, Copy, Debug)]
@@ -157,31 +141,6 @@ fn draw(rng: &mut impl Rng, shape: Shape) -> Parts {
         },
         workers,
         requests,
-    }
-}
-
-impl Parts {
-    fn pool(&self) -> Pool {
-        Pool::from_requests(&self.requests).expect("valid requests")
-    }
-
-    fn batch<'a>(&'a self, pool: &'a Pool) -> Batch<'a> {
-        let mut draft = Batch::draft(&self.workers, pool)
-            .traffic(self.traffic)
-            .request_growth(self.growth)
-            .pairs(Pairs {
-                bonus_tokens: &self.bonus,
-                bonus_half_tokens: &self.bonus_half,
-                eligible: &self.eligible,
-            });
-        if !self.rows.is_empty() {
-            draft = draft.projection(self.horizon, &self.rows);
-            draft = draft.ends(PredictedEnds { offsets: &self.offsets, ends: &self.ends });
-            if !self.classes.is_empty() {
-                draft = draft.classes(&self.classes);
-            }
-        }
-        draft.check().expect("a valid batch")
     }
 }
 
