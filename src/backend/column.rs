@@ -9,6 +9,7 @@
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
+use crate::backend::cpu::refill::{FLANKS, MOST_GROUPS, SPAN};
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Ordered, Pool};
 use crate::score::{Age, Knot, Profile};
@@ -41,6 +42,15 @@ impl Terms {
     pub(crate) fn new(pool: &Pool, age: Age, unit: i64) -> Self {
         let longest_wait_steps = pool.longest_wait_steps();
         Self { age, unit, longest_wait_steps, oldest_age: unit * age.tokens(longest_wait_steps) }
+    }
+
+    /// Whether everything fits the kernel of level refill.
+    pub(crate) fn fit_refill(&self, ordered: &Ordered<'_>) -> bool {
+        let longest = ordered.tokens.last().map_or(0, |&tokens| i64::from(tokens));
+        ordered.low.len() <= MOST_GROUPS
+            && self.longest_wait_steps < 1 << 31
+            && self.oldest_age < SPAN
+            && longest < SPAN
     }
 
     /// Whether waits and ages fit the lanes of the kernels.
@@ -80,6 +90,15 @@ impl Column {
     pub(crate) fn give_back(&mut self, ordered: &Ordered<'_>, position: usize) {
         self.marks.give_back(position);
         self.marks.raise_lines(position, ordered.tokens[position]);
+    }
+
+    /// What is taken, with blocks bounded by the flanks of level refill.
+    pub(crate) fn flanked(&mut self, ordered: &Ordered<'_>, terms: &Terms) -> &mut Marks {
+        if !self.begun {
+            (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), Some(FLANKS), &mut self.marks);
+            self.begun = true;
+        }
+        &mut self.marks
     }
 
     pub(crate) fn is_taken(&self, position: usize) -> bool {

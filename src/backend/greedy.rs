@@ -19,32 +19,13 @@ use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
 use crate::backend::cpu::matrix::Matrix;
+use crate::backend::cpu::refill::Chain;
 use crate::backend::loads::Loads;
-use crate::batch::{Batch, MAX_WORKERS, Request};
+use crate::backend::picks::{Pick, open_key, worker_of};
+use crate::batch::{Batch, Request};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
-use crate::rule::{Order, PairCost, Pin, Plan, Rule};
+use crate::rule::{Drawer, Order, PairCost, Pin, Plan, Rule};
 use crate::score::Profile;
-
-#[derive(Clone, Copy, Debug)]
-struct Pick {
-    position: usize,
-    worker: usize,
-    tokens: i64,
-    score: i64,
-    overdue: bool,
-    pair_terms: bool,
-    /// The peak of the profile that it was chosen for; none where it was not.
-    peak_tokens: Option<i64>,
-    /// [`Greedy::changes`] when it was last found to be the best for its worker.
-    best_at: u32,
-}
-
-impl Pick {
-    /// Whether another worker may take it over.
-    fn may_move(&self) -> bool {
-        !self.overdue && !self.pair_terms
-    }
-}
 
 /// Buffers of the engine, kept across steps.
 #[derive(Clone, Debug)]
@@ -108,15 +89,6 @@ const NOBODY: i64 = i64::MIN;
 /// Ends a list of picks.
 const NO_PICK: u32 = u32::MAX;
 
-/// A worker's place among the open ones in one word, which sorts faster than a pair: loads stay below 2^54.
-fn open_key(cost: i64, worker: usize) -> u64 {
-    (cost as u64) << 10 | worker as u64
-}
-
-fn worker_of(key: u64) -> usize {
-    (key % MAX_WORKERS as u64) as usize
-}
-
 struct Step<'a, 'b, R> {
     batch: &'a Batch<'b>,
     waiting: Ordered<'a>,
@@ -125,12 +97,14 @@ struct Step<'a, 'b, R> {
     terms: Terms,
     /// Whether columns may be searched by length.
     ordered: bool,
+    /// What a completion must lower its worker by, where the rule is level refill and the kernel made for it can run it.
+    refill_drop_tokens: Option<i64>,
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
     fn new(batch: &'a Batch<'b>, rule: R, plan: Plan, ordered: bool) -> Self {
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
-        Self { batch, waiting: batch.waiting().ordered(), rule, plan, terms, ordered }
+        Self { batch, waiting: batch.waiting().ordered(), rule, plan, terms, ordered, refill_drop_tokens: None }
     }
 
     /// About how many columns will be searched.
@@ -138,6 +112,23 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
         let columns = if self.one_column() { 0 } else { self.batch.workers().len() };
         admissions + columns
+    }
+
+    /// See [`Step::refill_drop_tokens`].
+    fn refills(&self) -> Option<i64>
+    where
+        R: std::ops::Deref<Target: Rule>,
+    {
+        let batch = self.batch;
+        let one_by_one = self.ordered && self.plan.order == Order::LeastLoaded && self.rule.candidates() <= 1;
+        let alike = batch.is_uniform() && batch.workers().len() >= 2 && batch.projection().is_none();
+        if !(one_by_one && alike && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
+            return None;
+        }
+        match self.rule.drawer(batch) {
+            Some(Drawer::Level { drop_tokens }) => Some(drop_tokens),
+            _ => None,
+        }
     }
 
     /// Whether the best pair is always in the column of the least-loaded open worker.
@@ -202,7 +193,8 @@ impl Greedy {
             out.measure(batch);
             return None;
         }
-        let step = Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense);
+        let mut step = Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense);
+        step.refill_drop_tokens = step.refills();
         self.loads.load(batch, &plan);
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
@@ -663,6 +655,14 @@ impl Greedy {
 
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open(step.batch);
+        while step.refill_drop_tokens.is_some() {
+            let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.refill)(chain)) else { return };
+            // Too large for that kernel: this one goes the general way.
+            if let Some(found) = self.best(step, worker) {
+                self.admit_best(step, worker, found);
+                self.reopen(worker);
+            }
+        }
         if step.one_column() {
             while let Some(key) = self.open.pop() {
                 let worker = worker_of(key);
@@ -888,9 +888,46 @@ impl Greedy {
         self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
     }
 
+    /// Hands the step to a kernel of level refill.
+    fn with_chain<T>(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        run: impl FnOnce(&'static Kernels, &mut Chain<'_>) -> T,
+    ) -> T {
+        let mut chain = Chain {
+            ordered: &step.waiting,
+            marks: self.column.flanked(&step.waiting, &step.terms),
+            loads: &mut self.loads,
+            open: &mut self.open,
+            picks: &mut self.picks,
+            oldest_age: step.terms.oldest_age,
+            drop_tokens: step.refill_drop_tokens.unwrap_or(0),
+            tolerance_tokens: step.plan.repair.tolerance_tokens,
+            changes: self.changes,
+        };
+        let answer = run(self.kernels, &mut chain);
+        self.changes = chain.changes;
+        answer
+    }
+
+    /// Puts a waiting request in the place of each pick that it suits better.
     fn replace(&mut self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
         let mut changed = false;
-        for index in 0..self.picks.len() {
+        let mut from = 0;
+        while step.refill_drop_tokens.is_some() {
+            let (some, stuck) = self.with_chain(step, |kernels, chain| (kernels.refill_again)(chain, from));
+            changed |= some;
+            let Some(index) = stuck else { return changed };
+            // Too large for that kernel: this one goes the general way.
+            changed |= self.replace_general(step, index..index + 1);
+            from = index + 1;
+        }
+        self.replace_general(step, 0..self.picks.len())
+    }
+
+    fn replace_general(&mut self, step: &Step<'_, '_, &mut impl Rule>, picks: std::ops::Range<usize>) -> bool {
+        let mut changed = false;
+        for index in picks {
             let pick = self.picks[index];
             // Nothing has changed since it was looked at: neither would the answer.
             if pick.overdue || pick.best_at == self.changes {

@@ -40,6 +40,32 @@ impl Top {
     }
 }
 
+/// Divides by a number of workers, again and again: a multiplication where the dividend is a sum of loads.
+#[derive(Clone, Copy, Debug)]
+struct Divisor {
+    by: u64,
+    /// `2^64 / by`, rounded up.
+    inverse: u64,
+}
+
+impl Divisor {
+    /// Dividends up to this, by divisors up to [`MAX_WORKERS`], stay exact.
+    const GREATEST: u64 = 1 << 54;
+
+    fn new(by: u64) -> Self {
+        Self { by, inverse: (u64::MAX.checked_div(by)).unwrap_or(0).wrapping_add(1) }
+    }
+
+    /// `sum / by`, rounded down.
+    #[inline(always)]
+    fn of(self, sum: i64) -> i64 {
+        if self.by >= 2 && (sum as u64) < Self::GREATEST {
+            return (u128::from(sum as u64) * u128::from(self.inverse) >> 64) as i64;
+        }
+        sum.div_euclid(self.by.max(1) as i64)
+    }
+}
+
 /// Loads during one decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Loads {
@@ -55,6 +81,8 @@ pub(crate) struct Loads {
     pub(crate) lift: Vec<i64>,
     anticipated: Vec<i64>,
     sum: i64,
+    /// Divides by the number of workers less one.
+    others: Divisor,
     top: Top,
     /// Whether anybody asks for the envelope.
     follows_envelope: bool,
@@ -80,6 +108,7 @@ impl Loads {
             lift: Vec::new(),
             anticipated: Vec::new(),
             sum: 0,
+            others: Divisor::new(1),
             top: Top::NONE,
             follows_envelope: true,
             envelope: 0,
@@ -129,6 +158,7 @@ impl Loads {
         }
         self.before = (before, greatest);
         self.sum = sum;
+        self.others = Divisor::new(count as u64 - 1);
         self.top = (self.kernels.top)(&self.anticipated);
         self.envelope = greatest.max(plan.envelope_floor);
         self.room_tokens.clear();
@@ -218,7 +248,32 @@ impl Loads {
             others_max: if self.cost.len() == 1 { anticipated } else { view.others_max },
             ..view
         };
-        Some((view, self.longest_tokens(worker) + tokens + self.growth_tokens))
+        Some((view, self.longest_without(worker, tokens)))
+    }
+
+    /// What level refill asks about all others: the mean of their anticipated loads, rounded down, and the greatest of them.
+    #[inline(always)]
+    pub(crate) fn others(&self, worker: usize) -> (i64, i64) {
+        let mean = self.others.of(self.sum - self.anticipated[worker]);
+        (mean, if worker == self.top.at { self.top.second } else { self.top.first })
+    }
+
+    /// The anticipated load of a worker without the refill of the slot that is being filled.
+    #[inline(always)]
+    pub(crate) fn refilled(&self, worker: usize) -> i64 {
+        self.anticipated[worker] - self.refill_tokens
+    }
+
+    /// The same without a pick of this length, whose slot is being filled anew.
+    #[inline(always)]
+    pub(crate) fn without(&self, worker: usize, tokens: i64) -> i64 {
+        self.anticipated[worker] - tokens
+    }
+
+    /// Longest request that its room holds without a pick of this length.
+    #[inline(always)]
+    pub(crate) fn longest_without(&self, worker: usize, tokens: i64) -> i64 {
+        self.longest_tokens(worker) + tokens + self.growth_tokens
     }
 
     /// The worker with the greatest anticipated load.

@@ -11,6 +11,7 @@ pub(crate) mod column;
 pub mod cpu;
 pub(crate) mod greedy;
 pub(crate) mod loads;
+pub(crate) mod picks;
 
 use cpu::{Kernels, Tier};
 

@@ -49,7 +49,7 @@ pub(crate) struct Marks {
     /// Per block a bit for each entry that is taken or lies past the end.
     pub taken: Vec<u16>,
     /// Per group a bit for each block without a free entry.
-    full: Vec<u16>,
+    pub(super) full: Vec<u16>,
     /// Per group a bit for each block whose ages are known.
     aged: Vec<u16>,
     block_ages: Vec<[i32; BLOCK]>,
@@ -58,7 +58,7 @@ pub(crate) struct Marks {
     /// Slopes of the lines that blocks are bounded by, where they are.
     pub slopes: Option<[i32; 2]>,
     /// Per line and block at least the greatest `slope * tokens + age` of its free entries.
-    lines: [Vec<[i32; BLOCK]>; 2],
+    pub(super) lines: [Vec<[i32; BLOCK]>; 2],
     now_step: u32,
     age: Age,
     unit: i32,
@@ -349,6 +349,33 @@ fn look<L: Lanes, const GROUPS: usize>(
     }
 }
 
+/// The ages of a block in score units, worked out at the first look.
+#[inline(always)]
+pub(super) fn ages_of<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) -> L::V {
+    let (group, bit) = (block / BLOCK, 1 << (block % BLOCK));
+    if marks.aged[group] & bit != 0 {
+        return lanes.load(&marks.ages[block]);
+    }
+    let ages = lanes.ages(marks.now_step, &ordered.enqueued_blocks[block], marks.age);
+    let ages = lanes.mul(ages, lanes.splat(marks.unit));
+    lanes.store(ages, &mut marks.ages[block]);
+    marks.aged[group] |= bit;
+    if marks.slopes.is_some() {
+        tighten(lanes, ordered, block, marks);
+    }
+    ages
+}
+
+/// The age of an entry in score units.
+#[inline(always)]
+pub(super) fn age_of(ordered: &Ordered<'_>, position: usize, marks: &Marks) -> i32 {
+    let (block, lane) = (position / BLOCK, position % BLOCK);
+    if marks.aged[block / BLOCK] >> (block % BLOCK) & 1 == 1 {
+        return marks.ages[block][lane];
+    }
+    marks.age.tokens(marks.now_step - ordered.enqueued[position]) as i32 * marks.unit
+}
+
 /// Scores one block and keeps the better of its best and `best`: greatest score, then earliest arrival.
 #[inline(always)]
 fn look_into<L: Lanes>(
@@ -359,19 +386,7 @@ fn look_into<L: Lanes>(
     block: usize,
     best: &mut Best,
 ) -> bool {
-    let (group, bit) = (block / BLOCK, 1 << (block % BLOCK));
-    let ages = if marks.aged[group] & bit != 0 {
-        lanes.load(&marks.ages[block])
-    } else {
-        let ages = lanes.ages(marks.now_step, &ordered.enqueued_blocks[block], marks.age);
-        let ages = lanes.mul(ages, lanes.splat(marks.unit));
-        lanes.store(ages, &mut marks.ages[block]);
-        marks.aged[group] |= bit;
-        if marks.slopes.is_some() {
-            tighten(lanes, ordered, block, marks);
-        }
-        ages
-    };
+    let ages = ages_of(lanes, ordered, block, marks);
     let tokens = lanes.load_unsigned(&ordered.token_blocks[block]);
     let scores = lanes.add(values(lanes, query, tokens), ages);
     let fit = !lanes.greater(tokens, lanes.splat(query.longest)) & !marks.taken[block];

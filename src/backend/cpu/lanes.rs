@@ -24,6 +24,11 @@ pub(crate) trait Lanes: Copy {
     fn equal(self, a: Self::V, b: Self::V) -> u16;
     /// The greatest of the lanes in a mask that is not empty.
     fn greatest(self, lanes: Self::V, mask: u16) -> i32;
+    /// The greatest of all lanes.
+    fn top(self, lanes: Self::V) -> i32;
+    /// The lanes in a mask, and the least value elsewhere.
+    fn keep(self, lanes: Self::V, mask: u16) -> Self::V;
+    fn shift_left<const BITS: u32>(self, a: Self::V) -> Self::V;
     /// [`Age::tokens`] of `now_step - enqueued`, where both the waits and the ages are below 2^31.
     fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V;
 

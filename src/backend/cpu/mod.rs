@@ -11,6 +11,7 @@ pub(crate) mod lanes;
 pub(crate) mod loads;
 pub(crate) mod matrix;
 mod probe;
+pub(crate) mod refill;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use column::{Found, Marks, Query};
 use dense::{Best, Block, Plain, Query as DenseQuery, Rows};
 use exchange::{Pairs, Place};
 use loads::Top;
+use refill::Chain;
 
 use crate::pool::{BLOCK, Ordered};
 use crate::score::Age;
@@ -92,6 +94,10 @@ pub(crate) struct Kernels {
     pub take: fn(&Ordered<'_>, usize, &mut Marks),
     /// The best free entry for a profile.
     pub search: fn(&Ordered<'_>, &Query<'_>, &mut Marks) -> Option<Found>,
+    /// Admits for level refill, until nobody fits or a worker's search does not fit the lanes: that worker is returned.
+    pub refill: fn(&mut Chain<'_>) -> Option<usize>,
+    /// Looks at the picks of level refill again, from one on: whether any changed, and the pick whose search does not fit the lanes.
+    pub refill_again: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
     /// The next pair of picks, from a place on, whose exchange may help.
     pub next_exchange: fn(&Pairs, Place) -> Option<Place>,
     /// The two greatest values.

@@ -8,6 +8,7 @@ use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, T
 use crate::backend::cpu::exchange::{self, Pairs, Place};
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, Top};
+use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
@@ -151,6 +152,42 @@ impl Lanes for Avx2 {
             mask &= mask - 1;
         }
         greatest
+    }
+
+    #[inline(always)]
+    fn top(self, [low, high]: Self::V) -> i32 {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            let eight = _mm256_max_epi32(low, high);
+            let four =
+                _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let two = _mm_max_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+            _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn keep(self, [low, high]: Self::V, mask: u16) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            let (mask, none) = (_mm256_set1_epi32(i32::from(mask)), _mm256_set1_epi32(i32::MIN));
+            let first = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let second = _mm256_slli_epi32::<8>(first);
+            let kept = |lanes: __m256i, bits: __m256i| {
+                let set = _mm256_cmpeq_epi32(_mm256_and_si256(mask, bits), bits);
+                _mm256_blendv_epi8(none, lanes, set)
+            };
+            [kept(low, first), kept(high, second)]
+        }
+    }
+
+    #[inline(always)]
+    fn shift_left<const BITS: u32>(self, a: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            let bits = _mm_cvtsi32_si128(BITS as i32);
+            [_mm256_sll_epi32(a[0], bits), _mm256_sll_epi32(a[1], bits)]
+        }
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@ use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, T
 use crate::backend::cpu::exchange::{self, Pairs, Place};
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, Top};
+use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
@@ -153,6 +154,24 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     fn greatest(self, lanes: Self::V, mask: u16) -> i32 {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_mask_reduce_max_epi32(mask, lanes) }
+    }
+
+    #[inline(always)]
+    fn top(self, lanes: Self::V) -> i32 {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_reduce_max_epi32(lanes) }
+    }
+
+    #[inline(always)]
+    fn keep(self, lanes: Self::V, mask: u16) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_mov_epi32(_mm512_set1_epi32(i32::MIN), mask, lanes) }
+    }
+
+    #[inline(always)]
+    fn shift_left<const BITS: u32>(self, a: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_slli_epi32::<BITS>(a) }
     }
 
     #[inline(always)]

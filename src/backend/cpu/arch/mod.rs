@@ -51,6 +51,22 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { search(ordered, query, marks) }
             },
+            refill: |chain| {
+                #[target_feature(enable = $features)]
+                fn place(chain: &mut Chain<'_>) -> Option<usize> {
+                    refill::place($token, chain)
+                }
+                // SAFETY: as above.
+                unsafe { place(chain) }
+            },
+            refill_again: |chain, first| {
+                #[target_feature(enable = $features)]
+                fn replace(chain: &mut Chain<'_>, first: usize) -> (bool, Option<usize>) {
+                    refill::replace($token, chain, first)
+                }
+                // SAFETY: as above.
+                unsafe { replace(chain, first) }
+            },
             next_exchange: |pairs, from| {
                 #[target_feature(enable = $features)]
                 fn next_exchange(pairs: &Pairs, from: Place) -> Option<Place> {

@@ -1,7 +1,7 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
-use crate::backend::cpu::{Isa, Kernels, column, dense, exchange, loads};
+use crate::backend::cpu::{Isa, Kernels, column, dense, exchange, loads, refill};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
@@ -13,6 +13,8 @@ static KERNELS: Kernels = Kernels {
     begin: |ordered, age, slopes, marks| column::begin(Scalar, ordered, age, slopes, marks),
     take: |ordered, position, marks| column::take(Scalar, ordered, position, marks),
     search: |ordered, query, marks| column::search(Scalar, ordered, query, marks),
+    refill: |chain| refill::place(Scalar, chain),
+    refill_again: |chain, first| refill::replace(Scalar, chain, first),
     next_exchange: |pairs, from| exchange::next(Scalar, pairs, from),
     top: |values| loads::top(values),
     sum_and_max: |values| loads::sum_and_max(values),
@@ -118,6 +120,21 @@ impl Lanes for Scalar {
     fn greatest(self, lanes: Self::V, mask: u16) -> i32 {
         let kept = each(|lane| if mask >> lane & 1 == 1 { lanes[lane] } else { i32::MIN });
         kept.into_iter().fold(i32::MIN, i32::max)
+    }
+
+    #[inline(always)]
+    fn top(self, lanes: Self::V) -> i32 {
+        lanes.into_iter().fold(i32::MIN, i32::max)
+    }
+
+    #[inline(always)]
+    fn keep(self, lanes: Self::V, mask: u16) -> Self::V {
+        each(|lane| if mask >> lane & 1 == 1 { lanes[lane] } else { i32::MIN })
+    }
+
+    #[inline(always)]
+    fn shift_left<const BITS: u32>(self, a: Self::V) -> Self::V {
+        each(|lane| a[lane] << BITS)
     }
 
     #[inline(always)]

@@ -1,0 +1,35 @@
+//! The picks of a step as the engine keeps them, and the order in which open workers choose.
+
+use crate::batch::MAX_WORKERS;
+
+/// A request that was given to a worker in this step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pick {
+    /// Its place in the length order.
+    pub position: usize,
+    pub worker: usize,
+    pub tokens: i64,
+    pub score: i64,
+    pub overdue: bool,
+    pub pair_terms: bool,
+    /// The peak of the profile that it was chosen for; none where it was not.
+    pub peak_tokens: Option<i64>,
+    /// How many changes the repair had made, plus one, when it was last found to be the best for its worker.
+    pub best_at: u32,
+}
+
+impl Pick {
+    /// Whether another worker may take it over.
+    pub(crate) fn may_move(&self) -> bool {
+        !self.overdue && !self.pair_terms
+    }
+}
+
+/// A worker's place among the open ones in one word, which sorts faster than a pair: loads stay below 2^54.
+pub(crate) fn open_key(cost: i64, worker: usize) -> u64 {
+    (cost as u64) << MAX_WORKERS.trailing_zeros() | worker as u64
+}
+
+pub(crate) fn worker_of(key: u64) -> usize {
+    (key % MAX_WORKERS as u64) as usize
+}
