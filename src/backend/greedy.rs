@@ -17,7 +17,7 @@ use crate::backend::ascend::offload::{Device, Outcome};
 use crate::backend::column::{Column, Found, Terms};
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
-use crate::backend::cpu::exchange::{GREATEST, Pairs, Place};
+use crate::backend::cpu::exchange::{Exchange, Pairs};
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::refill::Chain;
 use crate::backend::loads::Loads;
@@ -43,9 +43,6 @@ pub(crate) struct Greedy {
     found: Vec<Found>,
     tokens: Vec<i64>,
     pairs: Pairs,
-    /// The first pick of each worker, and the next of the same worker for each pick: they never change places during the repair.
-    first_pick: Vec<u32>,
-    next_pick: Vec<u32>,
     /// Whether batches without pair terms go through the matrix as well.
     always_dense: bool,
     matrix: Matrix,
@@ -86,8 +83,6 @@ struct Rivals {
 
 const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
-/// Ends a list of picks.
-const NO_PICK: u32 = u32::MAX;
 
 struct Step<'a, 'b, R> {
     batch: &'a Batch<'b>,
@@ -152,8 +147,6 @@ impl Greedy {
             found: Vec::new(),
             tokens: Vec::new(),
             pairs: Pairs::default(),
-            first_pick: Vec::new(),
-            next_pick: Vec::new(),
             always_dense: false,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
@@ -223,10 +216,9 @@ impl Greedy {
         let (batch, plan) = (step.batch, &step.plan);
         self.changes = 1;
         if self.picks.len() >= 2 {
-            self.list_picks();
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(step);
-                let swapped = plan.repair.swap.is_some_and(|cost| self.swap(step, cost));
+                let swapped = plan.repair.swap.is_some_and(|cost| self.exchange(batch, cost));
                 if !replaced && !swapped {
                     break;
                 }
@@ -910,6 +902,21 @@ impl Greedy {
         answer
     }
 
+    /// Exchanges picks of two workers where that lowers their cost.
+    fn exchange(&mut self, batch: &Batch<'_>, cost: PairCost) -> bool {
+        let mut exchange = Exchange {
+            loads: &mut self.loads,
+            picks: &mut self.picks,
+            pairs: &mut self.pairs,
+            cost,
+            growth_tokens: i64::from(batch.request_growth_tokens()),
+            changes: self.changes,
+        };
+        let changed = (self.kernels.exchange)(&mut exchange);
+        self.changes = exchange.changes;
+        changed
+    }
+
     /// Puts a waiting request in the place of each pick that it suits better.
     fn replace(&mut self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
         let mut changed = false;
@@ -985,137 +992,6 @@ impl Greedy {
             (pick.score, pick.best_at, pick.peak_tokens) = (score, self.changes, peak_tokens);
         }
         changed
-    }
-
-    fn swap(&mut self, step: &Step<'_, '_, &mut impl Rule>, cost: PairCost) -> bool {
-        let mut changed = false;
-        let mut filtered = self.fill_pairs(cost);
-        let mut from = Place { first: 0, second: 1 };
-        loop {
-            let next =
-                if filtered { (self.kernels.next_exchange)(&self.pairs, from) } else { self.place_at(from) };
-            let Some(place) = next else { return changed };
-            if self.exchange(step, cost, place) {
-                changed = true;
-                filtered = filtered && self.follow_exchange(cost, place);
-            }
-            from = Place { second: place.second + 1, ..place };
-        }
-    }
-
-    /// The first pair of picks from a place on, whatever it is.
-    fn place_at(&self, from: Place) -> Option<Place> {
-        let next_row = Place { first: from.first + 1, second: from.first + 2 };
-        let place = if from.second < self.picks.len() { from } else { next_row };
-        (place.second < self.picks.len()).then_some(place)
-    }
-
-    /// Exchanges two picks if that lowers the cost of their workers.
-    fn exchange(
-        &mut self,
-        step: &Step<'_, '_, &mut impl Rule>,
-        cost: PairCost,
-        Place { first, second }: Place,
-    ) -> bool {
-        let (a, b) = (self.picks[first], self.picks[second]);
-        if a.worker == b.worker || !a.may_move() || !b.may_move() || a.tokens == b.tokens {
-            return false;
-        }
-        let growth = i64::from(step.batch.request_growth_tokens());
-        let room = |pick: &Pick| self.loads.longest_tokens(pick.worker) + growth + pick.tokens;
-        if b.tokens > room(&a) || a.tokens > room(&b) {
-            return false;
-        }
-        let pair = self.loads.pair(a.worker, b.worker);
-        let anticipated = self.loads.anticipated();
-        let (x, v) = (anticipated[a.worker], anticipated[b.worker]);
-        let moved = b.tokens - a.tokens;
-        if cost.of(&pair, x + moved, v - moved) >= cost.of(&pair, x, v) {
-            return false;
-        }
-        self.changes += 1;
-        self.loads.exchange(a.worker, moved);
-        self.loads.exchange(b.worker, -moved);
-        (self.picks[first].position, self.picks[first].tokens) = (b.position, b.tokens);
-        (self.picks[second].position, self.picks[second].tokens) = (a.position, a.tokens);
-        (self.picks[first].peak_tokens, self.picks[second].peak_tokens) = (None, None);
-        true
-    }
-
-    /// By how much a worker lies above the common level, times the number of workers.
-    fn above(&self, cost: PairCost, worker: usize) -> i64 {
-        let offset = match cost {
-            PairCost::Envelope => 0,
-            PairCost::Level { offset, .. } => offset,
-        };
-        let anticipated = self.loads.anticipated();
-        anticipated.len() as i64 * anticipated[worker] - self.loads.sum() + offset
-    }
-
-    /// Fills what the filter of exchanges needs; false when it does not fit its lanes.
-    fn fill_pairs(&mut self, cost: PairCost) -> bool {
-        let workers = self.loads.anticipated().len() as i64;
-        let blocks = self.picks.len().div_ceil(BLOCK);
-        self.pairs.count = self.picks.len();
-        self.pairs.distances = cost != PairCost::Envelope;
-        self.pairs.above.resize(blocks, [0; BLOCK]);
-        self.pairs.length.resize(blocks, [0; BLOCK]);
-        self.pairs.top.resize(blocks, 0);
-        self.pairs.movable.clear();
-        self.pairs.movable.resize(blocks, 0);
-        let mut greatest = 0;
-        for (index, pick) in self.picks.iter().enumerate() {
-            let (above, length) = (self.above(cost, pick.worker), workers * pick.tokens);
-            greatest = greatest.max(above.abs()).max(length);
-            let (block, lane) = (index / BLOCK, index % BLOCK);
-            self.pairs.above[block][lane] = above as i32;
-            self.pairs.length[block][lane] = length as i32;
-            self.pairs.movable[block] |= u16::from(pick.may_move()) << lane;
-        }
-        self.mark_top();
-        greatest < GREATEST
-    }
-
-    /// Lists the picks of each worker.
-    fn list_picks(&mut self) {
-        self.first_pick.clear();
-        self.first_pick.resize(self.loads.costs().len(), NO_PICK);
-        self.next_pick.clear();
-        for (index, pick) in self.picks.iter().enumerate() {
-            let first = std::mem::replace(&mut self.first_pick[pick.worker], index as u32);
-            self.next_pick.push(first);
-        }
-    }
-
-    fn mark_top(&mut self) {
-        self.pairs.top_worker = self.loads.top();
-        self.pairs.top.fill(0);
-        let mut index = self.first_pick[self.pairs.top_worker] as usize;
-        while let Some(&next) = self.next_pick.get(index) {
-            self.pairs.top[index / BLOCK] |= 1 << (index % BLOCK);
-            index = next as usize;
-        }
-    }
-
-    /// Brings the filter up to date after an exchange; false when it does not fit its lanes any more.
-    fn follow_exchange(&mut self, cost: PairCost, Place { first, second }: Place) -> bool {
-        let workers = self.loads.anticipated().len() as i64;
-        let mut fits = true;
-        for changed in [first, second] {
-            let Pick { worker, tokens, .. } = self.picks[changed];
-            let above = self.above(cost, worker);
-            fits &= above.abs() < GREATEST;
-            self.pairs.length[changed / BLOCK][changed % BLOCK] = (workers * tokens) as i32;
-            let mut index = self.first_pick[worker] as usize;
-            while let Some(&next) = self.next_pick.get(index) {
-                self.pairs.above[index / BLOCK][index % BLOCK] = above as i32;
-                index = next as usize;
-            }
-        }
-        if self.loads.top() != self.pairs.top_worker {
-            self.mark_top();
-        }
-        fits
     }
 }
 

@@ -23,7 +23,7 @@ pub use probe::ColumnProbe;
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
 use dense::{Best, Block, Plain, Query as DenseQuery, Rows};
-use exchange::{Pairs, Place};
+use exchange::Exchange;
 use loads::Top;
 use refill::Chain;
 
@@ -98,8 +98,8 @@ pub(crate) struct Kernels {
     pub refill: fn(&mut Chain<'_>) -> Option<usize>,
     /// Looks at the picks of level refill again, from one on: whether any changed, and the pick whose search does not fit the lanes.
     pub refill_again: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
-    /// The next pair of picks, from a place on, whose exchange may help.
-    pub next_exchange: fn(&Pairs, Place) -> Option<Place>,
+    /// Exchanges pairs of picks, in order, where that lowers their cost: whether any was.
+    pub exchange: fn(&mut Exchange<'_>) -> bool,
     /// The two greatest values.
     pub top: fn(&[i64]) -> Top,
     /// Sum and greatest value, at least zero.

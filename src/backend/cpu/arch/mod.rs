@@ -67,13 +67,13 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { replace(chain, first) }
             },
-            next_exchange: |pairs, from| {
+            exchange: |picks| {
                 #[target_feature(enable = $features)]
-                fn next_exchange(pairs: &Pairs, from: Place) -> Option<Place> {
-                    exchange::next($token, pairs, from)
+                fn pass(picks: &mut Exchange<'_>) -> bool {
+                    exchange::pass($token, picks)
                 }
                 // SAFETY: as above.
-                unsafe { next_exchange(pairs, from) }
+                unsafe { pass(picks) }
             },
             top: |values| {
                 #[target_feature(enable = $features)]

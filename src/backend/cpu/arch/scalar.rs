@@ -15,7 +15,7 @@ static KERNELS: Kernels = Kernels {
     search: |ordered, query, marks| column::search(Scalar, ordered, query, marks),
     refill: |chain| refill::place(Scalar, chain),
     refill_again: |chain, first| refill::replace(Scalar, chain, first),
-    next_exchange: |pairs, from| exchange::next(Scalar, pairs, from),
+    exchange: |picks| exchange::pass(Scalar, picks),
     top: |values| loads::top(values),
     sum_and_max: |values| loads::sum_and_max(values),
     dense: |tier, rows, query| dense::column::<_, 1, 1>(Scalar, tier, rows, query),
