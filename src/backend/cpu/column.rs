@@ -182,7 +182,9 @@ fn tighten<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut 
     let free = !marks.taken[block];
     for (line, slope) in marks.lines.iter_mut().zip(marks.slopes.into_iter().flatten()) {
         let values = lanes.add(lanes.mul(tokens, lanes.splat(slope)), ages);
-        line[block / BLOCK][block % BLOCK] = if free == 0 { NOTHING } else { lanes.greatest(values, free) };
+        let greatest = if free == 0 { NOTHING } else { lanes.greatest(values, free) };
+        let group = &mut line[block / BLOCK];
+        lanes.store(lanes.put(lanes.load(group), block % BLOCK, greatest), group);
     }
 }
 

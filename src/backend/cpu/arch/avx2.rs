@@ -155,6 +155,20 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn put(self, [low, high]: Self::V, lane: usize, value: i32) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            let (lane, value) = (_mm256_set1_epi32(lane as i32), _mm256_set1_epi32(value));
+            let first = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let second = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+            [
+                _mm256_blendv_epi8(low, value, _mm256_cmpeq_epi32(lane, first)),
+                _mm256_blendv_epi8(high, value, _mm256_cmpeq_epi32(lane, second)),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn top(self, [low, high]: Self::V) -> i32 {
         // SAFETY: the CPU has AVX2.
         unsafe {

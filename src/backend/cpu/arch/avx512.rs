@@ -157,6 +157,12 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn put(self, lanes: Self::V, lane: usize, value: i32) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_set1_epi32(lanes, 1 << lane, value) }
+    }
+
+    #[inline(always)]
     fn top(self, lanes: Self::V) -> i32 {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_reduce_max_epi32(lanes) }

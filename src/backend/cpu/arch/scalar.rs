@@ -123,6 +123,12 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn put(self, mut lanes: Self::V, lane: usize, value: i32) -> Self::V {
+        lanes[lane] = value;
+        lanes
+    }
+
+    #[inline(always)]
     fn top(self, lanes: Self::V) -> i32 {
         lanes.into_iter().fold(i32::MIN, i32::max)
     }
