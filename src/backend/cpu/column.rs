@@ -177,7 +177,7 @@ pub(super) fn take<L: Lanes>(lanes: L, ordered: &Ordered<'_>, position: usize, m
 
 /// Brings the lines of a block whose ages are known down to its free entries.
 #[inline(always)]
-fn tighten<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) {
+pub(super) fn tighten<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) {
     let (tokens, ages) = (lanes.load_unsigned(&ordered.token_blocks[block]), lanes.load(&marks.ages[block]));
     let free = !marks.taken[block];
     for (line, slope) in marks.lines.iter_mut().zip(marks.slopes.into_iter().flatten()) {

@@ -145,19 +145,46 @@ pub(super) fn place<L: Lanes>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> 
 
 #[inline(always)]
 fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> {
+    let mut late = LateBlock(None);
+    let unfit = place_late::<_, GROUPS>(lanes, chain, &mut late);
+    late.tighten(lanes, chain.ordered, chain.marks);
+    unfit
+}
+
+/// The block of the last admission. Its bounds are not brought down to what is left of it before the next search: that one looks into it
+/// anyway, beside the search for the best of all others, instead of waiting for its bounds.
+#[derive(Clone, Copy)]
+struct LateBlock(Option<usize>);
+
+impl LateBlock {
+    #[inline(always)]
+    fn tighten<L: Lanes>(&mut self, lanes: L, ordered: &Ordered<'_>, marks: &mut Marks) {
+        if let Some(block) = self.0.take() {
+            column::tighten(lanes, ordered, block, marks);
+        }
+    }
+}
+
+#[inline(always)]
+fn place_late<L: Lanes, const GROUPS: usize>(
+    lanes: L,
+    chain: &mut Chain<'_>,
+    late: &mut LateBlock,
+) -> Option<usize> {
     while let Some(key) = chain.open.pop() {
         let worker = worker_of(key);
         let longest = chain.loads.longest_tokens(worker);
         let tent = chain.tent(worker, chain.loads.refilled(worker));
         let Some(query) = chain.query(tent, longest) else { return Some(worker) };
-        match search::<_, GROUPS>(lanes, chain, &query, 1 - LIMIT) {
+        match search::<_, GROUPS>(lanes, chain, &query, 1 - LIMIT, late) {
             // A worker that may take nobody now never may again: rooms and the pool only shrink.
             Answer::Nobody => {}
             Answer::Unfit => return Some(worker),
             Answer::Found(best) => {
                 let tokens = i64::from(chain.ordered.tokens[best.position]);
                 chain.loads.admit(worker, tokens);
-                column::take(lanes, chain.ordered, best.position, chain.marks);
+                chain.marks.take(best.position);
+                late.0 = Some(best.position / BLOCK);
                 chain.picks.push(Pick {
                     position: best.position,
                     worker,
@@ -193,6 +220,7 @@ fn search<L: Lanes, const GROUPS: usize>(
     chain: &mut Chain<'_>,
     query: &Query,
     wanted: i32,
+    late: &mut LateBlock,
 ) -> Answer {
     let (ordered, marks) = (chain.ordered, &mut *chain.marks);
     let mut best = Best { score: wanted, position: NOWHERE };
@@ -204,9 +232,18 @@ fn search<L: Lanes, const GROUPS: usize>(
         let falling = lanes.add(lanes.load(&marks.lines[1][group]), lanes.splat(query.wanted));
         let low = lanes.load_unsigned(&ordered.low[group]);
         let bound = lanes.sub(lanes.min(rising, falling), overflow(lanes, query, low));
-        let open = !marks.full[group] & !lanes.greater(low, lanes.splat(query.longest));
+        let mut open = !marks.full[group] & !lanes.greater(low, lanes.splat(query.longest));
+        if let Some(block) = late.0
+            && block / BLOCK == group
+        {
+            open &= !(1 << (block % BLOCK));
+        }
         let key = lanes.add(lanes.shift_left::<PLACE_BITS>(bound), lanes.load(&PLACES[group]));
         keys[group] = lanes.keep(key, open);
+    }
+    if let Some(block) = late.0 {
+        look_into(lanes, ordered, query, marks, block, &mut best);
+        late.tighten(lanes, ordered, marks);
     }
     loop {
         let mut first = keys[0];
@@ -323,7 +360,7 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
             - i64::from(query.overflow_weight) * past;
         let wanted = (current + 1).max(1 - i64::from(LIMIT)) as i32;
         let mut kept = Pick { score: current, ..pick };
-        match search::<_, GROUPS>(lanes, chain, &query, wanted) {
+        match search::<_, GROUPS>(lanes, chain, &query, wanted, &mut LateBlock(None)) {
             Answer::Unfit => return (changed, Some(index)),
             Answer::Nobody => {}
             Answer::Found(best) => {
