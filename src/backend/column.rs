@@ -9,7 +9,7 @@
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
-use crate::backend::cpu::refill::{FLANKS, MOST_GROUPS, SPAN};
+use crate::backend::cpu::refill::{Flanks, MOST_GROUPS, SPAN};
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Ordered, Pool};
 use crate::score::{Age, Knot, Profile};
@@ -19,6 +19,7 @@ use crate::score::{Age, Knot, Profile};
 pub(crate) struct Column {
     kernels: &'static Kernels,
     marks: Marks,
+    flanks: Flanks,
     /// Whether the kernels know the ages of this decision.
     begun: bool,
     /// Whether so many searches are to come that the kernels shall keep lines.
@@ -64,6 +65,7 @@ impl Column {
         Self {
             kernels,
             marks: Marks::default(),
+            flanks: Flanks::default(),
             begun: false,
             many: false,
             knots: Vec::new(),
@@ -75,6 +77,7 @@ impl Column {
     /// Forgets what was taken. About so many searches are to come.
     pub(crate) fn reset(&mut self, ordered: &Ordered<'_>, searches: usize) {
         self.begun = false;
+        self.flanks.reset();
         self.many = 4 * searches > ordered.token_blocks.len();
         self.marks.reset(ordered.tokens.len());
     }
@@ -92,13 +95,13 @@ impl Column {
         self.marks.raise_lines(position, ordered.tokens[position]);
     }
 
-    /// What is taken, with blocks bounded by the flanks of level refill.
-    pub(crate) fn flanked(&mut self, ordered: &Ordered<'_>, terms: &Terms) -> &mut Marks {
+    /// What the kernel of level refill knows of the pool.
+    pub(crate) fn flanked(&mut self, ordered: &Ordered<'_>, terms: &Terms) -> (&mut Marks, &mut Flanks) {
         if !self.begun {
-            (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), Some(FLANKS), &mut self.marks);
+            (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), None, &mut self.marks);
             self.begun = true;
         }
-        &mut self.marks
+        (&mut self.marks, &mut self.flanks)
     }
 
     pub(crate) fn is_taken(&self, position: usize) -> bool {

@@ -886,9 +886,11 @@ impl Greedy {
         step: &Step<'_, '_, &mut impl Rule>,
         run: impl FnOnce(&'static Kernels, &mut Chain<'_>) -> T,
     ) -> T {
+        let (marks, flanks) = self.column.flanked(&step.waiting, &step.terms);
         let mut chain = Chain {
             ordered: &step.waiting,
-            marks: self.column.flanked(&step.waiting, &step.terms),
+            marks,
+            flanks,
             loads: &mut self.loads,
             open: &mut self.open,
             picks: &mut self.picks,

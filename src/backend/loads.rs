@@ -9,6 +9,7 @@ impl Top {
     /// Nothing seen yet.
     const NONE: Self = Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
 
+    #[inline(always)]
     /// Follows a change of one value; false when only a new scan can tell.
     fn follow(&mut self, at: usize, new: i64) -> bool {
         if at == self.at {
@@ -327,6 +328,23 @@ impl Loads {
     /// Puts a request on a worker.
     pub(crate) fn admit(&mut self, worker: usize, tokens: i64) {
         self.change(worker, tokens, -1);
+    }
+
+    /// Puts a request on a worker of a uniform cluster without projected loads, where nobody asks for the envelope.
+    #[inline(always)]
+    pub(crate) fn admit_alike(&mut self, worker: usize, tokens: i64) {
+        self.cost[worker] += tokens;
+        self.open_slots[worker] -= 1;
+        if self.bounded {
+            self.room_tokens[worker] -= tokens + self.growth_tokens;
+        }
+        let more = tokens - self.refill_tokens;
+        self.sum += more;
+        let anticipated = self.anticipated[worker] + more;
+        self.anticipated[worker] = anticipated;
+        if !self.top.follow(worker, anticipated) {
+            self.top = (self.kernels.top)(&self.anticipated);
+        }
     }
 
     /// Takes a pick back.

@@ -51,16 +51,16 @@ pub(crate) struct Marks {
     /// Per group a bit for each block without a free entry.
     pub(super) full: Vec<u16>,
     /// Per group a bit for each block whose ages are known.
-    aged: Vec<u16>,
-    block_ages: Vec<[i32; BLOCK]>,
-    ages: Vec<[i32; BLOCK]>,
+    pub(super) aged: Vec<u16>,
+    pub(super) block_ages: Vec<[i32; BLOCK]>,
+    pub(super) ages: Vec<[i32; BLOCK]>,
     oldest_age: i32,
     /// Slopes of the lines that blocks are bounded by, where they are.
     pub slopes: Option<[i32; 2]>,
     /// Per line and block at least the greatest `slope * tokens + age` of its free entries.
-    pub(super) lines: [Vec<[i32; BLOCK]>; 2],
+    lines: [Vec<[i32; BLOCK]>; 2],
     now_step: u32,
-    age: Age,
+    pub(super) age: Age,
     unit: i32,
 }
 
@@ -177,14 +177,12 @@ pub(super) fn take<L: Lanes>(lanes: L, ordered: &Ordered<'_>, position: usize, m
 
 /// Brings the lines of a block whose ages are known down to its free entries.
 #[inline(always)]
-pub(super) fn tighten<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) {
+fn tighten<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) {
     let (tokens, ages) = (lanes.load_unsigned(&ordered.token_blocks[block]), lanes.load(&marks.ages[block]));
     let free = !marks.taken[block];
     for (line, slope) in marks.lines.iter_mut().zip(marks.slopes.into_iter().flatten()) {
         let values = lanes.add(lanes.mul(tokens, lanes.splat(slope)), ages);
-        let greatest = if free == 0 { NOTHING } else { lanes.greatest(values, free) };
-        let group = &mut line[block / BLOCK];
-        lanes.store(lanes.put(lanes.load(group), block % BLOCK, greatest), group);
+        line[block / BLOCK][block % BLOCK] = if free == 0 { NOTHING } else { lanes.greatest(values, free) };
     }
 }
 
@@ -353,7 +351,7 @@ fn look<L: Lanes, const GROUPS: usize>(
 
 /// The ages of a block in score units, worked out at the first look.
 #[inline(always)]
-pub(super) fn ages_of<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) -> L::V {
+fn ages_of<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut Marks) -> L::V {
     let (group, bit) = (block / BLOCK, 1 << (block % BLOCK));
     if marks.aged[group] & bit != 0 {
         return lanes.load(&marks.ages[block]);
@@ -366,16 +364,6 @@ pub(super) fn ages_of<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, m
         tighten(lanes, ordered, block, marks);
     }
     ages
-}
-
-/// The age of an entry in score units.
-#[inline(always)]
-pub(super) fn age_of(ordered: &Ordered<'_>, position: usize, marks: &Marks) -> i32 {
-    let (block, lane) = (position / BLOCK, position % BLOCK);
-    if marks.aged[block / BLOCK] >> (block % BLOCK) & 1 == 1 {
-        return marks.ages[block][lane];
-    }
-    marks.age.tokens(marks.now_step - ordered.enqueued[position]) as i32 * marks.unit
 }
 
 /// Scores one block and keeps the better of its best and `best`: greatest score, then earliest arrival.

@@ -20,6 +20,8 @@ pub(crate) trait Lanes: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// A bit for each lane with `a > b`.
     fn greater(self, a: Self::V, b: Self::V) -> u16;
+    /// A bit for each lane of the mask with `a <= b`.
+    fn at_most(self, mask: u16, a: Self::V, b: Self::V) -> u16;
     /// A bit for each lane with `a == b`.
     fn equal(self, a: Self::V, b: Self::V) -> u16;
     /// The greatest of the lanes in a mask that is not empty.

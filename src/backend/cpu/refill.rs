@@ -1,7 +1,7 @@
 //! The admissions of level refill, one after the other, in one kernel.
 //!
 //! Each admission waits for the one before it: what it changes moves the length that the next worker wants. So what counts is how long
-//! one takes from end to end, not how many instructions it has. A rule that is known as data ([`crate::rule::Drawer::Level`]) needs no
+//! one takes from end to end, and how few instructions it has. A rule that is known as data ([`crate::rule::Drawer::Level`]) needs no
 //! profile: its score is a tent over the wanted length, lower still past the margin,
 //!
 //! ```text
@@ -11,7 +11,7 @@
 //! and a block is bounded by its greatest `s + age` on one flank and its greatest `age - s` on the other. Score and place share one lane, so
 //! that one reduction finds both. What leaves these lanes is left to the general search, which answers the same.
 
-use super::column::{self, Marks};
+use super::column::Marks;
 use super::lanes::Lanes;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, open_key, worker_of};
@@ -23,22 +23,12 @@ pub(crate) const SPAN: i64 = 1 << 24;
 /// Scores lie between this on either side of zero: a place of six bits fits below one.
 const LIMIT: i32 = 1 << 25;
 const PLACE_BITS: u32 = 6;
+const PLACES: i32 = 1 << PLACE_BITS;
 const LANE_BITS: u32 = BLOCK.ilog2();
 /// Groups of blocks that a search holds in registers.
-pub(crate) const MOST_GROUPS: usize = (1 << PLACE_BITS) / BLOCK;
-/// Slopes of a tent: its flanks are the lines that blocks are bounded by.
-pub(crate) const FLANKS: [i32; 2] = [1, -1];
-
-/// For each block of a search its place, the first the greatest.
-const PLACES: [[i32; BLOCK]; MOST_GROUPS] = {
-    let mut places = [[0; BLOCK]; MOST_GROUPS];
-    let mut at = 0;
-    while at < MOST_GROUPS * BLOCK {
-        places[at / BLOCK][at % BLOCK] = (MOST_GROUPS * BLOCK - 1 - at) as i32;
-        at += 1;
-    }
-    places
-};
+pub(crate) const MOST_GROUPS: usize = PLACES as usize / BLOCK;
+/// Nobody there: below every score.
+const NOTHING: i32 = i32::MIN;
 
 /// For each lane of a block its place, the first the greatest.
 const LANES: [i32; BLOCK] = {
@@ -51,10 +41,27 @@ const LANES: [i32; BLOCK] = {
     lanes
 };
 
+/// Per block at least the greatest `age + s` and the greatest `age - s` of its free entries, times [`PLACES`], plus its place: the first
+/// block has the greatest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flanks {
+    rising: [[i32; BLOCK]; MOST_GROUPS],
+    falling: [[i32; BLOCK]; MOST_GROUPS],
+    begun: bool,
+}
+
+impl Flanks {
+    /// Forgets everything.
+    pub(crate) fn reset(&mut self) {
+        self.begun = false;
+    }
+}
+
 /// What the admissions of a step work on.
 pub(crate) struct Chain<'a> {
     pub ordered: &'a Ordered<'a>,
     pub marks: &'a mut Marks,
+    pub flanks: &'a mut Flanks,
     pub loads: &'a mut Loads,
     /// Open workers by descending (load, index): the next one is the last.
     pub open: &'a mut Vec<u64>,
@@ -76,20 +83,81 @@ struct Tent {
 
 impl Tent {
     /// The length that it would take most gladly.
+    #[inline(always)]
     fn peak_tokens(self) -> i64 {
         self.wanted.min(self.margin).clamp(0, i64::from(MAX_PROMPT_TOKENS))
     }
 }
 
+/// What every search of a step shares.
+#[derive(Clone, Copy)]
+struct Terms {
+    shortest: i64,
+    last: i64,
+    oldest_age: i64,
+    overflow_weight: i64,
+    /// The least margin that keeps the price of every length in its lanes.
+    least_margin: i64,
+    drop_tokens: i64,
+}
+
+impl Terms {
+    fn new(chain: &Chain<'_>) -> Self {
+        let tokens = chain.ordered.tokens;
+        let last = i64::from(tokens[tokens.len() - 1]);
+        let overflow_weight = chain.loads.costs().len() as i64 - 1;
+        Self {
+            shortest: i64::from(tokens[0]),
+            last,
+            oldest_age: chain.oldest_age,
+            overflow_weight,
+            least_margin: last - SPAN / overflow_weight,
+            drop_tokens: chain.drop_tokens,
+        }
+    }
+
+    #[inline(always)]
+    fn tent(&self, loads: &Loads, worker: usize, own: i64) -> Tent {
+        let (others_mean, others_max) = loads.others(worker);
+        Tent { wanted: others_mean - self.drop_tokens - own, margin: others_max - own }
+    }
+
+    /// Whether all distances and ages of a search fit the lanes.
+    #[inline(always)]
+    fn fit(&self, tent: Tent) -> bool {
+        i64::max((tent.wanted - self.shortest).abs(), (self.last - tent.wanted).abs()) + self.oldest_age < SPAN
+    }
+
+    #[inline(always)]
+    fn query<L: Lanes>(&self, lanes: L, tent: Tent, longest_tokens: i64) -> Query<L::V> {
+        let margin = tent.margin.clamp(self.least_margin, self.last) as i32;
+        Query {
+            wanted: lanes.splat(tent.wanted as i32),
+            wanted_place: lanes.splat(tent.wanted as i32 * PLACES),
+            margin: lanes.splat(margin),
+            overflow_weight: lanes.splat(self.overflow_weight as i32),
+            overflow_weight_place: lanes.splat(self.overflow_weight as i32 * PLACES),
+            longest: lanes.splat(longest_tokens.clamp(0, i64::from(i32::MAX)) as i32),
+        }
+    }
+
+    /// Whether the price of this length may be greater than its lanes could say.
+    #[inline(always)]
+    fn is_cut(&self, tent: Tent, tokens: i64) -> bool {
+        tent.margin < self.least_margin && tokens > tent.margin
+    }
+}
+
 /// A tent in lanes.
 #[derive(Clone, Copy)]
-struct Query {
-    wanted: i32,
-    margin: i32,
-    overflow_weight: i32,
-    /// Most tokens past the margin that are told apart.
-    furthest: i32,
-    longest: i32,
+struct Query<V> {
+    wanted: V,
+    /// The same times [`PLACES`].
+    wanted_place: V,
+    margin: V,
+    overflow_weight: V,
+    overflow_weight_place: V,
+    longest: V,
 }
 
 #[derive(Clone, Copy)]
@@ -100,41 +168,252 @@ struct Best {
 
 const NOWHERE: usize = usize::MAX;
 
-/// The answer of a search.
-enum Answer {
-    Found(Best),
-    Nobody,
-    /// It does not fit these lanes.
-    Unfit,
+/// The waiting requests by length: columns of the same length.
+struct Field<'a, const GROUPS: usize> {
+    ordered: &'a Ordered<'a>,
+    low: &'a [[u32; BLOCK]; GROUPS],
+    tokens: &'a [[u32; BLOCK]],
+    enqueued: &'a [[u32; BLOCK]],
+    arrived: &'a [[u64; BLOCK]],
+    ages: &'a mut [[i32; BLOCK]],
+    taken: &'a mut [u16],
+    full: &'a mut [u16; GROUPS],
+    aged: &'a mut [u16; GROUPS],
+    age: crate::score::Age,
+    flanks: &'a mut Flanks,
 }
 
-impl Chain<'_> {
+impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
+    /// None where there are fewer groups.
     #[inline(always)]
-    fn tent(&self, worker: usize, own: i64) -> Tent {
-        let (others_mean, others_max) = self.loads.others(worker);
-        Tent { wanted: others_mean - self.drop_tokens - own, margin: others_max - own }
+    fn new(ordered: &'a Ordered<'a>, marks: &'a mut Marks, flanks: &'a mut Flanks) -> Option<Self> {
+        let blocks = ordered.token_blocks.len();
+        Some(Self {
+            ordered,
+            low: ordered.low.first_chunk()?,
+            tokens: &ordered.token_blocks[..blocks],
+            enqueued: &ordered.enqueued_blocks[..blocks],
+            arrived: &ordered.arrived_blocks[..blocks],
+            ages: &mut marks.ages[..blocks],
+            taken: &mut marks.taken[..blocks],
+            full: marks.full.first_chunk_mut()?,
+            aged: marks.aged.first_chunk_mut()?,
+            age: marks.age,
+            flanks,
+        })
     }
 
-    /// A tent in lanes, if it fits them: distances, ages and the price past the margin.
+    /// Takes an entry; the flanks of its block still hold it.
     #[inline(always)]
-    fn query(&self, tent: Tent, longest_tokens: i64) -> Option<Query> {
-        let tokens = self.ordered.tokens;
-        let (shortest, last) = (i64::from(tokens[0]), i64::from(tokens[tokens.len() - 1]));
-        let reach = i64::max((tent.wanted - shortest).abs(), (last - tent.wanted).abs()) + self.oldest_age;
-        let overflow_weight = self.loads.costs().len() as i64 - 1;
-        (reach < SPAN).then(|| Query {
-            wanted: tent.wanted as i32,
-            margin: tent.margin.clamp(-SPAN, last) as i32,
-            overflow_weight: overflow_weight as i32,
-            furthest: (SPAN as u32 / overflow_weight as u32) as i32 - 1,
-            longest: longest_tokens.clamp(0, i64::from(i32::MAX)) as i32,
-        })
+    fn take(&mut self, position: usize) {
+        let block = position / BLOCK;
+        self.taken[block] |= 1 << (position % BLOCK);
+        if self.taken[block] == u16::MAX {
+            self.full[block / BLOCK % GROUPS] |= 1 << (block % BLOCK);
+        }
+    }
+
+    /// Frees an entry and raises the flanks of its block to it, if they are known.
+    #[inline(always)]
+    fn give_back<L: Lanes>(&mut self, lanes: L, position: usize) {
+        let (block, lane) = (position / BLOCK, position % BLOCK);
+        let group = block / BLOCK % GROUPS;
+        self.taken[block] &= !(1 << lane);
+        self.full[group] &= !(1 << (block % BLOCK));
+        if self.aged[group] >> (block % BLOCK) & 1 == 1 {
+            let (age, tokens) = (self.ages[block][lane], self.tokens[block][lane] as i32);
+            let place = PLACES - 1 - block as i32;
+            for (flank, value) in
+                [(&mut self.flanks.rising, age + tokens), (&mut self.flanks.falling, age - tokens)]
+            {
+                let bound = lanes.put(lanes.splat(NOTHING), block % BLOCK, value * PLACES + place);
+                lanes.store(lanes.max(lanes.load(&flank[group]), bound), &mut flank[group]);
+            }
+        }
+    }
+
+    /// The age of an entry.
+    #[inline(always)]
+    fn age_of(&self, position: usize) -> i64 {
+        let (block, lane) = (position / BLOCK, position % BLOCK);
+        if self.aged[block / BLOCK % GROUPS] >> (block % BLOCK) & 1 == 1 {
+            return i64::from(self.ages[block][lane]);
+        }
+        self.age.tokens(self.ordered.now_step - self.enqueued[block][lane])
+    }
+
+    /// The ages of a block, worked out at the first look.
+    #[inline(always)]
+    fn ages_of<L: Lanes>(&mut self, lanes: L, block: usize) -> L::V {
+        let (group, bit) = (block / BLOCK % GROUPS, 1 << (block % BLOCK));
+        if self.aged[group] & bit != 0 {
+            return lanes.load(&self.ages[block]);
+        }
+        let ages = lanes.ages(self.ordered.now_step, &self.enqueued[block], self.age);
+        lanes.store(ages, &mut self.ages[block]);
+        self.aged[group] |= bit;
+        self.tighten(lanes, block, ages);
+        ages
+    }
+
+    /// Brings the flanks of a block down to its free entries.
+    #[inline(always)]
+    fn tighten<L: Lanes>(&mut self, lanes: L, block: usize, ages: L::V) {
+        let group = block / BLOCK % GROUPS;
+        let tokens = lanes.load_unsigned(&self.tokens[block]);
+        let free = !self.taken[block];
+        let place = PLACES - 1 - block as i32;
+        let rising = lanes.top(lanes.keep(lanes.add(ages, tokens), free));
+        let falling = lanes.top(lanes.keep(lanes.sub(ages, tokens), free));
+        for (flank, value) in [(&mut self.flanks.rising, rising), (&mut self.flanks.falling, falling)] {
+            // Nobody left: a bound that no score is below.
+            let bound = lanes.put(lanes.splat(i32::MAX), block % BLOCK, value.max(1 - LIMIT) * PLACES + place);
+            lanes.store(lanes.min(lanes.load(&flank[group]), bound), &mut flank[group]);
+        }
+    }
+
+    #[inline(always)]
+    fn tighten_late<L: Lanes>(&mut self, lanes: L, block: usize) {
+        let ages = lanes.load(&self.ages[block]);
+        self.tighten(lanes, block, ages);
+    }
+
+    /// The best free entry of at least `wanted` score units: greatest score, then earliest arrival. The block of the last admission may come
+    /// late: its flanks are not brought down before this search, which looks into it anyway, beside the search for the best of all others,
+    /// instead of waiting for them.
+    #[inline(always)]
+    fn search<L: Lanes>(
+        &mut self,
+        lanes: L,
+        query: &Query<L::V>,
+        wanted: i32,
+        late: Option<usize>,
+    ) -> Best {
+        let mut best = Best { score: wanted, position: NOWHERE };
+        // Loops, no closures: these may be compiled apart, without the instruction set.
+        let mut keys = [lanes.splat(NOTHING); GROUPS];
+        #[expect(clippy::needless_range_loop, reason = "an array of lanes stays in registers so")]
+        for group in 0..GROUPS {
+            let rising = lanes.sub(lanes.load(&self.flanks.rising[group]), query.wanted_place);
+            let falling = lanes.add(lanes.load(&self.flanks.falling[group]), query.wanted_place);
+            let low = lanes.load_unsigned(&self.low[group]);
+            let past = lanes.max(lanes.sub(low, query.margin), lanes.splat(0));
+            let bound =
+                lanes.sub(lanes.min(rising, falling), lanes.mul(past, query.overflow_weight_place));
+            let mut open = !self.full[group];
+            if let Some(block) = late
+                && block / BLOCK == group
+            {
+                open &= !(1 << (block % BLOCK));
+            }
+            keys[group] = lanes.keep(bound, lanes.at_most(open, low, query.longest));
+        }
+        if let Some(block) = late {
+            self.look_into(lanes, query, block, &mut best);
+            self.tighten_late(lanes, block);
+        } else if wanted > 1 - LIMIT && self.reaching(lanes, &keys, wanted) == 0 {
+            return best;
+        }
+        loop {
+            let mut first = keys[0];
+            #[expect(clippy::needless_range_loop, reason = "as above")]
+            for group in 1..GROUPS {
+                first = lanes.max(first, keys[group]);
+            }
+            let key = lanes.top(first);
+            if key >> PLACE_BITS < best.score {
+                return best;
+            }
+            let block = (PLACES - 1 - (key & (PLACES - 1))) as usize;
+            self.look_into(lanes, query, block, &mut best);
+            // Most often one block is enough.
+            if self.reaching(lanes, &keys, best.score) & !(1 << block) == 0 {
+                return best;
+            }
+            #[expect(clippy::needless_range_loop, reason = "as above")]
+            for group in 0..GROUPS {
+                keys[group] = lanes.keep(keys[group], !lanes.equal(keys[group], lanes.splat(key)));
+            }
+        }
+    }
+
+    /// A bit for each block whose bound reaches a score.
+    #[inline(always)]
+    fn reaching<L: Lanes>(&self, lanes: L, keys: &[L::V; GROUPS], score: i32) -> u64 {
+        let below = lanes.splat(score * PLACES - 1);
+        let mut blocks = 0;
+        #[expect(clippy::needless_range_loop, reason = "as in a search")]
+        for group in 0..GROUPS {
+            blocks |= u64::from(lanes.greater(keys[group], below)) << (group * BLOCK);
+        }
+        blocks
+    }
+
+    /// Scores one block and keeps the better of its best and `best`.
+    #[inline(always)]
+    fn look_into<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, block: usize, best: &mut Best) {
+        let tokens = lanes.load_unsigned(&self.tokens[block]);
+        let ages = self.ages_of(lanes, block);
+        let distance = lanes.abs(lanes.sub(tokens, query.wanted));
+        let past = lanes.max(lanes.sub(tokens, query.margin), lanes.splat(0));
+        let scores = lanes.sub(lanes.sub(ages, distance), lanes.mul(past, query.overflow_weight));
+        let fit = lanes.at_most(!self.taken[block], tokens, query.longest);
+        let keys = lanes.add(lanes.shift_left::<LANE_BITS>(scores), lanes.load(&LANES));
+        let key = lanes.top(lanes.keep(keys, fit));
+        let score = key >> LANE_BITS;
+        if score < best.score {
+            return;
+        }
+        let position = block * BLOCK + BLOCK - 1 - (key as usize & (BLOCK - 1));
+        let equals = fit & lanes.equal(scores, lanes.splat(score));
+        let tied = score == best.score && best.position != NOWHERE;
+        *best = if tied || equals & equals.wrapping_sub(1) != 0 {
+            let position = if tied { best.position } else { position };
+            Best { score, position: self.earliest(position, block, equals) }
+        } else {
+            Best { score, position }
+        };
+    }
+
+    /// The earliest to arrive of an entry and some of a block.
+    #[cold]
+    fn earliest(&self, position: usize, block: usize, mut entries: u16) -> usize {
+        let arrived = |position: usize| self.arrived[position / BLOCK][position % BLOCK];
+        let mut earliest = position;
+        while entries != 0 {
+            let other = block * BLOCK + entries.trailing_zeros() as usize;
+            entries &= entries - 1;
+            if arrived(other) < arrived(earliest) {
+                earliest = other;
+            }
+        }
+        earliest
+    }
+}
+
+/// Bounds every block by its ends and its oldest.
+#[inline(always)]
+fn begin<L: Lanes>(lanes: L, chain: &mut Chain<'_>) {
+    if std::mem::replace(&mut chain.flanks.begun, true) {
+        return;
+    }
+    let ends = chain.ordered.low.iter().zip(chain.ordered.high);
+    let flanks = chain.flanks.rising.iter_mut().zip(&mut chain.flanks.falling);
+    let mut places = lanes.add(lanes.load(&LANES), lanes.splat(PLACES - BLOCK as i32));
+    for (((low, high), ages), (rising, falling)) in ends.zip(&chain.marks.block_ages).zip(flanks) {
+        let ages = lanes.load(ages);
+        let high = lanes.add(ages, lanes.load_unsigned(high));
+        let low = lanes.sub(ages, lanes.load_unsigned(low));
+        lanes.store(lanes.add(lanes.shift_left::<PLACE_BITS>(high), places), rising);
+        lanes.store(lanes.add(lanes.shift_left::<PLACE_BITS>(low), places), falling);
+        places = lanes.sub(places, lanes.splat(BLOCK as i32));
     }
 }
 
 /// Admits until nobody fits anywhere: a worker whose search does not fit these lanes is returned, and left to the caller.
 #[inline(always)]
 pub(super) fn place<L: Lanes>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> {
+    begin(lanes, chain);
     match chain.ordered.low.len() {
         1 => place_in::<_, 1>(lanes, chain),
         2 => place_in::<_, 2>(lanes, chain),
@@ -145,184 +424,60 @@ pub(super) fn place<L: Lanes>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> 
 
 #[inline(always)]
 fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> {
-    let mut late = LateBlock(None);
-    let unfit = place_late::<_, GROUPS>(lanes, chain, &mut late);
-    late.tighten(lanes, chain.ordered, chain.marks);
-    unfit
-}
-
-/// The block of the last admission. Its bounds are not brought down to what is left of it before the next search: that one looks into it
-/// anyway, beside the search for the best of all others, instead of waiting for its bounds.
-#[derive(Clone, Copy)]
-struct LateBlock(Option<usize>);
-
-impl LateBlock {
-    #[inline(always)]
-    fn tighten<L: Lanes>(&mut self, lanes: L, ordered: &Ordered<'_>, marks: &mut Marks) {
-        if let Some(block) = self.0.take() {
-            column::tighten(lanes, ordered, block, marks);
-        }
-    }
-}
-
-#[inline(always)]
-fn place_late<L: Lanes, const GROUPS: usize>(
-    lanes: L,
-    chain: &mut Chain<'_>,
-    late: &mut LateBlock,
-) -> Option<usize> {
+    let terms = Terms::new(chain);
+    let loads = &mut *chain.loads;
+    let mut field = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks)?;
+    let mut late = None;
+    let mut unfit = None;
     while let Some(key) = chain.open.pop() {
         let worker = worker_of(key);
-        let longest = chain.loads.longest_tokens(worker);
-        let tent = chain.tent(worker, chain.loads.refilled(worker));
-        let Some(query) = chain.query(tent, longest) else { return Some(worker) };
-        match search::<_, GROUPS>(lanes, chain, &query, 1 - LIMIT, late) {
+        let tent = terms.tent(loads, worker, loads.refilled(worker));
+        if !terms.fit(tent) {
+            unfit = Some(worker);
+            break;
+        }
+        let query = terms.query(lanes, tent, loads.longest_tokens(worker));
+        let best = field.search(lanes, &query, 1 - LIMIT, late);
+        late = None;
+        if best.position == NOWHERE {
             // A worker that may take nobody now never may again: rooms and the pool only shrink.
-            Answer::Nobody => {}
-            Answer::Unfit => return Some(worker),
-            Answer::Found(best) => {
-                let tokens = i64::from(chain.ordered.tokens[best.position]);
-                chain.loads.admit(worker, tokens);
-                chain.marks.take(best.position);
-                late.0 = Some(best.position / BLOCK);
-                chain.picks.push(Pick {
-                    position: best.position,
-                    worker,
-                    tokens,
-                    score: i64::from(best.score),
-                    overdue: false,
-                    pair_terms: false,
-                    peak_tokens: chain.tolerance_tokens.map(|_| tent.peak_tokens()),
-                    best_at: 0,
-                });
-                if chain.loads.open_slots(worker) > 0 {
-                    let key = open_key(chain.loads.cost(worker), worker);
-                    let at = chain.open.partition_point(|other| *other > key);
-                    chain.open.insert(at, key);
-                }
-            }
+            continue;
         }
-    }
-    None
-}
-
-/// What tokens past the margin cost.
-#[inline(always)]
-fn overflow<L: Lanes>(lanes: L, query: &Query, tokens: L::V) -> L::V {
-    let past = lanes.max(lanes.sub(tokens, lanes.splat(query.margin)), lanes.splat(0));
-    lanes.mul(lanes.min(past, lanes.splat(query.furthest + 1)), lanes.splat(query.overflow_weight))
-}
-
-/// The best free entry of at least `wanted` score units: greatest score, then earliest arrival.
-#[inline(always)]
-fn search<L: Lanes, const GROUPS: usize>(
-    lanes: L,
-    chain: &mut Chain<'_>,
-    query: &Query,
-    wanted: i32,
-    late: &mut LateBlock,
-) -> Answer {
-    let (ordered, marks) = (chain.ordered, &mut *chain.marks);
-    let mut best = Best { score: wanted, position: NOWHERE };
-    // Loops, no closures: these may be compiled apart, without the instruction set.
-    let mut keys = [lanes.splat(i32::MIN); GROUPS];
-    #[expect(clippy::needless_range_loop, reason = "an array of lanes stays in registers so")]
-    for group in 0..GROUPS {
-        let rising = lanes.sub(lanes.load(&marks.lines[0][group]), lanes.splat(query.wanted));
-        let falling = lanes.add(lanes.load(&marks.lines[1][group]), lanes.splat(query.wanted));
-        let low = lanes.load_unsigned(&ordered.low[group]);
-        let bound = lanes.sub(lanes.min(rising, falling), overflow(lanes, query, low));
-        let mut open = !marks.full[group] & !lanes.greater(low, lanes.splat(query.longest));
-        if let Some(block) = late.0
-            && block / BLOCK == group
-        {
-            open &= !(1 << (block % BLOCK));
-        }
-        let key = lanes.add(lanes.shift_left::<PLACE_BITS>(bound), lanes.load(&PLACES[group]));
-        keys[group] = lanes.keep(key, open);
-    }
-    if let Some(block) = late.0 {
-        look_into(lanes, ordered, query, marks, block, &mut best);
-        late.tighten(lanes, ordered, marks);
-    }
-    loop {
-        let mut first = keys[0];
-        #[expect(clippy::needless_range_loop, reason = "as above")]
-        for group in 1..GROUPS {
-            first = lanes.max(first, keys[group]);
-        }
-        let key = lanes.top(first);
-        if key >> PLACE_BITS < best.score {
+        let tokens = i64::from(field.tokens[best.position / BLOCK][best.position % BLOCK]);
+        if terms.is_cut(tent, tokens) {
+            unfit = Some(worker);
             break;
         }
-        let block = MOST_GROUPS * BLOCK - 1 - (key & ((1 << PLACE_BITS) - 1)) as usize;
-        look_into(lanes, ordered, query, marks, block, &mut best);
-        // Most often one block is enough; that is known before the next is looked for.
-        let reach = lanes.splat((best.score << PLACE_BITS) - 1);
-        let mut further = 0;
-        #[expect(clippy::needless_range_loop, reason = "as above")]
-        for group in 0..GROUPS {
-            let seen = lanes.equal(keys[group], lanes.splat(key));
-            keys[group] = lanes.keep(keys[group], !seen);
-            further |= lanes.greater(keys[group], reach);
-        }
-        if further == 0 {
-            break;
-        }
-    }
-    if best.position == NOWHERE {
-        Answer::Nobody
-    } else if ordered.tokens[best.position] as i32 - query.margin > query.furthest {
-        Answer::Unfit
-    } else {
-        Answer::Found(best)
-    }
-}
-
-/// Scores one block and keeps the better of its best and `best`.
-#[inline(always)]
-fn look_into<L: Lanes>(
-    lanes: L,
-    ordered: &Ordered<'_>,
-    query: &Query,
-    marks: &mut Marks,
-    block: usize,
-    best: &mut Best,
-) {
-    let ages = column::ages_of(lanes, ordered, block, marks);
-    let tokens = lanes.load_unsigned(&ordered.token_blocks[block]);
-    let distance = lanes.abs(lanes.sub(tokens, lanes.splat(query.wanted)));
-    let scores = lanes.sub(lanes.sub(ages, distance), overflow(lanes, query, tokens));
-    let fit = !lanes.greater(tokens, lanes.splat(query.longest)) & !marks.taken[block];
-    let keys = lanes.add(lanes.shift_left::<LANE_BITS>(scores), lanes.load(&LANES));
-    let key = lanes.top(lanes.keep(keys, fit));
-    let score = key >> LANE_BITS;
-    if score < best.score {
-        return;
-    }
-    let mut position = block * BLOCK + BLOCK - 1 - (key as usize & (BLOCK - 1));
-    let mut equals = fit & lanes.equal(scores, lanes.splat(score));
-    let tied = score == best.score && best.position != NOWHERE;
-    if tied || equals & (equals - 1) != 0 {
-        let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
-        if tied {
-            position = best.position;
-        }
-        while equals != 0 {
-            let other = block * BLOCK + equals.trailing_zeros() as usize;
-            equals &= equals - 1;
-            if arrived(other) < arrived(position) {
-                position = other;
-            }
+        loads.admit_alike(worker, tokens);
+        field.take(best.position);
+        late = Some(best.position / BLOCK);
+        chain.picks.push(Pick {
+            position: best.position,
+            worker,
+            tokens,
+            score: i64::from(best.score),
+            overdue: false,
+            pair_terms: false,
+            peak_tokens: chain.tolerance_tokens.map(|_| tent.peak_tokens()),
+            best_at: 0,
+        });
+        if loads.open_slots(worker) > 0 {
+            let key = open_key(loads.cost(worker), worker);
+            let at = chain.open.partition_point(|other| *other > key);
+            chain.open.insert(at, key);
         }
     }
-    *best = Best { score, position };
+    if let Some(block) = late {
+        field.tighten_late(lanes, block);
+    }
+    unfit
 }
 
 /// Looks at the picks again from the `first`th on: each that another waiting request now suits better changes places with it. Whether any did, and the
 /// pick whose search does not fit these lanes.
 #[inline(always)]
 pub(super) fn replace<L: Lanes>(lanes: L, chain: &mut Chain<'_>, first: usize) -> (bool, Option<usize>) {
+    begin(lanes, chain);
     match chain.ordered.low.len() {
         1 => replace_in::<_, 1>(lanes, chain, first),
         2 => replace_in::<_, 2>(lanes, chain, first),
@@ -337,46 +492,51 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
     chain: &mut Chain<'_>,
     first: usize,
 ) -> (bool, Option<usize>) {
+    let terms = Terms::new(chain);
+    let loads = &mut *chain.loads;
     let mut changed = false;
-    for index in first..chain.picks.len() {
-        let pick = chain.picks[index];
+    let Some(mut field) = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks) else {
+        return (false, None);
+    };
+    for (index, pick) in chain.picks.iter_mut().enumerate().skip(first) {
         // Nothing has changed since it was looked at: neither would the answer.
         if pick.overdue || pick.best_at == chain.changes {
             continue;
         }
-        let tent = chain.tent(pick.worker, chain.loads.without(pick.worker, pick.tokens));
+        let tent = terms.tent(loads, pick.worker, loads.without(pick.worker, pick.tokens));
         let peak_tokens = tent.peak_tokens();
         if let (Some(tolerance), Some(then)) = (chain.tolerance_tokens, pick.peak_tokens)
             && (peak_tokens - then).abs() <= tolerance
         {
             continue;
         }
-        let longest = chain.loads.longest_without(pick.worker, pick.tokens);
-        let Some(query) = chain.query(tent, longest) else { return (changed, Some(index)) };
-        let age = column::age_of(chain.ordered, pick.position, chain.marks);
+        if !terms.fit(tent) {
+            return (changed, Some(index));
+        }
         let past = (pick.tokens - tent.margin).max(0);
-        let current = i64::from(age)
+        let current = field.age_of(pick.position)
             - (pick.tokens - tent.wanted).abs()
-            - i64::from(query.overflow_weight) * past;
+            - terms.overflow_weight * past;
         let wanted = (current + 1).max(1 - i64::from(LIMIT)) as i32;
-        let mut kept = Pick { score: current, ..pick };
-        match search::<_, GROUPS>(lanes, chain, &query, wanted, &mut LateBlock(None)) {
-            Answer::Unfit => return (changed, Some(index)),
-            Answer::Nobody => {}
-            Answer::Found(best) => {
-                changed = true;
-                chain.changes += 1;
-                chain.marks.give_back(pick.position);
-                chain.marks.raise_lines(pick.position, pick.tokens as u32);
-                column::take(lanes, chain.ordered, best.position, chain.marks);
-                let tokens = i64::from(chain.ordered.tokens[best.position]);
-                chain.loads.exchange(pick.worker, tokens - pick.tokens);
-                kept = Pick { position: best.position, tokens, score: i64::from(best.score), ..kept };
+        let query = terms.query(lanes, tent, loads.longest_without(pick.worker, pick.tokens));
+        let best = field.search(lanes, &query, wanted, None);
+        if best.position == NOWHERE {
+            pick.score = current;
+        } else {
+            let tokens = i64::from(field.tokens[best.position / BLOCK][best.position % BLOCK]);
+            if terms.is_cut(tent, tokens) {
+                return (changed, Some(index));
             }
+            changed = true;
+            chain.changes += 1;
+            field.give_back(lanes, pick.position);
+            field.take(best.position);
+            field.tighten_late(lanes, best.position / BLOCK);
+            loads.exchange(pick.worker, tokens - pick.tokens);
+            (pick.position, pick.tokens, pick.score) = (best.position, tokens, i64::from(best.score));
         }
         // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
-        chain.picks[index] =
-            Pick { best_at: chain.changes, peak_tokens: chain.tolerance_tokens.map(|_| peak_tokens), ..kept };
+        (pick.best_at, pick.peak_tokens) = (chain.changes, chain.tolerance_tokens.map(|_| peak_tokens));
     }
     (changed, None)
 }

@@ -137,6 +137,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn at_most(self, mask: u16, a: Self::V, b: Self::V) -> u16 {
+        mask & !self.greater(a, b)
+    }
+
+    #[inline(always)]
     fn equal(self, a: Self::V, b: Self::V) -> u16 {
         // SAFETY: the CPU has AVX2.
         self.mask(unsafe { [_mm256_cmpeq_epi32(a[0], b[0]), _mm256_cmpeq_epi32(a[1], b[1])] })

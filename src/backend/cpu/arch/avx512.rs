@@ -145,6 +145,12 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn at_most(self, mask: u16, a: Self::V, b: Self::V) -> u16 {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_mask_cmple_epi32_mask(mask, a, b) }
+    }
+
+    #[inline(always)]
     fn equal(self, a: Self::V, b: Self::V) -> u16 {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_cmpeq_epi32_mask(a, b) }

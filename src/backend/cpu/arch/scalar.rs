@@ -112,6 +112,11 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn at_most(self, mask: u16, a: Self::V, b: Self::V) -> u16 {
+        mask & !self.greater(a, b)
+    }
+
+    #[inline(always)]
     fn equal(self, a: Self::V, b: Self::V) -> u16 {
         mask(|lane| a[lane] == b[lane])
     }
