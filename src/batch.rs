@@ -346,6 +346,10 @@ pub struct Batch<'a> {
 struct Totals {
     open_slots: u64,
     slots: u64,
+    load_tokens: u64,
+    greatest_load_tokens: u64,
+    /// Some worker has more than one open slot.
+    several_open: bool,
     uniform: bool,
     bounded: bool,
 }
@@ -471,6 +475,16 @@ impl<'a> Batch<'a> {
         self.totals.open_slots
     }
 
+    /// Whether some worker has more than one slot that may be filled now.
+    pub(crate) fn has_several_open(&self) -> bool {
+        self.totals.several_open
+    }
+
+    /// Sum and greatest of the loads in tokens.
+    pub(crate) fn load_totals(&self) -> (u64, u64) {
+        (self.totals.load_tokens, self.totals.greatest_load_tokens)
+    }
+
     /// Slots, taken and free, over all workers.
     #[must_use]
     pub fn slots(&self) -> u64 {
@@ -556,6 +570,9 @@ impl<'a> BatchDraft<'a> {
                 .iter()
                 .map(|worker| u64::from(worker.running) + u64::from(worker.free_slots))
                 .sum(),
+            load_tokens: batch.workers.iter().map(|worker| worker.load_tokens).sum(),
+            greatest_load_tokens: batch.workers.iter().map(|worker| worker.load_tokens).max().unwrap_or(0),
+            several_open: batch.workers.iter().any(|worker| worker.open_slots() > 1),
             uniform: batch
                 .workers
                 .windows(2)

@@ -312,7 +312,7 @@ impl Greedy {
                 return accepted;
             }
             (None, None) if step.plan.order == Order::Matrix => {
-                self.list_open(batch);
+                self.list_open();
                 if self.look_on(device, step) {
                     device.note(Outcome::Looked);
                     self.place_rivals(step, true);
@@ -501,9 +501,10 @@ impl Greedy {
         self.matrix.counts()
     }
 
-    fn list_open(&mut self, batch: &Batch<'_>) {
+    fn list_open(&mut self) {
         self.open.clear();
-        for worker in 0..batch.workers().len() {
+        for &worker in self.loads.open_workers() {
+            let worker = worker as usize;
             if self.loads.open_slots(worker) > 0 {
                 self.open.push(open_key(self.loads.cost(worker), worker));
             }
@@ -608,7 +609,7 @@ impl Greedy {
             }
         }
         self.overdue.sort_unstable();
-        self.list_open(step.batch);
+        self.list_open();
         let overdue = std::mem::take(&mut self.overdue);
         for &(_, _, position) in &overdue {
             let request = pool.request(PoolSlot(ordered.slots[position]));
@@ -622,7 +623,7 @@ impl Greedy {
     }
 
     fn place_longest_first(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
-        self.list_open(step.batch);
+        self.list_open();
         let pool = step.batch.waiting();
         let ordered = &step.waiting;
         let mut to = ordered.tokens.len();
@@ -646,7 +647,7 @@ impl Greedy {
     }
 
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
-        self.list_open(step.batch);
+        self.list_open();
         while step.refill_drop_tokens.is_some() {
             let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.refill)(chain)) else { return };
             // Too large for that kernel: this one goes the general way.

@@ -76,7 +76,10 @@ pub(crate) struct Loads {
     cost: Vec<i64>,
     /// Sum and greatest of the costs before any admission.
     before: (i64, i64),
+    /// Whether tokens cost more on some workers than on others; otherwise a token is a unit, and the column is not filled.
+    dear: bool,
     cost_per_token: Vec<i64>,
+    open_workers: Vec<u32>,
     open_slots: Vec<i64>,
     room_tokens: Vec<i64>,
     pub(crate) lift: Vec<i64>,
@@ -103,7 +106,9 @@ impl Loads {
             bounded: false,
             cost: Vec::new(),
             before: (0, 0),
+            dear: false,
             cost_per_token: Vec::new(),
+            open_workers: Vec::new(),
             open_slots: Vec::new(),
             room_tokens: Vec::new(),
             lift: Vec::new(),
@@ -137,31 +142,20 @@ impl Loads {
         self.envelope_floor = plan.envelope_floor;
         self.follows_envelope = plan.follows_envelope;
         self.bounded = batch.is_bounded();
-        // One pass: a step with few admissions is mostly this.
-        let count = workers.len();
-        for column in [&mut self.cost_per_token, &mut self.cost, &mut self.open_slots, &mut self.anticipated]
-        {
-            column.resize(count, 0);
+        self.dear = !uniform;
+        if uniform {
+            let (sum, greatest) = batch.load_totals();
+            self.before = (sum as i64, greatest as i64);
+            self.sum = self.fill(workers, plan, |_| 1);
+        } else {
+            self.cost_per_token.clear();
+            self.cost_per_token.extend(workers.iter().map(Worker::cost_per_token));
+            self.sum = self.fill(workers, plan, Worker::cost_per_token);
+            self.before = self.sum_and_max_cost();
         }
-        let columns = self.cost_per_token.iter_mut().zip(&mut self.cost);
-        let columns = columns.zip(self.open_slots.iter_mut().zip(&mut self.anticipated));
-        let (mut before, mut greatest, mut sum) = (0, 0, 0);
-        for ((worker, lift), ((per_token, cost), (open, anticipated))) in
-            workers.iter().zip(&self.lift).zip(columns)
-        {
-            *per_token = if uniform { 1 } else { worker.cost_per_token() };
-            *cost = worker.load_tokens as i64 * *per_token;
-            *open = i64::from(worker.open_slots());
-            *anticipated = *cost + lift + *open * plan.refill_tokens * *per_token;
-            before += *cost;
-            greatest = i64::max(greatest, *cost);
-            sum += *anticipated;
-        }
-        self.before = (before, greatest);
-        self.sum = sum;
-        self.others = Divisor::new(count as u64 - 1);
+        self.others = Divisor::new(workers.len() as u64 - 1);
         self.top = (self.kernels.top)(&self.anticipated);
-        self.envelope = greatest.max(plan.envelope_floor);
+        self.envelope = self.before.1.max(plan.envelope_floor);
         self.room_tokens.clear();
         if self.bounded {
             self.room_tokens.extend(workers.iter().map(Worker::room_tokens));
@@ -174,12 +168,51 @@ impl Loads {
             self.envelope_row.resize(self.width, plan.envelope_floor);
             for (worker, row) in projection.rows.chunks_exact(self.width).enumerate() {
                 for (h, &tokens) in row.iter().enumerate() {
-                    let cost = tokens as i64 * self.cost_per_token[worker];
+                    let cost = tokens as i64 * self.cost_per_token(worker);
                     self.rows.push(cost);
                     self.envelope_row[h] = self.envelope_row[h].max(cost);
                 }
             }
         }
+    }
+
+    /// Fills the columns in one pass, for a step with few admissions is mostly this; returns the sum of the anticipated loads.
+    #[inline(always)]
+    fn fill(&mut self, workers: &[Worker], plan: &Plan, cost_per_token: impl Fn(&Worker) -> i64) -> i64 {
+        let count = workers.len();
+        for column in [&mut self.cost, &mut self.open_slots, &mut self.anticipated] {
+            column.resize(count, 0);
+        }
+        self.open_workers.resize(count, 0);
+        let open_workers = &mut self.open_workers[..count];
+        let columns = self.cost.iter_mut().zip(self.open_slots.iter_mut().zip(&mut self.anticipated));
+        let (mut sum, mut open_count) = (0, 0);
+        for (index, ((worker, lift), (cost, (open, anticipated)))) in
+            workers.iter().zip(&self.lift).zip(columns).enumerate()
+        {
+            let per_token = cost_per_token(worker);
+            let slots = i64::from(worker.open_slots());
+            *cost = worker.load_tokens as i64 * per_token;
+            *open = slots;
+            *anticipated = *cost + lift + slots * plan.refill_tokens * per_token;
+            sum += *anticipated;
+            // Always written, kept only where a slot is open: nothing to foresee.
+            open_workers[open_count] = index as u32;
+            open_count += usize::from(slots > 0);
+        }
+        self.open_workers.truncate(open_count);
+        sum
+    }
+
+    /// Workers that had an open slot at first.
+    pub(crate) fn open_workers(&self) -> &[u32] {
+        &self.open_workers
+    }
+
+    /// Cost units of a token on a worker.
+    #[inline(always)]
+    fn cost_per_token(&self, worker: usize) -> i64 {
+        if self.dear { self.cost_per_token[worker] } else { 1 }
     }
 
     /// Today's envelope, and the projected ones.
@@ -189,7 +222,7 @@ impl Loads {
 
     /// Cost units of the dearest token.
     pub(crate) fn dearest_token(&self) -> i64 {
-        self.cost_per_token.iter().copied().max().unwrap_or(1)
+        if self.dear { self.cost_per_token.iter().copied().max().unwrap_or(1) } else { 1 }
     }
 
     pub(crate) fn cost(&self, worker: usize) -> i64 {
@@ -214,7 +247,7 @@ impl Loads {
             workers: self.cost.len() as i64,
             worker,
             cost: self.cost[worker],
-            cost_per_token: self.cost_per_token[worker],
+            cost_per_token: self.cost_per_token(worker),
             open_slots: self.open_slots[worker],
             envelope: self.envelope,
             anticipated: own,
@@ -295,7 +328,7 @@ impl Loads {
     /// The same once these lengths have been put on these workers: no other load has changed.
     pub(crate) fn after(&self, picks: impl Iterator<Item = (usize, i64)>) -> (i64, i64) {
         picks.fold(self.before, |(sum, max), (worker, tokens)| {
-            (sum + tokens * self.cost_per_token[worker], i64::max(max, self.cost[worker]))
+            (sum + tokens * self.cost_per_token(worker), i64::max(max, self.cost[worker]))
         })
     }
 
@@ -358,7 +391,7 @@ impl Loads {
     }
 
     fn change(&mut self, worker: usize, tokens: i64, slots: i64) {
-        let per_token = self.cost_per_token[worker];
+        let per_token = self.cost_per_token(worker);
         let old_cost = self.cost[worker];
         self.cost[worker] += tokens * per_token;
         self.open_slots[worker] += slots;

@@ -30,6 +30,11 @@ pub(crate) trait Lanes: Copy {
     fn put(self, lanes: Self::V, lane: usize, value: i32) -> Self::V;
     /// The greatest of all lanes.
     fn top(self, lanes: Self::V) -> i32;
+    /// The greatest of either.
+    #[inline(always)]
+    fn tops(self, a: Self::V, b: Self::V) -> (i32, i32) {
+        (self.top(a), self.top(b))
+    }
     /// The lanes in a mask, and the least value elsewhere.
     fn keep(self, lanes: Self::V, mask: u16) -> Self::V;
     fn shift_left<const BITS: u32>(self, a: Self::V) -> Self::V;

@@ -92,9 +92,10 @@ impl Tent {
 /// What every search of a step shares.
 #[derive(Clone, Copy)]
 struct Terms {
-    shortest: i64,
     last: i64,
-    oldest_age: i64,
+    /// Wanted lengths whose distances and ages fit the lanes: from, and how many.
+    least_wanted: i64,
+    wanted_span: i64,
     overflow_weight: i64,
     /// The least margin that keeps the price of every length in its lanes.
     least_margin: i64,
@@ -104,12 +105,13 @@ struct Terms {
 impl Terms {
     fn new(chain: &Chain<'_>) -> Self {
         let tokens = chain.ordered.tokens;
-        let last = i64::from(tokens[tokens.len() - 1]);
+        let (shortest, last) = (i64::from(tokens[0]), i64::from(tokens[tokens.len() - 1]));
+        let reach = SPAN - 1 - chain.oldest_age;
         let overflow_weight = chain.loads.costs().len() as i64 - 1;
         Self {
-            shortest: i64::from(tokens[0]),
             last,
-            oldest_age: chain.oldest_age,
+            least_wanted: last - reach,
+            wanted_span: shortest - last + 2 * reach,
             overflow_weight,
             least_margin: last - SPAN / overflow_weight,
             drop_tokens: chain.drop_tokens,
@@ -125,7 +127,7 @@ impl Terms {
     /// Whether all distances and ages of a search fit the lanes.
     #[inline(always)]
     fn fit(&self, tent: Tent) -> bool {
-        i64::max((tent.wanted - self.shortest).abs(), (self.last - tent.wanted).abs()) + self.oldest_age < SPAN
+        (0..=self.wanted_span).contains(&(tent.wanted - self.least_wanted))
     }
 
     #[inline(always)]
@@ -203,14 +205,12 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         })
     }
 
-    /// Takes an entry; the flanks of its block still hold it.
+    /// Takes an entry and shuts its block: until it is tightened, its flanks hold the entry.
     #[inline(always)]
     fn take(&mut self, position: usize) {
         let block = position / BLOCK;
         self.taken[block] |= 1 << (position % BLOCK);
-        if self.taken[block] == u16::MAX {
-            self.full[block / BLOCK % GROUPS] |= 1 << (block % BLOCK);
-        }
+        self.full[block / BLOCK % GROUPS] |= 1 << (block % BLOCK);
     }
 
     /// Frees an entry and raises the flanks of its block to it, if they are known.
@@ -263,8 +263,9 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         let tokens = lanes.load_unsigned(&self.tokens[block]);
         let free = !self.taken[block];
         let place = PLACES - 1 - block as i32;
-        let rising = lanes.top(lanes.keep(lanes.add(ages, tokens), free));
-        let falling = lanes.top(lanes.keep(lanes.sub(ages, tokens), free));
+        let rising = lanes.keep(lanes.add(ages, tokens), free);
+        let falling = lanes.keep(lanes.sub(ages, tokens), free);
+        let (rising, falling) = lanes.tops(rising, falling);
         for (flank, value) in [(&mut self.flanks.rising, rising), (&mut self.flanks.falling, falling)] {
             // Nobody left: a bound that no score is below.
             let bound = lanes.put(lanes.splat(i32::MAX), block % BLOCK, value.max(1 - LIMIT) * PLACES + place);
@@ -272,10 +273,13 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         }
     }
 
+    /// Opens a block again after [`Field::take`], if anybody is left.
     #[inline(always)]
-    fn tighten_late<L: Lanes>(&mut self, lanes: L, block: usize) {
+    fn reopen<L: Lanes>(&mut self, lanes: L, block: usize) {
         let ages = lanes.load(&self.ages[block]);
         self.tighten(lanes, block, ages);
+        let left = u16::from(self.taken[block] != u16::MAX);
+        self.full[block / BLOCK % GROUPS] ^= left << (block % BLOCK);
     }
 
     /// The best free entry of at least `wanted` score units: greatest score, then earliest arrival. The block of the last admission may come
@@ -300,17 +304,11 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             let past = lanes.max(lanes.sub(low, query.margin), lanes.splat(0));
             let bound =
                 lanes.sub(lanes.min(rising, falling), lanes.mul(past, query.overflow_weight_place));
-            let mut open = !self.full[group];
-            if let Some(block) = late
-                && block / BLOCK == group
-            {
-                open &= !(1 << (block % BLOCK));
-            }
-            keys[group] = lanes.keep(bound, lanes.at_most(open, low, query.longest));
+            keys[group] = lanes.keep(bound, lanes.at_most(!self.full[group], low, query.longest));
         }
         if let Some(block) = late {
             self.look_into(lanes, query, block, &mut best);
-            self.tighten_late(lanes, block);
+            self.reopen(lanes, block);
         } else if wanted > 1 - LIMIT && self.reaching(lanes, &keys, wanted) == 0 {
             return best;
         }
@@ -468,7 +466,7 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
         }
     }
     if let Some(block) = late {
-        field.tighten_late(lanes, block);
+        field.reopen(lanes, block);
     }
     unfit
 }
@@ -531,7 +529,7 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
             chain.changes += 1;
             field.give_back(lanes, pick.position);
             field.take(best.position);
-            field.tighten_late(lanes, best.position / BLOCK);
+            field.reopen(lanes, best.position / BLOCK);
             loads.exchange(pick.worker, tokens - pick.tokens);
             (pick.position, pick.tokens, pick.score) = (best.position, tokens, i64::from(best.score));
         }
