@@ -167,7 +167,7 @@ impl Exchange<'_> {
     }
 
     /// The rest of a pass, pair by pair.
-    fn plain(&mut self, first: usize, second: usize) -> bool {
+    pub(super) fn plain(&mut self, first: usize, second: usize) -> bool {
         let mut changed = false;
         let mut from = second;
         for first in first..self.picks.len() {

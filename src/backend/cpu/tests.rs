@@ -2,11 +2,20 @@
 
 use super::column::{Found, Marks, Query};
 use super::dense::{Block, Query as DenseQuery, Rows};
-use super::exchange::{Pairs, Place};
+use super::exchange::{Exchange, Pairs};
 use super::*;
-use crate::batch::{Bonuses, Request};
+use crate::assignment::Assignment;
+use crate::backend::greedy::Greedy;
+use crate::backend::loads::Loads;
+use crate::backend::picks::Pick;
+use crate::batch::{Batch, Bonuses, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
+use crate::policy::level::{Level, LevelParameters};
 use crate::pool::{BLOCK, Pool};
+use crate::rule::{PairCost, Rule};
 use crate::score::{Knot, Profile};
+
+const TRAFFIC: Traffic =
+    Traffic { mean_prompt_tokens: 40, sd_prompt_tokens: 20, small_prompt_tokens: 9, mean_output_tokens: 30 };
 
 fn each(test: impl Fn(&'static Kernels)) {
     #[cfg(target_arch = "x86_64")]
@@ -150,50 +159,103 @@ fn a_search_finds_what_a_scan_finds() {
 }
 
 #[test]
-fn the_filter_of_exchanges_passes_the_pairs_that_its_definition_passes() {
+fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
     each(|kernels| {
         let mut next = random(5);
-        for count in sizes([0, 1, 2, 15, 16, 17, 31, 32, 33, 65]) {
+        for count in sizes([0, 1, 2, 15, 16, 17, 31, 32, 33, 65, 130]) {
             for round in rounds(60) {
-                let blocks = count.div_ceil(BLOCK);
-                let mut pairs = Pairs { count, distances: round % 2 == 0, ..Pairs::default() };
-                for _ in 0..blocks {
-                    pairs.above.push(std::array::from_fn(|_| next(400) as i32 - 200));
-                    pairs.length.push(std::array::from_fn(|_| next(100) as i32));
-                    pairs.top.push(if next(3) == 0 { 1 << next(16) } else { 0 });
-                    pairs.movable.push(!(1 << next(16)));
+                let workers: Vec<Worker> = (0..2 + next(40))
+                    .map(|_| Worker::new(next([40, 900, 1 << 29][round % 3]), 0, 200))
+                    .map(|worker| if round % 4 == 0 { worker.capacity(1 << 30) } else { worker })
+                    .collect();
+                let pool = Pool::new();
+                let batch = Batch::draft(&workers, &pool).traffic(TRAFFIC).check().expect("valid");
+                let plan = Level::new(LevelParameters::default(), false).begin(&batch, &mut vec![0; 42]);
+                let mut loads = Loads::new(kernels);
+                loads.prepare(&batch);
+                loads.load(&batch, &plan);
+                let mut picks: Vec<Pick> = (0..count)
+                    .map(|position| Pick {
+                        position,
+                        worker: next(workers.len() as u64) as usize,
+                        tokens: 1 + next([20, 500, 1 << 22][round % 3]) as i64,
+                        score: 0,
+                        overdue: next(9) == 0,
+                        pair_terms: false,
+                        peak_tokens: None,
+                        best_at: 0,
+                    })
+                    .collect();
+                for pick in &picks {
+                    loads.admit(pick.worker, pick.tokens);
                 }
-                if let Some(last) = pairs.movable.last_mut()
-                    && !count.is_multiple_of(BLOCK)
-                {
-                    *last &= (1 << (count % BLOCK)) - 1;
-                }
-                let bit = |bits: &[u16], at: usize| bits[at / BLOCK] >> (at % BLOCK) & 1 == 1;
-                let value = |lanes: &[[i32; BLOCK]], at: usize| lanes[at / BLOCK][at % BLOCK];
-                let passes = |first: usize, second: usize| {
-                    let (a, b) = (value(&pairs.above, first), value(&pairs.above, second));
-                    let moved = value(&pairs.length, first) - value(&pairs.length, second);
-                    let nearer = (a - moved).abs() + (b + moved).abs() < a.abs() + b.abs();
-                    let lower = if bit(&pairs.top, first) {
-                        moved > 0 && b + moved < a
-                    } else {
-                        bit(&pairs.top, second) && moved < 0 && a - moved < b
-                    };
-                    bit(&pairs.movable, first)
-                        && bit(&pairs.movable, second)
-                        && ((pairs.distances && nearer) || lower)
+                let cost = match round % 2 {
+                    0 => PairCost::Envelope,
+                    _ => PairCost::Level { offset: next(3000) as i64, overflow_weight: next(2) as i64 * 1600 },
                 };
-                let mut from = Place { first: 0, second: 1 };
-                for first in 0..count {
-                    for second in (first + 1..count).filter(|&second| passes(first, second)) {
-                        let place = Place { first, second };
-                        assert_eq!((kernels.next_exchange)(&pairs, from), Some(place), "{}", kernels.isa);
-                        from = Place { second: second + 1, ..place };
-                    }
-                }
-                assert_eq!((kernels.next_exchange)(&pairs, from), None, "{}", kernels.isa);
+                let (mut plain_loads, mut plain_picks) = (loads.clone(), picks.clone());
+                let mut pairs = Pairs::default();
+                let mut exchange = |loads, picks, filtered: bool| {
+                    let pairs = &mut pairs;
+                    let mut exchange = Exchange { loads, picks, pairs, cost, growth_tokens: 0, changes: 1 };
+                    let changed =
+                        if filtered { (kernels.exchange)(&mut exchange) } else { exchange.plain(0, 1) };
+                    (changed, exchange.changes)
+                };
+                assert_eq!(exchange(&mut loads, &mut picks, true), exchange(&mut plain_loads, &mut plain_picks, false));
+                let placed = |picks: &[Pick]| -> Vec<(usize, usize, i64)> {
+                    picks.iter().map(|pick| (pick.position, pick.worker, pick.tokens)).collect()
+                };
+                assert_eq!(placed(&picks), placed(&plain_picks), "{}", kernels.isa);
             }
         }
+    });
+}
+
+/// The kernel of level refill against the matrix, which knows no flanks: sizes round groups and blocks, lengths that tie, giants, rooms,
+/// and scores that leave its lanes.
+#[test]
+fn level_refill_picks_what_the_matrix_picks() {
+    each(|kernels| {
+        let mut next = random(21);
+        let mut chained = 0;
+        for count in sizes([1, 2, 15, 16, 17, 33, 255, 256, 257, 300, 511, 513, 768, 1023, 1025]) {
+            for round in rounds(24) {
+                let range = [4, 60, 4000, 1 << 22][round % 4];
+                let mut pool = Pool::new();
+                for id in 0..count as u64 {
+                    let giant = next(60) == 0;
+                    let tokens = 1 + next(if giant { 20 * range } else { range }).min(1 << 23) as u32;
+                    let waited = next([3, 90, 5000][round % 3]) as u32;
+                    pool.insert(Request::new(id, tokens.min(MAX_PROMPT_TOKENS)).waited(waited)).expect("valid");
+                }
+                let workers: Vec<Worker> = (0..2 + next(70))
+                    .map(|_| {
+                        let worker = Worker::new(next(30 * range), 20, next(2 + round as u64 % 3) as u32);
+                        let capacity = worker.load_tokens + next(3 * range);
+                        if round % 5 == 0 { worker.capacity(capacity) } else { worker }
+                    })
+                    .collect();
+                let traffic = Traffic {
+                    mean_prompt_tokens: range as i64 / 2,
+                    sd_prompt_tokens: next(range) as i64,
+                    small_prompt_tokens: 1,
+                    mean_output_tokens: 1 + next(range) as i64,
+                };
+                let batch = Batch::draft(&workers, &pool)
+                    .traffic(traffic)
+                    .request_growth(next(9) as u32)
+                    .check()
+                    .expect("valid");
+                let mut rule = Level::new(LevelParameters::default(), false);
+                let (mut out, mut expected) = (Assignment::new(), Assignment::new());
+                Greedy::new(kernels).assign(&mut rule, &batch, &mut out);
+                Greedy::new(kernels).dense(None).assign(&mut rule, &batch, &mut expected);
+                assert_eq!(out, expected, "{}, {count} waiting, round {round}", kernels.isa);
+                chained += usize::from(!out.admitted.is_empty());
+            }
+        }
+        assert!(chained > 0);
     });
 }
 
