@@ -14,6 +14,8 @@
 //!    A rule with a judge then chooses among the best few of that worker's column.
 //! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the peak of its profile is still within the
 //!    rule's tolerance of where it was, and the best waiting request takes its place if its score is greater; then two picks on two workers change places where that lowers the plan's pair cost.
+//!    Where no worker has more than one pick they are dealt anew instead, if each fits: the longest (then the earliest) to the worker whose
+//!    anticipated load without its pick is least (then the lowest index).
 //!
 //! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth fits the room.
 //!
@@ -78,7 +80,10 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
     if state.picks.len() >= 2 {
         for _ in 0..plan.repair.rounds {
             let replaced = state.replace(rule);
-            let swapped = plan.repair.swap.is_some_and(|cost| state.swap(cost));
+            let swapped = plan.repair.swap.is_some_and(|cost| {
+                let dealt = if plan.repair.one_each { state.deal() } else { None };
+                dealt.unwrap_or_else(|| state.swap(cost))
+            });
             if !replaced && !swapped {
                 break;
             }
@@ -363,6 +368,34 @@ impl<'a> State<'a> {
             self.picks.insert(index, Pick { waiting, score, peak_tokens, ..pick });
         }
         changed
+    }
+
+    /// Whether a pick came to another worker; none where one would not fit.
+    fn deal(&mut self) -> Option<bool> {
+        let movable = |pick: &Pick| !pick.overdue && !pick.waiting.request.has_pair_terms();
+        let mut places: Vec<usize> = (0..self.picks.len()).filter(|&at| movable(&self.picks[at])).collect();
+        let mut dealt: Vec<Waiting> = places.iter().map(|&at| self.picks[at].waiting).collect();
+        let tokens = |waiting: &Waiting| i64::from(waiting.request.prompt_tokens);
+        dealt.sort_by_key(|waiting| (-tokens(waiting), waiting.arrival));
+        places.sort_by_key(|&at| {
+            let Pick { waiting, worker, .. } = &self.picks[at];
+            (self.anticipated(*worker) - tokens(waiting), *worker)
+        });
+        let fits = |(&at, waiting): (&usize, &Waiting)| {
+            let Pick { waiting: own, worker, .. } = &self.picks[at];
+            tokens(waiting) <= self.room_tokens(*worker) + tokens(own)
+        };
+        if !places.iter().zip(&dealt).all(fits) {
+            return None;
+        }
+        let mut changed = false;
+        for (at, waiting) in places.into_iter().zip(dealt) {
+            if self.picks[at].waiting.slot != waiting.slot {
+                changed = true;
+                self.picks[at] = Pick { waiting, peak_tokens: None, ..self.picks[at] };
+            }
+        }
+        Some(changed)
     }
 
     fn swap(&mut self, cost: PairCost) -> bool {

@@ -28,6 +28,9 @@ pub struct Repair {
     pub tolerance_tokens: Option<i64>,
     /// What exchanges of two picks on two workers lower; none where picks stay on their workers.
     pub swap: Option<PairCost>,
+    /// Whether no worker gets more than one pick. Then all exchanges are one deal: the longest pick to the worker that lies lowest without
+    /// its own, which lowers every convex cost as far as exchanges can. Only if each fits; otherwise picks are exchanged in pairs.
+    pub one_each: bool,
 }
 
 /// What a pair of workers costs, given their anticipated loads `L`; an exchange of picks must lower it. Data, not code, so that the

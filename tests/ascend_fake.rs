@@ -482,7 +482,7 @@ impl Rule for Margin {
             follows_envelope: true,
             envelope_floor: sum as i64 / batch.workers().len() as i64,
             longest_first: false,
-            repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
+            repair: Repair { rounds: 0, tolerance_tokens: None, swap: None, one_each: false },
             passed_over: None,
         }
     }

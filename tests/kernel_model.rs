@@ -443,7 +443,7 @@ impl Rule for Own {
             envelope_floor: 100,
             follows_envelope: true,
             longest_first: false,
-            repair: Repair { rounds: 1, tolerance_tokens: None, swap: None },
+            repair: Repair { rounds: 1, tolerance_tokens: None, swap: None, one_each: false },
             passed_over: None,
         }
     }

@@ -43,6 +43,10 @@ pub(crate) struct Greedy {
     found: Vec<Found>,
     tokens: Vec<i64>,
     pairs: Pairs,
+    /// Lengths, turned so that the longest comes first, and positions of the picks that are dealt.
+    dealt: Vec<u64>,
+    /// Load without the pick, worker and index of each pick that takes part.
+    places: Vec<(i64, u32, u32)>,
     /// Whether batches without pair terms go through the matrix as well.
     always_dense: bool,
     matrix: Matrix,
@@ -84,6 +88,11 @@ struct Rivals {
 const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
 
+/// The length in a key of [`Greedy::dealt`].
+fn tokens_of(key: u64) -> i64 {
+    i64::from(u32::MAX - (key >> 32) as u32)
+}
+
 struct Step<'a, 'b, R> {
     batch: &'a Batch<'b>,
     waiting: Ordered<'a>,
@@ -99,7 +108,15 @@ struct Step<'a, 'b, R> {
 impl<'a, 'b, R> Step<'a, 'b, R> {
     fn new(batch: &'a Batch<'b>, rule: R, plan: Plan, ordered: bool) -> Self {
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
-        Self { batch, waiting: batch.waiting().ordered(), rule, plan, terms, ordered, refill_drop_tokens: None }
+        Self {
+            batch,
+            waiting: batch.waiting().ordered(),
+            rule,
+            plan,
+            terms,
+            ordered,
+            refill_drop_tokens: None,
+        }
     }
 
     /// About how many columns will be searched.
@@ -147,6 +164,8 @@ impl Greedy {
             found: Vec::new(),
             tokens: Vec::new(),
             pairs: Pairs::default(),
+            dealt: Vec::new(),
+            places: Vec::new(),
             always_dense: false,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
@@ -218,7 +237,10 @@ impl Greedy {
         if self.picks.len() >= 2 {
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(step);
-                let swapped = plan.repair.swap.is_some_and(|cost| self.exchange(batch, cost));
+                let swapped = plan.repair.swap.is_some_and(|cost| {
+                    let dealt = if plan.repair.one_each { self.deal() } else { None };
+                    dealt.unwrap_or_else(|| self.exchange(batch, cost))
+                });
                 if !replaced && !swapped {
                     break;
                 }
@@ -649,7 +671,9 @@ impl Greedy {
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open();
         while step.refill_drop_tokens.is_some() {
-            let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.refill)(chain)) else { return };
+            let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.refill)(chain)) else {
+                return;
+            };
             // Too large for that kernel: this one goes the general way.
             if let Some(found) = self.best(step, worker) {
                 self.admit_best(step, worker, found);
@@ -905,6 +929,43 @@ impl Greedy {
         answer
     }
 
+    /// Deals the picks anew, the longest to the worker that lies lowest without its own: whether any came to another worker; none where one
+    /// would not fit.
+    fn deal(&mut self) -> Option<bool> {
+        self.dealt.clear();
+        self.places.clear();
+        for (index, pick) in self.picks.iter().enumerate().filter(|(_, pick)| pick.may_move()) {
+            // Equal lengths stand in order of arrival.
+            self.dealt.push(u64::from(u32::MAX - pick.tokens as u32) << 32 | pick.position as u64);
+            let bare = self.loads.without(pick.worker, pick.tokens);
+            self.places.push((bare, pick.worker as u32, index as u32));
+        }
+        self.dealt.sort_unstable();
+        self.places.sort_unstable();
+        let deal = || self.places.iter().zip(&self.dealt).map(|(place, &key)| (place.2 as usize, key));
+        let fits = |(index, key): (usize, u64)| {
+            let pick = &self.picks[index];
+            tokens_of(key) <= self.loads.longest_without(pick.worker, pick.tokens)
+        };
+        if !deal().all(fits) {
+            return None;
+        }
+        let before = self.changes;
+        let (picks, changes) = (&mut self.picks, &mut self.changes);
+        self.loads.exchange_all(deal().filter_map(|(index, key)| {
+            let pick = &mut picks[index];
+            let (position, tokens) = (key as u32 as usize, tokens_of(key));
+            if position == pick.position {
+                return None;
+            }
+            *changes += 1;
+            let more_tokens = tokens - pick.tokens;
+            (pick.position, pick.tokens, pick.peak_tokens) = (position, tokens, None);
+            Some((pick.worker, more_tokens))
+        }));
+        Some(self.changes != before)
+    }
+
     /// Exchanges picks of two workers where that lowers their cost.
     fn exchange(&mut self, batch: &Batch<'_>, cost: PairCost) -> bool {
         let mut exchange = Exchange {
@@ -935,7 +996,11 @@ impl Greedy {
         self.replace_general(step, 0..self.picks.len())
     }
 
-    fn replace_general(&mut self, step: &Step<'_, '_, &mut impl Rule>, picks: std::ops::Range<usize>) -> bool {
+    fn replace_general(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        picks: std::ops::Range<usize>,
+    ) -> bool {
         let mut changed = false;
         for index in picks {
             let pick = self.picks[index];

@@ -390,6 +390,25 @@ impl Loads {
         self.change(worker, more_tokens, 0);
     }
 
+    /// Changes the lengths of many picks, whose sum stays the same: the greatest loads are found once.
+    pub(crate) fn exchange_all(&mut self, changes: impl Iterator<Item = (usize, i64)>) {
+        for (worker, more_tokens) in changes {
+            if self.width > 0 || self.dear {
+                self.exchange(worker, more_tokens);
+                continue;
+            }
+            self.cost[worker] += more_tokens;
+            self.anticipated[worker] += more_tokens;
+            if self.bounded {
+                self.room_tokens[worker] -= more_tokens;
+            }
+        }
+        self.top = (self.kernels.top)(&self.anticipated);
+        if self.follows_envelope {
+            self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
+        }
+    }
+
     fn change(&mut self, worker: usize, tokens: i64, slots: i64) {
         let per_token = self.cost_per_token(worker);
         let old_cost = self.cost[worker];

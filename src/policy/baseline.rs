@@ -72,7 +72,7 @@ pub(crate) const PLAIN: Plan = Plan {
     envelope_floor: 0,
     follows_envelope: true,
     longest_first: false,
-    repair: Repair { rounds: 0, tolerance_tokens: None, swap: None },
+    repair: Repair { rounds: 0, tolerance_tokens: None, swap: None, one_each: false },
     passed_over: None,
 };
 

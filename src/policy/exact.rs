@@ -133,6 +133,7 @@ impl Rule for Exact {
                 tolerance_tokens: None,
                 rounds: self.parameters.repair_rounds,
                 swap: (uniform && !looks_ahead).then_some(PairCost::Envelope),
+                one_each: false,
             },
             passed_over: None,
         }

@@ -43,8 +43,8 @@ pub struct LevelParameters {
     pub aging_spread: f64,
     /// How long a request may wait.
     pub wait_bound: WaitBound,
-    /// Passes of repair over a step's picks, 0..=16; default 2. Where no worker has more than one slot to fill, one at most, and picks of two
-    /// workers are not exchanged: more changes nothing there (measured).
+    /// Passes of repair over a step's picks, 0..=16; default 2. Where no worker has more than one slot to fill, one at most: a second
+    /// changes nothing there (measured).
     pub repair_rounds: u32,
     /// Share of the spread of lengths by which a wanted length may move before the pick is looked at again, 0..=10; default 0.04
     /// (measured: costs no balance, and saves two searches of three).
@@ -214,7 +214,6 @@ impl Rule for Level {
             self.reserve(batch, lift);
         }
         let wait = MeanWait::of(batch);
-        // Where no worker has more than one slot to fill, one look back is all that pays (measured on the table of settings).
         let one_each = !everybody_fits && !batch.has_several_open();
         // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
         let others = batch.workers().len() as i64 - 1;
@@ -240,11 +239,13 @@ impl Rule for Level {
             follows_envelope: self.places,
             longest_first: thin,
             repair: Repair {
+                // One is all that pays there (measured on the table of settings).
                 rounds: self.parameters.repair_rounds.min(if one_each { 1 } else { u32::MAX }),
                 tolerance_tokens: (!self.places).then_some(
                     (self.parameters.repair_tolerance_spread * traffic.sd_prompt_tokens as f64) as i64,
                 ),
-                swap: (uniform && !one_each).then_some(swap),
+                swap: uniform.then_some(swap),
+                one_each,
             },
             passed_over: None,
         }

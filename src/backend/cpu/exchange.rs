@@ -223,7 +223,8 @@ fn next<L: Lanes>(lanes: L, pairs: &Pairs, first: usize, from: usize) -> Option<
         let (second_bare, second_length) = (lanes.load(&bare[at]), lanes.load(&length[at]));
         let higher = lanes.greater(first_bare, second_bare) & lanes.greater(first_length, second_length);
         let lower = lanes.greater(second_bare, first_bare) & lanes.greater(second_length, first_length);
-        let mask = higher & (first_above & below[at] | first_top) | lower & (first_below & above[at] | top[at]);
+        let mask =
+            higher & (first_above & below[at] | first_top) | lower & (first_below & above[at] | top[at]);
         let mask = mask & later & movable[at];
         if mask != 0 {
             return Some(at * BLOCK + mask.trailing_zeros() as usize);

@@ -268,7 +268,8 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         let (rising, falling) = lanes.tops(rising, falling);
         for (flank, value) in [(&mut self.flanks.rising, rising), (&mut self.flanks.falling, falling)] {
             // Nobody left: a bound that no score is below.
-            let bound = lanes.put(lanes.splat(i32::MAX), block % BLOCK, value.max(1 - LIMIT) * PLACES + place);
+            let bound =
+                lanes.put(lanes.splat(i32::MAX), block % BLOCK, value.max(1 - LIMIT) * PLACES + place);
             lanes.store(lanes.min(lanes.load(&flank[group]), bound), &mut flank[group]);
         }
     }
@@ -286,13 +287,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
     /// late: its flanks are not brought down before this search, which looks into it anyway, beside the search for the best of all others,
     /// instead of waiting for them.
     #[inline(always)]
-    fn search<L: Lanes>(
-        &mut self,
-        lanes: L,
-        query: &Query<L::V>,
-        wanted: i32,
-        late: Option<usize>,
-    ) -> Best {
+    fn search<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, wanted: i32, late: Option<usize>) -> Best {
         let mut best = Best { score: wanted, position: NOWHERE };
         // Loops, no closures: these may be compiled apart, without the instruction set.
         let mut keys = [lanes.splat(NOTHING); GROUPS];
@@ -302,8 +297,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             let falling = lanes.add(lanes.load(&self.flanks.falling[group]), query.wanted_place);
             let low = lanes.load_unsigned(&self.low[group]);
             let past = lanes.max(lanes.sub(low, query.margin), lanes.splat(0));
-            let bound =
-                lanes.sub(lanes.min(rising, falling), lanes.mul(past, query.overflow_weight_place));
+            let bound = lanes.sub(lanes.min(rising, falling), lanes.mul(past, query.overflow_weight_place));
             keys[group] = lanes.keep(bound, lanes.at_most(!self.full[group], low, query.longest));
         }
         if let Some(block) = late {
@@ -512,9 +506,8 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
             return (changed, Some(index));
         }
         let past = (pick.tokens - tent.margin).max(0);
-        let current = field.age_of(pick.position)
-            - (pick.tokens - tent.wanted).abs()
-            - terms.overflow_weight * past;
+        let current =
+            field.age_of(pick.position) - (pick.tokens - tent.wanted).abs() - terms.overflow_weight * past;
         let wanted = (current + 1).max(1 - i64::from(LIMIT)) as i32;
         let query = terms.query(lanes, tent, loads.longest_without(pick.worker, pick.tokens));
         let best = field.search(lanes, &query, wanted, None);

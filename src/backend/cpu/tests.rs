@@ -191,7 +191,9 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                 }
                 let cost = match round % 2 {
                     0 => PairCost::Envelope,
-                    _ => PairCost::Level { offset: next(3000) as i64, overflow_weight: next(2) as i64 * 1600 },
+                    _ => {
+                        PairCost::Level { offset: next(3000) as i64, overflow_weight: next(2) as i64 * 1600 }
+                    }
                 };
                 let (mut plain_loads, mut plain_picks) = (loads.clone(), picks.clone());
                 let mut pairs = Pairs::default();
@@ -202,7 +204,10 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                         if filtered { (kernels.exchange)(&mut exchange) } else { exchange.plain(0, 1) };
                     (changed, exchange.changes)
                 };
-                assert_eq!(exchange(&mut loads, &mut picks, true), exchange(&mut plain_loads, &mut plain_picks, false));
+                assert_eq!(
+                    exchange(&mut loads, &mut picks, true),
+                    exchange(&mut plain_loads, &mut plain_picks, false)
+                );
                 let placed = |picks: &[Pick]| -> Vec<(usize, usize, i64)> {
                     picks.iter().map(|pick| (pick.position, pick.worker, pick.tokens)).collect()
                 };
@@ -227,7 +232,8 @@ fn level_refill_picks_what_the_matrix_picks() {
                     let giant = next(60) == 0;
                     let tokens = 1 + next(if giant { 20 * range } else { range }).min(1 << 23) as u32;
                     let waited = next([3, 90, 5000][round % 3]) as u32;
-                    pool.insert(Request::new(id, tokens.min(MAX_PROMPT_TOKENS)).waited(waited)).expect("valid");
+                    pool.insert(Request::new(id, tokens.min(MAX_PROMPT_TOKENS)).waited(waited))
+                        .expect("valid");
                 }
                 let workers: Vec<Worker> = (0..2 + next(70))
                     .map(|_| {

@@ -178,8 +178,7 @@ impl Lanes for Avx2 {
         // SAFETY: the CPU has AVX2.
         unsafe {
             let eight = _mm256_max_epi32(low, high);
-            let four =
-                _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
             let two = _mm_max_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
             _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
         }

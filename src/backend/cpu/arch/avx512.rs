@@ -178,9 +178,8 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     fn tops(self, a: Self::V, b: Self::V) -> (i32, i32) {
         // SAFETY: the CPU has AVX-512.
         unsafe {
-            let halves = |a: __m512i| {
-                _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a))
-            };
+            let halves =
+                |a: __m512i| _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a));
             let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves(a)), halves(b));
             let both = _mm512_max_epi32(both, _mm512_shuffle_i64x2::<0b10_11_00_01>(both, both));
             let both = _mm512_max_epi32(both, _mm512_shuffle_epi32::<0b01_00_11_10>(both));
