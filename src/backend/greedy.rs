@@ -101,10 +101,16 @@ struct Rivals {
     dearest_token: i64,
     envelope: i64,
     envelope_row: Vec<i64>,
+    /// Admissions that have moved an envelope.
+    moves: u32,
+    /// By worker: its last pick, and the moves by then.
+    last: Vec<(u32, u32)>,
 }
 
 const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
+/// [`Greedy::changes`] before the repair.
+const UNCHANGED: u32 = 1;
 /// Ends a list of picks.
 const NO_PICK: u32 = u32::MAX;
 
@@ -154,7 +160,7 @@ impl Greedy {
             column: Column::new(kernels),
             profile: Profile::default(),
             picks: Vec::new(),
-            changes: 1,
+            changes: UNCHANGED,
             kernels,
             open: Vec::new(),
             overdue: Vec::new(),
@@ -229,7 +235,7 @@ impl Greedy {
     #[inline(always)]
     fn finish(&mut self, step: &Step<'_, '_, &mut impl Rule>, out: &mut Assignment) {
         let (batch, plan) = (step.batch, &step.plan);
-        self.changes = 1;
+        self.changes = UNCHANGED;
         if self.picks.len() >= 2 {
             self.list_picks();
             for _ in 0..plan.repair.rounds {
@@ -693,6 +699,9 @@ impl Greedy {
         rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: 0, position: u32::MAX });
         rivals.keys.clear();
         rivals.keys.resize(workers, UNKNOWN);
+        rivals.moves = 0;
+        rivals.last.clear();
+        rivals.last.resize(workers, (NO_PICK, 0));
     }
 
     /// Admits the best pair of all columns until nobody fits.
@@ -716,10 +725,26 @@ impl Greedy {
                 }
                 Leader::Fresh(found) => {
                     self.open.remove(at);
+                    self.rivals.last[worker] = (self.picks.len() as u32, self.rivals.moves);
                     self.admit(step, worker, found, false);
                     self.reopen(worker);
                     self.follow_envelopes(worker);
                 }
+            }
+        }
+        if step.plan.repair.tolerance_tokens.is_none() {
+            self.mark_lasting();
+        }
+    }
+
+    /// Spares the repair the picks that are still the best for their worker: no envelope has moved since, nobody has followed them there,
+    /// and who waits by now waited then.
+    fn mark_lasting(&mut self) {
+        for &(pick, moves) in &self.rivals.last {
+            if moves == self.rivals.moves
+                && let Some(pick) = self.picks.get_mut(pick as usize)
+            {
+                pick.best_at = UNCHANGED;
             }
         }
     }
@@ -772,7 +797,7 @@ impl Greedy {
     fn follow_envelopes(&mut self, worker: usize) {
         let (envelope, row) = self.loads.envelopes();
         let rivals = &mut self.rivals;
-        let mut moved = false;
+        let (mut moved, mut any) = (false, false);
         let seen = std::iter::once(&mut rivals.envelope).chain(&mut rivals.envelope_row);
         for (step, (seen, &now)) in seen.zip(std::iter::once(&envelope).chain(row)).enumerate() {
             if now != *seen {
@@ -780,9 +805,11 @@ impl Greedy {
                 let weight = rivals.weights.get(step).copied().unwrap_or(0);
                 rivals.rise += weight * (now - *seen + rivals.dearest_token - 1);
                 moved |= weight != 0 || !rivals.weighted;
+                any = true;
                 *seen = now;
             }
         }
+        rivals.moves += u32::from(any);
         self.matrix.forget();
         let unknown = Bound { key: UNKNOWN, rise: 0, position: u32::MAX };
         let far = rivals.rise >= 1 << 60;
@@ -1095,6 +1122,7 @@ impl Rivals {
         }
         hold(&mut self.bounds, workers * runs);
         hold(&mut self.keys, workers);
+        hold(&mut self.last, workers);
         hold(&mut self.weights, steps + 1);
         hold(&mut self.envelope_row, steps);
     }

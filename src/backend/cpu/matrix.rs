@@ -2,13 +2,34 @@
 
 use super::Kernels;
 use super::column::Found;
-use super::dense::{Block, NO_ROW, Query, Rows, STRIDE, Tier};
-use crate::batch::{Batch, Request};
-use crate::pool::{BLOCK, PoolSlot};
+use super::dense::{Block, Hit, Query, Rows, STRIDE, Span, Tier};
+use crate::batch::{Batch, Bonuses, Request};
+use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
 use crate::score::{Age, Profile};
 
 /// Blocks of a run that is scored as one, without a horizon and with one: the longer a score takes, the less is scored again.
 const RUN_BLOCKS: [usize; 2] = [64, 8];
+
+/// Bonuses are kept one by one where at most one cell of an open worker in so many has one: from there on adding and taking off costs more
+/// than a column each (measured).
+const SPARSE: usize = 16;
+
+/// Looking into sixteen workers of a row costs as much as gathering the bonuses of so many requests on one worker (measured).
+const LOOK: usize = 2;
+
+/// Entries whose bonuses are found before it is asked again whether these are few.
+const FEW_ENTRIES: usize = 64;
+
+/// The column of a worker that has none.
+const NO_COLUMN: u32 = u32::MAX;
+
+/// What an entry gains on the worker of a column.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bonus {
+    column: u32,
+    entry: u32,
+    units: i32,
+}
 
 /// A run of requests of one survival class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +45,33 @@ pub(crate) struct Matrix {
     kernels: &'static Kernels,
     only: Option<Tier>,
     tokens: Vec<Block>,
+    /// When each request came and its rank in arrival order, where there are classes; the pool's own order has them otherwise.
     enqueued: Vec<[u32; BLOCK]>,
-    /// Rank in arrival order.
     arrived: Vec<u64>,
-    /// Ages in score units.
+    /// Ages in score units; where bonuses are few, those of the worker prepared last are added.
     ages: Vec<Block>,
-    /// Each request's row of pair terms, where its bonuses begin, and who is bound to a rank.
+    /// Each request's row of pair terms, and who is bound to a rank.
     rows: Vec<u32>,
-    offsets: Vec<Block>,
     bound: Vec<u32>,
     /// Per 32 workers a word for each request.
     words: Vec<Block>,
-    /// Ages plus bonuses, a column for each open worker.
-    bases: Vec<Block>,
     open: Vec<u32>,
-    /// Which column of `bases` a worker has.
+    /// Which column of bonuses a worker has: its place among the open ones.
     base_of: Vec<u32>,
+    /// Whether bonuses are so few that they are kept one by one.
+    sparse: bool,
+    /// Ages plus bonuses, a column for each open worker, where they are many.
+    bases: Vec<Block>,
+    /// The bonuses one by one, as found and by column, and where each column ends, where they are few.
+    found: Vec<Bonus>,
+    bonuses: Vec<Bonus>,
+    ends: Vec<u32>,
+    /// The column whose bonuses `ages` has.
+    added: u32,
+    spans: Vec<Span>,
+    open_lanes: Vec<Block>,
+    entries: Vec<[u32; 2]>,
+    hits: Vec<Hit>,
     /// The greatest magnitude of an age plus a bonus.
     greatest_base: i64,
     /// Position in the length order of each entry, and the entry of each position.
@@ -72,12 +104,20 @@ impl Matrix {
             arrived: Vec::new(),
             ages: Vec::new(),
             rows: Vec::new(),
-            offsets: Vec::new(),
             bound: Vec::new(),
             words: Vec::new(),
-            bases: Vec::new(),
             open: Vec::new(),
             base_of: Vec::new(),
+            sparse: false,
+            bases: Vec::new(),
+            found: Vec::new(),
+            bonuses: Vec::new(),
+            ends: Vec::new(),
+            added: NO_COLUMN,
+            spans: Vec::new(),
+            open_lanes: Vec::new(),
+            entries: Vec::new(),
+            hits: Vec::new(),
             greatest_base: 0,
             positions: Vec::new(),
             entry_of: Vec::new(),
@@ -119,19 +159,17 @@ impl Matrix {
         self.lay_out(batch);
         let blocks = self.runs.last().map_or(0, |run| run.to);
         // What is left over from before is masked out by the words.
-        for column in [&mut self.tokens, &mut self.ages, &mut self.offsets] {
+        for column in [&mut self.tokens, &mut self.ages] {
             column.resize(blocks, Block::default());
         }
-        self.enqueued.resize(blocks, [0; BLOCK]);
-        self.arrived.resize(blocks * BLOCK, 0);
         let count = ordered.tokens.len();
         if self.classes.is_empty() {
             for (into, from) in self.tokens.iter_mut().zip(ordered.token_blocks) {
                 into.0 = from.map(|tokens| tokens as i32);
             }
-            self.enqueued[..ordered.enqueued_blocks.len()].copy_from_slice(ordered.enqueued_blocks);
-            self.arrived[..count].copy_from_slice(&ordered.arrived_blocks.as_flattened()[..count]);
         } else {
+            self.enqueued.resize(blocks, [0; BLOCK]);
+            self.arrived.resize(blocks * BLOCK, 0);
             for (entry, &position) in self.positions.iter().enumerate() {
                 let at = position as usize;
                 if at < count {
@@ -141,56 +179,46 @@ impl Matrix {
                 }
             }
         }
-        self.put_pairs(batch, ordered.slots);
+        self.put_pairs(batch, &ordered);
 
         let longest_wait = pool.longest_wait_steps();
         self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
         self.greatest_base = self.greatest_age;
         if self.fits_lanes() {
-            (self.kernels.ages)(ordered.now_step, &self.enqueued, age, unit as i32, &mut self.ages);
+            let enqueued =
+                if self.classes.is_empty() { ordered.enqueued_blocks } else { &self.enqueued[..] };
+            (self.kernels.ages)(ordered.now_step, enqueued, age, unit as i32, &mut self.ages);
             self.add_bonuses(batch);
         }
     }
 
-    /// Where the bonuses of every request begin, and which workers may take it.
-    fn put_pairs(&mut self, batch: &Batch<'_>, slots: &[u32]) {
-        let pool = batch.waiting();
-        let (blocks, workers) = (self.tokens.len(), self.workers as u64);
+    /// The row of every request, and which workers may take it.
+    fn put_pairs(&mut self, batch: &Batch<'_>, ordered: &Ordered<'_>) {
+        let (pool, slots) = (batch.waiting(), ordered.slots);
+        let blocks = self.tokens.len();
         let words = self.workers.div_ceil(32);
         self.rows.clear();
+        if self.classes.is_empty() {
+            self.rows.extend_from_slice(ordered.pair_rows);
+        } else {
+            let row_of = |&position: &u32| ordered.pair_rows.get(position as usize).copied();
+            self.rows.extend(self.positions.iter().map(|position| row_of(position).unwrap_or(NO_ROW)));
+        }
+        self.rows.resize(blocks * BLOCK, NO_ROW);
         self.bound.clear();
-        // One short loop that does nothing but wait for memory.
-        self.rows.extend(self.positions.iter().zip(0..).map(|(&position, entry)| {
-            let Some(&slot) = slots.get(position as usize) else { return NO_ROW };
-            let request = pool.request(PoolSlot(slot));
-            if request.rank.is_some() {
-                self.bound.push(entry);
-            }
-            request.pair_row.unwrap_or(NO_ROW)
-        }));
-        for (offsets, rows) in self.offsets.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
-            for (offset, &row) in offsets.0.iter_mut().zip(rows) {
-                let from = u64::from(row) * workers;
-                *offset = if from < u64::from(NO_ROW) { from as i32 } else { NO_ROW as i32 };
-            }
+        if pool.any_rank() {
+            let slot_of = |position: u32| slots.get(position as usize).map(|&slot| PoolSlot(slot));
+            let is_bound = |position| slot_of(position).is_some_and(|slot| pool.request(slot).rank.is_some());
+            let entries = self.positions.iter().zip(0..).filter(|&(&position, _)| is_bound(position));
+            self.bound.extend(entries.map(|(_, entry)| entry));
         }
         self.words.resize(words * blocks, Block::default());
         match batch.eligible_rows() {
             None => self.words.fill(Block([-1; BLOCK])),
             Some((masks, stride)) => {
+                let rows = self.rows.as_chunks().0;
                 for (pair, words) in self.words.chunks_mut((2 * blocks).max(1)).enumerate() {
-                    let (first, second) = words.split_at_mut(blocks);
-                    let mut seconds = second.iter_mut();
-                    for (first, rows) in first.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
-                        // The last of an odd number has no second.
-                        let mut none = Block::default();
-                        let second = seconds.next().unwrap_or(&mut none);
-                        for ((first, second), &row) in first.0.iter_mut().zip(&mut second.0).zip(rows) {
-                            // A request without a row may run anywhere.
-                            let bits = masks.get(row as usize * stride + pair).copied().unwrap_or(u64::MAX);
-                            (*first, *second) = (bits as i32, (bits >> 32) as i32);
-                        }
-                    }
+                    (self.kernels.words)((masks, stride, pair), rows, words.split_at_mut(blocks));
                 }
             }
         }
@@ -213,29 +241,129 @@ impl Matrix {
         }
     }
 
-    /// Fills the bases of the workers that may take anybody.
+    /// Takes the bonuses on the workers that may take anybody.
     fn add_bonuses(&mut self, batch: &Batch<'_>) {
+        self.added = NO_COLUMN;
         let Some(bonuses) = batch.bonuses() else { return };
-        let blocks = self.tokens.len();
         self.base_of.clear();
-        self.base_of.resize(self.workers, u32::MAX);
+        self.base_of.resize(self.workers, NO_COLUMN);
         self.open.clear();
-        for (worker, at) in batch.workers().iter().zip(0..) {
-            if worker.open_slots() > 0 {
-                self.base_of[at as usize] = self.open.len() as u32;
-                self.open.push(at);
+        self.spans.clear();
+        self.open_lanes.clear();
+        self.open_lanes.resize(self.workers.div_ceil(BLOCK), Block::default());
+        for (workers, from) in batch.workers().chunks(64).zip((0..).step_by(64)) {
+            let mut bits = 0;
+            for (worker, at) in workers.iter().zip(0..) {
+                if worker.open_slots() > 0 {
+                    self.base_of[(from + at) as usize] = self.open.len() as u32;
+                    self.open.push(from + at);
+                    self.open_lanes[(from + at) as usize / BLOCK].0[at as usize % BLOCK] = -1;
+                    bits |= 1 << at;
+                }
+            }
+            if bits != 0 {
+                self.spans.push((from, bits));
             }
         }
-        // What is left over from before is written over.
-        self.bases.resize(self.open.len() * blocks, Block::default());
-        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies on that.
-        let greatest = if bonuses.len() >= NO_ROW as usize {
-            i64::MAX
-        } else {
-            let from = (&self.offsets[..], &self.ages[..]);
-            (self.kernels.add_bonuses)(bonuses, &self.open, self.unit as i32, from, &mut self.bases)
-        };
+        let few = self.list_bonuses(batch, bonuses);
+        self.sparse = few.is_some();
+        let greatest = few.unwrap_or_else(|| self.fill_bases(bonuses));
         self.greatest_base = greatest.saturating_mul(self.unit).saturating_add(self.greatest_age);
+    }
+
+    /// Lists the bonuses that are not zero and returns the greatest magnitude in tokens; none where they are many.
+    fn list_bonuses(&mut self, batch: &Batch<'_>, bonuses: Bonuses<'_>) -> Option<i64> {
+        // As many as may be found, whoever is open and whether it pays today: a later batch must not allocate.
+        let most = self.rows.len();
+        for bonuses in [&mut self.found, &mut self.bonuses] {
+            bonuses.clear();
+            bonuses.reserve((most / SPARSE + FEW_ENTRIES) * self.workers);
+        }
+        self.bases.reserve((self.open.len() * self.tokens.len()).saturating_sub(self.bases.len()));
+        self.entries.resize(most + 1, [0; 2]);
+        self.hits.resize(FEW_ENTRIES * self.workers.div_ceil(64) + 1, Hit::default());
+        // Looking into every row must pay.
+        let with_row = batch.waiting().with_pair_row();
+        if with_row * (self.open_lanes.len() + 2) * LOOK > most * self.open.len() {
+            return None;
+        }
+        let mut listed = 0;
+        for (&row, entry) in self.rows.iter().zip(0..) {
+            // Written without asking, so that nothing is mispredicted.
+            self.entries[listed] = [entry, row];
+            listed += usize::from(row != NO_ROW);
+        }
+        let count = self.open.len();
+        self.ends.clear();
+        self.ends.resize(count + 1, 0);
+        let mut greatest = 0;
+        let mut looked_at = 0;
+        for entries in self.entries[..listed].chunks_mut(FEW_ENTRIES) {
+            // Who has no row has no bonus, and counts as looked at.
+            looked_at = entries.last().map_or(looked_at, |&[entry, _]| entry as usize + 1);
+            let open = (&self.open_lanes[..], &self.spans[..]);
+            let hits = (self.kernels.find_bonuses)(bonuses, self.workers, open, entries, &mut self.hits);
+            for &Hit { entry, from, mut bits } in &self.hits[..hits] {
+                let row = self.rows[entry as usize] as usize * self.workers;
+                while bits != 0 {
+                    let worker = from as usize + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    let tokens = bonuses.at(row + worker);
+                    greatest = greatest.max(tokens.abs());
+                    let column = self.base_of[worker];
+                    let units = (tokens as i32).wrapping_mul(self.unit as i32);
+                    self.ends[column as usize + 1] += 1;
+                    self.found.push(Bonus { column, entry, units });
+                }
+            }
+            if self.found.len() * SPARSE > (looked_at + FEW_ENTRIES) * count {
+                return None;
+            }
+        }
+        // By column, in two passes.
+        let mut end = 0;
+        for from in &mut self.ends {
+            end += *from;
+            *from = end;
+        }
+        self.bonuses.resize(self.found.len(), Bonus::default());
+        for &bonus in &self.found {
+            let at = &mut self.ends[bonus.column as usize];
+            self.bonuses[*at as usize] = bonus;
+            *at += 1;
+        }
+        Some(greatest)
+    }
+
+    /// Fills a base for each open worker, and returns the greatest magnitude of a bonus in tokens.
+    fn fill_bases(&mut self, bonuses: Bonuses<'_>) -> i64 {
+        // What is left over from before is written over.
+        self.bases.resize(self.open.len() * self.tokens.len(), Block::default());
+        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies on that.
+        if bonuses.len() >= NO_ROW as usize - self.workers {
+            return i64::MAX;
+        }
+        let from = (self.rows.as_chunks().0, &self.ages[..]);
+        let bonuses = (bonuses, self.workers as u32);
+        (self.kernels.add_bonuses)(bonuses, &self.open, self.unit as i32, from, &mut self.bases)
+    }
+
+    /// Adds the bonuses of a column to the ages instead of those that are there.
+    fn add_column(&mut self, column: u32) {
+        let before = std::mem::replace(&mut self.added, column);
+        if before == column {
+            return;
+        }
+        for (column, sign) in [(before, -1), (column, 1)] {
+            if column == NO_COLUMN {
+                continue;
+            }
+            let from = (column as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+            for bonus in &self.bonuses[from..self.ends[column as usize] as usize] {
+                let age = &mut self.ages[bonus.entry as usize / BLOCK].0[bonus.entry as usize % BLOCK];
+                *age = age.wrapping_add(sign * bonus.units);
+            }
+        }
     }
 
     fn fits_lanes(&self) -> bool {
@@ -246,6 +374,8 @@ impl Matrix {
     fn lay_out(&mut self, batch: &Batch<'_>) {
         let pool = batch.waiting();
         let (mut common, mut at) = (pool.len(), 0);
+        // Without classes entries are positions, most of them from before.
+        let kept = if self.classes.is_empty() { self.positions.len() as u32 } else { 0 };
         self.classes.clear();
         self.runs.clear();
         if batch.classes().is_some() && batch.has_pair_terms() {
@@ -274,14 +404,16 @@ impl Matrix {
         for (class, count) in &mut self.classes {
             *count = push(*count as usize, Some(*class)) as u32;
         }
-        self.positions.clear();
         let count = pool.len() as u32;
         if self.classes.is_empty() {
-            self.positions.extend(0..(at * BLOCK) as u32);
-            self.entry_of.clear();
-            self.entry_of.extend(0..count);
+            let end = (at * BLOCK) as u32;
+            for column in [&mut self.positions, &mut self.entry_of] {
+                column.truncate(kept.min(end) as usize);
+                column.extend(column.len() as u32..end);
+            }
             return;
         }
+        self.positions.clear();
         self.positions.resize(at * BLOCK, u32::MAX);
         self.entry_of.resize(count as usize, u32::MAX);
         let mut next = 0;
@@ -345,8 +477,11 @@ impl Matrix {
     pub(crate) fn prepare(&mut self, (worker, class): (usize, Option<u8>), profile: &Profile, longest: i64) {
         self.prepared = Some((worker, class));
         self.tier = None;
-        let known = !self.any_bonus || self.base_of.get(worker).is_some_and(|&column| column != u32::MAX);
-        if self.fits_lanes() && known {
+        let column = self.base_of.get(worker).copied().filter(|&column| self.any_bonus && column != NO_COLUMN);
+        if self.fits_lanes() && (!self.any_bonus || column.is_some()) {
+            if let (true, Some(column)) = (self.sparse, column) {
+                self.add_column(column);
+            }
             let lengths = (self.lengths.0, self.lengths.1.min(longest));
             self.query.bit = 1 << (worker % 32);
             self.query.cut = longest < self.lengths.1;
@@ -376,18 +511,22 @@ impl Matrix {
             return None;
         }
         let Some(tier) = self.tier else { return self.best_one_by_one(batch, run, profile, worker, longest) };
-        let base = if self.any_bonus {
+        let base = if self.any_bonus && !self.sparse {
             let column = self.base_of[worker] as usize;
             &self.bases[column * blocks..(column + 1) * blocks]
         } else {
             &self.ages[..]
         };
         let words = &self.words[worker / 32 * blocks..(worker / 32 + 1) * blocks];
+        let arrived = match self.classes.is_empty() {
+            true => batch.waiting().ordered().arrived_blocks.as_flattened(),
+            false => &self.arrived[..],
+        };
         let rows = Rows {
             tokens: &self.tokens[run.from..run.to],
             base: &base[run.from..run.to],
             words: &words[run.from..run.to],
-            arrived: &self.arrived[run.from * BLOCK..run.to * BLOCK],
+            arrived: &arrived[run.from * BLOCK..(run.to * BLOCK).min(arrived.len())],
         };
         let best = (self.kernels.dense)(tier, &rows, &self.query)?;
         let position = self.positions[run.from * BLOCK + best.index as usize] as usize;
@@ -412,8 +551,9 @@ impl Matrix {
             if word >> (worker % 32) & 1 == 0 || tokens > longest {
                 continue;
             }
-            let (position, arrived) = (self.positions[entry] as usize, self.arrived[entry]);
+            let position = self.positions[entry] as usize;
             let slot = PoolSlot(slots[position]);
+            let arrived = pool.arrival(slot);
             let extra =
                 self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
             let score = profile.score(tokens) + self.unit * extra;
