@@ -213,7 +213,7 @@ impl Greedy {
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
-            self.matrix.load(batch, plan.age, plan.unit);
+            self.matrix.load(batch, plan.age, plan.unit, !self.always_dense);
             // A rule may change its order with the batch: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
         }
@@ -495,6 +495,7 @@ impl Greedy {
         let Some(columns) = device.columns(&problem) else { return false };
         let (workers, pool) = (batch.workers().len(), batch.waiting());
         self.begin_rivals(step);
+        let searched = self.is_searched(step);
         let (rivals, matrix) = (&mut self.rivals, &self.matrix);
         let runs = rivals.runs;
         rivals.bounds[..workers * runs].fill(Bound { key: NOBODY, rise: 0, position: u32::MAX });
@@ -502,10 +503,10 @@ impl Greedy {
             let Some((slot, score)) = column.best else { continue };
             let Some(position) = pool.position(slot) else { return false };
             for run in 0..runs {
-                let same_class = step.ordered || matrix.run(run).class == column.class;
+                let same_class = searched || matrix.run(run).class == column.class;
                 if same_class {
                     // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
-                    let own = step.ordered || matrix.holds(run, position);
+                    let own = searched || matrix.holds(run, position);
                     let rise = if own { 0 } else { -1 };
                     rivals.bounds[column.worker * runs + run] =
                         Bound { key: score, rise, position: position as u32 };
@@ -683,11 +684,17 @@ impl Greedy {
         self.place_rivals(step, false);
     }
 
+    /// Whether columns are searched by length, as a whole.
+    fn is_searched(&self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
+        step.ordered || self.matrix.is_searchable()
+    }
+
     fn begin_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let workers = step.batch.workers().len();
+        let searched = self.is_searched(step);
         let (envelope, row) = self.loads.envelopes();
         let rivals = &mut self.rivals;
-        rivals.runs = if step.ordered { 1 } else { self.matrix.runs() };
+        rivals.runs = if searched { 1 } else { self.matrix.runs() };
         rivals.rise = 0;
         rivals.dearest_token = self.loads.dearest_token();
         rivals.envelope = envelope;
@@ -785,7 +792,8 @@ impl Greedy {
 
     /// Scores a run of a column again.
     fn look(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) {
-        let found = if step.ordered { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
+        let searched = self.is_searched(step);
+        let found = if searched { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
         let rise = self.rivals.rise;
         self.rivals.bounds[worker * self.rivals.runs + run] = match found {
             Some(found) => Bound { key: found.score - rise, rise, position: found.position as u32 },
@@ -855,6 +863,12 @@ impl Greedy {
             self.profile.clear();
             step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
+        }
+        if self.is_searched(step) {
+            self.draw(step, worker, None);
+            let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
+            let is_taken = |position| self.column.is_taken(position);
+            return self.matrix.best_listed(&step.waiting, found, &self.profile, (worker, longest), is_taken);
         }
         self.matrix.forget();
         let mut best: Option<(Found, u64)> = None;

@@ -882,7 +882,9 @@ fn find_nonzero<L: DenseLanes, T: Copy>(
             // What belongs to the next row is not open.
             Some(values) => {
                 for (values, open) in values.as_chunks::<BLOCK>().0.iter().zip(open) {
-                    any = std::array::from_fn(|lane| any[lane] | (magnitude(values[lane]) as i32 & open.0[lane]));
+                    any = std::array::from_fn(|lane| {
+                        any[lane] | (magnitude(values[lane]) as i32 & open.0[lane])
+                    });
                 }
             }
             // The end of the matrix.

@@ -66,6 +66,9 @@ pub(crate) struct Matrix {
     found: Vec<Bonus>,
     bonuses: Vec<Bonus>,
     ends: Vec<u32>,
+    any_malus: bool,
+    /// Whether who waits may be searched by length for anybody, its bonuses aside: these only add.
+    searchable: bool,
     /// The column whose bonuses `ages` has.
     added: u32,
     spans: Vec<Span>,
@@ -113,6 +116,8 @@ impl Matrix {
             found: Vec::new(),
             bonuses: Vec::new(),
             ends: Vec::new(),
+            any_malus: false,
+            searchable: false,
             added: NO_COLUMN,
             spans: Vec::new(),
             open_lanes: Vec::new(),
@@ -144,8 +149,9 @@ impl Matrix {
         self
     }
 
-    /// Takes the waiting requests of a batch; nobody is taken yet.
-    pub(crate) fn load(&mut self, batch: &Batch<'_>, age: Age, unit: i64) {
+    /// Takes the waiting requests of a batch; nobody is taken yet. Where a search by length may find the best of a column, and does but for a few
+    /// bonuses, the columns stay empty.
+    pub(crate) fn load(&mut self, batch: &Batch<'_>, age: Age, unit: i64, may_search: bool) {
         let pool = batch.waiting();
         let ordered = pool.ordered();
         (self.age, self.unit, self.workers) = (age, unit, batch.workers().len());
@@ -159,44 +165,95 @@ impl Matrix {
         self.lay_out(batch);
         let blocks = self.runs.last().map_or(0, |run| run.to);
         // What is left over from before is masked out by the words.
+        self.words.resize(self.workers.div_ceil(32) * blocks, Block::default());
         for column in [&mut self.tokens, &mut self.ages] {
             column.resize(blocks, Block::default());
         }
-        let count = ordered.tokens.len();
+        if !self.classes.is_empty() {
+            self.put_classes(&ordered);
+        }
+        self.put_rows(batch, &ordered);
+        let longest_wait = pool.longest_wait_steps();
+        self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
+        self.greatest_base = self.greatest_age;
+        self.searchable = false;
+        if self.fits_lanes() {
+            let enqueued = if self.classes.is_empty() { ordered.enqueued_blocks } else { &self.enqueued[..] };
+            (self.kernels.ages)(ordered.now_step, enqueued, age, unit as i32, &mut self.ages);
+            self.add_bonuses(batch);
+            let nobody_refused = self.bound.is_empty() && batch.eligible_rows().is_none();
+            let few = !self.any_bonus || (self.sparse && !self.any_malus && self.greatest_base < 1 << 31);
+            self.searchable = may_search && self.classes.is_empty() && nobody_refused && few;
+        }
+        if self.searchable {
+            return;
+        }
         if self.classes.is_empty() {
             for (into, from) in self.tokens.iter_mut().zip(ordered.token_blocks) {
                 into.0 = from.map(|tokens| tokens as i32);
             }
-        } else {
-            self.enqueued.resize(blocks, [0; BLOCK]);
-            self.arrived.resize(blocks * BLOCK, 0);
-            for (entry, &position) in self.positions.iter().enumerate() {
-                let at = position as usize;
-                if at < count {
-                    self.tokens[entry / BLOCK].0[entry % BLOCK] = ordered.tokens[at] as i32;
-                    self.enqueued[entry / BLOCK][entry % BLOCK] = ordered.enqueued[at];
-                    self.arrived[entry] = ordered.arrived_blocks[at / BLOCK][at % BLOCK];
-                }
-            }
         }
-        self.put_pairs(batch, &ordered);
+        self.put_words(batch, ordered.slots);
+    }
 
-        let longest_wait = pool.longest_wait_steps();
-        self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
-        self.greatest_base = self.greatest_age;
-        if self.fits_lanes() {
-            let enqueued =
-                if self.classes.is_empty() { ordered.enqueued_blocks } else { &self.enqueued[..] };
-            (self.kernels.ages)(ordered.now_step, enqueued, age, unit as i32, &mut self.ages);
-            self.add_bonuses(batch);
+    /// Puts requests where those of their class are.
+    fn put_classes(&mut self, ordered: &Ordered<'_>) {
+        self.enqueued.resize(self.tokens.len(), [0; BLOCK]);
+        self.arrived.resize(self.tokens.len() * BLOCK, 0);
+        for (entry, &position) in self.positions.iter().enumerate() {
+            let at = position as usize;
+            if at < ordered.tokens.len() {
+                self.tokens[entry / BLOCK].0[entry % BLOCK] = ordered.tokens[at] as i32;
+                self.enqueued[entry / BLOCK][entry % BLOCK] = ordered.enqueued[at];
+                self.arrived[entry] = ordered.arrived_blocks[at / BLOCK][at % BLOCK];
+            }
         }
     }
 
-    /// The row of every request, and which workers may take it.
-    fn put_pairs(&mut self, batch: &Batch<'_>, ordered: &Ordered<'_>) {
+    /// Whether the best free request of any column is that of a search by length or one that [`Self::best_listed`] adds.
+    pub(crate) fn is_searchable(&self) -> bool {
+        self.searchable
+    }
+
+    /// The better of a column's best without any bonus and its best with one.
+    pub(crate) fn best_listed(
+        &self,
+        ordered: &Ordered<'_>,
+        found: Option<Found>,
+        profile: &Profile,
+        (worker, longest): (usize, i64),
+        is_taken: impl Fn(usize) -> bool,
+    ) -> Option<Found> {
+        let mut best = found;
+        for bonus in self.bonuses_of(self.base_of.get(worker).copied().unwrap_or(NO_COLUMN)) {
+            // Without classes entries are positions.
+            let position = bonus.entry as usize;
+            let at = (position / BLOCK, position % BLOCK);
+            let tokens = i64::from(ordered.tokens[position]);
+            let score = profile.score(tokens) + i64::from(self.ages[at.0].0[at.1]) + i64::from(bonus.units);
+            let better = best.is_none_or(|best| {
+                let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
+                score > best.score || (score == best.score && arrived(position) < arrived(best.position))
+            });
+            if better && tokens <= longest && !is_taken(position) {
+                best = Some(Found { position, score });
+            }
+        }
+        best
+    }
+
+    /// The bonuses of a column, where they are few.
+    fn bonuses_of(&self, column: u32) -> &[Bonus] {
+        if !self.any_bonus || column == NO_COLUMN {
+            return &[];
+        }
+        let from = (column as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.bonuses[from..self.ends[column as usize] as usize]
+    }
+
+    /// The row of every request, and who is bound to a rank.
+    fn put_rows(&mut self, batch: &Batch<'_>, ordered: &Ordered<'_>) {
         let (pool, slots) = (batch.waiting(), ordered.slots);
-        let blocks = self.tokens.len();
-        let words = self.workers.div_ceil(32);
         self.rows.clear();
         if self.classes.is_empty() {
             self.rows.extend_from_slice(ordered.pair_rows);
@@ -204,7 +261,7 @@ impl Matrix {
             let row_of = |&position: &u32| ordered.pair_rows.get(position as usize).copied();
             self.rows.extend(self.positions.iter().map(|position| row_of(position).unwrap_or(NO_ROW)));
         }
-        self.rows.resize(blocks * BLOCK, NO_ROW);
+        self.rows.resize(self.tokens.len() * BLOCK, NO_ROW);
         self.bound.clear();
         if pool.any_rank() {
             let slot_of = |position: u32| slots.get(position as usize).map(|&slot| PoolSlot(slot));
@@ -212,7 +269,12 @@ impl Matrix {
             let entries = self.positions.iter().zip(0..).filter(|&(&position, _)| is_bound(position));
             self.bound.extend(entries.map(|(_, entry)| entry));
         }
-        self.words.resize(words * blocks, Block::default());
+    }
+
+    /// Which workers may take each request.
+    fn put_words(&mut self, batch: &Batch<'_>, slots: &[u32]) {
+        let (pool, blocks) = (batch.waiting(), self.tokens.len());
+        let words = self.workers.div_ceil(32);
         match batch.eligible_rows() {
             None => self.words.fill(Block([-1; BLOCK])),
             Some((masks, stride)) => {
@@ -277,8 +339,10 @@ impl Matrix {
         let most = self.rows.len();
         for bonuses in [&mut self.found, &mut self.bonuses] {
             bonuses.clear();
-            bonuses.reserve((most / SPARSE + FEW_ENTRIES) * self.workers);
+            bonuses.reserve((most / SPARSE + 2 * FEW_ENTRIES) * self.workers);
         }
+        self.ends.clear();
+        self.ends.reserve(self.workers + 1);
         self.bases.reserve((self.open.len() * self.tokens.len()).saturating_sub(self.bases.len()));
         self.entries.resize(most + 1, [0; 2]);
         self.hits.resize(FEW_ENTRIES * self.workers.div_ceil(64) + 1, Hit::default());
@@ -294,10 +358,9 @@ impl Matrix {
             listed += usize::from(row != NO_ROW);
         }
         let count = self.open.len();
-        self.ends.clear();
         self.ends.resize(count + 1, 0);
-        let mut greatest = 0;
-        let mut looked_at = 0;
+        let (mut greatest, mut looked_at) = (0, 0);
+        self.any_malus = false;
         for entries in self.entries[..listed].chunks_mut(FEW_ENTRIES) {
             // Who has no row has no bonus, and counts as looked at.
             looked_at = entries.last().map_or(looked_at, |&[entry, _]| entry as usize + 1);
@@ -310,6 +373,7 @@ impl Matrix {
                     bits &= bits - 1;
                     let tokens = bonuses.at(row + worker);
                     greatest = greatest.max(tokens.abs());
+                    self.any_malus |= tokens < 0;
                     let column = self.base_of[worker];
                     let units = (tokens as i32).wrapping_mul(self.unit as i32);
                     self.ends[column as usize + 1] += 1;
@@ -355,14 +419,12 @@ impl Matrix {
             return;
         }
         for (column, sign) in [(before, -1), (column, 1)] {
-            if column == NO_COLUMN {
-                continue;
-            }
-            let from = (column as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
-            for bonus in &self.bonuses[from..self.ends[column as usize] as usize] {
-                let age = &mut self.ages[bonus.entry as usize / BLOCK].0[bonus.entry as usize % BLOCK];
+            let mut ages = std::mem::take(&mut self.ages);
+            for bonus in self.bonuses_of(column) {
+                let age = &mut ages[bonus.entry as usize / BLOCK].0[bonus.entry as usize % BLOCK];
                 *age = age.wrapping_add(sign * bonus.units);
             }
+            self.ages = ages;
         }
     }
 
@@ -448,6 +510,9 @@ impl Matrix {
 
     /// Takes the request at a position of the length order.
     pub(crate) fn take(&mut self, position: usize) {
+        if self.searchable {
+            return;
+        }
         let (at, blocks) = (self.entry_of[position] as usize, self.tokens.len());
         for word in 0..self.workers.div_ceil(32) {
             self.words[word * blocks + at / BLOCK].0[at % BLOCK] = 0;
@@ -455,6 +520,9 @@ impl Matrix {
     }
 
     pub(crate) fn give_back(&mut self, batch: &Batch<'_>, position: usize) {
+        if self.searchable {
+            return;
+        }
         let (at, blocks) = (self.entry_of[position] as usize, self.tokens.len());
         let pool = batch.waiting();
         let request = pool.request(PoolSlot(pool.ordered().slots[position]));
@@ -477,7 +545,8 @@ impl Matrix {
     pub(crate) fn prepare(&mut self, (worker, class): (usize, Option<u8>), profile: &Profile, longest: i64) {
         self.prepared = Some((worker, class));
         self.tier = None;
-        let column = self.base_of.get(worker).copied().filter(|&column| self.any_bonus && column != NO_COLUMN);
+        let column =
+            self.base_of.get(worker).copied().filter(|&column| self.any_bonus && column != NO_COLUMN);
         if self.fits_lanes() && (!self.any_bonus || column.is_some()) {
             if let (true, Some(column)) = (self.sparse, column) {
                 self.add_column(column);
@@ -572,4 +641,114 @@ fn eligible_word(batch: &Batch<'_>, request: &Request, word: usize) -> i32 {
         bits &= if rank as usize / 32 == word { 1 << (rank % 32) } else { 0 };
     }
     bits as u32 as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Pairs, Worker};
+    use crate::pool::Pool;
+    use crate::score::Knot;
+    use half::f16;
+
+    fn random(seed: &mut u64, bound: u64) -> u64 {
+        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (*seed >> 33) % bound
+    }
+
+    /// Every column's best, wherever bonuses are kept, is that of the definition, one request at a time.
+    #[test]
+    fn the_best_of_a_column_is_that_of_the_definition() {
+        let (mut listed, mut filled, mut searched) = (0, 0, 0);
+        let mut matrices: Vec<Matrix> =
+            super::super::Isa::ALL.into_iter().filter_map(Kernels::of).map(Matrix::new).collect();
+        let seed = &mut 3u64;
+        let rounds = if cfg!(miri) { 4 } else { 400 };
+        for round in 0..rounds {
+            let workers = [1usize, 5, 16, 31, 64, 70, 130][random(seed, 7) as usize];
+            let waiting = random(seed, 200) as usize;
+            // None has a bonus up to all.
+            let density = [0, 1, 4, 30, 100][random(seed, 5) as usize];
+            let (malus, halves, masks) = (random(seed, 3) == 0, random(seed, 2) == 0, random(seed, 2) == 0);
+            let requests: Vec<Request> = (0..waiting as u64)
+                .map(|id| {
+                    let request =
+                        Request::new(id, 1 + random(seed, 60) as u32).waited(random(seed, 30) as u32);
+                    if random(seed, 3) > 0 { request.pairs(random(seed, 40) as u32) } else { request }
+                })
+                .collect();
+            let list: Vec<Worker> =
+                (0..workers).map(|_| Worker::new(1000, 1, u32::from(random(seed, 3) > 0))).collect();
+            let bonus: Vec<f32> = (0..40 * workers)
+                .map(|_| {
+                    let bonus =
+                        if random(seed, 100) < density { random(seed, 900) as f32 / 8.0 } else { 0.0 };
+                    if malus && random(seed, 2) == 0 { -bonus } else { bonus }
+                })
+                .collect();
+            let half: Vec<f16> = bonus.iter().map(|&bonus| f16::from_f32(bonus)).collect();
+            let eligible: Vec<u64> = (0..40 * workers.div_ceil(64))
+                .map(|_| random(seed, 1 << 31) * random(seed, 1 << 31))
+                .collect();
+            let pool = Pool::from_requests(&requests).expect("valid");
+            let pairs = Pairs {
+                bonus_tokens: if halves { &[] } else { &bonus },
+                bonus_half_tokens: if halves { &half } else { &[] },
+                eligible: if masks { &eligible } else { &[] },
+            };
+            let batch = Batch::draft(&list, &pool).pairs(pairs).check().expect("valid");
+            let ordered = pool.ordered();
+            let profile = Profile {
+                intercept: 7,
+                slope: 2,
+                knots: vec![Knot { at_tokens: random(seed, 60) as i64, weight: 5 }],
+            };
+            let longest = 20 + random(seed, 60) as i64;
+            let age = Age { linear: 1.0, quadratic: 0.25 };
+            for matrix in &mut matrices {
+                matrix.load(&batch, age, 3, false);
+                (listed, filled) = (listed + u32::from(matrix.sparse), filled + u32::from(!matrix.sparse));
+                let taken: Vec<usize> = (0..waiting).filter(|_| random(seed, 6) == 0).collect();
+                taken.iter().for_each(|&position| matrix.take(position));
+                let best_of = |matrix: &mut Matrix, worker: usize| {
+                    matrix.prepare((worker, None), &profile, longest);
+                    assert!(matrix.tier.is_some());
+                    matrix.best(&batch, matrix.run(0), &profile, worker, longest)
+                };
+                // Twice, and in another order: columns take turns.
+                let open = || (0..workers).filter(|&worker| list[worker].open_slots() > 0);
+                for worker in open().chain(open().rev()).filter(|_| waiting > 0) {
+                    let expected = matrix.best_one_by_one(&batch, matrix.run(0), &profile, worker, longest);
+                    assert_eq!(best_of(matrix, worker), expected, "round {round}, worker {worker}");
+                }
+                if !matrix.sparse || masks || malus || waiting == 0 {
+                    continue;
+                }
+                let expected: Vec<Option<Found>> = open().map(|worker| best_of(matrix, worker)).collect();
+                matrix.load(&batch, age, 3, true);
+                assert!(matrix.is_searchable());
+                let scan = |worker: Option<usize>| {
+                    let free = (0..waiting).filter(|position| !taken.contains(position));
+                    let fits = free.filter(|&position| i64::from(ordered.tokens[position]) <= longest);
+                    let found = fits.map(|position| {
+                        let slot = PoolSlot(ordered.slots[position]);
+                        let extra = age.tokens(pool.waited_steps(slot))
+                            + worker.map_or(0, |worker| batch.bonus_tokens(pool.request(slot), worker));
+                        let tokens = i64::from(ordered.tokens[position]);
+                        (profile.score(tokens) + 3 * extra, std::cmp::Reverse(pool.arrival(slot)), position)
+                    });
+                    found.max().map(|(score, _, position)| Found { position, score })
+                };
+                for (worker, expected) in open().zip(expected) {
+                    assert_eq!(scan(Some(worker)), expected);
+                    let is_taken = |position: usize| taken.contains(&position);
+                    let fit = (worker, longest);
+                    let found = matrix.best_listed(&ordered, scan(None), &profile, fit, is_taken);
+                    assert_eq!(found, expected, "round {round}, worker {worker}");
+                    searched += 1;
+                }
+            }
+        }
+        assert!(cfg!(miri) || (listed > 50 && filled > 50 && searched > 50), "{listed} {filled} {searched}");
+    }
 }

@@ -406,7 +406,10 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
         let (Ok(_), Ok(count)) = (i32::try_from(words.len()), i32::try_from(whole)) else {
             let at = rows.map(|row| row as usize * stride + word);
             let bits = at.map(|at| words.get(at).copied().unwrap_or(u64::MAX));
-            return [self.load(&bits.map(|bits| bits as i32)), self.load(&bits.map(|bits| (bits >> 32) as i32))];
+            return [
+                self.load(&bits.map(|bits| bits as i32)),
+                self.load(&bits.map(|bits| (bits >> 32) as i32)),
+            ];
         };
         assert!(word < stride);
         // SAFETY: the CPU has AVX-512. Only lanes whose row is below `count` are loaded, whose `stride` words are all there.
