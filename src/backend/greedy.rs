@@ -566,7 +566,8 @@ impl Greedy {
     fn admit_best(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found) {
         let tolerant = step.plan.repair.tolerance_tokens.is_some();
         let peak_tokens = tolerant.then(|| {
-            if !step.ordered {
+            // A search by length has left the worker's only profile.
+            if !self.is_searched(step) {
                 let slot = PoolSlot(step.waiting.slots[found.position]);
                 self.draw(step, worker, step.batch.waiting().request(slot).survival_class);
             }

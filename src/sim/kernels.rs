@@ -51,6 +51,15 @@ pub struct PathReport {
     pub peak_fraction: Option<f64>,
     /// The same with the horizon.
     pub peak_fraction_horizon: Option<f64>,
+    /// How many times as fast as the definition of a score, one request at a time, without a horizon.
+    pub times_definition: Option<f64>,
+    /// The same with the horizon.
+    pub times_definition_horizon: Option<f64>,
+    /// How many times as fast as the fastest of the plain lanes, which the compiler turns into the vector instructions of the target's baseline (SSE2
+    /// on x86-64), without a horizon.
+    pub times_plain_lanes: Option<f64>,
+    /// The same with the horizon.
+    pub times_plain_lanes_horizon: Option<f64>,
 }
 
 impl PathReport {
@@ -67,8 +76,37 @@ impl PathReport {
             ns_per_cell_horizon: None,
             peak_fraction: None,
             peak_fraction_horizon: None,
+            times_definition: None,
+            times_definition_horizon: None,
+            times_plain_lanes: None,
+            times_plain_lanes_horizon: None,
         }
     }
+}
+
+/// Compares every measured path of the CPU with the definition, without a horizon and with one, and with the plain lanes.
+fn compare(paths: &mut [PathReport], definition: [Option<f64>; 2]) {
+    let plain = |time: fn(&PathReport) -> Option<f64>| {
+        let of_plain = |path: &&PathReport| path.name.starts_with(Isa::Scalar.name());
+        paths.iter().filter(of_plain).filter_map(time).min_by(f64::total_cmp)
+    };
+    let plain = [plain(|path| path.ns_per_cell), plain(|path| path.ns_per_cell_horizon)];
+    let times = |slow: Option<f64>, fast: Option<f64>| slow.zip(fast).map(|(slow, fast)| slow / fast);
+    for path in paths {
+        path.times_definition = times(definition[0], path.ns_per_cell);
+        path.times_definition_horizon = times(definition[1], path.ns_per_cell_horizon);
+        path.times_plain_lanes = times(plain[0], path.ns_per_cell);
+        path.times_plain_lanes_horizon = times(plain[1], path.ns_per_cell_horizon);
+    }
+}
+
+/// Time per request, worker and step by the definition of a score, one request at a time.
+fn definition(steps: usize) -> Option<f64> {
+    let probe = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, steps)?;
+    let pass = least_ns(300, || {
+        std::hint::black_box(std::hint::black_box(&probe).by_definition());
+    });
+    Some(pass / (probe.cells() * steps) as f64)
 }
 
 /// One size of the comparison between structured search and matrix.
@@ -93,6 +131,8 @@ pub struct AutoReport {
     pub isa: String,
     /// Time per request and worker by the definition of a score, one request at a time, without a horizon.
     pub definition_ns_per_cell: Option<f64>,
+    /// Time per request, worker and step by the same definition with a horizon of 16.
+    pub definition_ns_per_cell_horizon: Option<f64>,
     /// In words.
     pub describe: String,
     /// Per horizon the fewest waiting requests from which the structured search is faster at every larger measured size.
@@ -153,6 +193,8 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             }
         }
     }
+    let definition = [definition(1), definition(HORIZON + 1)];
+    compare(&mut paths, definition);
     // A test waits for the answer; a decision would not.
     let ascend = AscendParameters { answer_timeout_ms: SELF_TEST_MS, ..AscendParameters::default() };
     let parameters = Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() };
@@ -172,7 +214,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
     paths.push(path);
     test(batches, &mut paths, &mut contenders)?;
     test_in_lanes(batches, &mut paths, contenders)?;
-    Ok(KernelReport { cpu: cpu(), paths, auto: auto()? })
+    Ok(KernelReport { cpu: cpu(), paths, auto: auto(definition)? })
 }
 
 /// Whatever this build and this machine have beside the CPU is a path of its own.
@@ -468,7 +510,7 @@ fn judge(
     path.mismatches += u64::from(out != expected);
 }
 
-fn auto() -> Result<AutoReport, SimError> {
+fn auto(definition: [Option<f64>; 2]) -> Result<AutoReport, SimError> {
     let mut crossover = Vec::new();
     let mut structured_from = Vec::new();
     let workers = 16;
@@ -494,15 +536,10 @@ fn auto() -> Result<AutoReport, SimError> {
             Ok(PairedDecision { waiting, workers, open, horizon, ns })
         })
         .collect::<Result<_, SimError>>()?;
-    let definition_ns_per_cell = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, 1).map(|probe| {
-        let pass = least_ns(300, || {
-            std::hint::black_box(std::hint::black_box(&probe).by_definition());
-        });
-        pass / probe.cells() as f64
-    });
     Ok(AutoReport {
         isa: Isa::best().to_string(),
-        definition_ns_per_cell,
+        definition_ns_per_cell: definition[0],
+        definition_ns_per_cell_horizon: definition[1],
         describe,
         structured_from,
         crossover,
@@ -607,15 +644,35 @@ impl KernelReport {
         };
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
+            "",
+            "",
+            "",
+            "",
+            "ps per",
+            "times",
+            "times plain",
+            "of",
+            "H = 16, ps",
+            "times",
+            "times plain",
+            "of"
+        );
+        let _ = writeln!(
+            text,
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
             "path",
             "batches",
             "in lanes",
             "mismatches",
-            "ps per cell",
-            "ps per cell, step",
-            "of peak",
-            "H = 16"
+            "cell",
+            "one by 1",
+            "lanes",
+            "peak",
+            "a step",
+            "one by 1",
+            "lanes",
+            "peak"
         );
         for path in &self.paths {
             if !path.available {
@@ -627,25 +684,38 @@ impl KernelReport {
             }
             let _ = writeln!(
                 text,
-                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
+                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
                 path.name,
                 path.batches,
                 path.batches_in_lanes,
                 path.mismatches,
                 number(path.ns_per_cell, 1e3, 0),
-                number(path.ns_per_cell_horizon, 1e3, 1),
+                number(path.times_definition, 1.0, 1),
+                number(path.times_plain_lanes, 1.0, 1),
                 number(path.peak_fraction, 1.0, 2),
+                number(path.ns_per_cell_horizon, 1e3, 1),
+                number(path.times_definition_horizon, 1.0, 1),
+                number(path.times_plain_lanes_horizon, 1.0, 1),
                 number(path.peak_fraction_horizon, 1.0, 2),
             );
         }
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11}",
-            "by definition",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11}",
+            "one by one",
             "",
             "",
             "",
-            number(self.auto.definition_ns_per_cell, 1e3, 0)
+            number(self.auto.definition_ns_per_cell, 1e3, 0),
+            "",
+            "",
+            "",
+            number(self.auto.definition_ns_per_cell_horizon, 1e3, 0)
+        );
+        let _ = writeln!(
+            text,
+            "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as the fastest of the scalar paths,\n\
+             which the compiler turns into the vector instructions of the target's baseline"
         );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");
