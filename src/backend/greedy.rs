@@ -865,6 +865,17 @@ impl Greedy {
             step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
         }
+        self.best_in_pairs(step, worker, longest)
+    }
+
+    /// The same where requests have terms per pair.
+    #[inline(never)]
+    fn best_in_pairs(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        worker: usize,
+        longest: i64,
+    ) -> Option<Found> {
         if self.is_searched(step) {
             self.draw(step, worker, None);
             let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
