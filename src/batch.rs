@@ -263,11 +263,10 @@ impl Bonuses<'_> {
     /// The entry at an index, widened exactly and rounded to whole tokens.
     #[inline(always)]
     pub(crate) fn at(&self, index: usize) -> i64 {
-        let bonus = match self {
+        whole_tokens(match self {
             Self::F32(matrix) => matrix[index],
             Self::F16(matrix) => matrix[index].to_f32(),
-        };
-        bonus.round() as i64
+        })
     }
 
     /// Entries of the matrix.
@@ -277,6 +276,14 @@ impl Bonuses<'_> {
             Self::F16(matrix) => matrix.len(),
         }
     }
+}
+
+/// A bonus in whole tokens, halves away from zero: what `f32::round` says, without a call where the CPU's baseline lacks the instruction.
+#[inline(always)]
+fn whole_tokens(bonus: f32) -> i64 {
+    // A bonus is at most `MAX_BONUS_TOKENS`; neither the sum nor the half is rounded in an `f64`.
+    let whole = i64::from((f64::from(bonus.abs()) + 0.5) as i32);
+    if bonus < 0.0 { -whole } else { whole }
 }
 
 /// Survival classes: `rows[c * (horizon + 1) + h]` is the probability that a request of class `c` still runs after `h` steps.

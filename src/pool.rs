@@ -13,6 +13,9 @@ pub(crate) const BLOCK: usize = 16;
 
 const NONE: u32 = u32::MAX;
 
+/// Stands for the row of pair terms of a request that has none.
+pub(crate) const NO_ROW: u32 = u32::MAX;
+
 /// Position of a request in its pool: stable until the request is removed, then reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolSlot(pub(crate) u32);
@@ -48,6 +51,8 @@ pub struct Pool {
     arrivals: u64,
     with_deadline: usize,
     with_pair_terms: usize,
+    with_rank: usize,
+    with_pair_row: usize,
     /// Sort keys of a bulk fill: tokens and slot, and as many places to sort them into.
     keys: Vec<(u32, u32)>,
     // The length order: parallel columns sorted by tokens, then by insertion. They are longer than `count`, in whole blocks, so
@@ -57,6 +62,8 @@ pub struct Pool {
     enqueued: Vec<u32>,
     slots: Vec<u32>,
     arrived: Vec<u64>,
+    /// [`Request::pair_row`], [`NO_ROW`] for none: read together, where the requests themselves lie all over memory.
+    pair_rows: Vec<u32>,
     // Per block: least and greatest length, oldest step.
     low: Vec<u32>,
     high: Vec<u32>,
@@ -85,12 +92,15 @@ impl Pool {
             arrivals: 0,
             with_deadline: 0,
             with_pair_terms: 0,
+            with_rank: 0,
+            with_pair_row: 0,
             keys: Vec::new(),
             count: 0,
             tokens: Vec::new(),
             enqueued: Vec::new(),
             slots: Vec::new(),
             arrived: Vec::new(),
+            pair_rows: Vec::new(),
             low: Vec::new(),
             high: Vec::new(),
             oldest: Vec::new(),
@@ -114,7 +124,9 @@ impl Pool {
         self.by_id.clear();
         self.by_slot = true;
         (self.head, self.tail) = (NONE, NONE);
-        (self.arrivals, self.with_deadline, self.with_pair_terms, self.count) = (0, 0, 0, 0);
+        (self.arrivals, self.count) = (0, 0);
+        (self.with_deadline, self.with_pair_terms) = (0, 0);
+        (self.with_rank, self.with_pair_row) = (0, 0);
     }
 
     /// Replaces everything by the given requests, in arrival order: far cheaper than one insertion after the other, and cheapest where
@@ -131,6 +143,8 @@ impl Pool {
             valid &= is_valid(request);
             self.with_deadline += usize::from(request.deadline_steps.is_some());
             self.with_pair_terms += usize::from(request.has_pair_terms());
+            self.with_rank += usize::from(request.rank.is_some());
+            self.with_pair_row += usize::from(request.pair_row.is_some());
         }
         if !(valid && by_slot) {
             // Something is wrong, or ids must be looked at one by one.
@@ -181,6 +195,7 @@ impl Pool {
             self.slots[at] = slot;
             self.enqueued[at] = entry.enqueued_step;
             self.arrived[at] = entry.arrival;
+            self.pair_rows[at] = entry.request.pair_row.unwrap_or(NO_ROW);
         }
         for block in 0..self.blocks() {
             let from = block * BLOCK;
@@ -275,6 +290,8 @@ impl Pool {
         self.by_id.insert(request.id, slot);
         self.with_deadline += usize::from(request.deadline_steps.is_some());
         self.with_pair_terms += usize::from(request.has_pair_terms());
+        self.with_rank += usize::from(request.rank.is_some());
+        self.with_pair_row += usize::from(request.pair_row.is_some());
 
         let at = self.tokens[..index].partition_point(|&tokens| tokens <= request.prompt_tokens);
         self.count += 1;
@@ -283,6 +300,7 @@ impl Pool {
         put(&mut self.enqueued[..=index], at, self.now_step - request.waited_steps);
         put(&mut self.slots[..=index], at, slot);
         put(&mut self.arrived[..=index], at, arrival);
+        put(&mut self.pair_rows[..=index], at, request.pair_row.unwrap_or(NO_ROW));
         self.refresh_blocks(at, true);
         Ok(PoolSlot(slot))
     }
@@ -317,6 +335,8 @@ impl Pool {
         self.vacant.push(slot);
         self.with_deadline -= usize::from(entry.request.deadline_steps.is_some());
         self.with_pair_terms -= usize::from(entry.request.has_pair_terms());
+        self.with_rank -= usize::from(entry.request.rank.is_some());
+        self.with_pair_row -= usize::from(entry.request.pair_row.is_some());
 
         let count = self.count;
         let first = self.tokens[..count].partition_point(|&tokens| tokens < entry.request.prompt_tokens);
@@ -326,6 +346,7 @@ impl Pool {
         self.enqueued.copy_within(at + 1..count, at);
         self.slots.copy_within(at + 1..count, at);
         self.arrived.copy_within(at + 1..count, at);
+        self.pair_rows.copy_within(at + 1..count, at);
         self.count -= 1;
         self.refresh_blocks(at, false);
         Some(Request { waited_steps: self.now_step - entry.enqueued_step, ..entry.request })
@@ -401,6 +422,7 @@ impl Pool {
         let Some(slot) = self.slot_of(id) else { return false };
         let request = &mut self.entries[slot.index()].request;
         self.with_pair_terms += usize::from(!request.has_pair_terms());
+        self.with_rank += usize::from(request.rank.is_none());
         request.rank = Some(rank);
         true
     }
@@ -425,10 +447,15 @@ impl Pool {
         let mut at = self.head;
         while let Some(entry) = self.entries.get_mut(at as usize) {
             let row = row_of(&entry.request);
+            self.with_pair_row -= usize::from(entry.request.pair_row.is_some());
+            self.with_pair_row += usize::from(row.is_some());
             self.with_pair_terms -= usize::from(entry.request.has_pair_terms());
             entry.request.pair_row = row;
             self.with_pair_terms += usize::from(entry.request.has_pair_terms());
             at = entry.next;
+        }
+        for (row, &slot) in self.pair_rows.iter_mut().zip(&self.slots[..self.count]) {
+            *row = self.entries[slot as usize].request.pair_row.unwrap_or(NO_ROW);
         }
     }
 
@@ -460,6 +487,16 @@ impl Pool {
         self.with_pair_terms > 0
     }
 
+    /// Whether a waiting request is bound to a rank.
+    pub(crate) fn any_rank(&self) -> bool {
+        self.with_rank > 0
+    }
+
+    /// How many waiting requests have a row of pair terms.
+    pub(crate) fn with_pair_row(&self) -> usize {
+        self.with_pair_row
+    }
+
     /// The length order.
     pub(crate) fn ordered(&self) -> Ordered<'_> {
         let padded = self.blocks() * BLOCK;
@@ -469,6 +506,7 @@ impl Pool {
             tokens: &self.tokens[..self.count],
             enqueued: &self.enqueued[..self.count],
             slots: &self.slots[..self.count],
+            pair_rows: &self.pair_rows[..self.count],
             token_blocks: self.tokens[..padded].as_chunks().0,
             enqueued_blocks: self.enqueued[..padded].as_chunks().0,
             arrived_blocks: self.arrived[..padded].as_chunks().0,
@@ -500,6 +538,7 @@ impl Pool {
         self.enqueued.resize(padded, 0);
         self.slots.resize(padded, 0);
         self.arrived.resize(padded, 0);
+        self.pair_rows.resize(padded, NO_ROW);
         let groups = (padded / BLOCK).next_multiple_of(BLOCK);
         self.low.resize(groups, 0);
         self.high.resize(groups, 0);
@@ -573,6 +612,7 @@ pub(crate) struct Ordered<'a> {
     pub tokens: &'a [u32],
     pub enqueued: &'a [u32],
     pub slots: &'a [u32],
+    pub pair_rows: &'a [u32],
     // The same columns in whole blocks; the last block may end in entries that mean nothing.
     pub token_blocks: &'a [[u32; BLOCK]],
     pub enqueued_blocks: &'a [[u32; BLOCK]],
@@ -590,6 +630,9 @@ mod tests {
     fn check(pool: &Pool) {
         let ordered = pool.ordered();
         assert_eq!(pool.iter().count(), pool.len());
+        let with_row = pool.iter().filter(|(_, request, _)| request.pair_row.is_some());
+        assert_eq!(pool.with_pair_row(), with_row.count());
+        assert_eq!(pool.any_rank(), pool.iter().any(|(_, request, _)| request.rank.is_some()));
         assert!(ordered.tokens.is_sorted());
         assert_eq!(ordered.token_blocks.len(), pool.len().div_ceil(BLOCK));
         assert_eq!(ordered.oldest.len(), pool.len().div_ceil(BLOCK * BLOCK));
@@ -598,6 +641,7 @@ mod tests {
             assert_eq!(pool.request(slot).prompt_tokens, ordered.tokens[position]);
             assert_eq!(pool.waited_steps(slot), ordered.now_step - ordered.enqueued[position]);
             assert_eq!(pool.arrival(slot), ordered.arrived_blocks[position / BLOCK][position % BLOCK]);
+            assert_eq!(pool.request(slot).pair_row.unwrap_or(NO_ROW), ordered.pair_rows[position]);
         }
         for (block, chunk) in ordered.enqueued.chunks(BLOCK).enumerate() {
             assert_eq!(chunk.iter().min(), Some(&ordered.oldest[block / BLOCK][block % BLOCK]));
@@ -626,8 +670,18 @@ mod tests {
                 let request = pool.remove(gone).expect("it waits");
                 assert_eq!(request.id, gone);
             }
-            pool.insert(Request::new(id, 1 + next(40) as u32).waited(next(50) as u32)).expect("valid");
+            let request = Request::new(id, 1 + next(40) as u32).waited(next(50) as u32);
+            let request = match next(3) {
+                0 => request.pairs(next(9) as u32),
+                1 if id % 500 > 400 => request.bound_to(next(9) as u32),
+                _ => request,
+            };
+            pool.insert(request).expect("valid");
             live.push(id);
+            if id % 91 == 0 {
+                assert!(pool.bind(id, 3));
+                pool.set_pair_rows(|request| request.pair_row.map(|row| row + 1));
+            }
             if id % 37 == 0 {
                 check(&pool);
             }

@@ -40,8 +40,8 @@ fn worker(tied: bool, capacity: bool, weights: bool, free: u32) -> impl Strategy
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
-    (1..9usize, sizes(), any::<[bool; 6]>()).prop_flat_map(|(g, (n, free), flags)| {
-        let [tied, capacity, weights, pairs, horizon, old] = flags;
+    (1..9usize, sizes(), any::<[bool; 8]>()).prop_flat_map(|(g, (n, free), flags)| {
+        let [tied, capacity, weights, pairs, horizon, old, few, bonuses_only] = flags;
         let weights = weights && pairs;
         let request = (lengths(tied), 0..if old { 3000u32 } else { 40 }, 0..12u32, 0..6u32);
         (
@@ -52,10 +52,14 @@ fn parts() -> impl Strategy<Value = Parts> {
             prop::collection::vec(0..60_000u64, if horizon { g * 5 } else { 0 }),
             prop::collection::vec(prop::collection::vec((1..300u32, 0..9000u64), 0..6), g),
             prop::collection::vec(
-                prop_oneof![Just(0.0f32), -500.0..4000.0f32],
+                match few {
+                    false => prop_oneof![Just(0.0f32), -500.0..4000.0f32].boxed(),
+                    true if bonuses_only => prop_oneof![7 => Just(0.0f32), 1 => 0.0..4000.0f32].boxed(),
+                    true => prop_oneof![7 => Just(0.0f32), 1 => -500.0..4000.0f32].boxed(),
+                },
                 if pairs { 3 * g } else { 0 },
             ),
-            prop::collection::vec(any::<u64>(), if pairs { 3 } else { 0 }),
+            prop::collection::vec(any::<u64>(), if pairs && !bonuses_only { 3 } else { 0 }),
         )
             .prop_map(move |(workers, requests, traffic, growth, rows, ends, bonus, eligible)| {
                 let requests = requests
@@ -68,6 +72,7 @@ fn parts() -> impl Strategy<Value = Parts> {
                         }
                         if pairs {
                             match pair {
+                                0 | 4 if bonuses_only => {}
                                 0 => request = request.bound_to((tokens as usize % g) as u32),
                                 1..=3 => request = request.pairs(pair - 1),
                                 4 if horizon => request = request.class((tokens % 3) as u8),

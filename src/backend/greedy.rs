@@ -3,7 +3,8 @@
 //! Scores never fall as a worker's load falls (for the plain F and for rules that fill the least-loaded worker first), so one
 //! admission is one column: the profile of one worker, searched in the pool's length order. Rules without that order look at
 //! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
-//! column is scored entry by entry ([`crate::backend::cpu::dense`]).
+//! column is scored entry by entry ([`crate::backend::cpu::dense`]). Where they are bonuses of few pairs, it is searched as if there were
+//! none, and who has one is compared with what was found.
 //!
 //! Where many columns compete, each keeps the best that it found, which stays an upper bound until it is looked at again: taking
 //! requests only lowers what is left, and an envelope that rises lifts every score by a bounded amount, the same for all columns
@@ -83,10 +84,18 @@ struct Rivals {
     dearest_token: i64,
     envelope: i64,
     envelope_row: Vec<i64>,
+    /// Admissions that have moved an envelope.
+    moves: u32,
+    /// By worker: its last pick, and the moves by then.
+    last: Vec<(u32, u32)>,
 }
 
 const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
+/// [`Greedy::changes`] before the repair.
+const UNCHANGED: u32 = 1;
+/// No pick yet.
+const NO_PICK: u32 = u32::MAX;
 
 /// The length in a key of [`Greedy::dealt`].
 fn tokens_of(key: u64) -> i64 {
@@ -157,7 +166,7 @@ impl Greedy {
             column: Column::new(kernels),
             profile: Profile::default(),
             picks: Vec::new(),
-            changes: 1,
+            changes: UNCHANGED,
             kernels,
             open: Vec::new(),
             overdue: Vec::new(),
@@ -211,7 +220,7 @@ impl Greedy {
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
-            self.matrix.load(batch, plan.age, plan.unit);
+            self.matrix.load(batch, plan.age, plan.unit, !self.always_dense);
             // A rule may change its order with the batch: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
         }
@@ -233,7 +242,7 @@ impl Greedy {
     #[inline(always)]
     fn finish(&mut self, step: &Step<'_, '_, &mut impl Rule>, out: &mut Assignment) {
         let (batch, plan) = (step.batch, &step.plan);
-        self.changes = 1;
+        self.changes = UNCHANGED;
         if self.picks.len() >= 2 {
             for _ in 0..plan.repair.rounds {
                 let replaced = self.replace(step);
@@ -495,6 +504,7 @@ impl Greedy {
         let Some(columns) = device.columns(&problem) else { return false };
         let (workers, pool) = (batch.workers().len(), batch.waiting());
         self.begin_rivals(step);
+        let searched = self.is_searched(step);
         let (rivals, matrix) = (&mut self.rivals, &self.matrix);
         let runs = rivals.runs;
         rivals.bounds[..workers * runs].fill(Bound { key: NOBODY, rise: 0, position: u32::MAX });
@@ -502,10 +512,10 @@ impl Greedy {
             let Some((slot, score)) = column.best else { continue };
             let Some(position) = pool.position(slot) else { return false };
             for run in 0..runs {
-                let same_class = step.ordered || matrix.run(run).class == column.class;
+                let same_class = searched || matrix.run(run).class == column.class;
                 if same_class {
                     // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
-                    let own = step.ordered || matrix.holds(run, position);
+                    let own = searched || matrix.holds(run, position);
                     let rise = if own { 0 } else { -1 };
                     rivals.bounds[column.worker * runs + run] =
                         Bound { key: score, rise, position: position as u32 };
@@ -566,7 +576,8 @@ impl Greedy {
     fn admit_best(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found) {
         let tolerant = step.plan.repair.tolerance_tokens.is_some();
         let peak_tokens = tolerant.then(|| {
-            if !step.ordered {
+            // A search by length has left the worker's only profile.
+            if !self.is_searched(step) {
                 let slot = PoolSlot(step.waiting.slots[found.position]);
                 self.draw(step, worker, step.batch.waiting().request(slot).survival_class);
             }
@@ -694,11 +705,17 @@ impl Greedy {
         self.place_rivals(step, false);
     }
 
+    /// Whether columns are searched by length, as a whole.
+    fn is_searched(&self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
+        step.ordered || self.matrix.is_searchable()
+    }
+
     fn begin_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let workers = step.batch.workers().len();
+        let searched = self.is_searched(step);
         let (envelope, row) = self.loads.envelopes();
         let rivals = &mut self.rivals;
-        rivals.runs = if step.ordered { 1 } else { self.matrix.runs() };
+        rivals.runs = if searched { 1 } else { self.matrix.runs() };
         rivals.rise = 0;
         rivals.dearest_token = self.loads.dearest_token();
         rivals.envelope = envelope;
@@ -710,6 +727,9 @@ impl Greedy {
         rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: 0, position: u32::MAX });
         rivals.keys.clear();
         rivals.keys.resize(workers, UNKNOWN);
+        rivals.moves = 0;
+        rivals.last.clear();
+        rivals.last.resize(workers, (NO_PICK, 0));
     }
 
     /// Admits the best pair of all columns until nobody fits.
@@ -733,10 +753,26 @@ impl Greedy {
                 }
                 Leader::Fresh(found) => {
                     self.open.remove(at);
+                    self.rivals.last[worker] = (self.picks.len() as u32, self.rivals.moves);
                     self.admit(step, worker, found, false);
                     self.reopen(worker);
                     self.follow_envelopes(worker);
                 }
+            }
+        }
+        if step.plan.repair.tolerance_tokens.is_none() {
+            self.mark_lasting();
+        }
+    }
+
+    /// Spares the repair the picks that are still the best for their worker: no envelope has moved since, nobody has followed them there,
+    /// and who waits by now waited then.
+    fn mark_lasting(&mut self) {
+        for &(pick, moves) in &self.rivals.last {
+            if moves == self.rivals.moves
+                && let Some(pick) = self.picks.get_mut(pick as usize)
+            {
+                pick.best_at = UNCHANGED;
             }
         }
     }
@@ -777,7 +813,8 @@ impl Greedy {
 
     /// Scores a run of a column again.
     fn look(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) {
-        let found = if step.ordered { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
+        let searched = self.is_searched(step);
+        let found = if searched { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
         let rise = self.rivals.rise;
         self.rivals.bounds[worker * self.rivals.runs + run] = match found {
             Some(found) => Bound { key: found.score - rise, rise, position: found.position as u32 },
@@ -789,7 +826,7 @@ impl Greedy {
     fn follow_envelopes(&mut self, worker: usize) {
         let (envelope, row) = self.loads.envelopes();
         let rivals = &mut self.rivals;
-        let mut moved = false;
+        let (mut moved, mut any) = (false, false);
         let seen = std::iter::once(&mut rivals.envelope).chain(&mut rivals.envelope_row);
         for (step, (seen, &now)) in seen.zip(std::iter::once(&envelope).chain(row)).enumerate() {
             if now != *seen {
@@ -797,9 +834,11 @@ impl Greedy {
                 let weight = rivals.weights.get(step).copied().unwrap_or(0);
                 rivals.rise += weight * (now - *seen + rivals.dearest_token - 1);
                 moved |= weight != 0 || !rivals.weighted;
+                any = true;
                 *seen = now;
             }
         }
+        rivals.moves += u32::from(any);
         self.matrix.forget();
         let unknown = Bound { key: UNKNOWN, rise: 0, position: u32::MAX };
         let far = rivals.rise >= 1 << 60;
@@ -845,6 +884,23 @@ impl Greedy {
             self.profile.clear();
             step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
+        }
+        self.best_in_pairs(step, worker, longest)
+    }
+
+    /// The same where requests have terms per pair.
+    #[inline(never)]
+    fn best_in_pairs(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        worker: usize,
+        longest: i64,
+    ) -> Option<Found> {
+        if self.is_searched(step) {
+            self.draw(step, worker, None);
+            let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
+            let is_taken = |position| self.column.is_taken(position);
+            return self.matrix.best_listed(&step.waiting, found, &self.profile, (worker, longest), is_taken);
         }
         self.matrix.forget();
         let mut best: Option<(Found, u64)> = None;
@@ -1076,6 +1132,7 @@ impl Rivals {
         }
         hold(&mut self.bounds, workers * runs);
         hold(&mut self.keys, workers);
+        hold(&mut self.last, workers);
         hold(&mut self.weights, steps + 1);
         hold(&mut self.envelope_row, steps);
     }

@@ -36,7 +36,7 @@ pub struct PathReport {
     pub available: bool,
     /// Why it does, or does not.
     pub reason: String,
-    /// Batches tested against the oracle.
+    /// Batches tested against the oracle: as many as were asked for, and more until so many stayed in the path's lanes.
     pub batches: u64,
     /// Those of them with no column that the path's lanes could not hold exactly: such columns are scored one request at a time.
     pub batches_in_lanes: u64,
@@ -51,6 +51,15 @@ pub struct PathReport {
     pub peak_fraction: Option<f64>,
     /// The same with the horizon.
     pub peak_fraction_horizon: Option<f64>,
+    /// How many times as fast as the definition of a score, one request at a time, without a horizon.
+    pub times_definition: Option<f64>,
+    /// The same with the horizon.
+    pub times_definition_horizon: Option<f64>,
+    /// How many times as fast as the fastest of the plain lanes, which the compiler turns into the vector instructions of the target's baseline (SSE2
+    /// on x86-64), without a horizon.
+    pub times_plain_lanes: Option<f64>,
+    /// The same with the horizon.
+    pub times_plain_lanes_horizon: Option<f64>,
 }
 
 impl PathReport {
@@ -67,8 +76,37 @@ impl PathReport {
             ns_per_cell_horizon: None,
             peak_fraction: None,
             peak_fraction_horizon: None,
+            times_definition: None,
+            times_definition_horizon: None,
+            times_plain_lanes: None,
+            times_plain_lanes_horizon: None,
         }
     }
+}
+
+/// Compares every measured path of the CPU with the definition, without a horizon and with one, and with the plain lanes.
+fn compare(paths: &mut [PathReport], definition: [Option<f64>; 2]) {
+    let plain = |time: fn(&PathReport) -> Option<f64>| {
+        let of_plain = |path: &&PathReport| path.name.starts_with(Isa::Scalar.name());
+        paths.iter().filter(of_plain).filter_map(time).min_by(f64::total_cmp)
+    };
+    let plain = [plain(|path| path.ns_per_cell), plain(|path| path.ns_per_cell_horizon)];
+    let times = |slow: Option<f64>, fast: Option<f64>| slow.zip(fast).map(|(slow, fast)| slow / fast);
+    for path in paths {
+        path.times_definition = times(definition[0], path.ns_per_cell);
+        path.times_definition_horizon = times(definition[1], path.ns_per_cell_horizon);
+        path.times_plain_lanes = times(plain[0], path.ns_per_cell);
+        path.times_plain_lanes_horizon = times(plain[1], path.ns_per_cell_horizon);
+    }
+}
+
+/// Time per request, worker and step by the definition of a score, one request at a time.
+fn definition(steps: usize) -> Option<f64> {
+    let probe = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, steps)?;
+    let pass = least_ns(300, || {
+        std::hint::black_box(std::hint::black_box(&probe).by_definition());
+    });
+    Some(pass / (probe.cells() * steps) as f64)
 }
 
 /// One size of the comparison between structured search and matrix.
@@ -93,6 +131,8 @@ pub struct AutoReport {
     pub isa: String,
     /// Time per request and worker by the definition of a score, one request at a time, without a horizon.
     pub definition_ns_per_cell: Option<f64>,
+    /// Time per request, worker and step by the same definition with a horizon of 16.
+    pub definition_ns_per_cell_horizon: Option<f64>,
     /// In words.
     pub describe: String,
     /// Per horizon the fewest waiting requests from which the structured search is faster at every larger measured size.
@@ -153,6 +193,8 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             }
         }
     }
+    let definition = [definition(1), definition(HORIZON + 1)];
+    compare(&mut paths, definition);
     // A test waits for the answer; a decision would not.
     let ascend = AscendParameters { answer_timeout_ms: SELF_TEST_MS, ..AscendParameters::default() };
     let parameters = Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() };
@@ -171,7 +213,8 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
     }
     paths.push(path);
     test(batches, &mut paths, &mut contenders)?;
-    Ok(KernelReport { cpu: cpu(), paths, auto: auto()? })
+    test_in_lanes(batches, &mut paths, contenders)?;
+    Ok(KernelReport { cpu: cpu(), paths, auto: auto(definition)? })
 }
 
 /// Whatever this build and this machine have beside the CPU is a path of its own.
@@ -252,9 +295,13 @@ struct Parts {
     bonus_half: Vec<f16>,
     eligible: Vec<u64>,
     classes: Vec<f32>,
+    horizon: usize,
+    mean_prompt_tokens: i64,
 }
 
 const TEST_HORIZON: usize = 4;
+/// Steps of a batch that is made to fit the 16-bit dot products: so many that each column keeps enough knots.
+const FITTING_HORIZON: usize = 7;
 
 impl Parts {
     fn new(rng: &mut ChaCha8Rng) -> Self {
@@ -308,12 +355,62 @@ impl Parts {
             bonus: if halves { vec![] } else { bonus },
             eligible: (0..if pairs { 3 } else { 0 }).map(|_| rng.random()).collect(),
             classes: (0..2 * (TEST_HORIZON + 1)).map(|_| rng.random_range(0.0..1.0)).collect(),
+            horizon: TEST_HORIZON,
+            mean_prompt_tokens: 2000,
+        }
+    }
+
+    /// A batch whose columns mostly fit the narrowest lanes: lengths up to a 16-bit lane's greatest, and now and then one more, and every
+    /// projected margin within them.
+    fn fitting(rng: &mut ChaCha8Rng) -> Self {
+        let (workers, waiting) = (rng.random_range(2..5usize), rng.random_range(4..12usize));
+        let edge = 1 << 15;
+        let longest = [400, 5000, edge - 1, edge][[0, 1, 1, 2, 2, 2, 2, 3][rng.random_range(0..8)]];
+        let requests: Vec<Request> = (0..waiting as u64)
+            .map(|id| {
+                let tokens = if id == 0 { longest } else { rng.random_range(1..=longest) };
+                let request = Request::new(id, tokens).waited(rng.random_range(0..50));
+                match rng.random_range(0..5) {
+                    0 => request.class(rng.random_range(0..2)),
+                    1 | 2 => request.pairs(rng.random_range(0..3)),
+                    _ => request,
+                }
+            })
+            .collect();
+        let list: Vec<Worker> = (0..workers)
+            .map(|_| {
+                Worker::new(200_000 + rng.random_range(0..u64::from(longest / 8)), 10, rng.random_range(0..3))
+            })
+            .collect();
+        // The greatest load of each step lies above them all, on a worker that takes nobody.
+        let above = |rng: &mut ChaCha8Rng| rng.random_range(longest / 4..longest);
+        let mut rows: Vec<u64> = Vec::new();
+        for worker in &list {
+            rows.extend(
+                (0..=FITTING_HORIZON)
+                    .map(|_| worker.load_tokens + rng.random_range(0..u64::from(longest / 8))),
+            );
+        }
+        rows.extend((0..=FITTING_HORIZON).map(|_| 200_000 + u64::from(longest / 4 + above(rng))));
+        let mut list = list;
+        list.push(Worker::new(200_000 + u64::from(longest), 10, 0));
+        let count = 3 * list.len();
+        Self {
+            pool: Pool::from_requests(&requests).expect("ids and lengths are valid"),
+            rows,
+            bonus: (0..count).map(|_| rng.random_range(-500.0..4000.0)).collect(),
+            bonus_half: vec![],
+            eligible: (0..3).map(|_| rng.random()).collect(),
+            classes: (0..2 * (FITTING_HORIZON + 1)).map(|_| rng.random_range(0.0..1.0)).collect(),
+            horizon: FITTING_HORIZON,
+            mean_prompt_tokens: 0,
+            workers: list,
         }
     }
 
     fn batch(&self) -> Batch<'_> {
         let traffic = Traffic {
-            mean_prompt_tokens: 2000,
+            mean_prompt_tokens: self.mean_prompt_tokens,
             sd_prompt_tokens: 1000,
             small_prompt_tokens: 300,
             mean_output_tokens: 700,
@@ -324,7 +421,7 @@ impl Parts {
             eligible: &self.eligible,
         });
         if !self.rows.is_empty() {
-            draft = draft.projection(TEST_HORIZON, &self.rows).classes(&self.classes);
+            draft = draft.projection(self.horizon, &self.rows).classes(&self.classes);
         }
         draft.check().expect("a valid batch")
     }
@@ -343,11 +440,7 @@ fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) ->
         let at = batch as usize % POLICIES.len();
         oracle[at].decide(&checked, &mut expected);
         for (path, policies) in contenders.iter_mut() {
-            let unheld = policies[at].dense_columns().1;
-            policies[at].decide(&checked, &mut out);
-            paths[*path].batches += 1;
-            paths[*path].batches_in_lanes += u64::from(policies[at].dense_columns().1 == unheld);
-            paths[*path].mismatches += u64::from(out != expected);
+            judge(&mut paths[*path], policies[at].as_mut(), &checked, &expected, &mut out);
         }
     }
     // The host refuses a device's wrong answer and decides itself: that is a difference as well.
@@ -371,7 +464,53 @@ fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) ->
     Ok(())
 }
 
-fn auto() -> Result<AutoReport, SimError> {
+/// Goes on where only part of the batches stayed in a path's lanes, until so many have: with more of the same, and with batches made to fit
+/// the 16-bit dot products and their edge.
+fn test_in_lanes(
+    batches: u64,
+    paths: &mut [PathReport],
+    mut contenders: Vec<Contender>,
+) -> Result<(), SimError> {
+    let reference = Parameters { backend: BackendKind::Reference, ..on_cpu() };
+    let mut oracle = build_all(&reference)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let (mut expected, mut out) = (Assignment::new(), Assignment::new());
+    let looks_ahead = POLICIES.iter().position(|name| *name == "exact-oracle").unwrap_or(0);
+    // Lanes that hold nothing at all would never be done.
+    for round in 0..8 * batches as usize {
+        contenders.retain(|(path, _)| paths[*path].batches_in_lanes < batches);
+        if contenders.is_empty() {
+            break;
+        }
+        let (parts, at) = match round % 4 {
+            0 => (Parts::new(&mut rng), round / 4 % POLICIES.len()),
+            _ => (Parts::fitting(&mut rng), looks_ahead),
+        };
+        let checked = parts.batch();
+        oracle[at].decide(&checked, &mut expected);
+        for (path, policies) in contenders.iter_mut() {
+            judge(&mut paths[*path], policies[at].as_mut(), &checked, &expected, &mut out);
+        }
+    }
+    Ok(())
+}
+
+/// Has a path decide a batch and counts what comes of it.
+fn judge(
+    path: &mut PathReport,
+    policy: &mut dyn Policy,
+    batch: &Batch<'_>,
+    expected: &Assignment,
+    out: &mut Assignment,
+) {
+    let unheld = policy.dense_columns().1;
+    policy.decide(batch, out);
+    path.batches += 1;
+    path.batches_in_lanes += u64::from(policy.dense_columns().1 == unheld);
+    path.mismatches += u64::from(out != expected);
+}
+
+fn auto(definition: [Option<f64>; 2]) -> Result<AutoReport, SimError> {
     let mut crossover = Vec::new();
     let mut structured_from = Vec::new();
     let workers = 16;
@@ -397,15 +536,10 @@ fn auto() -> Result<AutoReport, SimError> {
             Ok(PairedDecision { waiting, workers, open, horizon, ns })
         })
         .collect::<Result<_, SimError>>()?;
-    let definition_ns_per_cell = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, 1).map(|probe| {
-        let pass = least_ns(300, || {
-            std::hint::black_box(std::hint::black_box(&probe).by_definition());
-        });
-        pass / probe.cells() as f64
-    });
     Ok(AutoReport {
         isa: Isa::best().to_string(),
-        definition_ns_per_cell,
+        definition_ns_per_cell: definition[0],
+        definition_ns_per_cell_horizon: definition[1],
         describe,
         structured_from,
         crossover,
@@ -510,15 +644,35 @@ impl KernelReport {
         };
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
+            "",
+            "",
+            "",
+            "",
+            "ps per",
+            "times",
+            "times plain",
+            "of",
+            "H = 16, ps",
+            "times",
+            "times plain",
+            "of"
+        );
+        let _ = writeln!(
+            text,
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
             "path",
             "batches",
             "in lanes",
             "mismatches",
-            "ps per cell",
-            "ps per cell, step",
-            "of peak",
-            "H = 16"
+            "cell",
+            "one by 1",
+            "lanes",
+            "peak",
+            "a step",
+            "one by 1",
+            "lanes",
+            "peak"
         );
         for path in &self.paths {
             if !path.available {
@@ -530,25 +684,38 @@ impl KernelReport {
             }
             let _ = writeln!(
                 text,
-                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>18} {:>9} {:>9}",
+                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
                 path.name,
                 path.batches,
                 path.batches_in_lanes,
                 path.mismatches,
                 number(path.ns_per_cell, 1e3, 0),
-                number(path.ns_per_cell_horizon, 1e3, 1),
+                number(path.times_definition, 1.0, 1),
+                number(path.times_plain_lanes, 1.0, 1),
                 number(path.peak_fraction, 1.0, 2),
+                number(path.ns_per_cell_horizon, 1e3, 1),
+                number(path.times_definition_horizon, 1.0, 1),
+                number(path.times_plain_lanes_horizon, 1.0, 1),
                 number(path.peak_fraction_horizon, 1.0, 2),
             );
         }
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11}",
-            "by definition",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11}",
+            "one by one",
             "",
             "",
             "",
-            number(self.auto.definition_ns_per_cell, 1e3, 0)
+            number(self.auto.definition_ns_per_cell, 1e3, 0),
+            "",
+            "",
+            "",
+            number(self.auto.definition_ns_per_cell_horizon, 1e3, 0)
+        );
+        let _ = writeln!(
+            text,
+            "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as the fastest of the scalar paths,\n\
+             which the compiler turns into the vector instructions of the target's baseline"
         );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");

@@ -94,6 +94,16 @@ pub(crate) trait DenseLanes: Lanes {
     fn round(self, a: Self::F) -> Self::V;
     /// The values at `offset + worker`, zero where that is past the end.
     fn gather(self, matrix: &[f32], offsets: &[i32; BLOCK], worker: u32) -> Self::F;
+    /// Low and high half of the words at `row * stride + word`; all bits where that is past the end.
+    #[inline(always)]
+    fn gather_words(self, words: &[u64], stride: usize, word: usize, rows: &[u32; BLOCK]) -> [Self::V; 2] {
+        let mut halves = [[0; BLOCK]; 2];
+        for (lane, &row) in rows.iter().enumerate() {
+            let bits = words.get(row as usize * stride + word).copied().unwrap_or(u64::MAX);
+            (halves[0][lane], halves[1][lane]) = (bits as i32, (bits >> 32) as i32);
+        }
+        [self.load(&halves[0]), self.load(&halves[1])]
+    }
     /// Widens half-precision values, given as bits, exactly.
     fn widen_halves(self, values: &[u16; BLOCK]) -> Self::F;
 }

@@ -2,13 +2,38 @@
 
 use super::Kernels;
 use super::column::Found;
-use super::dense::{Block, NO_ROW, Query, Rows, STRIDE, Tier};
-use crate::batch::{Batch, Request};
-use crate::pool::{BLOCK, PoolSlot};
+use super::dense::{Block, Hit, Query, Rows, STRIDE, Span, Tier};
+use crate::batch::{Batch, Bonuses, Request};
+use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
 use crate::score::{Age, Profile};
 
 /// Blocks of a run that is scored as one, without a horizon and with one: the longer a score takes, the less is scored again.
 const RUN_BLOCKS: [usize; 2] = [64, 8];
+
+/// Bonuses are kept one by one where at most one cell of an open worker in so many has one: from there on adding and taking off costs more
+/// than a column each (measured).
+const SPARSE: usize = 16;
+
+/// Looking into sixteen workers of a row costs as much as gathering the bonuses of so many requests on one worker (measured).
+const LOOK: usize = 2;
+
+/// A column that takes its turn at the ages for a run of requests, again and again, costs as much for a bonus as so many blocks of a column of its own
+/// (measured).
+const TURN: usize = 8;
+
+/// Entries whose bonuses are found before it is asked again whether these are few.
+const FEW_ENTRIES: usize = 64;
+
+/// The column of a worker that has none.
+const NO_COLUMN: u32 = u32::MAX;
+
+/// What an entry gains on the worker of a column.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bonus {
+    column: u32,
+    entry: u32,
+    units: i32,
+}
 
 /// A run of requests of one survival class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +49,37 @@ pub(crate) struct Matrix {
     kernels: &'static Kernels,
     only: Option<Tier>,
     tokens: Vec<Block>,
+    /// When each request came and its rank in arrival order, where there are classes; the pool's own order has them otherwise.
     enqueued: Vec<[u32; BLOCK]>,
-    /// Rank in arrival order.
     arrived: Vec<u64>,
-    /// Ages in score units.
+    /// Ages in score units; where bonuses are few, those of the worker prepared last are added.
     ages: Vec<Block>,
-    /// Each request's row of pair terms, where its bonuses begin, and who is bound to a rank.
+    /// Each request's row of pair terms, and who is bound to a rank.
     rows: Vec<u32>,
-    offsets: Vec<Block>,
     bound: Vec<u32>,
     /// Per 32 workers a word for each request.
     words: Vec<Block>,
-    /// Ages plus bonuses, a column for each open worker.
-    bases: Vec<Block>,
     open: Vec<u32>,
-    /// Which column of `bases` a worker has.
+    /// Which column of bonuses a worker has: its place among the open ones.
     base_of: Vec<u32>,
+    /// Whether bonuses are so few that they are kept one by one, and whether these are added to the ages and taken off again.
+    listed: bool,
+    sparse: bool,
+    /// Ages plus bonuses, a column for each open worker, where they are many.
+    bases: Vec<Block>,
+    /// The bonuses one by one, as found and by column, and where each column ends, where they are few.
+    found: Vec<Bonus>,
+    bonuses: Vec<Bonus>,
+    ends: Vec<u32>,
+    any_malus: bool,
+    /// Whether who waits may be searched by length for anybody, its bonuses aside: these only add.
+    searchable: bool,
+    /// The column whose bonuses `ages` has.
+    added: u32,
+    spans: Vec<Span>,
+    open_lanes: Vec<Block>,
+    entries: Vec<[u32; 2]>,
+    hits: Vec<Hit>,
     /// The greatest magnitude of an age plus a bonus.
     greatest_base: i64,
     /// Position in the length order of each entry, and the entry of each position.
@@ -72,12 +112,23 @@ impl Matrix {
             arrived: Vec::new(),
             ages: Vec::new(),
             rows: Vec::new(),
-            offsets: Vec::new(),
             bound: Vec::new(),
             words: Vec::new(),
-            bases: Vec::new(),
             open: Vec::new(),
             base_of: Vec::new(),
+            listed: false,
+            sparse: false,
+            bases: Vec::new(),
+            found: Vec::new(),
+            bonuses: Vec::new(),
+            ends: Vec::new(),
+            any_malus: false,
+            searchable: false,
+            added: NO_COLUMN,
+            spans: Vec::new(),
+            open_lanes: Vec::new(),
+            entries: Vec::new(),
+            hits: Vec::new(),
             greatest_base: 0,
             positions: Vec::new(),
             entry_of: Vec::new(),
@@ -104,8 +155,9 @@ impl Matrix {
         self
     }
 
-    /// Takes the waiting requests of a batch; nobody is taken yet.
-    pub(crate) fn load(&mut self, batch: &Batch<'_>, age: Age, unit: i64) {
+    /// Takes the waiting requests of a batch; nobody is taken yet. Where a search by length may find the best of a column, and does but for a few
+    /// bonuses, the columns stay empty.
+    pub(crate) fn load(&mut self, batch: &Batch<'_>, age: Age, unit: i64, may_search: bool) {
         let pool = batch.waiting();
         let ordered = pool.ordered();
         (self.age, self.unit, self.workers) = (age, unit, batch.workers().len());
@@ -119,78 +171,126 @@ impl Matrix {
         self.lay_out(batch);
         let blocks = self.runs.last().map_or(0, |run| run.to);
         // What is left over from before is masked out by the words.
-        for column in [&mut self.tokens, &mut self.ages, &mut self.offsets] {
+        self.words.resize(self.workers.div_ceil(32) * blocks, Block::default());
+        for column in [&mut self.tokens, &mut self.ages] {
             column.resize(blocks, Block::default());
         }
-        self.enqueued.resize(blocks, [0; BLOCK]);
-        self.arrived.resize(blocks * BLOCK, 0);
-        let count = ordered.tokens.len();
+        if !self.classes.is_empty() {
+            self.put_classes(&ordered);
+        }
+        self.put_rows(batch, &ordered);
+        let longest_wait = pool.longest_wait_steps();
+        self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
+        self.greatest_base = self.greatest_age;
+        (self.listed, self.sparse, self.searchable) = (false, false, false);
+        if self.fits_lanes() {
+            let enqueued = if self.classes.is_empty() { ordered.enqueued_blocks } else { &self.enqueued[..] };
+            (self.kernels.ages)(ordered.now_step, enqueued, age, unit as i32, &mut self.ages);
+            self.add_bonuses(batch);
+            let nobody_refused = self.bound.is_empty() && batch.eligible_rows().is_none();
+            let few = !self.any_bonus || (self.listed && !self.any_malus && self.greatest_base < 1 << 31);
+            self.searchable = may_search && self.classes.is_empty() && nobody_refused && few;
+        }
+        if self.searchable {
+            return;
+        }
+        let turns = self.bonuses.len() * TURN * self.runs.len();
+        if self.any_bonus && self.sparse && turns > self.open.len() * blocks {
+            self.spread_bonuses();
+        }
         if self.classes.is_empty() {
             for (into, from) in self.tokens.iter_mut().zip(ordered.token_blocks) {
                 into.0 = from.map(|tokens| tokens as i32);
             }
-            self.enqueued[..ordered.enqueued_blocks.len()].copy_from_slice(ordered.enqueued_blocks);
-            self.arrived[..count].copy_from_slice(&ordered.arrived_blocks.as_flattened()[..count]);
-        } else {
-            for (entry, &position) in self.positions.iter().enumerate() {
-                let at = position as usize;
-                if at < count {
-                    self.tokens[entry / BLOCK].0[entry % BLOCK] = ordered.tokens[at] as i32;
-                    self.enqueued[entry / BLOCK][entry % BLOCK] = ordered.enqueued[at];
-                    self.arrived[entry] = ordered.arrived_blocks[at / BLOCK][at % BLOCK];
-                }
-            }
         }
-        self.put_pairs(batch, ordered.slots);
+        self.put_words(batch, ordered.slots);
+    }
 
-        let longest_wait = pool.longest_wait_steps();
-        self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
-        self.greatest_base = self.greatest_age;
-        if self.fits_lanes() {
-            (self.kernels.ages)(ordered.now_step, &self.enqueued, age, unit as i32, &mut self.ages);
-            self.add_bonuses(batch);
+    /// Puts requests where those of their class are.
+    fn put_classes(&mut self, ordered: &Ordered<'_>) {
+        self.enqueued.resize(self.tokens.len(), [0; BLOCK]);
+        self.arrived.resize(self.tokens.len() * BLOCK, 0);
+        for (entry, &position) in self.positions.iter().enumerate() {
+            let at = position as usize;
+            if at < ordered.tokens.len() {
+                self.tokens[entry / BLOCK].0[entry % BLOCK] = ordered.tokens[at] as i32;
+                self.enqueued[entry / BLOCK][entry % BLOCK] = ordered.enqueued[at];
+                self.arrived[entry] = ordered.arrived_blocks[at / BLOCK][at % BLOCK];
+            }
         }
     }
 
-    /// Where the bonuses of every request begin, and which workers may take it.
-    fn put_pairs(&mut self, batch: &Batch<'_>, slots: &[u32]) {
-        let pool = batch.waiting();
-        let (blocks, workers) = (self.tokens.len(), self.workers as u64);
-        let words = self.workers.div_ceil(32);
-        self.rows.clear();
-        self.bound.clear();
-        // One short loop that does nothing but wait for memory.
-        self.rows.extend(self.positions.iter().zip(0..).map(|(&position, entry)| {
-            let Some(&slot) = slots.get(position as usize) else { return NO_ROW };
-            let request = pool.request(PoolSlot(slot));
-            if request.rank.is_some() {
-                self.bound.push(entry);
-            }
-            request.pair_row.unwrap_or(NO_ROW)
-        }));
-        for (offsets, rows) in self.offsets.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
-            for (offset, &row) in offsets.0.iter_mut().zip(rows) {
-                let from = u64::from(row) * workers;
-                *offset = if from < u64::from(NO_ROW) { from as i32 } else { NO_ROW as i32 };
+    /// Whether the best free request of any column is that of a search by length or one that [`Self::best_listed`] adds.
+    pub(crate) fn is_searchable(&self) -> bool {
+        self.searchable
+    }
+
+    /// The better of a column's best without any bonus and its best with one.
+    pub(crate) fn best_listed(
+        &self,
+        ordered: &Ordered<'_>,
+        found: Option<Found>,
+        profile: &Profile,
+        (worker, longest): (usize, i64),
+        is_taken: impl Fn(usize) -> bool,
+    ) -> Option<Found> {
+        let mut best = found;
+        for bonus in self.bonuses_of(self.base_of.get(worker).copied().unwrap_or(NO_COLUMN)) {
+            // Without classes entries are positions.
+            let position = bonus.entry as usize;
+            let at = (position / BLOCK, position % BLOCK);
+            let tokens = i64::from(ordered.tokens[position]);
+            let score = profile.score(tokens) + i64::from(self.ages[at.0].0[at.1]) + i64::from(bonus.units);
+            let better = best.is_none_or(|best| {
+                let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
+                score > best.score || (score == best.score && arrived(position) < arrived(best.position))
+            });
+            if better && tokens <= longest && !is_taken(position) {
+                best = Some(Found { position, score });
             }
         }
-        self.words.resize(words * blocks, Block::default());
+        best
+    }
+
+    /// The bonuses of a column, where they are few.
+    fn bonuses_of(&self, column: u32) -> &[Bonus] {
+        if !self.any_bonus || column == NO_COLUMN {
+            return &[];
+        }
+        let from = (column as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.bonuses[from..self.ends[column as usize] as usize]
+    }
+
+    /// The row of every request, and who is bound to a rank.
+    fn put_rows(&mut self, batch: &Batch<'_>, ordered: &Ordered<'_>) {
+        let (pool, slots) = (batch.waiting(), ordered.slots);
+        self.rows.clear();
+        if self.classes.is_empty() {
+            self.rows.extend_from_slice(ordered.pair_rows);
+        } else {
+            let row_of = |&position: &u32| ordered.pair_rows.get(position as usize).copied();
+            self.rows.extend(self.positions.iter().map(|position| row_of(position).unwrap_or(NO_ROW)));
+        }
+        self.rows.resize(self.tokens.len() * BLOCK, NO_ROW);
+        self.bound.clear();
+        if pool.any_rank() {
+            let slot_of = |position: u32| slots.get(position as usize).map(|&slot| PoolSlot(slot));
+            let is_bound = |position| slot_of(position).is_some_and(|slot| pool.request(slot).rank.is_some());
+            let entries = self.positions.iter().zip(0..).filter(|&(&position, _)| is_bound(position));
+            self.bound.extend(entries.map(|(_, entry)| entry));
+        }
+    }
+
+    /// Which workers may take each request.
+    fn put_words(&mut self, batch: &Batch<'_>, slots: &[u32]) {
+        let (pool, blocks) = (batch.waiting(), self.tokens.len());
+        let words = self.workers.div_ceil(32);
         match batch.eligible_rows() {
             None => self.words.fill(Block([-1; BLOCK])),
             Some((masks, stride)) => {
+                let rows = self.rows.as_chunks().0;
                 for (pair, words) in self.words.chunks_mut((2 * blocks).max(1)).enumerate() {
-                    let (first, second) = words.split_at_mut(blocks);
-                    let mut seconds = second.iter_mut();
-                    for (first, rows) in first.iter_mut().zip(self.rows.as_chunks::<BLOCK>().0) {
-                        // The last of an odd number has no second.
-                        let mut none = Block::default();
-                        let second = seconds.next().unwrap_or(&mut none);
-                        for ((first, second), &row) in first.0.iter_mut().zip(&mut second.0).zip(rows) {
-                            // A request without a row may run anywhere.
-                            let bits = masks.get(row as usize * stride + pair).copied().unwrap_or(u64::MAX);
-                            (*first, *second) = (bits as i32, (bits >> 32) as i32);
-                        }
-                    }
+                    (self.kernels.words)((masks, stride, pair), rows, words.split_at_mut(blocks));
                 }
             }
         }
@@ -213,29 +313,146 @@ impl Matrix {
         }
     }
 
-    /// Fills the bases of the workers that may take anybody.
+    /// Takes the bonuses on the workers that may take anybody.
     fn add_bonuses(&mut self, batch: &Batch<'_>) {
+        self.added = NO_COLUMN;
         let Some(bonuses) = batch.bonuses() else { return };
-        let blocks = self.tokens.len();
         self.base_of.clear();
-        self.base_of.resize(self.workers, u32::MAX);
+        self.base_of.resize(self.workers, NO_COLUMN);
         self.open.clear();
-        for (worker, at) in batch.workers().iter().zip(0..) {
-            if worker.open_slots() > 0 {
-                self.base_of[at as usize] = self.open.len() as u32;
-                self.open.push(at);
+        self.spans.clear();
+        self.open_lanes.clear();
+        self.open_lanes.resize(self.workers.div_ceil(BLOCK), Block::default());
+        for (workers, from) in batch.workers().chunks(64).zip((0..).step_by(64)) {
+            let mut bits = 0;
+            for (worker, at) in workers.iter().zip(0..) {
+                if worker.open_slots() > 0 {
+                    self.base_of[(from + at) as usize] = self.open.len() as u32;
+                    self.open.push(from + at);
+                    self.open_lanes[(from + at) as usize / BLOCK].0[at as usize % BLOCK] = -1;
+                    bits |= 1 << at;
+                }
+            }
+            if bits != 0 {
+                self.spans.push((from, bits));
             }
         }
-        // What is left over from before is written over.
-        self.bases.resize(self.open.len() * blocks, Block::default());
-        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies on that.
-        let greatest = if bonuses.len() >= NO_ROW as usize {
-            i64::MAX
-        } else {
-            let from = (&self.offsets[..], &self.ages[..]);
-            (self.kernels.add_bonuses)(bonuses, &self.open, self.unit as i32, from, &mut self.bases)
-        };
+        let few = self.list_bonuses(batch, bonuses);
+        (self.listed, self.sparse) = (few.is_some(), few.is_some());
+        let greatest = few.unwrap_or_else(|| self.fill_bases(bonuses));
         self.greatest_base = greatest.saturating_mul(self.unit).saturating_add(self.greatest_age);
+    }
+
+    /// Lists the bonuses that are not zero and returns the greatest magnitude in tokens; none where they are many.
+    fn list_bonuses(&mut self, batch: &Batch<'_>, bonuses: Bonuses<'_>) -> Option<i64> {
+        // As many as may be found, whoever is open and whether it pays today: a later batch must not allocate.
+        let most = self.rows.len();
+        for bonuses in [&mut self.found, &mut self.bonuses] {
+            bonuses.clear();
+            bonuses.reserve((most / SPARSE + 2 * FEW_ENTRIES) * self.workers);
+        }
+        self.ends.clear();
+        self.ends.reserve(self.workers + 1);
+        self.bases.reserve((self.open.len() * self.tokens.len()).saturating_sub(self.bases.len()));
+        self.entries.resize(most + 1, [0; 2]);
+        self.hits.resize(FEW_ENTRIES * self.workers.div_ceil(64) + 1, Hit::default());
+        // Looking into every row must pay.
+        let with_row = batch.waiting().with_pair_row();
+        if with_row * (self.open_lanes.len() + 2) * LOOK > most * self.open.len() {
+            return None;
+        }
+        let mut listed = 0;
+        for (&row, entry) in self.rows.iter().zip(0..) {
+            // Written without asking, so that nothing is mispredicted.
+            self.entries[listed] = [entry, row];
+            listed += usize::from(row != NO_ROW);
+        }
+        let count = self.open.len();
+        self.ends.resize(count + 1, 0);
+        let (mut greatest, mut looked_at) = (0, 0);
+        self.any_malus = false;
+        for entries in self.entries[..listed].chunks_mut(FEW_ENTRIES) {
+            // Who has no row has no bonus, and counts as looked at.
+            looked_at = entries.last().map_or(looked_at, |&[entry, _]| entry as usize + 1);
+            let open = (&self.open_lanes[..], &self.spans[..]);
+            let hits = (self.kernels.find_bonuses)(bonuses, self.workers, open, entries, &mut self.hits);
+            for &Hit { entry, from, mut bits } in &self.hits[..hits] {
+                let row = self.rows[entry as usize] as usize * self.workers;
+                while bits != 0 {
+                    let worker = from as usize + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    let tokens = bonuses.at(row + worker);
+                    greatest = greatest.max(tokens.abs());
+                    self.any_malus |= tokens < 0;
+                    let column = self.base_of[worker];
+                    let units = (tokens as i32).wrapping_mul(self.unit as i32);
+                    self.ends[column as usize + 1] += 1;
+                    self.found.push(Bonus { column, entry, units });
+                }
+            }
+            if self.found.len() * SPARSE > (looked_at + FEW_ENTRIES) * count {
+                return None;
+            }
+        }
+        // By column, in two passes.
+        let mut end = 0;
+        for from in &mut self.ends {
+            end += *from;
+            *from = end;
+        }
+        self.bonuses.resize(self.found.len(), Bonus::default());
+        for &bonus in &self.found {
+            let at = &mut self.ends[bonus.column as usize];
+            self.bonuses[*at as usize] = bonus;
+            *at += 1;
+        }
+        Some(greatest)
+    }
+
+    /// Fills a base for each open worker, and returns the greatest magnitude of a bonus in tokens.
+    fn fill_bases(&mut self, bonuses: Bonuses<'_>) -> i64 {
+        // What is left over from before is written over.
+        self.bases.resize(self.open.len() * self.tokens.len(), Block::default());
+        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies on that.
+        if bonuses.len() >= NO_ROW as usize - self.workers {
+            return i64::MAX;
+        }
+        let from = (self.rows.as_chunks().0, &self.ages[..]);
+        let bonuses = (bonuses, self.workers as u32);
+        (self.kernels.add_bonuses)(bonuses, &self.open, self.unit as i32, from, &mut self.bases)
+    }
+
+    /// Fills a base for each open worker from the bonuses one by one.
+    fn spread_bonuses(&mut self) {
+        let blocks = self.tokens.len();
+        self.sparse = false;
+        let mut bases = std::mem::take(&mut self.bases);
+        // What is left over from before is written over.
+        bases.resize(self.open.len() * blocks, Block::default());
+        for (base, column) in bases.chunks_exact_mut(blocks.max(1)).zip(0..) {
+            base.copy_from_slice(&self.ages);
+            for bonus in self.bonuses_of(column) {
+                let age = &mut base[bonus.entry as usize / BLOCK].0[bonus.entry as usize % BLOCK];
+                *age = age.wrapping_add(bonus.units);
+            }
+        }
+        self.bases = bases;
+    }
+
+    /// Adds the bonuses of a column to the ages instead of those that are there.
+    fn add_column(&mut self, column: u32) {
+        let before = std::mem::replace(&mut self.added, column);
+        if before == column {
+            return;
+        }
+        for (column, sign) in [(before, -1), (column, 1)] {
+            let mut ages = std::mem::take(&mut self.ages);
+            for bonus in self.bonuses_of(column) {
+                let age = &mut ages[bonus.entry as usize / BLOCK].0[bonus.entry as usize % BLOCK];
+                *age = age.wrapping_add(sign * bonus.units);
+            }
+            self.ages = ages;
+        }
     }
 
     fn fits_lanes(&self) -> bool {
@@ -246,6 +463,8 @@ impl Matrix {
     fn lay_out(&mut self, batch: &Batch<'_>) {
         let pool = batch.waiting();
         let (mut common, mut at) = (pool.len(), 0);
+        // Without classes entries are positions, most of them from before.
+        let kept = if self.classes.is_empty() { self.positions.len() as u32 } else { 0 };
         self.classes.clear();
         self.runs.clear();
         if batch.classes().is_some() && batch.has_pair_terms() {
@@ -274,14 +493,16 @@ impl Matrix {
         for (class, count) in &mut self.classes {
             *count = push(*count as usize, Some(*class)) as u32;
         }
-        self.positions.clear();
         let count = pool.len() as u32;
         if self.classes.is_empty() {
-            self.positions.extend(0..(at * BLOCK) as u32);
-            self.entry_of.clear();
-            self.entry_of.extend(0..count);
+            let end = (at * BLOCK) as u32;
+            for column in [&mut self.positions, &mut self.entry_of] {
+                column.truncate(kept.min(end) as usize);
+                column.extend(column.len() as u32..end);
+            }
             return;
         }
+        self.positions.clear();
         self.positions.resize(at * BLOCK, u32::MAX);
         self.entry_of.resize(count as usize, u32::MAX);
         let mut next = 0;
@@ -316,6 +537,9 @@ impl Matrix {
 
     /// Takes the request at a position of the length order.
     pub(crate) fn take(&mut self, position: usize) {
+        if self.searchable {
+            return;
+        }
         let (at, blocks) = (self.entry_of[position] as usize, self.tokens.len());
         for word in 0..self.workers.div_ceil(32) {
             self.words[word * blocks + at / BLOCK].0[at % BLOCK] = 0;
@@ -323,6 +547,9 @@ impl Matrix {
     }
 
     pub(crate) fn give_back(&mut self, batch: &Batch<'_>, position: usize) {
+        if self.searchable {
+            return;
+        }
         let (at, blocks) = (self.entry_of[position] as usize, self.tokens.len());
         let pool = batch.waiting();
         let request = pool.request(PoolSlot(pool.ordered().slots[position]));
@@ -345,8 +572,12 @@ impl Matrix {
     pub(crate) fn prepare(&mut self, (worker, class): (usize, Option<u8>), profile: &Profile, longest: i64) {
         self.prepared = Some((worker, class));
         self.tier = None;
-        let known = !self.any_bonus || self.base_of.get(worker).is_some_and(|&column| column != u32::MAX);
-        if self.fits_lanes() && known {
+        let column =
+            self.base_of.get(worker).copied().filter(|&column| self.any_bonus && column != NO_COLUMN);
+        if self.fits_lanes() && (!self.any_bonus || column.is_some()) {
+            if let (true, Some(column)) = (self.sparse, column) {
+                self.add_column(column);
+            }
             let lengths = (self.lengths.0, self.lengths.1.min(longest));
             self.query.bit = 1 << (worker % 32);
             self.query.cut = longest < self.lengths.1;
@@ -376,18 +607,22 @@ impl Matrix {
             return None;
         }
         let Some(tier) = self.tier else { return self.best_one_by_one(batch, run, profile, worker, longest) };
-        let base = if self.any_bonus {
+        let base = if self.any_bonus && !self.sparse {
             let column = self.base_of[worker] as usize;
             &self.bases[column * blocks..(column + 1) * blocks]
         } else {
             &self.ages[..]
         };
         let words = &self.words[worker / 32 * blocks..(worker / 32 + 1) * blocks];
+        let arrived = match self.classes.is_empty() {
+            true => batch.waiting().ordered().arrived_blocks.as_flattened(),
+            false => &self.arrived[..],
+        };
         let rows = Rows {
             tokens: &self.tokens[run.from..run.to],
             base: &base[run.from..run.to],
             words: &words[run.from..run.to],
-            arrived: &self.arrived[run.from * BLOCK..run.to * BLOCK],
+            arrived: &arrived[run.from * BLOCK..(run.to * BLOCK).min(arrived.len())],
         };
         let best = (self.kernels.dense)(tier, &rows, &self.query)?;
         let position = self.positions[run.from * BLOCK + best.index as usize] as usize;
@@ -412,8 +647,9 @@ impl Matrix {
             if word >> (worker % 32) & 1 == 0 || tokens > longest {
                 continue;
             }
-            let (position, arrived) = (self.positions[entry] as usize, self.arrived[entry]);
+            let position = self.positions[entry] as usize;
             let slot = PoolSlot(slots[position]);
+            let arrived = pool.arrival(slot);
             let extra =
                 self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
             let score = profile.score(tokens) + self.unit * extra;
@@ -432,4 +668,121 @@ fn eligible_word(batch: &Batch<'_>, request: &Request, word: usize) -> i32 {
         bits &= if rank as usize / 32 == word { 1 << (rank % 32) } else { 0 };
     }
     bits as u32 as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Pairs, Worker};
+    use crate::pool::Pool;
+    use crate::score::Knot;
+    use half::f16;
+
+    fn random(seed: &mut u64, bound: u64) -> u64 {
+        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (*seed >> 33) % bound
+    }
+
+    /// Every column's best, wherever bonuses are kept, is that of the definition, one request at a time.
+    #[test]
+    fn the_best_of_a_column_is_that_of_the_definition() {
+        let (mut sparse, mut spread, mut filled, mut searched) = (0, 0, 0, 0);
+        let mut matrices: Vec<Matrix> =
+            super::super::Isa::ALL.into_iter().filter_map(Kernels::of).map(Matrix::new).collect();
+        let seed = &mut 3u64;
+        let rounds = if cfg!(miri) { 4 } else { 400 };
+        for round in 0..rounds {
+            let workers = [1usize, 5, 16, 31, 64, 70, 130][random(seed, 7) as usize];
+            let waiting = random(seed, 200) as usize;
+            // None has a bonus up to all.
+            let density = [0, 1, 4, 30, 100][random(seed, 5) as usize];
+            let (malus, halves, masks) = (random(seed, 3) == 0, random(seed, 2) == 0, random(seed, 2) == 0);
+            let requests: Vec<Request> = (0..waiting as u64)
+                .map(|id| {
+                    let request =
+                        Request::new(id, 1 + random(seed, 60) as u32).waited(random(seed, 30) as u32);
+                    if random(seed, 3) > 0 { request.pairs(random(seed, 40) as u32) } else { request }
+                })
+                .collect();
+            let list: Vec<Worker> =
+                (0..workers).map(|_| Worker::new(1000, 1, u32::from(random(seed, 3) > 0))).collect();
+            let bonus: Vec<f32> = (0..40 * workers)
+                .map(|_| {
+                    let bonus =
+                        if random(seed, 100) < density { random(seed, 900) as f32 / 8.0 } else { 0.0 };
+                    if malus && random(seed, 2) == 0 { -bonus } else { bonus }
+                })
+                .collect();
+            let half: Vec<f16> = bonus.iter().map(|&bonus| f16::from_f32(bonus)).collect();
+            let eligible: Vec<u64> = (0..40 * workers.div_ceil(64))
+                .map(|_| random(seed, 1 << 31) * random(seed, 1 << 31))
+                .collect();
+            let pool = Pool::from_requests(&requests).expect("valid");
+            let pairs = Pairs {
+                bonus_tokens: if halves { &[] } else { &bonus },
+                bonus_half_tokens: if halves { &half } else { &[] },
+                eligible: if masks { &eligible } else { &[] },
+            };
+            let batch = Batch::draft(&list, &pool).pairs(pairs).check().expect("valid");
+            let ordered = pool.ordered();
+            let profile = Profile {
+                intercept: 7,
+                slope: 2,
+                knots: vec![Knot { at_tokens: random(seed, 60) as i64, weight: 5 }],
+            };
+            let longest = 20 + random(seed, 60) as i64;
+            let age = Age { linear: 1.0, quadratic: 0.25 };
+            for matrix in &mut matrices {
+                matrix.load(&batch, age, 3, false);
+                match (matrix.listed, matrix.sparse) {
+                    (true, true) => sparse += 1,
+                    (true, false) => spread += 1,
+                    (false, _) => filled += 1,
+                }
+                let taken: Vec<usize> = (0..waiting).filter(|_| random(seed, 6) == 0).collect();
+                taken.iter().for_each(|&position| matrix.take(position));
+                let best_of = |matrix: &mut Matrix, worker: usize| {
+                    matrix.prepare((worker, None), &profile, longest);
+                    assert!(matrix.tier.is_some());
+                    matrix.best(&batch, matrix.run(0), &profile, worker, longest)
+                };
+                // Twice, and in another order: columns take turns.
+                let open = || (0..workers).filter(|&worker| list[worker].open_slots() > 0);
+                for worker in open().chain(open().rev()).filter(|_| waiting > 0) {
+                    let expected = matrix.best_one_by_one(&batch, matrix.run(0), &profile, worker, longest);
+                    assert_eq!(best_of(matrix, worker), expected, "round {round}, worker {worker}");
+                }
+                if !matrix.listed || masks || malus || waiting == 0 {
+                    continue;
+                }
+                let expected: Vec<Option<Found>> = open().map(|worker| best_of(matrix, worker)).collect();
+                matrix.load(&batch, age, 3, true);
+                assert!(matrix.is_searchable());
+                let scan = |worker: Option<usize>| {
+                    let free = (0..waiting).filter(|position| !taken.contains(position));
+                    let fits = free.filter(|&position| i64::from(ordered.tokens[position]) <= longest);
+                    let found = fits.map(|position| {
+                        let slot = PoolSlot(ordered.slots[position]);
+                        let extra = age.tokens(pool.waited_steps(slot))
+                            + worker.map_or(0, |worker| batch.bonus_tokens(pool.request(slot), worker));
+                        let tokens = i64::from(ordered.tokens[position]);
+                        (profile.score(tokens) + 3 * extra, std::cmp::Reverse(pool.arrival(slot)), position)
+                    });
+                    found.max().map(|(score, _, position)| Found { position, score })
+                };
+                for (worker, expected) in open().zip(expected) {
+                    assert_eq!(scan(Some(worker)), expected);
+                    let is_taken = |position: usize| taken.contains(&position);
+                    let fit = (worker, longest);
+                    let found = matrix.best_listed(&ordered, scan(None), &profile, fit, is_taken);
+                    assert_eq!(found, expected, "round {round}, worker {worker}");
+                    searched += 1;
+                }
+            }
+        }
+        assert!(
+            cfg!(miri) || (sparse.min(spread).min(filled).min(searched) > 20),
+            "{sparse} {spread} {filled} {searched}"
+        );
+    }
 }

@@ -22,7 +22,7 @@ pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
-use dense::{Best, Block, Plain, Query as DenseQuery, Rows};
+use dense::{Best, Block, Hit, Plain, Query as DenseQuery, Rows, Span};
 use exchange::Exchange;
 use loads::Top;
 use refill::Chain;
@@ -108,8 +108,13 @@ pub(crate) struct Kernels {
     pub dense: fn(Tier, &Rows<'_>, &DenseQuery) -> Option<Best>,
     /// The same work on registers only.
     pub spin: fn(Tier, &DenseQuery, usize) -> i64,
-    /// Ages plus the bonuses on some workers, a column each, into the last argument; returns the greatest bonus.
-    pub add_bonuses: fn(Bonuses<'_>, &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
+    /// Ages plus the bonuses on some workers of a matrix with so many, a column each, into the last argument; returns the greatest bonus.
+    pub add_bonuses: fn((Bonuses<'_>, u32), &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
+    /// The bonuses that are not zero on an open worker: of a matrix with so many workers, these of them open, for these entries and their
+    /// rows. Returns the number of hits.
+    pub find_bonuses: fn(Bonuses<'_>, usize, (&[Block], &[Span]), &mut [[u32; 2]], &mut [Hit]) -> usize,
+    /// Eligibility words of 64 workers by row.
+    pub words: fn((&[u64], usize, usize), &[[u32; BLOCK]], (&mut [Block], &mut [Block])),
     /// Ages in score units of what was enqueued at these steps.
     pub ages: fn(u32, &[[u32; BLOCK]], Age, i32, &mut [Block]),
     /// Whether `f32` lanes go before `i32` lanes where both are exact.

@@ -10,7 +10,7 @@ use crate::backend::loads::Loads;
 use crate::backend::picks::Pick;
 use crate::batch::{Batch, Bonuses, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::policy::level::{Level, LevelParameters};
-use crate::pool::{BLOCK, Pool};
+use crate::pool::{BLOCK, NO_ROW, Pool};
 use crate::rule::{PairCost, Rule};
 use crate::score::{Knot, Profile};
 
@@ -456,24 +456,24 @@ fn bonuses_are_rounded_as_the_definition_rounds_them() {
     each(|kernels| {
         for matrix in [Bonuses::F32(&bonuses), Bonuses::F16(&halves)] {
             for (from, worker) in (0..bonuses.len() - 4).step_by(13).zip((0..4).cycle()) {
-                let mut offsets = [dense::NO_ROW as i32; BLOCK];
+                let mut at = [NO_ROW; BLOCK];
                 let mut ages = [0; BLOCK];
                 for lane in 0..BLOCK {
                     ages[lane] = lane as i32 * 5;
                     if lane % 5 != 3 {
-                        offsets[lane] = ((from + lane * 7) % (bonuses.len() - 4)) as i32;
+                        at[lane] = ((from + lane * 7) % (bonuses.len() - 4)) as u32;
                     }
                 }
                 // Two blocks, the second nobody's, and two workers: a column each.
                 let mut bases = [Block::default(); 4];
-                let rows = (&[Block(offsets), Block([-1; BLOCK])][..], &[Block(ages); 2][..]);
+                let rows = (&[at, [NO_ROW; BLOCK]][..], &[Block(ages); 2][..]);
                 let workers = [worker, (worker + 1) % 4];
-                let greatest = (kernels.add_bonuses)(matrix, &workers, 2, rows, &mut bases);
+                let greatest = (kernels.add_bonuses)((matrix, 1), &workers, 2, rows, &mut bases);
                 let mut most = 0;
                 for (column, worker) in workers.into_iter().enumerate() {
                     for lane in 0..BLOCK {
-                        let bonus = match offsets[lane] as u32 {
-                            dense::NO_ROW => 0,
+                        let bonus = match at[lane] {
+                            NO_ROW => 0,
                             row => matrix.at(row as usize + worker as usize),
                         };
                         most = most.max(bonus.abs());

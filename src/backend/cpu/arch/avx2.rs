@@ -245,12 +245,10 @@ impl Avx2 {
     fn round_away(self, values: __m256) -> __m256i {
         // SAFETY: the CPU has AVX2.
         unsafe {
-            let whole = _mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(values);
+            // The greatest number below a half: with a half itself, what lies just below one half would round up in the sum.
+            let half = _mm256_set1_ps(0.5f32.next_down());
             let sign = _mm256_and_ps(values, _mm256_set1_ps(-0.0));
-            let rest = _mm256_andnot_ps(_mm256_set1_ps(-0.0), _mm256_sub_ps(values, whole));
-            let away = _mm256_cmp_ps::<_CMP_GE_OQ>(rest, _mm256_set1_ps(0.5));
-            let one = _mm256_and_ps(away, _mm256_or_ps(sign, _mm256_set1_ps(1.0)));
-            _mm256_cvttps_epi32(_mm256_add_ps(whole, one))
+            _mm256_cvttps_epi32(_mm256_add_ps(values, _mm256_or_ps(half, sign)))
         }
     }
 

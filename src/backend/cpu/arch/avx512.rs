@@ -230,12 +230,20 @@ impl<const VNNI: bool> Avx512<VNNI> {
     fn round_away(self, values: __m512) -> __m512i {
         // SAFETY: the CPU has AVX-512.
         unsafe {
-            let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(values);
-            let rest = _mm512_abs_ps(_mm512_sub_ps(values, whole));
-            let away = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(rest, _mm512_set1_ps(0.5));
-            let sign = _mm512_srai_epi32::<31>(_mm512_castps_si512(values));
-            let whole = _mm512_cvttps_epi32(whole);
-            _mm512_mask_add_epi32(whole, away, whole, _mm512_or_si512(sign, _mm512_set1_epi32(1)))
+            // The greatest number below a half: with a half itself, what lies just below one half would round up in the sum.
+            let half = _mm512_set1_ps(0.5f32.next_down());
+            let sign = _mm512_and_ps(values, _mm512_set1_ps(-0.0));
+            _mm512_cvttps_epi32(_mm512_add_ps(values, _mm512_or_ps(half, sign)))
+        }
+    }
+
+    /// The low halves of sixteen lanes of 64 bits.
+    #[inline(always)]
+    fn narrow(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the CPU has AVX-512.
+        unsafe {
+            let low = _mm512_castsi256_si512(_mm512_cvtepi64_epi32(a));
+            _mm512_inserti64x4::<1>(low, _mm512_cvtepi64_epi32(b))
         }
     }
 
@@ -437,6 +445,34 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
                 _mm512_cmplt_epu32_mask(offsets, _mm512_set1_epi32(end.saturating_sub(worker).max(0)));
             let index = _mm512_add_epi32(offsets, _mm512_set1_epi32(worker));
             _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), inside, index, matrix.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    fn gather_words(self, words: &[u64], stride: usize, word: usize, rows: &[u32; BLOCK]) -> [Self::V; 2] {
+        // Who has no row is past the end of any that fits the lanes.
+        let whole = words.len() / stride.max(1);
+        let (Ok(_), Ok(count)) = (i32::try_from(words.len()), i32::try_from(whole)) else {
+            let at = rows.map(|row| row as usize * stride + word);
+            let bits = at.map(|at| words.get(at).copied().unwrap_or(u64::MAX));
+            return [
+                self.load(&bits.map(|bits| bits as i32)),
+                self.load(&bits.map(|bits| (bits >> 32) as i32)),
+            ];
+        };
+        assert!(word < stride);
+        // SAFETY: the CPU has AVX-512. Only lanes whose row is below `count` are loaded, whose `stride` words are all there.
+        unsafe {
+            let rows = self.load_unsigned(rows);
+            let inside = _mm512_cmplt_epu32_mask(rows, _mm512_set1_epi32(count));
+            let at = self.add(self.mul(rows, self.splat(stride as i32)), self.splat(word as i32));
+            let all = _mm512_set1_epi64(-1);
+            let from = words.as_ptr().cast();
+            let low = _mm512_castsi512_si256(at);
+            let high = _mm512_extracti64x4_epi64::<1>(at);
+            let low = _mm512_mask_i32gather_epi64::<8>(all, inside as __mmask8, low, from);
+            let high = _mm512_mask_i32gather_epi64::<8>(all, (inside >> 8) as __mmask8, high, from);
+            [self.narrow(low, high), self.narrow(self.odd(low), self.odd(high))]
         }
     }
 

@@ -110,7 +110,7 @@ macro_rules! instantiate {
             add_bonuses: |bonuses, workers, unit, from, bases| {
                 #[target_feature(enable = $features)]
                 fn add_bonuses(
-                    bonuses: Bonuses<'_>,
+                    bonuses: (Bonuses<'_>, u32),
                     workers: &[u32],
                     unit: i32,
                     from: dense::Plain<'_>,
@@ -120,6 +120,32 @@ macro_rules! instantiate {
                 }
                 // SAFETY: as above.
                 unsafe { add_bonuses(bonuses, workers, unit, from, bases) }
+            },
+            find_bonuses: |bonuses, workers, open, entries, hits| {
+                #[target_feature(enable = $features)]
+                fn find_bonuses(
+                    bonuses: Bonuses<'_>,
+                    workers: usize,
+                    open: (&[Block], &[dense::Span]),
+                    entries: &mut [[u32; 2]],
+                    hits: &mut [dense::Hit],
+                ) -> usize {
+                    dense::find_bonuses($token, bonuses, workers, open, entries, hits)
+                }
+                // SAFETY: as above.
+                unsafe { find_bonuses(bonuses, workers, open, entries, hits) }
+            },
+            words: |masks, rows, into| {
+                #[target_feature(enable = $features)]
+                fn words(
+                    masks: (&[u64], usize, usize),
+                    rows: &[[u32; crate::pool::BLOCK]],
+                    into: (&mut [Block], &mut [Block]),
+                ) {
+                    dense::words($token, masks, rows, into);
+                }
+                // SAFETY: as above.
+                unsafe { words(masks, rows, into) }
             },
             ages: |now_step, enqueued, age, unit, into| {
                 #[target_feature(enable = $features)]

@@ -23,6 +23,10 @@ static KERNELS: Kernels = Kernels {
     add_bonuses: |bonuses, workers, unit, from, bases| {
         dense::add_bonuses(Scalar, bonuses, workers, unit, from, bases)
     },
+    words: |masks, rows, into| dense::words(Scalar, masks, rows, into),
+    find_bonuses: |bonuses, workers, open, entries, hits| {
+        dense::find_bonuses(Scalar, bonuses, workers, open, entries, hits)
+    },
     ages: |now_step, enqueued, age, unit, into| dense::ages(Scalar, now_step, enqueued, age, unit, into),
     floats: false,
 };
