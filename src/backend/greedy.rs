@@ -244,10 +244,11 @@ impl Greedy {
         let (batch, plan) = (step.batch, &step.plan);
         self.changes = UNCHANGED;
         if self.picks.len() >= 2 {
-            for _ in 0..plan.repair.rounds {
+            for round in 1..=plan.repair.rounds {
                 let replaced = self.replace(step);
                 let swapped = plan.repair.swap.is_some_and(|cost| {
-                    let dealt = if plan.repair.one_each { self.deal() } else { None };
+                    let dealt =
+                        if plan.repair.one_each { self.deal(round < plan.repair.rounds) } else { None };
                     dealt.unwrap_or_else(|| self.exchange(batch, cost))
                 });
                 if !replaced && !swapped {
@@ -987,7 +988,7 @@ impl Greedy {
 
     /// Deals the picks anew, the longest to the worker that lies lowest without its own: whether any came to another worker; none where one
     /// would not fit.
-    fn deal(&mut self) -> Option<bool> {
+    fn deal(&mut self, asked_again: bool) -> Option<bool> {
         self.dealt.clear();
         self.places.clear();
         for (index, pick) in self.picks.iter().enumerate().filter(|(_, pick)| pick.may_move()) {
@@ -1008,7 +1009,7 @@ impl Greedy {
         }
         let before = self.changes;
         let (picks, changes) = (&mut self.picks, &mut self.changes);
-        self.loads.exchange_all(deal().filter_map(|(index, key)| {
+        let exchanges = deal().filter_map(|(index, key)| {
             let pick = &mut picks[index];
             let (position, tokens) = (key as u32 as usize, tokens_of(key));
             if position == pick.position {
@@ -1018,7 +1019,8 @@ impl Greedy {
             let more_tokens = tokens - pick.tokens;
             (pick.position, pick.tokens, pick.peak_tokens) = (position, tokens, None);
             Some((pick.worker, more_tokens))
-        }));
+        });
+        self.loads.exchange_all(exchanges, asked_again);
         Some(self.changes != before)
     }
 

@@ -143,15 +143,14 @@ impl Loads {
         self.follows_envelope = plan.follows_envelope;
         self.bounded = batch.is_bounded();
         self.dear = !uniform;
-        if uniform {
+        self.fill(workers);
+        if let (true, Ok(refill_tokens)) = (uniform, u32::try_from(plan.refill_tokens)) {
             let (sum, greatest) = batch.load_totals();
             self.before = (sum as i64, greatest as i64);
-            self.sum = self.fill(workers, plan, |_| 1);
+            let columns = [&self.cost[..], &self.lift, &self.open_slots];
+            self.sum = (self.kernels.anticipate)(columns, refill_tokens, &mut self.anticipated);
         } else {
-            self.cost_per_token.clear();
-            self.cost_per_token.extend(workers.iter().map(Worker::cost_per_token));
-            self.sum = self.fill(workers, plan, Worker::cost_per_token);
-            self.before = self.sum_and_max_cost();
+            self.anticipate_each(workers);
         }
         self.others = Divisor::new(workers.len() as u64 - 1);
         self.top = (self.kernels.top)(&self.anticipated);
@@ -176,32 +175,42 @@ impl Loads {
         }
     }
 
-    /// Fills the columns in one pass, for a step with few admissions is mostly this; returns the sum of the anticipated loads.
+    /// Takes loads in tokens and open slots, and lists the workers that have any.
     #[inline(always)]
-    fn fill(&mut self, workers: &[Worker], plan: &Plan, cost_per_token: impl Fn(&Worker) -> i64) -> i64 {
+    fn fill(&mut self, workers: &[Worker]) {
         let count = workers.len();
         for column in [&mut self.cost, &mut self.open_slots, &mut self.anticipated] {
             column.resize(count, 0);
         }
         self.open_workers.resize(count, 0);
+        let (cost, open_slots) = (&mut self.cost[..count], &mut self.open_slots[..count]);
         let open_workers = &mut self.open_workers[..count];
-        let columns = self.cost.iter_mut().zip(self.open_slots.iter_mut().zip(&mut self.anticipated));
-        let (mut sum, mut open_count) = (0, 0);
-        for (index, ((worker, lift), (cost, (open, anticipated)))) in
-            workers.iter().zip(&self.lift).zip(columns).enumerate()
-        {
-            let per_token = cost_per_token(worker);
-            let slots = i64::from(worker.open_slots());
-            *cost = worker.load_tokens as i64 * per_token;
-            *open = slots;
-            *anticipated = *cost + lift + slots * plan.refill_tokens * per_token;
-            sum += *anticipated;
+        let mut open_count = 0;
+        // A step with few admissions is mostly this loop.
+        for (index, worker) in workers.iter().enumerate() {
+            let slots = worker.open_slots();
+            cost[index] = worker.load_tokens as i64;
+            open_slots[index] = i64::from(slots);
             // Always written, kept only where a slot is open: nothing to foresee.
             open_workers[open_count] = index as u32;
             open_count += usize::from(slots > 0);
         }
         self.open_workers.truncate(open_count);
-        sum
+    }
+
+    /// Costs and anticipated loads where tokens cost more on some workers than on others.
+    fn anticipate_each(&mut self, workers: &[Worker]) {
+        self.cost_per_token.clear();
+        self.cost_per_token
+            .extend(workers.iter().map(|worker| if self.dear { worker.cost_per_token() } else { 1 }));
+        for worker in 0..workers.len() {
+            let per_token = self.cost_per_token[worker];
+            self.cost[worker] *= per_token;
+            let refills = self.open_slots[worker] * self.refill_tokens * per_token;
+            self.anticipated[worker] = self.cost[worker] + self.lift[worker] + refills;
+        }
+        self.before = self.sum_and_max_cost();
+        self.sum = self.anticipated.iter().sum();
     }
 
     /// Workers that had an open slot at first.
@@ -390,8 +399,8 @@ impl Loads {
         self.change(worker, more_tokens, 0);
     }
 
-    /// Changes the lengths of many picks, whose sum stays the same: the greatest loads are found once.
-    pub(crate) fn exchange_all(&mut self, changes: impl Iterator<Item = (usize, i64)>) {
+    /// Changes the lengths of many picks. The greatest loads are found once, and only if somebody will ask again.
+    pub(crate) fn exchange_all(&mut self, changes: impl Iterator<Item = (usize, i64)>, asked_again: bool) {
         for (worker, more_tokens) in changes {
             if self.width > 0 || self.dear {
                 self.exchange(worker, more_tokens);
@@ -399,9 +408,13 @@ impl Loads {
             }
             self.cost[worker] += more_tokens;
             self.anticipated[worker] += more_tokens;
+            self.sum += more_tokens;
             if self.bounded {
                 self.room_tokens[worker] -= more_tokens;
             }
+        }
+        if !asked_again {
+            return;
         }
         self.top = (self.kernels.top)(&self.anticipated);
         if self.follows_envelope {

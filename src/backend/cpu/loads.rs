@@ -3,6 +3,8 @@
 use crate::batch::MAX_WORKERS;
 
 const WIDTH: usize = 16;
+/// The same for the two greatest values: what is left at the end is compared one by one.
+const TOPS: usize = 8;
 
 /// The two greatest values of a slice and where they stand, the first of equals first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,20 +29,20 @@ fn keep(first: &mut i64, second: &mut i64, other: (i64, i64)) {
 /// Values are below 2^53 on either side of zero, so that value and place fit one key.
 #[inline(always)]
 pub(super) fn top(values: &[i64]) -> Top {
-    let (mut first, mut second) = ([i64::MIN; WIDTH], [i64::MIN; WIDTH]);
-    let (chunks, rest) = values.as_chunks::<WIDTH>();
-    let mut places: [i64; WIDTH] = std::array::from_fn(|lane| PLACES - lane as i64);
+    let (mut first, mut second) = ([i64::MIN; TOPS], [i64::MIN; TOPS]);
+    let (chunks, rest) = values.as_chunks::<TOPS>();
+    let mut places: [i64; TOPS] = std::array::from_fn(|lane| PLACES - lane as i64);
     for chunk in chunks {
-        for lane in 0..WIDTH {
+        for lane in 0..TOPS {
             let key = chunk[lane] << PLACE | places[lane];
             keep(&mut first[lane], &mut second[lane], (key, i64::MIN));
-            places[lane] -= WIDTH as i64;
+            places[lane] -= TOPS as i64;
         }
     }
     for (lane, value) in rest.iter().enumerate() {
         keep(&mut first[lane], &mut second[lane], (value << PLACE | places[lane], i64::MIN));
     }
-    let mut half = WIDTH / 2;
+    let mut half = TOPS / 2;
     while half > 0 {
         for lane in 0..half {
             let other = (first[lane + half], second[lane + half]);
@@ -52,6 +54,21 @@ pub(super) fn top(values: &[i64]) -> Top {
     let value = |key: i64| if key == i64::MIN { i64::MIN } else { key >> PLACE };
     let (first, second) = (first[0], second[0]);
     Top { first: value(first), at: place(first), second: value(second), second_at: place(second) }
+}
+
+/// Anticipated loads, `cost + lift + open_slots * refill`, from columns of the same length; returns their sum.
+#[inline(always)]
+pub(super) fn anticipate([cost, lift, open_slots]: [&[i64]; 3], refill: u32, anticipated: &mut [i64]) -> i64 {
+    let count = anticipated.len();
+    let (cost, lift, open_slots) = (&cost[..count], &lift[..count], &open_slots[..count]);
+    let mut sum = 0;
+    for at in 0..count {
+        // Slots are fewer than 2^32, too: half a multiplication does.
+        let refills = u64::from(open_slots[at] as u32) * u64::from(refill);
+        anticipated[at] = cost[at] + lift[at] + refills as i64;
+        sum += anticipated[at];
+    }
+    sum
 }
 
 #[inline(always)]

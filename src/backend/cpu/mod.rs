@@ -100,6 +100,8 @@ pub(crate) struct Kernels {
     pub refill_again: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
     /// Exchanges pairs of picks, in order, where that lowers their cost: whether any was.
     pub exchange: fn(&mut Exchange<'_>) -> bool,
+    /// Anticipated loads from costs, lifts and open slots, and the refill of a slot; returns their sum.
+    pub anticipate: fn([&[i64]; 3], u32, &mut [i64]) -> i64,
     /// The two greatest values.
     pub top: fn(&[i64]) -> Top,
     /// Sum and greatest value, at least zero.

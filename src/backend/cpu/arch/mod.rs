@@ -75,6 +75,14 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { pass(picks) }
             },
+            anticipate: |columns, refill, anticipated| {
+                #[target_feature(enable = $features)]
+                fn anticipate(columns: [&[i64]; 3], refill: u32, anticipated: &mut [i64]) -> i64 {
+                    loads::anticipate(columns, refill, anticipated)
+                }
+                // SAFETY: as above.
+                unsafe { anticipate(columns, refill, anticipated) }
+            },
             top: |values| {
                 #[target_feature(enable = $features)]
                 fn top(values: &[i64]) -> Top {
