@@ -183,12 +183,19 @@ struct Field<'a, const GROUPS: usize> {
     aged: &'a mut [u16; GROUPS],
     age: crate::score::Age,
     flanks: &'a mut Flanks,
+    /// Whether so many searches are to come that a block pays for better flanks when it is first looked into.
+    many: bool,
 }
 
 impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
     /// None where there are fewer groups.
     #[inline(always)]
-    fn new(ordered: &'a Ordered<'a>, marks: &'a mut Marks, flanks: &'a mut Flanks) -> Option<Self> {
+    fn new(
+        ordered: &'a Ordered<'a>,
+        marks: &'a mut Marks,
+        flanks: &'a mut Flanks,
+        searches: usize,
+    ) -> Option<Self> {
         let blocks = ordered.token_blocks.len();
         Some(Self {
             ordered,
@@ -202,6 +209,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             aged: marks.aged.first_chunk_mut()?,
             age: marks.age,
             flanks,
+            many: 2 * searches > blocks,
         })
     }
 
@@ -252,7 +260,9 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         let ages = lanes.ages(self.ordered.now_step, &self.enqueued[block], self.age);
         lanes.store(ages, &mut self.ages[block]);
         self.aged[group] |= bit;
-        self.tighten(lanes, block, ages);
+        if self.many {
+            self.tighten(lanes, block, ages);
+        }
         ages
     }
 
@@ -418,7 +428,7 @@ pub(super) fn place<L: Lanes>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> 
 fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> {
     let terms = Terms::new(chain);
     let loads = &mut *chain.loads;
-    let mut field = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks)?;
+    let mut field = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks, chain.open.len())?;
     let mut late = None;
     let mut unfit = None;
     while let Some(key) = chain.open.pop() {
@@ -487,7 +497,7 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
     let terms = Terms::new(chain);
     let loads = &mut *chain.loads;
     let mut changed = false;
-    let Some(mut field) = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks) else {
+    let Some(mut field) = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks, 0) else {
         return (false, None);
     };
     for (index, pick) in chain.picks.iter_mut().enumerate().skip(first) {
