@@ -68,6 +68,8 @@ pub struct Pool {
     low: Vec<u32>,
     high: Vec<u32>,
     oldest: Vec<u32>,
+    /// The least of them; means nothing while nobody waits.
+    oldest_of_all: u32,
 }
 
 impl Default for Pool {
@@ -104,6 +106,7 @@ impl Pool {
             low: Vec::new(),
             high: Vec::new(),
             oldest: Vec::new(),
+            oldest_of_all: 0,
         }
     }
 
@@ -204,6 +207,11 @@ impl Pool {
             self.high[block] = self.tokens[last];
             self.oldest[block] = self.enqueued[from..=last].iter().copied().fold(u32::MAX, u32::min);
         }
+        self.find_oldest();
+    }
+
+    fn find_oldest(&mut self) {
+        self.oldest_of_all = self.oldest[..self.blocks()].iter().copied().fold(u32::MAX, u32::min);
     }
 
     /// Sorts (tokens, slot) into the first half of `keys`, byte by byte from the last: equal lengths stay in arrival order.
@@ -302,6 +310,8 @@ impl Pool {
         put(&mut self.arrived[..=index], at, arrival);
         put(&mut self.pair_rows[..=index], at, request.pair_row.unwrap_or(NO_ROW));
         self.refresh_blocks(at, true);
+        let enqueued_step = self.now_step - request.waited_steps;
+        self.oldest_of_all = if index == 0 { enqueued_step } else { self.oldest_of_all.min(enqueued_step) };
         Ok(PoolSlot(slot))
     }
 
@@ -349,6 +359,9 @@ impl Pool {
         self.pair_rows.copy_within(at + 1..count, at);
         self.count -= 1;
         self.refresh_blocks(at, false);
+        if entry.enqueued_step == self.oldest_of_all {
+            self.find_oldest();
+        }
         Some(Request { waited_steps: self.now_step - entry.enqueued_step, ..entry.request })
     }
 
@@ -363,7 +376,7 @@ impl Pool {
             for entry in &mut self.entries {
                 entry.enqueued_step = entry.enqueued_step.saturating_sub(shift);
             }
-            for step in self.enqueued.iter_mut().chain(&mut self.oldest) {
+            for step in self.enqueued.iter_mut().chain(&mut self.oldest).chain([&mut self.oldest_of_all]) {
                 *step = step.saturating_sub(shift);
             }
         }
@@ -473,8 +486,7 @@ impl Pool {
     /// The longest wait so far, in steps; zero when nobody waits.
     #[must_use]
     pub fn longest_wait_steps(&self) -> u32 {
-        let oldest = self.oldest[..self.blocks()].iter().min();
-        oldest.map_or(0, |&oldest| self.now_step - oldest)
+        if self.is_empty() { 0 } else { self.now_step - self.oldest_of_all }
     }
 
     /// Whether a waiting request carries a deadline of its own.
@@ -636,6 +648,8 @@ mod tests {
         assert!(ordered.tokens.is_sorted());
         assert_eq!(ordered.token_blocks.len(), pool.len().div_ceil(BLOCK));
         assert_eq!(ordered.oldest.len(), pool.len().div_ceil(BLOCK * BLOCK));
+        let longest = pool.iter().map(|(.., waited)| waited).max().unwrap_or(0);
+        assert_eq!(pool.longest_wait_steps(), longest);
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
             assert_eq!(pool.request(slot).prompt_tokens, ordered.tokens[position]);
@@ -774,6 +788,7 @@ mod tests {
         pool.entries[0].enqueued_step = pool.now_step - 7;
         pool.enqueued[0] = pool.now_step - 7;
         pool.oldest[0] = pool.now_step - 7;
+        pool.oldest_of_all = pool.now_step - 7;
         pool.advance(1);
         assert_eq!(pool.waited_steps(slot), 8);
         assert_eq!(pool.longest_wait_steps(), 8);
