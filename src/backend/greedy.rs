@@ -46,8 +46,8 @@ pub(crate) struct Greedy {
     pairs: Pairs,
     /// Lengths, turned so that the longest comes first, and positions of the picks that are dealt.
     dealt: Vec<u64>,
-    /// Load without the pick, worker and index of each pick that takes part.
-    places: Vec<(i64, u32, u32)>,
+    /// The picks that take part, the lowest worker first.
+    places: Vec<u32>,
     /// Whether batches without pair terms go through the matrix as well.
     always_dense: bool,
     matrix: Matrix,
@@ -991,15 +991,25 @@ impl Greedy {
     fn deal(&mut self, asked_again: bool) -> Option<bool> {
         self.dealt.clear();
         self.places.clear();
+        // Least loaded first is how they were placed, mostly.
+        let (mut sorted, mut last) = (true, (i64::MIN, 0));
         for (index, pick) in self.picks.iter().enumerate().filter(|(_, pick)| pick.may_move()) {
             // Equal lengths stand in order of arrival.
             self.dealt.push(u64::from(u32::MAX - pick.tokens as u32) << 32 | pick.position as u64);
-            let bare = self.loads.without(pick.worker, pick.tokens);
-            self.places.push((bare, pick.worker as u32, index as u32));
+            let bare = (self.loads.without(pick.worker, pick.tokens), pick.worker);
+            sorted &= bare >= last;
+            last = bare;
+            self.places.push(index as u32);
         }
         self.dealt.sort_unstable();
-        self.places.sort_unstable();
-        let deal = || self.places.iter().zip(&self.dealt).map(|(place, &key)| (place.2 as usize, key));
+        if !sorted {
+            let (picks, loads) = (&self.picks, &self.loads);
+            self.places.sort_unstable_by_key(|&index| {
+                let pick = &picks[index as usize];
+                (loads.without(pick.worker, pick.tokens), pick.worker)
+            });
+        }
+        let deal = || self.places.iter().zip(&self.dealt).map(|(&index, &key)| (index as usize, key));
         let fits = |(index, key): (usize, u64)| {
             let pick = &self.picks[index];
             tokens_of(key) <= self.loads.longest_without(pick.worker, pick.tokens)

@@ -61,7 +61,7 @@ impl Divisor {
     #[inline(always)]
     fn of(self, sum: i64) -> i64 {
         if self.by >= 2 && (sum as u64) < Self::GREATEST {
-            return (u128::from(sum as u64) * u128::from(self.inverse) >> 64) as i64;
+            return ((u128::from(sum as u64) * u128::from(self.inverse)) >> 64) as i64;
         }
         sum.div_euclid(self.by.max(1) as i64)
     }
