@@ -135,13 +135,13 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         admissions + columns
     }
 
-    /// See [`Step::refill_drop_tokens`].
+    /// See [`Step::refill_drop_tokens`]: where columns are searched by length.
     fn refills(&self) -> Option<i64>
     where
         R: std::ops::Deref<Target: Rule>,
     {
         let batch = self.batch;
-        let one_by_one = self.ordered && self.plan.order == Order::LeastLoaded && self.rule.candidates() <= 1;
+        let one_by_one = self.plan.order == Order::LeastLoaded && self.rule.candidates() <= 1;
         let alike = batch.is_uniform() && batch.workers().len() >= 2 && batch.projection().is_none();
         if !(one_by_one && alike && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
             return None;
@@ -215,7 +215,6 @@ impl Greedy {
             return None;
         }
         let mut step = Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense);
-        step.refill_drop_tokens = step.refills();
         self.loads.load(batch, &plan);
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
@@ -223,6 +222,9 @@ impl Greedy {
             self.matrix.load(batch, plan.age, plan.unit, !self.always_dense);
             // A rule may change its order with the batch: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
+        }
+        if self.is_searched(&step) {
+            step.refill_drop_tokens = step.refills();
         }
         self.place_pinned(&step);
         self.place_overdue(&step);
@@ -901,7 +903,8 @@ impl Greedy {
             self.draw(step, worker, None);
             let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
             let is_taken = |position| self.column.is_taken(position);
-            return self.matrix.best_listed(&step.waiting, found, &self.profile, (worker, longest), is_taken);
+            let score_of = |tokens| self.profile.score(tokens);
+            return self.matrix.best_listed(&step.waiting, found, score_of, (worker, longest), is_taken);
         }
         self.matrix.forget();
         let mut best: Option<(Found, u64)> = None;
@@ -973,6 +976,7 @@ impl Greedy {
             ordered: &step.waiting,
             marks,
             flanks,
+            pairs: (!step.ordered).then_some(&self.matrix),
             loads: &mut self.loads,
             open: &mut self.open,
             picks: &mut self.picks,

@@ -230,7 +230,7 @@ impl Matrix {
         &self,
         ordered: &Ordered<'_>,
         found: Option<Found>,
-        profile: &Profile,
+        score_of: impl Fn(i64) -> i64,
         (worker, longest): (usize, i64),
         is_taken: impl Fn(usize) -> bool,
     ) -> Option<Found> {
@@ -240,7 +240,7 @@ impl Matrix {
             let position = bonus.entry as usize;
             let at = (position / BLOCK, position % BLOCK);
             let tokens = i64::from(ordered.tokens[position]);
-            let score = profile.score(tokens) + i64::from(self.ages[at.0].0[at.1]) + i64::from(bonus.units);
+            let score = score_of(tokens) + i64::from(self.ages[at.0].0[at.1]) + i64::from(bonus.units);
             let better = best.is_none_or(|best| {
                 let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
                 score > best.score || (score == best.score && arrived(position) < arrived(best.position))
@@ -250,6 +250,13 @@ impl Matrix {
             }
         }
         best
+    }
+
+    /// What an entry that a search by length may find gains on a worker, in score units.
+    pub(crate) fn listed_bonus(&self, worker: usize, position: usize) -> i64 {
+        let bonuses = self.bonuses_of(self.base_of.get(worker).copied().unwrap_or(NO_COLUMN));
+        let own = bonuses.iter().find(|bonus| bonus.entry as usize == position);
+        own.map_or(0, |bonus| i64::from(bonus.units))
     }
 
     /// The bonuses of a column, where they are few.
@@ -774,7 +781,13 @@ mod tests {
                     assert_eq!(scan(Some(worker)), expected);
                     let is_taken = |position: usize| taken.contains(&position);
                     let fit = (worker, longest);
-                    let found = matrix.best_listed(&ordered, scan(None), &profile, fit, is_taken);
+                    let found = matrix.best_listed(
+                        &ordered,
+                        scan(None),
+                        |tokens| profile.score(tokens),
+                        fit,
+                        is_taken,
+                    );
                     assert_eq!(found, expected, "round {round}, worker {worker}");
                     searched += 1;
                 }

@@ -11,12 +11,13 @@
 //! and a block is bounded by its greatest `s + age` on one flank and its greatest `age - s` on the other. Score and place share one lane, so
 //! that one reduction finds both. What leaves these lanes is left to the general search, which answers the same.
 
-use super::column::Marks;
+use super::column::{Found, Marks};
 use super::lanes::Lanes;
+use super::matrix::Matrix;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, open_key, worker_of};
 use crate::batch::MAX_PROMPT_TOKENS;
-use crate::pool::{BLOCK, Ordered};
+use crate::pool::{BLOCK, NO_ROW, Ordered};
 
 /// Distances from the wanted length and ages together stay below this, and so does what a length costs past the margin.
 pub(crate) const SPAN: i64 = 1 << 24;
@@ -62,6 +63,8 @@ pub(crate) struct Chain<'a> {
     pub ordered: &'a Ordered<'a>,
     pub marks: &'a mut Marks,
     pub flanks: &'a mut Flanks,
+    /// Bonuses on single workers, where some have any.
+    pub pairs: Option<&'a Matrix>,
     pub loads: &'a mut Loads,
     /// Open workers by descending (load, index): the next one is the last.
     pub open: &'a mut Vec<u64>,
@@ -86,6 +89,12 @@ impl Tent {
     #[inline(always)]
     fn peak_tokens(self) -> i64 {
         self.wanted.min(self.margin).clamp(0, i64::from(MAX_PROMPT_TOKENS))
+    }
+
+    /// The score of a length, its age aside.
+    #[inline(always)]
+    fn score(self, overflow_weight: i64, tokens: i64) -> i64 {
+        -(tokens - self.wanted).abs() - overflow_weight * (tokens - self.margin).max(0)
     }
 }
 
@@ -168,6 +177,13 @@ struct Best {
     position: usize,
 }
 
+impl Best {
+    #[inline(always)]
+    fn found(self) -> Found {
+        Found { position: self.position, score: i64::from(self.score) }
+    }
+}
+
 const NOWHERE: usize = usize::MAX;
 
 /// The waiting requests by length: columns of the same length.
@@ -211,6 +227,25 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             flanks,
             many: 2 * searches > blocks,
         })
+    }
+
+    #[inline(always)]
+    fn tokens_of(&self, position: usize) -> i64 {
+        i64::from(self.tokens[position / BLOCK][position % BLOCK])
+    }
+
+    /// The better of what a search has found and the best entry with a bonus on the worker.
+    fn best_listed(
+        &self,
+        pairs: &Matrix,
+        terms: &Terms,
+        tent: Tent,
+        found: Option<Found>,
+        place: (usize, i64),
+    ) -> Option<Found> {
+        let score_of = |tokens| tent.score(terms.overflow_weight, tokens);
+        let is_taken = |position: usize| self.taken[position / BLOCK] >> (position % BLOCK) & 1 == 1;
+        pairs.best_listed(self.ordered, found, score_of, place, is_taken)
     }
 
     /// Takes an entry and shuts its block: until it is tightened, its flanks hold the entry.
@@ -287,7 +322,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
     /// Opens a block again after [`Field::take`], if anybody is left.
     #[inline(always)]
     fn reopen<L: Lanes>(&mut self, lanes: L, block: usize) {
-        let ages = lanes.load(&self.ages[block]);
+        let ages = self.ages_of(lanes, block);
         self.tighten(lanes, block, ages);
         let left = u16::from(self.taken[block] != u16::MAX);
         self.full[block / BLOCK % GROUPS] ^= left << (block % BLOCK);
@@ -393,6 +428,12 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
     }
 }
 
+/// Whether a request has terms of its own with single workers.
+#[inline(always)]
+fn has_row(ordered: &Ordered<'_>, pairs: Option<&Matrix>, position: usize) -> bool {
+    pairs.is_some() && ordered.pair_rows[position] != NO_ROW
+}
+
 /// Bounds every block by its ends and its oldest.
 #[inline(always)]
 fn begin<L: Lanes>(lanes: L, chain: &mut Chain<'_>) {
@@ -445,21 +486,27 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
             // A worker that may take nobody now never may again: rooms and the pool only shrink.
             continue;
         }
-        let tokens = i64::from(field.tokens[best.position / BLOCK][best.position % BLOCK]);
-        if terms.is_cut(tent, tokens) {
+        if terms.is_cut(tent, field.tokens_of(best.position)) {
             unfit = Some(worker);
             break;
         }
+        let mut found = best.found();
+        if let Some(pairs) = chain.pairs {
+            let place = (worker, loads.longest_tokens(worker));
+            found = field.best_listed(pairs, &terms, tent, Some(found), place).unwrap_or(found);
+        }
+        let Found { position, score } = found;
+        let tokens = field.tokens_of(position);
         loads.admit_alike(worker, tokens);
-        field.take(best.position);
-        late = Some(best.position / BLOCK);
+        field.take(position);
+        late = Some(position / BLOCK);
         chain.picks.push(Pick {
-            position: best.position,
+            position,
             worker,
             tokens,
-            score: i64::from(best.score),
+            score,
             overdue: false,
-            pair_terms: false,
+            pair_terms: has_row(chain.ordered, chain.pairs, position),
             peak_tokens: chain.tolerance_tokens.map(|_| tent.peak_tokens()),
             best_at: 0,
         });
@@ -515,26 +562,37 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
         if !terms.fit(tent) {
             return (changed, Some(index));
         }
-        let past = (pick.tokens - tent.margin).max(0);
-        let current =
-            field.age_of(pick.position) - (pick.tokens - tent.wanted).abs() - terms.overflow_weight * past;
-        let wanted = (current + 1).max(1 - i64::from(LIMIT)) as i32;
-        let query = terms.query(lanes, tent, loads.longest_without(pick.worker, pick.tokens));
-        let best = field.search(lanes, &query, wanted, None);
-        if best.position == NOWHERE {
-            pick.score = current;
-        } else {
-            let tokens = i64::from(field.tokens[best.position / BLOCK][best.position % BLOCK]);
-            if terms.is_cut(tent, tokens) {
-                return (changed, Some(index));
+        let bonus = chain.pairs.map_or(0, |pairs| pairs.listed_bonus(pick.worker, pick.position));
+        let current = tent.score(terms.overflow_weight, pick.tokens) + field.age_of(pick.position) + bonus;
+        let longest = loads.longest_without(pick.worker, pick.tokens);
+        let mut found = None;
+        // Without a bonus nobody scores more.
+        if current < i64::from(LIMIT) {
+            let wanted = (current + 1).max(1 - i64::from(LIMIT)) as i32;
+            let best = field.search(lanes, &terms.query(lanes, tent, longest), wanted, None);
+            if best.position != NOWHERE {
+                if terms.is_cut(tent, field.tokens_of(best.position)) {
+                    return (changed, Some(index));
+                }
+                found = Some(best.found());
             }
+        }
+        if let Some(pairs) = chain.pairs {
+            found = field.best_listed(pairs, &terms, tent, found, (pick.worker, longest));
+            found = found.filter(|found| found.score > current);
+        }
+        if let Some(Found { position, score }) = found {
+            let tokens = field.tokens_of(position);
             changed = true;
             chain.changes += 1;
             field.give_back(lanes, pick.position);
-            field.take(best.position);
-            field.reopen(lanes, best.position / BLOCK);
+            field.take(position);
+            field.reopen(lanes, position / BLOCK);
             loads.exchange(pick.worker, tokens - pick.tokens);
-            (pick.position, pick.tokens, pick.score) = (best.position, tokens, i64::from(best.score));
+            (pick.position, pick.tokens, pick.score) = (position, tokens, score);
+            pick.pair_terms = has_row(chain.ordered, chain.pairs, position);
+        } else {
+            pick.score = current;
         }
         // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
         (pick.best_at, pick.peak_tokens) = (chain.changes, chain.tolerance_tokens.map(|_| peak_tokens));
