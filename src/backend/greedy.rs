@@ -4,7 +4,8 @@
 //! admission is one column: the profile of one worker, searched in the pool's length order. Rules without that order look at
 //! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
 //! column is scored entry by entry ([`crate::backend::cpu::dense`]). Where they are bonuses of few pairs, it is searched as if there were
-//! none, and who has one is compared with what was found.
+//! none, and who has one is compared with what was found. Level refill, a rule that is known as data, has a kernel of its own for all of a
+//! step's admissions ([`crate::backend::cpu::refill`]); what does not fit its lanes comes back here.
 //!
 //! Where many columns compete, each keeps the best that it found, which stays an upper bound until it is looked at again: taking
 //! requests only lowers what is left, and an envelope that rises lifts every score by a bounded amount, the same for all columns

@@ -9,8 +9,8 @@ impl Top {
     /// Nothing seen yet.
     const NONE: Self = Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
 
-    #[inline(always)]
     /// Follows a change of one value; false when only a new scan can tell.
+    #[inline(always)]
     fn follow(&mut self, at: usize, new: i64) -> bool {
         if at == self.at {
             // Still first, or the second takes over and the third is unknown.

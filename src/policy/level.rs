@@ -11,6 +11,10 @@
 //! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
 //! ```
 //!
+//! Once all slots are filled, each pick is looked at again: what it was chosen for has moved since. Then lengths change places between
+//! workers. Where no worker got more than one, that is a deal: the longest to the worker that lies lowest, for no other order of the same
+//! lengths has a lower sum of any convex cost. Where some got more, pairs of picks are exchanged, and both is done twice.
+//!
 //! Where everybody fits and some prefer a worker (prefix affinity, a session), no slot is scarce and only the place is left to choose: then the
 //! F-score takes the whole matrix, and a bonus decides among workers that have room below the envelope.
 //!
