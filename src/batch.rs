@@ -361,6 +361,24 @@ struct Totals {
     bounded: bool,
 }
 
+impl Totals {
+    fn of(workers: &[Worker]) -> Self {
+        let first_weight = workers.first().map_or(0, |worker| worker.weight.to_bits());
+        let mut totals = Self { uniform: true, ..Self::default() };
+        for worker in workers {
+            let open_slots = worker.open_slots();
+            totals.open_slots += u64::from(open_slots);
+            totals.slots += u64::from(worker.running) + u64::from(worker.free_slots);
+            totals.load_tokens += worker.load_tokens;
+            totals.greatest_load_tokens = totals.greatest_load_tokens.max(worker.load_tokens);
+            totals.several_open |= open_slots > 1;
+            totals.uniform &= worker.weight.to_bits() == first_weight;
+            totals.bounded |= worker.kv_capacity_tokens.is_some();
+        }
+        totals
+    }
+}
+
 /// A batch before its check.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "call `check` to obtain the batch"]
@@ -570,22 +588,7 @@ impl<'a> BatchDraft<'a> {
         for (index, worker) in batch.workers.iter().enumerate() {
             check_worker(index, worker)?;
         }
-        batch.totals = Totals {
-            open_slots: batch.workers.iter().map(|worker| u64::from(worker.open_slots())).sum(),
-            slots: batch
-                .workers
-                .iter()
-                .map(|worker| u64::from(worker.running) + u64::from(worker.free_slots))
-                .sum(),
-            load_tokens: batch.workers.iter().map(|worker| worker.load_tokens).sum(),
-            greatest_load_tokens: batch.workers.iter().map(|worker| worker.load_tokens).max().unwrap_or(0),
-            several_open: batch.workers.iter().any(|worker| worker.open_slots() > 1),
-            uniform: batch
-                .workers
-                .windows(2)
-                .all(|pair| pair[0].weight.to_bits() == pair[1].weight.to_bits()),
-            bounded: batch.workers.iter().any(|worker| worker.kv_capacity_tokens.is_some()),
-        };
+        batch.totals = Totals::of(batch.workers);
         check_traffic(&batch.traffic)?;
         if batch.request_growth_tokens > MAX_PROMPT_TOKENS {
             return Err(BatchError::Traffic {

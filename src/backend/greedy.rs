@@ -23,7 +23,7 @@ use crate::backend::cpu::exchange::{Exchange, Pairs};
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::refill::Chain;
 use crate::backend::loads::Loads;
-use crate::backend::picks::{Pick, open_key, worker_of};
+use crate::backend::picks::{Pick, hold, open_key, worker_of};
 use crate::batch::{Batch, Request};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::rule::{Drawer, Order, PairCost, Pin, Plan, Rule};
@@ -165,7 +165,8 @@ impl Greedy {
         Self {
             loads: Loads::new(kernels),
             column: Column::new(kernels),
-            profile: Profile::default(),
+            // Room for the knots of level refill, which draws a profile only where its kernel does not serve.
+            profile: Profile { knots: Vec::with_capacity(2), ..Profile::default() },
             picks: Vec::new(),
             changes: UNCHANGED,
             kernels,
@@ -247,6 +248,10 @@ impl Greedy {
         let (batch, plan) = (step.batch, &step.plan);
         self.changes = UNCHANGED;
         if self.picks.len() >= 2 {
+            // Whether picks are dealt or exchanged may change with the batch: that day must not allocate.
+            hold(&mut self.dealt, self.picks.len());
+            hold(&mut self.places, self.picks.len());
+            self.pairs.reserve(batch.workers().len(), self.picks.len());
             for round in 1..=plan.repair.rounds {
                 let replaced = self.replace(step);
                 let swapped = plan.repair.swap.is_some_and(|cost| {
@@ -1144,9 +1149,6 @@ enum Leader {
 impl Rivals {
     /// Makes room for so many workers, runs of each and projected steps.
     fn reserve(&mut self, workers: usize, runs: usize, steps: usize) {
-        fn hold<T>(values: &mut Vec<T>, count: usize) {
-            values.reserve(count.saturating_sub(values.len()));
-        }
         hold(&mut self.bounds, workers * runs);
         hold(&mut self.keys, workers);
         hold(&mut self.last, workers);

@@ -33,3 +33,8 @@ pub(crate) fn open_key(cost: i64, worker: usize) -> u64 {
 pub(crate) fn worker_of(key: u64) -> usize {
     (key % MAX_WORKERS as u64) as usize
 }
+
+/// Makes room for so many: what a later batch may need is there before it.
+pub(crate) fn hold<T>(values: &mut Vec<T>, count: usize) {
+    values.reserve(count.saturating_sub(values.len()));
+}

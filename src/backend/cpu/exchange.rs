@@ -9,7 +9,7 @@
 
 use super::lanes::Lanes;
 use crate::backend::loads::Loads;
-use crate::backend::picks::Pick;
+use crate::backend::picks::{Pick, hold};
 use crate::pool::BLOCK;
 use crate::rule::PairCost;
 
@@ -36,6 +36,20 @@ pub(crate) struct Pairs {
     /// The first pick of each worker, and the next of the same worker for each pick: they never change places during the repair.
     first_of: Vec<u32>,
     next_of: Vec<u32>,
+}
+
+impl Pairs {
+    /// Makes room for so many workers and picks.
+    pub(crate) fn reserve(&mut self, workers: usize, picks: usize) {
+        let blocks = picks.div_ceil(BLOCK);
+        hold(&mut self.bare, blocks);
+        hold(&mut self.length, blocks);
+        for bits in [&mut self.above, &mut self.below, &mut self.top, &mut self.movable] {
+            hold(bits, blocks);
+        }
+        hold(&mut self.first_of, workers);
+        hold(&mut self.next_of, picks);
+    }
 }
 
 /// What the exchanges of a step work on.

@@ -191,11 +191,9 @@ impl Lanes for Avx2 {
             let (mask, none) = (_mm256_set1_epi32(i32::from(mask)), _mm256_set1_epi32(i32::MIN));
             let first = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
             let second = _mm256_slli_epi32::<8>(first);
-            let kept = |lanes: __m256i, bits: __m256i| {
-                let set = _mm256_cmpeq_epi32(_mm256_and_si256(mask, bits), bits);
-                _mm256_blendv_epi8(none, lanes, set)
-            };
-            [kept(low, first), kept(high, second)]
+            let in_first = _mm256_cmpeq_epi32(_mm256_and_si256(mask, first), first);
+            let in_second = _mm256_cmpeq_epi32(_mm256_and_si256(mask, second), second);
+            [_mm256_blendv_epi8(none, low, in_first), _mm256_blendv_epi8(none, high, in_second)]
         }
     }
 

@@ -67,6 +67,13 @@ impl<const VNNI: bool> Avx512<VNNI> {
         Self(())
     }
 
+    /// The greater of each lane and the one eight further on.
+    #[inline(always)]
+    fn halves(self, a: __m512i) -> __m256i {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a)) }
+    }
+
     #[inline(always)]
     fn eight_ages(self, waited: __m256i, age: Age) -> __m256i {
         // SAFETY: the CPU has AVX-512. Multiplications and the addition stay apart: nothing fuses them.
@@ -178,9 +185,7 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     fn tops(self, a: Self::V, b: Self::V) -> (i32, i32) {
         // SAFETY: the CPU has AVX-512.
         unsafe {
-            let halves =
-                |a: __m512i| _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a));
-            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves(a)), halves(b));
+            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(self.halves(a)), self.halves(b));
             let both = _mm512_max_epi32(both, _mm512_shuffle_i64x2::<0b10_11_00_01>(both, both));
             let both = _mm512_max_epi32(both, _mm512_shuffle_epi32::<0b01_00_11_10>(both));
             let both = _mm512_max_epi32(both, _mm512_shuffle_epi32::<0b10_11_00_01>(both));
