@@ -163,7 +163,7 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
 impl Greedy {
     pub(crate) fn new(kernels: &'static Kernels) -> Self {
         Self {
-            loads: Loads::new(kernels),
+            loads: Loads::new(kernels.loads),
             column: Column::new(kernels),
             // Room for the knots of level refill, which draws a profile only where its kernel does not serve.
             profile: Profile { knots: Vec::with_capacity(2), ..Profile::default() },
@@ -910,7 +910,7 @@ impl Greedy {
             let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
             let is_taken = |position| self.column.is_taken(position);
             let score_of = |tokens| self.profile.score(tokens);
-            return self.matrix.best_listed(&step.waiting, found, score_of, (worker, longest), is_taken);
+            return self.matrix.listed().best(&step.waiting, found, score_of, (worker, longest), is_taken);
         }
         self.matrix.forget();
         let mut best: Option<(Found, u64)> = None;
@@ -982,7 +982,7 @@ impl Greedy {
             ordered: &step.waiting,
             marks,
             flanks,
-            pairs: (!step.ordered).then_some(&self.matrix),
+            pairs: (!step.ordered).then_some(self.matrix.listed()),
             loads: &mut self.loads,
             open: &mut self.open,
             picks: &mut self.picks,

@@ -1,7 +1,6 @@
 //! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from kept up to date.
 
-use crate::backend::cpu::Kernels;
-use crate::backend::cpu::loads::Top;
+use crate::backend::cpu::loads::{LoadKernels, Top};
 use crate::batch::{Batch, Worker};
 use crate::rule::{PairView, Plan, View};
 
@@ -70,7 +69,7 @@ impl Divisor {
 /// Loads during one decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Loads {
-    kernels: &'static Kernels,
+    kernels: LoadKernels,
     /// Whether rooms are bounded at all.
     bounded: bool,
     cost: Vec<i64>,
@@ -100,7 +99,7 @@ pub(crate) struct Loads {
 }
 
 impl Loads {
-    pub(crate) fn new(kernels: &'static Kernels) -> Self {
+    pub(crate) fn new(kernels: LoadKernels) -> Self {
         Self {
             kernels,
             bounded: false,
@@ -475,7 +474,7 @@ impl Loads {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::backend::cpu::Kernels;
 
     #[test]
     fn the_top_two_follow_every_change() {
@@ -486,12 +485,12 @@ mod tests {
         };
         for workers in [1usize, 2, 3, 7] {
             let mut values: Vec<i64> = (0..workers).map(|_| next(10) as i64).collect();
-            let mut top = (Kernels::best().top)(&values);
+            let mut top = (Kernels::best().loads.top)(&values);
             for _ in 0..3000 {
                 let at = next(workers as u64) as usize;
                 values[at] = next(10) as i64;
                 if !top.follow(at, values[at]) {
-                    top = (Kernels::best().top)(&values);
+                    top = (Kernels::best().loads.top)(&values);
                 }
                 for except in 0..workers {
                     let others = values.iter().enumerate().filter(|&(other, _)| other != except);

@@ -314,7 +314,7 @@ impl BalanceRoute {
             name,
             needs: Needs { forecast, projection_horizon, ..Needs::default() },
             stages,
-            loads: Loads::new(kernels),
+            loads: Loads::new(kernels.loads),
             column: Column::new(kernels),
             profile: Profile::default(),
             admitted: Vec::new(),

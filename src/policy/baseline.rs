@@ -367,7 +367,7 @@ struct LongestFirst {
 
 impl LongestFirst {
     fn new(kernels: &'static Kernels) -> Self {
-        Self { loads: Loads::new(kernels), open: Vec::new(), admitted: Vec::new(), taken: Vec::new() }
+        Self { loads: Loads::new(kernels.loads), open: Vec::new(), admitted: Vec::new(), taken: Vec::new() }
     }
 
     fn place(&mut self, batch: &Batch<'_>, slot: PoolSlot, score_tokens: f64, out: &mut Assignment) -> bool {

@@ -2,6 +2,17 @@
 
 use crate::batch::MAX_WORKERS;
 
+/// What loads ask of an instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoadKernels {
+    /// Anticipated loads from costs, lifts and open slots, and the refill of a slot; returns their sum.
+    pub anticipate: fn([&[i64]; 3], u32, &mut [i64]) -> i64,
+    /// The two greatest values.
+    pub top: fn(&[i64]) -> Top,
+    /// Sum and greatest value, at least zero.
+    pub sum_and_max: fn(&[i64]) -> (i64, i64),
+}
+
 const WIDTH: usize = 16;
 /// The same for the two greatest values: what is left at the end is compared one by one.
 const TOPS: usize = 8;

@@ -3,6 +3,7 @@
 use super::Kernels;
 use super::column::Found;
 use super::dense::{Block, Hit, Query, Rows, STRIDE, Span, Tier};
+use super::listed::{Bonus, Listed, NO_COLUMN};
 use crate::batch::{Batch, Bonuses, Request};
 use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
 use crate::score::{Age, Profile};
@@ -23,17 +24,6 @@ const TURN: usize = 8;
 
 /// Entries whose bonuses are found before it is asked again whether these are few.
 const FEW_ENTRIES: usize = 64;
-
-/// The column of a worker that has none.
-const NO_COLUMN: u32 = u32::MAX;
-
-/// What an entry gains on the worker of a column.
-#[derive(Clone, Copy, Debug, Default)]
-struct Bonus {
-    column: u32,
-    entry: u32,
-    units: i32,
-}
 
 /// A run of requests of one survival class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,52 +210,21 @@ impl Matrix {
         }
     }
 
-    /// Whether the best free request of any column is that of a search by length or one that [`Self::best_listed`] adds.
+    /// Whether the best free request of any column is that of a search by length or one that [`Listed::best`] adds.
     pub(crate) fn is_searchable(&self) -> bool {
         self.searchable
     }
 
-    /// The better of a column's best without any bonus and its best with one.
-    pub(crate) fn best_listed(
-        &self,
-        ordered: &Ordered<'_>,
-        found: Option<Found>,
-        score_of: impl Fn(i64) -> i64,
-        (worker, longest): (usize, i64),
-        is_taken: impl Fn(usize) -> bool,
-    ) -> Option<Found> {
-        let mut best = found;
-        for bonus in self.bonuses_of(self.base_of.get(worker).copied().unwrap_or(NO_COLUMN)) {
-            // Without classes entries are positions.
-            let position = bonus.entry as usize;
-            let at = (position / BLOCK, position % BLOCK);
-            let tokens = i64::from(ordered.tokens[position]);
-            let score = score_of(tokens) + i64::from(self.ages[at.0].0[at.1]) + i64::from(bonus.units);
-            let better = best.is_none_or(|best| {
-                let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
-                score > best.score || (score == best.score && arrived(position) < arrived(best.position))
-            });
-            if better && tokens <= longest && !is_taken(position) {
-                best = Some(Found { position, score });
-            }
-        }
-        best
-    }
-
-    /// What an entry that a search by length may find gains on a worker, in score units.
-    pub(crate) fn listed_bonus(&self, worker: usize, position: usize) -> i64 {
-        let bonuses = self.bonuses_of(self.base_of.get(worker).copied().unwrap_or(NO_COLUMN));
-        let own = bonuses.iter().find(|bonus| bonus.entry as usize == position);
-        own.map_or(0, |bonus| i64::from(bonus.units))
+    /// The bonuses, where they are few.
+    pub(crate) fn listed(&self) -> Listed<'_> {
+        // What is left over from a batch with bonuses means nothing in one without.
+        let base_of = if self.any_bonus { &self.base_of[..] } else { &[] };
+        Listed { base_of, ends: &self.ends, bonuses: &self.bonuses, ages: &self.ages }
     }
 
     /// The bonuses of a column, where they are few.
     fn bonuses_of(&self, column: u32) -> &[Bonus] {
-        if !self.any_bonus || column == NO_COLUMN {
-            return &[];
-        }
-        let from = (column as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
-        &self.bonuses[from..self.ends[column as usize] as usize]
+        if self.any_bonus { self.listed().of_column(column) } else { &[] }
     }
 
     /// The row of every request, and who is bound to a rank.
@@ -781,7 +740,7 @@ mod tests {
                     assert_eq!(scan(Some(worker)), expected);
                     let is_taken = |position: usize| taken.contains(&position);
                     let fit = (worker, longest);
-                    let found = matrix.best_listed(
+                    let found = matrix.listed().best(
                         &ordered,
                         scan(None),
                         |tokens| profile.score(tokens),

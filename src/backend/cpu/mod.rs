@@ -8,6 +8,7 @@ pub(crate) mod column;
 pub(crate) mod dense;
 pub(crate) mod exchange;
 pub(crate) mod lanes;
+mod listed;
 pub(crate) mod loads;
 pub(crate) mod matrix;
 mod probe;
@@ -24,7 +25,7 @@ use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
 use dense::{Best, Block, Hit, Plain, Query as DenseQuery, Rows, Span};
 use exchange::Exchange;
-use loads::Top;
+use loads::LoadKernels;
 use refill::Chain;
 
 use crate::pool::{BLOCK, Ordered};
@@ -100,12 +101,8 @@ pub(crate) struct Kernels {
     pub refill_again: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
     /// Exchanges pairs of picks, in order, where that lowers their cost: whether any was.
     pub exchange: fn(&mut Exchange<'_>) -> bool,
-    /// Anticipated loads from costs, lifts and open slots, and the refill of a slot; returns their sum.
-    pub anticipate: fn([&[i64]; 3], u32, &mut [i64]) -> i64,
-    /// The two greatest values.
-    pub top: fn(&[i64]) -> Top,
-    /// Sum and greatest value, at least zero.
-    pub sum_and_max: fn(&[i64]) -> (i64, i64),
+    /// Sums and greatest values of loads.
+    pub loads: LoadKernels,
     /// The best request of a dense run, in the lanes that its query was prepared for.
     pub dense: fn(Tier, &Rows<'_>, &DenseQuery) -> Option<Best>,
     /// The same work on registers only.

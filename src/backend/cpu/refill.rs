@@ -13,7 +13,7 @@
 
 use super::column::{Found, Marks};
 use super::lanes::Lanes;
-use super::matrix::Matrix;
+use super::listed::Listed;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, open_key, worker_of};
 use crate::batch::MAX_PROMPT_TOKENS;
@@ -64,7 +64,7 @@ pub(crate) struct Chain<'a> {
     pub marks: &'a mut Marks,
     pub flanks: &'a mut Flanks,
     /// Bonuses on single workers, where some have any.
-    pub pairs: Option<&'a Matrix>,
+    pub pairs: Option<Listed<'a>>,
     pub loads: &'a mut Loads,
     /// Open workers by descending (load, index): the next one is the last.
     pub open: &'a mut Vec<u64>,
@@ -237,7 +237,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
     /// The better of what a search has found and the best entry with a bonus on the worker.
     fn best_listed(
         &self,
-        pairs: &Matrix,
+        pairs: Listed<'_>,
         terms: &Terms,
         tent: Tent,
         found: Option<Found>,
@@ -245,7 +245,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
     ) -> Option<Found> {
         let score_of = |tokens| tent.score(terms.overflow_weight, tokens);
         let is_taken = |position: usize| self.taken[position / BLOCK] >> (position % BLOCK) & 1 == 1;
-        pairs.best_listed(self.ordered, found, score_of, place, is_taken)
+        pairs.best(self.ordered, found, score_of, place, is_taken)
     }
 
     /// Takes an entry and shuts its block: until it is tightened, its flanks hold the entry.
@@ -430,7 +430,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
 
 /// Whether a request has terms of its own with single workers.
 #[inline(always)]
-fn has_row(ordered: &Ordered<'_>, pairs: Option<&Matrix>, position: usize) -> bool {
+fn has_row(ordered: &Ordered<'_>, pairs: Option<Listed<'_>>, position: usize) -> bool {
     pairs.is_some() && ordered.pair_rows[position] != NO_ROW
 }
 
@@ -562,7 +562,7 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
         if !terms.fit(tent) {
             return (changed, Some(index));
         }
-        let bonus = chain.pairs.map_or(0, |pairs| pairs.listed_bonus(pick.worker, pick.position));
+        let bonus = chain.pairs.map_or(0, |pairs| pairs.units(pick.worker, pick.position));
         let current = tent.score(terms.overflow_weight, pick.tokens) + field.age_of(pick.position) + bonus;
         let longest = loads.longest_without(pick.worker, pick.tokens);
         let mut found = None;

@@ -171,7 +171,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                 let pool = Pool::new();
                 let batch = Batch::draft(&workers, &pool).traffic(TRAFFIC).check().expect("valid");
                 let plan = Level::new(LevelParameters::default(), false).begin(&batch, &mut vec![0; 42]);
-                let mut loads = Loads::new(kernels);
+                let mut loads = Loads::new(kernels.loads);
                 loads.prepare(&batch);
                 loads.load(&batch, &plan);
                 let mut picks: Vec<Pick> = (0..count)
@@ -273,7 +273,7 @@ fn sums_and_greatest_values_are_those_of_a_loop() {
             let values: Vec<i64> = (0..count).map(|_| next(50) as i64).collect();
             let mut sorted: Vec<i64> = values.clone();
             sorted.sort_unstable_by(|a, b| b.cmp(a));
-            let top = (kernels.top)(&values);
+            let top = (kernels.loads.top)(&values);
             let nth = |at: usize| sorted.get(at).copied().unwrap_or(i64::MIN);
             assert_eq!((top.first, top.second), (nth(0), nth(1)));
             let first = |than: i64, except: usize| {
@@ -285,7 +285,7 @@ fn sums_and_greatest_values_are_those_of_a_loop() {
             if count > 1 {
                 assert_eq!(top.second_at, first(top.second, top.at));
             }
-            assert_eq!((kernels.sum_and_max)(&values), (values.iter().sum(), nth(0).max(0)));
+            assert_eq!((kernels.loads.sum_and_max)(&values), (values.iter().sum(), nth(0).max(0)));
         }
     });
 }

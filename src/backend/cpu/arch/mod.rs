@@ -75,29 +75,31 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { pass(picks) }
             },
-            anticipate: |columns, refill, anticipated| {
-                #[target_feature(enable = $features)]
-                fn anticipate(columns: [&[i64]; 3], refill: u32, anticipated: &mut [i64]) -> i64 {
-                    loads::anticipate(columns, refill, anticipated)
-                }
-                // SAFETY: as above.
-                unsafe { anticipate(columns, refill, anticipated) }
-            },
-            top: |values| {
-                #[target_feature(enable = $features)]
-                fn top(values: &[i64]) -> Top {
-                    loads::top(values)
-                }
-                // SAFETY: as above.
-                unsafe { top(values) }
-            },
-            sum_and_max: |values| {
-                #[target_feature(enable = $features)]
-                fn sum_and_max(values: &[i64]) -> (i64, i64) {
-                    loads::sum_and_max(values)
-                }
-                // SAFETY: as above.
-                unsafe { sum_and_max(values) }
+            loads: LoadKernels {
+                anticipate: |columns, refill, anticipated| {
+                    #[target_feature(enable = $features)]
+                    fn anticipate(columns: [&[i64]; 3], refill: u32, anticipated: &mut [i64]) -> i64 {
+                        loads::anticipate(columns, refill, anticipated)
+                    }
+                    // SAFETY: as above.
+                    unsafe { anticipate(columns, refill, anticipated) }
+                },
+                top: |values| {
+                    #[target_feature(enable = $features)]
+                    fn top(values: &[i64]) -> Top {
+                        loads::top(values)
+                    }
+                    // SAFETY: as above.
+                    unsafe { top(values) }
+                },
+                sum_and_max: |values| {
+                    #[target_feature(enable = $features)]
+                    fn sum_and_max(values: &[i64]) -> (i64, i64) {
+                        loads::sum_and_max(values)
+                    }
+                    // SAFETY: as above.
+                    unsafe { sum_and_max(values) }
+                },
             },
             dense: |tier, rows, query| {
                 #[target_feature(enable = $features)]

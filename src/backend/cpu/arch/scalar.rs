@@ -16,9 +16,11 @@ static KERNELS: Kernels = Kernels {
     refill: |chain| refill::place(Scalar, chain),
     refill_again: |chain, first| refill::replace(Scalar, chain, first),
     exchange: |picks| exchange::pass(Scalar, picks),
-    anticipate: |columns, refill, anticipated| loads::anticipate(columns, refill, anticipated),
-    top: |values| loads::top(values),
-    sum_and_max: |values| loads::sum_and_max(values),
+    loads: loads::LoadKernels {
+        anticipate: |columns, refill, anticipated| loads::anticipate(columns, refill, anticipated),
+        top: |values| loads::top(values),
+        sum_and_max: |values| loads::sum_and_max(values),
+    },
     dense: |tier, rows, query| dense::column::<_, 1, 1>(Scalar, tier, rows, query),
     spin: |tier, query, blocks| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks),
     add_bonuses: |bonuses, workers, unit, from, bases| {
