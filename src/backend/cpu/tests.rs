@@ -37,6 +37,10 @@ fn rounds(all: usize) -> std::ops::Range<usize> {
     0..if cfg!(miri) { 2 } else { all }
 }
 
+fn most(all: u64) -> u64 {
+    if cfg!(miri) { all.min(3) } else { all }
+}
+
 fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
     move |bound| {
@@ -164,7 +168,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
         let mut next = random(5);
         for count in sizes([0, 1, 2, 15, 16, 17, 31, 32, 33, 65, 130]) {
             for round in rounds(60) {
-                let workers: Vec<Worker> = (0..2 + next(40))
+                let workers: Vec<Worker> = (0..2 + next(most(40)))
                     .map(|_| Worker::new(next([40, 900, 1 << 29][round % 3]), 0, 200))
                     .map(|worker| if round % 4 == 0 { worker.capacity(1 << 30) } else { worker })
                     .collect();
@@ -235,7 +239,7 @@ fn level_refill_picks_what_the_matrix_picks() {
                     pool.insert(Request::new(id, tokens.min(MAX_PROMPT_TOKENS)).waited(waited))
                         .expect("valid");
                 }
-                let workers: Vec<Worker> = (0..2 + next(70))
+                let workers: Vec<Worker> = (0..2 + next(most(70)))
                     .map(|_| {
                         let worker = Worker::new(next(30 * range), 20, next(2 + round as u64 % 3) as u32);
                         let capacity = worker.load_tokens + next(3 * range);
