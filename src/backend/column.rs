@@ -93,6 +93,8 @@ impl Column {
     pub(crate) fn give_back(&mut self, ordered: &Ordered<'_>, position: usize) {
         self.marks.give_back(position);
         self.marks.raise_lines(position, ordered.tokens[position]);
+        // The flanks of its block may have been brought down below it.
+        self.flanks.reset();
     }
 
     /// What the kernel of level refill knows of the pool.

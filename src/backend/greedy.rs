@@ -1162,3 +1162,49 @@ impl Rivals {
         self.keys[worker] = bounds.iter().map(|bound| bound.key).fold(NOBODY, i64::max);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Isa;
+    use crate::batch::{Traffic, Worker};
+    use crate::policy::level::{Level, LevelParameters};
+    use crate::pool::Pool;
+
+    /// What goes back to the pool outside the kernel of level refill is found by that kernel again.
+    #[test]
+    fn a_pick_of_level_refill_that_is_taken_back_is_picked_again() {
+        let requests: Vec<Request> = (0..300)
+            .map(|id| Request::new(id, 100 + 37 * (id as u32 * 7 % 300)).waited(id as u32 * 131 % 4000))
+            .collect();
+        let pool = Pool::from_requests(&requests).expect("valid");
+        let workers: Vec<Worker> = (0..12).map(|at| Worker::new(300_000 + 700 * at, 9, 1)).collect();
+        let traffic = Traffic {
+            mean_prompt_tokens: 5_000,
+            sd_prompt_tokens: 3_000,
+            small_prompt_tokens: 500,
+            mean_output_tokens: 900,
+        };
+        let batch = Batch::draft(&workers, &pool).traffic(traffic).check().expect("valid");
+        for kernels in Isa::ALL.into_iter().filter_map(Kernels::of) {
+            let mut greedy = Greedy::new(kernels);
+            let mut rule = Level::new(LevelParameters::default(), false);
+            let mut step = greedy.begin(&mut rule, &batch, &mut Assignment::new()).expect("somebody waits");
+            assert!(step.refill_drop_tokens.is_some(), "the kernel serves");
+            greedy.place(&mut step);
+            let places = |picks: &[Pick]| -> Vec<(usize, usize)> {
+                picks.iter().map(|pick| (pick.position, pick.worker)).collect()
+            };
+            let expected = places(&greedy.picks);
+            for taken_back in 1..=expected.len() {
+                for _ in 0..taken_back {
+                    let pick = greedy.picks.pop().expect("every slot is filled");
+                    greedy.loads.release(pick.worker, pick.tokens);
+                    greedy.give_back(&step, pick.position);
+                }
+                greedy.place(&mut step);
+                assert_eq!(places(&greedy.picks), expected, "{}, {taken_back} back", kernels.isa);
+            }
+        }
+    }
+}
