@@ -257,7 +257,7 @@ impl Greedy {
                 let swapped = plan.repair.swap.is_some_and(|cost| {
                     let dealt =
                         if plan.repair.one_each { self.deal(round < plan.repair.rounds) } else { None };
-                    dealt.unwrap_or_else(|| self.exchange(batch, cost))
+                    dealt.unwrap_or_else(|| self.exchange(cost))
                 });
                 if !replaced && !swapped {
                     break;
@@ -1045,13 +1045,12 @@ impl Greedy {
     }
 
     /// Exchanges picks of two workers where that lowers their cost.
-    fn exchange(&mut self, batch: &Batch<'_>, cost: PairCost) -> bool {
+    fn exchange(&mut self, cost: PairCost) -> bool {
         let mut exchange = Exchange {
             loads: &mut self.loads,
             picks: &mut self.picks,
             pairs: &mut self.pairs,
             cost,
-            growth_tokens: i64::from(batch.request_growth_tokens()),
             changes: self.changes,
         };
         let changed = (self.kernels.exchange)(&mut exchange);

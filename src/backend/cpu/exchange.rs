@@ -58,8 +58,6 @@ pub(crate) struct Exchange<'a> {
     pub picks: &'a mut [Pick],
     pub pairs: &'a mut Pairs,
     pub cost: PairCost,
-    /// Tokens that a request's growth takes of a room.
-    pub growth_tokens: i64,
     /// Changes that the repair has made to the picks of this step, plus one.
     pub changes: u32,
 }
@@ -133,7 +131,7 @@ impl Exchange<'_> {
         if a.worker == b.worker || !a.may_move() || !b.may_move() || a.tokens == b.tokens {
             return false;
         }
-        let room = |pick: &Pick| self.loads.longest_tokens(pick.worker) + self.growth_tokens + pick.tokens;
+        let room = |pick: &Pick| self.loads.longest_without(pick.worker, pick.tokens);
         if b.tokens > room(&a) || a.tokens > room(&b) {
             return false;
         }

@@ -26,7 +26,7 @@ pub(crate) trait Lanes: Copy {
     fn equal(self, a: Self::V, b: Self::V) -> u16;
     /// The greatest of the lanes in a mask that is not empty.
     fn greatest(self, lanes: Self::V, mask: u16) -> i32;
-    /// Replaces one lane. Written back whole, lanes are read again at once; one lane stored alone makes the next load of all wait.
+    /// Replaces one lane.
     fn put(self, lanes: Self::V, lane: usize, value: i32) -> Self::V;
     /// The greatest of all lanes.
     fn top(self, lanes: Self::V) -> i32;

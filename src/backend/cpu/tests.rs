@@ -203,7 +203,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                 let mut pairs = Pairs::default();
                 let mut exchange = |loads, picks, filtered: bool| {
                     let pairs = &mut pairs;
-                    let mut exchange = Exchange { loads, picks, pairs, cost, growth_tokens: 0, changes: 1 };
+                    let mut exchange = Exchange { loads, picks, pairs, cost, changes: 1 };
                     let changed =
                         if filtered { (kernels.exchange)(&mut exchange) } else { exchange.plain(0, 1) };
                     (changed, exchange.changes)
