@@ -12,7 +12,8 @@
 //! | [`Tier::I64`] | knots, weights, ages and bonuses are `i32`s | products of `i32`, summed in `i64` |
 //! | none | otherwise | [`crate::score::Profile::score`], one request at a time |
 //!
-//! The order of the operations is fixed and nothing is fused: `base + slope * s`, then `- weight * max(0, s - at)` knot by knot.
+//! The order of the operations is fixed and nothing is fused: `base + rest * s`, where `rest` is the slope past every knot, then
+//! `+ weight * min(s, at)` knot by knot: the same as `base + slope * s - weight * max(0, s - at)`, with an operation less for each knot.
 //!
 //! A bonus is rounded to whole tokens, halves away from zero; a half-precision bonus is widened exactly before that. A caller
 //! who stores bonuses `b` as `f16` moves each by at most `2^-11 * |b| + 2^-25`, and rounding by at most one token more; with `E` the greatest such
@@ -97,7 +98,8 @@ pub(crate) struct Query {
     /// Whether anybody is longer than that.
     pub cut: bool,
     pub bit: i32,
-    slope: i32,
+    /// The slope past every knot.
+    rest: i32,
     bends: Vec<(i32, i32)>,
     float_bends: Vec<(f32, f32)>,
     /// Two knots each, in halves of a lane.
@@ -121,49 +123,48 @@ impl Query {
         Self { bit, cut: true, ..Self::default() }
     }
 
-    /// Cuts a profile to the lengths `shortest..=longest`; returns the intercept and the fastest exact lanes, if any. `greatest_base` bounds
-    /// the magnitude of age plus bonus; `floats` says whether `f32` lanes go before `i32` lanes; `only` asks for certain lanes.
+    /// Cuts a profile to the lengths `shortest..=longest`; returns the intercept and the first of `tiers` that is exact, if any.
+    /// `greatest_base` bounds the magnitude of age plus bonus.
     pub(crate) fn prepare(
         &mut self,
         profile: &Profile,
         (shortest, longest): (i64, i64),
         greatest_base: i64,
-        floats: bool,
-        only: Option<Tier>,
+        tiers: &[Tier],
     ) -> (i64, Option<Tier>) {
-        let (mut intercept, mut slope, mut lost, mut heaviest) = (profile.intercept, profile.slope, 0i64, 0);
+        let (mut intercept, mut rest, mut gained, mut heaviest) = (profile.intercept, profile.slope, 0i64, 0);
         self.bends.clear();
         for knot in &profile.knots {
             if knot.at_tokens <= shortest {
-                slope -= knot.weight;
+                rest -= knot.weight;
                 intercept += knot.weight * knot.at_tokens;
             } else if knot.at_tokens < longest && knot.weight != 0 {
-                lost = lost.saturating_add(knot.weight.saturating_mul(longest - knot.at_tokens));
+                rest -= knot.weight;
+                gained = gained.saturating_add(knot.weight.saturating_mul(knot.at_tokens));
                 heaviest = heaviest.max(knot.weight);
                 self.bends.push((knot.at_tokens as i32, knot.weight as i32));
             }
         }
         let int = 1i64 << 31;
-        if slope.abs() >= int || heaviest >= int || greatest_base >= int || longest >= int {
+        if rest.abs() >= int || heaviest >= int || greatest_base >= int || longest >= int {
             return (intercept, None);
         }
-        self.slope = slope as i32;
+        self.rest = rest as i32;
         self.longest = longest as i32;
-        let bound = (slope.abs().saturating_mul(longest)).saturating_add(greatest_base).saturating_add(lost);
+        let bound = (rest.abs().saturating_mul(longest)).saturating_add(greatest_base).saturating_add(gained);
         self.narrow = bound < int - 1;
-        let exact = |tier| only.is_none_or(|only| only == tier);
-        if exact(Tier::Dot) && self.bends.len() >= DOT_FROM && longest < 1 << 15 && self.pair_up() {
-            return (intercept, Some(Tier::Dot));
-        }
-        if exact(Tier::F32) && (floats || only.is_some()) && bound < 1 << 24 {
+        let exact = |&tier: &Tier| match tier {
+            Tier::Dot => self.bends.len() >= DOT_FROM && longest < 1 << 15 && self.pair_up(),
+            Tier::F32 => bound < 1 << 24,
+            Tier::I32 => bound < int - 1,
+            Tier::I64 => true,
+        };
+        let tier = tiers.iter().copied().find(exact);
+        if tier == Some(Tier::F32) {
             self.float_bends.clear();
             self.float_bends.extend(self.bends.iter().map(|&(at, weight)| (at as f32, weight as f32)));
-            return (intercept, Some(Tier::F32));
         }
-        if exact(Tier::I32) && bound < int - 1 {
-            return (intercept, Some(Tier::I32));
-        }
-        (intercept, exact(Tier::I64).then_some(Tier::I64))
+        (intercept, tier)
     }
 
     /// Divides the weights by their common factor; false when they do not fit 16 bits then, or their sum 31.
@@ -177,11 +178,8 @@ impl Query {
                 return false;
             }
         }
-        let sum: i64 = self
-            .bends
-            .iter()
-            .map(|&(at, weight)| i64::from(weight / self.factor) * i64::from(self.longest - at))
-            .sum();
+        let sum: i64 =
+            self.bends.iter().map(|&(at, weight)| i64::from(weight / self.factor) * i64::from(at)).sum();
         if sum >= 1 << 31 {
             return false;
         }
@@ -203,9 +201,43 @@ fn gcd(mut a: i32, mut b: i32) -> i32 {
     a
 }
 
+/// Steps of a column whose scores are kept.
+const SEGMENT: usize = 16;
+
+/// Knots from which keeping every score is cheaper than scoring again where the greatest stands (measured).
+const KEEP_FROM: usize = 4;
+
+/// Lines of a segment: the scores of each block, and the greatest of each step.
+const KEPT: usize = SEGMENT * (STRIDE + 1);
+
+/// Scores of a block, on cache lines of their own.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line<T>([T; BLOCK]);
+
+/// Room for the scores of a segment, so that who has the greatest is found without scoring anybody again.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    ints: Box<[Line<i32>; KEPT]>,
+    floats: Box<[Line<f32>; KEPT]>,
+    wides: Box<[Line<i64>; KEPT]>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            ints: Box::new([Line([0; BLOCK]); KEPT]),
+            floats: Box::new([Line([0.0; BLOCK]); KEPT]),
+            wides: Box::new([Line([0; BLOCK]); KEPT]),
+        }
+    }
+}
+
 /// Lanes that hold scores: the greatest so far, per lane.
 trait Scores<L: DenseLanes> {
     type N: Copy;
+    /// One of them.
+    type Lane: Copy;
     /// Below any score.
     const NOTHING: i64;
 
@@ -213,10 +245,14 @@ trait Scores<L: DenseLanes> {
     /// The greater of both in the lanes of a mask, `best` elsewhere.
     fn raise(lanes: L, mask: L::M, best: Self::N, score: Self::N) -> Self::N;
     fn greater(lanes: L, a: Self::N, b: Self::N) -> Self::N;
-    /// A bit for each lane with `a == b`.
-    fn equal(lanes: L, a: Self::N, b: Self::N) -> u16;
     /// The greatest of the lanes.
     fn greatest(lanes: L, best: Self::N) -> i64;
+    /// Their place among the kept ones.
+    fn kept(kept: &mut Kept) -> &mut [Line<Self::Lane>; KEPT];
+    fn keep(lanes: L, scores: Self::N, line: &mut Line<Self::Lane>);
+    fn load(lanes: L, line: &Line<Self::Lane>) -> Self::N;
+    /// A bit for each lane with `a == b`.
+    fn equal(lanes: L, a: Self::N, b: Self::N) -> u16;
 }
 
 /// Lanes that also add up a profile, lengths and all.
@@ -225,7 +261,8 @@ trait Sums<L: DenseLanes>: Scores<L> {
     fn bend_at(lanes: L, query: &Query, at: usize) -> (Self::N, Self::N);
     fn of(lanes: L, a: L::V) -> Self::N;
     fn add(lanes: L, a: Self::N, b: Self::N) -> Self::N;
-    fn sub(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+    /// The lesser of two that are not negative.
+    fn lesser(lanes: L, a: Self::N, b: Self::N) -> Self::N;
     fn mul(lanes: L, a: Self::N, b: Self::N) -> Self::N;
 }
 
@@ -241,6 +278,7 @@ struct Wides;
 
 impl<L: DenseLanes> Scores<L> for Ints {
     type N = L::V;
+    type Lane = i32;
     const NOTHING: i64 = i32::MIN as i64;
 
     #[inline(always)]
@@ -259,15 +297,28 @@ impl<L: DenseLanes> Scores<L> for Ints {
     }
 
     #[inline(always)]
-    fn equal(lanes: L, a: L::V, b: L::V) -> u16 {
-        lanes.equal(a, b)
+    fn greatest(lanes: L, best: L::V) -> i64 {
+        i64::from(lanes.top(best))
     }
 
     #[inline(always)]
-    fn greatest(lanes: L, best: L::V) -> i64 {
-        let mut scores = [0; BLOCK];
-        lanes.store(best, &mut scores);
-        i64::from(scores.into_iter().fold(i32::MIN, i32::max))
+    fn kept(kept: &mut Kept) -> &mut [Line<i32>; KEPT] {
+        &mut kept.ints
+    }
+
+    #[inline(always)]
+    fn keep(lanes: L, scores: L::V, line: &mut Line<i32>) {
+        lanes.store(scores, &mut line.0);
+    }
+
+    #[inline(always)]
+    fn load(lanes: L, line: &Line<i32>) -> L::V {
+        lanes.load(&line.0)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::V, b: L::V) -> u16 {
+        lanes.equal(a, b)
     }
 }
 
@@ -294,8 +345,8 @@ impl<L: DenseLanes> Sums<L> for Ints {
     }
 
     #[inline(always)]
-    fn sub(lanes: L, a: L::V, b: L::V) -> L::V {
-        lanes.sub(a, b)
+    fn lesser(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.min(a, b)
     }
 
     #[inline(always)]
@@ -306,6 +357,7 @@ impl<L: DenseLanes> Sums<L> for Ints {
 
 impl<L: DenseLanes> Scores<L> for Floats {
     type N = L::F;
+    type Lane = f32;
     /// What minus infinity becomes.
     const NOTHING: i64 = i64::MIN;
 
@@ -325,19 +377,28 @@ impl<L: DenseLanes> Scores<L> for Floats {
     }
 
     #[inline(always)]
-    fn equal(lanes: L, a: L::F, b: L::F) -> u16 {
-        lanes.equal_float(a, b)
+    fn greatest(lanes: L, best: L::F) -> i64 {
+        lanes.top_float(best) as i64
     }
 
     #[inline(always)]
-    fn greatest(lanes: L, best: L::F) -> i64 {
-        let mut scores = [0.0; BLOCK];
-        lanes.store_float(best, &mut scores);
-        let mut greatest = scores[0];
-        for score in scores {
-            greatest = if score > greatest { score } else { greatest };
-        }
-        greatest as i64
+    fn kept(kept: &mut Kept) -> &mut [Line<f32>; KEPT] {
+        &mut kept.floats
+    }
+
+    #[inline(always)]
+    fn keep(lanes: L, scores: L::F, line: &mut Line<f32>) {
+        lanes.store_float(scores, &mut line.0);
+    }
+
+    #[inline(always)]
+    fn load(lanes: L, line: &Line<f32>) -> L::F {
+        lanes.load_float(&line.0)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::F, b: L::F) -> u16 {
+        lanes.equal_float(a, b)
     }
 }
 
@@ -364,8 +425,8 @@ impl<L: DenseLanes> Sums<L> for Floats {
     }
 
     #[inline(always)]
-    fn sub(lanes: L, a: L::F, b: L::F) -> L::F {
-        lanes.sub_float(a, b)
+    fn lesser(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.lesser_float(a, b)
     }
 
     #[inline(always)]
@@ -376,6 +437,7 @@ impl<L: DenseLanes> Sums<L> for Floats {
 
 impl<L: DenseLanes> Scores<L> for Wides {
     type N = L::W;
+    type Lane = i64;
     const NOTHING: i64 = i64::MIN;
 
     #[inline(always)]
@@ -394,15 +456,30 @@ impl<L: DenseLanes> Scores<L> for Wides {
     }
 
     #[inline(always)]
-    fn equal(lanes: L, a: L::W, b: L::W) -> u16 {
-        lanes.equal_wide(a, b)
-    }
-
-    #[inline(always)]
     fn greatest(lanes: L, best: L::W) -> i64 {
         let mut scores = [0; BLOCK];
         lanes.store_wide(best, &mut scores);
         scores.into_iter().fold(i64::MIN, i64::max)
+    }
+
+    #[inline(always)]
+    fn kept(kept: &mut Kept) -> &mut [Line<i64>; KEPT] {
+        &mut kept.wides
+    }
+
+    #[inline(always)]
+    fn keep(lanes: L, scores: L::W, line: &mut Line<i64>) {
+        lanes.store_wide(scores, &mut line.0);
+    }
+
+    #[inline(always)]
+    fn load(lanes: L, line: &Line<i64>) -> L::W {
+        lanes.load_wide(&line.0)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::W, b: L::W) -> u16 {
+        lanes.equal_wide(a, b)
     }
 }
 
@@ -417,7 +494,10 @@ trait Cells<L: DenseLanes>: Copy {
     fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend;
     fn tokens(lanes: L, tokens: L::V) -> Self::Tokens;
     fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> Self::Sum;
-    fn bend(lanes: L, sum: Self::Sum, tokens: Self::Tokens, bend: Self::Bend) -> Self::Sum;
+    /// Tokens up to a knot.
+    fn clip(lanes: L, tokens: Self::Tokens, bend: Self::Bend) -> Self::Tokens;
+    /// Adds what these are worth.
+    fn bend(lanes: L, sum: Self::Sum, clipped: Self::Tokens, bend: Self::Bend) -> Self::Sum;
     fn score(lanes: L, query: &Query, sum: Self::Sum, tokens: L::V, base: L::V) -> Score<L, Self>;
 }
 
@@ -456,14 +536,18 @@ impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
 
     #[inline(always)]
     fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> S::N {
-        let slope = S::splat(lanes, i64::from(query.slope));
-        S::add(lanes, S::of(lanes, base), S::mul(lanes, slope, S::of(lanes, tokens)))
+        let rest = S::splat(lanes, i64::from(query.rest));
+        S::add(lanes, S::of(lanes, base), S::mul(lanes, rest, S::of(lanes, tokens)))
     }
 
     #[inline(always)]
-    fn bend(lanes: L, sum: S::N, tokens: S::N, (at, weight): Self::Bend) -> S::N {
-        let past = S::greater(lanes, S::sub(lanes, tokens, at), S::splat(lanes, 0));
-        S::sub(lanes, sum, S::mul(lanes, past, weight))
+    fn clip(lanes: L, tokens: S::N, (at, _): Self::Bend) -> S::N {
+        S::lesser(lanes, tokens, at)
+    }
+
+    #[inline(always)]
+    fn bend(lanes: L, sum: S::N, clipped: S::N, (_, weight): Self::Bend) -> S::N {
+        S::add(lanes, sum, S::mul(lanes, clipped, weight))
     }
 
     #[inline(always)]
@@ -472,7 +556,7 @@ impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
     }
 }
 
-/// What a dot product ends in: the line less the product times the common factor.
+/// What a dot product ends in: the line plus the product times the common factor.
 trait AfterDot<L: DenseLanes>: Scores<L> {
     fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> Self::N;
 }
@@ -480,16 +564,16 @@ trait AfterDot<L: DenseLanes>: Scores<L> {
 impl<L: DenseLanes> AfterDot<L> for Ints {
     #[inline(always)]
     fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::V {
-        let lost = lanes.mul(sum, lanes.splat(query.factor));
-        lanes.sub(Plainly::<Ints>::begin(lanes, query, tokens, base), lost)
+        let gained = lanes.mul(sum, lanes.splat(query.factor));
+        lanes.add(Plainly::<Ints>::begin(lanes, query, tokens, base), gained)
     }
 }
 
 impl<L: DenseLanes> AfterDot<L> for Wides {
     #[inline(always)]
     fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::W {
-        let lost = lanes.mul_wide(sum, lanes.splat(query.factor));
-        lanes.sub_wide(Widely::begin(lanes, query, tokens, base), lost)
+        let gained = lanes.mul_wide(sum, lanes.splat(query.factor));
+        lanes.add_wide(Widely::begin(lanes, query, tokens, base), gained)
     }
 }
 
@@ -521,8 +605,13 @@ impl<L: DenseLanes, S: AfterDot<L> + Copy> Cells<L> for Dots<S> {
     }
 
     #[inline(always)]
-    fn bend(lanes: L, sum: L::V, tokens: L::V, (at, weight): Self::Bend) -> L::V {
-        lanes.dot(sum, tokens, at, weight)
+    fn clip(lanes: L, tokens: L::V, (at, _): Self::Bend) -> L::V {
+        lanes.min_halves(tokens, at)
+    }
+
+    #[inline(always)]
+    fn bend(lanes: L, sum: L::V, clipped: L::V, (_, weight): Self::Bend) -> L::V {
+        lanes.dot(sum, clipped, weight)
     }
 
     #[inline(always)]
@@ -554,13 +643,17 @@ impl<L: DenseLanes> Cells<L> for Widely {
 
     #[inline(always)]
     fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> L::W {
-        lanes.add_wide(lanes.widen(base), lanes.mul_wide(lanes.splat(query.slope), tokens))
+        lanes.add_wide(lanes.widen(base), lanes.mul_wide(lanes.splat(query.rest), tokens))
     }
 
     #[inline(always)]
-    fn bend(lanes: L, sum: L::W, tokens: L::V, (at, weight): Self::Bend) -> L::W {
-        let past = lanes.max(lanes.sub(tokens, at), lanes.splat(0));
-        lanes.sub_wide(sum, lanes.mul_wide(past, weight))
+    fn clip(lanes: L, tokens: L::V, (at, _): Self::Bend) -> L::V {
+        lanes.min(tokens, at)
+    }
+
+    #[inline(always)]
+    fn bend(lanes: L, sum: L::W, clipped: L::V, (_, weight): Self::Bend) -> L::W {
+        lanes.add_wide(sum, lanes.mul_wide(clipped, weight))
     }
 
     #[inline(always)]
@@ -607,8 +700,9 @@ pub(super) fn column<L: DenseLanes, const N: usize, const W: usize>(
     tier: Tier,
     rows: &Rows<'_>,
     query: &Query,
+    kept: &mut Kept,
 ) -> Option<Best> {
-    choose::<_, _, N, W>(lanes, tier, query, Run(rows))
+    choose::<_, _, N, W>(lanes, tier, query, Run(rows, kept))
 }
 
 /// [`column`] of `blocks` blocks on what is in registers already: the least time that it could take.
@@ -618,8 +712,9 @@ pub(super) fn spin<L: DenseLanes, const N: usize, const W: usize>(
     tier: Tier,
     query: &Query,
     blocks: usize,
+    kept: &mut Kept,
 ) -> i64 {
-    choose::<_, _, N, W>(lanes, tier, query, Spin(blocks))
+    choose::<_, _, N, W>(lanes, tier, query, Spin(blocks, kept))
 }
 
 /// Tokens, bases and eligibility words of `N` blocks.
@@ -640,34 +735,33 @@ fn score<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
     }
     for at in 0..C::count(query) {
         let bend = C::bend_at(lanes, query, at);
-        for n in 0..N {
-            sums[n] = C::bend(lanes, sums[n], lengths[n], bend);
+        // All lengths first: units that only compare then leave alone those that multiply (measured).
+        let mut clipped = lengths;
+        for clipped in &mut clipped {
+            *clipped = C::clip(lanes, *clipped, bend);
+        }
+        for (sum, clipped) in sums.iter_mut().zip(clipped) {
+            *sum = C::bend(lanes, *sum, clipped, bend);
         }
     }
-    let (bit, longest) = (lanes.splat(query.bit), lanes.splat(query.longest));
     // No closures on the way: they would be compiled without the instruction set.
-    let mut scored = [(lanes.has(words[0], bit), C::score(lanes, query, sums[0], tokens[0], base[0])); N];
-    for n in 0..N {
-        scored[n].0 = match CUT {
-            true => lanes.allowed(words[n], bit, tokens[n], longest),
-            false => lanes.has(words[n], bit),
-        };
+    let first = allowed::<L, CUT>(lanes, query, tokens[0], words[0]);
+    let mut scored = [(first, C::score(lanes, query, sums[0], tokens[0], base[0])); N];
+    for n in 1..N {
+        scored[n].0 = allowed::<L, CUT>(lanes, query, tokens[n], words[n]);
         scored[n].1 = C::score(lanes, query, sums[n], tokens[n], base[n]);
     }
     scored
 }
 
-/// The greatest allowed score of each lane.
+/// Who of a block may be taken.
 #[inline(always)]
-fn greatest<L: DenseLanes, C: Cells<L>, const N: usize>(
-    lanes: L,
-    scored: [(L::M, Score<L, C>); N],
-) -> Score<L, C> {
-    let mut best = C::Scores::splat(lanes, C::Scores::NOTHING);
-    for (mask, score) in scored {
-        best = C::Scores::raise(lanes, mask, best, score);
+fn allowed<L: DenseLanes, const CUT: bool>(lanes: L, query: &Query, tokens: L::V, words: L::V) -> L::M {
+    let bit = lanes.splat(query.bit);
+    match CUT {
+        true => lanes.allowed(words, bit, tokens, lanes.splat(query.longest)),
+        false => lanes.has(words, bit),
     }
-    best
 }
 
 /// Where the registers of a step come from.
@@ -675,26 +769,34 @@ trait Source<L: DenseLanes, const N: usize> {
     fn step(&mut self, lanes: L, at: usize) -> Registers<L, N>;
 }
 
-/// Steps whose greatest scores are kept, so that no other is looked into again.
-const SEGMENT: usize = 16;
-
 /// The greatest score of at most [`SEGMENT`] steps and where it stands; the earliest of equals, by `rows`.
 ///
-/// First the greatest of every step and lane, without asking whose it is; then the steps that reach the greatest of all are scored again for
-/// who has it.
+/// First the greatest of every step and lane, without asking whose it is; then who has it, in the steps that reach the greatest of all.
 #[inline(always)]
 fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
     lanes: L,
     query: &Query,
     (source, from, to): (&mut impl Source<L, N>, usize, usize),
-    rows: &Rows<'_>,
+    (rows, kept): (&Rows<'_>, &mut Kept),
     mut found: Option<Best>,
 ) -> Option<Best> {
-    let mut best = C::Scores::splat(lanes, C::Scores::NOTHING);
-    let mut kept = [best; SEGMENT];
-    for at in from..to {
-        let step = greatest::<L, C, N>(lanes, score::<L, C, N, CUT>(lanes, query, source.step(lanes, at)));
-        kept[at % SEGMENT] = step;
+    let keep = C::count(query) >= KEEP_FROM;
+    let (lines, greatest) = C::Scores::kept(kept).split_at_mut(SEGMENT * STRIDE);
+    let nothing = C::Scores::splat(lanes, C::Scores::NOTHING);
+    let mut best = nothing;
+    let kept = lines.chunks_exact_mut(STRIDE).zip(greatest.iter_mut());
+    for (at, (lines, greatest)) in (from..to).zip(kept) {
+        let mut step = nothing;
+        let scored = score::<L, C, N, CUT>(lanes, query, source.step(lanes, at));
+        for (mask, score) in scored {
+            step = C::Scores::raise(lanes, mask, step, score);
+        }
+        if keep {
+            for ((_, score), line) in scored.into_iter().zip(lines) {
+                C::Scores::keep(lanes, score, line);
+            }
+        }
+        C::Scores::keep(lanes, step, greatest);
         best = C::Scores::greater(lanes, best, step);
     }
     let top = C::Scores::greatest(lanes, best);
@@ -702,11 +804,28 @@ fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
         return found;
     }
     let wanted = C::Scores::splat(lanes, top);
-    for at in from..to {
-        if C::Scores::equal(lanes, kept[at % SEGMENT], wanted) == 0 {
-            continue;
-        }
-        let scored = score::<L, C, N, CUT>(lanes, query, source.step(lanes, at));
+    // All of them at once: one after the other, each would be a branch that nobody foresees.
+    let mut steps = 0u32;
+    for (step, greatest) in greatest[..to - from].iter().enumerate() {
+        let greatest = C::Scores::load(lanes, greatest);
+        steps |= u32::from(C::Scores::equal(lanes, greatest, wanted) != 0) << step;
+    }
+    while steps != 0 {
+        let step = steps.trailing_zeros() as usize;
+        steps &= steps - 1;
+        let at = from + step;
+        let registers = source.step(lanes, at);
+        let scored = if keep {
+            let [tokens, _, words] = registers;
+            let mut scored = [(allowed::<L, CUT>(lanes, query, tokens[0], words[0]), nothing); N];
+            for n in 0..N {
+                scored[n].0 = allowed::<L, CUT>(lanes, query, tokens[n], words[n]);
+                scored[n].1 = C::Scores::load(lanes, &lines[step * STRIDE + n]);
+            }
+            scored
+        } else {
+            score::<L, C, N, CUT>(lanes, query, registers)
+        };
         for (n, (mask, score)) in scored.into_iter().enumerate() {
             let mut bits = lanes.bits(mask) & C::Scores::equal(lanes, score, wanted);
             while bits != 0 {
@@ -734,20 +853,20 @@ impl<L: DenseLanes, const N: usize> Source<L, N> for Memory<'_, N> {
     }
 }
 
-struct Run<'a>(&'a Rows<'a>);
+struct Run<'a>(&'a Rows<'a>, &'a mut Kept);
 
 impl<L: DenseLanes> Work<L> for Run<'_> {
     type Answer = Option<Best>;
 
     #[inline(always)]
     fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> Option<Best> {
-        let rows = self.0;
+        let Self(rows, kept) = self;
         let steps = rows.tokens.len() / N;
         let blocks = [rows.tokens, rows.base, rows.words].map(|blocks| &blocks.as_chunks::<N>().0[..steps]);
         let (mut memory, mut found) = (Memory(blocks), None);
         for from in (0..steps).step_by(SEGMENT) {
             let part = (&mut memory, from, (from + SEGMENT).min(steps));
-            found = segment::<L, C, N, CUT>(lanes, query, part, rows, found);
+            found = segment::<L, C, N, CUT>(lanes, query, part, (rows, kept), found);
         }
         found
     }
@@ -770,9 +889,9 @@ impl<L: DenseLanes, const N: usize> Source<L, N> for Opaque<L, N> {
     }
 }
 
-struct Spin(usize);
+struct Spin<'a>(usize, &'a mut Kept);
 
-impl<L: DenseLanes> Work<L> for Spin {
+impl<L: DenseLanes> Work<L> for Spin<'_> {
     type Answer = i64;
 
     #[inline(always)]
@@ -780,13 +899,14 @@ impl<L: DenseLanes> Work<L> for Spin {
         let mut first = [100; BLOCK];
         first[3] = 101;
         let rows = Rows { tokens: &[], base: &[], words: &[], arrived: &[] };
-        let (mut score, mut left) = (0, self.0 / N);
+        let Self(blocks, kept) = self;
+        let (mut score, mut left) = (0, blocks / N);
         while left > 0 {
             let steps = left.min(SEGMENT);
             let mut registers = [[lanes.splat(700); N], [lanes.splat(3); N], [lanes.splat(-1); N]];
             registers[1][0] = lanes.load(&first);
             let part = (&mut Opaque(registers), 0, steps);
-            let best = segment::<L, C, N, CUT>(lanes, query, part, &rows, None);
+            let best = segment::<L, C, N, CUT>(lanes, query, part, (&rows, kept), None);
             score += best.map_or(0, |best| best.score);
             left -= steps;
         }

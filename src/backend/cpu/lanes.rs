@@ -64,30 +64,46 @@ pub(crate) trait DenseLanes: Lanes {
     fn bits(self, mask: Self::M) -> u16;
     /// The greater of both where the mask says so, `best` elsewhere.
     fn raise(self, mask: Self::M, best: Self::V, score: Self::V) -> Self::V;
-    /// `sum` plus the dot product of pairs of unsigned 16-bit lanes below 2^15: `max(0, a - b) * w` with saturation at 0.
-    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V;
+    /// The lesser of each pair of 16-bit lanes that are not negative.
+    fn min_halves(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `sum` plus the dot products of pairs of 16-bit lanes that are not negative.
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// Hides where a value came from, at no cost: what is timed is then not worked out beforehand.
     fn opaque(self, a: Self::V) -> Self::V;
 
     fn float(self, a: Self::V) -> Self::F;
     fn splat_float(self, value: f32) -> Self::F;
     fn add_float(self, a: Self::F, b: Self::F) -> Self::F;
-    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn max_float(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The lesser of two that are not negative.
+    fn lesser_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F;
     fn equal_float(self, a: Self::F, b: Self::F) -> u16;
+    fn load_float(self, values: &[f32; BLOCK]) -> Self::F;
     fn store_float(self, lanes: Self::F, values: &mut [f32; BLOCK]);
+    /// The greatest of all lanes.
+    #[inline(always)]
+    fn top_float(self, lanes: Self::F) -> f32 {
+        let mut values = [0.0; BLOCK];
+        self.store_float(lanes, &mut values);
+        let mut greatest = values[0];
+        for value in values {
+            greatest = if value > greatest { value } else { greatest };
+        }
+        greatest
+    }
 
     fn widen(self, a: Self::V) -> Self::W;
     fn splat_wide(self, value: i64) -> Self::W;
     fn mul_wide(self, a: Self::V, b: Self::V) -> Self::W;
     fn add_wide(self, a: Self::W, b: Self::W) -> Self::W;
-    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W;
     fn max_wide(self, a: Self::W, b: Self::W) -> Self::W;
     fn raise_wide(self, mask: Self::M, best: Self::W, score: Self::W) -> Self::W;
     /// A bit for each lane, in the order of the others.
     fn equal_wide(self, a: Self::W, b: Self::W) -> u16;
+    fn load_wide(self, values: &[i64; BLOCK]) -> Self::W;
+    /// In the order that [`DenseLanes::load_wide`] has them in.
     fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]);
 
     /// Whole tokens: halves round away from zero, as [`f32::round`] does.

@@ -2,7 +2,7 @@
 
 use super::Kernels;
 use super::column::Found;
-use super::dense::{Block, Hit, Query, Rows, STRIDE, Span, Tier};
+use super::dense::{Block, Hit, Kept, Query, Rows, STRIDE, Span, Tier};
 use super::listed::{Bonus, Listed, NO_COLUMN};
 use crate::batch::{Batch, Bonuses, Request};
 use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
@@ -84,6 +84,7 @@ pub(crate) struct Matrix {
     any_bonus: bool,
     workers: usize,
     query: Query,
+    kept: Kept,
     prepared: Option<(usize, Option<u8>)>,
     tier: Option<Tier>,
     intercept: i64,
@@ -131,6 +132,7 @@ impl Matrix {
             any_bonus: false,
             workers: 0,
             query: Query::default(),
+            kept: Kept::default(),
             prepared: None,
             tier: None,
             intercept: 0,
@@ -547,8 +549,8 @@ impl Matrix {
             let lengths = (self.lengths.0, self.lengths.1.min(longest));
             self.query.bit = 1 << (worker % 32);
             self.query.cut = longest < self.lengths.1;
-            (self.intercept, self.tier) =
-                self.query.prepare(profile, lengths, self.greatest_base, self.kernels.floats, self.only);
+            let tiers = self.only.as_ref().map_or(self.kernels.tiers, std::slice::from_ref);
+            (self.intercept, self.tier) = self.query.prepare(profile, lengths, self.greatest_base, tiers);
         }
         self.prepared_count += 1;
         self.unheld_count += u64::from(self.tier.is_none());
@@ -590,7 +592,7 @@ impl Matrix {
             words: &words[run.from..run.to],
             arrived: &arrived[run.from * BLOCK..(run.to * BLOCK).min(arrived.len())],
         };
-        let best = (self.kernels.dense)(tier, &rows, &self.query)?;
+        let best = (self.kernels.dense)(tier, &rows, &self.query, &mut self.kept)?;
         let position = self.positions[run.from * BLOCK + best.index as usize] as usize;
         Some(Found { position, score: best.score + self.intercept })
     }

@@ -23,7 +23,7 @@ pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
-use dense::{Best, Block, Hit, Plain, Query as DenseQuery, Rows, Span};
+use dense::{Best, Block, Hit, Kept, Plain, Query as DenseQuery, Rows, Span};
 use exchange::Exchange;
 use loads::LoadKernels;
 use refill::Chain;
@@ -104,9 +104,9 @@ pub(crate) struct Kernels {
     /// Sums and greatest values of loads.
     pub loads: LoadKernels,
     /// The best request of a dense run, in the lanes that its query was prepared for.
-    pub dense: fn(Tier, &Rows<'_>, &DenseQuery) -> Option<Best>,
+    pub dense: fn(Tier, &Rows<'_>, &DenseQuery, &mut Kept) -> Option<Best>,
     /// The same work on registers only.
-    pub spin: fn(Tier, &DenseQuery, usize) -> i64,
+    pub spin: fn(Tier, &DenseQuery, usize, &mut Kept) -> i64,
     /// Ages plus the bonuses on some workers of a matrix with so many, a column each, into the last argument; returns the greatest bonus.
     pub add_bonuses: fn((Bonuses<'_>, u32), &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
     /// The bonuses that are not zero on an open worker: of a matrix with so many workers, these of them open, for these entries and their
@@ -116,8 +116,8 @@ pub(crate) struct Kernels {
     pub words: fn((&[u64], usize, usize), &[[u32; BLOCK]], (&mut [Block], &mut [Block])),
     /// Ages in score units of what was enqueued at these steps.
     pub ages: fn(u32, &[[u32; BLOCK]], Age, i32, &mut [Block]),
-    /// Whether `f32` lanes go before `i32` lanes where both are exact.
-    pub floats: bool,
+    /// Lanes of dense columns, the fastest first (`cargo sim kernels` measures them).
+    pub tiers: &'static [Tier],
 }
 
 impl Kernels {

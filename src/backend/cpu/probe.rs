@@ -1,6 +1,6 @@
 //! Columns of made-up requests, for self-tests and measurements of the dense kernels from outside.
 
-use super::dense::{Block, Query, Rows, STRIDE, Tier};
+use super::dense::{Block, Kept, Query, Rows, STRIDE, Tier};
 use super::{Isa, Kernels};
 use crate::pool::BLOCK;
 use crate::score::{Knot, Profile};
@@ -18,6 +18,7 @@ pub struct ColumnProbe {
     base: Vec<Block>,
     words: Vec<Block>,
     arrived: Vec<u64>,
+    kept: Kept,
     result: i64,
 }
 
@@ -44,6 +45,7 @@ impl ColumnProbe {
             base: vec![Block::default(); blocks],
             words: vec![Block::default(); blocks],
             arrived: (0..(blocks * BLOCK) as u64).collect(),
+            kept: Kept::default(),
             result: 0,
         };
         for (at, &length) in probe.lengths.iter().enumerate() {
@@ -57,7 +59,7 @@ impl ColumnProbe {
             (0..steps).map(|_| Knot { at_tokens: 100 + next(1200), weight: 128 / steps.max(8) as i64 });
         probe.profile.knots.extend(knots);
         probe.query.bit = 1 << 3;
-        let (intercept, found) = probe.query.prepare(&probe.profile, (1, 1500), 200, true, Some(tier));
+        let (intercept, found) = probe.query.prepare(&probe.profile, (1, 1500), 200, &[tier]);
         probe.intercept = intercept;
         (found == Some(tier)).then_some(probe)
     }
@@ -94,15 +96,15 @@ impl ColumnProbe {
     pub fn pass(&mut self) -> i64 {
         let rows =
             Rows { tokens: &self.tokens, base: &self.base, words: &self.words, arrived: &self.arrived };
-        let best = (self.kernels.dense)(self.tier, &rows, &self.query);
+        let best = (self.kernels.dense)(self.tier, &rows, &self.query, &mut self.kept);
         self.result = best.map_or(i64::MIN, |best| best.score + self.intercept);
         self.result
     }
 
     /// The same instructions on registers alone, nothing loaded.
     #[must_use]
-    pub fn spin(&self, passes: usize) -> i64 {
-        (self.kernels.spin)(self.tier, &self.query, passes * self.tokens.len())
+    pub fn spin(&mut self, passes: usize) -> i64 {
+        (self.kernels.spin)(self.tier, &self.query, passes * self.tokens.len(), &mut self.kept)
     }
 
     /// The same pass by the definition of a score, one request at a time.

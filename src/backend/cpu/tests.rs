@@ -1,7 +1,7 @@
 //! One body, every instruction set that this CPU has, lengths around every block boundary.
 
 use super::column::{Found, Marks, Query};
-use super::dense::{Block, Query as DenseQuery, Rows};
+use super::dense::{Block, Kept, Query as DenseQuery, Rows};
 use super::exchange::{Exchange, Pairs};
 use super::*;
 use crate::assignment::Assignment;
@@ -409,15 +409,14 @@ fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
                 for bit in [1, 1 << 5, i32::MIN].into_iter().skip(2 * usize::from(cfg!(miri))) {
                     let expected = column.scan(count, &profile, most, bit);
                     for tier in Tier::ALL {
-                        let mut query = DenseQuery::of_bit(bit);
+                        let (mut query, mut kept) = (DenseQuery::of_bit(bit), Kept::default());
                         let lengths = (1, most.min(longest as i64));
-                        let (intercept, found) =
-                            query.prepare(&profile, lengths, base as i64, true, Some(tier));
+                        let (intercept, found) = query.prepare(&profile, lengths, base as i64, &[tier]);
                         if found != Some(tier) {
-                            assert!(tier != Tier::I64 || found.is_none());
+                            assert!(found.is_none());
                             continue;
                         }
-                        let best = (kernels.dense)(tier, &column.rows(), &query);
+                        let best = (kernels.dense)(tier, &column.rows(), &query, &mut kept);
                         let best = best.map(|best| (best.index as usize, best.score + intercept));
                         assert_eq!(best, expected, "{} {} {count} {profile:?}", kernels.isa, tier.name());
                         COUNTED.with_borrow_mut(|counts| {
@@ -425,12 +424,12 @@ fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
                         });
                     }
                     // The fastest that is exact is one of these, and it is exact.
-                    let mut query = DenseQuery::of_bit(bit);
+                    let (mut query, mut kept) = (DenseQuery::of_bit(bit), Kept::default());
                     let lengths = (1, most.min(longest as i64));
                     if let (intercept, Some(tier)) =
-                        query.prepare(&profile, lengths, base as i64, kernels.floats, None)
+                        query.prepare(&profile, lengths, base as i64, kernels.tiers)
                     {
-                        let best = (kernels.dense)(tier, &column.rows(), &query);
+                        let best = (kernels.dense)(tier, &column.rows(), &query, &mut kept);
                         assert_eq!(best.map(|best| (best.index as usize, best.score + intercept)), expected);
                     }
                 }

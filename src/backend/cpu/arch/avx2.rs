@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
@@ -15,13 +15,12 @@ use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, MAX_AGE_TOKENS};
 
 #[cfg(not(miri))]
-instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
+instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), TIERS);
 // Miri interprets everything here but the conversion of half-precision values.
 #[cfg(miri)]
-instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,bmi1,bmi2,lzcnt,popcnt", (2, 1), FLOATS);
+instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,bmi1,bmi2,lzcnt,popcnt", (2, 1), TIERS);
 
-/// Whether `f32` lanes go before `i32` lanes where both are exact (measured).
-const FLOATS: bool = true;
+const TIERS: &[Tier] = &[Tier::Dot, Tier::I32, Tier::I64];
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     let found = is_x86_feature_detected!("avx2")
@@ -302,11 +301,15 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
+    fn min_halves(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the CPU has AVX2.
-        let half = |at: usize| unsafe {
-            _mm256_add_epi32(sum[at], _mm256_madd_epi16(_mm256_subs_epu16(a[at], b[at]), w[at]))
-        };
+        unsafe { [_mm256_min_epi16(a[0], b[0]), _mm256_min_epi16(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe { _mm256_add_epi32(sum[at], _mm256_madd_epi16(a[at], b[at])) };
         [half(0), half(1)]
     }
 
@@ -335,12 +338,6 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: the CPU has AVX2.
-        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
-    }
-
-    #[inline(always)]
     fn mul_float(self, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX2.
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
@@ -350,6 +347,16 @@ impl DenseLanes for Avx2 {
     fn max_float(self, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX2.
         unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn lesser_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX2. The bits of what is not negative are ordered as it is, and more units compare integers.
+        let half = |at: usize| unsafe {
+            let bits = |a: __m256| _mm256_castps_si256(a);
+            _mm256_castsi256_ps(_mm256_min_epi32(bits(a[at]), bits(b[at])))
+        };
+        [half(0), half(1)]
     }
 
     #[inline(always)]
@@ -366,6 +373,12 @@ impl DenseLanes for Avx2 {
         // SAFETY: the CPU has AVX2.
         let half = |at: usize| unsafe { _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(a[at], b[at])) };
         self.mask([half(0), half(1)])
+    }
+
+    #[inline(always)]
+    fn load_float(self, values: &[f32; BLOCK]) -> Self::F {
+        // SAFETY: as in `load`.
+        unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(BLOCK / 2))] }
     }
 
     #[inline(always)]
@@ -408,13 +421,6 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
-    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W {
-        // SAFETY: the CPU has AVX2.
-        let quarter = |at: usize| unsafe { _mm256_sub_epi64(a[at], b[at]) };
-        [quarter(0), quarter(1), quarter(2), quarter(3)]
-    }
-
-    #[inline(always)]
     fn max_wide(self, a: Self::W, b: Self::W) -> Self::W {
         // SAFETY: the CPU has AVX2.
         let quarter =
@@ -449,14 +455,17 @@ impl DenseLanes for Avx2 {
     }
 
     #[inline(always)]
+    fn load_wide(self, values: &[i64; BLOCK]) -> Self::W {
+        // SAFETY: the CPU has AVX2, and a quarter of the array is 32 bytes.
+        let quarter = |at: usize| unsafe { _mm256_loadu_si256(values.as_ptr().add(at * BLOCK / 4).cast()) };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    }
+
+    #[inline(always)]
     fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]) {
-        let mut quarters = [[0i64; BLOCK / 4]; 4];
-        for (quarter, lanes) in quarters.iter_mut().zip(lanes) {
-            // SAFETY: the CPU has AVX2, and a quarter of a block of 64 bits is 32 bytes.
-            unsafe { _mm256_storeu_si256(quarter.as_mut_ptr().cast(), lanes) };
-        }
-        for (lane, value) in values.iter_mut().enumerate() {
-            *value = quarters[lane / 8 * 2 + lane % 2][lane % 8 / 2];
+        for (at, lanes) in lanes.into_iter().enumerate() {
+            // SAFETY: as in `load_wide`.
+            unsafe { _mm256_storeu_si256(values.as_mut_ptr().add(at * BLOCK / 4).cast(), lanes) };
         }
     }
 

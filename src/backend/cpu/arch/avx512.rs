@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
@@ -20,7 +20,7 @@ instantiate!(
     Avx512::<false>::new_unchecked(),
     "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt",
     (4, 4),
-    FLOATS
+    TIERS
 );
 
 instantiate!(
@@ -29,11 +29,10 @@ instantiate!(
     Avx512::<true>::new_unchecked(),
     "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt,avx512vnni",
     (4, 4),
-    FLOATS
+    TIERS
 );
 
-/// Whether `f32` lanes go before `i32` lanes where both are exact (measured).
-const FLOATS: bool = false;
+const TIERS: &[Tier] = &[Tier::Dot, Tier::I32, Tier::I64];
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     let found = is_x86_feature_detected!("avx512f")
@@ -290,15 +289,16 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
+    fn min_halves(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_min_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the CPU has AVX-512, and VNNI where the type says so.
         unsafe {
-            let past = _mm512_subs_epu16(a, b);
-            if VNNI {
-                _mm512_dpwssd_epi32(sum, past, w)
-            } else {
-                _mm512_add_epi32(sum, _mm512_madd_epi16(past, w))
-            }
+            if VNNI { _mm512_dpwssd_epi32(sum, a, b) } else { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
         }
     }
 
@@ -327,12 +327,6 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F {
-        // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-
-    #[inline(always)]
     fn mul_float(self, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_mul_ps(a, b) }
@@ -342,6 +336,12 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     fn max_float(self, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn lesser_float(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the CPU has AVX-512. The bits of what is not negative are ordered as it is, and more units compare integers.
+        unsafe { _mm512_castsi512_ps(_mm512_min_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b))) }
     }
 
     #[inline(always)]
@@ -357,9 +357,21 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn load_float(self, values: &[f32; BLOCK]) -> Self::F {
+        // SAFETY: as in `load`.
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
     fn store_float(self, lanes: Self::F, values: &mut [f32; BLOCK]) {
         // SAFETY: as in `load`.
         unsafe { _mm512_storeu_ps(values.as_mut_ptr(), lanes) }
+    }
+
+    #[inline(always)]
+    fn top_float(self, lanes: Self::F) -> f32 {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { _mm512_reduce_max_ps(lanes) }
     }
 
     #[inline(always)]
@@ -384,12 +396,6 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     fn add_wide(self, a: Self::W, b: Self::W) -> Self::W {
         // SAFETY: the CPU has AVX-512.
         unsafe { [_mm512_add_epi64(a[0], b[0]), _mm512_add_epi64(a[1], b[1])] }
-    }
-
-    #[inline(always)]
-    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W {
-        // SAFETY: the CPU has AVX-512.
-        unsafe { [_mm512_sub_epi64(a[0], b[0]), _mm512_sub_epi64(a[1], b[1])] }
     }
 
     #[inline(always)]
@@ -421,14 +427,21 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]) {
-        let mut halves = [[0i64; BLOCK / 2]; 2];
-        for (half, lanes) in halves.iter_mut().zip(lanes) {
-            // SAFETY: the CPU has AVX-512, and half a block of 64 bits is 64 bytes.
-            unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), lanes) };
+    fn load_wide(self, values: &[i64; BLOCK]) -> Self::W {
+        // SAFETY: the CPU has AVX-512, and half of the array is 64 bytes.
+        unsafe {
+            let from = values.as_ptr();
+            [_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(BLOCK / 2).cast())]
         }
-        for (lane, value) in values.iter_mut().enumerate() {
-            *value = halves[lane % 2][lane / 2];
+    }
+
+    #[inline(always)]
+    fn store_wide(self, lanes: Self::W, values: &mut [i64; BLOCK]) {
+        // SAFETY: as in `load_wide`.
+        unsafe {
+            let into = values.as_mut_ptr();
+            _mm512_storeu_si512(into.cast(), lanes[0]);
+            _mm512_storeu_si512(into.add(BLOCK / 2).cast(), lanes[1]);
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) mod scalar;
 
 /// The table of an instruction set that needs `target_feature`, and the kernels behind it.
 macro_rules! instantiate {
-    ($table:ident, $isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $floats:expr) => {
+    ($table:ident, $isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $tiers:expr) => {
         static $table: Kernels = Kernels {
             isa: $isa,
             begin: |ordered, age, slopes, marks| {
@@ -101,21 +101,21 @@ macro_rules! instantiate {
                     unsafe { sum_and_max(values) }
                 },
             },
-            dense: |tier, rows, query| {
+            dense: |tier, rows, query, kept| {
                 #[target_feature(enable = $features)]
-                fn column(tier: Tier, rows: &Rows<'_>, query: &DenseQuery) -> Option<Best> {
-                    dense::column::<_, $blocks, $wide_blocks>($token, tier, rows, query)
+                fn column(tier: Tier, rows: &Rows<'_>, query: &DenseQuery, kept: &mut Kept) -> Option<Best> {
+                    dense::column::<_, $blocks, $wide_blocks>($token, tier, rows, query, kept)
                 }
                 // SAFETY: as above.
-                unsafe { column(tier, rows, query) }
+                unsafe { column(tier, rows, query, kept) }
             },
-            spin: |tier, query, blocks| {
+            spin: |tier, query, blocks, kept| {
                 #[target_feature(enable = $features)]
-                fn spin(tier: Tier, query: &DenseQuery, blocks: usize) -> i64 {
-                    dense::spin::<_, $blocks, $wide_blocks>($token, tier, query, blocks)
+                fn spin(tier: Tier, query: &DenseQuery, blocks: usize, kept: &mut Kept) -> i64 {
+                    dense::spin::<_, $blocks, $wide_blocks>($token, tier, query, blocks, kept)
                 }
                 // SAFETY: as above.
-                unsafe { spin(tier, query, blocks) }
+                unsafe { spin(tier, query, blocks, kept) }
             },
             add_bonuses: |bonuses, workers, unit, from, bases| {
                 #[target_feature(enable = $features)]
@@ -171,7 +171,7 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { ages(now_step, enqueued, age, unit, into) }
             },
-            floats: $floats,
+            tiers: $tiers,
         };
     };
 }

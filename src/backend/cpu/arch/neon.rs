@@ -3,7 +3,7 @@
 use super::instantiate;
 use super::scalar::Scalar;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
@@ -12,7 +12,7 @@ use crate::batch::Bonuses;
 use crate::pool::Ordered;
 use crate::score::Age;
 
-instantiate!(KERNELS, Isa::Neon, Scalar, "neon", (1, 1), false);
+instantiate!(KERNELS, Isa::Neon, Scalar, "neon", (1, 1), &[Tier::I32, Tier::I64]);
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     std::arch::is_aarch64_feature_detected!("neon").then_some(&KERNELS)

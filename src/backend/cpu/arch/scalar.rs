@@ -1,12 +1,18 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
-use crate::backend::cpu::{Isa, Kernels, column, dense, exchange, loads, refill};
+use crate::backend::cpu::{Isa, Kernels, Tier, column, dense, exchange, loads, refill};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
+
+/// The x86-64 baseline multiplies and compares `f32` lanes only.
+const TIERS: &[Tier] = match cfg!(target_arch = "x86_64") {
+    true => &[Tier::F32, Tier::I32, Tier::I64],
+    false => &[Tier::I32, Tier::I64],
+};
 
 static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
@@ -21,8 +27,8 @@ static KERNELS: Kernels = Kernels {
         top: |values| loads::top(values),
         sum_and_max: |values| loads::sum_and_max(values),
     },
-    dense: |tier, rows, query| dense::column::<_, 1, 1>(Scalar, tier, rows, query),
-    spin: |tier, query, blocks| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks),
+    dense: |tier, rows, query, kept| dense::column::<_, 1, 1>(Scalar, tier, rows, query, kept),
+    spin: |tier, query, blocks, kept| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks, kept),
     add_bonuses: |bonuses, workers, unit, from, bases| {
         dense::add_bonuses(Scalar, bonuses, workers, unit, from, bases)
     },
@@ -31,7 +37,7 @@ static KERNELS: Kernels = Kernels {
         dense::find_bonuses(Scalar, bonuses, workers, open, entries, hits)
     },
     ages: |now_step, enqueued, age, unit, into| dense::ages(Scalar, now_step, enqueued, age, unit, into),
-    floats: false,
+    tiers: TIERS,
 };
 
 pub(in crate::backend::cpu) fn kernels() -> &'static Kernels {
@@ -187,13 +193,15 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn dot(self, sum: Self::V, a: Self::V, b: Self::V, w: Self::V) -> Self::V {
+    fn min_halves(self, a: Self::V, b: Self::V) -> Self::V {
+        all(|lane| (a[lane] & 0xffff).min(b[lane] & 0xffff) | (a[lane] >> 16).min(b[lane] >> 16) << 16)
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Self::V, a: Self::V, b: Self::V) -> Self::V {
         all(|lane| {
-            let half = |shift: i32| {
-                let of = |lanes: &Self::V| lanes[lane] >> shift & 0xffff;
-                (of(&a) - of(&b)).max(0) * of(&w)
-            };
-            sum[lane].wrapping_add(half(0)).wrapping_add(half(16))
+            let low = (a[lane] & 0xffff) * (b[lane] & 0xffff);
+            sum[lane].wrapping_add(low).wrapping_add((a[lane] >> 16) * (b[lane] >> 16))
         })
     }
 
@@ -218,11 +226,6 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn sub_float(self, a: Self::F, b: Self::F) -> Self::F {
-        all(|lane| a[lane] - b[lane])
-    }
-
-    #[inline(always)]
     fn mul_float(self, a: Self::F, b: Self::F) -> Self::F {
         all(|lane| a[lane] * b[lane])
     }
@@ -233,6 +236,11 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
+    fn lesser_float(self, a: Self::F, b: Self::F) -> Self::F {
+        all(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] })
+    }
+
+    #[inline(always)]
     fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F {
         all(|lane| if mask[lane] & (score[lane] > best[lane]) { score[lane] } else { best[lane] })
     }
@@ -240,6 +248,11 @@ impl DenseLanes for Scalar {
     #[inline(always)]
     fn equal_float(self, a: Self::F, b: Self::F) -> u16 {
         mask(|lane| a[lane] == b[lane])
+    }
+
+    #[inline(always)]
+    fn load_float(self, values: &[f32; BLOCK]) -> Self::F {
+        *values
     }
 
     #[inline(always)]
@@ -268,11 +281,6 @@ impl DenseLanes for Scalar {
     }
 
     #[inline(always)]
-    fn sub_wide(self, a: Self::W, b: Self::W) -> Self::W {
-        all(|lane| a[lane].wrapping_sub(b[lane]))
-    }
-
-    #[inline(always)]
     fn max_wide(self, a: Self::W, b: Self::W) -> Self::W {
         all(|lane| a[lane].max(b[lane]))
     }
@@ -285,6 +293,11 @@ impl DenseLanes for Scalar {
     #[inline(always)]
     fn equal_wide(self, a: Self::W, b: Self::W) -> u16 {
         mask(|lane| a[lane] == b[lane])
+    }
+
+    #[inline(always)]
+    fn load_wide(self, values: &[i64; BLOCK]) -> Self::W {
+        *values
     }
 
     #[inline(always)]
