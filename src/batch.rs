@@ -348,9 +348,45 @@ pub struct Batch<'a> {
     totals: Totals,
 }
 
+/// The two greatest of some values, and where they stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Top {
+    pub first: i64,
+    pub at: usize,
+    pub second: i64,
+    pub second_at: usize,
+}
+
+impl Top {
+    /// Nothing seen yet.
+    pub(crate) const NONE: Self =
+        Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
+
+    /// Sees one more.
+    #[inline(always)]
+    pub(crate) fn see(&mut self, at: usize, value: i64) {
+        if value > self.first {
+            (self.second, self.second_at) = (self.first, self.at);
+            (self.first, self.at) = (value, at);
+        } else if value > self.second {
+            (self.second, self.second_at) = (value, at);
+        }
+    }
+}
+
+impl Default for Top {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 /// What every decision wants to know of the workers: added up at the door, where each is looked at anyway.
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
+    /// A bit for each worker with an open slot.
+    open: [u64; MAX_WORKERS / 64],
+    /// The greatest loads of all others: in one step they stay what they are.
+    shut: Top,
     open_slots: u64,
     slots: u64,
     load_tokens: u64,
@@ -365,8 +401,13 @@ impl Totals {
     fn of(workers: &[Worker]) -> Self {
         let first_weight = workers.first().map_or(0, |worker| worker.weight.to_bits());
         let mut totals = Self { uniform: true, ..Self::default() };
-        for worker in workers {
+        for (index, worker) in workers.iter().enumerate() {
             let open_slots = worker.open_slots();
+            if open_slots > 0 {
+                totals.open[index / 64] |= 1 << (index % 64);
+            } else {
+                totals.shut.see(index, worker.load_tokens as i64);
+            }
             totals.open_slots += u64::from(open_slots);
             totals.slots += u64::from(worker.running) + u64::from(worker.free_slots);
             totals.load_tokens += worker.load_tokens;
@@ -503,6 +544,16 @@ impl<'a> Batch<'a> {
     /// Whether some worker has more than one slot that may be filled now.
     pub(crate) fn has_several_open(&self) -> bool {
         self.totals.several_open
+    }
+
+    /// A bit for each worker with an open slot.
+    pub(crate) fn open_workers(&self) -> &[u64] {
+        &self.totals.open[..self.workers.len().div_ceil(64)]
+    }
+
+    /// The two greatest loads of the workers without one.
+    pub(crate) fn shut_loads(&self) -> Top {
+        self.totals.shut
     }
 
     /// Sum and greatest of the loads in tokens.

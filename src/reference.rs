@@ -61,8 +61,9 @@ struct State<'a> {
 
 /// Runs a rule on a batch.
 pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
-    let mut lift = vec![0; batch.workers().len()];
+    let mut lift = Vec::new();
     let plan = rule.begin(batch, &mut lift);
+    lift.resize(batch.workers().len(), 0);
     let mut state = State::new(batch, plan, lift);
     state.place_pinned(rule.pins());
     state.place_overdue();
@@ -96,8 +97,9 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
 /// The score of every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the
 /// request may not run.
 pub fn score_into(rule: &mut impl Rule, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
-    let mut lift = vec![0; batch.workers().len()];
+    let mut lift = Vec::new();
     let plan = rule.begin(batch, &mut lift);
+    lift.resize(batch.workers().len(), 0);
     let state = State::new(batch, plan, lift);
     score_tokens.clear();
     for waiting in &state.left {

@@ -149,7 +149,7 @@ pub struct View<'a> {
 }
 
 /// A pair of workers whose picks might be exchanged.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairView {
     /// Number of workers, `G`.
     pub workers: i64,
@@ -200,8 +200,9 @@ pub enum Drawer<'a> {
 
 /// A greedy rule: what a profile is made of.
 pub trait Rule {
-    /// Looks at the batch once and fixes the plan. `lift` has one entry per worker, zero: cost units to add to its anticipated load.
-    fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan;
+    /// Looks at the batch once and fixes the plan. `lift` is empty, and stays so or gets an entry per worker: cost units to add to its
+    /// anticipated load.
+    fn begin(&mut self, batch: &Batch<'_>, lift: &mut Vec<i64>) -> Plan;
 
     /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);

@@ -470,7 +470,7 @@ fn auto_measures_and_leaves_a_slow_device_alone() {
 struct Margin;
 
 impl Rule for Margin {
-    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut [i64]) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut Vec<i64>) -> Plan {
         let sum: u64 = batch.workers().iter().map(|worker| worker.load_tokens).sum();
         Plan {
             order: Order::Matrix,

@@ -432,7 +432,7 @@ enum Own {
 const DISCOUNTS: [i64; 4] = [900, 700, 500, 30];
 
 impl Rule for Own {
-    fn begin(&mut self, batch: &Batch<'_>, _: &mut [i64]) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, _: &mut Vec<i64>) -> Plan {
         Plan {
             order: if *self == Self::Level { Order::LeastLoaded } else { Order::Matrix },
             nested: false,

@@ -194,21 +194,20 @@ impl Greedy {
 
     /// Runs a rule on a batch.
     pub(crate) fn assign(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
-        let Some(mut step) = self.begin(rule, batch, out) else { return };
+        let Some(plan) = self.begin(rule, batch, out) else { return };
+        let mut step = self.step(rule, batch, plan);
+        // Who judges among candidates asks for every worker, and a pinned request for its own.
+        let open_only = step.rule.candidates() <= 1 && step.rule.pins().is_empty();
+        self.load(&mut step, open_only, out);
         self.place(&mut step);
         self.finish(&step, out);
     }
 
-    /// Begins a decision and places who is pinned or overdue; none where there is nothing to decide.
+    /// Begins a decision; none where there is nothing to decide.
     #[inline(always)]
-    fn begin<'a, 'b, R: Rule>(
-        &mut self,
-        rule: &'a mut R,
-        batch: &'a Batch<'b>,
-        out: &mut Assignment,
-    ) -> Option<Step<'a, 'b, &'a mut R>> {
+    fn begin(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) -> Option<Plan> {
         out.clear();
-        self.loads.prepare(batch);
+        self.loads.prepare();
         let plan = rule.begin(batch, &mut self.loads.lift);
         out.passed_over = plan.passed_over;
         self.picks.clear();
@@ -216,8 +215,25 @@ impl Greedy {
             out.measure(batch);
             return None;
         }
-        let mut step = Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense);
-        self.loads.load(batch, &plan);
+        Some(plan)
+    }
+
+    /// A step is built where it stays: it is large.
+    #[inline(always)]
+    fn step<'a, 'b, R: Rule>(
+        &self,
+        rule: &'a mut R,
+        batch: &'a Batch<'b>,
+        plan: Plan,
+    ) -> Step<'a, 'b, &'a mut R> {
+        Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense)
+    }
+
+    /// Takes what a step works on and places who is pinned or overdue.
+    #[inline(always)]
+    fn load(&mut self, step: &mut Step<'_, '_, &mut impl Rule>, open_only: bool, out: &mut Assignment) {
+        let (batch, plan) = (step.batch, &step.plan);
+        self.loads.load(batch, plan, open_only);
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
@@ -225,12 +241,11 @@ impl Greedy {
             // A rule may change its order with the batch: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
         }
-        if self.is_searched(&step) {
+        if self.is_searched(step) {
             step.refill_drop_tokens = step.refills();
         }
-        self.place_pinned(&step);
-        self.place_overdue(&step);
-        Some(step)
+        self.place_pinned(step);
+        self.place_overdue(step);
     }
 
     #[inline(always)]
@@ -290,9 +305,9 @@ impl Greedy {
         let workers = batch.workers().len();
         score_tokens.clear();
         score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
-        self.loads.prepare(batch);
+        self.loads.prepare();
         let plan = rule.begin(batch, &mut self.loads.lift);
-        self.loads.load(batch, &plan);
+        self.loads.load(batch, &plan, false);
         let step = Step::new(batch, rule, plan, false);
         for worker in 0..workers {
             let mut drawn = None;
@@ -320,7 +335,9 @@ impl Greedy {
         batch: &Batch<'_>,
         out: &mut Assignment,
     ) {
-        let Some(mut step) = self.begin(rule, batch, out) else { return };
+        let Some(plan) = self.begin(rule, batch, out) else { return };
+        let mut step = self.step(rule, batch, plan);
+        self.load(&mut step, false, out);
         let mut begin = device.clock();
         if !(device.is_wanted(batch) && self.place_on(device, &mut step)) {
             if device.is_submitting() {
@@ -404,7 +421,9 @@ impl Greedy {
         let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs));
         let mut begun: Vec<_> = decisions
             .filter_map(|((greedy, rule), (batch, out))| {
-                let step = greedy.begin(rule, batch, out)?;
+                let plan = greedy.begin(rule, batch, out)?;
+                let mut step = greedy.step(rule, batch, plan);
+                greedy.load(&mut step, false, out);
                 greedy.mark_taken(&step);
                 Some((greedy, step, out))
             })
@@ -1188,7 +1207,10 @@ mod tests {
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::of) {
             let mut greedy = Greedy::new(kernels);
             let mut rule = Level::new(LevelParameters::default(), false);
-            let mut step = greedy.begin(&mut rule, &batch, &mut Assignment::new()).expect("somebody waits");
+            let mut out = Assignment::new();
+            let plan = greedy.begin(&mut rule, &batch, &mut out).expect("somebody waits");
+            let mut step = greedy.step(&mut rule, &batch, plan);
+            greedy.load(&mut step, true, &mut out);
             assert!(step.refill_drop_tokens.is_some(), "the kernel serves");
             greedy.place(&mut step);
             let places = |picks: &[Pick]| -> Vec<(usize, usize)> {

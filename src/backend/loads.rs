@@ -1,13 +1,10 @@
 //! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from kept up to date.
 
-use crate::backend::cpu::loads::{LoadKernels, Top};
-use crate::batch::{Batch, Worker};
+use crate::backend::cpu::loads::LoadKernels;
+use crate::batch::{Batch, Top, Worker};
 use crate::rule::{PairView, Plan, View};
 
 impl Top {
-    /// Nothing seen yet.
-    const NONE: Self = Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
-
     /// Follows a change of one value; false when only a new scan can tell.
     #[inline(always)]
     fn follow(&mut self, at: usize, new: i64) -> bool {
@@ -66,9 +63,16 @@ impl Divisor {
     }
 }
 
+/// The anticipated load of who is shut, where only open workers are taken: below every load.
+const SHUT: i64 = -(1 << 52);
+
 /// Loads during one decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Loads {
+    /// Whether the columns hold open workers only. All others stay what they are, and all that is asked about them is their sum and their
+    /// two greatest loads, which the batch knows.
+    open_only: bool,
+    shut: Top,
     kernels: LoadKernels,
     /// Whether rooms are bounded at all.
     bounded: bool,
@@ -101,6 +105,8 @@ pub(crate) struct Loads {
 impl Loads {
     pub(crate) fn new(kernels: LoadKernels) -> Self {
         Self {
+            open_only: false,
+            shut: Top::NONE,
             kernels,
             bounded: false,
             cost: Vec::new(),
@@ -127,13 +133,13 @@ impl Loads {
     }
 
     /// Clears the lifts for the rule to fill in.
-    pub(crate) fn prepare(&mut self, batch: &Batch<'_>) {
+    pub(crate) fn prepare(&mut self) {
         self.lift.clear();
-        self.lift.resize(batch.workers().len(), 0);
     }
 
-    /// Takes the loads of a batch as a plan sees them; the lifts are the rule's by now.
-    pub(crate) fn load(&mut self, batch: &Batch<'_>, plan: &Plan) {
+    /// Takes the loads of a batch as a plan sees them; the lifts are the rule's by now. Where nobody asks for a single worker that is shut, it may be
+    /// left out.
+    pub(crate) fn load(&mut self, batch: &Batch<'_>, plan: &Plan, open_only: bool) {
         let uniform = batch.is_uniform();
         let workers = batch.workers();
         self.growth_tokens = i64::from(batch.request_growth_tokens());
@@ -142,17 +148,23 @@ impl Loads {
         self.follows_envelope = plan.follows_envelope;
         self.bounded = batch.is_bounded();
         self.dear = !uniform;
-        self.fill(workers);
-        if let (true, Ok(refill_tokens)) = (uniform, u32::try_from(plan.refill_tokens)) {
-            let (sum, greatest) = batch.load_totals();
-            self.before = (sum as i64, greatest as i64);
-            let columns = [&self.cost[..], &self.lift, &self.open_slots];
-            self.sum = (self.kernels.anticipate)(columns, refill_tokens, &mut self.anticipated);
+        let (sum, greatest) = batch.load_totals();
+        self.before = (sum as i64, greatest as i64);
+        let alike = uniform && self.lift.is_empty() && batch.projection().is_none();
+        if open_only && alike && !plan.follows_envelope {
+            self.fill_open(batch);
         } else {
-            self.anticipate_each(workers);
+            self.lift.resize(workers.len(), 0);
+            self.fill(workers);
+            if let (true, Ok(refill_tokens)) = (uniform, u32::try_from(plan.refill_tokens)) {
+                let columns = [&self.cost[..], &self.lift, &self.open_slots];
+                self.sum = (self.kernels.anticipate)(columns, refill_tokens, &mut self.anticipated);
+            } else {
+                self.anticipate_each(workers);
+            }
+            self.find_top();
         }
         self.others = Divisor::new(workers.len() as u64 - 1);
-        self.top = (self.kernels.top)(&self.anticipated);
         self.envelope = self.before.1.max(plan.envelope_floor);
         self.room_tokens.clear();
         if self.bounded {
@@ -174,9 +186,58 @@ impl Loads {
         }
     }
 
+    /// Takes the open workers alone, on a uniform cluster without lifts.
+    #[inline(always)]
+    fn fill_open(&mut self, batch: &Batch<'_>) {
+        let workers = batch.workers();
+        let count = workers.len();
+        if self.open_only && self.anticipated.len() == count {
+            for &worker in &self.open_workers {
+                self.anticipated[worker as usize] = SHUT;
+            }
+        } else {
+            self.open_only = true;
+            self.cost.resize(count, 0);
+            self.open_slots.resize(count, 0);
+            self.anticipated.clear();
+            self.anticipated.resize(count, SHUT);
+        }
+        self.shut = batch.shut_loads();
+        // All of them some day: that day must not allocate.
+        self.open_workers.resize(count, 0);
+        let mut open_count = 0;
+        self.top = self.shut;
+        for (word, &bits) in batch.open_workers().iter().enumerate() {
+            let mut bits = bits;
+            while bits != 0 {
+                let at = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let (load, slots) = (workers[at].load_tokens as i64, i64::from(workers[at].free_slots));
+                let anticipated = load + slots * self.refill_tokens;
+                (self.cost[at], self.open_slots[at], self.anticipated[at]) = (load, slots, anticipated);
+                self.top.see(at, anticipated);
+                self.open_workers[open_count] = at as u32;
+                open_count += 1;
+            }
+        }
+        self.open_workers.truncate(open_count);
+        self.sum = self.before.0 + batch.open_slots() as i64 * self.refill_tokens;
+    }
+
+    /// Finds the two greatest anticipated loads.
+    fn find_top(&mut self) {
+        self.top = (self.kernels.top)(&self.anticipated);
+        if self.open_only {
+            for (at, load) in [(self.shut.at, self.shut.first), (self.shut.second_at, self.shut.second)] {
+                self.top.see(at, load);
+            }
+        }
+    }
+
     /// Takes loads in tokens and open slots, and lists the workers that have any.
     #[inline(always)]
     fn fill(&mut self, workers: &[Worker]) {
+        self.open_only = false;
         let count = workers.len();
         for column in [&mut self.cost, &mut self.open_slots, &mut self.anticipated] {
             column.resize(count, 0);
@@ -357,11 +418,17 @@ impl Loads {
         &self.open_slots
     }
 
+    /// The greatest load that was left out.
+    fn shut_max(&self) -> i64 {
+        if self.open_only { self.shut.first } else { i64::MIN }
+    }
+
     /// What an exchange between two workers is judged by.
     pub(crate) fn pair(&self, first: usize, second: usize) -> PairView {
         let rest_max = self.top.without(first, second).or_else(|| {
             let rest = self.anticipated.iter().enumerate();
-            rest.filter(|&(worker, _)| worker != first && worker != second).map(|(_, &value)| value).max()
+            let open = rest.filter(|&(worker, _)| worker != first && worker != second);
+            open.map(|(_, &value)| value).max().map(|open| open.max(self.shut_max()))
         });
         PairView { workers: self.cost.len() as i64, sum: self.sum, rest_max }
     }
@@ -384,7 +451,7 @@ impl Loads {
         let anticipated = self.anticipated[worker] + more;
         self.anticipated[worker] = anticipated;
         if !self.top.follow(worker, anticipated) {
-            self.top = (self.kernels.top)(&self.anticipated);
+            self.find_top();
         }
     }
 
@@ -415,7 +482,7 @@ impl Loads {
         if !asked_again {
             return;
         }
-        self.top = (self.kernels.top)(&self.anticipated);
+        self.find_top();
         if self.follows_envelope {
             self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
         }
@@ -434,7 +501,7 @@ impl Loads {
         self.anticipated[worker] = new;
         self.sum += new - old;
         if !self.top.follow(worker, new) {
-            self.top = (self.kernels.top)(&self.anticipated);
+            self.find_top();
         }
         if self.follows_envelope {
             self.follow_envelope(worker, old_cost);
@@ -474,7 +541,65 @@ impl Loads {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::backend::cpu::Kernels;
+    use crate::policy::baseline::PLAIN;
+    use crate::pool::Pool;
+
+    /// Who is shut counts only through sums and greatest values: leaving him out changes no answer, whatever came before.
+    #[test]
+    fn open_workers_alone_tell_the_same() {
+        let mut seed = 3u64;
+        let mut next = |bound: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % bound
+        };
+        let kernels = Kernels::best().loads;
+        let (mut alone, mut whole) = (Loads::new(kernels), Loads::new(kernels));
+        let pool = Pool::new();
+        let mut left_out = 0;
+        for round in 0..2000 {
+            let count = [1, 2, 3, 40, 70, 130][next(6) as usize];
+            let most = [10, 100_000][next(2) as usize];
+            let workers: Vec<Worker> = (0..count)
+                .map(|_| Worker::new(next(most), 5, u32::from(next(4) == 0) * next(4) as u32))
+                .collect();
+            let open: Vec<usize> = (0..count).filter(|&at| workers[at].open_slots() > 0).collect();
+            let batch = Batch::draft(&workers, &pool).check().expect("valid");
+            let plan = Plan { refill_tokens: next(2000) as i64, follows_envelope: false, ..PLAIN };
+            for (loads, open_only) in [(&mut alone, next(8) > 0), (&mut whole, false)] {
+                loads.prepare();
+                loads.load(&batch, &plan, open_only);
+            }
+            left_out += u32::from(alone.open_only);
+            for _ in 0..if open.is_empty() { 0 } else { 6 } {
+                let worker = open[next(open.len() as u64) as usize];
+                let (tokens, kind) = (next(3000) as i64, next(4));
+                for loads in [&mut alone, &mut whole] {
+                    match kind {
+                        0 => loads.admit_alike(worker, tokens),
+                        1 => loads.release(worker, tokens),
+                        2 => loads.exchange(worker, tokens - 1500),
+                        _ => loads.exchange_all([(worker, tokens - 1500)].into_iter(), true),
+                    }
+                }
+                assert_eq!((alone.sum, alone.before), (whole.sum, whole.before), "round {round}");
+                for &at in &open {
+                    assert_eq!(alone.others(at), whole.others(at), "round {round}, worker {at}");
+                    assert_eq!(alone.refilled(at), whole.refilled(at));
+                    assert_eq!(
+                        (alone.cost(at), alone.open_slots(at)),
+                        (whole.cost(at), whole.open_slots(at))
+                    );
+                    if at != worker {
+                        assert_eq!(alone.pair(at, worker), whole.pair(at, worker), "round {round}");
+                    }
+                }
+                assert_eq!(alone.open_workers(), whole.open_workers());
+            }
+        }
+        assert!(left_out > 1000);
+    }
 
     #[test]
     fn the_top_two_follow_every_change() {

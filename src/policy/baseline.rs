@@ -81,7 +81,7 @@ pub(crate) const PLAIN: Plan = Plan {
 struct FirstCome;
 
 impl Rule for FirstCome {
-    fn begin(&mut self, _batch: &Batch<'_>, _lift: &mut [i64]) -> Plan {
+    fn begin(&mut self, _batch: &Batch<'_>, _lift: &mut Vec<i64>) -> Plan {
         PLAIN
     }
 
@@ -407,8 +407,8 @@ impl Policy for LongestFirst {
 
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
         out.clear();
-        self.loads.prepare(batch);
-        self.loads.load(batch, &PLAIN);
+        self.loads.prepare();
+        self.loads.load(batch, &PLAIN, false);
         let pool = batch.waiting();
         self.admitted.clear();
         self.admitted.resize(pool.slot_bound(), false);

@@ -115,7 +115,7 @@ pub(crate) fn draw_margin(view: &View<'_>, profile: &mut Profile) {
 }
 
 impl Rule for Exact {
-    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut [i64]) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut Vec<i64>) -> Plan {
         let uniform = batch.is_uniform();
         let cost_one = if uniform { 1 } else { WEIGHT_ONE };
         let looks_ahead = self.discounts.is_some() && batch.projection().is_some();

@@ -202,7 +202,7 @@ fn steps_for_ends(batch: &Batch<'_>, worker: usize, ends: i64) -> i64 {
 }
 
 impl Rule for Level {
-    fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, lift: &mut Vec<i64>) -> Plan {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         let everybody_fits = batch.waiting().len() as u64 <= batch.open_slots();
@@ -210,6 +210,9 @@ impl Rule for Level {
         let thin = everybody_fits && !self.places;
         let peaks = self.peaks && !everybody_fits && self.knows_next_ends(batch);
         self.drop_tokens = if peaks || everybody_fits { 0 } else { traffic.mean_output_tokens };
+        if peaks || self.parameters.reserve {
+            lift.resize(batch.workers().len(), 0);
+        }
         if peaks {
             self.lift_peaks(batch, lift);
         }

@@ -93,7 +93,7 @@ impl Rollout {
 }
 
 impl Rule for Rollout {
-    fn begin(&mut self, batch: &Batch<'_>, lift: &mut [i64]) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, lift: &mut Vec<i64>) -> Plan {
         self.waiting.clear();
         self.waiting.extend_from_slice(batch.waiting().ordered().tokens);
         self.level.begin(batch, lift)

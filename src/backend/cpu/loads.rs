@@ -1,13 +1,13 @@
 //! Sums and greatest values of loads: plain loops in a shape that every instruction set's compiler turns into vectors.
 
-use crate::batch::MAX_WORKERS;
+use crate::batch::{MAX_WORKERS, Top};
 
 /// What loads ask of an instruction set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadKernels {
     /// Anticipated loads from costs, lifts and open slots, and the refill of a slot; returns their sum.
     pub anticipate: fn([&[i64]; 3], u32, &mut [i64]) -> i64,
-    /// The two greatest values.
+    /// The two greatest values, the first of equals first.
     pub top: fn(&[i64]) -> Top,
     /// Sum and greatest value, at least zero.
     pub sum_and_max: fn(&[i64]) -> (i64, i64),
@@ -16,15 +16,6 @@ pub(crate) struct LoadKernels {
 const WIDTH: usize = 16;
 /// The same for the two greatest values: what is left at the end is compared one by one.
 const TOPS: usize = 8;
-
-/// The two greatest values of a slice and where they stand, the first of equals first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Top {
-    pub first: i64,
-    pub at: usize,
-    pub second: i64,
-    pub second_at: usize,
-}
 
 /// Bits of a key that hold the place.
 const PLACE: u32 = MAX_WORKERS.trailing_zeros();
@@ -37,7 +28,7 @@ fn keep(first: &mut i64, second: &mut i64, other: (i64, i64)) {
     *first = i64::max(*first, other.0);
 }
 
-/// Values are below 2^53 on either side of zero, so that value and place fit one key.
+/// The two greatest values, the first of equals first. Values are below 2^53 on either side of zero, so that value and place fit one key.
 #[inline(always)]
 pub(super) fn top(values: &[i64]) -> Top {
     let (mut first, mut second) = ([i64::MIN; TOPS], [i64::MIN; TOPS]);
