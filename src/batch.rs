@@ -348,45 +348,13 @@ pub struct Batch<'a> {
     totals: Totals,
 }
 
-/// The two greatest of some values, and where they stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Top {
-    pub first: i64,
-    pub at: usize,
-    pub second: i64,
-    pub second_at: usize,
-}
-
-impl Top {
-    /// Nothing seen yet.
-    pub(crate) const NONE: Self =
-        Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
-
-    /// Sees one more.
-    #[inline(always)]
-    pub(crate) fn see(&mut self, at: usize, value: i64) {
-        if value > self.first {
-            (self.second, self.second_at) = (self.first, self.at);
-            (self.first, self.at) = (value, at);
-        } else if value > self.second {
-            (self.second, self.second_at) = (value, at);
-        }
-    }
-}
-
-impl Default for Top {
-    fn default() -> Self {
-        Self::NONE
-    }
-}
-
 /// What every decision wants to know of the workers: added up at the door, where each is looked at anyway.
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     /// A bit for each worker with an open slot.
     open: [u64; MAX_WORKERS / 64],
-    /// The greatest loads of all others: in one step they stay what they are.
-    shut: Top,
+    /// The greatest load of all others, which in one step stay what they are; negative if there are none.
+    greatest_shut_tokens: i64,
     open_slots: u64,
     slots: u64,
     load_tokens: u64,
@@ -400,19 +368,24 @@ struct Totals {
 impl Totals {
     fn of(workers: &[Worker]) -> Self {
         let first_weight = workers.first().map_or(0, |worker| worker.weight.to_bits());
-        let mut totals = Self { uniform: true, ..Self::default() };
-        for (index, worker) in workers.iter().enumerate() {
-            let open_slots = worker.open_slots();
-            if open_slots > 0 {
-                totals.open[index / 64] |= 1 << (index % 64);
-            } else {
-                totals.shut.see(index, worker.load_tokens as i64);
+        let mut totals = Self { uniform: true, greatest_shut_tokens: -1, ..Self::default() };
+        // Three passes over what is near by then: one would keep its sums in memory.
+        for (workers, bits) in workers.chunks(64).zip(&mut totals.open) {
+            for (at, worker) in workers.iter().enumerate() {
+                *bits |= u64::from(worker.open_slots() > 0) << at;
             }
+        }
+        for worker in workers {
+            let open_slots = worker.open_slots();
+            let shut_tokens = if open_slots > 0 { -1 } else { worker.load_tokens as i64 };
+            totals.greatest_shut_tokens = totals.greatest_shut_tokens.max(shut_tokens);
             totals.open_slots += u64::from(open_slots);
+            totals.several_open |= open_slots > 1;
+        }
+        for worker in workers {
             totals.slots += u64::from(worker.running) + u64::from(worker.free_slots);
             totals.load_tokens += worker.load_tokens;
             totals.greatest_load_tokens = totals.greatest_load_tokens.max(worker.load_tokens);
-            totals.several_open |= open_slots > 1;
             totals.uniform &= worker.weight.to_bits() == first_weight;
             totals.bounded |= worker.kv_capacity_tokens.is_some();
         }
@@ -551,9 +524,9 @@ impl<'a> Batch<'a> {
         &self.totals.open[..self.workers.len().div_ceil(64)]
     }
 
-    /// The two greatest loads of the workers without one.
-    pub(crate) fn shut_loads(&self) -> Top {
-        self.totals.shut
+    /// The greatest load of the workers without one.
+    pub(crate) fn greatest_shut_tokens(&self) -> Option<i64> {
+        Some(self.totals.greatest_shut_tokens).filter(|&tokens| tokens >= 0)
     }
 
     /// Sum and greatest of the loads in tokens.

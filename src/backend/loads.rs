@@ -1,10 +1,24 @@
 //! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from kept up to date.
 
-use crate::backend::cpu::loads::LoadKernels;
-use crate::batch::{Batch, Top, Worker};
+use crate::backend::cpu::loads::{LoadKernels, Top};
+use crate::batch::{Batch, Worker};
 use crate::rule::{PairView, Plan, View};
 
 impl Top {
+    /// Nothing seen yet.
+    const NONE: Self = Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
+
+    /// Sees one more.
+    #[inline(always)]
+    fn see(&mut self, at: usize, value: i64) {
+        if value > self.first {
+            (self.second, self.second_at) = (self.first, self.at);
+            (self.first, self.at) = (value, at);
+        } else if value > self.second {
+            (self.second, self.second_at) = (value, at);
+        }
+    }
+
     /// Follows a change of one value; false when only a new scan can tell.
     #[inline(always)]
     fn follow(&mut self, at: usize, new: i64) -> bool {
@@ -66,13 +80,16 @@ impl Divisor {
 /// The anticipated load of who is shut, where only open workers are taken: below every load.
 const SHUT: i64 = -(1 << 52);
 
+/// The place of whoever of these has the greatest load.
+const NOBODY: usize = usize::MAX;
+
 /// Loads during one decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Loads {
     /// Whether the columns hold open workers only. All others stay what they are, and all that is asked about them is their sum and their
-    /// two greatest loads, which the batch knows.
+    /// greatest load, which the batch knows.
     open_only: bool,
-    shut: Top,
+    greatest_shut: Option<i64>,
     kernels: LoadKernels,
     /// Whether rooms are bounded at all.
     bounded: bool,
@@ -106,7 +123,7 @@ impl Loads {
     pub(crate) fn new(kernels: LoadKernels) -> Self {
         Self {
             open_only: false,
-            shut: Top::NONE,
+            greatest_shut: None,
             kernels,
             bounded: false,
             cost: Vec::new(),
@@ -164,7 +181,10 @@ impl Loads {
             }
             self.find_top();
         }
-        self.others = Divisor::new(workers.len() as u64 - 1);
+        let others = workers.len() as u64 - 1;
+        if self.others.by != others {
+            self.others = Divisor::new(others);
+        }
         self.envelope = self.before.1.max(plan.envelope_floor);
         self.room_tokens.clear();
         if self.bounded {
@@ -202,11 +222,12 @@ impl Loads {
             self.anticipated.clear();
             self.anticipated.resize(count, SHUT);
         }
-        self.shut = batch.shut_loads();
+        self.greatest_shut = batch.greatest_shut_tokens();
         // All of them some day: that day must not allocate.
         self.open_workers.resize(count, 0);
         let mut open_count = 0;
-        self.top = self.shut;
+        self.top = Top::NONE;
+        self.see_shut();
         for (word, &bits) in batch.open_workers().iter().enumerate() {
             let mut bits = bits;
             while bits != 0 {
@@ -225,12 +246,20 @@ impl Loads {
     }
 
     /// Finds the two greatest anticipated loads.
+    #[inline(never)]
     fn find_top(&mut self) {
         self.top = (self.kernels.top)(&self.anticipated);
         if self.open_only {
-            for (at, load) in [(self.shut.at, self.shut.first), (self.shut.second_at, self.shut.second)] {
-                self.top.see(at, load);
-            }
+            self.see_shut();
+        }
+    }
+
+    #[inline(always)]
+    fn see_shut(&mut self) {
+        // Twice: whoever is asked about is open, so it is there beside everybody, and no open worker below it has to be followed.
+        if let Some(load) = self.greatest_shut {
+            self.top.see(NOBODY, load);
+            self.top.see(NOBODY, load);
         }
     }
 
@@ -379,7 +408,7 @@ impl Loads {
         self.longest_tokens(worker) + tokens + self.growth_tokens
     }
 
-    /// The worker with the greatest anticipated load.
+    /// The worker with the greatest anticipated load; past all of them where he is one of those left out.
     pub(crate) fn top(&self) -> usize {
         self.top.at
     }
@@ -418,17 +447,13 @@ impl Loads {
         &self.open_slots
     }
 
-    /// The greatest load that was left out.
-    fn shut_max(&self) -> i64 {
-        if self.open_only { self.shut.first } else { i64::MIN }
-    }
-
     /// What an exchange between two workers is judged by.
     pub(crate) fn pair(&self, first: usize, second: usize) -> PairView {
         let rest_max = self.top.without(first, second).or_else(|| {
             let rest = self.anticipated.iter().enumerate();
-            let open = rest.filter(|&(worker, _)| worker != first && worker != second);
-            open.map(|(_, &value)| value).max().map(|open| open.max(self.shut_max()))
+            let rest = rest.filter(|&(worker, _)| worker != first && worker != second);
+            let shut = self.greatest_shut.filter(|_| self.open_only);
+            rest.map(|(_, &value)| value).chain(shut).max()
         });
         PairView { workers: self.cost.len() as i64, sum: self.sum, rest_max }
     }
@@ -466,6 +491,7 @@ impl Loads {
     }
 
     /// Changes the lengths of many picks. The greatest loads are found once, and only if somebody will ask again.
+    #[inline(always)]
     pub(crate) fn exchange_all(&mut self, changes: impl Iterator<Item = (usize, i64)>, asked_again: bool) {
         for (worker, more_tokens) in changes {
             if self.width > 0 || self.dear {

@@ -19,8 +19,10 @@ impl MeanWait {
     /// When requests are overdue: nothing is before the first request has finished, for then nothing is known.
     pub(crate) fn overdue(self, batch: &Batch<'_>, bound: &WaitBound) -> Overdue {
         let steps = |mean_waits: f64| {
-            let steps = (self.steps * mean_waits).ceil().min(f64::from(MAX_WAITED_STEPS));
-            (self.steps > 1.0).then_some(steps as u32)
+            let steps = (self.steps * mean_waits).min(f64::from(MAX_WAITED_STEPS));
+            // Rounds up without `ceil`, which is a call where the CPU's baseline lacks the instruction.
+            let whole = steps as u32;
+            (self.steps > 1.0).then_some(whole + u32::from(f64::from(whole) < steps))
         };
         let traffic = batch.traffic();
         let spread = (bound.giant_spreads * traffic.sd_prompt_tokens as f64) as i64;

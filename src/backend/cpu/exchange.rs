@@ -117,7 +117,8 @@ impl Exchange<'_> {
     fn mark_top(&mut self) {
         self.pairs.top_worker = self.loads.top();
         self.pairs.top.fill(0);
-        let mut index = self.pairs.first_of[self.pairs.top_worker] as usize;
+        let first = self.pairs.first_of.get(self.pairs.top_worker);
+        let mut index = first.map_or(NO_PICK, |&first| first) as usize;
         while let Some(&next) = self.pairs.next_of.get(index) {
             self.pairs.top[index / BLOCK] |= 1 << (index % BLOCK);
             index = next as usize;

@@ -1,6 +1,6 @@
 //! Sums and greatest values of loads: plain loops in a shape that every instruction set's compiler turns into vectors.
 
-use crate::batch::{MAX_WORKERS, Top};
+use crate::batch::MAX_WORKERS;
 
 /// What loads ask of an instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,15 @@ pub(crate) struct LoadKernels {
 const WIDTH: usize = 16;
 /// The same for the two greatest values: what is left at the end is compared one by one.
 const TOPS: usize = 8;
+
+/// The two greatest of some values, and where they stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Top {
+    pub first: i64,
+    pub at: usize,
+    pub second: i64,
+    pub second_at: usize,
+}
 
 /// Bits of a key that hold the place.
 const PLACE: u32 = MAX_WORKERS.trailing_zeros();

@@ -7,12 +7,12 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
-use crate::backend::cpu::loads::{self, LoadKernels};
+use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
-use crate::batch::{Bonuses, Top};
+use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
-use crate::score::{Age, MAX_AGE_TOKENS};
+use crate::score::Age;
 
 #[cfg(not(miri))]
 instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), TIERS);
@@ -57,11 +57,13 @@ impl Avx2 {
         // SAFETY: the CPU has AVX2. Multiplications and the addition stay apart: nothing fuses them.
         unsafe {
             let waited = _mm256_cvtepi32_pd(waited);
-            let linear = _mm256_mul_pd(_mm256_set1_pd(age.linear), waited);
             let square = _mm256_mul_pd(waited, waited);
-            let age = _mm256_add_pd(linear, _mm256_mul_pd(_mm256_set1_pd(age.quadratic), square));
-            let age = _mm256_min_pd(age, _mm256_set1_pd(MAX_AGE_TOKENS));
-            _mm256_cvttpd_epi32(_mm256_floor_pd(age))
+            let mut tokens = _mm256_mul_pd(_mm256_set1_pd(age.quadratic), square);
+            // Level refill adds nothing here and would wait for it; nor does anybody in these lanes reach the greatest age.
+            if age.linear != 0.0 {
+                tokens = _mm256_add_pd(_mm256_mul_pd(_mm256_set1_pd(age.linear), waited), tokens);
+            }
+            _mm256_cvttpd_epi32(_mm256_floor_pd(tokens))
         }
     }
 }

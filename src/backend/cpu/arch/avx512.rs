@@ -7,12 +7,12 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
-use crate::backend::cpu::loads::{self, LoadKernels};
+use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
-use crate::batch::{Bonuses, Top};
+use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
-use crate::score::{Age, MAX_AGE_TOKENS};
+use crate::score::Age;
 
 instantiate!(
     KERNELS,
@@ -78,11 +78,13 @@ impl<const VNNI: bool> Avx512<VNNI> {
         // SAFETY: the CPU has AVX-512. Multiplications and the addition stay apart: nothing fuses them.
         unsafe {
             let waited = _mm512_cvtepi32_pd(waited);
-            let linear = _mm512_mul_pd(_mm512_set1_pd(age.linear), waited);
             let square = _mm512_mul_pd(waited, waited);
-            let age = _mm512_add_pd(linear, _mm512_mul_pd(_mm512_set1_pd(age.quadratic), square));
-            let age = _mm512_min_pd(age, _mm512_set1_pd(MAX_AGE_TOKENS));
-            _mm512_cvt_roundpd_epi32::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(age)
+            let mut tokens = _mm512_mul_pd(_mm512_set1_pd(age.quadratic), square);
+            // Level refill adds nothing here and would wait for it; nor does anybody in these lanes reach the greatest age.
+            if age.linear != 0.0 {
+                tokens = _mm512_add_pd(_mm512_mul_pd(_mm512_set1_pd(age.linear), waited), tokens);
+            }
+            _mm512_cvt_roundpd_epi32::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(tokens)
         }
     }
 }

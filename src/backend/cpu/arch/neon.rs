@@ -5,10 +5,10 @@ use super::scalar::Scalar;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
-use crate::backend::cpu::loads::{self, LoadKernels};
+use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
-use crate::batch::{Bonuses, Top};
+use crate::batch::Bonuses;
 use crate::pool::Ordered;
 use crate::score::Age;
 
