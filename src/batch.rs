@@ -369,26 +369,24 @@ impl Totals {
     fn of(workers: &[Worker]) -> Self {
         let first_weight = workers.first().map_or(0, |worker| worker.weight.to_bits());
         let mut totals = Self { uniform: true, greatest_shut_tokens: -1, ..Self::default() };
-        // Three passes over what is near by then: one would keep its sums in memory.
-        for (workers, bits) in workers.chunks(64).zip(&mut totals.open) {
+        // On its own: beside an array the other sums would stay in memory.
+        let mut open = [0; MAX_WORKERS / 64];
+        for (workers, open) in workers.chunks(64).zip(&mut open) {
             for (at, worker) in workers.iter().enumerate() {
-                *bits |= u64::from(worker.open_slots() > 0) << at;
+                let open_slots = worker.open_slots();
+                *open |= u64::from(open_slots > 0) << at;
+                let shut_tokens = if open_slots > 0 { -1 } else { worker.load_tokens as i64 };
+                totals.greatest_shut_tokens = totals.greatest_shut_tokens.max(shut_tokens);
+                totals.open_slots += u64::from(open_slots);
+                totals.slots += u64::from(worker.running) + u64::from(worker.free_slots);
+                totals.load_tokens += worker.load_tokens;
+                totals.greatest_load_tokens = totals.greatest_load_tokens.max(worker.load_tokens);
+                totals.several_open |= open_slots > 1;
+                totals.uniform &= worker.weight.to_bits() == first_weight;
+                totals.bounded |= worker.kv_capacity_tokens.is_some();
             }
         }
-        for worker in workers {
-            let open_slots = worker.open_slots();
-            let shut_tokens = if open_slots > 0 { -1 } else { worker.load_tokens as i64 };
-            totals.greatest_shut_tokens = totals.greatest_shut_tokens.max(shut_tokens);
-            totals.open_slots += u64::from(open_slots);
-            totals.several_open |= open_slots > 1;
-        }
-        for worker in workers {
-            totals.slots += u64::from(worker.running) + u64::from(worker.free_slots);
-            totals.load_tokens += worker.load_tokens;
-            totals.greatest_load_tokens = totals.greatest_load_tokens.max(worker.load_tokens);
-            totals.uniform &= worker.weight.to_bits() == first_weight;
-            totals.bounded |= worker.kv_capacity_tokens.is_some();
-        }
+        totals.open = open;
         totals
     }
 }

@@ -107,7 +107,7 @@ struct Step<'a, 'b, R> {
     batch: &'a Batch<'b>,
     waiting: Ordered<'a>,
     rule: R,
-    plan: Plan,
+    plan: &'a Plan,
     terms: Terms,
     /// Whether columns may be searched by length.
     ordered: bool,
@@ -116,7 +116,7 @@ struct Step<'a, 'b, R> {
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
-    fn new(batch: &'a Batch<'b>, rule: R, plan: Plan, ordered: bool) -> Self {
+    fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, ordered: bool) -> Self {
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         Self {
             batch,
@@ -194,8 +194,11 @@ impl Greedy {
 
     /// Runs a rule on a batch.
     pub(crate) fn assign(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
-        let Some(plan) = self.begin(rule, batch, out) else { return };
-        let mut step = self.step(rule, batch, plan);
+        let plan = self.plan(rule, batch, out);
+        if Self::is_idle(batch, out) {
+            return;
+        }
+        let mut step = self.step(rule, batch, &plan);
         // Who judges among candidates asks for every worker, and a pinned request for its own.
         let open_only = step.rule.candidates() <= 1 && step.rule.pins().is_empty();
         self.load(&mut step, open_only, out);
@@ -203,28 +206,33 @@ impl Greedy {
         self.finish(&step, out);
     }
 
-    /// Begins a decision; none where there is nothing to decide.
+    /// Begins a decision. Plans and steps are large, and stay where they are built.
     #[inline(always)]
-    fn begin(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) -> Option<Plan> {
+    fn plan(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) -> Plan {
         out.clear();
         self.loads.prepare();
+        self.picks.clear();
         let plan = rule.begin(batch, &mut self.loads.lift);
         out.passed_over = plan.passed_over;
-        self.picks.clear();
-        if batch.waiting().is_empty() || batch.open_slots() == 0 {
-            out.measure(batch);
-            return None;
-        }
-        Some(plan)
+        plan
     }
 
-    /// A step is built where it stays: it is large.
+    /// Whether there is nothing to decide: the answer is complete then.
+    #[inline(always)]
+    fn is_idle(batch: &Batch<'_>, out: &mut Assignment) -> bool {
+        let idle = batch.waiting().is_empty() || batch.open_slots() == 0;
+        if idle {
+            out.measure(batch);
+        }
+        idle
+    }
+
     #[inline(always)]
     fn step<'a, 'b, R: Rule>(
         &self,
         rule: &'a mut R,
         batch: &'a Batch<'b>,
-        plan: Plan,
+        plan: &'a Plan,
     ) -> Step<'a, 'b, &'a mut R> {
         Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense)
     }
@@ -232,7 +240,7 @@ impl Greedy {
     /// Takes what a step works on and places who is pinned or overdue.
     #[inline(always)]
     fn load(&mut self, step: &mut Step<'_, '_, &mut impl Rule>, open_only: bool, out: &mut Assignment) {
-        let (batch, plan) = (step.batch, &step.plan);
+        let (batch, plan) = (step.batch, step.plan);
         self.loads.load(batch, plan, open_only);
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
@@ -260,7 +268,7 @@ impl Greedy {
     /// Repairs the picks and writes the answer.
     #[inline(always)]
     fn finish(&mut self, step: &Step<'_, '_, &mut impl Rule>, out: &mut Assignment) {
-        let (batch, plan) = (step.batch, &step.plan);
+        let (batch, plan) = (step.batch, step.plan);
         self.changes = UNCHANGED;
         if self.picks.len() >= 2 {
             // Whether picks are dealt or exchanged may change with the batch: that day must not allocate.
@@ -308,7 +316,7 @@ impl Greedy {
         self.loads.prepare();
         let plan = rule.begin(batch, &mut self.loads.lift);
         self.loads.load(batch, &plan, false);
-        let step = Step::new(batch, rule, plan, false);
+        let step = Step::new(batch, rule, &plan, false);
         for worker in 0..workers {
             let mut drawn = None;
             for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
@@ -335,8 +343,11 @@ impl Greedy {
         batch: &Batch<'_>,
         out: &mut Assignment,
     ) {
-        let Some(plan) = self.begin(rule, batch, out) else { return };
-        let mut step = self.step(rule, batch, plan);
+        let plan = self.plan(rule, batch, out);
+        if Self::is_idle(batch, out) {
+            return;
+        }
+        let mut step = self.step(rule, batch, &plan);
         self.load(&mut step, false, out);
         let mut begin = device.clock();
         if !(device.is_wanted(batch) && self.place_on(device, &mut step)) {
@@ -418,10 +429,15 @@ impl Greedy {
         while engines.len() < batches.len() {
             engines.push(Self::new(kernels));
         }
-        let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs));
+        let decisions = engines.iter_mut().zip(rules.iter_mut()).zip(batches.iter().zip(outs.iter_mut()));
+        let plans: Vec<Plan> =
+            decisions.map(|((greedy, rule), (batch, out))| greedy.plan(rule, batch, out)).collect();
+        let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs)).zip(&plans);
         let mut begun: Vec<_> = decisions
-            .filter_map(|((greedy, rule), (batch, out))| {
-                let plan = greedy.begin(rule, batch, out)?;
+            .filter_map(|(((greedy, rule), (batch, out)), plan)| {
+                if Self::is_idle(batch, out) {
+                    return None;
+                }
                 let mut step = greedy.step(rule, batch, plan);
                 greedy.load(&mut step, false, out);
                 greedy.mark_taken(&step);
@@ -461,7 +477,7 @@ impl Greedy {
     ) -> Problem<'a> {
         Problem {
             batch: step.batch,
-            plan: &step.plan,
+            plan: step.plan,
             turn: Turn::Rule(step.plan.order),
             source: Source::Drawn(drawer),
             loads: &self.loads,
@@ -523,7 +539,7 @@ impl Greedy {
         };
         let problem = Problem {
             batch,
-            plan: &step.plan,
+            plan: step.plan,
             turn: Turn::Rule(Order::Matrix),
             source: Source::Fixed(&draw),
             loads,
@@ -1208,8 +1224,8 @@ mod tests {
             let mut greedy = Greedy::new(kernels);
             let mut rule = Level::new(LevelParameters::default(), false);
             let mut out = Assignment::new();
-            let plan = greedy.begin(&mut rule, &batch, &mut out).expect("somebody waits");
-            let mut step = greedy.step(&mut rule, &batch, plan);
+            let plan = greedy.plan(&mut rule, &batch, &mut out);
+            let mut step = greedy.step(&mut rule, &batch, &plan);
             greedy.load(&mut step, true, &mut out);
             assert!(step.refill_drop_tokens.is_some(), "the kernel serves");
             greedy.place(&mut step);

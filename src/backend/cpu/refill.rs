@@ -468,11 +468,13 @@ pub(super) fn place<L: Lanes>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> 
 #[inline(always)]
 fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> {
     let terms = Terms::new(chain);
-    let loads = &mut *chain.loads;
-    let mut field = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks, chain.open.len())?;
+    // What does not change stays in registers.
+    let (pairs, tolerant, ordered) = (chain.pairs, chain.tolerance_tokens.is_some(), chain.ordered);
+    let (loads, open, picks) = (&mut *chain.loads, &mut *chain.open, &mut *chain.picks);
+    let mut field = Field::<GROUPS>::new(ordered, chain.marks, chain.flanks, open.len())?;
     let mut late = None;
     let mut unfit = None;
-    while let Some(key) = chain.open.pop() {
+    while let Some(key) = open.pop() {
         let worker = worker_of(key);
         let tent = terms.tent(loads, worker, loads.refilled(worker));
         if !terms.fit(tent) {
@@ -491,7 +493,7 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
             break;
         }
         let mut found = best.found();
-        if let Some(pairs) = chain.pairs {
+        if let Some(pairs) = pairs {
             let place = (worker, loads.longest_tokens(worker));
             found = field.best_listed(pairs, &terms, tent, Some(found), place).unwrap_or(found);
         }
@@ -500,20 +502,20 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
         loads.admit_alike(worker, tokens);
         field.take(position);
         late = Some(position / BLOCK);
-        chain.picks.push(Pick {
+        picks.push(Pick {
             position,
             worker,
             tokens,
             score,
             overdue: false,
-            pair_terms: has_row(chain.ordered, chain.pairs, position),
-            peak_tokens: chain.tolerance_tokens.map(|_| tent.peak_tokens()),
+            pair_terms: has_row(ordered, pairs, position),
+            peak_tokens: tolerant.then(|| tent.peak_tokens()),
             best_at: 0,
         });
         if loads.open_slots(worker) > 0 {
             let key = open_key(loads.cost(worker), worker);
-            let at = chain.open.partition_point(|other| *other > key);
-            chain.open.insert(at, key);
+            let at = open.partition_point(|other| *other > key);
+            open.insert(at, key);
         }
     }
     if let Some(block) = late {
