@@ -1,4 +1,5 @@
 //! The inner loop of the dense columns once more, over `fearless_simd` instead of `std::arch`: the same data, operations and blocks at once.
+//! Only who has the greatest score is found in another way where there are many knots: here a step in sixteen is scored again, there scores are kept.
 //!
 //! Every answer is checked before it is timed; both take turns, so that what else runs on the machine meets both.
 
@@ -7,7 +8,7 @@ use std::time::Instant;
 
 use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
 use fearless_simd::prelude::*;
-use fearless_simd::{Level, f32x16, i16x32, i32x16, mask32x16, u16x32};
+use fearless_simd::{Level, f32x16, i16x32, i32x16, mask32x16};
 
 const LANES: usize = 16;
 const WAITING: usize = 1024;
@@ -25,7 +26,8 @@ struct Column {
     words: Vec<Block>,
     arrived: Vec<u64>,
     bit: i32,
-    slope: i32,
+    /// The slope past every knot.
+    rest: i32,
     intercept: i64,
     bends: Vec<(i32, i32)>,
     float_bends: Vec<(f32, f32)>,
@@ -42,7 +44,7 @@ impl Column {
             words: Vec::new(),
             arrived: Vec::new(),
             bit: 1 << probe.worker(),
-            slope: probe.profile().slope as i32,
+            rest: 0,
             intercept: probe.profile().intercept,
             bends: probe
                 .profile()
@@ -62,6 +64,8 @@ impl Column {
             column.arrived.extend(from..from + LANES as u64);
         }
         column.float_bends = column.bends.iter().map(|&(at, weight)| (at as f32, weight as f32)).collect();
+        let weights: i32 = column.bends.iter().map(|&(_, weight)| weight).sum();
+        column.rest = probe.profile().slope as i32 - weights;
         // Every knot of the made-up profile weighs the same.
         column.factor = column.bends[0].1;
         column.pairs = column
@@ -85,7 +89,8 @@ trait Cells<S: Simd>: Copy {
     fn lengths(simd: S, tokens: i32x16<S>) -> Self::Lengths;
     fn begin(simd: S, column: &Column, tokens: i32x16<S>, base: i32x16<S>) -> Self::Sum;
     fn bends(column: &Column) -> &[Self::Bend];
-    fn bend(simd: S, sum: Self::Sum, lengths: Self::Lengths, bend: Self::Bend) -> Self::Sum;
+    fn clip(simd: S, lengths: Self::Lengths, bend: Self::Bend) -> Self::Lengths;
+    fn bend(simd: S, sum: Self::Sum, clipped: Self::Lengths, bend: Self::Bend) -> Self::Sum;
     fn score(simd: S, column: &Column, sum: Self::Sum, tokens: i32x16<S>, base: i32x16<S>) -> Self::Score;
 
     type Score: Copy;
@@ -117,8 +122,8 @@ impl<S: Simd> Cells<S> for F32 {
 
     #[inline(always)]
     fn begin(simd: S, column: &Column, tokens: i32x16<S>, base: i32x16<S>) -> f32x16<S> {
-        let slope = simd.splat_f32x16(column.slope as f32);
-        simd.add_f32x16(simd.cvt_f32_i32x16(base), simd.mul_f32x16(slope, simd.cvt_f32_i32x16(tokens)))
+        let rest = simd.splat_f32x16(column.rest as f32);
+        simd.add_f32x16(simd.cvt_f32_i32x16(base), simd.mul_f32x16(rest, simd.cvt_f32_i32x16(tokens)))
     }
 
     #[inline(always)]
@@ -127,9 +132,15 @@ impl<S: Simd> Cells<S> for F32 {
     }
 
     #[inline(always)]
-    fn bend(simd: S, sum: f32x16<S>, lengths: f32x16<S>, (at, weight): (f32, f32)) -> f32x16<S> {
-        let past = simd.max_f32x16(simd.sub_f32x16(lengths, simd.splat_f32x16(at)), simd.splat_f32x16(0.0));
-        simd.sub_f32x16(sum, simd.mul_f32x16(past, simd.splat_f32x16(weight)))
+    fn clip(simd: S, lengths: f32x16<S>, (at, _): (f32, f32)) -> f32x16<S> {
+        // As integers, which are ordered alike and compared by more units.
+        let at: i32x16<S> = simd.splat_f32x16(at).bitcast();
+        simd.min_i32x16(lengths.bitcast(), at).bitcast()
+    }
+
+    #[inline(always)]
+    fn bend(simd: S, sum: f32x16<S>, clipped: f32x16<S>, (_, weight): (f32, f32)) -> f32x16<S> {
+        simd.add_f32x16(sum, simd.mul_f32x16(clipped, simd.splat_f32x16(weight)))
     }
 
     #[inline(always)]
@@ -181,7 +192,7 @@ impl<S: Simd> Cells<S> for I32 {
 
     #[inline(always)]
     fn begin(simd: S, column: &Column, tokens: i32x16<S>, base: i32x16<S>) -> i32x16<S> {
-        simd.add_i32x16(base, simd.mul_i32x16(simd.splat_i32x16(column.slope), tokens))
+        simd.add_i32x16(base, simd.mul_i32x16(simd.splat_i32x16(column.rest), tokens))
     }
 
     #[inline(always)]
@@ -190,9 +201,13 @@ impl<S: Simd> Cells<S> for I32 {
     }
 
     #[inline(always)]
-    fn bend(simd: S, sum: i32x16<S>, lengths: i32x16<S>, (at, weight): (i32, i32)) -> i32x16<S> {
-        let past = simd.max_i32x16(simd.sub_i32x16(lengths, simd.splat_i32x16(at)), simd.splat_i32x16(0));
-        simd.sub_i32x16(sum, simd.mul_i32x16(past, simd.splat_i32x16(weight)))
+    fn clip(simd: S, lengths: i32x16<S>, (at, _): (i32, i32)) -> i32x16<S> {
+        simd.min_i32x16(lengths, simd.splat_i32x16(at))
+    }
+
+    #[inline(always)]
+    fn bend(simd: S, sum: i32x16<S>, clipped: i32x16<S>, (_, weight): (i32, i32)) -> i32x16<S> {
+        simd.add_i32x16(sum, simd.mul_i32x16(clipped, simd.splat_i32x16(weight)))
     }
 
     #[inline(always)]
@@ -232,13 +247,13 @@ impl<S: Simd> Cells<S> for I32 {
 }
 
 impl<S: Simd> Cells<S> for Dot {
-    type Lengths = u16x32<S>;
+    type Lengths = i16x32<S>;
     type Sum = i32x16<S>;
     type Bend = (i32, i32);
     type Score = i32x16<S>;
 
     #[inline(always)]
-    fn lengths(simd: S, tokens: i32x16<S>) -> u16x32<S> {
+    fn lengths(simd: S, tokens: i32x16<S>) -> i16x32<S> {
         simd.mul_i32x16(tokens, simd.splat_i32x16(0x1_0001)).bitcast()
     }
 
@@ -253,16 +268,20 @@ impl<S: Simd> Cells<S> for Dot {
     }
 
     #[inline(always)]
-    fn bend(simd: S, sum: i32x16<S>, lengths: u16x32<S>, (at, weight): (i32, i32)) -> i32x16<S> {
-        let past: i16x32<S> = simd.saturating_sub_u16x32(lengths, simd.splat_i32x16(at).bitcast()).bitcast();
-        let lost = simd.pairwise_dot_product_i16x32(past, simd.splat_i32x16(weight).bitcast());
-        simd.add_i32x16(sum, lost)
+    fn clip(simd: S, lengths: i16x32<S>, (at, _): (i32, i32)) -> i16x32<S> {
+        simd.min_i16x32(lengths, simd.splat_i32x16(at).bitcast())
+    }
+
+    #[inline(always)]
+    fn bend(simd: S, sum: i32x16<S>, clipped: i16x32<S>, (_, weight): (i32, i32)) -> i32x16<S> {
+        let gained = simd.pairwise_dot_product_i16x32(clipped, simd.splat_i32x16(weight).bitcast());
+        simd.add_i32x16(sum, gained)
     }
 
     #[inline(always)]
     fn score(simd: S, column: &Column, sum: i32x16<S>, tokens: i32x16<S>, base: i32x16<S>) -> i32x16<S> {
-        let lost = simd.mul_i32x16(sum, simd.splat_i32x16(column.factor));
-        simd.sub_i32x16(I32::begin(simd, column, tokens, base), lost)
+        let gained = simd.mul_i32x16(sum, simd.splat_i32x16(column.factor));
+        simd.add_i32x16(I32::begin(simd, column, tokens, base), gained)
     }
 
     #[inline(always)]
@@ -316,8 +335,12 @@ fn score<S: Simd, C: Cells<S>, const N: usize>(
         lengths[n] = C::lengths(simd, tokens_of[n]);
     }
     for &bend in C::bends(column) {
-        for n in 0..N {
-            sums[n] = C::bend(simd, sums[n], lengths[n], bend);
+        let mut clipped = lengths;
+        for clipped in &mut clipped {
+            *clipped = C::clip(simd, *clipped, bend);
+        }
+        for (sum, clipped) in sums.iter_mut().zip(clipped) {
+            *sum = C::bend(simd, *sum, clipped, bend);
         }
     }
     let bit = simd.splat_i32x16(column.bit);

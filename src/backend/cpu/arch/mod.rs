@@ -2,7 +2,7 @@
 //! backend is here.
 //!
 //! Why `std::arch` and not `fearless_simd`: over the inner loop neither is faster (`cd benches/peers && cargo run --release
-//! --no-default-features --bin simd`; 0.93 to 1.08 times as long over the other, 1.00 on average). `std::arch` also has dot products that add up
+//! --no-default-features --bin simd`; 0.89 to 1.09 times as long over the other, 1.03 on average). `std::arch` also has dot products that add up
 //! (VNNI), gathers and half-precision conversions. The other's gain, no `unsafe`, is worth less than a dependency here: the `unsafe` is one
 //! line an operation, and all of it is in this folder.
 //!
