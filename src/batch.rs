@@ -369,12 +369,11 @@ impl Totals {
     fn of(workers: &[Worker]) -> Self {
         let first_weight = workers.first().map_or(0, |worker| worker.weight.to_bits());
         let mut totals = Self { uniform: true, greatest_shut_tokens: -1, ..Self::default() };
-        // On its own: beside an array the other sums would stay in memory.
-        let mut open = [0; MAX_WORKERS / 64];
-        for (workers, open) in workers.chunks(64).zip(&mut open) {
+        for (part, workers) in workers.chunks(64).enumerate() {
+            let mut open = 0;
             for (at, worker) in workers.iter().enumerate() {
                 let open_slots = worker.open_slots();
-                *open |= u64::from(open_slots > 0) << at;
+                open |= u64::from(open_slots > 0) << at;
                 let shut_tokens = if open_slots > 0 { -1 } else { worker.load_tokens as i64 };
                 totals.greatest_shut_tokens = totals.greatest_shut_tokens.max(shut_tokens);
                 totals.open_slots += u64::from(open_slots);
@@ -385,8 +384,8 @@ impl Totals {
                 totals.uniform &= worker.weight.to_bits() == first_weight;
                 totals.bounded |= worker.kv_capacity_tokens.is_some();
             }
+            totals.open[part] = open;
         }
-        totals.open = open;
         totals
     }
 }
@@ -522,7 +521,7 @@ impl<'a> Batch<'a> {
         &self.totals.open[..self.workers.len().div_ceil(64)]
     }
 
-    /// The greatest load of the workers without one.
+    /// The greatest load of the workers without an open slot.
     pub(crate) fn greatest_shut_tokens(&self) -> Option<i64> {
         Some(self.totals.greatest_shut_tokens).filter(|&tokens| tokens >= 0)
     }

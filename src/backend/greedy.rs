@@ -210,7 +210,7 @@ impl Greedy {
     #[inline(always)]
     fn plan(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) -> Plan {
         out.clear();
-        self.loads.prepare();
+        self.loads.prepare(batch);
         self.picks.clear();
         let plan = rule.begin(batch, &mut self.loads.lift);
         out.passed_over = plan.passed_over;
@@ -313,7 +313,7 @@ impl Greedy {
         let workers = batch.workers().len();
         score_tokens.clear();
         score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
-        self.loads.prepare();
+        self.loads.prepare(batch);
         let plan = rule.begin(batch, &mut self.loads.lift);
         self.loads.load(batch, &plan, false);
         let step = Step::new(batch, rule, &plan, false);

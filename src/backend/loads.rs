@@ -1,6 +1,7 @@
 //! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from kept up to date.
 
 use crate::backend::cpu::loads::{LoadKernels, Top};
+use crate::backend::picks::hold;
 use crate::batch::{Batch, Worker};
 use crate::rule::{PairView, Plan, View};
 
@@ -149,13 +150,14 @@ impl Loads {
         }
     }
 
-    /// Clears the lifts for the rule to fill in.
-    pub(crate) fn prepare(&mut self) {
+    /// Clears the lifts for the rule to fill in, if it has any.
+    pub(crate) fn prepare(&mut self, batch: &Batch<'_>) {
         self.lift.clear();
+        hold(&mut self.lift, batch.workers().len());
     }
 
-    /// Takes the loads of a batch as a plan sees them; the lifts are the rule's by now. Where nobody asks for a single worker that is shut, it may be
-    /// left out.
+    /// Takes the loads of a batch as a plan sees them; the lifts are the rule's by now. With `open_only` nobody will ask for a single worker that
+    /// is shut: these are left out where that is possible.
     pub(crate) fn load(&mut self, batch: &Batch<'_>, plan: &Plan, open_only: bool) {
         let uniform = batch.is_uniform();
         let workers = batch.workers();
@@ -594,7 +596,7 @@ mod tests {
             let batch = Batch::draft(&workers, &pool).check().expect("valid");
             let plan = Plan { refill_tokens: next(2000) as i64, follows_envelope: false, ..PLAIN };
             for (loads, open_only) in [(&mut alone, next(8) > 0), (&mut whole, false)] {
-                loads.prepare();
+                loads.prepare(&batch);
                 loads.load(&batch, &plan, open_only);
             }
             left_out += u32::from(alone.open_only);

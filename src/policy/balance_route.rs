@@ -630,7 +630,7 @@ impl Policy for BalanceRoute {
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
         out.clear();
         let plan = self.stages.plan(batch);
-        self.loads.prepare();
+        self.loads.prepare(batch);
         self.loads.load(batch, &plan, false);
         self.column.reset(&batch.waiting().ordered(), batch.open_slots() as usize);
         self.admitted.clear();

@@ -407,7 +407,7 @@ impl Policy for LongestFirst {
 
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
         out.clear();
-        self.loads.prepare();
+        self.loads.prepare(batch);
         self.loads.load(batch, &PLAIN, false);
         let pool = batch.waiting();
         self.admitted.clear();

@@ -176,7 +176,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                 let batch = Batch::draft(&workers, &pool).traffic(TRAFFIC).check().expect("valid");
                 let plan = Level::new(LevelParameters::default(), false).begin(&batch, &mut Vec::new());
                 let mut loads = Loads::new(kernels.loads);
-                loads.prepare();
+                loads.prepare(&batch);
                 loads.load(&batch, &plan, false);
                 let mut picks: Vec<Pick> = (0..count)
                     .map(|position| Pick {
