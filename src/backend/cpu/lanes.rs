@@ -3,6 +3,11 @@
 use crate::pool::BLOCK;
 use crate::score::Age;
 
+/// One block of a column, on a cache line of its own.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Block(pub [i32; BLOCK]);
+
 /// Sixteen lanes of an instruction set. A value of the type is the proof that the CPU has it.
 pub(crate) trait Lanes: Copy {
     /// The lanes.

@@ -1,7 +1,7 @@
 //! Bonuses on single workers, one by one: where few pairs have any, a column is searched as if there were none.
 
 use super::column::Found;
-use super::dense::Block;
+use super::lanes::Block;
 use crate::pool::{BLOCK, Ordered};
 
 /// The column of a worker that has none.

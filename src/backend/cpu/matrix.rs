@@ -2,7 +2,8 @@
 
 use super::Kernels;
 use super::column::Found;
-use super::dense::{Block, Hit, Kept, Query, Rows, STRIDE, Span, Tier};
+use super::dense::{Hit, Kept, Query, Rows, STRIDE, Span, Tier};
+use super::lanes::Block;
 use super::listed::{Bonus, Listed, NO_COLUMN};
 use crate::batch::{Batch, Bonuses, Request};
 use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};

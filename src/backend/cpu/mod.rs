@@ -23,8 +23,9 @@ pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
-use dense::{Best, Block, Hit, Kept, Plain, Query as DenseQuery, Rows, Span};
+use dense::{Best, Hit, Kept, Plain, Query as DenseQuery, Rows, Span};
 use exchange::Exchange;
+use lanes::Block;
 use loads::LoadKernels;
 use refill::Chain;
 

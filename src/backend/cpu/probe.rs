@@ -1,6 +1,7 @@
 //! Columns of made-up requests, for self-tests and measurements of the dense kernels from outside.
 
-use super::dense::{Block, Kept, Query, Rows, STRIDE, Tier};
+use super::dense::{Kept, Query, Rows, STRIDE, Tier};
+use super::lanes::Block;
 use super::{Isa, Kernels};
 use crate::pool::BLOCK;
 use crate::score::{Knot, Profile};

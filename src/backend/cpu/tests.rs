@@ -1,8 +1,9 @@
 //! One body, every instruction set that this CPU has, lengths around every block boundary.
 
 use super::column::{Found, Marks, Query};
-use super::dense::{Block, Kept, Query as DenseQuery, Rows};
+use super::dense::{Kept, Query as DenseQuery, Rows};
 use super::exchange::{Exchange, Pairs};
+use super::lanes::Block;
 use super::*;
 use crate::assignment::Assignment;
 use crate::backend::greedy::Greedy;

@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
-use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
+use crate::backend::cpu::lanes::{Block, DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};

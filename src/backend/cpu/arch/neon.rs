@@ -3,8 +3,9 @@
 use super::instantiate;
 use super::scalar::Scalar;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
-use crate::backend::cpu::dense::{self, Best, Block, Kept, Query as DenseQuery, Rows, Tier};
+use crate::backend::cpu::dense::{self, Best, Kept, Query as DenseQuery, Rows, Tier};
 use crate::backend::cpu::exchange::{self, Exchange};
+use crate::backend::cpu::lanes::Block;
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};

@@ -1,0 +1,500 @@
+//! One cell of a dense column, written once for every kind of lanes.
+
+use super::query::{Query, Tier};
+use crate::backend::cpu::lanes::DenseLanes;
+use crate::pool::BLOCK;
+
+/// Blocks come in multiples of this: what the widest loop takes at once.
+pub(crate) const STRIDE: usize = 4;
+
+/// Steps of a column whose scores are kept.
+pub(super) const SEGMENT: usize = 16;
+
+/// Knots from which keeping every score is cheaper than scoring again where the greatest stands (measured).
+pub(super) const KEEP_FROM: usize = 4;
+
+/// Lines of a segment: the scores of each block, and the greatest of each step.
+pub(super) const KEPT: usize = SEGMENT * (STRIDE + 1);
+
+/// Scores of a block, on cache lines of their own.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Line<T>([T; BLOCK]);
+
+/// Room for the scores of a segment, so that who has the greatest is found without scoring anybody again.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    ints: Box<[Line<i32>; KEPT]>,
+    floats: Box<[Line<f32>; KEPT]>,
+    wides: Box<[Line<i64>; KEPT]>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            ints: Box::new([Line([0; BLOCK]); KEPT]),
+            floats: Box::new([Line([0.0; BLOCK]); KEPT]),
+            wides: Box::new([Line([0; BLOCK]); KEPT]),
+        }
+    }
+}
+
+/// Lanes that hold scores: the greatest so far, per lane.
+pub(super) trait Scores<L: DenseLanes> {
+    type N: Copy;
+    /// One of them.
+    type Lane: Copy;
+    /// Below any score.
+    const NOTHING: i64;
+
+    fn splat(lanes: L, score: i64) -> Self::N;
+    /// The greater of both in the lanes of a mask, `best` elsewhere.
+    fn raise(lanes: L, mask: L::M, best: Self::N, score: Self::N) -> Self::N;
+    fn greater(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+    /// The greatest of the lanes.
+    fn greatest(lanes: L, best: Self::N) -> i64;
+    /// Their place among the kept ones.
+    fn kept(kept: &mut Kept) -> &mut [Line<Self::Lane>; KEPT];
+    fn keep(lanes: L, scores: Self::N, line: &mut Line<Self::Lane>);
+    fn load(lanes: L, line: &Line<Self::Lane>) -> Self::N;
+    /// A bit for each lane with `a == b`.
+    fn equal(lanes: L, a: Self::N, b: Self::N) -> u16;
+}
+
+/// Lanes that also add up a profile, lengths and all.
+trait Sums<L: DenseLanes>: Scores<L> {
+    fn count(query: &Query) -> usize;
+    fn bend_at(lanes: L, query: &Query, at: usize) -> (Self::N, Self::N);
+    fn of(lanes: L, a: L::V) -> Self::N;
+    fn add(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+    /// The lesser of two that are not negative.
+    fn lesser(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+    fn mul(lanes: L, a: Self::N, b: Self::N) -> Self::N;
+}
+
+/// `i32` lanes.
+#[derive(Clone, Copy)]
+struct Ints;
+/// `f32` lanes.
+#[derive(Clone, Copy)]
+struct Floats;
+/// `i64` lanes.
+#[derive(Clone, Copy)]
+struct Wides;
+
+impl<L: DenseLanes> Scores<L> for Ints {
+    type N = L::V;
+    type Lane = i32;
+    const NOTHING: i64 = i32::MIN as i64;
+
+    #[inline(always)]
+    fn splat(lanes: L, score: i64) -> L::V {
+        lanes.splat(score as i32)
+    }
+
+    #[inline(always)]
+    fn raise(lanes: L, mask: L::M, best: L::V, score: L::V) -> L::V {
+        lanes.raise(mask, best, score)
+    }
+
+    #[inline(always)]
+    fn greater(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.max(a, b)
+    }
+
+    #[inline(always)]
+    fn greatest(lanes: L, best: L::V) -> i64 {
+        i64::from(lanes.top(best))
+    }
+
+    #[inline(always)]
+    fn kept(kept: &mut Kept) -> &mut [Line<i32>; KEPT] {
+        &mut kept.ints
+    }
+
+    #[inline(always)]
+    fn keep(lanes: L, scores: L::V, line: &mut Line<i32>) {
+        lanes.store(scores, &mut line.0);
+    }
+
+    #[inline(always)]
+    fn load(lanes: L, line: &Line<i32>) -> L::V {
+        lanes.load(&line.0)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::V, b: L::V) -> u16 {
+        lanes.equal(a, b)
+    }
+}
+
+impl<L: DenseLanes> Sums<L> for Ints {
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
+        query.bends.len()
+    }
+
+    #[inline(always)]
+    fn bend_at(lanes: L, query: &Query, at: usize) -> (L::V, L::V) {
+        let (at, weight) = query.bends[at];
+        (lanes.splat(at), lanes.splat(weight))
+    }
+
+    #[inline(always)]
+    fn of(_: L, a: L::V) -> L::V {
+        a
+    }
+
+    #[inline(always)]
+    fn add(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.add(a, b)
+    }
+
+    #[inline(always)]
+    fn lesser(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.min(a, b)
+    }
+
+    #[inline(always)]
+    fn mul(lanes: L, a: L::V, b: L::V) -> L::V {
+        lanes.mul(a, b)
+    }
+}
+
+impl<L: DenseLanes> Scores<L> for Floats {
+    type N = L::F;
+    type Lane = f32;
+    /// What minus infinity becomes.
+    const NOTHING: i64 = i64::MIN;
+
+    #[inline(always)]
+    fn splat(lanes: L, score: i64) -> L::F {
+        lanes.splat_float(if score == i64::MIN { f32::NEG_INFINITY } else { score as f32 })
+    }
+
+    #[inline(always)]
+    fn raise(lanes: L, mask: L::M, best: L::F, score: L::F) -> L::F {
+        lanes.raise_float(mask, best, score)
+    }
+
+    #[inline(always)]
+    fn greater(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.max_float(a, b)
+    }
+
+    #[inline(always)]
+    fn greatest(lanes: L, best: L::F) -> i64 {
+        lanes.top_float(best) as i64
+    }
+
+    #[inline(always)]
+    fn kept(kept: &mut Kept) -> &mut [Line<f32>; KEPT] {
+        &mut kept.floats
+    }
+
+    #[inline(always)]
+    fn keep(lanes: L, scores: L::F, line: &mut Line<f32>) {
+        lanes.store_float(scores, &mut line.0);
+    }
+
+    #[inline(always)]
+    fn load(lanes: L, line: &Line<f32>) -> L::F {
+        lanes.load_float(&line.0)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::F, b: L::F) -> u16 {
+        lanes.equal_float(a, b)
+    }
+}
+
+impl<L: DenseLanes> Sums<L> for Floats {
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
+        query.float_bends.len()
+    }
+
+    #[inline(always)]
+    fn bend_at(lanes: L, query: &Query, at: usize) -> (L::F, L::F) {
+        let (at, weight) = query.float_bends[at];
+        (lanes.splat_float(at), lanes.splat_float(weight))
+    }
+
+    #[inline(always)]
+    fn of(lanes: L, a: L::V) -> L::F {
+        lanes.float(a)
+    }
+
+    #[inline(always)]
+    fn add(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.add_float(a, b)
+    }
+
+    #[inline(always)]
+    fn lesser(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.lesser_float(a, b)
+    }
+
+    #[inline(always)]
+    fn mul(lanes: L, a: L::F, b: L::F) -> L::F {
+        lanes.mul_float(a, b)
+    }
+}
+
+impl<L: DenseLanes> Scores<L> for Wides {
+    type N = L::W;
+    type Lane = i64;
+    const NOTHING: i64 = i64::MIN;
+
+    #[inline(always)]
+    fn splat(lanes: L, score: i64) -> L::W {
+        lanes.splat_wide(score)
+    }
+
+    #[inline(always)]
+    fn raise(lanes: L, mask: L::M, best: L::W, score: L::W) -> L::W {
+        lanes.raise_wide(mask, best, score)
+    }
+
+    #[inline(always)]
+    fn greater(lanes: L, a: L::W, b: L::W) -> L::W {
+        lanes.max_wide(a, b)
+    }
+
+    #[inline(always)]
+    fn greatest(lanes: L, best: L::W) -> i64 {
+        let mut scores = [0; BLOCK];
+        lanes.store_wide(best, &mut scores);
+        scores.into_iter().fold(i64::MIN, i64::max)
+    }
+
+    #[inline(always)]
+    fn kept(kept: &mut Kept) -> &mut [Line<i64>; KEPT] {
+        &mut kept.wides
+    }
+
+    #[inline(always)]
+    fn keep(lanes: L, scores: L::W, line: &mut Line<i64>) {
+        lanes.store_wide(scores, &mut line.0);
+    }
+
+    #[inline(always)]
+    fn load(lanes: L, line: &Line<i64>) -> L::W {
+        lanes.load_wide(&line.0)
+    }
+
+    #[inline(always)]
+    fn equal(lanes: L, a: L::W, b: L::W) -> u16 {
+        lanes.equal_wide(a, b)
+    }
+}
+
+/// One way to score a column: which lanes sum, which lanes hold the score.
+pub(super) trait Cells<L: DenseLanes>: Copy {
+    type Scores: Scores<L>;
+    type Tokens: Copy;
+    type Sum: Copy;
+    type Bend: Copy;
+
+    fn count(query: &Query) -> usize;
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend;
+    fn tokens(lanes: L, tokens: L::V) -> Self::Tokens;
+    fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> Self::Sum;
+    /// Tokens up to a knot.
+    fn clip(lanes: L, tokens: Self::Tokens, bend: Self::Bend) -> Self::Tokens;
+    /// Adds what these are worth.
+    fn bend(lanes: L, sum: Self::Sum, clipped: Self::Tokens, bend: Self::Bend) -> Self::Sum;
+    fn score(lanes: L, query: &Query, sum: Self::Sum, tokens: L::V, base: L::V) -> Score<L, Self>;
+}
+
+pub(super) type Score<L, C> = <<C as Cells<L>>::Scores as Scores<L>>::N;
+
+/// Sums and scores in the same lanes.
+#[derive(Clone, Copy)]
+struct Plainly<S>(std::marker::PhantomData<S>);
+/// Sums of 16-bit dot products in `i32` lanes, scores in others.
+#[derive(Clone, Copy)]
+struct Dots<S>(std::marker::PhantomData<S>);
+/// Sums of 32-bit products in `i64` lanes.
+#[derive(Clone, Copy)]
+struct Widely;
+
+impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
+    type Scores = S;
+    type Tokens = S::N;
+    type Sum = S::N;
+    type Bend = (S::N, S::N);
+
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
+        S::count(query)
+    }
+
+    #[inline(always)]
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend {
+        S::bend_at(lanes, query, at)
+    }
+
+    #[inline(always)]
+    fn tokens(lanes: L, tokens: L::V) -> S::N {
+        S::of(lanes, tokens)
+    }
+
+    #[inline(always)]
+    fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> S::N {
+        let rest = S::splat(lanes, i64::from(query.rest));
+        S::add(lanes, S::of(lanes, base), S::mul(lanes, rest, S::of(lanes, tokens)))
+    }
+
+    #[inline(always)]
+    fn clip(lanes: L, tokens: S::N, (at, _): Self::Bend) -> S::N {
+        S::lesser(lanes, tokens, at)
+    }
+
+    #[inline(always)]
+    fn bend(lanes: L, sum: S::N, clipped: S::N, (_, weight): Self::Bend) -> S::N {
+        S::add(lanes, sum, S::mul(lanes, clipped, weight))
+    }
+
+    #[inline(always)]
+    fn score(_: L, _: &Query, sum: S::N, _: L::V, _: L::V) -> S::N {
+        sum
+    }
+}
+
+/// What a dot product ends in: the line plus the product times the common factor.
+trait AfterDot<L: DenseLanes>: Scores<L> {
+    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> Self::N;
+}
+
+impl<L: DenseLanes> AfterDot<L> for Ints {
+    #[inline(always)]
+    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::V {
+        let gained = lanes.mul(sum, lanes.splat(query.factor));
+        lanes.add(Plainly::<Ints>::begin(lanes, query, tokens, base), gained)
+    }
+}
+
+impl<L: DenseLanes> AfterDot<L> for Wides {
+    #[inline(always)]
+    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::W {
+        let gained = lanes.mul_wide(sum, lanes.splat(query.factor));
+        lanes.add_wide(Widely::begin(lanes, query, tokens, base), gained)
+    }
+}
+
+impl<L: DenseLanes, S: AfterDot<L> + Copy> Cells<L> for Dots<S> {
+    type Scores = S;
+    type Tokens = L::V;
+    type Sum = L::V;
+    type Bend = (L::V, L::V);
+
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
+        query.dot_bends.len()
+    }
+
+    #[inline(always)]
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend {
+        let (at, weight) = query.dot_bends[at];
+        (lanes.splat(at), lanes.splat(weight))
+    }
+
+    #[inline(always)]
+    fn tokens(lanes: L, tokens: L::V) -> L::V {
+        lanes.mul(tokens, lanes.splat(0x1_0001))
+    }
+
+    #[inline(always)]
+    fn begin(lanes: L, _: &Query, _: L::V, _: L::V) -> L::V {
+        lanes.splat(0)
+    }
+
+    #[inline(always)]
+    fn clip(lanes: L, tokens: L::V, (at, _): Self::Bend) -> L::V {
+        lanes.min_halves(tokens, at)
+    }
+
+    #[inline(always)]
+    fn bend(lanes: L, sum: L::V, clipped: L::V, (_, weight): Self::Bend) -> L::V {
+        lanes.dot(sum, clipped, weight)
+    }
+
+    #[inline(always)]
+    fn score(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> S::N {
+        S::end(lanes, query, sum, tokens, base)
+    }
+}
+
+impl<L: DenseLanes> Cells<L> for Widely {
+    type Scores = Wides;
+    type Tokens = L::V;
+    type Sum = L::W;
+    type Bend = (L::V, L::V);
+
+    #[inline(always)]
+    fn count(query: &Query) -> usize {
+        query.bends.len()
+    }
+
+    #[inline(always)]
+    fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend {
+        Ints::bend_at(lanes, query, at)
+    }
+
+    #[inline(always)]
+    fn tokens(_: L, tokens: L::V) -> L::V {
+        tokens
+    }
+
+    #[inline(always)]
+    fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> L::W {
+        lanes.add_wide(lanes.widen(base), lanes.mul_wide(lanes.splat(query.rest), tokens))
+    }
+
+    #[inline(always)]
+    fn clip(lanes: L, tokens: L::V, (at, _): Self::Bend) -> L::V {
+        lanes.min(tokens, at)
+    }
+
+    #[inline(always)]
+    fn bend(lanes: L, sum: L::W, clipped: L::V, (_, weight): Self::Bend) -> L::W {
+        lanes.add_wide(sum, lanes.mul_wide(clipped, weight))
+    }
+
+    #[inline(always)]
+    fn score(_: L, _: &Query, sum: L::W, _: L::V, _: L::V) -> L::W {
+        sum
+    }
+}
+
+/// What is done with the cells of a query, whichever they are.
+pub(super) trait Work<L: DenseLanes> {
+    type Answer;
+    fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> Self::Answer;
+}
+
+/// Chooses the cells: `N` blocks at once, `W` where scores are wide.
+#[inline(always)]
+pub(super) fn choose<L: DenseLanes, K: Work<L>, const N: usize, const W: usize>(
+    lanes: L,
+    tier: Tier,
+    query: &Query,
+    work: K,
+) -> K::Answer {
+    macro_rules! cells {
+        ($cells:ty, $blocks:ident) => {
+            match query.cut {
+                false => work.with::<$cells, $blocks, false>(lanes, query),
+                true => work.with::<$cells, $blocks, true>(lanes, query),
+            }
+        };
+    }
+    match tier {
+        Tier::F32 => cells!(Plainly<Floats>, N),
+        Tier::I32 => cells!(Plainly<Ints>, N),
+        Tier::Dot if query.narrow => cells!(Dots<Ints>, N),
+        Tier::Dot => cells!(Dots<Wides>, N),
+        Tier::I64 => cells!(Widely, W),
+    }
+}

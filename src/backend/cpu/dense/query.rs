@@ -1,0 +1,139 @@
+//! A profile as lanes add it up, and which lanes hold every sum of it exactly.
+
+use crate::score::Profile;
+
+/// Knots from which the 16-bit dot products pay.
+const DOT_FROM: usize = 4;
+
+/// Which lanes hold the scores of a dense column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Tier {
+    /// Single precision, where every sum is a whole number below 2^24.
+    F32,
+    /// 32-bit integers.
+    I32,
+    /// 16-bit dot products.
+    Dot,
+    /// 64-bit sums of 32-bit products.
+    I64,
+}
+
+impl Tier {
+    /// Every kind of lanes.
+    pub const ALL: [Self; 4] = [Self::F32, Self::I32, Self::Dot, Self::I64];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::I32 => "i32",
+            Self::Dot => "dot16",
+            Self::I64 => "i64",
+        }
+    }
+}
+
+/// A profile in lanes, its intercept taken off.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query {
+    pub longest: i32,
+    /// Whether anybody is longer than that.
+    pub cut: bool,
+    pub bit: i32,
+    /// The slope past every knot.
+    pub(super) rest: i32,
+    pub(super) bends: Vec<(i32, i32)>,
+    pub(super) float_bends: Vec<(f32, f32)>,
+    /// Two knots each, in halves of a lane.
+    pub(super) dot_bends: Vec<(i32, i32)>,
+    pub(super) factor: i32,
+    /// Whether the score of a dot product fits an `i32`.
+    pub(super) narrow: bool,
+}
+
+impl Query {
+    /// A query for the worker of this eligibility bit.
+    #[cfg(test)]
+    pub(crate) fn of_bit(bit: i32) -> Self {
+        Self { bit, cut: true, ..Self::default() }
+    }
+
+    /// Cuts a profile to the lengths `shortest..=longest`; returns the intercept and the first of `tiers` that is exact, if any.
+    /// `greatest_base` bounds the magnitude of age plus bonus.
+    pub(crate) fn prepare(
+        &mut self,
+        profile: &Profile,
+        (shortest, longest): (i64, i64),
+        greatest_base: i64,
+        tiers: &[Tier],
+    ) -> (i64, Option<Tier>) {
+        let (mut intercept, mut rest, mut gained, mut heaviest) = (profile.intercept, profile.slope, 0i64, 0);
+        self.bends.clear();
+        for knot in &profile.knots {
+            if knot.at_tokens <= shortest {
+                rest -= knot.weight;
+                intercept += knot.weight * knot.at_tokens;
+            } else if knot.at_tokens < longest && knot.weight != 0 {
+                rest -= knot.weight;
+                gained = gained.saturating_add(knot.weight.saturating_mul(knot.at_tokens));
+                heaviest = heaviest.max(knot.weight);
+                self.bends.push((knot.at_tokens as i32, knot.weight as i32));
+            }
+        }
+        let int = 1i64 << 31;
+        if rest.abs() >= int || heaviest >= int || greatest_base >= int || longest >= int {
+            return (intercept, None);
+        }
+        self.rest = rest as i32;
+        self.longest = longest as i32;
+        let bound = (rest.abs().saturating_mul(longest)).saturating_add(greatest_base).saturating_add(gained);
+        self.narrow = bound < int - 1;
+        let exact = |&tier: &Tier| match tier {
+            Tier::Dot => self.bends.len() >= DOT_FROM && longest < 1 << 15 && self.pair_up(),
+            Tier::F32 => bound < 1 << 24,
+            Tier::I32 => bound < int - 1,
+            Tier::I64 => true,
+        };
+        let tier = tiers.iter().copied().find(exact);
+        if tier == Some(Tier::F32) {
+            self.float_bends.clear();
+            self.float_bends.extend(self.bends.iter().map(|&(at, weight)| (at as f32, weight as f32)));
+        }
+        (intercept, tier)
+    }
+
+    /// Divides the weights by their common factor; false when they do not fit 16 bits then, or their sum 31.
+    fn pair_up(&mut self) -> bool {
+        let fits = |factor: i32, bends: &[(i32, i32)]| {
+            factor > 0 && bends.iter().all(|&(_, weight)| weight % factor == 0 && weight / factor < 1 << 15)
+        };
+        if !fits(self.factor, &self.bends) {
+            self.factor = self.bends.iter().fold(0, |factor, &(_, weight)| gcd(factor, weight));
+            if !fits(self.factor, &self.bends) {
+                return false;
+            }
+        }
+        let sum: i64 =
+            self.bends.iter().map(|&(at, weight)| i64::from(weight / self.factor) * i64::from(at)).sum();
+        if sum >= 1 << 31 {
+            return false;
+        }
+        self.dot_bends.clear();
+        for pair in self.bends.chunks(2) {
+            let second = pair.get(1).copied().unwrap_or((0, 0));
+            let pack = |low: i32, high: i32| low | high << 16;
+            let weights = pack(pair[0].1 / self.factor, second.1 / self.factor);
+            self.dot_bends.push((pack(pair[0].0, second.0), weights));
+        }
+        true
+    }
+}
+
+fn gcd(mut a: i32, mut b: i32) -> i32 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
