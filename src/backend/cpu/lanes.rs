@@ -69,6 +69,11 @@ pub(crate) trait DenseLanes: Lanes {
     fn bits(self, mask: Self::M) -> u16;
     /// The greater of both where the mask says so, `best` elsewhere.
     fn raise(self, mask: Self::M, best: Self::V, score: Self::V) -> Self::V;
+    /// Lanes below 2^15, in both halves of each.
+    #[inline(always)]
+    fn twice(self, a: Self::V) -> Self::V {
+        self.add(a, self.shift_left::<16>(a))
+    }
     /// The lesser of each pair of 16-bit lanes that are not negative.
     fn min_halves(self, a: Self::V, b: Self::V) -> Self::V;
     /// `sum` plus the dot products of pairs of 16-bit lanes that are not negative.
@@ -78,6 +83,11 @@ pub(crate) trait DenseLanes: Lanes {
 
     fn float(self, a: Self::V) -> Self::F;
     fn splat_float(self, value: f32) -> Self::F;
+    /// The same of what memory holds in bits.
+    #[inline(always)]
+    fn splat_float_bits(self, bits: &i32) -> Self::F {
+        self.splat_float(f32::from_bits(*bits as u32))
+    }
     fn add_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn max_float(self, a: Self::F, b: Self::F) -> Self::F;

@@ -216,8 +216,8 @@ impl<L: DenseLanes> Sums<L> for Floats {
 
     #[inline(always)]
     fn bend_at(lanes: L, query: &Query, at: usize) -> (L::F, L::F) {
-        let (at, weight) = query.float_bends[at];
-        (lanes.splat_float(at), lanes.splat_float(weight))
+        let (at, weight) = &query.float_bends[at];
+        (lanes.splat_float_bits(at), lanes.splat_float_bits(weight))
     }
 
     #[inline(always)]
@@ -312,9 +312,9 @@ pub(super) type Score<L, C> = <<C as Cells<L>>::Scores as Scores<L>>::N;
 /// Sums and scores in the same lanes.
 #[derive(Clone, Copy)]
 struct Plainly<S>(std::marker::PhantomData<S>);
-/// Sums of 16-bit dot products in `i32` lanes, scores in others.
+/// Sums of 16-bit dot products in `i32` lanes, scores in others; `ONTO` the line where weights are undivided.
 #[derive(Clone, Copy)]
-struct Dots<S>(std::marker::PhantomData<S>);
+struct Dots<S, const ONTO: bool>(std::marker::PhantomData<S>);
 /// Sums of 32-bit products in `i64` lanes.
 #[derive(Clone, Copy)]
 struct Widely;
@@ -364,10 +364,17 @@ impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
 
 /// What a dot product ends in: the line plus the product times the common factor.
 trait AfterDot<L: DenseLanes>: Scores<L> {
+    /// A sum that the line is in already.
+    fn whole(lanes: L, sum: L::V) -> Self::N;
     fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> Self::N;
 }
 
 impl<L: DenseLanes> AfterDot<L> for Ints {
+    #[inline(always)]
+    fn whole(_: L, sum: L::V) -> L::V {
+        sum
+    }
+
     #[inline(always)]
     fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::V {
         let gained = lanes.mul(sum, lanes.splat(query.factor));
@@ -377,13 +384,18 @@ impl<L: DenseLanes> AfterDot<L> for Ints {
 
 impl<L: DenseLanes> AfterDot<L> for Wides {
     #[inline(always)]
+    fn whole(lanes: L, sum: L::V) -> L::W {
+        lanes.widen(sum)
+    }
+
+    #[inline(always)]
     fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::W {
         let gained = lanes.mul_wide(sum, lanes.splat(query.factor));
         lanes.add_wide(Widely::begin(lanes, query, tokens, base), gained)
     }
 }
 
-impl<L: DenseLanes, S: AfterDot<L> + Copy> Cells<L> for Dots<S> {
+impl<L: DenseLanes, S: AfterDot<L> + Copy, const ONTO: bool> Cells<L> for Dots<S, ONTO> {
     type Scores = S;
     type Tokens = L::V;
     type Sum = L::V;
@@ -402,12 +414,12 @@ impl<L: DenseLanes, S: AfterDot<L> + Copy> Cells<L> for Dots<S> {
 
     #[inline(always)]
     fn tokens(lanes: L, tokens: L::V) -> L::V {
-        lanes.mul(tokens, lanes.splat(0x1_0001))
+        lanes.twice(tokens)
     }
 
     #[inline(always)]
-    fn begin(lanes: L, _: &Query, _: L::V, _: L::V) -> L::V {
-        lanes.splat(0)
+    fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> L::V {
+        if ONTO { Plainly::<Ints>::begin(lanes, query, tokens, base) } else { lanes.splat(0) }
     }
 
     #[inline(always)]
@@ -422,7 +434,7 @@ impl<L: DenseLanes, S: AfterDot<L> + Copy> Cells<L> for Dots<S> {
 
     #[inline(always)]
     fn score(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> S::N {
-        S::end(lanes, query, sum, tokens, base)
+        if ONTO { S::whole(lanes, sum) } else { S::end(lanes, query, sum, tokens, base) }
     }
 }
 
@@ -493,8 +505,9 @@ pub(super) fn choose<L: DenseLanes, K: Work<L>, const N: usize, const W: usize>(
     match tier {
         Tier::F32 => cells!(Plainly<Floats>, N),
         Tier::I32 => cells!(Plainly<Ints>, N),
-        Tier::Dot if query.narrow => cells!(Dots<Ints>, N),
-        Tier::Dot => cells!(Dots<Wides>, N),
+        Tier::Dot if query.narrow && query.factor == 1 => cells!(Dots<Ints, true>, N),
+        Tier::Dot if query.narrow => cells!(Dots<Ints, false>, N),
+        Tier::Dot => cells!(Dots<Wides, false>, N),
         Tier::I64 => cells!(Widely, W),
     }
 }

@@ -45,9 +45,11 @@ pub(crate) struct Query {
     /// The slope past every knot.
     pub(super) rest: i32,
     pub(super) bends: Vec<(i32, i32)>,
-    pub(super) float_bends: Vec<(f32, f32)>,
+    /// The same as `f32`s, in bits.
+    pub(super) float_bends: Vec<(i32, i32)>,
     /// Two knots each, in halves of a lane.
     pub(super) dot_bends: Vec<(i32, i32)>,
+    /// What these weights were divided by.
     pub(super) factor: i32,
     /// Whether the score of a dot product fits an `i32`.
     pub(super) narrow: bool,
@@ -91,7 +93,9 @@ impl Query {
         let bound = (rest.abs().saturating_mul(longest)).saturating_add(greatest_base).saturating_add(gained);
         self.narrow = bound < int - 1;
         let exact = |&tier: &Tier| match tier {
-            Tier::Dot => self.bends.len() >= DOT_FROM && longest < 1 << 15 && self.pair_up(),
+            Tier::Dot => {
+                self.bends.len() >= DOT_FROM && longest < 1 << 15 && self.pair_up(heaviest as i32, gained)
+            }
             Tier::F32 => bound < 1 << 24,
             Tier::I32 => bound < int - 1,
             Tier::I64 => true,
@@ -99,34 +103,30 @@ impl Query {
         let tier = tiers.iter().copied().find(exact);
         if tier == Some(Tier::F32) {
             self.float_bends.clear();
-            self.float_bends.extend(self.bends.iter().map(|&(at, weight)| (at as f32, weight as f32)));
+            let bits = |value: i32| (value as f32).to_bits() as i32;
+            self.float_bends.extend(self.bends.iter().map(|&(at, weight)| (bits(at), bits(weight))));
         }
         (intercept, tier)
     }
 
-    /// Divides the weights by their common factor; false when they do not fit 16 bits then, or their sum 31.
-    fn pair_up(&mut self) -> bool {
-        let fits = |factor: i32, bends: &[(i32, i32)]| {
-            factor > 0 && bends.iter().all(|&(_, weight)| weight % factor == 0 && weight / factor < 1 << 15)
-        };
-        if !fits(self.factor, &self.bends) {
-            self.factor = self.bends.iter().fold(0, |factor, &(_, weight)| gcd(factor, weight));
-            if !fits(self.factor, &self.bends) {
+    /// Pairs knots up, their weights divided by a common factor where that must be; false when they do not fit 16 bits then, or their sum 31.
+    fn pair_up(&mut self, heaviest: i32, gained: i64) -> bool {
+        let bends = &self.bends;
+        self.factor = 1;
+        if heaviest >= 1 << 15 || gained >= 1 << 31 {
+            self.factor = bends.iter().fold(0, |factor, &(_, weight)| gcd(factor, weight));
+            if heaviest / self.factor >= 1 << 15 || gained / i64::from(self.factor) >= 1 << 31 {
                 return false;
             }
         }
-        let sum: i64 =
-            self.bends.iter().map(|&(at, weight)| i64::from(weight / self.factor) * i64::from(at)).sum();
-        if sum >= 1 << 31 {
-            return false;
-        }
+        // Divisions are slow, and most often there is nothing to divide by.
+        let divided = |weight: i32| if self.factor == 1 { weight } else { weight / self.factor };
+        let pack = |low: i32, high: i32| low | high << 16;
         self.dot_bends.clear();
-        for pair in self.bends.chunks(2) {
-            let second = pair.get(1).copied().unwrap_or((0, 0));
-            let pack = |low: i32, high: i32| low | high << 16;
-            let weights = pack(pair[0].1 / self.factor, second.1 / self.factor);
-            self.dot_bends.push((pack(pair[0].0, second.0), weights));
-        }
+        self.dot_bends.extend(bends.chunks(2).map(|pair| {
+            let (first, second) = (pair[0], pair.get(1).copied().unwrap_or((0, 0)));
+            (pack(first.0, second.0), pack(divided(first.1), divided(second.1)))
+        }));
         true
     }
 }
