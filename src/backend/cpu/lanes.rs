@@ -83,10 +83,10 @@ pub(crate) trait DenseLanes: Lanes {
 
     fn float(self, a: Self::V) -> Self::F;
     fn splat_float(self, value: f32) -> Self::F;
-    /// The same of what memory holds in bits.
+    /// The same straight from memory.
     #[inline(always)]
-    fn splat_float_bits(self, bits: &i32) -> Self::F {
-        self.splat_float(f32::from_bits(*bits as u32))
+    fn splat_float_from(self, value: &f32) -> Self::F {
+        self.splat_float(*value)
     }
     fn add_float(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul_float(self, a: Self::F, b: Self::F) -> Self::F;

@@ -1,5 +1,6 @@
 //! The inner loop of the dense columns once more, over `fearless_simd` instead of `std::arch`: the same data, operations and blocks at once.
-//! Only who has the greatest score is found in another way where there are many knots: here a step in sixteen is scored again, there scores are kept.
+//! Two things are done otherwise there: where there are many knots, scores are kept instead of scoring a step in sixteen again, and dot products
+//! whose weights need no division start from the line.
 //!
 //! Every answer is checked before it is timed; both take turns, so that what else runs on the machine meets both.
 

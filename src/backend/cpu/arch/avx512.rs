@@ -233,9 +233,10 @@ impl<const VNNI: bool> Avx512<VNNI> {
         a
     }
 
-    /// An integer in all lanes, even where compilers would broadcast a float: that takes a unit from those that add and multiply (measured on Zen 4).
+    /// Broadcast as the integer that its bits are: compilers broadcast a float, which takes a unit from those that add and multiply (measured on
+    /// Zen 4).
     #[target_feature(enable = "avx512f")]
-    fn broadcast(from: &i32) -> __m512i {
+    fn broadcast(from: &f32) -> __m512 {
         let lanes;
         // SAFETY: reads what the reference points at, and nothing else.
         unsafe {
@@ -349,9 +350,9 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn splat_float_bits(self, bits: &i32) -> Self::F {
+    fn splat_float_from(self, value: &f32) -> Self::F {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_castsi512_ps(Self::broadcast(bits)) }
+        unsafe { Self::broadcast(value) }
     }
 
     #[inline(always)]

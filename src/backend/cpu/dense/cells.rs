@@ -21,7 +21,7 @@ pub(super) const KEPT: usize = SEGMENT * (STRIDE + 1);
 #[repr(C, align(64))]
 pub(super) struct Line<T>([T; BLOCK]);
 
-/// Room for the scores of a segment, so that who has the greatest is found without scoring anybody again.
+/// Room for the scores of a segment, where whoever has the greatest is found again.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     ints: Box<[Line<i32>; KEPT]>,
@@ -217,7 +217,7 @@ impl<L: DenseLanes> Sums<L> for Floats {
     #[inline(always)]
     fn bend_at(lanes: L, query: &Query, at: usize) -> (L::F, L::F) {
         let (at, weight) = &query.float_bends[at];
-        (lanes.splat_float_bits(at), lanes.splat_float_bits(weight))
+        (lanes.splat_float_from(at), lanes.splat_float_from(weight))
     }
 
     #[inline(always)]

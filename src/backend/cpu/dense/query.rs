@@ -45,8 +45,7 @@ pub(crate) struct Query {
     /// The slope past every knot.
     pub(super) rest: i32,
     pub(super) bends: Vec<(i32, i32)>,
-    /// The same as `f32`s, in bits.
-    pub(super) float_bends: Vec<(i32, i32)>,
+    pub(super) float_bends: Vec<(f32, f32)>,
     /// Two knots each, in halves of a lane.
     pub(super) dot_bends: Vec<(i32, i32)>,
     /// What these weights were divided by.
@@ -103,8 +102,7 @@ impl Query {
         let tier = tiers.iter().copied().find(exact);
         if tier == Some(Tier::F32) {
             self.float_bends.clear();
-            let bits = |value: i32| (value as f32).to_bits() as i32;
-            self.float_bends.extend(self.bends.iter().map(|&(at, weight)| (bits(at), bits(weight))));
+            self.float_bends.extend(self.bends.iter().map(|&(at, weight)| (at as f32, weight as f32)));
         }
         (intercept, tier)
     }
