@@ -23,7 +23,7 @@ use crate::backend::cpu::exchange::{Exchange, Pairs};
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::refill::Chain;
 use crate::backend::loads::Loads;
-use crate::backend::picks::{Pick, hold, open_key, worker_of};
+use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
 use crate::batch::{Batch, Request};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::rule::{Drawer, Order, PairCost, Pin, Plan, Rule};
@@ -49,6 +49,7 @@ pub(crate) struct Greedy {
     dealt: Vec<u64>,
     /// The picks that take part, the lowest worker first.
     places: Vec<u32>,
+    repair_room: Room,
     /// Whether batches without pair terms go through the matrix as well.
     always_dense: bool,
     matrix: Matrix,
@@ -97,6 +98,11 @@ const NOBODY: i64 = i64::MIN;
 const UNCHANGED: u32 = 1;
 /// No pick yet.
 const NO_PICK: u32 = u32::MAX;
+
+/// A pick in [`Greedy::dealt`]: the longest first, equal lengths in order of arrival.
+fn dealt_key(pick: &Pick) -> u64 {
+    u64::from(u32::MAX - pick.tokens as u32) << 32 | pick.position as u64
+}
 
 /// The length in a key of [`Greedy::dealt`].
 fn tokens_of(key: u64) -> i64 {
@@ -177,6 +183,7 @@ impl Greedy {
             pairs: Pairs::default(),
             dealt: Vec::new(),
             places: Vec::new(),
+            repair_room: Room::default(),
             always_dense: false,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
@@ -271,10 +278,7 @@ impl Greedy {
         let (batch, plan) = (step.batch, step.plan);
         self.changes = UNCHANGED;
         if self.picks.len() >= 2 {
-            // Whether picks are dealt or exchanged may change with the batch: that day must not allocate.
-            hold(&mut self.dealt, self.picks.len());
-            hold(&mut self.places, self.picks.len());
-            self.pairs.reserve(batch.workers().len(), self.picks.len());
+            self.hold_repair(batch.workers().len(), self.picks.len());
             for round in 1..=plan.repair.rounds {
                 let replaced = self.replace(step);
                 let swapped = plan.repair.swap.is_some_and(|cost| {
@@ -1006,6 +1010,15 @@ impl Greedy {
         self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
     }
 
+    /// Makes room for a repair: whether picks are dealt or exchanged may change with the batch, and that day must not allocate.
+    fn hold_repair(&mut self, workers: usize, picks: usize) {
+        if self.repair_room.grow(workers, picks) {
+            hold(&mut self.dealt, picks);
+            hold(&mut self.places, picks);
+            self.pairs.reserve(workers, picks);
+        }
+    }
+
     /// Hands the step to a kernel of level refill.
     fn with_chain<T>(
         &mut self,
@@ -1034,25 +1047,25 @@ impl Greedy {
     /// Deals the picks anew, the longest to the worker that lies lowest without its own: whether any came to another worker; none where one
     /// would not fit.
     fn deal(&mut self, asked_again: bool) -> Option<bool> {
+        let (picks, loads) = (&self.picks, &self.loads);
+        let bare = |pick: &Pick| (loads.without(pick.worker, pick.tokens), pick.worker);
+        let movable = || picks.iter().enumerate().filter(|(_, pick)| pick.may_move());
+        // Least loaded first is how they were placed, mostly, and the longest goes there.
+        if movable().map(|(_, pick)| (dealt_key(pick), bare(pick))).is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
+            return Some(false);
+        }
         self.dealt.clear();
         self.places.clear();
-        // Least loaded first is how they were placed, mostly.
         let (mut sorted, mut last) = (true, (i64::MIN, 0));
-        for (index, pick) in self.picks.iter().enumerate().filter(|(_, pick)| pick.may_move()) {
-            // Equal lengths stand in order of arrival.
-            self.dealt.push(u64::from(u32::MAX - pick.tokens as u32) << 32 | pick.position as u64);
-            let bare = (self.loads.without(pick.worker, pick.tokens), pick.worker);
-            sorted &= bare >= last;
-            last = bare;
+        for (index, pick) in movable() {
+            self.dealt.push(dealt_key(pick));
+            sorted &= bare(pick) >= last;
+            last = bare(pick);
             self.places.push(index as u32);
         }
         self.dealt.sort_unstable();
         if !sorted {
-            let (picks, loads) = (&self.picks, &self.loads);
-            self.places.sort_unstable_by_key(|&index| {
-                let pick = &picks[index as usize];
-                (loads.without(pick.worker, pick.tokens), pick.worker)
-            });
+            self.places.sort_unstable_by_key(|&index| bare(&picks[index as usize]));
         }
         let deal = || self.places.iter().zip(&self.dealt).map(|(&index, &key)| (index as usize, key));
         let fits = |(index, key): (usize, u64)| {

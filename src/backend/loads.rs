@@ -225,25 +225,26 @@ impl Loads {
             self.anticipated.resize(count, SHUT);
         }
         self.greatest_shut = batch.greatest_shut_tokens();
-        // All of them some day: that day must not allocate.
-        self.open_workers.resize(count, 0);
-        let mut open_count = 0;
         self.top = Top::NONE;
         self.see_shut();
+        self.open_workers.clear();
+        // All of them some day: that day must not allocate.
+        hold(&mut self.open_workers, count);
+        let (mut top, refill_tokens) = (self.top, self.refill_tokens);
+        let columns = [&mut self.cost, &mut self.open_slots, &mut self.anticipated];
+        let [cost, open_slots, anticipated] = columns.map(|column| &mut column[..count]);
         for (word, &bits) in batch.open_workers().iter().enumerate() {
             let mut bits = bits;
             while bits != 0 {
                 let at = word * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 let (load, slots) = (workers[at].load_tokens as i64, i64::from(workers[at].free_slots));
-                let anticipated = load + slots * self.refill_tokens;
-                (self.cost[at], self.open_slots[at], self.anticipated[at]) = (load, slots, anticipated);
-                self.top.see(at, anticipated);
-                self.open_workers[open_count] = at as u32;
-                open_count += 1;
+                (cost[at], open_slots[at], anticipated[at]) = (load, slots, load + slots * refill_tokens);
+                top.see(at, anticipated[at]);
+                self.open_workers.push(at as u32);
             }
         }
-        self.open_workers.truncate(open_count);
+        self.top = top;
         self.sum = self.before.0 + batch.open_slots() as i64 * self.refill_tokens;
     }
 

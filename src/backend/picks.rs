@@ -38,3 +38,27 @@ pub(crate) fn worker_of(key: u64) -> usize {
 pub(crate) fn hold<T>(values: &mut Vec<T>, count: usize) {
     values.reserve(count.saturating_sub(values.len()));
 }
+
+/// For how many workers and picks there is room by now. A clone of buffers keeps no room, so neither does a clone of this.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    workers: usize,
+    picks: usize,
+}
+
+impl Clone for Room {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Room {
+    /// Whether room must be made for so many.
+    pub(crate) fn grow(&mut self, workers: usize, picks: usize) -> bool {
+        let more = workers > self.workers || picks > self.picks;
+        if more {
+            (self.workers, self.picks) = (self.workers.max(workers), self.picks.max(picks));
+        }
+        more
+    }
+}
