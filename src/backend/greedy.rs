@@ -1051,7 +1051,10 @@ impl Greedy {
         let bare = |pick: &Pick| (loads.without(pick.worker, pick.tokens), pick.worker);
         let movable = || picks.iter().enumerate().filter(|(_, pick)| pick.may_move());
         // Least loaded first is how they were placed, mostly, and the longest goes there.
-        if movable().map(|(_, pick)| (dealt_key(pick), bare(pick))).is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
+        if movable()
+            .map(|(_, pick)| (dealt_key(pick), bare(pick)))
+            .is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1)
+        {
             return Some(false);
         }
         self.dealt.clear();

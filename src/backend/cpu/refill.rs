@@ -85,6 +85,12 @@ struct Tent {
 }
 
 impl Tent {
+    /// The same for a worker that lies lower by so much.
+    #[inline(always)]
+    fn raised(self, lower: i64) -> Self {
+        Self { wanted: self.wanted + lower, margin: self.margin + lower }
+    }
+
     /// The length that it would take most gladly.
     #[inline(always)]
     fn peak_tokens(self) -> i64 {
@@ -95,6 +101,38 @@ impl Tent {
     #[inline(always)]
     fn score(self, overflow_weight: i64, tokens: i64) -> i64 {
         -(tokens - self.wanted).abs() - overflow_weight * (tokens - self.margin).max(0)
+    }
+}
+
+#[inline(always)]
+fn tent(loads: &Loads, worker: usize, own: i64, drop_tokens: i64) -> Tent {
+    let (others_mean, others_max) = loads.others(worker);
+    Tent { wanted: others_mean - drop_tokens - own, margin: others_max - own }
+}
+
+/// Which picks are looked at again.
+#[derive(Clone, Copy)]
+struct Again {
+    tolerance_tokens: Option<i64>,
+    drop_tokens: i64,
+}
+
+impl Again {
+    /// The first pick from here on, and what its worker wants without it.
+    #[inline(always)]
+    fn next(self, picks: &[Pick], loads: &Loads, changes: u32, from: usize) -> Option<(usize, Tent)> {
+        for (index, pick) in picks.iter().enumerate().skip(from) {
+            // Nothing has changed since it was looked at: neither would the answer.
+            if pick.overdue || pick.best_at == changes {
+                continue;
+            }
+            let tent = tent(loads, pick.worker, loads.without(pick.worker, pick.tokens), self.drop_tokens);
+            let moved_tokens = pick.peak_tokens.map(|then| (tent.peak_tokens() - then).abs());
+            if self.tolerance_tokens.is_none_or(|most| moved_tokens.is_none_or(|moved| moved > most)) {
+                return Some((index, tent));
+            }
+        }
+        None
     }
 }
 
@@ -129,8 +167,7 @@ impl Terms {
 
     #[inline(always)]
     fn tent(&self, loads: &Loads, worker: usize, own: i64) -> Tent {
-        let (others_mean, others_max) = loads.others(worker);
-        Tent { wanted: others_mean - self.drop_tokens - own, margin: others_max - own }
+        tent(loads, worker, own, self.drop_tokens)
     }
 
     /// Whether all distances and ages of a search fit the lanes.
@@ -186,8 +223,9 @@ impl Best {
 
 const NOWHERE: usize = usize::MAX;
 
-/// The waiting requests by length: columns of the same length.
-struct Field<'a, const GROUPS: usize> {
+/// The waiting requests by length: columns of the same length. With `MANY` so many searches are to come that a block pays for better flanks when it is
+/// first looked into and whenever one of it is taken.
+struct Field<'a, const GROUPS: usize, const MANY: bool> {
     ordered: &'a Ordered<'a>,
     low: &'a [[u32; BLOCK]; GROUPS],
     tokens: &'a [[u32; BLOCK]],
@@ -199,19 +237,14 @@ struct Field<'a, const GROUPS: usize> {
     aged: &'a mut [u16; GROUPS],
     age: crate::score::Age,
     flanks: &'a mut Flanks,
-    /// Whether so many searches are to come that a block pays for better flanks when it is first looked into.
-    many: bool,
+    /// The block that the next search will probably end in.
+    foreseen: usize,
 }
 
-impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
+impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
     /// None where there are fewer groups.
     #[inline(always)]
-    fn new(
-        ordered: &'a Ordered<'a>,
-        marks: &'a mut Marks,
-        flanks: &'a mut Flanks,
-        searches: usize,
-    ) -> Option<Self> {
+    fn new(ordered: &'a Ordered<'a>, marks: &'a mut Marks, flanks: &'a mut Flanks) -> Option<Self> {
         let blocks = ordered.token_blocks.len();
         Some(Self {
             ordered,
@@ -225,7 +258,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             aged: marks.aged.first_chunk_mut()?,
             age: marks.age,
             flanks,
-            many: 2 * searches > blocks,
+            foreseen: NOWHERE,
         })
     }
 
@@ -248,11 +281,15 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         pairs.best(self.ordered, found, score_of, place, is_taken)
     }
 
-    /// Takes an entry and shuts its block: until it is tightened, its flanks hold the entry.
+    /// Takes an entry: until its block is tightened, the flanks still hold it.
     #[inline(always)]
     fn take(&mut self, position: usize) {
-        let block = position / BLOCK;
-        self.taken[block] |= 1 << (position % BLOCK);
+        self.taken[position / BLOCK] |= 1 << (position % BLOCK);
+    }
+
+    /// Leaves a block out of the bounds until it is tightened.
+    #[inline(always)]
+    fn shut(&mut self, block: usize) {
         self.full[block / BLOCK % GROUPS] |= 1 << (block % BLOCK);
     }
 
@@ -295,7 +332,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         let ages = lanes.ages(self.ordered.now_step, &self.enqueued[block], self.age);
         lanes.store(ages, &mut self.ages[block]);
         self.aged[group] |= bit;
-        if self.many {
+        if MANY {
             self.tighten(lanes, block, ages);
         }
         ages
@@ -319,21 +356,18 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         }
     }
 
-    /// Opens a block again after [`Field::take`], if anybody is left.
+    /// Tightens a block after [`Field::take`], and opens it if anybody is left.
     #[inline(always)]
     fn reopen<L: Lanes>(&mut self, lanes: L, block: usize) {
         let ages = self.ages_of(lanes, block);
         self.tighten(lanes, block, ages);
-        let left = u16::from(self.taken[block] != u16::MAX);
-        self.full[block / BLOCK % GROUPS] ^= left << (block % BLOCK);
+        let (full, bit) = (&mut self.full[block / BLOCK % GROUPS], 1 << (block % BLOCK));
+        *full = if self.taken[block] == u16::MAX { *full | bit } else { *full & !bit };
     }
 
-    /// The best free entry of at least `wanted` score units: greatest score, then earliest arrival. The block of the last admission may come
-    /// late: its flanks are not brought down before this search, which looks into it anyway, beside the search for the best of all others,
-    /// instead of waiting for them.
+    /// At least the greatest score of a free entry that fits, times [`PLACES`], plus its place, for each block.
     #[inline(always)]
-    fn search<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, wanted: i32, late: Option<usize>) -> Best {
-        let mut best = Best { score: wanted, position: NOWHERE };
+    fn bounds<L: Lanes>(&self, lanes: L, query: &Query<L::V>) -> [L::V; GROUPS] {
         // Loops, no closures: these may be compiled apart, without the instruction set.
         let mut keys = [lanes.splat(NOTHING); GROUPS];
         #[expect(clippy::needless_range_loop, reason = "an array of lanes stays in registers so")]
@@ -345,19 +379,78 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             let bound = lanes.sub(lanes.min(rising, falling), lanes.mul(past, query.overflow_weight_place));
             keys[group] = lanes.keep(bound, lanes.at_most(!self.full[group], low, query.longest));
         }
+        keys
+    }
+
+    /// The block that promises most, if any does.
+    #[inline(always)]
+    fn most_promising<L: Lanes>(&self, lanes: L, keys: &[L::V; GROUPS]) -> i32 {
+        let mut first = keys[0];
+        #[expect(clippy::needless_range_loop, reason = "as in the bounds")]
+        for group in 1..GROUPS {
+            first = lanes.max(first, keys[group]);
+        }
+        lanes.top(first)
+    }
+
+    /// The best free entry of more than `wanted` score units: greatest score, then earliest arrival.
+    #[inline(always)]
+    fn search<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, wanted: i32) -> Best {
+        let best = Best { score: wanted, position: NOWHERE };
+        let keys = self.bounds(lanes, query);
+        if wanted > 1 - LIMIT && self.reaching(lanes, &keys, wanted) == 0 {
+            return best;
+        }
+        self.look_into_all(lanes, query, keys, best)
+    }
+
+    /// The same for a worker whose turn it is. The block of the last admission may come late: its flanks are not brought down before this search,
+    /// which looks into it anyway, beside the search for the best of all others, instead of waiting for them.
+    #[inline(always)]
+    fn search_late<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, late: Option<usize>) -> Best {
+        let mut best = Best { score: 1 - LIMIT, position: NOWHERE };
+        let keys = self.bounds(lanes, query);
         if let Some(block) = late {
             self.look_into(lanes, query, block, &mut best);
             self.reopen(lanes, block);
-        } else if wanted > 1 - LIMIT && self.reaching(lanes, &keys, wanted) == 0 {
-            return best;
         }
-        loop {
-            let mut first = keys[0];
-            #[expect(clippy::needless_range_loop, reason = "as above")]
-            for group in 1..GROUPS {
-                first = lanes.max(first, keys[group]);
+        self.look_into_all(lanes, query, keys, best)
+    }
+
+    /// The same where few searches are to come: the block that was foreseen for it is looked into without waiting for any bounds. What `next`
+    /// wants is about what the search after this one will ask for.
+    #[inline(always)]
+    fn search_foreseen<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, next: &Query<L::V>) -> Best {
+        let mut best = Best { score: 1 - LIMIT, position: NOWHERE };
+        let mut keys = self.bounds(lanes, query);
+        let next_keys = self.bounds(lanes, next);
+        let key = self.most_promising(lanes, &next_keys);
+        let next_block = if key == NOTHING { NOWHERE } else { (PLACES - 1 - (key & (PLACES - 1))) as usize };
+        let foreseen = std::mem::replace(&mut self.foreseen, next_block);
+        if foreseen != NOWHERE {
+            self.look_into(lanes, query, foreseen, &mut best);
+            if self.reaching(lanes, &keys, best.score) & !(1 << foreseen) == 0 {
+                return best;
             }
-            let key = lanes.top(first);
+            #[expect(clippy::needless_range_loop, reason = "as in the bounds")]
+            for group in 0..GROUPS {
+                keys[group] = lanes.keep(keys[group], !((1u64 << foreseen) >> (group * BLOCK)) as u16);
+            }
+        }
+        self.look_into_all(lanes, query, keys, best)
+    }
+
+    /// Looks into blocks until none promises better, the most promising first.
+    #[inline(always)]
+    fn look_into_all<L: Lanes>(
+        &mut self,
+        lanes: L,
+        query: &Query<L::V>,
+        mut keys: [L::V; GROUPS],
+        mut best: Best,
+    ) -> Best {
+        loop {
+            let key = self.most_promising(lanes, &keys);
             if key >> PLACE_BITS < best.score {
                 return best;
             }
@@ -367,11 +460,22 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             if self.reaching(lanes, &keys, best.score) & !(1 << block) == 0 {
                 return best;
             }
-            #[expect(clippy::needless_range_loop, reason = "as above")]
+            #[expect(clippy::needless_range_loop, reason = "as in the bounds")]
             for group in 0..GROUPS {
                 keys[group] = lanes.keep(keys[group], !lanes.equal(keys[group], lanes.splat(key)));
             }
         }
+    }
+
+    /// The scores of a block, and who may be chosen.
+    #[inline(always)]
+    fn scores<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, block: usize) -> (L::V, u16) {
+        let tokens = lanes.load_unsigned(&self.tokens[block]);
+        let ages = self.ages_of(lanes, block);
+        let distance = lanes.abs(lanes.sub(tokens, query.wanted));
+        let past = lanes.max(lanes.sub(tokens, query.margin), lanes.splat(0));
+        let scores = lanes.sub(lanes.sub(ages, distance), lanes.mul(past, query.overflow_weight));
+        (scores, lanes.at_most(!self.taken[block], tokens, query.longest))
     }
 
     /// A bit for each block whose bound reaches a score.
@@ -389,12 +493,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
     /// Scores one block and keeps the better of its best and `best`.
     #[inline(always)]
     fn look_into<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, block: usize, best: &mut Best) {
-        let tokens = lanes.load_unsigned(&self.tokens[block]);
-        let ages = self.ages_of(lanes, block);
-        let distance = lanes.abs(lanes.sub(tokens, query.wanted));
-        let past = lanes.max(lanes.sub(tokens, query.margin), lanes.splat(0));
-        let scores = lanes.sub(lanes.sub(ages, distance), lanes.mul(past, query.overflow_weight));
-        let fit = lanes.at_most(!self.taken[block], tokens, query.longest);
+        let (scores, fit) = self.scores(lanes, query, block);
         let keys = lanes.add(lanes.shift_left::<LANE_BITS>(scores), lanes.load(&LANES));
         let key = lanes.top(lanes.keep(keys, fit));
         let score = key >> LANE_BITS;
@@ -457,21 +556,29 @@ fn begin<L: Lanes>(lanes: L, chain: &mut Chain<'_>) {
 #[inline(always)]
 pub(super) fn place<L: Lanes>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> {
     begin(lanes, chain);
-    match chain.ordered.low.len() {
-        1 => place_in::<_, 1>(lanes, chain),
-        2 => place_in::<_, 2>(lanes, chain),
-        3 => place_in::<_, 3>(lanes, chain),
-        _ => place_in::<_, 4>(lanes, chain),
+    let many = 2 * chain.open.len() > chain.ordered.token_blocks.len();
+    match (chain.ordered.low.len(), many) {
+        (1, false) => place_in::<_, 1, false>(lanes, chain),
+        (1, true) => place_in::<_, 1, true>(lanes, chain),
+        (2, false) => place_in::<_, 2, false>(lanes, chain),
+        (2, true) => place_in::<_, 2, true>(lanes, chain),
+        (3, false) => place_in::<_, 3, false>(lanes, chain),
+        (3, true) => place_in::<_, 3, true>(lanes, chain),
+        (_, false) => place_in::<_, 4, false>(lanes, chain),
+        (_, true) => place_in::<_, 4, true>(lanes, chain),
     }
 }
 
 #[inline(always)]
-fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> Option<usize> {
+fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
+    lanes: L,
+    chain: &mut Chain<'_>,
+) -> Option<usize> {
     let terms = Terms::new(chain);
     // What does not change stays in registers.
     let (pairs, tolerant, ordered) = (chain.pairs, chain.tolerance_tokens.is_some(), chain.ordered);
     let (loads, open, picks) = (&mut *chain.loads, &mut *chain.open, &mut *chain.picks);
-    let mut field = Field::<GROUPS>::new(ordered, chain.marks, chain.flanks, open.len())?;
+    let mut field = Field::<GROUPS, MANY>::new(ordered, chain.marks, chain.flanks)?;
     let mut late = None;
     let mut unfit = None;
     while let Some(key) = open.pop() {
@@ -482,7 +589,16 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
             break;
         }
         let query = terms.query(lanes, tent, loads.longest_tokens(worker));
-        let best = field.search(lanes, &query, 1 - LIMIT, late);
+        let best = if MANY {
+            field.search_late(lanes, &query, late)
+        } else {
+            // About what the next worker will want: as if this admission left the others where they are.
+            let next = open.last().map_or(worker, |&key| worker_of(key));
+            let next = tent.raised(loads.refilled(worker) - loads.refilled(next));
+            let next = if terms.fit(next) { next } else { tent };
+            let next = terms.query(lanes, next, loads.longest_tokens(worker));
+            field.search_foreseen(lanes, &query, &next)
+        };
         late = None;
         if best.position == NOWHERE {
             // A worker that may take nobody now never may again: rooms and the pool only shrink.
@@ -501,7 +617,10 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
         let tokens = field.tokens_of(position);
         loads.admit_alike(worker, tokens);
         field.take(position);
-        late = Some(position / BLOCK);
+        if MANY {
+            field.shut(position / BLOCK);
+            late = Some(position / BLOCK);
+        }
         picks.push(Pick {
             position,
             worker,
@@ -528,6 +647,11 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
 /// pick whose search does not fit these lanes.
 #[inline(always)]
 pub(super) fn replace<L: Lanes>(lanes: L, chain: &mut Chain<'_>, first: usize) -> (bool, Option<usize>) {
+    // Mostly nobody.
+    let again = Again { tolerance_tokens: chain.tolerance_tokens, drop_tokens: chain.drop_tokens };
+    let Some((first, _)) = again.next(chain.picks, chain.loads, chain.changes, first) else {
+        return (false, None);
+    };
     begin(lanes, chain);
     match chain.ordered.low.len() {
         1 => replace_in::<_, 1>(lanes, chain, first),
@@ -546,21 +670,14 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
     let terms = Terms::new(chain);
     let loads = &mut *chain.loads;
     let mut changed = false;
-    let Some(mut field) = Field::<GROUPS>::new(chain.ordered, chain.marks, chain.flanks, 0) else {
+    let Some(mut field) = Field::<GROUPS, false>::new(chain.ordered, chain.marks, chain.flanks) else {
         return (false, None);
     };
-    for (index, pick) in chain.picks.iter_mut().enumerate().skip(first) {
-        // Nothing has changed since it was looked at: neither would the answer.
-        if pick.overdue || pick.best_at == chain.changes {
-            continue;
-        }
-        let tent = terms.tent(loads, pick.worker, loads.without(pick.worker, pick.tokens));
-        let peak_tokens = tent.peak_tokens();
-        if let (Some(tolerance), Some(then)) = (chain.tolerance_tokens, pick.peak_tokens)
-            && (peak_tokens - then).abs() <= tolerance
-        {
-            continue;
-        }
+    let again = Again { tolerance_tokens: chain.tolerance_tokens, drop_tokens: chain.drop_tokens };
+    let mut from = first;
+    while let Some((index, tent)) = again.next(chain.picks, loads, chain.changes, from) {
+        from = index + 1;
+        let pick = &mut chain.picks[index];
         if !terms.fit(tent) {
             return (changed, Some(index));
         }
@@ -571,7 +688,7 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
         // Without a bonus nobody scores more.
         if current < i64::from(LIMIT) {
             let wanted = (current + 1).max(1 - i64::from(LIMIT)) as i32;
-            let best = field.search(lanes, &terms.query(lanes, tent, longest), wanted, None);
+            let best = field.search(lanes, &terms.query(lanes, tent, longest), wanted);
             if best.position != NOWHERE {
                 if terms.is_cut(tent, field.tokens_of(best.position)) {
                     return (changed, Some(index));
@@ -597,7 +714,8 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
             pick.score = current;
         }
         // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
-        (pick.best_at, pick.peak_tokens) = (chain.changes, chain.tolerance_tokens.map(|_| peak_tokens));
+        (pick.best_at, pick.peak_tokens) =
+            (chain.changes, chain.tolerance_tokens.map(|_| tent.peak_tokens()));
     }
     (changed, None)
 }
