@@ -1058,41 +1058,36 @@ impl Greedy {
             return Some(false);
         }
         self.dealt.clear();
-        self.places.clear();
-        let (mut sorted, mut last) = (true, (i64::MIN, 0));
-        for (index, pick) in movable() {
-            self.dealt.push(dealt_key(pick));
-            sorted &= bare(pick) >= last;
-            last = bare(pick);
-            self.places.push(index as u32);
-        }
+        self.dealt.extend(movable().map(|(_, pick)| dealt_key(pick)));
         self.dealt.sort_unstable();
-        if !sorted {
+        self.places.clear();
+        self.places.extend(movable().map(|(index, _)| index as u32));
+        if !movable().map(|(_, pick)| bare(pick)).is_sorted() {
             self.places.sort_unstable_by_key(|&index| bare(&picks[index as usize]));
         }
         let deal = || self.places.iter().zip(&self.dealt).map(|(&index, &key)| (index as usize, key));
         let fits = |(index, key): (usize, u64)| {
-            let pick = &self.picks[index];
-            tokens_of(key) <= self.loads.longest_without(pick.worker, pick.tokens)
+            let pick = &picks[index];
+            tokens_of(key) <= loads.longest_without(pick.worker, pick.tokens)
         };
-        if !deal().all(fits) {
+        if loads.is_bounded() && !deal().all(fits) {
             return None;
         }
-        let before = self.changes;
-        let (picks, changes) = (&mut self.picks, &mut self.changes);
+        let (picks, mut moved) = (&mut self.picks, 0);
         let exchanges = deal().filter_map(|(index, key)| {
             let pick = &mut picks[index];
             let (position, tokens) = (key as u32 as usize, tokens_of(key));
             if position == pick.position {
                 return None;
             }
-            *changes += 1;
+            moved += 1;
             let more_tokens = tokens - pick.tokens;
             (pick.position, pick.tokens, pick.peak_tokens) = (position, tokens, None);
             Some((pick.worker, more_tokens))
         });
         self.loads.exchange_all(exchanges, asked_again);
-        Some(self.changes != before)
+        self.changes += moved;
+        Some(moved > 0)
     }
 
     /// Exchanges picks of two workers where that lowers their cost.

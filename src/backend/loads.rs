@@ -405,6 +405,11 @@ impl Loads {
         self.anticipated[worker] - tokens
     }
 
+    /// Whether any worker's room is bounded.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.bounded
+    }
+
     /// Longest request that its room holds without a pick of this length.
     #[inline(always)]
     pub(crate) fn longest_without(&self, worker: usize, tokens: i64) -> i64 {
@@ -496,17 +501,19 @@ impl Loads {
     /// Changes the lengths of many picks. The greatest loads are found once, and only if somebody will ask again.
     #[inline(always)]
     pub(crate) fn exchange_all(&mut self, changes: impl Iterator<Item = (usize, i64)>, asked_again: bool) {
-        for (worker, more_tokens) in changes {
-            if self.width > 0 || self.dear {
-                self.exchange(worker, more_tokens);
-                continue;
+        if self.width > 0 || self.dear {
+            changes.for_each(|(worker, more_tokens)| self.exchange(worker, more_tokens));
+        } else {
+            let mut all_tokens = 0;
+            for (worker, more_tokens) in changes {
+                self.cost[worker] += more_tokens;
+                self.anticipated[worker] += more_tokens;
+                all_tokens += more_tokens;
+                if self.bounded {
+                    self.room_tokens[worker] -= more_tokens;
+                }
             }
-            self.cost[worker] += more_tokens;
-            self.anticipated[worker] += more_tokens;
-            self.sum += more_tokens;
-            if self.bounded {
-                self.room_tokens[worker] -= more_tokens;
-            }
+            self.sum += all_tokens;
         }
         if !asked_again {
             return;
