@@ -248,6 +248,46 @@ impl<const VNNI: bool> Avx512<VNNI> {
         lanes
     }
 
+    /// One instruction: compilers that see the pattern take two.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn shuffle_bytes(a: __m512i, pattern: __m512i) -> __m512i {
+        let lanes;
+        // SAFETY: registers only.
+        unsafe {
+            std::arch::asm!(
+                "vpshufb {0}, {1}, {2}", lateout(zmm_reg) lanes, in(zmm_reg) a, in(zmm_reg) pattern,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        lanes
+    }
+
+    /// One instruction: compilers take it apart at the end of a loop that they unroll. The CPU must have VNNI.
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn add_dot(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: registers only.
+        unsafe {
+            std::arch::asm!(
+                "vpdpwssd {0}, {1}, {2}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        sum
+    }
+
+    /// The greater where the mask says so, in one instruction: compilers take two.
+    #[target_feature(enable = "avx512f")]
+    fn raise_in_place(mask: __mmask16, mut best: __m512, score: __m512) -> __m512 {
+        // SAFETY: registers only.
+        unsafe {
+            std::arch::asm!(
+                "vmaxps {0}{{{2}}}, {0}, {1}", inout(zmm_reg) best, in(zmm_reg) score, in(kreg) mask,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        best
+    }
+
     #[inline(always)]
     fn round_away(self, values: __m512) -> __m512i {
         // SAFETY: the CPU has AVX-512.
@@ -310,7 +350,7 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     fn twice(self, a: Self::V) -> Self::V {
         // SAFETY: the CPU has AVX-512.
         unsafe {
-            _mm512_shuffle_epi8(
+            Self::shuffle_bytes(
                 a,
                 _mm512_broadcast_i32x4(_mm_set_epi8(13, 12, 13, 12, 9, 8, 9, 8, 5, 4, 5, 4, 1, 0, 1, 0)),
             )
@@ -327,7 +367,7 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     fn dot(self, sum: Self::V, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the CPU has AVX-512, and VNNI where the type says so.
         unsafe {
-            if VNNI { _mm512_dpwssd_epi32(sum, a, b) } else { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
+            if VNNI { Self::add_dot(sum, a, b) } else { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
         }
     }
 
@@ -382,7 +422,7 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     #[inline(always)]
     fn raise_float(self, mask: Self::M, best: Self::F, score: Self::F) -> Self::F {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_mask_max_ps(best, mask, best, score) }
+        unsafe { Self::raise_in_place(mask, best, score) }
     }
 
     #[inline(always)]
