@@ -165,10 +165,20 @@ fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
     let wanted = C::Scores::splat(lanes, top);
     // All of them at once: one after the other, each would be a branch that nobody foresees.
     let mut steps = 0u32;
-    for (step, greatest) in greatest[..to - from].iter().enumerate() {
-        let greatest = C::Scores::load(lanes, greatest);
-        steps |= u32::from(C::Scores::equal(lanes, greatest, wanted) != 0) << step;
+    let fours = greatest.as_chunks::<4>().0.iter().zip((0..to - from).step_by(4));
+    for (lines, first) in fours {
+        let mut words = 0u64;
+        for (line, at) in lines.iter().zip(0..4) {
+            words |= u64::from(C::Scores::equal(lanes, C::Scores::load(lanes, line), wanted)) << (at * BLOCK);
+        }
+        while words != 0 {
+            let at = words.trailing_zeros() as usize / BLOCK;
+            words &= !(u64::from(u16::MAX) << (at * BLOCK));
+            steps |= 1 << (first + at);
+        }
     }
+    // What is left over past the end means nothing.
+    steps &= u32::MAX >> (32 - (to - from));
     while steps != 0 {
         let step = steps.trailing_zeros() as usize;
         steps &= steps - 1;
