@@ -97,16 +97,22 @@ pub(crate) trait DenseLanes: Lanes {
     fn equal_float(self, a: Self::F, b: Self::F) -> u16;
     fn load_float(self, values: &[f32; BLOCK]) -> Self::F;
     fn store_float(self, lanes: Self::F, values: &mut [f32; BLOCK]);
-    /// The greatest of all lanes.
+    /// The greatest of all lanes, and lanes that all hold it.
     #[inline(always)]
-    fn top_float(self, lanes: Self::F) -> f32 {
+    fn spread_top(self, a: Self::V) -> (i32, Self::V) {
+        let top = self.top(a);
+        (top, self.splat(top))
+    }
+    /// The same of lanes of `f32`.
+    #[inline(always)]
+    fn spread_top_float(self, a: Self::F) -> (f32, Self::F) {
         let mut values = [0.0; BLOCK];
-        self.store_float(lanes, &mut values);
-        let mut greatest = values[0];
+        self.store_float(a, &mut values);
+        let mut top = values[0];
         for value in values {
-            greatest = if value > greatest { value } else { greatest };
+            top = if value > top { value } else { top };
         }
-        greatest
+        (top, self.splat_float(top))
     }
 
     fn widen(self, a: Self::V) -> Self::W;

@@ -444,9 +444,27 @@ impl<const VNNI: bool> DenseLanes for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn top_float(self, lanes: Self::F) -> f32 {
+    fn spread_top(self, a: Self::V) -> (i32, Self::V) {
         // SAFETY: the CPU has AVX-512.
-        unsafe { _mm512_reduce_max_ps(lanes) }
+        unsafe {
+            let a = _mm512_max_epi32(a, _mm512_shuffle_i64x2::<0b01_00_11_10>(a, a));
+            let a = _mm512_max_epi32(a, _mm512_shuffle_i64x2::<0b10_11_00_01>(a, a));
+            let a = _mm512_max_epi32(a, _mm512_shuffle_epi32::<0b01_00_11_10>(a));
+            let a = _mm512_max_epi32(a, _mm512_shuffle_epi32::<0b10_11_00_01>(a));
+            (_mm512_cvtsi512_si32(a), a)
+        }
+    }
+
+    #[inline(always)]
+    fn spread_top_float(self, a: Self::F) -> (f32, Self::F) {
+        // SAFETY: the CPU has AVX-512.
+        unsafe {
+            let a = _mm512_max_ps(a, _mm512_shuffle_f32x4::<0b01_00_11_10>(a, a));
+            let a = _mm512_max_ps(a, _mm512_shuffle_f32x4::<0b10_11_00_01>(a, a));
+            let a = _mm512_max_ps(a, _mm512_permute_ps::<0b01_00_11_10>(a));
+            let a = _mm512_max_ps(a, _mm512_permute_ps::<0b10_11_00_01>(a));
+            (_mm512_cvtss_f32(a), a)
+        }
     }
 
     #[inline(always)]

@@ -51,8 +51,8 @@ pub(super) trait Scores<L: DenseLanes> {
     /// The greater of both in the lanes of a mask, `best` elsewhere.
     fn raise(lanes: L, mask: L::M, best: Self::N, score: Self::N) -> Self::N;
     fn greater(lanes: L, a: Self::N, b: Self::N) -> Self::N;
-    /// The greatest of the lanes.
-    fn greatest(lanes: L, best: Self::N) -> i64;
+    /// The greatest of the lanes, and lanes that all hold it.
+    fn top(lanes: L, best: Self::N) -> (i64, Self::N);
     /// Their place among the kept ones.
     fn kept(kept: &mut Kept) -> &mut [Line<Self::Lane>; KEPT];
     fn keep(lanes: L, scores: Self::N, line: &mut Line<Self::Lane>);
@@ -103,8 +103,9 @@ impl<L: DenseLanes> Scores<L> for Ints {
     }
 
     #[inline(always)]
-    fn greatest(lanes: L, best: L::V) -> i64 {
-        i64::from(lanes.top(best))
+    fn top(lanes: L, best: L::V) -> (i64, L::V) {
+        let (top, everywhere) = lanes.spread_top(best);
+        (i64::from(top), everywhere)
     }
 
     #[inline(always)]
@@ -183,8 +184,9 @@ impl<L: DenseLanes> Scores<L> for Floats {
     }
 
     #[inline(always)]
-    fn greatest(lanes: L, best: L::F) -> i64 {
-        lanes.top_float(best) as i64
+    fn top(lanes: L, best: L::F) -> (i64, L::F) {
+        let (top, everywhere) = lanes.spread_top_float(best);
+        (top as i64, everywhere)
     }
 
     #[inline(always)]
@@ -262,10 +264,11 @@ impl<L: DenseLanes> Scores<L> for Wides {
     }
 
     #[inline(always)]
-    fn greatest(lanes: L, best: L::W) -> i64 {
+    fn top(lanes: L, best: L::W) -> (i64, L::W) {
         let mut scores = [0; BLOCK];
         lanes.store_wide(best, &mut scores);
-        scores.into_iter().fold(i64::MIN, i64::max)
+        let top = scores.into_iter().fold(i64::MIN, i64::max);
+        (top, lanes.splat_wide(top))
     }
 
     #[inline(always)]

@@ -158,11 +158,10 @@ fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
         C::Scores::keep(lanes, step, greatest);
         best = C::Scores::greater(lanes, best, step);
     }
-    let top = C::Scores::greatest(lanes, best);
+    let (top, wanted) = C::Scores::top(lanes, best);
     if top == C::Scores::NOTHING || found.is_some_and(|found| top < found.score) {
         return found;
     }
-    let wanted = C::Scores::splat(lanes, top);
     // All of them at once: one after the other, each would be a branch that nobody foresees.
     let mut steps = 0u32;
     let fours = greatest.as_chunks::<4>().0.iter().zip((0..to - from).step_by(4));
