@@ -368,7 +368,9 @@ struct Totals {
 impl Totals {
     fn of(workers: &[Worker]) -> Self {
         let first_weight = workers.first().map_or(0, |worker| worker.weight.to_bits());
-        let mut totals = Self { uniform: true, greatest_shut_tokens: -1, ..Self::default() };
+        let mut totals = Self { greatest_shut_tokens: -1, ..Self::default() };
+        // Numbers instead of flags: compilers pack those into one register, and unpack them for each worker.
+        let (mut most_open, mut capacities, mut other_weights) = (0, 0, 0);
         for (part, workers) in workers.chunks(64).enumerate() {
             let mut open = 0;
             for (at, worker) in workers.iter().enumerate() {
@@ -380,12 +382,15 @@ impl Totals {
                 totals.slots += u64::from(worker.running) + u64::from(worker.free_slots);
                 totals.load_tokens += worker.load_tokens;
                 totals.greatest_load_tokens = totals.greatest_load_tokens.max(worker.load_tokens);
-                totals.several_open |= open_slots > 1;
-                totals.uniform &= worker.weight.to_bits() == first_weight;
-                totals.bounded |= worker.kv_capacity_tokens.is_some();
+                most_open = most_open.max(open_slots);
+                capacities += u32::from(worker.kv_capacity_tokens.is_some());
+                other_weights |= worker.weight.to_bits() ^ first_weight;
             }
             totals.open[part] = open;
         }
+        totals.several_open = most_open > 1;
+        totals.uniform = other_weights == 0;
+        totals.bounded = capacities > 0;
         totals
     }
 }
@@ -606,8 +611,10 @@ impl<'a> BatchDraft<'a> {
         if workers > MAX_WORKERS {
             return Err(BatchError::TooManyWorkers { limit: MAX_WORKERS, found: workers });
         }
-        for (index, worker) in batch.workers.iter().enumerate() {
-            check_worker(index, worker)?;
+        if !are_sound(batch.workers) {
+            for (index, worker) in batch.workers.iter().enumerate() {
+                check_worker(index, worker)?;
+            }
         }
         batch.totals = Totals::of(batch.workers);
         check_traffic(&batch.traffic)?;
@@ -627,6 +634,21 @@ impl<'a> BatchDraft<'a> {
         check_pairs(&batch)?;
         Ok(batch)
     }
+}
+
+/// Whether [`check_worker`] surely finds nothing: who and what is at fault is asked only otherwise.
+fn are_sound(workers: &[Worker]) -> bool {
+    let (mut most_tokens, mut most_slots, mut greatest_weight) = (0, 0, 0);
+    for worker in workers {
+        let kept = worker.kv_used_tokens.max(worker.kv_growth_tokens);
+        most_tokens = most_tokens.max(worker.load_tokens).max(kept.max(worker.kv_capacity_tokens.unwrap_or(0)));
+        most_slots = most_slots.max(u64::from(worker.running) + u64::from(worker.free_slots));
+        // What is negative or no number has greater bits than every weight that is allowed.
+        greatest_weight = greatest_weight.max(worker.weight.to_bits());
+    }
+    most_tokens <= MAX_LOAD_TOKENS
+        && most_slots <= u64::from(MAX_SLOTS)
+        && greatest_weight <= MAX_WEIGHT.to_bits()
 }
 
 fn check_worker(index: usize, worker: &Worker) -> Result<(), BatchError> {
