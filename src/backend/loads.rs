@@ -197,14 +197,16 @@ impl Loads {
         self.width = 0;
         if let Some(projection) = batch.projection() {
             self.width = projection.horizon + 1;
-            self.envelope_row.resize(self.width, plan.envelope_floor);
-            for (worker, row) in projection.rows.chunks_exact(self.width).enumerate() {
-                for (h, &tokens) in row.iter().enumerate() {
-                    let cost = tokens as i64 * self.cost_per_token(worker);
-                    self.rows.push(cost);
-                    self.envelope_row[h] = self.envelope_row[h].max(cost);
+            if self.dear {
+                for (worker, row) in projection.rows.chunks_exact(self.width).enumerate() {
+                    let per_token = self.cost_per_token(worker);
+                    self.rows.extend(row.iter().map(|&tokens| tokens as i64 * per_token));
                 }
+            } else {
+                self.rows.extend(projection.rows.iter().map(|&tokens| tokens as i64));
             }
+            self.envelope_row.resize(self.width, plan.envelope_floor);
+            (self.kernels.raise)(&self.rows, &mut self.envelope_row);
         }
     }
 
@@ -566,11 +568,7 @@ impl Loads {
         }
         if fell {
             self.envelope_row.fill(self.envelope_floor);
-            for row in self.rows.chunks_exact(self.width) {
-                for (envelope, &value) in self.envelope_row.iter_mut().zip(row) {
-                    *envelope = (*envelope).max(value);
-                }
-            }
+            (self.kernels.raise)(&self.rows, &mut self.envelope_row);
         }
     }
 }

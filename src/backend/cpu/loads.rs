@@ -11,6 +11,8 @@ pub(crate) struct LoadKernels {
     pub top: fn(&[i64]) -> Top,
     /// Sum and greatest value, at least zero.
     pub sum_and_max: fn(&[i64]) -> (i64, i64),
+    /// Raises each value of a row to the greatest of its column: all rows one after the other, and that one.
+    pub raise: fn(&[i64], &mut [i64]),
 }
 
 const WIDTH: usize = 16;
@@ -98,4 +100,13 @@ pub(super) fn sum_and_max(values: &[i64]) -> (i64, i64) {
         greatest = i64::max(greatest, max[lane]);
     }
     rest.iter().fold((total, greatest), |(sum, max), &value| (sum + value, i64::max(max, value)))
+}
+
+#[inline(always)]
+pub(super) fn raise(rows: &[i64], greatest: &mut [i64]) {
+    for row in rows.chunks_exact(greatest.len().max(1)) {
+        for (greatest, &value) in greatest.iter_mut().zip(row) {
+            *greatest = i64::max(*greatest, value);
+        }
+    }
 }

@@ -100,6 +100,14 @@ macro_rules! instantiate {
                     // SAFETY: as above.
                     unsafe { sum_and_max(values) }
                 },
+                raise: |rows, greatest| {
+                    #[target_feature(enable = $features)]
+                    fn raise(rows: &[i64], greatest: &mut [i64]) {
+                        loads::raise(rows, greatest)
+                    }
+                    // SAFETY: as above.
+                    unsafe { raise(rows, greatest) }
+                },
             },
             dense: |tier, rows, query, kept| {
                 #[target_feature(enable = $features)]

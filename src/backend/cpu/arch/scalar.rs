@@ -26,6 +26,7 @@ static KERNELS: Kernels = Kernels {
         anticipate: |columns, refill, anticipated| loads::anticipate(columns, refill, anticipated),
         top: |values| loads::top(values),
         sum_and_max: |values| loads::sum_and_max(values),
+        raise: |rows, greatest| loads::raise(rows, greatest),
     },
     dense: |tier, rows, query, kept| dense::column::<_, 1, 1>(Scalar, tier, rows, query, kept),
     spin: |tier, query, blocks, kept| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks, kept),
