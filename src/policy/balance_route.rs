@@ -36,7 +36,7 @@ use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE, Worker}
 #[cfg(feature = "ascend")]
 use crate::policy::Drawer;
 use crate::policy::baseline::PLAIN;
-use crate::policy::exact::{FRACTION, discounts, draw_lookahead};
+use crate::policy::lookahead::Lookahead;
 #[cfg(feature = "ascend")]
 use crate::policy::{Decided, Ticket};
 use crate::policy::{Forecast, Needs, Plan, Policy, PolicyError, View};
@@ -102,8 +102,8 @@ pub(crate) struct Stages {
     pub candidate_window: usize,
     pub alpha: f64,
     pub beta_workers: f64,
-    /// Weights of the steps looked ahead; one for `br0`.
-    pub discounts: Vec<i64>,
+    /// The steps looked ahead; one for `br0`.
+    pub lookahead: Lookahead,
 }
 
 impl Stages {
@@ -114,7 +114,7 @@ impl Stages {
             candidate_window: parameters.subset_window,
             alpha: 1.0,
             beta_workers: 1.0,
-            discounts: vec![FRACTION],
+            lookahead: Lookahead::new(1.0, 0),
         }
     }
 
@@ -123,13 +123,13 @@ impl Stages {
             candidate_window: parameters.candidate_window,
             alpha: parameters.alpha,
             beta_workers: parameters.beta_workers,
-            discounts: discounts(parameters.gamma, parameters.horizon_steps),
+            lookahead: Lookahead::new(parameters.gamma, parameters.horizon_steps),
             ..Self::br0(parameters)
         }
     }
 
     pub(crate) fn looks_ahead(&self, batch: &Batch<'_>) -> bool {
-        self.discounts.len() > 1 && batch.projection().is_some()
+        self.lookahead.discounts.len() > 1 && batch.projection().is_some()
     }
 
     /// The unit makes a token of bonus worth a token that fits over the whole horizon (at alpha 1).
@@ -140,8 +140,8 @@ impl Stages {
     }
 
     fn discount_sum(&self, batch: &Batch<'_>) -> i64 {
-        let steps = if self.looks_ahead(batch) { self.discounts.len() } else { 1 };
-        self.discounts[..steps].iter().sum()
+        let steps = if self.looks_ahead(batch) { self.lookahead.discounts.len() } else { 1 };
+        self.lookahead.discounts[..steps].iter().sum()
     }
 
     /// Alpha, and beta of a whole worker count, as they go into the profiles of a batch.
@@ -172,18 +172,18 @@ impl Stages {
     fn drawer(&self, price: (f64, f64), looks_ahead: bool) -> Drawer<'_> {
         if looks_ahead {
             let (alpha, beta) = price;
-            return Drawer::Lookahead { discounts: &self.discounts, alpha, beta, by_class: false };
+            return Drawer::Lookahead { discounts: &self.lookahead.discounts, alpha, beta, by_class: false };
         }
-        let weight = self.discounts[0] as f64;
+        let weight = self.lookahead.discounts[0] as f64;
         Drawer::Margin { slope: (price.0 * weight).round() as i64, weight: (price.1 * weight).round() as i64 }
     }
 
     fn draw(&self, view: &View<'_>, price: (f64, f64), looks_ahead: bool, profile: &mut Profile) {
         profile.clear();
         if looks_ahead {
-            draw_lookahead(view, &self.discounts, price, None, profile);
+            self.lookahead.draw(view, None, profile);
         } else {
-            let weight = self.discounts[0] as f64;
+            let weight = self.lookahead.discounts[0] as f64;
             profile.slope = (price.0 * weight).round() as i64 * view.cost_per_token;
             profile.knots.push(Knot {
                 at_tokens: (view.envelope - view.cost).div_euclid(view.cost_per_token),
@@ -635,10 +635,12 @@ impl Policy for BalanceRoute {
         self.column.reset(&batch.waiting().ordered(), batch.open_slots() as usize);
         self.admitted.clear();
         self.admitted.resize(batch.waiting().slot_bound(), false);
+        let price = self.stages.price(batch);
+        self.stages.lookahead.set_price(price);
         let step = Step {
             batch,
             terms: Terms::new(batch.waiting(), plan.age, plan.unit),
-            price: self.stages.price(batch),
+            price,
             looks_ahead: self.stages.looks_ahead(batch),
             ordered: !batch.has_pair_terms(),
         };

@@ -5,6 +5,7 @@
 
 use crate::batch::{Batch, WEIGHT_ONE, Worker};
 use crate::policy::fairness::{MeanWait, WaitBound};
+use crate::policy::lookahead::Lookahead;
 use crate::policy::{Drawer, Order, PairCost, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
@@ -49,48 +50,18 @@ impl ExactParameters {
     }
 }
 
-/// Discount weights `gamma^h` in units of 1/[`FRACTION`].
-pub(crate) fn discounts(gamma: f64, horizon_steps: usize) -> Vec<i64> {
-    (0..=horizon_steps).map(|h| (gamma.powi(h as i32) * FRACTION as f64).round() as i64).collect()
-}
-
-/// Draws `alpha * sum_h d_h * s - beta * sum_h d_h * max(0, s - m_h)` from the rows of a view.
-///
-/// `class` scales each step's weight by the probability that the request still runs.
-pub(crate) fn draw_lookahead(
-    view: &View<'_>,
-    discounts: &[i64],
-    (alpha, beta): (f64, f64),
-    class: Option<&[f32]>,
-    profile: &mut Profile,
-) {
-    let survival = |h: usize| class.and_then(|class| class.get(h)).map_or(1.0, |&p| f64::from(p));
-    let per_token = view.cost_per_token;
-    for (h, &discount) in discounts.iter().enumerate() {
-        let Some((&load, &envelope)) = view.row.get(h).zip(view.envelope_row.get(h)) else { break };
-        let weight = discount as f64 * survival(h);
-        // Nearest for what is not negative, without a call.
-        let nearest = |value: f64| (value + 0.5) as i64;
-        profile.slope += nearest(alpha * weight) * per_token;
-        profile.knots.push(Knot {
-            at_tokens: if per_token == 1 { envelope - load } else { (envelope - load).div_euclid(per_token) },
-            weight: nearest(beta * weight) * per_token,
-        });
-    }
-}
-
 /// The rule of the exact greedy.
 #[derive(Clone, Debug)]
 pub(crate) struct Exact {
     parameters: ExactParameters,
     /// Present when it looks ahead.
-    discounts: Option<Vec<i64>>,
+    lookahead: Option<Lookahead>,
 }
 
 impl Exact {
     pub(crate) fn new(parameters: ExactParameters, lookahead: bool) -> Self {
-        let discounts = lookahead.then(|| discounts(parameters.gamma, parameters.horizon_steps));
-        Self { parameters, discounts }
+        let lookahead = lookahead.then(|| Lookahead::new(parameters.gamma, parameters.horizon_steps));
+        Self { parameters, lookahead }
     }
 }
 
@@ -118,7 +89,10 @@ impl Rule for Exact {
     fn begin(&mut self, batch: &Batch<'_>, _lift: &mut Vec<i64>) -> Plan {
         let uniform = batch.is_uniform();
         let cost_one = if uniform { 1 } else { WEIGHT_ONE };
-        let looks_ahead = self.discounts.is_some() && batch.projection().is_some();
+        let looks_ahead = self.lookahead.is_some() && batch.projection().is_some();
+        if let Some(lookahead) = &mut self.lookahead {
+            lookahead.set_price((1.0, batch.workers().len() as f64));
+        }
         Plan {
             order: Order::Matrix,
             nested: !looks_ahead,
@@ -141,11 +115,11 @@ impl Rule for Exact {
 
     #[inline]
     fn envelope_weights(&self, workers: i64, steps: usize, weights: &mut Vec<i64>) -> bool {
-        match &self.discounts {
+        match &self.lookahead {
             // A class scales a weight down, never up.
-            Some(discounts) if steps > 0 => {
+            Some(lookahead) if steps > 0 => {
                 weights.push(0);
-                weights.extend(discounts.iter().take(steps).map(|discount| workers * discount));
+                weights.extend(lookahead.discounts.iter().take(steps).map(|discount| workers * discount));
                 weights.resize(steps + 1, 0);
             }
             _ => {
@@ -158,8 +132,8 @@ impl Rule for Exact {
 
     fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
         let workers = batch.workers().len();
-        Some(match &self.discounts {
-            Some(discounts) if batch.projection().is_some() => {
+        Some(match &self.lookahead {
+            Some(Lookahead { discounts, .. }) if batch.projection().is_some() => {
                 Drawer::Lookahead { discounts, alpha: 1.0, beta: workers as f64, by_class: true }
             }
             _ => Drawer::Margin { slope: 1, weight: workers as i64 },
@@ -167,13 +141,9 @@ impl Rule for Exact {
     }
 
     fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
-        match &self.discounts {
-            Some(discounts) if !view.row.is_empty() => {
-                draw_lookahead(view, discounts, (1.0, view.workers as f64), class, profile);
-            }
-            _ => {
-                draw_margin(view, profile);
-            }
+        match &self.lookahead {
+            Some(lookahead) if !view.row.is_empty() => lookahead.draw(view, class, profile),
+            _ => draw_margin(view, profile),
         }
     }
 }
@@ -181,6 +151,6 @@ impl Rule for Exact {
 impl Exact {
     /// One token over the whole horizon, in units: what an aging token must be worth to weigh as much as a token of F.
     fn discount_sum(&self) -> i64 {
-        self.discounts.as_ref().map_or(1, |discounts| discounts.iter().sum())
+        self.lookahead.as_ref().map_or(1, |lookahead| lookahead.discounts.iter().sum())
     }
 }

@@ -9,6 +9,7 @@ pub mod baseline;
 pub mod exact;
 pub mod fairness;
 pub mod level;
+pub(crate) mod lookahead;
 mod named;
 pub(crate) mod reservation;
 pub(crate) mod rollout;

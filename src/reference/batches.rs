@@ -108,11 +108,11 @@ fn f_score(stages: &Stages, state: &State<'_>, worker: usize, tokens: i64) -> i6
     let row = |worker: usize| if stages.looks_ahead(state.batch) { state.row(worker) } else { today(worker) };
     let rows: Vec<Vec<i64>> = (0..state.workers()).map(row).collect();
     let (alpha, beta) = stages.price(state.batch);
-    (0..rows[worker].len().min(stages.discounts.len()))
+    (0..rows[worker].len().min(stages.lookahead.discounts.len()))
         .map(|h| {
             let envelope = rows.iter().map(|row| row[h]).max().unwrap_or(0);
             let margin = (envelope - rows[worker][h]).div_euclid(per_token);
-            let discount = stages.discounts[h] as f64;
+            let discount = stages.lookahead.discounts[h] as f64;
             (alpha * discount).round() as i64 * per_token * tokens
                 - (beta * discount).round() as i64 * per_token * (tokens - margin).max(0)
         })

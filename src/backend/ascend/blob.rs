@@ -567,7 +567,7 @@ impl Packing {
                         let alive =
                             survival.and_then(|row| row.get(h)).map_or(1.0, |&alive| f64::from(alive));
                         let weight = discount as f64 * alive;
-                        // As `draw_lookahead` rounds.
+                        // As `Lookahead::draw` rounds.
                         slope += (alpha * weight + 0.5) as i64;
                         let lost = (beta * weight + 0.5) as i64;
                         limit_i64("weight of a step", 1 << 31, lost)?;
