@@ -641,7 +641,8 @@ fn are_sound(workers: &[Worker]) -> bool {
     let (mut most_tokens, mut most_slots, mut greatest_weight) = (0, 0, 0);
     for worker in workers {
         let kept = worker.kv_used_tokens.max(worker.kv_growth_tokens);
-        most_tokens = most_tokens.max(worker.load_tokens).max(kept.max(worker.kv_capacity_tokens.unwrap_or(0)));
+        most_tokens =
+            most_tokens.max(worker.load_tokens).max(kept.max(worker.kv_capacity_tokens.unwrap_or(0)));
         most_slots = most_slots.max(u64::from(worker.running) + u64::from(worker.free_slots));
         // What is negative or no number has greater bits than every weight that is allowed.
         greatest_weight = greatest_weight.max(worker.weight.to_bits());

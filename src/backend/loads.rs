@@ -560,11 +560,11 @@ impl Loads {
 
     fn change_row(&mut self, worker: usize, cost: i64) {
         let row = &mut self.rows[worker * self.width..(worker + 1) * self.width];
-        let mut fell = false;
-        for (value, envelope) in row.iter_mut().zip(&mut self.envelope_row) {
-            fell |= cost < 0 && *value == *envelope;
-            *value += cost;
-            *envelope = (*envelope).max(*value);
+        let envelope = &mut self.envelope_row[..];
+        let fell = cost < 0 && row.iter().zip(&*envelope).any(|(value, envelope)| value == envelope);
+        row.iter_mut().for_each(|value| *value += cost);
+        if cost > 0 {
+            (self.kernels.raise)(row, envelope);
         }
         if fell {
             self.envelope_row.fill(self.envelope_floor);

@@ -78,7 +78,8 @@ impl Query {
                 intercept += knot.weight * knot.at_tokens;
             } else if knot.at_tokens < longest && knot.weight != 0 {
                 rest -= knot.weight;
-                gained = gained.saturating_add(knot.weight.saturating_mul(knot.at_tokens));
+                // The product wraps only where the weight is too heavy for any lanes.
+                gained = gained.saturating_add(knot.weight.wrapping_mul(knot.at_tokens));
                 heaviest = heaviest.max(knot.weight);
                 self.bends.push((knot.at_tokens as i32, knot.weight as i32));
             }
@@ -110,28 +111,50 @@ impl Query {
     /// Pairs knots up, their weights divided by a common factor where that must be; false when they do not fit 16 bits then, or their sum 31.
     fn pair_up(&mut self, heaviest: i32, gained: i64) -> bool {
         let bends = &self.bends;
-        self.factor = 1;
+        let mut factor = Factor::of(1);
         if heaviest >= 1 << 15 || gained >= 1 << 31 {
-            self.factor = bends.iter().fold(0, |factor, &(_, weight)| gcd(factor, weight));
-            if heaviest / self.factor >= 1 << 15 || gained / i64::from(self.factor) >= 1 << 31 {
+            factor = bends.iter().fold(Factor::of(bends[0].1), |factor, &(_, weight)| factor.common(weight));
+            if heaviest / factor.value >= 1 << 15 || gained / i64::from(factor.value) >= 1 << 31 {
                 return false;
             }
         }
-        // Divisions are slow, and most often there is nothing to divide by.
-        let divided = |weight: i32| if self.factor == 1 { weight } else { weight / self.factor };
+        self.factor = factor.value;
         let pack = |low: i32, high: i32| low | high << 16;
         self.dot_bends.clear();
         self.dot_bends.extend(bends.chunks(2).map(|pair| {
             let (first, second) = (pair[0], pair.get(1).copied().unwrap_or((0, 0)));
-            (pack(first.0, second.0), pack(divided(first.1), divided(second.1)))
+            (pack(first.0, second.0), pack(factor.quotient(first.1), factor.quotient(second.1)))
         }));
         true
     }
 }
 
-fn gcd(mut a: i32, mut b: i32) -> i32 {
-    while b != 0 {
-        (a, b) = (b, a % b);
+/// A common factor of weights. Divisions are slow: products with its inverse take their place.
+#[derive(Clone, Copy)]
+struct Factor {
+    value: i32,
+    inverse: f64,
+}
+
+impl Factor {
+    fn of(value: i32) -> Self {
+        Self { value, inverse: 1.0 / f64::from(value) }
     }
-    a
+
+    /// The quotient, if it divides a weight; close to it otherwise.
+    fn quotient(self, weight: i32) -> i32 {
+        (f64::from(weight) * self.inverse + 0.5) as i32
+    }
+
+    /// The greatest common factor with one more weight: mostly the same.
+    fn common(self, weight: i32) -> Self {
+        if self.quotient(weight).wrapping_mul(self.value) == weight {
+            return self;
+        }
+        let (mut a, mut b) = (self.value, weight);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        Self::of(a)
+    }
 }
