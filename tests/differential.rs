@@ -15,9 +15,14 @@ fn lengths(tied: bool) -> BoxedStrategy<u32> {
     if tied { prop_oneof![Just(100u32), Just(200), 95..105u32].boxed() } else { (1..5000u32).boxed() }
 }
 
-/// How many wait and how many slots of a worker are free at most: mostly small, a few large pools and a few bursts.
+/// How many wait, and below how many the free slots of a worker stay: mostly small, often one slot each, a few large pools and a few bursts.
 fn sizes() -> impl Strategy<Value = (usize, u32)> {
-    prop_oneof![97 => (0..40usize, Just(5u32)), 2 => (40..300usize, 1..4u32), 1 => (20..120usize, 6..30u32)]
+    prop_oneof![
+        77 => (0..40usize, Just(5u32)),
+        20 => (0..60usize, Just(2u32)),
+        2 => (40..300usize, 1..4u32),
+        1 => (20..120usize, 6..30u32),
+    ]
 }
 
 fn worker(tied: bool, capacity: bool, weights: bool, free: u32) -> impl Strategy<Value = Worker> {
