@@ -9,9 +9,6 @@ use crate::policy::lookahead::Lookahead;
 use crate::policy::{Drawer, Order, PairCost, Plan, PolicyError, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
-/// Score units per token where discounts make weights fractional.
-pub(crate) const FRACTION: i64 = 1 << 10;
-
 /// Parameters of `exact`, `exact-survival` and `exact-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExactParameters {

@@ -1,8 +1,10 @@
 //! The F-score summed over a horizon: what its steps weigh, and the profile that they make.
 
 use crate::policy::View;
-use crate::policy::exact::FRACTION;
 use crate::score::{Knot, Profile};
+
+/// Score units per token where discounts make weights fractional.
+const FRACTION: i64 = 1 << 10;
 
 /// The steps looked ahead.
 #[derive(Clone, Debug)]
