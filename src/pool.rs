@@ -6,7 +6,9 @@
 
 use std::collections::{HashMap, hash_map};
 
-use crate::batch::{BatchError, MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, Request};
+use crate::batch::error::BatchError;
+use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING};
+use crate::batch::request::Request;
 
 /// Entries per block of the length order: a cache line of `u32`, and the width of the column kernels.
 pub(crate) const BLOCK: usize = 16;

@@ -1,0 +1,86 @@
+//! A worker as its engine sees it.
+
+use super::limits::WEIGHT_ONE;
+
+/// A decode worker (data-parallel rank) as the step begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Worker {
+    /// KV tokens that its running requests read each step.
+    pub load_tokens: u64,
+    /// Requests decoding there now; each adds a token a step.
+    pub running: u32,
+    /// Free batch slots.
+    pub free_slots: u32,
+    /// KV tokens that fit, if bounded.
+    pub kv_capacity_tokens: Option<u64>,
+    /// KV tokens held, at least what running requests hold.
+    pub kv_used_tokens: u64,
+    /// KV tokens by which running requests are predicted to grow and that an admission must leave free.
+    pub kv_growth_tokens: u64,
+    /// Relative step cost per token, 1 for a uniform cluster; resolved to 1/64, at least that.
+    pub weight: f32,
+    /// Whether it takes new requests; a draining worker still holds the step up.
+    pub accepting: bool,
+    /// Steps to its next predicted completion, if predicted.
+    pub next_completion_steps: Option<u32>,
+}
+
+impl Worker {
+    /// An accepting worker without a KV bound, weight 1.
+    #[must_use]
+    pub fn new(load_tokens: u64, running: u32, free_slots: u32) -> Self {
+        Self {
+            load_tokens,
+            running,
+            free_slots,
+            kv_capacity_tokens: None,
+            kv_used_tokens: load_tokens,
+            kv_growth_tokens: 0,
+            weight: 1.0,
+            accepting: true,
+            next_completion_steps: None,
+        }
+    }
+
+    /// Bounds its KV cache.
+    #[must_use]
+    pub fn capacity(self, kv_capacity_tokens: u64) -> Self {
+        Self { kv_capacity_tokens: Some(kv_capacity_tokens), ..self }
+    }
+
+    /// Sets the relative step cost per token.
+    #[must_use]
+    pub fn weight(self, weight: f32) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// Stops new requests.
+    #[must_use]
+    pub fn draining(self) -> Self {
+        Self { accepting: false, ..self }
+    }
+
+    /// Cost units of one token where weights differ: the weight in units of 1/[`WEIGHT_ONE`], at least one.
+    #[inline]
+    #[must_use]
+    pub fn cost_per_token(&self) -> i64 {
+        ((f64::from(self.weight) * WEIGHT_ONE as f64).round() as i64).max(1)
+    }
+
+    /// Free slots that may be filled now.
+    #[inline]
+    #[must_use]
+    pub fn open_slots(&self) -> u32 {
+        if self.accepting { self.free_slots } else { 0 }
+    }
+
+    /// Tokens that an admission may still take, growth of the running requests left free.
+    #[inline]
+    #[must_use]
+    pub fn room_tokens(&self) -> i64 {
+        match self.kv_capacity_tokens {
+            Some(capacity) => capacity as i64 - self.kv_used_tokens as i64 - self.kv_growth_tokens as i64,
+            None => i64::MAX / 4,
+        }
+    }
+}
