@@ -166,15 +166,12 @@ fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
     let mut steps = 0u32;
     let fours = greatest.as_chunks::<4>().0.iter().zip((0..to - from).step_by(4));
     for (lines, first) in fours {
-        let mut words = 0u64;
+        let mut four = 0u32;
         for (line, at) in lines.iter().zip(0..4) {
-            words |= u64::from(C::Scores::equal(lanes, C::Scores::load(lanes, line), wanted)) << (at * BLOCK);
+            let equals = C::Scores::equal(lanes, C::Scores::load(lanes, line), wanted);
+            four |= u32::from(equals != 0) << at;
         }
-        while words != 0 {
-            let at = words.trailing_zeros() as usize / BLOCK;
-            words &= !(u64::from(u16::MAX) << (at * BLOCK));
-            steps |= 1 << (first + at);
-        }
+        steps |= four << first;
     }
     // What is left over past the end means nothing.
     steps &= u32::MAX >> (32 - (to - from));
