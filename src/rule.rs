@@ -198,6 +198,13 @@ pub enum Drawer<'a> {
     },
 }
 
+/// What a token is worth in a step of [`Drawer::Lookahead`], and what it costs past the margin, where a request still runs with this probability.
+/// Each is rounded to the nearest, which for what is not negative takes no call.
+pub(crate) fn step_weights((alpha, beta): (f64, f64), discount: i64, survival: f64) -> (i64, i64) {
+    let weight = discount as f64 * survival;
+    ((alpha * weight + 0.5) as i64, (beta * weight + 0.5) as i64)
+}
+
 /// A greedy rule: what a profile is made of.
 pub trait Rule {
     /// Looks at the batch once and fixes the plan. `lift` is empty, and stays so or gets an entry per worker: cost units to add to its

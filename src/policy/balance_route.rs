@@ -169,25 +169,25 @@ impl Stages {
 
     /// What [`Stages::draw`] draws, as data.
     #[cfg(feature = "ascend")]
-    fn drawer(&self, price: (f64, f64), looks_ahead: bool) -> Drawer<'_> {
+    fn drawer(&self, looks_ahead: bool) -> Drawer<'_> {
+        let (alpha, beta) = self.lookahead.price;
         if looks_ahead {
-            let (alpha, beta) = price;
             return Drawer::Lookahead { discounts: &self.lookahead.discounts, alpha, beta, by_class: false };
         }
         let weight = self.lookahead.discounts[0] as f64;
-        Drawer::Margin { slope: (price.0 * weight).round() as i64, weight: (price.1 * weight).round() as i64 }
+        Drawer::Margin { slope: (alpha * weight).round() as i64, weight: (beta * weight).round() as i64 }
     }
 
-    fn draw(&self, view: &View<'_>, price: (f64, f64), looks_ahead: bool, profile: &mut Profile) {
+    fn draw(&self, view: &View<'_>, looks_ahead: bool, profile: &mut Profile) {
         profile.clear();
         if looks_ahead {
             self.lookahead.draw(view, None, profile);
         } else {
-            let weight = self.lookahead.discounts[0] as f64;
-            profile.slope = (price.0 * weight).round() as i64 * view.cost_per_token;
+            let ((alpha, beta), weight) = (self.lookahead.price, self.lookahead.discounts[0] as f64);
+            profile.slope = (alpha * weight).round() as i64 * view.cost_per_token;
             profile.knots.push(Knot {
                 at_tokens: (view.envelope - view.cost).div_euclid(view.cost_per_token),
-                weight: (price.1 * weight).round() as i64 * view.cost_per_token,
+                weight: (beta * weight).round() as i64 * view.cost_per_token,
             });
         }
     }
@@ -295,7 +295,6 @@ pub(crate) struct BalanceRoute {
 struct Step<'a, 'b> {
     batch: &'a Batch<'b>,
     terms: Terms,
-    price: (f64, f64),
     looks_ahead: bool,
     /// Whether the pool may be searched by length.
     ordered: bool,
@@ -348,7 +347,7 @@ impl BalanceRoute {
             return;
         }
         let pool = step.batch.waiting();
-        let drawer = self.stages.drawer(step.price, step.looks_ahead);
+        let drawer = self.stages.drawer(step.looks_ahead);
         let problem = Problem {
             batch: step.batch,
             plan,
@@ -413,7 +412,7 @@ impl BalanceRoute {
         if !step.batch.eligible(request, worker) {
             return Err("it may not run there");
         }
-        self.stages.draw(&self.loads.view(worker), step.price, step.looks_ahead, &mut self.profile);
+        self.stages.draw(&self.loads.view(worker), step.looks_ahead, &mut self.profile);
         let bonus = step.terms.unit * step.batch.bonus_tokens(request, worker);
         if self.profile.score(i64::from(request.prompt_tokens)) + bonus != score {
             return Err("its score is another");
@@ -585,7 +584,7 @@ impl BalanceRoute {
         while let Some((_, _, index)) = self.open.pop() {
             let worker = (-index) as usize;
             let view = self.loads.view(worker);
-            self.stages.draw(&view, step.price, step.looks_ahead, &mut self.profile);
+            self.stages.draw(&view, step.looks_ahead, &mut self.profile);
             let plenty = total > i64::from(self.stages.greedy_slots);
             if plenty {
                 self.find(step, worker, pool.len(), 1);
@@ -640,7 +639,6 @@ impl Policy for BalanceRoute {
         let step = Step {
             batch,
             terms: Terms::new(batch.waiting(), plan.age, plan.unit),
-            price,
             looks_ahead: self.stages.looks_ahead(batch),
             ordered: !batch.has_pair_terms(),
         };

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::backend::loads::Loads;
 use crate::batch::{Batch, Request};
 use crate::pool::PoolSlot;
-use crate::rule::{Drawer, Order, Plan};
+use crate::rule::{Drawer, Order, Plan, step_weights};
 use crate::score::Profile;
 
 /// The entry that scores columns, one block for each group of workers.
@@ -566,10 +566,8 @@ impl Packing {
                     for (h, &discount) in discounts[..steps].iter().enumerate() {
                         let alive =
                             survival.and_then(|row| row.get(h)).map_or(1.0, |&alive| f64::from(alive));
-                        let weight = discount as f64 * alive;
-                        // As `Lookahead::draw` rounds.
-                        slope += (alpha * weight + 0.5) as i64;
-                        let lost = (beta * weight + 0.5) as i64;
+                        let (gain, lost) = step_weights((alpha, beta), discount, alive);
+                        slope += gain;
                         limit_i64("weight of a step", 1 << 31, lost)?;
                         sum = sum.saturating_add(lost);
                         self.weights.push(lost as i32);

@@ -104,6 +104,7 @@ impl Tent {
     }
 }
 
+/// What a worker wants whose load is `own` without the slot that is being filled.
 #[inline(always)]
 fn tent(loads: &Loads, worker: usize, own: i64, drop_tokens: i64) -> Tent {
     let (others_mean, others_max) = loads.others(worker);
@@ -165,11 +166,6 @@ impl Terms {
         }
     }
 
-    #[inline(always)]
-    fn tent(&self, loads: &Loads, worker: usize, own: i64) -> Tent {
-        tent(loads, worker, own, self.drop_tokens)
-    }
-
     /// Whether all distances and ages of a search fit the lanes.
     #[inline(always)]
     fn fit(&self, tent: Tent) -> bool {
@@ -222,6 +218,12 @@ impl Best {
 }
 
 const NOWHERE: usize = usize::MAX;
+
+/// The block of a key of [`Field::bounds`].
+#[inline(always)]
+fn block_of(key: i32) -> usize {
+    (PLACES - 1 - (key & (PLACES - 1))) as usize
+}
 
 /// The waiting requests by length: columns of the same length. With `MANY` so many searches are to come that a block pays for better flanks when it is
 /// first looked into and whenever one of it is taken.
@@ -382,7 +384,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         keys
     }
 
-    /// The block that promises most, if any does.
+    /// The key of the block that promises most; [`NOTHING`] if none does.
     #[inline(always)]
     fn most_promising<L: Lanes>(&self, lanes: L, keys: &[L::V; GROUPS]) -> i32 {
         let mut first = keys[0];
@@ -393,7 +395,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         lanes.top(first)
     }
 
-    /// The best free entry of more than `wanted` score units: greatest score, then earliest arrival.
+    /// The best free entry of at least `wanted` score units: greatest score, then earliest arrival.
     #[inline(always)]
     fn search<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, wanted: i32) -> Best {
         let best = Best { score: wanted, position: NOWHERE };
@@ -425,7 +427,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         let mut keys = self.bounds(lanes, query);
         let next_keys = self.bounds(lanes, next);
         let key = self.most_promising(lanes, &next_keys);
-        let next_block = if key == NOTHING { NOWHERE } else { (PLACES - 1 - (key & (PLACES - 1))) as usize };
+        let next_block = if key == NOTHING { NOWHERE } else { block_of(key) };
         let foreseen = std::mem::replace(&mut self.foreseen, next_block);
         if foreseen != NOWHERE {
             self.look_into(lanes, query, foreseen, &mut best);
@@ -454,7 +456,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
             if key >> PLACE_BITS < best.score {
                 return best;
             }
-            let block = (PLACES - 1 - (key & (PLACES - 1))) as usize;
+            let block = block_of(key);
             self.look_into(lanes, query, block, &mut best);
             // Most often one block is enough.
             if self.reaching(lanes, &keys, best.score) & !(1 << block) == 0 {
@@ -465,17 +467,6 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
                 keys[group] = lanes.keep(keys[group], !lanes.equal(keys[group], lanes.splat(key)));
             }
         }
-    }
-
-    /// The scores of a block, and who may be chosen.
-    #[inline(always)]
-    fn scores<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, block: usize) -> (L::V, u16) {
-        let tokens = lanes.load_unsigned(&self.tokens[block]);
-        let ages = self.ages_of(lanes, block);
-        let distance = lanes.abs(lanes.sub(tokens, query.wanted));
-        let past = lanes.max(lanes.sub(tokens, query.margin), lanes.splat(0));
-        let scores = lanes.sub(lanes.sub(ages, distance), lanes.mul(past, query.overflow_weight));
-        (scores, lanes.at_most(!self.taken[block], tokens, query.longest))
     }
 
     /// A bit for each block whose bound reaches a score.
@@ -493,7 +484,12 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
     /// Scores one block and keeps the better of its best and `best`.
     #[inline(always)]
     fn look_into<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, block: usize, best: &mut Best) {
-        let (scores, fit) = self.scores(lanes, query, block);
+        let tokens = lanes.load_unsigned(&self.tokens[block]);
+        let ages = self.ages_of(lanes, block);
+        let distance = lanes.abs(lanes.sub(tokens, query.wanted));
+        let past = lanes.max(lanes.sub(tokens, query.margin), lanes.splat(0));
+        let scores = lanes.sub(lanes.sub(ages, distance), lanes.mul(past, query.overflow_weight));
+        let fit = lanes.at_most(!self.taken[block], tokens, query.longest);
         let keys = lanes.add(lanes.shift_left::<LANE_BITS>(scores), lanes.load(&LANES));
         let key = lanes.top(lanes.keep(keys, fit));
         let score = key >> LANE_BITS;
@@ -583,7 +579,7 @@ fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
     let mut unfit = None;
     while let Some(key) = open.pop() {
         let worker = worker_of(key);
-        let tent = terms.tent(loads, worker, loads.refilled(worker));
+        let tent = tent(loads, worker, loads.refilled(worker), terms.drop_tokens);
         if !terms.fit(tent) {
             unfit = Some(worker);
             break;
@@ -654,10 +650,10 @@ pub(super) fn replace<L: Lanes>(lanes: L, chain: &mut Chain<'_>, first: usize) -
     };
     begin(lanes, chain);
     match chain.ordered.low.len() {
-        1 => replace_in::<_, 1>(lanes, chain, first),
-        2 => replace_in::<_, 2>(lanes, chain, first),
-        3 => replace_in::<_, 3>(lanes, chain, first),
-        _ => replace_in::<_, 4>(lanes, chain, first),
+        1 => replace_in::<_, 1>(lanes, chain, again, first),
+        2 => replace_in::<_, 2>(lanes, chain, again, first),
+        3 => replace_in::<_, 3>(lanes, chain, again, first),
+        _ => replace_in::<_, 4>(lanes, chain, again, first),
     }
 }
 
@@ -665,6 +661,7 @@ pub(super) fn replace<L: Lanes>(lanes: L, chain: &mut Chain<'_>, first: usize) -
 fn replace_in<L: Lanes, const GROUPS: usize>(
     lanes: L,
     chain: &mut Chain<'_>,
+    again: Again,
     first: usize,
 ) -> (bool, Option<usize>) {
     let terms = Terms::new(chain);
@@ -673,7 +670,6 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
     let Some(mut field) = Field::<GROUPS, false>::new(chain.ordered, chain.marks, chain.flanks) else {
         return (false, None);
     };
-    let again = Again { tolerance_tokens: chain.tolerance_tokens, drop_tokens: chain.drop_tokens };
     let mut from = first;
     while let Some((index, tent)) = again.next(chain.picks, loads, chain.changes, from) {
         from = index + 1;
