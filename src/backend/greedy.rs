@@ -54,6 +54,8 @@ pub(crate) struct Greedy {
     always_dense: bool,
     matrix: Matrix,
     rivals: Rivals,
+    /// Bounds of the runs of one column, and which they are.
+    run_bounds: Vec<(i64, usize)>,
     /// By pool slot: who was placed before the device was asked.
     #[cfg(feature = "ascend")]
     taken: Vec<bool>,
@@ -135,6 +137,12 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         }
     }
 
+    /// The survival class of the request at a position of the length order, where classes mean something.
+    fn class_of(&self, position: usize) -> Option<u8> {
+        self.batch.classes()?;
+        self.batch.waiting().request(PoolSlot(self.waiting.slots[position])).survival_class
+    }
+
     /// About how many columns will be searched.
     fn searches(&self) -> usize {
         let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
@@ -187,6 +195,7 @@ impl Greedy {
             always_dense: false,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
+            run_bounds: Vec::new(),
             #[cfg(feature = "ascend")]
             taken: Vec::new(),
             #[cfg(feature = "ascend")]
@@ -255,6 +264,7 @@ impl Greedy {
             self.matrix.load(batch, plan.age, plan.unit, !self.always_dense);
             // A rule may change its order with the batch: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
+            hold(&mut self.run_bounds, self.matrix.runs());
         }
         if self.is_searched(step) {
             step.refill_drop_tokens = step.refills();
@@ -788,23 +798,31 @@ impl Greedy {
         let unknown = if looked { 0 } else { self.open.len() };
         for at in 0..unknown {
             let worker = worker_of(self.open[at]);
-            for run in 0..self.rivals.runs {
+            while self.rivals.keys[worker] != NOBODY
+                && let Leader::Stale(run) = self.leader(step, worker)
+            {
                 self.look(step, worker, run);
+                self.rivals.rank(worker);
             }
-            self.rivals.rank(worker);
         }
-        while let Some((at, worker)) = self.first_rival() {
-            match self.leader(step, worker) {
-                Leader::Stale(run) => {
-                    self.look(step, worker, run);
-                    self.rivals.rank(worker);
+        while let Some((at, worker, next)) = self.first_rival() {
+            loop {
+                match self.leader(step, worker) {
+                    Leader::Stale(run) => {
+                        self.look(step, worker, run);
+                        self.rivals.rank(worker);
+                    }
+                    Leader::Fresh(found) => {
+                        self.open.remove(at);
+                        self.rivals.last[worker] = (self.picks.len() as u32, self.rivals.moves);
+                        self.admit(step, worker, found, false);
+                        self.reopen(worker);
+                        self.follow_envelopes(worker);
+                        break;
+                    }
                 }
-                Leader::Fresh(found) => {
-                    self.open.remove(at);
-                    self.rivals.last[worker] = (self.picks.len() as u32, self.rivals.moves);
-                    self.admit(step, worker, found, false);
-                    self.reopen(worker);
-                    self.follow_envelopes(worker);
+                if self.rivals.keys[worker] <= next {
+                    break;
                 }
             }
         }
@@ -825,17 +843,19 @@ impl Greedy {
         }
     }
 
-    /// The column whose best may come first: greatest bound, then least load, then lowest index. Columns without anybody left go.
-    fn first_rival(&mut self) -> Option<(usize, usize)> {
-        let mut best: Option<(i64, usize)> = None;
+    /// The column whose best may come first, and the greatest bound of the others: greatest bound, then least load, then lowest index. Columns
+    /// without anybody left go.
+    fn first_rival(&mut self) -> Option<(usize, usize, i64)> {
+        let (mut best, mut next, mut first) = (NOBODY, NOBODY, None);
         for at in (0..self.open.len()).rev() {
             let key = self.rivals.keys[worker_of(self.open[at])];
-            if best.is_none_or(|(other, _)| key > other) {
-                best = Some((key, at));
+            if key > best {
+                (best, next, first) = (key, best, Some(at));
+            } else {
+                next = next.max(key);
             }
         }
-        let (key, at) = best?;
-        (key != NOBODY).then(|| (at, worker_of(self.open[at])))
+        first.map(|at| (at, worker_of(self.open[at]), next))
     }
 
     /// The run that leads a column: one to look at again, or the earliest of the best.
@@ -859,12 +879,32 @@ impl Greedy {
         best.map_or(Leader::Stale(0), |(_, found)| Leader::Fresh(found))
     }
 
-    /// Scores a run of a column again.
+    /// Scores a run of a column again, or bounds all runs of its class where their profile is another by now.
     fn look(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) {
-        let searched = self.is_searched(step);
+        let (searched, rise) = (self.is_searched(step), self.rivals.rise);
+        let first = worker * self.rivals.runs;
+        if !searched {
+            let class = self.matrix.run(run).class;
+            if !self.matrix.is_prepared(worker, class) {
+                self.draw(step, worker, class);
+                self.matrix.prepare((worker, class), &self.profile, self.loads.longest_tokens(worker));
+                let bounds = &mut self.rivals.bounds[first..first + self.rivals.runs];
+                let stale = |bound: &Bound| bound.rise != rise || bound.key == UNKNOWN;
+                let mut any = false;
+                for ((at, known), &bound) in bounds.iter_mut().enumerate().zip(self.matrix.bounds()) {
+                    if self.matrix.run(at).class == class && stale(known) {
+                        let key = bound.saturating_sub(rise).min(known.key);
+                        *known = Bound { key, rise: -1, position: u32::MAX };
+                        any |= at != run;
+                    }
+                }
+                if any {
+                    return;
+                }
+            }
+        }
         let found = if searched { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
-        let rise = self.rivals.rise;
-        self.rivals.bounds[worker * self.rivals.runs + run] = match found {
+        self.rivals.bounds[first + run] = match found {
             Some(found) => Bound { key: found.score - rise, rise, position: found.position as u32 },
             None => Bound { key: NOBODY, rise, position: u32::MAX },
         };
@@ -927,13 +967,24 @@ impl Greedy {
 
     /// The best free request for a worker as things stand.
     fn best(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize) -> Option<Found> {
+        self.best_of_at_least(step, worker, i64::MIN, None)
+    }
+
+    /// The same; what lies below `wanted` may be left out. The profile of one class may be drawn already.
+    fn best_of_at_least(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        worker: usize,
+        wanted: i64,
+        drawn: Option<Option<u8>>,
+    ) -> Option<Found> {
         let longest = self.loads.longest_tokens(worker);
         if step.ordered {
             self.profile.clear();
             step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
-            return self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
+            return self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
         }
-        self.best_in_pairs(step, worker, longest)
+        self.best_in_pairs(step, worker, (longest, wanted), drawn)
     }
 
     /// The same where requests have terms per pair.
@@ -942,10 +993,13 @@ impl Greedy {
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
-        longest: i64,
+        (longest, wanted): (i64, i64),
+        drawn: Option<Option<u8>>,
     ) -> Option<Found> {
         if self.is_searched(step) {
-            self.draw(step, worker, None);
+            if drawn != Some(None) {
+                self.draw(step, worker, None);
+            }
             let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
             let is_taken = |position| self.column.is_taken(position);
             let score_of = |tokens| self.profile.score(tokens);
@@ -953,33 +1007,49 @@ impl Greedy {
         }
         self.matrix.forget();
         let mut best: Option<(Found, u64)> = None;
-        for run in 0..self.matrix.runs() {
-            let Some(found) = self.best_of_run(step, worker, run) else { continue };
-            let arrived = step.waiting.arrived_blocks[found.position / BLOCK][found.position % BLOCK];
-            let better = best.is_none_or(|(other, earlier)| {
-                found.score > other.score || (found.score == other.score && arrived < earlier)
-            });
-            if better {
-                best = Some((found, arrived));
+        let mut from = 0;
+        while from < self.matrix.runs() {
+            // The runs of a class share a profile.
+            let class = self.matrix.run(from).class;
+            let to = (from..self.matrix.runs()).find(|&run| self.matrix.run(run).class != class);
+            let runs = from..to.unwrap_or(self.matrix.runs());
+            if from > 0 || drawn != Some(class) {
+                self.draw(step, worker, class);
+            }
+            from = runs.end;
+            self.matrix.prepare((worker, class), &self.profile, longest);
+            let (bounds, known) = (&mut self.run_bounds, self.matrix.bounds());
+            bounds.clear();
+            bounds.extend(runs.map(|run| (known.get(run).copied().unwrap_or(UNKNOWN), run)));
+            bounds.sort_unstable();
+            // The most promising first: it leaves the fewest others.
+            for at in (0..self.run_bounds.len()).rev() {
+                let (bound, run) = self.run_bounds[at];
+                if bound < wanted.max(best.map_or(i64::MIN, |(found, _)| found.score)) {
+                    break;
+                }
+                let Some(found) = self.best_of_run(step, worker, run) else { continue };
+                let arrived = step.waiting.arrived_blocks[found.position / BLOCK][found.position % BLOCK];
+                let better = best.is_none_or(|(other, earlier)| {
+                    found.score > other.score || (found.score == other.score && arrived < earlier)
+                });
+                if better {
+                    best = Some((found, arrived));
+                }
             }
         }
         best.map(|(found, _)| found)
     }
 
-    /// The best free request of one run of the matrix. The profile is drawn unless it is the last one.
+    /// The best free request of one run of the matrix, for the profile prepared last.
     fn best_of_run(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         run: usize,
     ) -> Option<Found> {
-        let run = self.matrix.run(run);
         let longest = self.loads.longest_tokens(worker);
-        if !self.matrix.is_prepared(worker, run.class) {
-            self.draw(step, worker, run.class);
-            self.matrix.prepare((worker, run.class), &self.profile, longest);
-        }
-        self.matrix.best(step.batch, run, &self.profile, worker, longest)
+        self.matrix.best(step.batch, self.matrix.run(run), &self.profile, worker, longest)
     }
 
     fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, class: Option<u8>) {
@@ -1162,7 +1232,10 @@ impl Greedy {
                         }
                         peak_tokens = Some(peak);
                     }
-                    let better = self.best(step, pick.worker).filter(|found| found.score > current);
+                    let class = step.class_of(pick.position);
+                    let better = self
+                        .best_of_at_least(step, pick.worker, current + 1, Some(class))
+                        .filter(|found| found.score > current);
                     self.loads.admit(pick.worker, pick.tokens);
                     better.map_or((pick.position, current), |found| (found.position, found.score))
                 }

@@ -29,6 +29,19 @@ pub(crate) trait Lanes: Copy {
     fn at_most(self, mask: u16, a: Self::V, b: Self::V) -> u16;
     /// A bit for each lane with `a == b`.
     fn equal(self, a: Self::V, b: Self::V) -> u16;
+    /// Writes the lanes of a mask one after the other; what follows them means nothing.
+    #[inline(always)]
+    fn compress(self, lanes: Self::V, mut mask: u16, into: &mut [i32; BLOCK]) {
+        let mut values = [0; BLOCK];
+        self.store(lanes, &mut values);
+        for into in into {
+            if mask == 0 {
+                return;
+            }
+            *into = values[mask.trailing_zeros() as usize];
+            mask &= mask - 1;
+        }
+    }
     /// The greatest of the lanes in a mask that is not empty.
     fn greatest(self, lanes: Self::V, mask: u16) -> i32;
     /// Replaces one lane.

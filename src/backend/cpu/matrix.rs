@@ -2,7 +2,7 @@
 
 use super::Kernels;
 use super::column::Found;
-use super::dense::{Hit, Kept, Query, Rows, STRIDE, Span, Tier};
+use super::dense::{Edges, Hit, Kept, Query, Rows, STRIDE, Span, Tier};
 use super::lanes::Block;
 use super::listed::{Bonus, Listed, NO_COLUMN};
 use crate::batch::{Batch, Bonuses, Request};
@@ -26,11 +26,14 @@ const TURN: usize = 8;
 /// Entries whose bonuses are found before it is asked again whether these are few.
 const FEW_ENTRIES: usize = 64;
 
-/// A run of requests of one survival class.
+/// A run of requests of one survival class, in order of length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     from: usize,
     to: usize,
+    /// How many they are: the rest of its blocks is nobody's.
+    count: usize,
+    lengths: (i64, i64),
     pub class: Option<u8>,
 }
 
@@ -73,6 +76,16 @@ pub(crate) struct Matrix {
     hits: Vec<Hit>,
     /// The greatest magnitude of an age plus a bonus.
     greatest_base: i64,
+    /// At least the greatest age plus bonus of each run, for each open worker where there are bonuses.
+    tops: Vec<i32>,
+    /// The greatest bonus of each run, for each open worker where bonuses are few.
+    gains: Vec<i32>,
+    /// The shortest and the longest of each run, sixteen runs at a time.
+    edges: Vec<Edges>,
+    /// At least the best score of each run, for the profile prepared last.
+    bounds: Vec<i64>,
+    /// The run of each stride.
+    run_of: Vec<u32>,
     /// Position in the length order of each entry, and the entry of each position.
     positions: Vec<u32>,
     entry_of: Vec<u32>,
@@ -87,10 +100,10 @@ pub(crate) struct Matrix {
     query: Query,
     kept: Kept,
     prepared: Option<(usize, Option<u8>)>,
-    tier: Option<Tier>,
-    intercept: i64,
-    /// Profiles prepared so far, and those that no allowed lanes could hold.
-    prepared_count: u64,
+    /// Whether lanes may hold the profile prepared last.
+    held: bool,
+    /// Runs scored so far, and those that no allowed lanes could hold.
+    scored_count: u64,
     unheld_count: u64,
 }
 
@@ -122,6 +135,11 @@ impl Matrix {
             entries: Vec::new(),
             hits: Vec::new(),
             greatest_base: 0,
+            tops: Vec::new(),
+            gains: Vec::new(),
+            run_of: Vec::new(),
+            edges: Vec::new(),
+            bounds: Vec::new(),
             positions: Vec::new(),
             entry_of: Vec::new(),
             runs: Vec::new(),
@@ -135,9 +153,8 @@ impl Matrix {
             query: Query::default(),
             kept: Kept::default(),
             prepared: None,
-            tier: None,
-            intercept: 0,
-            prepared_count: 0,
+            held: false,
+            scored_count: 0,
             unheld_count: 0,
         }
     }
@@ -171,6 +188,10 @@ impl Matrix {
         if !self.classes.is_empty() {
             self.put_classes(&ordered);
         }
+        for run in &mut self.runs {
+            let tokens = |entry: usize| i64::from(ordered.tokens[self.positions[entry] as usize]);
+            run.lengths = (tokens(run.from * BLOCK), tokens(run.from * BLOCK + run.count - 1));
+        }
         self.put_rows(batch, &ordered);
         let longest_wait = pool.longest_wait_steps();
         self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
@@ -188,6 +209,7 @@ impl Matrix {
             return;
         }
         let turns = self.bonuses.len() * TURN * self.runs.len();
+        self.put_tops();
         if self.any_bonus && self.sparse && turns > self.open.len() * blocks {
             self.spread_bonuses();
         }
@@ -424,6 +446,57 @@ impl Matrix {
         }
     }
 
+    /// Bounds the ages and bonuses of each run.
+    fn put_tops(&mut self) {
+        let (runs, columns) = (self.runs.len(), if self.any_bonus { self.open.len() } else { 1 });
+        self.tops.clear();
+        self.edges.clear();
+        // A single run is looked at anyway.
+        if runs <= 1 || !self.fits_lanes() || self.greatest_base >= 1 << 31 {
+            return;
+        }
+        for runs in self.runs.chunks(BLOCK) {
+            let mut edges = Edges { shortest: [i32::MAX; BLOCK], longest: [i32::MAX; BLOCK] };
+            for (at, run) in runs.iter().enumerate() {
+                (edges.shortest[at], edges.longest[at]) = (run.lengths.0 as i32, run.lengths.1 as i32);
+            }
+            self.edges.push(edges);
+        }
+        let kernels = self.kernels;
+        let top_of = |run: &Run, base: &[Block]| (kernels.top)(&base[run.from..run.to], run.count);
+        if self.any_bonus && !self.listed {
+            for base in self.bases.chunks_exact(self.tokens.len().max(1)) {
+                self.tops.extend(self.runs.iter().map(|run| top_of(run, base)));
+            }
+            return;
+        }
+        let ages = self.runs.iter().map(|run| top_of(run, &self.ages));
+        self.tops.extend(ages);
+        if !self.any_bonus {
+            return;
+        }
+        self.gains.clear();
+        self.gains.resize(columns * runs, 0);
+        self.run_of.clear();
+        for (run, at) in self.runs.iter().zip(0..) {
+            self.run_of.resize(run.to / STRIDE, at);
+        }
+        for bonus in &self.bonuses {
+            let run = self.run_of[bonus.entry as usize / (STRIDE * BLOCK)];
+            let gain = &mut self.gains[bonus.column as usize * runs + run as usize];
+            *gain = bonus.units.max(*gain);
+        }
+        for column in 1..columns {
+            let gains = &self.gains[column * runs..(column + 1) * runs];
+            for run in 0..runs {
+                self.tops.push(self.tops[run].saturating_add(gains[run]));
+            }
+        }
+        for (top, gain) in self.tops.iter_mut().zip(&self.gains[..runs]) {
+            *top = top.saturating_add(*gain);
+        }
+    }
+
     fn fits_lanes(&self) -> bool {
         self.greatest_age < 1 << 29 && self.unit < 1 << 29
     }
@@ -453,7 +526,8 @@ impl Matrix {
             let to = at + count.div_ceil(BLOCK).next_multiple_of(STRIDE);
             while at < to {
                 let end = (at + longest).min(to);
-                runs.push(Run { from: at, to: end, class });
+                let count = (count - (at - first) * BLOCK).min((end - at) * BLOCK);
+                runs.push(Run { from: at, to: end, count, lengths: (0, 0), class });
                 at = end;
             }
             first * BLOCK
@@ -540,26 +614,39 @@ impl Matrix {
     /// Prepares the profile of a worker for requests of one class and at most `longest` tokens.
     pub(crate) fn prepare(&mut self, (worker, class): (usize, Option<u8>), profile: &Profile, longest: i64) {
         self.prepared = Some((worker, class));
-        self.tier = None;
         let column =
             self.base_of.get(worker).copied().filter(|&column| self.any_bonus && column != NO_COLUMN);
-        if self.fits_lanes() && (!self.any_bonus || column.is_some()) {
-            if let (true, Some(column)) = (self.sparse, column) {
-                self.add_column(column);
-            }
-            let lengths = (self.lengths.0, self.lengths.1.min(longest));
-            self.query.bit = 1 << (worker % 32);
-            self.query.cut = longest < self.lengths.1;
-            let tiers = self.only.as_ref().map_or(self.kernels.tiers, std::slice::from_ref);
-            (self.intercept, self.tier) = self.query.prepare(profile, lengths, self.greatest_base, tiers);
+        self.held = self.fits_lanes() && (!self.any_bonus || column.is_some()) && longest >= self.lengths.0;
+        self.bounds.clear();
+        if !self.held {
+            return;
         }
-        self.prepared_count += 1;
-        self.unheld_count += u64::from(self.tier.is_none());
+        if let (true, Some(column)) = (self.sparse, column) {
+            self.add_column(column);
+        }
+        self.query.bit = 1 << (worker % 32);
+        self.query.cut = longest < self.lengths.1;
+        let lengths = (self.lengths.0, self.lengths.1.min(longest));
+        self.held = (self.kernels.prepare)(&mut self.query, profile, lengths);
+        if self.held && !self.tops.is_empty() {
+            let column = column.map_or(0, |column| column as usize);
+            let tops = self.tops[column * self.runs.len()..(column + 1) * self.runs.len()].chunks(BLOCK);
+            for (edges, tops) in self.edges.iter().zip(tops) {
+                let bounds = (self.kernels.bounds)(&self.query, edges);
+                let with_base = |(bound, &top): (i64, &i32)| bound.saturating_add(i64::from(top));
+                self.bounds.extend(bounds.into_iter().zip(tops).map(with_base));
+            }
+        }
     }
 
-    /// Profiles prepared so far, and how many of these no allowed lanes could hold.
+    /// At least the best score of each run for the worker and profile prepared last; empty where that is not known.
+    pub(crate) fn bounds(&self) -> &[i64] {
+        &self.bounds
+    }
+
+    /// Runs scored so far, and how many of these no allowed lanes could hold.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.prepared_count, self.unheld_count)
+        (self.scored_count, self.unheld_count)
     }
 
     /// The best free entry of a run for the worker and profile prepared last, at most `longest` tokens long.
@@ -572,10 +659,17 @@ impl Matrix {
         longest: i64,
     ) -> Option<Found> {
         let blocks = self.tokens.len();
-        if longest < self.lengths.0 {
+        if longest < run.lengths.0 {
             return None;
         }
-        let Some(tier) = self.tier else { return self.best_one_by_one(batch, run, profile, worker, longest) };
+        self.scored_count += 1;
+        let tiers = self.only.as_ref().map_or(self.kernels.tiers, std::slice::from_ref);
+        let part = self.query.part(run.lengths);
+        let held = if self.held { self.query.cut_to(part, self.greatest_base, tiers) } else { None };
+        let Some((tier, short_of)) = held else {
+            self.unheld_count += 1;
+            return self.best_one_by_one(batch, run, profile, worker, longest);
+        };
         let base = if self.any_bonus && !self.sparse {
             let column = self.base_of[worker] as usize;
             &self.bases[column * blocks..(column + 1) * blocks]
@@ -595,7 +689,7 @@ impl Matrix {
         };
         let best = (self.kernels.dense)(tier, &rows, &self.query, &mut self.kept)?;
         let position = self.positions[run.from * BLOCK + best.index as usize] as usize;
-        Some(Found { position, score: best.score + self.intercept })
+        Some(Found { position, score: best.score + short_of })
     }
 
     /// The same in 64 bits, by the definition of a score.
@@ -714,7 +808,7 @@ mod tests {
                 taken.iter().for_each(|&position| matrix.take(position));
                 let best_of = |matrix: &mut Matrix, worker: usize| {
                     matrix.prepare((worker, None), &profile, longest);
-                    assert!(matrix.tier.is_some());
+                    assert!(matrix.held);
                     matrix.best(&batch, matrix.run(0), &profile, worker, longest)
                 };
                 // Twice, and in another order: columns take turns.

@@ -23,14 +23,14 @@ pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
-use dense::{Best, Hit, Kept, Plain, Query as DenseQuery, Rows, Span};
+use dense::{Best, Edges, Hit, Kept, Plain, Query as DenseQuery, Rows, Span};
 use exchange::Exchange;
 use lanes::Block;
 use loads::LoadKernels;
 use refill::Chain;
 
 use crate::pool::{BLOCK, Ordered};
-use crate::score::Age;
+use crate::score::{Age, Profile};
 
 /// An instruction set that the kernels are built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +104,10 @@ pub(crate) struct Kernels {
     pub exchange: fn(&mut Exchange<'_>) -> bool,
     /// Sums and greatest values of loads.
     pub loads: LoadKernels,
+    /// Takes a profile for a range of lengths, for dense runs: false where no lanes hold it.
+    pub prepare: fn(&mut DenseQuery, &Profile, (i64, i64)) -> bool,
+    /// At least the greatest score of sixteen dense runs, age and bonus aside.
+    pub bounds: fn(&DenseQuery, &Edges) -> [i64; BLOCK],
     /// The best request of a dense run, in the lanes that its query was prepared for.
     pub dense: fn(Tier, &Rows<'_>, &DenseQuery, &mut Kept) -> Option<Best>,
     /// The same work on registers only.
@@ -117,6 +121,8 @@ pub(crate) struct Kernels {
     pub words: fn((&[u64], usize, usize), &[[u32; BLOCK]], (&mut [Block], &mut [Block])),
     /// Ages in score units of what was enqueued at these steps.
     pub ages: fn(u32, &[[u32; BLOCK]], Age, i32, &mut [Block]),
+    /// The greatest of the first entries of some blocks: so many, at least one.
+    pub top: fn(&[Block], usize) -> i32,
     /// Lanes of dense columns, the fastest first (`cargo sim kernels` measures them).
     pub tiers: &'static [Tier],
 }

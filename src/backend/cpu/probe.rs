@@ -60,9 +60,11 @@ impl ColumnProbe {
             (0..steps).map(|_| Knot { at_tokens: 100 + next(1200), weight: 128 / steps.max(8) as i64 });
         probe.profile.knots.extend(knots);
         probe.query.bit = 1 << 3;
-        let (intercept, found) = probe.query.prepare(&probe.profile, (1, 1500), 200, &[tier]);
+        (kernels.prepare)(&mut probe.query, &probe.profile, (1, 1500));
+        let part = probe.query.part((1, 1500));
+        let (found, intercept) = probe.query.cut_to(part, 200, &[tier])?;
         probe.intercept = intercept;
-        (found == Some(tier)).then_some(probe)
+        (found == tier).then_some(probe)
     }
 
     /// Cells of a pass: every request against one worker.

@@ -412,13 +412,14 @@ fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
                     for tier in Tier::ALL {
                         let (mut query, mut kept) = (DenseQuery::of_bit(bit), Kept::default());
                         let lengths = (1, most.min(longest as i64));
-                        let (intercept, found) = query.prepare(&profile, lengths, base as i64, &[tier]);
-                        if found != Some(tier) {
-                            assert!(found.is_none());
+                        (kernels.prepare)(&mut query, &profile, lengths);
+                        let part = query.part(lengths);
+                        let Some((found, short_of)) = query.cut_to(part, base as i64, &[tier]) else {
                             continue;
-                        }
+                        };
+                        assert_eq!(found, tier);
                         let best = (kernels.dense)(tier, &column.rows(), &query, &mut kept);
-                        let best = best.map(|best| (best.index as usize, best.score + intercept));
+                        let best = best.map(|best| (best.index as usize, best.score + short_of));
                         assert_eq!(best, expected, "{} {} {count} {profile:?}", kernels.isa, tier.name());
                         COUNTED.with_borrow_mut(|counts| {
                             *counts.entry((kernels.isa, tier)).or_insert(0u32) += 1
@@ -427,11 +428,10 @@ fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
                     // The fastest that is exact is one of these, and it is exact.
                     let (mut query, mut kept) = (DenseQuery::of_bit(bit), Kept::default());
                     let lengths = (1, most.min(longest as i64));
-                    if let (intercept, Some(tier)) =
-                        query.prepare(&profile, lengths, base as i64, kernels.tiers)
-                    {
+                    (kernels.prepare)(&mut query, &profile, lengths);
+                    if let Some((tier, short_of)) = query.cut_to(query.part(lengths), base as i64, kernels.tiers) {
                         let best = (kernels.dense)(tier, &column.rows(), &query, &mut kept);
-                        assert_eq!(best.map(|best| (best.index as usize, best.score + intercept)), expected);
+                        assert_eq!(best.map(|best| (best.index as usize, best.score + short_of)), expected);
                     }
                 }
             }

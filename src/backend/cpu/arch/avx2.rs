@@ -12,7 +12,7 @@ use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
-use crate::score::Age;
+use crate::score::{Age, Profile};
 
 #[cfg(not(miri))]
 instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), TIERS);

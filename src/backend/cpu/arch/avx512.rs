@@ -12,7 +12,7 @@ use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
-use crate::score::Age;
+use crate::score::{Age, Profile};
 
 instantiate!(
     KERNELS,
@@ -162,6 +162,12 @@ impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     fn equal(self, a: Self::V, b: Self::V) -> u16 {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_cmpeq_epi32_mask(a, b) }
+    }
+
+    #[inline(always)]
+    fn compress(self, lanes: Self::V, mask: u16, into: &mut [i32; BLOCK]) {
+        // SAFETY: the CPU has AVX-512. Straight into memory would be slow.
+        self.store(unsafe { _mm512_maskz_compress_epi32(mask, lanes) }, into);
     }
 
     #[inline(always)]

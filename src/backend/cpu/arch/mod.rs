@@ -109,6 +109,22 @@ macro_rules! instantiate {
                     unsafe { raise(rows, greatest) }
                 },
             },
+            prepare: |query, profile, lengths| {
+                #[target_feature(enable = $features)]
+                fn prepare(query: &mut DenseQuery, profile: &Profile, lengths: (i64, i64)) -> bool {
+                    query.prepare($token, profile, lengths)
+                }
+                // SAFETY: as above.
+                unsafe { prepare(query, profile, lengths) }
+            },
+            bounds: |query, edges| {
+                #[target_feature(enable = $features)]
+                fn bounds(query: &DenseQuery, edges: &dense::Edges) -> [i64; crate::pool::BLOCK] {
+                    query.bounds($token, edges)
+                }
+                // SAFETY: as above.
+                unsafe { bounds(query, edges) }
+            },
             dense: |tier, rows, query, kept| {
                 #[target_feature(enable = $features)]
                 fn column(tier: Tier, rows: &Rows<'_>, query: &DenseQuery, kept: &mut Kept) -> Option<Best> {
@@ -178,6 +194,14 @@ macro_rules! instantiate {
                 }
                 // SAFETY: as above.
                 unsafe { ages(now_step, enqueued, age, unit, into) }
+            },
+            top: |blocks, count| {
+                #[target_feature(enable = $features)]
+                fn top(blocks: &[Block], count: usize) -> i32 {
+                    dense::top($token, blocks, count)
+                }
+                // SAFETY: as above.
+                unsafe { top(blocks, count) }
             },
             tiers: $tiers,
         };

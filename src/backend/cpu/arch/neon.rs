@@ -11,7 +11,7 @@ use crate::backend::cpu::refill::{self, Chain};
 use crate::backend::cpu::{Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::Ordered;
-use crate::score::Age;
+use crate::score::{Age, Profile};
 
 instantiate!(KERNELS, Isa::Neon, Scalar, "neon", (1, 1), &[Tier::I32, Tier::I64]);
 

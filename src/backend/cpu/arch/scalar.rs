@@ -28,6 +28,8 @@ static KERNELS: Kernels = Kernels {
         sum_and_max: |values| loads::sum_and_max(values),
         raise: |rows, greatest| loads::raise(rows, greatest),
     },
+    prepare: |query, profile, lengths| query.prepare(Scalar, profile, lengths),
+    bounds: |query, edges| query.bounds(Scalar, edges),
     dense: |tier, rows, query, kept| dense::column::<_, 1, 1>(Scalar, tier, rows, query, kept),
     spin: |tier, query, blocks, kept| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks, kept),
     add_bonuses: |bonuses, workers, unit, from, bases| {
@@ -38,6 +40,7 @@ static KERNELS: Kernels = Kernels {
         dense::find_bonuses(Scalar, bonuses, workers, open, entries, hits)
     },
     ages: |now_step, enqueued, age, unit, into| dense::ages(Scalar, now_step, enqueued, age, unit, into),
+    top: |blocks, count| dense::top(Scalar, blocks, count),
     tiers: TIERS,
 };
 

@@ -312,17 +312,17 @@ pub(super) trait Cells<L: DenseLanes>: Copy {
 
 pub(super) type Score<L, C> = <<C as Cells<L>>::Scores as Scores<L>>::N;
 
-/// Sums and scores in the same lanes.
+/// Sums of products; where they may wrap, they are shifted so that the score does not.
 #[derive(Clone, Copy)]
-struct Plainly<S>(std::marker::PhantomData<S>);
-/// Sums of 16-bit dot products in `i32` lanes, scores in others; `ONTO` the line where weights are undivided.
+struct Plainly<S, const WRAP: bool>(std::marker::PhantomData<S>);
+/// Sums of 16-bit dot products in `i32` lanes, `ONTO` the line where weights are undivided.
 #[derive(Clone, Copy)]
-struct Dots<S, const ONTO: bool>(std::marker::PhantomData<S>);
+struct Dots<const ONTO: bool, const WRAP: bool>;
 /// Sums of 32-bit products in `i64` lanes.
 #[derive(Clone, Copy)]
 struct Widely;
 
-impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
+impl<L: DenseLanes, S: Sums<L> + Copy, const WRAP: bool> Cells<L> for Plainly<S, WRAP> {
     type Scores = S;
     type Tokens = S::N;
     type Sum = S::N;
@@ -346,7 +346,8 @@ impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
     #[inline(always)]
     fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> S::N {
         let rest = S::splat(lanes, i64::from(query.rest));
-        S::add(lanes, S::of(lanes, base), S::mul(lanes, rest, S::of(lanes, tokens)))
+        let line = S::add(lanes, S::of(lanes, base), S::mul(lanes, rest, S::of(lanes, tokens)));
+        if WRAP { S::add(lanes, line, S::splat(lanes, i64::from(query.shift))) } else { line }
     }
 
     #[inline(always)]
@@ -365,41 +366,8 @@ impl<L: DenseLanes, S: Sums<L> + Copy> Cells<L> for Plainly<S> {
     }
 }
 
-/// What a dot product ends in: the line plus the product times the common factor.
-trait AfterDot<L: DenseLanes>: Scores<L> {
-    /// A sum that the line is in already.
-    fn whole(lanes: L, sum: L::V) -> Self::N;
-    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> Self::N;
-}
-
-impl<L: DenseLanes> AfterDot<L> for Ints {
-    #[inline(always)]
-    fn whole(_: L, sum: L::V) -> L::V {
-        sum
-    }
-
-    #[inline(always)]
-    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::V {
-        let gained = lanes.mul(sum, lanes.splat(query.factor));
-        lanes.add(Plainly::<Ints>::begin(lanes, query, tokens, base), gained)
-    }
-}
-
-impl<L: DenseLanes> AfterDot<L> for Wides {
-    #[inline(always)]
-    fn whole(lanes: L, sum: L::V) -> L::W {
-        lanes.widen(sum)
-    }
-
-    #[inline(always)]
-    fn end(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::W {
-        let gained = lanes.mul_wide(sum, lanes.splat(query.factor));
-        lanes.add_wide(Widely::begin(lanes, query, tokens, base), gained)
-    }
-}
-
-impl<L: DenseLanes, S: AfterDot<L> + Copy, const ONTO: bool> Cells<L> for Dots<S, ONTO> {
-    type Scores = S;
+impl<L: DenseLanes, const ONTO: bool, const WRAP: bool> Cells<L> for Dots<ONTO, WRAP> {
+    type Scores = Ints;
     type Tokens = L::V;
     type Sum = L::V;
     type Bend = (L::V, L::V);
@@ -422,7 +390,7 @@ impl<L: DenseLanes, S: AfterDot<L> + Copy, const ONTO: bool> Cells<L> for Dots<S
 
     #[inline(always)]
     fn begin(lanes: L, query: &Query, tokens: L::V, base: L::V) -> L::V {
-        if ONTO { Plainly::<Ints>::begin(lanes, query, tokens, base) } else { lanes.splat(0) }
+        if ONTO { Plainly::<Ints, WRAP>::begin(lanes, query, tokens, base) } else { lanes.splat(0) }
     }
 
     #[inline(always)]
@@ -436,8 +404,12 @@ impl<L: DenseLanes, S: AfterDot<L> + Copy, const ONTO: bool> Cells<L> for Dots<S
     }
 
     #[inline(always)]
-    fn score(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> S::N {
-        if ONTO { S::whole(lanes, sum) } else { S::end(lanes, query, sum, tokens, base) }
+    fn score(lanes: L, query: &Query, sum: L::V, tokens: L::V, base: L::V) -> L::V {
+        if ONTO {
+            return sum;
+        }
+        let gained = lanes.mul(sum, lanes.splat(query.factor));
+        lanes.add(Plainly::<Ints, WRAP>::begin(lanes, query, tokens, base), gained)
     }
 }
 
@@ -506,11 +478,12 @@ pub(super) fn choose<L: DenseLanes, K: Work<L>, const N: usize, const W: usize>(
         };
     }
     match tier {
-        Tier::F32 => cells!(Plainly<Floats>, N),
-        Tier::I32 => cells!(Plainly<Ints>, N),
-        Tier::Dot if query.narrow && query.factor == 1 => cells!(Dots<Ints, true>, N),
-        Tier::Dot if query.narrow => cells!(Dots<Ints, false>, N),
-        Tier::Dot => cells!(Dots<Wides, false>, N),
+        Tier::F32 => cells!(Plainly<Floats, false>, N),
+        Tier::I32 if query.shift == 0 => cells!(Plainly<Ints, false>, N),
+        Tier::I32 => cells!(Plainly<Ints, true>, N),
+        Tier::Dot if query.factor != 1 => cells!(Dots<false, true>, N),
+        Tier::Dot if query.shift == 0 => cells!(Dots<true, false>, N),
+        Tier::Dot => cells!(Dots<true, true>, N),
         Tier::I64 => cells!(Widely, W),
     }
 }

@@ -166,3 +166,21 @@ pub(in crate::backend::cpu) fn ages<L: DenseLanes>(
         lanes.store(lanes.mul(lanes.ages(now_step, enqueued, age), lanes.splat(unit)), &mut into.0);
     }
 }
+
+/// The greatest of the first `count` entries of these blocks, at least one.
+#[inline(always)]
+pub(in crate::backend::cpu) fn top<L: DenseLanes>(lanes: L, blocks: &[Block], count: usize) -> i32 {
+    let (whole, rest) = blocks.split_at(count / BLOCK);
+    let mut top = lanes.splat(i32::MIN);
+    for block in whole {
+        top = lanes.max(top, lanes.load(&block.0));
+    }
+    let top = lanes.top(top);
+    match rest.first() {
+        Some(block) if !count.is_multiple_of(BLOCK) => {
+            let inside = u16::MAX >> (BLOCK - count % BLOCK);
+            top.max(lanes.greatest(lanes.load(&block.0), inside))
+        }
+        _ => top,
+    }
+}

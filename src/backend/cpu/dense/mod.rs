@@ -25,8 +25,8 @@ mod query;
 
 pub(crate) use cells::{Kept, STRIDE};
 pub(crate) use fill::{Hit, Plain, Span};
-pub(super) use fill::{add_bonuses, ages, find_bonuses, words};
-pub(crate) use query::Query;
+pub(super) use fill::{add_bonuses, ages, find_bonuses, top, words};
+pub(crate) use query::{Edges, Query};
 pub use query::Tier;
 
 use super::lanes::{Block, DenseLanes};
