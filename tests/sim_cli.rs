@@ -306,6 +306,7 @@ fn kernels_tell_what_this_machine_has() {
         "mismatches",
         "ns_per_cell",
         "ns_per_cell_horizon",
+        "ns_per_cell_horizon_in_order",
         "peak_fraction",
         "times_definition",
         "times_definition_horizon",

@@ -7,6 +7,8 @@
 //! none, and who has one is compared with what was found. Level refill, a rule that is known as data, has a kernel of its own for all of a
 //! step's admissions ([`crate::backend::cpu::refill`]); what does not fit its lanes comes back here.
 //!
+//! A column that is scored entry by entry is bounded before, run by run of the length order: only runs whose bound reaches the best found are scored.
+//!
 //! Where many columns compete, each keeps the best that it found, which stays an upper bound until it is looked at again: taking
 //! requests only lowers what is left, and an envelope that rises lifts every score by a bounded amount, the same for all columns
 //! ([`Rule::envelope_weights`]). Only a column whose bound comes first is scored again, so the answer is that of scoring everything.
@@ -28,6 +30,9 @@ use crate::batch::{Batch, Request};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::rule::{Drawer, Order, PairCost, Pin, Plan, Rule};
 use crate::score::Profile;
+
+/// A survival class, or none.
+type Class = Option<u8>;
 
 /// Buffers of the engine, kept across steps.
 #[derive(Clone, Debug)]
@@ -98,6 +103,8 @@ const UNKNOWN: i64 = i64::MAX;
 const NOBODY: i64 = i64::MIN;
 /// [`Greedy::changes`] before the repair.
 const UNCHANGED: u32 = 1;
+/// The rise at a look that has not been.
+const NEVER: i64 = -1;
 /// No pick yet.
 const NO_PICK: u32 = u32::MAX;
 
@@ -574,7 +581,7 @@ impl Greedy {
                 if same_class {
                     // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
                     let own = searched || matrix.holds(run, position);
-                    let rise = if own { 0 } else { -1 };
+                    let rise = if own { 0 } else { NEVER };
                     rivals.bounds[column.worker * runs + run] =
                         Bound { key: score, rise, position: position as u32 };
                 }
@@ -782,7 +789,7 @@ impl Greedy {
         rivals.weights.clear();
         rivals.weighted = step.rule.envelope_weights(workers as i64, row.len(), &mut rivals.weights);
         rivals.bounds.clear();
-        rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: 0, position: u32::MAX });
+        rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: NEVER, position: u32::MAX });
         rivals.keys.clear();
         rivals.keys.resize(workers, UNKNOWN);
         rivals.moves = 0;
@@ -868,7 +875,7 @@ impl Greedy {
                 continue;
             }
             let position = bound.position as usize;
-            if bound.key == UNKNOWN || bound.rise != rivals.rise || self.column.is_taken(position) {
+            if bound.rise != rivals.rise || self.column.is_taken(position) {
                 return Leader::Stale(run);
             }
             let arrived = step.waiting.arrived_blocks[position / BLOCK][position % BLOCK];
@@ -879,35 +886,48 @@ impl Greedy {
         best.map_or(Leader::Stale(0), |(_, found)| Leader::Fresh(found))
     }
 
-    /// Scores a run of a column again, or bounds all runs of its class where their profile is another by now.
+    /// Scores a run of a column again; where the profile is another by now, brings bounds down to it first.
     fn look(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) {
-        let (searched, rise) = (self.is_searched(step), self.rivals.rise);
-        let first = worker * self.rivals.runs;
-        if !searched {
-            let class = self.matrix.run(run).class;
-            if !self.matrix.is_prepared(worker, class) {
-                self.draw(step, worker, class);
-                self.matrix.prepare((worker, class), &self.profile, self.loads.longest_tokens(worker));
-                let bounds = &mut self.rivals.bounds[first..first + self.rivals.runs];
-                let stale = |bound: &Bound| bound.rise != rise || bound.key == UNKNOWN;
-                let mut any = false;
-                for ((at, known), &bound) in bounds.iter_mut().enumerate().zip(self.matrix.bounds()) {
-                    if self.matrix.run(at).class == class && stale(known) {
-                        let key = bound.saturating_sub(rise).min(known.key);
-                        *known = Bound { key, rise: -1, position: u32::MAX };
-                        any |= at != run;
-                    }
-                }
-                if any {
-                    return;
-                }
-            }
+        let searched = self.is_searched(step);
+        if !searched && self.prepare(step, worker, run) && self.bound_runs(worker, run) {
+            // Another run may lead now.
+            return;
         }
         let found = if searched { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
-        self.rivals.bounds[first + run] = match found {
-            Some(found) => Bound { key: found.score - rise, rise, position: found.position as u32 },
-            None => Bound { key: NOBODY, rise, position: u32::MAX },
+        let rivals = &mut self.rivals;
+        rivals.bounds[worker * rivals.runs + run] = match found {
+            Some(found) => {
+                Bound { key: found.score - rivals.rise, rise: rivals.rise, position: found.position as u32 }
+            }
+            None => Bound { key: NOBODY, rise: rivals.rise, position: u32::MAX },
         };
+    }
+
+    /// Prepares the profile of a worker for a run: false where it is the one prepared last.
+    fn prepare(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) -> bool {
+        let class = self.matrix.run(run).class;
+        if self.matrix.is_prepared(worker, class) {
+            return false;
+        }
+        self.draw(step, worker, class);
+        self.matrix.prepare((worker, class), &self.profile, self.loads.longest_tokens(worker));
+        true
+    }
+
+    /// Brings the bounds of runs that are to be looked at down to what the profile prepared last allows: whether there are others than this
+    /// one.
+    fn bound_runs(&mut self, worker: usize, run: usize) -> bool {
+        let (rivals, class) = (&mut self.rivals, self.matrix.run(run).class);
+        let of_worker = &mut rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs];
+        let mut others = false;
+        for ((at, known), &bound) in of_worker.iter_mut().enumerate().zip(self.matrix.bounds()) {
+            if self.matrix.run(at).class == class && known.rise != rivals.rise {
+                let key = bound.saturating_sub(rivals.rise).min(known.key);
+                *known = Bound { key, rise: NEVER, position: u32::MAX };
+                others |= at != run;
+            }
+        }
+        others
     }
 
     /// Takes note of what an admission has changed: the profile of its worker, and every profile where an envelope has risen.
@@ -928,7 +948,7 @@ impl Greedy {
         }
         rivals.moves += u32::from(any);
         self.matrix.forget();
-        let unknown = Bound { key: UNKNOWN, rise: 0, position: u32::MAX };
+        let unknown = Bound { key: UNKNOWN, rise: NEVER, position: u32::MAX };
         let far = rivals.rise >= 1 << 60;
         if far || (moved && !rivals.weighted) {
             rivals.bounds.fill(unknown);
@@ -976,7 +996,7 @@ impl Greedy {
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         wanted: i64,
-        drawn: Option<Option<u8>>,
+        drawn: Option<Class>,
     ) -> Option<Found> {
         let longest = self.loads.longest_tokens(worker);
         if step.ordered {
@@ -994,7 +1014,7 @@ impl Greedy {
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         (longest, wanted): (i64, i64),
-        drawn: Option<Option<u8>>,
+        drawn: Option<Class>,
     ) -> Option<Found> {
         if self.is_searched(step) {
             if drawn != Some(None) {
@@ -1041,7 +1061,7 @@ impl Greedy {
         best.map(|(found, _)| found)
     }
 
-    /// The best free request of one run of the matrix, for the profile prepared last.
+    /// The best free request of one run of the matrix for the profile prepared last.
     fn best_of_run(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,

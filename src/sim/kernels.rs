@@ -44,8 +44,10 @@ pub struct PathReport {
     pub mismatches: u64,
     /// Time per request and worker without a horizon.
     pub ns_per_cell: Option<f64>,
-    /// Time per request, worker and step with a horizon of 16.
+    /// Time per request, worker and step with a horizon of 16, every knot of it between the lengths of every run: the arithmetic alone.
     pub ns_per_cell_horizon: Option<f64>,
+    /// The same for a whole column as a decision scores it: requests in order of length, knots put in order and cut to each run.
+    pub ns_per_cell_horizon_in_order: Option<f64>,
     /// How near a pass comes to its own instructions on registers alone, without a horizon. Above 1 where there are too few registers to hold even
     /// these: a yardstick for AVX-512 only.
     pub peak_fraction: Option<f64>,
@@ -74,6 +76,7 @@ impl PathReport {
             mismatches: 0,
             ns_per_cell: None,
             ns_per_cell_horizon: None,
+            ns_per_cell_horizon_in_order: None,
             peak_fraction: None,
             peak_fraction_horizon: None,
             times_definition: None,
@@ -284,6 +287,13 @@ fn measure(path: &mut PathReport, isa: Isa, tier: Tier) {
     if let Some((ns, fraction)) = per_cell(HORIZON + 1) {
         (path.ns_per_cell_horizon, path.peak_fraction_horizon) = (Some(ns), Some(fraction));
     }
+    let steps = HORIZON + 1;
+    path.ns_per_cell_horizon_in_order = ColumnProbe::in_order(isa, tier, WAITING, steps).map(|mut probe| {
+        let pass = least_ns(300, || {
+            std::hint::black_box(probe.pass());
+        });
+        pass / (probe.cells() * steps) as f64
+    });
 }
 
 /// A random batch with everything optional in it, as owned parts.
@@ -644,7 +654,7 @@ impl KernelReport {
         };
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
             "",
             "",
             "",
@@ -656,11 +666,12 @@ impl KernelReport {
             "H = 16, ps",
             "times",
             "times plain",
-            "of"
+            "of",
+            "in order,"
         );
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
             "path",
             "batches",
             "in lanes",
@@ -672,7 +683,8 @@ impl KernelReport {
             "a step",
             "one by 1",
             "lanes",
-            "peak"
+            "peak",
+            "ps a step"
         );
         for path in &self.paths {
             if !path.available {
@@ -684,7 +696,7 @@ impl KernelReport {
             }
             let _ = writeln!(
                 text,
-                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
+                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
                 path.name,
                 path.batches,
                 path.batches_in_lanes,
@@ -697,6 +709,7 @@ impl KernelReport {
                 number(path.times_definition_horizon, 1.0, 1),
                 number(path.times_plain_lanes_horizon, 1.0, 1),
                 number(path.peak_fraction_horizon, 1.0, 2),
+                number(path.ns_per_cell_horizon_in_order, 1e3, 1),
             );
         }
         let _ = writeln!(
@@ -715,7 +728,8 @@ impl KernelReport {
         let _ = writeln!(
             text,
             "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as the fastest of the scalar paths,\n\
-             which the compiler turns into the vector instructions of the target's baseline"
+             which the compiler turns into the vector instructions of the target's baseline; in order: a whole column as a decision scores it, each run\n\
+             of requests against the knots between its lengths (dense-dot16: in i32 lanes where these are few)"
         );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");

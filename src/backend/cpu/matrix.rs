@@ -2,15 +2,13 @@
 
 use super::Kernels;
 use super::column::Found;
-use super::dense::{Edges, Hit, Kept, Query, Rows, STRIDE, Span, Tier};
+use super::dense::{Hit, Kept, Query, Rows, Span, Tier};
 use super::lanes::Block;
 use super::listed::{Bonus, Listed, NO_COLUMN};
+use super::runs::{Run, Runs, run_blocks};
 use crate::batch::{Batch, Bonuses, Request};
 use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
 use crate::score::{Age, Profile};
-
-/// Blocks of a run that is scored as one, without a horizon and with one: the longer a score takes, the less is scored again.
-const RUN_BLOCKS: [usize; 2] = [64, 8];
 
 /// Bonuses are kept one by one where at most one cell of an open worker in so many has one: from there on adding and taking off costs more
 /// than a column each (measured).
@@ -25,17 +23,6 @@ const TURN: usize = 8;
 
 /// Entries whose bonuses are found before it is asked again whether these are few.
 const FEW_ENTRIES: usize = 64;
-
-/// A run of requests of one survival class, in order of length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    from: usize,
-    to: usize,
-    /// How many they are: the rest of its blocks is nobody's.
-    count: usize,
-    lengths: (i64, i64),
-    pub class: Option<u8>,
-}
 
 /// Buffers of the dense columns, kept across steps.
 #[derive(Clone, Debug)]
@@ -76,20 +63,10 @@ pub(crate) struct Matrix {
     hits: Vec<Hit>,
     /// The greatest magnitude of an age plus a bonus.
     greatest_base: i64,
-    /// At least the greatest age plus bonus of each run, for each open worker where there are bonuses.
-    tops: Vec<i32>,
-    /// The greatest bonus of each run, for each open worker where bonuses are few.
-    gains: Vec<i32>,
-    /// The shortest and the longest of each run, sixteen runs at a time.
-    edges: Vec<Edges>,
-    /// At least the best score of each run, for the profile prepared last.
-    bounds: Vec<i64>,
-    /// The run of each stride.
-    run_of: Vec<u32>,
     /// Position in the length order of each entry, and the entry of each position.
     positions: Vec<u32>,
     entry_of: Vec<u32>,
-    runs: Vec<Run>,
+    runs: Runs,
     classes: Vec<(u8, u32)>,
     lengths: (i64, i64),
     greatest_age: i64,
@@ -135,14 +112,9 @@ impl Matrix {
             entries: Vec::new(),
             hits: Vec::new(),
             greatest_base: 0,
-            tops: Vec::new(),
-            gains: Vec::new(),
-            run_of: Vec::new(),
-            edges: Vec::new(),
-            bounds: Vec::new(),
             positions: Vec::new(),
             entry_of: Vec::new(),
-            runs: Vec::new(),
+            runs: Runs::default(),
             classes: Vec::new(),
             lengths: (0, 0),
             greatest_age: 0,
@@ -179,7 +151,7 @@ impl Matrix {
         };
 
         self.lay_out(batch);
-        let blocks = self.runs.last().map_or(0, |run| run.to);
+        let blocks = self.runs.blocks();
         // What is left over from before is masked out by the words.
         self.words.resize(self.workers.div_ceil(32) * blocks, Block::default());
         for column in [&mut self.tokens, &mut self.ages] {
@@ -188,10 +160,7 @@ impl Matrix {
         if !self.classes.is_empty() {
             self.put_classes(&ordered);
         }
-        for run in &mut self.runs {
-            let tokens = |entry: usize| i64::from(ordered.tokens[self.positions[entry] as usize]);
-            run.lengths = (tokens(run.from * BLOCK), tokens(run.from * BLOCK + run.count - 1));
-        }
+        self.runs.measure(|entry| ordered.tokens[self.positions[entry] as usize]);
         self.put_rows(batch, &ordered);
         let longest_wait = pool.longest_wait_steps();
         self.greatest_age = unit.saturating_mul(age.tokens(longest_wait));
@@ -208,8 +177,8 @@ impl Matrix {
         if self.searchable {
             return;
         }
-        let turns = self.bonuses.len() * TURN * self.runs.len();
-        self.put_tops();
+        let turns = self.bonuses.len() * TURN * self.runs.list().len();
+        self.bound_runs();
         if self.any_bonus && self.sparse && turns > self.open.len() * blocks {
             self.spread_bonuses();
         }
@@ -447,53 +416,16 @@ impl Matrix {
     }
 
     /// Bounds the ages and bonuses of each run.
-    fn put_tops(&mut self) {
-        let (runs, columns) = (self.runs.len(), if self.any_bonus { self.open.len() } else { 1 });
-        self.tops.clear();
-        self.edges.clear();
+    fn bound_runs(&mut self) {
         // A single run is looked at anyway.
-        if runs <= 1 || !self.fits_lanes() || self.greatest_base >= 1 << 31 {
-            return;
-        }
-        for runs in self.runs.chunks(BLOCK) {
-            let mut edges = Edges { shortest: [i32::MAX; BLOCK], longest: [i32::MAX; BLOCK] };
-            for (at, run) in runs.iter().enumerate() {
-                (edges.shortest[at], edges.longest[at]) = (run.lengths.0 as i32, run.lengths.1 as i32);
-            }
-            self.edges.push(edges);
-        }
-        let kernels = self.kernels;
-        let top_of = |run: &Run, base: &[Block]| (kernels.top)(&base[run.from..run.to], run.count);
-        if self.any_bonus && !self.listed {
-            for base in self.bases.chunks_exact(self.tokens.len().max(1)) {
-                self.tops.extend(self.runs.iter().map(|run| top_of(run, base)));
-            }
-            return;
-        }
-        let ages = self.runs.iter().map(|run| top_of(run, &self.ages));
-        self.tops.extend(ages);
-        if !self.any_bonus {
-            return;
-        }
-        self.gains.clear();
-        self.gains.resize(columns * runs, 0);
-        self.run_of.clear();
-        for (run, at) in self.runs.iter().zip(0..) {
-            self.run_of.resize(run.to / STRIDE, at);
-        }
-        for bonus in &self.bonuses {
-            let run = self.run_of[bonus.entry as usize / (STRIDE * BLOCK)];
-            let gain = &mut self.gains[bonus.column as usize * runs + run as usize];
-            *gain = bonus.units.max(*gain);
-        }
-        for column in 1..columns {
-            let gains = &self.gains[column * runs..(column + 1) * runs];
-            for run in 0..runs {
-                self.tops.push(self.tops[run].saturating_add(gains[run]));
-            }
-        }
-        for (top, gain) in self.tops.iter_mut().zip(&self.gains[..runs]) {
-            *top = top.saturating_add(*gain);
+        if self.runs.list().len() <= 1 || !self.fits_lanes() || self.greatest_base >= 1 << 31 {
+            self.runs.unbound();
+        } else if self.any_bonus && !self.listed {
+            self.runs.bound_bases(self.kernels, &self.bases);
+        } else {
+            let (bonuses, columns) =
+                if self.any_bonus { (&self.bonuses[..], self.open.len()) } else { (&[][..], 1) };
+            self.runs.bound_bonuses(self.kernels, &self.ages, bonuses, columns);
         }
     }
 
@@ -504,7 +436,7 @@ impl Matrix {
     /// Where the requests of each class go, each class in whole strides.
     fn lay_out(&mut self, batch: &Batch<'_>) {
         let pool = batch.waiting();
-        let (mut common, mut at) = (pool.len(), 0);
+        let mut common = pool.len();
         // Without classes entries are positions, most of them from before.
         let kept = if self.classes.is_empty() { self.positions.len() as u32 } else { 0 };
         self.classes.clear();
@@ -519,26 +451,16 @@ impl Matrix {
                 }
             }
         }
-        let longest = RUN_BLOCKS[usize::from(batch.projection().is_some_and(|rows| rows.horizon > 0))];
-        let runs = &mut self.runs;
-        let mut push = |count: usize, class: Option<u8>| {
-            let first = at;
-            let to = at + count.div_ceil(BLOCK).next_multiple_of(STRIDE);
-            while at < to {
-                let end = (at + longest).min(to);
-                let count = (count - (at - first) * BLOCK).min((end - at) * BLOCK);
-                runs.push(Run { from: at, to: end, count, lengths: (0, 0), class });
-                at = end;
-            }
-            first * BLOCK
-        };
-        push(common, None);
+        let longest = run_blocks(batch.projection().is_some_and(|rows| rows.horizon > 0));
+        self.runs.push(common, None, longest);
         for (class, count) in &mut self.classes {
-            *count = push(*count as usize, Some(*class)) as u32;
+            *count = self.runs.push(*count as usize, Some(*class), longest) as u32;
         }
+        self.runs.hold(self.workers);
+        let entries = self.runs.blocks() * BLOCK;
         let count = pool.len() as u32;
         if self.classes.is_empty() {
-            let end = (at * BLOCK) as u32;
+            let end = entries as u32;
             for column in [&mut self.positions, &mut self.entry_of] {
                 column.truncate(kept.min(end) as usize);
                 column.extend(column.len() as u32..end);
@@ -546,7 +468,7 @@ impl Matrix {
             return;
         }
         self.positions.clear();
-        self.positions.resize(at * BLOCK, u32::MAX);
+        self.positions.resize(entries, u32::MAX);
         self.entry_of.resize(count as usize, u32::MAX);
         let mut next = 0;
         for (position, &slot) in pool.ordered().slots.iter().enumerate() {
@@ -564,17 +486,17 @@ impl Matrix {
     }
 
     pub(crate) fn runs(&self) -> usize {
-        self.runs.len()
+        self.runs.list().len()
     }
 
     pub(crate) fn run(&self, run: usize) -> Run {
-        self.runs[run]
+        self.runs.list()[run]
     }
 
     /// Whether the request at a position of the length order is one of a run.
     #[cfg(feature = "ascend")]
     pub(crate) fn holds(&self, run: usize, position: usize) -> bool {
-        let run = self.runs[run];
+        let run = self.runs.list()[run];
         (run.from..run.to).contains(&(self.entry_of[position] as usize / BLOCK))
     }
 
@@ -617,7 +539,7 @@ impl Matrix {
         let column =
             self.base_of.get(worker).copied().filter(|&column| self.any_bonus && column != NO_COLUMN);
         self.held = self.fits_lanes() && (!self.any_bonus || column.is_some()) && longest >= self.lengths.0;
-        self.bounds.clear();
+        self.runs.forget();
         if !self.held {
             return;
         }
@@ -625,23 +547,17 @@ impl Matrix {
             self.add_column(column);
         }
         self.query.bit = 1 << (worker % 32);
-        self.query.cut = longest < self.lengths.1;
+        self.query.cut_off = longest < self.lengths.1;
         let lengths = (self.lengths.0, self.lengths.1.min(longest));
         self.held = (self.kernels.prepare)(&mut self.query, profile, lengths);
-        if self.held && !self.tops.is_empty() {
-            let column = column.map_or(0, |column| column as usize);
-            let tops = self.tops[column * self.runs.len()..(column + 1) * self.runs.len()].chunks(BLOCK);
-            for (edges, tops) in self.edges.iter().zip(tops) {
-                let bounds = (self.kernels.bounds)(&self.query, edges);
-                let with_base = |(bound, &top): (i64, &i32)| bound.saturating_add(i64::from(top));
-                self.bounds.extend(bounds.into_iter().zip(tops).map(with_base));
-            }
+        if self.held {
+            self.runs.bound(self.kernels, &self.query, column.map_or(0, |column| column as usize));
         }
     }
 
     /// At least the best score of each run for the worker and profile prepared last; empty where that is not known.
     pub(crate) fn bounds(&self) -> &[i64] {
-        &self.bounds
+        self.runs.bounds()
     }
 
     /// Runs scored so far, and how many of these no allowed lanes could hold.
@@ -659,13 +575,15 @@ impl Matrix {
         longest: i64,
     ) -> Option<Found> {
         let blocks = self.tokens.len();
-        if longest < run.lengths.0 {
+        if longest < i64::from(run.lengths.0) {
             return None;
         }
         self.scored_count += 1;
         let tiers = self.only.as_ref().map_or(self.kernels.tiers, std::slice::from_ref);
-        let part = self.query.part(run.lengths);
-        let held = if self.held { self.query.cut_to(part, self.greatest_base, tiers) } else { None };
+        let held = match self.held {
+            true => (self.kernels.cut)(&mut self.query, run.lengths, self.greatest_base, tiers),
+            false => None,
+        };
         let Some((tier, short_of)) = held else {
             self.unheld_count += 1;
             return self.best_one_by_one(batch, run, profile, worker, longest);

@@ -13,6 +13,7 @@ pub(crate) mod loads;
 pub(crate) mod matrix;
 mod probe;
 pub(crate) mod refill;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -108,6 +109,8 @@ pub(crate) struct Kernels {
     pub prepare: fn(&mut DenseQuery, &Profile, (i64, i64)) -> bool,
     /// At least the greatest score of sixteen dense runs, age and bonus aside.
     pub bounds: fn(&DenseQuery, &Edges) -> [i64; BLOCK],
+    /// Cuts it to the lengths of a run; see [`DenseQuery::cut`].
+    pub cut: fn(&mut DenseQuery, (i32, i32), i64, &[Tier]) -> Option<(Tier, i64)>,
     /// The best request of a dense run, in the lanes that its query was prepared for.
     pub dense: fn(Tier, &Rows<'_>, &DenseQuery, &mut Kept) -> Option<Best>,
     /// The same work on registers only.

@@ -1,7 +1,10 @@
 //! Columns of made-up requests, for self-tests and measurements of the dense kernels from outside.
 
+use std::ops::Range;
+
 use super::dense::{Kept, Query, Rows, STRIDE, Tier};
 use super::lanes::Block;
+use super::runs::run_blocks;
 use super::{Isa, Kernels};
 use crate::pool::BLOCK;
 use crate::score::{Knot, Profile};
@@ -10,24 +13,45 @@ use crate::score::{Knot, Profile};
 #[derive(Debug)]
 pub struct ColumnProbe {
     kernels: &'static Kernels,
-    tier: Tier,
+    /// The lanes asked for, and what takes over where few knots leave these nothing to do.
+    tiers: Vec<Tier>,
     profile: Profile,
     query: Query,
     lengths: Vec<i64>,
-    intercept: i64,
     tokens: Vec<Block>,
     base: Vec<Block>,
     words: Vec<Block>,
     arrived: Vec<u64>,
+    /// The blocks of each run, its shortest and its longest request.
+    runs: Vec<(Range<usize>, (i32, i32))>,
+    /// The profile cut to each run, where it is cut once and for all: in lanes, and what scores are short of.
+    cuts: Vec<(Query, Tier, i64)>,
+    in_order: bool,
     kept: Kept,
     result: i64,
 }
 
+/// The longest request of a probe, and its greatest age plus bonus.
+const LONGEST_TOKENS: i64 = 1500;
+const GREATEST_BASE: i64 = 200;
+
 impl ColumnProbe {
-    /// `waiting` requests against a profile of `steps` knots. None where the CPU lacks the instruction set, or the lanes could not hold every
-    /// score exactly.
+    /// `waiting` requests in any order against a profile of `steps` knots, all of them between the lengths: the arithmetic of the lanes and
+    /// nothing else. None where the CPU lacks the instruction set, or the lanes could not hold every score exactly.
     #[must_use]
     pub fn new(isa: Isa, tier: Tier, waiting: usize, steps: usize) -> Option<Self> {
+        Self::build(isa, vec![tier], waiting, steps, false)
+    }
+
+    /// The same column as a decision scores it: requests in order of length, each run of them against the knots between its lengths. A pass puts
+    /// the knots in order as well. Where a run sees too few of them for dot products, `i32` lanes take over.
+    #[must_use]
+    pub fn in_order(isa: Isa, tier: Tier, waiting: usize, steps: usize) -> Option<Self> {
+        let tiers = if tier == Tier::Dot { vec![Tier::Dot, Tier::I32] } else { vec![tier] };
+        Self::build(isa, tiers, waiting, steps, true)
+    }
+
+    fn build(isa: Isa, tiers: Vec<Tier>, waiting: usize, steps: usize, in_order: bool) -> Option<Self> {
         let kernels = Kernels::of(isa)?;
         let mut state = 9u64;
         let mut next = |bound: i64| {
@@ -35,24 +59,37 @@ impl ColumnProbe {
             (state >> 33) as i64 % bound
         };
         let blocks = waiting.div_ceil(BLOCK).next_multiple_of(STRIDE);
+        let mut lengths: Vec<i64> = (0..waiting).map(|_| 1 + next(LONGEST_TOKENS)).collect();
+        let longest_run = if in_order { run_blocks(steps > 1) } else { blocks.max(1) };
+        if in_order {
+            lengths.sort_unstable();
+        }
+        let runs = (0..blocks).step_by(longest_run).map(|from| {
+            let to = (from + longest_run).min(blocks);
+            let ends = (lengths[from * BLOCK] as i32, lengths[(to * BLOCK).min(waiting) - 1] as i32);
+            (from..to, if in_order { ends } else { (1, LONGEST_TOKENS as i32) })
+        });
+        let runs = runs.collect();
         let mut probe = Self {
             kernels,
-            tier,
+            tiers,
             profile: Profile::default(),
             query: Query::default(),
-            lengths: (0..waiting).map(|_| 1 + next(1500)).collect(),
-            intercept: 0,
+            lengths,
             tokens: vec![Block::default(); blocks],
             base: vec![Block::default(); blocks],
             words: vec![Block::default(); blocks],
             arrived: (0..(blocks * BLOCK) as u64).collect(),
+            runs,
+            cuts: Vec::new(),
+            in_order,
             kept: Kept::default(),
             result: 0,
         };
         for (at, &length) in probe.lengths.iter().enumerate() {
             let (block, lane) = (at / BLOCK, at % BLOCK);
             probe.tokens[block].0[lane] = length as i32;
-            probe.base[block].0[lane] = next(200) as i32;
+            probe.base[block].0[lane] = next(GREATEST_BASE) as i32;
             probe.words[block].0[lane] = next(1 << 16) as i32 | 1 << 3;
         }
         probe.profile.slope = steps as i64;
@@ -60,11 +97,12 @@ impl ColumnProbe {
             (0..steps).map(|_| Knot { at_tokens: 100 + next(1200), weight: 128 / steps.max(8) as i64 });
         probe.profile.knots.extend(knots);
         probe.query.bit = 1 << 3;
-        (kernels.prepare)(&mut probe.query, &probe.profile, (1, 1500));
-        let part = probe.query.part((1, 1500));
-        let (found, intercept) = probe.query.cut_to(part, 200, &[tier])?;
-        probe.intercept = intercept;
-        (found == tier).then_some(probe)
+        (kernels.prepare)(&mut probe.query, &probe.profile, (1, LONGEST_TOKENS));
+        for (_, lengths) in &probe.runs {
+            let (tier, short_of) = (kernels.cut)(&mut probe.query, *lengths, GREATEST_BASE, &probe.tiers)?;
+            probe.cuts.push((probe.query.clone(), tier, short_of));
+        }
+        Some(probe)
     }
 
     /// Cells of a pass: every request against one worker.
@@ -97,17 +135,48 @@ impl ColumnProbe {
 
     /// Scores the column once.
     pub fn pass(&mut self) -> i64 {
+        if self.in_order {
+            return self.pass_in_order();
+        }
         let rows =
             Rows { tokens: &self.tokens, base: &self.base, words: &self.words, arrived: &self.arrived };
-        let best = (self.kernels.dense)(self.tier, &rows, &self.query, &mut self.kept);
-        self.result = best.map_or(i64::MIN, |best| best.score + self.intercept);
+        let (query, tier, short_of) = &self.cuts[0];
+        let best = (self.kernels.dense)(*tier, &rows, query, &mut self.kept);
+        self.result = best.map_or(i64::MIN, |best| best.score + short_of);
         self.result
     }
 
-    /// The same instructions on registers alone, nothing loaded.
+    fn pass_in_order(&mut self) -> i64 {
+        (self.kernels.prepare)(&mut self.query, &self.profile, (1, LONGEST_TOKENS));
+        self.result = i64::MIN;
+        for (blocks, lengths) in &self.runs {
+            let rows = Rows {
+                tokens: &self.tokens[blocks.clone()],
+                base: &self.base[blocks.clone()],
+                words: &self.words[blocks.clone()],
+                arrived: &self.arrived[blocks.start * BLOCK..blocks.end * BLOCK],
+            };
+            let cut = (self.kernels.cut)(&mut self.query, *lengths, GREATEST_BASE, &self.tiers);
+            let best = cut.and_then(|(tier, short_of)| {
+                let best = (self.kernels.dense)(tier, &rows, &self.query, &mut self.kept)?;
+                Some(best.score + short_of)
+            });
+            self.result = self.result.max(best.unwrap_or(i64::MIN));
+        }
+        self.result
+    }
+
+    /// The same instructions on registers alone, nothing loaded and no profile prepared.
     #[must_use]
     pub fn spin(&mut self, passes: usize) -> i64 {
-        (self.kernels.spin)(self.tier, &self.query, passes * self.tokens.len(), &mut self.kept)
+        let mut result = 0;
+        for ((blocks, _), (cut, tier, _)) in self.runs.iter().zip(&self.cuts) {
+            let whole = if self.in_order { 1 } else { passes };
+            for _ in 0..passes / whole {
+                result += (self.kernels.spin)(*tier, cut, whole * blocks.len(), &mut self.kept);
+            }
+        }
+        result
     }
 
     /// The same pass by the definition of a score, one request at a time.

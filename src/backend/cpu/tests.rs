@@ -413,10 +413,9 @@ fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
                         let (mut query, mut kept) = (DenseQuery::of_bit(bit), Kept::default());
                         let lengths = (1, most.min(longest as i64));
                         (kernels.prepare)(&mut query, &profile, lengths);
-                        let part = query.part(lengths);
-                        let Some((found, short_of)) = query.cut_to(part, base as i64, &[tier]) else {
-                            continue;
-                        };
+                        let run = (lengths.0 as i32, lengths.1 as i32);
+                        let cut = (kernels.cut)(&mut query, run, base as i64, &[tier]);
+                        let Some((found, short_of)) = cut else { continue };
                         assert_eq!(found, tier);
                         let best = (kernels.dense)(tier, &column.rows(), &query, &mut kept);
                         let best = best.map(|best| (best.index as usize, best.score + short_of));
@@ -429,7 +428,9 @@ fn a_dense_column_finds_what_a_scan_finds_in_all_lanes() {
                     let (mut query, mut kept) = (DenseQuery::of_bit(bit), Kept::default());
                     let lengths = (1, most.min(longest as i64));
                     (kernels.prepare)(&mut query, &profile, lengths);
-                    if let Some((tier, short_of)) = query.cut_to(query.part(lengths), base as i64, kernels.tiers) {
+                    let run = (lengths.0 as i32, lengths.1 as i32);
+                    if let Some((tier, short_of)) = (kernels.cut)(&mut query, run, base as i64, kernels.tiers)
+                    {
                         let best = (kernels.dense)(tier, &column.rows(), &query, &mut kept);
                         assert_eq!(best.map(|best| (best.index as usize, best.score + short_of)), expected);
                     }

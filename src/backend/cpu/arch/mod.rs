@@ -125,6 +125,19 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { bounds(query, edges) }
             },
+            cut: |query, lengths, greatest_base, tiers| {
+                #[target_feature(enable = $features)]
+                fn cut(
+                    query: &mut DenseQuery,
+                    lengths: (i32, i32),
+                    greatest_base: i64,
+                    tiers: &[Tier],
+                ) -> Option<(Tier, i64)> {
+                    query.cut($token, lengths, greatest_base, tiers)
+                }
+                // SAFETY: as above.
+                unsafe { cut(query, lengths, greatest_base, tiers) }
+            },
             dense: |tier, rows, query, kept| {
                 #[target_feature(enable = $features)]
                 fn column(tier: Tier, rows: &Rows<'_>, query: &DenseQuery, kept: &mut Kept) -> Option<Best> {

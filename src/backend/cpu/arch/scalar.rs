@@ -30,6 +30,7 @@ static KERNELS: Kernels = Kernels {
     },
     prepare: |query, profile, lengths| query.prepare(Scalar, profile, lengths),
     bounds: |query, edges| query.bounds(Scalar, edges),
+    cut: |query, lengths, greatest_base, tiers| query.cut(Scalar, lengths, greatest_base, tiers),
     dense: |tier, rows, query, kept| dense::column::<_, 1, 1>(Scalar, tier, rows, query, kept),
     spin: |tier, query, blocks, kept| dense::spin::<_, 1, 1>(Scalar, tier, query, blocks, kept),
     add_bonuses: |bonuses, workers, unit, from, bases| {

@@ -7,34 +7,31 @@ use crate::pool::BLOCK;
 /// Blocks come in multiples of this: what the widest loop takes at once.
 pub(crate) const STRIDE: usize = 4;
 
-/// Steps of a column whose scores are kept.
+/// Steps of a column that are searched at once for whoever has the greatest score.
 pub(super) const SEGMENT: usize = 16;
 
-/// Knots from which keeping every score is cheaper than scoring again where the greatest stands (measured).
-pub(super) const KEEP_FROM: usize = 4;
-
-/// Lines of a segment: the scores of each block, and the greatest of each step.
-pub(super) const KEPT: usize = SEGMENT * (STRIDE + 1);
+/// Blocks whose lanes have a bit each in one word.
+pub(super) const FEW_BLOCKS: usize = 8;
 
 /// Scores of a block, on cache lines of their own.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(super) struct Line<T>([T; BLOCK]);
 
-/// Room for the scores of a segment, where whoever has the greatest is found again.
+/// Room for the greatest scores of each step of a segment, or for all scores of a few blocks: there whoever has the greatest is found again.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
-    ints: Box<[Line<i32>; KEPT]>,
-    floats: Box<[Line<f32>; KEPT]>,
-    wides: Box<[Line<i64>; KEPT]>,
+    ints: Box<[Line<i32>; SEGMENT]>,
+    floats: Box<[Line<f32>; SEGMENT]>,
+    wides: Box<[Line<i64>; SEGMENT]>,
 }
 
 impl Default for Kept {
     fn default() -> Self {
         Self {
-            ints: Box::new([Line([0; BLOCK]); KEPT]),
-            floats: Box::new([Line([0.0; BLOCK]); KEPT]),
-            wides: Box::new([Line([0; BLOCK]); KEPT]),
+            ints: Box::new([Line([0; BLOCK]); SEGMENT]),
+            floats: Box::new([Line([0.0; BLOCK]); SEGMENT]),
+            wides: Box::new([Line([0; BLOCK]); SEGMENT]),
         }
     }
 }
@@ -54,7 +51,7 @@ pub(super) trait Scores<L: DenseLanes> {
     /// The greatest of the lanes, and lanes that all hold it.
     fn top(lanes: L, best: Self::N) -> (i64, Self::N);
     /// Their place among the kept ones.
-    fn kept(kept: &mut Kept) -> &mut [Line<Self::Lane>; KEPT];
+    fn kept(kept: &mut Kept) -> &mut [Line<Self::Lane>; SEGMENT];
     fn keep(lanes: L, scores: Self::N, line: &mut Line<Self::Lane>);
     fn load(lanes: L, line: &Line<Self::Lane>) -> Self::N;
     /// A bit for each lane with `a == b`.
@@ -109,7 +106,7 @@ impl<L: DenseLanes> Scores<L> for Ints {
     }
 
     #[inline(always)]
-    fn kept(kept: &mut Kept) -> &mut [Line<i32>; KEPT] {
+    fn kept(kept: &mut Kept) -> &mut [Line<i32>; SEGMENT] {
         &mut kept.ints
     }
 
@@ -132,12 +129,12 @@ impl<L: DenseLanes> Scores<L> for Ints {
 impl<L: DenseLanes> Sums<L> for Ints {
     #[inline(always)]
     fn count(query: &Query) -> usize {
-        query.bends.len()
+        query.bends().len()
     }
 
     #[inline(always)]
     fn bend_at(lanes: L, query: &Query, at: usize) -> (L::V, L::V) {
-        let (at, weight) = query.bends[at];
+        let (at, weight) = query.bends()[at];
         (lanes.splat(at), lanes.splat(weight))
     }
 
@@ -190,7 +187,7 @@ impl<L: DenseLanes> Scores<L> for Floats {
     }
 
     #[inline(always)]
-    fn kept(kept: &mut Kept) -> &mut [Line<f32>; KEPT] {
+    fn kept(kept: &mut Kept) -> &mut [Line<f32>; SEGMENT] {
         &mut kept.floats
     }
 
@@ -213,12 +210,12 @@ impl<L: DenseLanes> Scores<L> for Floats {
 impl<L: DenseLanes> Sums<L> for Floats {
     #[inline(always)]
     fn count(query: &Query) -> usize {
-        query.float_bends.len()
+        query.float_bends().len()
     }
 
     #[inline(always)]
     fn bend_at(lanes: L, query: &Query, at: usize) -> (L::F, L::F) {
-        let (at, weight) = &query.float_bends[at];
+        let (at, weight) = &query.float_bends()[at];
         (lanes.splat_float_from(at), lanes.splat_float_from(weight))
     }
 
@@ -272,7 +269,7 @@ impl<L: DenseLanes> Scores<L> for Wides {
     }
 
     #[inline(always)]
-    fn kept(kept: &mut Kept) -> &mut [Line<i64>; KEPT] {
+    fn kept(kept: &mut Kept) -> &mut [Line<i64>; SEGMENT] {
         &mut kept.wides
     }
 
@@ -374,12 +371,12 @@ impl<L: DenseLanes, const ONTO: bool, const WRAP: bool> Cells<L> for Dots<ONTO, 
 
     #[inline(always)]
     fn count(query: &Query) -> usize {
-        query.dot_bends.len()
+        query.bends().len()
     }
 
     #[inline(always)]
     fn bend_at(lanes: L, query: &Query, at: usize) -> Self::Bend {
-        let (at, weight) = query.dot_bends[at];
+        let (at, weight) = query.bends()[at];
         (lanes.splat(at), lanes.splat(weight))
     }
 
@@ -421,7 +418,7 @@ impl<L: DenseLanes> Cells<L> for Widely {
 
     #[inline(always)]
     fn count(query: &Query) -> usize {
-        query.bends.len()
+        query.bends().len()
     }
 
     #[inline(always)]
@@ -471,7 +468,7 @@ pub(super) fn choose<L: DenseLanes, K: Work<L>, const N: usize, const W: usize>(
 ) -> K::Answer {
     macro_rules! cells {
         ($cells:ty, $blocks:ident) => {
-            match query.cut {
+            match query.cut_off {
                 false => work.with::<$cells, $blocks, false>(lanes, query),
                 true => work.with::<$cells, $blocks, true>(lanes, query),
             }

@@ -21,17 +21,19 @@
 
 mod cells;
 mod fill;
+mod ladder;
 mod query;
 
 pub(crate) use cells::{Kept, STRIDE};
 pub(crate) use fill::{Hit, Plain, Span};
 pub(super) use fill::{add_bonuses, ages, find_bonuses, top, words};
-pub(crate) use query::{Edges, Query};
+pub(crate) use ladder::Edges;
+pub(crate) use query::Query;
 pub use query::Tier;
 
 use super::lanes::{Block, DenseLanes};
 use crate::pool::BLOCK;
-use cells::{Cells, KEEP_FROM, SEGMENT, Score, Scores, Work, choose};
+use cells::{Cells, FEW_BLOCKS, SEGMENT, Score, Scores, Work, choose};
 
 /// A run of requests in any order, in whole strides.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +120,7 @@ fn score<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
 fn allowed<L: DenseLanes, const CUT: bool>(lanes: L, query: &Query, tokens: L::V, words: L::V) -> L::M {
     let bit = lanes.splat(query.bit);
     match CUT {
-        true => lanes.allowed(words, bit, tokens, lanes.splat(query.longest)),
+        true => lanes.allowed(words, bit, tokens, lanes.splat(query.longest())),
         false => lanes.has(words, bit),
     }
 }
@@ -139,21 +141,13 @@ fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
     (rows, kept): (&Rows<'_>, &mut Kept),
     mut found: Option<Best>,
 ) -> Option<Best> {
-    let keep = C::count(query) >= KEEP_FROM;
-    let (lines, greatest) = C::Scores::kept(kept).split_at_mut(SEGMENT * STRIDE);
+    let greatest = C::Scores::kept(kept);
     let nothing = C::Scores::splat(lanes, C::Scores::NOTHING);
     let mut best = nothing;
-    let kept = lines.chunks_exact_mut(STRIDE).zip(greatest.iter_mut());
-    for (at, (lines, greatest)) in (from..to).zip(kept) {
+    for (at, greatest) in (from..to).zip(greatest.iter_mut()) {
         let mut step = nothing;
-        let scored = score::<L, C, N, CUT>(lanes, query, source.step(lanes, at));
-        for (mask, score) in scored {
+        for (mask, score) in score::<L, C, N, CUT>(lanes, query, source.step(lanes, at)) {
             step = C::Scores::raise(lanes, mask, step, score);
-        }
-        if keep {
-            for ((_, score), line) in scored.into_iter().zip(lines) {
-                C::Scores::keep(lanes, score, line);
-            }
         }
         C::Scores::keep(lanes, step, greatest);
         best = C::Scores::greater(lanes, best, step);
@@ -179,18 +173,7 @@ fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
         let step = steps.trailing_zeros() as usize;
         steps &= steps - 1;
         let at = from + step;
-        let registers = source.step(lanes, at);
-        let scored = if keep {
-            let [tokens, _, words] = registers;
-            let mut scored = [(allowed::<L, CUT>(lanes, query, tokens[0], words[0]), nothing); N];
-            for n in 0..N {
-                scored[n].0 = allowed::<L, CUT>(lanes, query, tokens[n], words[n]);
-                scored[n].1 = C::Scores::load(lanes, &lines[step * STRIDE + n]);
-            }
-            scored
-        } else {
-            score::<L, C, N, CUT>(lanes, query, registers)
-        };
+        let scored = score::<L, C, N, CUT>(lanes, query, source.step(lanes, at));
         for (n, (mask, score)) in scored.into_iter().enumerate() {
             let mut bits = lanes.bits(mask) & C::Scores::equal(lanes, score, wanted);
             while bits != 0 {
@@ -199,6 +182,45 @@ fn segment<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
                 found = Some(rows.earlier(found, Best { index, score: top }));
             }
         }
+    }
+    found
+}
+
+/// The same of at most [`FEW_BLOCKS`] blocks: every score is kept, so whoever has the greatest stands in one word, and no branch asks where.
+#[inline(always)]
+fn few<L: DenseLanes, C: Cells<L>, const N: usize, const CUT: bool>(
+    lanes: L,
+    query: &Query,
+    (source, steps): (&mut impl Source<L, N>, usize),
+    (rows, kept): (&Rows<'_>, &mut Kept),
+) -> Option<Best> {
+    let lines = C::Scores::kept(kept);
+    let mut best = C::Scores::splat(lanes, C::Scores::NOTHING);
+    let mut allowed = [0u16; FEW_BLOCKS];
+    for at in 0..steps {
+        let scored = score::<L, C, N, CUT>(lanes, query, source.step(lanes, at));
+        for (n, (mask, score)) in scored.into_iter().enumerate() {
+            let block = (at * N + n) % FEW_BLOCKS;
+            best = C::Scores::raise(lanes, mask, best, score);
+            C::Scores::keep(lanes, score, &mut lines[block]);
+            allowed[block] = lanes.bits(mask);
+        }
+    }
+    let (top, wanted) = C::Scores::top(lanes, best);
+    if top == C::Scores::NOTHING {
+        return None;
+    }
+    let mut bits = 0u128;
+    for (block, (line, allowed)) in lines.iter().zip(allowed).enumerate() {
+        // What is left over past the end is nobody's.
+        let equal = C::Scores::equal(lanes, C::Scores::load(lanes, line), wanted) & allowed;
+        bits |= u128::from(equal) << (block * BLOCK);
+    }
+    let mut found = None;
+    while bits != 0 {
+        let best = Best { index: bits.trailing_zeros(), score: top };
+        bits &= bits - 1;
+        found = Some(rows.earlier(found, best));
     }
     found
 }
@@ -229,6 +251,9 @@ impl<L: DenseLanes> Work<L> for Run<'_> {
         let steps = rows.tokens.len() / N;
         let blocks = [rows.tokens, rows.base, rows.words].map(|blocks| &blocks.as_chunks::<N>().0[..steps]);
         let (mut memory, mut found) = (Memory(blocks), None);
+        if steps * N <= FEW_BLOCKS {
+            return few::<L, C, N, CUT>(lanes, query, (&mut memory, steps), (rows, kept));
+        }
         for from in (0..steps).step_by(SEGMENT) {
             let part = (&mut memory, from, (from + SEGMENT).min(steps));
             found = segment::<L, C, N, CUT>(lanes, query, part, (rows, kept), found);

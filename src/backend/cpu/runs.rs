@@ -1,0 +1,175 @@
+//! Runs of requests in order of length: what is scored at once, and how high each may score at most.
+
+use super::Kernels;
+use super::dense::{Edges, Query, STRIDE};
+use super::lanes::Block;
+use super::listed::Bonus;
+use crate::backend::picks::hold;
+use crate::pool::BLOCK;
+
+/// Blocks of a run, without a horizon and with one: the longer a score takes, the less is scored for nothing (measured).
+const RUN_BLOCKS: [usize; 2] = [64, 8];
+
+/// Blocks of a run.
+pub(super) fn run_blocks(looks_ahead: bool) -> usize {
+    RUN_BLOCKS[usize::from(looks_ahead)]
+}
+
+/// A run of requests of one survival class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    /// How many they are: the rest of its blocks is nobody's.
+    count: usize,
+    /// The shortest and the longest of them in tokens.
+    pub(super) lengths: (i32, i32),
+    pub class: Option<u8>,
+}
+
+/// All runs of a batch, and their bounds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Runs {
+    list: Vec<Run>,
+    /// The lengths of sixteen runs at a time.
+    edges: Vec<Edges>,
+    /// At least the greatest age plus bonus of each run, column by column; empty where runs have no bounds.
+    tops: Vec<i32>,
+    /// The greatest bonus of each run, column by column.
+    gains: Vec<i32>,
+    /// The run of each stride.
+    run_of: Vec<u32>,
+    /// At least the best score of each run, for the profile prepared last.
+    bounds: Vec<i64>,
+}
+
+impl Runs {
+    pub(super) fn list(&self) -> &[Run] {
+        &self.list
+    }
+
+    /// Where the last one ends.
+    pub(super) fn blocks(&self) -> usize {
+        self.list.last().map_or(0, |run| run.to)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
+    }
+
+    /// Puts so many requests of a class behind the others, in whole strides and runs of at most `longest` blocks; returns the place of the first.
+    pub(super) fn push(&mut self, requests: usize, class: Option<u8>, longest: usize) -> usize {
+        let first = self.blocks();
+        let blocks = requests.div_ceil(BLOCK).next_multiple_of(STRIDE);
+        for from in (0..blocks).step_by(longest) {
+            let to = (from + longest).min(blocks);
+            let count = (requests - from * BLOCK).min((to - from) * BLOCK);
+            self.list.push(Run { from: first + from, to: first + to, count, lengths: (0, 0), class });
+        }
+        first * BLOCK
+    }
+
+    /// Makes room for the bounds of so many columns: a later batch of these runs must not allocate, whoever is open then.
+    pub(super) fn hold(&mut self, columns: usize) {
+        let (runs, strides) = (self.list.len(), self.blocks() / STRIDE);
+        hold(&mut self.tops, columns * runs);
+        hold(&mut self.gains, columns * runs);
+        hold(&mut self.bounds, runs);
+        hold(&mut self.edges, runs.div_ceil(BLOCK));
+        hold(&mut self.run_of, strides);
+    }
+
+    /// Takes the lengths of the requests by their place.
+    pub(super) fn measure(&mut self, tokens_at: impl Fn(usize) -> u32) {
+        for run in &mut self.list {
+            let last = run.from * BLOCK + run.count - 1;
+            run.lengths = (tokens_at(run.from * BLOCK) as i32, tokens_at(last) as i32);
+        }
+    }
+
+    /// Bounds nothing: every run is looked at.
+    pub(super) fn unbound(&mut self) {
+        self.tops.clear();
+        self.bounds.clear();
+    }
+
+    /// Bounds ages plus bonuses, a column for each open worker.
+    pub(super) fn bound_bases(&mut self, kernels: &Kernels, bases: &[Block]) {
+        self.put_edges();
+        for base in bases.chunks_exact(self.blocks().max(1)) {
+            self.put_tops(kernels, base);
+        }
+    }
+
+    /// Bounds ages and the bonuses of so many columns, one by one.
+    pub(super) fn bound_bonuses(
+        &mut self,
+        kernels: &Kernels,
+        ages: &[Block],
+        bonuses: &[Bonus],
+        columns: usize,
+    ) {
+        self.put_edges();
+        self.put_tops(kernels, ages);
+        let runs = self.list.len();
+        self.run_of.clear();
+        for (run, at) in self.list.iter().zip(0..) {
+            self.run_of.resize(run.to / STRIDE, at);
+        }
+        self.gains.clear();
+        self.gains.resize(columns * runs, 0);
+        for bonus in bonuses {
+            let run = self.run_of[bonus.entry as usize / (STRIDE * BLOCK)];
+            let gain = &mut self.gains[bonus.column as usize * runs + run as usize];
+            *gain = bonus.units.max(*gain);
+        }
+        for _ in 1..columns {
+            self.tops.extend_from_within(..runs);
+        }
+        for (top, gain) in self.tops.iter_mut().zip(&self.gains) {
+            *top = top.saturating_add(*gain);
+        }
+    }
+
+    fn put_edges(&mut self) {
+        self.tops.clear();
+        self.edges.clear();
+        for runs in self.list.chunks(BLOCK) {
+            let mut edges = Edges { shortest: [i32::MAX; BLOCK], longest: [i32::MAX; BLOCK] };
+            for (at, run) in runs.iter().enumerate() {
+                (edges.shortest[at], edges.longest[at]) = run.lengths;
+            }
+            self.edges.push(edges);
+        }
+    }
+
+    fn put_tops(&mut self, kernels: &Kernels, base: &[Block]) {
+        let tops = self.list.iter().map(|run| (kernels.top)(&base[run.from..run.to], run.count));
+        self.tops.extend(tops);
+    }
+
+    /// Bounds the scores of each run for a profile and a column.
+    pub(super) fn bound(&mut self, kernels: &Kernels, query: &Query, column: usize) {
+        self.bounds.clear();
+        if self.tops.is_empty() {
+            return;
+        }
+        let runs = self.list.len();
+        let tops = self.tops[column * runs..(column + 1) * runs].chunks(BLOCK);
+        for (edges, tops) in self.edges.iter().zip(tops) {
+            let bounds = (kernels.bounds)(query, edges);
+            let with_base = |(bound, &top): (i64, &i32)| bound.saturating_add(i64::from(top));
+            self.bounds.extend(bounds.into_iter().zip(tops).map(with_base));
+        }
+    }
+
+    /// Forgets the bounds of the profile prepared last.
+    pub(super) fn forget(&mut self) {
+        self.bounds.clear();
+    }
+
+    /// At least the best score of each run for the profile prepared last; empty where that is not known.
+    pub(super) fn bounds(&self) -> &[i64] {
+        &self.bounds
+    }
+}
