@@ -24,6 +24,7 @@ use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::{Exchange, Pairs};
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::refill::Chain;
+use crate::backend::cpu::runs::NOBODY;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
 use crate::batch::{Batch, Request};
@@ -100,7 +101,6 @@ struct Rivals {
 }
 
 const UNKNOWN: i64 = i64::MAX;
-const NOBODY: i64 = i64::MIN;
 /// [`Greedy::changes`] before the repair.
 const UNCHANGED: u32 = 1;
 /// The rise at a look that has not been.

@@ -13,7 +13,7 @@ pub(crate) mod loads;
 pub(crate) mod matrix;
 mod probe;
 pub(crate) mod refill;
-mod runs;
+pub(crate) mod runs;
 #[cfg(test)]
 mod tests;
 

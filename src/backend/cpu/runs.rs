@@ -10,6 +10,9 @@ use crate::pool::BLOCK;
 /// Blocks of a run, without a horizon and with one: the longer a score takes, the less is scored for nothing (measured).
 const RUN_BLOCKS: [usize; 2] = [64, 8];
 
+/// The bound of a run in which everybody is too long.
+pub(crate) const NOBODY: i64 = i64::MIN;
+
 /// Blocks of a run.
 pub(super) fn run_blocks(looks_ahead: bool) -> usize {
     RUN_BLOCKS[usize::from(looks_ahead)]
@@ -25,6 +28,14 @@ pub(crate) struct Run {
     /// The shortest and the longest of them in tokens.
     pub(super) lengths: (i32, i32),
     pub class: Option<u8>,
+}
+
+#[cfg(test)]
+impl Run {
+    /// How many requests it has.
+    pub(super) fn count(self) -> usize {
+        self.count
+    }
 }
 
 /// All runs of a batch, and their bounds.
@@ -158,7 +169,10 @@ impl Runs {
         let tops = self.tops[column * runs..(column + 1) * runs].chunks(BLOCK);
         for (edges, tops) in self.edges.iter().zip(tops) {
             let bounds = (kernels.bounds)(query, edges);
-            let with_base = |(bound, &top): (i64, &i32)| bound.saturating_add(i64::from(top));
+            let with_base = |(bound, &top): (i64, &i32)| match bound {
+                NOBODY => NOBODY,
+                bound => bound.saturating_add(i64::from(top)),
+            };
             self.bounds.extend(bounds.into_iter().zip(tops).map(with_base));
         }
     }

@@ -91,6 +91,12 @@ impl Query {
         Self { bit, cut_off: true, ..Self::default() }
     }
 
+    /// Whether sums of the last cut may wrap.
+    #[cfg(test)]
+    pub(crate) fn wraps(&self) -> bool {
+        self.shift != 0
+    }
+
     /// The longest request that fits the worker.
     #[inline(always)]
     pub(super) fn longest(&self) -> i32 {
