@@ -10,6 +10,8 @@ use balanceroute::{Assignment, Batch, PredictedEnd, Request, Traffic, WaitReason
 use half::f16;
 use parts::Parts;
 use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 fn lengths(tied: bool) -> BoxedStrategy<u32> {
     if tied { prop_oneof![Just(100u32), Just(200), 95..105u32].boxed() } else { (1..5000u32).boxed() }
@@ -18,9 +20,9 @@ fn lengths(tied: bool) -> BoxedStrategy<u32> {
 /// How many wait, and below how many the free slots of a worker stay: mostly small, often one slot each, a few large pools and a few bursts.
 fn sizes() -> impl Strategy<Value = (usize, u32)> {
     prop_oneof![
-        77 => (0..40usize, Just(5u32)),
+        75 => (0..40usize, Just(5u32)),
         20 => (0..60usize, Just(2u32)),
-        2 => (40..300usize, 1..4u32),
+        4 => (40..400usize, 1..4u32),
         1 => (20..120usize, 6..30u32),
     ]
 }
@@ -133,6 +135,63 @@ fn parts() -> impl Strategy<Value = Parts> {
     })
 }
 
+/// Columns of many runs: some hundred requests, terms per pair, a horizon, and margins that lie between the lengths.
+fn long_parts() -> impl Strategy<Value = Parts> {
+    (2..6usize, 120..420usize, any::<[bool; 4]>(), any::<u64>()).prop_map(|(g, n, flags, seed)| {
+        let [tied, classes, masks, few] = flags;
+        let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+        let (longest, aged) = if tied { (12, 2) } else { (3000, 40) };
+        let requests = (0..n as u64)
+            .map(|id| {
+                let request =
+                    Request::new(id, 1 + rng.random_range(0..longest)).waited(rng.random_range(0..aged));
+                match rng.random_range(0..8) {
+                    0..5 => request.pairs(rng.random_range(0..40)),
+                    5 if classes => request.class(rng.random_range(0..3)),
+                    6 if masks => request.bound_to(rng.random_range(0..g as u32)),
+                    _ => request,
+                }
+            })
+            .collect();
+        let load = |rng: &mut ChaCha8Rng| 100_000 + u64::from(rng.random_range(0..longest));
+        let workers: Vec<Worker> =
+            (0..g).map(|_| Worker::new(load(rng), 20, rng.random_range(0..6))).collect();
+        let mut rows: Vec<u64> = (0..5 * g).map(|_| load(rng)).collect();
+        for (row, worker) in rows.chunks_mut(5).zip(&workers) {
+            row[0] = worker.load_tokens;
+        }
+        let often = if few { 20 } else { 2 };
+        let bonus = (0..40 * g).map(|_| {
+            if rng.random_range(0..often) == 0 { rng.random_range(0..longest) as f32 / 3.0 } else { 0.0 }
+        });
+        Parts {
+            bonus: bonus.collect(),
+            bonus_half: vec![],
+            eligible: (0..if masks { 40 } else { 0 })
+                .map(|_| rng.random::<u64>() | rng.random::<u64>())
+                .collect(),
+            classes: if classes {
+                (0..15).map(|at| 1.0 - (at % 5) as f32 * [0.0, 0.11, 0.25][at / 5]).collect()
+            } else {
+                vec![]
+            },
+            requests,
+            workers,
+            rows,
+            traffic: Traffic {
+                mean_prompt_tokens: 1500,
+                sd_prompt_tokens: 700,
+                small_prompt_tokens: 300,
+                mean_output_tokens: 300,
+            },
+            growth: 0,
+            horizon: 4,
+            offsets: vec![0; g + 1],
+            ends: vec![],
+        }
+    })
+}
+
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000)
 }
@@ -153,6 +212,16 @@ fn agree_with(name: &str, parameters: &Parameters) {
 }
 
 fn agree_on(name: &str, isa: Isa, cases: u32, parameters: &Parameters) {
+    agree_over(parts(), name, isa, cases, parameters);
+}
+
+fn agree_over(
+    parts: impl Strategy<Value = Parts>,
+    name: &str,
+    isa: Isa,
+    cases: u32,
+    parameters: &Parameters,
+) {
     println!("{name} on {isa}: {cases} cases");
     let mut config = ProptestConfig::with_cases(cases);
     config.failure_persistence = None;
@@ -165,7 +234,7 @@ fn agree_on(name: &str, isa: Isa, cases: u32, parameters: &Parameters) {
     let scores = (std::cell::RefCell::new(Vec::new()), std::cell::RefCell::new(Vec::new()));
     let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
     runner
-        .run(&parts(), |parts| {
+        .run(&parts, |parts| {
             let pool = parts.pool();
             let batch = parts.batch(&pool);
             let (mut left, mut right) = (Assignment::new(), Assignment::new());
@@ -226,6 +295,16 @@ fn each_kind_of_lanes() {
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 agree_on(name, isa, cases() / 20 + 1, &parameters);
             }
+        }
+    }
+}
+
+#[test]
+fn columns_of_many_runs() {
+    for name in ["exact", "exact-survival", "exact-oracle", "brh-survival", "brh-oracle", "level"] {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let parameters = Parameters { backend: BackendKind::Cpu, ..Parameters::default() };
+            agree_over(long_parts(), name, isa, cases() / 40 + 1, &parameters);
         }
     }
 }

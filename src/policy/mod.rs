@@ -128,8 +128,8 @@ pub trait Policy: Send {
     /// Gives a submission up.
     fn discard(&mut self, _ticket: Ticket) {}
 
-    /// Profiles that dense columns were scored by so far, and how many of these no lanes could hold exactly: their requests were scored one by one
-    /// in 64 bits.
+    /// Runs of dense columns that were scored so far, and how many of these no lanes could hold exactly: their requests were scored one by one in
+    /// 64 bits.
     fn dense_columns(&self) -> (u64, u64) {
         (0, 0)
     }

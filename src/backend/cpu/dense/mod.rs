@@ -1,19 +1,24 @@
 //! Dense columns: every waiting request scored on one worker, where terms per pair leave nothing to search by.
 //!
+//! A column is scored by runs of the length order. A profile is put in order once ([`Query::prepare`]), bounded over all runs at once
+//! ([`Query::bounds`]), and cut to the lengths of each run that is scored ([`Query::cut`]): knots below them are part of the line `base + rest * s`,
+//! knots above them are never reached, and only those between are left to add.
+//!
 //! # Numeric contract
 //! Scores are integers (see [`crate::score`]) and every path computes exactly these integers, so no path can pick another pair.
-//! Which lanes may be used is decided per profile from a bound on everything that is added up, [`Query::prepare`]:
+//! Which lanes may be used is decided per run from a bound on everything that is added up, [`Query::cut`]:
 //!
 //! | lanes | condition | |
 //! |---|---|---|
 //! | [`Tier::F32`] | every product and partial sum is below 2^24 | exact: whole numbers below 2^24 are `f32`s |
-//! | [`Tier::I32`] | the same below 2^31 | |
-//! | [`Tier::Dot`] | lengths below 2^15, weights a common factor times less than 2^15 | 16-bit dot products, summed in `i32`; the score in `i32` or `i64` |
+//! | [`Tier::I32`] | the scores of the run lie within 2^31 of its greatest | sums may wrap on the way: modulo 2^32 they end where they belong |
+//! | [`Tier::Dot`] | the same, lengths below 2^15, weights a common factor times less than 2^15 | 16-bit dot products, summed in `i32` |
 //! | [`Tier::I64`] | knots, weights, ages and bonuses are `i32`s | products of `i32`, summed in `i64` |
 //! | none | otherwise | [`crate::score::Profile::score`], one request at a time |
 //!
-//! The order of the operations is fixed and nothing is fused: `base + rest * s`, where `rest` is the slope past every knot, then
-//! `+ weight * min(s, at)` knot by knot: the same as `base + slope * s - weight * max(0, s - at)`, with an operation less for each knot.
+//! The order of the operations is fixed and nothing is fused: `base + rest * s`, where `rest` is the slope past every length of the run, then
+//! `+ weight * min(s, at)` knot by knot, the shortest first: the same as `base + slope * s - weight * max(0, s - at)`, with an operation less for
+//! each knot.
 //!
 //! A bonus is rounded to whole tokens, halves away from zero; a half-precision bonus is widened exactly before that. A caller
 //! who stores bonuses `b` as `f16` moves each by at most `2^-11 * |b| + 2^-25`, and rounding by at most one token more; with `E` the greatest such
