@@ -821,16 +821,20 @@ mod tests {
                 matrix.load(&batch, age, 3, false);
                 let taken: Vec<usize> = (0..waiting).filter(|_| random(seed, 6) == 0).collect();
                 taken.iter().for_each(|&position| matrix.take(position));
-                let sizes: &[u64] = if cfg!(miri) { &[1, 17] } else { &[0, 1, 2, 3, 17, 81, 129, 145] };
+                let sizes: &[u64] = if cfg!(miri) { &[1, 17] } else { &[0, 1, 2, 3, 17, 81, 129, 144, 145] };
                 for &knots in sizes {
                     // Up to weights that only fit a run's lengths, and such that fit no lanes.
                     let heaviest = [3, 1 << 12, 1 << 20, 1 << 32][random(seed, 4) as usize];
+                    let inside = random(seed, 2) == 0;
                     let profile = Profile {
                         intercept: random(seed, 1 << 40) as i64 - (1 << 39),
                         slope: (knots * random(seed, heaviest) / 2) as i64 + random(seed, 5) as i64 - 2,
                         knots: (0..knots)
                             .map(|_| Knot {
-                                at_tokens: random(seed, longest + longest / 4) as i64 - longest as i64 / 8,
+                                at_tokens: match inside {
+                                    true => 2 + random(seed, longest - 3) as i64,
+                                    false => random(seed, longest + longest / 4) as i64 - longest as i64 / 8,
+                                },
                                 weight: random(seed, heaviest) as i64,
                             })
                             .collect(),
