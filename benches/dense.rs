@@ -27,7 +27,8 @@ impl Paired {
     }
 
     fn policy(&self, backend: BackendKind, isa: Option<Isa>) -> Box<dyn Policy> {
-        let mut parameters = Parameters { backend, isa, ..Parameters::default() };
+        // The series `structured`, whatever is faster; masks leave nothing to search by.
+        let mut parameters = Parameters { backend, isa, search_by_length: true, ..Parameters::default() };
         parameters.exact.horizon_steps = self.horizon;
         policy::build(self.name(), &parameters).expect("known")
     }

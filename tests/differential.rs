@@ -135,17 +135,19 @@ fn parts() -> impl Strategy<Value = Parts> {
     })
 }
 
-/// Columns of many runs: some hundred requests, terms per pair, a horizon, and margins that lie between the lengths.
+/// Columns of many runs: some hundred requests, mostly terms per pair, a horizon, short or long, and margins that lie between the lengths.
 fn long_parts() -> impl Strategy<Value = Parts> {
-    (2..6usize, 120..420usize, any::<[bool; 4]>(), any::<u64>()).prop_map(|(g, n, flags, seed)| {
-        let [tied, classes, masks, few] = flags;
+    (2..6usize, 120..420usize, any::<[bool; 6]>(), any::<u64>()).prop_map(|(g, n, flags, seed)| {
+        let [tied, classes, masks, few, far, plain] = flags;
+        let (classes, masks) = (classes && !plain, masks && !plain);
+        let steps = if far { 12 } else { 5 };
         let rng = &mut ChaCha8Rng::seed_from_u64(seed);
         let (longest, aged) = if tied { (12, 2) } else { (3000, 40) };
         let requests = (0..n as u64)
             .map(|id| {
                 let request =
                     Request::new(id, 1 + rng.random_range(0..longest)).waited(rng.random_range(0..aged));
-                match rng.random_range(0..8) {
+                match rng.random_range(if plain { 7 } else { 0 }..8) {
                     0..5 => request.pairs(rng.random_range(0..40)),
                     5 if classes => request.class(rng.random_range(0..3)),
                     6 if masks => request.bound_to(rng.random_range(0..g as u32)),
@@ -156,8 +158,8 @@ fn long_parts() -> impl Strategy<Value = Parts> {
         let load = |rng: &mut ChaCha8Rng| 100_000 + u64::from(rng.random_range(0..longest));
         let workers: Vec<Worker> =
             (0..g).map(|_| Worker::new(load(rng), 20, rng.random_range(0..6))).collect();
-        let mut rows: Vec<u64> = (0..5 * g).map(|_| load(rng)).collect();
-        for (row, worker) in rows.chunks_mut(5).zip(&workers) {
+        let mut rows: Vec<u64> = (0..steps * g).map(|_| load(rng)).collect();
+        for (row, worker) in rows.chunks_mut(steps).zip(&workers) {
             row[0] = worker.load_tokens;
         }
         let often = if few { 20 } else { 2 };
@@ -171,7 +173,7 @@ fn long_parts() -> impl Strategy<Value = Parts> {
                 .map(|_| rng.random::<u64>() | rng.random::<u64>())
                 .collect(),
             classes: if classes {
-                (0..15).map(|at| 1.0 - (at % 5) as f32 * [0.0, 0.11, 0.25][at / 5]).collect()
+                (0..3 * steps).map(|at| 1.0 - (at % steps) as f32 * [0.0, 0.03, 0.08][at / steps]).collect()
             } else {
                 vec![]
             },
@@ -185,7 +187,7 @@ fn long_parts() -> impl Strategy<Value = Parts> {
                 mean_output_tokens: 300,
             },
             growth: 0,
-            horizon: 4,
+            horizon: steps - 1,
             offsets: vec![0; g + 1],
             ends: vec![],
         }
@@ -303,8 +305,10 @@ fn each_kind_of_lanes() {
 fn columns_of_many_runs() {
     for name in ["exact", "exact-survival", "exact-oracle", "brh-survival", "brh-oracle", "level"] {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            let parameters = Parameters { backend: BackendKind::Cpu, ..Parameters::default() };
-            agree_over(long_parts(), name, isa, cases() / 40 + 1, &parameters);
+            for backend in [BackendKind::Auto, BackendKind::Cpu] {
+                let parameters = Parameters { backend, ..Parameters::default() };
+                agree_over(long_parts(), name, isa, cases() / 80 + 1, &parameters);
+            }
         }
     }
 }

@@ -56,8 +56,7 @@ pub(crate) struct Greedy {
     /// The picks that take part, the lowest worker first.
     places: Vec<u32>,
     repair_room: Room,
-    /// Whether batches without pair terms go through the matrix as well.
-    always_dense: bool,
+    columns: Columns,
     matrix: Matrix,
     rivals: Rivals,
     /// Bounds of the runs of one column, and which they are.
@@ -100,6 +99,21 @@ struct Rivals {
     last: Vec<(u32, u32)>,
 }
 
+/// How the best of a column is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Columns {
+    /// By length where the batch allows it and profiles have few knots, in the matrix otherwise.
+    Fastest,
+    /// In the matrix.
+    Dense,
+    /// By length wherever the batch allows it.
+    Searched,
+}
+
+/// Knots from which the matrix is faster, whatever waits: a search by length adds up all of them for each block, a run of the matrix those between
+/// its lengths (measured; plain lanes gain from twice as many on).
+const MANY_KNOTS: usize = 9;
+
 const UNKNOWN: i64 = i64::MAX;
 /// [`Greedy::changes`] before the repair.
 const UNCHANGED: u32 = 1;
@@ -124,14 +138,16 @@ struct Step<'a, 'b, R> {
     rule: R,
     plan: &'a Plan,
     terms: Terms,
-    /// Whether columns may be searched by length.
+    /// Whether columns go through the matrix even where they could be searched by length.
+    dense: bool,
+    /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
     ordered: bool,
     /// What a completion must lower its worker by, where the rule is level refill and the kernel made for it can run it.
     refill_drop_tokens: Option<i64>,
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
-    fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, ordered: bool) -> Self {
+    fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, dense: bool) -> Self {
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         Self {
             batch,
@@ -139,7 +155,8 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
             rule,
             plan,
             terms,
-            ordered,
+            dense,
+            ordered: !dense && !batch.has_pair_terms(),
             refill_drop_tokens: None,
         }
     }
@@ -199,7 +216,7 @@ impl Greedy {
             dealt: Vec::new(),
             places: Vec::new(),
             repair_room: Room::default(),
-            always_dense: false,
+            columns: Columns::Fastest,
             matrix: Matrix::new(kernels),
             rivals: Rivals::default(),
             run_bounds: Vec::new(),
@@ -210,9 +227,14 @@ impl Greedy {
         }
     }
 
-    /// Sends batches without pair terms through the matrix as well.
+    /// Sends every batch through the matrix.
     pub(crate) fn dense(self, only: Option<Tier>) -> Self {
-        Self { always_dense: true, matrix: self.matrix.only(only), ..self }
+        Self { columns: Columns::Dense, matrix: self.matrix.only(only), ..self }
+    }
+
+    /// Searches columns by length wherever that is possible.
+    pub(crate) fn searching(self) -> Self {
+        Self { columns: Columns::Searched, ..self }
     }
 
     /// Runs a rule on a batch.
@@ -257,7 +279,15 @@ impl Greedy {
         batch: &'a Batch<'b>,
         plan: &'a Plan,
     ) -> Step<'a, 'b, &'a mut R> {
-        Step::new(batch, rule, plan, !batch.has_pair_terms() && !self.always_dense)
+        let dense = match self.columns {
+            Columns::Fastest => {
+                let steps = batch.projection().map_or(0, |rows| rows.horizon + 1);
+                steps >= MANY_KNOTS && matches!(rule.drawer(batch), Some(Drawer::Lookahead { .. }))
+            }
+            Columns::Dense => true,
+            Columns::Searched => false,
+        };
+        Step::new(batch, rule, plan, dense)
     }
 
     /// Takes what a step works on and places who is pinned or overdue.
@@ -268,7 +298,7 @@ impl Greedy {
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
-            self.matrix.load(batch, plan.age, plan.unit, !self.always_dense);
+            self.matrix.load(batch, plan.age, plan.unit, !step.dense);
             // A rule may change its order with the batch: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
             hold(&mut self.run_bounds, self.matrix.runs());
@@ -337,7 +367,7 @@ impl Greedy {
         self.loads.prepare(batch);
         let plan = rule.begin(batch, &mut self.loads.lift);
         self.loads.load(batch, &plan, false);
-        let step = Step::new(batch, rule, &plan, false);
+        let step = Step::new(batch, rule, &plan, true);
         for worker in 0..workers {
             let mut drawn = None;
             for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {

@@ -136,6 +136,11 @@ impl Auto {
         Self { greedy: Greedy::new(kernels), kernels, why, no_device }
     }
 
+    /// Searches columns by length wherever that is possible, also where the matrix is faster.
+    pub(crate) fn searching(self) -> Self {
+        Self { greedy: self.greedy.searching(), ..self }
+    }
+
     pub(crate) fn dense_columns(&self) -> (u64, u64) {
         self.greedy.dense_columns()
     }
@@ -154,7 +159,7 @@ impl Backend for Auto {
     fn describe(&self) -> String {
         let no_device = self.no_device.as_deref().unwrap_or("no device backend in this build");
         format!(
-            "auto: columns searched by length, dense columns where requests have terms per pair; on {} ({}); {no_device}",
+            "auto: columns searched by length, dense columns where requests have terms per pair or a rule looks far ahead; on {} ({}); {no_device}",
             self.kernels.isa, self.why
         )
     }
@@ -175,12 +180,13 @@ impl Chosen {
         kind: BackendKind,
         (kernels, why): (&'static Kernels, &'static str),
         no_device: Option<String>,
-        lanes: Option<Tier>,
+        (lanes, search_by_length): (Option<Tier>, bool),
     ) -> Self {
         match kind {
             // A device that is not there leaves the CPU's choice.
             BackendKind::Auto | BackendKind::Ascend => {
-                Self::Auto(Box::new(Auto::new(kernels, why, no_device)))
+                let auto = Auto::new(kernels, why, no_device);
+                Self::Auto(Box::new(if search_by_length { auto.searching() } else { auto }))
             }
             BackendKind::Cpu => Self::Cpu(Box::new(Cpu::new(kernels, why, lanes))),
             BackendKind::Reference => Self::Reference(Reference),

@@ -161,6 +161,8 @@ pub struct Parameters {
     pub ascend: AscendParameters,
     /// The only lanes that dense columns of the `cpu` backend may use, for tests; none for the fastest exact ones.
     pub lanes: Option<Tier>,
+    /// Whether the backend `auto` searches columns by length wherever that is possible, also where the matrix is faster; for measurements and tests.
+    pub search_by_length: bool,
 }
 
 impl Parameters {
@@ -253,7 +255,8 @@ fn assemble(
         };
         #[cfg(not(feature = "ascend"))]
         let no_device = None;
-        Chosen::new(parameters.backend, (kernels, why), no_device, parameters.lanes)
+        let columns = (parameters.lanes, parameters.search_by_length);
+        Chosen::new(parameters.backend, (kernels, why), no_device, columns)
     };
     let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;

@@ -187,7 +187,8 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             let path = PathReport::new(format!("{isa}-{kind}"), available, reason.to_owned());
             if available {
                 let backend = if lanes.is_some() { BackendKind::Cpu } else { BackendKind::Auto };
-                let parameters = Parameters { isa: Some(isa), backend, lanes, ..on_cpu() };
+                let search_by_length = lanes.is_none();
+                let parameters = Parameters { isa: Some(isa), backend, lanes, search_by_length, ..on_cpu() };
                 contenders.push((paths.len(), build_all(&parameters)?));
             }
             paths.push(path);
@@ -559,7 +560,8 @@ fn auto(definition: [Option<f64>; 2]) -> Result<AutoReport, SimError> {
 
 fn cross(waiting: usize, workers: usize, horizon: usize) -> Result<Crossing, SimError> {
     let made = Made::new(waiting, workers, workers / 2, horizon, false);
-    let (structured_ns, dense_ns) = (made.least_ns(BackendKind::Auto)?, made.least_ns(BackendKind::Cpu)?);
+    let structured_ns = made.time(&Parameters { search_by_length: true, ..on_cpu() }, 300)?;
+    let dense_ns = made.least_ns(BackendKind::Cpu)?;
     Ok(Crossing { waiting, workers, horizon, structured_ns, dense_ns })
 }
 
