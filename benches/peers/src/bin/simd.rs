@@ -1,6 +1,6 @@
 //! The inner loop of the dense columns once more, over `fearless_simd` instead of `std::arch`: the same data, operations and blocks at once.
-//! Three things are done otherwise there: where there are many knots, scores are kept instead of scoring a step in sixteen again, dot products
-//! whose weights need no division start from the line, and AVX-512 has instructions that compilers would take apart.
+//! Two things are done otherwise there: dot products whose weights need no division start from the line, and AVX-512 has instructions that compilers
+//! would take apart.
 //!
 //! Every answer is checked before it is timed; both take turns, so that what else runs on the machine meets both.
 
