@@ -55,7 +55,7 @@ impl Terms {
     }
 
     /// Whether waits and ages fit the lanes of the kernels.
-    fn fit_lanes(&self) -> bool {
+    pub(crate) fn fit_lanes(&self) -> bool {
         self.longest_wait_steps < 1 << 31 && self.oldest_age < GREATEST && self.unit < GREATEST
     }
 }

@@ -27,7 +27,7 @@ use crate::backend::cpu::refill::Chain;
 use crate::backend::cpu::runs::NOBODY;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
-use crate::batch::{Batch, Request};
+use crate::batch::{Batch, Request, Worker};
 use crate::pool::{BLOCK, Ordered, PoolSlot};
 use crate::rule::{Drawer, Order, PairCost, Pin, Plan, Rule};
 use crate::score::Profile;
@@ -130,6 +130,23 @@ fn dealt_key(pick: &Pick) -> u64 {
 /// The length in a key of [`Greedy::dealt`].
 fn tokens_of(key: u64) -> i64 {
     i64::from(u32::MAX - (key >> 32) as u32)
+}
+
+/// Whether a rule looks so far ahead that the matrix is faster, and everything fits its lanes.
+fn looks_far(rule: &impl Rule, batch: &Batch<'_>, plan: &Plan) -> bool {
+    let Some(projection) = batch.projection() else { return false };
+    let Some(Drawer::Lookahead { discounts, alpha, beta, .. }) = rule.drawer(batch) else { return false };
+    let discounts = &discounts[..discounts.len().min(projection.horizon + 1)];
+    if discounts.len() < MANY_KNOTS {
+        return false;
+    }
+    let dearest = match batch.is_uniform() {
+        true => 1,
+        false => batch.workers().iter().map(Worker::cost_per_token).max().unwrap_or(1),
+    };
+    // Slopes and weights together.
+    let steepest = (alpha + beta) * discounts.iter().sum::<i64>() as f64 * dearest as f64;
+    steepest < f64::from(1u32 << 31) && Terms::new(batch.waiting(), plan.age, plan.unit).fit_lanes()
 }
 
 struct Step<'a, 'b, R> {
@@ -280,10 +297,7 @@ impl Greedy {
         plan: &'a Plan,
     ) -> Step<'a, 'b, &'a mut R> {
         let dense = match self.columns {
-            Columns::Fastest => {
-                let steps = batch.projection().map_or(0, |rows| rows.horizon + 1);
-                steps >= MANY_KNOTS && matches!(rule.drawer(batch), Some(Drawer::Lookahead { .. }))
-            }
+            Columns::Fastest => looks_far(rule, batch, plan),
             Columns::Dense => true,
             Columns::Searched => false,
         };

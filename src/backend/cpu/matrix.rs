@@ -451,7 +451,8 @@ impl Matrix {
                 }
             }
         }
-        let longest = run_blocks(batch.projection().is_some_and(|rows| rows.horizon > 0));
+        let looks_ahead = batch.projection().is_some_and(|rows| rows.horizon > 0);
+        let longest = run_blocks(pool.len(), looks_ahead);
         self.runs.push(common, None, longest);
         for (class, count) in &mut self.classes {
             *count = self.runs.push(*count as usize, Some(*class), longest) as u32;

@@ -60,7 +60,7 @@ impl ColumnProbe {
         };
         let blocks = waiting.div_ceil(BLOCK).next_multiple_of(STRIDE);
         let mut lengths: Vec<i64> = (0..waiting).map(|_| 1 + next(LONGEST_TOKENS)).collect();
-        let longest_run = if in_order { run_blocks(steps > 1) } else { blocks.max(1) };
+        let longest_run = if in_order { run_blocks(waiting, steps > 1) } else { blocks.max(1) };
         if in_order {
             lengths.sort_unstable();
         }

@@ -13,9 +13,13 @@ const RUN_BLOCKS: [usize; 2] = [64, 8];
 /// The bound of a run in which everybody is too long.
 pub(crate) const NOBODY: i64 = i64::MIN;
 
-/// Blocks of a run.
-pub(super) fn run_blocks(looks_ahead: bool) -> usize {
-    RUN_BLOCKS[usize::from(looks_ahead)]
+/// About as many runs as a column has at most: whoever leads is found among all of them.
+const MOST_RUNS: usize = 128;
+
+/// Blocks of each run of so many requests.
+pub(super) fn run_blocks(requests: usize, looks_ahead: bool) -> usize {
+    let least = requests.div_ceil(BLOCK * MOST_RUNS).next_multiple_of(STRIDE);
+    RUN_BLOCKS[usize::from(looks_ahead)].max(least)
 }
 
 /// A run of requests of one survival class.
@@ -185,5 +189,32 @@ impl Runs {
     /// At least the best score of each run for the profile prepared last; empty where that is not known.
     pub(super) fn bounds(&self) -> &[i64] {
         &self.bounds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_hold_everybody_and_stay_few() {
+        for requests in [0, 1, 63, 64, 65, 1024, 16_384, 16_385, 100_000, 1 << 20] {
+            for looks_ahead in [false, true] {
+                let mut runs = Runs::default();
+                let longest = run_blocks(requests, looks_ahead);
+                let firsts = [runs.push(requests, None, longest), runs.push(100, Some(3), longest)];
+                assert_eq!(firsts, [0, requests.div_ceil(BLOCK).next_multiple_of(STRIDE) * BLOCK]);
+                let (mut end, mut counts) = (0, [0; 2]);
+                for run in runs.list() {
+                    assert_eq!(run.from, end, "{requests}");
+                    end = run.to;
+                    assert!(run.count > 0 && run.count <= (run.to - run.from) * BLOCK, "{run:?}");
+                    assert!(run.to.is_multiple_of(STRIDE), "{run:?}");
+                    counts[usize::from(run.class.is_some())] += run.count;
+                }
+                assert_eq!((counts, runs.blocks()), ([requests, 100], end));
+                assert!(runs.list().len() <= MOST_RUNS + 1, "{requests}");
+            }
+        }
     }
 }
