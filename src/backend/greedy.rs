@@ -933,7 +933,7 @@ impl Greedy {
     /// Scores a run of a column again; where the profile is another by now, brings bounds down to it first.
     fn look(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) {
         let searched = self.is_searched(step);
-        if !searched && self.prepare(step, worker, run) && self.bound_runs(worker, run) {
+        if !searched && self.prepare(step, worker, run) && self.tighten_runs(worker, run) {
             // Another run may lead now.
             return;
         }
@@ -960,7 +960,7 @@ impl Greedy {
 
     /// Brings the bounds of runs that are to be looked at down to what the profile prepared last allows: whether there are others than this
     /// one.
-    fn bound_runs(&mut self, worker: usize, run: usize) -> bool {
+    fn tighten_runs(&mut self, worker: usize, run: usize) -> bool {
         let (rivals, class) = (&mut self.rivals, self.matrix.run(run).class);
         let of_worker = &mut rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs];
         let mut others = false;
@@ -1064,7 +1064,7 @@ impl Greedy {
             if drawn != Some(None) {
                 self.draw(step, worker, None);
             }
-            let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, i64::MIN);
+            let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
             let is_taken = |position| self.column.is_taken(position);
             let score_of = |tokens| self.profile.score(tokens);
             return self.matrix.listed().best(&step.waiting, found, score_of, (worker, longest), is_taken);

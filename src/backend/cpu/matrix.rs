@@ -1,7 +1,7 @@
 //! A batch as dense columns: requests in the pool's length order (by survival class first), eligibility bits and bonuses by worker.
 
 use super::Kernels;
-use super::column::Found;
+use super::column::{Found, GREATEST};
 use super::dense::{Hit, Kept, Query, Rows, Span, Tier};
 use super::lanes::Block;
 use super::listed::{Bonus, Listed, NO_COLUMN};
@@ -430,7 +430,7 @@ impl Matrix {
     }
 
     fn fits_lanes(&self) -> bool {
-        self.greatest_age < 1 << 29 && self.unit < 1 << 29
+        self.greatest_age < GREATEST && self.unit < GREATEST
     }
 
     /// Where the requests of each class go, each class in whole strides.

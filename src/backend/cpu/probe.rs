@@ -22,11 +22,10 @@ pub struct ColumnProbe {
     base: Vec<Block>,
     words: Vec<Block>,
     arrived: Vec<u64>,
-    /// The blocks of each run, its shortest and its longest request.
+    /// Where the column is in order, the blocks of each run, its shortest and its longest request.
     runs: Vec<(Range<usize>, (i32, i32))>,
-    /// The profile cut to each run, where it is cut once and for all: in lanes, and what scores are short of.
-    cuts: Vec<(Query, Tier, i64)>,
-    in_order: bool,
+    /// The lanes of the cut to all lengths, and what its scores are short of.
+    cut: (Tier, i64),
     kept: Kept,
     result: i64,
 }
@@ -60,18 +59,19 @@ impl ColumnProbe {
         };
         let blocks = waiting.div_ceil(BLOCK).next_multiple_of(STRIDE);
         let mut lengths: Vec<i64> = (0..waiting).map(|_| 1 + next(LONGEST_TOKENS)).collect();
-        let longest_run = if in_order { run_blocks(waiting, steps > 1) } else { blocks.max(1) };
+        let mut runs = Vec::new();
         if in_order {
             lengths.sort_unstable();
+            let longest_run = run_blocks(waiting, steps > 1);
+            runs.extend((0..blocks).step_by(longest_run).map(|from| {
+                let to = (from + longest_run).min(blocks);
+                let ends = [from * BLOCK, (to * BLOCK).min(waiting) - 1].map(|at| lengths[at] as i32);
+                (from..to, (ends[0], ends[1]))
+            }));
         }
-        let runs = (0..blocks).step_by(longest_run).map(|from| {
-            let to = (from + longest_run).min(blocks);
-            let ends = (lengths[from * BLOCK] as i32, lengths[(to * BLOCK).min(waiting) - 1] as i32);
-            (from..to, if in_order { ends } else { (1, LONGEST_TOKENS as i32) })
-        });
-        let runs = runs.collect();
         let mut probe = Self {
             kernels,
+            cut: (tiers[0], 0),
             tiers,
             profile: Profile::default(),
             query: Query::default(),
@@ -81,8 +81,6 @@ impl ColumnProbe {
             words: vec![Block::default(); blocks],
             arrived: (0..(blocks * BLOCK) as u64).collect(),
             runs,
-            cuts: Vec::new(),
-            in_order,
             kept: Kept::default(),
             result: 0,
         };
@@ -98,10 +96,12 @@ impl ColumnProbe {
         probe.profile.knots.extend(knots);
         probe.query.bit = 1 << 3;
         (kernels.prepare)(&mut probe.query, &probe.profile, (1, LONGEST_TOKENS));
+        // Every cut that a pass makes, so that none of it fails there.
         for (_, lengths) in &probe.runs {
-            let (tier, short_of) = (kernels.cut)(&mut probe.query, *lengths, GREATEST_BASE, &probe.tiers)?;
-            probe.cuts.push((probe.query.clone(), tier, short_of));
+            (kernels.cut)(&mut probe.query, *lengths, GREATEST_BASE, &probe.tiers)?;
         }
+        let whole = (1, LONGEST_TOKENS as i32);
+        probe.cut = (kernels.cut)(&mut probe.query, whole, GREATEST_BASE, &probe.tiers)?;
         Some(probe)
     }
 
@@ -135,13 +135,13 @@ impl ColumnProbe {
 
     /// Scores the column once.
     pub fn pass(&mut self) -> i64 {
-        if self.in_order {
+        if !self.runs.is_empty() {
             return self.pass_in_order();
         }
         let rows =
             Rows { tokens: &self.tokens, base: &self.base, words: &self.words, arrived: &self.arrived };
-        let (query, tier, short_of) = &self.cuts[0];
-        let best = (self.kernels.dense)(*tier, &rows, query, &mut self.kept);
+        let (tier, short_of) = self.cut;
+        let best = (self.kernels.dense)(tier, &rows, &self.query, &mut self.kept);
         self.result = best.map_or(i64::MIN, |best| best.score + short_of);
         self.result
     }
@@ -166,17 +166,10 @@ impl ColumnProbe {
         self.result
     }
 
-    /// The same instructions on registers alone, nothing loaded and no profile prepared.
+    /// The instructions of a pass in any order on registers alone, nothing loaded.
     #[must_use]
     pub fn spin(&mut self, passes: usize) -> i64 {
-        let mut result = 0;
-        for ((blocks, _), (cut, tier, _)) in self.runs.iter().zip(&self.cuts) {
-            let whole = if self.in_order { 1 } else { passes };
-            for _ in 0..passes / whole {
-                result += (self.kernels.spin)(*tier, cut, whole * blocks.len(), &mut self.kept);
-            }
-        }
-        result
+        (self.kernels.spin)(self.cut.0, &self.query, passes * self.tokens.len(), &mut self.kept)
     }
 
     /// The same pass by the definition of a score, one request at a time.
