@@ -7,8 +7,8 @@ mod support;
 use std::time::Duration;
 
 use balanceroute::backend::ascend::AscendParameters;
-use balanceroute::backend::ascend::offload::Offload;
 use balanceroute::backend::ascend::result::DeviceError;
+use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
 use balanceroute::policy::{
     self, Decided, Drawer, Order, Overdue, Parameters, Plan, Policy, Repair, Rule, View,

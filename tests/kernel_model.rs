@@ -14,7 +14,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use balanceroute::backend::ascend::blob::{self, Soc};
-use balanceroute::backend::ascend::offload::{Launch, Offload, Outcome};
+use balanceroute::backend::ascend::launch::{Launch, Outcome};
+use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
 use balanceroute::policy::{self, Drawer, Order, Overdue, Parameters, Plan, Repair, Rule, View};
 use balanceroute::score::{Age, Knot, Profile};

@@ -61,7 +61,7 @@ struct Divisor {
 }
 
 impl Divisor {
-    /// Dividends up to this, by divisors up to [`MAX_WORKERS`], stay exact.
+    /// Dividends up to this, by divisors up to [`crate::batch::MAX_WORKERS`], stay exact.
     const GREATEST: u64 = 1 << 54;
 
     fn new(by: u64) -> Self {

@@ -11,6 +11,8 @@ pub(crate) mod column;
 pub mod cpu;
 pub(crate) mod greedy;
 pub(crate) mod loads;
+#[cfg(feature = "ascend")]
+pub mod offload;
 pub(crate) mod picks;
 
 use cpu::{Kernels, Tier};
@@ -171,7 +173,7 @@ pub(crate) enum Chosen {
     Auto(Box<Auto>),
     Cpu(Box<Cpu>),
     #[cfg(feature = "ascend")]
-    Offload(Box<ascend::offload::Offload>),
+    Offload(Box<offload::Offload>),
     Reference(Reference),
 }
 

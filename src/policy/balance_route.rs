@@ -26,7 +26,7 @@ use crate::assignment::{Admission, Assignment};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::blob::{AnswerError, DevicePick, Problem, Source, Turn};
 #[cfg(feature = "ascend")]
-use crate::backend::ascend::offload::{Device, Outcome};
+use crate::backend::ascend::launch::{Device, Outcome};
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::result::Counters;
 use crate::backend::column::{Column, Terms};

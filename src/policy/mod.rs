@@ -6,6 +6,8 @@
 
 pub mod balance_route;
 pub mod baseline;
+#[cfg(feature = "ascend")]
+mod device;
 pub mod exact;
 pub mod fairness;
 pub mod level;
@@ -22,13 +24,12 @@ use thiserror::Error;
 pub use self::named::PARAMETER_NAMES;
 use crate::assignment::Assignment;
 use crate::backend::ascend::AscendParameters;
-use crate::backend::ascend::result::Counters;
 #[cfg(feature = "ascend")]
-use crate::backend::ascend::{
-    self,
-    offload::{Device, Launch, Offload},
-};
+use crate::backend::ascend::launch::{Device, Launch};
+use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::{Isa, Kernels, Tier};
+#[cfg(feature = "ascend")]
+use crate::backend::offload::Offload;
 use crate::backend::{Backend, BackendKind, Chosen};
 pub use crate::backend::{Decided, Ticket};
 use crate::batch::{Batch, Request, Worker};
@@ -244,7 +245,7 @@ fn assemble(
     #[cfg(feature = "ascend")]
     let mut device = || match launcher.take() {
         Some(launcher) => (Some(Device::new(launcher)), None),
-        None => ascend::for_policy(parameters.backend, &parameters.ascend, kernels),
+        None => device::open(parameters.backend, &parameters.ascend, kernels),
     };
     #[allow(unused_mut, reason = "opens a device where there may be one")]
     let mut backend = || {

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use balanceroute::backend::ascend::blob::{Kept, Soc};
-use balanceroute::backend::ascend::offload::{Launch, Outcome};
+use balanceroute::backend::ascend::launch::{Launch, Outcome};
 use libloading::{Library, Symbol};
 
 #[repr(C)]

@@ -15,7 +15,7 @@ const AFFORDABLE: f64 = 4.0;
 
 /// Whose time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// The CPU's picks.
     Cpu,
     /// The device's, from packing to the last check.
@@ -84,19 +84,19 @@ fn work(batch: &Batch<'_>) -> f64 {
 
 /// The measurements of one policy.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Choice {
+pub(crate) struct Choice {
     lines: [[Line; 3]; 2],
     decisions: u32,
 }
 
 impl Choice {
     /// Takes a measurement.
-    pub(super) fn measured(&mut self, batch: &Batch<'_>, side: Side, ns: f64) {
+    pub(crate) fn measured(&mut self, batch: &Batch<'_>, side: Side, ns: f64) {
         self.lines[class(batch)][side as usize].add(work(batch), ns);
     }
 
     /// Whether the device is to decide; `overlapped` where its own time costs nobody anything.
-    pub(super) fn device(&mut self, batch: &Batch<'_>, overlapped: bool) -> bool {
+    pub(crate) fn device(&mut self, batch: &Batch<'_>, overlapped: bool) -> bool {
         let lines = &self.lines[class(batch)];
         let work = work(batch);
         let device = lines[if overlapped { Side::Host } else { Side::Device } as usize].at(work);
@@ -110,7 +110,7 @@ impl Choice {
     }
 
     /// In words: from which work on the device is faster, per class.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let text = |class: usize| {
             let from = (0..40).map(|power| f64::from(1 << 6) * 2f64.powi(power)).find(|&work| {
                 let lines = &self.lines[class];

@@ -6,7 +6,7 @@
 //! | `sys` | the runtime's calls behind handles: all unsafe code |
 //! | `device`, `kernel` | an open device, and what runs on it |
 //! | `queue` | the thread that owns it: batches in flight, failures, rests |
-//! | `blob`, `offload` | a batch as the kernel reads it, and the decision around it |
+//! | `blob`, `launch` | a batch as the kernel reads it, and how it goes there and comes back |
 //! | `choice` | whether the CPU or the device is faster |
 //!
 //! The runtime is looked up when a policy is built: [`AscendParameters::library`] (or `BALANCEROUTE_ACL_LIBRARY`), then the toolkit of
@@ -19,13 +19,13 @@
 #[cfg(feature = "ascend")]
 pub mod blob;
 #[cfg(feature = "ascend")]
-mod choice;
+pub(crate) mod choice;
 #[cfg(feature = "ascend")]
 mod device;
 #[cfg(feature = "ascend")]
 mod kernel;
 #[cfg(feature = "ascend")]
-pub mod offload;
+pub mod launch;
 #[cfg(feature = "ascend")]
 mod queue;
 pub mod result;
@@ -89,27 +89,8 @@ pub fn probe(parameters: &AscendParameters) -> Result<String, result::DeviceErro
     open(parameters)?.name()
 }
 
-/// Opens the device that a policy is to use, or says why it uses none.
 #[cfg(feature = "ascend")]
-pub(crate) fn for_policy(
-    backend: crate::backend::BackendKind,
-    parameters: &AscendParameters,
-    kernels: &'static crate::backend::cpu::Kernels,
-) -> (Option<offload::Device>, Option<String>) {
-    use crate::backend::BackendKind;
-    let measured = backend == BackendKind::Auto;
-    if !measured && backend != BackendKind::Ascend {
-        return (None, None);
-    }
-    match open(parameters) {
-        Ok(device) if measured => (Some(calibrate(device, kernels)), None),
-        Ok(device) => (Some(device), None),
-        Err(error) => (None, Some(format!("no device: {error}"))),
-    }
-}
-
-#[cfg(feature = "ascend")]
-fn open(parameters: &AscendParameters) -> Result<offload::Device, result::LoadError> {
+pub(crate) fn open(parameters: &AscendParameters) -> Result<launch::Device, result::LoadError> {
     use std::time::Duration;
 
     use device::Place;
@@ -129,53 +110,5 @@ fn open(parameters: &AscendParameters) -> Result<offload::Device, result::LoadEr
         longest_rest: ms(parameters.longest_rest_ms),
     };
     let queue = queue::Queue::open(files, patience)?;
-    Ok(offload::Device::queued(queue, ms(parameters.answer_timeout_ms)))
-}
-
-/// Decides the same few batches on both sides, so that the first real one goes to the faster.
-#[cfg(feature = "ascend")]
-fn calibrate(device: offload::Device, kernels: &'static crate::backend::cpu::Kernels) -> offload::Device {
-    use choice::{Choice, Side};
-    use offload::Offload;
-
-    use crate::backend::Backend;
-    use crate::batch::{Batch, Pairs, Request, Worker};
-    use crate::policy::exact::{Exact, ExactParameters};
-    use crate::pool::Pool;
-
-    let mut rule = Exact::new(ExactParameters::default(), false);
-    let mut offload = Offload::with(device, kernels);
-    let mut out = crate::Assignment::new();
-    offload.device_mut().choose_by(Some(Choice::default()));
-    for (waiting, workers, paired) in [(64, 16, true), (512, 64, true), (64, 16, false), (512, 64, false)] {
-        // Lengths and loads that repeat nowhere near each other; what they are does not matter.
-        let scattered = |at: usize, below: u32| (at as u32).wrapping_mul(2_654_435_761) % below;
-        let requests: Vec<Request> = (0..waiting)
-            .map(|at| {
-                let request = Request::new(at as u64, 1 + scattered(at, 4_000));
-                if paired { request.pairs(at as u32) } else { request }
-            })
-            .collect();
-        let list: Vec<Worker> = (0..workers)
-            .map(|at| Worker::new(100_000 + u64::from(scattered(at + 7, 5_000)), 32, 1))
-            .collect();
-        let bonus: Vec<f32> =
-            (0..if paired { waiting * workers } else { 0 }).map(|at| scattered(at, 900) as f32).collect();
-        let Ok(pool) = Pool::from_requests(&requests) else { continue };
-        let draft = Batch::draft(&list, &pool).pairs(Pairs { bonus_tokens: &bonus, ..Pairs::default() });
-        let Ok(batch) = draft.check() else { continue };
-        for side in [Side::Cpu, Side::Device] {
-            // The first of each warms caches and buffers up.
-            for round in 0..4 {
-                let before = offload.device_mut().choice();
-                offload.device_mut().only(Some(side));
-                offload.assign(&mut rule, &batch, &mut out);
-                if round == 0 {
-                    offload.device_mut().choose_by(before);
-                }
-            }
-        }
-    }
-    offload.device_mut().only(None);
-    offload.into_device()
+    Ok(launch::Device::queued(queue, ms(parameters.answer_timeout_ms)))
 }

@@ -455,6 +455,9 @@ impl<L: DenseLanes> Cells<L> for Widely {
 /// What is done with the cells of a query, whichever they are.
 pub(super) trait Work<L: DenseLanes> {
     type Answer;
+    /// Whether a query that leaves the longest out may be asked for.
+    const CUT_OFF: bool;
+
     fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> Self::Answer;
 }
 
@@ -468,9 +471,10 @@ pub(super) fn choose<L: DenseLanes, K: Work<L>, const N: usize, const W: usize>(
 ) -> K::Answer {
     macro_rules! cells {
         ($cells:ty, $blocks:ident) => {
-            match query.cut_off {
-                false => work.with::<$cells, $blocks, false>(lanes, query),
-                true => work.with::<$cells, $blocks, true>(lanes, query),
+            if K::CUT_OFF && query.cut_off {
+                work.with::<$cells, $blocks, true>(lanes, query)
+            } else {
+                work.with::<$cells, $blocks, false>(lanes, query)
             }
         };
     }

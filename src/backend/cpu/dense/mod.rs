@@ -71,7 +71,7 @@ pub(super) fn column<L: DenseLanes, const N: usize, const W: usize>(
     choose::<_, _, N, W>(lanes, tier, query, Run(rows, kept))
 }
 
-/// [`column`] of `blocks` blocks on what is in registers already: the least time that it could take.
+/// [`column()`] of `blocks` blocks on what is in registers already: the least time that it could take.
 #[inline(always)]
 pub(super) fn spin<L: DenseLanes, const N: usize, const W: usize>(
     lanes: L,
@@ -249,6 +249,7 @@ struct Run<'a>(&'a Rows<'a>, &'a mut Kept);
 
 impl<L: DenseLanes> Work<L> for Run<'_> {
     type Answer = Option<Best>;
+    const CUT_OFF: bool = true;
 
     #[inline(always)]
     fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> Option<Best> {
@@ -288,6 +289,7 @@ struct Spin<'a>(usize, &'a mut Kept);
 
 impl<L: DenseLanes> Work<L> for Spin<'_> {
     type Answer = i64;
+    const CUT_OFF: bool = false;
 
     #[inline(always)]
     fn with<C: Cells<L>, const N: usize, const CUT: bool>(self, lanes: L, query: &Query) -> i64 {

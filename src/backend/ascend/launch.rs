@@ -1,4 +1,4 @@
-//! Decisions with their scored part on a device: the host's code around it is the CPU's, so the answers are the CPU's too.
+//! A batch's way to a device and back: at once through a launcher of the caller, or through the queue of an open device.
 //!
 //! A launch that fails, an answer that is none and a batch that the device cannot hold all end alike: the CPU decides, and
 //! [`Launch::note`] is told.
@@ -10,7 +10,6 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::AscendParameters;
 use super::blob::{
     self, AnswerError, BLOB_ALIGN, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, MAX_BATCHES, Packing,
     Problem, Soc, Work,
@@ -18,14 +17,10 @@ use super::blob::{
 use super::choice::{Choice, Side};
 use super::device::LANES;
 use super::queue::{Handle, Queue, Timing};
-use super::result::{Counters, DeviceError, LoadError};
+use super::result::{Counters, DeviceError};
 use super::sys;
-use crate::assignment::Assignment;
-use crate::backend::cpu::Kernels;
-use crate::backend::greedy::Greedy;
-use crate::backend::{Backend, Decided, Ticket};
+use crate::backend::{Decided, Ticket};
 use crate::batch::Batch;
-use crate::rule::Rule;
 
 /// Runs packed batches and waits for them.
 pub trait Launch: Send {
@@ -197,16 +192,16 @@ impl Device {
     }
 
     /// Lets measurements decide who decides.
-    pub(super) fn choose_by(&mut self, choice: Option<Choice>) {
+    pub(crate) fn choose_by(&mut self, choice: Option<Choice>) {
         self.choice = choice;
     }
 
     /// Sends everything to one side, for measurements.
-    pub(super) fn only(&mut self, side: Option<Side>) {
+    pub(crate) fn only(&mut self, side: Option<Side>) {
         self.only = side;
     }
 
-    pub(super) fn choice(&self) -> Option<Choice> {
+    pub(crate) fn choice(&self) -> Option<Choice> {
         self.choice
     }
 
@@ -693,87 +688,5 @@ fn launched(
             launcher.note(Outcome::Failed(&*error));
             false
         }
-    }
-}
-
-/// Greedy picks on a device, everything else on the CPU.
-#[derive(Debug)]
-pub struct Offload {
-    greedy: Greedy,
-    /// One for each batch of a group.
-    group: Vec<Greedy>,
-    kernels: &'static Kernels,
-    device: Device,
-    scratch: Assignment,
-}
-
-impl Offload {
-    /// A backend that launches through `launcher`.
-    #[must_use]
-    pub fn new(launcher: Box<dyn Launch>) -> Self {
-        Self::with(Device::new(launcher), Kernels::best())
-    }
-
-    /// A backend on the device that these parameters name.
-    ///
-    /// # Errors
-    /// [`LoadError`]: why there is none.
-    pub fn open(parameters: &AscendParameters) -> Result<Self, LoadError> {
-        Ok(Self::with(super::open(parameters)?, Kernels::best()))
-    }
-
-    pub(crate) fn with(device: Device, kernels: &'static Kernels) -> Self {
-        Self { greedy: Greedy::new(kernels), group: Vec::new(), kernels, device, scratch: Assignment::new() }
-    }
-
-    pub(super) fn into_device(self) -> Device {
-        self.device
-    }
-
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
-    pub(crate) fn device_mut(&mut self) -> &mut Device {
-        &mut self.device
-    }
-
-    /// Hands the scored part of a decision to the device.
-    pub(crate) fn submit<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>) -> Ticket {
-        self.device.submitting();
-        self.greedy.assign_on(&mut self.device, rule, batch, &mut self.scratch);
-        self.device.submitted()
-    }
-
-    /// Decides with what the device has made of a submission.
-    pub(crate) fn collect<R: Rule>(
-        &mut self,
-        rule: &mut R,
-        ticket: Ticket,
-        (batch, patience): (&Batch<'_>, Duration),
-        out: &mut Assignment,
-    ) -> Decided {
-        self.device.collecting(ticket, patience);
-        self.greedy.assign_on(&mut self.device, rule, batch, out);
-        self.device.decided()
-    }
-
-    /// Runs a rule of its own on each of many batches, all in one launch. Allocates.
-    pub fn assign_many<R: Rule>(&mut self, rules: &mut [R], batches: &[Batch<'_>], outs: &mut [Assignment]) {
-        Greedy::assign_many_on(&mut self.group, self.kernels, &mut self.device, rules, batches, outs);
-    }
-}
-
-impl Backend for Offload {
-    fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment) {
-        self.greedy.assign_on(&mut self.device, rule, batch, out);
-    }
-
-    fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
-        self.greedy.score_into(rule, batch, score_tokens);
-    }
-
-    fn describe(&self) -> String {
-        self.device.describe()
     }
 }

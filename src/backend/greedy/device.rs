@@ -1,0 +1,244 @@
+//! Decisions whose picks, or whose first look at the columns, a device makes.
+
+use super::Greedy;
+use super::step::Step;
+use crate::assignment::Assignment;
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn, Work};
+use crate::backend::ascend::launch::{Device, Outcome};
+use crate::backend::column::Found;
+use crate::backend::cpu::Kernels;
+use crate::batch::Batch;
+use crate::rule::{Drawer, Order, Plan, Rule};
+use crate::score::Profile;
+
+/// What a decision keeps for the device, from step to step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OnDevice {
+    /// By pool slot: who was placed before the device was asked.
+    taken: Vec<bool>,
+    picks: Vec<DevicePick>,
+}
+
+impl Greedy {
+    /// The same with the greedy picks, or the first look at the columns, on a device where it can and answers well.
+    pub(crate) fn assign_on(
+        &mut self,
+        device: &mut Device,
+        rule: &mut impl Rule,
+        batch: &Batch<'_>,
+        out: &mut Assignment,
+    ) {
+        let plan = self.plan(rule, batch, out);
+        if Self::is_idle(batch, out) {
+            return;
+        }
+        let mut step = self.step(rule, batch, &plan);
+        self.load(&mut step, false, out);
+        let mut begin = device.clock();
+        if !(device.is_wanted(batch) && self.place_on(device, &mut step)) {
+            if device.is_submitting() {
+                return;
+            }
+            begin = device.clock();
+            self.place(&mut step);
+        }
+        device.picked(batch, begin);
+        self.finish(&step, out);
+    }
+
+    /// Decides many batches with one launch. Engines are added as they are needed.
+    pub(crate) fn assign_many_on<R: Rule>(
+        engines: &mut Vec<Self>,
+        kernels: &'static Kernels,
+        device: &mut Device,
+        rules: &mut [R],
+        batches: &[Batch<'_>],
+        outs: &mut [Assignment],
+    ) {
+        while engines.len() < batches.len() {
+            engines.push(Self::new(kernels));
+        }
+        let decisions = engines.iter_mut().zip(rules.iter_mut()).zip(batches.iter().zip(outs.iter_mut()));
+        let plans: Vec<Plan> =
+            decisions.map(|((greedy, rule), (batch, out))| greedy.plan(rule, batch, out)).collect();
+        let decisions = engines.iter_mut().zip(rules).zip(batches.iter().zip(outs)).zip(&plans);
+        let mut begun: Vec<_> = decisions
+            .filter_map(|(((greedy, rule), (batch, out)), plan)| {
+                if Self::is_idle(batch, out) {
+                    return None;
+                }
+                let mut step = greedy.step(rule, batch, plan);
+                greedy.load(&mut step, false, out);
+                greedy.mark_taken(&step);
+                Some((greedy, step, out))
+            })
+            .collect();
+        let mut problems = Vec::with_capacity(begun.len());
+        for (greedy, step, _) in &begun {
+            let drawer = if step.rule.candidates() <= 1 { step.rule.drawer(step.batch) } else { None };
+            problems.push(drawer.map(|drawer| greedy.problem(step, drawer)));
+        }
+        let answers = device.many(&problems);
+        drop(problems);
+        for ((greedy, step, out), (work, picks)) in begun.iter_mut().zip(answers) {
+            if !greedy.accept(step, work, &picks, device) {
+                greedy.place(step);
+            }
+            greedy.finish(step, out);
+        }
+    }
+
+    /// Has a device make the picks; false, and none made, where the CPU must.
+    fn place_on(&mut self, device: &mut Device, step: &mut Step<'_, '_, &mut impl Rule>) -> bool {
+        let batch = step.batch;
+        self.mark_taken(step);
+        let kept = match step.rule.candidates() {
+            0 | 1 => None,
+            _ => Some(Kept::Judge),
+        };
+        match (kept, step.rule.drawer(batch)) {
+            (Some(kept), _) => device.note(Outcome::Kept(kept)),
+            (None, Some(drawer)) => {
+                let mut picks = std::mem::take(&mut self.on_device.picks);
+                let work = device.picks(&self.problem(step, drawer), &mut picks);
+                let accepted = self.accept(step, work, &picks, device);
+                self.on_device.picks = picks;
+                return accepted;
+            }
+            (None, None) if step.plan.order == Order::Matrix => {
+                self.list_open();
+                if self.look_on(device, step) {
+                    device.note(Outcome::Looked);
+                    self.place_rivals(step, true);
+                    return true;
+                }
+            }
+            (None, None) => device.note(Outcome::Kept(Kept::NoDrawer)),
+        }
+        false
+    }
+
+    /// Makes the picks of a device, if it has any and they are good; false, and none made, where the CPU must.
+    fn accept(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        work: Option<Work>,
+        picks: &[DevicePick],
+        device: &mut Device,
+    ) -> bool {
+        let before = self.picks.len();
+        let Some(work) = work else { return false };
+        match self.place_picks(step, picks) {
+            Ok(()) => {
+                device.note(Outcome::Decided(work));
+                true
+            }
+            Err(error) => {
+                self.take_back(step, before);
+                device.note(Outcome::Refused(error));
+                false
+            }
+        }
+    }
+
+    /// Notes who was placed before the device is asked.
+    fn mark_taken(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        self.on_device.taken.clear();
+        self.on_device.taken.resize(step.batch.waiting().slot_bound(), false);
+        for pick in &self.picks {
+            self.on_device.taken[step.waiting.slots[pick.position] as usize] = true;
+        }
+    }
+
+    fn problem<'a, R: Rule>(&'a self, step: &'a Step<'_, '_, &mut R>, drawer: Drawer<'a>) -> Problem<'a> {
+        Problem {
+            batch: step.batch,
+            plan: step.plan,
+            turn: Turn::Rule(step.plan.order),
+            source: Source::Drawn(drawer),
+            loads: &self.loads,
+            taken: &self.on_device.taken,
+        }
+    }
+
+    /// Makes the picks of a device, each checked: its slot, its room, its eligibility and its score.
+    fn place_picks(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        picks: &[DevicePick],
+    ) -> Result<(), AnswerError> {
+        let pool = step.batch.waiting();
+        for (index, &DevicePick { slot, worker, score }) in picks.iter().enumerate() {
+            let wrong = |what| Err(AnswerError::Pick { index, slot: slot.0, worker: worker as u32, what });
+            let request = pool.request(slot);
+            let Some(position) = pool.position(slot).filter(|&at| !self.column.is_taken(at)) else {
+                return wrong("it waits no longer");
+            };
+            if self.loads.open_slots(worker) <= 0 {
+                return wrong("no slot is open there");
+            }
+            if i64::from(request.prompt_tokens) > self.loads.longest_tokens(worker) {
+                return wrong("the room there does not hold it");
+            }
+            if !step.batch.eligible(request, worker) {
+                return wrong("it may not run there");
+            }
+            if self.score(step, worker, position) != score {
+                return wrong("its score is another");
+            }
+            self.admit_best(step, worker, Found { position, score });
+        }
+        Ok(())
+    }
+
+    /// Takes the picks from the `before`th on back.
+    fn take_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, before: usize) {
+        while self.picks.len() > before {
+            let Some(pick) = self.picks.pop() else { break };
+            self.loads.release(pick.worker, pick.tokens);
+            self.give_back(step, pick.position);
+        }
+    }
+
+    /// Has a device look at every column for the first time.
+    fn look_on(&mut self, device: &mut Device, step: &Step<'_, '_, &mut impl Rule>) -> bool {
+        let batch = step.batch;
+        let (loads, width) = (&self.loads, self.loads.envelopes().1.len().max(1));
+        let draw = |worker: usize, class: Option<u8>, profile: &mut Profile| {
+            let class = class.and_then(|class| {
+                batch.classes()?.rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
+            });
+            step.rule.draw(&loads.view(worker), class, profile);
+        };
+        let problem = Problem {
+            batch,
+            plan: step.plan,
+            turn: Turn::Rule(Order::Matrix),
+            source: Source::Fixed(&draw),
+            loads,
+            taken: &self.on_device.taken,
+        };
+        let Some(columns) = device.columns(&problem) else { return false };
+        let (workers, pool) = (batch.workers().len(), batch.waiting());
+        self.begin_rivals(step);
+        let searched = self.is_searched(step);
+        let (rivals, matrix) = (&mut self.rivals, &self.matrix);
+        let runs = if searched { 1 } else { matrix.runs() };
+        rivals.know_nobody();
+        for column in columns {
+            let Some((slot, score)) = column.best else { continue };
+            let Some(position) = pool.position(slot) else { return false };
+            for run in 0..runs {
+                if searched || matrix.run(run).class == column.class {
+                    // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
+                    let own = searched || matrix.holds(run, position);
+                    rivals.know(column.worker, run, Found { position, score }, own);
+                }
+            }
+        }
+        for worker in 0..workers {
+            rivals.rank(worker);
+        }
+        true
+    }
+}

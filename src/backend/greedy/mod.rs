@@ -1,0 +1,523 @@
+//! The greedy engine: what [`crate::reference`] defines, without the matrix.
+//!
+//! Scores never fall as a worker's load falls (for the plain F and for rules that fill the least-loaded worker first), so one
+//! admission is one column: the profile of one worker, searched in the pool's length order. Rules without that order look at
+//! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
+//! column is scored entry by entry ([`crate::backend::cpu::dense`]). Where they are bonuses of few pairs, it is searched as if there were
+//! none, and who has one is compared with what was found. Level refill, a rule that is known as data, has a kernel of its own for all of a
+//! step's admissions ([`crate::backend::cpu::refill`]); what does not fit its lanes comes back here.
+//!
+//! | module | |
+//! |---|---|
+//! | `step` | what a decision works on, and how its columns are searched |
+//! | `search` | the best of one column |
+//! | `rivals` | columns that compete for the next admission |
+//! | `repair` | what the picks gain once all are known |
+//! | `device` | picks that a device makes |
+
+#[cfg(feature = "ascend")]
+mod device;
+mod repair;
+mod rivals;
+mod search;
+mod step;
+
+use crate::assignment::{Admission, Assignment, Balance};
+use crate::backend::column::{Column, Found};
+use crate::backend::cpu::Kernels;
+use crate::backend::cpu::dense::Tier;
+use crate::backend::cpu::exchange::Pairs;
+use crate::backend::cpu::matrix::Matrix;
+use crate::backend::cpu::refill::Chain;
+use crate::backend::loads::Loads;
+use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
+use crate::batch::{Batch, Request};
+use crate::pool::PoolSlot;
+use crate::rule::{Pin, Plan, Rule};
+use crate::score::Profile;
+
+use self::rivals::Rivals;
+use self::step::{Step, looks_far};
+
+/// A survival class, or none.
+type Class = Option<u8>;
+
+/// Buffers of the engine, kept across steps.
+#[derive(Clone, Debug)]
+pub(crate) struct Greedy {
+    loads: Loads,
+    column: Column,
+    profile: Profile,
+    picks: Vec<Pick>,
+    /// Changes that the repair has made to the picks of this step, plus one.
+    changes: u32,
+    kernels: &'static Kernels,
+    /// Open workers by descending (load, index), packed: the next one is the last.
+    open: Vec<u64>,
+    overdue: Vec<(u32, u64, usize)>,
+    found: Vec<Found>,
+    tokens: Vec<i64>,
+    pairs: Pairs,
+    /// Lengths, turned so that the longest comes first, and positions of the picks that are dealt.
+    dealt: Vec<u64>,
+    /// The picks that take part, the lowest worker first.
+    places: Vec<u32>,
+    repair_room: Room,
+    columns: Columns,
+    matrix: Matrix,
+    rivals: Rivals,
+    /// Bounds of the runs of one column, and which they are.
+    run_bounds: Vec<(i64, usize)>,
+    #[cfg(feature = "ascend")]
+    on_device: device::OnDevice,
+}
+
+/// How the best of a column is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Columns {
+    /// By length where the batch allows it and profiles have few knots, in the matrix otherwise.
+    Fastest,
+    /// In the matrix.
+    Dense,
+    /// By length wherever the batch allows it.
+    Searched,
+}
+
+/// A bound before the first look.
+const UNKNOWN: i64 = i64::MAX;
+/// [`Greedy::changes`] before the repair.
+const UNCHANGED: u32 = 1;
+
+impl Greedy {
+    pub(crate) fn new(kernels: &'static Kernels) -> Self {
+        Self {
+            loads: Loads::new(kernels.loads),
+            column: Column::new(kernels),
+            // Room for the knots of level refill, which draws a profile only where its kernel does not serve.
+            profile: Profile { knots: Vec::with_capacity(2), ..Profile::default() },
+            picks: Vec::new(),
+            changes: UNCHANGED,
+            kernels,
+            open: Vec::new(),
+            overdue: Vec::new(),
+            found: Vec::new(),
+            tokens: Vec::new(),
+            pairs: Pairs::default(),
+            dealt: Vec::new(),
+            places: Vec::new(),
+            repair_room: Room::default(),
+            columns: Columns::Fastest,
+            matrix: Matrix::new(kernels),
+            rivals: Rivals::default(),
+            run_bounds: Vec::new(),
+            #[cfg(feature = "ascend")]
+            on_device: device::OnDevice::default(),
+        }
+    }
+
+    /// Sends every batch through the matrix.
+    pub(crate) fn dense(self, only: Option<Tier>) -> Self {
+        Self { columns: Columns::Dense, matrix: self.matrix.only(only), ..self }
+    }
+
+    /// Searches columns by length wherever that is possible.
+    pub(crate) fn searching(self) -> Self {
+        Self { columns: Columns::Searched, ..self }
+    }
+
+    /// Runs a rule on a batch.
+    pub(crate) fn assign(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
+        let plan = self.plan(rule, batch, out);
+        if Self::is_idle(batch, out) {
+            return;
+        }
+        let mut step = self.step(rule, batch, &plan);
+        // Who judges among candidates asks for every worker, and a pinned request for its own.
+        let open_only = step.rule.candidates() <= 1 && step.rule.pins().is_empty();
+        self.load(&mut step, open_only, out);
+        self.place(&mut step);
+        self.finish(&step, out);
+    }
+
+    /// Begins a decision. Plans and steps are large, and stay where they are built.
+    #[inline(always)]
+    fn plan(&mut self, rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) -> Plan {
+        out.clear();
+        self.loads.prepare(batch);
+        self.picks.clear();
+        let plan = rule.begin(batch, &mut self.loads.lift);
+        out.passed_over = plan.passed_over;
+        plan
+    }
+
+    /// Whether there is nothing to decide: the answer is complete then.
+    #[inline(always)]
+    fn is_idle(batch: &Batch<'_>, out: &mut Assignment) -> bool {
+        let idle = batch.waiting().is_empty() || batch.open_slots() == 0;
+        if idle {
+            out.measure(batch);
+        }
+        idle
+    }
+
+    #[inline(always)]
+    fn step<'a, 'b, R: Rule>(
+        &self,
+        rule: &'a mut R,
+        batch: &'a Batch<'b>,
+        plan: &'a Plan,
+    ) -> Step<'a, 'b, &'a mut R> {
+        let dense = match self.columns {
+            Columns::Fastest => looks_far(rule, batch, plan),
+            Columns::Dense => true,
+            Columns::Searched => false,
+        };
+        Step::new(batch, rule, plan, dense)
+    }
+
+    /// Takes what a step works on and places who is pinned or overdue.
+    #[inline(always)]
+    fn load(&mut self, step: &mut Step<'_, '_, &mut impl Rule>, open_only: bool, out: &mut Assignment) {
+        let (batch, plan) = (step.batch, step.plan);
+        self.loads.load(batch, plan, open_only);
+        out.before = Balance::of_totals(batch, self.loads.before());
+        self.column.reset(&step.waiting, step.searches());
+        if !step.ordered {
+            self.matrix.load(batch, plan.age, plan.unit, !step.dense);
+            // A rule may change its order with the batch: that day must not allocate either.
+            self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
+            hold(&mut self.run_bounds, self.matrix.runs());
+        }
+        if self.is_searched(step) {
+            step.refill_drop_tokens = step.refills();
+        }
+        self.place_pinned(step);
+        self.place_overdue(step);
+    }
+
+    #[inline(always)]
+    fn place(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
+        if step.plan.longest_first {
+            self.place_longest_first(step);
+        } else {
+            self.place_best(step);
+        }
+    }
+
+    /// Repairs the picks and writes the answer.
+    #[inline(always)]
+    fn finish(&mut self, step: &Step<'_, '_, &mut impl Rule>, out: &mut Assignment) {
+        let (batch, plan) = (step.batch, step.plan);
+        self.changes = UNCHANGED;
+        if self.picks.len() >= 2 {
+            self.hold_repair(batch.workers().len(), self.picks.len());
+            for round in 1..=plan.repair.rounds {
+                let replaced = self.replace(step);
+                let swapped = plan.repair.swap.is_some_and(|cost| {
+                    let dealt =
+                        if plan.repair.one_each { self.deal(round < plan.repair.rounds) } else { None };
+                    dealt.unwrap_or_else(|| self.exchange(cost))
+                });
+                if !replaced && !swapped {
+                    break;
+                }
+            }
+        }
+
+        let pool = batch.waiting();
+        out.admitted.extend(self.picks.iter().map(|pick| {
+            let slot = PoolSlot(step.waiting.slots[pick.position]);
+            Admission {
+                id: pool.request(slot).id,
+                slot,
+                worker: pick.worker as u32,
+                prompt_tokens: pick.tokens as u32,
+                score_tokens: pick.score as f64 / plan.unit as f64,
+            }
+        }));
+        let picked = self.picks.iter().map(|pick| (pick.worker, pick.tokens));
+        out.after = Balance::of_totals(batch, self.loads.after(picked));
+    }
+
+    /// The score of every pair as the batch begins, in tokens; minus infinity where the request may not run.
+    pub(crate) fn score_into(
+        &mut self,
+        rule: &mut impl Rule,
+        batch: &Batch<'_>,
+        score_tokens: &mut Vec<f64>,
+    ) {
+        let workers = batch.workers().len();
+        score_tokens.clear();
+        score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
+        self.loads.prepare(batch);
+        let plan = rule.begin(batch, &mut self.loads.lift);
+        self.loads.load(batch, &plan, false);
+        let step = Step::new(batch, rule, &plan, true);
+        for worker in 0..workers {
+            let mut drawn = None;
+            for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
+                let fits = i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker);
+                if !fits || !batch.eligible(request, worker) {
+                    continue;
+                }
+                if drawn != Some(request.survival_class) {
+                    drawn = Some(request.survival_class);
+                    self.draw(&step, worker, request.survival_class);
+                }
+                let score = self.score_drawn(&step, worker, request, waited);
+                score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
+            }
+        }
+    }
+
+    /// See [`crate::policy::Policy::dense_columns`].
+    pub(crate) fn dense_columns(&self) -> (u64, u64) {
+        self.matrix.counts()
+    }
+
+    fn list_open(&mut self) {
+        self.open.clear();
+        for &worker in self.loads.open_workers() {
+            let worker = worker as usize;
+            if self.loads.open_slots(worker) > 0 {
+                self.open.push(open_key(self.loads.cost(worker), worker));
+            }
+        }
+        self.open.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    /// Puts a worker back among the open ones after an admission, or leaves it out when it is full.
+    fn reopen(&mut self, worker: usize) {
+        if self.loads.open_slots(worker) > 0 {
+            let key = open_key(self.loads.cost(worker), worker);
+            let at = self.open.partition_point(|other| *other > key);
+            self.open.insert(at, key);
+        }
+    }
+
+    fn admit(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found, overdue: bool) {
+        let ordered = &step.waiting;
+        let tokens = i64::from(ordered.tokens[found.position]);
+        let pair_terms = !step.ordered
+            && step.batch.waiting().request(PoolSlot(ordered.slots[found.position])).has_pair_terms();
+        self.take(step, found.position);
+        self.loads.admit(worker, tokens);
+        self.picks.push(Pick {
+            position: found.position,
+            worker,
+            tokens,
+            score: found.score,
+            overdue,
+            pair_terms,
+            peak_tokens: None,
+            best_at: 0,
+        });
+    }
+
+    /// Admits the best of a column, and remembers what the column wanted if the repair will ask.
+    fn admit_best(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found) {
+        let tolerant = step.plan.repair.tolerance_tokens.is_some();
+        let peak_tokens = tolerant.then(|| {
+            // A search by length has left the worker's only profile.
+            if !self.is_searched(step) {
+                let slot = PoolSlot(step.waiting.slots[found.position]);
+                self.draw(step, worker, step.batch.waiting().request(slot).survival_class);
+            }
+            self.column.peak_tokens(&self.profile)
+        });
+        self.admit(step, worker, found, false);
+        if let Some(pick) = self.picks.last_mut() {
+            pick.peak_tokens = peak_tokens;
+        }
+    }
+
+    fn take(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
+        self.column.take(&step.waiting, position);
+        if !step.ordered {
+            self.matrix.take(position);
+        }
+    }
+
+    fn give_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
+        self.column.give_back(&step.waiting, position);
+        if !step.ordered {
+            self.matrix.give_back(step.batch, position);
+        }
+    }
+
+    /// The least-loaded open worker that may take a request: its place in `open`.
+    fn open_for(&self, batch: &Batch<'_>, request: &Request) -> Option<usize> {
+        self.open.iter().rposition(|&key| {
+            let worker = worker_of(key);
+            i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
+                && batch.eligible(request, worker)
+        })
+    }
+
+    fn place_pinned(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        let pool = step.batch.waiting();
+        for &Pin { slot, worker } in step.rule.pins() {
+            let request = pool.request(slot);
+            let fits = self.loads.open_slots(worker) > 0
+                && i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
+                && step.batch.eligible(request, worker);
+            if fits && let Some(position) = pool.position(slot) {
+                self.admit(step, worker, Found { position, score: 0 }, true);
+            }
+        }
+    }
+
+    fn place_overdue(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        let pool = step.batch.waiting();
+        if !step.plan.overdue.may_be_due(step.terms.longest_wait_steps) && !pool.any_deadline() {
+            return;
+        }
+        self.overdue.clear();
+        // All at once some day: that day must not allocate either.
+        self.overdue.reserve(step.waiting.tokens.len());
+        let ordered = &step.waiting;
+        for (position, &slot) in ordered.slots.iter().enumerate() {
+            let slot = PoolSlot(slot);
+            let waited = ordered.now_step - ordered.enqueued[position];
+            if !self.column.is_taken(position) && step.plan.overdue.is_due(pool.request(slot), waited) {
+                self.overdue.push((u32::MAX - waited, pool.arrival(slot), position));
+            }
+        }
+        self.overdue.sort_unstable();
+        self.list_open();
+        let overdue = std::mem::take(&mut self.overdue);
+        for &(_, _, position) in &overdue {
+            let request = pool.request(PoolSlot(ordered.slots[position]));
+            if let Some(at) = self.open_for(step.batch, request) {
+                let worker = worker_of(self.open.remove(at));
+                self.admit(step, worker, Found { position, score: 0 }, true);
+                self.reopen(worker);
+            }
+        }
+        self.overdue = overdue;
+    }
+
+    fn place_longest_first(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        self.list_open();
+        let pool = step.batch.waiting();
+        let ordered = &step.waiting;
+        let mut to = ordered.tokens.len();
+        while to > 0 && !self.open.is_empty() {
+            // Equal lengths go by arrival, the length order keeps them by insertion: the same.
+            let tokens = ordered.tokens[to - 1];
+            let from = ordered.tokens[..to].partition_point(|&other| other < tokens);
+            for position in from..to {
+                if self.column.is_taken(position) {
+                    continue;
+                }
+                let slot = PoolSlot(ordered.slots[position]);
+                let Some(at) = self.open_for(step.batch, pool.request(slot)) else { continue };
+                let worker = worker_of(self.open.remove(at));
+                let score = self.score(step, worker, position);
+                self.admit(step, worker, Found { position, score }, false);
+                self.reopen(worker);
+            }
+            to = from;
+        }
+    }
+
+    fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
+        self.list_open();
+        while step.refill_drop_tokens.is_some() {
+            let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.refill)(chain)) else {
+                return;
+            };
+            // Too large for that kernel: this one goes the general way.
+            if let Some(found) = self.best(step, worker) {
+                self.admit_best(step, worker, found);
+                self.reopen(worker);
+            }
+        }
+        if step.one_column() {
+            while let Some(key) = self.open.pop() {
+                let worker = worker_of(key);
+                // A worker that may take nobody now never may again: rooms and the pool only shrink.
+                if let Some(found) = self.best_judged(step, worker) {
+                    self.admit_best(step, worker, found);
+                    self.reopen(worker);
+                }
+            }
+            return;
+        }
+        self.place_rivals(step, false);
+    }
+
+    /// Hands the step to a kernel of level refill.
+    fn with_chain<T>(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        run: impl FnOnce(&'static Kernels, &mut Chain<'_>) -> T,
+    ) -> T {
+        let (marks, flanks) = self.column.flanked(&step.waiting, &step.terms);
+        let mut chain = Chain {
+            ordered: &step.waiting,
+            marks,
+            flanks,
+            pairs: (!step.ordered).then_some(self.matrix.listed()),
+            loads: &mut self.loads,
+            open: &mut self.open,
+            picks: &mut self.picks,
+            oldest_age: step.terms.oldest_age,
+            drop_tokens: step.refill_drop_tokens.unwrap_or(0),
+            tolerance_tokens: step.plan.repair.tolerance_tokens,
+            changes: self.changes,
+        };
+        let answer = run(self.kernels, &mut chain);
+        self.changes = chain.changes;
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Isa;
+    use crate::batch::{Traffic, Worker};
+    use crate::policy::level::{Level, LevelParameters};
+    use crate::pool::Pool;
+
+    /// What goes back to the pool outside the kernel of level refill is found by that kernel again.
+    #[test]
+    fn a_pick_of_level_refill_that_is_taken_back_is_picked_again() {
+        let requests: Vec<Request> = (0..300)
+            .map(|id| Request::new(id, 100 + 37 * (id as u32 * 7 % 300)).waited(id as u32 * 131 % 4000))
+            .collect();
+        let pool = Pool::from_requests(&requests).expect("valid");
+        let workers: Vec<Worker> = (0..12).map(|at| Worker::new(300_000 + 700 * at, 9, 1)).collect();
+        let traffic = Traffic {
+            mean_prompt_tokens: 5_000,
+            sd_prompt_tokens: 3_000,
+            small_prompt_tokens: 500,
+            mean_output_tokens: 900,
+        };
+        let batch = Batch::draft(&workers, &pool).traffic(traffic).check().expect("valid");
+        for kernels in Isa::ALL.into_iter().filter_map(Kernels::of) {
+            let mut greedy = Greedy::new(kernels);
+            let mut rule = Level::new(LevelParameters::default(), false);
+            let mut out = Assignment::new();
+            let plan = greedy.plan(&mut rule, &batch, &mut out);
+            let mut step = greedy.step(&mut rule, &batch, &plan);
+            greedy.load(&mut step, true, &mut out);
+            assert!(step.refill_drop_tokens.is_some(), "the kernel serves");
+            greedy.place(&mut step);
+            let places = |picks: &[Pick]| -> Vec<(usize, usize)> {
+                picks.iter().map(|pick| (pick.position, pick.worker)).collect()
+            };
+            let expected = places(&greedy.picks);
+            for taken_back in 1..=expected.len() {
+                for _ in 0..taken_back {
+                    let pick = greedy.picks.pop().expect("every slot is filled");
+                    greedy.loads.release(pick.worker, pick.tokens);
+                    greedy.give_back(&step, pick.position);
+                }
+                greedy.place(&mut step);
+                assert_eq!(places(&greedy.picks), expected, "{}, {taken_back} back", kernels.isa);
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Columns that compete for the next admission.
+//!
+//! Each keeps the best that it found, which stays an upper bound until it is looked at again: taking requests only lowers what is left, and an
+//! envelope that rises lifts every score by a bounded amount, the same for all columns ([`Rule::envelope_weights`]). Only a column whose bound
+//! comes first is scored again, so the answer is that of scoring everything.
+
+use super::step::Step;
+use super::{Greedy, UNCHANGED, UNKNOWN};
+use crate::backend::column::Found;
+use crate::backend::cpu::runs::NOBODY;
+use crate::backend::picks::{hold, worker_of};
+use crate::pool::BLOCK;
+use crate::rule::Rule;
+
+/// The rise at a look that has not been.
+const NEVER: i64 = -1;
+/// No pick yet.
+const NO_PICK: u32 = u32::MAX;
+
+/// The best known of each run of each column.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    /// Its score, less the rise of the envelopes by then.
+    key: i64,
+    rise: i64,
+    /// Position in the length order; none before the first look.
+    position: u32,
+}
+
+/// Columns that compete for the next admission.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rivals {
+    /// Runs of each worker's column.
+    bounds: Vec<Bound>,
+    /// The greatest key of each worker.
+    keys: Vec<i64>,
+    runs: usize,
+    /// By how much the envelopes have lifted scores at most.
+    rise: i64,
+    weights: Vec<i64>,
+    weighted: bool,
+    dearest_token: i64,
+    envelope: i64,
+    envelope_row: Vec<i64>,
+    /// Admissions that have moved an envelope.
+    moves: u32,
+    /// By worker: its last pick, and the moves by then.
+    last: Vec<(u32, u32)>,
+}
+
+enum Leader {
+    Stale(usize),
+    Fresh(Found),
+}
+
+impl Greedy {
+    pub(super) fn begin_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        let workers = step.batch.workers().len();
+        let searched = self.is_searched(step);
+        let (envelope, row) = self.loads.envelopes();
+        let rivals = &mut self.rivals;
+        rivals.runs = if searched { 1 } else { self.matrix.runs() };
+        rivals.rise = 0;
+        rivals.dearest_token = self.loads.dearest_token();
+        rivals.envelope = envelope;
+        rivals.envelope_row.clear();
+        rivals.envelope_row.extend_from_slice(row);
+        rivals.weights.clear();
+        rivals.weighted = step.rule.envelope_weights(workers as i64, row.len(), &mut rivals.weights);
+        rivals.bounds.clear();
+        rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: NEVER, position: u32::MAX });
+        rivals.keys.clear();
+        rivals.keys.resize(workers, UNKNOWN);
+        rivals.moves = 0;
+        rivals.last.clear();
+        rivals.last.resize(workers, (NO_PICK, 0));
+    }
+
+    /// Admits the best pair of all columns until nobody fits.
+    pub(super) fn place_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>, looked: bool) {
+        if !looked {
+            self.begin_rivals(step);
+        }
+        let unknown = if looked { 0 } else { self.open.len() };
+        for at in 0..unknown {
+            let worker = worker_of(self.open[at]);
+            while self.rivals.keys[worker] != NOBODY
+                && let Leader::Stale(run) = self.leader(step, worker)
+            {
+                self.look(step, worker, run);
+                self.rivals.rank(worker);
+            }
+        }
+        while let Some((at, worker, next)) = self.first_rival() {
+            loop {
+                match self.leader(step, worker) {
+                    Leader::Stale(run) => {
+                        self.look(step, worker, run);
+                        self.rivals.rank(worker);
+                    }
+                    Leader::Fresh(found) => {
+                        self.open.remove(at);
+                        self.rivals.last[worker] = (self.picks.len() as u32, self.rivals.moves);
+                        self.admit(step, worker, found, false);
+                        self.reopen(worker);
+                        self.follow_envelopes(worker);
+                        break;
+                    }
+                }
+                if self.rivals.keys[worker] <= next {
+                    break;
+                }
+            }
+        }
+        if step.plan.repair.tolerance_tokens.is_none() {
+            self.mark_lasting();
+        }
+    }
+
+    /// Spares the repair the picks that are still the best for their worker: no envelope has moved since, nobody has followed them there,
+    /// and who waits by now waited then.
+    fn mark_lasting(&mut self) {
+        for &(pick, moves) in &self.rivals.last {
+            if moves == self.rivals.moves
+                && let Some(pick) = self.picks.get_mut(pick as usize)
+            {
+                pick.best_at = UNCHANGED;
+            }
+        }
+    }
+
+    /// The column whose best may come first, and the greatest bound of the others: greatest bound, then least load, then lowest index. Columns
+    /// without anybody left go.
+    fn first_rival(&mut self) -> Option<(usize, usize, i64)> {
+        let (mut best, mut next, mut first) = (NOBODY, NOBODY, None);
+        for at in (0..self.open.len()).rev() {
+            let key = self.rivals.keys[worker_of(self.open[at])];
+            if key > best {
+                (best, next, first) = (key, best, Some(at));
+            } else {
+                next = next.max(key);
+            }
+        }
+        first.map(|at| (at, worker_of(self.open[at]), next))
+    }
+
+    /// The run that leads a column: one to look at again, or the earliest of the best.
+    fn leader(&self, step: &Step<'_, '_, &mut impl Rule>, worker: usize) -> Leader {
+        let rivals = &self.rivals;
+        let bounds = &rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs];
+        let mut best: Option<(u64, Found)> = None;
+        for (run, bound) in bounds.iter().enumerate() {
+            if bound.key != rivals.keys[worker] {
+                continue;
+            }
+            let position = bound.position as usize;
+            if bound.rise != rivals.rise || self.column.is_taken(position) {
+                return Leader::Stale(run);
+            }
+            let arrived = step.waiting.arrived_blocks[position / BLOCK][position % BLOCK];
+            if best.is_none_or(|(other, _)| arrived < other) {
+                best = Some((arrived, Found { position, score: bound.key + bound.rise }));
+            }
+        }
+        best.map_or(Leader::Stale(0), |(_, found)| Leader::Fresh(found))
+    }
+
+    /// Scores a run of a column again; where the profile is another by now, brings bounds down to it first.
+    fn look(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) {
+        let searched = self.is_searched(step);
+        if !searched && self.prepare(step, worker, run) && self.tighten_runs(worker, run) {
+            // Another run may lead now.
+            return;
+        }
+        let found = if searched { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
+        let rivals = &mut self.rivals;
+        rivals.bounds[worker * rivals.runs + run] = match found {
+            Some(found) => {
+                Bound { key: found.score - rivals.rise, rise: rivals.rise, position: found.position as u32 }
+            }
+            None => Bound { key: NOBODY, rise: rivals.rise, position: u32::MAX },
+        };
+    }
+
+    /// Prepares the profile of a worker for a run: false where it is the one prepared last.
+    fn prepare(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, run: usize) -> bool {
+        let class = self.matrix.run(run).class;
+        if self.matrix.is_prepared(worker, class) {
+            return false;
+        }
+        self.draw(step, worker, class);
+        self.matrix.prepare((worker, class), &self.profile, self.loads.longest_tokens(worker));
+        true
+    }
+
+    /// Brings the bounds of runs that are to be looked at down to what the profile prepared last allows: whether there are others than this
+    /// one.
+    fn tighten_runs(&mut self, worker: usize, run: usize) -> bool {
+        let (rivals, class) = (&mut self.rivals, self.matrix.run(run).class);
+        let of_worker = &mut rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs];
+        let mut others = false;
+        for ((at, known), &bound) in of_worker.iter_mut().enumerate().zip(self.matrix.bounds()) {
+            if self.matrix.run(at).class == class && known.rise != rivals.rise {
+                let key = bound.saturating_sub(rivals.rise).min(known.key);
+                *known = Bound { key, rise: NEVER, position: u32::MAX };
+                others |= at != run;
+            }
+        }
+        others
+    }
+
+    /// Takes note of what an admission has changed: the profile of its worker, and every profile where an envelope has risen.
+    fn follow_envelopes(&mut self, worker: usize) {
+        let (envelope, row) = self.loads.envelopes();
+        let rivals = &mut self.rivals;
+        let (mut moved, mut any) = (false, false);
+        let seen = std::iter::once(&mut rivals.envelope).chain(&mut rivals.envelope_row);
+        for (step, (seen, &now)) in seen.zip(std::iter::once(&envelope).chain(row)).enumerate() {
+            if now != *seen {
+                // A knot moves by whole tokens.
+                let weight = rivals.weights.get(step).copied().unwrap_or(0);
+                rivals.rise += weight * (now - *seen + rivals.dearest_token - 1);
+                moved |= weight != 0 || !rivals.weighted;
+                any = true;
+                *seen = now;
+            }
+        }
+        rivals.moves += u32::from(any);
+        self.matrix.forget();
+        let unknown = Bound { key: UNKNOWN, rise: NEVER, position: u32::MAX };
+        let far = rivals.rise >= 1 << 60;
+        if far || (moved && !rivals.weighted) {
+            rivals.bounds.fill(unknown);
+            rivals.keys.fill(UNKNOWN);
+            rivals.rise = if far { 0 } else { rivals.rise };
+        } else {
+            rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs].fill(unknown);
+            rivals.keys[worker] = UNKNOWN;
+        }
+    }
+}
+
+impl Rivals {
+    /// Nothing is left in any column, unless [`Rivals::know`] says otherwise.
+    #[cfg(feature = "ascend")]
+    pub(super) fn know_nobody(&mut self) {
+        self.bounds.fill(Bound { key: NOBODY, rise: 0, position: u32::MAX });
+    }
+
+    /// Takes the best of a column as the decision begins for a run: as its best where it lies there, as a bound elsewhere.
+    #[cfg(feature = "ascend")]
+    pub(super) fn know(&mut self, worker: usize, run: usize, found: Found, own: bool) {
+        let rise = if own { 0 } else { NEVER };
+        self.bounds[worker * self.runs + run] =
+            Bound { key: found.score, rise, position: found.position as u32 };
+    }
+
+    /// Makes room for so many workers, runs of each and projected steps.
+    pub(super) fn reserve(&mut self, workers: usize, runs: usize, steps: usize) {
+        hold(&mut self.bounds, workers * runs);
+        hold(&mut self.keys, workers);
+        hold(&mut self.last, workers);
+        hold(&mut self.weights, steps + 1);
+        hold(&mut self.envelope_row, steps);
+    }
+
+    /// Works out the greatest key of a worker.
+    pub(super) fn rank(&mut self, worker: usize) {
+        let bounds = &self.bounds[worker * self.runs..(worker + 1) * self.runs];
+        self.keys[worker] = bounds.iter().map(|bound| bound.key).fold(NOBODY, i64::max);
+    }
+}

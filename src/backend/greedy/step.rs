@@ -1,0 +1,93 @@
+//! A decision under way: the batch, the rule and its plan, and how columns are searched.
+
+use crate::backend::column::Terms;
+use crate::batch::{Batch, Worker};
+use crate::pool::{Ordered, PoolSlot};
+use crate::rule::{Drawer, Order, Plan, Rule};
+
+/// Knots from which the matrix is faster, whatever waits: a search by length adds up all of them for each block, a run of the matrix those between
+/// its lengths (measured; plain lanes gain from twice as many on).
+const MANY_KNOTS: usize = 9;
+
+/// Whether a rule looks so far ahead that the matrix is faster, and everything fits its lanes.
+pub(super) fn looks_far(rule: &impl Rule, batch: &Batch<'_>, plan: &Plan) -> bool {
+    let Some(projection) = batch.projection() else { return false };
+    let Some(Drawer::Lookahead { discounts, alpha, beta, .. }) = rule.drawer(batch) else { return false };
+    let discounts = &discounts[..discounts.len().min(projection.horizon + 1)];
+    if discounts.len() < MANY_KNOTS {
+        return false;
+    }
+    let dearest = match batch.is_uniform() {
+        true => 1,
+        false => batch.workers().iter().map(Worker::cost_per_token).max().unwrap_or(1),
+    };
+    // Slopes and weights together.
+    let steepest = (alpha + beta) * discounts.iter().sum::<i64>() as f64 * dearest as f64;
+    steepest < f64::from(1u32 << 31) && Terms::new(batch.waiting(), plan.age, plan.unit).fit_lanes()
+}
+
+pub(super) struct Step<'a, 'b, R> {
+    pub batch: &'a Batch<'b>,
+    pub waiting: Ordered<'a>,
+    pub rule: R,
+    pub plan: &'a Plan,
+    pub terms: Terms,
+    /// Whether columns go through the matrix even where they could be searched by length.
+    pub dense: bool,
+    /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
+    pub ordered: bool,
+    /// What a completion must lower its worker by, where the rule is level refill and the kernel made for it can run it.
+    pub refill_drop_tokens: Option<i64>,
+}
+
+impl<'a, 'b, R> Step<'a, 'b, R> {
+    pub(super) fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, dense: bool) -> Self {
+        let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
+        Self {
+            batch,
+            waiting: batch.waiting().ordered(),
+            rule,
+            plan,
+            terms,
+            dense,
+            ordered: !dense && !batch.has_pair_terms(),
+            refill_drop_tokens: None,
+        }
+    }
+
+    /// The survival class of the request at a position of the length order, where classes mean something.
+    pub(super) fn class_of(&self, position: usize) -> Option<u8> {
+        self.batch.classes()?;
+        self.batch.waiting().request(PoolSlot(self.waiting.slots[position])).survival_class
+    }
+
+    /// About how many columns will be searched.
+    pub(super) fn searches(&self) -> usize {
+        let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
+        let columns = if self.one_column() { 0 } else { self.batch.workers().len() };
+        admissions + columns
+    }
+
+    /// See [`Step::refill_drop_tokens`]: where columns are searched by length.
+    pub(super) fn refills(&self) -> Option<i64>
+    where
+        R: std::ops::Deref<Target: Rule>,
+    {
+        let batch = self.batch;
+        let one_by_one = self.plan.order == Order::LeastLoaded && self.rule.candidates() <= 1;
+        let alike = batch.is_uniform() && batch.workers().len() >= 2 && batch.projection().is_none();
+        if !(one_by_one && alike && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
+            return None;
+        }
+        match self.rule.drawer(batch) {
+            Some(Drawer::Level { drop_tokens }) => Some(drop_tokens),
+            _ => None,
+        }
+    }
+
+    /// Whether the best pair is always in the column of the least-loaded open worker.
+    pub(super) fn one_column(&self) -> bool {
+        let nested = self.plan.nested && self.ordered && self.batch.is_uniform() && !self.batch.is_bounded();
+        self.plan.order == Order::LeastLoaded || nested
+    }
+}
