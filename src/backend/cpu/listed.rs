@@ -19,7 +19,7 @@ pub(crate) struct Bonus {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listed<'a> {
     /// Which column a worker has; empty without any bonus.
-    pub(super) base_of: &'a [u32],
+    pub(super) column_of: &'a [u32],
     /// Where each column ends.
     pub(super) ends: &'a [u32],
     pub(super) bonuses: &'a [Bonus],
@@ -37,7 +37,7 @@ impl<'a> Listed<'a> {
     }
 
     fn of_worker(self, worker: usize) -> &'a [Bonus] {
-        self.of_column(self.base_of.get(worker).copied().unwrap_or(NO_COLUMN))
+        self.of_column(self.column_of.get(worker).copied().unwrap_or(NO_COLUMN))
     }
 
     /// What an entry gains on a worker, in score units.
