@@ -493,6 +493,51 @@ fn bonuses_are_rounded_as_the_definition_rounds_them() {
     });
 }
 
+/// Every open worker has its own bonuses, whatever the width, to the end of the matrix.
+#[test]
+fn bonuses_of_many_workers_go_to_their_columns() {
+    let mut state = 3u64;
+    let mut next = |bound: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % bound
+    };
+    let widths: &[usize] =
+        if cfg!(miri) { &[5, 70] } else { &[1, 2, 5, 8, 15, 16, 17, 33, 64, 70, 144, 300] };
+    for &width in widths {
+        for odds in [1, 2, 6, 20] {
+            let waiting = 1 + next(40) as usize;
+            let blocks = waiting.div_ceil(BLOCK);
+            let bonuses: Vec<f32> = (0..waiting * width).map(|_| next(2000) as f32 - 300.0).collect();
+            let halves: Vec<half::f16> = bonuses.iter().map(|&bonus| half::f16::from_f32(bonus)).collect();
+            let workers: Vec<u32> = (0..width as u32).filter(|_| next(odds) == 0).collect();
+            let mut rows = vec![[NO_ROW; BLOCK]; blocks];
+            for row in rows.as_flattened_mut().iter_mut().take(waiting) {
+                *row = if next(5) == 0 { NO_ROW } else { next(waiting as u64) as u32 };
+            }
+            let ages: Vec<Block> =
+                (0..blocks).map(|_| Block(std::array::from_fn(|_| next(900) as i32))).collect();
+            each(|kernels| {
+                for matrix in [Bonuses::F32(&bonuses), Bonuses::F16(&halves)] {
+                    let mut bases = vec![Block::default(); workers.len() * blocks];
+                    let plain = (&rows[..], &ages[..]);
+                    (kernels.add_bonuses)((matrix, width as u32), &workers, 3, plain, &mut bases);
+                    for (&worker, base) in workers.iter().zip(bases.chunks_exact(blocks)) {
+                        for (at, &row) in rows.as_flattened().iter().enumerate() {
+                            let bonus = match row {
+                                NO_ROW => 0,
+                                row => matrix.at(row as usize * width + worker as usize),
+                            };
+                            let expected = ages[at / BLOCK].0[at % BLOCK] + 3 * bonus as i32;
+                            let found = base[at / BLOCK].0[at % BLOCK];
+                            assert_eq!(found, expected, "{}, worker {worker} of {width}", kernels.isa);
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
 /// What the operating system says that this CPU has must run here: nothing falls back in silence.
 #[test]
 #[cfg_attr(miri, ignore = "the interpreter is not this CPU")]
