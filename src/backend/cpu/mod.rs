@@ -128,6 +128,29 @@ pub(crate) struct Kernels {
     pub top: fn(&[Block], usize) -> i32,
     /// Lanes of dense columns, the fastest first (`cargo sim kernels` measures them).
     pub tiers: &'static [Tier],
+    /// What is far ahead.
+    pub far: Far,
+}
+
+/// From where on dense columns are faster than searches by length, although lengths tell requests apart: measured over pools of 256 to 65,536
+/// requests, 2 to 64 admissions and horizons of 8 to 80 steps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Far {
+    /// Knots of a profile: a search adds up all of them for each block, a run of a dense column those between its lengths.
+    pub knots: u64,
+    /// Knots of all admissions, squared, for each request that waits: columns take everybody first, which searches must earn.
+    pub squared_per_request: u64,
+}
+
+impl Far {
+    const VECTORS: Self = Self { knots: 9, squared_per_request: 4 };
+    const PLAIN: Self = Self { knots: 24, squared_per_request: 16 };
+
+    /// Whether so many admissions by profiles of so many knots are far, of so many that wait.
+    pub(crate) fn is_reached(self, knots: u64, admissions: u64, waiting: u64) -> bool {
+        let all = admissions * knots;
+        knots >= self.knots && all * all >= self.squared_per_request * waiting
+    }
 }
 
 impl Kernels {

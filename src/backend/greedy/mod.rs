@@ -168,7 +168,7 @@ impl Greedy {
         plan: &'a Plan,
     ) -> Step<'a, 'b, &'a mut R> {
         let dense = match self.columns {
-            Columns::Fastest => looks_far(rule, batch, plan),
+            Columns::Fastest => looks_far(self.kernels, rule, batch, plan),
             Columns::Dense => true,
             Columns::Searched => false,
         };

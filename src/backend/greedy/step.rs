@@ -1,20 +1,18 @@
 //! A decision under way: the batch, the rule and its plan, and how columns are searched.
 
 use crate::backend::column::Terms;
+use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, Worker};
 use crate::pool::{Ordered, PoolSlot};
 use crate::rule::{Drawer, Order, Plan, Rule};
 
-/// Knots from which the matrix is faster, whatever waits: a search by length adds up all of them for each block, a run of the matrix those between
-/// its lengths (measured; plain lanes gain from twice as many on).
-const MANY_KNOTS: usize = 9;
-
-/// Whether a rule looks so far ahead that the matrix is faster, and everything fits its lanes.
-pub(super) fn looks_far(rule: &impl Rule, batch: &Batch<'_>, plan: &Plan) -> bool {
+/// Whether a rule looks so far ahead, for so many admissions, that the matrix is faster, and everything fits its lanes.
+pub(super) fn looks_far(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, plan: &Plan) -> bool {
     let Some(projection) = batch.projection() else { return false };
     let Some(Drawer::Lookahead { discounts, alpha, beta, .. }) = rule.drawer(batch) else { return false };
     let discounts = &discounts[..discounts.len().min(projection.horizon + 1)];
-    if discounts.len() < MANY_KNOTS {
+    let waiting = batch.waiting().len() as u64;
+    if !kernels.far.is_reached(discounts.len() as u64, batch.open_slots().min(waiting), waiting) {
         return false;
     }
     let dearest = match batch.is_uniform() {

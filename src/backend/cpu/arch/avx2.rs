@@ -9,16 +9,32 @@ use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::{Block, DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
-use crate::backend::cpu::{Isa, Kernels};
+use crate::backend::cpu::{Far, Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, Profile};
 
 #[cfg(not(miri))]
-instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,f16c,bmi1,bmi2,lzcnt,popcnt", (2, 1), TIERS);
+instantiate!(
+    KERNELS,
+    Isa::Avx2,
+    Avx2::new_unchecked(),
+    "avx2,f16c,bmi1,bmi2,lzcnt,popcnt",
+    (2, 1),
+    TIERS,
+    Far::VECTORS
+);
 // Miri interprets everything here but the conversion of half-precision values.
 #[cfg(miri)]
-instantiate!(KERNELS, Isa::Avx2, Avx2::new_unchecked(), "avx2,bmi1,bmi2,lzcnt,popcnt", (2, 1), TIERS);
+instantiate!(
+    KERNELS,
+    Isa::Avx2,
+    Avx2::new_unchecked(),
+    "avx2,bmi1,bmi2,lzcnt,popcnt",
+    (2, 1),
+    TIERS,
+    Far::VECTORS
+);
 
 const TIERS: &[Tier] = &[Tier::Dot, Tier::I32, Tier::I64];
 

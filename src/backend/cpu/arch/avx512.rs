@@ -9,7 +9,7 @@ use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::{Block, DenseLanes, Lanes, gather};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
-use crate::backend::cpu::{Isa, Kernels};
+use crate::backend::cpu::{Far, Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, Profile};
@@ -20,7 +20,8 @@ instantiate!(
     Avx512::<false>::new_unchecked(),
     "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt",
     (4, 4),
-    TIERS
+    TIERS,
+    Far::VECTORS
 );
 
 instantiate!(
@@ -29,7 +30,8 @@ instantiate!(
     Avx512::<true>::new_unchecked(),
     "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt,avx512vnni",
     (4, 4),
-    TIERS
+    TIERS,
+    Far::VECTORS
 );
 
 const TIERS: &[Tier] = &[Tier::Dot, Tier::I32, Tier::I64];

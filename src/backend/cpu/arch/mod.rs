@@ -19,7 +19,7 @@ pub(super) mod scalar;
 
 /// The table of an instruction set that needs `target_feature`, and the kernels behind it.
 macro_rules! instantiate {
-    ($table:ident, $isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $tiers:expr) => {
+    ($table:ident, $isa:expr, $token:expr, $features:literal, ($blocks:literal, $wide_blocks:literal), $tiers:expr, $far:expr) => {
         static $table: Kernels = Kernels {
             isa: $isa,
             begin: |ordered, age, slopes, marks| {
@@ -217,6 +217,7 @@ macro_rules! instantiate {
                 unsafe { top(blocks, count) }
             },
             tiers: $tiers,
+            far: $far,
         };
     };
 }

@@ -8,12 +8,12 @@ use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::Block;
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::refill::{self, Chain};
-use crate::backend::cpu::{Isa, Kernels};
+use crate::backend::cpu::{Far, Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::Ordered;
 use crate::score::{Age, Profile};
 
-instantiate!(KERNELS, Isa::Neon, Scalar, "neon", (1, 1), &[Tier::I32, Tier::I64]);
+instantiate!(KERNELS, Isa::Neon, Scalar, "neon", (1, 1), &[Tier::I32, Tier::I64], Far::PLAIN);
 
 pub(in crate::backend::cpu) fn kernels() -> Option<&'static Kernels> {
     std::arch::is_aarch64_feature_detected!("neon").then_some(&KERNELS)

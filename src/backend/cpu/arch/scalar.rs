@@ -1,7 +1,7 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
-use crate::backend::cpu::{Isa, Kernels, Tier, column, dense, exchange, loads, refill};
+use crate::backend::cpu::{Far, Isa, Kernels, Tier, column, dense, exchange, loads, refill};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
@@ -43,6 +43,7 @@ static KERNELS: Kernels = Kernels {
     ages: |now_step, enqueued, age, unit, into| dense::ages(Scalar, now_step, enqueued, age, unit, into),
     top: |blocks, count| dense::top(Scalar, blocks, count),
     tiers: TIERS,
+    far: Far::PLAIN,
 };
 
 pub(in crate::backend::cpu) fn kernels() -> &'static Kernels {
