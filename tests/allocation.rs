@@ -79,6 +79,31 @@ fn a_step_allocates_nothing_after_the_warm_up() {
     }
 }
 
+/// Few admissions of many requests are searched by length and many of few go through the matrix: many of many have room there too.
+#[test]
+fn a_step_that_goes_another_way_allocates_nothing() {
+    let horizon = 30;
+    let mut policy = policy::build("exact-oracle", &Parameters::default()).expect("a policy");
+    let mut out = Assignment::new();
+    let sizes = [(100, 3), (3_000, 0), (100, 3), (3_000, 3), (2_000, 3)];
+    for (step, (waiting, free)) in sizes.into_iter().enumerate() {
+        let requests: Vec<Request> = (0..waiting)
+            .map(|id| Request::new(id, 1 + id as u32 * 271 % 900).waited(id as u32 % 7))
+            .collect();
+        let workers: Vec<Worker> =
+            (0..24).map(|at| Worker::new(9_000 + 100 * at, 9, free.max(u32::from(at == 5)))).collect();
+        let rows: Vec<u64> =
+            workers.iter().flat_map(|worker| vec![worker.load_tokens; horizon + 1]).collect();
+        let pool = Pool::from_requests(&requests).expect("valid");
+        let batch = Batch::draft(&workers, &pool).projection(horizon, &rows).check().expect("valid");
+        let (before, dense) = (BYTES.get(), policy.dense_columns().0);
+        policy.decide(&batch, &mut out);
+        let (allocated, dense) = (BYTES.get() - before, policy.dense_columns().0 > dense);
+        assert_eq!(dense, free == 3, "step {step}");
+        assert!(step < 3 || allocated == 0, "{allocated} bytes in step {step}");
+    }
+}
+
 /// Requests of a router's life, reports included: a round fills the pool up, decides, moves on and ends a third of what runs.
 struct Life {
     rng: ChaCha8Rng,

@@ -37,7 +37,7 @@ use crate::rule::{Pin, Plan, Rule};
 use crate::score::Profile;
 
 use self::rivals::Rivals;
-use self::step::{Step, looks_far};
+use self::step::{Reach, Step, reach};
 
 /// A survival class, or none.
 type Class = Option<u8>;
@@ -75,7 +75,7 @@ pub(crate) struct Greedy {
 /// How the best of a column is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Columns {
-    /// By length where the batch allows it and profiles have few knots, in the matrix otherwise.
+    /// By length where the batch allows it and the rule does not look far, in the matrix otherwise.
     Fastest,
     /// In the matrix.
     Dense,
@@ -167,12 +167,12 @@ impl Greedy {
         batch: &'a Batch<'b>,
         plan: &'a Plan,
     ) -> Step<'a, 'b, &'a mut R> {
-        let dense = match self.columns {
-            Columns::Fastest => looks_far(self.kernels, rule, batch, plan),
-            Columns::Dense => true,
-            Columns::Searched => false,
+        let reach = match self.columns {
+            Columns::Fastest => reach(self.kernels, rule, batch, plan),
+            Columns::Dense => Reach::Far,
+            Columns::Searched => Reach::Near,
         };
-        Step::new(batch, rule, plan, dense)
+        Step::new(batch, rule, plan, reach)
     }
 
     /// Takes what a step works on and places who is pinned or overdue.
@@ -183,8 +183,12 @@ impl Greedy {
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
-            self.matrix.load(batch, plan.age, plan.unit, !step.dense);
-            // A rule may change its order with the batch: that day must not allocate either.
+            self.matrix.load(batch, plan.age, plan.unit, step.reach != Reach::Far);
+        } else if step.reach == Reach::Further {
+            self.matrix.lay_out(batch);
+        }
+        if !step.ordered || step.reach == Reach::Further {
+            // A rule may change its order with the batch, and a step its way: that day must not allocate either.
             self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
             hold(&mut self.run_bounds, self.matrix.runs());
         }
@@ -252,7 +256,7 @@ impl Greedy {
         self.loads.prepare(batch);
         let plan = rule.begin(batch, &mut self.loads.lift);
         self.loads.load(batch, &plan, false);
-        let step = Step::new(batch, rule, &plan, true);
+        let step = Step::new(batch, rule, &plan, Reach::Far);
         for worker in 0..workers {
             let mut drawn = None;
             for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {

@@ -6,14 +6,27 @@ use crate::batch::{Batch, Worker};
 use crate::pool::{Ordered, PoolSlot};
 use crate::rule::{Drawer, Order, Plan, Rule};
 
-/// Whether a rule looks so far ahead, for so many admissions, that the matrix is faster, and everything fits its lanes.
-pub(super) fn looks_far(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, plan: &Plan) -> bool {
-    let Some(projection) = batch.projection() else { return false };
-    let Some(Drawer::Lookahead { discounts, alpha, beta, .. }) = rule.drawer(batch) else { return false };
+/// How far a rule looks ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Columns are searched by length wherever the batch allows it.
+    Near,
+    /// So are they today; with other waits or more admissions of as many requests, the matrix is faster.
+    Further,
+    /// Everything goes through the matrix, which is faster and holds it in its lanes.
+    Far,
+}
+
+/// How far a rule looks ahead in a batch.
+pub(super) fn reach(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, plan: &Plan) -> Reach {
+    let Some(projection) = batch.projection() else { return Reach::Near };
+    let Some(Drawer::Lookahead { discounts, alpha, beta, .. }) = rule.drawer(batch) else {
+        return Reach::Near;
+    };
     let discounts = &discounts[..discounts.len().min(projection.horizon + 1)];
     let waiting = batch.waiting().len() as u64;
     if !kernels.far.is_reached(discounts.len() as u64, batch.open_slots().min(waiting), waiting) {
-        return false;
+        return if kernels.far.may_be_reached(discounts.len() as u64) { Reach::Further } else { Reach::Near };
     }
     let dearest = match batch.is_uniform() {
         true => 1,
@@ -21,7 +34,9 @@ pub(super) fn looks_far(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, 
     };
     // Slopes and weights together.
     let steepest = (alpha + beta) * discounts.iter().sum::<i64>() as f64 * dearest as f64;
-    steepest < f64::from(1u32 << 31) && Terms::new(batch.waiting(), plan.age, plan.unit).fit_lanes()
+    let fits =
+        steepest < f64::from(1u32 << 31) && Terms::new(batch.waiting(), plan.age, plan.unit).fit_lanes();
+    if fits { Reach::Far } else { Reach::Further }
 }
 
 pub(super) struct Step<'a, 'b, R> {
@@ -30,8 +45,7 @@ pub(super) struct Step<'a, 'b, R> {
     pub rule: R,
     pub plan: &'a Plan,
     pub terms: Terms,
-    /// Whether columns go through the matrix even where they could be searched by length.
-    pub dense: bool,
+    pub reach: Reach,
     /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
     pub ordered: bool,
     /// What a completion must lower its worker by, where the rule is level refill and the kernel made for it can run it.
@@ -39,7 +53,7 @@ pub(super) struct Step<'a, 'b, R> {
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
-    pub(super) fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, dense: bool) -> Self {
+    pub(super) fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, reach: Reach) -> Self {
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         Self {
             batch,
@@ -47,8 +61,8 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
             rule,
             plan,
             terms,
-            dense,
-            ordered: !dense && !batch.has_pair_terms(),
+            reach,
+            ordered: reach != Reach::Far && !batch.has_pair_terms(),
             refill_drop_tokens: None,
         }
     }

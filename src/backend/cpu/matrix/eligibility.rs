@@ -17,12 +17,16 @@ pub(super) struct Eligibility {
 }
 
 impl Eligibility {
-    /// Makes room, and finds who is bound to a rank: whether there is anybody who may not enter every worker.
-    pub(super) fn begin(&mut self, batch: &Batch<'_>, layout: &Layout, blocks: usize) -> bool {
-        let pool = batch.waiting();
+    /// Makes room for columns of so many blocks.
+    pub(super) fn resize(&mut self, workers: usize, blocks: usize) {
         self.blocks = blocks;
         // What is left over from before is masked out as the words are put.
-        self.words.resize(batch.workers().len().div_ceil(32) * blocks, Block::default());
+        self.words.resize(workers.div_ceil(32) * blocks, Block::default());
+    }
+
+    /// Finds who is bound to a rank: whether there is anybody who may not enter every worker.
+    pub(super) fn find_bound(&mut self, batch: &Batch<'_>, layout: &Layout) -> bool {
+        let pool = batch.waiting();
         self.bound.clear();
         if pool.any_rank() {
             let slots = pool.ordered().slots;

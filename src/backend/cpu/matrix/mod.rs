@@ -15,6 +15,7 @@ use super::dense::{Kept, Query, Rows, Tier};
 use super::lanes::Block;
 use super::listed::Listed;
 use super::runs::{Run, Runs};
+use crate::backend::picks::hold;
 use crate::batch::Batch;
 use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
 use crate::score::{Age, Profile};
@@ -97,16 +98,13 @@ impl Matrix {
             _ => (0, 0),
         };
 
-        self.layout.lay_out(batch, &mut self.runs);
-        let blocks = self.runs.blocks();
-        self.tokens.resize(blocks, Block::default());
-        self.bases.resize(blocks);
+        self.lay_out(batch);
         if !self.layout.is_in_order() {
             self.put_classes(&ordered);
         }
         self.runs.measure(|entry| ordered.tokens[self.layout.positions()[entry] as usize]);
         self.put_rows(&ordered);
-        let anybody_refused = self.eligibility.begin(batch, &self.layout, blocks);
+        let anybody_refused = self.eligibility.find_bound(batch, &self.layout);
         self.greatest_age = unit.saturating_mul(age.tokens(pool.longest_wait_steps()));
         self.searchable = false;
         if self.fits_lanes() {
@@ -131,6 +129,16 @@ impl Matrix {
             }
         }
         self.eligibility.put(self.kernels, batch, &self.layout, &self.rows);
+    }
+
+    /// Lays a batch out and makes room for it, whether it comes here or not: a later one may.
+    pub(crate) fn lay_out(&mut self, batch: &Batch<'_>) {
+        self.layout.lay_out(batch, &mut self.runs);
+        let blocks = self.runs.blocks();
+        self.tokens.resize(blocks, Block::default());
+        self.bases.resize(blocks);
+        self.eligibility.resize(batch.workers().len(), blocks);
+        hold(&mut self.rows, blocks * BLOCK);
     }
 
     /// Puts requests where those of their class are.
