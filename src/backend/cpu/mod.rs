@@ -128,7 +128,7 @@ pub(crate) struct Kernels {
     pub top: fn(&[Block], usize) -> i32,
     /// Lanes of dense columns, the fastest first (`cargo sim kernels` measures them).
     pub tiers: &'static [Tier],
-    /// What is far ahead.
+    /// From where on a lookahead is far.
     pub far: Far,
 }
 
@@ -143,6 +143,7 @@ pub(crate) struct Far {
 }
 
 impl Far {
+    #[cfg(target_arch = "x86_64")]
     const VECTORS: Self = Self { knots: 9, squared_per_request: 4 };
     const PLAIN: Self = Self { knots: 24, squared_per_request: 16 };
 
