@@ -230,7 +230,7 @@ impl Greedy {
             let Some(position) = pool.position(slot) else { return false };
             for run in 0..runs {
                 if searched || matrix.run(run).class == column.class {
-                    // The best of its run, and a bound for the other runs of its class, which are looked at when it matters.
+                    // The best of its run, and a bound for the other runs of its class, which tighter bounds may spare a look.
                     let own = searched || matrix.holds(run, position);
                     rivals.know(column.worker, run, Found { position, score }, own);
                 }
