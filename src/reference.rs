@@ -230,11 +230,7 @@ impl<'a> State<'a> {
             row: &rows[worker],
             envelope_row: &envelope_row,
         };
-        let class = waiting.request.survival_class.and_then(|class| {
-            let width = envelope_row.len().max(1);
-            let rows = self.batch.classes()?.rows;
-            rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
-        });
+        let class = self.batch.survival(waiting.request.survival_class, envelope_row.len().max(1));
         let mut profile = Profile::default();
         rule.draw(&view, class, &mut profile);
         profile

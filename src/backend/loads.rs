@@ -2,7 +2,7 @@
 
 use crate::backend::cpu::loads::{LoadKernels, Top};
 use crate::backend::picks::hold;
-use crate::batch::{Batch, Worker};
+use crate::batch::{Batch, Request, Worker};
 use crate::rule::{PairView, Plan, View};
 
 impl Top {
@@ -339,6 +339,24 @@ impl Loads {
     /// Longest request that the room of a worker holds beside its own growth.
     pub(crate) fn longest_tokens(&self, worker: usize) -> i64 {
         if self.bounded { self.room_tokens[worker] - self.growth_tokens } else { i64::MAX / 8 }
+    }
+
+    /// Why a worker cannot take a request as things stand; none where it can.
+    pub(crate) fn refusal(
+        &self,
+        batch: &Batch<'_>,
+        request: &Request,
+        worker: usize,
+    ) -> Option<&'static str> {
+        if self.open_slots(worker) <= 0 {
+            Some("no slot is open there")
+        } else if i64::from(request.prompt_tokens) > self.longest_tokens(worker) {
+            Some("the room there does not hold it")
+        } else if !batch.eligible(request, worker) {
+            Some("it may not run there")
+        } else {
+            None
+        }
     }
 
     /// The view of one worker, as its profile is drawn from.

@@ -101,6 +101,12 @@ impl<'a> Batch<'a> {
         self.classes
     }
 
+    /// The probabilities of a class, by step, where every class has so many.
+    pub(crate) fn survival(&self, class: Option<u8>, steps: usize) -> Option<&'a [f32]> {
+        let class = usize::from(class?);
+        self.classes?.rows.get(class * steps..(class + 1) * steps)
+    }
+
     /// Whether a request may run on a worker at all (rank and eligibility; not capacity).
     #[must_use]
     pub fn eligible(&self, request: &Request, worker: usize) -> bool {

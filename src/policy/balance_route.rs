@@ -403,14 +403,8 @@ impl BalanceRoute {
         if self.admitted[slot.index()] {
             return Err("it waits no longer");
         }
-        if self.loads.open_slots(worker) <= 0 {
-            return Err("no slot is open there");
-        }
-        if i64::from(request.prompt_tokens) > self.loads.longest_tokens(worker) {
-            return Err("the room there does not hold it");
-        }
-        if !step.batch.eligible(request, worker) {
-            return Err("it may not run there");
+        if let Some(what) = self.loads.refusal(step.batch, request, worker) {
+            return Err(what);
         }
         self.stages.draw(&self.loads.view(worker), step.looks_ahead, &mut self.profile);
         let bonus = step.terms.unit * step.batch.bonus_tokens(request, worker);

@@ -243,14 +243,14 @@ fn assemble(
     #[cfg(feature = "ascend")]
     let mut launcher = launcher;
     #[cfg(feature = "ascend")]
-    let mut device = || match launcher.take() {
+    let mut opened = || match launcher.take() {
         Some(launcher) => (Some(Device::new(launcher)), None),
         None => device::open(parameters.backend, &parameters.ascend, kernels),
     };
     #[allow(unused_mut, reason = "opens a device where there may be one")]
     let mut backend = || {
         #[cfg(feature = "ascend")]
-        let no_device = match device() {
+        let no_device = match opened() {
             (Some(device), _) => return Chosen::Offload(Box::new(Offload::with(device, kernels))),
             (None, reason) => reason,
         };
@@ -275,7 +275,7 @@ fn assemble(
             let policy = balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels);
             #[cfg(feature = "ascend")]
             let policy = {
-                let (device, no_device) = device();
+                let (device, no_device) = opened();
                 policy.on(device, no_device)
             };
             Box::new(policy)

@@ -558,10 +558,7 @@ impl Packing {
                 let width = envelope_row.len().max(1);
                 let mut steepest = 0;
                 for (run, class) in self.runs.iter_mut().zip(&self.classes) {
-                    let survival = class.and_then(|class| {
-                        let rows = problem.batch.classes()?.rows;
-                        rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
-                    });
+                    let survival = problem.batch.survival(*class, width);
                     let (mut slope, mut sum) = (0i64, 0i64);
                     for (h, &discount) in discounts[..steps].iter().enumerate() {
                         let alive =

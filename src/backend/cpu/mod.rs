@@ -147,15 +147,15 @@ impl Far {
     const VECTORS: Self = Self { knots: 9, squared_per_request: 4 };
     const PLAIN: Self = Self { knots: 24, squared_per_request: 16 };
 
-    /// Whether profiles of so many knots may be far.
+    /// Whether profiles of so many knots may be far, if admissions are many enough.
     pub(crate) fn may_be_reached(self, knots: u64) -> bool {
         knots >= self.knots
     }
 
-    /// Whether so many admissions by profiles of so many knots are, of so many that wait.
+    /// Whether so many admissions by such profiles are, of so many that wait.
     pub(crate) fn is_reached(self, knots: u64, admissions: u64, waiting: u64) -> bool {
         let all = admissions * knots;
-        self.may_be_reached(knots) && all * all >= self.squared_per_request * waiting
+        all * all >= self.squared_per_request * waiting
     }
 }
 

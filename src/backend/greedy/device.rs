@@ -174,14 +174,8 @@ impl Greedy {
             let Some(position) = pool.position(slot).filter(|&at| !self.column.is_taken(at)) else {
                 return wrong("it waits no longer");
             };
-            if self.loads.open_slots(worker) <= 0 {
-                return wrong("no slot is open there");
-            }
-            if i64::from(request.prompt_tokens) > self.loads.longest_tokens(worker) {
-                return wrong("the room there does not hold it");
-            }
-            if !step.batch.eligible(request, worker) {
-                return wrong("it may not run there");
+            if let Some(what) = self.loads.refusal(step.batch, request, worker) {
+                return wrong(what);
             }
             if self.score(step, worker, position) != score {
                 return wrong("its score is another");
@@ -203,12 +197,10 @@ impl Greedy {
     /// Has a device look at every column for the first time.
     fn look_on(&mut self, device: &mut Device, step: &Step<'_, '_, &mut impl Rule>) -> bool {
         let batch = step.batch;
-        let (loads, width) = (&self.loads, self.loads.envelopes().1.len().max(1));
+        let loads = &self.loads;
         let draw = |worker: usize, class: Option<u8>, profile: &mut Profile| {
-            let class = class.and_then(|class| {
-                batch.classes()?.rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
-            });
-            step.rule.draw(&loads.view(worker), class, profile);
+            let view = loads.view(worker);
+            step.rule.draw(&view, batch.survival(class, view.row.len().max(1)), profile);
         };
         let problem = Problem {
             batch,

@@ -23,7 +23,7 @@ mod search;
 mod step;
 
 use crate::assignment::{Admission, Assignment, Balance};
-use crate::backend::column::{Column, Found};
+use crate::backend::column::{Column, Found, Terms};
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::exchange::Pairs;
@@ -167,12 +167,13 @@ impl Greedy {
         batch: &'a Batch<'b>,
         plan: &'a Plan,
     ) -> Step<'a, 'b, &'a mut R> {
+        let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         let reach = match self.columns {
-            Columns::Fastest => reach(self.kernels, rule, batch, plan),
+            Columns::Fastest => reach(self.kernels, rule, batch, &terms),
             Columns::Dense => Reach::Far,
             Columns::Searched => Reach::Near,
         };
-        Step::new(batch, rule, plan, reach)
+        Step::new(batch, rule, plan, terms, reach)
     }
 
     /// Takes what a step works on and places who is pinned or overdue.
@@ -256,7 +257,8 @@ impl Greedy {
         self.loads.prepare(batch);
         let plan = rule.begin(batch, &mut self.loads.lift);
         self.loads.load(batch, &plan, false);
-        let step = Step::new(batch, rule, &plan, Reach::Far);
+        let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
+        let step = Step::new(batch, rule, &plan, terms, Reach::Far);
         for worker in 0..workers {
             let mut drawn = None;
             for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
@@ -362,10 +364,8 @@ impl Greedy {
         let pool = step.batch.waiting();
         for &Pin { slot, worker } in step.rule.pins() {
             let request = pool.request(slot);
-            let fits = self.loads.open_slots(worker) > 0
-                && i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
-                && step.batch.eligible(request, worker);
-            if fits && let Some(position) = pool.position(slot) {
+            let refused = self.loads.refusal(step.batch, request, worker).is_some();
+            if !refused && let Some(position) = pool.position(slot) {
                 self.admit(step, worker, Found { position, score: 0 }, true);
             }
         }

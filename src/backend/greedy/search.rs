@@ -131,12 +131,8 @@ impl Greedy {
 
     pub(super) fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, class: Option<u8>) {
         let view = self.loads.view(worker);
-        let width = view.row.len().max(1);
-        let class = class.and_then(|class| {
-            step.batch.classes()?.rows.get(usize::from(class) * width..(usize::from(class) + 1) * width)
-        });
         self.profile.clear();
-        step.rule.draw(&view, class, &mut self.profile);
+        step.rule.draw(&view, step.batch.survival(class, view.row.len().max(1)), &mut self.profile);
     }
 
     pub(super) fn score_drawn(

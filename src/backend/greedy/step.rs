@@ -18,15 +18,18 @@ pub(super) enum Reach {
 }
 
 /// How far a rule looks ahead in a batch.
-pub(super) fn reach(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, plan: &Plan) -> Reach {
+pub(super) fn reach(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, terms: &Terms) -> Reach {
     let Some(projection) = batch.projection() else { return Reach::Near };
     let Some(Drawer::Lookahead { discounts, alpha, beta, .. }) = rule.drawer(batch) else {
         return Reach::Near;
     };
     let discounts = &discounts[..discounts.len().min(projection.horizon + 1)];
-    let waiting = batch.waiting().len() as u64;
-    if !kernels.far.is_reached(discounts.len() as u64, batch.open_slots().min(waiting), waiting) {
-        return if kernels.far.may_be_reached(discounts.len() as u64) { Reach::Further } else { Reach::Near };
+    let (knots, waiting) = (discounts.len() as u64, batch.waiting().len() as u64);
+    if !kernels.far.may_be_reached(knots) {
+        return Reach::Near;
+    }
+    if !kernels.far.is_reached(knots, batch.open_slots().min(waiting), waiting) {
+        return Reach::Further;
     }
     let dearest = match batch.is_uniform() {
         true => 1,
@@ -34,9 +37,7 @@ pub(super) fn reach(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, plan
     };
     // Slopes and weights together.
     let steepest = (alpha + beta) * discounts.iter().sum::<i64>() as f64 * dearest as f64;
-    let fits =
-        steepest < f64::from(1u32 << 31) && Terms::new(batch.waiting(), plan.age, plan.unit).fit_lanes();
-    if fits { Reach::Far } else { Reach::Further }
+    if steepest < f64::from(1u32 << 31) && terms.fit_lanes() { Reach::Far } else { Reach::Further }
 }
 
 pub(super) struct Step<'a, 'b, R> {
@@ -45,6 +46,7 @@ pub(super) struct Step<'a, 'b, R> {
     pub rule: R,
     pub plan: &'a Plan,
     pub terms: Terms,
+    /// How far the rule looks ahead.
     pub reach: Reach,
     /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
     pub ordered: bool,
@@ -53,8 +55,7 @@ pub(super) struct Step<'a, 'b, R> {
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
-    pub(super) fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, reach: Reach) -> Self {
-        let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
+    pub(super) fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, terms: Terms, reach: Reach) -> Self {
         Self {
             batch,
             waiting: batch.waiting().ordered(),
