@@ -1,7 +1,7 @@
 //! One file per instruction set: its vector operations and its table. They look alike, and the only `unsafe` of the CPU
 //! backend is here.
 //!
-//! Why `std::arch` and not `fearless_simd`: the inner loop takes 0.92 to 1.19 times as long over the other, 1.04 on average (`cd benches/peers
+//! Why `std::arch` and not `fearless_simd`: the inner loop takes 0.93 to 1.14 times as long over the other, 1.03 on average (`cd benches/peers
 //! && cargo run --release --no-default-features --bin simd`); the most where an instruction is chosen by hand. `std::arch` also has dot products
 //! that add up (VNNI), gathers and half-precision conversions. The other's gain, no `unsafe`, is worth less than a dependency here: the `unsafe` is one
 //! line an operation, and all of it is in this folder.
