@@ -60,7 +60,7 @@ fn decide(c: &mut Criterion) {
         let mut group = c.benchmark_group(label);
         let step = Step::new(1, size);
         let lengths: Vec<i64> =
-            step.pool.iter().map(|(_, request, _)| i64::from(request.prompt_tokens)).collect();
+            step.pool.iter().map(|(request, _)| i64::from(request.prompt_tokens)).collect();
         let waits: Vec<u32> = step.pool.iter().map(|(.., waited)| waited).collect();
         // About 64 MiB of pools: more than the last-level share of one core.
         let cold: Vec<Step> =
@@ -105,7 +105,7 @@ fn decide(c: &mut Criterion) {
 fn events(c: &mut Criterion) {
     for waiting in [512, 4096] {
         let mut step = Step::new(1, (waiting, 64, 8));
-        let lengths: Vec<u32> = step.pool.iter().map(|(_, request, _)| request.prompt_tokens).collect();
+        let lengths: Vec<u32> = step.pool.iter().map(|(request, _)| request.prompt_tokens).collect();
         let mut id = waiting as u64;
         c.bench_function(&format!("pool/{waiting}/insert-remove"), |b| {
             b.iter(|| {

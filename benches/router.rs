@@ -69,7 +69,7 @@ impl Life {
     fn fill(&mut self) {
         while self.router.pool().len() < self.size.0 {
             let request = self.request();
-            self.router.enqueue(request).expect("valid");
+            self.router.enqueue(request, None).expect("valid");
         }
     }
 
@@ -89,7 +89,7 @@ impl Life {
             return;
         }
         let at = self.draw(self.running.len() as u64) as usize;
-        self.router.finish(self.running.swap_remove(at)).expect("it runs");
+        self.router.finish(self.running.swap_remove(at), None).expect("it runs");
     }
 
     fn report(&mut self, worker: u32) {
@@ -101,7 +101,7 @@ impl Life {
             kv_used_tokens: at.load_tokens,
             ..WorkerReport::default()
         };
-        self.router.report(worker, report).expect("a report");
+        self.router.report(worker, report, None).expect("a report");
     }
 
     /// A second of traffic: the time that its steps took of it, and the number of events.
@@ -120,7 +120,7 @@ impl Life {
                 self.finish_one();
                 let request = self.request();
                 if self.router.pool().len() < 2 * self.size.0 {
-                    self.router.enqueue(request).expect("valid");
+                    self.router.enqueue(request, None).expect("valid");
                 }
             }
             events += 2 * churn as u64;
@@ -153,8 +153,8 @@ fn events(c: &mut Criterion) {
         group.bench_function(one("enqueue, abort", &name), |bench| {
             bench.iter(|| {
                 let request = life.request();
-                life.router.enqueue(request).expect("valid");
-                life.router.abort(request.id).expect("it waits")
+                life.router.enqueue(request, None).expect("valid");
+                life.router.abort(request.id, None).expect("it waits")
             });
         });
         group.bench_function(one("progress of a worker", &name), |bench| {
@@ -186,7 +186,7 @@ fn events(c: &mut Criterion) {
             bench.iter(|| {
                 let request = life.request();
                 match life.router.place(request, life.now_ms).expect("valid") {
-                    Placement::Placed(to) => life.router.finish(to.id).expect("it runs"),
+                    Placement::Placed(to) => life.router.finish(to.id, None).expect("it runs"),
                     Placement::Waits => panic!("slots are free"),
                 }
             });

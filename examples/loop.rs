@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for step in 0..1_000u64 {
         while next_id < 500 && router.pool().len() < 16 {
             next_id += 1;
-            router.enqueue(Request::new(next_id, 50 + (next_id * 7919 % 1_500) as u32))?;
+            router.enqueue(Request::new(next_id, 50 + (next_id * 7919 % 1_500) as u32), None)?;
         }
         let plan = router.step(step * 50)?; // the clock in milliseconds
         for back in &plan.returned {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         router.advance(); // the ranks decoded a token for every running request
         running.iter_mut().for_each(|(_, left)| *left -= 1);
         for (id, _) in running.extract_if(.., |(_, left)| *left == 0) {
-            served += router.finish(id)?.generated_tokens;
+            served += router.finish(id, None)?.generated_tokens;
         }
     }
     println!("{next_id} requests, {served} tokens, {} still there", router.pool().len() + running.len());

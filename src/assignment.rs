@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::batch::{Batch, WEIGHT_ONE, Worker};
+use crate::batch::{Batch, Request, WEIGHT_ONE, Worker};
 use crate::pool::PoolSlot;
 
 /// One admission.
@@ -132,38 +132,92 @@ impl Assignment {
 
     /// Why every request that was not admitted waits, in arrival order. Costs nothing when not asked for.
     pub fn waiting<'a>(&'a self, batch: &'a Batch<'a>) -> impl Iterator<Item = (u64, WaitReason)> + 'a {
-        let mut admitted = vec![false; batch.waiting().slot_bound()];
+        let mut admitted: Vec<u64> = self.admitted.iter().map(|admission| admission.id).collect();
+        admitted.sort_unstable();
+        let reasons = Reasons::new(*batch, self);
+        let waits = move |id: u64| admitted.binary_search(&id).is_err();
+        let everybody = batch.pool().iter_with_slots().filter(move |(_, request, _)| waits(request.id));
+        everybody.map(move |(slot, request, _)| (request.id, reasons.of(slot, &request)))
+    }
+}
+
+/// Why requests wait once somebody has been admitted.
+pub(crate) struct Reasons<'a> {
+    batch: Batch<'a>,
+    /// Slots and room of each worker.
+    open: Vec<(u32, i64)>,
+    /// The most room of those with a slot; none where nobody has one.
+    most_room: Option<i64>,
+    growth: i64,
+    passed_over: WaitReason,
+}
+
+impl<'a> Reasons<'a> {
+    pub(crate) fn new(batch: Batch<'a>, assignment: &Assignment) -> Self {
         let mut open: Vec<(u32, i64)> =
             batch.workers().iter().map(|worker| (worker.open_slots(), worker.room_tokens())).collect();
         let growth = i64::from(batch.request_growth_tokens());
-        for admission in &self.admitted {
-            admitted[admission.slot.index()] = true;
+        for admission in &assignment.admitted {
             let (slots, room) = &mut open[admission.worker as usize];
             *slots = slots.saturating_sub(1);
             *room -= i64::from(admission.prompt_tokens) + growth;
         }
-        batch.waiting().iter().filter(move |(slot, ..)| !admitted[slot.index()]).map(
-            move |(_, request, _)| {
-                let needs = i64::from(request.prompt_tokens) + growth;
-                let mut reason = WaitReason::NoSlot;
-                for (worker, &(slots, room)) in open.iter().enumerate() {
-                    if slots == 0 {
-                        continue;
-                    }
-                    if !batch.eligible(request, worker) {
-                        // A full cache on a worker that it may use says more than a worker that it may not.
-                        if reason == WaitReason::NoSlot {
-                            reason = WaitReason::NotEligible;
-                        }
-                    } else if room < needs {
-                        reason = WaitReason::NoCapacity;
-                    } else {
-                        reason = self.passed_over.unwrap_or(WaitReason::Deferred);
-                        break;
-                    }
+        let most_room = open.iter().filter(|(slots, _)| *slots > 0).map(|&(_, room)| room).max();
+        let passed_over = assignment.passed_over.unwrap_or(WaitReason::Deferred);
+        Self { batch, open, most_room, growth, passed_over }
+    }
+
+    /// Tokens that a request of a rank may have to be placed, of any rank for none; none where it finds no slot.
+    pub(crate) fn most_tokens(&self, rank: Option<u32>) -> Option<i64> {
+        let room = match rank {
+            None => self.most_room?,
+            Some(rank) => self.open.get(rank as usize).filter(|(slots, _)| *slots > 0)?.1,
+        };
+        Some(room - self.growth)
+    }
+
+    /// Why those of a rank wait who find no slot.
+    pub(crate) fn without_slot(&self, rank: Option<u32>) -> WaitReason {
+        match (rank, self.most_room) {
+            // Others have slots that it may not use.
+            (Some(_), Some(_)) => WaitReason::NotEligible,
+            _ => WaitReason::NoSlot,
+        }
+    }
+
+    /// Whether a request could be placed.
+    pub(crate) fn may_enter(&self, request: &Request) -> bool {
+        // Whatever it is told who could.
+        matches!(self.of(None, request), WaitReason::OutsideWindow)
+    }
+
+    /// Why a request waits; it is a candidate where it has a slot.
+    pub(crate) fn of(&self, slot: Option<PoolSlot>, request: &Request) -> WaitReason {
+        let placeable = if slot.is_some() { self.passed_over } else { WaitReason::OutsideWindow };
+        let needs = i64::from(request.prompt_tokens) + self.growth;
+        if !request.has_pair_terms() {
+            return match self.most_room {
+                None => WaitReason::NoSlot,
+                Some(room) if room < needs => WaitReason::NoCapacity,
+                Some(_) => placeable,
+            };
+        }
+        let mut reason = WaitReason::NoSlot;
+        for (worker, &(slots, room)) in self.open.iter().enumerate() {
+            if slots == 0 {
+                continue;
+            }
+            if !self.batch.eligible(request, worker) {
+                // A full cache on a worker that it may use says more than a worker that it may not.
+                if reason == WaitReason::NoSlot {
+                    reason = WaitReason::NotEligible;
                 }
-                (request.id, reason)
-            },
-        )
+            } else if room < needs {
+                reason = WaitReason::NoCapacity;
+            } else {
+                return placeable;
+            }
+        }
+        reason
     }
 }

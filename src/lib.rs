@@ -50,7 +50,7 @@ pub mod sim;
 pub use assignment::{Admission, Assignment, Balance, WaitReason};
 pub use batch::{Batch, BatchError, Pairs, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
 pub use policy::{Needs, Policy, PolicyError};
-pub use pool::{Pool, PoolSlot};
+pub use pool::{Candidates, Pool, PoolSlot};
 pub use router::{
     Dispatch, Finished, Mode, PairTerms, Placement, Plan, ReturnReason, Returned, Router, RouterConfig,
     RouterError, Share, Verdict, WorkerConfig, WorkerReport,

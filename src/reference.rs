@@ -370,7 +370,7 @@ impl<'a> State<'a> {
 
     /// Whether a pick came to another worker; none where one would not fit.
     fn deal(&mut self) -> Option<bool> {
-        let movable = |pick: &Pick| !pick.overdue && !pick.waiting.request.has_pair_terms();
+        let movable = |pick: &Pick| !pick.overdue && !self.batch.has_terms(&pick.waiting.request);
         let mut places: Vec<usize> = (0..self.picks.len()).filter(|&at| movable(&self.picks[at])).collect();
         let mut dealt: Vec<Waiting> = places.iter().map(|&at| self.picks[at].waiting).collect();
         let tokens = |waiting: &Waiting| i64::from(waiting.request.prompt_tokens);
@@ -405,8 +405,8 @@ impl<'a> State<'a> {
                 if a.worker == b.worker
                     || a.overdue
                     || b.overdue
-                    || a.waiting.request.has_pair_terms()
-                    || b.waiting.request.has_pair_terms()
+                    || self.batch.has_terms(&a.waiting.request)
+                    || self.batch.has_terms(&b.waiting.request)
                 {
                     continue;
                 }

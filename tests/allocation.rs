@@ -124,7 +124,7 @@ impl Life {
         if largest {
             // Everybody has ended: the step that follows has every slot to fill.
             self.running.drain(..).for_each(|(id, ..)| {
-                router.finish(id).expect("it runs");
+                router.finish(id, None).expect("it runs");
             });
             self.step(router);
         }
@@ -133,7 +133,7 @@ impl Life {
             let mut request = Request::new(self.next_id, self.rng.random_range(1..5000));
             request.prompt_hash = Some(self.next_id % 8);
             if self.next_id.is_multiple_of(3) {
-                router.enqueue(request).expect("valid");
+                router.enqueue(request, None).expect("valid");
             } else if let Placement::Placed(to) = router.place(request, self.now_ms).expect("valid") {
                 self.running.push((to.id, to.worker, to.number));
             }
@@ -149,15 +149,15 @@ impl Life {
                 kv_used_tokens: router.workers()[worker as usize].load_tokens,
                 ..WorkerReport::default()
             };
-            router.report(worker, report).expect("a report");
+            router.report(worker, report, None).expect("a report");
         }
         for at in (0..self.running.len()).rev() {
             match self.rng.random_range(0..9) {
                 0..2 => {
-                    router.finish(self.running.swap_remove(at).0).expect("it runs");
+                    router.finish(self.running.swap_remove(at).0, None).expect("it runs");
                 }
                 2 => {
-                    router.abort(self.running.swap_remove(at).0).expect("it runs");
+                    router.abort(self.running.swap_remove(at).0, None).expect("it runs");
                 }
                 3 => router.progress_request(self.running[at].0, 2).expect("it runs"),
                 _ => {}
@@ -188,7 +188,7 @@ fn a_router_allocates_nothing_after_the_warm_up() {
             let allocated = BYTES.get() - before;
             assert!(warm_up || allocated == 0, "{name}: {allocated} bytes in round {round}");
         }
-        router.metrics(&mut metrics).expect("metrics");
+        router.metrics(&mut metrics);
         assert!(metrics.counters.finished > 5_000 && metrics.counters.admitted_by_step > 5_000, "{name}");
     }
 }

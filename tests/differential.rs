@@ -250,8 +250,12 @@ fn agree_over(
             check_promises(&batch, &left)?;
             if !["exact", "level", "rollout"].iter().any(|family| name.starts_with(family)) {
                 // As published, and as in engines: whoever could still be placed is.
-                let kept = |reason| matches!(reason, WaitReason::Deferred | WaitReason::OutsideWindow);
-                prop_assert!(!left.waiting(&batch).any(|(_, reason)| kept(reason)));
+                let kept = |(id, reason)| match reason {
+                    WaitReason::Deferred => true,
+                    WaitReason::OutsideWindow => batch.slot_of(id).is_some(),
+                    _ => false,
+                };
+                prop_assert!(!left.waiting(&batch).any(kept));
             }
             Ok(())
         })
@@ -274,7 +278,7 @@ fn check_promises(batch: &Batch<'_>, answer: &Assignment) -> Result<(), TestCase
         room[worker] -= i64::from(request.prompt_tokens) + i64::from(batch.request_growth_tokens());
         prop_assert!(room[worker] >= 0, "no room on {worker}");
     }
-    prop_assert_eq!(answer.admitted.len() + answer.waiting(batch).count(), batch.waiting().len());
+    prop_assert_eq!(answer.admitted.len() + answer.waiting(batch).count(), batch.pool().len());
     prop_assert!(answer.waiting(batch).all(|(id, _)| !seen.contains(&id)));
     Ok(())
 }
@@ -333,7 +337,8 @@ fn decided_dense(
         (0..=horizon).map(|step| worker.load_tokens + (step * (at + 1) * 97 % 800) as u64).collect()
     };
     let rows: Vec<u64> = workers.iter().enumerate().flat_map(row).collect();
-    let pool = Pool::from_requests(&requests).expect("valid");
+    let mut pool = Pool::with_window(requests.len());
+    pool.refill(&requests).expect("valid");
     let batch = Batch::draft(&workers, &pool).projection(horizon, &rows).check().expect("valid");
     let mut parameters = Parameters { search_by_length, isa: Some(isa), ..Parameters::default() };
     (parameters.exact.horizon_steps, parameters.exact.gamma) = (100, 1.0);

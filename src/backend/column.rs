@@ -11,7 +11,7 @@ pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
 use crate::backend::cpu::refill::{Flanks, MOST_GROUPS, SPAN};
 use crate::batch::MAX_PROMPT_TOKENS;
-use crate::pool::{BLOCK, Ordered, Pool};
+use crate::pool::{BLOCK, Candidates, Ordered};
 use crate::score::{Age, Knot, Profile};
 
 /// Scratch of the searches of one decision, and which entries are taken.
@@ -40,7 +40,7 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    pub(crate) fn new(pool: &Pool, age: Age, unit: i64) -> Self {
+    pub(crate) fn new(pool: &Candidates, age: Age, unit: i64) -> Self {
         let longest_wait_steps = pool.longest_wait_steps();
         Self { age, unit, longest_wait_steps, oldest_age: unit * age.tokens(longest_wait_steps) }
     }

@@ -11,7 +11,8 @@ pub(crate) struct Pick {
     pub tokens: i64,
     pub score: i64,
     pub overdue: bool,
-    pub pair_terms: bool,
+    /// Whether terms of its own hold it where it is: found out before picks change places.
+    pub held: bool,
     /// The peak of the profile that it was chosen for; none where it was not.
     pub peak_tokens: Option<i64>,
     /// How many changes the repair had made, plus one, when it was last found to be the best for its worker.
@@ -21,7 +22,7 @@ pub(crate) struct Pick {
 impl Pick {
     /// Whether another worker may take it over.
     pub(crate) fn may_move(&self) -> bool {
-        !self.overdue && !self.pair_terms
+        !self.overdue && !self.held
     }
 }
 

@@ -124,22 +124,27 @@ fn check_ends(workers: usize, ends: PredictedEnds<'_>) -> Result<(), BatchError>
             found: ends.offsets.len(),
         });
     }
-    if ends.offsets[workers] as usize != ends.ends.len() {
+    // All offsets before any of them is used.
+    let mut before = 0;
+    for (worker, &offset) in ends.offsets.iter().enumerate() {
+        if offset < before || (worker == 0 && offset != 0) {
+            return Err(BatchError::PredictedEnd {
+                worker: worker.saturating_sub(1),
+                index: 0,
+                expected: "offsets that begin at 0 and do not fall",
+                found: u64::from(offset),
+            });
+        }
+        before = offset;
+    }
+    if before as usize != ends.ends.len() {
         return Err(BatchError::Length {
             what: "predicted ends",
-            expected: ends.offsets[workers] as usize,
+            expected: before as usize,
             found: ends.ends.len(),
         });
     }
     for worker in 0..workers {
-        if ends.offsets[worker] > ends.offsets[worker + 1] || (worker == 0 && ends.offsets[0] != 0) {
-            return Err(BatchError::PredictedEnd {
-                worker,
-                index: 0,
-                expected: "offsets that begin at 0 and do not fall",
-                found: u64::from(ends.offsets[worker]),
-            });
-        }
         let mut last = 1;
         for (index, end) in ends.of(worker).iter().enumerate() {
             if end.in_steps < last {

@@ -15,6 +15,8 @@ pub enum BatchError {
     TooManyWaiting { limit: usize, found: usize },
     #[error("request {index} (id {id}): id already waits at index {first}")]
     DuplicateId { index: usize, id: u64, first: usize },
+    #[error("request {id} already waits")]
+    Waits { id: u64 },
     #[error("request {index} (id {id}): prompt tokens must be in 1..={limit}, found {found}")]
     PromptTokens { index: usize, id: u64, limit: u32, found: u32 },
     #[error("request {index} (id {id}): waited steps must be at most {limit}, found {found}")]
@@ -37,6 +39,8 @@ pub enum BatchError {
     Length { what: &'static str, expected: usize, found: usize },
     #[error("{what}, entry {index}: must be in {low}..={high}, found {found}")]
     Value { what: &'static str, index: usize, low: f64, high: f64, found: f64 },
+    #[error("request {id}: bonus on worker {worker} must be in -{limit}..={limit}, found {found}")]
+    Bonus { id: u64, worker: u32, limit: f32, found: f32 },
     #[error("traffic: {what} must be in 0..={limit}, found {found}")]
     Traffic { what: &'static str, limit: i64, found: i64 },
     #[error("predicted ends of worker {worker}, entry {index}: {expected}, found {found}")]

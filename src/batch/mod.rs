@@ -21,14 +21,16 @@ pub(crate) use terms::Bonuses;
 pub use terms::{Pairs, PredictedEnd, PredictedEnds, Projection, SurvivalClasses, Traffic};
 pub use worker::Worker;
 
-use crate::pool::Pool;
+use crate::pool::{Candidates, Pool, PoolSlot};
 use totals::Totals;
 
 /// One step's problem, checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     workers: &'a [Worker],
-    waiting: &'a Pool,
+    pool: &'a Pool,
+    waiting: &'a Candidates,
+    has_pair_terms: bool,
     traffic: Traffic,
     request_growth_tokens: u32,
     projection: Option<Projection<'a>>,
@@ -45,10 +47,12 @@ pub struct BatchDraft<'a>(Batch<'a>);
 
 impl<'a> Batch<'a> {
     /// Begins a batch of workers and waiting requests.
-    pub fn draft(workers: &'a [Worker], waiting: &'a Pool) -> BatchDraft<'a> {
+    pub fn draft(workers: &'a [Worker], pool: &'a Pool) -> BatchDraft<'a> {
         BatchDraft(Self {
             workers,
-            waiting,
+            pool,
+            waiting: pool.candidates(),
+            has_pair_terms: false,
             traffic: Traffic::default(),
             request_growth_tokens: 0,
             projection: None,
@@ -65,10 +69,22 @@ impl<'a> Batch<'a> {
         self.workers
     }
 
-    /// The waiting requests.
+    /// The waiting requests that the decision chooses among: the oldest, up to the pool's window.
     #[must_use]
-    pub fn waiting(&self) -> &'a Pool {
+    pub fn waiting(&self) -> &'a Candidates {
         self.waiting
+    }
+
+    /// Everybody who waits, those behind the window as well.
+    #[must_use]
+    pub fn pool(&self) -> &'a Pool {
+        self.pool
+    }
+
+    /// The slot of a waiting request that the decision may choose.
+    #[must_use]
+    pub fn slot_of(&self, id: u64) -> Option<PoolSlot> {
+        self.pool.slot_of(id)
     }
 
     /// Traffic statistics.
@@ -203,11 +219,41 @@ impl<'a> Batch<'a> {
         self.totals.uniform
     }
 
-    /// Whether some waiting request prefers or refuses single workers, or has a survival class of its own.
+    /// Whether some waiting request prefers or refuses single workers, or has a survival class of its own. Terms that say nothing are none.
     #[must_use]
     pub fn has_pair_terms(&self) -> bool {
-        self.waiting.any_pair_terms()
+        self.has_pair_terms
     }
+
+    /// Whether a request has such terms: a rank, a bonus that is not zero, a worker that it may not use, a survival class that is not all ones.
+    pub(crate) fn has_terms(&self, request: &Request) -> bool {
+        if !request.has_pair_terms() {
+            return false;
+        }
+        let by_row = |row: usize| {
+            let workers = self.workers.len();
+            let bonus = self.bonuses().is_some_and(|of| (0..workers).any(|g| of.at(row * workers + g) != 0));
+            let masked = || {
+                self.eligible_rows()
+                    .is_some_and(|(masks, words)| !all_ones(&masks[row * words..][..words], workers))
+            };
+            bonus || masked()
+        };
+        let by_class = |class| {
+            let steps = self.projection?.horizon + 1;
+            Some(self.survival(Some(class), steps)?.iter().any(|&survival| survival < 1.0))
+        };
+        request.rank.is_some()
+            || request.pair_row.is_some_and(|row| by_row(row as usize))
+            || request.survival_class.and_then(by_class) == Some(true)
+    }
+}
+
+/// Whether the first so many bits are all set.
+pub(crate) fn all_ones(words: &[u64], bits: usize) -> bool {
+    let (whole, rest) = (bits / 64, bits % 64);
+    words[..whole].iter().all(|&word| word == u64::MAX)
+        && (rest == 0 || words[whole] & ((1 << rest) - 1) == (1 << rest) - 1)
 }
 
 impl<'a> BatchDraft<'a> {
@@ -247,6 +293,11 @@ impl<'a> BatchDraft<'a> {
         self
     }
 
+    /// The batch of a caller that knows it to be consistent. It has no totals: good for questions about pairs, not for a decision.
+    pub(crate) fn unchecked(self) -> Batch<'a> {
+        self.0
+    }
+
     /// Validates everything once.
     ///
     /// # Errors
@@ -255,6 +306,8 @@ impl<'a> BatchDraft<'a> {
         let mut batch = self.0;
         check::check(&batch)?;
         batch.totals = Totals::of(batch.workers);
+        batch.has_pair_terms = batch.waiting.any_pair_terms()
+            && batch.waiting.iter().any(|(_, request, _)| batch.has_terms(request));
         Ok(batch)
     }
 }

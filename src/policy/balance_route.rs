@@ -39,7 +39,7 @@ use crate::policy::baseline::PLAIN;
 use crate::policy::lookahead::Lookahead;
 #[cfg(feature = "ascend")]
 use crate::policy::{Decided, Ticket};
-use crate::policy::{Forecast, Needs, Plan, Policy, PolicyError, View};
+use crate::policy::{Needs, Plan, Policy, PolicyError, View};
 use crate::pool::PoolSlot;
 use crate::score::{Knot, Profile};
 
@@ -53,7 +53,7 @@ pub struct BalanceRouteParameters {
     pub greedy_slots: u32,
     /// Requests whose subsets are tried, `R_max`, 1..=8; default 4 (published).
     pub subset_window: usize,
-    /// Requests, in arrival order, that `brh-*` choose these from, 1..=1048576; default all. `br0` takes the first `subset_window`.
+    /// Requests, in arrival order, that `brh-*` choose these from, 1..=1048576; default all candidates. `br0` takes the first `subset_window`.
     pub candidate_window: usize,
     /// Steps looked ahead by `brh-*`, `H`, 0..=128; default 80 (published).
     pub horizon_steps: usize,
@@ -304,14 +304,14 @@ impl BalanceRoute {
     pub(super) fn new(
         name: &'static str,
         parameters: &BalanceRouteParameters,
-        forecast: Option<Forecast>,
+        needs: Needs,
         kernels: &'static Kernels,
     ) -> Self {
-        let stages = if forecast.is_some() { Stages::brh(parameters) } else { Stages::br0(parameters) };
-        let projection_horizon = forecast.map(|_| parameters.horizon_steps);
+        let stages = if needs.forecast.is_some() { Stages::brh(parameters) } else { Stages::br0(parameters) };
+        let projection_horizon = needs.forecast.map(|_| parameters.horizon_steps);
         Self {
             name,
-            needs: Needs { forecast, projection_horizon, ..Needs::default() },
+            needs: Needs { projection_horizon, ..needs },
             stages,
             loads: Loads::new(kernels.loads),
             column: Column::new(kernels),

@@ -93,16 +93,15 @@ impl Rule for FirstCome {
 }
 
 /// First come, first served, from the common pool or from what a binding policy made of it.
-fn first_come(name: &'static str, binds_on_arrival: bool, backend: Chosen) -> RulePolicy<FirstCome> {
-    let needs = Needs { binds_on_arrival, ..Needs::default() };
+fn first_come(name: &'static str, needs: Needs, backend: Chosen) -> RulePolicy<FirstCome> {
     RulePolicy { name, needs, rule: FirstCome, backend }
 }
 
 /// Builds a baseline by name.
 pub(super) fn build(
     name: &'static str,
-    parameters: BaselineParameters,
-    seed: u64,
+    (parameters, seed): (BaselineParameters, u64),
+    needs: Needs,
     kernels: &'static Kernels,
     backend: Chosen,
 ) -> Option<Box<dyn Policy>> {
@@ -114,11 +113,14 @@ pub(super) fn build(
         "vllm-legacy" => Choice::QueuedFourfold,
         "vllm-0.33" => Choice::Lagging(Lagging::new(parameters.stats_refresh_steps)),
         "sglang-total-tokens" => Choice::TotalTokens(Dispatched::default()),
-        "least-kv" => return Some(Box::new(first_come(name, false, backend))),
-        "longest-first" => return Some(Box::new(LongestFirst::new(kernels))),
+        "least-kv" => return Some(Box::new(first_come(name, needs, backend))),
+        "longest-first" => return Some(Box::new(LongestFirst::new(needs, kernels))),
         _ => return None,
     };
-    Some(Box::new(Binding { choice, queues: first_come(name, true, backend) }))
+    Some(Box::new(Binding {
+        choice,
+        queues: first_come(name, Needs { binds_on_arrival: true, ..needs }, backend),
+    }))
 }
 
 /// Binds on arrival, then serves each rank first come first served.
@@ -357,6 +359,7 @@ impl Lagging {
 /// earliest) on the worker with least (load, requests, index). Where somebody among them fits nowhere, the next ones step in.
 #[derive(Clone, Debug)]
 struct LongestFirst {
+    needs: Needs,
     loads: Loads,
     /// (load, requests, worker) of open workers, descending: the next one is the last.
     open: Vec<(i64, u64, usize)>,
@@ -366,8 +369,14 @@ struct LongestFirst {
 }
 
 impl LongestFirst {
-    fn new(kernels: &'static Kernels) -> Self {
-        Self { loads: Loads::new(kernels.loads), open: Vec::new(), admitted: Vec::new(), taken: Vec::new() }
+    fn new(needs: Needs, kernels: &'static Kernels) -> Self {
+        Self {
+            needs,
+            loads: Loads::new(kernels.loads),
+            open: Vec::new(),
+            admitted: Vec::new(),
+            taken: Vec::new(),
+        }
     }
 
     fn place(&mut self, batch: &Batch<'_>, slot: PoolSlot, score_tokens: f64, out: &mut Assignment) -> bool {
@@ -403,6 +412,10 @@ impl LongestFirst {
 impl Policy for LongestFirst {
     fn name(&self) -> &'static str {
         "longest-first"
+    }
+
+    fn needs(&self) -> Needs {
+        self.needs
     }
 
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {

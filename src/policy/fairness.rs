@@ -11,7 +11,7 @@ pub(crate) struct MeanWait {
 
 impl MeanWait {
     pub(crate) fn of(batch: &Batch<'_>) -> Self {
-        let waiting = batch.waiting().len() as f64;
+        let waiting = batch.pool().len() as f64;
         let steps = waiting * batch.traffic().mean_output_tokens as f64 / batch.slots().max(1) as f64;
         Self { steps: steps.max(1.0) }
     }

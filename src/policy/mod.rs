@@ -32,7 +32,8 @@ use crate::backend::cpu::{Isa, Kernels, Tier};
 use crate::backend::offload::Offload;
 use crate::backend::{Backend, BackendKind, Chosen};
 pub use crate::backend::{Decided, Ticket};
-use crate::batch::{Batch, Request, Worker};
+use crate::batch::{Batch, MAX_WAITING, Request, Worker};
+use crate::pool::CANDIDATE_WINDOW;
 pub use crate::rule::{Drawer, Order, Overdue, PairCost, PairView, Pin, Plan, Repair, Rule, View};
 
 /// What a policy wants to know about running requests.
@@ -57,6 +58,8 @@ pub struct Needs {
     pub projection_horizon: Option<usize>,
     /// Predicted ends this many completions ahead per worker ([`crate::batch::PredictedEnds`]).
     pub ends_per_worker: Option<usize>,
+    /// How many of the oldest requests it chooses among ([`crate::Pool::with_window`]); none for [`CANDIDATE_WINDOW`].
+    pub candidate_window: Option<usize>,
 }
 
 /// A rank as a policy that binds on arrival sees it.
@@ -142,10 +145,12 @@ pub trait Policy: Send {
 }
 
 /// Parameters of every family; each policy reads its own.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     /// Seeds the policies that draw at random.
     pub seed: u64,
+    /// Oldest waiting requests that a decision chooses among, 1..=1048576; default 4096, for every policy.
+    pub candidate_window: usize,
     /// The policies of engines in use.
     pub baseline: baseline::BaselineParameters,
     /// `br0`, `brh-survival`, `brh-exactmatch`, `brh-oracle`.
@@ -166,12 +171,31 @@ pub struct Parameters {
     pub search_by_length: bool,
 }
 
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            candidate_window: CANDIDATE_WINDOW,
+            baseline: Default::default(),
+            balance_route: Default::default(),
+            exact: Default::default(),
+            level: Default::default(),
+            isa: None,
+            backend: BackendKind::default(),
+            ascend: Default::default(),
+            lanes: None,
+            search_by_length: false,
+        }
+    }
+}
+
 impl Parameters {
     /// Checks every range.
     ///
     /// # Errors
     /// The first parameter out of its range.
     pub fn check(&self) -> Result<(), PolicyError> {
+        PolicyError::check("candidate_window", self.candidate_window as f64, 1.0, MAX_WAITING as f64)?;
         self.baseline.check()?;
         self.balance_route.check()?;
         self.exact.check()?;
@@ -270,9 +294,10 @@ fn assemble(
     } else {
         None
     };
+    let needs = Needs { forecast, candidate_window: Some(parameters.candidate_window), ..Needs::default() };
     let policy: Box<dyn Policy> = match name {
         "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
-            let policy = balance_route::BalanceRoute::new(name, &parameters.balance_route, forecast, kernels);
+            let policy = balance_route::BalanceRoute::new(name, &parameters.balance_route, needs, kernels);
             #[cfg(feature = "ascend")]
             let policy = {
                 let (device, no_device) = opened();
@@ -282,23 +307,23 @@ fn assemble(
         }
         "exact" | "exact-survival" | "exact-oracle" => {
             let horizon = forecast.map(|_| parameters.exact.horizon_steps);
-            let needs = Needs { forecast, projection_horizon: horizon, ..Needs::default() };
+            let needs = Needs { projection_horizon: horizon, ..needs };
             let rule = exact::Exact::new(parameters.exact, forecast.is_some());
             Box::new(ruled::RulePolicy { name, needs, rule, backend: backend() })
         }
         "level" | "level-exactmatch" | "level-oracle" => {
             let ends = forecast.map(|_| parameters.level.ends_per_worker);
-            let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
+            let needs = Needs { ends_per_worker: ends, ..needs };
             let rule = level::Level::new(parameters.level, forecast.is_some());
             Box::new(ruled::RulePolicy { name, needs, rule, backend: backend() })
         }
         "rollout-oracle" => {
             let ends = Some(parameters.level.ends_per_worker);
-            let needs = Needs { forecast, ends_per_worker: ends, ..Needs::default() };
+            let needs = Needs { ends_per_worker: ends, ..needs };
             let rule = rollout::Rollout::new(parameters.level);
             Box::new(ruled::RulePolicy { name, needs, rule, backend: backend() })
         }
-        _ => baseline::build(name, parameters.baseline, parameters.seed, kernels, backend())
+        _ => baseline::build(name, (parameters.baseline, parameters.seed), needs, kernels, backend())
             .ok_or_else(unknown)?,
     };
     Ok(match parameters.backend {

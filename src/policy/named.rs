@@ -72,6 +72,7 @@ macro_rules! fields {
 
 fields! {
     "seed" => seed,
+    "candidate_window" => candidate_window,
     "baseline.stats_refresh_steps" => baseline.stats_refresh_steps,
     "balance_route.greedy_slots" => balance_route.greedy_slots,
     "balance_route.subset_window" => balance_route.subset_window,

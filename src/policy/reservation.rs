@@ -48,7 +48,7 @@ impl Reservations {
         let Traffic { mean_prompt_tokens, mean_output_tokens, .. } = batch.traffic();
         let workers = batch.workers();
         self.pins.clear();
-        self.held.retain(|held| held.worker < workers.len() && pool.slot_of(held.id).is_some());
+        self.held.retain(|held| held.worker < workers.len() && batch.slot_of(held.id).is_some());
         if mean_output_tokens == 0 {
             return;
         }
@@ -75,7 +75,7 @@ impl Reservations {
             }
         }
         for &Reservation { id, worker } in &self.held {
-            let Some(slot) = pool.slot_of(id) else { continue };
+            let Some(slot) = batch.slot_of(id) else { continue };
             let tokens = i64::from(pool.request(slot).prompt_tokens);
             let fits = workers[worker].open_slots() > 0
                 && (tokens <= wanted(worker) || f64::from(pool.waited_steps(slot)) >= enter);

@@ -128,6 +128,11 @@ impl Slab {
         index
     }
 
+    /// Ids of everybody, in no order.
+    pub(super) fn ids(&self) -> Vec<u64> {
+        self.by_id.keys().copied().collect()
+    }
+
     fn remove(&mut self, index: u32) -> Active {
         let active = &mut self.entries[index as usize];
         active.live = false;
@@ -171,8 +176,6 @@ pub struct ReportCounts {
     pub late: u64,
     /// At odds with what was acknowledged before.
     pub contradictory: u64,
-    /// Acknowledging what was never sent.
-    pub refused: u64,
 }
 
 /// What is known of one worker.
@@ -233,6 +236,15 @@ impl Account {
     pub(super) fn set_capacity(&mut self, capacity_tokens: Option<u64>, share: Share) {
         self.whole_capacity_tokens = capacity_tokens;
         self.own_capacity_tokens = capacity_tokens.map(|whole| share.part(whole));
+    }
+
+    /// What runs there is ours no longer, and runs on.
+    pub(super) fn disown(&mut self) {
+        self.foreign_requests = self.foreign_requests.saturating_add(self.own.requests);
+        self.foreign_tokens = (self.foreign_tokens + self.own_tokens()).min(MAX_LOAD_TOKENS);
+        (self.own, self.unseen) = (Tally::default(), Tally::default());
+        (self.unseen_head, self.unseen_tail) = (NONE, NONE);
+        self.empty_since_ms = None;
     }
 
     /// Requests of ours that run there.
@@ -315,10 +327,29 @@ impl Account {
         self.own.base_tokens += i64::from(tokens);
     }
 
-    /// The oldest dispatch that nothing has shown, if it was made `timeout_ms` ago or earlier.
-    pub(super) fn overdue_dispatch(&self, slab: &Slab, timeout_ms: u64, now_ms: u64) -> Option<u32> {
-        let active = slab.entries.get(self.unseen_head as usize)?;
-        (now_ms.saturating_sub(active.since_ms) >= timeout_ms).then_some(self.unseen_head)
+    /// Dispatches that nothing has shown and that were made `timeout_ms` ago or earlier, the oldest first.
+    pub(super) fn overdue_dispatches<'a>(
+        &self,
+        slab: &'a Slab,
+        timeout_ms: u64,
+        now_ms: u64,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let mut at = self.unseen_head;
+        std::iter::from_fn(move || {
+            let active = slab.entries.get(at as usize)?;
+            let overdue = now_ms.saturating_sub(active.since_ms) >= timeout_ms;
+            overdue.then(|| std::mem::replace(&mut at, active.next))
+        })
+    }
+
+    /// What would be known without these dispatches, which nothing has shown; good for [`Account::settle`].
+    pub(super) fn without<'a>(&self, dispatches: impl Iterator<Item = &'a Active>) -> Self {
+        let mut account = self.clone();
+        for active in dispatches {
+            account.own.take(active);
+            account.unseen.take(active);
+        }
+        account
     }
 
     /// Takes a report in, but for its capacity. Its last dispatch was made.

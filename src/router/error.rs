@@ -1,11 +1,14 @@
 //! What a router refuses.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use thiserror::Error;
 
 use crate::batch::BatchError;
 use crate::policy::PolicyError;
 
-/// A refused call. Nothing changes then, unless the call says otherwise.
+/// A refused call. Nothing has changed then.
 #[derive(Clone, Debug, Error, PartialEq)]
 #[non_exhaustive]
 pub enum RouterError {
@@ -85,4 +88,25 @@ pub enum RouterError {
         /// Most front ends.
         limit: u32,
     },
+    /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be in disorder, the router's is not.
+    #[error("policy {policy}, or what was supplied to it, panicked: {message}")]
+    Panicked {
+        /// Name of the policy.
+        policy: &'static str,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// Runs what may be the caller's code.
+pub(super) fn unless_panicked<T>(policy: &'static str, run: impl FnOnce() -> T) -> Result<T, RouterError> {
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(|panic| RouterError::Panicked { policy, message: message_of(panic.as_ref()) })
+}
+
+/// What a panic says.
+pub(super) fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "something that is no text".to_owned())
 }

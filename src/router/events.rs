@@ -2,19 +2,29 @@
 
 use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
+use crate::pool::UNDATED;
 use crate::router::accounting::Active;
+use crate::router::error::unless_panicked;
 use crate::router::{Finished, Rank, Router, RouterError};
 
 impl Router {
     /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank itself.
     /// The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`].
     ///
+    /// `now_ms` is the clock's reading as it arrived; without one (`None`) its wait begins when the clock is next read.
+    ///
     /// # Errors
-    /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; nothing changes then.
-    pub fn enqueue(&mut self, request: Request) -> Result<(), RouterError> {
-        let request = self.admissible(request)?;
-        self.wait(request)?;
+    /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; a policy that panics.
+    pub fn enqueue(&mut self, request: Request, now_ms: impl Into<Option<u64>>) -> Result<(), RouterError> {
+        let clock = self.read(now_ms);
+        let mut request = self.admissible(request)?;
+        self.pool.check(&request)?;
+        self.bind(&mut request)?;
+        if let Some(clock) = clock {
+            self.tell(clock);
+        }
         self.arrived(&request);
+        self.wait(request, clock.map_or(UNDATED, |clock| clock.now_ms()));
         Ok(())
     }
 
@@ -33,35 +43,34 @@ impl Router {
         Ok(Request { rank: rank.map(|place| place as u32), pair_row: None, ..request })
     }
 
-    pub(super) fn wait(&mut self, request: Request) -> Result<(), RouterError> {
-        let slot = self.pool.insert(request)?;
-        if self.since_ms.len() <= slot.index() {
-            self.since_ms.resize(slot.index() + 1, 0);
+    /// A request that was checked, and bound where the policy binds, waits from now on.
+    pub(super) fn wait(&mut self, request: Request, since_ms: u64) {
+        self.pool.enter(request, since_ms);
+        let tokens = u64::from(request.prompt_tokens);
+        match request.rank {
+            None => self.rescan |= self.longest_tokens.is_some_and(|longest| tokens > longest),
+            Some(rank) => {
+                let (requests, queued_tokens) = &mut self.queued[rank as usize];
+                *requests += 1;
+                *queued_tokens += tokens;
+                self.rescan |= self.is_stranded(&request, rank as usize);
+            }
         }
-        self.since_ms[slot.index()] = self.now_ms;
-        let mut rank = request.rank;
-        if rank.is_none() && self.policy.needs().binds_on_arrival {
-            rank = self.bind(&request);
-            rank.inspect(|&rank| {
-                self.pool.bind(request.id, rank);
-            });
-        }
-        if let Some(rank) = rank {
-            let (requests, tokens) = &mut self.queued[rank as usize];
-            *requests += 1;
-            *tokens += u64::from(request.prompt_tokens);
-            self.rescan |= self.stranded(&request, rank as usize).is_some();
-        }
-        Ok(())
     }
 
-    pub(super) fn bind(&mut self, request: &Request) -> Option<u32> {
+    /// Has a policy that binds on arrival choose the rank of a request that has none.
+    pub(super) fn bind(&mut self, request: &mut Request) -> Result<(), RouterError> {
+        if request.rank.is_some() || !self.policy.needs().binds_on_arrival {
+            return Ok(());
+        }
         self.ranks.clear();
         self.ranks.extend(self.workers.iter().zip(&self.queued).map(
             |(&worker, &(queued_requests, queued_tokens))| Rank { worker, queued_requests, queued_tokens },
         ));
-        let rank = self.policy.bind(request, &self.ranks)?;
-        ((rank as usize) < self.workers.len()).then_some(rank)
+        let (policy, ranks) = (&mut self.policy, &self.ranks);
+        let rank = unless_panicked(policy.name(), || policy.bind(request, ranks))?;
+        request.rank = rank.filter(|&rank| (rank as usize) < self.workers.len());
+        Ok(())
     }
 
     /// Takes over a request that already runs on a worker (a restart, a warm start). It has no dispatch number and counts as seen.
@@ -72,8 +81,8 @@ impl Router {
         let request = Request { rank: request.rank.filter(|&rank| rank == worker), ..request };
         let request = Request { rank: request.rank.map(|_| worker), ..self.admissible(request)? };
         let id = request.id;
-        if self.pool.slot_of(id).is_some() {
-            return Err(BatchError::DuplicateId { index: self.pool.len(), id, first: 0 }.into());
+        if self.pool.contains(id) {
+            return Err(BatchError::Waits { id }.into());
         }
         let found = request.prompt_tokens;
         if found == 0 || found > MAX_PROMPT_TOKENS {
@@ -92,12 +101,16 @@ impl Router {
     ///
     /// # Errors
     /// The request does not run.
-    pub fn finish(&mut self, id: u64) -> Result<Finished, RouterError> {
+    pub fn finish(&mut self, id: u64, now_ms: impl Into<Option<u64>>) -> Result<Finished, RouterError> {
+        let clock = self.read(now_ms);
         let (active, generated_tokens) = self.leave_worker(id)?;
+        if let Some(clock) = clock {
+            self.tell(clock);
+        }
         self.counters.finished += 1;
         self.meter.finished(generated_tokens);
         if let Some(foresight) = &mut self.foresight {
-            foresight.classifier.finished(&Running {
+            foresight.finished(&Running {
                 id,
                 prompt_tokens: active.request.prompt_tokens,
                 prompt_hash: active.request.prompt_hash,
@@ -111,11 +124,18 @@ impl Router {
     ///
     /// # Errors
     /// The request neither waits nor runs.
-    pub fn abort(&mut self, id: u64) -> Result<Option<u32>, RouterError> {
-        let worker = match self.leave_pool(id) {
-            Some(_) => None,
+    pub fn abort(&mut self, id: u64, now_ms: impl Into<Option<u64>>) -> Result<Option<u32>, RouterError> {
+        let clock = self.read(now_ms);
+        let worker = match self.pool.leave(id) {
+            Some(waiting) => {
+                self.left_queue(waiting.request);
+                None
+            }
             None => Some(self.leave_worker(id)?.0.worker),
         };
+        if let Some(clock) = clock {
+            self.tell(clock);
+        }
         self.counters.aborted += 1;
         self.forget(id);
         Ok(worker)
@@ -136,7 +156,7 @@ impl Router {
     /// Tells the classifier the true output length of a request: only an oracle listens.
     pub fn tell_length(&mut self, id: u64, output_tokens: u32) {
         if let Some(foresight) = &mut self.foresight {
-            foresight.classifier.told(id, output_tokens);
+            foresight.told(id, output_tokens);
         }
     }
 
@@ -181,7 +201,7 @@ impl Router {
         let place = self.place_of(worker)?;
         self.check_progress(worker, tokens)?;
         let account = &mut self.accounts[place];
-        account.grow(&mut self.slab, index, tokens, self.now_ms);
+        account.grow(&mut self.slab, index, tokens, self.clock.now_ms());
         let generated = account.generated_tokens(&self.slab.entries[index as usize]);
         self.settle(place);
         self.tick(born_step + i64::from(generated) - self.now);

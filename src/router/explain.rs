@@ -3,7 +3,7 @@
 use crate::assignment::{Assignment, WaitReason};
 use crate::batch::{Batch, Worker};
 use crate::policy::Policy;
-use crate::router::{Router, RouterError};
+use crate::router::Router;
 
 /// How it was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub(super) struct Explainer {
     /// Row of each pool slot.
     row_of: Vec<u32>,
     explained: Vec<Explanation>,
+    /// Of the decision under way.
+    fresh: Vec<Explanation>,
     /// The oldest placement, once as many are kept as may be.
     oldest: usize,
 }
@@ -73,11 +75,23 @@ pub(super) struct Explainer {
 impl Explainer {
     pub(super) fn clear(&mut self) {
         self.explained.clear();
+        self.fresh.clear();
         self.oldest = 0;
         self.scored = false;
     }
 
-    /// As a step begins.
+    /// A decision begins that may yet fail.
+    pub(super) fn begin(&mut self) {
+        self.fresh.clear();
+    }
+
+    /// It stands: what was explained before it goes.
+    pub(super) fn keep(&mut self) {
+        std::mem::swap(&mut self.explained, &mut self.fresh);
+        self.oldest = 0;
+    }
+
+    /// As a window is decided.
     pub(super) fn look(&mut self, policy: &mut dyn Policy, batch: &Batch<'_>) {
         if !self.on {
             return;
@@ -106,7 +120,7 @@ impl Explainer {
                     let lighter = workers[b].load_tokens.cmp(&workers[a].load_tokens);
                     scores[a].total_cmp(&scores[b]).then(lighter).then(b.cmp(&a))
                 });
-            self.explained.push(Explanation {
+            self.fresh.push(Explanation {
                 id: admission.id,
                 decided: Decided::Step,
                 worker: Some(ids[chosen]),
@@ -152,25 +166,20 @@ impl Router {
 
     /// Why a request was admitted by the last step or placed since, where that is kept ([`Router::set_explaining`]), or why it waits as
     /// things stand, always. None for a request that neither waits nor was decided lately.
-    ///
-    /// # Errors
-    /// As [`Router::waiting`].
-    pub fn explain(&self, id: u64) -> Result<Option<Explanation>, RouterError> {
-        if let Some(slot) = self.pool.slot_of(id) {
-            let mut reasons = Vec::new();
-            self.waiting_into(&mut reasons)?;
-            let reason = reasons.iter().find(|&&(other, _)| other == id).map(|&(_, reason)| reason);
-            return Ok(Some(Explanation {
+    #[must_use]
+    pub fn explain(&self, id: u64) -> Option<Explanation> {
+        if let Some((slot, request, waited_steps)) = self.pool.find(id) {
+            return Some(Explanation {
                 id,
-                decided: Decided::Waits(reason.unwrap_or(WaitReason::Deferred)),
+                decided: Decided::Waits(self.reasons().of(slot, &request)),
                 worker: None,
                 score_tokens: f64::NAN,
                 opening_score_tokens: f64::NAN,
                 runner_up: None,
                 margin_tokens: f64::NAN,
-                waited_steps: self.pool.waited_steps(slot),
-            }));
+                waited_steps,
+            });
         }
-        Ok(self.explainer.explained.iter().rev().find(|explained| explained.id == id).copied())
+        self.explainer.explained.iter().rev().find(|explained| explained.id == id).copied()
     }
 }

@@ -1,14 +1,20 @@
 //! Keeps predictions of running requests current; only there when the policy needs them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::batch::PredictedEnd;
 use crate::forecast::projection::EventBuckets;
-use crate::forecast::{Running, TerminationClassifier};
+use crate::forecast::{Running, Termination, TerminationClassifier};
 use crate::policy::Needs;
 use crate::router::RouterConfig;
 use crate::router::accounting::{Active, Slab};
+use crate::router::error::message_of;
 
 pub(super) struct Foresight {
-    pub classifier: Box<dyn TerminationClassifier>,
+    /// May be anybody's: only [`Foresight::ask`] calls it.
+    classifier: Box<dyn TerminationClassifier>,
+    /// What its last panic said, until a step tells.
+    panicked: Option<String>,
     pub buckets: EventBuckets,
     pub needs: Needs,
     /// Running requests by the step, modulo the refresh, at which they are predicted again.
@@ -32,6 +38,7 @@ impl Foresight {
             .saturating_add(config.refresh_steps);
         Self {
             classifier,
+            panicked: None,
             buckets: EventBuckets::new(config.workers.len(), window.clamp(1, 1 << 16)),
             needs,
             phases: vec![Vec::new(); config.refresh_steps.clamp(1, 1 << 16) as usize],
@@ -41,6 +48,39 @@ impl Foresight {
             offsets: Vec::new(),
             ends: Vec::new(),
         }
+    }
+
+    fn ask<T>(&mut self, otherwise: T, ask: impl FnOnce(&mut dyn TerminationClassifier) -> T) -> T {
+        let classifier = self.classifier.as_mut();
+        catch_unwind(AssertUnwindSafe(|| ask(classifier))).unwrap_or_else(|panic| {
+            self.panicked = Some(message_of(panic.as_ref()));
+            otherwise
+        })
+    }
+
+    /// What a panic of the classifier said since this was last asked.
+    pub(super) fn panic(&mut self) -> Option<String> {
+        self.panicked.take()
+    }
+
+    pub(super) fn finished(&mut self, request: &Running) {
+        self.ask((), |classifier| classifier.finished(request));
+    }
+
+    pub(super) fn aborted(&mut self, id: u64) {
+        self.ask((), |classifier| classifier.aborted(id));
+    }
+
+    pub(super) fn told(&mut self, id: u64, output_tokens: u32) {
+        self.ask((), |classifier| classifier.told(id, output_tokens));
+    }
+
+    /// Nobody runs any more.
+    pub(super) fn forget_running(&mut self, workers: usize) {
+        self.buckets = EventBuckets::new(workers, self.buckets.window_steps());
+        self.phases.iter_mut().for_each(Vec::clear);
+        self.due.clear();
+        self.passed.clear();
     }
 
     /// A request begins to run; `place` is the dense index of its worker.
@@ -87,12 +127,13 @@ impl Foresight {
         // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes to it.
         let horizon = self.buckets.window_steps();
         let in_steps = if self.needs.projection_horizon.is_some() {
-            let termination = self.classifier.predict(&running, horizon);
+            let termination =
+                self.ask(Termination::NEVER, |classifier| classifier.predict(&running, horizon));
             let counted = termination.counted_steps(horizon).round() as u32;
             // Counted over the whole window: unless it is expected to end with it, it is taken to go on.
             (counted < horizon || termination.probability >= 0.5).then_some(counted)
         } else {
-            self.classifier.end_in(&running, horizon)
+            self.ask(None, |classifier| classifier.end_in(&running, horizon))
         };
         let kv_tokens = u64::from(active.request.prompt_tokens) + u64::from(generated);
         self.buckets.set(index, place as u32, kv_tokens, in_steps);

@@ -1,10 +1,11 @@
 //! How it stands, in plain numbers: for exporters, dashboards and tests.
 
 use crate::assignment::WaitReason;
+use crate::pool::UNDATED;
+use crate::router::Router;
 use crate::router::accounting::ReportCounts;
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
-use crate::router::{Router, RouterError};
 
 /// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`, bucket 0 zeros; the last one
 /// all that are longer.
@@ -77,6 +78,8 @@ pub struct Counters {
     pub preempted: u64,
     /// Requests returned, in the order of [`ReturnReason::ALL`].
     pub returned: [u64; ReturnReason::ALL.len()],
+    /// Jumps of the caller's clock ([`super::FORWARD_JUMP_MS`]).
+    pub clock_jumps: u64,
     /// Time of a decision that had somebody and a slot to decide on, or of a placement, in nanoseconds.
     pub decide_ns: Histogram,
     /// Waits of the admitted, in milliseconds of the caller's clock.
@@ -158,16 +161,12 @@ pub struct Metrics {
     pub longest_wait_ms: u64,
     /// What has happened so far.
     pub counters: Counters,
-    reasons: Vec<(u64, WaitReason)>,
 }
 
 impl Router {
     /// Fills in how it stands. Nothing of it is computed before.
-    ///
-    /// # Errors
-    /// As [`Router::waiting`].
-    pub fn metrics(&self, metrics: &mut Metrics) -> Result<(), RouterError> {
-        metrics.now_ms = self.now_ms;
+    pub fn metrics(&self, metrics: &mut Metrics) {
+        metrics.now_ms = self.clock.told_ms();
         metrics.step = self.now.max(0) as u64;
         metrics.ranks.clear();
         let mut sum = 0.0;
@@ -193,7 +192,7 @@ impl Router {
                 dispatches: account.sent,
                 acknowledged: account.acknowledged,
                 unseen: account.unseen(),
-                report_age_ms: account.reported_ms.map(|then| self.now_ms - then),
+                report_age_ms: account.reported_ms.map(|then| self.now_ms() - then),
                 reports: account.counts,
             });
         }
@@ -201,15 +200,26 @@ impl Router {
         metrics.waiting = self.pool.len() as u64;
         metrics.running = self.slab.len() as u64;
         metrics.longest_wait_steps = self.pool.longest_wait_steps();
-        metrics.longest_wait_ms =
-            self.pool.iter().next().map_or(0, |(slot, ..)| self.now_ms - self.since_ms[slot.index()]);
+        let first_ms = self.pool.first_since_ms().filter(|&since_ms| since_ms != UNDATED);
+        metrics.longest_wait_ms = first_ms.map_or(0, |since_ms| self.now_ms() - since_ms);
         metrics.waiting_by_reason = Default::default();
-        self.waiting_into(&mut metrics.reasons)?;
-        for &(_, reason) in &metrics.reasons {
-            metrics.waiting_by_reason[reason as usize] += 1;
+        let by_reason = &mut metrics.waiting_by_reason;
+        let reasons = self.reasons();
+        for (slot, request, _) in self.pool.candidates().iter() {
+            by_reason[reasons.of(Some(slot), request) as usize] += 1;
+        }
+        // Of those behind the window only ranks and lengths are known, of most of them together.
+        for (rank, count) in self.pool.queued() {
+            let Some(most_tokens) = reasons.most_tokens(rank) else {
+                by_reason[reasons.without_slot(rank) as usize] += count as u64;
+                continue;
+            };
+            let placeable = self.pool.queued_of_at_most(rank, most_tokens);
+            by_reason[WaitReason::OutsideWindow as usize] += placeable as u64;
+            by_reason[WaitReason::NoCapacity as usize] += (count - placeable) as u64;
         }
         metrics.counters = self.counters;
-        Ok(())
+        metrics.counters.clock_jumps = self.clock.jumps;
     }
 
     /// What has happened so far.

@@ -12,12 +12,27 @@
 //! | [`Router::report`] | what a worker measured, and the last dispatch that it had seen |
 //! | [`Router::add_worker`], [`Router::drain_worker`], [`Router::remove_worker`] | a worker joins, takes nobody new, is gone |
 //! | [`Router::explain`], [`Router::waiting`], [`Router::metrics`] | why; how it stands |
+//! | [`Router::recover`] | everybody comes back, and it begins anew |
 //!
-//! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from `remove_worker`.
+//! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from `remove_worker` or `recover`.
+//!
+//! # A call is whole or not at all
+//! A call that returns an error has changed nothing: [`Router::waiting`], [`Router::metrics`] and the next plan are those that would have been without it.
+//! A step first decides, windows and pair terms included, and then does what it has decided. What the caller supplies (a policy, pair terms, a
+//! classifier) may panic: that is an error too ([`RouterError::Panicked`]). The memory of a policy or a classifier is its own business.
 //!
 //! # Clocks
-//! `now_ms` is the caller's clock in milliseconds, any origin; it never runs backwards here: the latest value given counts, also for calls that
-//! carry none. Timeouts and expiry go by it.
+//! `now_ms` is the caller's clock in milliseconds, any origin. Time begins at its first reading and never runs backwards; calls that carry no reading
+//! happen at the last one, except that a request that is enqueued without begins to wait when the clock is next read. Timeouts and expiry go by it.
+//! A reading more than [`FORWARD_JUMP_MS`] ahead of the last, or more than [`BACKWARD_JUMP_MS`] behind it, is a *jump*: no time has passed by it, time
+//! goes on from there, and it is counted ([`Counters::clock_jumps`]). So a clock that is set neither expires who waits nor stops their time. Two
+//! clocks that disagree by more than that may alternate; time follows the one that is ahead.
+//!
+//! # Windows
+//! A step chooses among the oldest requests, [`crate::policy::Needs::candidate_window`] of them. When it has left none of them that may enter an open worker (by
+//! slots, room, rank and eligibility) although slots are open and others wait behind, the window moves on past them for that step: to the next, in order
+//! of arrival, whose length and rank fit, and again until slots or requests run out. So no slot stays empty for want of somebody who is only far behind,
+//! and no step looks at a million: those who do not fit are passed over a thousand at a time.
 //!
 //! Waits and forecasts go by the *step clock*. [`Router::advance`] moves it by one; progress moves it when a worker, or a request by itself, gets
 //! ahead of it. So with lock-step workers that report one by one it counts steps, and with speculative decoding the tokens of the fastest.
@@ -39,6 +54,7 @@
 //! found by the standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever decides anything.
 
 mod accounting;
+mod clock;
 mod config;
 mod error;
 mod events;
@@ -48,6 +64,7 @@ mod metrics;
 mod pairs;
 mod placement;
 mod plan;
+mod recover;
 mod report;
 mod returns;
 mod step;
@@ -55,6 +72,7 @@ mod traffic;
 mod workers;
 
 pub use self::accounting::ReportCounts;
+pub use self::clock::{BACKWARD_JUMP_MS, FORWARD_JUMP_MS};
 pub use self::config::{Mode, RouterConfig, Share, WorkerConfig};
 pub use self::error::RouterError;
 pub use self::explain::{Decided, Explanation, RunnerUp};
@@ -65,14 +83,16 @@ pub use self::report::{Verdict, WorkerReport};
 pub use self::traffic::TrafficMeter;
 
 use self::accounting::{Account, Active, Slab};
+use self::clock::Clock;
 use self::explain::Explainer;
 use self::foresight::Foresight;
 use self::pairs::PairRows;
-use crate::assignment::{Assignment, WaitReason};
+use self::step::Planned;
+use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
 use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::{TerminationClassifier, classifier_for};
 use crate::policy::{self, Parameters, Policy, Rank};
-use crate::pool::Pool;
+use crate::pool::{CANDIDATE_WINDOW, Pool, Waiting};
 
 /// Decides step after step for one cluster.
 pub struct Router {
@@ -81,10 +101,8 @@ pub struct Router {
     foresight: Option<Foresight>,
     /// The step clock.
     now: i64,
-    now_ms: u64,
+    clock: Clock,
     pool: Pool,
-    /// When the request in each pool slot began to wait.
-    since_ms: Vec<u64>,
     // One entry per worker, in order of id.
     ids: Vec<u32>,
     workers: Vec<Worker>,
@@ -93,6 +111,8 @@ pub struct Router {
     next_id: u32,
     /// Whether any worker's KV cache is bounded.
     bounded: bool,
+    /// The longest request that some worker could take if it were empty, if there is such a bound.
+    longest_tokens: Option<u64>,
     /// Whether a waiting request may have become one that no worker will ever take.
     rescan: bool,
     ranks: Vec<Rank>,
@@ -100,10 +120,12 @@ pub struct Router {
     meter: TrafficMeter,
     /// Rows of the last step with pair terms; every `pair_row` in the pool points into it.
     pair_rows: PairRows,
+    /// Those of the step under way.
+    next_rows: PairRows,
     assignment: Assignment,
+    /// Before the step under way and after it.
+    balance: (Balance, Balance),
     plan: Plan,
-    /// Whether the caller has been given the plan's returned requests.
-    told: bool,
     /// Left since.
     pending: Vec<Returned>,
     explainer: Explainer,
@@ -115,7 +137,20 @@ pub struct Router {
     taken: Vec<u32>,
     stamps: Vec<u64>,
     stamp: u64,
+    /// Who leaves the pool with the step under way, and who is admitted by it.
     leaving: Vec<(u64, ReturnReason)>,
+    planned: Vec<Planned>,
+    left: Vec<Waiting>,
+    /// Dispatches that come back with it, by their place in the slab.
+    silent: Vec<u32>,
+    /// The workers as the next window finds them, where they are not as they were.
+    later: Vec<Worker>,
+    changed: bool,
+    most_tokens: Vec<Option<i64>>,
+    /// Rows before the step under way, of the oldest in order of arrival.
+    former_rows: Vec<Option<u32>>,
+    /// Rows that it asked for, where the window was moved.
+    asked: Vec<(u64, Option<u32>)>,
 }
 
 impl Router {
@@ -140,6 +175,7 @@ impl Router {
     ) -> Result<Self, RouterError> {
         config.check()?;
         let needs = policy.needs();
+        let window = needs.candidate_window.unwrap_or(CANDIDATE_WINDOW);
         let foresight = classifier
             .filter(|_| needs.forecast.is_some())
             .map(|classifier| Foresight::new(classifier, needs, &config));
@@ -149,23 +185,24 @@ impl Router {
             policy,
             foresight,
             now: 0,
-            now_ms: 0,
-            pool: Pool::new(),
-            since_ms: Vec::new(),
+            clock: Clock::default(),
+            pool: Pool::with_window(window),
             ids: Vec::new(),
             workers: Vec::new(),
             accounts: Vec::new(),
             queued: Vec::new(),
             next_id: 0,
             bounded: false,
+            longest_tokens: None,
             rescan: false,
             ranks: Vec::new(),
             slab: Slab::default(),
             meter: TrafficMeter::new(),
             pair_rows: PairRows::default(),
+            next_rows: PairRows::default(),
             assignment: Assignment::new(),
+            balance: Default::default(),
             plan: Plan::default(),
-            told: true,
             pending: Vec::new(),
             explainer: Explainer::default(),
             counters: Counters::default(),
@@ -175,6 +212,14 @@ impl Router {
             stamps: Vec::new(),
             stamp: 0,
             leaving: Vec::new(),
+            planned: Vec::new(),
+            left: Vec::new(),
+            silent: Vec::new(),
+            later: Vec::new(),
+            changed: false,
+            most_tokens: Vec::new(),
+            former_rows: Vec::new(),
+            asked: Vec::new(),
         };
         for worker in &joining {
             router.join(worker);
@@ -185,32 +230,31 @@ impl Router {
     // What can be asked.
 
     /// Why each request still waits, as things stand, in arrival order. Costs nothing when not asked for.
-    ///
-    /// # Errors
-    /// None in practice: the batch is one that a step would be given.
-    pub fn waiting(&self) -> Result<Vec<(u64, WaitReason)>, RouterError> {
+    #[must_use]
+    pub fn waiting(&self) -> Vec<(u64, WaitReason)> {
         let mut reasons = Vec::new();
-        self.waiting_into(&mut reasons)?;
-        Ok(reasons)
+        self.waiting_into(&mut reasons);
+        reasons
     }
 
     /// The same into a buffer, which is cleared first.
-    ///
-    /// # Errors
-    /// As [`Router::waiting`].
-    pub fn waiting_into(&self, reasons: &mut Vec<(u64, WaitReason)>) -> Result<(), RouterError> {
-        reasons.clear();
-        if self.workers.is_empty() {
-            reasons.extend(self.pool.iter().map(|(_, request, _)| (request.id, WaitReason::NoSlot)));
-            return Ok(());
-        }
+    pub fn waiting_into(&self, into: &mut Vec<(u64, WaitReason)>) {
+        into.clear();
+        let reasons = self.reasons();
+        into.extend(
+            self.pool.iter_with_slots().map(|(slot, request, _)| (request.id, reasons.of(slot, &request))),
+        );
+    }
+
+    /// Why requests wait, as things stand.
+    fn reasons(&self) -> Reasons<'_> {
+        // Every part of it was checked when it came in.
         let batch = Batch::draft(&self.workers, &self.pool)
             .request_growth(self.headroom_steps())
             .pairs(self.pair_rows.pairs())
-            .check()?;
+            .unchecked();
         let nothing = Assignment { passed_over: self.assignment.passed_over, ..Assignment::new() };
-        reasons.extend(nothing.waiting(&batch));
-        Ok(())
+        Reasons::new(batch, &nothing)
     }
 
     /// The workers as a step sees them, in order of id.
@@ -282,29 +326,59 @@ impl Router {
         self.accounts[place].settle(headroom_steps, &mut self.workers[place]);
     }
 
-    /// Takes a request out of the pool; its rank is an id then.
-    fn leave_pool(&mut self, id: u64) -> Option<Request> {
-        let mut request = self.pool.remove(id)?;
+    /// The time.
+    fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// Takes a reading of the clock.
+    fn tell(&mut self, clock: Clock) {
+        self.clock = clock;
+        self.pool.date(clock.now_ms());
+    }
+
+    /// What the clock would be after a call that may carry a reading.
+    fn read(&self, now_ms: impl Into<Option<u64>>) -> Option<Clock> {
+        Some(self.clock.read(now_ms.into()?))
+    }
+
+    /// What is counted of a request that waits for one worker ends; its rank is an id then.
+    fn left_queue(&mut self, mut request: Request) -> Request {
         if let Some(rank) = &mut request.rank {
             let (requests, tokens) = &mut self.queued[*rank as usize];
             *requests -= 1;
             *tokens -= u64::from(request.prompt_tokens);
             *rank = self.ids[*rank as usize];
         }
-        Some(request)
+        request
+    }
+
+    /// Rows of pair terms have an entry for each worker: they end with the workers of their step.
+    fn drop_rows(&mut self) {
+        if !self.pair_rows.is_empty() {
+            self.pair_rows.clear();
+            self.pool.set_pair_rows(|_| None);
+        }
+    }
+
+    /// Workers or their capacities are others now.
+    fn limits_changed(&mut self) {
+        self.bounded = self.accounts.iter().any(|account| account.whole_capacity_tokens.is_some());
+        self.longest_tokens = if self.bounded { self.find_longest_tokens() } else { None };
+        self.rescan = true;
     }
 
     /// A request begins to run.
     fn begin(&mut self, request: Request, place: usize, generated_tokens: u32, dispatched: bool) -> Dispatch {
-        let (worker, generated) = (self.ids[place], i64::from(generated_tokens));
+        let (worker, generated, now_ms) = (self.ids[place], i64::from(generated_tokens), self.now_ms());
         let account = &mut self.accounts[place];
         if account.running() == 0 {
             // Nobody's length depends on the growth of an empty worker: it comes along.
             account.grown_tokens = self.now;
         }
         let (born_tokens, born_step) = (account.grown_tokens - generated, self.now - generated);
-        let index = self.slab.insert(Active::new(request, worker, born_tokens, born_step, self.now_ms));
-        let number = account.begin(&mut self.slab, index, dispatched.then_some(self.now_ms));
+        let index = self.slab.insert(Active::new(request, worker, born_tokens, born_step, now_ms));
+        let number = account.begin(&mut self.slab, index, dispatched.then_some(now_ms));
         self.settle(place);
         if let Some(foresight) = &mut self.foresight {
             foresight.begin(&mut self.slab, index, place, generated_tokens);
@@ -348,20 +422,20 @@ mod tests {
     #[test]
     fn a_request_is_counted_from_arrival_to_end() {
         let mut router = router("level", 2, 1);
-        router.enqueue(Request::new(1, 100)).unwrap();
-        router.enqueue(Request::new(2, 50)).unwrap();
-        router.enqueue(Request::new(3, 70)).unwrap();
+        router.enqueue(Request::new(1, 100), None).unwrap();
+        router.enqueue(Request::new(2, 50), None).unwrap();
+        router.enqueue(Request::new(3, 70), None).unwrap();
         assert_eq!(router.step(0).unwrap().admissions.len(), 2);
-        assert_eq!(router.waiting().unwrap().len(), 1);
-        assert_eq!(router.waiting().unwrap()[0].1, WaitReason::NoSlot);
+        assert_eq!(router.waiting().len(), 1);
+        assert_eq!(router.waiting()[0].1, WaitReason::NoSlot);
         let before: u64 = router.workers().iter().map(|w| w.load_tokens).sum();
         router.advance();
         assert_eq!(router.workers().iter().map(|w| w.load_tokens).sum::<u64>(), before + 2);
         let first = router.plan().admissions[0].id;
-        assert_eq!(router.finish(first).unwrap().generated_tokens, 1);
-        assert_eq!(router.finish(first), Err(RouterError::Unknown { id: first }));
+        assert_eq!(router.finish(first, None).unwrap().generated_tokens, 1);
+        assert_eq!(router.finish(first, None), Err(RouterError::Unknown { id: first }));
         assert_eq!(router.step(0).unwrap().admissions.len(), 1);
-        router.abort(router.plan().admissions[0].id).unwrap();
+        router.abort(router.plan().admissions[0].id, None).unwrap();
         assert_eq!(router.running_len(), 1);
         assert!(router.pool().is_empty());
     }
@@ -369,15 +443,18 @@ mod tests {
     #[test]
     fn refusals_change_nothing() {
         let mut router = router("level", 2, 2);
-        router.enqueue(Request::new(1, 100)).unwrap();
-        assert!(router.enqueue(Request::new(1, 100)).is_err());
-        assert!(router.enqueue(Request::new(2, 0)).is_err());
+        router.enqueue(Request::new(1, 100), None).unwrap();
+        assert!(router.enqueue(Request::new(1, 100), None).is_err());
+        assert!(router.enqueue(Request::new(2, 0), None).is_err());
         assert_eq!(
-            router.enqueue(Request::new(2, 1).bound_to(2)),
+            router.enqueue(Request::new(2, 1).bound_to(2), None),
             Err(RouterError::Worker { workers: 2, found: 2 })
         );
         router.step(0).unwrap();
-        assert!(matches!(router.enqueue(Request::new(1, 100)), Err(RouterError::Running { id: 1, .. })));
+        assert!(matches!(
+            router.enqueue(Request::new(1, 100), None),
+            Err(RouterError::Running { id: 1, .. })
+        ));
         assert_eq!(router.pool().len(), 0);
         assert_eq!(router.preempt(9), Err(RouterError::Unknown { id: 9 }));
         assert!(router.set_accepting(7, false).is_err());
@@ -415,8 +492,8 @@ mod tests {
             }
         }
         let mut router = Router::with_policy(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();
-        router.enqueue(Request::new(1, 10)).unwrap();
-        router.enqueue(Request::new(2, 10)).unwrap();
+        router.enqueue(Request::new(1, 10), None).unwrap();
+        router.enqueue(Request::new(2, 10), None).unwrap();
         assert_eq!(router.step(0).unwrap_err(), RouterError::Refused { policy: "twice", id: 2, worker: 0 });
         assert_eq!((router.pool().len(), router.running_len()), (2, 0));
     }
@@ -424,13 +501,13 @@ mod tests {
     #[test]
     fn a_preempted_request_comes_back_longer() {
         let mut router = router("level", 1, 2);
-        router.enqueue(Request::new(1, 100)).unwrap();
+        router.enqueue(Request::new(1, 100), None).unwrap();
         router.step(0).unwrap();
         (0..5).for_each(|_| router.advance());
         let again = router.preempt(1).unwrap();
         assert_eq!(again.prompt_tokens, 105);
         assert_eq!(router.workers()[0].load_tokens, 0);
-        router.enqueue(again).unwrap();
+        router.enqueue(again, None).unwrap();
         assert_eq!(router.step(0).unwrap().admissions[0].prompt_tokens, 105);
     }
 
@@ -447,30 +524,30 @@ mod tests {
             request.id == 2
         };
         // A row that the caller names is nobody's.
-        router.enqueue(Request::new(1, 100).pairs(7)).unwrap();
-        router.enqueue(Request::new(2, 100)).unwrap();
+        router.enqueue(Request::new(1, 100).pairs(7), None).unwrap();
+        router.enqueue(Request::new(2, 100), None).unwrap();
         router.step_with(0, &mut likes).unwrap();
         assert_eq!(router.running_on(2), Some(1));
         assert_eq!(router.running_on(1), Some(0));
-        router.enqueue(Request::new(3, 100)).unwrap();
-        router.enqueue(Request::new(4, 100)).unwrap();
+        router.enqueue(Request::new(3, 100), None).unwrap();
+        router.enqueue(Request::new(4, 100), None).unwrap();
         router.step_with(0, &mut likes).unwrap();
         assert_eq!(asked, [1, 2, 3, 4]);
         // Full: nobody is asked, and the reasons can still be read; later steps without terms know nothing of rows.
         let again = router.preempt(2).unwrap();
         assert_eq!(again.pair_row, None);
-        router.enqueue(again).unwrap();
-        router.enqueue(Request::new(5, 100)).unwrap();
+        router.enqueue(again, None).unwrap();
+        router.enqueue(Request::new(5, 100), None).unwrap();
         router
             .step_by_reference_with(0, &mut |_: &Request, bonus: &mut [f32]| {
                 bonus[0] = 1.0;
                 true
             })
             .unwrap();
-        assert_eq!(router.waiting().unwrap(), [(2, WaitReason::NoSlot), (5, WaitReason::NoSlot)]);
-        router.finish(1).unwrap();
+        assert_eq!(router.waiting(), [(2, WaitReason::NoSlot), (5, WaitReason::NoSlot)]);
+        router.finish(1, None).unwrap();
         assert_eq!(router.step(0).unwrap().admissions[0].id, 2);
-        assert!(router.pair_rows.is_empty() && !router.pool().any_pair_terms());
+        assert!(router.pair_rows.is_empty() && !router.pool().candidates().any_pair_terms());
     }
 
     #[test]
@@ -479,11 +556,11 @@ mod tests {
         let config = RouterConfig { headroom_steps: 100, ..RouterConfig::uniform(1, worker) };
         let mut router = Router::new(config, "level", &Parameters::default()).unwrap();
         for id in 0..4 {
-            router.enqueue(Request::new(id, 300)).unwrap();
+            router.enqueue(Request::new(id, 300), None).unwrap();
         }
         // 300 + 100 each: two fit into 1000.
         assert_eq!(router.step(0).unwrap().admissions.len(), 2);
-        assert!(router.waiting().unwrap().iter().all(|&(_, reason)| reason == WaitReason::NoCapacity));
+        assert!(router.waiting().iter().all(|&(_, reason)| reason == WaitReason::NoCapacity));
     }
 
     /// Plays random events and compares what a policy is shown with a naive model of the truth.
@@ -504,7 +581,7 @@ mod tests {
                 let (tokens, output) = (1 + next(500) as u32, 1 + next(60) as u32);
                 router.tell_length(id, output);
                 outputs.insert(id, (tokens, output));
-                router.enqueue(Request::new(id, tokens)).unwrap();
+                router.enqueue(Request::new(id, tokens), None).unwrap();
                 id += 1;
             }
             router.step(0).unwrap();
@@ -535,7 +612,7 @@ mod tests {
             let over: Vec<u64> =
                 ends.iter().filter(|(_, (_, end, _))| *end == now + 1).map(|(&id, _)| id).collect();
             for id in over {
-                assert_eq!(router.finish(id).unwrap().generated_tokens, outputs[&id].1);
+                assert_eq!(router.finish(id, None).unwrap().generated_tokens, outputs[&id].1);
                 ends.remove(&id);
             }
         }

@@ -2,11 +2,11 @@
 
 use half::f16;
 
-use crate::batch::{Pairs, Request};
+use crate::batch::{BatchError, MAX_BONUS_TOKENS, Pairs, Request, all_ones};
 
 /// What a waiting request gains on single workers, and which may take it: prefix affinity, adapters, tenants, as the caller knows them.
 ///
-/// Asked for every waiting request before each [`crate::Router::step_with`] that can admit anybody. A closure of the shape of [`PairTerms::bonus`]
+/// Asked for every candidate of each [`crate::Router::step_with`] that can admit anybody; what it answers lives for that step. A closure of the shape of [`PairTerms::bonus`]
 /// is one too. Workers stand in the order of [`crate::Router::worker_ids`].
 pub trait PairTerms {
     /// Writes the bonus in tokens on each worker into `bonus_tokens`, which is zero. False when there is none: without terms of their own
@@ -53,41 +53,63 @@ impl PairRows {
         self.rows == 0
     }
 
-    /// The row of a request, if it has terms of its own.
+    /// The row of a request, if it has terms that say anything; `workers` are the ids of the workers.
+    ///
+    /// # Errors
+    /// A bonus past its limits; nothing is kept of the row then.
     pub(super) fn add(
         &mut self,
-        workers: usize,
+        workers: &[u32],
         request: &Request,
         terms: &mut (impl PairTerms + ?Sized),
-    ) -> Option<u32> {
-        let (half, words) = (terms.stores_half(), workers.div_ceil(64));
+    ) -> Result<Option<u32>, BatchError> {
+        let (half, words) = (terms.stores_half(), workers.len().div_ceil(64));
         // In half precision the row of `f32` is scratch.
-        let from = if half { 0 } else { self.bonus_tokens.len() };
+        let from = if half { 0 } else { self.rows as usize * workers.len() };
+        let mask_from = self.rows as usize * words;
+        // What a call that panicked has left goes.
         self.bonus_tokens.truncate(from);
-        self.bonus_tokens.resize(from + workers, 0.0);
-        let bonus = terms.bonus(request, &mut self.bonus_tokens[from..]);
-        let mask_from = self.eligible.len();
+        self.bonus_tokens.resize(from + workers.len(), 0.0);
+        self.eligible.truncate(mask_from);
         self.eligible.resize(mask_from + words, u64::MAX);
+        let bonus = terms.bonus(request, &mut self.bonus_tokens[from..]);
         let mask = terms.eligible(request, &mut self.eligible[mask_from..]);
-        if !bonus && !mask {
-            self.bonus_tokens.truncate(from);
-            self.eligible.truncate(mask_from);
-            return None;
-        }
         // What was written and then disowned does not count.
         if !bonus {
             self.bonus_tokens[from..].fill(0.0);
         }
-        if !mask {
+        let limit = if half { f16::MAX.to_f32() } else { MAX_BONUS_TOKENS };
+        let (mut any, mut within) = (false, true);
+        for &tokens in &self.bonus_tokens[from..] {
+            any |= tokens.abs() >= 0.5;
+            within &= tokens.abs() <= limit;
+        }
+        if !within {
+            let at = self.bonus_tokens[from..]
+                .iter()
+                .position(|tokens| !(tokens.abs() <= limit))
+                .unwrap_or_default();
+            let found = self.bonus_tokens[from + at];
+            self.bonus_tokens.truncate(from);
+            self.eligible.truncate(mask_from);
+            return Err(BatchError::Bonus { id: request.id, worker: workers[at], limit, found });
+        }
+        let masked = mask && !all_ones(&self.eligible[mask_from..], workers.len());
+        if !any && !masked {
+            self.bonus_tokens.truncate(from);
+            self.eligible.truncate(mask_from);
+            return Ok(None);
+        }
+        if !masked {
             self.eligible[mask_from..].fill(u64::MAX);
         }
         if half {
             self.bonus_half_tokens.extend(self.bonus_tokens.iter().map(|&tokens| f16::from_f32(tokens)));
         }
-        self.any_bonus |= bonus;
-        self.any_mask |= mask;
+        self.any_bonus |= any;
+        self.any_mask |= masked;
         self.rows += 1;
-        Some(self.rows - 1)
+        Ok(Some(self.rows - 1))
     }
 
     pub(super) fn pairs(&self) -> Pairs<'_> {
@@ -135,8 +157,8 @@ mod tests {
                 || Router::new(RouterConfig::new(3, 2), "exact", &Parameters::default()).expect("valid");
             let (mut router, mut oracle) = (build(), build());
             for id in 1..=6 {
-                router.enqueue(Request::new(id, 100 + id as u32)).expect("new");
-                oracle.enqueue(Request::new(id, 100 + id as u32)).expect("new");
+                router.enqueue(Request::new(id, 100 + id as u32), None).expect("new");
+                oracle.enqueue(Request::new(id, 100 + id as u32), None).expect("new");
             }
             let plan = router.step_with(0, &mut Terms { half }).expect("sound");
             assert_eq!(plan, oracle.step_by_reference_with(0, &mut Terms { half }).expect("sound"));
@@ -149,7 +171,7 @@ mod tests {
                 admitted.iter().all(|&(id, worker)| worker == if id % 2 == 0 { 0 } else { 2 }),
                 "{admitted:?}"
             );
-            let waiting = router.waiting().expect("sound");
+            let waiting = router.waiting();
             assert!(waiting.contains(&(5, WaitReason::NotEligible)), "{waiting:?}");
         }
     }

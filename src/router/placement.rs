@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::batch::{Batch, Request};
 use crate::policy::balance_route::{Routed, route_scored};
+use crate::router::error::unless_panicked;
 use crate::router::explain::margin_tokens;
 use crate::router::{
     Decided, Dispatch, Explanation, Mode, PairTerms, Placement, Router, RouterError, RunnerUp,
@@ -39,8 +40,7 @@ impl Router {
         now_ms: u64,
         terms: Option<&mut dyn PairTerms>,
     ) -> Result<Placement, RouterError> {
-        self.now_ms = self.now_ms.max(now_ms);
-        let start = Instant::now();
+        let (clock, start) = (self.clock.read(now_ms), Instant::now());
         let mut request = self.admissible(request)?;
         self.pool.check(&request)?;
         let open_slots: u64 = self.workers.iter().map(|worker| u64::from(worker.open_slots())).sum();
@@ -49,16 +49,21 @@ impl Router {
             Mode::Arrival => open_slots > 0,
             Mode::Mixed { free_slots } => open_slots > u64::from(free_slots),
         };
-        if at_once && request.rank.is_none() && self.policy.needs().binds_on_arrival {
-            request.rank = self.bind(&request);
-        }
-        let routed = if at_once { self.route(&request, terms)? } else { None };
+        let routed = if at_once {
+            self.arrival_row(&mut request, terms)?;
+            self.bind(&mut request)?;
+            self.route(&request)?
+        } else {
+            self.bind(&mut request)?;
+            None
+        };
+        request.pair_row = None;
+        self.tell(clock);
+        self.arrived(&request);
         let Some(Routed { worker: place, score_tokens, runner_up }) = routed else {
-            self.wait(request)?;
-            self.arrived(&request);
+            self.wait(request, self.now_ms());
             return Ok(Placement::Waits);
         };
-        self.arrived(&request);
         let (ids, workers) = (&self.ids, &self.workers);
         self.explainer.placed(|| Explanation {
             id: request.id,
@@ -78,20 +83,25 @@ impl Router {
         Ok(Placement::Placed(Dispatch { score_tokens, ..dispatch }))
     }
 
-    fn route(
+    /// Asks for the row of a request that arrives.
+    fn arrival_row(
         &mut self,
-        request: &Request,
+        request: &mut Request,
         terms: Option<&mut dyn PairTerms>,
-    ) -> Result<Option<Routed>, RouterError> {
-        let mut request = *request;
+    ) -> Result<(), RouterError> {
         self.arrival_rows.clear();
         if let Some(terms) = terms {
-            request.pair_row = self.arrival_rows.add(self.workers.len(), &request, terms);
+            let (rows, ids) = (&mut self.arrival_rows, &self.ids);
+            request.pair_row = unless_panicked(self.policy.name(), || rows.add(ids, request, terms))??;
         }
+        Ok(())
+    }
+
+    fn route(&mut self, request: &Request) -> Result<Option<Routed>, RouterError> {
         let batch = Batch::draft(&self.workers, &self.nobody)
             .request_growth(self.headroom_steps())
             .pairs(self.arrival_rows.pairs())
             .check()?;
-        Ok(route_scored(&batch, &request))
+        Ok(route_scored(&batch, request))
     }
 }

@@ -37,11 +37,13 @@ pub enum ReturnReason {
     NeverFits,
     /// It has waited for the time that the configuration allows.
     Expired,
+    /// The router has begun anew ([`super::Router::recover`]): it waited, or runs on.
+    Recovered,
 }
 
 impl ReturnReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LostDispatch,
         Self::WorkerSilent,
         Self::WorkerForgot,
@@ -49,6 +51,7 @@ impl ReturnReason {
         Self::WorkerDraining,
         Self::NeverFits,
         Self::Expired,
+        Self::Recovered,
     ];
 
     /// Its name in metrics.
@@ -62,6 +65,7 @@ impl ReturnReason {
             Self::WorkerDraining => "worker_draining",
             Self::NeverFits => "never_fits",
             Self::Expired => "expired",
+            Self::Recovered => "recovered",
         }
     }
 }
@@ -76,6 +80,7 @@ impl fmt::Display for ReturnReason {
             Self::WorkerDraining => "its worker is draining",
             Self::NeverFits => "longer than any KV cache that it may use",
             Self::Expired => "it has waited too long",
+            Self::Recovered => "the router has begun anew",
         })
     }
 }

@@ -1,63 +1,77 @@
 //! Who comes back without having finished, and why.
 
 use crate::batch::Request;
-use crate::pool::PoolSlot;
+use crate::pool::{UNDATED, Waiting};
 use crate::router::{ReturnReason, Returned, Router};
 
 impl Router {
-    /// Before a step: what silence, expiry, draining workers and shrunken caches leave without a future.
-    pub(super) fn send_back(&mut self) {
-        if let Some(timeout_ms) = self.config.silence_timeout_ms {
-            for place in 0..self.accounts.len() {
-                while let Some(index) =
-                    self.accounts[place].overdue_dispatch(&self.slab, timeout_ms, self.now_ms)
-                {
-                    self.give_back(index, ReturnReason::WorkerSilent);
+    /// Finds who of the pool leaves with the step under way: expired, or waiting for what will never be. They are marked, and stay until the step is
+    /// done.
+    pub(super) fn find_leaving(&mut self, now_ms: u64) {
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.clear();
+        if let Some(after_ms) = self.config.expire_after_ms {
+            // Whoever came later has waited less.
+            let is_late = |waiting: &Waiting| {
+                waiting.since_ms != UNDATED && now_ms.saturating_sub(waiting.since_ms) >= after_ms
+            };
+            self.pool.mark_first(is_late, |id| leaving.push((id, ReturnReason::Expired)));
+        }
+        if self.rescan {
+            for (place, account) in (0u32..).zip(&self.accounts) {
+                if account.draining {
+                    self.pool.mark_bound(place, |id| leaving.push((id, ReturnReason::WorkerDraining)));
                 }
             }
+            let limit_of = |rank: Option<u32>| match rank {
+                None => self.longest_tokens,
+                Some(place) => {
+                    let capacity = self.accounts[place as usize].own_capacity_tokens?;
+                    Some(capacity.saturating_sub(u64::from(self.config.headroom_steps)))
+                }
+            };
+            if self.bounded {
+                let limit_of = |rank| limit_of(rank).map(|limit| limit as i64);
+                self.pool.mark_longer(limit_of, |id| leaving.push((id, ReturnReason::NeverFits)));
+            }
         }
-        if let Some(after_ms) = self.config.expire_after_ms {
-            // The pool is in order of arrival and the clock does not run backwards: the first to expire is the first.
-            self.leaving.clear();
-            let late = |slot: PoolSlot| self.now_ms - self.since_ms[slot.index()] >= after_ms;
-            let expired = self.pool.iter().take_while(|&(slot, ..)| late(slot));
-            self.leaving.extend(expired.map(|(_, request, _)| (request.id, ReturnReason::Expired)));
-            self.send_back_waiting();
-        }
-        if std::mem::take(&mut self.rescan) {
-            let mut leaving = std::mem::take(&mut self.leaving);
-            leaving.clear();
-            leaving.extend(self.pool.iter().filter_map(|(_, request, _)| {
-                Some((request.id, self.stranded(request, request.rank? as usize)?))
-            }));
-            self.leaving = leaving;
-            self.send_back_waiting();
-        }
-        while self.bounded
-            && let Some(limit_tokens) = self.longest_tokens()
-            && let Some(id) = self.pool.longest().filter(|at| at.1 > limit_tokens).map(|at| at.0)
-        {
-            self.leaving.clear();
-            self.leaving.push((id, ReturnReason::NeverFits));
-            self.send_back_waiting();
+        self.leaving = leaving;
+    }
+
+    /// Nobody leaves after all.
+    pub(super) fn keep_leaving(&mut self) {
+        self.pool.unmark(self.leaving.iter().map(|&(id, _)| id));
+        self.leaving.clear();
+    }
+
+    /// Finds the dispatches that nothing has shown for the silence timeout, and the workers as they are without them.
+    pub(super) fn find_silent(&mut self, now_ms: u64) {
+        self.silent.clear();
+        self.changed = false;
+        let Some(timeout_ms) = self.config.silence_timeout_ms else { return };
+        let headroom_steps = self.headroom_steps();
+        for (place, account) in self.accounts.iter().enumerate() {
+            let from = self.silent.len();
+            self.silent.extend(account.overdue_dispatches(&self.slab, timeout_ms, now_ms));
+            if self.silent.len() > from {
+                if !std::mem::replace(&mut self.changed, true) {
+                    self.later.clone_from(&self.workers);
+                }
+                let gone = self.silent[from..].iter().map(|&index| &self.slab.entries[index as usize]);
+                account.without(gone).settle(headroom_steps, &mut self.later[place]);
+            }
         }
     }
 
-    /// Why a request that may only go to this worker never will, if so.
-    pub(super) fn stranded(&self, request: &Request, place: usize) -> Option<ReturnReason> {
+    /// Whether a request that may only go to this worker never will.
+    pub(super) fn is_stranded(&self, request: &Request, place: usize) -> bool {
         let account = &self.accounts[place];
         let needs = u64::from(request.prompt_tokens) + u64::from(self.config.headroom_steps);
-        if account.draining {
-            Some(ReturnReason::WorkerDraining)
-        } else if account.own_capacity_tokens.is_some_and(|capacity| needs > capacity) {
-            Some(ReturnReason::NeverFits)
-        } else {
-            None
-        }
+        account.draining || account.own_capacity_tokens.is_some_and(|capacity| needs > capacity)
     }
 
     /// The longest request that some worker could take if it were empty; none where there is no such bound.
-    pub(super) fn longest_tokens(&self) -> Option<u64> {
+    pub(super) fn find_longest_tokens(&self) -> Option<u64> {
         let staying = self.accounts.iter().filter(|account| !account.draining);
         let mut most = None;
         for account in staying {
@@ -67,15 +81,12 @@ impl Router {
         most
     }
 
-    /// Moves everybody in `leaving` from the pool to `pending`.
-    pub(super) fn send_back_waiting(&mut self) {
-        for at in 0..self.leaving.len() {
-            let (id, reason) = self.leaving[at];
-            let Some(request) = self.leave_pool(id) else { continue };
-            self.pending.push(Returned { id, worker: request.rank, reason, generated_tokens: 0 });
-            self.counters.returned[reason as usize] += 1;
-            self.forget(id);
-        }
+    /// A request has left the pool for this reason.
+    pub(super) fn return_waiting(&mut self, request: Request, reason: ReturnReason) {
+        let Request { id, rank, .. } = self.left_queue(request);
+        self.pending.push(Returned { id, worker: rank, reason, generated_tokens: 0 });
+        self.counters.returned[reason as usize] += 1;
+        self.forget(id);
     }
 
     /// Moves a running request to `pending`.
@@ -89,7 +100,7 @@ impl Router {
 
     pub(super) fn forget(&mut self, id: u64) {
         if let Some(foresight) = &mut self.foresight {
-            foresight.classifier.aborted(id);
+            foresight.aborted(id);
         }
     }
 }

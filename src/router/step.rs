@@ -1,16 +1,27 @@
-//! The decision of a step.
+//! The decision of a step: first all of it is decided, then it is done, so that a step that fails has changed nothing.
 
 use std::time::Instant;
 
-use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds};
+use crate::assignment::{Assignment, Balance, Reasons};
+use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds, Worker};
+use crate::pool::PoolSlot;
+use crate::router::error::unless_panicked;
 use crate::router::foresight::Foresight;
-use crate::router::{Dispatch, PairTerms, Plan, Router, RouterError, find};
+use crate::router::{Dispatch, PairTerms, Plan, ReturnReason, Router, RouterError, find};
+
+/// An admission that is decided and not done yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    id: u64,
+    place: usize,
+    score_tokens: f64,
+}
 
 impl Router {
     /// Decides the step: admits, and accounts for what it admitted. `now_ms` is the caller's clock.
     ///
     /// # Errors
-    /// A policy that breaks its promise; nobody is admitted then, and who came back is in the next plan.
+    /// A policy that breaks its promise, or panics.
     pub fn step(&mut self, now_ms: u64) -> Result<&Plan, RouterError> {
         self.decide(now_ms, false, None)
     }
@@ -18,7 +29,7 @@ impl Router {
     /// The same with a bonus per waiting request and worker.
     ///
     /// # Errors
-    /// As [`Router::step`], and a bonus past its limits.
+    /// As [`Router::step`], and terms that panic or a bonus past its limits.
     pub fn step_with(&mut self, now_ms: u64, terms: &mut dyn PairTerms) -> Result<&Plan, RouterError> {
         self.decide(now_ms, false, Some(terms))
     }
@@ -43,89 +54,173 @@ impl Router {
         self.decide(now_ms, true, Some(terms))
     }
 
-    /// Asks for the rows of this step; without terms those of an earlier step go.
-    pub(super) fn fill_pairs(&mut self, terms: Option<&mut dyn PairTerms>) {
-        let had_rows = !self.pair_rows.is_empty();
-        self.pair_rows.clear();
-        let (rows, workers) = (&mut self.pair_rows, self.workers.len());
-        match terms {
-            Some(terms) => self.pool.set_pair_rows(|request| rows.add(workers, request, terms)),
-            None if had_rows => self.pool.set_pair_rows(|_| None),
-            None => {}
-        }
-    }
-
-    pub(super) fn decide(
+    fn decide(
         &mut self,
         now_ms: u64,
         by_reference: bool,
-        terms: Option<&mut dyn PairTerms>,
+        mut terms: Option<&mut (dyn PairTerms + '_)>,
     ) -> Result<&Plan, RouterError> {
-        self.now_ms = self.now_ms.max(now_ms);
-        self.assignment.clear();
-        self.plan.admissions.clear();
-        self.send_back();
-        if std::mem::replace(&mut self.told, false) {
-            self.plan.returned.clear();
+        let clock = self.clock.read(now_ms);
+        let start = Instant::now();
+        self.explainer.begin();
+        self.former_rows.clear();
+        self.asked.clear();
+        let decided = unless_panicked(self.policy.name(), || {
+            self.find_leaving(clock.now_ms());
+            self.find_silent(clock.now_ms());
+            self.pool.look_past_marked();
+            self.decide_windows(by_reference, &mut terms)
+        });
+        self.pool.move_back();
+        let idle = match decided.and_then(|decided| decided) {
+            Ok(idle) => idle,
+            Err(error) => {
+                self.restore_rows();
+                self.keep_leaving();
+                return Err(error);
+            }
+        };
+        self.tell(clock);
+        self.explainer.keep();
+        let had_rows = !self.pair_rows.is_empty();
+        std::mem::swap(&mut self.pair_rows, &mut self.next_rows);
+        let looked_past = !self.leaving.is_empty();
+        self.carry_out();
+        if looked_past && (had_rows || !self.pair_rows.is_empty()) {
+            self.carry_rows();
         }
-        self.plan.returned.append(&mut self.pending);
-        self.explainer.clear();
-        if !self.workers.is_empty() {
-            self.assign(by_reference, terms)?;
+        if !idle {
+            self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
         }
-        self.told = true;
-        (self.plan.before, self.plan.after) = (self.assignment.before, self.assignment.after);
         Ok(&self.plan)
     }
 
-    pub(super) fn assign(
+    /// Decides window by window, into `planned`. Whether there was nothing to decide.
+    fn decide_windows(
         &mut self,
         by_reference: bool,
-        terms: Option<&mut dyn PairTerms>,
-    ) -> Result<(), RouterError> {
-        // Nothing can be admitted: predictions and pair terms are not worth reading either.
-        let idle = self.pool.is_empty() || self.workers.iter().all(|worker| worker.open_slots() == 0);
-        let start = (!idle).then(Instant::now);
-        if !idle {
-            self.fill_pairs(terms);
+        terms: &mut Option<&mut (dyn PairTerms + '_)>,
+    ) -> Result<bool, RouterError> {
+        self.planned.clear();
+        self.next_rows.clear();
+        self.assignment.clear();
+        self.balance = (Balance::default(), Balance::default());
+        if self.workers.is_empty() {
+            return Ok(true);
         }
-        let growth_tokens = self.headroom_steps();
-        let mut draft = Batch::draft(&self.workers, &self.pool)
-            .traffic(self.meter.traffic())
-            .request_growth(growth_tokens)
-            .pairs(self.pair_rows.pairs());
-        if let Some(foresight) = &mut self.foresight {
-            let (ids, accounts) = (&self.ids, &self.accounts);
-            foresight.refresh(&self.slab, self.now, |active| {
-                let place = find(ids, active.worker).unwrap_or_default();
-                (place, accounts[place].generated_tokens(active))
+        // Nothing can be admitted: predictions and pair terms are not worth reading either.
+        let workers = if self.changed { &self.later } else { &self.workers };
+        let idle = self.pool.candidates().is_empty() || !workers.iter().any(|worker| worker.open_slots() > 0);
+        self.foresee(idle);
+        if let Some(message) = self.foresight.as_mut().and_then(Foresight::panic) {
+            return Err(RouterError::Panicked { policy: self.policy.name(), message });
+        }
+        match terms {
+            Some(terms) if !idle => self.ask_terms(Some(&mut **terms))?,
+            _ if !self.pair_rows.is_empty() => self.ask_terms(None)?,
+            _ => {}
+        }
+        self.decide_window(by_reference, !idle)?;
+        self.balance = (self.assignment.before, self.assignment.after);
+        while !idle && self.move_on() {
+            if let Some(terms) = terms {
+                self.ask_terms(Some(&mut **terms))?;
+            }
+            self.decide_window(by_reference, true)?;
+            self.balance.1 = self.assignment.after;
+        }
+        Ok(idle)
+    }
+
+    /// Brings predictions up to date, and projects them unless nobody will ask.
+    fn foresee(&mut self, idle: bool) {
+        let Some(foresight) = &mut self.foresight else { return };
+        let (ids, accounts) = (&self.ids, &self.accounts);
+        foresight.refresh(&self.slab, self.now, |active| {
+            let place = find(ids, active.worker).unwrap_or_default();
+            (place, accounts[place].generated_tokens(active))
+        });
+        if idle {
+            return;
+        }
+        let Foresight { buckets, needs, rows, offsets, ends, .. } = foresight;
+        if let Some(horizon) = needs.projection_horizon {
+            rows.clear();
+            for (g, worker) in self.workers.iter().enumerate() {
+                buckets.project(g, worker.load_tokens, worker.running, horizon, rows);
+            }
+            for tokens in rows.iter_mut() {
+                *tokens = (*tokens).min(MAX_LOAD_TOKENS);
+            }
+        }
+        if let Some(most) = needs.ends_per_worker {
+            ends.clear();
+            offsets.clear();
+            offsets.push(0);
+            for g in 0..self.workers.len() {
+                buckets.next_ends(g, most, ends);
+                offsets.push(ends.len() as u32);
+            }
+        }
+    }
+
+    /// Asks for the rows of the window; without terms those of an earlier step go.
+    fn ask_terms(&mut self, mut terms: Option<&mut (dyn PairTerms + '_)>) -> Result<(), RouterError> {
+        let (rows, workers) = (&mut self.next_rows, &self.ids);
+        let (former, asked) = (&mut self.former_rows, &mut self.asked);
+        let (moved, first) = (self.pool.is_moved(), self.planned.is_empty());
+        let mut refused = None;
+        self.pool.set_pair_rows(|request| {
+            if !moved {
+                former.push(request.pair_row);
+            }
+            let terms = terms.as_deref_mut().filter(|_| refused.is_none())?;
+            let row = rows.add(workers, request, terms).unwrap_or_else(|error| {
+                refused = Some(error);
+                None
             });
-            if !idle {
-                let Foresight { buckets, needs, rows, offsets, ends, .. } = foresight;
-                if let Some(horizon) = needs.projection_horizon {
-                    rows.clear();
-                    for (g, worker) in self.workers.iter().enumerate() {
-                        buckets.project(g, worker.load_tokens, worker.running, horizon, rows);
-                    }
-                    for tokens in rows.iter_mut() {
-                        *tokens = (*tokens).min(MAX_LOAD_TOKENS);
-                    }
-                    draft = draft.projection(horizon, rows);
-                }
-                if let Some(most) = needs.ends_per_worker {
-                    ends.clear();
-                    offsets.clear();
-                    offsets.push(0);
-                    for g in 0..self.workers.len() {
-                        buckets.next_ends(g, most, ends);
-                        offsets.push(ends.len() as u32);
-                    }
-                    draft = draft.ends(PredictedEnds { offsets, ends });
-                }
+            if moved && first {
+                asked.push((request.id, row));
+            }
+            row
+        });
+        refused.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// After a step that has failed: the rows of the last one that was done.
+    fn restore_rows(&mut self) {
+        if !self.former_rows.is_empty() {
+            let mut former = self.former_rows.iter();
+            self.pool.set_pair_rows(|request| former.next().copied().unwrap_or(request.pair_row));
+        }
+    }
+
+    /// Where the window had been moved past those who left, its rows go to who stands in it now, in the same order.
+    fn carry_rows(&mut self) {
+        if self.former_rows.is_empty() {
+            let mut asked = self.asked.iter();
+            // Those who were admitted meanwhile are passed over, and those who have come were not asked for.
+            self.pool.set_pair_rows(|request| asked.find(|(id, _)| *id == request.id)?.1);
+        }
+    }
+
+    /// Decides the window where it stands.
+    fn decide_window(&mut self, by_reference: bool, explain: bool) -> Result<(), RouterError> {
+        let workers = if self.changed { &self.later } else { &self.workers };
+        let mut draft = Batch::draft(workers, &self.pool)
+            .traffic(self.meter.traffic())
+            .request_growth(self.headroom_steps())
+            .pairs(self.next_rows.pairs());
+        if let Some(foresight) = self.foresight.as_ref().filter(|_| explain) {
+            if let Some(horizon) = foresight.needs.projection_horizon {
+                draft = draft.projection(horizon, &foresight.rows);
+            }
+            if foresight.needs.ends_per_worker.is_some() {
+                draft = draft.ends(PredictedEnds { offsets: &foresight.offsets, ends: &foresight.ends });
             }
         }
         let batch = draft.check()?;
-        if !idle {
+        if explain {
             self.explainer.look(self.policy.as_mut(), &batch);
         }
         if by_reference {
@@ -133,46 +228,129 @@ impl Router {
         } else {
             self.policy.decide(&batch, &mut self.assignment);
         }
-        self.check_answer()?;
-        if !idle {
-            self.explainer.explain(&self.workers, &self.ids, &self.assignment);
-        }
-        for at in 0..self.assignment.admitted.len() {
-            let admission = self.assignment.admitted[at];
-            let waited_ms = self.now_ms - self.since_ms[admission.slot.index()];
-            let Some(request) = self.leave_pool(admission.id) else { continue };
-            self.counters.waited(waited_ms, request.waited_steps);
-            self.counters.admitted_by_step += 1;
-            let dispatch = self.begin(request, admission.worker as usize, 0, true);
-            self.plan.admissions.push(Dispatch { score_tokens: admission.score_tokens, ..dispatch });
-        }
-        if let Some(start) = start {
-            self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
-        }
-        Ok(())
-    }
-
-    /// A policy may be anybody's: what it answers is checked before anything changes.
-    pub(super) fn check_answer(&mut self) -> Result<(), RouterError> {
+        // A policy may be anybody's: what it answers is checked before anything changes.
         self.taken.clear();
-        self.taken.resize(self.workers.len(), 0);
-        if self.stamps.len() < self.pool.slot_bound() {
-            self.stamps.resize(self.pool.slot_bound(), 0);
+        self.taken.resize(workers.len(), 0);
+        let candidates = self.pool.candidates();
+        if self.stamps.len() < candidates.slot_bound() {
+            self.stamps.resize(candidates.slot_bound(), 0);
         }
         self.stamp += 1;
         for admission in &self.assignment.admitted {
-            let (id, worker) = (admission.id, admission.worker);
-            let waits = self.pool.slot_of(id) == Some(admission.slot)
-                && std::mem::replace(&mut self.stamps[admission.slot.index()], self.stamp) != self.stamp;
-            let open = self.workers.get(worker as usize).is_some_and(|at| {
+            let (id, worker, slot) = (admission.id, admission.worker, admission.slot);
+            let waits = candidates.holds(slot)
+                && candidates.request(slot).id == id
+                && std::mem::replace(&mut self.stamps[slot.index()], self.stamp) != self.stamp;
+            let open = workers.get(worker as usize).is_some_and(|at| {
                 self.taken[worker as usize] += 1;
                 self.taken[worker as usize] <= at.open_slots()
             });
             if !waits || !open {
+                let policy = self.policy.name();
                 self.assignment.clear();
-                return Err(RouterError::Refused { policy: self.policy.name(), id, worker });
+                return Err(RouterError::Refused { policy, id, worker });
             }
         }
+        if explain {
+            self.explainer.explain(workers, &self.ids, &self.assignment);
+        }
+        self.planned.extend(self.assignment.admitted.iter().map(|admission| Planned {
+            id: admission.id,
+            place: admission.worker as usize,
+            score_tokens: admission.score_tokens,
+        }));
         Ok(())
+    }
+
+    /// Moves the window on where slots are open that nobody left in it may enter, and others wait behind. The workers are then those that the
+    /// admissions so far leave.
+    fn move_on(&mut self) -> bool {
+        let workers = if self.changed { &self.later } else { &self.workers };
+        let open: u64 = workers.iter().map(|worker| u64::from(worker.open_slots())).sum();
+        if open == self.assignment.admitted.len() as u64 || !self.pool.has_queued() {
+            return false;
+        }
+        if !std::mem::replace(&mut self.changed, true) {
+            self.later.clone_from(&self.workers);
+        }
+        let growth_tokens = u64::from(self.headroom_steps());
+        let looks_ahead = |of: &&mut Foresight| of.needs.projection_horizon.is_some();
+        let mut rows = self.foresight.as_mut().filter(looks_ahead).map(|of| &mut of.rows);
+        let width = rows.as_ref().map_or(0, |rows| rows.len() / self.workers.len());
+        for admission in &self.assignment.admitted {
+            let (place, tokens) = (admission.worker as usize, u64::from(admission.prompt_tokens));
+            admit(&mut self.later[place], tokens, growth_tokens);
+            for load in rows.iter_mut().flat_map(|rows| &mut rows[place * width..(place + 1) * width]) {
+                *load = (*load + tokens).min(MAX_LOAD_TOKENS);
+            }
+        }
+        let batch = Batch::draft(&self.later, &self.pool)
+            .request_growth(self.headroom_steps())
+            .pairs(self.next_rows.pairs())
+            .unchecked();
+        let reasons = Reasons::new(batch, &Assignment::new());
+        let candidates = self.pool.candidates();
+        let is_left = |slot: PoolSlot| self.stamps[slot.index()] != self.stamp;
+        let somebody_may = if batch.waiting().any_pair_terms() {
+            candidates.iter().any(|(slot, request, _)| is_left(slot) && reasons.may_enter(request))
+        } else {
+            // The shortest of those who are left.
+            let ordered = candidates.ordered();
+            let shortest = ordered.slots.iter().position(|&slot| is_left(PoolSlot(slot)));
+            shortest.is_some_and(|at| {
+                reasons.most_tokens(None).is_some_and(|most| i64::from(ordered.tokens[at]) <= most)
+            })
+        };
+        if somebody_may {
+            return false;
+        }
+        // By rank, and of any rank.
+        self.most_tokens.clear();
+        self.most_tokens.extend((0..self.later.len() as u32).map(|place| reasons.most_tokens(Some(place))));
+        let of_any = reasons.most_tokens(None);
+        let of_rank = &self.most_tokens;
+        self.pool.move_on(|rank| rank.map_or(of_any, |place| of_rank[place as usize]))
+    }
+
+    /// Does what was decided.
+    fn carry_out(&mut self) {
+        for at in 0..self.silent.len() {
+            self.give_back(self.silent[at], ReturnReason::WorkerSilent);
+        }
+        self.rescan = false;
+        let mut left = std::mem::take(&mut self.left);
+        left.clear();
+        let leaving = self.leaving.iter().map(|&(id, _)| id);
+        self.pool.leave_all(leaving.chain(self.planned.iter().map(|planned| planned.id)), |waiting| {
+            left.push(waiting)
+        });
+        for at in 0..self.leaving.len() {
+            self.return_waiting(left[at].request, self.leaving[at].1);
+        }
+        self.plan.returned.clear();
+        self.plan.returned.append(&mut self.pending);
+        self.plan.admissions.clear();
+        for at in 0..self.planned.len() {
+            let Planned { place, score_tokens, .. } = self.planned[at];
+            let waiting = left[self.leaving.len() + at];
+            let request = self.left_queue(waiting.request);
+            self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), request.waited_steps);
+            self.counters.admitted_by_step += 1;
+            let dispatch = self.begin(request, place, 0, true);
+            self.plan.admissions.push(Dispatch { score_tokens, ..dispatch });
+        }
+        self.left = left;
+        (self.plan.before, self.plan.after) = self.balance;
+    }
+}
+
+/// A worker once a request has entered it, as [`super::accounting::Account::settle`] will say.
+fn admit(worker: &mut Worker, tokens: u64, growth_tokens: u64) {
+    worker.free_slots -= 1;
+    worker.running += 1;
+    worker.load_tokens = (worker.load_tokens + tokens).min(MAX_LOAD_TOKENS);
+    worker.kv_used_tokens = (worker.kv_used_tokens + tokens).min(MAX_LOAD_TOKENS);
+    if worker.kv_capacity_tokens.is_some() {
+        worker.kv_growth_tokens = (worker.kv_growth_tokens + growth_tokens).min(MAX_LOAD_TOKENS);
     }
 }

@@ -9,31 +9,38 @@ impl Router {
     ///
     /// # Errors
     /// No such worker, figures past the limits of a batch, or a dispatch acknowledged that was never made; the report is ignored then.
-    pub fn report(&mut self, worker: u32, report: WorkerReport) -> Result<Verdict, RouterError> {
+    pub fn report(
+        &mut self,
+        worker: u32,
+        report: WorkerReport,
+        now_ms: impl Into<Option<u64>>,
+    ) -> Result<Verdict, RouterError> {
+        let clock = self.read(now_ms);
         let place = self.place_of(worker)?;
         for (what, found) in [
             ("KV tokens used", report.kv_used_tokens),
             ("KV capacity tokens", report.kv_capacity_tokens.unwrap_or(0)),
         ] {
             if found > MAX_LOAD_TOKENS {
-                self.accounts[place].counts.refused += 1;
                 let limit = MAX_LOAD_TOKENS;
                 return Err(BatchError::WorkerTokens { index: place, what, limit, found }.into());
             }
         }
-        let account = &mut self.accounts[place];
-        let sent = account.sent;
+        let sent = self.accounts[place].sent;
         if let Some(found) = report.last_dispatch.filter(|&number| number > sent) {
-            account.counts.refused += 1;
             return Err(RouterError::Dispatch { worker, sent, found });
         }
-        let verdict = account.report(&mut self.slab, &report, self.now_ms);
+        if let Some(clock) = clock {
+            self.tell(clock);
+        }
+        let now_ms = self.now_ms();
+        let account = &mut self.accounts[place];
+        let verdict = account.report(&mut self.slab, &report, now_ms);
         if verdict == Verdict::Taken {
             let capacity = report.kv_capacity_tokens.or(account.whole_capacity_tokens);
             if capacity != account.whole_capacity_tokens {
                 account.set_capacity(capacity, self.config.share);
-                self.bounded |= capacity.is_some();
-                self.rescan = true;
+                self.limits_changed();
             }
             self.find_lost(place, report.last_dispatch.is_some());
         }
@@ -44,12 +51,13 @@ impl Router {
     /// After a report was taken: dispatches that it should have seen, and requests that the worker has forgotten.
     pub(super) fn find_lost(&mut self, place: usize, acknowledges: bool) {
         let Some(timeout_ms) = self.config.dispatch_timeout_ms else { return };
-        while acknowledges
-            && let Some(index) = self.accounts[place].overdue_dispatch(&self.slab, timeout_ms, self.now_ms)
-        {
+        let next_overdue = |router: &Self| {
+            router.accounts[place].overdue_dispatches(&router.slab, timeout_ms, router.now_ms()).next()
+        };
+        while acknowledges && let Some(index) = next_overdue(self) {
             self.give_back(index, ReturnReason::LostDispatch);
         }
-        let old = |since_ms: u64| self.now_ms.saturating_sub(since_ms) >= timeout_ms;
+        let old = |since_ms: u64| self.now_ms().saturating_sub(since_ms) >= timeout_ms;
         if !self.accounts[place].empty_since_ms.is_some_and(old) {
             return;
         }
@@ -60,7 +68,7 @@ impl Router {
             if active.live
                 && active.worker == worker
                 && active.seen
-                && self.now_ms.saturating_sub(active.since_ms) >= timeout_ms
+                && self.now_ms().saturating_sub(active.since_ms) >= timeout_ms
             {
                 self.give_back(index as u32, ReturnReason::WorkerForgot);
             }
@@ -90,8 +98,9 @@ impl Router {
         self.workers.push(Worker::new(0, 0, config.slots).weight(config.weight));
         self.accounts.push(Account::new(id, config, self.config.share, self.now));
         self.queued.push((0, 0));
-        self.bounded |= config.kv_capacity_tokens.is_some();
         self.settle(self.ids.len() - 1);
+        self.limits_changed();
+        self.drop_rows();
         id
     }
 
@@ -103,7 +112,7 @@ impl Router {
         let place = self.place_of(worker)?;
         self.workers[place].accepting = false;
         self.accounts[place].draining = true;
-        self.rescan = true;
+        self.limits_changed();
         Ok(())
     }
 
@@ -124,6 +133,7 @@ impl Router {
         let place = self.place_of(worker)?;
         self.workers[place].accepting = accepting;
         self.accounts[place].draining &= !accepting;
+        self.limits_changed();
         Ok(())
     }
 
@@ -142,24 +152,24 @@ impl Router {
                 self.give_back(index as u32, reason);
             }
         }
-        self.leaving.clear();
-        let bound = self.pool.iter().filter(|(_, request, _)| request.rank == Some(place as u32));
-        self.leaving.extend(bound.map(|(_, request, _)| (request.id, reason)));
-        self.send_back_waiting();
+        let (mut leaving, mut left) = (std::mem::take(&mut self.leaving), std::mem::take(&mut self.left));
+        leaving.clear();
+        left.clear();
+        self.pool.mark_bound(place as u32, |id| leaving.push((id, reason)));
+        self.pool.leave_all(leaving.iter().map(|&(id, _)| id), |waiting| left.push(waiting));
+        for waiting in &left {
+            self.return_waiting(waiting.request, reason);
+        }
+        (self.leaving, self.left) = (leaving, left);
         returned.extend(self.pending.drain(from..));
 
         self.ids.remove(place);
         self.workers.remove(place);
         self.accounts.remove(place);
         self.queued.remove(place);
-        self.bounded = self.accounts.iter().any(|account| account.whole_capacity_tokens.is_some());
-        self.rescan = true;
-        self.pool.map_ranks(|rank| if rank as usize > place { rank - 1 } else { rank });
-        // Rows of pair terms have one entry per worker.
-        if !self.pair_rows.is_empty() {
-            self.pair_rows.clear();
-            self.pool.set_pair_rows(|_| None);
-        }
+        self.pool.drop_rank(place as u32);
+        self.limits_changed();
+        self.drop_rows();
         if let Some(foresight) = &mut self.foresight {
             foresight.buckets.remove_worker(place);
         }

@@ -334,7 +334,7 @@ impl<'a> Cluster<'a> {
         let id = self.lives.len() as u64;
         self.router.tell_length(id, job.output_tokens);
         self.router
-            .enqueue(Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) })?;
+            .enqueue(Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) }, None)?;
         if let Some(prefixes) = &mut self.prefixes {
             prefixes.entered(job);
         }
@@ -447,7 +447,7 @@ impl<'a> Cluster<'a> {
             if !life.running || life.ends_step != ends_step {
                 continue;
             }
-            self.router.finish(id)?;
+            self.router.finish(id, None)?;
             let life = &mut self.lives[id as usize];
             life.running = false;
             let residents = &mut self.residents[life.worker as usize];
@@ -477,7 +477,7 @@ impl<'a> Cluster<'a> {
                 life.prompt_tokens += generated;
                 life.output_tokens -= generated;
                 self.router.tell_length(id, life.output_tokens);
-                self.router.enqueue(again)?;
+                self.router.enqueue(again, None)?;
                 life.generated_before += generated;
                 life.waits_since = self.step + 1;
                 life.waits_since_ms = self.now_ms;
@@ -493,7 +493,7 @@ impl<'a> Cluster<'a> {
     fn close(mut self) -> Run {
         let mut run = self.run;
         // Who waits is the router's word, not our own count: a request that it forgot shows up as lost.
-        let waiting: Vec<u64> = self.router.pool().iter().map(|(_, request, _)| request.id).collect();
+        let waiting: Vec<u64> = self.router.pool().iter().map(|(request, _)| request.id).collect();
         run.requests_waiting = waiting.len() as u64;
         run.requests_active = self.residents.iter().map(|residents| residents.len() as u64).sum();
         let known = run.requests_done + run.requests_refused + run.requests_waiting + run.requests_active;

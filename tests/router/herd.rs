@@ -149,7 +149,7 @@ fn ours(mode: Mode, hears: Hears, heavy: bool) -> f64 {
         // The old snapshot again: every second time under a new number, as a coordinator that is stuck would.
         for (rank, report) in snapshot.iter().enumerate() {
             let again = WorkerReport { sequence: Some(step / 2), ..*report };
-            let verdict = router.report(rank as u32, again).expect("a report");
+            let verdict = router.report(rank as u32, again, None).expect("a report");
             assert_eq!(verdict, if step % 2 == 0 { Verdict::Taken } else { Verdict::Repeated });
         }
         let mut jobs = Vec::new();
@@ -177,7 +177,7 @@ fn ours(mode: Mode, hears: Hears, heavy: bool) -> f64 {
             (0..RANKS as u32).for_each(|rank| router.progress(rank, 1).expect("a worker"));
             for id in ended {
                 // The other front end's requests are none of ours.
-                let _ = router.finish(id);
+                let _ = router.finish(id, None);
             }
         }
         // With a heavy tail a single request is a third of a rank's load at first, wherever it goes.

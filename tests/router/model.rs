@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use balanceroute::policy::Parameters;
 use balanceroute::router::Metrics;
 use balanceroute::{
-    Dispatch, Mode, Placement, Request, ReturnReason, Returned, Router, RouterConfig, RouterError, Share,
-    Verdict, WorkerConfig, WorkerReport,
+    Dispatch, Mode, PairTerms, Placement, Request, ReturnReason, Returned, Router, RouterConfig, RouterError,
+    Share, Verdict, WaitReason, WorkerConfig, WorkerReport,
 };
 
 const HEADROOM_STEPS: u32 = 20;
@@ -98,8 +98,73 @@ struct Setting {
     share: Share,
     bounded: bool,
     silence: bool,
+    terms: bool,
     repairs: bool,
     overdue_first: bool,
+    /// How many a decision chooses among.
+    window: usize,
+}
+
+/// Bonuses and masks of some requests, drawn from what is asked; it may write what is refused, or panic.
+struct Terms<'a> {
+    salt: u64,
+    ids: &'a [u32],
+    fails: Fails,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fails {
+    Never,
+    /// Once so many have been asked for.
+    Value(u32),
+    Panic(u32),
+}
+
+impl Terms<'_> {
+    fn draw(&self, id: u64, worker: u32) -> u64 {
+        Rng(self.salt ^ id << 20 ^ u64::from(worker) << 50).next()
+    }
+
+    /// Whether a request may enter a worker.
+    fn may(&self, id: u64, worker: u32) -> bool {
+        !self.has_mask(id) || self.draw(id, worker).is_multiple_of(3)
+    }
+
+    fn has_mask(&self, id: u64) -> bool {
+        self.draw(id, u32::MAX).is_multiple_of(3)
+    }
+}
+
+impl PairTerms for Terms<'_> {
+    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
+        assert_eq!(bonus_tokens.len(), self.ids.len());
+        match &mut self.fails {
+            Fails::Value(0) => bonus_tokens[0] = f32::NAN,
+            Fails::Panic(0) => panic!("asked once too often"),
+            Fails::Value(left) | Fails::Panic(left) => *left -= 1,
+            Fails::Never => {}
+        }
+        for (bonus, &worker) in bonus_tokens.iter_mut().zip(self.ids) {
+            let draw = self.draw(request.id, worker ^ 0x5555);
+            if draw.is_multiple_of(4) {
+                *bonus += (draw >> 40) as f32 % 300.0 - 100.0;
+            }
+        }
+        !self.draw(request.id, 1 << 30).is_multiple_of(3)
+    }
+
+    fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
+        for (place, &worker) in self.ids.iter().enumerate() {
+            if !self.may(request.id, worker) {
+                workers[place / 64] &= !(1 << (place % 64));
+            }
+        }
+        self.has_mask(request.id)
+    }
+
+    fn stores_half(&self) -> bool {
+        self.salt.is_multiple_of(2)
+    }
 }
 
 struct World {
@@ -109,6 +174,8 @@ struct World {
     now_ms: u64,
     /// The router's clock: the last time that it was told.
     told_ms: u64,
+    /// Who came since without a reading of the clock: their wait begins with the next.
+    undated: Vec<u64>,
     clock: i64,
     records: HashMap<u64, Record>,
     waiting: Vec<u64>,
@@ -175,13 +242,15 @@ impl World {
             expire_after_ms: Some(EXPIRE_MS),
             ..RouterConfig::new(0, 0)
         };
-        let router = Router::new(config, setting.policy, &Parameters::default()).expect("valid");
+        let parameters = Parameters { candidate_window: setting.window, ..Parameters::default() };
+        let router = Router::new(config, setting.policy, &parameters).expect("valid");
         let mut world = Self {
             setting,
             rng: Rng(seed),
             router,
             now_ms: 0,
             told_ms: 0,
+            undated: Vec::new(),
             clock: 0,
             records: HashMap::new(),
             waiting: Vec::new(),
@@ -196,10 +265,27 @@ impl World {
             metrics: Metrics::default(),
             tally: Tally::default(),
         };
+        world.router.step(0).expect("nothing to decide");
         for _ in 0..4 {
             world.join();
         }
         world
+    }
+
+    /// The router is told the time.
+    fn tell(&mut self) -> u64 {
+        self.told_ms = self.now_ms;
+        for id in self.undated.drain(..) {
+            if let Some(record) = self.records.get_mut(&id) {
+                record.since_ms = self.told_ms;
+            }
+        }
+        self.told_ms
+    }
+
+    /// A call tells it now and then.
+    fn tell_perhaps(&mut self) -> Option<u64> {
+        self.rng.one_in(3).then(|| self.tell())
     }
 
     fn side(&self, worker: u32) -> usize {
@@ -327,8 +413,8 @@ impl World {
 
     /// Under a policy that binds on arrival the router chose a rank.
     fn waits(&mut self, id: u64, mut record: Record) {
-        let slot = self.router.pool().slot_of(id).expect("it waits");
-        let rank = self.router.pool().request(slot).rank.map(|place| self.sides[place as usize].id);
+        let request = self.router.pool().request(id).expect("it waits");
+        let rank = request.rank.map(|place| self.sides[place as usize].id);
         assert!(record.rank.is_none() || rank == record.rank, "a given rank is kept");
         record.rank = rank;
         self.enlist(id, record);
@@ -338,12 +424,16 @@ impl World {
         if self.waiting.len() >= MOST_WAITING {
             return;
         }
+        let now_ms = self.tell_perhaps();
         let (request, record) = self.request();
-        self.router.enqueue(request).expect("valid");
+        self.router.enqueue(request, now_ms).expect("valid");
         self.arrived += 1;
         self.waits(request.id, record);
+        if now_ms.is_none() {
+            self.undated.push(request.id);
+        }
         if self.rng.one_in(20) {
-            assert!(self.router.enqueue(request).is_err(), "a second one of the same id");
+            assert!(self.router.enqueue(request, self.now_ms + 1).is_err(), "a second one of the same id");
         }
     }
 
@@ -351,7 +441,7 @@ impl World {
         if self.waiting.len() >= MOST_WAITING {
             return;
         }
-        self.told_ms = self.now_ms;
+        self.tell();
         let (request, record) = self.request();
         let open: u64 =
             self.sides.iter().filter(|side| side.accepting).map(|side| self.free_slots(side)).sum();
@@ -415,6 +505,7 @@ impl World {
             let needs = record.prompt + growth;
             let too_long = |capacity: Option<u64>| capacity.is_some_and(|capacity| needs > capacity);
             let own = |side: &Side| side.capacity.map(|whole| part(self.setting.share, whole));
+            // Dated: the step has told the time.
             let reason = if self.told_ms - record.since_ms >= EXPIRE_MS {
                 Some(ReturnReason::Expired)
             } else if bound.is_some_and(|side| side.draining) {
@@ -448,9 +539,19 @@ impl World {
     }
 
     fn step(&mut self) {
-        self.told_ms = self.now_ms;
+        self.tell();
         self.foresee();
-        let plan = self.router.step(self.told_ms).expect("a decision").clone();
+        let ids: Vec<u32> = self.sides.iter().map(|side| side.id).collect();
+        let salt = (self.setting.terms && self.rng.one_in(3)).then(|| self.rng.next());
+        let terms = salt.map(|salt| Terms { salt, ids: &ids, fails: Fails::Never });
+        let may = |id: u64, worker: u32| terms.as_ref().is_none_or(|terms| terms.may(id, worker));
+        let plan = match salt {
+            Some(salt) => {
+                let mut terms = Terms { salt, ids: &ids, fails: Fails::Never };
+                self.router.step_with(self.told_ms, &mut terms).expect("a decision").clone()
+            }
+            None => self.router.step(self.told_ms).expect("a decision").clone(),
+        };
         let returned: BTreeMap<u64, ReturnReason> =
             plan.returned.iter().map(|back| (back.id, back.reason)).collect();
         assert_eq!(returned.len(), plan.returned.len(), "nobody comes back twice");
@@ -459,6 +560,7 @@ impl World {
             self.tally.returned[*reason as usize] += 1;
         }
         for dispatch in &plan.admissions {
+            assert!(may(dispatch.id, dispatch.worker), "{dispatch:?} was masked");
             let record = self.records[&dispatch.id];
             let due = |record: &Record| {
                 record.deadline.is_some_and(|steps| self.clock - record.step >= i64::from(steps))
@@ -470,8 +572,15 @@ impl World {
                 let side = &self.sides[self.side(dispatch.worker)];
                 for id in &self.waiting {
                     let other = &self.records[id];
-                    let passed_over = due(other) && other.step < record.step && self.fits(other, side);
-                    assert!(!passed_over, "{id} is overdue: {other:?}, {dispatch:?}");
+                    let passed_over = due(other)
+                        && other.step < record.step
+                        && self.fits(other, side)
+                        && may(*id, dispatch.worker);
+                    assert!(
+                        !passed_over,
+                        "{}: {id} is overdue: {other:?}, {dispatch:?} of {plan:?}",
+                        self.setting.policy
+                    );
                 }
             }
             self.begins(dispatch);
@@ -479,10 +588,12 @@ impl World {
         }
         // Nobody waits beside a slot that would take it; only the joint repair of `level` and `exact` may exchange a pick for a shorter or a bound one
         // and so leave room, which the next step fills.
-        let fits = |id: &u64| self.sides.iter().any(|side| self.fits(&self.records[id], side));
+        let fits =
+            |id: &u64| self.sides.iter().any(|side| self.fits(&self.records[id], side) && may(*id, side.id));
         if self.waiting.iter().any(fits) {
             let policy = self.setting.policy;
-            assert!(self.setting.repairs && !plan.admissions.is_empty(), "{policy}: {plan:?}");
+            let why = self.router.waiting();
+            assert!(self.setting.repairs && !plan.admissions.is_empty(), "{policy}: {plan:?}, {why:?}");
             return self.step();
         }
         self.tally.held_back += u64::from(!self.waiting.is_empty());
@@ -549,13 +660,20 @@ impl World {
         let record = self.strike(id);
         let State::Runs { worker, .. } = record.state else { unreachable!("it runs") };
         match self.rng.below(8) {
-            0 => assert_eq!(self.router.abort(id).expect("it runs"), Some(worker)),
+            0 => {
+                let now_ms = self.tell_perhaps();
+                assert_eq!(self.router.abort(id, now_ms).expect("it runs"), Some(worker));
+            }
             1 => {
                 let again = self.router.preempt(id).expect("it runs");
                 assert_eq!(u64::from(again.prompt_tokens), record.prompt + record.generated);
                 assert_eq!(again.rank, record.rank);
                 if self.waiting.len() < MOST_WAITING {
-                    self.router.enqueue(again).expect("it has left");
+                    let now_ms = self.tell_perhaps();
+                    self.router.enqueue(again, now_ms).expect("it has left");
+                    if now_ms.is_none() {
+                        self.undated.push(id);
+                    }
                     self.arrived += 1;
                     let again = Record {
                         prompt: record.prompt + record.generated,
@@ -569,7 +687,8 @@ impl World {
                 }
             }
             _ => {
-                let finished = self.router.finish(id).expect("it runs");
+                let now_ms = self.tell_perhaps();
+                let finished = self.router.finish(id, now_ms).expect("it runs");
                 assert_eq!((finished.id, finished.worker), (id, worker));
                 assert_eq!(u64::from(finished.generated_tokens), record.generated);
                 self.tally.finished += 1;
@@ -580,7 +699,7 @@ impl World {
         self.sides[at].holds.retain(|&(_, other)| other != id);
         self.sides[at].on_the_way.retain(|&(_, other)| other != id);
         if !self.records.contains_key(&id) {
-            assert_eq!(self.router.finish(id), Err(RouterError::Unknown { id }));
+            assert_eq!(self.router.finish(id, None), Err(RouterError::Unknown { id }));
         }
     }
 
@@ -591,8 +710,9 @@ impl World {
         let id = self.waiting[self.rng.index(self.waiting.len())];
         self.strike(id);
         self.left += 1;
-        assert_eq!(self.router.abort(id).expect("it waits"), None);
-        assert_eq!(self.router.abort(id), Err(RouterError::Unknown { id }));
+        let now_ms = self.tell_perhaps();
+        assert_eq!(self.router.abort(id, now_ms).expect("it waits"), None);
+        assert_eq!(self.router.abort(id, None), Err(RouterError::Unknown { id }));
     }
 
     fn join(&mut self) {
@@ -756,7 +876,11 @@ impl World {
             4 => report.missing = self.rng.next(),
             _ => {}
         }
-        let found = self.router.report(worker, report);
+        let now_ms = self.rng.one_in(2).then_some(self.now_ms);
+        let found = self.router.report(worker, report, now_ms);
+        if found.is_ok() && now_ms.is_some() {
+            self.tell();
+        }
         let Some(at) = self.sides.iter().position(|side| side.id == worker) else {
             assert!(matches!(found, Err(RouterError::Worker { .. })));
             return;
@@ -853,7 +977,7 @@ impl World {
 
     /// Everything that can be asked, against everything recounted.
     fn audit(&mut self) {
-        self.router.metrics(&mut self.metrics).expect("metrics");
+        self.router.metrics(&mut self.metrics);
         let metrics = &self.metrics;
         assert_eq!(metrics.step as i64, self.clock);
         assert_eq!(metrics.waiting, self.waiting.len() as u64);
@@ -877,7 +1001,8 @@ impl World {
         }
         let (oldest, longest) = self.waiting.iter().fold((0, 0), |(ms, steps), id| {
             let record = &self.records[id];
-            (ms.max(self.told_ms - record.since_ms), steps.max(self.clock - record.step))
+            let waited_ms = if self.undated.contains(id) { 0 } else { self.told_ms - record.since_ms };
+            (ms.max(waited_ms), steps.max(self.clock - record.step))
         });
         assert_eq!((metrics.now_ms, metrics.longest_wait_ms), (self.told_ms, oldest));
         assert_eq!(i64::from(metrics.longest_wait_steps), longest);
@@ -888,8 +1013,14 @@ impl World {
         assert_eq!(left, self.left);
         assert_eq!(self.arrived, self.left + metrics.waiting + metrics.running);
         for id in self.waiting.iter().take(3) {
-            assert!(self.router.explain(*id).expect("explained").is_some());
+            assert!(self.router.explain(*id).is_some());
         }
+        let mut by_reason = [0; WaitReason::ALL.len()];
+        for (id, reason) in self.router.waiting() {
+            by_reason[reason as usize] += 1;
+            assert!(self.waiting.contains(&id));
+        }
+        assert_eq!(by_reason, self.metrics.waiting_by_reason);
     }
 
     /// Everybody leaves.
@@ -897,11 +1028,11 @@ impl World {
         self.step();
         while let Some(&id) = self.running.first() {
             self.strike(id);
-            self.router.finish(id).expect("it runs");
+            self.router.finish(id, None).expect("it runs");
         }
         while let Some(&id) = self.waiting.first() {
             self.strike(id);
-            self.router.abort(id).expect("it waits");
+            self.router.abort(id, None).expect("it waits");
         }
         assert!(self.records.is_empty() && self.router.pool().is_empty());
         assert_eq!(self.router.running_len(), 0);
@@ -923,7 +1054,16 @@ const THIRD: Share = Share { index: 1, of: 3 };
 fn setting(policy: &'static str, mode: Mode, share: Share, bounded: bool) -> Setting {
     let repairs = policy.starts_with("level") || policy == "exact";
     // The published rule and those of engines know no bound of the wait but a request's own.
-    Setting { policy, mode, share, bounded, silence: bounded, repairs, overdue_first: true }
+    let (terms, window) = (false, 4096);
+    Setting { policy, mode, share, bounded, silence: bounded, terms, repairs, overdue_first: true, window }
+}
+
+fn among(window: usize, setting: Setting) -> Setting {
+    Setting { window, ..setting }
+}
+
+fn with_terms(setting: Setting) -> Setting {
+    Setting { terms: true, ..setting }
 }
 
 #[test]
@@ -943,10 +1083,16 @@ fn random_events_against_a_model() {
         setting("level-exactmatch", Mode::Mixed { free_slots: 20 }, WHOLE, true),
         setting("jsq", Mode::Arrival, WHOLE, true),
         setting("vllm-0.33", Mode::Step, WHOLE, true),
+        with_terms(setting("level", Mode::Step, WHOLE, true)),
+        with_terms(among(7, setting("level", Mode::Step, WHOLE, true))),
+        with_terms(among(3, setting("exact-survival", Mode::Mixed { free_slots: 3 }, THIRD, true))),
+        with_terms(among(5, setting("br0", Mode::Step, WHOLE, true))),
+        among(4, setting("jsq", Mode::Arrival, WHOLE, true)),
+        among(1, setting("longest-first", Mode::Step, WHOLE, true)),
     ];
     let mut tally = Tally::default();
     let count = events / settings.len() as u64;
-    for (seed, setting) in settings.into_iter().enumerate() {
+    for (seed, &setting) in settings.iter().enumerate() {
         let mut world = World::new(setting, seed as u64);
         for event in 0..count {
             world.event();
@@ -958,12 +1104,14 @@ fn random_events_against_a_model() {
         world.close();
         tally.add(&world.tally);
     }
-    println!("{} events: {tally:?}", count * 10);
+    println!("{} events: {tally:?}", count * settings.len() as u64);
     assert!(
         tally.admitted > events / 50 && tally.placed > events / 800 && tally.finished > events / 50,
         "{tally:?}"
     );
-    assert!(tally.returned.iter().all(|&count| count > 5), "{tally:?}");
+    // Nobody asks it to begin anew here.
+    let (recovered, returned) = tally.returned.split_last().expect("reasons");
+    assert!(*recovered == 0 && returned.iter().all(|&count| count > 5), "{tally:?}");
     assert!(tally.verdicts.iter().all(|&count| count > 50), "{tally:?}");
     assert!(tally.refused_reports > 50 && tally.overdue > 200 && tally.held_back > 500, "{tally:?}");
     assert!(tally.joins > 60 && tally.removals > 30, "{tally:?}");

@@ -27,14 +27,14 @@ fn report(sequence: u64, last_dispatch: u64, running: u32, kv_used_tokens: u64) 
 
 fn rank(router: &Router) -> RankMetrics {
     let mut metrics = Metrics::default();
-    router.metrics(&mut metrics).expect("metrics");
+    router.metrics(&mut metrics);
     metrics.ranks[0]
 }
 
 fn dispatch(router: &mut Router, ids: std::ops::RangeInclusive<u64>, now_ms: u64) {
     let count = ids.clone().count();
     for id in ids {
-        router.enqueue(Request::new(id, 100)).expect("valid");
+        router.enqueue(Request::new(id, 100), None).expect("valid");
     }
     assert_eq!(router.step(now_ms).expect("a decision").admissions.len(), count);
 }
@@ -44,16 +44,16 @@ fn a_stale_snapshot_erases_nothing() {
     let mut router = router(None);
     dispatch(&mut router, 1..=3, 0);
     // It has seen the first only, and holds 500 tokens of somebody else: 100 + 500 measured, 200 on top.
-    assert_eq!(router.report(0, report(1, 1, 2, 600)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(1, 1, 2, 600), None), Ok(Verdict::Taken));
     let found = rank(&router);
     assert_eq!((found.load_tokens, found.foreign_tokens, found.foreign_requests), (800, 500, 1));
     assert_eq!((found.unseen, found.acknowledged, found.free_slots), (2, 1, 4));
     // The same snapshot under a new number: nothing moves but our own growth, which it has not measured.
     router.progress(0, 5).expect("a worker");
-    assert_eq!(router.report(0, report(2, 1, 2, 600)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(2, 1, 2, 600), None), Ok(Verdict::Taken));
     assert_eq!(rank(&router).load_tokens, 105 + 495 + 210);
     // Less than what we know is there does not count: 315 are ours.
-    assert_eq!(router.report(0, report(3, 3, 3, 7)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(3, 3, 3, 7), None), Ok(Verdict::Taken));
     assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (315, 0));
 }
 
@@ -61,26 +61,26 @@ fn a_stale_snapshot_erases_nothing() {
 fn order_and_repetition() {
     let mut router = router(None);
     dispatch(&mut router, 1..=4, 0);
-    assert_eq!(router.report(0, report(5, 2, 2, 900)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(5, 2, 2, 900), None), Ok(Verdict::Taken));
     // The same number, whatever it says.
-    assert_eq!(router.report(0, report(5, 4, 8, 9_000)), Ok(Verdict::Repeated));
+    assert_eq!(router.report(0, report(5, 4, 8, 9_000), None), Ok(Verdict::Repeated));
     assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (900 + 200, 2));
     // Overtaken on the way: it does not measure any more, but what it has seen has been seen.
-    assert_eq!(router.report(0, report(4, 3, 8, 9_000)), Ok(Verdict::Late));
+    assert_eq!(router.report(0, report(4, 3, 8, 9_000), None), Ok(Verdict::Late));
     assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (400 + 700, 1));
     // Newer, and has seen less.
-    assert_eq!(router.report(0, report(6, 1, 0, 0)), Ok(Verdict::Contradictory));
+    assert_eq!(router.report(0, report(6, 1, 0, 0), None), Ok(Verdict::Contradictory));
     assert_eq!(rank(&router).load_tokens, 1_100);
     // Without a number the order of coming counts, and what it has seen.
     let plain = |last| WorkerReport { sequence: None, ..report(0, last, 4, 400) };
-    assert_eq!(router.report(0, plain(2)), Ok(Verdict::Late));
-    assert_eq!(router.report(0, plain(4)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, plain(2), None), Ok(Verdict::Late));
+    assert_eq!(router.report(0, plain(4), None), Ok(Verdict::Taken));
     assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (400, 0));
     // Numbers go on where they were.
-    assert_eq!(router.report(0, report(6, 4, 5, 450)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(6, 4, 5, 450), None), Ok(Verdict::Taken));
     let counts = rank(&router).reports;
-    let found = (counts.taken, counts.repeated, counts.late, counts.contradictory, counts.refused);
-    assert_eq!(found, (3, 1, 2, 1, 0));
+    let found = (counts.taken, counts.repeated, counts.late, counts.contradictory);
+    assert_eq!(found, (3, 1, 2, 1));
 }
 
 #[test]
@@ -89,19 +89,17 @@ fn impossible_reports_are_errors_and_change_nothing() {
     dispatch(&mut router, 1..=2, 0);
     let before = rank(&router);
     let refused = RouterError::Dispatch { worker: 0, sent: 2, found: 3 };
-    assert_eq!(router.report(0, report(1, 3, 0, 0)), Err(refused));
+    assert_eq!(router.report(0, report(1, 3, 0, 0), None), Err(refused));
     assert!(matches!(
-        router.report(0, report(1, 2, 0, u64::MAX)),
+        router.report(0, report(1, 2, 0, u64::MAX), None),
         Err(RouterError::Batch(BatchError::WorkerTokens { what: "KV tokens used", .. }))
     ));
-    assert_eq!(router.report(7, report(1, 0, 0, 0)), Err(RouterError::Worker { workers: 1, found: 7 }));
-    let after = rank(&router);
-    assert_eq!(after.reports.refused, 2);
-    assert_eq!(RankMetrics { reports: before.reports, ..after }, before);
+    assert_eq!(router.report(7, report(1, 0, 0, 0), None), Err(RouterError::Worker { workers: 1, found: 7 }));
+    assert_eq!(rank(&router), before);
     // More in use than fits: the worker is full, and full is no error.
     let over = WorkerReport { kv_capacity_tokens: Some(2_000), ..report(1, 2, 2, 5_000) };
-    assert_eq!(router.report(0, over), Ok(Verdict::Taken));
-    router.enqueue(Request::new(3, 1)).expect("valid");
+    assert_eq!(router.report(0, over, None), Ok(Verdict::Taken));
+    router.enqueue(Request::new(3, 1), None).expect("valid");
     assert!(router.step(1).expect("a decision").admissions.is_empty());
 }
 
@@ -114,20 +112,20 @@ fn a_lost_dispatch_comes_back_once_and_only_on_evidence() {
     dispatch(&mut router, 5..=5, 60_000);
     // 2 and 4 have not arrived, 3 and 5 have.
     let gaps = WorkerReport { missing: 0b101, ..report(1, 5, 3, 300) };
-    assert_eq!(router.report(0, gaps), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, gaps, None), Ok(Verdict::Taken));
     assert_eq!(rank(&router).load_tokens, 300);
     let plan = router.step(60_001).expect("a decision");
     let lost: Vec<_> = plan.returned.iter().map(|back| (back.id, back.worker, back.reason)).collect();
     assert_eq!(lost, [(2, Some(0), ReturnReason::LostDispatch), (4, Some(0), ReturnReason::LostDispatch)]);
     assert!(router.step(60_002).expect("a decision").returned.is_empty());
-    assert_eq!(router.finish(2), Err(RouterError::Unknown { id: 2 }));
+    assert_eq!(router.finish(2, None), Err(RouterError::Unknown { id: 2 }));
     // The caller sends one again, under the next number; it is too fresh to be lost.
     dispatch(&mut router, 2..=2, 60_100);
     assert_eq!(router.plan().admissions[0].number, 6);
-    assert_eq!(router.report(0, report(2, 5, 3, 300)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(2, 5, 3, 300), None), Ok(Verdict::Taken));
     assert!(router.step(60_200).expect("a decision").returned.is_empty());
     // If 4 runs there all the same, the next measurement shows it as somebody else's.
-    assert_eq!(router.report(0, report(3, 6, 5, 500)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(3, 6, 5, 500), None), Ok(Verdict::Taken));
     assert_eq!((rank(&router).load_tokens, rank(&router).foreign_requests), (500, 1));
 }
 
@@ -140,11 +138,11 @@ fn progress_is_as_good_as_an_acknowledgement() {
     // A worker that cannot tell what it has seen: 2 is in the measurement, 1 on top of it. It proves no loss either.
     let silent = WorkerReport { last_dispatch: None, ..report(1, 0, 1, 103) };
     router.step(5_000).expect("a decision");
-    assert_eq!(router.report(0, silent), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, silent, None), Ok(Verdict::Taken));
     assert_eq!(rank(&router).load_tokens, 203);
     assert!(router.step(5_000).expect("a decision").returned.is_empty());
     // One that can: 1 never came.
-    assert_eq!(router.report(0, report(2, 0, 1, 103)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(2, 0, 1, 103), None), Ok(Verdict::Taken));
     let returned = &router.step(5_001).expect("a decision").returned;
     assert_eq!(returned.iter().map(|back| back.id).collect::<Vec<_>>(), [1]);
     assert_eq!(router.running_on(2), Some(0));
@@ -155,13 +153,13 @@ fn a_worker_that_holds_nothing_for_a_timeout_has_forgotten() {
     let mut router = router(Some(1_000));
     dispatch(&mut router, 1..=2, 0);
     router.progress(0, 7).expect("a worker");
-    assert_eq!(router.report(0, report(1, 2, 2, 214)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(1, 2, 2, 214), None), Ok(Verdict::Taken));
     router.step(3_000).expect("a decision");
-    assert_eq!(router.report(0, report(2, 2, 0, 0)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(2, 2, 0, 0), None), Ok(Verdict::Taken));
     // Once is not enough: the ends may be on their way to us.
     assert!(router.step(3_900).expect("a decision").returned.is_empty());
     router.step(4_000).expect("a decision");
-    assert_eq!(router.report(0, report(3, 2, 0, 0)), Ok(Verdict::Taken));
+    assert_eq!(router.report(0, report(3, 2, 0, 0), None), Ok(Verdict::Taken));
     let returned = &router.step(4_001).expect("a decision").returned;
     let found: Vec<_> = returned.iter().map(|back| (back.id, back.reason, back.generated_tokens)).collect();
     assert_eq!(found, [(1, ReturnReason::WorkerForgot, 7), (2, ReturnReason::WorkerForgot, 7)]);
@@ -190,7 +188,7 @@ fn a_report_of_a_removed_worker_cannot_be_taken_for_anothers() {
     assert!(router.step(1).expect("nobody to decide for").admissions.is_empty());
     let joined = router.add_worker(WorkerConfig::new(2)).expect("room");
     assert_eq!(joined, 1);
-    assert!(matches!(router.report(0, report(9, 1, 1, 100)), Err(RouterError::Worker { .. })));
+    assert!(matches!(router.report(0, report(9, 1, 1, 100), None), Err(RouterError::Worker { .. })));
     dispatch(&mut router, 1..=1, 2);
     assert_eq!((router.plan().admissions[0].worker, router.plan().admissions[0].number), (1, 1));
 }

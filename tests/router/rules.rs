@@ -32,7 +32,7 @@ fn on_arrival_the_greatest_f_wins_and_ties_go_to_the_lowest_load() {
     // Everything is full: it waits, and a step takes it when a slot is free.
     assert_eq!(placed(router.place(Request::new(7, 20), 1).unwrap()), None);
     assert!(router.step(2).unwrap().admissions.is_empty());
-    assert_eq!(router.finish(3).unwrap().worker, 2);
+    assert_eq!(router.finish(3, None).unwrap().worker, 2);
     assert_eq!(router.step(3).unwrap().of(7).map(|dispatch| dispatch.worker), Some(2));
     assert_eq!(router.counters().placed_on_arrival, 6);
     assert_eq!(router.counters().admitted_by_step, 1);
@@ -60,17 +60,17 @@ fn a_rank_is_kept_in_every_mode_or_waited_for() {
         }
         router.step(0).unwrap();
         assert_eq!((router.running_on(1), router.running_on(2)), (Some(2), None));
-        assert_eq!(router.waiting().unwrap(), [(2, WaitReason::NotEligible)]);
-        router.finish(1).unwrap();
+        assert_eq!(router.waiting(), [(2, WaitReason::NotEligible)]);
+        router.finish(1, None).unwrap();
         assert_eq!(router.step(1).unwrap().of(2).map(|dispatch| dispatch.worker), Some(2));
         // A rank is an id: after others are gone it still means the same worker.
         router.remove_worker(0, &mut Vec::new()).unwrap();
-        router.finish(2).unwrap();
+        router.finish(2, None).unwrap();
         router.place(Request::new(3, 10).bound_to(2), 2).unwrap();
         router.step(2).unwrap();
         assert_eq!(router.running_on(3), Some(2));
         assert_eq!(router.preempt(3).unwrap().rank, Some(2));
-        let error = router.enqueue(Request::new(4, 10).bound_to(0)).unwrap_err();
+        let error = router.enqueue(Request::new(4, 10).bound_to(0), None).unwrap_err();
         assert_eq!(error, RouterError::Worker { workers: 2, found: 0 });
     }
 }
@@ -125,7 +125,7 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
         "level",
     );
     let others = WorkerReport { running: 3, kv_used_tokens: 1_000, ..WorkerReport::default() };
-    alone.report(0, others).unwrap();
+    alone.report(0, others, None).unwrap();
     assert_eq!(alone.workers()[0].load_tokens, 1_000);
     assert_eq!(alone.workers()[0].room_tokens(), 2_000);
     assert_eq!(placed(alone.place(Request::new(1, 500), 0).unwrap()), Some(1));
@@ -138,24 +138,24 @@ fn what_no_worker_can_ever_hold_comes_back() {
         ..RouterConfig::uniform(2, WorkerConfig::new(4).capacity(1_000))
     };
     let mut router = build(config, "level");
-    router.enqueue(Request::new(1, 901)).unwrap();
-    router.enqueue(Request::new(2, 900)).unwrap();
+    router.enqueue(Request::new(1, 901), None).unwrap();
+    router.enqueue(Request::new(2, 900), None).unwrap();
     let plan = router.step(0).unwrap();
     assert_eq!((plan.returned.len(), plan.returned[0].id), (1, 1));
     assert_eq!((plan.returned[0].reason, plan.returned[0].worker), (ReturnReason::NeverFits, None));
     assert_eq!(plan.admissions.len(), 1);
     // A cache that shrinks, and one that joins.
     for rank in [0, 1] {
-        router.enqueue(Request::new(10 + rank, 600).bound_to(rank as u32)).unwrap();
+        router.enqueue(Request::new(10 + rank, 600).bound_to(rank as u32), None).unwrap();
     }
     let shrunk = WorkerReport { kv_capacity_tokens: Some(500), ..WorkerReport::default() };
     let taken = router.running_on(2).unwrap();
-    router.report(1 - taken, shrunk).unwrap();
+    router.report(1 - taken, shrunk, None).unwrap();
     let plan = router.step(1).unwrap();
     assert_eq!(plan.returned.len(), 1);
     assert_eq!((plan.returned[0].id, plan.returned[0].worker), (10 + u64::from(1 - taken), Some(1 - taken)));
     router.add_worker(WorkerConfig::new(1).capacity(9_000)).unwrap();
-    router.enqueue(Request::new(20, 5_000)).unwrap();
+    router.enqueue(Request::new(20, 5_000), None).unwrap();
     assert_eq!(router.step(2).unwrap().of(20).map(|dispatch| dispatch.worker), Some(2));
 }
 
@@ -163,18 +163,18 @@ fn what_no_worker_can_ever_hold_comes_back() {
 fn a_draining_worker_runs_on_takes_nobody_and_says_when_it_is_empty() {
     let mut router = build(RouterConfig::new(2, 2), "level");
     for id in 0..2 {
-        router.enqueue(Request::new(id, 100).bound_to(id as u32)).unwrap();
+        router.enqueue(Request::new(id, 100).bound_to(id as u32), None).unwrap();
     }
     router.step(0).unwrap();
     router.drain_worker(1).unwrap();
-    router.enqueue(Request::new(5, 10).bound_to(1)).unwrap();
-    router.enqueue(Request::new(6, 10)).unwrap();
-    router.enqueue(Request::new(7, 10)).unwrap();
+    router.enqueue(Request::new(5, 10).bound_to(1), None).unwrap();
+    router.enqueue(Request::new(6, 10), None).unwrap();
+    router.enqueue(Request::new(7, 10), None).unwrap();
     let plan = router.step(1).unwrap();
     assert_eq!((plan.returned[0].id, plan.returned[0].reason), (5, ReturnReason::WorkerDraining));
     assert_eq!(plan.admissions.iter().map(|dispatch| dispatch.worker).collect::<Vec<_>>(), [0]);
     assert_eq!(router.is_drained(1), Ok(false));
-    router.finish(1).unwrap();
+    router.finish(1, None).unwrap();
     assert_eq!((router.is_drained(1), router.is_drained(0)), (Ok(true), Ok(false)));
     let mut returned = Vec::new();
     router.remove_worker(1, &mut returned).unwrap();
@@ -188,14 +188,14 @@ fn nobody_waits_longer_than_the_configuration_allows() {
     let mut router = build(config, "level");
     router.step(1_000).unwrap();
     for id in 1..4 {
-        router.enqueue(Request::new(id, 10)).unwrap();
+        router.enqueue(Request::new(id, 10), 1_000).unwrap();
     }
     assert_eq!(router.step(1_100).unwrap().admissions.len(), 1);
     assert!(router.step(1_499).unwrap().returned.is_empty());
     let plan = router.step(1_500).unwrap();
     assert_eq!(plan.returned.iter().filter(|back| back.reason == ReturnReason::Expired).count(), 2);
     // The clock does not run backwards.
-    router.enqueue(Request::new(9, 10)).unwrap();
+    router.enqueue(Request::new(9, 10), 0).unwrap();
     assert!(router.step(0).unwrap().returned.is_empty());
     assert_eq!(router.step(2_000).unwrap().returned.len(), 1);
 }
@@ -219,7 +219,7 @@ fn explaining_changes_no_decision() {
                 let placement = plain.place(request, step).unwrap();
                 assert_eq!(placement, asked.place(request, step).unwrap(), "{name}");
                 if let Placement::Placed(dispatch) = placement {
-                    let why = asked.explain(id).unwrap().expect("placed");
+                    let why = asked.explain(id).expect("placed");
                     assert_eq!((why.decided, why.worker), (Decided::Arrival, Some(dispatch.worker)));
                     assert_eq!(why.score_tokens, dispatch.score_tokens);
                     assert!(why.lead_tokens().is_none_or(|lead| lead >= 0.0));
@@ -228,31 +228,31 @@ fn explaining_changes_no_decision() {
             let plan = plain.step(step).unwrap().clone();
             assert_eq!(&plan, asked.step(step).unwrap(), "{name}");
             for dispatch in &plan.admissions {
-                let why = asked.explain(dispatch.id).unwrap().expect("admitted");
+                let why = asked.explain(dispatch.id).expect("admitted");
                 assert_eq!((why.decided, why.worker), (Decided::Step, Some(dispatch.worker)));
                 assert_eq!(why.score_tokens, dispatch.score_tokens);
                 assert!(why.margin_tokens >= 0.0);
                 explained += 1;
                 second += u32::from(why.runner_up.is_some());
                 assert!(why.runner_up.is_none_or(|other| other.worker != dispatch.worker));
-                assert_eq!(plain.explain(dispatch.id).unwrap(), None, "nobody asked");
+                assert_eq!(plain.explain(dispatch.id), None, "nobody asked");
             }
-            for (id, reason) in plain.waiting().unwrap() {
-                let why = plain.explain(id).unwrap().expect("it waits");
+            for (id, reason) in plain.waiting() {
+                let why = plain.explain(id).expect("it waits");
                 assert_eq!(why.decided, Decided::Waits(reason));
             }
             plain.advance();
             asked.advance();
             for id in id.saturating_sub(15)..id {
                 if plain.running_on(id).is_some() && next(4) == 0 {
-                    assert_eq!(plain.finish(id).unwrap(), asked.finish(id).unwrap());
+                    assert_eq!(plain.finish(id, None).unwrap(), asked.finish(id, None).unwrap());
                 }
             }
         }
         assert!(explained > 20, "{name}: {explained}");
         let scores = name.starts_with("level") || name.starts_with("exact") || *name == "least-kv";
         assert!(!scores || second > 5, "{name}: {second}");
-        assert_eq!(asked.explain(u64::MAX).unwrap(), None);
+        assert_eq!(asked.explain(u64::MAX), None);
     }
 }
 
@@ -261,13 +261,13 @@ fn metrics_add_up() {
     let config = RouterConfig::uniform(2, WorkerConfig::new(2).capacity(3_000));
     let mut router = build(config, "level");
     for (id, tokens) in [(1, 400), (2, 300), (3, 200), (4, 100), (5, 50)] {
-        router.enqueue(Request::new(id, tokens)).unwrap();
+        router.enqueue(Request::new(id, tokens), 0).unwrap();
     }
     router.step(10).unwrap();
     router.advance();
     router.step(60).unwrap();
     let mut metrics = Metrics::default();
-    router.metrics(&mut metrics).unwrap();
+    router.metrics(&mut metrics);
     let loads: Vec<u64> = metrics.ranks.iter().map(|rank| rank.load_tokens).collect();
     let (most, sum) = (*loads.iter().max().unwrap(), loads.iter().sum::<u64>());
     assert_eq!((metrics.waiting, metrics.running, metrics.step), (1, 4, 1));

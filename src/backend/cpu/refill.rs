@@ -17,7 +17,7 @@ use super::listed::Listed;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, open_key, worker_of};
 use crate::batch::MAX_PROMPT_TOKENS;
-use crate::pool::{BLOCK, NO_ROW, Ordered};
+use crate::pool::{BLOCK, Ordered};
 
 /// Distances from the wanted length and ages together stay below this, and so does what a length costs past the margin.
 pub(crate) const SPAN: i64 = 1 << 24;
@@ -523,12 +523,6 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
     }
 }
 
-/// Whether a request has terms of its own with single workers.
-#[inline(always)]
-fn has_row(ordered: &Ordered<'_>, pairs: Option<Listed<'_>>, position: usize) -> bool {
-    pairs.is_some() && ordered.pair_rows[position] != NO_ROW
-}
-
 /// Bounds every block by its ends and its oldest.
 #[inline(always)]
 fn begin<L: Lanes>(lanes: L, chain: &mut Chain<'_>) {
@@ -623,7 +617,7 @@ fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
             tokens,
             score,
             overdue: false,
-            pair_terms: has_row(ordered, pairs, position),
+            held: false,
             peak_tokens: tolerant.then(|| tent.peak_tokens()),
             best_at: 0,
         });
@@ -705,7 +699,6 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
             field.reopen(lanes, position / BLOCK);
             loads.exchange(pick.worker, tokens - pick.tokens);
             (pick.position, pick.tokens, pick.score) = (position, tokens, score);
-            pick.pair_terms = has_row(chain.ordered, chain.pairs, position);
         } else {
             pick.score = current;
         }

@@ -65,7 +65,7 @@ fn scan(
     longest: i64,
     wanted: i64,
 ) -> Option<Found> {
-    let ordered = pool.ordered();
+    let ordered = pool.candidates().ordered();
     let mut best: Option<(i64, std::cmp::Reverse<u64>, usize)> = None;
     for (position, &tokens) in ordered.tokens.iter().enumerate() {
         let waited = ordered.now_step - ordered.enqueued[position];
@@ -99,7 +99,7 @@ fn a_search_finds_what_a_scan_finds() {
                 for id in 0..5 {
                     assert!(pool.remove(1 << 40 | id).is_some());
                 }
-                let ordered = pool.ordered();
+                let ordered = pool.candidates().ordered();
                 let age = Age { linear: next(5) as f64 * 0.37, quadratic: next(3) as f64 * 0.013 };
                 let unit = 1 + next(70) as i64;
                 marks.reset(ordered.tokens.len());
@@ -186,7 +186,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                         tokens: 1 + next([20, 500, 1 << 22][round % 3]) as i64,
                         score: 0,
                         overdue: next(9) == 0,
-                        pair_terms: false,
+                        held: false,
                         peak_tokens: None,
                         best_at: 0,
                     })
@@ -305,11 +305,11 @@ fn ages_are_the_definition_to_the_bit() {
             for id in 0..20 {
                 pool.insert(Request::new(id, 7).waited(next(20_000) as u32)).expect("valid");
             }
-            let ordered = pool.ordered();
+            let ordered = pool.candidates().ordered();
             let mut marks = Marks::default();
             marks.reset(20);
             (kernels.begin)(&ordered, (age, 1), None, &mut marks);
-            for (block, oldest) in pool.ordered().enqueued.chunks(BLOCK).enumerate() {
+            for (block, oldest) in pool.candidates().ordered().enqueued.chunks(BLOCK).enumerate() {
                 let waited = ordered.now_step - oldest.iter().min().expect("some");
                 assert_eq!(i64::from(marks.block_age(block)), age.tokens(waited), "{}", kernels.isa);
             }

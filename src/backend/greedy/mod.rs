@@ -218,6 +218,7 @@ impl Greedy {
             self.hold_repair(batch.workers().len(), self.picks.len());
             for round in 1..=plan.repair.rounds {
                 let replaced = self.replace(step);
+                self.hold_picks(step);
                 let swapped = plan.repair.swap.is_some_and(|cost| {
                     let dealt =
                         if plan.repair.one_each { self.deal(round < plan.repair.rounds) } else { None };
@@ -242,6 +243,17 @@ impl Greedy {
         }));
         let picked = self.picks.iter().map(|pick| (pick.worker, pick.tokens));
         out.after = Balance::of_totals(batch, self.loads.after(picked));
+    }
+
+    /// Finds out which picks have terms of their own.
+    fn hold_picks(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+        if step.ordered || step.plan.repair.swap.is_none() || !step.batch.has_pair_terms() {
+            return;
+        }
+        for pick in &mut self.picks {
+            let slot = PoolSlot(step.waiting.slots[pick.position]);
+            pick.held = step.batch.has_terms(step.batch.waiting().request(slot));
+        }
     }
 
     /// The score of every pair as the batch begins, in tokens; minus infinity where the request may not run.
@@ -304,8 +316,6 @@ impl Greedy {
     fn admit(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found, overdue: bool) {
         let ordered = &step.waiting;
         let tokens = i64::from(ordered.tokens[found.position]);
-        let pair_terms = !step.ordered
-            && step.batch.waiting().request(PoolSlot(ordered.slots[found.position])).has_pair_terms();
         self.take(step, found.position);
         self.loads.admit(worker, tokens);
         self.picks.push(Pick {
@@ -314,7 +324,7 @@ impl Greedy {
             tokens,
             score: found.score,
             overdue,
-            pair_terms,
+            held: false,
             peak_tokens: None,
             best_at: 0,
         });

@@ -4,7 +4,6 @@ use super::Greedy;
 use super::step::Step;
 use crate::backend::cpu::exchange::Exchange;
 use crate::backend::picks::{Pick, hold};
-use crate::pool::PoolSlot;
 use crate::rule::{PairCost, Rule};
 
 /// A pick in [`Greedy::dealt`]: the longest first, equal lengths in order of arrival.
@@ -159,10 +158,8 @@ impl Greedy {
                 self.give_back(step, pick.position);
                 self.take(step, position);
                 let tokens = i64::from(step.waiting.tokens[position]);
-                let pair_terms = !step.ordered
-                    && step.batch.waiting().request(PoolSlot(step.waiting.slots[position])).has_pair_terms();
                 self.loads.exchange(pick.worker, tokens - pick.tokens);
-                self.picks[index] = Pick { position, tokens, pair_terms, ..pick };
+                self.picks[index] = Pick { position, tokens, ..pick };
             }
             // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
             let pick = &mut self.picks[index];

@@ -51,7 +51,8 @@ fn the_best_of_a_column_is_that_of_the_definition() {
             eligible: if masks { &eligible } else { &[] },
         };
         let batch = Batch::draft(&list, &pool).pairs(pairs).check().expect("valid");
-        let ordered = pool.ordered();
+        let candidates = pool.candidates();
+        let ordered = candidates.ordered();
         let profile = Profile {
             intercept: 7,
             slope: 2,
@@ -94,10 +95,10 @@ fn the_best_of_a_column_is_that_of_the_definition() {
                 let fits = free.filter(|&position| i64::from(ordered.tokens[position]) <= longest);
                 let found = fits.map(|position| {
                     let slot = PoolSlot(ordered.slots[position]);
-                    let extra = age.tokens(pool.waited_steps(slot))
-                        + worker.map_or(0, |worker| batch.bonus_tokens(pool.request(slot), worker));
+                    let extra = age.tokens(candidates.waited_steps(slot))
+                        + worker.map_or(0, |worker| batch.bonus_tokens(candidates.request(slot), worker));
                     let tokens = i64::from(ordered.tokens[position]);
-                    (profile.score(tokens) + 3 * extra, std::cmp::Reverse(pool.arrival(slot)), position)
+                    (profile.score(tokens) + 3 * extra, std::cmp::Reverse(candidates.arrival(slot)), position)
                 });
                 found.max().map(|(score, _, position)| Found { position, score })
             };

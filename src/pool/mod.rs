@@ -1,0 +1,538 @@
+//! What waits: a queue in order of arrival, the oldest of which are the candidates of a decision.
+//!
+//! A decision chooses among the oldest [`CANDIDATE_WINDOW`] requests (or as many as [`Pool::with_window`] says), the oracle as well: only they stand
+//! in length order. So a million who wait cost a decision what a few thousand do, and to come, to leave or to be refused costs the same
+//! however many wait. Where nobody in the window may enter an open worker, the router moves the window on past them for that step.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `candidates` | who a decision chooses among: order of arrival, and columns in order of length with the blocks that the search bounds |
+//! | `queue` | everybody behind them: a list for each rank, in stretches of known lengths |
+//! | here | ids, and who stands in which of the two |
+//!
+//! Ids are the caller's and may be an attacker's choice, so they are found by the standard library's keyed hash.
+
+mod candidates;
+mod queue;
+
+use std::collections::{HashMap, hash_map};
+
+use self::candidates::Mark;
+pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered, Waiting};
+pub use self::candidates::{Candidates, PoolSlot};
+use self::queue::{Queue, Wanted};
+use crate::batch::error::BatchError;
+use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING};
+use crate::batch::request::Request;
+
+/// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16 a worker costs no balance (measured).
+pub const CANDIDATE_WINDOW: usize = 4096;
+
+/// The clock of a request that came before the clock was read.
+pub(crate) const UNDATED: u64 = u64::MAX;
+
+/// Where a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Candidate(PoolSlot),
+    Queued(u32),
+}
+
+/// Waiting requests in order of arrival.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    window: usize,
+    candidates: Candidates,
+    queue: Queue,
+    places: HashMap<u64, Place>,
+    /// Every id is its row in the last [`Pool::refill`], and `places` is empty: nothing has to be looked up.
+    by_row: bool,
+    arrivals: u64,
+    /// The window while it is moved on.
+    further: Candidates,
+    moved: bool,
+    // Scratch.
+    found: Vec<u32>,
+    slots: Vec<PoolSlot>,
+    joining: Vec<Waiting>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pool {
+    /// An empty pool with a window of [`CANDIDATE_WINDOW`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_window(CANDIDATE_WINDOW)
+    }
+
+    /// An empty pool whose oldest so many requests are candidates; at least one.
+    #[must_use]
+    pub fn with_window(candidates: usize) -> Self {
+        Self {
+            window: candidates.max(1),
+            candidates: Candidates::new(),
+            queue: Queue::new(),
+            places: HashMap::new(),
+            by_row: true,
+            arrivals: 0,
+            further: Candidates::new(),
+            moved: false,
+            found: Vec::new(),
+            slots: Vec::new(),
+            joining: Vec::new(),
+        }
+    }
+
+    /// A pool of the given requests; arrival order is the order of the slice.
+    ///
+    /// # Errors
+    /// The first request that [`Pool::insert`] refuses, named by its index.
+    pub fn from_requests(requests: &[Request]) -> Result<Self, BatchError> {
+        let mut pool = Self::new();
+        pool.refill(requests)?;
+        Ok(pool)
+    }
+
+    /// Empties the pool and keeps its buffers.
+    pub fn clear(&mut self) {
+        self.candidates.clear();
+        self.queue.clear();
+        self.places.clear();
+        self.by_row = true;
+        self.arrivals = 0;
+        self.moved = false;
+    }
+
+    /// Replaces everything by the given requests, in arrival order: far cheaper than one insertion after the other, and cheapest where
+    /// ids are the places 0, 1, 2 and so on. Slots of before mean nothing any more.
+    ///
+    /// # Errors
+    /// The first request that [`Pool::insert`] would refuse, named by its index; the pool is empty then.
+    pub fn refill(&mut self, requests: &[Request]) -> Result<(), BatchError> {
+        self.clear();
+        let mut by_row = requests.len() <= MAX_WAITING;
+        let mut valid = by_row;
+        for (index, request) in requests.iter().enumerate() {
+            by_row &= request.id == index as u64;
+            valid &= is_valid(request);
+        }
+        if !(valid && by_row) {
+            // Something is wrong, or ids must be looked at one by one.
+            self.by_row = false;
+            let refused = requests.iter().enumerate().try_for_each(|(index, request)| {
+                check_new(index, request)?;
+                let place = self.place_of_row(index);
+                match self.places.entry(request.id) {
+                    hash_map::Entry::Occupied(first) => {
+                        let first = match *first.get() {
+                            Place::Candidate(slot) => slot.index(),
+                            Place::Queued(node) => self.window + node as usize,
+                        };
+                        Err(BatchError::DuplicateId { index, id: request.id, first })
+                    }
+                    hash_map::Entry::Vacant(free) => {
+                        free.insert(place);
+                        Ok(())
+                    }
+                }
+            });
+            if refused.is_err() {
+                self.clear();
+                return refused;
+            }
+        }
+        let now_step = self.candidates.now_step();
+        let mut waiting = requests.iter().zip(0u64..).map(|(&request, arrival)| Waiting {
+            request,
+            enqueued_step: now_step - request.waited_steps,
+            since_ms: 0,
+            arrival,
+            leaves: false,
+        });
+        self.candidates.refill(waiting.by_ref().take(self.window));
+        for waiting in waiting {
+            self.queue.push(waiting);
+        }
+        self.arrivals = requests.len() as u64;
+        Ok(())
+    }
+
+    /// Where the request of a row stands in a pool that has just been refilled.
+    fn place_of_row(&self, row: usize) -> Place {
+        if row < self.window {
+            Place::Candidate(PoolSlot(row as u32))
+        } else {
+            Place::Queued((row - self.window) as u32)
+        }
+    }
+
+    /// Looks ids up in the map from now on.
+    fn index_ids(&mut self) {
+        if std::mem::take(&mut self.by_row) {
+            self.places = (0..self.len()).map(|row| (row as u64, self.place_of_row(row))).collect();
+        }
+    }
+
+    fn place(&self, id: u64) -> Option<Place> {
+        if self.by_row {
+            return (id < self.len() as u64).then(|| self.place_of_row(id as usize));
+        }
+        self.places.get(&id).copied()
+    }
+
+    /// Adds a request at the end of the arrival order.
+    ///
+    /// # Errors
+    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], or a full pool. The
+    /// pool is unchanged then.
+    pub fn insert(&mut self, request: Request) -> Result<(), BatchError> {
+        self.check(&request)?;
+        self.enter(request, 0);
+        Ok(())
+    }
+
+    /// What [`Pool::insert`] refuses.
+    pub(crate) fn check(&self, request: &Request) -> Result<(), BatchError> {
+        check_new(self.len(), request)?;
+        match self.contains(request.id) {
+            true => Err(BatchError::Waits { id: request.id }),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds a request that [`Pool::check`] lets in.
+    pub(crate) fn enter(&mut self, request: Request, since_ms: u64) {
+        self.index_ids();
+        let waiting = Waiting {
+            request,
+            enqueued_step: self.candidates.now_step() - request.waited_steps,
+            since_ms,
+            arrival: self.arrivals,
+            leaves: false,
+        };
+        self.arrivals += 1;
+        let places = &mut self.places;
+        if self.queue.is_empty() && self.candidates.len() < self.window {
+            let entered = |id, slot| {
+                places.insert(id, Place::Candidate(slot));
+            };
+            self.candidates.exchange(&[], std::iter::once(waiting), entered);
+        } else {
+            places.insert(request.id, Place::Queued(self.queue.push(waiting)));
+        }
+    }
+
+    /// Takes the request with this id out of the pool, with its wait so far.
+    pub fn remove(&mut self, id: u64) -> Option<Request> {
+        Some(self.leave(id)?.request)
+    }
+
+    /// The same with all that is known of it.
+    pub(crate) fn leave(&mut self, id: u64) -> Option<Waiting> {
+        let mut found = None;
+        self.leave_all(std::iter::once(id), |waiting| found = Some(waiting));
+        found
+    }
+
+    /// Takes everybody out whose ids are given, and gives each to `left` with its wait so far; ids of nobody are passed over. The window is
+    /// full again afterwards, as far as there are requests.
+    pub(crate) fn leave_all(&mut self, ids: impl Iterator<Item = u64>, mut left: impl FnMut(Waiting)) {
+        self.index_ids();
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.clear();
+        for id in ids {
+            match self.places.remove(&id) {
+                Some(Place::Candidate(slot)) => {
+                    slots.push(slot);
+                    left(self.as_it_left(*self.candidates.waiting(slot)));
+                }
+                Some(Place::Queued(node)) => {
+                    let waiting = self.queue.remove(node);
+                    left(self.as_it_left(waiting));
+                }
+                None => {}
+            }
+        }
+        if !slots.is_empty() {
+            self.exchange(&slots);
+        }
+        self.slots = slots;
+    }
+
+    fn as_it_left(&self, waiting: Waiting) -> Waiting {
+        let waited_steps = self.candidates.now_step() - waiting.enqueued_step;
+        Waiting { request: Request { waited_steps, ..waiting.request }, ..waiting }
+    }
+
+    /// Lets those go who stand in these slots, and the oldest of the queue in.
+    fn exchange(&mut self, leaving: &[PoolSlot]) {
+        let free = self.window + leaving.len() - self.candidates.len();
+        let (places, joining) = (&mut self.places, &mut self.joining);
+        self.queue.take_oldest(free, |waiting| joining.push(waiting));
+        self.candidates.exchange(leaving, joining.drain(..), |id, slot| {
+            places.insert(id, Place::Candidate(slot));
+        });
+    }
+
+    /// Lets `steps` pass: every waiting request has waited that much longer.
+    pub fn advance(&mut self, steps: u32) {
+        // Years of steps fit; past that, waits saturate at MAX_WAITED_STEPS instead of wrapping.
+        const REBASE_AT: u32 = u32::MAX - 2 * MAX_WAITED_STEPS;
+        let mut now_step = self.candidates.now_step() + steps.min(MAX_WAITED_STEPS);
+        let mut shift = 0;
+        if now_step >= REBASE_AT {
+            shift = now_step - MAX_WAITED_STEPS;
+            now_step = MAX_WAITED_STEPS;
+            self.queue.shift_steps(shift);
+        }
+        self.candidates.set_step(now_step, shift);
+    }
+
+    /// Number of waiting requests.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.candidates.len() + self.queue.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a request waits.
+    #[must_use]
+    pub fn contains(&self, id: u64) -> bool {
+        self.place(id).is_some()
+    }
+
+    /// A request that waits, its wait so far within it.
+    #[must_use]
+    pub fn request(&self, id: u64) -> Option<Request> {
+        self.find(id).map(|(_, request, waited_steps)| Request { waited_steps, ..request })
+    }
+
+    /// A request that waits as it was inserted, its slot if it is a candidate, and the steps that it has waited.
+    pub(crate) fn find(&self, id: u64) -> Option<(Option<PoolSlot>, Request, u32)> {
+        let (slot, waiting, rank) = match self.place(id)? {
+            Place::Candidate(slot) => {
+                let waiting = self.candidates.waiting(slot);
+                (Some(slot), waiting, waiting.request.rank)
+            }
+            Place::Queued(node) => (None, self.queue.waiting(node), self.queue.rank(node)),
+        };
+        let waited_steps = self.candidates.now_step() - waiting.enqueued_step;
+        Some((slot, Request { rank, ..waiting.request }, waited_steps))
+    }
+
+    /// Who a decision chooses among: the oldest, up to the window.
+    #[must_use]
+    pub fn candidates(&self) -> &Candidates {
+        if self.moved { &self.further } else { &self.candidates }
+    }
+
+    /// The slot of a candidate.
+    #[must_use]
+    pub fn slot_of(&self, id: u64) -> Option<PoolSlot> {
+        if self.moved {
+            return self.further.iter().find(|(_, request, _)| request.id == id).map(|(slot, ..)| slot);
+        }
+        match self.place(id)? {
+            Place::Candidate(slot) => Some(slot),
+            Place::Queued(_) => None,
+        }
+    }
+
+    /// Everybody in arrival order, with the steps that each has waited.
+    pub fn iter(&self) -> impl Iterator<Item = (Request, u32)> {
+        self.iter_with_slots().map(|(_, request, waited)| (request, waited))
+    }
+
+    /// The same with the slots of those in the window, where it stands when it is not moved on.
+    pub(crate) fn iter_with_slots(&self) -> impl Iterator<Item = (Option<PoolSlot>, Request, u32)> {
+        let now_step = self.candidates.now_step();
+        let first = self.candidates.iter().map(|(slot, &request, waited)| (Some(slot), request, waited));
+        first.chain(self.queue.iter().map(move |(waiting, rank)| {
+            (None, waiting.bound_to(rank).request, now_step - waiting.enqueued_step)
+        }))
+    }
+
+    /// The longest wait of all, in steps; zero when nobody waits. Of those behind the window it is known only that the window came first.
+    #[must_use]
+    pub fn longest_wait_steps(&self) -> u32 {
+        self.candidates.longest_wait_steps()
+    }
+
+    // For the router.
+
+    /// Since when the one waits who came first, by the clock.
+    pub(crate) fn first_since_ms(&self) -> Option<u64> {
+        let (slot, ..) = self.candidates.iter().next()?;
+        Some(self.candidates.waiting(slot).since_ms)
+    }
+
+    /// Who came without a date gets one.
+    pub(crate) fn date(&mut self, now_ms: u64) {
+        self.candidates.date(now_ms);
+        if !self.queue.is_empty() {
+            self.queue.date(now_ms);
+        }
+    }
+
+    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: of every rank the first, as long as `is_old`
+    /// says so of them.
+    pub(crate) fn mark_first(&mut self, is_old: impl Fn(&Waiting) -> bool, mut leaves: impl FnMut(u64)) {
+        self.candidates
+            .mark(|waiting| if is_old(waiting) { Mark::Leaves } else { Mark::Enough }, &mut leaves);
+        self.queue.mark_first(is_old, leaves);
+    }
+
+    /// The same of everybody who is bound to a rank.
+    pub(crate) fn mark_bound(&mut self, rank: u32, mut leaves: impl FnMut(u64)) {
+        if self.candidates.any_rank() {
+            let bound = |waiting: &Waiting| waiting.request.rank == Some(rank);
+            self.candidates
+                .mark(|waiting| if bound(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
+        }
+        self.queue.mark_bound(rank, leaves);
+    }
+
+    /// The same of everybody longer than the limit of the rank that it is bound to; `limit_of` says none where there is no limit.
+    pub(crate) fn mark_longer(
+        &mut self,
+        limit_of: impl Fn(Option<u32>) -> Option<i64>,
+        mut leaves: impl FnMut(u64),
+    ) {
+        let is_longer = |waiting: &Waiting| {
+            limit_of(waiting.request.rank)
+                .is_some_and(|limit| i64::from(waiting.request.prompt_tokens) > limit)
+        };
+        self.candidates
+            .mark(|waiting| if is_longer(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
+        self.queue.mark_longer(limit_of, leaves);
+    }
+
+    /// Takes marks back.
+    pub(crate) fn unmark(&mut self, ids: impl Iterator<Item = u64>) {
+        for id in ids {
+            match self.place(id) {
+                Some(Place::Candidate(slot)) => self.candidates.unmark(slot),
+                Some(Place::Queued(node)) => self.queue.unmark(node),
+                None => {}
+            }
+        }
+    }
+
+    /// How many wait behind the window, by the rank that they are bound to.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (Option<u32>, usize)> {
+        self.queue.ranks()
+    }
+
+    /// How many of those have at most so many tokens.
+    pub(crate) fn queued_of_at_most(&self, rank: Option<u32>, tokens: i64) -> usize {
+        self.queue.count_of_length(rank, Wanted::AtMost(tokens))
+    }
+
+    /// Whether somebody waits behind the window.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Before a decision: where some of the window leave with it, it is moved to the oldest who stay.
+    pub(crate) fn look_past_marked(&mut self) {
+        self.moved = self.candidates.any_marked();
+        if !self.moved {
+            self.queue.search_from(0);
+            return;
+        }
+        let stay = |waiting: &&Waiting| !waiting.leaves;
+        let queued = self.queue.iter().filter(|(waiting, _)| stay(waiting));
+        let queued = queued.map(|(waiting, rank)| waiting.bound_to(rank));
+        let all = self
+            .candidates
+            .iter()
+            .map(|(slot, ..)| self.candidates.waiting(slot))
+            .filter(stay)
+            .copied()
+            .chain(queued);
+        self.further.set_step(self.candidates.now_step(), 0);
+        self.further.refill(all.take(self.window));
+        let last = self.further.last_arrival();
+        self.queue.search_from(last.map_or(u64::MAX, |last| last + 1));
+    }
+
+    /// Moves the window on past everybody who stands in it, to the next who stay and have at most as many tokens as `most_tokens` says for the rank that
+    /// they are bound to (none for no room). False where there is nobody.
+    pub(crate) fn move_on(&mut self, most_tokens: impl Fn(Option<u32>) -> Option<i64>) -> bool {
+        self.moved = true;
+        let wanted = |rank| most_tokens(rank).map(Wanted::AtMost);
+        self.queue.search(wanted, self.window, &mut self.found);
+        let queue = &self.queue;
+        self.further.set_step(self.candidates.now_step(), 0);
+        self.further.refill(self.found.iter().map(|&node| queue.waiting(node).bound_to(queue.rank(node))));
+        !self.further.is_empty()
+    }
+
+    /// Whether the window stands elsewhere than with the oldest.
+    pub(crate) fn is_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Moves the window back to the oldest.
+    pub(crate) fn move_back(&mut self) {
+        self.moved = false;
+    }
+
+    /// Ids of everybody, in no order.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        if self.by_row { (0..self.len() as u64).collect() } else { self.places.keys().copied().collect() }
+    }
+
+    /// Gives every candidate the row of pair terms that `row_of` names, in arrival order.
+    pub(crate) fn set_pair_rows(&mut self, row_of: impl FnMut(&Request) -> Option<u32>) {
+        if self.moved { &mut self.further } else { &mut self.candidates }.set_pair_rows(row_of);
+    }
+
+    /// A rank is gone to which nobody is bound any more: those after it move up.
+    pub(crate) fn drop_rank(&mut self, gone: u32) {
+        self.candidates.map_ranks(|rank| if rank > gone { rank - 1 } else { rank });
+        self.queue.drop_rank(gone);
+    }
+}
+
+/// Whether [`check_new`] finds nothing, where there is room.
+fn is_valid(request: &Request) -> bool {
+    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) & (request.waited_steps <= MAX_WAITED_STEPS)
+}
+
+/// Checks what a request says of itself, as the one at `index`.
+fn check_new(index: usize, request: &Request) -> Result<(), BatchError> {
+    if index >= MAX_WAITING {
+        return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: index + 1 });
+    }
+    if request.prompt_tokens == 0 || request.prompt_tokens > MAX_PROMPT_TOKENS {
+        return Err(BatchError::PromptTokens {
+            index,
+            id: request.id,
+            limit: MAX_PROMPT_TOKENS,
+            found: request.prompt_tokens,
+        });
+    }
+    if request.waited_steps > MAX_WAITED_STEPS {
+        return Err(BatchError::WaitedSteps {
+            index,
+            id: request.id,
+            limit: MAX_WAITED_STEPS,
+            found: request.waited_steps,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,497 @@
+//! Who waits behind the candidates: a queue in order of arrival for each rank that requests are bound to, and one for those that are not.
+//!
+//! A lane is an intrusive list, cut into stretches of neighbours whose least and greatest length are known, so that whoever looks for lengths
+//! passes over most of a million at once. Every operation costs what it touches; nothing moves or looks at all that wait.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use crate::pool::candidates::{NONE, Waiting};
+
+/// Most requests of a stretch.
+const STRETCH: u32 = 1024;
+
+/// The lane of requests that are bound to no rank.
+const UNBOUND: usize = 0;
+
+#[derive(Clone, Debug)]
+struct Node {
+    waiting: Waiting,
+    lane: u32,
+    previous: u32,
+    next: u32,
+}
+
+/// Neighbours of a lane.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    /// Nobody in it arrived before this.
+    from: u64,
+    first: u32,
+    count: u32,
+    // Bounds of their lengths, which those who left may have made too wide.
+    low: u32,
+    high: u32,
+}
+
+/// A list in order of arrival.
+#[derive(Clone, Debug)]
+struct Lane {
+    rank: Option<u32>,
+    head: u32,
+    tail: u32,
+    count: usize,
+    stretches: VecDeque<Stretch>,
+    /// Where a search that goes on in pieces stands: nobody who arrived before.
+    searched: u64,
+}
+
+impl Lane {
+    fn new(rank: Option<u32>) -> Self {
+        Self { rank, head: NONE, tail: NONE, count: 0, stretches: VecDeque::new(), searched: 0 }
+    }
+
+    fn stretch_of(&self, arrival: u64) -> usize {
+        self.stretches.partition_point(|stretch| stretch.from <= arrival).saturating_sub(1)
+    }
+}
+
+/// How far a search has come in a lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    /// The stretch after the one that it is in.
+    stretch: usize,
+    /// Whom it looks at next, and how many are left in the stretch.
+    node: u32,
+    left: u32,
+    /// Lengths seen in it, and whether none of them was wanted.
+    low: u32,
+    high: u32,
+    in_vain: bool,
+    /// The last whose length was wanted.
+    found: u32,
+}
+
+/// What a search lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Requests of at most so many tokens.
+    AtMost(i64),
+    /// Requests of more.
+    Above(i64),
+}
+
+impl Wanted {
+    fn takes(self, tokens: u32) -> bool {
+        match self {
+            Self::AtMost(limit) => i64::from(tokens) <= limit,
+            Self::Above(limit) => i64::from(tokens) > limit,
+        }
+    }
+
+    /// Whether somebody, and whether everybody, between these lengths is let through.
+    fn takes_of(self, stretch: &Stretch) -> (bool, bool) {
+        let (low, high) = (self.takes(stretch.low), self.takes(stretch.high));
+        (low || high, low && high)
+    }
+}
+
+/// Everybody behind the candidates.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    nodes: Vec<Node>,
+    vacant: Vec<u32>,
+    lanes: Vec<Lane>,
+    /// Lanes whose rank is gone.
+    spare: Vec<u32>,
+    lane_of_rank: Vec<u32>,
+    count: usize,
+    /// Scratch: the next of each lane, first come first.
+    heads: BinaryHeap<Reverse<(u64, u32)>>,
+    cursors: Vec<Cursor>,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: Vec::new(),
+            vacant: Vec::new(),
+            lanes: vec![Lane::new(None)],
+            spare: Vec::new(),
+            lane_of_rank: Vec::new(),
+            count: 0,
+            heads: BinaryHeap::new(),
+            cursors: Vec::new(),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.nodes.clear();
+        self.vacant.clear();
+        self.lanes.truncate(1);
+        self.lanes[UNBOUND] =
+            Lane { stretches: std::mem::take(&mut self.lanes[UNBOUND].stretches), ..Lane::new(None) };
+        self.lanes[UNBOUND].stretches.clear();
+        self.spare.clear();
+        self.lane_of_rank.clear();
+        self.count = 0;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(super) fn waiting(&self, node: u32) -> &Waiting {
+        &self.nodes[node as usize].waiting
+    }
+
+    fn lane_for(&mut self, rank: Option<u32>) -> usize {
+        let Some(rank) = rank else { return UNBOUND };
+        if self.lane_of_rank.len() <= rank as usize {
+            self.lane_of_rank.resize(rank as usize + 1, NONE);
+        }
+        if self.lane_of_rank[rank as usize] == NONE {
+            let lane = self.spare.pop().unwrap_or(self.lanes.len() as u32);
+            if lane as usize == self.lanes.len() {
+                self.lanes.push(Lane::new(None));
+            }
+            self.lanes[lane as usize].rank = Some(rank);
+            self.lane_of_rank[rank as usize] = lane;
+        }
+        self.lane_of_rank[rank as usize] as usize
+    }
+
+    /// Puts the youngest of all at the end. Its node, which is its own until it leaves.
+    pub(super) fn push(&mut self, waiting: Waiting) -> u32 {
+        let index = self.lane_for(waiting.request.rank);
+        let lane = &mut self.lanes[index];
+        let entry = Node { waiting, lane: index as u32, previous: lane.tail, next: NONE };
+        let node = match self.vacant.pop() {
+            Some(node) => {
+                self.nodes[node as usize] = entry;
+                node
+            }
+            None => {
+                self.nodes.push(entry);
+                (self.nodes.len() - 1) as u32
+            }
+        };
+        match lane.tail {
+            NONE => lane.head = node,
+            tail => self.nodes[tail as usize].next = node,
+        }
+        lane.tail = node;
+        lane.count += 1;
+        self.count += 1;
+        let tokens = waiting.request.prompt_tokens;
+        match lane.stretches.back_mut().filter(|last| last.count < STRETCH) {
+            Some(last) => {
+                last.count += 1;
+                (last.low, last.high) = (last.low.min(tokens), last.high.max(tokens));
+            }
+            None => lane.stretches.push_back(Stretch {
+                from: waiting.arrival,
+                first: node,
+                count: 1,
+                low: tokens,
+                high: tokens,
+            }),
+        }
+        node
+    }
+
+    /// Takes a request out.
+    pub(super) fn remove(&mut self, node: u32) -> Waiting {
+        let Node { mut waiting, lane, previous, next } = self.nodes[node as usize].clone();
+        let lane = &mut self.lanes[lane as usize];
+        match previous {
+            NONE => lane.head = next,
+            previous => self.nodes[previous as usize].next = next,
+        }
+        match next {
+            NONE => lane.tail = previous,
+            next => self.nodes[next as usize].previous = previous,
+        }
+        self.vacant.push(node);
+        lane.count -= 1;
+        self.count -= 1;
+        waiting.request.rank = lane.rank;
+        let at = lane.stretch_of(waiting.arrival);
+        let stretch = &mut lane.stretches[at];
+        stretch.count -= 1;
+        if stretch.first == node {
+            stretch.first = next;
+        }
+        let count = stretch.count;
+        if count == 0 {
+            lane.stretches.remove(at);
+            return waiting;
+        }
+        // Neighbours that have become few are one stretch: there are never more of them than of those who wait, by and large.
+        let before = at.checked_sub(1).filter(|&before| lane.stretches[before].count + count <= STRETCH / 2);
+        let after = Some(at)
+            .filter(|&at| lane.stretches.get(at + 1).is_some_and(|next| next.count + count <= STRETCH / 2));
+        if let Some(at) = before.or(after)
+            && let Some(gone) = lane.stretches.remove(at + 1)
+        {
+            let stays = &mut lane.stretches[at];
+            stays.count += gone.count;
+            (stays.low, stays.high) = (stays.low.min(gone.low), stays.high.max(gone.high));
+        }
+        waiting
+    }
+
+    /// The rank that a request is bound to.
+    pub(super) fn rank(&self, node: u32) -> Option<u32> {
+        self.lanes[self.nodes[node as usize].lane as usize].rank
+    }
+
+    /// Takes out the `most` that came first, in order of arrival.
+    pub(super) fn take_oldest(&mut self, most: usize, mut take: impl FnMut(Waiting)) {
+        if most == 0 || self.count == 0 {
+            return;
+        }
+        let mut heads = std::mem::take(&mut self.heads);
+        heads.clear();
+        heads.extend(
+            (0u32..)
+                .zip(&self.lanes)
+                .filter(|(_, lane)| lane.head != NONE)
+                .map(|(index, lane)| Reverse((self.nodes[lane.head as usize].waiting.arrival, index))),
+        );
+        for _ in 0..most {
+            let Some(Reverse((_, index))) = heads.pop() else { break };
+            let head = self.lanes[index as usize].head;
+            take(self.remove(head));
+            let head = self.lanes[index as usize].head;
+            if head != NONE {
+                heads.push(Reverse((self.nodes[head as usize].waiting.arrival, index)));
+            }
+        }
+        self.heads = heads;
+    }
+
+    /// Everybody in order of arrival, with the rank that each is bound to.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Waiting, Option<u32>)> {
+        let head = |index: u32, at: u32| {
+            self.nodes.get(at as usize).map(|node| Reverse((node.waiting.arrival, index, at)))
+        };
+        let mut heads: BinaryHeap<_> =
+            (0u32..).zip(&self.lanes).filter_map(|(index, lane)| head(index, lane.head)).collect();
+        std::iter::from_fn(move || {
+            let Reverse((_, index, at)) = heads.pop()?;
+            let node = &self.nodes[at as usize];
+            heads.extend(head(index, node.next));
+            Some((&node.waiting, self.lanes[index as usize].rank))
+        })
+    }
+
+    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: of every lane the first, as long as `is_old` says so.
+    pub(super) fn mark_first(&mut self, is_old: impl Fn(&Waiting) -> bool, mut leaves: impl FnMut(u64)) {
+        for lane in &self.lanes {
+            let mut at = lane.head;
+            while let Some(node) = self.nodes.get_mut(at as usize)
+                && is_old(&node.waiting)
+            {
+                mark(&mut node.waiting, &mut leaves);
+                at = node.next;
+            }
+        }
+    }
+
+    /// The same of everybody who is bound to a rank.
+    pub(super) fn mark_bound(&mut self, rank: u32, mut leaves: impl FnMut(u64)) {
+        let lane = self.lane_of_rank.get(rank as usize).copied().unwrap_or(NONE);
+        let mut at = self.lanes.get(lane as usize).map_or(NONE, |lane| lane.head);
+        while let Some(node) = self.nodes.get_mut(at as usize) {
+            mark(&mut node.waiting, &mut leaves);
+            at = node.next;
+        }
+    }
+
+    /// The same of everybody longer than the limit of the rank that it is bound to.
+    pub(super) fn mark_longer(
+        &mut self,
+        limit_of: impl Fn(Option<u32>) -> Option<i64>,
+        mut leaves: impl FnMut(u64),
+    ) {
+        for lane in self.lanes.iter().filter(|lane| lane.count > 0) {
+            let Some(wanted) = limit_of(lane.rank).map(Wanted::Above) else { continue };
+            for stretch in lane.stretches.iter().filter(|stretch| wanted.takes_of(stretch).0) {
+                let mut at = stretch.first;
+                for _ in 0..stretch.count {
+                    let node = &mut self.nodes[at as usize];
+                    if wanted.takes(node.waiting.request.prompt_tokens) {
+                        mark(&mut node.waiting, &mut leaves);
+                    }
+                    at = node.next;
+                }
+            }
+        }
+    }
+
+    pub(super) fn unmark(&mut self, node: u32) {
+        self.nodes[node as usize].waiting.leaves = false;
+    }
+
+    /// How many are wanted, of each rank.
+    pub(super) fn count_of_length(&self, rank: Option<u32>, wanted: Wanted) -> usize {
+        let lane = match rank {
+            None => UNBOUND as u32,
+            Some(rank) => self.lane_of_rank.get(rank as usize).copied().unwrap_or(NONE),
+        };
+        let Some(lane) = self.lanes.get(lane as usize) else { return 0 };
+        let in_stretch = |stretch: &Stretch| match wanted.takes_of(stretch) {
+            (_, true) => stretch.count as usize,
+            (false, _) => 0,
+            _ => {
+                let mut count = 0;
+                self.each_of(stretch, |_, waiting| {
+                    count += usize::from(wanted.takes(waiting.request.prompt_tokens));
+                    true
+                });
+                count
+            }
+        };
+        lane.stretches.iter().map(in_stretch).sum()
+    }
+
+    /// Ranks that somebody is bound to, none for those that are not bound, and how many each has.
+    pub(super) fn ranks(&self) -> impl Iterator<Item = (Option<u32>, usize)> {
+        self.lanes.iter().filter(|lane| lane.count > 0).map(|lane| (lane.rank, lane.count))
+    }
+
+    fn each_of(&self, stretch: &Stretch, mut see: impl FnMut(u32, &Waiting) -> bool) {
+        let mut at = stretch.first;
+        for _ in 0..stretch.count {
+            let node = &self.nodes[at as usize];
+            if !see(at, &node.waiting) {
+                break;
+            }
+            at = node.next;
+        }
+    }
+
+    /// Begins a search that goes on in pieces, with those who did not arrive before. Each finds who comes next in order of arrival.
+    pub(super) fn search_from(&mut self, arrival: u64) {
+        self.lanes.iter_mut().for_each(|lane| lane.searched = arrival);
+    }
+
+    /// Goes on with a search: the next `most` of those whose length is wanted, into `found` in order of arrival.
+    pub(super) fn search(
+        &mut self,
+        wanted: impl Fn(Option<u32>) -> Option<Wanted>,
+        most: usize,
+        found: &mut Vec<u32>,
+    ) {
+        found.clear();
+        let mut heads = std::mem::take(&mut self.heads);
+        heads.clear();
+        self.cursors.clear();
+        for index in 0..self.lanes.len() {
+            let lane = &self.lanes[index];
+            self.cursors.push(Cursor { stretch: lane.stretch_of(lane.searched), ..Cursor::default() });
+            if let Some(wanted) = wanted(lane.rank) {
+                heads.extend(self.next_wanted(index, wanted));
+            }
+        }
+        while found.len() < most
+            && let Some(Reverse((_, index))) = heads.pop()
+        {
+            found.push(self.cursors[index as usize].found);
+            if let Some(wanted) = wanted(self.lanes[index as usize].rank) {
+                heads.extend(self.next_wanted(index as usize, wanted));
+            }
+        }
+        self.search_from(u64::MAX);
+        for &Reverse((arrival, index)) in &heads {
+            self.lanes[index as usize].searched = arrival;
+        }
+        self.heads = heads;
+    }
+
+    /// The next of a lane whose length is wanted: its arrival and its lane; the cursor says who it is.
+    fn next_wanted(&mut self, index: usize, wanted: Wanted) -> Option<Reverse<(u64, u32)>> {
+        let (lane, cursor) = (&mut self.lanes[index], &mut self.cursors[index]);
+        loop {
+            if cursor.left == 0 {
+                let stretch = lane.stretches.get(cursor.stretch)?;
+                cursor.stretch += 1;
+                if wanted.takes_of(stretch).0 {
+                    let (node, left) = (stretch.first, stretch.count);
+                    *cursor = Cursor { node, left, low: u32::MAX, in_vain: true, ..*cursor };
+                    cursor.high = 0;
+                }
+                continue;
+            }
+            let at = cursor.node;
+            let Node { waiting, next, .. } = &self.nodes[at as usize];
+            let tokens = waiting.request.prompt_tokens;
+            (cursor.node, cursor.left) = (*next, cursor.left - 1);
+            (cursor.low, cursor.high) = (cursor.low.min(tokens), cursor.high.max(tokens));
+            let takes = wanted.takes(tokens);
+            cursor.in_vain &= !takes;
+            if cursor.left == 0 && cursor.in_vain {
+                // Its bounds were those of who has left: a later search need not come here in vain.
+                let stretch = &mut lane.stretches[cursor.stretch - 1];
+                (stretch.low, stretch.high) = (cursor.low, cursor.high);
+            }
+            if takes && waiting.arrival >= lane.searched && !waiting.leaves {
+                cursor.found = at;
+                return Some(Reverse((waiting.arrival, index as u32)));
+            }
+        }
+    }
+
+    /// Renames ranks after one is gone to which nobody is bound any more.
+    pub(super) fn drop_rank(&mut self, rank: u32) {
+        if rank as usize >= self.lane_of_rank.len() {
+            return;
+        }
+        let lane = self.lane_of_rank.remove(rank as usize);
+        if lane != NONE {
+            self.lanes[lane as usize].rank = None;
+            self.spare.push(lane);
+        }
+        for (rank, &lane) in (0u32..).zip(&self.lane_of_rank) {
+            if lane != NONE {
+                self.lanes[lane as usize].rank = Some(rank);
+            }
+        }
+    }
+
+    /// Who came without a date gets one; they are the youngest of each lane.
+    pub(super) fn date(&mut self, now_ms: u64) {
+        for lane in &self.lanes {
+            let mut at = lane.tail;
+            while let Some(node) = self.nodes.get_mut(at as usize)
+                && node.waiting.since_ms == super::UNDATED
+            {
+                node.waiting.since_ms = now_ms;
+                at = node.previous;
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn stretches(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.stretches.len()).sum()
+    }
+
+    /// Sets the step at which each began to wait back by as many.
+    pub(super) fn shift_steps(&mut self, shift: u32) {
+        for node in &mut self.nodes {
+            node.waiting.enqueued_step = node.waiting.enqueued_step.saturating_sub(shift);
+        }
+    }
+}
+
+fn mark(waiting: &mut Waiting, leaves: &mut impl FnMut(u64)) {
+    if !std::mem::replace(&mut waiting.leaves, true) {
+        leaves(waiting.request.id);
+    }
+}

@@ -1,0 +1,62 @@
+//! Beginning anew without losing a request.
+
+use crate::pool::{CANDIDATE_WINDOW, Pool};
+use crate::router::accounting::Slab;
+use crate::router::{ReturnReason, Returned, Router};
+
+impl Router {
+    /// Gives every request back that waits or runs, and those that the next plan would have returned, each once; what stays are the workers, what they
+    /// measured, and what the traffic and the classifier have taught. For a caller that does not trust the state any more, above all after a panic
+    /// in this library: it needs nothing of the state to be in order. Those that ran count as foreign load until their workers report again.
+    pub fn recover(&mut self) -> Vec<Returned> {
+        let mut returned = std::mem::take(&mut self.pending);
+        let reason = ReturnReason::Recovered;
+        let mut waiting = self.pool.ids();
+        waiting.sort_unstable();
+        let bound =
+            |id| self.pool.find(id).and_then(|(_, request, _)| self.ids.get(request.rank? as usize).copied());
+        returned.extend(waiting.into_iter().map(|id| Returned {
+            id,
+            worker: bound(id),
+            reason,
+            generated_tokens: 0,
+        }));
+        let mut running = self.slab.ids();
+        running.sort_unstable();
+        for id in running {
+            let index = self.slab.index_of(id).unwrap_or_default();
+            let Some(active) = self.slab.entries.get(index as usize) else { continue };
+            let account = self.place_of(active.worker).ok().and_then(|place| self.accounts.get(place));
+            let generated_tokens = account.map_or(0, |account| account.generated_tokens(active));
+            returned.push(Returned { id, worker: Some(active.worker), reason, generated_tokens });
+        }
+        let mut seen = std::collections::HashSet::new();
+        returned.retain(|returned| seen.insert(returned.id));
+        let recovered = returned.iter().filter(|returned| returned.reason == reason).count();
+        self.counters.returned[reason as usize] += recovered as u64;
+        for at in 0..returned.len() {
+            self.forget(returned[at].id);
+        }
+
+        self.pool = Pool::with_window(self.policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW));
+        self.slab = Slab::default();
+        self.accounts.iter_mut().for_each(|account| account.disown());
+        self.queued.fill((0, 0));
+        self.leaving.clear();
+        self.planned.clear();
+        self.pair_rows.clear();
+        self.next_rows.clear();
+        self.assignment.clear();
+        self.plan = Default::default();
+        self.explainer.clear();
+        let workers = self.workers.len();
+        if let Some(foresight) = &mut self.foresight {
+            foresight.forget_running(workers);
+        }
+        for place in 0..workers {
+            self.settle(place);
+        }
+        self.limits_changed();
+        returned
+    }
+}
