@@ -2,13 +2,45 @@
 #![cfg(feature = "sim")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use balanceroute::policy;
 use serde_json::Value;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_balanceroute");
+
 fn sim(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_balanceroute")).args(arguments).output().expect("the binary runs")
+    Command::new(PROGRAM).args(arguments).output().expect("the binary runs")
+}
+
+/// Runs to the end, with the streams that are not set captured; what hangs is ended and fails.
+fn ends(command: &mut Command) -> Output {
+    let mut child = command.spawn().expect("the binary runs");
+    let start = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().expect("a child");
+            panic!("still running after a minute");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("its output")
+}
+
+/// The program with nothing on stdin, and stdout and stderr captured.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The only line on stderr.
+fn one_line(out: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
 }
 
 /// A file of this test run only.
@@ -41,13 +73,14 @@ fn keys(value: &Value) -> Vec<&str> {
 
 /// User errors: exit code 2, one line on stderr, nothing on stdout.
 fn refused(arguments: &[&str]) -> String {
-    let out = sim(arguments);
-    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    refused_by(&mut program(arguments))
+}
+
+fn refused_by(command: &mut Command) -> String {
+    let out = ends(command);
+    assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
     assert!(out.stdout.is_empty());
-    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
+    one_line(&out)
 }
 
 const SHORT: [&str; 8] = ["--policy", "level,exact", "--seeds", "2", "--steps", "300", "--warmup", "50"];
@@ -321,5 +354,125 @@ fn kernels_tell_what_this_machine_has() {
         assert_eq!(path["batches_in_lanes"], expected, "{path}");
         assert!(path["batches"].as_u64() >= path["batches_in_lanes"].as_u64(), "{path}");
         assert_eq!(path["mismatches"], 0, "{path}");
+    }
+}
+
+const AZURE: &str = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n\
+                     2023-11-16 18:17:04.0319600,9000,10\n";
+const MOONCAKE: &str = "{\"timestamp\": 0, \"input_length\": 100, \"output_length\": 5, \"hash_ids\": [1]}\n";
+
+#[test]
+fn a_line_past_the_limit_is_refused_with_its_number() {
+    let long = "1".repeat(16 << 20);
+    for (name, text) in [
+        ("long.csv", format!("{AZURE}2023-11-16 18:17:05.0319600,1,{long}\n")),
+        ("long.jsonl", format!("{MOONCAKE}\n\n{{\"timestamp\": 1, \"input_length\": {long}}}\n")),
+    ] {
+        let file = write(name, &text);
+        let at =
+            format!("{name}:4: a line of a trace: expected at most 16777216 bytes, found at least 16777217");
+        // Not even where bad rows are skipped: nobody knows where such a line ends.
+        for more in [&[][..], &["--skip-bad-rows"]] {
+            let error = refused(&[&["simulate", "--trace", &file], more].concat());
+            assert!(error.contains(&at), "{error}");
+        }
+        std::fs::remove_file(file).expect("there");
+    }
+    let file = write("long.txt", &long.repeat(2));
+    let error = refused(&["forecast", "--trace", &file]);
+    assert!(error.contains("long.txt:1: a line of a trace"), "{error}");
+    std::fs::remove_file(file).expect("there");
+}
+
+#[test]
+fn a_trace_comes_from_stdin() {
+    let arguments = ["simulate", "--trace", "-", "--arrivals", "open", "--policy", "level", "--seeds", "1"];
+    for (name, text) in [("stdin.csv", AZURE), ("stdin.jsonl", MOONCAKE)] {
+        let file = std::fs::File::open(write(name, text)).expect("written");
+        let out = ends(program(&arguments).stdin(file));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(text.starts_with("stdin: 8 workers"), "{text}");
+        // A pipe, which cannot be rewound.
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        std::io::Write::write_all(&mut writer, &std::fs::read(scratch(name)).expect("written"))
+            .expect("room");
+        drop(writer);
+        assert!(ends(program(&arguments).stdin(reader)).status.success());
+    }
+    let error = refused_by(&mut program(&arguments));
+    assert!(error.contains("stdin: not a known trace"), "{error}");
+}
+
+fn empty_folder(name: &str) -> PathBuf {
+    let folder = scratch(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// Traces that are no files.
+#[cfg(target_os = "linux")]
+mod streams {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_trace_that_is_no_file_is_refused_before_it_is_opened() {
+        let folder = empty_folder("no_trace");
+        let fifo = folder.join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+        // The path of a socket is short.
+        let socket = std::env::temp_dir().join(format!("balanceroute-{}", std::process::id()));
+        let _ = fs::remove_file(&socket);
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        for (path, kind) in [
+            (folder.as_path(), "a directory"),
+            (Path::new("/dev/zero"), "a character device"),
+            (&fifo, "a fifo"),
+            (&socket, "a socket"),
+        ] {
+            let path = path.display().to_string();
+            // Whoever reads one nevertheless does not take the whole memory.
+            let limited = format!("ulimit -v 2000000; exec {PROGRAM} simulate --trace {path}");
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &limited]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let error = refused_by(&mut shell);
+            let expected =
+                format!("error: {path}: a trace: expected a regular file or - for stdin, found {kind}\n");
+            assert_eq!(error, expected);
+        }
+        drop(listener);
+        fs::remove_file(socket).expect("there");
+    }
+
+    #[test]
+    fn a_line_without_an_end_takes_neither_memory_nor_time() {
+        // The shell's limit holds for the program: 400 MB with code, stacks and all.
+        let shell = |head: &str| {
+            let script = format!("ulimit -v 400000; exec {PROGRAM} simulate --trace -");
+            let feed = format!("printf '{head}'; exec cat /dev/zero");
+            let mut feeder =
+                Command::new("sh").args(["-c", &feed]).stdout(Stdio::piped()).spawn().expect("sh runs");
+            let stdin = feeder.stdout.take().expect("piped");
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let error = refused_by(&mut command);
+            // It ends by itself when nobody reads.
+            drop(command);
+            feeder.wait().expect("a child");
+            error
+        };
+        let limit = "a line of a trace: expected at most 16777216 bytes, found at least 16777217\n";
+        assert_eq!(shell(""), format!("error: stdin:1: {limit}"));
+        assert_eq!(shell("TIMESTAMP,ContextTokens,GeneratedTokens\\n"), format!("error: stdin:2: {limit}"));
+        // Nor does a quote that nobody closes.
+        assert_eq!(
+            shell("TIMESTAMP,ContextTokens,GeneratedTokens\\n\\n\""),
+            format!("error: stdin:3: {limit}")
+        );
+        let mooncake = MOONCAKE.trim_end();
+        assert_eq!(shell(&format!("{mooncake}\\n")), format!("error: stdin:2: {limit}"));
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments in, tables and JSON out.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ struct SourceArgs {
     /// Built-in workload: paper-prod, paper-azure, lognormal, geometric, repeats, mooncake-like.
     #[arg(long, default_value = "paper-prod", value_name = "W")]
     workload: String,
-    /// A trace instead: Azure CSV or Mooncake JSON lines.
+    /// A trace instead: Azure CSV or Mooncake JSON lines, no line longer than 16 MiB; - is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "workload")]
     trace: Option<PathBuf>,
     /// Leave out rows of the trace with fewer output tokens.
@@ -97,8 +98,15 @@ struct SourceArgs {
 
 impl SourceArgs {
     fn read(&self) -> Result<Source, SimError> {
-        let options = ReadOptions { skip_bad_rows: self.skip_bad_rows, min_output_tokens: self.min_output };
+        let options = ReadOptions {
+            skip_bad_rows: self.skip_bad_rows,
+            min_output_tokens: self.min_output,
+            ..ReadOptions::default()
+        };
         Ok(match &self.trace {
+            Some(path) if path == Path::new("-") => {
+                Source::Trace(Arc::new(Trace::from_reader(io::stdin().lock(), "stdin", options)?))
+            }
             Some(path) => Source::Trace(Arc::new(Trace::read(path, options)?)),
             None => Source::Workload(Workload::from_name(&self.workload)?),
         })
