@@ -293,20 +293,6 @@ fn user_errors_are_one_line() {
         (&["simulate", "--arrivals", "open"], "--rate"),
         (&["simulate", "--arrivals", "open", "--rate", "-1"], "rate"),
         (&["simulate", "--kv-capacity", "40"], "fits"),
-        (
-            &[
-                "simulate",
-                "--steps",
-                "50",
-                "--warmup",
-                "0",
-                "--policy",
-                "level",
-                "--json",
-                "no/such/folder/x.json",
-            ],
-            "no/such",
-        ),
         (&["settings", "--traces", "no/such/folder", "--seeds", "1", "--policy", "nope"], "nope"),
     ] {
         let error = refused(arguments);
@@ -404,6 +390,45 @@ fn a_trace_comes_from_stdin() {
     assert!(error.contains("stdin: not a known trace"), "{error}");
 }
 
+#[test]
+fn json_on_stdout_takes_the_place_of_the_table() {
+    let kernels = ["kernels", "--batches", "20", "--json", "-"];
+    let simulate = [&["simulate", "--json", "-"], &SHORT[..]].concat();
+    for arguments in [&kernels[..], &simulate] {
+        let out = sim(arguments);
+        assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+        let document: Value = serde_json::from_slice(&out.stdout).expect("JSON and nothing else");
+        assert!(document["version"].is_string() || document["cpu"].is_string());
+    }
+    assert!(!Path::new("-").exists());
+}
+
+#[test]
+fn results_that_cannot_be_written_are_one_line_before_the_runs() {
+    let folder = scratch("a_folder.json");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for file in ["no/such/folder/x.json", &folder.display().to_string(), "README.md/x.json", "no/such/.."] {
+        // So many steps that only a check before them ends in time.
+        let steps = ["--steps", "1000000000", "--policy", "level", "--seeds", "1"];
+        let out = ends(&mut program(&[&["simulate", "--json", file], &steps[..]].concat()));
+        let error = one_line(&out);
+        assert_eq!((out.status.code(), out.stdout.len()), (Some(1), 0), "{error}");
+        assert!(error.starts_with(&format!("error: {file}")), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 0);
+}
+
+/// What a test finds in a folder of its own.
+fn names(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("readable").file_name();
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| name(entry).to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
 fn empty_folder(name: &str) -> PathBuf {
     let folder = scratch(name);
     let _ = std::fs::remove_dir_all(&folder);
@@ -411,12 +436,109 @@ fn empty_folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Traces that are no files.
+#[test]
+fn a_run_that_fails_or_is_killed_leaves_the_old_file() {
+    let folder = empty_folder("kept");
+    let path = folder.join("runs.json");
+    std::fs::write(&path, "old").expect("writable");
+    let json = path.display().to_string();
+    let untouched = || {
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "old");
+        assert_eq!(names(&folder), ["runs.json"]);
+    };
+
+    // Found out by the run itself.
+    assert!(refused(&["simulate", "--kv-capacity", "40", "--json", &json]).contains("fits"));
+    untouched();
+
+    let steps = ["--steps", "1000000000", "--policy", "level", "--seeds", "1"];
+    let mut child =
+        program(&[&["simulate", "--json", &json], &steps[..]].concat()).spawn().expect("the binary runs");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().expect("a child").is_none(), "it runs for hours");
+    child.kill().expect("a child");
+    child.wait().expect("a child");
+    untouched();
+}
+
+/// Streams that close, fill up and are no files.
 #[cfg(target_os = "linux")]
 mod streams {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::io::Read;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+
+    /// The writing end of a pipe that nobody reads.
+    fn closed() -> Stdio {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer.into()
+    }
+
+    fn full() -> Stdio {
+        File::options().write(true).open("/dev/full").expect("a device").into()
+    }
+
+    /// Every command that writes to stdout and is done soon.
+    fn commands() -> [Vec<&'static str>; 6] {
+        [
+            [&["simulate"], &SHORT[..]].concat(),
+            [&["simulate", "--json", "-"], &SHORT[..]].concat(),
+            vec!["forecast", "--workload", "repeats"],
+            vec!["kernels", "--batches", "20"],
+            vec!["--help"],
+            vec![],
+        ]
+    }
+
+    #[test]
+    fn a_closed_pipe_ends_it_quietly() {
+        for arguments in commands() {
+            let out = ends(program(&arguments).stdout(closed()));
+            let stderr = String::from_utf8_lossy(&out.stderr);
+            assert_eq!((out.status.code(), &*stderr), (Some(0), ""), "{arguments:?}");
+        }
+        // The results are complete all the same.
+        let path = empty_folder("closed").join("runs.json");
+        let json = path.display().to_string();
+        let out = ends(program(&[&["simulate", "--json", &json], &SHORT[..]].concat()).stdout(closed()));
+        assert!(out.status.success() && out.stderr.is_empty());
+        let document: Value = serde_json::from_slice(&fs::read(path).expect("written")).expect("JSON");
+        assert_eq!(document["runs"].as_array().map(Vec::len), Some(4));
+    }
+
+    #[test]
+    fn a_full_disk_is_one_line() {
+        let mut commands = commands().to_vec();
+        commands.push(vec!["--version"]);
+        for arguments in commands {
+            let out = ends(program(&arguments).stdout(full()));
+            let error = one_line(&out);
+            assert_eq!(out.status.code(), Some(1), "{arguments:?}: {error}");
+            assert!(error.starts_with("error: standard output: No space left"), "{error}");
+        }
+        // A run that cannot print its table has failed.
+        let folder = empty_folder("full");
+        let json = write("full/runs.json", "old");
+        let out = ends(program(&[&["simulate", "--json", &json], &SHORT[..]].concat()).stdout(full()));
+        assert_eq!(out.status.code(), Some(1));
+        assert_eq!(fs::read_to_string(json).expect("there"), "old");
+        assert_eq!(names(&folder), ["runs.json"]);
+    }
+
+    #[test]
+    fn nobody_has_to_read_stderr() {
+        for stderr in [closed, full] {
+            let out = ends(program(&[&["simulate"], &SHORT[..]].concat()).stderr(stderr()));
+            assert_eq!(out.status.code(), Some(0));
+            assert!(String::from_utf8_lossy(&out.stdout).starts_with("paper-prod: "));
+            for arguments in [&["simulate", "--nope"][..], &["simulate", "--workload", "nope"]] {
+                assert_eq!(ends(program(arguments).stderr(stderr())).status.code(), Some(2));
+            }
+        }
+    }
 
     #[test]
     fn a_trace_that_is_no_file_is_refused_before_it_is_opened() {
@@ -474,5 +596,69 @@ mod streams {
         );
         let mooncake = MOONCAKE.trim_end();
         assert_eq!(shell(&format!("{mooncake}\\n")), format!("error: stdin:2: {limit}"));
+    }
+
+    #[test]
+    fn json_is_written_beside_and_renamed() {
+        let folder = empty_folder("beside");
+        let (old, link, other) =
+            (folder.join("runs.json"), folder.join("link.json"), folder.join("old.json"));
+        fs::write(&old, "old").expect("writable");
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).expect("ours");
+        // What is renamed over stays whole under its other name; a link still leads to the new file.
+        fs::hard_link(&old, &other).expect("one file system");
+        symlink("runs.json", &link).expect("a link");
+        document("beside/link.json", &SHORT);
+        assert_eq!(fs::read_to_string(&other).expect("there"), "old");
+        assert_eq!(fs::read_link(&link).expect("a link"), Path::new("runs.json"));
+        assert_eq!(fs::metadata(&old).expect("there").mode() & 0o777, 0o640);
+        serde_json::from_slice::<Value>(&fs::read(&old).expect("there")).expect("JSON");
+
+        // A new file is as readable as any other, a link to nowhere leads somewhere.
+        symlink("new.json", folder.join("dangling.json")).expect("a link");
+        document("beside/dangling.json", &SHORT);
+        let mode = |name: &str| fs::symlink_metadata(folder.join(name)).expect("there").mode();
+        fs::write(folder.join("plain"), "").expect("writable");
+        assert_eq!(mode("new.json"), mode("plain"));
+        assert_eq!(
+            names(&folder),
+            ["dangling.json", "link.json", "new.json", "old.json", "plain", "runs.json"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to_directly() {
+        // However stdout is named, and even where it is a file, it has the document alone.
+        let arguments = [&["simulate", "--json", "/dev/stdout"], &SHORT[..]].concat();
+        let out = ends(&mut program(&arguments));
+        serde_json::from_slice::<Value>(&out.stdout).expect("JSON and nothing else");
+        let path = empty_folder("direct").join("stdout.json");
+        let file = File::create(&path).expect("writable");
+        assert!(ends(program(&arguments).stdout(file)).status.success());
+        serde_json::from_slice::<Value>(&fs::read(&path).expect("there")).expect("JSON and nothing else");
+
+        let fifo = path.with_file_name("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+        // Opened both ways it waits for nobody, and keeps what has been written.
+        let mut both = File::options().read(true).write(true).open(&fifo).expect("a fifo");
+        let json = fifo.display().to_string();
+        let out = ends(&mut program(&[&["simulate", "--json", &json], &SHORT[..]].concat()));
+        assert!(out.status.success() && !out.stdout.is_empty());
+        assert!(fs::metadata(&fifo).expect("there").file_type().is_fifo());
+        let mut document = vec![0; 1 << 16];
+        let length = both.read(&mut document).expect("readable");
+        serde_json::from_slice::<Value>(&document[..length]).expect("JSON");
+        assert_eq!(names(path.parent().expect("a folder")), ["fifo", "stdout.json"]);
+
+        // Only now a device of this machine: a program that renames over what is no file, run by root, would take it away.
+        let out = ends(&mut program(&[&["simulate", "--json", "/dev/full"], &SHORT[..]].concat()));
+        let error = one_line(&out);
+        assert_eq!(out.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: /dev/full: No space left"), "{error}");
+        assert!(fs::metadata("/dev/full").expect("there").file_type().is_char_device());
+        for (stdout, code) in [(closed(), 0), (full(), 1)] {
+            let out = ends(program(&arguments).stdout(stdout));
+            assert_eq!(out.status.code(), Some(code), "{}", String::from_utf8_lossy(&out.stderr));
+        }
     }
 }

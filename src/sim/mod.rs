@@ -13,6 +13,7 @@
 
 mod cluster;
 pub mod forecast;
+pub mod json;
 pub mod kernels;
 pub mod metrics;
 pub mod prefix;
@@ -90,6 +91,12 @@ pub enum SimError {
         /// Path as given.
         file: String,
         /// Why.
+        source: std::io::Error,
+    },
+    /// Standard output could not be written to.
+    #[error("standard output: {source}")]
+    Stdout {
+        /// Why; a reader that has gone is [`std::io::ErrorKind::BrokenPipe`].
         source: std::io::Error,
     },
 }
