@@ -343,6 +343,7 @@ fn kernels_tell_what_this_machine_has() {
     }
 }
 
+/// Two requests of which one has a KV cache of 9,010 tokens.
 const AZURE: &str = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n\
                      2023-11-16 18:17:04.0319600,9000,10\n";
 const MOONCAKE: &str = "{\"timestamp\": 0, \"input_length\": 100, \"output_length\": 5, \"hash_ids\": [1]}\n";
@@ -388,6 +389,49 @@ fn a_trace_comes_from_stdin() {
     }
     let error = refused_by(&mut program(&arguments));
     assert!(error.contains("stdin: not a known trace"), "{error}");
+}
+
+#[test]
+fn a_request_that_fits_no_worker_is_a_warning() {
+    let trace = write("too_long.csv", AZURE);
+    let path = scratch("too_long.json");
+    let json = path.display().to_string();
+    let arguments = ["simulate", "--quiet", "--policy", "level", "--seeds", "2", "--trace", &trace];
+    let with = |more: &[&str]| ends(&mut program(&[&arguments, more].concat()));
+
+    let out = with(&["--arrivals", "open", "--kv-capacity", "9041", "--json", &json]);
+    assert!(out.status.success());
+    let warning = one_line(&out);
+    assert_eq!(
+        warning.trim_end(),
+        "warning: 1 of 2 requests of too_long.csv can run on no worker and are refused: the longest needs 9042 KV \
+         tokens (9010 of prompt and output, 32 of headroom), a worker has 9041"
+    );
+    let document: Value =
+        serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON");
+    for run in document["runs"].as_array().expect("an array") {
+        assert_eq!((&run["requests_in"], &run["requests_refused"]), (&2.into(), &1.into()));
+    }
+    let silent = with(&["--arrivals", "open", "--kv-capacity", "9042"]);
+    assert!(silent.status.success() && silent.stderr.is_empty());
+
+    // Everybody: an open run ends at once, a closed one is an error and no warning.
+    let warning = one_line(&with(&["--arrivals", "open", "--kv-capacity", "40"]));
+    assert!(warning.starts_with("warning: 2 of 2 requests"), "{warning}");
+    let error = one_line(&with(&["--kv-capacity", "40"]));
+    assert!(error.starts_with("error: ") && error.contains("fits"), "{error}");
+
+    // Of a workload, a sample; and without a bound of the cache, the longest prompt that an evicted request may have.
+    let out = sim(&[&["simulate", "--kv-capacity", "12000"], &SHORT[..]].concat());
+    assert!(one_line(&out).contains("of 100000 requests of paper-prod can run on no worker"));
+    let trace = write("longest.csv", &format!("{AZURE}2023-11-16 18:17:05.0319600,4194304,1\n"));
+    let out =
+        sim(&["simulate", "--arrivals", "open", "--policy", "level", "--seeds", "1", "--trace", &trace]);
+    assert!(
+        one_line(&out).ends_with(
+            "refused: the longest has 4194305 tokens of prompt and output, the limit is 4194304\n"
+        )
+    );
 }
 
 #[test]
@@ -531,7 +575,8 @@ mod streams {
     #[test]
     fn nobody_has_to_read_stderr() {
         for stderr in [closed, full] {
-            let out = ends(program(&[&["simulate"], &SHORT[..]].concat()).stderr(stderr()));
+            let warned = ["simulate", "--kv-capacity", "12000"];
+            let out = ends(program(&[&warned, &SHORT[..]].concat()).stderr(stderr()));
             assert_eq!(out.status.code(), Some(0));
             assert!(String::from_utf8_lossy(&out.stdout).starts_with("paper-prod: "));
             for arguments in [&["simulate", "--nope"][..], &["simulate", "--workload", "nope"]] {

@@ -343,6 +343,13 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
             (false, reason) => tell(format_args!("no device, the CPU decides: {reason}")),
         }
     }
+    // Where nothing fits, a closed run has no request to keep its pool full with, and says so itself.
+    let unfit = scenario.unfit();
+    if let Some(unfit) =
+        unfit.filter(|unfit| unfit.requests < unfit.of || scenario.arrivals != Arrivals::Closed)
+    {
+        tell(format_args!("warning: {unfit}"));
+    }
     let runs = sim::run(&scenario, !args.quiet)?;
     let text =
         format!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
