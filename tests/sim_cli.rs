@@ -2,13 +2,45 @@
 #![cfg(feature = "sim")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use balanceroute::policy;
 use serde_json::Value;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_balanceroute");
+
 fn sim(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_balanceroute")).args(arguments).output().expect("the binary runs")
+    Command::new(PROGRAM).args(arguments).output().expect("the binary runs")
+}
+
+/// Runs to the end, with the streams that are not set captured; what hangs is ended and fails.
+fn ends(command: &mut Command) -> Output {
+    let mut child = command.spawn().expect("the binary runs");
+    let start = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().expect("a child");
+            panic!("still running after a minute");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("its output")
+}
+
+/// The program with nothing on stdin, and stdout and stderr captured.
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The only line on stderr.
+fn one_line(out: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
 }
 
 /// A file of this test run only.
@@ -41,13 +73,14 @@ fn keys(value: &Value) -> Vec<&str> {
 
 /// User errors: exit code 2, one line on stderr, nothing on stdout.
 fn refused(arguments: &[&str]) -> String {
-    let out = sim(arguments);
-    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    refused_by(&mut program(arguments))
+}
+
+fn refused_by(command: &mut Command) -> String {
+    let out = ends(command);
+    assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
     assert!(out.stdout.is_empty());
-    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
+    one_line(&out)
 }
 
 const SHORT: [&str; 8] = ["--policy", "level,exact", "--seeds", "2", "--steps", "300", "--warmup", "50"];
@@ -260,20 +293,6 @@ fn user_errors_are_one_line() {
         (&["simulate", "--arrivals", "open"], "--rate"),
         (&["simulate", "--arrivals", "open", "--rate", "-1"], "rate"),
         (&["simulate", "--kv-capacity", "40"], "fits"),
-        (
-            &[
-                "simulate",
-                "--steps",
-                "50",
-                "--warmup",
-                "0",
-                "--policy",
-                "level",
-                "--json",
-                "no/such/folder/x.json",
-            ],
-            "no/such",
-        ),
         (&["settings", "--traces", "no/such/folder", "--seeds", "1", "--policy", "nope"], "nope"),
     ] {
         let error = refused(arguments);
@@ -321,5 +340,370 @@ fn kernels_tell_what_this_machine_has() {
         assert_eq!(path["batches_in_lanes"], expected, "{path}");
         assert!(path["batches"].as_u64() >= path["batches_in_lanes"].as_u64(), "{path}");
         assert_eq!(path["mismatches"], 0, "{path}");
+    }
+}
+
+/// Two requests of which one has a KV cache of 9,010 tokens.
+const AZURE: &str = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n\
+                     2023-11-16 18:17:04.0319600,9000,10\n";
+const MOONCAKE: &str = "{\"timestamp\": 0, \"input_length\": 100, \"output_length\": 5, \"hash_ids\": [1]}\n";
+
+#[test]
+fn a_line_past_the_limit_is_refused_with_its_number() {
+    let long = "1".repeat(16 << 20);
+    for (name, text) in [
+        ("long.csv", format!("{AZURE}2023-11-16 18:17:05.0319600,1,{long}\n")),
+        ("long.jsonl", format!("{MOONCAKE}\n\n{{\"timestamp\": 1, \"input_length\": {long}}}\n")),
+    ] {
+        let file = write(name, &text);
+        let at =
+            format!("{name}:4: a line of a trace: expected at most 16777216 bytes, found at least 16777217");
+        // Not even where bad rows are skipped: nobody knows where such a line ends.
+        for more in [&[][..], &["--skip-bad-rows"]] {
+            let error = refused(&[&["simulate", "--trace", &file], more].concat());
+            assert!(error.contains(&at), "{error}");
+        }
+        std::fs::remove_file(file).expect("there");
+    }
+    let file = write("long.txt", &long.repeat(2));
+    let error = refused(&["forecast", "--trace", &file]);
+    assert!(error.contains("long.txt:1: a line of a trace"), "{error}");
+    std::fs::remove_file(file).expect("there");
+}
+
+#[test]
+fn a_trace_comes_from_stdin() {
+    let arguments = ["simulate", "--trace", "-", "--arrivals", "open", "--policy", "level", "--seeds", "1"];
+    for (name, text) in [("stdin.csv", AZURE), ("stdin.jsonl", MOONCAKE)] {
+        let file = std::fs::File::open(write(name, text)).expect("written");
+        let out = ends(program(&arguments).stdin(file));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(text.starts_with("stdin: 8 workers"), "{text}");
+        // A pipe, which cannot be rewound.
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        std::io::Write::write_all(&mut writer, &std::fs::read(scratch(name)).expect("written"))
+            .expect("room");
+        drop(writer);
+        assert!(ends(program(&arguments).stdin(reader)).status.success());
+    }
+    let error = refused_by(&mut program(&arguments));
+    assert!(error.contains("stdin: not a known trace"), "{error}");
+}
+
+#[test]
+fn a_request_that_fits_no_worker_is_a_warning() {
+    let trace = write("too_long.csv", AZURE);
+    let path = scratch("too_long.json");
+    let json = path.display().to_string();
+    let arguments = ["simulate", "--quiet", "--policy", "level", "--seeds", "2", "--trace", &trace];
+    let with = |more: &[&str]| ends(&mut program(&[&arguments, more].concat()));
+
+    let out = with(&["--arrivals", "open", "--kv-capacity", "9041", "--json", &json]);
+    assert!(out.status.success());
+    let warning = one_line(&out);
+    assert_eq!(
+        warning.trim_end(),
+        "warning: 1 of 2 requests of too_long.csv can run on no worker and are refused: the longest needs 9042 KV \
+         tokens (9010 of prompt and output, 32 of headroom), a worker has 9041"
+    );
+    let document: Value =
+        serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON");
+    for run in document["runs"].as_array().expect("an array") {
+        assert_eq!((&run["requests_in"], &run["requests_refused"]), (&2.into(), &1.into()));
+    }
+    let silent = with(&["--arrivals", "open", "--kv-capacity", "9042"]);
+    assert!(silent.status.success() && silent.stderr.is_empty());
+
+    // Everybody: an open run ends at once, a closed one is an error and no warning.
+    let warning = one_line(&with(&["--arrivals", "open", "--kv-capacity", "40"]));
+    assert!(warning.starts_with("warning: 2 of 2 requests"), "{warning}");
+    let error = one_line(&with(&["--kv-capacity", "40"]));
+    assert!(error.starts_with("error: ") && error.contains("fits"), "{error}");
+
+    // Of a workload, a sample; and without a bound of the cache, the longest prompt that an evicted request may have.
+    let out = sim(&[&["simulate", "--kv-capacity", "12000"], &SHORT[..]].concat());
+    assert!(one_line(&out).contains("of 100000 requests of paper-prod can run on no worker"));
+    let trace = write("longest.csv", &format!("{AZURE}2023-11-16 18:17:05.0319600,4194304,1\n"));
+    let out =
+        sim(&["simulate", "--arrivals", "open", "--policy", "level", "--seeds", "1", "--trace", &trace]);
+    assert!(
+        one_line(&out).ends_with(
+            "refused: the longest has 4194305 tokens of prompt and output, the limit is 4194304\n"
+        )
+    );
+}
+
+#[test]
+fn json_on_stdout_takes_the_place_of_the_table() {
+    let kernels = ["kernels", "--batches", "20", "--json", "-"];
+    let simulate = [&["simulate", "--json", "-"], &SHORT[..]].concat();
+    for arguments in [&kernels[..], &simulate] {
+        let out = sim(arguments);
+        assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+        let document: Value = serde_json::from_slice(&out.stdout).expect("JSON and nothing else");
+        assert!(document["version"].is_string() || document["cpu"].is_string());
+    }
+    assert!(!Path::new("-").exists());
+}
+
+#[test]
+fn results_that_cannot_be_written_are_one_line_before_the_runs() {
+    let folder = scratch("a_folder.json");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for file in ["no/such/folder/x.json", &folder.display().to_string(), "README.md/x.json", "no/such/.."] {
+        // So many steps that only a check before them ends in time.
+        let steps = ["--steps", "1000000000", "--policy", "level", "--seeds", "1"];
+        let out = ends(&mut program(&[&["simulate", "--json", file], &steps[..]].concat()));
+        let error = one_line(&out);
+        assert_eq!((out.status.code(), out.stdout.len()), (Some(1), 0), "{error}");
+        assert!(error.starts_with(&format!("error: {file}")), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 0);
+}
+
+/// What a test finds in a folder of its own.
+fn names(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("readable").file_name();
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| name(entry).to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn empty_folder(name: &str) -> PathBuf {
+    let folder = scratch(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+#[test]
+fn a_run_that_fails_or_is_killed_leaves_the_old_file() {
+    let folder = empty_folder("kept");
+    let path = folder.join("runs.json");
+    std::fs::write(&path, "old").expect("writable");
+    let json = path.display().to_string();
+    let untouched = || {
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "old");
+        assert_eq!(names(&folder), ["runs.json"]);
+    };
+
+    // Found out by the run itself.
+    assert!(refused(&["simulate", "--kv-capacity", "40", "--json", &json]).contains("fits"));
+    untouched();
+
+    let steps = ["--steps", "1000000000", "--policy", "level", "--seeds", "1"];
+    let mut child =
+        program(&[&["simulate", "--json", &json], &steps[..]].concat()).spawn().expect("the binary runs");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().expect("a child").is_none(), "it runs for hours");
+    child.kill().expect("a child");
+    child.wait().expect("a child");
+    untouched();
+}
+
+/// Streams that close, fill up and are no files.
+#[cfg(target_os = "linux")]
+mod streams {
+    use std::fs::{self, File};
+    use std::io::Read;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    /// The writing end of a pipe that nobody reads.
+    fn closed() -> Stdio {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer.into()
+    }
+
+    fn full() -> Stdio {
+        File::options().write(true).open("/dev/full").expect("a device").into()
+    }
+
+    /// Every command that writes to stdout and is done soon.
+    fn commands() -> [Vec<&'static str>; 6] {
+        [
+            [&["simulate"], &SHORT[..]].concat(),
+            [&["simulate", "--json", "-"], &SHORT[..]].concat(),
+            vec!["forecast", "--workload", "repeats"],
+            vec!["kernels", "--batches", "20"],
+            vec!["--help"],
+            vec![],
+        ]
+    }
+
+    #[test]
+    fn a_closed_pipe_ends_it_quietly() {
+        for arguments in commands() {
+            let out = ends(program(&arguments).stdout(closed()));
+            let stderr = String::from_utf8_lossy(&out.stderr);
+            assert_eq!((out.status.code(), &*stderr), (Some(0), ""), "{arguments:?}");
+        }
+        // The results are complete all the same.
+        let path = empty_folder("closed").join("runs.json");
+        let json = path.display().to_string();
+        let out = ends(program(&[&["simulate", "--json", &json], &SHORT[..]].concat()).stdout(closed()));
+        assert!(out.status.success() && out.stderr.is_empty());
+        let document: Value = serde_json::from_slice(&fs::read(path).expect("written")).expect("JSON");
+        assert_eq!(document["runs"].as_array().map(Vec::len), Some(4));
+    }
+
+    #[test]
+    fn a_full_disk_is_one_line() {
+        let mut commands = commands().to_vec();
+        commands.push(vec!["--version"]);
+        for arguments in commands {
+            let out = ends(program(&arguments).stdout(full()));
+            let error = one_line(&out);
+            assert_eq!(out.status.code(), Some(1), "{arguments:?}: {error}");
+            assert!(error.starts_with("error: standard output: No space left"), "{error}");
+        }
+        // A run that cannot print its table has failed.
+        let folder = empty_folder("full");
+        let json = write("full/runs.json", "old");
+        let out = ends(program(&[&["simulate", "--json", &json], &SHORT[..]].concat()).stdout(full()));
+        assert_eq!(out.status.code(), Some(1));
+        assert_eq!(fs::read_to_string(json).expect("there"), "old");
+        assert_eq!(names(&folder), ["runs.json"]);
+    }
+
+    #[test]
+    fn nobody_has_to_read_stderr() {
+        for stderr in [closed, full] {
+            let warned = ["simulate", "--kv-capacity", "12000"];
+            let out = ends(program(&[&warned, &SHORT[..]].concat()).stderr(stderr()));
+            assert_eq!(out.status.code(), Some(0));
+            assert!(String::from_utf8_lossy(&out.stdout).starts_with("paper-prod: "));
+            for arguments in [&["simulate", "--nope"][..], &["simulate", "--workload", "nope"]] {
+                assert_eq!(ends(program(arguments).stderr(stderr())).status.code(), Some(2));
+            }
+        }
+    }
+
+    #[test]
+    fn a_trace_that_is_no_file_is_refused_before_it_is_opened() {
+        let folder = empty_folder("no_trace");
+        let fifo = folder.join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+        // The path of a socket is short.
+        let socket = std::env::temp_dir().join(format!("balanceroute-{}", std::process::id()));
+        let _ = fs::remove_file(&socket);
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        for (path, kind) in [
+            (folder.as_path(), "a directory"),
+            (Path::new("/dev/zero"), "a character device"),
+            (&fifo, "a fifo"),
+            (&socket, "a socket"),
+        ] {
+            let path = path.display().to_string();
+            // Whoever reads one nevertheless does not take the whole memory.
+            let limited = format!("ulimit -v 2000000; exec {PROGRAM} simulate --trace {path}");
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &limited]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let error = refused_by(&mut shell);
+            let expected =
+                format!("error: {path}: a trace: expected a regular file or - for stdin, found {kind}\n");
+            assert_eq!(error, expected);
+        }
+        drop(listener);
+        fs::remove_file(socket).expect("there");
+    }
+
+    #[test]
+    fn a_line_without_an_end_takes_neither_memory_nor_time() {
+        // The shell's limit holds for the program: 400 MB with code, stacks and all.
+        let shell = |head: &str| {
+            let script = format!("ulimit -v 400000; exec {PROGRAM} simulate --trace -");
+            let feed = format!("printf '{head}'; exec cat /dev/zero");
+            let mut feeder =
+                Command::new("sh").args(["-c", &feed]).stdout(Stdio::piped()).spawn().expect("sh runs");
+            let stdin = feeder.stdout.take().expect("piped");
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let error = refused_by(&mut command);
+            // It ends by itself when nobody reads.
+            drop(command);
+            feeder.wait().expect("a child");
+            error
+        };
+        let limit = "a line of a trace: expected at most 16777216 bytes, found at least 16777217\n";
+        assert_eq!(shell(""), format!("error: stdin:1: {limit}"));
+        assert_eq!(shell("TIMESTAMP,ContextTokens,GeneratedTokens\\n"), format!("error: stdin:2: {limit}"));
+        // Nor does a quote that nobody closes.
+        assert_eq!(
+            shell("TIMESTAMP,ContextTokens,GeneratedTokens\\n\\n\""),
+            format!("error: stdin:3: {limit}")
+        );
+        let mooncake = MOONCAKE.trim_end();
+        assert_eq!(shell(&format!("{mooncake}\\n")), format!("error: stdin:2: {limit}"));
+    }
+
+    #[test]
+    fn json_is_written_beside_and_renamed() {
+        let folder = empty_folder("beside");
+        let (old, link, other) =
+            (folder.join("runs.json"), folder.join("link.json"), folder.join("old.json"));
+        fs::write(&old, "old").expect("writable");
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).expect("ours");
+        // What is renamed over stays whole under its other name; a link still leads to the new file.
+        fs::hard_link(&old, &other).expect("one file system");
+        symlink("runs.json", &link).expect("a link");
+        document("beside/link.json", &SHORT);
+        assert_eq!(fs::read_to_string(&other).expect("there"), "old");
+        assert_eq!(fs::read_link(&link).expect("a link"), Path::new("runs.json"));
+        assert_eq!(fs::metadata(&old).expect("there").mode() & 0o777, 0o640);
+        serde_json::from_slice::<Value>(&fs::read(&old).expect("there")).expect("JSON");
+
+        // A new file is as readable as any other, a link to nowhere leads somewhere.
+        symlink("new.json", folder.join("dangling.json")).expect("a link");
+        document("beside/dangling.json", &SHORT);
+        let mode = |name: &str| fs::symlink_metadata(folder.join(name)).expect("there").mode();
+        fs::write(folder.join("plain"), "").expect("writable");
+        assert_eq!(mode("new.json"), mode("plain"));
+        assert_eq!(
+            names(&folder),
+            ["dangling.json", "link.json", "new.json", "old.json", "plain", "runs.json"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to_directly() {
+        // However stdout is named, and even where it is a file, it has the document alone.
+        let arguments = [&["simulate", "--json", "/dev/stdout"], &SHORT[..]].concat();
+        let out = ends(&mut program(&arguments));
+        serde_json::from_slice::<Value>(&out.stdout).expect("JSON and nothing else");
+        let path = empty_folder("direct").join("stdout.json");
+        let file = File::create(&path).expect("writable");
+        assert!(ends(program(&arguments).stdout(file)).status.success());
+        serde_json::from_slice::<Value>(&fs::read(&path).expect("there")).expect("JSON and nothing else");
+
+        let fifo = path.with_file_name("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+        // Opened both ways it waits for nobody, and keeps what has been written.
+        let mut both = File::options().read(true).write(true).open(&fifo).expect("a fifo");
+        let json = fifo.display().to_string();
+        let out = ends(&mut program(&[&["simulate", "--json", &json], &SHORT[..]].concat()));
+        assert!(out.status.success() && !out.stdout.is_empty());
+        assert!(fs::metadata(&fifo).expect("there").file_type().is_fifo());
+        let mut document = vec![0; 1 << 16];
+        let length = both.read(&mut document).expect("readable");
+        serde_json::from_slice::<Value>(&document[..length]).expect("JSON");
+        assert_eq!(names(path.parent().expect("a folder")), ["fifo", "stdout.json"]);
+
+        // Only now a device of this machine: a program that renames over what is no file, run by root, would take it away.
+        let out = ends(&mut program(&[&["simulate", "--json", "/dev/full"], &SHORT[..]].concat()));
+        let error = one_line(&out);
+        assert_eq!(out.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: /dev/full: No space left"), "{error}");
+        assert!(fs::metadata("/dev/full").expect("there").file_type().is_char_device());
+        for (stdout, code) in [(closed(), 0), (full(), 1)] {
+            let out = ends(program(&arguments).stdout(stdout));
+            assert_eq!(out.status.code(), Some(code), "{}", String::from_utf8_lossy(&out.stderr));
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! The command line: arguments in, tables and JSON out.
+//!
+//! `print!` and `eprintln!` panic where a stream is closed or full; [`print`] and [`tell`] do not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,16 +13,21 @@ use balanceroute::backend::BackendKind;
 use balanceroute::forecast::Noise;
 use balanceroute::policy::level::LevelParameters;
 use balanceroute::policy::{self, Parameters};
-use balanceroute::sim::report::JsonFile;
+use balanceroute::sim::json::JsonFile;
 use balanceroute::sim::trace::{ReadOptions, Trace};
 use balanceroute::sim::workload::Workload;
 use balanceroute::sim::{self, Arrivals, PrefixModel, Scenario, SimError, Source, StepCost, report};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result cannot be written or a kernel differs \
+from the oracle; 2 for arguments and traces that cannot be used.";
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,7 +50,7 @@ struct KernelsArgs {
     /// Random batches that each path is tested on.
     #[arg(long, default_value_t = 3_000, value_name = "N")]
     batches: u64,
-    /// Write the report to this file.
+    /// Write the report to this file; - is standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -84,7 +94,7 @@ struct SourceArgs {
     /// Built-in workload: paper-prod, paper-azure, lognormal, geometric, repeats, mooncake-like.
     #[arg(long, default_value = "paper-prod", value_name = "W")]
     workload: String,
-    /// A trace instead: Azure CSV or Mooncake JSON lines.
+    /// A trace instead: Azure CSV or Mooncake JSON lines, no line longer than 16 MiB; - is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "workload")]
     trace: Option<PathBuf>,
     /// Leave out rows of the trace with fewer output tokens.
@@ -97,8 +107,15 @@ struct SourceArgs {
 
 impl SourceArgs {
     fn read(&self) -> Result<Source, SimError> {
-        let options = ReadOptions { skip_bad_rows: self.skip_bad_rows, min_output_tokens: self.min_output };
+        let options = ReadOptions {
+            skip_bad_rows: self.skip_bad_rows,
+            min_output_tokens: self.min_output,
+            ..ReadOptions::default()
+        };
         Ok(match &self.trace {
+            Some(path) if path == Path::new("-") => {
+                Source::Trace(Arc::new(Trace::from_reader(io::stdin().lock(), "stdin", options)?))
+            }
             Some(path) => Source::Trace(Arc::new(Trace::read(path, options)?)),
             None => Source::Workload(Workload::from_name(&self.workload)?),
         })
@@ -183,7 +200,7 @@ struct SimulateArgs {
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
-    /// Write every run to this file.
+    /// Write every run to this file, which takes its name when it is whole; - is standard output, in place of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -205,7 +222,7 @@ struct SettingsArgs {
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
-    /// Write every run to this file.
+    /// Write every run to this file, which takes its name when it is whole; - is standard output, in place of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -291,19 +308,52 @@ impl SimulateArgs {
     }
 }
 
+/// Writes to standard output.
+fn print(text: &str) -> Result<(), SimError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| SimError::Stdout { source })
+}
+
+/// Writes a line to standard error. Where nobody can be told, nobody is.
+fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn has_gone(error: &SimError) -> bool {
+    matches!(error, SimError::Stdout { source } if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The text to standard output, the document to where it was asked for. A file takes its name last: whoever fails before leaves the
+/// old one. A reader who has gone has seen enough of the text; the file is whole all the same.
+fn hand_over(json: Option<JsonFile>, text: &str, document: &impl Serialize) -> Result<(), SimError> {
+    let Some(json) = json else { return print(text) };
+    let text = if json.is_stdout() { "" } else { text };
+    let written = json.write(document)?;
+    print(text).or_else(|error| if has_gone(&error) { Ok(()) } else { Err(error) })?;
+    written.publish()
+}
+
 fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     let scenario = args.scenario()?;
     scenario.check()?;
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
     if scenario.parameters.backend == BackendKind::Ascend {
         match sim::kernels::device(&scenario.parameters) {
-            (true, name) => eprintln!("device: {name}"),
-            (false, reason) => eprintln!("no device, the CPU decides: {reason}"),
+            (true, name) => tell(format_args!("device: {name}")),
+            (false, reason) => tell(format_args!("no device, the CPU decides: {reason}")),
         }
     }
+    // Where nothing fits, a closed run has no request to keep its pool full with, and says so itself.
+    let unfit = scenario.unfit();
+    if let Some(unfit) =
+        unfit.filter(|unfit| unfit.requests < unfit.of || scenario.arrivals != Arrivals::Closed)
+    {
+        tell(format_args!("warning: {unfit}"));
+    }
     let runs = sim::run(&scenario, !args.quiet)?;
-    print!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
-    json.map_or(Ok(()), |json| json.write(&report::Document::new(&scenario, &runs)))
+    let text =
+        format!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
+    hand_over(json, &text, &report::Document::new(&scenario, &runs))
 }
 
 fn settings(args: &SettingsArgs) -> Result<(), SimError> {
@@ -318,23 +368,20 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
         threads: args.threads,
         progress: !args.quiet,
     })?;
-    print!("{}", table.text());
-    json.map_or(Ok(()), |json| json.write(&table))
+    hand_over(json, &table.text(), &table)
 }
 
 fn forecast(args: &ForecastArgs) -> Result<(), SimError> {
     let source = args.source.read()?;
     let rows = sim::forecast::table(&source, args.horizon)?;
-    print!("{}", sim::forecast::text(&source, args.horizon, &rows));
-    Ok(())
+    print(&sim::forecast::text(&source, args.horizon, &rows))
 }
 
 /// Tests and measures; whether every path agreed with the oracle.
 fn kernels(args: &KernelsArgs) -> Result<bool, SimError> {
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
     let report = sim::kernels::report(args.batches)?;
-    print!("{}", report.text());
-    json.map_or(Ok(()), |json| json.write(&report))?;
+    hand_over(json, &report.text(), &report)?;
     Ok(report.agrees())
 }
 
@@ -346,38 +393,52 @@ fn in_one_line(error: &clap::Error) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn main() -> ExitCode {
+fn run() -> Result<ExitCode, SimError> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            print!("{}", error.render());
-            return ExitCode::SUCCESS;
+            print(&error.render().to_string())?;
+            return Ok(ExitCode::SUCCESS);
         }
         // Help and version.
-        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) if !error.use_stderr() => {
+            error
+                .print()
+                .and_then(|()| io::stdout().flush())
+                .map_err(|source| SimError::Stdout { source })?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Err(error) => {
-            eprintln!("{}", in_one_line(&error));
-            return ExitCode::from(2);
+            tell(in_one_line(&error));
+            return Ok(ExitCode::from(2));
         }
     };
-    let result = match cli.command {
-        Command::Simulate(args) => simulate(&args),
-        Command::Settings(args) => settings(&args),
-        Command::Forecast(args) => forecast(&args),
-        Command::Kernels(args) => match kernels(&args) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                eprintln!("error: a path differs from the oracle");
-                return ExitCode::FAILURE;
+    match cli.command {
+        Command::Simulate(args) => simulate(&args)?,
+        Command::Settings(args) => settings(&args)?,
+        Command::Forecast(args) => forecast(&args)?,
+        Command::Kernels(args) => {
+            if !kernels(&args)? {
+                tell("error: a path differs from the oracle");
+                return Ok(ExitCode::FAILURE);
             }
-            Err(error) => Err(error),
-        },
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        // As `head` closes a pipe: 0 and not the 141 of a program that the signal ends, so that `set -o pipefail` sees no failure
+        // where nothing has failed.
+        Err(error) if has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
+            tell(format_args!("error: {error}"));
+            match error {
+                SimError::Write { .. } | SimError::Stdout { .. } => ExitCode::FAILURE,
+                _ => ExitCode::from(2),
+            }
         }
     }
 }

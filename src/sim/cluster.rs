@@ -23,7 +23,7 @@ use super::prefix::Prefixes;
 use super::supply::{Arrivals, Stream, Supply, Timetable, stream};
 use super::workload::Job;
 use super::{Scenario, SimError};
-use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
+use crate::batch::{BatchError, Request};
 use crate::forecast::{Noise, Oracle, classifier_for};
 use crate::policy::{Forecast, Policy};
 use crate::router::{Router, RouterConfig, RouterError, WorkerConfig};
@@ -222,17 +222,6 @@ impl<'a> Cluster<'a> {
         self.step >= self.scenario.warmup
     }
 
-    /// Whether an empty worker could hold the request to its end, with the headroom that the router keeps.
-    fn fits(&self, job: &Job) -> bool {
-        let whole = u64::from(job.prompt_tokens) + u64::from(job.output_tokens);
-        // An evicted request comes back with the tokens it has generated; that must still be a valid prompt.
-        whole <= u64::from(MAX_PROMPT_TOKENS)
-            && self
-                .scenario
-                .kv_capacity_tokens
-                .is_none_or(|capacity| whole + u64::from(self.scenario.headroom_steps) <= capacity)
-    }
-
     fn warm_start(&mut self, library: &Library, seed: u64, at_random: bool) -> Result<(), SimError> {
         let mut rng = stream(seed, Stream::Start);
         let slots = self.scenario.slots as usize;
@@ -260,7 +249,7 @@ impl<'a> Cluster<'a> {
                     cost(a).total_cmp(&cost(b))
                 })
             };
-            let Some(worker) = worker.filter(|_| self.fits(&job)) else { continue };
+            let Some(worker) = worker.filter(|_| self.scenario.fits(&job)) else { continue };
             let id = self.lives.len() as u64;
             self.run.requests_in += 1;
             self.router.tell_length(id, job.output_tokens);
@@ -327,7 +316,7 @@ impl<'a> Cluster<'a> {
     /// A request enters and waits; false when it is sent back because it could never run.
     fn enter(&mut self, job: &Job, at_ms: f64) -> Result<bool, SimError> {
         self.run.requests_in += 1;
-        if !self.fits(job) {
+        if !self.scenario.fits(job) {
             self.run.requests_refused += 1;
             return Ok(false);
         }

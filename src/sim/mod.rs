@@ -13,6 +13,7 @@
 
 mod cluster;
 pub mod forecast;
+pub mod json;
 pub mod kernels;
 pub mod metrics;
 pub mod prefix;
@@ -22,6 +23,7 @@ mod supply;
 pub mod trace;
 pub mod workload;
 
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -32,12 +34,12 @@ pub use metrics::{Run, StepCost};
 pub use prefix::PrefixModel;
 pub use supply::{Arrivals, Source};
 
-use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS};
+use crate::batch::{MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS};
 use crate::forecast::Noise;
 use crate::policy::{self, Parameters, Policy, PolicyError};
 use crate::router::RouterError;
 use cluster::{Cluster, Library};
-use workload::Workload;
+use workload::{Job, Workload};
 
 /// What a simulation cannot do.
 #[derive(Debug, Error)]
@@ -92,6 +94,12 @@ pub enum SimError {
         /// Why.
         source: std::io::Error,
     },
+    /// Standard output could not be written to.
+    #[error("standard output: {source}")]
+    Stdout {
+        /// Why; a reader that has gone is [`std::io::ErrorKind::BrokenPipe`].
+        source: std::io::Error,
+    },
 }
 
 /// A cluster, its traffic and the policies to compare.
@@ -137,6 +145,42 @@ pub struct Scenario {
     pub parameters: Parameters,
 }
 
+/// Requests that no empty worker can hold to their end, out of a trace or a sample of a workload. As text, a warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unfit {
+    /// Workload or trace.
+    pub source_name: String,
+    /// How many they are.
+    pub requests: u64,
+    /// Of how many.
+    pub of: u64,
+    /// Prompt and output of the longest.
+    pub longest_tokens: u64,
+    /// Room for growth that an admission leaves beside it.
+    pub headroom_tokens: u64,
+    /// KV tokens that fit on a worker, if bounded.
+    pub kv_capacity_tokens: Option<u64>,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source_name, requests, of, longest_tokens: longest, headroom_tokens: headroom, .. } = self;
+        write!(f, "{requests} of {of} requests of {source_name} can run on no worker and are refused: ")?;
+        match self.kv_capacity_tokens {
+            Some(capacity) if longest + headroom > capacity => write!(
+                f,
+                "the longest needs {} KV tokens ({longest} of prompt and output, {headroom} of headroom), a worker has {capacity}",
+                longest + headroom
+            ),
+            _ => write!(
+                f,
+                "the longest has {longest} tokens of prompt and output, the limit is {MAX_PROMPT_TOKENS}"
+            ),
+        }
+    }
+}
+
 /// Warm-up of a closed run in steps.
 pub const DEFAULT_WARMUP: u64 = 3_000;
 /// Measured steps of a closed run.
@@ -169,6 +213,11 @@ impl Default for Scenario {
             parameters: Parameters::default(),
         }
     }
+}
+
+/// Tokens that a request has in the cache at its end.
+fn whole_tokens(job: &Job) -> u64 {
+    u64::from(job.prompt_tokens) + u64::from(job.output_tokens)
 }
 
 fn argument(name: &'static str, expected: impl Into<String>, found: impl ToString) -> SimError {
@@ -264,6 +313,31 @@ impl Scenario {
         };
         let expected = "a trace with prefix hashes (hash_ids)";
         if has_prefixes { Ok(()) } else { Err(argument("affinity", expected, self.source.name())) }
+    }
+
+    /// Whether an empty worker could hold the request to its end, with the headroom that the router keeps.
+    fn fits(&self, job: &Job) -> bool {
+        let whole = whole_tokens(job);
+        // An evicted request comes back with the tokens it has generated; that must still be a valid prompt.
+        whole <= u64::from(MAX_PROMPT_TOKENS)
+            && self
+                .kv_capacity_tokens
+                .is_none_or(|capacity| whole + u64::from(self.headroom_steps) <= capacity)
+    }
+
+    /// The requests of the source that every run refuses, if there are any.
+    #[must_use]
+    pub fn unfit(&self) -> Option<Unfit> {
+        let jobs = self.source.library();
+        let unfit = || jobs.iter().filter(|job| !self.fits(job));
+        Some(Unfit {
+            longest_tokens: unfit().map(whole_tokens).max()?,
+            requests: unfit().count() as u64,
+            of: jobs.len() as u64,
+            source_name: self.source.name().to_owned(),
+            headroom_tokens: u64::from(self.headroom_steps),
+            kv_capacity_tokens: self.kv_capacity_tokens,
+        })
     }
 
     fn build(&self, name: &str, seed: u64) -> Result<Box<dyn Policy>, PolicyError> {

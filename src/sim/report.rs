@@ -1,16 +1,13 @@
-//! Tables for people and JSON for programs.
+//! Tables for people and what is in the JSON for programs.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::Path;
 
 use serde::Serialize;
 
+use super::Scenario;
 use super::metrics::Run;
 use super::prefix::{BLOCK_TOKENS, PrefixModel};
 use super::supply::{Arrivals, Source};
-use super::{Scenario, SimError};
 
 /// A figure over the seeds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -353,38 +350,6 @@ impl<'a> Document<'a> {
     #[must_use]
     pub fn new(scenario: &Scenario, runs: &'a [Run]) -> Self {
         Self { version: env!("CARGO_PKG_VERSION"), arguments: Arguments::of(scenario), runs }
-    }
-}
-
-/// A JSON file to be written: opened before the first run, so that a wrong path costs no time.
-#[derive(Debug)]
-pub struct JsonFile {
-    name: String,
-    file: File,
-}
-
-impl JsonFile {
-    /// Creates or empties the file.
-    ///
-    /// # Errors
-    /// The file cannot be created.
-    pub fn create(path: &Path) -> Result<Self, SimError> {
-        let name = path.display().to_string();
-        match File::create(path) {
-            Ok(file) => Ok(Self { name, file }),
-            Err(source) => Err(SimError::Write { file: name, source }),
-        }
-    }
-
-    /// Writes the document, indented, with a newline at the end.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(self, document: &impl Serialize) -> Result<(), SimError> {
-        let failed = |source| SimError::Write { file: self.name.clone(), source };
-        let mut out = BufWriter::new(&self.file);
-        serde_json::to_writer_pretty(&mut out, document).map_err(|error| failed(error.into()))?;
-        out.write_all(b"\n").and_then(|()| out.flush()).map_err(failed)
     }
 }
 

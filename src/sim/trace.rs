@@ -1,11 +1,12 @@
 //! Public traces: Azure's CSV of 2023 and 2024 and Mooncake's JSON lines, recognised by their columns or keys.
 //!
-//! A row that cannot be run is refused with its line, what was expected and what was found, or counted when asked to.
+//! Read from a regular file or a stream, line by line: no line, and no CSV row that a quote carries over several, is buffered past
+//! [`MAX_LINE_BYTES`]. A row that cannot be run is refused with its line, what was expected and what was found, or counted when asked to.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufRead, BufReader, Seek};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,10 @@ const TICKS_PER_SECOND: i64 = 10_000_000;
 /// Most tokens that a trace may ask one request to generate.
 const MAX_OUTPUT_TOKENS: u32 = 1 << 24;
 
+/// Longest line of a trace in bytes, with its end, unless [`ReadOptions::max_line_bytes`] says otherwise: a hundred times what the
+/// hashes of the longest prompt take.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+
 /// A trace that cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -31,6 +36,28 @@ pub enum TraceError {
         file: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// A folder, a device, a fifo or a socket; nothing of it has been read.
+    #[error("{file}: a trace: expected a regular file or - for stdin, found {found}")]
+    NotAFile {
+        /// Path as given.
+        file: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A line, or a CSV row over several, that does not end within the limit. Never skipped: where it ends is not known.
+    #[error(
+        "{file}:{line}: a line of a trace: expected at most {limit} bytes, found at least {found_at_least}"
+    )]
+    LineTooLong {
+        /// Path as given.
+        file: String,
+        /// Line number, from 1; of a row over several, the first.
+        line: u64,
+        /// Most bytes that it may have.
+        limit: usize,
+        /// Bytes that it has at least.
+        found_at_least: usize,
     },
     /// Neither of the known formats.
     #[error(
@@ -80,12 +107,20 @@ pub enum Format {
 }
 
 /// What to do with rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
     /// Count malformed rows instead of refusing the trace.
     pub skip_bad_rows: bool,
     /// Leave out rows with fewer output tokens.
     pub min_output_tokens: u32,
+    /// Longest line in bytes, with its end.
+    pub max_line_bytes: usize,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { skip_bad_rows: false, min_output_tokens: 0, max_line_bytes: MAX_LINE_BYTES }
+    }
 }
 
 /// A trace in order of arrival.
@@ -113,19 +148,30 @@ struct Bad {
 }
 
 impl Trace {
-    /// Reads a trace of either format.
+    /// Reads a trace of either format from a regular file.
     ///
     /// # Errors
-    /// An unreadable or unknown file, the first malformed row unless they are skipped, or nothing left to run.
+    /// An unreadable or unknown file, one that is no regular file, a line past the limit, the first malformed row unless they are
+    /// skipped, or nothing left to run.
     pub fn read(path: &Path, options: ReadOptions) -> Result<Self, TraceError> {
         let file = path.display().to_string();
         let io = |source| TraceError::Io { file: file.clone(), source };
-        let mut reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
-        let mut first = Vec::new();
-        reader.read_until(b'\n', &mut first).map_err(io)?;
-        reader.rewind().map_err(io)?;
+        // Before it is opened: opening a fifo waits for a writer.
+        let kind = std::fs::metadata(path).map_err(io)?.file_type();
+        if !kind.is_file() {
+            return Err(TraceError::NotAFile { file, found: in_words(kind) });
+        }
+        let reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
         let name = path.file_name().map_or_else(|| file.clone(), |name| name.to_string_lossy().into_owned());
-        Self::parse(reader, &file, name, &String::from_utf8_lossy(&first), options)
+        Self::parse(reader, &file, name, options)
+    }
+
+    /// Reads a trace from a stream, such as standard input; the trace and its errors have this name.
+    ///
+    /// # Errors
+    /// As [`Trace::read`].
+    pub fn from_reader(reader: impl BufRead, name: &str, options: ReadOptions) -> Result<Self, TraceError> {
+        Self::parse(reader, name, name.to_owned(), options)
     }
 
     /// Reads a trace from memory; errors call it `bytes`.
@@ -133,17 +179,20 @@ impl Trace {
     /// # Errors
     /// As [`Trace::read`].
     pub fn parse_bytes(bytes: &[u8], options: ReadOptions) -> Result<Self, TraceError> {
-        let first = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        Self::parse(bytes, "bytes", "bytes".to_owned(), &String::from_utf8_lossy(first), options)
+        Self::from_reader(bytes, "bytes", options)
     }
 
     fn parse(
-        reader: impl BufRead,
+        mut reader: impl BufRead,
         file: &str,
         name: String,
-        first_line: &str,
         options: ReadOptions,
     ) -> Result<Self, TraceError> {
+        let mut first = Vec::new();
+        read_line(&mut reader, &mut first, file, 1, options.max_line_bytes)?;
+        // A stream cannot be rewound.
+        let reader = first.as_slice().chain(reader);
+        let first_line = String::from_utf8_lossy(&first);
         let mut rows = Rows { file, options, rows: Vec::new(), skipped: 0, filtered: 0 };
         let first_line = first_line.trim_start_matches('\u{feff}').trim();
         let format = if let Some(columns) = azure_columns(first_line) {
@@ -175,6 +224,101 @@ impl Trace {
     }
 }
 
+/// Reads a line with its end into an empty buffer; at the end of the stream nothing.
+fn read_line(
+    reader: &mut impl BufRead,
+    line: &mut Vec<u8>,
+    file: &str,
+    number: u64,
+    limit: usize,
+) -> Result<(), TraceError> {
+    let read = reader.by_ref().take(limit as u64 + 1).read_until(b'\n', line);
+    read.map_err(|source| TraceError::Io { file: file.to_owned(), source })?;
+    if line.len() > limit {
+        let found_at_least = line.len();
+        return Err(TraceError::LineTooLong { file: file.to_owned(), line: number, limit, found_at_least });
+    }
+    Ok(())
+}
+
+/// What is no regular file.
+fn in_words(kind: std::fs::FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+
+        for (is, words) in [
+            (kind.is_fifo(), "a fifo"),
+            (kind.is_socket(), "a socket"),
+            (kind.is_char_device(), "a character device"),
+            (kind.is_block_device(), "a block device"),
+        ] {
+            if is {
+                return words;
+            }
+        }
+    }
+    if kind.is_dir() { "a directory" } else { "something else" }
+}
+
+/// Hands out one line at a time, so that a CSV reader, which buffers whole rows, is stopped within a row that has become too long,
+/// and the line of each row is known whatever blank lines are before it.
+struct OneByOne<R> {
+    inner: R,
+    limit: usize,
+    /// Number of the line that is handed out, from 1.
+    line: u64,
+    within_line: bool,
+    /// Line on which the current row begins, once something of it has been handed out.
+    row_line: Option<u64>,
+    /// Bytes handed out for the current row.
+    row_bytes: usize,
+}
+
+impl<R: BufRead> OneByOne<R> {
+    fn new(inner: R, limit: usize) -> Self {
+        Self { inner, limit, line: 0, within_line: false, row_line: None, row_bytes: 0 }
+    }
+
+    fn too_long(&self) -> bool {
+        self.row_bytes > self.limit
+    }
+
+    /// Line of the row that has been read, or that is being read. A bare carriage return ends a row within a line.
+    fn row_line(&self) -> u64 {
+        self.row_line.unwrap_or(self.line)
+    }
+
+    fn next_row(&mut self) {
+        self.row_line = None;
+        self.row_bytes = 0;
+    }
+}
+
+impl<R: BufRead> Read for OneByOne<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let available = self.inner.fill_buf()?;
+        let end = available.iter().position(|&byte| byte == b'\n').map_or(available.len(), |at| at + 1);
+        let length = end.min(into.len());
+        let part = &available[..length];
+        into[..length].copy_from_slice(part);
+        if length == 0 {
+            return Ok(0);
+        }
+        if !self.within_line {
+            self.line += 1;
+        }
+        self.within_line = part.last() != Some(&b'\n');
+        // Blank lines before a row do not belong to it.
+        if self.row_line.is_some() || part.iter().any(|byte| !b"\r\n".contains(byte)) {
+            self.row_line.get_or_insert(self.line);
+            self.row_bytes += length;
+        }
+        self.inner.consume(length);
+        if self.too_long() { Err(io::Error::other("a row past the limit")) } else { Ok(length) }
+    }
+}
+
 struct Rows<'a> {
     file: &'a str,
     options: ReadOptions,
@@ -198,21 +342,34 @@ impl Rows<'_> {
     }
 
     fn azure(&mut self, reader: impl BufRead, columns: [usize; 3]) -> Result<(), TraceError> {
-        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
+        let limit = self.options.max_line_bytes;
+        // The head is read as a row of its own, so that each row is counted alone.
+        let mut reader = csv::ReaderBuilder::new()
+            .flexible(true)
+            .has_headers(false)
+            .from_reader(OneByOne::new(reader, limit));
         let mut record = csv::ByteRecord::new();
+        let mut is_head = true;
         loop {
-            let line = reader.position().line();
-            match reader.read_byte_record(&mut record) {
+            let read = reader.read_byte_record(&mut record);
+            let lines = reader.get_mut();
+            let line = lines.row_line();
+            match read {
                 Ok(false) => return Ok(()),
-                Ok(true) => {
-                    let line = record.position().map_or(line, csv::Position::line);
-                    self.take(line, azure_row(&record, columns))?;
+                Ok(true) if is_head => is_head = false,
+                Ok(true) => self.take(line, azure_row(&record, columns))?,
+                Err(_) if lines.too_long() => {
+                    let (file, found_at_least) = (self.file.to_owned(), limit + 1);
+                    return Err(TraceError::LineTooLong { file, line, limit, found_at_least });
                 }
                 Err(error) => {
-                    let source = std::io::Error::other(error);
-                    return Err(TraceError::Io { file: self.file.to_owned(), source });
+                    return Err(TraceError::Io {
+                        file: self.file.to_owned(),
+                        source: io::Error::other(error),
+                    });
                 }
             }
+            lines.next_row();
         }
     }
 
@@ -220,8 +377,8 @@ impl Rows<'_> {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            let read = reader.read_until(b'\n', &mut line);
-            if read.map_err(|source| TraceError::Io { file: self.file.to_owned(), source })? == 0 {
+            read_line(&mut reader, &mut line, self.file, number, self.options.max_line_bytes)?;
+            if line.is_empty() {
                 break;
             }
             let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line).trim_ascii();
@@ -389,11 +546,11 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, options: ReadOptions) -> Result<Trace, TraceError> {
-        let first = text.lines().next().unwrap_or_default();
-        Trace::parse(text.as_bytes(), "t", "t".to_owned(), first, options)
+        Trace::from_reader(text.as_bytes(), "t", options)
     }
 
-    const SKIP: ReadOptions = ReadOptions { skip_bad_rows: true, min_output_tokens: 0 };
+    const SKIP: ReadOptions =
+        ReadOptions { skip_bad_rows: true, min_output_tokens: 0, max_line_bytes: MAX_LINE_BYTES };
 
     #[test]
     fn azure_of_both_years() {
@@ -482,6 +639,68 @@ mod tests {
                 other => panic!("{row}: {other:?}"),
             }
             assert_eq!(parse(&text, SKIP).expect("skipped").skipped_rows, 1);
+        }
+    }
+
+    const HEAD: &str = "TIMESTAMP,ContextTokens,GeneratedTokens";
+    const ROW: &str = "2023-11-16 18:15:46.6805900,374,44";
+
+    #[test]
+    fn lines_have_a_limit_to_the_byte() {
+        // Of an end of one byte and of two, the head being shorter than the row.
+        for end in ["\n", "\r\n"] {
+            let azure = format!("{HEAD}{end}{ROW}{end}{ROW},{}{end}", "x".repeat(20));
+            let hashes = "1, ".repeat(20);
+            let mooncake = MOONCAKE.lines().map(|line| format!("{line}{end}")).collect::<String>()
+                + &format!(
+                    "{{\"timestamp\": 9, \"input_length\": 5, \"output_length\": 5, \"hash_ids\": [{hashes}1]}}{end}"
+                );
+            for (text, number) in [(azure, 3), (mooncake, 4)] {
+                let longest = text.split_inclusive('\n').map(str::len).max().expect("lines");
+                let within = |max_line_bytes| parse(&text, ReadOptions { max_line_bytes, ..SKIP });
+                assert_eq!(within(longest).expect("within the limit").skipped_rows, 0);
+                match within(longest - 1) {
+                    Err(TraceError::LineTooLong { line, limit, found_at_least, .. }) => {
+                        assert_eq!((line, limit, found_at_least), (number, longest - 1, longest));
+                    }
+                    other => panic!("{other:?}"),
+                }
+                // Even the first one.
+                assert!(matches!(within(20), Err(TraceError::LineTooLong { line: 1, .. })));
+            }
+        }
+    }
+
+    #[test]
+    fn a_quoted_field_over_several_lines_counts_as_one() {
+        let quoted = format!("{ROW},\"{}\"\n", "x\n".repeat(100));
+        let text = format!("{HEAD}\n\n{quoted}{ROW}\n\r\n\nno row\n");
+        match parse(&text, ReadOptions::default()) {
+            Err(TraceError::Row { line, .. }) => assert_eq!(line, 107),
+            other => panic!("{other:?}"),
+        }
+        let within = |max_line_bytes| parse(&text, ReadOptions { max_line_bytes, ..SKIP });
+        assert_eq!(within(quoted.len()).expect("within the limit").jobs.len(), 2);
+        assert!(matches!(within(quoted.len() - 1), Err(TraceError::LineTooLong { line: 3, .. })));
+        // A carriage return alone ends a row and no line.
+        match parse(&format!("{HEAD}\r\n{ROW}\rno row\r\n"), ReadOptions::default()) {
+            Err(TraceError::Row { line, .. }) => assert_eq!(line, 2),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A stream without an end, of which no more is taken than the limit and what a reader asks for at once.
+    #[test]
+    fn an_endless_line_is_read_to_the_limit() {
+        const SOME: u64 = 1 << 17;
+        for head in ["", HEAD, &format!("{HEAD}\n{ROW}\n\n"), &format!("{HEAD}\n\""), MOONCAKE] {
+            let mut endless = io::repeat(b'0').take(u64::MAX);
+            let stream = head.as_bytes().chain(&mut endless);
+            let options = ReadOptions { max_line_bytes: 1 << 20, ..SKIP };
+            let result = Trace::from_reader(BufReader::new(stream), "t", options);
+            assert!(matches!(result, Err(TraceError::LineTooLong { .. })), "{head}: {result:?}");
+            let taken = u64::MAX - endless.limit();
+            assert!(taken < (1 << 20) + SOME, "{head}: {taken}");
         }
     }
 
