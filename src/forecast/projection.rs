@@ -7,8 +7,9 @@ use crate::batch::PredictedEnd;
 
 const NONE: u32 = u32::MAX;
 
+/// A prediction as it stands, for [`EventBuckets::restore`].
 #[derive(Clone, Copy, Debug)]
-struct Node {
+pub(crate) struct Node {
     worker: u32,
     /// KV tokens minus the step of the count: constant while it grows by a token a step.
     base_tokens: i64,
@@ -109,6 +110,30 @@ impl EventBuckets {
         if self.heads[bucket] == NONE {
             self.mark(worker, step, false);
         }
+    }
+
+    /// What is predicted for a request.
+    pub(crate) fn prediction(&self, index: u32) -> Option<Node> {
+        self.nodes.get(index as usize).copied()
+    }
+
+    /// Takes back what [`EventBuckets::set`] has changed of a request since [`EventBuckets::prediction`], the last change first: everything is then as it was,
+    /// the order within a bucket as well.
+    pub(crate) fn restore(&mut self, index: u32, prediction: Node) {
+        self.remove(index);
+        self.nodes[index as usize] = prediction;
+        let Node { worker, end_step: Some(step), previous, next, .. } = prediction else { return };
+        match previous {
+            NONE => {
+                let bucket = self.bucket(worker, step);
+                self.heads[bucket] = index;
+            }
+            previous => self.nodes[previous as usize].next = index,
+        }
+        if next != NONE {
+            self.nodes[next as usize].previous = index;
+        }
+        self.mark(worker, step, true);
     }
 
     /// Lets a step pass, and collects into `due` the requests that were predicted to have ended by now: they need a new prediction.

@@ -3,24 +3,33 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::batch::PredictedEnd;
-use crate::forecast::projection::EventBuckets;
+use crate::forecast::projection::{EventBuckets, Node};
 use crate::forecast::{Running, Termination, TerminationClassifier};
 use crate::policy::Needs;
 use crate::router::RouterConfig;
 use crate::router::accounting::{Active, Slab};
 use crate::router::error::message_of;
 
+/// A classifier that has panicked is not asked again: nothing is predicted then.
+enum Fault {
+    None,
+    /// What it said, until a step tells.
+    Untold(String),
+    Told,
+}
+
 pub(super) struct Foresight {
     /// May be anybody's: only [`Foresight::ask`] calls it.
     classifier: Box<dyn TerminationClassifier>,
-    /// What its last panic said, until a step tells.
-    panicked: Option<String>,
+    fault: Fault,
     pub buckets: EventBuckets,
     pub needs: Needs,
     /// Running requests by the step, modulo the refresh, at which they are predicted again.
     phases: Vec<Vec<u32>>,
     due: Vec<u32>,
     passed: Vec<u32>,
+    /// Predictions before the decision under way.
+    before: Vec<(u32, Node)>,
     pub rows: Vec<u64>,
     pub offsets: Vec<u32>,
     pub ends: Vec<PredictedEnd>,
@@ -38,12 +47,13 @@ impl Foresight {
             .saturating_add(config.refresh_steps);
         Self {
             classifier,
-            panicked: None,
+            fault: Fault::None,
             buckets: EventBuckets::new(config.workers.len(), window.clamp(1, 1 << 16)),
             needs,
             phases: vec![Vec::new(); config.refresh_steps.clamp(1, 1 << 16) as usize],
             due: Vec::new(),
             passed: Vec::new(),
+            before: Vec::new(),
             rows: Vec::new(),
             offsets: Vec::new(),
             ends: Vec::new(),
@@ -51,16 +61,25 @@ impl Foresight {
     }
 
     fn ask<T>(&mut self, otherwise: T, ask: impl FnOnce(&mut dyn TerminationClassifier) -> T) -> T {
+        if !matches!(self.fault, Fault::None) {
+            return otherwise;
+        }
         let classifier = self.classifier.as_mut();
         catch_unwind(AssertUnwindSafe(|| ask(classifier))).unwrap_or_else(|panic| {
-            self.panicked = Some(message_of(panic.as_ref()));
+            self.fault = Fault::Untold(message_of(panic.as_ref()));
             otherwise
         })
     }
 
-    /// What a panic of the classifier said since this was last asked.
+    /// What the classifier said when it panicked, once.
     pub(super) fn panic(&mut self) -> Option<String> {
-        self.panicked.take()
+        match std::mem::replace(&mut self.fault, Fault::Told) {
+            Fault::Untold(message) => Some(message),
+            fault => {
+                self.fault = fault;
+                None
+            }
+        }
     }
 
     pub(super) fn finished(&mut self, request: &Running) {
@@ -75,12 +94,14 @@ impl Foresight {
         self.ask((), |classifier| classifier.told(id, output_tokens));
     }
 
-    /// Nobody runs any more.
+    /// Nobody runs any more, and the classifier is asked again.
     pub(super) fn forget_running(&mut self, workers: usize) {
+        self.fault = Fault::None;
         self.buckets = EventBuckets::new(workers, self.buckets.window_steps());
         self.phases.iter_mut().for_each(Vec::clear);
         self.due.clear();
         self.passed.clear();
+        self.before.clear();
     }
 
     /// A request begins to run; `place` is the dense index of its worker.
@@ -139,25 +160,33 @@ impl Foresight {
         self.buckets.set(index, place as u32, kv_tokens, in_steps);
     }
 
-    /// Predicts again whose turn it is, and who should have ended and has not. `locate` gives a request's dense worker index and
-    /// generated tokens.
+    /// Predicts again whose turn it is, and who should have ended and has not, for a decision that may yet fail. `locate` gives a request's dense worker
+    /// index and generated tokens.
     pub(super) fn refresh(&mut self, slab: &Slab, now: i64, locate: impl Fn(&Active) -> (usize, u32)) {
-        let mut due = std::mem::take(&mut self.due);
-        for index in due.drain(..) {
+        self.before.clear();
+        let phase = now.rem_euclid(self.phases.len() as i64) as usize;
+        let (due, phased) = (std::mem::take(&mut self.due), std::mem::take(&mut self.phases[phase]));
+        for &index in due.iter().chain(&phased) {
             let active = &slab.entries[index as usize];
             if active.live {
+                self.before.extend(self.buckets.prediction(index).map(|before| (index, before)));
                 let (place, generated) = locate(active);
                 self.predict(index, active, place, generated);
             }
         }
-        self.due = due;
-        let phase = now.rem_euclid(self.phases.len() as i64) as usize;
-        let list = std::mem::take(&mut self.phases[phase]);
-        for &index in &list {
-            let active = &slab.entries[index as usize];
-            let (place, generated) = locate(active);
-            self.predict(index, active, place, generated);
+        (self.due, self.phases[phase]) = (due, phased);
+    }
+
+    /// The decision stands.
+    pub(super) fn keep(&mut self) {
+        self.due.clear();
+        self.before.clear();
+    }
+
+    /// It has failed: the predictions are those of before.
+    pub(super) fn undo(&mut self) {
+        while let Some((index, before)) = self.before.pop() {
+            self.buckets.restore(index, before);
         }
-        self.phases[phase] = list;
     }
 }

@@ -19,7 +19,8 @@
 //! # A call is whole or not at all
 //! A call that returns an error has changed nothing: [`Router::waiting`], [`Router::metrics`] and the next plan are those that would have been without it.
 //! A step first decides, windows and pair terms included, and then does what it has decided. What the caller supplies (a policy, pair terms, a
-//! classifier) may panic: that is an error too ([`RouterError::Panicked`]). The memory of a policy or a classifier is its own business.
+//! classifier) may panic: that is an error too ([`RouterError::Panicked`]). The memory of a policy is its own business; a classifier that has panicked is
+//! not asked again until [`Router::recover`].
 //!
 //! # Clocks
 //! `now_ms` is the caller's clock in milliseconds, any origin. Time begins at its first reading and never runs backwards; calls that carry no reading

@@ -77,11 +77,17 @@ impl Router {
             Err(error) => {
                 self.restore_rows();
                 self.keep_leaving();
+                if let Some(foresight) = &mut self.foresight {
+                    foresight.undo();
+                }
                 return Err(error);
             }
         };
         self.tell(clock);
         self.explainer.keep();
+        if let Some(foresight) = &mut self.foresight {
+            foresight.keep();
+        }
         let had_rows = !self.pair_rows.is_empty();
         std::mem::swap(&mut self.pair_rows, &mut self.next_rows);
         let looked_past = !self.leaving.is_empty();

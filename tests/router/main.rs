@@ -5,3 +5,4 @@ mod herd;
 mod model;
 mod reports;
 mod rules;
+mod whole;

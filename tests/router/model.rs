@@ -105,19 +105,10 @@ struct Setting {
     window: usize,
 }
 
-/// Bonuses and masks of some requests, drawn from what is asked; it may write what is refused, or panic.
+/// Bonuses and masks of some requests, drawn from who is asked for.
 struct Terms<'a> {
     salt: u64,
     ids: &'a [u32],
-    fails: Fails,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Fails {
-    Never,
-    /// Once so many have been asked for.
-    Value(u32),
-    Panic(u32),
 }
 
 impl Terms<'_> {
@@ -138,12 +129,6 @@ impl Terms<'_> {
 impl PairTerms for Terms<'_> {
     fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
         assert_eq!(bonus_tokens.len(), self.ids.len());
-        match &mut self.fails {
-            Fails::Value(0) => bonus_tokens[0] = f32::NAN,
-            Fails::Panic(0) => panic!("asked once too often"),
-            Fails::Value(left) | Fails::Panic(left) => *left -= 1,
-            Fails::Never => {}
-        }
         for (bonus, &worker) in bonus_tokens.iter_mut().zip(self.ids) {
             let draw = self.draw(request.id, worker ^ 0x5555);
             if draw.is_multiple_of(4) {
@@ -543,11 +528,11 @@ impl World {
         self.foresee();
         let ids: Vec<u32> = self.sides.iter().map(|side| side.id).collect();
         let salt = (self.setting.terms && self.rng.one_in(3)).then(|| self.rng.next());
-        let terms = salt.map(|salt| Terms { salt, ids: &ids, fails: Fails::Never });
+        let terms = salt.map(|salt| Terms { salt, ids: &ids });
         let may = |id: u64, worker: u32| terms.as_ref().is_none_or(|terms| terms.may(id, worker));
         let plan = match salt {
             Some(salt) => {
-                let mut terms = Terms { salt, ids: &ids, fails: Fails::Never };
+                let mut terms = Terms { salt, ids: &ids };
                 self.router.step_with(self.told_ms, &mut terms).expect("a decision").clone()
             }
             None => self.router.step(self.told_ms).expect("a decision").clone(),

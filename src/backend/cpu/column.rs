@@ -254,7 +254,6 @@ fn search_outward<L: Lanes>(
     marks: &mut Marks,
     best: &mut Best,
 ) {
-    let groups = ordered.low.len();
     let peak = query.peak as u32;
     let mut group = ordered.low.partition_point(|low| low[0] < peak).saturating_sub(1);
     let oldest_age = marks.oldest_age;
@@ -269,16 +268,40 @@ fn search_outward<L: Lanes>(
             }
             left = 0;
         }
-        if right < groups {
-            let low = ordered.low[right][0];
-            if low as i32 <= query.longest && value(query, low) + oldest_age >= best.score {
-                group = right;
-                right += 1;
-                continue;
+        group = loop {
+            let Some(low) = ordered.low.get(right).map(|low| low[0]) else { return };
+            if low as i32 > query.longest || value(query, low) + oldest_age < best.score {
+                return;
             }
-        }
-        return;
+            right += 1;
+            if !only_ties(lanes, ordered, query, marks, right - 1, best) {
+                break right - 1;
+            }
+        };
     }
+}
+
+/// Whether a group can at most tie with the best: its lengths are all the same as the best's, and so it arrived later.
+#[inline(always)]
+fn only_ties<L: Lanes>(
+    lanes: L,
+    ordered: &Ordered<'_>,
+    query: &Query<'_>,
+    marks: &Marks,
+    group: usize,
+    best: &Best,
+) -> bool {
+    if best.position == NOWHERE || best.position / (BLOCK * BLOCK) >= group {
+        return false;
+    }
+    let last = ((group + 1) * BLOCK * BLOCK).min(ordered.tokens.len()) - 1;
+    let tokens = ordered.tokens[best.position];
+    if ordered.low[group][0] != tokens || ordered.tokens[last] != tokens {
+        return false;
+    }
+    let blocks = (last / BLOCK) % BLOCK + 1;
+    let oldest_age = lanes.greatest(lanes.load(&marks.block_ages[group]), u16::MAX >> (BLOCK - blocks));
+    value(query, tokens) + oldest_age <= best.score
 }
 
 /// At least the greatest score of a free entry that fits, for each block of a group.

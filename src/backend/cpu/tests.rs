@@ -83,17 +83,20 @@ fn a_search_finds_what_a_scan_finds() {
     each(|kernels| {
         let mut next = random(3);
         let mut marks = Marks::default();
-        for count in sizes([1, 2, 15, 16, 17, 31, 32, 33, 255, 256, 257, 271, 272, 273, 511, 512, 513, 1025])
-        {
+        for count in sizes([
+            1, 2, 15, 16, 17, 31, 32, 33, 255, 256, 257, 271, 272, 273, 511, 512, 513, 1025, 1300, 2100,
+        ]) {
             for round in rounds(40) {
-                let range = [3, 50, 4000][round % 3];
+                // Where all are alike, groups of blocks can only tie.
+                let range = [3, 50, 4000, 1, 2][round % 5];
+                let waits = [90, 1, 2][round / 5 % 3];
                 let mut pool = Pool::new();
                 // What is left over past the end must not be found.
                 for id in 0..5 {
                     pool.insert(Request::new(1 << 40 | id, 1 + next(range) as u32)).expect("valid");
                 }
                 for id in 0..count as u64 {
-                    let request = Request::new(id, 1 + next(range) as u32).waited(next(90) as u32);
+                    let request = Request::new(id, 1 + next(range) as u32).waited(next(waits) as u32);
                     pool.insert(request).expect("valid");
                 }
                 for id in 0..5 {
