@@ -10,10 +10,14 @@ __version__: str
 POLICIES: tuple[str, ...]
 PARAMETERS: tuple[str, ...]
 
+# Records (all classes here but `Assigner` and `Router`) are equal where their fields are, hashable where these are, and can be copied and pickled.
+
 # In an optional column a negative number, or the greatest of an unsigned type, means "none here".
 _Whole = npt.NDArray[np.integer[Any]]
 _Real = npt.NDArray[np.floating[Any]]
+# A byte each; any byte but 0 is true.
 _Flag = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
+_Bonus = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 _WaitReason = Literal["no_slot", "no_capacity", "not_eligible", "outside_window", "deferred"]
 _ReturnReason = Literal[
     "lost_dispatch", "worker_silent", "worker_forgot", "worker_removed", "worker_draining", "never_fits", "expired"
@@ -87,7 +91,9 @@ class Assignment:
 class Assigner:
     """A policy and its buffers: decides step after step for a caller that keeps its own state, fastest when it is used again.
 
-    Calls from several threads are served one after the other.
+    Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts. After a
+    `PanicError` the policy is built anew and the next call is decided. In a process that was forked while another thread was inside, every call
+    is refused (`BalanceRouteError` of kind "Forked").
     """
 
     def __new__(
@@ -128,9 +134,9 @@ class Assigner:
         traffic: Traffic | None = None,
         request_growth_tokens: int = 0,
         projection: npt.NDArray[np.uint64] | None = None,
-        ends: tuple[npt.NDArray[np.uint32], _Whole, _Whole] | None = None,
-        bonus_tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16] | None = None,
-        eligible: npt.NDArray[np.bool_] | None = None,
+        ends: tuple[_Whole, _Whole, _Whole] | None = None,
+        bonus_tokens: _Bonus | None = None,
+        eligible: _Flag | None = None,
         class_survival: npt.NDArray[np.float32] | None = None,
         reasons: bool = False,
     ) -> Assignment:
@@ -158,17 +164,19 @@ def assign(
     traffic: Traffic | None = None,
     request_growth_tokens: int = 0,
     projection: npt.NDArray[np.uint64] | None = None,
-    ends: tuple[npt.NDArray[np.uint32], _Whole, _Whole] | None = None,
-    bonus_tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16] | None = None,
-    eligible: npt.NDArray[np.bool_] | None = None,
+    ends: tuple[_Whole, _Whole, _Whole] | None = None,
+    bonus_tokens: _Bonus | None = None,
+    eligible: _Flag | None = None,
     class_survival: npt.NDArray[np.float32] | None = None,
     reasons: bool = False,
 ) -> Assignment:
     """Decides one step: which waiting request enters which free slot.
 
-    Columns are one-dimensional numpy arrays of any integer type, read where they lie: one entry per worker in the first group, one per
-    waiting request, in order of arrival, in the second. The decision itself runs without the GIL. Matrices (`projection`, `bonus_tokens`,
-    `class_survival`) are used in place, so they have the types below, are contiguous, and must not be changed meanwhile.
+    Columns are one-dimensional numpy arrays of any integer type: one entry per worker in the first group, one per waiting request, in order of
+    arrival, in the second. Matrices have the types below. Everything is read once, before the decision lets the GIL go, and may be changed as soon
+    as the call is made. Strides, order in memory and alignment do not matter. Refused by name (`ArgumentError`) is what would have to be guessed:
+    another type of entry (floats for whole numbers, float64 or whole numbers for a bonus, objects), another byte order, a masked array (its mask
+    says something that its entries do not; `filled()` is an array), another number of dimensions, and what is no array, such as a list.
 
     Workers:
         load_tokens: KV tokens that the running requests read each step.
@@ -191,11 +199,11 @@ def assign(
     The step:
         traffic: statistics of the traffic; policies with a wait bound need them.
         request_growth_tokens: tokens left free for an admitted request's own growth.
-        projection: (workers, horizon + 1) tokens held in 0, 1, ... steps.
+        projection: uint64 (workers, horizon + 1) tokens held in 0, 1, ... steps.
         ends: predicted completions: (workers + 1 offsets, steps until each, tokens freed by each).
-        bonus_tokens: (pair rows, workers) tokens, such as prefix affinity.
-        eligible: (pair rows, workers).
-        class_survival: (classes, horizon + 1) probabilities to still run.
+        bonus_tokens: float32 or float16 (pair rows, workers) tokens, such as prefix affinity.
+        eligible: bool or uint8 (pair rows, workers); any byte but 0 is true.
+        class_survival: float32 (classes, horizon + 1) probabilities to still run.
         reasons: whether to say why the others wait.
     """
 
@@ -436,7 +444,12 @@ class Router:
     which worker. Every request that was let in leaves exactly once: by `finish` or `abort`, in a plan's `returned`, or from `remove_worker`.
 
     Request ids are integers of 64 bits without sign; worker ids are places in `workers`, or what `add_worker` gave, and are never used again.
-    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. Calls from several threads are served one after the other.
+    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. A refused call changes nothing.
+
+    Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts; long ones
+    (`step`, `explain`, `waiting`, `metrics`, `remove_worker`) run without the GIL. The call in which the library itself fails raises `PanicError`;
+    every later one is refused (`BalanceRouteError` of kind "Broken"). In a process that was forked while another thread was inside, every call
+    is refused (kind "Forked"); otherwise the child has a router of its own.
     """
 
     def __new__(
@@ -497,9 +510,10 @@ class Router:
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: int | None = None,
-        bonus_tokens: npt.NDArray[np.float32] | None = None,
+        bonus_tokens: _Bonus | None = None,
     ) -> Dispatch | None:
-        """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes."""
+        """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
+        `bonus_tokens` is a row as those of `step`."""
 
     def adopt(
         self, id: int, prompt_tokens: int, worker: int, *, generated_tokens: int = 0, prompt_hash: int | None = None
@@ -558,9 +572,10 @@ class Router:
         """It is gone: who ran there or waited for it alone comes back."""
 
     # Decisions and questions.
-    def step(self, now_ms: int, *, bonus_tokens: dict[int, npt.NDArray[np.float32]] | None = None) -> Plan:
+    def step(self, now_ms: int, *, bonus_tokens: dict[int, _Bonus] | None = None) -> Plan:
         """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in order of `worker_ids`, for those
-        request ids that have any. The decision runs without the GIL."""
+        request ids that have any: float32 or float16 of any layout, copied; anything else, a list included, is refused by name. Rows are all looked at
+        before the step begins, also those of ids that do not wait: one entry per worker, finite, within 2**30."""
 
     def explain(self, id: int) -> Explanation | None:
         """Why the last step, or a placement since, decided as it did; why a waiting request waits."""
