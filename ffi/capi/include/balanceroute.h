@@ -14,7 +14,7 @@
 
 // Version of this interface: the major number in the upper 16 bits changes when a caller must be changed, the minor number below when
 // something is added.
-#define BR_ABI_VERSION (1 << 16)
+#define BR_ABI_VERSION ((1 << 16) | 1)
 
 // In a `uint32_t` array: no value for this entry.
 #define BR_NONE UINT32_MAX
@@ -50,9 +50,9 @@ enum br_status
     BR_BATCH = 3,
     // A buffer of the caller is too small; its count says what it must hold. Nothing has happened.
     BR_SPACE = 4,
-    // Another thread is inside this handle. Nothing has happened.
+    // Another thread is inside this handle, or was as this process was forked. Nothing has happened.
     BR_BUSY = 5,
-    // The library has failed inside; the handle answers nothing else any more and should be freed.
+    // The library itself has failed in this call. An assigner decides on; a router may have lost its count, and then answers BR_BROKEN.
     BR_INTERNAL = 6,
     // The request neither waits nor runs; for calls about running requests: it does not run.
     BR_UNKNOWN_REQUEST = 7,
@@ -60,6 +60,8 @@ enum br_status
     BR_UNKNOWN_WORKER = 8,
     // A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
     BR_STATE = 9,
+    // An earlier call has failed inside (BR_INTERNAL) and the handle is not whole. Nothing has happened.
+    BR_BROKEN = 10,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -317,6 +317,18 @@ pub(crate) unsafe fn read_terms<'a>(
     };
     ends.clear();
     if let Some(offsets) = offsets {
+        // The last one says how much is read, and each of them is followed later on.
+        if let Some(worker) = (0..workers)
+            .find(|&worker| offsets[worker] > offsets[worker + 1] || (worker == 0 && offsets[0] != 0))
+        {
+            return Err(BatchError::PredictedEnd {
+                worker,
+                index: 0,
+                expected: "offsets that begin at 0 and do not fall",
+                found: u64::from(offsets[worker]),
+            }
+            .into());
+        }
         let count = offsets.last().copied().unwrap_or(0) as usize;
         // SAFETY: the caller's word.
         let (steps, tokens) = unsafe {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::c_char;
 use std::mem::offset_of;
 
+use balanceroute::batch::MAX_BONUS_TOKENS;
 use balanceroute::router::{
     self as core, Decided, Dispatch, Explanation, Histogram, Metrics, Mode, Placement, ReturnReason,
     Returned, RouterConfig, Share, Verdict, WorkerConfig, WorkerReport,
@@ -12,8 +13,8 @@ use balanceroute::{Request, Router, RouterError, WaitReason};
 
 use crate::columns::br_reason;
 use crate::door::{
-    Failure, Handle, Versioned, array, br_options, br_status, build_policy, caught, copy_text, free, make,
-    needed, output, read_versioned, write_versioned,
+    Failure, Handle, Mend, Versioned, array, br_options, br_status, build_policy, caught, copy_text, free,
+    make, maybe_output, needed, output, read_versioned, write_versioned,
 };
 use crate::{BR_NONE, BR_NONE64};
 
@@ -30,6 +31,10 @@ struct State {
     returned: Vec<Returned>,
     waiting: Vec<(u64, WaitReason)>,
     bonus_of: HashMap<u64, usize>,
+}
+
+impl Mend for State {
+    const WAY_OUT: &'static str = "free this handle";
 }
 
 impl br_router {
@@ -497,6 +502,19 @@ unsafe impl Versioned for br_metrics {
     const FIRST_SIZE: usize = offset_of!(br_metrics, wait_steps) + size_of::<br_histogram>();
 }
 
+/// Refuses a bonus that none can be, before anything of the call is kept.
+fn check_bonuses(what: &str, tokens: &[f32]) -> Result<(), Failure> {
+    let limit = MAX_BONUS_TOKENS;
+    match tokens.iter().position(|found| !(-limit..=limit).contains(found)) {
+        Some(at) => {
+            let (limit, found) = (f64::from(limit), tokens[at]);
+            let text = format!("{what}, entry {at}: must be in -{limit}..={limit}, found {found}");
+            Err(Failure::new(br_status::BR_BATCH, text))
+        }
+        None => Ok(()),
+    }
+}
+
 fn some64(found: u64) -> Option<u64> {
     (found != BR_NONE64).then_some(found)
 }
@@ -562,7 +580,7 @@ pub unsafe extern "C" fn br_router_new(
     let made = || {
         // SAFETY: the caller's word.
         let (policy, config) =
-            unsafe { (build_policy(policy, options)?, read_config(&read_versioned(config)?)?) };
+            unsafe { (build_policy(policy, options)?.0, read_config(&read_versioned(config)?)?) };
         let (config, explaining) = config;
         let classifier = policy.needs().forecast.map(balanceroute::forecast::classifier_for);
         let mut made = Router::with_policy(config, policy, classifier)?;
@@ -721,7 +739,13 @@ pub unsafe extern "C" fn br_router_place(
         br_router::enter(router, |state| {
             let request = read_request(request)?;
             let dispatch = output("dispatch", dispatch)?;
-            let bonus = array("bonus_tokens", bonus_tokens, bonus_count)?;
+            // NULL is no row, but not one of so many entries.
+            let bonus = match array("bonus_tokens", bonus_tokens, bonus_count)? {
+                None => (bonus_count > 0)
+                    .then(|| needed("bonus_tokens", bonus_tokens, bonus_count))
+                    .transpose()?,
+                row => row,
+            };
             let placement = match bonus {
                 None => state.router.place(request, now_ms)?,
                 Some(row) => {
@@ -731,6 +755,7 @@ pub unsafe extern "C" fn br_router_place(
                         let text = format!("bonus_count: expected {expected}, one per worker, found {found}");
                         return Err(Failure::argument(text));
                     }
+                    check_bonuses("bonus_tokens", row)?;
                     let mut terms = |_: &Request, into: &mut [f32]| {
                         into.copy_from_slice(row);
                         true
@@ -786,6 +811,8 @@ pub unsafe extern "C" fn br_router_finish(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
+            let worker = maybe_output("worker", worker)?;
+            let generated_tokens = maybe_output("generated_tokens", generated_tokens)?;
             let finished = state.router.finish(id)?;
             write_if(worker, finished.worker);
             write_if(generated_tokens, finished.generated_tokens);
@@ -803,6 +830,7 @@ pub unsafe extern "C" fn br_router_abort(router: *mut br_router, id: u64, worker
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
+            let worker = maybe_output("worker", worker)?;
             let found = state.router.abort(id)?;
             write_if(worker, found.unwrap_or(BR_NONE));
             Ok(())
@@ -823,6 +851,7 @@ pub unsafe extern "C" fn br_router_preempt(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
+            let prompt_tokens = maybe_output("prompt_tokens", prompt_tokens)?;
             let request = state.router.preempt(id)?;
             write_if(prompt_tokens, request.prompt_tokens);
             Ok(())
@@ -831,9 +860,9 @@ pub unsafe extern "C" fn br_router_preempt(
 }
 
 /// # Safety
-/// `to` is NULL or may be written.
+/// `to` comes from [`maybe_output`] and may be written if it is not NULL.
 unsafe fn write_if<T>(to: *mut T, value: T) {
-    if !to.is_null() && to.is_aligned() {
+    if !to.is_null() {
         // SAFETY: the caller's word.
         unsafe { to.write(value) };
     }
@@ -892,7 +921,7 @@ pub unsafe extern "C" fn br_router_report(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let of = read_versioned(report)?;
+            let (of, verdict) = (read_versioned(report)?, maybe_output("verdict", verdict)?);
             let report = WorkerReport {
                 sequence: some64(of.sequence),
                 last_dispatch: some64(of.last_dispatch),
@@ -1036,7 +1065,7 @@ pub unsafe extern "C" fn br_router_returned(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let count = output("count", count)?;
+            let (count, left) = (output("count", count)?, maybe_output("left", left)?);
             count.write(state.tell_returned(returned, capacity)?);
             write_if(left, state.returned.len());
             Ok(())
@@ -1107,8 +1136,15 @@ impl State {
                         needed("br_bonuses.tokens", bonuses.tokens, count)?,
                     )
                 };
+                check_bonuses("br_bonuses.tokens", rows)?;
                 self.bonus_of.clear();
-                self.bonus_of.extend(ids.iter().enumerate().map(|(row, &id)| (id, row)));
+                for (row, &id) in ids.iter().enumerate() {
+                    if let Some(first) = self.bonus_of.insert(id, row) {
+                        let text =
+                            format!("br_bonuses.ids, entry {row}: request {id} has entry {first} already");
+                        return Err(Failure::argument(text));
+                    }
+                }
                 let bonus_of = &self.bonus_of;
                 let mut terms = |request: &Request, into: &mut [f32]| match bonus_of.get(&request.id) {
                     Some(&row) => {
@@ -1121,8 +1157,7 @@ impl State {
             }
         };
         if answer.admissions.len() > most {
-            let text = format!("{} admissions into {most} places", answer.admissions.len());
-            return Err(Failure::new(br_status::BR_INTERNAL, text));
+            return Err(Failure::lost(format!("{} admissions into {most} places", answer.admissions.len())));
         }
         for (at, dispatch) in answer.admissions.iter().enumerate() {
             // SAFETY: `at < most <= admission_capacity`.
@@ -1286,6 +1321,7 @@ pub unsafe extern "C" fn br_router_counts(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
+            let (waiting, running) = (maybe_output("waiting", waiting)?, maybe_output("running", running)?);
             write_if(waiting, state.router.pool().len());
             write_if(running, state.router.running_len());
             Ok(())
