@@ -3,6 +3,7 @@
 use std::ffi::c_char;
 
 use balanceroute::policy::{self, Parameters};
+use balanceroute::pool::CANDIDATE_WINDOW;
 use balanceroute::{
     Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
 };
@@ -39,10 +40,11 @@ struct State {
 
 impl State {
     fn new((policy, parameters): (Box<dyn Policy>, Parameters)) -> Self {
+        let candidates = policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW);
         Self {
             policy,
             parameters,
-            pool: Pool::new(),
+            pool: Pool::with_window(candidates),
             workers: Vec::new(),
             requests: Vec::new(),
             ends: Vec::new(),

@@ -33,7 +33,7 @@ pub enum br_status {
     BR_UNKNOWN_WORKER = 8,
     /// A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
     BR_STATE = 9,
-    /// An earlier call has failed inside (BR_INTERNAL) and the handle is not whole. Nothing has happened.
+    /// An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover` helps. Nothing has happened.
     BR_BROKEN = 10,
 }
 
@@ -114,7 +114,6 @@ impl<T: Mend> Handle<T> {
     ///
     /// # Safety
     /// As [`Handle::enter`].
-    #[allow(dead_code, reason = "a router cannot be made whole yet")]
     pub(crate) unsafe fn repair(
         handle: *mut Self,
         f: impl FnOnce(&mut T) -> Result<(), Failure>,

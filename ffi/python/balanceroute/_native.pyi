@@ -20,7 +20,14 @@ _Flag = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
 _Bonus = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 _WaitReason = Literal["no_slot", "no_capacity", "not_eligible", "outside_window", "deferred"]
 _ReturnReason = Literal[
-    "lost_dispatch", "worker_silent", "worker_forgot", "worker_removed", "worker_draining", "never_fits", "expired"
+    "lost_dispatch",
+    "worker_silent",
+    "worker_forgot",
+    "worker_removed",
+    "worker_draining",
+    "never_fits",
+    "expired",
+    "recovered",
 ]
 _Verdict = Literal["taken", "repeated", "late", "contradictory"]
 
@@ -347,8 +354,6 @@ class ReportCounts:
     def late(self) -> int: ...
     @property
     def contradictory(self) -> int: ...
-    @property
-    def refused(self) -> int: ...
 
 @final
 class RankMetrics:
@@ -430,6 +435,10 @@ class Metrics:
     @property
     def returned(self) -> dict[str, int]: ...
     @property
+    def clock_jumps(self) -> int:
+        """Readings of the caller's clock more than ten minutes ahead of the last one or more than ten seconds behind it: no time passes by them."""
+
+    @property
     def decide_ns(self) -> Histogram: ...
     @property
     def wait_ms(self) -> Histogram: ...
@@ -441,14 +450,15 @@ class Router:
     """The state across steps of one cluster, and one policy that decides.
 
     Tell it what happens (`enqueue`, `progress`, `finish`, `abort`, `report`, workers that join, drain and leave) and ask `step` who enters
-    which worker. Every request that was let in leaves exactly once: by `finish` or `abort`, in a plan's `returned`, or from `remove_worker`.
+    which worker. Every request that was let in leaves exactly once: by `finish` or `abort`, in a plan's `returned`, or from `remove_worker` or `recover`.
 
     Request ids are integers of 64 bits without sign; worker ids are places in `workers`, or what `add_worker` gave, and are never used again.
-    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. A refused call changes nothing.
+    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. Calls without it happen at its last reading, and a request that is enqueued
+    without it begins to wait at the next one: after an idle while give it. A refused call changes nothing.
 
     Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts; long ones
     (`step`, `explain`, `waiting`, `metrics`, `remove_worker`) run without the GIL. The call in which the library itself fails raises `PanicError`;
-    every later one is refused (`BalanceRouteError` of kind "Broken"). In a process that was forked while another thread was inside, every call
+    every later one is refused (`BalanceRouteError` of kind "Broken") until `recover` has begun anew. In a process that was forked while another thread was inside, every call
     is refused (kind "Forked"); otherwise the child has a router of its own.
     """
 
@@ -497,6 +507,7 @@ class Router:
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: int | None = None,
+        now_ms: int | None = None,
     ) -> None:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky session, an explicit rank)."""
 
@@ -520,10 +531,10 @@ class Router:
     ) -> None:
         """Takes over a request that already runs on a worker (a restart, a warm start)."""
 
-    def finish(self, id: int) -> Finished:
+    def finish(self, id: int, *, now_ms: int | None = None) -> Finished:
         """A running request has sent its last token."""
 
-    def abort(self, id: int) -> int | None:
+    def abort(self, id: int, *, now_ms: int | None = None) -> int | None:
         """A waiting or running request was given up; the worker that it ran on, if any."""
 
     def preempt(self, id: int) -> int:
@@ -551,6 +562,7 @@ class Router:
         sequence: int | None = None,
         last_dispatch: int | None = None,
         missing: int = 0,
+        now_ms: int | None = None,
     ) -> _Verdict:
         """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest dispatch number that it had
         received, `None` if it cannot tell; bit `i` of `missing` says that it lacked number `last_dispatch - 1 - i`. Dispatches that it has
@@ -570,6 +582,10 @@ class Router:
 
     def remove_worker(self, worker: int) -> list[Returned]:
         """It is gone: who ran there or waited for it alone comes back."""
+
+    def recover(self) -> list[Returned]:
+        """Begins anew, whatever has happened to the count, above all after a `PanicError`: every request that waits or runs comes back once. Workers
+        stay, with what they measured; what runs there is foreign load until they report again."""
 
     # Decisions and questions.
     def step(self, now_ms: int, *, bonus_tokens: dict[int, _Bonus] | None = None) -> Plan:

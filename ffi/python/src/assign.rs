@@ -6,6 +6,7 @@ use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
 use balanceroute::batch::{MAX_CLASSES, MAX_HORIZON, MAX_SLOTS, MAX_WAITING, MAX_WORKERS};
 use balanceroute::policy::{self, Parameters, Policy};
+use balanceroute::pool::CANDIDATE_WINDOW;
 use balanceroute::{
     Assignment, Batch, BatchError, Pairs, PolicyError, Pool, PredictedEnd, PredictedEnds, Request,
     WaitReason, Worker,
@@ -101,7 +102,6 @@ impl State for Deciding {
 }
 
 /// What one call reads and answers, kept for the next.
-#[derive(Default)]
 struct Step {
     workers: Vec<Worker>,
     requests: Vec<Request>,
@@ -118,6 +118,27 @@ struct Step {
     reasons: Vec<u8>,
 }
 
+impl Step {
+    /// For a policy that chooses among so many.
+    fn new(candidates: usize) -> Self {
+        Self {
+            workers: Vec::new(),
+            requests: Vec::new(),
+            pool: Pool::with_window(candidates),
+            offsets: Vec::new(),
+            ends: Vec::new(),
+            projection: Vec::new(),
+            classes: Vec::new(),
+            bonuses: Vec::new(),
+            half_bonuses: Vec::new(),
+            flags: Vec::new(),
+            eligible: Vec::new(),
+            assignment: Assignment::new(),
+            reasons: Vec::new(),
+        }
+    }
+}
+
 /// Most calls at a time whose memory is kept.
 const KEPT: usize = 4;
 
@@ -125,6 +146,8 @@ const KEPT: usize = 4;
 #[pyclass(frozen, module = "balanceroute")]
 pub(crate) struct Assigner {
     name: &'static str,
+    /// Oldest requests that a decision chooses among.
+    candidates: usize,
     shared: Shared<Deciding>,
     /// Locked by who has the GIL, and for no longer than it takes to push or pop.
     #[allow(clippy::vec_box, reason = "what comes and goes is a pointer")]
@@ -138,7 +161,8 @@ impl Assigner {
     }
 
     fn take(&self) -> Box<Step> {
-        self.kept.try_lock().ok().and_then(|mut kept| kept.pop()).unwrap_or_default()
+        let kept = self.kept.try_lock().ok().and_then(|mut kept| kept.pop());
+        kept.unwrap_or_else(|| Box::new(Step::new(self.candidates)))
     }
 
     fn keep(&self, step: Box<Step>) {
@@ -172,6 +196,7 @@ impl Assigner {
         let policy = py.detach(|| guarded(|| policy::build(policy, &parameters)))??;
         Ok(Self {
             name: policy.name(),
+            candidates: policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW),
             shared: Shared::new(Deciding { policy, parameters }),
             kept: Mutex::default(),
         })

@@ -97,6 +97,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         TooManyWorkers { limit, found }
         TooManyWaiting { limit, found }
         DuplicateId { index, id, first }
+        Waits { id }
         PromptTokens { index, id, limit, found }
         WaitedSteps { index, id, limit, found }
         Rank { index, id, workers, found }
@@ -108,6 +109,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         Horizon { what, limit, found }
         Length { what, expected, found }
         Value { what, index, low, high, found }
+        Bonus { id, worker, limit, found }
         Traffic { what, limit, found }
         PredictedEnd { worker, index, expected, found }
     ))
@@ -134,6 +136,7 @@ fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Dispatch { worker, sent, found }
         Progress { worker, limit, found }
         Share { index, of, limit }
+        Panicked { policy, message }
     ))
 }
 
@@ -196,6 +199,7 @@ impl Failure {
                 let class = match error {
                     RouterError::Unknown { .. } => "UnknownRequestError",
                     RouterError::Worker { .. } => "UnknownWorkerError",
+                    RouterError::Panicked { .. } => "PanicError",
                     _ => "RouterError",
                 };
                 (class, error.to_string(), router_facts(&error, &facts)?)

@@ -49,7 +49,7 @@ impl From<core::Histogram> for Histogram {
 
 record! {
     /// Reports of a worker by what became of them.
-    ReportCounts { taken: u64, repeated: u64, late: u64, contradictory: u64, refused: u64 }
+    ReportCounts { taken: u64, repeated: u64, late: u64, contradictory: u64 }
 }
 
 record! {
@@ -96,6 +96,7 @@ record! {
         aborted: u64,
         preempted: u64,
         returned: BTreeMap<String, u64>,
+        clock_jumps: u64,
         decide_ns: Py<Histogram>,
         wait_ms: Py<Histogram>,
         wait_steps: Py<Histogram>,
@@ -106,7 +107,7 @@ impl Metrics {
     /// As Python reads them, of what was copied out of a router.
     pub(crate) fn of(py: Python<'_>, of: &core::Metrics) -> PyResult<Self> {
         let ranks = of.ranks.iter().map(|rank| {
-            let core::ReportCounts { taken, repeated, late, contradictory, refused } = rank.reports;
+            let core::ReportCounts { taken, repeated, late, contradictory } = rank.reports;
             Py::new(
                 py,
                 RankMetrics {
@@ -127,7 +128,7 @@ impl Metrics {
                     acknowledged: rank.acknowledged,
                     unseen: rank.unseen,
                     report_age_ms: rank.report_age_ms,
-                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory, refused })?,
+                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory })?,
                 },
             )
         });
@@ -157,6 +158,7 @@ impl Metrics {
             aborted: counters.aborted,
             preempted: counters.preempted,
             returned: returned.collect(),
+            clock_jumps: counters.clock_jumps,
             decide_ns: Py::new(py, Histogram::from(counters.decide_ns))?,
             wait_ms: Py::new(py, Histogram::from(counters.wait_ms))?,
             wait_steps: Py::new(py, Histogram::from(counters.wait_steps))?,

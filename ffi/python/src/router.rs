@@ -196,7 +196,7 @@ struct Cluster {
 }
 
 impl State for Cluster {
-    const WAY_OUT: &'static str = "make a new router";
+    const WAY_OUT: &'static str = "`recover` gives every request back and begins anew";
 }
 
 impl Router {
@@ -261,7 +261,9 @@ impl Router {
     }
 
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
-    #[pyo3(signature = (id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None))]
+    #[pyo3(signature = (
+        id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
+    ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn enqueue(
         &self,
@@ -272,10 +274,11 @@ impl Router {
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
+        now_ms: Option<u64>,
     ) -> Result<(), Failure> {
         let request = balanceroute::Request::new(id, prompt_tokens);
         let request = balanceroute::Request { waited_steps, deadline_steps, prompt_hash, rank, ..request };
-        Ok(self.shared.call(py, |state| state.router.enqueue(request))??)
+        Ok(self.shared.call(py, |state| state.router.enqueue(request, now_ms))??)
     }
 
     /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
@@ -333,15 +336,17 @@ impl Router {
     }
 
     /// A running request has sent its last token.
-    fn finish(&self, py: Python<'_>, id: u64) -> Result<Finished, Failure> {
+    #[pyo3(signature = (id, *, now_ms = None))]
+    fn finish(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Finished, Failure> {
         let core::Finished { id, worker, generated_tokens } =
-            self.shared.call(py, |state| state.router.finish(id))??;
+            self.shared.call(py, |state| state.router.finish(id, now_ms))??;
         Ok(Finished { id, worker, generated_tokens })
     }
 
     /// A waiting or running request was given up; the worker that it ran on, if any.
-    fn abort(&self, py: Python<'_>, id: u64) -> Result<Option<u32>, Failure> {
-        Ok(self.shared.call(py, |state| state.router.abort(id))??)
+    #[pyo3(signature = (id, *, now_ms = None))]
+    fn abort(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Option<u32>, Failure> {
+        Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??)
     }
 
     /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length that is answered.
@@ -369,7 +374,7 @@ impl Router {
     /// What a worker measured; what became of the report.
     #[pyo3(signature = (
         worker, *, running, kv_used_tokens, waiting = 0, kv_capacity_tokens = None, sequence = None,
-        last_dispatch = None, missing = 0
+        last_dispatch = None, missing = 0, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a report")]
     fn report(
@@ -383,6 +388,7 @@ impl Router {
         sequence: Option<u64>,
         last_dispatch: Option<u64>,
         missing: u64,
+        now_ms: Option<u64>,
     ) -> Result<&'static str, Failure> {
         let report = core::WorkerReport {
             sequence,
@@ -393,7 +399,7 @@ impl Router {
             kv_used_tokens,
             kv_capacity_tokens,
         };
-        Ok(verdict_name(self.shared.call(py, |state| state.router.report(worker, report))??))
+        Ok(verdict_name(self.shared.call(py, |state| state.router.report(worker, report, now_ms))??))
     }
 
     /// A worker joins, empty. Its id.
@@ -426,6 +432,12 @@ impl Router {
         Ok(list::<Returned>(py, returned)?)
     }
 
+    /// Begins anew, whatever has happened to the count: every request comes back.
+    fn recover(&self, py: Python<'_>) -> Result<Py<PyList>, Failure> {
+        let returned = self.shared.repair(py, |state| state.router.recover())?;
+        Ok(list::<Returned>(py, returned)?)
+    }
+
     /// Decides a step and accounts for what it admits.
     #[pyo3(signature = (now_ms, *, bonus_tokens = None))]
     fn step(
@@ -454,7 +466,7 @@ impl Router {
 
     /// Why the last step, or a placement since, decided as it did; why a waiting request waits.
     fn explain(&self, py: Python<'_>, id: u64) -> Result<Option<Explanation>, Failure> {
-        let found = self.shared.call_detached(py, |state| state.router.explain(id))??;
+        let found = self.shared.call_detached(py, |state| state.router.explain(id))?;
         let Some(found) = found else { return Ok(None) };
         let (decided, wait_reason) = match found.decided {
             Decided::Step => ("step", None),
@@ -483,7 +495,7 @@ impl Router {
 
     /// Why each request still waits, in order of arrival.
     fn waiting(&self, py: Python<'_>) -> Result<Vec<(u64, &'static str)>, Failure> {
-        let waiting = self.shared.call_detached(py, |state| state.router.waiting())??;
+        let waiting = self.shared.call_detached(py, |state| state.router.waiting())?;
         Ok(waiting.into_iter().map(|(id, reason)| (id, wait_reason_name(reason))).collect())
     }
 
@@ -491,8 +503,9 @@ impl Router {
     fn metrics(&self, py: Python<'_>) -> Result<Metrics, Failure> {
         let metrics = self.shared.call_detached(py, |state| {
             let mut metrics = core::Metrics::default();
-            state.router.metrics(&mut metrics).map(|()| metrics)
-        })??;
+            state.router.metrics(&mut metrics);
+            metrics
+        })?;
         Ok(Metrics::of(py, &metrics)?)
     }
 

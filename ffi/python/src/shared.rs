@@ -100,6 +100,21 @@ impl<S: State> Shared<S> {
         self.lock().run(f)
     }
 
+    /// Without the GIL, and also where a panic has left the state half changed: `f` makes it whole.
+    pub(crate) fn repair<R: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut S) -> R + Send,
+    ) -> Result<R, Failure> {
+        py.detach(|| {
+            let _inside = self.count_in()?;
+            let mut inner = self.lock();
+            let repaired = inner.caught(f)?;
+            inner.broken = false;
+            Ok(repaired)
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner<S>> {
         // What panics inside is caught inside, so that the word of the mutex itself says nothing.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,10 +144,14 @@ impl<S: State> Inner<S> {
         if self.broken {
             return Err(Failure::Broken { way_out: S::WAY_OUT });
         }
+        self.caught(f)
+    }
+
+    fn caught<R>(&mut self, f: impl FnOnce(&mut S) -> R) -> Result<R, Failure> {
         catch_unwind(AssertUnwindSafe(|| f(&mut self.state))).map_err(|panic| {
             // What mends may panic as well.
             let mended = catch_unwind(AssertUnwindSafe(|| self.state.mend()));
-            self.broken = !mended.unwrap_or(false);
+            self.broken |= !mended.unwrap_or(false);
             Failure::Panicked { message: message(panic.as_ref()) }
         })
     }

@@ -234,6 +234,49 @@ static void bonuses_and_modes(void) {
     br_router_free(router);
 }
 
+/* What a call without a reading of the clock happens at, and a state that is begun anew. */
+static void the_clock(void) {
+    const uint32_t slots[] = {1};
+    br_router_config config = defaults(1, slots);
+    config.expire_after_ms = 1000;
+    br_router *router = made(&config, NULL);
+    enqueue(router, 1, 10);
+    CHECK(step(router, 5000).admission_count == 1);
+    /* Nothing happens for a minute. */
+    CHECK(br_router_at(router, 65000) == BR_OK);
+    enqueue(router, 2, 10);
+    CHECK(br_router_finish(router, 1, NULL, NULL) == BR_OK);
+    br_plan plan = step(router, 65000);
+    CHECK(plan.returned_count == 0 && plan.admission_count == 1 && admissions[0].id == 2);
+    br_metrics metrics = {.struct_size = sizeof metrics};
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 65000 && metrics.wait_ms.sum == 0 && metrics.clock_jumps == 0);
+    /* A refused call leaves the clock as it was; the next reading counts. */
+    CHECK(br_router_at(router, 66000) == BR_OK && br_router_finish(router, 9, NULL, NULL) == BR_UNKNOWN_REQUEST);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 65000);
+    enqueue(router, 3, 10);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 66000);
+    CHECK(step(router, 66900).returned_count == 0);
+    plan = step(router, 67000);
+    CHECK(plan.returned_count == 1 && gone[0].id == 3 && gone[0].reason == BR_EXPIRED);
+    /* An hour ahead is another clock. */
+    step(router, 3600000 + 67000);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.clock_jumps == 1);
+
+    enqueue(router, 4, 10);
+    CHECK(br_router_recover(router) == BR_OK);
+    size_t count, left;
+    CHECK(br_router_returned(router, gone, 64, &count, &left) == BR_OK && count == 2 && left == 0);
+    for (size_t at = 0; at < count; at++) CHECK(gone[at].reason == BR_RECOVERED && gone[at].worker == (gone[at].id == 2 ? 0 : BR_NONE));
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == 2 && metrics.waiting == 0 && metrics.running == 0);
+    /* A program of the first version knows neither. */
+    const uint64_t beyond = 77;
+    metrics.recovered = metrics.clock_jumps = beyond;
+    metrics.struct_size = offsetof(br_metrics, recovered);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == beyond && metrics.clock_jumps == beyond);
+    CHECK(br_router_at(NULL, 0) == BR_ARGUMENT && br_router_recover(NULL) == BR_ARGUMENT);
+    br_router_free(router);
+}
+
 static void refusals(void) {
     const uint32_t slots[] = {1, 1};
     br_router_config config = defaults(2, slots);
@@ -297,6 +340,7 @@ int main(void) {
     a_life();
     ways_out();
     bonuses_and_modes();
+    the_clock();
     refusals();
     puts("router: all as promised");
     return 0;
