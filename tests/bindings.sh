@@ -57,6 +57,12 @@ if command -v python3 >/dev/null && python3 -c 'import sys, venv, ensurepip; sys
   if "$venv/bin/pip" install --quiet --disable-pip-version-check './ffi/python[test]' 2>target/pip-errors.txt; then
     "$venv/bin/python" -m balanceroute
     "$venv/bin/python" -m pytest --quiet ffi/python/tests
+    echo "-- Python: a wheel that can be made to panic"
+    faulty=target/python-faults
+    rm -rf "$faulty"
+    MATURIN_PEP517_ARGS="--features faults" "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$faulty" ./ffi/python
+    PYTHONPATH=$PWD/$faulty "$venv/bin/python" -m pytest --quiet ffi/python/tests/test_threads.py -k panic | tee target/python-faults.txt
+    if grep -q skipped target/python-faults.txt; then exit 1; fi
   elif "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest target/pip-probe maturin >/dev/null 2>&1; then
     cat target/pip-errors.txt
     exit 1

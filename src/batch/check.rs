@@ -259,3 +259,35 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Pool, PredictedEnd};
+
+    /// Offsets that leave the list, wherever they stand, are refused before one of them is followed.
+    #[test]
+    fn offsets_of_predicted_ends_are_checked_before_they_are_used() {
+        let workers = [Worker::new(10, 1, 1); 3];
+        let pool = Pool::new();
+        let check = |offsets: &[u32], count: usize| {
+            let ends = vec![PredictedEnd { in_steps: 3, freed_tokens: 7 }; count];
+            Batch::draft(&workers, &pool).ends(PredictedEnds { offsets, ends: &ends }).check().map(|_| ())
+        };
+        let falls = |worker, found| {
+            let expected = "offsets that begin at 0 and do not fall";
+            Err(BatchError::PredictedEnd { worker, index: 0, expected, found })
+        };
+        let length = |what, expected, found| Err(BatchError::Length { what, expected, found });
+        assert_eq!(check(&[0, 0, 1, 2], 2), Ok(()));
+        assert_eq!(check(&[0, 0, 0, 0], 0), Ok(()));
+        assert_eq!(check(&[0, 100, 1, 1], 1), falls(1, 1));
+        assert_eq!(check(&[0, 1, 100, 1], 1), falls(2, 1));
+        assert_eq!(check(&[0, u32::MAX, u32::MAX, 1], 1), falls(2, 1));
+        assert_eq!(check(&[1, 1, 1, 1], 1), falls(0, 1));
+        assert_eq!(check(&[100, 100, 100, 100], 1), falls(0, 100));
+        assert_eq!(check(&[0, 0, 0, 100], 1), length("predicted ends", 100, 1));
+        assert_eq!(check(&[0, 0, 1], 1), length("offsets of predicted ends", 4, 3));
+        assert_eq!(check(&[], 0), length("offsets of predicted ends", 4, 0));
+    }
+}

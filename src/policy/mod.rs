@@ -17,6 +17,7 @@ pub(crate) mod reservation;
 pub(crate) mod rollout;
 mod ruled;
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -367,18 +368,25 @@ impl Policy for ByReference {
 
 /// The kernels of an instruction set, of the one that the environment names, or of the best; and which of these.
 fn kernels(isa: Option<Isa>) -> Result<(&'static Kernels, &'static str), PolicyError> {
+    kernels_of(isa, std::env::var_os("BALANCEROUTE_ISA"))
+}
+
+fn kernels_of(
+    isa: Option<Isa>,
+    from_environment: Option<OsString>,
+) -> Result<(&'static Kernels, &'static str), PolicyError> {
     let named = |isa: Isa| Kernels::of(isa).ok_or(PolicyError::Isa { found: isa.name().to_owned() });
     if let Some(isa) = isa {
         return Ok((named(isa)?, "asked for"));
     }
-    match std::env::var_os("BALANCEROUTE_ISA") {
-        None => Ok((Kernels::best(), "the best of this CPU")),
-        Some(name) => {
-            let name = name.to_string_lossy();
-            let isa = Isa::from_name(&name).ok_or_else(|| PolicyError::Isa { found: name.into_owned() })?;
-            Ok((named(isa)?, "BALANCEROUTE_ISA"))
-        }
+    let name = from_environment.unwrap_or_default();
+    let name = name.to_string_lossy();
+    // An empty variable is an unset one.
+    if name.trim().is_empty() {
+        return Ok((Kernels::best(), "the best of this CPU"));
     }
+    let isa = Isa::from_name(name.trim()).ok_or_else(|| PolicyError::Isa { found: name.into_owned() })?;
+    Ok((named(isa)?, "BALANCEROUTE_ISA"))
 }
 
 /// A policy name that does not exist, parameters out of range, or an instruction set that is not there.
@@ -439,5 +447,21 @@ impl PolicyError {
     /// Refuses a value outside `low..=high` (and NaN).
     pub(crate) fn check(name: &'static str, found: f64, low: f64, high: f64) -> Result<(), Self> {
         if (low..=high).contains(&found) { Ok(()) } else { Err(Self::Parameter { name, low, high, found }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_variable_is_an_unset_one() {
+        let of = |value: Option<&str>| kernels_of(None, value.map(OsString::from)).map(|(_, why)| why);
+        let unset = of(None);
+        assert!(unset.is_ok());
+        assert_eq!(of(Some("")), unset);
+        assert_eq!(of(Some(" \t")), unset);
+        assert_eq!(of(Some("scalar")), Ok("BALANCEROUTE_ISA"));
+        assert_eq!(of(Some("mmx")), Err(PolicyError::Isa { found: "mmx".to_owned() }));
     }
 }

@@ -14,7 +14,7 @@
 
 // Version of this interface: the major number in the upper 16 bits changes when a caller must be changed, the minor number below when
 // something is added.
-#define BR_ABI_VERSION (1 << 16)
+#define BR_ABI_VERSION ((1 << 16) | 1)
 
 // In a `uint32_t` array: no value for this entry.
 #define BR_NONE UINT32_MAX
@@ -50,9 +50,9 @@ enum br_status
     BR_BATCH = 3,
     // A buffer of the caller is too small; its count says what it must hold. Nothing has happened.
     BR_SPACE = 4,
-    // Another thread is inside this handle. Nothing has happened.
+    // Another thread is inside this handle, or was as this process was forked. Nothing has happened.
     BR_BUSY = 5,
-    // The library has failed inside; the handle answers nothing else any more and should be freed.
+    // The library itself has failed in this call. An assigner decides on; a router may have lost its count, and then answers BR_BROKEN.
     BR_INTERNAL = 6,
     // The request neither waits nor runs; for calls about running requests: it does not run.
     BR_UNKNOWN_REQUEST = 7,
@@ -60,6 +60,8 @@ enum br_status
     BR_UNKNOWN_WORKER = 8,
     // A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
     BR_STATE = 9,
+    // An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover` helps. Nothing has happened.
+    BR_BROKEN = 10,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -139,6 +141,8 @@ enum br_return_reason
     BR_NEVER_FITS = 6,
     // It has waited for the time that the configuration allows.
     BR_EXPIRED = 7,
+    // The router has begun anew (`br_router_recover`): it waited, or runs on.
+    BR_RECOVERED = 8,
     // A reason that this version has no name for.
     BR_OTHER_RETURN = 255,
 };
@@ -204,7 +208,7 @@ typedef struct br_assigner br_assigner;
 // A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from any thread.
 //
 // Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or `br_router_preempt`, or as a `br_returned`.
-// `now_ms` is the caller's clock in milliseconds, any origin; it never runs backwards here.
+// `now_ms` is the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor moves the time here.
 typedef struct br_router br_router;
 
 // How a policy is built. All fields but the first may be zero.
@@ -529,7 +533,7 @@ typedef struct {
     uint64_t acknowledged;
     // Milliseconds since a report was taken; `BR_NONE64` before the first.
     uint64_t report_age_ms;
-    // Reports: taken, repeated, late, contradictory, refused.
+    // Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count included.
     uint64_t reports[5];
     // Worker id.
     uint32_t worker;
@@ -597,7 +601,7 @@ typedef struct {
     uint64_t aborted;
     // Out: requests put off their worker.
     uint64_t preempted;
-    // Out: requests returned, by `br_return_reason`; entry 0 stays zero.
+    // Out: requests returned, by `br_return_reason` up to `BR_EXPIRED`; entry 0 stays zero.
     uint64_t returned[8];
     // Out: time of a decision in nanoseconds.
     br_histogram decide_ns;
@@ -605,6 +609,10 @@ typedef struct {
     br_histogram wait_ms;
     // Out: the same in steps.
     br_histogram wait_steps;
+    // Out: requests returned as `BR_RECOVERED`.
+    uint64_t recovered;
+    // Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than ten seconds behind it. No time passes by them.
+    uint64_t clock_jumps;
 } br_metrics;
 
 #ifdef __cplusplus
@@ -667,6 +675,11 @@ size_t br_router_error(br_router *router,
 // Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
 br_status br_router_describe(br_router *router, char *buffer, size_t size);
 
+// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen at `now_ms` until the clock is read again, here, by
+// `br_router_step` or by `br_router_place`. Without it they happen at the last reading, and a wait begins at the next one.
+br_status br_router_at(br_router *router,
+                       uint64_t now_ms);
+
 // Lets a request wait for a step.
 br_status br_router_enqueue(br_router *router, const br_request *request);
 
@@ -725,6 +738,10 @@ br_status br_router_set_accepting(br_router *router, uint32_t worker, uint32_t a
 
 // A worker is gone. `br_router_returned` and the next step tell who ran there or waited for it alone.
 br_status br_router_remove_worker(br_router *router, uint32_t worker);
+
+// Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that waits or runs comes back as `BR_RECOVERED`, told by
+// `br_router_returned` and the next step. Workers stay, with what they measured; what runs there is foreign load until they report again.
+br_status br_router_recover(br_router *router);
 
 // Who has left without having finished and was not told of yet, up to `capacity` of them, oldest first: how many into `count`, how many more
 // there are into `left`, which may be NULL.

@@ -2,13 +2,15 @@
 
 use std::ffi::c_char;
 
+use balanceroute::policy::{self, Parameters};
+use balanceroute::pool::CANDIDATE_WINDOW;
 use balanceroute::{
     Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
 };
 
 use crate::columns::{self, Terms, br_answer, br_batch, br_reason, br_requests, br_workers};
 use crate::door::{
-    Failure, Handle, br_options, br_status, build_policy, copy_text, free, make, read_versioned,
+    Failure, Handle, Mend, br_options, br_status, build_policy, copy_text, free, make, read_versioned,
     write_versioned,
 };
 
@@ -28,11 +30,38 @@ impl br_assigner {
 
 struct State {
     policy: Box<dyn Policy>,
+    parameters: Parameters,
     pool: Pool,
     workers: Vec<Worker>,
     requests: Vec<Request>,
     ends: Vec<PredictedEnd>,
     assignment: Assignment,
+}
+
+impl State {
+    fn new((policy, parameters): (Box<dyn Policy>, Parameters)) -> Self {
+        let candidates = policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW);
+        Self {
+            policy,
+            parameters,
+            pool: Pool::with_window(candidates),
+            workers: Vec::new(),
+            requests: Vec::new(),
+            ends: Vec::new(),
+            assignment: Assignment::new(),
+        }
+    }
+}
+
+impl Mend for State {
+    const WAY_OUT: &'static str = "free this handle";
+
+    /// Everything is built anew; with a policy's memory goes nothing that a decision needs.
+    fn mend(&mut self) -> bool {
+        let Ok(policy) = policy::build(self.policy.name(), &self.parameters) else { return false };
+        *self = Self::new((policy, self.parameters.clone()));
+        true
+    }
 }
 
 /// Makes an assigner of a policy ("level" for NULL) with options (NULL for none) into `*assigner`, NULL when it fails. The text of an error goes
@@ -50,15 +79,7 @@ pub unsafe extern "C" fn br_assigner_new(
 ) -> br_status {
     let made = || {
         // SAFETY: the caller's word.
-        let policy = unsafe { build_policy(policy, options) }?;
-        let state = State {
-            policy,
-            pool: Pool::new(),
-            workers: Vec::new(),
-            requests: Vec::new(),
-            ends: Vec::new(),
-            assignment: Assignment::new(),
-        };
+        let state = State::new(unsafe { build_policy(policy, options) }?);
         Ok(br_assigner(Handle::new(state)))
     };
     // SAFETY: the caller's word.
@@ -201,8 +222,7 @@ impl State {
         self.policy.decide(&batch, &mut self.assignment);
         let admitted = &self.assignment.admitted;
         if admitted.len() > most {
-            let text = format!("{} admissions into {most} places", admitted.len());
-            return Err(Failure::new(br_status::BR_INTERNAL, text));
+            return Err(Failure::lost(format!("{} admissions into {most} places", admitted.len())));
         }
         for (at, admission) in admitted.iter().enumerate() {
             // SAFETY: `at < most <= capacity`, and the arrays hold that many by the caller's word.
@@ -232,5 +252,50 @@ impl State {
         answer.envelope_after_tokens = after.envelope_tokens;
         answer.imbalance_after_tokens = after.imbalance_tokens;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A policy that panics as often as it is asked is replaced by one as it was built.
+    #[test]
+    fn an_assigner_decides_on_after_a_panic() {
+        struct Panics;
+        impl Policy for Panics {
+            fn name(&self) -> &'static str {
+                "exact"
+            }
+            fn decide(&mut self, _: &Batch<'_>, _: &mut Assignment) {
+                std::panic::resume_unwind(Box::new("asked for"));
+            }
+            fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+                self.decide(batch, out);
+            }
+        }
+        let assigner = Box::into_raw(Box::new(br_assigner(Handle::new(State::new((
+            Box::new(Panics),
+            Parameters::default(),
+        ))))));
+        let (loads, free, prompts) = ([5u64, 7], [1u32, 1], [3u32, 4]);
+        // SAFETY: every field may be zero.
+        let (mut workers, mut requests, mut answer): (br_workers, br_requests, br_answer) =
+            unsafe { std::mem::zeroed() };
+        (workers.struct_size, workers.count) = (size_of::<br_workers>(), 2);
+        (workers.load_tokens, workers.free_slots) = (loads.as_ptr(), free.as_ptr());
+        (requests.struct_size, requests.count) = (size_of::<br_requests>(), 2);
+        requests.prompt_tokens = prompts.as_ptr();
+        let (mut row, mut worker) = ([0; 2], [0; 2]);
+        (answer.struct_size, answer.capacity) = (size_of::<br_answer>(), 2);
+        (answer.row, answer.worker) = (row.as_mut_ptr(), worker.as_mut_ptr());
+        let mut assign =
+            // SAFETY: the handle is alive, and the arrays have the sizes that are said.
+            || unsafe { br_assign(assigner, &workers, &requests, std::ptr::null(), &mut answer) };
+        assert_eq!(assign(), br_status::BR_INTERNAL);
+        assert_eq!(assign(), br_status::BR_OK);
+        assert_eq!(answer.count, 2);
+        // SAFETY: made above, and not used again.
+        unsafe { br_assigner_free(assigner) };
     }
 }

@@ -317,7 +317,21 @@ pub(crate) unsafe fn read_terms<'a>(
     };
     ends.clear();
     if let Some(offsets) = offsets {
-        let count = offsets.last().copied().unwrap_or(0) as usize;
+        // The last one says how much is read, and each of them is followed later on.
+        let mut before = 0;
+        for (at, &offset) in offsets.iter().enumerate() {
+            if offset < before || (at == 0 && offset != 0) {
+                return Err(BatchError::PredictedEnd {
+                    worker: at.saturating_sub(1),
+                    index: 0,
+                    expected: "offsets that begin at 0 and do not fall",
+                    found: u64::from(offset),
+                }
+                .into());
+            }
+            before = offset;
+        }
+        let count = before as usize;
         // SAFETY: the caller's word.
         let (steps, tokens) = unsafe {
             (

@@ -23,9 +23,9 @@ pub enum br_status {
     BR_BATCH = 3,
     /// A buffer of the caller is too small; its count says what it must hold. Nothing has happened.
     BR_SPACE = 4,
-    /// Another thread is inside this handle. Nothing has happened.
+    /// Another thread is inside this handle, or was as this process was forked. Nothing has happened.
     BR_BUSY = 5,
-    /// The library has failed inside; the handle answers nothing else any more and should be freed.
+    /// The library itself has failed in this call. An assigner decides on; a router may have lost its count, and then answers BR_BROKEN.
     BR_INTERNAL = 6,
     /// The request neither waits nor runs; for calls about running requests: it does not run.
     BR_UNKNOWN_REQUEST = 7,
@@ -33,6 +33,8 @@ pub enum br_status {
     BR_UNKNOWN_WORKER = 8,
     /// A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
     BR_STATE = 9,
+    /// An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover` helps. Nothing has happened.
+    BR_BROKEN = 10,
 }
 
 /// A status and its text.
@@ -40,11 +42,18 @@ pub enum br_status {
 pub(crate) struct Failure {
     pub status: br_status,
     pub text: String,
+    /// Whether the state may be half changed.
+    pub lost: bool,
 }
 
 impl Failure {
     pub(crate) fn new(status: br_status, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), lost: false }
+    }
+
+    /// The library has failed with the state in its hands.
+    pub(crate) fn lost(text: impl Into<String>) -> Self {
+        Self { lost: true, ..Self::new(br_status::BR_INTERNAL, text) }
     }
 
     pub(crate) fn argument(text: impl Into<String>) -> Self {
@@ -64,16 +73,27 @@ impl From<BatchError> for Failure {
     }
 }
 
+/// A state behind a handle.
+pub(crate) trait Mend {
+    /// What helps when a failure has left it half changed.
+    const WAY_OUT: &'static str;
+
+    /// Makes it usable again; whether that was possible.
+    fn mend(&mut self) -> bool {
+        false
+    }
+}
+
 /// A handle: its state, and what a caller may read while the state is in use by another call.
 pub(crate) struct Handle<T> {
     busy: AtomicBool,
-    /// A panic has left the state half changed.
+    /// A failure has left the state half changed.
     broken: bool,
     error: String,
     state: T,
 }
 
-impl<T> Handle<T> {
+impl<T: Mend> Handle<T> {
     pub(crate) fn new(state: T) -> Self {
         Self { busy: AtomicBool::new(false), broken: false, error: String::new(), state }
     }
@@ -84,6 +104,29 @@ impl<T> Handle<T> {
     /// `handle` is NULL or points to a live handle.
     pub(crate) unsafe fn enter(
         handle: *mut Self,
+        f: impl FnOnce(&mut T) -> Result<(), Failure>,
+    ) -> br_status {
+        // SAFETY: passed on.
+        unsafe { Self::inside(handle, false, f) }
+    }
+
+    /// The same with a state that may be half changed and that `f` makes whole.
+    ///
+    /// # Safety
+    /// As [`Handle::enter`].
+    pub(crate) unsafe fn repair(
+        handle: *mut Self,
+        f: impl FnOnce(&mut T) -> Result<(), Failure>,
+    ) -> br_status {
+        // SAFETY: passed on.
+        unsafe { Self::inside(handle, true, f) }
+    }
+
+    /// # Safety
+    /// As [`Handle::enter`].
+    unsafe fn inside(
+        handle: *mut Self,
+        repairs: bool,
         f: impl FnOnce(&mut T) -> Result<(), Failure>,
     ) -> br_status {
         if handle.is_null() {
@@ -98,14 +141,19 @@ impl<T> Handle<T> {
         let (broken, error, state) =
             unsafe { (&mut (*handle).broken, &mut (*handle).error, &mut (*handle).state) };
         error.clear();
-        let status = if *broken {
-            error.push_str("an earlier call has failed inside: free this handle");
-            br_status::BR_INTERNAL
+        let status = if *broken && !repairs {
+            error.push_str("an earlier call has failed inside: ");
+            error.push_str(T::WAY_OUT);
+            br_status::BR_BROKEN
         } else {
             match caught(|| f(state)) {
-                Ok(()) => br_status::BR_OK,
+                Ok(()) => {
+                    *broken = false;
+                    br_status::BR_OK
+                }
                 Err(failure) => {
-                    *broken = failure.status == br_status::BR_INTERNAL;
+                    // What mends may fail as well.
+                    *broken |= failure.lost && !caught(|| Ok(state.mend())).unwrap_or(false);
                     *error = failure.text;
                     failure.status
                 }
@@ -146,7 +194,7 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fai
             .map(ToString::to_string)
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no text".to_owned());
-        Err(Failure::new(br_status::BR_INTERNAL, format!("the library has failed inside: {text}")))
+        Err(Failure::lost(format!("the library has failed inside: {text}")))
     })
 }
 
@@ -312,6 +360,11 @@ pub(crate) fn output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
     Ok(at)
 }
 
+/// The same where NULL says that nobody wants to know.
+pub(crate) fn maybe_output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
+    if at.is_null() { Ok(at) } else { output(what, at) }
+}
+
 /// Text of the caller: none for NULL.
 ///
 /// # Safety
@@ -349,14 +402,14 @@ unsafe impl Versioned for br_options {
     const FIRST_SIZE: usize = 6 * size_of::<usize>();
 }
 
-/// Builds the policy of a name ("level" for NULL) and options (none for NULL).
+/// Builds the policy of a name ("level" for NULL) and options (none for NULL); with what it was built of.
 ///
 /// # Safety
 /// `name` is NULL or text, `options` NULL or a struct whose pointers are what they are said to be.
 pub(crate) unsafe fn build_policy(
     name: *const c_char,
     options: *const br_options,
-) -> Result<Box<dyn Policy>, Failure> {
+) -> Result<(Box<dyn Policy>, Parameters), Failure> {
     // SAFETY: the caller's word, for everything below.
     let name = unsafe { text("policy", name) }?.unwrap_or("level");
     let mut parameters = Parameters::default();
@@ -396,20 +449,39 @@ pub(crate) unsafe fn build_policy(
             parameters.set(name, value)?;
         }
     }
-    Ok(policy::build(name, &parameters)?)
+    Ok((policy::build(name, &parameters)?, parameters))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Mended as often as it says.
+    struct Mended(usize);
+
+    impl Mend for Mended {
+        const WAY_OUT: &'static str = "seven is the way";
+
+        fn mend(&mut self) -> bool {
+            let left = self.0.checked_sub(1);
+            self.0 = left.expect("an end to mending");
+            left.is_some()
+        }
+    }
+
+    type Call = fn(&mut Mended) -> Result<(), Failure>;
+
     #[test]
-    fn a_panic_stays_inside_and_ends_the_handle() {
-        let mut handle = Handle::new(0);
+    fn a_panic_stays_inside_and_is_told_once() {
+        let mut handle = Handle::new(Mended(1));
         let at = &raw mut handle;
-        let status = |f: fn(&mut i32) -> Result<(), Failure>| {
+        let status = |f: Call| {
             // SAFETY: the handle is alive.
             unsafe { Handle::enter(at, f) }
+        };
+        let repaired = |f: Call| {
+            // SAFETY: the handle is alive.
+            unsafe { Handle::repair(at, f) }
         };
         let error = || {
             let mut buffer = [1; 64];
@@ -420,25 +492,42 @@ mod tests {
             assert_eq!(length, text.len());
             text
         };
+        let panics: Call = |_| std::panic::resume_unwind(Box::new("seven 7"));
+        let fine: Call = |_| Ok(());
         assert_eq!(status(|_| Err(Failure::argument("no"))), br_status::BR_ARGUMENT);
         assert_eq!(error(), "no");
-        assert_eq!(status(|_| Ok(())), br_status::BR_OK);
+        assert_eq!(status(fine), br_status::BR_OK);
         assert_eq!(error(), "");
-        assert_eq!(status(|_| std::panic::resume_unwind(Box::new("seven 7"))), br_status::BR_INTERNAL);
+        // The first time it is mended, the second time mending panics.
+        assert_eq!(status(panics), br_status::BR_INTERNAL);
         assert_eq!(error(), "the library has failed inside: seven 7");
-        assert_eq!(status(|_| Ok(())), br_status::BR_INTERNAL);
-        assert!(error().starts_with("an earlier call"));
+        assert_eq!(status(fine), br_status::BR_OK);
+        assert_eq!(status(panics), br_status::BR_INTERNAL);
+        for _ in 0..2 {
+            assert_eq!(status(fine), br_status::BR_BROKEN);
+            assert_eq!(error(), "an earlier call has failed inside: seven is the way");
+        }
+        // A repair that is refused or fails leaves it as it was.
+        assert_eq!(repaired(|_| Err(Failure::argument("no"))), br_status::BR_ARGUMENT);
+        assert_eq!(repaired(panics), br_status::BR_INTERNAL);
+        assert_eq!(status(fine), br_status::BR_BROKEN);
+        assert_eq!(repaired(fine), br_status::BR_OK);
+        assert_eq!(status(fine), br_status::BR_OK);
+        // An error of the library that has changed nothing ends nothing.
+        assert_eq!(status(|_| Err(Failure::new(br_status::BR_INTERNAL, "x"))), br_status::BR_INTERNAL);
+        assert_eq!(status(fine), br_status::BR_OK);
     }
 
     #[test]
     fn one_thread_at_a_time() {
-        let mut handle = Handle::new(());
+        let mut handle = Handle::new(Mended(0));
         let at = &raw mut handle;
         // SAFETY: the handle is alive.
         let inner = unsafe {
-            Handle::enter(at, |()| {
+            Handle::enter(at, |_| {
                 // The second door does not open.
-                assert_eq!(Handle::enter(at, |()| Ok(())), br_status::BR_BUSY);
+                assert_eq!(Handle::enter(at, |_| Ok(())), br_status::BR_BUSY);
+                assert_eq!(Handle::repair(at, |_| Ok(())), br_status::BR_BUSY);
                 Ok(())
             })
         };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::c_char;
 use std::mem::offset_of;
 
+use balanceroute::batch::MAX_BONUS_TOKENS;
 use balanceroute::router::{
     self as core, Decided, Dispatch, Explanation, Histogram, Metrics, Mode, Placement, ReturnReason,
     Returned, RouterConfig, Share, Verdict, WorkerConfig, WorkerReport,
@@ -12,15 +13,15 @@ use balanceroute::{Request, Router, RouterError, WaitReason};
 
 use crate::columns::br_reason;
 use crate::door::{
-    Failure, Handle, Versioned, array, br_options, br_status, build_policy, caught, copy_text, free, make,
-    needed, output, read_versioned, write_versioned,
+    Failure, Handle, Mend, Versioned, array, br_options, br_status, build_policy, caught, copy_text, free,
+    make, maybe_output, needed, output, read_versioned, write_versioned,
 };
 use crate::{BR_NONE, BR_NONE64};
 
 /// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from any thread.
 ///
 /// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or `br_router_preempt`, or as a `br_returned`.
-/// `now_ms` is the caller's clock in milliseconds, any origin; it never runs backwards here.
+/// `now_ms` is the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor moves the time here.
 pub struct br_router(Handle<State>);
 
 struct State {
@@ -30,6 +31,12 @@ struct State {
     returned: Vec<Returned>,
     waiting: Vec<(u64, WaitReason)>,
     bonus_of: HashMap<u64, usize>,
+    /// What `br_router_at` has said, until the next reading of the clock.
+    now_ms: Option<u64>,
+}
+
+impl Mend for State {
+    const WAY_OUT: &'static str = "br_router_recover gives every request back and begins anew";
 }
 
 impl br_router {
@@ -59,6 +66,8 @@ impl From<RouterError> for Failure {
             RouterError::Policy(_) => br_status::BR_POLICY,
             RouterError::Unknown { .. } => br_status::BR_UNKNOWN_REQUEST,
             RouterError::Worker { .. } => br_status::BR_UNKNOWN_WORKER,
+            // Nothing has changed by it.
+            RouterError::Panicked { .. } => br_status::BR_INTERNAL,
             _ => br_status::BR_STATE,
         };
         Self::new(status, error.to_string())
@@ -192,6 +201,8 @@ pub enum br_return_reason {
     BR_NEVER_FITS = 6,
     /// It has waited for the time that the configuration allows.
     BR_EXPIRED = 7,
+    /// The router has begun anew (`br_router_recover`): it waited, or runs on.
+    BR_RECOVERED = 8,
     /// A reason that this version has no name for.
     BR_OTHER_RETURN = 255,
 }
@@ -206,6 +217,7 @@ impl From<ReturnReason> for br_return_reason {
             ReturnReason::WorkerDraining => Self::BR_WORKER_DRAINING,
             ReturnReason::NeverFits => Self::BR_NEVER_FITS,
             ReturnReason::Expired => Self::BR_EXPIRED,
+            ReturnReason::Recovered => Self::BR_RECOVERED,
             _ => Self::BR_OTHER_RETURN,
         }
     }
@@ -419,7 +431,7 @@ pub struct br_rank_metrics {
     pub acknowledged: u64,
     /// Milliseconds since a report was taken; `BR_NONE64` before the first.
     pub report_age_ms: u64,
-    /// Reports: taken, repeated, late, contradictory, refused.
+    /// Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count included.
     pub reports: [u64; 5],
     /// Worker id.
     pub worker: u32,
@@ -481,7 +493,7 @@ pub struct br_metrics {
     pub aborted: u64,
     /// Out: requests put off their worker.
     pub preempted: u64,
-    /// Out: requests returned, by `br_return_reason`; entry 0 stays zero.
+    /// Out: requests returned, by `br_return_reason` up to `BR_EXPIRED`; entry 0 stays zero.
     pub returned: [u64; 8],
     /// Out: time of a decision in nanoseconds.
     pub decide_ns: br_histogram,
@@ -489,12 +501,29 @@ pub struct br_metrics {
     pub wait_ms: br_histogram,
     /// Out: the same in steps.
     pub wait_steps: br_histogram,
+    /// Out: requests returned as `BR_RECOVERED`.
+    pub recovered: u64,
+    /// Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than ten seconds behind it. No time passes by them.
+    pub clock_jumps: u64,
 }
 
 // SAFETY: begins with its size; NULL and zero are allowed everywhere.
 unsafe impl Versioned for br_metrics {
     const NAME: &'static str = "br_metrics";
     const FIRST_SIZE: usize = offset_of!(br_metrics, wait_steps) + size_of::<br_histogram>();
+}
+
+/// Refuses a bonus that none can be, before anything of the call is kept.
+fn check_bonuses(what: &str, tokens: &[f32]) -> Result<(), Failure> {
+    let limit = MAX_BONUS_TOKENS;
+    match tokens.iter().position(|found| !(-limit..=limit).contains(found)) {
+        Some(at) => {
+            let (limit, found) = (f64::from(limit), tokens[at]);
+            let text = format!("{what}, entry {at}: must be in -{limit}..={limit}, found {found}");
+            Err(Failure::new(br_status::BR_BATCH, text))
+        }
+        None => Ok(()),
+    }
 }
 
 fn some64(found: u64) -> Option<u64> {
@@ -562,7 +591,7 @@ pub unsafe extern "C" fn br_router_new(
     let made = || {
         // SAFETY: the caller's word.
         let (policy, config) =
-            unsafe { (build_policy(policy, options)?, read_config(&read_versioned(config)?)?) };
+            unsafe { (build_policy(policy, options)?.0, read_config(&read_versioned(config)?)?) };
         let (config, explaining) = config;
         let classifier = policy.needs().forecast.map(balanceroute::forecast::classifier_for);
         let mut made = Router::with_policy(config, policy, classifier)?;
@@ -573,6 +602,7 @@ pub unsafe extern "C" fn br_router_new(
             returned: Vec::new(),
             waiting: Vec::new(),
             bonus_of: HashMap::new(),
+            now_ms: None,
         };
         Ok(br_router(Handle::new(state)))
     };
@@ -692,6 +722,22 @@ fn dispatch_of(of: &Dispatch) -> br_dispatch {
     br_dispatch { id, number, score_tokens, worker, prompt_tokens }
 }
 
+/// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen at `now_ms` until the clock is read again, here, by
+/// `br_router_step` or by `br_router_place`. Without it they happen at the last reading, and a wait begins at the next one.
+///
+/// # Safety
+/// `router` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_at(router: *mut br_router, now_ms: u64) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            state.now_ms = Some(now_ms);
+            Ok(())
+        })
+    }
+}
+
 /// Lets a request wait for a step.
 ///
 /// # Safety
@@ -699,7 +745,9 @@ fn dispatch_of(of: &Dispatch) -> br_dispatch {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn br_router_enqueue(router: *mut br_router, request: *const br_request) -> br_status {
     // SAFETY: the caller's word.
-    unsafe { br_router::enter(router, |state| Ok(state.router.enqueue(read_request(request)?)?)) }
+    unsafe {
+        br_router::enter(router, |state| Ok(state.router.enqueue(read_request(request)?, state.now_ms)?))
+    }
 }
 
 /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `dispatch->number` is 0.
@@ -721,7 +769,13 @@ pub unsafe extern "C" fn br_router_place(
         br_router::enter(router, |state| {
             let request = read_request(request)?;
             let dispatch = output("dispatch", dispatch)?;
-            let bonus = array("bonus_tokens", bonus_tokens, bonus_count)?;
+            // NULL is no row, but not one of so many entries.
+            let bonus = match array("bonus_tokens", bonus_tokens, bonus_count)? {
+                None => (bonus_count > 0)
+                    .then(|| needed("bonus_tokens", bonus_tokens, bonus_count))
+                    .transpose()?,
+                row => row,
+            };
             let placement = match bonus {
                 None => state.router.place(request, now_ms)?,
                 Some(row) => {
@@ -731,6 +785,7 @@ pub unsafe extern "C" fn br_router_place(
                         let text = format!("bonus_count: expected {expected}, one per worker, found {found}");
                         return Err(Failure::argument(text));
                     }
+                    check_bonuses("bonus_tokens", row)?;
                     let mut terms = |_: &Request, into: &mut [f32]| {
                         into.copy_from_slice(row);
                         true
@@ -738,6 +793,7 @@ pub unsafe extern "C" fn br_router_place(
                     state.router.place_with(request, now_ms, &mut terms)?
                 }
             };
+            state.now_ms = None;
             dispatch.write(match placement {
                 Placement::Placed(found) => dispatch_of(&found),
                 Placement::Waits => br_dispatch {
@@ -786,7 +842,9 @@ pub unsafe extern "C" fn br_router_finish(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let finished = state.router.finish(id)?;
+            let worker = maybe_output("worker", worker)?;
+            let generated_tokens = maybe_output("generated_tokens", generated_tokens)?;
+            let finished = state.router.finish(id, state.now_ms)?;
             write_if(worker, finished.worker);
             write_if(generated_tokens, finished.generated_tokens);
             Ok(())
@@ -803,7 +861,8 @@ pub unsafe extern "C" fn br_router_abort(router: *mut br_router, id: u64, worker
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let found = state.router.abort(id)?;
+            let worker = maybe_output("worker", worker)?;
+            let found = state.router.abort(id, state.now_ms)?;
             write_if(worker, found.unwrap_or(BR_NONE));
             Ok(())
         })
@@ -823,6 +882,7 @@ pub unsafe extern "C" fn br_router_preempt(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
+            let prompt_tokens = maybe_output("prompt_tokens", prompt_tokens)?;
             let request = state.router.preempt(id)?;
             write_if(prompt_tokens, request.prompt_tokens);
             Ok(())
@@ -831,9 +891,9 @@ pub unsafe extern "C" fn br_router_preempt(
 }
 
 /// # Safety
-/// `to` is NULL or may be written.
+/// `to` comes from [`maybe_output`] and may be written if it is not NULL.
 unsafe fn write_if<T>(to: *mut T, value: T) {
-    if !to.is_null() && to.is_aligned() {
+    if !to.is_null() {
         // SAFETY: the caller's word.
         unsafe { to.write(value) };
     }
@@ -892,7 +952,7 @@ pub unsafe extern "C" fn br_router_report(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let of = read_versioned(report)?;
+            let (of, verdict) = (read_versioned(report)?, maybe_output("verdict", verdict)?);
             let report = WorkerReport {
                 sequence: some64(of.sequence),
                 last_dispatch: some64(of.last_dispatch),
@@ -902,7 +962,7 @@ pub unsafe extern "C" fn br_router_report(
                 kv_used_tokens: of.kv_used_tokens,
                 kv_capacity_tokens: some64(of.kv_capacity_tokens),
             };
-            let found = match state.router.report(worker, report)? {
+            let found = match state.router.report(worker, report, state.now_ms)? {
                 Verdict::Taken => br_verdict::BR_TAKEN,
                 Verdict::Repeated => br_verdict::BR_REPEATED,
                 Verdict::Late => br_verdict::BR_LATE,
@@ -992,6 +1052,23 @@ pub unsafe extern "C" fn br_router_remove_worker(router: *mut br_router, worker:
     unsafe { br_router::enter(router, |state| Ok(state.router.remove_worker(worker, &mut state.returned)?)) }
 }
 
+/// Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that waits or runs comes back as `BR_RECOVERED`, told by
+/// `br_router_returned` and the next step. Workers stay, with what they measured; what runs there is foreign load until they report again.
+///
+/// # Safety
+/// `router` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_recover(router: *mut br_router) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        Handle::repair(br_router::handle(router), |state| {
+            state.now_ms = None;
+            state.returned.append(&mut state.router.recover());
+            Ok(())
+        })
+    }
+}
+
 impl State {
     /// Tells the caller of the oldest who have left: how many.
     ///
@@ -1036,7 +1113,7 @@ pub unsafe extern "C" fn br_router_returned(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let count = output("count", count)?;
+            let (count, left) = (output("count", count)?, maybe_output("left", left)?);
             count.write(state.tell_returned(returned, capacity)?);
             write_if(left, state.returned.len());
             Ok(())
@@ -1107,8 +1184,15 @@ impl State {
                         needed("br_bonuses.tokens", bonuses.tokens, count)?,
                     )
                 };
+                check_bonuses("br_bonuses.tokens", rows)?;
                 self.bonus_of.clear();
-                self.bonus_of.extend(ids.iter().enumerate().map(|(row, &id)| (id, row)));
+                for (row, &id) in ids.iter().enumerate() {
+                    if let Some(first) = self.bonus_of.insert(id, row) {
+                        let text =
+                            format!("br_bonuses.ids, entry {row}: request {id} has entry {first} already");
+                        return Err(Failure::argument(text));
+                    }
+                }
                 let bonus_of = &self.bonus_of;
                 let mut terms = |request: &Request, into: &mut [f32]| match bonus_of.get(&request.id) {
                     Some(&row) => {
@@ -1121,9 +1205,9 @@ impl State {
             }
         };
         if answer.admissions.len() > most {
-            let text = format!("{} admissions into {most} places", answer.admissions.len());
-            return Err(Failure::new(br_status::BR_INTERNAL, text));
+            return Err(Failure::lost(format!("{} admissions into {most} places", answer.admissions.len())));
         }
+        self.now_ms = None;
         for (at, dispatch) in answer.admissions.iter().enumerate() {
             // SAFETY: `at < most <= admission_capacity`.
             unsafe { plan.admissions.add(at).write(dispatch_of(dispatch)) };
@@ -1170,7 +1254,7 @@ pub unsafe extern "C" fn br_router_explain(
     unsafe {
         br_router::enter(router, |state| {
             let told = read_versioned(explanation)?;
-            let told = match state.router.explain(id)? {
+            let told = match state.router.explain(id) {
                 Some(found) => explained(told.struct_size, &found),
                 None => br_explanation {
                     decided: br_decided::BR_UNDECIDED as u32,
@@ -1233,7 +1317,7 @@ pub unsafe extern "C" fn br_router_waiting(
                 return Ok(());
             }
             let (ids, reasons) = (output("ids", ids)?, output("reasons", reasons)?);
-            state.router.waiting_into(&mut state.waiting)?;
+            state.router.waiting_into(&mut state.waiting);
             for (at, &(id, reason)) in state.waiting.iter().enumerate().take(capacity) {
                 ids.add(at).write(id);
                 reasons.add(at).write(br_reason::from(reason) as u8);
@@ -1286,6 +1370,7 @@ pub unsafe extern "C" fn br_router_counts(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
+            let (waiting, running) = (maybe_output("waiting", waiting)?, maybe_output("running", running)?);
             write_if(waiting, state.router.pool().len());
             write_if(running, state.router.running_len());
             Ok(())
@@ -1303,7 +1388,7 @@ pub unsafe extern "C" fn br_router_metrics(router: *mut br_router, metrics: *mut
     unsafe {
         br_router::enter(router, |state| {
             let mut found = read_versioned(metrics)?;
-            state.router.metrics(&mut state.metrics)?;
+            state.router.metrics(&mut state.metrics);
             let done = fill_metrics(&state.metrics, &mut found);
             write_versioned(&found, metrics);
             done
@@ -1353,7 +1438,11 @@ unsafe fn fill_metrics(of: &Metrics, into: &mut br_metrics) -> Result<(), Failur
         if let Some(entry) = into.returned.get_mut(br_return_reason::from(*reason) as usize) {
             *entry += count;
         }
+        if *reason == ReturnReason::Recovered {
+            into.recovered = count;
+        }
     }
+    into.clock_jumps = counters.clock_jumps;
     into.decide_ns = counters.decide_ns.into();
     into.wait_ms = counters.wait_ms.into();
     into.wait_steps = counters.wait_steps.into();
@@ -1361,7 +1450,7 @@ unsafe fn fill_metrics(of: &Metrics, into: &mut br_metrics) -> Result<(), Failur
 }
 
 fn rank_metrics(of: &core::RankMetrics) -> br_rank_metrics {
-    let core::ReportCounts { taken, repeated, late, contradictory, refused } = of.reports;
+    let core::ReportCounts { taken, repeated, late, contradictory } = of.reports;
     br_rank_metrics {
         load_tokens: of.load_tokens,
         margin_tokens: of.margin_tokens,
@@ -1372,7 +1461,7 @@ fn rank_metrics(of: &core::RankMetrics) -> br_rank_metrics {
         dispatches: of.dispatches,
         acknowledged: of.acknowledged,
         report_age_ms: of.report_age_ms.unwrap_or(BR_NONE64),
-        reports: [taken, repeated, late, contradictory, refused],
+        reports: [taken, repeated, late, contradictory, 0],
         worker: of.worker,
         accepting: of.accepting.into(),
         draining: of.draining.into(),
@@ -1381,5 +1470,123 @@ fn rank_metrics(of: &core::RankMetrics) -> br_rank_metrics {
         free_slots: of.free_slots,
         foreign_requests: of.foreign_requests,
         unseen: of.unseen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use balanceroute::policy::Parameters;
+    use balanceroute::{Assignment, Batch, Policy};
+
+    fn made(router: Router) -> *mut br_router {
+        Box::into_raw(Box::new(br_router(Handle::new(State {
+            router,
+            metrics: Metrics::default(),
+            returned: Vec::new(),
+            waiting: Vec::new(),
+            bonus_of: HashMap::new(),
+            now_ms: None,
+        }))))
+    }
+
+    fn request(id: u64) -> br_request {
+        // SAFETY: every field may be zero.
+        let zero: br_request = unsafe { std::mem::zeroed() };
+        br_request { struct_size: size_of::<br_request>(), id, prompt_tokens: 10, ..zero }
+    }
+
+    /// Where a call panics, that call says so once; nothing else is answered until every request has come back.
+    #[test]
+    fn a_router_that_panicked_gives_every_request_back() {
+        let config = RouterConfig::new(2, 1);
+        let router = made(Router::new(config, "level", &Parameters::default()).expect("valid"));
+        let panics = |after: fn(&mut State)| {
+            // SAFETY: the handle is alive, here and below, and every pointer is of the size that is said.
+            unsafe {
+                br_router::enter(router, |state| {
+                    after(state);
+                    std::panic::resume_unwind(Box::new("asked for"))
+                })
+            }
+        };
+        let enqueued = |id| {
+            let request = request(id);
+            // SAFETY: see above.
+            unsafe { br_router_enqueue(router, &request) }
+        };
+        // SAFETY: see above.
+        let recovered = || unsafe { br_router_recover(router) };
+        for id in 1..=3 {
+            assert_eq!(enqueued(id), br_status::BR_OK);
+        }
+        // In the middle of a step: two have been admitted, and nobody was told.
+        assert_eq!(panics(|state| drop(state.router.step(0).cloned())), br_status::BR_INTERNAL);
+        for _ in 0..2 {
+            assert_eq!(enqueued(4), br_status::BR_BROKEN);
+            // SAFETY: see above.
+            assert_eq!(unsafe { br_router_advance(router) }, br_status::BR_BROKEN);
+        }
+        assert_eq!(recovered(), br_status::BR_OK);
+        // SAFETY: see above; what comes back is plain numbers.
+        let (mut returned, mut count): ([br_returned; 8], usize) = (unsafe { std::mem::zeroed() }, 0);
+        let told = |returned: &mut [br_returned; 8], count: &mut usize| {
+            // SAFETY: see above.
+            unsafe { br_router_returned(router, returned.as_mut_ptr(), 8, count, std::ptr::null_mut()) }
+        };
+        assert_eq!(told(&mut returned, &mut count), br_status::BR_OK);
+        let mut ids: Vec<u64> = returned[..count].iter().map(|of| of.id).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 3]);
+        let reason = br_return_reason::BR_RECOVERED as u32;
+        assert!(returned[..count].iter().all(|of| of.reason == reason));
+        assert_eq!(returned[..count].iter().filter(|of| of.worker != BR_NONE).count(), 2);
+        // It is a router again: the same ids may come again.
+        assert_eq!((enqueued(1), enqueued(1)), (br_status::BR_OK, br_status::BR_BATCH));
+        assert_eq!((recovered(), told(&mut returned, &mut count)), (br_status::BR_OK, br_status::BR_OK));
+        assert_eq!((count, returned[0].id), (1, 1));
+        // SAFETY: the struct may be zero.
+        let mut metrics: br_metrics = unsafe { std::mem::zeroed() };
+        metrics.struct_size = size_of::<br_metrics>();
+        // SAFETY: see above.
+        assert_eq!(unsafe { br_router_metrics(router, &mut metrics) }, br_status::BR_OK);
+        assert_eq!((metrics.recovered, metrics.returned), (4, [0; 8]));
+        assert_eq!(metrics.arrived, 4);
+        // SAFETY: see above, and not used again.
+        unsafe { br_router_free(router) };
+    }
+
+    /// The router itself stands by what a policy does.
+    #[test]
+    fn a_policy_that_panics_has_changed_nothing() {
+        struct Panics;
+        impl Policy for Panics {
+            fn name(&self) -> &'static str {
+                "panics"
+            }
+            fn decide(&mut self, _: &Batch<'_>, _: &mut Assignment) {
+                std::panic::resume_unwind(Box::new("asked for"));
+            }
+            fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+                self.decide(batch, out);
+            }
+        }
+        let made_of = Router::with_policy(RouterConfig::new(1, 1), Box::new(Panics), None);
+        let router = made(made_of.expect("valid"));
+        // SAFETY: the handle is alive, every pointer is of the size that is said, and structs may be zero.
+        unsafe {
+            assert_eq!(br_router_enqueue(router, &request(1)), br_status::BR_OK);
+            let mut admission: br_dispatch = std::mem::zeroed();
+            let mut plan: br_plan = std::mem::zeroed();
+            plan.struct_size = size_of::<br_plan>();
+            (plan.admissions, plan.admission_capacity) = (&mut admission, 1);
+            for _ in 0..2 {
+                assert_eq!(br_router_step(router, 5, std::ptr::null(), &mut plan), br_status::BR_INTERNAL);
+                let mut waiting = 0;
+                assert_eq!(br_router_counts(router, &mut waiting, std::ptr::null_mut()), br_status::BR_OK);
+                assert_eq!((waiting, plan.admission_count), (1, 0));
+            }
+            br_router_free(router);
+        }
     }
 }

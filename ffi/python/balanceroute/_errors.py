@@ -49,3 +49,7 @@ class UnknownRequestError(RouterError, LookupError):
 
 class UnknownWorkerError(RouterError, LookupError):
     """No such worker: never there, or removed."""
+
+
+class PanicError(BalanceRouteError):
+    """The library itself has failed inside a call; `message` has its words. A router says so once and is to be made whole by `recover` then."""

@@ -10,13 +10,24 @@ __version__: str
 POLICIES: tuple[str, ...]
 PARAMETERS: tuple[str, ...]
 
+# Records (all classes here but `Assigner` and `Router`) are equal where their fields are, hashable where these are, and can be copied and pickled.
+
 # In an optional column a negative number, or the greatest of an unsigned type, means "none here".
 _Whole = npt.NDArray[np.integer[Any]]
 _Real = npt.NDArray[np.floating[Any]]
+# A byte each; any byte but 0 is true.
 _Flag = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
+_Bonus = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 _WaitReason = Literal["no_slot", "no_capacity", "not_eligible", "outside_window", "deferred"]
 _ReturnReason = Literal[
-    "lost_dispatch", "worker_silent", "worker_forgot", "worker_removed", "worker_draining", "never_fits", "expired"
+    "lost_dispatch",
+    "worker_silent",
+    "worker_forgot",
+    "worker_removed",
+    "worker_draining",
+    "never_fits",
+    "expired",
+    "recovered",
 ]
 _Verdict = Literal["taken", "repeated", "late", "contradictory"]
 
@@ -87,7 +98,9 @@ class Assignment:
 class Assigner:
     """A policy and its buffers: decides step after step for a caller that keeps its own state, fastest when it is used again.
 
-    Calls from several threads are served one after the other.
+    Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts. After a
+    `PanicError` the policy is built anew and the next call is decided. In a process that was forked while another thread was inside, every call
+    is refused (`BalanceRouteError` of kind "Forked").
     """
 
     def __new__(
@@ -128,9 +141,9 @@ class Assigner:
         traffic: Traffic | None = None,
         request_growth_tokens: int = 0,
         projection: npt.NDArray[np.uint64] | None = None,
-        ends: tuple[npt.NDArray[np.uint32], _Whole, _Whole] | None = None,
-        bonus_tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16] | None = None,
-        eligible: npt.NDArray[np.bool_] | None = None,
+        ends: tuple[_Whole, _Whole, _Whole] | None = None,
+        bonus_tokens: _Bonus | None = None,
+        eligible: _Flag | None = None,
         class_survival: npt.NDArray[np.float32] | None = None,
         reasons: bool = False,
     ) -> Assignment:
@@ -158,17 +171,19 @@ def assign(
     traffic: Traffic | None = None,
     request_growth_tokens: int = 0,
     projection: npt.NDArray[np.uint64] | None = None,
-    ends: tuple[npt.NDArray[np.uint32], _Whole, _Whole] | None = None,
-    bonus_tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16] | None = None,
-    eligible: npt.NDArray[np.bool_] | None = None,
+    ends: tuple[_Whole, _Whole, _Whole] | None = None,
+    bonus_tokens: _Bonus | None = None,
+    eligible: _Flag | None = None,
     class_survival: npt.NDArray[np.float32] | None = None,
     reasons: bool = False,
 ) -> Assignment:
     """Decides one step: which waiting request enters which free slot.
 
-    Columns are one-dimensional numpy arrays of any integer type, read where they lie: one entry per worker in the first group, one per
-    waiting request, in order of arrival, in the second. The decision itself runs without the GIL. Matrices (`projection`, `bonus_tokens`,
-    `class_survival`) are used in place, so they have the types below, are contiguous, and must not be changed meanwhile.
+    Columns are one-dimensional numpy arrays of any integer type: one entry per worker in the first group, one per waiting request, in order of
+    arrival, in the second. Matrices have the types below. Everything is read once, before the decision lets the GIL go, and may be changed as soon
+    as the call is made. Strides, order in memory and alignment do not matter. Refused by name (`ArgumentError`) is what would have to be guessed:
+    another type of entry (floats for whole numbers, float64 or whole numbers for a bonus, objects), another byte order, a masked array (its mask
+    says something that its entries do not; `filled()` is an array), another number of dimensions, and what is no array, such as a list.
 
     Workers:
         load_tokens: KV tokens that the running requests read each step.
@@ -191,11 +206,11 @@ def assign(
     The step:
         traffic: statistics of the traffic; policies with a wait bound need them.
         request_growth_tokens: tokens left free for an admitted request's own growth.
-        projection: (workers, horizon + 1) tokens held in 0, 1, ... steps.
+        projection: uint64 (workers, horizon + 1) tokens held in 0, 1, ... steps.
         ends: predicted completions: (workers + 1 offsets, steps until each, tokens freed by each).
-        bonus_tokens: (pair rows, workers) tokens, such as prefix affinity.
-        eligible: (pair rows, workers).
-        class_survival: (classes, horizon + 1) probabilities to still run.
+        bonus_tokens: float32 or float16 (pair rows, workers) tokens, such as prefix affinity.
+        eligible: bool or uint8 (pair rows, workers); any byte but 0 is true.
+        class_survival: float32 (classes, horizon + 1) probabilities to still run.
         reasons: whether to say why the others wait.
     """
 
@@ -339,8 +354,6 @@ class ReportCounts:
     def late(self) -> int: ...
     @property
     def contradictory(self) -> int: ...
-    @property
-    def refused(self) -> int: ...
 
 @final
 class RankMetrics:
@@ -422,6 +435,10 @@ class Metrics:
     @property
     def returned(self) -> dict[str, int]: ...
     @property
+    def clock_jumps(self) -> int:
+        """Readings of the caller's clock more than ten minutes ahead of the last one or more than ten seconds behind it: no time passes by them."""
+
+    @property
     def decide_ns(self) -> Histogram: ...
     @property
     def wait_ms(self) -> Histogram: ...
@@ -433,10 +450,16 @@ class Router:
     """The state across steps of one cluster, and one policy that decides.
 
     Tell it what happens (`enqueue`, `progress`, `finish`, `abort`, `report`, workers that join, drain and leave) and ask `step` who enters
-    which worker. Every request that was let in leaves exactly once: by `finish` or `abort`, in a plan's `returned`, or from `remove_worker`.
+    which worker. Every request that was let in leaves exactly once: by `finish` or `abort`, in a plan's `returned`, or from `remove_worker` or `recover`.
 
     Request ids are integers of 64 bits without sign; worker ids are places in `workers`, or what `add_worker` gave, and are never used again.
-    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. Calls from several threads are served one after the other.
+    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. Calls without it happen at its last reading, and a request that is enqueued
+    without it begins to wait at the next one: after an idle while give it. A refused call changes nothing.
+
+    Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts; long ones
+    (`step`, `explain`, `waiting`, `metrics`, `remove_worker`) run without the GIL. The call in which the library itself fails raises `PanicError`;
+    every later one is refused (`BalanceRouteError` of kind "Broken") until `recover` has begun anew. In a process that was forked while another thread was inside, every call
+    is refused (kind "Forked"); otherwise the child has a router of its own.
     """
 
     def __new__(
@@ -484,6 +507,7 @@ class Router:
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: int | None = None,
+        now_ms: int | None = None,
     ) -> None:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky session, an explicit rank)."""
 
@@ -497,19 +521,20 @@ class Router:
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: int | None = None,
-        bonus_tokens: npt.NDArray[np.float32] | None = None,
+        bonus_tokens: _Bonus | None = None,
     ) -> Dispatch | None:
-        """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes."""
+        """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
+        `bonus_tokens` is a row as those of `step`."""
 
     def adopt(
         self, id: int, prompt_tokens: int, worker: int, *, generated_tokens: int = 0, prompt_hash: int | None = None
     ) -> None:
         """Takes over a request that already runs on a worker (a restart, a warm start)."""
 
-    def finish(self, id: int) -> Finished:
+    def finish(self, id: int, *, now_ms: int | None = None) -> Finished:
         """A running request has sent its last token."""
 
-    def abort(self, id: int) -> int | None:
+    def abort(self, id: int, *, now_ms: int | None = None) -> int | None:
         """A waiting or running request was given up; the worker that it ran on, if any."""
 
     def preempt(self, id: int) -> int:
@@ -537,6 +562,7 @@ class Router:
         sequence: int | None = None,
         last_dispatch: int | None = None,
         missing: int = 0,
+        now_ms: int | None = None,
     ) -> _Verdict:
         """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest dispatch number that it had
         received, `None` if it cannot tell; bit `i` of `missing` says that it lacked number `last_dispatch - 1 - i`. Dispatches that it has
@@ -557,10 +583,15 @@ class Router:
     def remove_worker(self, worker: int) -> list[Returned]:
         """It is gone: who ran there or waited for it alone comes back."""
 
+    def recover(self) -> list[Returned]:
+        """Begins anew, whatever has happened to the count, above all after a `PanicError`: every request that waits or runs comes back once. Workers
+        stay, with what they measured; what runs there is foreign load until they report again."""
+
     # Decisions and questions.
-    def step(self, now_ms: int, *, bonus_tokens: dict[int, npt.NDArray[np.float32]] | None = None) -> Plan:
+    def step(self, now_ms: int, *, bonus_tokens: dict[int, _Bonus] | None = None) -> Plan:
         """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in order of `worker_ids`, for those
-        request ids that have any. The decision runs without the GIL."""
+        request ids that have any: float32 or float16 of any layout, copied; anything else, a list included, is refused by name. Rows are all looked at
+        before the step begins, also those of ids that do not wait: one entry per worker, finite, within 2**30."""
 
     def explain(self, id: int) -> Explanation | None:
         """Why the last step, or a placement since, decided as it did; why a waiting request waits."""

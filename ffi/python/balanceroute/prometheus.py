@@ -90,7 +90,7 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
         [
             ({**on, "verdict": verdict}, getattr(rank.reports, verdict))
             for on, rank in ranks
-            for verdict in ("taken", "repeated", "late", "contradictory", "refused")
+            for verdict in ("taken", "repeated", "late", "contradictory")
         ],
     )
     none: Mapping[str, str] = {}
@@ -126,6 +126,7 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
             *(({"how": reason}, count) for reason, count in metrics.returned.items()),
         ],
     )
+    page.family("clock_jumps_total", "counter", "Jumps of the caller's clock.", [(none, metrics.clock_jumps)])
     page.histogram("decide_seconds", "Time of a decision.", metrics.decide_ns, 1e-9)
     page.histogram("wait_seconds", "Waits of the admitted.", metrics.wait_ms, 1e-3)
     page.histogram("wait_steps", "Waits of the admitted in steps.", metrics.wait_steps, 1)

@@ -1,24 +1,25 @@
 //! One step for a caller that keeps its own state.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
-use balanceroute::batch::{MAX_CLASSES, MAX_WAITING, MAX_WORKERS};
+use balanceroute::batch::{MAX_CLASSES, MAX_HORIZON, MAX_SLOTS, MAX_WAITING, MAX_WORKERS};
 use balanceroute::policy::{self, Parameters, Policy};
+use balanceroute::pool::CANDIDATE_WINDOW;
 use balanceroute::{
     Assignment, Batch, BatchError, Pairs, PolicyError, Pool, PredictedEnd, PredictedEnds, Request,
     WaitReason, Worker,
 };
 use half::f16;
-use numpy::{PyArray1, PyArray2, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::arrays::{Column, matrix, shaped};
+use crate::arrays::{Column, Matrix};
 use crate::errors::Failure;
-use crate::locked;
 use crate::records::{Balance, record};
+use crate::shared::{Shared, State, guarded};
 
 record! {
     /// Running statistics of the traffic, in tokens.
@@ -27,7 +28,7 @@ record! {
         sd_prompt_tokens: i64,
         small_prompt_tokens: i64,
         mean_output_tokens: i64,
-    } with {
+    } made with {
         #[new]
         #[pyo3(signature = (mean_prompt_tokens = 0, sd_prompt_tokens = 0, small_prompt_tokens = 0, mean_output_tokens = 0))]
         fn new(
@@ -64,7 +65,9 @@ pub(crate) fn parameters(
     isa: Option<&str>,
 ) -> Result<Parameters, Failure> {
     let mut parameters = Parameters::default();
-    for (name, value) in named.into_iter().flatten() {
+    // A list of its own: what a key or a value does as it is read may change the dict.
+    for item in named.map(|named| named.items()).into_iter().flatten() {
+        let (name, value) = item.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
         parameters.set(&name.extract::<String>()?, value.extract::<f64>()?)?;
     }
     parameters.backend = BackendKind::from_name(backend).ok_or_else(|| Failure::Argument {
@@ -81,34 +84,99 @@ pub(crate) fn parameters(
     Ok(parameters)
 }
 
-struct State {
+/// The policy, and how it was built.
+struct Deciding {
     policy: Box<dyn Policy>,
-    pool: Pool,
+    parameters: Parameters,
+}
+
+impl State for Deciding {
+    const WAY_OUT: &'static str = "make a new assigner";
+
+    /// A policy is built anew; with its memory goes nothing that a decision needs.
+    fn mend(&mut self) -> bool {
+        let Ok(policy) = policy::build(self.policy.name(), &self.parameters) else { return false };
+        self.policy = policy;
+        true
+    }
+}
+
+/// What one call reads and answers, kept for the next.
+struct Step {
     workers: Vec<Worker>,
     requests: Vec<Request>,
-    eligible: Vec<u64>,
+    pool: Pool,
     offsets: Vec<u32>,
     ends: Vec<PredictedEnd>,
+    projection: Vec<u64>,
+    classes: Vec<f32>,
+    bonuses: Vec<f32>,
+    half_bonuses: Vec<f16>,
+    flags: Vec<u8>,
+    eligible: Vec<u64>,
     assignment: Assignment,
     reasons: Vec<u8>,
 }
+
+impl Step {
+    /// For a policy that chooses among so many.
+    fn new(candidates: usize) -> Self {
+        Self {
+            workers: Vec::new(),
+            requests: Vec::new(),
+            pool: Pool::with_window(candidates),
+            offsets: Vec::new(),
+            ends: Vec::new(),
+            projection: Vec::new(),
+            classes: Vec::new(),
+            bonuses: Vec::new(),
+            half_bonuses: Vec::new(),
+            flags: Vec::new(),
+            eligible: Vec::new(),
+            assignment: Assignment::new(),
+            reasons: Vec::new(),
+        }
+    }
+}
+
+/// Most calls at a time whose memory is kept.
+const KEPT: usize = 4;
 
 /// A policy and its buffers.
 #[pyclass(frozen, module = "balanceroute")]
 pub(crate) struct Assigner {
     name: &'static str,
-    state: Mutex<State>,
+    /// Oldest requests that a decision chooses among.
+    candidates: usize,
+    shared: Shared<Deciding>,
+    /// Locked by who has the GIL, and for no longer than it takes to push or pop.
+    #[allow(clippy::vec_box, reason = "what comes and goes is a pointer")]
+    kept: Mutex<Vec<Box<Step>>>,
 }
 
 impl Assigner {
-    /// The state: at once, or when the thread that has it is done.
-    fn enter(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
-        locked::enter(&self.state, py)
+    /// With the default parameters.
+    pub(crate) fn named(py: Python<'_>, policy: &str) -> Result<Self, Failure> {
+        Self::new(py, policy, None, "auto", None)
     }
 
-    /// With the default parameters.
-    pub(crate) fn named(policy: &str) -> Result<Self, Failure> {
-        Self::new(policy, None, "auto", None)
+    fn take(&self) -> Box<Step> {
+        let kept = self.kept.try_lock().ok().and_then(|mut kept| kept.pop());
+        kept.unwrap_or_else(|| Box::new(Step::new(self.candidates)))
+    }
+
+    fn keep(&self, step: Box<Step>) {
+        if let Ok(mut kept) = self.kept.try_lock()
+            && kept.len() < KEPT
+        {
+            kept.push(step);
+        }
+    }
+
+    /// Panics inside a call.
+    #[cfg(feature = "faults")]
+    pub(crate) fn fault(&self, py: Python<'_>) -> Result<(), Failure> {
+        self.shared.call_detached(py, |_| panic!("asked for"))
     }
 }
 
@@ -117,25 +185,20 @@ impl Assigner {
     #[new]
     #[pyo3(signature = (policy = "level", *, parameters = None, backend = "auto", isa = None))]
     fn new(
+        py: Python<'_>,
         policy: &str,
         parameters: Option<&Bound<'_, PyDict>>,
         backend: &str,
         isa: Option<&str>,
     ) -> Result<Self, Failure> {
-        let policy = policy::build(policy, &self::parameters(parameters, backend, isa)?)?;
+        let parameters = self::parameters(parameters, backend, isa)?;
+        // Where there is a device it is opened and measured first.
+        let policy = py.detach(|| guarded(|| policy::build(policy, &parameters)))??;
         Ok(Self {
             name: policy.name(),
-            state: Mutex::new(State {
-                policy,
-                pool: Pool::new(),
-                workers: Vec::new(),
-                requests: Vec::new(),
-                eligible: Vec::new(),
-                offsets: Vec::new(),
-                ends: Vec::new(),
-                assignment: Assignment::new(),
-                reasons: Vec::new(),
-            }),
+            candidates: policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW),
+            shared: Shared::new(Deciding { policy, parameters }),
+            kept: Mutex::default(),
         })
     }
 
@@ -146,7 +209,7 @@ impl Assigner {
 
     #[getter]
     fn backend(&self, py: Python<'_>) -> Result<String, Failure> {
-        Ok(self.enter(py)?.policy.describe())
+        self.shared.call(py, |state| state.policy.describe())
     }
 
     fn __repr__(&self) -> String {
@@ -189,14 +252,14 @@ impl Assigner {
         class_survival: Option<Bound<'py, PyAny>>,
         reasons: bool,
     ) -> Result<Assigned, Failure> {
-        let mut guard = self.enter(py)?;
-        let state: &mut State = &mut guard;
+        let mut kept = self.take();
+        let step: &mut Step = &mut kept;
 
-        // Columns are read with the GIL held: nobody changes them meanwhile.
+        // Everything is read here, with the GIL: nobody changes it meanwhile, and it may be changed as soon as the decision lets the GIL go.
         let column = |name,
                       argument: &Option<Bound<'py, PyAny>>,
                       len,
-                      read: &mut dyn FnMut(Column<'_>) -> Result<(), Failure>| {
+                      read: &mut dyn FnMut(Column<'_, '_>) -> Result<(), Failure>| {
             argument.as_ref().map_or(Ok(()), |argument| read(Column::new(name, argument, Some(len))?))
         };
         let load = Column::new("load_tokens", &load_tokens, None)?;
@@ -204,7 +267,7 @@ impl Assigner {
         if workers > MAX_WORKERS {
             return Err(BatchError::TooManyWorkers { limit: MAX_WORKERS, found: workers }.into());
         }
-        let to = &mut state.workers;
+        let to = &mut step.workers;
         to.clear();
         load.whole(u64::MAX, |_, tokens| to.push(Worker::new(tokens, 0, 0)))?;
         let slots = Column::new("free_slots", &free_slots, Some(workers))?;
@@ -233,7 +296,7 @@ impl Assigner {
         if waiting > MAX_WAITING {
             return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: waiting }.into());
         }
-        let to = &mut state.requests;
+        let to = &mut step.requests;
         to.clear();
         prompt.whole(most32, |at, tokens| to.push(Request::new(at as u64, tokens as u32)))?;
         column("ids", &ids, waiting, &mut |of| of.whole(u64::MAX, |at, found| to[at].id = found))?;
@@ -257,13 +320,14 @@ impl Assigner {
 
         let has_ends = ends.is_some();
         if let Some((offsets, in_steps, freed)) = &ends {
-            let to = &mut state.offsets;
+            let to = &mut step.offsets;
             to.clear();
             let offsets = Column::new("ends[0]", offsets, Some(workers + 1))?;
             offsets.whole(most32, |_, found| to.push(found as u32))?;
-            let to = &mut state.ends;
+            let to = &mut step.ends;
             to.clear();
             let in_steps = Column::new("ends[1]", in_steps, None)?;
+            in_steps.at_most(workers * MAX_SLOTS as usize)?;
             in_steps.whole(most32, |_, found| {
                 to.push(PredictedEnd { in_steps: found as u32, freed_tokens: 0 })
             })?;
@@ -271,57 +335,48 @@ impl Assigner {
             freed.whole(u64::MAX, |at, found| to[at].freed_tokens = found)?;
         }
 
-        // Matrices are used in place and stay borrowed.
-        let projection = match &projection {
-            Some(argument) => Some(matrix::<u64>("projection", argument, "uint64")?),
-            None => None,
-        };
         let mut horizon = 0;
-        if let Some(rows) = &projection {
-            shaped("projection", rows.shape(), Some(workers), None)?;
-            horizon = rows.shape()[1].wrapping_sub(1);
-            if rows.shape()[1] == 0 {
-                shaped("projection", rows.shape(), Some(workers), Some(1))?;
+        step.projection.clear();
+        if let Some(argument) = &projection {
+            let rows = Matrix::whole("projection", argument)?;
+            // At least the tokens of now.
+            rows.shaped(Some(workers), if rows.columns() == 0 { Some(1) } else { None })?;
+            horizon = rows.columns() - 1;
+            if horizon > MAX_HORIZON {
+                let what = "projection";
+                return Err(BatchError::Horizon { what, limit: MAX_HORIZON, found: horizon }.into());
             }
+            rows.read_whole(&mut step.projection)?;
         }
-        let classes = match &class_survival {
-            Some(argument) => Some(matrix::<f32>("class_survival", argument, "float32")?),
-            None => None,
-        };
-        if let Some(rows) = &classes {
-            shaped("class_survival", rows.shape(), None, Some(horizon + 1))?;
+        step.classes.clear();
+        if let Some(argument) = &class_survival {
+            let rows = Matrix::single("class_survival", argument)?;
+            rows.shaped(None, Some(horizon + 1))?;
+            rows.at_most(MAX_CLASSES)?;
+            rows.read_single(&mut step.classes)?;
         }
         let mut pair_rows = None;
-        let (mut full, mut half) = (None, None);
+        step.bonuses.clear();
+        step.half_bonuses.clear();
         if let Some(argument) = &bonus_tokens {
-            let shape;
-            if argument.cast::<PyArray2<f16>>().is_ok() {
-                let rows = matrix::<f16>("bonus_tokens", argument, "float32 or float16")?;
-                shape = [rows.shape()[0], rows.shape()[1]];
-                half = Some(rows);
+            let rows = Matrix::bonuses("bonus_tokens", argument)?;
+            rows.shaped(None, Some(workers))?;
+            rows.at_most(MAX_WAITING)?;
+            if rows.is_half() {
+                rows.read_half(&mut step.half_bonuses)?;
             } else {
-                let rows = matrix::<f32>("bonus_tokens", argument, "float32 or float16")?;
-                shape = [rows.shape()[0], rows.shape()[1]];
-                full = Some(rows);
+                rows.read_single(&mut step.bonuses)?;
             }
-            shaped("bonus_tokens", &shape, None, Some(workers))?;
-            pair_rows = Some(shape[0]);
+            pair_rows = Some(rows.rows());
         }
-        state.eligible.clear();
+        step.eligible.clear();
         if let Some(argument) = &eligible {
-            let may = matrix::<bool>("eligible", argument, "bool")?;
-            shaped("eligible", may.shape(), pair_rows, Some(workers))?;
-            for row in may.as_slice().unwrap_or_default().chunks(workers.max(1)) {
-                let words = row
-                    .chunks(64)
-                    .map(|of| of.iter().enumerate().fold(0, |word, (at, &may)| word | u64::from(may) << at));
-                state.eligible.extend(words);
-            }
+            let may = Matrix::flags("eligible", argument)?;
+            may.shaped(pair_rows, Some(workers))?;
+            may.at_most(MAX_WAITING)?;
+            may.read_bits(&mut step.flags, &mut step.eligible)?;
         }
-        let projection = projection.as_ref().map(|rows| rows.as_slice().unwrap_or_default());
-        let classes = classes.as_ref().map(|rows| rows.as_slice().unwrap_or_default());
-        let full = full.as_ref().map_or(&[][..], |rows| rows.as_slice().unwrap_or_default());
-        let half = half.as_ref().map_or(&[][..], |rows| rows.as_slice().unwrap_or_default());
+        let (has_projection, has_classes) = (projection.is_some(), class_survival.is_some());
         let traffic = traffic.map(|of| {
             let of = of.get();
             balanceroute::Traffic {
@@ -333,46 +388,68 @@ impl Assigner {
         });
 
         py.detach(|| {
-            let State { policy, pool, workers, requests, eligible, offsets, ends, assignment, reasons: into } = state;
-            pool.refill(requests)?;
-            let mut draft = Batch::draft(workers, pool)
-                .traffic(traffic.unwrap_or_default())
-                .request_growth(request_growth_tokens)
-                .pairs(Pairs { bonus_tokens: full, bonus_half_tokens: half, eligible });
-            if let Some(rows) = projection {
-                draft = draft.projection(horizon, rows);
-            }
-            if has_ends {
-                draft = draft.ends(PredictedEnds { offsets, ends });
-            }
-            if let Some(rows) = classes {
-                draft = draft.classes(rows);
-            }
-            let batch = draft.check()?;
-            policy.decide(&batch, assignment);
-            if reasons {
-                into.clear();
-                into.resize(requests.len(), u8::MAX);
-                assignment.admitted.iter().for_each(|admission| into[admission.slot.index()] = 0);
-                // Rows are in arrival order, as reasons are.
-                let waiting = into.iter_mut().filter(|code| **code != 0);
-                for (code, (_, reason)) in waiting.zip(assignment.waiting(&batch)) {
-                    *code = WaitReason::ALL.iter().position(|&known| known == reason).map_or(0, |at| at as u8 + 1);
+            let Step {
+                workers,
+                requests,
+                pool,
+                offsets,
+                ends,
+                projection,
+                classes,
+                bonuses,
+                half_bonuses,
+                eligible,
+                assignment,
+                reasons: into,
+                ..
+            } = step;
+            guarded(|| -> Result<(), Failure> {
+                pool.refill(requests)?;
+                let pairs = Pairs { bonus_tokens: bonuses, bonus_half_tokens: half_bonuses, eligible };
+                let mut draft = Batch::draft(workers, pool)
+                    .traffic(traffic.unwrap_or_default())
+                    .request_growth(request_growth_tokens)
+                    .pairs(pairs);
+                if has_projection {
+                    draft = draft.projection(horizon, projection);
                 }
-            }
-            Ok::<(), Failure>(())
+                if has_ends {
+                    draft = draft.ends(PredictedEnds { offsets, ends });
+                }
+                if has_classes {
+                    draft = draft.classes(classes);
+                }
+                let batch = draft.check()?;
+                self.shared.locked(|state| state.policy.decide(&batch, assignment))?;
+                if reasons {
+                    into.clear();
+                    into.resize(requests.len(), u8::MAX);
+                    assignment.admitted.iter().for_each(|admission| into[admission.slot.index()] = 0);
+                    // Rows are in arrival order, as reasons are.
+                    let waiting = into.iter_mut().filter(|code| **code != 0);
+                    for (code, (_, reason)) in waiting.zip(assignment.waiting(&batch)) {
+                        *code = WaitReason::ALL
+                            .iter()
+                            .position(|&known| known == reason)
+                            .map_or(0, |at| at as u8 + 1);
+                    }
+                }
+                Ok(())
+            })?
         })?;
 
-        let admitted = &state.assignment.admitted;
-        Ok(Assigned {
+        let admitted = &step.assignment.admitted;
+        let found = Assigned {
             row: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.slot.index() as u32))
                 .unbind(),
             worker: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.worker)).unbind(),
             score_tokens: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.score_tokens))
                 .unbind(),
-            wait_reason: reasons.then(|| PyArray1::from_slice(py, &state.reasons).unbind()),
-            before: Py::new(py, Balance::from(state.assignment.before))?,
-            after: Py::new(py, Balance::from(state.assignment.after))?,
-        })
+            wait_reason: reasons.then(|| PyArray1::from_slice(py, &step.reasons).unbind()),
+            before: Py::new(py, Balance::from(step.assignment.before))?,
+            after: Py::new(py, Balance::from(step.assignment.after))?,
+        };
+        self.keep(kept);
+        Ok(found)
     }
 }

@@ -18,8 +18,36 @@ pub(crate) enum Failure {
     Policy(PolicyError),
     Router(RouterError),
     Python(PyErr),
+    /// A row that a request brings and that has not an entry per worker.
+    Row {
+        name: &'static str,
+        id: u64,
+        expected: usize,
+        found: usize,
+    },
+    /// An entry of such a row that no bonus can be.
+    Entry {
+        name: &'static str,
+        id: u64,
+        index: usize,
+        limit: f64,
+        found: f32,
+    },
+    /// Two such rows for one request.
+    Twice {
+        name: &'static str,
+        id: u64,
+    },
+    /// This call has panicked.
+    Panicked {
+        message: String,
+    },
     /// An earlier call has panicked with the state in its hands.
-    Broken,
+    Broken {
+        way_out: &'static str,
+    },
+    /// The process was forked off while a thread that is not here was inside.
+    Forked,
 }
 
 impl From<BatchError> for Failure {
@@ -69,6 +97,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         TooManyWorkers { limit, found }
         TooManyWaiting { limit, found }
         DuplicateId { index, id, first }
+        Waits { id }
         PromptTokens { index, id, limit, found }
         WaitedSteps { index, id, limit, found }
         Rank { index, id, workers, found }
@@ -80,6 +109,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         Horizon { what, limit, found }
         Length { what, expected, found }
         Value { what, index, low, high, found }
+        Bonus { id, worker, limit, found }
         Traffic { what, limit, found }
         PredictedEnd { worker, index, expected, found }
     ))
@@ -106,6 +136,7 @@ fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Dispatch { worker, sent, found }
         Progress { worker, limit, found }
         Share { index, of, limit }
+        Panicked { policy, message }
     ))
 }
 
@@ -114,9 +145,43 @@ impl Failure {
         let facts = PyDict::new(py);
         let (class, text, kind) = match self {
             Self::Python(error) => return Ok(error),
-            Self::Broken => {
-                let text = "an earlier call has failed inside: make a new object".to_owned();
-                ("BalanceRouteError", text, "Broken")
+            Self::Row { name, id, expected, found } => {
+                facts.set_item("name", name)?;
+                facts.set_item("id", id)?;
+                facts.set_item("expected", expected)?;
+                facts.set_item("found", found)?;
+                let text = format!(
+                    "{name} of request {id}: expected {expected} entries, one per worker, found {found}"
+                );
+                ("ArgumentError", text, "Array")
+            }
+            Self::Entry { name, id, index, limit, found } => {
+                facts.set_item("name", name)?;
+                facts.set_item("id", id)?;
+                facts.set_item("index", index)?;
+                facts.set_item("expected", format!("a number in -{limit}..={limit}"))?;
+                facts.set_item("found", found)?;
+                let text = format!(
+                    "{name} of request {id}, entry {index}: expected a number in -{limit}..={limit}, found {found}"
+                );
+                ("ArgumentError", text, "Range")
+            }
+            Self::Twice { name, id } => {
+                facts.set_item("name", name)?;
+                facts.set_item("id", id)?;
+                ("ArgumentError", format!("{name} of request {id}: expected one row, found two"), "Twice")
+            }
+            Self::Panicked { message } => {
+                facts.set_item("message", &message)?;
+                ("PanicError", format!("the library has failed inside: {message}"), "Panicked")
+            }
+            Self::Broken { way_out } => {
+                ("BalanceRouteError", format!("an earlier call has failed inside: {way_out}"), "Broken")
+            }
+            Self::Forked => {
+                let text =
+                    "another thread was inside this object as the process was forked: make a new one here";
+                ("BalanceRouteError", text.to_owned(), "Forked")
             }
             Self::Argument { kind, name, index, expected, found } => {
                 facts.set_item("name", name)?;
@@ -134,6 +199,7 @@ impl Failure {
                 let class = match error {
                     RouterError::Unknown { .. } => "UnknownRequestError",
                     RouterError::Worker { .. } => "UnknownWorkerError",
+                    RouterError::Panicked { .. } => "PanicError",
                     _ => "RouterError",
                 };
                 (class, error.to_string(), router_facts(&error, &facts)?)

@@ -3,10 +3,10 @@
 mod arrays;
 mod assign;
 mod errors;
-mod locked;
 mod metrics;
 mod records;
 mod router;
+mod shared;
 
 use pyo3::prelude::*;
 
@@ -36,7 +36,7 @@ mod _native {
         policy: &str,
         more: Option<&Bound<'py, PyDict>>,
     ) -> Result<Bound<'py, PyAny>, Failure> {
-        let assigner = Bound::new(py, Assigner::named(policy)?)?;
+        let assigner = Bound::new(py, Assigner::named(py, policy)?)?;
         Ok(assigner.call_method("assign", columns, more)?)
     }
 
@@ -48,9 +48,21 @@ mod _native {
         found.into_iter().map(Isa::name).collect()
     }
 
+    /// Panics inside a call of an object: what a test cannot do from outside.
+    #[cfg(feature = "faults")]
+    #[pyfunction]
+    fn _fault(py: Python<'_>, object: &Bound<'_, PyAny>) -> Result<(), Failure> {
+        match object.cast::<Router>() {
+            Ok(router) => router.get().fault(py),
+            Err(_) => object.cast::<Assigner>().map_err(PyErr::from)?.get().fault(py),
+        }
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
+        crate::arrays::begin(py)?;
+        crate::shared::watch_forks();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("POLICIES", PyTuple::new(py, NAMES)?)?;
         module.add("PARAMETERS", PyTuple::new(py, PARAMETER_NAMES)?)

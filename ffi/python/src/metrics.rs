@@ -7,12 +7,27 @@ use balanceroute::router::{self as core, ReturnReason};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::records::record;
-use crate::records::wait_reason_name;
+use crate::errors::Failure;
+use crate::records::{record, wait_reason_name};
 
 record! {
     /// Counts in powers of two.
-    Histogram { buckets: Vec<u64>, sum: u64, count: u64 } with {
+    Histogram { buckets: Vec<u64>, sum: u64, count: u64 } made with {
+        #[new]
+        fn new(buckets: Vec<u64>, sum: u64, count: u64) -> Result<Self, Failure> {
+            let total = buckets.iter().try_fold(0u64, |total, &of| total.checked_add(of));
+            if buckets.len() == core::Histogram::BUCKETS && total == Some(count) {
+                return Ok(Self { buckets, sum, count });
+            }
+            Err(Failure::Argument {
+                kind: "Histogram",
+                name: "buckets",
+                index: None,
+                expected: format!("{} counts that add up to {count}", core::Histogram::BUCKETS),
+                found: format!("{} that do not", buckets.len()),
+            })
+        }
+
         #[staticmethod]
         fn upper_bound(bucket: usize) -> Option<u64> {
             core::Histogram::upper_bound(bucket)
@@ -34,7 +49,7 @@ impl From<core::Histogram> for Histogram {
 
 record! {
     /// Reports of a worker by what became of them.
-    ReportCounts { taken: u64, repeated: u64, late: u64, contradictory: u64, refused: u64 }
+    ReportCounts { taken: u64, repeated: u64, late: u64, contradictory: u64 }
 }
 
 record! {
@@ -68,7 +83,7 @@ record! {
         step: u64,
         ranks: Py<PyList>,
         waiting: u64,
-        waiting_by_reason: BTreeMap<&'static str, u64>,
+        waiting_by_reason: BTreeMap<String, u64>,
         running: u64,
         envelope_tokens: f64,
         imbalance_tokens: f64,
@@ -80,25 +95,19 @@ record! {
         finished: u64,
         aborted: u64,
         preempted: u64,
-        returned: BTreeMap<&'static str, u64>,
+        returned: BTreeMap<String, u64>,
+        clock_jumps: u64,
         decide_ns: Py<Histogram>,
         wait_ms: Py<Histogram>,
         wait_steps: Py<Histogram>,
     }
 }
 
-/// A copy that outlives the lock of the router.
-pub(crate) struct Report(core::Metrics);
-
-impl Report {
-    pub(crate) fn of(metrics: &core::Metrics) -> Self {
-        Self(metrics.clone())
-    }
-
-    pub(crate) fn into_python(self, py: Python<'_>) -> PyResult<Metrics> {
-        let Self(of) = self;
+impl Metrics {
+    /// As Python reads them, of what was copied out of a router.
+    pub(crate) fn of(py: Python<'_>, of: &core::Metrics) -> PyResult<Self> {
         let ranks = of.ranks.iter().map(|rank| {
-            let core::ReportCounts { taken, repeated, late, contradictory, refused } = rank.reports;
+            let core::ReportCounts { taken, repeated, late, contradictory } = rank.reports;
             Py::new(
                 py,
                 RankMetrics {
@@ -119,15 +128,19 @@ impl Report {
                     acknowledged: rank.acknowledged,
                     unseen: rank.unseen,
                     report_age_ms: rank.report_age_ms,
-                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory, refused })?,
+                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory })?,
                 },
             )
         });
         let ranks = PyList::new(py, ranks.collect::<PyResult<Vec<_>>>()?)?.unbind();
-        let by_reason = WaitReason::ALL.into_iter().map(wait_reason_name).zip(of.waiting_by_reason);
+        let by_reason = WaitReason::ALL
+            .into_iter()
+            .map(|reason| wait_reason_name(reason).to_owned())
+            .zip(of.waiting_by_reason);
         let counters = of.counters;
-        let returned = ReturnReason::ALL.into_iter().map(ReturnReason::name).zip(counters.returned);
-        Ok(Metrics {
+        let returned =
+            ReturnReason::ALL.into_iter().map(|reason| reason.name().to_owned()).zip(counters.returned);
+        Ok(Self {
             now_ms: of.now_ms,
             step: of.step,
             ranks,
@@ -145,6 +158,7 @@ impl Report {
             aborted: counters.aborted,
             preempted: counters.preempted,
             returned: returned.collect(),
+            clock_jumps: counters.clock_jumps,
             decide_ns: Py::new(py, Histogram::from(counters.decide_ns))?,
             wait_ms: Py::new(py, Histogram::from(counters.wait_ms))?,
             wait_steps: Py::new(py, Histogram::from(counters.wait_steps))?,

@@ -1,22 +1,23 @@
 //! The state across steps.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
+use std::ops::Range;
 
+use balanceroute::batch::{MAX_BONUS_TOKENS, MAX_WORKERS};
 use balanceroute::router::{self as core, Decided, Mode, Placement, RouterConfig, Share, Verdict};
-use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use crate::arrays::Column;
 use crate::assign::parameters;
 use crate::errors::Failure;
-use crate::locked;
-use crate::metrics::{Metrics, Report};
+use crate::metrics::Metrics;
 use crate::records::{Balance, record, wait_reason_name};
+use crate::shared::{Shared, State, guarded};
 
 record! {
     /// One worker (data-parallel rank) as the whole cluster has it.
-    WorkerConfig { slots: u32, kv_capacity_tokens: Option<u64>, weight: f32 } with {
+    WorkerConfig { slots: u32, kv_capacity_tokens: Option<u64>, weight: f32 } made with {
         #[new]
         #[pyo3(signature = (slots, *, kv_capacity_tokens = None, weight = 1.0))]
         fn new(slots: u32, kv_capacity_tokens: Option<u64>, weight: f32) -> Self {
@@ -46,13 +47,13 @@ impl From<core::Dispatch> for Dispatch {
 
 record! {
     /// A request that leaves without having finished; it may be enqueued again.
-    Returned { id: u64, worker: Option<u32>, reason: &'static str, generated_tokens: u32 }
+    Returned { id: u64, worker: Option<u32>, reason: String, generated_tokens: u32 }
 }
 
 impl From<core::Returned> for Returned {
     fn from(of: core::Returned) -> Self {
         let core::Returned { id, worker, reason, generated_tokens } = of;
-        Self { id, worker, reason: reason.name(), generated_tokens }
+        Self { id, worker, reason: reason.name().to_owned(), generated_tokens }
     }
 }
 
@@ -75,8 +76,8 @@ record! {
     /// Why a decision fell as it did.
     Explanation {
         id: u64,
-        decided: &'static str,
-        wait_reason: Option<&'static str>,
+        decided: String,
+        wait_reason: Option<String>,
         worker: Option<u32>,
         score_tokens: f64,
         opening_score_tokens: f64,
@@ -124,35 +125,61 @@ fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
     }
 }
 
-/// A bonus per worker, as a request brings it.
-fn bonus_row<'py>(argument: &Bound<'py, PyAny>) -> Result<PyReadonlyArray1<'py, f32>, Failure> {
-    let expected = "a contiguous one-dimensional numpy array of float32, one entry per worker";
-    let refused = |found: String| Failure::Argument {
-        kind: "Array",
-        name: "bonus_tokens",
-        index: None,
-        expected: expected.to_owned(),
-        found,
-    };
-    let array = argument.cast::<PyArray1<f32>>().map_err(|_| refused(argument.get_type().to_string()))?;
-    let row = array.try_readonly().map_err(|_| refused("one that is being written".to_owned()))?;
-    if row.as_slice().is_err() {
-        return Err(refused("one that is not contiguous".to_owned()));
-    }
-    Ok(row)
+/// Bonuses per worker that single requests bring, read and checked: nothing of a call with a wrong one is kept.
+#[derive(Default)]
+struct Bonuses {
+    tokens: Vec<f32>,
+    rows: HashMap<u64, Range<usize>>,
+    /// As they were given.
+    ids: Vec<u64>,
 }
 
-fn check_row(row: &[f32], workers: usize) -> Result<(), Failure> {
-    if row.len() == workers {
-        return Ok(());
+impl Bonuses {
+    const NAME: &'static str = "bonus_tokens";
+
+    fn read(&mut self, id: u64, argument: &Bound<'_, PyAny>) -> Result<(), Failure> {
+        let (name, limit) = (Self::NAME, MAX_BONUS_TOKENS);
+        let column = Column::new(name, argument, None)?;
+        column.at_most(MAX_WORKERS)?;
+        let from = self.tokens.len();
+        column.bonuses(&mut self.tokens)?;
+        let row = &self.tokens[from..];
+        if let Some(index) = row.iter().position(|tokens| !(-limit..=limit).contains(tokens)) {
+            return Err(Failure::Entry { name, id, index, limit: limit.into(), found: row[index] });
+        }
+        if self.rows.insert(id, from..self.tokens.len()).is_some() {
+            return Err(Failure::Twice { name, id });
+        }
+        self.ids.push(id);
+        Ok(())
     }
-    Err(Failure::Argument {
-        kind: "Array",
-        name: "bonus_tokens",
-        index: None,
-        expected: format!("{workers} entries, one per worker"),
-        found: row.len().to_string(),
-    })
+
+    fn of(argument: Option<&Bound<'_, PyDict>>) -> Result<Self, Failure> {
+        let mut bonuses = Self::default();
+        // A list of its own: what a key does as it is read may change the dict.
+        for item in argument.map(|rows| rows.items()).into_iter().flatten() {
+            let (id, row) = item.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+            bonuses.read(id.extract()?, &row)?;
+        }
+        Ok(bonuses)
+    }
+
+    /// Whether every row has an entry per worker, also those of requests that nobody knows.
+    fn fit(&self, expected: usize) -> Result<(), Failure> {
+        let found = |id: &u64| self.rows[id].len();
+        match self.ids.iter().find(|&id| found(id) != expected) {
+            Some(id) => Err(Failure::Row { name: Self::NAME, id: *id, expected, found: found(id) }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl core::PairTerms for &Bonuses {
+    fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
+        let Some(row) = self.rows.get(&request.id) else { return false };
+        into.copy_from_slice(&self.tokens[row.clone()]);
+        true
+    }
 }
 
 /// The state across steps of one cluster, and one policy that decides.
@@ -160,19 +187,23 @@ fn check_row(row: &[f32], workers: usize) -> Result<(), Failure> {
 pub(crate) struct Router {
     policy: &'static str,
     backend: String,
-    state: Mutex<State>,
+    shared: Shared<Cluster>,
 }
 
-struct State {
+struct Cluster {
     router: core::Router,
-    metrics: core::Metrics,
     explaining: bool,
 }
 
+impl State for Cluster {
+    const WAY_OUT: &'static str = "`recover` gives every request back and begins anew";
+}
+
 impl Router {
-    /// The state: at once, or when the thread that has it is done, which never waits for the GIL meanwhile without having let this one go.
-    fn enter(&self, py: Python<'_>) -> Result<MutexGuard<'_, State>, Failure> {
-        locked::enter(&self.state, py)
+    /// Panics inside a call.
+    #[cfg(feature = "faults")]
+    pub(crate) fn fault(&self, py: Python<'_>) -> Result<(), Failure> {
+        self.shared.call_detached(py, |_| panic!("asked for"))
     }
 }
 
@@ -186,6 +217,7 @@ impl Router {
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a configuration")]
     fn new(
+        py: Python<'_>,
         workers: Vec<Bound<'_, WorkerConfig>>,
         policy: &str,
         parameters: Option<&Bound<'_, PyDict>>,
@@ -212,17 +244,26 @@ impl Router {
             silence_timeout_ms,
             expire_after_ms,
         };
-        let mut router = core::Router::new(config, policy, &self::parameters(parameters, backend, isa)?)?;
-        router.set_explaining(explaining);
+        let parameters = self::parameters(parameters, backend, isa)?;
+        // Where there is a device it is opened and measured first.
+        let router = py.detach(|| {
+            guarded(|| {
+                let mut router = core::Router::new(config, policy, &parameters)?;
+                router.set_explaining(explaining);
+                Ok::<_, Failure>(router)
+            })
+        })??;
         Ok(Self {
             policy: router.policy().name(),
             backend: router.policy().describe(),
-            state: Mutex::new(State { router, metrics: core::Metrics::default(), explaining }),
+            shared: Shared::new(Cluster { router, explaining }),
         })
     }
 
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
-    #[pyo3(signature = (id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None))]
+    #[pyo3(signature = (
+        id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
+    ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn enqueue(
         &self,
@@ -233,10 +274,11 @@ impl Router {
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
+        now_ms: Option<u64>,
     ) -> Result<(), Failure> {
         let request = balanceroute::Request::new(id, prompt_tokens);
         let request = balanceroute::Request { waited_steps, deadline_steps, prompt_hash, rank, ..request };
-        Ok(self.enter(py)?.router.enqueue(request)?)
+        Ok(self.shared.call(py, |state| state.router.enqueue(request, now_ms))??)
     }
 
     /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
@@ -259,20 +301,19 @@ impl Router {
     ) -> Result<Option<Dispatch>, Failure> {
         let request = balanceroute::Request::new(id, prompt_tokens);
         let request = balanceroute::Request { waited_steps, deadline_steps, prompt_hash, rank, ..request };
-        let mut state = self.enter(py)?;
-        let placement = match bonus_tokens {
-            None => state.router.place(request, now_ms)?,
+        let bonuses = match bonus_tokens {
             Some(argument) => {
-                let row = bonus_row(argument)?;
-                let row = row.as_slice().unwrap_or_default();
-                check_row(row, state.router.worker_ids().len())?;
-                let mut terms = |_: &balanceroute::Request, into: &mut [f32]| {
-                    into.copy_from_slice(row);
-                    true
-                };
-                state.router.place_with(request, now_ms, &mut terms)?
+                let mut bonuses = Bonuses::default();
+                bonuses.read(id, argument)?;
+                Some(bonuses)
             }
+            None => None,
         };
+        let placement = self.shared.call(py, |state| {
+            let Some(bonuses) = &bonuses else { return Ok(state.router.place(request, now_ms)?) };
+            bonuses.fit(state.router.worker_ids().len())?;
+            Ok::<_, Failure>(state.router.place_with(request, now_ms, &mut { bonuses })?)
+        })??;
         Ok(match placement {
             Placement::Placed(dispatch) => Some(dispatch.into()),
             Placement::Waits => None,
@@ -291,47 +332,49 @@ impl Router {
         prompt_hash: Option<u64>,
     ) -> Result<(), Failure> {
         let request = balanceroute::Request { prompt_hash, ..balanceroute::Request::new(id, prompt_tokens) };
-        Ok(self.enter(py)?.router.adopt(request, worker, generated_tokens)?)
+        Ok(self.shared.call(py, |state| state.router.adopt(request, worker, generated_tokens))??)
     }
 
     /// A running request has sent its last token.
-    fn finish(&self, py: Python<'_>, id: u64) -> Result<Finished, Failure> {
-        let core::Finished { id, worker, generated_tokens } = self.enter(py)?.router.finish(id)?;
+    #[pyo3(signature = (id, *, now_ms = None))]
+    fn finish(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Finished, Failure> {
+        let core::Finished { id, worker, generated_tokens } =
+            self.shared.call(py, |state| state.router.finish(id, now_ms))??;
         Ok(Finished { id, worker, generated_tokens })
     }
 
     /// A waiting or running request was given up; the worker that it ran on, if any.
-    fn abort(&self, py: Python<'_>, id: u64) -> Result<Option<u32>, Failure> {
-        Ok(self.enter(py)?.router.abort(id)?)
+    #[pyo3(signature = (id, *, now_ms = None))]
+    fn abort(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Option<u32>, Failure> {
+        Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??)
     }
 
     /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length that is answered.
     fn preempt(&self, py: Python<'_>, id: u64) -> Result<u32, Failure> {
-        Ok(self.enter(py)?.router.preempt(id)?.prompt_tokens)
+        Ok(self.shared.call(py, |state| state.router.preempt(id))??.prompt_tokens)
     }
 
     /// One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step.
     fn advance(&self, py: Python<'_>) -> Result<(), Failure> {
-        self.enter(py)?.router.advance();
-        Ok(())
+        self.shared.call(py, |state| state.router.advance())
     }
 
     /// Every running request of a worker has this many tokens more.
     #[pyo3(signature = (worker, tokens = 1))]
     fn progress(&self, py: Python<'_>, worker: u32, tokens: u32) -> Result<(), Failure> {
-        Ok(self.enter(py)?.router.progress(worker, tokens)?)
+        Ok(self.shared.call(py, |state| state.router.progress(worker, tokens))??)
     }
 
     /// One running request has this many tokens more.
     #[pyo3(signature = (id, tokens = 1))]
     fn progress_request(&self, py: Python<'_>, id: u64, tokens: u32) -> Result<(), Failure> {
-        Ok(self.enter(py)?.router.progress_request(id, tokens)?)
+        Ok(self.shared.call(py, |state| state.router.progress_request(id, tokens))??)
     }
 
     /// What a worker measured; what became of the report.
     #[pyo3(signature = (
         worker, *, running, kv_used_tokens, waiting = 0, kv_capacity_tokens = None, sequence = None,
-        last_dispatch = None, missing = 0
+        last_dispatch = None, missing = 0, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a report")]
     fn report(
@@ -345,6 +388,7 @@ impl Router {
         sequence: Option<u64>,
         last_dispatch: Option<u64>,
         missing: u64,
+        now_ms: Option<u64>,
     ) -> Result<&'static str, Failure> {
         let report = core::WorkerReport {
             sequence,
@@ -355,33 +399,42 @@ impl Router {
             kv_used_tokens,
             kv_capacity_tokens,
         };
-        Ok(verdict_name(self.enter(py)?.router.report(worker, report)?))
+        Ok(verdict_name(self.shared.call(py, |state| state.router.report(worker, report, now_ms))??))
     }
 
     /// A worker joins, empty. Its id.
     fn add_worker(&self, py: Python<'_>, worker: &Bound<'_, WorkerConfig>) -> Result<u32, Failure> {
-        Ok(self.enter(py)?.router.add_worker(worker.get().into())?)
+        let worker = worker.get().into();
+        Ok(self.shared.call(py, |state| state.router.add_worker(worker))??)
     }
 
     /// It takes nobody new; what runs there runs on.
     fn drain_worker(&self, py: Python<'_>, worker: u32) -> Result<(), Failure> {
-        Ok(self.enter(py)?.router.drain_worker(worker)?)
+        Ok(self.shared.call(py, |state| state.router.drain_worker(worker))??)
     }
 
     /// Whether it is draining and holds none of our requests any more.
     fn is_drained(&self, py: Python<'_>, worker: u32) -> Result<bool, Failure> {
-        Ok(self.enter(py)?.router.is_drained(worker)?)
+        Ok(self.shared.call(py, |state| state.router.is_drained(worker))??)
     }
 
     /// Stops new requests to a worker for a while, or resumes them.
     fn set_accepting(&self, py: Python<'_>, worker: u32, accepting: bool) -> Result<(), Failure> {
-        Ok(self.enter(py)?.router.set_accepting(worker, accepting)?)
+        Ok(self.shared.call(py, |state| state.router.set_accepting(worker, accepting))??)
     }
 
     /// It is gone: who ran there or waited for it alone comes back.
     fn remove_worker(&self, py: Python<'_>, worker: u32) -> Result<Py<PyList>, Failure> {
-        let mut returned = Vec::new();
-        self.enter(py)?.router.remove_worker(worker, &mut returned)?;
+        let returned = self.shared.call_detached(py, |state| {
+            let mut returned = Vec::new();
+            state.router.remove_worker(worker, &mut returned).map(|()| returned)
+        })??;
+        Ok(list::<Returned>(py, returned)?)
+    }
+
+    /// Begins anew, whatever has happened to the count: every request comes back.
+    fn recover(&self, py: Python<'_>) -> Result<Py<PyList>, Failure> {
+        let returned = self.shared.repair(py, |state| state.router.recover())?;
         Ok(list::<Returned>(py, returned)?)
     }
 
@@ -393,32 +446,16 @@ impl Router {
         now_ms: u64,
         bonus_tokens: Option<&Bound<'_, PyDict>>,
     ) -> Result<Plan, Failure> {
-        let mut rows = Vec::new();
-        for (id, row) in bonus_tokens.into_iter().flatten() {
-            rows.push((id.extract::<u64>()?, bonus_row(&row)?));
-        }
-        let terms: HashMap<u64, &[f32]> =
-            rows.iter().map(|(id, row)| (*id, row.as_slice().unwrap_or_default())).collect();
-        let plan = {
-            let mut guard = self.enter(py)?;
-            let state: &mut State = &mut guard;
-            let workers = state.router.worker_ids().len();
-            terms.values().try_for_each(|row| check_row(row, workers))?;
-            py.detach(|| {
-                if terms.is_empty() {
-                    return state.router.step(now_ms).cloned();
-                }
-                let mut terms =
-                    |request: &balanceroute::Request, into: &mut [f32]| match terms.get(&request.id) {
-                        Some(row) => {
-                            into.copy_from_slice(row);
-                            true
-                        }
-                        None => false,
-                    };
-                state.router.step_with(now_ms, &mut terms).cloned()
-            })?
-        };
+        let bonuses = Bonuses::of(bonus_tokens)?;
+        let plan = self.shared.call_detached(py, |state| {
+            bonuses.fit(state.router.worker_ids().len())?;
+            let plan = if bonuses.ids.is_empty() {
+                state.router.step(now_ms)?
+            } else {
+                state.router.step_with(now_ms, &mut { &bonuses })?
+            };
+            Ok::<_, Failure>(plan.clone())
+        })??;
         Ok(Plan {
             admissions: list::<Dispatch>(py, plan.admissions)?,
             returned: list::<Returned>(py, plan.returned)?,
@@ -429,7 +466,8 @@ impl Router {
 
     /// Why the last step, or a placement since, decided as it did; why a waiting request waits.
     fn explain(&self, py: Python<'_>, id: u64) -> Result<Option<Explanation>, Failure> {
-        let Some(found) = self.enter(py)?.router.explain(id)? else { return Ok(None) };
+        let found = self.shared.call_detached(py, |state| state.router.explain(id))?;
+        let Some(found) = found else { return Ok(None) };
         let (decided, wait_reason) = match found.decided {
             Decided::Step => ("step", None),
             Decided::Arrival => ("arrival", None),
@@ -443,8 +481,8 @@ impl Router {
         };
         Ok(Some(Explanation {
             id: found.id,
-            decided,
-            wait_reason,
+            decided: decided.to_owned(),
+            wait_reason: wait_reason.map(str::to_owned),
             worker: found.worker,
             score_tokens: found.score_tokens,
             opening_score_tokens: found.opening_score_tokens,
@@ -457,39 +495,38 @@ impl Router {
 
     /// Why each request still waits, in order of arrival.
     fn waiting(&self, py: Python<'_>) -> Result<Vec<(u64, &'static str)>, Failure> {
-        let waiting = self.enter(py)?.router.waiting()?;
+        let waiting = self.shared.call_detached(py, |state| state.router.waiting())?;
         Ok(waiting.into_iter().map(|(id, reason)| (id, wait_reason_name(reason))).collect())
     }
 
     /// How it stands.
     fn metrics(&self, py: Python<'_>) -> Result<Metrics, Failure> {
-        let report = {
-            let mut guard = self.enter(py)?;
-            let State { router, metrics, .. } = &mut *guard;
-            router.metrics(metrics)?;
-            Report::of(metrics)
-        };
-        Ok(report.into_python(py)?)
+        let metrics = self.shared.call_detached(py, |state| {
+            let mut metrics = core::Metrics::default();
+            state.router.metrics(&mut metrics);
+            metrics
+        })?;
+        Ok(Metrics::of(py, &metrics)?)
     }
 
     /// The worker that a request runs on.
     fn running_on(&self, py: Python<'_>, id: u64) -> Result<Option<u32>, Failure> {
-        Ok(self.enter(py)?.router.running_on(id))
+        self.shared.call(py, |state| state.router.running_on(id))
     }
 
     #[getter]
     fn worker_ids(&self, py: Python<'_>) -> Result<Vec<u32>, Failure> {
-        Ok(self.enter(py)?.router.worker_ids().to_vec())
+        self.shared.call(py, |state| state.router.worker_ids().to_vec())
     }
 
     #[getter]
     fn waiting_len(&self, py: Python<'_>) -> Result<usize, Failure> {
-        Ok(self.enter(py)?.router.pool().len())
+        self.shared.call(py, |state| state.router.pool().len())
     }
 
     #[getter]
     fn running_len(&self, py: Python<'_>) -> Result<usize, Failure> {
-        Ok(self.enter(py)?.router.running_len())
+        self.shared.call(py, |state| state.router.running_len())
     }
 
     #[getter]
@@ -504,21 +541,21 @@ impl Router {
 
     #[getter]
     fn explaining(&self, py: Python<'_>) -> Result<bool, Failure> {
-        Ok(self.enter(py)?.explaining)
+        self.shared.call(py, |state| state.explaining)
     }
 
     #[setter]
     fn set_explaining(&self, py: Python<'_>, on: bool) -> Result<(), Failure> {
-        let mut state = self.enter(py)?;
-        state.explaining = on;
-        state.router.set_explaining(on);
-        Ok(())
+        self.shared.call(py, |state| {
+            state.explaining = on;
+            state.router.set_explaining(on);
+        })
     }
 
     fn __repr__(&self, py: Python<'_>) -> Result<String, Failure> {
-        let state = self.enter(py)?;
-        let (workers, waiting) = (state.router.worker_ids().len(), state.router.pool().len());
-        let running = state.router.running_len();
+        let (workers, waiting, running) = self.shared.call(py, |Cluster { router, .. }| {
+            (router.worker_ids().len(), router.pool().len(), router.running_len())
+        })?;
         Ok(format!(
             "Router({workers} workers, policy='{}', {waiting} waiting, {running} running)",
             self.policy

@@ -32,7 +32,7 @@ def parsed(text):
 def running_router():
     router = br.Router([br.WorkerConfig(2, kv_capacity_tokens=50_000)] * 2, headroom_steps=10)
     for id in range(6):
-        router.enqueue(id, 1_000 + id)
+        router.enqueue(id, 1_000 + id, now_ms=0)
     router.step(10)
     router.advance()
     router.report(0, running=2, kv_used_tokens=2_002)
@@ -52,7 +52,7 @@ def test_metrics_say_what_happened():
     assert metrics.wait_ms.quantile(0.5) == 15 and metrics.wait_ms.quantile(1.0) == 4_095
     assert metrics.decide_ns.count == 2 and metrics.decide_ns.sum > 0
     assert set(metrics.returned) == {
-        "lost_dispatch", "worker_silent", "worker_forgot", "worker_removed", "worker_draining", "never_fits", "expired",
+        "lost_dispatch", "worker_silent", "worker_forgot", "worker_removed", "worker_draining", "never_fits", "expired", "recovered",
     }
 
 

@@ -100,6 +100,85 @@ def test_reports_and_workers():
     assert found.preempt(9) == 103
 
 
+def test_the_clock_of_a_call():
+    """After an idle minute a request that comes with the time has waited none; a refused call leaves the clock as it was."""
+    found = router(1, 1, expire_after_ms=1_000)
+    found.enqueue(1, 10, now_ms=5_000)
+    assert len(found.step(5_000).admissions) == 1
+    found.enqueue(2, 10, now_ms=65_000)
+    found.finish(1, now_ms=65_010)
+    plan = found.step(65_020)
+    assert [dispatch.id for dispatch in plan.admissions] == [2] and plan.returned == []
+    assert found.metrics().wait_ms.sum == 20 and found.metrics().now_ms == 65_020
+    for refused in (
+        lambda: found.enqueue(2, 10, now_ms=66_000),
+        lambda: found.finish(9, now_ms=66_000),
+        lambda: found.abort(9, now_ms=66_000),
+        lambda: found.report(7, running=0, kv_used_tokens=0, now_ms=66_000),
+    ):
+        with pytest.raises(br.BalanceRouteError):
+            refused()
+        assert found.metrics().now_ms == 65_020
+    assert found.report(0, running=1, kv_used_tokens=10, last_dispatch=2, now_ms=66_000) == "taken" and found.metrics().now_ms == 66_000
+    found.enqueue(3, 10)
+    found.abort(2, now_ms=66_500)
+    assert found.metrics().now_ms == 66_500 and found.metrics().clock_jumps == 0
+    # A clock that was set is no time that has passed.
+    assert [dispatch.id for dispatch in found.step(9_000_000).admissions] == [3]
+    assert found.metrics().clock_jumps == 1
+    with pytest.raises(TypeError):
+        found.finish(3, 5)
+
+
+def test_a_router_begins_anew():
+    found = router(2, 1)
+    for id in range(3):
+        found.enqueue(id, 100)
+    plan = found.step(0)
+    back = {returned.id: returned for returned in found.recover()}
+    assert set(back) == {0, 1, 2} and all(returned.reason == "recovered" for returned in back.values())
+    assert all(back[dispatch.id].worker == dispatch.worker for dispatch in plan.admissions)
+    assert found.recover() == [] and found.waiting_len == found.running_len == 0 and found.worker_ids == [0, 1]
+    # What runs there holds its slots until a report says otherwise.
+    found.enqueue(0, 100)
+    assert found.step(1).admissions == [] and found.metrics().ranks[0].foreign_requests == 1
+    found.report(1, running=0, kv_used_tokens=0, last_dispatch=1)
+    [dispatch] = found.step(2).admissions
+    assert (dispatch.id, dispatch.worker, dispatch.number) == (0, 1, 2)
+    assert found.metrics().returned["recovered"] == 3
+
+
+def test_rows_of_a_step_end_with_the_step():
+    """A worker joins after a step with bonuses: nobody asks for rows of another width."""
+    for more in (0, 1, 8):
+        found = router(2, 1)
+        for id in range(2 + more):
+            found.enqueue(id, 100 + id)
+        rows = {id: np.full(2, 5, np.float32) for id in range(2 + more)}
+        assert len(found.step(0, bonus_tokens=rows).admissions) == 2
+        found.set_accepting(found.add_worker(br.WorkerConfig(1)), False)
+        assert len(found.waiting()) == more == found.metrics().waiting
+        assert more == 0 or found.explain(found.waiting()[0][0]).decided == "waits"
+        assert found.step(1).admissions == []
+        found.set_accepting(2, True)
+        rows = {id: np.full(3, 5, np.float32) for id in range(2 + more)}
+        assert len(found.step(2, bonus_tokens=rows).admissions) == min(more, 1)
+
+
+def test_the_window_is_a_parameter_of_every_policy():
+    assert "candidate_window" in br.PARAMETERS
+    columns = (np.zeros(2, int), np.array([1, 0]), np.array([500, 400, 1]))
+    for policy in ("level", "exact", "longest-first", "br0"):
+        all_of_them = br.assign(*columns, policy=policy, reasons=True)
+        narrow = br.Assigner(policy, parameters={"candidate_window": 2})
+        for _ in range(2):
+            found = narrow.assign(*columns, reasons=True)
+            assert len(found) == len(all_of_them) == 1 and found.row[0] < 2, policy
+            assert found.wait_reason.tolist().count(br.WaitReason.ADMITTED) == 1
+    with pytest.raises(br.PolicyError, match="candidate_window"):
+        br.Assigner(parameters={"candidate_window": 0})
+
+
 def test_refusals():
     found = router()
     found.enqueue(1, 100)

@@ -1,6 +1,6 @@
 //! Which kernel file runs on which chip, and what the chip has.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::blob::Soc;
@@ -43,13 +43,21 @@ pub(super) fn soc(name: &str, reported: Option<(i64, i64)>) -> Result<Soc, LoadE
     Ok(Soc { vector_cores: cores, ub_bytes: (bytes - RESERVED_UB_BYTES) as u32, tile_limit: None })
 }
 
+/// What a variable of the environment says; nothing where it is empty.
+pub(super) fn environment(name: &str) -> Option<PathBuf> {
+    stated(std::env::var_os(name))
+}
+
+fn stated(value: Option<OsString>) -> Option<PathBuf> {
+    value.filter(|value| !value.to_string_lossy().trim().is_empty()).map(PathBuf::from)
+}
+
 /// The kernel file for a chip: as asked for, as the environment says, or as built with this crate.
 pub(super) fn file(asked: Option<&Path>, soc: &str) -> Result<PathBuf, LoadError> {
     let none = |detail: String| LoadError::NoKernel { soc: soc.to_owned(), detail };
-    let from_environment = std::env::var_os(KERNEL_VARIABLE).map(PathBuf::from);
     let built = option_env!("BALANCEROUTE_ASCEND_BUILT").map(PathBuf::from);
     let path =
-        asked.map(Path::to_owned).or(from_environment).or(built).ok_or_else(|| {
+        asked.map(Path::to_owned).or_else(|| environment(KERNEL_VARIABLE)).or(built).ok_or_else(|| {
             none(format!("none was built with this crate, and {KERNEL_VARIABLE} is not set"))
         })?;
     let path = if path.is_dir() { path.join(format!("balanceroute-{soc}.o")) } else { path };
@@ -60,6 +68,13 @@ pub(super) fn file(asked: Option<&Path>, soc: &str) -> Result<PathBuf, LoadError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_variable_says_nothing() {
+        let of = |value: Option<&str>| stated(value.map(OsString::from));
+        assert_eq!((of(None), of(Some("")), of(Some("  "))), (None, None, None));
+        assert_eq!(of(Some("/opt/a b")), Some(PathBuf::from("/opt/a b")));
+    }
 
     #[test]
     fn the_family_is_known_by_name_and_reported_values_go_first() {

@@ -97,9 +97,8 @@ pub(crate) fn open(parameters: &AscendParameters) -> Result<launch::Device, resu
 
     let Some(device) = parameters.device else { return Err(result::LoadError::NotAsked) };
     let ms = |ms: u32| Duration::from_millis(u64::from(ms));
-    let from_environment = || std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
     let files = Place {
-        library: parameters.library.clone().or_else(from_environment),
+        library: parameters.library.clone().or_else(|| kernel::environment(LIBRARY_VARIABLE)),
         kernel: parameters.kernel.clone(),
         device,
         timeout_ms: parameters.device_timeout_ms,

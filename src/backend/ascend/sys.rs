@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::kernel;
 use super::result::{CallError, LoadError};
 
 #[rustfmt::skip]
@@ -74,8 +75,8 @@ fn candidates(asked: Option<&Path>) -> Vec<PathBuf> {
     }
     let mut list = Vec::new();
     for home in ["ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"] {
-        if let Some(home) = std::env::var_os(home) {
-            let folder = Path::new(&home).join("lib64");
+        if let Some(home) = kernel::environment(home) {
+            let folder = home.join("lib64");
             list.extend(["libacl_rt.so", "libascendcl.so"].map(|name| folder.join(name)));
         }
     }

@@ -142,10 +142,32 @@ static void deciding(void) {
     CHECK(status == BR_ARGUMENT || status == BR_BATCH);
     batch = (br_batch){.struct_size = sizeof batch, .pair_rows = (size_t)-1, .eligible = rows_ahead};
     CHECK(br_assign(assigner, &workers, &requests, &batch, &answer) == BR_ARGUMENT);
-    const uint32_t offsets[] = {0, 2, 1};
+    uint32_t offsets[] = {0, 1, 1};
     batch = (br_batch){.struct_size = sizeof batch, .end_offsets = offsets};
     CHECK(br_assign(assigner, &workers, &requests, &batch, &answer) == BR_ARGUMENT && strstr(error_of(assigner), "end_in_steps: expected 1"));
-    CHECK(br_assign(assigner, &workers, &requests, NULL, &answer) == BR_OK && strcmp(error_of(assigner), "") == 0);
+    /* Offsets that leave the arrays, wherever they stand: looked at before anything is read by them. */
+    const uint32_t wrong[][3] = {{0, 2, 1}, {0, 100, 1}, {0, UINT32_MAX, 1}, {1, 1, 1}, {100, 100, 1}, {100, 100, 100}, {1, 0, 1}};
+    uint32_t *in_steps = malloc(sizeof *in_steps);
+    uint64_t *freed = malloc(sizeof *freed);
+    CHECK(in_steps && freed);
+    *in_steps = 3;
+    *freed = 7;
+    batch.end_in_steps = in_steps;
+    batch.end_freed_tokens = freed;
+    for (size_t at = 0; at < sizeof wrong / sizeof *wrong; at++) {
+        memcpy(offsets, wrong[at], sizeof offsets);
+        CHECK(br_assign(assigner, &workers, &requests, &batch, &answer) == BR_BATCH && strstr(error_of(assigner), "offsets that begin at 0 and do not fall"));
+        CHECK(br_assign(assigner, &workers, &requests, NULL, &answer) == BR_OK && answer.count == 2 && strcmp(error_of(assigner), "") == 0);
+    }
+    offsets[0] = 0;
+    offsets[1] = offsets[2] = 1;
+    CHECK(br_assign(assigner, &workers, &requests, &batch, &answer) == BR_OK && answer.count == 2);
+    free(in_steps);
+    free(freed);
+    /* Any flag but 0 is true. */
+    const uint8_t accepting[] = {0, 2};
+    workers.accepting = accepting;
+    CHECK(br_assign(assigner, &workers, &requests, NULL, &answer) == BR_OK && answer.count == 1 && to[0] == 1);
     br_assigner_free(assigner);
 }
 

@@ -189,7 +189,13 @@ static void bonuses_and_modes(void) {
     CHECK(br_router_explain(router, 1, &told) == BR_OK && told.decided == BR_BY_ARRIVAL && told.runner_up != BR_NONE && told.runner_up != 2);
     arrival.id = 2;
     CHECK(br_router_place(router, &arrival, 0, bonus, 3, &dispatch) == BR_ARGUMENT && strstr(error_of(router), "one per worker"));
+    CHECK(br_router_place(router, &arrival, 0, NULL, 4, &dispatch) == BR_ARGUMENT && strstr(error_of(router), "bonus_tokens: expected 4 entries, found NULL"));
     CHECK(br_router_place(router, &arrival, 0, NULL, 0, NULL) == BR_ARGUMENT);
+    const float wrong[][4] = {{0, NAN, 0, 0}, {0, 0, 0, INFINITY}, {-2e9f, 0, 0, 0}};
+    for (size_t at = 0; at < 3; at++)
+        CHECK(br_router_place(router, &arrival, 0, wrong[at], 4, &dispatch) == BR_BATCH && strstr(error_of(router), "bonus_tokens, entry"));
+    size_t waiting, running;
+    CHECK(br_router_counts(router, &waiting, &running) == BR_OK && waiting == 0 && running == 1);
     arrival.id = 1;
     CHECK(br_router_place(router, &arrival, 0, NULL, 0, &dispatch) == BR_STATE && strstr(error_of(router), "already runs"));
     br_router_free(router);
@@ -205,8 +211,69 @@ static void bonuses_and_modes(void) {
     br_plan plan = {.struct_size = sizeof plan, .admissions = admissions, .admission_capacity = 64};
     CHECK(br_router_step(router, 1, &bonuses, &plan) == BR_OK && plan.admission_count == 2);
     CHECK(admissions[0].id == 5 ? admissions[0].worker == 2 : admissions[1].worker == 2);
+
+    /* Every row is looked at before the step begins, also that of an id that does not wait. */
+    enqueue(router, 7, 500);
+    float spoilt[8];
+    for (size_t at = 0; at < 8; at++) {
+        memcpy(spoilt, rows, sizeof spoilt);
+        spoilt[at] = at % 2 ? NAN : -INFINITY;
+        bonuses.tokens = spoilt;
+        char entry[64];
+        snprintf(entry, sizeof entry, "br_bonuses.tokens, entry %zu:", at);
+        CHECK(br_router_step(router, 50000, &bonuses, &plan) == BR_BATCH && strstr(error_of(router), entry));
+    }
+    bonuses.tokens = rows;
+    const uint64_t twice[] = {7, 7};
+    bonuses.ids = twice;
+    CHECK(br_router_step(router, 50000, &bonuses, &plan) == BR_ARGUMENT && strstr(error_of(router), "entry 1: request 7 has entry 0 already"));
+    br_metrics metrics = {.struct_size = sizeof metrics};
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 1 && metrics.waiting == 1 && metrics.running == 2);
     bonuses.tokens = NULL;
     CHECK(br_router_step(router, 2, &bonuses, &plan) == BR_ARGUMENT && strstr(error_of(router), "br_bonuses.tokens"));
+    br_router_free(router);
+}
+
+/* What a call without a reading of the clock happens at, and a state that is begun anew. */
+static void the_clock(void) {
+    const uint32_t slots[] = {1};
+    br_router_config config = defaults(1, slots);
+    config.expire_after_ms = 1000;
+    br_router *router = made(&config, NULL);
+    enqueue(router, 1, 10);
+    CHECK(step(router, 5000).admission_count == 1);
+    /* Nothing happens for a minute. */
+    CHECK(br_router_at(router, 65000) == BR_OK);
+    enqueue(router, 2, 10);
+    CHECK(br_router_finish(router, 1, NULL, NULL) == BR_OK);
+    br_plan plan = step(router, 65000);
+    CHECK(plan.returned_count == 0 && plan.admission_count == 1 && admissions[0].id == 2);
+    br_metrics metrics = {.struct_size = sizeof metrics};
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 65000 && metrics.wait_ms.sum == 0 && metrics.clock_jumps == 0);
+    /* A refused call leaves the clock as it was; the next reading counts. */
+    CHECK(br_router_at(router, 66000) == BR_OK && br_router_finish(router, 9, NULL, NULL) == BR_UNKNOWN_REQUEST);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 65000);
+    enqueue(router, 3, 10);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 66000);
+    CHECK(step(router, 66900).returned_count == 0);
+    plan = step(router, 67000);
+    CHECK(plan.returned_count == 1 && gone[0].id == 3 && gone[0].reason == BR_EXPIRED);
+    /* An hour ahead is another clock. */
+    step(router, 3600000 + 67000);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.clock_jumps == 1);
+
+    enqueue(router, 4, 10);
+    CHECK(br_router_recover(router) == BR_OK);
+    size_t count, left;
+    CHECK(br_router_returned(router, gone, 64, &count, &left) == BR_OK && count == 2 && left == 0);
+    for (size_t at = 0; at < count; at++) CHECK(gone[at].reason == BR_RECOVERED && gone[at].worker == (gone[at].id == 2 ? 0 : BR_NONE));
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == 2 && metrics.waiting == 0 && metrics.running == 0);
+    /* A program of the first version knows neither. */
+    const uint64_t beyond = 77;
+    metrics.recovered = metrics.clock_jumps = beyond;
+    metrics.struct_size = offsetof(br_metrics, recovered);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == beyond && metrics.clock_jumps == beyond);
+    CHECK(br_router_at(NULL, 0) == BR_ARGUMENT && br_router_recover(NULL) == BR_ARGUMENT);
     br_router_free(router);
 }
 
@@ -249,6 +316,22 @@ static void refusals(void) {
     br_plan plan = {.struct_size = sizeof plan, .admission_capacity = 9};
     CHECK(br_router_step(router, 0, NULL, &plan) == BR_ARGUMENT && strstr(error_of(router), "found NULL"));
     CHECK(step(router, 0).admission_count == 1);
+
+    /* Where the answer cannot be put nothing is done. */
+    uint32_t *aside = (uint32_t *)((char *)error + 1);
+    size_t *far_aside = (size_t *)((char *)error + 1);
+    if ((uintptr_t)aside % 2 == 0) aside = (uint32_t *)error, far_aside = (size_t *)error;
+    CHECK(br_router_finish(router, 1, aside, NULL) == BR_ARGUMENT && strstr(error_of(router), "worker: expected an aligned pointer"));
+    CHECK(br_router_finish(router, 1, NULL, aside) == BR_ARGUMENT && strstr(error_of(router), "generated_tokens"));
+    CHECK(br_router_preempt(router, 1, aside) == BR_ARGUMENT && br_router_abort(router, 1, aside) == BR_ARGUMENT);
+    CHECK(br_router_counts(router, far_aside, NULL) == BR_ARGUMENT && br_router_counts(router, NULL, far_aside) == BR_ARGUMENT);
+    br_report report = {.struct_size = sizeof report, .sequence = 4, .kv_capacity_tokens = BR_NONE64, .last_dispatch = BR_NONE64};
+    CHECK(br_router_report(router, 0, &report, aside) == BR_ARGUMENT && strstr(error_of(router), "verdict"));
+    uint32_t verdict;
+    CHECK(br_router_report(router, 0, &report, &verdict) == BR_OK && verdict == BR_TAKEN);
+    size_t count;
+    CHECK(br_router_returned(router, gone, 64, &count, far_aside) == BR_ARGUMENT);
+    CHECK(br_router_finish(router, 1, NULL, NULL) == BR_OK);
     br_router_free(router);
     br_router_free(NULL);
 }
@@ -257,6 +340,7 @@ int main(void) {
     a_life();
     ways_out();
     bonuses_and_modes();
+    the_clock();
     refusals();
     puts("router: all as promised");
     return 0;

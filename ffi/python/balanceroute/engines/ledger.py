@@ -177,7 +177,7 @@ class Ledger:
         """Into the pool: it waits for :meth:`decide`."""
         entry = self._new(name, prompt_tokens, session)
         try:
-            self.router.enqueue(entry.id, entry.prompt)
+            self.router.enqueue(entry.id, entry.prompt, now_ms=self._now_ms())
             if session is not None:
                 self._waiting_sessions[entry.id] = entry
         except BaseException:
@@ -216,7 +216,7 @@ class Ledger:
         entry = self._by_name.get(name)
         if entry is None or entry.rank is not None:
             return None
-        self.router.abort(entry.id)
+        self.router.abort(entry.id, now_ms=self._now_ms())
         return self._place(entry)
 
     def bind(self, name: str, prompt_tokens: int, rank: int, session: str | None = None) -> None:
@@ -348,7 +348,7 @@ class Ledger:
         setattr(self.counters, how, getattr(self.counters, how) + 1)
         self._forget(entry)
         if entry.rank is None:
-            self.router.abort(entry.id)
+            self.router.abort(entry.id, now_ms=self._now_ms())
             return True
         if how == "finished":
             self._remember(entry, entry.rank)
@@ -366,10 +366,10 @@ class Ledger:
             at.unseen_tokens -= entry.tokens
             at.unseen_requests -= 1
         if how == "finished":
-            self.router.finish(entry.id)
+            self.router.finish(entry.id, now_ms=self._now_ms())
         else:
             # Its length is not known and must teach nothing.
-            self.router.abort(entry.id)
+            self.router.abort(entry.id, now_ms=self._now_ms())
         return True
 
     def _place(self, entry: _Entry) -> int:
@@ -389,7 +389,7 @@ class Ledger:
         )
         if dispatch is None:
             # It waits in the router's pool now, and shall not.
-            self.router.abort(entry.id)
+            self.router.abort(entry.id, now_ms=self._now_ms())
             return None
         rank = self._rank_of_worker[dispatch.worker]
         self._sent(entry, rank, dispatch.number)
@@ -473,7 +473,14 @@ class Ledger:
         foreign = at.foreign_requests if self._others_slots is None else min(at.foreign_requests, self._others_slots)
         requests = len(at.entries) - at.unseen_requests + foreign
         tokens = at.tokens - at.unseen_tokens + at.foreign_tokens
-        self.router.report(at.worker, running=requests, kv_used_tokens=tokens, kv_capacity_tokens=capacity, last_dispatch=at.seen or None)
+        self.router.report(
+            at.worker,
+            running=requests,
+            kv_used_tokens=tokens,
+            kv_capacity_tokens=capacity,
+            last_dispatch=at.seen or None,
+            now_ms=self._now_ms(),
+        )
 
     def _mean_tokens(self) -> int:
         requests = sum(len(at.entries) for at in self._ranks)

@@ -186,3 +186,39 @@ def test_a_name_is_used_once():
         ledger.place("a", 10)
     assert ledger.abort("a")
     ledger.place("a", 10)
+
+
+@pytest.mark.parametrize("capacity", [None, 400_000])
+def test_ranks_that_join_while_sessions_wait(capacity):
+    """A step with bonuses and then one over more ranks: the rows of the one do not outlive it."""
+    ledger, clock = make(ranks=2, slots=2, capacity=capacity)
+    # From the second turn on the sessions have a rank that draws them.
+    for turn in range(3):
+        for i in range(6):
+            ledger.enqueue(f"{turn} {i}", 100 + 50 * turn, session=f"s{i}")
+        assert len(ledger.decide()) == 4
+        clock.now += 0.1
+        ledger.resize(3)
+        assert ledger.router.metrics().waiting == 2 == len(ledger.router.waiting())
+        # The new rank has room for those two.
+        assert [rank for _, rank in ledger.decide()] == [2, 2]
+        assert all(ledger.finish(f"{turn} {i}") for i in range(6))
+        assert ledger.resize(2) == []
+
+
+def test_a_request_waits_from_its_arrival_on():
+    """However long nothing has happened before."""
+    ledger, clock = make()
+    ledger.enqueue("a", 100)
+    assert len(ledger.decide()) == 1
+    clock.now += 60
+    ledger.enqueue("b", 100)
+    clock.now += 0.25
+    assert len(ledger.decide()) == 1
+    clock.now += 30
+    ledger.finish("a")
+    metrics = ledger.router.metrics()
+    assert metrics.wait_ms.sum == 250 and metrics.now_ms == int(clock.now * 1e3)
+    for rank in range(2):
+        ledger.report(rank, running=0, waiting=0, kv_used=0)
+    assert [rank.report_age_ms for rank in ledger.router.metrics().ranks] == [0, 0]
