@@ -87,7 +87,7 @@ impl PairRows {
         if !within {
             let at = self.bonus_tokens[from..]
                 .iter()
-                .position(|tokens| !(tokens.abs() <= limit))
+                .position(|tokens| tokens.is_nan() || tokens.abs() > limit)
                 .unwrap_or_default();
             let found = self.bonus_tokens[from + at];
             self.bonus_tokens.truncate(from);

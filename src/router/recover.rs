@@ -34,9 +34,7 @@ impl Router {
         returned.retain(|returned| seen.insert(returned.id));
         let recovered = returned.iter().filter(|returned| returned.reason == reason).count();
         self.counters.returned[reason as usize] += recovered as u64;
-        for at in 0..returned.len() {
-            self.forget(returned[at].id);
-        }
+        returned.iter().for_each(|returned| self.forget(returned.id));
 
         self.pool = Pool::with_window(self.policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW));
         self.slab = Slab::default();

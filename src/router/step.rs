@@ -324,28 +324,26 @@ impl Router {
             self.give_back(self.silent[at], ReturnReason::WorkerSilent);
         }
         self.rescan = false;
-        let mut left = std::mem::take(&mut self.left);
+        let (mut left, leaving) = (std::mem::take(&mut self.left), std::mem::take(&mut self.leaving));
         left.clear();
-        let leaving = self.leaving.iter().map(|&(id, _)| id);
-        self.pool.leave_all(leaving.chain(self.planned.iter().map(|planned| planned.id)), |waiting| {
-            left.push(waiting)
-        });
-        for at in 0..self.leaving.len() {
-            self.return_waiting(left[at].request, self.leaving[at].1);
+        let ids = leaving.iter().map(|&(id, _)| id).chain(self.planned.iter().map(|planned| planned.id));
+        self.pool.leave_all(ids, |waiting| left.push(waiting));
+        let (returned, admitted) = left.split_at(leaving.len());
+        for (waiting, &(_, reason)) in returned.iter().zip(&leaving) {
+            self.return_waiting(waiting.request, reason);
         }
         self.plan.returned.clear();
         self.plan.returned.append(&mut self.pending);
         self.plan.admissions.clear();
-        for at in 0..self.planned.len() {
+        for (at, waiting) in admitted.iter().enumerate() {
             let Planned { place, score_tokens, .. } = self.planned[at];
-            let waiting = left[self.leaving.len() + at];
             let request = self.left_queue(waiting.request);
             self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), request.waited_steps);
             self.counters.admitted_by_step += 1;
             let dispatch = self.begin(request, place, 0, true);
             self.plan.admissions.push(Dispatch { score_tokens, ..dispatch });
         }
-        self.left = left;
+        (self.left, self.leaving) = (left, leaving);
         (self.plan.before, self.plan.after) = self.balance;
     }
 }
