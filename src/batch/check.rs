@@ -6,7 +6,7 @@ use super::limits::{
     MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WEIGHT,
     MAX_WORKERS,
 };
-use super::{Batch, BatchError, Pairs, PredictedEnds, Projection, SurvivalClasses, Traffic, Worker};
+use super::{Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker};
 
 /// The first inconsistency of a batch.
 pub(super) fn check(batch: &Batch<'_>) -> Result<(), BatchError> {
@@ -233,61 +233,25 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
             });
         }
     }
-    if !batch.waiting.any_pair_terms() {
-        return Ok(());
-    }
-    for (index, (_, request, _)) in batch.waiting.iter().enumerate() {
+    let check = |index: usize, request: &Request| {
         let id = request.id;
-        match request.rank {
-            Some(found) if found as usize >= workers => {
-                return Err(BatchError::Rank { index, id, workers, found });
+        match (request.rank, request.pair_row, request.survival_class) {
+            (Some(found), ..) if found as usize >= workers => {
+                Err(BatchError::Rank { index, id, workers, found })
             }
-            _ => {}
-        }
-        match request.pair_row {
-            Some(found) if found as usize >= rows => {
-                return Err(BatchError::PairRow { index, id, rows, found });
+            (_, Some(found), _) if found as usize >= rows => {
+                Err(BatchError::PairRow { index, id, rows, found })
             }
-            _ => {}
-        }
-        match request.survival_class {
-            Some(found) if usize::from(found) >= classes => {
-                return Err(BatchError::SurvivalClass { index, id, classes, found });
+            (.., Some(found)) if usize::from(found) >= classes => {
+                Err(BatchError::SurvivalClass { index, id, classes, found })
             }
-            _ => {}
+            _ => Ok(()),
         }
+    };
+    if batch.waiting.any_pair_terms() {
+        batch.waiting.iter().enumerate().try_for_each(|(index, (_, request, _))| check(index, request))?;
     }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Pool, PredictedEnd};
-
-    /// Offsets that leave the list, wherever they stand, are refused before one of them is followed.
-    #[test]
-    fn offsets_of_predicted_ends_are_checked_before_they_are_used() {
-        let workers = [Worker::new(10, 1, 1); 3];
-        let pool = Pool::new();
-        let check = |offsets: &[u32], count: usize| {
-            let ends = vec![PredictedEnd { in_steps: 3, freed_tokens: 7 }; count];
-            Batch::draft(&workers, &pool).ends(PredictedEnds { offsets, ends: &ends }).check().map(|_| ())
-        };
-        let falls = |worker, found| {
-            let expected = "offsets that begin at 0 and do not fall";
-            Err(BatchError::PredictedEnd { worker, index: 0, expected, found })
-        };
-        let length = |what, expected, found| Err(BatchError::Length { what, expected, found });
-        assert_eq!(check(&[0, 0, 1, 2], 2), Ok(()));
-        assert_eq!(check(&[0, 0, 0, 0], 0), Ok(()));
-        assert_eq!(check(&[0, 100, 1, 1], 1), falls(1, 1));
-        assert_eq!(check(&[0, 1, 100, 1], 1), falls(2, 1));
-        assert_eq!(check(&[0, u32::MAX, u32::MAX, 1], 1), falls(2, 1));
-        assert_eq!(check(&[1, 1, 1, 1], 1), falls(0, 1));
-        assert_eq!(check(&[100, 100, 100, 100], 1), falls(0, 100));
-        assert_eq!(check(&[0, 0, 0, 100], 1), length("predicted ends", 100, 1));
-        assert_eq!(check(&[0, 0, 1], 1), length("offsets of predicted ends", 4, 3));
-        assert_eq!(check(&[], 0), length("offsets of predicted ends", 4, 0));
-    }
+    // Whoever a caller has given terms, whether or not it is looked at.
+    let behind = batch.pool.queued_with_terms().enumerate();
+    behind.into_iter().try_for_each(|(index, request)| check(batch.pool.candidates().len() + index, &request))
 }

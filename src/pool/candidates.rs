@@ -140,19 +140,21 @@ impl Candidates {
     /// Replaces everybody by those who are given in order of arrival, the first in slot 0: far cheaper than one after the other.
     pub(super) fn refill(&mut self, waiting: impl Iterator<Item = Waiting>) {
         self.clear();
-        self.entries.extend(waiting.zip(0u32..).map(|(waiting, slot)| Entry {
-            waiting,
-            previous: slot.wrapping_sub(1),
-            next: slot + 1,
+        let (mut deadlines, mut terms, mut ranks, mut rows) = (0, 0, 0, 0);
+        self.entries.extend(waiting.zip(0u32..).map(|(waiting, slot)| {
+            let request = &waiting.request;
+            deadlines += usize::from(request.deadline_steps.is_some());
+            terms += usize::from(request.has_pair_terms());
+            ranks += usize::from(request.rank.is_some());
+            rows += usize::from(request.pair_row.is_some());
+            Entry { waiting, previous: slot.wrapping_sub(1), next: slot + 1 }
         }));
+        (self.with_deadline, self.with_pair_terms) = (deadlines, terms);
+        (self.with_rank, self.with_pair_row) = (ranks, rows);
         self.count = self.entries.len();
         if let Some(last) = self.entries.last_mut() {
             last.next = NONE;
             (self.head, self.tail) = (0, self.count as u32 - 1);
-        }
-        for at in 0..self.count {
-            let request = self.entries[at].waiting.request;
-            self.count_terms(&request, 1);
         }
         self.widen();
         self.sort();

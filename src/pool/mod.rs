@@ -21,6 +21,7 @@ use self::candidates::Mark;
 pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered, Waiting};
 pub use self::candidates::{Candidates, PoolSlot};
 use self::queue::{Queue, Wanted};
+use crate::batch::Worker;
 use crate::batch::error::BatchError;
 use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING};
 use crate::batch::request::Request;
@@ -366,6 +367,56 @@ impl Pool {
     #[must_use]
     pub fn longest_wait_steps(&self) -> u32 {
         self.candidates.longest_wait_steps()
+    }
+
+    /// For a pool of one decision, before its batch is drafted: where more wait than the window holds, it is moved past those who may not enter a worker
+    /// as things stand, by slots, room (`growth_tokens` is that of the batch), rank and eligibility. Nothing moves where nobody may enter.
+    pub fn look_past_shut(&mut self, workers: &[Worker], growth_tokens: u32, eligible: &[u64]) {
+        self.moved = false;
+        if self.queue.is_empty() {
+            return;
+        }
+        // Nothing has been checked yet: sums may be of anything.
+        let room = |worker: &Worker| match worker.kv_capacity_tokens {
+            Some(capacity) => {
+                i128::from(capacity) - i128::from(worker.kv_used_tokens) - i128::from(worker.kv_growth_tokens)
+            }
+            None => i128::MAX / 2,
+        };
+        let open: Vec<(usize, i128)> = (0..workers.len())
+            .filter(|&at| workers[at].open_slots() > 0)
+            .map(|at| (at, room(&workers[at]) - i128::from(growth_tokens)))
+            .collect();
+        let words = workers.len().div_ceil(64);
+        let may = |request: &Request| {
+            // A row that is not there is the batch's to refuse.
+            let mask = request
+                .pair_row
+                .and_then(|row| eligible.get((row as usize).saturating_mul(words)..)?.get(..words));
+            open.iter().any(|&(at, room)| {
+                i128::from(request.prompt_tokens) <= room
+                    && request.rank.is_none_or(|rank| rank as usize == at || rank as usize >= workers.len())
+                    && mask.is_none_or(|mask| mask[at / 64] >> (at % 64) & 1 == 1)
+            })
+        };
+        self.further.set_step(self.candidates.now_step(), 0);
+        let everybody = self.candidates.iter().map(|(slot, ..)| *self.candidates.waiting(slot));
+        let everybody = everybody.chain(self.queue.iter().map(|(waiting, rank)| waiting.bound_to(rank)));
+        self.further.refill(everybody.filter(|waiting| may(&waiting.request)).take(self.window));
+        self.moved = !self.further.is_empty();
+    }
+
+    /// The row of a candidate in the requests of [`Pool::refill`].
+    #[must_use]
+    pub fn row_of(&self, slot: PoolSlot) -> usize {
+        self.candidates().arrival(slot) as usize
+    }
+
+    /// Those behind the window that have a row of pair terms or a survival class.
+    pub(crate) fn queued_with_terms(&self) -> impl Iterator<Item = Request> {
+        let with_terms = self.queue.with_terms();
+        let behind = self.queue.iter().take(if with_terms > 0 { usize::MAX } else { 0 });
+        behind.map(|(waiting, rank)| waiting.bound_to(rank).request)
     }
 
     // For the router.

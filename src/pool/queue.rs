@@ -106,6 +106,8 @@ pub(super) struct Queue {
     spare: Vec<u32>,
     lane_of_rank: Vec<u32>,
     count: usize,
+    /// Who has a row of pair terms or a survival class.
+    with_terms: usize,
     /// Scratch: the next of each lane, first come first.
     heads: BinaryHeap<Reverse<(u64, u32)>>,
     cursors: Vec<Cursor>,
@@ -120,6 +122,7 @@ impl Queue {
             spare: Vec::new(),
             lane_of_rank: Vec::new(),
             count: 0,
+            with_terms: 0,
             heads: BinaryHeap::new(),
             cursors: Vec::new(),
         }
@@ -134,7 +137,7 @@ impl Queue {
         self.lanes[UNBOUND].stretches.clear();
         self.spare.clear();
         self.lane_of_rank.clear();
-        self.count = 0;
+        (self.count, self.with_terms) = (0, 0);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -143,6 +146,10 @@ impl Queue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    pub(super) fn with_terms(&self) -> usize {
+        self.with_terms
     }
 
     pub(super) fn waiting(&self, node: u32) -> &Waiting {
@@ -187,6 +194,7 @@ impl Queue {
         lane.tail = node;
         lane.count += 1;
         self.count += 1;
+        self.with_terms += usize::from(has_terms(&waiting));
         let tokens = waiting.request.prompt_tokens;
         match lane.stretches.back_mut().filter(|last| last.count < STRETCH) {
             Some(last) => {
@@ -219,6 +227,7 @@ impl Queue {
         self.vacant.push(node);
         lane.count -= 1;
         self.count -= 1;
+        self.with_terms -= usize::from(has_terms(&waiting));
         waiting.request.rank = lane.rank;
         let at = lane.stretch_of(waiting.arrival);
         let stretch = &mut lane.stretches[at];
@@ -488,6 +497,10 @@ impl Queue {
             node.waiting.enqueued_step = node.waiting.enqueued_step.saturating_sub(shift);
         }
     }
+}
+
+fn has_terms(waiting: &Waiting) -> bool {
+    waiting.request.pair_row.is_some() || waiting.request.survival_class.is_some()
 }
 
 fn mark(waiting: &mut Waiting, leaves: &mut impl FnMut(u64)) {

@@ -80,7 +80,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
             }
             // A few of those in the window, and of those behind it.
             38..42 => {
-                let leaves = |at: u64| at % 3 == 0;
+                let leaves = |at: u64| at.is_multiple_of(3);
                 let gone: Vec<u64> = (0u64..)
                     .zip(&list)
                     .filter(|&(at, _)| leaves(at))
@@ -236,6 +236,44 @@ fn a_long_queue_is_cut_into_stretches_that_stay_few() {
     // Bounds that were too wide are not any more: the same answer again.
     moved_on(&mut pool, &list, 8, 700);
     assert!(pool.queue.stretches() <= 3, "{} stretches of 392 requests", pool.queue.stretches());
+}
+
+#[test]
+fn a_pool_of_one_decision_shows_those_who_may_enter() {
+    let workers = [Worker::new(0, 0, 1).capacity(50), Worker::new(0, 0, 0), Worker::new(0, 0, 1).draining()];
+    let mut random = Random(4);
+    for _ in 0..200 {
+        let requests: Vec<Request> = (0..1 + random.next(60))
+            .map(|id| {
+                let request = Request::new(id, 1 + random.next(80) as u32);
+                match random.next(4) {
+                    0 => request.bound_to(random.next(4) as u32),
+                    1 => request.pairs(random.next(4) as u32),
+                    _ => request,
+                }
+            })
+            .collect();
+        let mut pool = Pool::with_window(1 + random.next(9) as usize);
+        pool.refill(&requests).expect("valid");
+        // The third row lets nobody in, the fourth is not there.
+        pool.look_past_shut(&workers, 10, &[0b111, 0b101, 0b110]);
+        let may = |request: &&Request| {
+            // What is wrong is left to the batch.
+            let ranked = request.rank.is_none_or(|rank| rank == 0 || rank == 3);
+            request.prompt_tokens <= 40 && ranked && request.pair_row.is_none_or(|row| row != 2)
+        };
+        let expected: Vec<u64> =
+            requests.iter().filter(may).map(|request| request.id).take(pool.window).collect();
+        if pool.len() > pool.window && !expected.is_empty() {
+            assert_eq!(window(&pool), expected);
+        } else {
+            assert_eq!(window(&pool), (0..pool.len().min(pool.window) as u64).collect::<Vec<_>>());
+        }
+        for (slot, request, _) in pool.candidates().iter() {
+            assert_eq!(pool.row_of(slot) as u64, request.id);
+            assert_eq!(pool.slot_of(request.id), Some(slot));
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::router::{Finished, Rank, Router, RouterError};
 
 impl Router {
     /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank itself.
-    /// The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`].
+    /// Rows of [`Request::pair_row`] and [`Request::survival_class`] mean nothing here, see [`crate::PairTerms`].
     ///
     /// `now_ms` is the clock's reading as it arrived; without one (`None`) its wait begins when the clock is next read.
     ///
@@ -40,7 +40,8 @@ impl Router {
             return Err(RouterError::Running { id: request.id, worker });
         }
         let rank = request.rank.map(|worker| self.place_of(worker)).transpose()?;
-        Ok(Request { rank: rank.map(|place| place as u32), pair_row: None, ..request })
+        // Rows are those of one batch.
+        Ok(Request { rank: rank.map(|place| place as u32), pair_row: None, survival_class: None, ..request })
     }
 
     /// A request that was checked, and bound where the policy binds, waits from now on.

@@ -177,6 +177,8 @@ impl State {
                 None => Terms::default(),
             }
         };
+        let growth_tokens = batch.map_or(0, |batch| batch.request_growth_tokens);
+        self.pool.look_past_shut(&self.workers, growth_tokens, terms.eligible);
         let mut draft = Batch::draft(&self.workers, &self.pool).pairs(Pairs {
             bonus_tokens: terms.bonus_tokens,
             bonus_half_tokens: terms.bonus_half_tokens,
@@ -227,7 +229,7 @@ impl State {
         for (at, admission) in admitted.iter().enumerate() {
             // SAFETY: `at < most <= capacity`, and the arrays hold that many by the caller's word.
             unsafe {
-                answer.row.add(at).write(admission.slot.index() as u32);
+                answer.row.add(at).write(self.pool.row_of(admission.slot) as u32);
                 answer.worker.add(at).write(admission.worker);
                 if !answer.score_tokens.is_null() {
                     answer.score_tokens.add(at).write(admission.score_tokens);
@@ -240,7 +242,7 @@ impl State {
             let reasons = unsafe { std::slice::from_raw_parts_mut(answer.wait_reason, self.pool.len()) };
             // Rows are in arrival order, as reasons are.
             reasons.fill(u8::MAX);
-            admitted.iter().for_each(|admission| reasons[admission.slot.index()] = 0);
+            admitted.iter().for_each(|admission| reasons[self.pool.row_of(admission.slot)] = 0);
             let waiting = reasons.iter_mut().filter(|reason| **reason != 0);
             for (code, (_, reason)) in waiting.zip(self.assignment.waiting(&batch)) {
                 *code = br_reason::from(reason) as u8;

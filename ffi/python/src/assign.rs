@@ -115,6 +115,7 @@ struct Step {
     flags: Vec<u8>,
     eligible: Vec<u64>,
     assignment: Assignment,
+    rows: Vec<u32>,
     reasons: Vec<u8>,
 }
 
@@ -134,6 +135,7 @@ impl Step {
             flags: Vec::new(),
             eligible: Vec::new(),
             assignment: Assignment::new(),
+            rows: Vec::new(),
             reasons: Vec::new(),
         }
     }
@@ -400,11 +402,13 @@ impl Assigner {
                 half_bonuses,
                 eligible,
                 assignment,
+                rows,
                 reasons: into,
                 ..
             } = step;
             guarded(|| -> Result<(), Failure> {
                 pool.refill(requests)?;
+                pool.look_past_shut(workers, request_growth_tokens, eligible);
                 let pairs = Pairs { bonus_tokens: bonuses, bonus_half_tokens: half_bonuses, eligible };
                 let mut draft = Batch::draft(workers, pool)
                     .traffic(traffic.unwrap_or_default())
@@ -421,10 +425,12 @@ impl Assigner {
                 }
                 let batch = draft.check()?;
                 self.shared.locked(|state| state.policy.decide(&batch, assignment))?;
+                rows.clear();
+                rows.extend(assignment.admitted.iter().map(|admission| pool.row_of(admission.slot) as u32));
                 if reasons {
                     into.clear();
                     into.resize(requests.len(), u8::MAX);
-                    assignment.admitted.iter().for_each(|admission| into[admission.slot.index()] = 0);
+                    rows.iter().for_each(|&row| into[row as usize] = 0);
                     // Rows are in arrival order, as reasons are.
                     let waiting = into.iter_mut().filter(|code| **code != 0);
                     for (code, (_, reason)) in waiting.zip(assignment.waiting(&batch)) {
@@ -440,8 +446,7 @@ impl Assigner {
 
         let admitted = &step.assignment.admitted;
         let found = Assigned {
-            row: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.slot.index() as u32))
-                .unbind(),
+            row: PyArray1::from_slice(py, &step.rows).unbind(),
             worker: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.worker)).unbind(),
             score_tokens: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.score_tokens))
                 .unbind(),
