@@ -161,7 +161,7 @@ impl Candidates {
         for at in 0..self.count {
             self.write(at, self.keys[at].1);
         }
-        self.refresh_blocks(0);
+        self.refresh_blocks(0, self.blocks());
     }
 
     /// Adds or takes what is counted of a request.
@@ -234,14 +234,13 @@ impl Candidates {
     }
 
     /// Lets those go who stand in `leaving`, and those in who are younger than everybody here, in order of arrival; `entered` is told each one's
-    /// slot. One pass over the columns.
+    /// slot. At most one pass over the columns.
     pub(super) fn exchange(
         &mut self,
         leaving: &[PoolSlot],
         joining: impl Iterator<Item = Waiting>,
         mut entered: impl FnMut(u64, PoolSlot),
     ) {
-        let mut first = self.count;
         self.left.clear();
         for &slot in leaving {
             if let Some(at) = self.position(slot) {
@@ -249,6 +248,36 @@ impl Candidates {
                 self.unlink(slot);
             }
         }
+        self.keys.clear();
+        for waiting in joining {
+            let slot = self.link(waiting);
+            entered(waiting.request.id, PoolSlot(slot));
+            self.keys.push((waiting.request.prompt_tokens, slot));
+        }
+        match (&self.left[..], &self.keys[..]) {
+            ([], []) => {}
+            (&[at], &[(tokens, slot)]) => self.replace(at as usize, tokens, slot),
+            _ => self.merge(),
+        }
+    }
+
+    /// Puts one in the place of another: only those between them move.
+    fn replace(&mut self, at: usize, tokens: u32, slot: u32) {
+        let after = self.tokens[..self.count].partition_point(|&other| other <= tokens);
+        if after > at {
+            self.shift(at + 1..after, at);
+            self.write(after - 1, slot);
+            self.refresh_blocks(at / BLOCK, (after - 1) / BLOCK + 1);
+        } else {
+            self.shift(after..at, after + 1);
+            self.write(after, slot);
+            self.refresh_blocks(after / BLOCK, at / BLOCK + 1);
+        }
+    }
+
+    /// Takes those in `left` out of the columns and puts those in `keys` in.
+    fn merge(&mut self) {
+        let mut first = self.count;
         self.left.sort_unstable();
         if let Some(&at) = self.left.first() {
             first = at as usize;
@@ -261,28 +290,20 @@ impl Candidates {
             }
             self.count = to;
         }
-        self.keys.clear();
-        for waiting in joining {
-            let slot = self.link(waiting);
-            entered(waiting.request.id, PoolSlot(slot));
-            self.keys.push((waiting.request.prompt_tokens, slot));
+        // Stable: equal lengths stay in order of arrival.
+        self.keys.sort_by_key(|&(tokens, _)| tokens);
+        let mut end = self.count;
+        self.count += self.keys.len();
+        self.widen();
+        for index in (0..self.keys.len()).rev() {
+            let (tokens, slot) = self.keys[index];
+            let at = self.tokens[..end].partition_point(|&other| other <= tokens);
+            self.shift(at..end, at + index + 1);
+            self.write(at + index, slot);
+            first = first.min(at + index);
+            end = at;
         }
-        if !self.keys.is_empty() {
-            // Stable: equal lengths stay in order of arrival.
-            self.keys.sort_by_key(|&(tokens, _)| tokens);
-            let mut end = self.count;
-            self.count += self.keys.len();
-            self.widen();
-            for index in (0..self.keys.len()).rev() {
-                let (tokens, slot) = self.keys[index];
-                let at = self.tokens[..end].partition_point(|&other| other <= tokens);
-                self.shift(at..end, at + index + 1);
-                self.write(at + index, slot);
-                first = first.min(at + index);
-                end = at;
-            }
-        }
-        self.refresh_blocks(first / BLOCK);
+        self.refresh_blocks(first / BLOCK, self.blocks());
     }
 
     /// Puts a request at the end of the order of arrival. Its slot.
@@ -324,9 +345,9 @@ impl Candidates {
         self.count_terms(&waiting.request, -1);
     }
 
-    /// What is known of each block from this one on is found again.
-    fn refresh_blocks(&mut self, first: usize) {
-        for block in first..self.blocks() {
+    /// What is known of these blocks is found again.
+    fn refresh_blocks(&mut self, first: usize, end: usize) {
+        for block in first..end {
             let from = block * BLOCK;
             let last = (from + BLOCK).min(self.count) - 1;
             self.low[block] = self.tokens[from];
@@ -376,17 +397,6 @@ impl Candidates {
     /// The step clock.
     pub(super) fn now_step(&self) -> u32 {
         self.now_step
-    }
-
-    /// Who came without a date gets one; they are the youngest.
-    pub(super) fn date(&mut self, now_ms: u64) {
-        let mut at = self.tail;
-        while let Some(entry) = self.entries.get_mut(at as usize)
-            && entry.waiting.since_ms == super::UNDATED
-        {
-            entry.waiting.since_ms = now_ms;
-            at = entry.previous;
-        }
     }
 
     /// Marks those who leave with the next decision, in order of arrival.

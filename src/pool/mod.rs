@@ -15,7 +15,7 @@
 mod candidates;
 mod queue;
 
-use std::collections::{HashMap, hash_map};
+use std::collections::{HashMap, VecDeque, hash_map};
 
 use self::candidates::Mark;
 pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered, Waiting};
@@ -31,6 +31,42 @@ pub const CANDIDATE_WINDOW: usize = 4096;
 
 /// The clock of a request that came before the clock was read.
 pub(crate) const UNDATED: u64 = u64::MAX;
+
+/// Dates of those who came without one.
+#[derive(Clone, Debug, Default)]
+struct Dates {
+    /// From this arrival on, up to the next entry: the time at which the clock was next read.
+    from: VecDeque<(u64, u64)>,
+    /// The first arrival without a date since.
+    undated_from: Option<u64>,
+}
+
+/// Most dates that are kept apart.
+const MOST_DATES: usize = 4096;
+
+impl Dates {
+    fn date(&mut self, now_ms: u64, oldest_arrival: u64) {
+        let Some(from) = self.undated_from.take() else { return };
+        self.from.push_back((from, now_ms));
+        while self.from.get(1).is_some_and(|&(from, _)| from <= oldest_arrival) {
+            self.from.pop_front();
+        }
+        if self.from.len() > MOST_DATES {
+            // Somebody waits for very long: two dates become one, the later, so that nobody seems to have waited longer than it has.
+            let merged =
+                self.from.make_contiguous().chunks(2).map(|dates| (dates[0].0, dates[dates.len() - 1].1));
+            self.from = merged.collect();
+        }
+    }
+
+    fn since_ms(&self, waiting: &Waiting) -> u64 {
+        if waiting.since_ms != UNDATED || self.undated_from.is_some_and(|from| waiting.arrival >= from) {
+            return waiting.since_ms;
+        }
+        let after = self.from.partition_point(|&(from, _)| from <= waiting.arrival);
+        after.checked_sub(1).map_or(UNDATED, |at| self.from[at].1)
+    }
+}
 
 /// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +85,7 @@ pub struct Pool {
     /// Every id is its row in the last [`Pool::refill`], and `places` is empty: nothing has to be looked up.
     by_row: bool,
     arrivals: u64,
+    dates: Dates,
     /// The window while it is moved on.
     further: Candidates,
     moved: bool,
@@ -81,6 +118,7 @@ impl Pool {
             places: HashMap::new(),
             by_row: true,
             arrivals: 0,
+            dates: Dates::default(),
             further: Candidates::new(),
             moved: false,
             found: Vec::new(),
@@ -106,6 +144,7 @@ impl Pool {
         self.places.clear();
         self.by_row = true;
         self.arrivals = 0;
+        self.dates = Dates::default();
         self.moved = false;
     }
 
@@ -193,7 +232,7 @@ impl Pool {
     /// pool is unchanged then.
     pub fn insert(&mut self, request: Request) -> Result<(), BatchError> {
         self.check(&request)?;
-        self.enter(request, 0);
+        self.enter(request, Some(0));
         Ok(())
     }
 
@@ -206,13 +245,16 @@ impl Pool {
         }
     }
 
-    /// Adds a request that [`Pool::check`] lets in.
-    pub(crate) fn enter(&mut self, request: Request, since_ms: u64) {
+    /// Adds a request that [`Pool::check`] lets in; without a date it gets that of the next [`Pool::date`].
+    pub(crate) fn enter(&mut self, request: Request, since_ms: Option<u64>) {
         self.index_ids();
+        if since_ms.is_none() {
+            self.dates.undated_from.get_or_insert(self.arrivals);
+        }
         let waiting = Waiting {
             request,
             enqueued_step: self.candidates.now_step() - request.waited_steps,
-            since_ms,
+            since_ms: since_ms.unwrap_or(UNDATED),
             arrival: self.arrivals,
             leaves: false,
         };
@@ -267,7 +309,8 @@ impl Pool {
 
     fn as_it_left(&self, waiting: Waiting) -> Waiting {
         let waited_steps = self.candidates.now_step() - waiting.enqueued_step;
-        Waiting { request: Request { waited_steps, ..waiting.request }, ..waiting }
+        let since_ms = self.dates.since_ms(&waiting);
+        Waiting { request: Request { waited_steps, ..waiting.request }, since_ms, ..waiting }
     }
 
     /// Lets those go who stand in these slots, and the oldest of the queue in.
@@ -421,23 +464,27 @@ impl Pool {
 
     // For the router.
 
-    /// Since when the one waits who came first, by the clock.
+    /// Since when the one waits who came first, by the clock; none before it has a date.
     pub(crate) fn first_since_ms(&self) -> Option<u64> {
         let (slot, ..) = self.candidates.iter().next()?;
-        Some(self.candidates.waiting(slot).since_ms)
+        Some(self.dates.since_ms(self.candidates.waiting(slot))).filter(|&since_ms| since_ms != UNDATED)
     }
 
-    /// Who came without a date gets one.
+    /// Who came without a date gets this one.
     pub(crate) fn date(&mut self, now_ms: u64) {
-        self.candidates.date(now_ms);
-        if !self.queue.is_empty() {
-            self.queue.date(now_ms);
-        }
+        let oldest =
+            self.candidates.iter().next().map_or(u64::MAX, |(slot, ..)| self.candidates.arrival(slot));
+        self.dates.date(now_ms, oldest);
     }
 
-    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: of every rank the first, as long as `is_old`
-    /// says so of them.
-    pub(crate) fn mark_first(&mut self, is_old: impl Fn(&Waiting) -> bool, mut leaves: impl FnMut(u64)) {
+    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: those who have waited for `after_ms`.
+    pub(crate) fn mark_expired(&mut self, (now_ms, after_ms): (u64, u64), mut leaves: impl FnMut(u64)) {
+        let dates = &self.dates;
+        // Whoever came later has waited less.
+        let is_old = |waiting: &Waiting| {
+            let since_ms = dates.since_ms(waiting);
+            since_ms != UNDATED && now_ms.saturating_sub(since_ms) >= after_ms
+        };
         self.candidates
             .mark(|waiting| if is_old(waiting) { Mark::Leaves } else { Mark::Enough }, &mut leaves);
         self.queue.mark_first(is_old, leaves);

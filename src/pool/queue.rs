@@ -44,15 +44,30 @@ struct Lane {
     stretches: VecDeque<Stretch>,
     /// Where a search that goes on in pieces stands: nobody who arrived before.
     searched: u64,
+    /// The stretch that was last asked for: who leaves after one another mostly stood beside one another.
+    last_stretch: usize,
 }
 
 impl Lane {
     fn new(rank: Option<u32>) -> Self {
-        Self { rank, head: NONE, tail: NONE, count: 0, stretches: VecDeque::new(), searched: 0 }
+        Self {
+            rank,
+            head: NONE,
+            tail: NONE,
+            count: 0,
+            stretches: VecDeque::new(),
+            searched: 0,
+            last_stretch: 0,
+        }
     }
 
-    fn stretch_of(&self, arrival: u64) -> usize {
-        self.stretches.partition_point(|stretch| stretch.from <= arrival).saturating_sub(1)
+    fn stretch_of(&mut self, arrival: u64) -> usize {
+        let from = |at: usize| self.stretches.get(at).map_or(u64::MAX, |stretch| stretch.from);
+        if from(self.last_stretch) > arrival || from(self.last_stretch + 1) <= arrival {
+            let after = self.stretches.partition_point(|stretch| stretch.from <= arrival);
+            self.last_stretch = after.saturating_sub(1);
+        }
+        self.last_stretch
     }
 }
 
@@ -402,7 +417,7 @@ impl Queue {
         heads.clear();
         self.cursors.clear();
         for index in 0..self.lanes.len() {
-            let lane = &self.lanes[index];
+            let lane = &mut self.lanes[index];
             self.cursors.push(Cursor { stretch: lane.stretch_of(lane.searched), ..Cursor::default() });
             if let Some(wanted) = wanted(lane.rank) {
                 heads.extend(self.next_wanted(index, wanted));
@@ -469,19 +484,6 @@ impl Queue {
         for (rank, &lane) in (0u32..).zip(&self.lane_of_rank) {
             if lane != NONE {
                 self.lanes[lane as usize].rank = Some(rank);
-            }
-        }
-    }
-
-    /// Who came without a date gets one; they are the youngest of each lane.
-    pub(super) fn date(&mut self, now_ms: u64) {
-        for lane in &self.lanes {
-            let mut at = lane.tail;
-            while let Some(node) = self.nodes.get_mut(at as usize)
-                && node.waiting.since_ms == super::UNDATED
-            {
-                node.waiting.since_ms = now_ms;
-                at = node.previous;
             }
         }
     }

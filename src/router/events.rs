@@ -2,7 +2,6 @@
 
 use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
-use crate::pool::UNDATED;
 use crate::router::accounting::Active;
 use crate::router::error::unless_panicked;
 use crate::router::{Finished, Rank, Router, RouterError};
@@ -24,7 +23,7 @@ impl Router {
             self.tell(clock);
         }
         self.arrived(&request);
-        self.wait(request, clock.map_or(UNDATED, |clock| clock.now_ms()));
+        self.wait(request, clock.map(|clock| clock.now_ms()));
         Ok(())
     }
 
@@ -44,8 +43,8 @@ impl Router {
         Ok(Request { rank: rank.map(|place| place as u32), pair_row: None, survival_class: None, ..request })
     }
 
-    /// A request that was checked, and bound where the policy binds, waits from now on.
-    pub(super) fn wait(&mut self, request: Request, since_ms: u64) {
+    /// A request that was checked, and bound where the policy binds, waits; without a date, from the clock's next reading on.
+    pub(super) fn wait(&mut self, request: Request, since_ms: Option<u64>) {
         self.pool.enter(request, since_ms);
         let tokens = u64::from(request.prompt_tokens);
         match request.rank {

@@ -1,7 +1,6 @@
 //! How it stands, in plain numbers: for exporters, dashboards and tests.
 
 use crate::assignment::WaitReason;
-use crate::pool::UNDATED;
 use crate::router::Router;
 use crate::router::accounting::ReportCounts;
 use crate::router::explain::margin_tokens;
@@ -200,8 +199,8 @@ impl Router {
         metrics.waiting = self.pool.len() as u64;
         metrics.running = self.slab.len() as u64;
         metrics.longest_wait_steps = self.pool.longest_wait_steps();
-        let first_ms = self.pool.first_since_ms().filter(|&since_ms| since_ms != UNDATED);
-        metrics.longest_wait_ms = first_ms.map_or(0, |since_ms| self.now_ms() - since_ms);
+        metrics.longest_wait_ms =
+            self.pool.first_since_ms().map_or(0, |since_ms| self.now_ms().saturating_sub(since_ms));
         metrics.waiting_by_reason = Default::default();
         let by_reason = &mut metrics.waiting_by_reason;
         let reasons = self.reasons();

@@ -61,7 +61,7 @@ impl Router {
         self.tell(clock);
         self.arrived(&request);
         let Some(Routed { worker: place, score_tokens, runner_up }) = routed else {
-            self.wait(request, self.now_ms());
+            self.wait(request, Some(self.now_ms()));
             return Ok(Placement::Waits);
         };
         let (ids, workers) = (&self.ids, &self.workers);

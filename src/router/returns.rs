@@ -1,7 +1,7 @@
 //! Who comes back without having finished, and why.
 
 use crate::batch::Request;
-use crate::pool::{UNDATED, Waiting};
+use crate::pool::Waiting;
 use crate::router::{ReturnReason, Returned, Router};
 
 impl Router {
@@ -11,11 +11,7 @@ impl Router {
         let mut leaving = std::mem::take(&mut self.leaving);
         leaving.clear();
         if let Some(after_ms) = self.config.expire_after_ms {
-            // Whoever came later has waited less.
-            let is_late = |waiting: &Waiting| {
-                waiting.since_ms != UNDATED && now_ms.saturating_sub(waiting.since_ms) >= after_ms
-            };
-            self.pool.mark_first(is_late, |id| leaving.push((id, ReturnReason::Expired)));
+            self.pool.mark_expired((now_ms, after_ms), |id| leaving.push((id, ReturnReason::Expired)));
         }
         if self.rescan {
             for (place, account) in (0u32..).zip(&self.accounts) {
@@ -81,12 +77,26 @@ impl Router {
         most
     }
 
-    /// A request has left the pool for this reason.
-    pub(super) fn return_waiting(&mut self, request: Request, reason: ReturnReason) {
-        let Request { id, rank, .. } = self.left_queue(request);
-        self.pending.push(Returned { id, worker: rank, reason, generated_tokens: 0 });
-        self.counters.returned[reason as usize] += 1;
-        self.forget(id);
+    /// Everybody in `leaving` leaves the pool, to `pending`.
+    pub(super) fn return_leaving(&mut self) {
+        let mut reasons = self.leaving.iter();
+        let ids = self.leaving.iter().map(|&(id, _)| id);
+        self.pool.leave_all(ids, |Waiting { request: Request { id, prompt_tokens, rank, .. }, .. }| {
+            // Those marked wait, so none of them was passed over.
+            let Some(&(_, reason)) = reasons.next() else { return };
+            let worker = rank.map(|place| {
+                let (requests, tokens) = &mut self.queued[place as usize];
+                *requests -= 1;
+                *tokens -= u64::from(prompt_tokens);
+                self.ids[place as usize]
+            });
+            self.pending.push(Returned { id, worker, reason, generated_tokens: 0 });
+            self.counters.returned[reason as usize] += 1;
+            if let Some(foresight) = &mut self.foresight {
+                foresight.aborted(id);
+            }
+        });
+        self.leaving.clear();
     }
 
     /// Moves a running request to `pending`.

@@ -324,18 +324,14 @@ impl Router {
             self.give_back(self.silent[at], ReturnReason::WorkerSilent);
         }
         self.rescan = false;
-        let (mut left, leaving) = (std::mem::take(&mut self.left), std::mem::take(&mut self.leaving));
+        self.return_leaving();
+        let mut left = std::mem::take(&mut self.left);
         left.clear();
-        let ids = leaving.iter().map(|&(id, _)| id).chain(self.planned.iter().map(|planned| planned.id));
-        self.pool.leave_all(ids, |waiting| left.push(waiting));
-        let (returned, admitted) = left.split_at(leaving.len());
-        for (waiting, &(_, reason)) in returned.iter().zip(&leaving) {
-            self.return_waiting(waiting.request, reason);
-        }
+        self.pool.leave_all(self.planned.iter().map(|planned| planned.id), |waiting| left.push(waiting));
         self.plan.returned.clear();
         self.plan.returned.append(&mut self.pending);
         self.plan.admissions.clear();
-        for (at, waiting) in admitted.iter().enumerate() {
+        for (at, waiting) in left.iter().enumerate() {
             let Planned { place, score_tokens, .. } = self.planned[at];
             let request = self.left_queue(waiting.request);
             self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), request.waited_steps);
@@ -343,7 +339,7 @@ impl Router {
             let dispatch = self.begin(request, place, 0, true);
             self.plan.admissions.push(Dispatch { score_tokens, ..dispatch });
         }
-        (self.left, self.leaving) = (left, leaving);
+        self.left = left;
         (self.plan.before, self.plan.after) = self.balance;
     }
 }

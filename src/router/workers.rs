@@ -152,15 +152,10 @@ impl Router {
                 self.give_back(index as u32, reason);
             }
         }
-        let (mut leaving, mut left) = (std::mem::take(&mut self.leaving), std::mem::take(&mut self.left));
+        let (pool, leaving) = (&mut self.pool, &mut self.leaving);
         leaving.clear();
-        left.clear();
-        self.pool.mark_bound(place as u32, |id| leaving.push((id, reason)));
-        self.pool.leave_all(leaving.iter().map(|&(id, _)| id), |waiting| left.push(waiting));
-        for waiting in &left {
-            self.return_waiting(waiting.request, reason);
-        }
-        (self.leaving, self.left) = (leaving, left);
+        pool.mark_bound(place as u32, |id| leaving.push((id, reason)));
+        self.return_leaving();
         returned.extend(self.pending.drain(from..));
 
         self.ids.remove(place);
