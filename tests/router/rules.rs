@@ -3,7 +3,7 @@
 use balanceroute::policy::{NAMES, Parameters};
 use balanceroute::router::{Decided, Metrics};
 use balanceroute::{
-    Mode, Placement, Request, ReturnReason, Router, RouterConfig, RouterError, Share, WaitReason,
+    Mode, PairTerms, Placement, Request, ReturnReason, Router, RouterConfig, RouterError, Share, WaitReason,
     WorkerConfig, WorkerReport,
 };
 
@@ -281,4 +281,171 @@ fn metrics_add_up() {
     assert_eq!((counters.arrived, counters.admitted_by_step), (5, 4));
     assert_eq!((counters.decide_ns.count(), counters.wait_ms.count(), counters.wait_steps.sum), (1, 4, 0));
     assert_eq!(counters.wait_ms.sum, 40);
+}
+
+#[test]
+fn a_wait_begins_when_it_was_enqueued() {
+    let config = RouterConfig { expire_after_ms: Some(5_000), ..RouterConfig::new(1, 1) };
+    let mut router = build(config, "level");
+    router.enqueue(Request::new(1, 100), 0).unwrap();
+    router.step(0).unwrap();
+    router.finish(1, None).unwrap();
+    // A minute in which nobody comes; then one comes, and no time was told.
+    router.enqueue(Request::new(2, 100), None).unwrap();
+    let plan = router.step(60_000).unwrap();
+    assert_eq!((plan.admissions.len(), plan.returned.len()), (1, 0));
+    assert_eq!(router.counters().wait_ms.sum, 0);
+    // One that tells when it came has waited since, whenever somebody steps.
+    router.enqueue(Request::new(3, 100), 61_000).unwrap();
+    router.enqueue(Request::new(4, 100), None).unwrap();
+    router.enqueue(Request::new(5, 100), 63_000).unwrap();
+    let mut metrics = Metrics::default();
+    router.metrics(&mut metrics);
+    assert_eq!((metrics.now_ms, metrics.longest_wait_ms), (63_000, 2_000));
+    assert!(router.step(65_999).unwrap().returned.is_empty());
+    assert_eq!(router.step(66_000).unwrap().returned[0].id, 3);
+    // The fourth got the date of the fifth.
+    assert!(router.step(67_999).unwrap().returned.is_empty());
+    let back: Vec<u64> = router.step(68_000).unwrap().returned.iter().map(|back| back.id).collect();
+    assert_eq!(back, [4, 5]);
+}
+
+#[test]
+fn a_jump_of_the_clock_neither_expires_nor_freezes() {
+    const HOUR: u64 = 3_600_000;
+    for (from, to) in
+        [(10 * HOUR, 11 * HOUR), (10 * HOUR, 9 * HOUR), (1_700_000_000_000, 40), (40, u64::MAX - HOUR)]
+    {
+        let config = RouterConfig {
+            expire_after_ms: Some(5_000),
+            silence_timeout_ms: Some(8_000),
+            dispatch_timeout_ms: Some(8_000),
+            ..RouterConfig::new(1, 1)
+        };
+        let mut router = build(config, "level");
+        router.enqueue(Request::new(1, 100), from).unwrap();
+        router.enqueue(Request::new(2, 100), from).unwrap();
+        assert_eq!(router.step(from).unwrap().admissions.len(), 1);
+        assert!(router.step(from + 3_000).unwrap().returned.is_empty());
+        // Three seconds are behind it, whatever the clock says now; a report carries it, and the same thing happens twice.
+        let report = WorkerReport { last_dispatch: Some(0), running: 0, ..WorkerReport::default() };
+        router.report(0, report, to).unwrap();
+        assert!(router.step(to).unwrap().returned.is_empty());
+        assert!(router.step(to + 1_999).unwrap().returned.is_empty());
+        let back = router.step(to + 2_000).unwrap().returned.clone();
+        assert_eq!(
+            back.iter().map(|back| (back.id, back.reason)).collect::<Vec<_>>(),
+            [(2, ReturnReason::Expired)]
+        );
+        // Dispatched eight seconds ago.
+        assert!(router.step(to + 4_999).unwrap().returned.is_empty());
+        let back = router.step(to + 5_000).unwrap().returned.clone();
+        assert_eq!((back[0].id, back[0].reason), (1, ReturnReason::WorkerSilent));
+        let mut metrics = Metrics::default();
+        router.metrics(&mut metrics);
+        assert_eq!((metrics.now_ms, metrics.counters.clock_jumps), (to + 5_000, 1));
+    }
+}
+
+/// Slots are open, and who may enter stands far behind those who may not: by rank, by length, by mask.
+#[test]
+fn no_slot_waits_for_somebody_who_is_only_far_behind() {
+    struct Even;
+    impl PairTerms for Even {
+        fn bonus(&mut self, _: &Request, _: &mut [f32]) -> bool {
+            false
+        }
+        fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
+            workers[0] = if request.id < 9_000 { 0 } else { u64::MAX };
+            true
+        }
+    }
+    for name in ["level", "exact", "br0", "least-kv", "longest-first", "jsq"] {
+        let mut router = build(RouterConfig::new(3, 2), name);
+        router.set_accepting(0, false).unwrap();
+        for id in 0..10_000 {
+            let request = Request::new(id, 100 + (id % 50) as u32);
+            let request = if id < 9_998 { request.bound_to(0) } else { request.bound_to(1) };
+            router.enqueue(request, 0).unwrap();
+        }
+        let mut entered: Vec<u64> =
+            router.step(1).unwrap().admissions.iter().map(|dispatch| dispatch.id).collect();
+        entered.sort_unstable();
+        assert_eq!(entered, [9_998, 9_999], "{name}: by rank");
+
+        let worker = WorkerConfig::new(4).capacity(3_000);
+        let mut router = build(RouterConfig { headroom_steps: 0, ..RouterConfig::uniform(2, worker) }, name);
+        router.adopt(Request::new(1 << 40, 1_000), 0, 0).unwrap();
+        router.adopt(Request::new(1 << 41, 1_000), 1, 0).unwrap();
+        for id in 0..10_000 {
+            router.enqueue(Request::new(id, if id < 9_500 { 2_500 } else { 900 }), 0).unwrap();
+        }
+        let plan = router.step(1).unwrap();
+        assert_eq!(plan.admissions.len(), 4, "{name}: by length");
+        assert!(plan.admissions.iter().all(|dispatch| dispatch.id >= 9_500));
+
+        let mut router = build(RouterConfig::new(2, 3), name);
+        for id in 0..10_000 {
+            router.enqueue(Request::new(id, 100), 0).unwrap();
+        }
+        let plan = router.step_with(1, &mut Even).unwrap();
+        assert_eq!(plan.admissions.len(), 6, "{name}: by mask");
+        assert!(plan.admissions.iter().all(|dispatch| dispatch.id >= 9_000));
+    }
+}
+
+/// More slots are open than a window has requests: all of them are filled.
+#[test]
+fn a_cluster_that_starts_is_filled_in_one_step() {
+    for name in ["level", "exact", "br0"] {
+        let mut router = build(RouterConfig::new(8, 1_000), name);
+        for id in 0..9_000 {
+            router.enqueue(Request::new(id, 100 + (id * 7 % 900) as u32), 0).unwrap();
+        }
+        assert_eq!(router.step(0).unwrap().admissions.len(), 8_000, "{name}");
+        assert_eq!(router.pool().len(), 1_000);
+    }
+}
+
+/// What takes a look at everybody for each who leaves does not come to an end here.
+#[test]
+fn a_million_leave_at_once() {
+    for (count, equal) in [(100_000, true), (1 << 20, false)] {
+        let tokens = |id: u64| if equal { 1_000 } else { 1 + (id * 7919 % 5_000) as u32 };
+        let config = RouterConfig {
+            expire_after_ms: Some(1_000),
+            ..RouterConfig::uniform(4, WorkerConfig::new(0).capacity(1 << 29))
+        };
+        let mut router = build(config, "level");
+        let fill = |router: &mut Router, now_ms: u64| {
+            for id in 0..count {
+                router.enqueue(Request::new(id, tokens(id)).bound_to(3), now_ms).unwrap();
+            }
+        };
+        let all = |back: &[balanceroute::Returned], reason: ReturnReason| {
+            assert_eq!(back.len() as u64, count);
+            assert!(back.iter().all(|back| back.reason == reason && back.worker == Some(3)));
+        };
+        fill(&mut router, 0);
+        assert!(matches!(
+            router.enqueue(Request::new(count, 1), 0),
+            Err(RouterError::Batch(balanceroute::BatchError::TooManyWaiting { .. })) | Ok(())
+        ));
+        let _ = router.abort(count, None);
+        all(&router.step(1_000).unwrap().returned, ReturnReason::Expired);
+        fill(&mut router, 1_000);
+        router.drain_worker(3).unwrap();
+        all(&router.step(1_001).unwrap().returned, ReturnReason::WorkerDraining);
+        router.set_accepting(3, true).unwrap();
+        fill(&mut router, 1_001);
+        let small = WorkerReport { kv_capacity_tokens: Some(256), ..WorkerReport::default() };
+        router.report(3, small, None).unwrap();
+        all(&router.step(1_002).unwrap().returned, ReturnReason::NeverFits);
+        router.report(3, WorkerReport { kv_capacity_tokens: Some(1 << 29), ..small }, None).unwrap();
+        fill(&mut router, 1_002);
+        let mut back = Vec::new();
+        router.remove_worker(3, &mut back).unwrap();
+        all(&back, ReturnReason::WorkerRemoved);
+        assert!(router.pool().is_empty());
+    }
 }
