@@ -83,7 +83,7 @@ fn decided(parameters: &Parameters, name: &str, plain: &Plain, neutral: Option<N
         Some(Neutral::Masks | Neutral::OneRow) => {
             eligible = vec![u64::MAX; requests.len() * words];
             // What stands past the last worker says nothing.
-            if workers % 64 != 0 {
+            if !workers.is_multiple_of(64) {
                 eligible
                     .iter_mut()
                     .skip(words - 1)

@@ -49,8 +49,9 @@
 //! *Each has its own without shares*: each counts the others as foreign load since its last report and may overshoot by what they sent since then.
 //!
 //! # Cost
-//! An event costs O(1) beside the pool's order, a step what the policy needs, a report what it newly acknowledges; a placement on arrival looks at
-//! every worker once. Nothing allocates once everything has seen its largest size (`tests/allocation.rs`). `cargo bench --bench router` has the figures.
+//! An event costs O(1), whoever waits; one that changes the window also moves what stands between two places of its order of length. A step costs what
+//! the policy needs for the window, and what those who leave cost one by one; a report what it newly acknowledges; a placement on arrival looks at
+//! every worker once. Nothing allocates once everything has seen its largest size (`tests/allocation.rs`). `cargo bench --bench router` and `--bench pool` have the figures.
 //! A router belongs to one thread at a time (it is `Send`); there is no global state. Ids are the caller's and may be an attacker's choice, so they are
 //! found by the standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever decides anything.
 
