@@ -9,7 +9,7 @@ pub(crate) mod limits;
 pub(crate) mod request;
 mod terms;
 mod totals;
-mod worker;
+pub(crate) mod worker;
 
 pub use error::BatchError;
 pub use limits::{

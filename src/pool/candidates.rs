@@ -35,7 +35,7 @@ impl PoolSlot {
 pub(crate) struct Waiting {
     pub request: Request,
     pub enqueued_step: u32,
-    /// The clock as it arrived; [`super::UNDATED`] until the clock is next read.
+    /// The clock as it arrived; [`super::dates::UNDATED`] until the clock is next read.
     pub since_ms: u64,
     /// Rises from one to the next.
     pub arrival: u64,

@@ -8,65 +8,29 @@
 //! |---|---|
 //! | `candidates` | who a decision chooses among: order of arrival, and columns in order of length with the blocks that the search bounds |
 //! | `queue` | everybody behind them: a list for each rank, in stretches of known lengths |
-//! | here | ids, and who stands in which of the two |
+//! | `dates` | since when those wait who came without a reading of the clock |
+//! | here | ids, and who stands in which of the first two |
 //!
 //! Ids are the caller's and may be an attacker's choice, so they are found by the standard library's keyed hash.
 
 mod candidates;
+mod dates;
 mod queue;
 
-use std::collections::{HashMap, VecDeque, hash_map};
+use std::collections::{HashMap, hash_map};
 
 use self::candidates::Mark;
 pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered, Waiting};
 pub use self::candidates::{Candidates, PoolSlot};
+use self::dates::{Dates, UNDATED};
 use self::queue::{Queue, Wanted};
-use crate::batch::Worker;
 use crate::batch::error::BatchError;
 use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING};
 use crate::batch::request::Request;
+use crate::batch::worker::Worker;
 
 /// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16 a worker costs no balance (measured).
 pub const CANDIDATE_WINDOW: usize = 4096;
-
-/// The clock of a request that came before the clock was read.
-pub(crate) const UNDATED: u64 = u64::MAX;
-
-/// Dates of those who came without one.
-#[derive(Clone, Debug, Default)]
-struct Dates {
-    /// From this arrival on, up to the next entry: the time at which the clock was next read.
-    from: VecDeque<(u64, u64)>,
-    /// The first arrival without a date since.
-    undated_from: Option<u64>,
-}
-
-/// Most dates that are kept apart.
-const MOST_DATES: usize = 4096;
-
-impl Dates {
-    fn date(&mut self, now_ms: u64, oldest_arrival: u64) {
-        let Some(from) = self.undated_from.take() else { return };
-        self.from.push_back((from, now_ms));
-        while self.from.get(1).is_some_and(|&(from, _)| from <= oldest_arrival) {
-            self.from.pop_front();
-        }
-        if self.from.len() > MOST_DATES {
-            // Somebody waits for very long: two dates become one, the later, so that nobody seems to have waited longer than it has.
-            let merged =
-                self.from.make_contiguous().chunks(2).map(|dates| (dates[0].0, dates[dates.len() - 1].1));
-            self.from = merged.collect();
-        }
-    }
-
-    fn since_ms(&self, waiting: &Waiting) -> u64 {
-        if waiting.since_ms != UNDATED || self.undated_from.is_some_and(|from| waiting.arrival >= from) {
-            return waiting.since_ms;
-        }
-        let after = self.from.partition_point(|&(from, _)| from <= waiting.arrival);
-        after.checked_sub(1).map_or(UNDATED, |at| self.from[at].1)
-    }
-}
 
 /// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +213,7 @@ impl Pool {
     pub(crate) fn enter(&mut self, request: Request, since_ms: Option<u64>) {
         self.index_ids();
         if since_ms.is_none() {
-            self.dates.undated_from.get_or_insert(self.arrivals);
+            self.dates.undated(self.arrivals);
         }
         let waiting = Waiting {
             request,

@@ -1037,7 +1037,7 @@ const WHOLE: Share = Share::WHOLE;
 const THIRD: Share = Share { index: 1, of: 3 };
 
 fn setting(policy: &'static str, mode: Mode, share: Share, bounded: bool) -> Setting {
-    let repairs = policy.starts_with("level") || policy == "exact";
+    let repairs = policy.starts_with("level") || policy.starts_with("exact");
     // The published rule and those of engines know no bound of the wait but a request's own.
     let (terms, window) = (false, 4096);
     Setting { policy, mode, share, bounded, silence: bounded, terms, repairs, overdue_first: true, window }

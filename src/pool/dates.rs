@@ -1,0 +1,104 @@
+//! Since when requests wait that came without a reading of the clock: since it was next read.
+//!
+//! The date of a reading is kept once, for all arrivals since the reading before, so that a reading costs the same however many have come.
+
+use std::collections::VecDeque;
+
+use crate::pool::candidates::Waiting;
+
+/// The clock of a request that came before the clock was read.
+pub(super) const UNDATED: u64 = u64::MAX;
+
+/// Dates of those who came without one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dates {
+    /// From this arrival on, up to the next entry: the time at which the clock was next read.
+    from: VecDeque<(u64, u64)>,
+    /// The first arrival without a date since.
+    undated_from: Option<u64>,
+}
+
+/// Most dates that are kept apart.
+const MOST_DATES: usize = 4096;
+
+impl Dates {
+    /// This arrival has no date yet.
+    pub(super) fn undated(&mut self, arrival: u64) {
+        self.undated_from.get_or_insert(arrival);
+    }
+
+    /// Everybody who came without a date gets this one; `oldest_arrival` is that of the oldest who waits.
+    pub(super) fn date(&mut self, now_ms: u64, oldest_arrival: u64) {
+        let Some(from) = self.undated_from.take() else { return };
+        self.from.push_back((from, now_ms));
+        while self.from.get(1).is_some_and(|&(from, _)| from <= oldest_arrival) {
+            self.from.pop_front();
+        }
+        if self.from.len() > MOST_DATES {
+            // Somebody waits for very long: two dates become one, the later, so that nobody seems to have waited longer than it has.
+            let merged =
+                self.from.make_contiguous().chunks(2).map(|dates| (dates[0].0, dates[dates.len() - 1].1));
+            self.from = merged.collect();
+        }
+    }
+
+    /// Since when a request waits; [`UNDATED`] before the clock was read.
+    pub(super) fn since_ms(&self, waiting: &Waiting) -> u64 {
+        if waiting.since_ms != UNDATED || self.undated_from.is_some_and(|from| waiting.arrival >= from) {
+            return waiting.since_ms;
+        }
+        let after = self.from.partition_point(|&(from, _)| from <= waiting.arrival);
+        after.checked_sub(1).map_or(UNDATED, |at| self.from[at].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::request::Request;
+
+    fn waiting(arrival: u64) -> Waiting {
+        Waiting {
+            request: Request::new(arrival, 1),
+            enqueued_step: 0,
+            since_ms: UNDATED,
+            arrival,
+            leaves: false,
+        }
+    }
+
+    #[test]
+    fn a_reading_dates_who_came_before_it_and_nobody_after() {
+        let mut dates = Dates::default();
+        assert_eq!(dates.since_ms(&waiting(0)), UNDATED);
+        (0..3).for_each(|arrival| dates.undated(arrival));
+        dates.date(50, 0);
+        dates.date(60, 0);
+        (5..7).for_each(|arrival| dates.undated(arrival));
+        assert_eq!([0, 2].map(|arrival| dates.since_ms(&waiting(arrival))), [50, 50]);
+        assert_eq!(dates.since_ms(&waiting(5)), UNDATED);
+        dates.date(70, 2);
+        assert_eq!([0, 2, 5, 6].map(|arrival| dates.since_ms(&waiting(arrival))), [50, 50, 70, 70]);
+        assert_eq!(dates.since_ms(&Waiting { since_ms: 3, ..waiting(5) }), 3);
+        // Nobody waits who came before the fifth.
+        dates.undated(9);
+        dates.date(80, 5);
+        assert_eq!((dates.from.len(), dates.since_ms(&waiting(6))), (2, 70));
+    }
+
+    /// One waits for ever, and readings go on: what is kept is bounded, and nobody seems to have waited longer than it has.
+    #[test]
+    fn dates_are_merged_towards_the_later() {
+        let mut dates = Dates::default();
+        for arrival in 0..10 * MOST_DATES as u64 {
+            dates.undated(arrival);
+            dates.date(10 * arrival, 0);
+            assert!(dates.from.len() <= MOST_DATES);
+        }
+        for arrival in 0..10 * MOST_DATES as u64 {
+            assert!(dates.since_ms(&waiting(arrival)) >= 10 * arrival);
+        }
+        let last = 10 * MOST_DATES as u64 - 1;
+        assert_eq!(dates.since_ms(&waiting(last)), 10 * last);
+    }
+}
