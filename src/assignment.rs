@@ -185,12 +185,6 @@ impl<'a> Reasons<'a> {
         }
     }
 
-    /// Whether a request could be placed.
-    pub(crate) fn may_enter(&self, request: &Request) -> bool {
-        // Whatever it is told who could.
-        matches!(self.of(None, request), WaitReason::OutsideWindow)
-    }
-
     /// Why a request waits; it is a candidate where it has a slot.
     pub(crate) fn of(&self, slot: Option<PoolSlot>, request: &Request) -> WaitReason {
         let placeable = if slot.is_some() { self.passed_over } else { WaitReason::OutsideWindow };

@@ -7,7 +7,7 @@ use balanceroute::backend::BackendKind;
 use balanceroute::policy::{self, Parameters};
 use balanceroute::router::Metrics;
 use balanceroute::{
-    Assignment, Batch, Mode, Pairs, Placement, Pool, PredictedEnd, PredictedEnds, Request, Router,
+    Assignment, Batch, Mode, PairTerms, Pairs, Placement, Pool, PredictedEnd, PredictedEnds, Request, Router,
     RouterConfig, Traffic, Worker, WorkerConfig, WorkerReport,
 };
 use counting::BYTES;
@@ -190,5 +190,77 @@ fn a_router_allocates_nothing_after_the_warm_up() {
         }
         router.metrics(&mut metrics);
         assert!(metrics.counters.finished > 5_000 && metrics.counters.admitted_by_step > 5_000, "{name}");
+    }
+}
+
+/// Masks and bonuses of a few.
+struct Terms(u64);
+
+impl PairTerms for Terms {
+    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
+        bonus_tokens[0] = 300.0;
+        (request.id ^ self.0).is_multiple_of(7)
+    }
+
+    fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
+        workers[0] = (request.id ^ self.0) % 15;
+        (request.id ^ self.0).is_multiple_of(5)
+    }
+}
+
+/// More wait than the window holds, caches bind so that it moves on, ranks are asked for, some expire in every step.
+#[test]
+fn windows_and_departures_allocate_nothing_after_the_warm_up() {
+    for name in ["level", "exact", "br0", "longest-first"] {
+        let config = RouterConfig {
+            headroom_steps: 16,
+            expire_after_ms: Some(4_000),
+            ..RouterConfig::uniform(4, WorkerConfig::new(40).capacity(40_000))
+        };
+        let parameters = Parameters { candidate_window: 50, ..Parameters::default() };
+        let mut router = Router::new(config, name, &parameters).expect("valid");
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let (mut next_id, mut running) = (0, Vec::with_capacity(200));
+        let (mut expired, mut behind) = (0, 0);
+        for round in 0..900u64 {
+            let before = BYTES.get();
+            let warm_up = round < 600;
+            // The largest days are in the warm-up.
+            while router.pool().len() < if warm_up && round % 3 == 0 { 900 } else { 600 } {
+                next_id += 1;
+                let request = Request::new(next_id, rng.random_range(1..9_000));
+                let rank = if next_id % 3 == 0 { Some(rng.random_range(0..4)) } else { None };
+                router
+                    .enqueue(
+                        Request { rank, ..request },
+                        if next_id % 2 == 0 { Some(50 * round) } else { None },
+                    )
+                    .expect("valid");
+            }
+            let first = router.pool().candidates().iter().last().map_or(0, |(_, request, _)| request.id);
+            let plan = if round % 2 == 0 {
+                router.step_with(50 * round, &mut Terms(round)).expect("a decision")
+            } else {
+                router.step(50 * round).expect("a decision")
+            };
+            running.extend(plan.admissions.iter().map(|to| to.id));
+            if !warm_up {
+                expired += plan.returned.len();
+                behind += plan.admissions.iter().filter(|to| to.id > first).count();
+            }
+            router.advance();
+            for _ in 0..6 {
+                if !running.is_empty() {
+                    let id = running.swap_remove(rng.random_range(0..running.len()));
+                    router.finish(id, None).expect("it runs");
+                }
+            }
+            let allocated = BYTES.get() - before;
+            assert!(warm_up || allocated == 0, "{name}: {allocated} bytes in round {round}");
+        }
+        assert!(
+            expired > 100 && behind > 30,
+            "{name}: {expired} expired, {behind} entered from behind the window"
+        );
     }
 }

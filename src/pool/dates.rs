@@ -19,7 +19,7 @@ pub(super) struct Dates {
 }
 
 /// Most dates that are kept apart.
-const MOST_DATES: usize = 4096;
+const MOST_DATES: usize = 1024;
 
 impl Dates {
     /// This arrival has no date yet.
@@ -30,15 +30,19 @@ impl Dates {
     /// Everybody who came without a date gets this one; `oldest_arrival` is that of the oldest who waits.
     pub(super) fn date(&mut self, now_ms: u64, oldest_arrival: u64) {
         let Some(from) = self.undated_from.take() else { return };
+        // All at once: how many there are depends on how long somebody waits, and that day must not allocate.
+        self.from.reserve(MOST_DATES + 1 - self.from.len());
         self.from.push_back((from, now_ms));
         while self.from.get(1).is_some_and(|&(from, _)| from <= oldest_arrival) {
             self.from.pop_front();
         }
         if self.from.len() > MOST_DATES {
             // Somebody waits for very long: two dates become one, the later, so that nobody seems to have waited longer than it has.
-            let merged =
-                self.from.make_contiguous().chunks(2).map(|dates| (dates[0].0, dates[dates.len() - 1].1));
-            self.from = merged.collect();
+            let half = self.from.len() / 2;
+            for at in 0..half {
+                self.from[at] = (self.from[2 * at].0, self.from[2 * at + 1].1);
+            }
+            self.from.drain(half..2 * half);
         }
     }
 

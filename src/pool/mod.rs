@@ -23,7 +23,7 @@ use self::candidates::Mark;
 pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered, Waiting};
 pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
-use self::queue::{Queue, Wanted};
+use self::queue::{Heads, Queue, Wanted};
 use crate::batch::error::BatchError;
 use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING};
 use crate::batch::request::Request;
@@ -57,6 +57,7 @@ pub struct Pool {
     found: Vec<u32>,
     slots: Vec<PoolSlot>,
     joining: Vec<Waiting>,
+    heads: Heads,
 }
 
 impl Default for Pool {
@@ -88,6 +89,7 @@ impl Pool {
             found: Vec::new(),
             slots: Vec::new(),
             joining: Vec::new(),
+            heads: Heads::new(),
         }
     }
 
@@ -365,7 +367,7 @@ impl Pool {
     pub(crate) fn iter_with_slots(&self) -> impl Iterator<Item = (Option<PoolSlot>, Request, u32)> {
         let now_step = self.candidates.now_step();
         let first = self.candidates.iter().map(|(slot, &request, waited)| (Some(slot), request, waited));
-        first.chain(self.queue.iter().map(move |(waiting, rank)| {
+        first.chain(self.queue.iter(Heads::new()).map(move |(waiting, rank)| {
             (None, waiting.bound_to(rank).request, now_step - waiting.enqueued_step)
         }))
     }
@@ -408,7 +410,8 @@ impl Pool {
         };
         self.further.set_step(self.candidates.now_step(), 0);
         let everybody = self.candidates.iter().map(|(slot, ..)| *self.candidates.waiting(slot));
-        let everybody = everybody.chain(self.queue.iter().map(|(waiting, rank)| waiting.bound_to(rank)));
+        let everybody =
+            everybody.chain(self.queue.iter(Heads::new()).map(|(waiting, rank)| waiting.bound_to(rank)));
         self.further.refill(everybody.filter(|waiting| may(&waiting.request)).take(self.window));
         self.moved = !self.further.is_empty();
     }
@@ -421,8 +424,8 @@ impl Pool {
 
     /// Those behind the window that have a row of pair terms or a survival class.
     pub(crate) fn queued_with_terms(&self) -> impl Iterator<Item = Request> {
-        let with_terms = self.queue.with_terms();
-        let behind = self.queue.iter().take(if with_terms > 0 { usize::MAX } else { 0 });
+        let behind =
+            (self.queue.with_terms() > 0).then(|| self.queue.iter(Heads::new())).into_iter().flatten();
         behind.map(|(waiting, rank)| waiting.bound_to(rank).request)
     }
 
@@ -513,7 +516,7 @@ impl Pool {
             return;
         }
         let stay = |waiting: &&Waiting| !waiting.leaves;
-        let queued = self.queue.iter().filter(|(waiting, _)| stay(waiting));
+        let queued = self.queue.iter(&mut self.heads).filter(|(waiting, _)| stay(waiting));
         let queued = queued.map(|(waiting, rank)| waiting.bound_to(rank));
         let all = self
             .candidates

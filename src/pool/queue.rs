@@ -3,6 +3,7 @@
 //! A lane is an intrusive list, cut into stretches of neighbours whose least and greatest length are known, so that whoever looks for lengths
 //! passes over most of a million at once. Every operation costs what it touches; nothing moves or looks at all that wait.
 
+use std::borrow::BorrowMut;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -110,6 +111,9 @@ impl Wanted {
         (low || high, low && high)
     }
 }
+
+/// The next of each lane: its arrival, its lane and its node.
+pub(super) type Heads = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 /// Everybody behind the candidates.
 #[derive(Clone, Debug)]
@@ -299,17 +303,22 @@ impl Queue {
         self.heads = heads;
     }
 
-    /// Everybody in order of arrival, with the rank that each is bound to.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Waiting, Option<u32>)> {
+    /// Everybody in order of arrival, with the rank that each is bound to; `heads` is scratch.
+    pub(super) fn iter<'a>(
+        &'a self,
+        mut heads: impl BorrowMut<Heads> + 'a,
+    ) -> impl Iterator<Item = (&'a Waiting, Option<u32>)> {
         let head = |index: u32, at: u32| {
             self.nodes.get(at as usize).map(|node| Reverse((node.waiting.arrival, index, at)))
         };
-        let mut heads: BinaryHeap<_> =
-            (0u32..).zip(&self.lanes).filter_map(|(index, lane)| head(index, lane.head)).collect();
+        heads.borrow_mut().clear();
+        heads
+            .borrow_mut()
+            .extend((0u32..).zip(&self.lanes).filter_map(|(index, lane)| head(index, lane.head)));
         std::iter::from_fn(move || {
-            let Reverse((_, index, at)) = heads.pop()?;
+            let Reverse((_, index, at)) = heads.borrow_mut().pop()?;
             let node = &self.nodes[at as usize];
-            heads.extend(head(index, node.next));
+            heads.borrow_mut().extend(head(index, node.next));
             Some((&node.waiting, self.lanes[index as usize].rank))
         })
     }

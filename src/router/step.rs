@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::assignment::{Assignment, Balance, Reasons};
-use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds, Worker};
+use crate::assignment::Balance;
+use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds, Request, Worker};
 use crate::pool::PoolSlot;
 use crate::router::error::unless_panicked;
 use crate::router::foresight::Foresight;
@@ -268,14 +268,29 @@ impl Router {
         Ok(())
     }
 
-    /// Moves the window on where slots are open that nobody left in it may enter, and others wait behind. The workers are then those that the
-    /// admissions so far leave.
+    /// Moves the window on where slots are open that nobody left in it may enter, and others wait behind.
     fn move_on(&mut self) -> bool {
         let workers = if self.changed { &self.later } else { &self.workers };
         let open: u64 = workers.iter().map(|worker| u64::from(worker.open_slots())).sum();
         if open == self.assignment.admitted.len() as u64 || !self.pool.has_queued() {
             return false;
         }
+        self.admit_ahead();
+        let growth_tokens = i64::from(self.headroom_steps());
+        let most_tokens =
+            |worker: &Worker| (worker.open_slots() > 0).then(|| worker.room_tokens() - growth_tokens);
+        self.most_tokens.clear();
+        self.most_tokens.extend(self.later.iter().map(most_tokens));
+        let of_any = self.most_tokens.iter().copied().flatten().max();
+        if self.is_wanted(of_any) {
+            return false;
+        }
+        let of_rank = &self.most_tokens;
+        self.pool.move_on(|rank| rank.map_or(of_any, |place| of_rank[place as usize]))
+    }
+
+    /// The workers, and what is projected for them, as the admissions of the window leave them.
+    fn admit_ahead(&mut self) {
         if !std::mem::replace(&mut self.changed, true) {
             self.later.clone_from(&self.workers);
         }
@@ -290,32 +305,27 @@ impl Router {
                 *load = (*load + tokens).min(MAX_LOAD_TOKENS);
             }
         }
-        let batch = Batch::draft(&self.later, &self.pool)
-            .request_growth(self.headroom_steps())
-            .pairs(self.next_rows.pairs())
-            .unchecked();
-        let reasons = Reasons::new(batch, &Assignment::new());
+    }
+
+    /// Whether somebody who is left in the window may enter a worker yet; requests that any worker takes may have `of_any` tokens.
+    fn is_wanted(&self, of_any: Option<i64>) -> bool {
         let candidates = self.pool.candidates();
         let is_left = |slot: PoolSlot| self.stamps[slot.index()] != self.stamp;
-        let somebody_may = if batch.waiting().any_pair_terms() {
-            candidates.iter().any(|(slot, request, _)| is_left(slot) && reasons.may_enter(request))
-        } else {
+        let Some(of_any) = of_any else { return false };
+        if !candidates.any_pair_terms() {
             // The shortest of those who are left.
             let ordered = candidates.ordered();
             let shortest = ordered.slots.iter().position(|&slot| is_left(PoolSlot(slot)));
-            shortest.is_some_and(|at| {
-                reasons.most_tokens(None).is_some_and(|most| i64::from(ordered.tokens[at]) <= most)
-            })
-        };
-        if somebody_may {
-            return false;
+            return shortest.is_some_and(|at| i64::from(ordered.tokens[at]) <= of_any);
         }
-        // By rank, and of any rank.
-        self.most_tokens.clear();
-        self.most_tokens.extend((0..self.later.len() as u32).map(|place| reasons.most_tokens(Some(place))));
-        let of_any = reasons.most_tokens(None);
-        let of_rank = &self.most_tokens;
-        self.pool.move_on(|rank| rank.map_or(of_any, |place| of_rank[place as usize]))
+        let batch = Batch::draft(&self.later, &self.pool).pairs(self.next_rows.pairs()).unchecked();
+        let may_enter = |request: &Request| {
+            let tokens = i64::from(request.prompt_tokens);
+            let fits = |most: &Option<i64>| most.is_some_and(|most| tokens <= most);
+            let mut workers = self.most_tokens.iter().enumerate();
+            tokens <= of_any && workers.any(|(g, most)| fits(most) && batch.eligible(request, g))
+        };
+        candidates.iter().any(|(slot, request, _)| is_left(slot) && may_enter(request))
     }
 
     /// Does what was decided.

@@ -72,7 +72,7 @@ pub(crate) fn select(step: &Step) -> Duration {
     let request = SchedulingRequest {
         mode: ScheduleMode::QueryOnly { request_id: None },
         token_seq: None,
-        isl_tokens: step.pool.iter().next().map_or(0, |(_, request, _)| request.prompt_tokens as usize),
+        isl_tokens: step.pool.iter().next().map_or(0, |(request, _)| request.prompt_tokens as usize),
         lora_name: None,
         expected_output_tokens: Some(256),
         affinity_target: None,

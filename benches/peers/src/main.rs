@@ -69,7 +69,7 @@ fn matrix(step: &Step) -> Vec<Vec<i64>> {
     });
     slots
         .map(|margin| {
-            let tokens = step.pool.iter().map(|(_, request, _)| i64::from(request.prompt_tokens));
+            let tokens = step.pool.iter().map(|(request, _)| i64::from(request.prompt_tokens));
             tokens.map(|tokens| tokens - g * (tokens - margin).max(0)).collect()
         })
         .collect()
