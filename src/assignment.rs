@@ -221,3 +221,27 @@ impl<'a> Reasons<'a> {
         reason
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Pairs;
+    use crate::policy::{self, Parameters};
+    use crate::pool::Pool;
+
+    /// The door does not look behind the window, so the reasons must not trust what it has not seen.
+    #[test]
+    fn a_row_that_is_not_there_says_nothing_behind_the_window() {
+        let mut pool = Pool::with_window(1);
+        pool.insert(Request::new(1, 10)).unwrap();
+        pool.insert(Request::new(2, 10).pairs(7)).unwrap();
+        pool.insert(Request::new(3, 10).bound_to(9).pairs(u32::MAX)).unwrap();
+        let workers = [Worker::new(10, 1, 1), Worker::new(10, 1, 1)];
+        let pairs = Pairs { eligible: &[1], ..Pairs::default() };
+        let batch = Batch::draft(&workers, &pool).pairs(pairs).check().unwrap();
+        let mut answer = Assignment::new();
+        policy::build("level", &Parameters::default()).unwrap().decide(&batch, &mut answer);
+        let waiting: Vec<_> = answer.waiting(&batch).collect();
+        assert_eq!(waiting, [(2, WaitReason::OutsideWindow), (3, WaitReason::NotEligible)]);
+    }
+}
