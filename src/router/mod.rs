@@ -551,6 +551,18 @@ mod tests {
         assert!(router.pair_rows.is_empty() && !router.pool().candidates().any_pair_terms());
     }
 
+    /// One request with a class must not refuse the steps of everybody.
+    #[test]
+    fn a_survival_class_says_nothing_to_a_router() {
+        let mut router = router("level", 2, 1);
+        router.enqueue(Request::new(1, 100).class(3), None).unwrap();
+        router.enqueue(Request::new(2, 100), None).unwrap();
+        assert_eq!(router.step(0).unwrap().admissions.len(), 2);
+        assert_eq!(router.place(Request::new(3, 100).class(0), 0), Ok(Placement::Waits));
+        router.step(0).unwrap();
+        assert_eq!(router.waiting(), [(3, WaitReason::NoSlot)]);
+    }
+
     #[test]
     fn kv_capacity_leaves_room_for_growth() {
         let worker = WorkerConfig::new(8).capacity(1000);
