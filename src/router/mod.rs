@@ -563,6 +563,16 @@ mod tests {
         assert_eq!(router.waiting(), [(3, WaitReason::NoSlot)]);
     }
 
+    /// One request that is said to have run for an age must not refuse the steps of everybody.
+    #[test]
+    fn the_longest_output_leaves_steps_valid() {
+        let mut router = router("level", 1, 1);
+        router.adopt(Request::new(1, 100), 0, u32::MAX).unwrap();
+        assert_eq!(router.finish(1, None).unwrap().generated_tokens, u32::MAX);
+        router.enqueue(Request::new(2, 100), None).unwrap();
+        assert_eq!(router.step(0).unwrap().admissions.len(), 1);
+    }
+
     #[test]
     fn kv_capacity_leaves_room_for_growth() {
         let worker = WorkerConfig::new(8).capacity(1000);
