@@ -566,11 +566,16 @@ mod tests {
     /// One request that is said to have run for an age must not refuse the steps of everybody.
     #[test]
     fn the_longest_output_leaves_steps_valid() {
-        let mut router = router("level", 1, 1);
-        router.adopt(Request::new(1, 100), 0, u32::MAX).unwrap();
-        assert_eq!(router.finish(1, None).unwrap().generated_tokens, u32::MAX);
-        router.enqueue(Request::new(2, 100), None).unwrap();
-        assert_eq!(router.step(0).unwrap().admissions.len(), 1);
+        for name in ["level", "exact-oracle", "level-oracle"] {
+            let mut router = router(name, 1, 2);
+            router.tell_length(1, u32::MAX);
+            router.adopt(Request::new(1, 100), 0, u32::MAX - 10).unwrap();
+            router.enqueue(Request::new(2, 100), None).unwrap();
+            assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
+            assert_eq!(router.finish(1, None).unwrap().generated_tokens, u32::MAX - 10);
+            router.enqueue(Request::new(3, 100), None).unwrap();
+            assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
+        }
     }
 
     #[test]

@@ -167,6 +167,9 @@ impl Router {
                 buckets.next_ends(g, most, ends);
                 offsets.push(ends.len() as u32);
             }
+            for end in ends.iter_mut() {
+                end.freed_tokens = end.freed_tokens.min(MAX_LOAD_TOKENS);
+            }
         }
     }
 
