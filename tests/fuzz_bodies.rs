@@ -2,6 +2,8 @@
 
 #[path = "../fuzz/bodies/decide.rs"]
 mod decide_body;
+#[path = "../fuzz/bodies/router.rs"]
+mod router_body;
 #[cfg(feature = "sim")]
 #[path = "../fuzz/bodies/trace.rs"]
 mod trace_body;
@@ -30,6 +32,27 @@ fn decide_on_seeded_bytes() {
         batches += usize::from(decide_body::decide(&bytes[..length]));
     }
     assert!(2 * batches > cases, "only {batches} of {cases} were batches");
+}
+
+#[test]
+fn router_on_seeded_bytes() {
+    let cases = cases(2_000);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut bytes = vec![0; 4096];
+    let mut tally = router_body::Tally::default();
+    for _ in 0..cases {
+        let length = rng.random_range(64..=bytes.len());
+        rng.fill_bytes(&mut bytes[..length]);
+        tally += router_body::route(&bytes[..length]);
+    }
+    assert!(tally.refused_configs < cases / 2 && tally.refused_configs > cases / 50, "{tally:?}");
+    assert!(tally.calls > 50 * cases, "{tally:?}");
+    assert!(tally.refused > 10 * cases && 2 * tally.refused < tally.calls, "{tally:?}");
+    assert!(tally.admitted > 5 * cases && tally.finished > cases, "{tally:?}");
+    for few in [tally.refused_steps, tally.masked, tally.placed, tally.behind_window, tally.jumps as usize] {
+        assert!(few > cases / 2, "{tally:?}");
+    }
+    assert!(tally.returned.iter().all(|&count| count > cases / 100), "{tally:?}");
 }
 
 /// Rows of both formats with bytes changed, doubled and left out.
