@@ -22,7 +22,7 @@ pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered, Waiting};
 pub use self::candidates::{Candidates, PoolSlot};
 use self::queue::{Queue, Wanted};
 use crate::batch::error::BatchError;
-use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING};
+use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
 use crate::batch::request::Request;
 
 /// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16 a worker costs no balance (measured).
@@ -188,8 +188,8 @@ impl Pool {
     /// Adds a request at the end of the arrival order.
     ///
     /// # Errors
-    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], or a full pool. The
-    /// pool is unchanged then.
+    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], a rank that is none of
+    /// [`MAX_WORKERS`], or a full pool. The pool is unchanged then.
     pub fn insert(&mut self, request: Request) -> Result<(), BatchError> {
         self.check(&request)?;
         self.enter(request, 0);
@@ -507,7 +507,9 @@ impl Pool {
 
 /// Whether [`check_new`] finds nothing, where there is room.
 fn is_valid(request: &Request) -> bool {
-    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) & (request.waited_steps <= MAX_WAITED_STEPS)
+    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
+        & (request.waited_steps <= MAX_WAITED_STEPS)
+        & (request.rank.unwrap_or(0) < MAX_WORKERS as u32)
 }
 
 /// Checks what a request says of itself, as the one at `index`.
@@ -531,7 +533,13 @@ fn check_new(index: usize, request: &Request) -> Result<(), BatchError> {
             found: request.waited_steps,
         });
     }
-    Ok(())
+    // No batch has such a worker, and behind the window there is a list for each rank up to the greatest.
+    match request.rank {
+        Some(found) if found as usize >= MAX_WORKERS => {
+            Err(BatchError::Rank { index, id: request.id, workers: MAX_WORKERS, found })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
