@@ -80,7 +80,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
             }
             // A few of those in the window, and of those behind it.
             38..42 => {
-                let leaves = |at: u64| at % 3 == 0;
+                let leaves = |at: u64| at.is_multiple_of(3);
                 let gone: Vec<u64> = (0u64..)
                     .zip(&list)
                     .filter(|&(at, _)| leaves(at))
