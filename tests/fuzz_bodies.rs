@@ -20,7 +20,7 @@ fn decide_on_seeded_bytes() {
     let cases = cases(10_000);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut bytes = vec![0; 4096];
-    let mut batches = 0;
+    let mut seen = decide_body::Seen::default();
     for _ in 0..cases {
         let length = rng.random_range(64..=bytes.len());
         rng.fill_bytes(&mut bytes[..length]);
@@ -29,9 +29,15 @@ fn decide_on_seeded_bytes() {
             let from = rng.random_range(0..length);
             bytes[from..length].fill(0);
         }
-        batches += usize::from(decide_body::decide(&bytes[..length]));
+        seen += decide_body::decide(&bytes[..length]);
     }
-    assert!(2 * batches > cases, "only {batches} of {cases} were batches");
+    assert_eq!(seen.errors, (1 << decide_body::KINDS) - 1, "not every error was met: {seen:?}");
+    assert!(4 * seen.refused > seen.batches && 2 * (seen.batches - seen.refused) > cases, "{seen:?}");
+    assert!(seen.spoilt > seen.refused && seen.refused_requests > cases / 50, "{seen:?}");
+    for few in [seen.windowed, seen.halves, seen.neutral, seen.masks] {
+        assert!(few > cases / 25, "{seen:?}");
+    }
+    assert!(seen.admitted > 10 * cases, "{seen:?}");
 }
 
 #[test]
