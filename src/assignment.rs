@@ -215,3 +215,29 @@ impl<'a> Reasons<'a> {
         reason
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchError, Pairs};
+    use crate::policy::{self, Parameters};
+    use crate::pool::Pool;
+
+    /// Who is refused by the door is refused behind the window as well: the reasons follow the rows of everybody.
+    #[test]
+    fn a_row_that_is_not_there_is_refused_behind_the_window_too() {
+        let mut pool = Pool::with_window(1);
+        pool.insert(Request::new(1, 10)).unwrap();
+        pool.insert(Request::new(2, 10).pairs(7)).unwrap();
+        let workers = [Worker::new(10, 1, 1), Worker::new(10, 1, 1)];
+        let pairs = Pairs { eligible: &[1], ..Pairs::default() };
+        let refused = Batch::draft(&workers, &pool).pairs(pairs).check().unwrap_err();
+        assert_eq!(refused, BatchError::PairRow { index: 1, id: 2, rows: 1, found: 7 });
+        assert!(pool.remove(2).is_some());
+        pool.insert(Request::new(3, 10).pairs(0)).unwrap();
+        let batch = Batch::draft(&workers, &pool).pairs(pairs).check().unwrap();
+        let mut answer = Assignment::new();
+        policy::build("level", &Parameters::default()).unwrap().decide(&batch, &mut answer);
+        assert_eq!(answer.waiting(&batch).collect::<Vec<_>>().len(), 1);
+    }
+}

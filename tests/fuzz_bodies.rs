@@ -2,6 +2,8 @@
 
 #[path = "../fuzz/bodies/decide.rs"]
 mod decide_body;
+#[path = "../fuzz/bodies/router.rs"]
+mod router_body;
 #[cfg(feature = "sim")]
 #[path = "../fuzz/bodies/trace.rs"]
 mod trace_body;
@@ -18,7 +20,7 @@ fn decide_on_seeded_bytes() {
     let cases = cases(10_000);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut bytes = vec![0; 4096];
-    let mut batches = 0;
+    let mut seen = decide_body::Seen::default();
     for _ in 0..cases {
         let length = rng.random_range(64..=bytes.len());
         rng.fill_bytes(&mut bytes[..length]);
@@ -27,9 +29,36 @@ fn decide_on_seeded_bytes() {
             let from = rng.random_range(0..length);
             bytes[from..length].fill(0);
         }
-        batches += usize::from(decide_body::decide(&bytes[..length]));
+        seen += decide_body::decide(&bytes[..length]);
     }
-    assert!(2 * batches > cases, "only {batches} of {cases} were batches");
+    assert_eq!(seen.errors, (1 << decide_body::KINDS) - 1, "not every error was met: {seen:?}");
+    assert!(4 * seen.refused > seen.batches && 2 * (seen.batches - seen.refused) > cases, "{seen:?}");
+    assert!(seen.spoilt > seen.refused && seen.refused_requests > cases / 50, "{seen:?}");
+    for few in [seen.windowed, seen.halves, seen.neutral, seen.masks] {
+        assert!(few > cases / 25, "{seen:?}");
+    }
+    assert!(seen.admitted > 10 * cases, "{seen:?}");
+}
+
+#[test]
+fn router_on_seeded_bytes() {
+    let cases = cases(2_000);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut bytes = vec![0; 4096];
+    let mut tally = router_body::Tally::default();
+    for _ in 0..cases {
+        let length = rng.random_range(64..=bytes.len());
+        rng.fill_bytes(&mut bytes[..length]);
+        tally += router_body::route(&bytes[..length]);
+    }
+    assert!(tally.refused_configs < cases / 2 && tally.refused_configs > cases / 50, "{tally:?}");
+    assert!(tally.calls > 50 * cases, "{tally:?}");
+    assert!(tally.refused > 10 * cases && 2 * tally.refused < tally.calls, "{tally:?}");
+    assert!(tally.admitted > 5 * cases && tally.finished > cases, "{tally:?}");
+    for few in [tally.refused_steps, tally.masked, tally.placed, tally.behind_window, tally.jumps as usize] {
+        assert!(few > cases / 2, "{tally:?}");
+    }
+    assert!(tally.returned.iter().all(|&count| count > cases / 100), "{tally:?}");
 }
 
 /// Rows of both formats with bytes changed, doubled and left out.

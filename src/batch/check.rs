@@ -251,7 +251,10 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
     if batch.waiting.any_pair_terms() {
         batch.waiting.iter().enumerate().try_for_each(|(index, (_, request, _))| check(index, request))?;
     }
-    // Whoever a caller has given terms, whether or not it is looked at.
-    let behind = batch.pool.queued_with_terms().enumerate();
-    behind.into_iter().try_for_each(|(index, request)| check(batch.pool.candidates().len() + index, &request))
+    // Everybody, whether or not the decision looks at them; of those behind the window only ranks are known together.
+    let ranks = batch.pool.queued().any(|(rank, _)| rank.is_some_and(|rank| rank as usize >= workers));
+    if ranks || batch.pool.any_queued_terms() {
+        batch.pool.iter().enumerate().try_for_each(|(index, (request, _))| check(index, &request))?;
+    }
+    Ok(())
 }

@@ -132,7 +132,9 @@ impl<'a> Batch<'a> {
         match request.pair_row {
             Some(row) if !self.pairs.eligible.is_empty() => {
                 let words = self.workers.len().div_ceil(64);
-                self.pairs.eligible[row as usize * words + worker / 64] >> (worker % 64) & 1 == 1
+                // The door looks at the window only: a request behind it may name a row that is not there, which says nothing.
+                let word = self.pairs.eligible.get(row as usize * words + worker / 64);
+                word.is_none_or(|word| word >> (worker % 64) & 1 == 1)
             }
             _ => true,
         }

@@ -25,7 +25,7 @@ pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
 use self::queue::{Heads, Queue, Wanted};
 use crate::batch::error::BatchError;
-use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING};
+use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
 use crate::batch::request::Request;
 use crate::batch::worker::Worker;
 
@@ -194,8 +194,8 @@ impl Pool {
     /// Adds a request at the end of the arrival order.
     ///
     /// # Errors
-    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], or a full pool. The
-    /// pool is unchanged then.
+    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], a rank that is none of
+    /// [`MAX_WORKERS`], or a full pool. The pool is unchanged then.
     pub fn insert(&mut self, request: Request) -> Result<(), BatchError> {
         self.check(&request)?;
         self.enter(request, Some(0));
@@ -422,11 +422,9 @@ impl Pool {
         self.candidates().arrival(slot) as usize
     }
 
-    /// Those behind the window that have a row of pair terms or a survival class.
-    pub(crate) fn queued_with_terms(&self) -> impl Iterator<Item = Request> {
-        let behind =
-            (self.queue.with_terms() > 0).then(|| self.queue.iter(Heads::new())).into_iter().flatten();
-        behind.map(|(waiting, rank)| waiting.bound_to(rank).request)
+    /// Whether somebody behind the window has a row of pair terms or a survival class.
+    pub(crate) fn any_queued_terms(&self) -> bool {
+        self.queue.with_terms() > 0
     }
 
     // For the router.
@@ -572,7 +570,9 @@ impl Pool {
 
 /// Whether [`check_new`] finds nothing, where there is room.
 fn is_valid(request: &Request) -> bool {
-    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) & (request.waited_steps <= MAX_WAITED_STEPS)
+    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
+        & (request.waited_steps <= MAX_WAITED_STEPS)
+        & (request.rank.unwrap_or(0) < MAX_WORKERS as u32)
 }
 
 /// Checks what a request says of itself, as the one at `index`.
@@ -596,7 +596,13 @@ fn check_new(index: usize, request: &Request) -> Result<(), BatchError> {
             found: request.waited_steps,
         });
     }
-    Ok(())
+    // No batch has such a worker, and behind the window there is a list for each rank up to the greatest.
+    match request.rank {
+        Some(found) if found as usize >= MAX_WORKERS => {
+            Err(BatchError::Rank { index, id: request.id, workers: MAX_WORKERS, found })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -294,6 +294,19 @@ fn refusals_name_the_place_and_change_nothing() {
     assert!(pool.is_empty());
 }
 
+/// Behind the window too, where a list for each rank up to this one would take all memory.
+#[test]
+fn a_rank_of_no_batch_is_refused() {
+    let refused = |index, id, found| Err(BatchError::Rank { index, id, workers: MAX_WORKERS, found });
+    let mut pool = Pool::with_window(1);
+    pool.insert(Request::new(1, 10)).unwrap();
+    assert_eq!(pool.insert(Request::new(2, 10).bound_to(u32::MAX)), refused(1, 2, u32::MAX));
+    pool.insert(Request::new(2, 10).bound_to(1023)).unwrap();
+    let requests = [Request::new(0, 10), Request::new(1, 10).bound_to(1024)];
+    assert_eq!(pool.refill(&requests), refused(1, 1, 1024));
+    assert!(pool.is_empty());
+}
+
 #[test]
 fn a_refilled_pool_is_the_one_filled_request_by_request() {
     let mut random = Random(7);

@@ -8,7 +8,7 @@ use crate::router::{Finished, Rank, Router, RouterError};
 
 impl Router {
     /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank itself.
-    /// Rows of [`Request::pair_row`] and [`Request::survival_class`] mean nothing here, see [`crate::PairTerms`].
+    /// The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`]; it has no survival classes, so [`Request::survival_class`] says nothing.
     ///
     /// `now_ms` is the clock's reading as it arrived; without one (`None`) its wait begins when the clock is next read.
     ///
@@ -32,15 +32,15 @@ impl Router {
         self.counters.arrived += 1;
     }
 
-    /// The request as the pool wants it: its rank as an index.
+    /// The request as the pool wants it: its rank as an index, and no rows of a caller's, which no batch of the router's has.
     pub(super) fn admissible(&self, request: Request) -> Result<Request, RouterError> {
         if let Some(index) = self.slab.index_of(request.id) {
             let worker = self.slab.entries[index as usize].worker;
             return Err(RouterError::Running { id: request.id, worker });
         }
         let rank = request.rank.map(|worker| self.place_of(worker)).transpose()?;
-        // Rows are those of one batch.
-        Ok(Request { rank: rank.map(|place| place as u32), pair_row: None, survival_class: None, ..request })
+        let rank = rank.map(|place| place as u32);
+        Ok(Request { rank, pair_row: None, survival_class: None, ..request })
     }
 
     /// A request that was checked, and bound where the policy binds, waits; without a date, from the clock's next reading on.

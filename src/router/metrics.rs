@@ -154,7 +154,7 @@ pub struct Metrics {
     pub envelope_tokens: f64,
     /// `G * envelope - sum of loads`.
     pub imbalance_tokens: f64,
-    /// Longest wait of those who wait now, in steps.
+    /// Longest wait of those who wait now, in steps; of those behind the window it is taken that they came later.
     pub longest_wait_steps: u32,
     /// The wait of the one who came first of those who wait now, in milliseconds.
     pub longest_wait_ms: u64,

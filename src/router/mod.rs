@@ -125,6 +125,8 @@ pub struct Router {
     /// Those of the step under way.
     next_rows: PairRows,
     assignment: Assignment,
+    /// What the last step told those whom it could still have placed.
+    passed_over: Option<WaitReason>,
     /// Before the step under way and after it.
     balance: (Balance, Balance),
     plan: Plan,
@@ -203,6 +205,7 @@ impl Router {
             pair_rows: PairRows::default(),
             next_rows: PairRows::default(),
             assignment: Assignment::new(),
+            passed_over: None,
             balance: Default::default(),
             plan: Plan::default(),
             pending: Vec::new(),
@@ -255,7 +258,7 @@ impl Router {
             .request_growth(self.headroom_steps())
             .pairs(self.pair_rows.pairs())
             .unchecked();
-        let nothing = Assignment { passed_over: self.assignment.passed_over, ..Assignment::new() };
+        let nothing = Assignment { passed_over: self.passed_over, ..Assignment::new() };
         Reasons::new(batch, &nothing)
     }
 
@@ -550,6 +553,33 @@ mod tests {
         router.finish(1, None).unwrap();
         assert_eq!(router.step(0).unwrap().admissions[0].id, 2);
         assert!(router.pair_rows.is_empty() && !router.pool().candidates().any_pair_terms());
+    }
+
+    /// One request with a class must not refuse the steps of everybody.
+    #[test]
+    fn a_survival_class_says_nothing_to_a_router() {
+        let mut router = router("level", 2, 1);
+        router.enqueue(Request::new(1, 100).class(3), None).unwrap();
+        router.enqueue(Request::new(2, 100), None).unwrap();
+        assert_eq!(router.step(0).unwrap().admissions.len(), 2);
+        assert_eq!(router.place(Request::new(3, 100).class(0), 0), Ok(Placement::Waits));
+        router.step(0).unwrap();
+        assert_eq!(router.waiting(), [(3, WaitReason::NoSlot)]);
+    }
+
+    /// One request that is said to have run for an age must not refuse the steps of everybody.
+    #[test]
+    fn the_longest_output_leaves_steps_valid() {
+        for name in ["level", "exact-oracle", "level-oracle"] {
+            let mut router = router(name, 1, 2);
+            router.tell_length(1, u32::MAX);
+            router.adopt(Request::new(1, 100), 0, u32::MAX - 10).unwrap();
+            router.enqueue(Request::new(2, 100), None).unwrap();
+            assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
+            assert_eq!(router.finish(1, None).unwrap().generated_tokens, u32::MAX - 10);
+            router.enqueue(Request::new(3, 100), None).unwrap();
+            assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@ use crate::router::accounting::Slab;
 use crate::router::{ReturnReason, Returned, Router};
 
 impl Router {
-    /// Gives every request back that waits or runs, and those that the next plan would have returned, each once; what stays are the workers, what they
-    /// measured, and what the traffic and the classifier have taught. For a caller that does not trust the state any more, above all after a panic
-    /// in this library: it needs nothing of the state to be in order. Those that ran count as foreign load until their workers report again.
+    /// Gives every request back that waits or runs, and those that the next plan would have returned, each once for every time that it was let
+    /// in; what stays are the workers, what they measured, and what the traffic and the classifier have taught. For a caller that does not trust the
+    /// state any more, above all after a panic in this library: it needs nothing of the state to be in order. Those that ran count as foreign load
+    /// until their workers report again.
     pub fn recover(&mut self) -> Vec<Returned> {
-        let mut returned = std::mem::take(&mut self.pending);
+        let mut returned = Vec::new();
         let reason = ReturnReason::Recovered;
         let mut waiting = self.pool.ids();
         waiting.sort_unstable();
@@ -31,9 +32,10 @@ impl Router {
             returned.push(Returned { id, worker: Some(active.worker), reason, generated_tokens });
         }
         let mut seen = std::collections::HashSet::new();
-        returned.retain(|returned| seen.insert(returned.id));
-        let recovered = returned.iter().filter(|returned| returned.reason == reason).count();
-        self.counters.returned[reason as usize] += recovered as u64;
+        returned.retain(|returned: &Returned| seen.insert(returned.id));
+        self.counters.returned[reason as usize] += returned.len() as u64;
+        // Whoever left before may have been let in again since: both are told, as a plan would tell them.
+        returned.splice(0..0, self.pending.drain(..));
         returned.iter().for_each(|returned| self.forget(returned.id));
 
         self.pool = Pool::with_window(self.policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW));
@@ -45,6 +47,7 @@ impl Router {
         self.pair_rows.clear();
         self.next_rows.clear();
         self.assignment.clear();
+        self.passed_over = None;
         self.plan = Default::default();
         self.explainer.clear();
         let workers = self.workers.len();

@@ -84,6 +84,7 @@ impl Router {
             }
         };
         self.tell(clock);
+        self.passed_over = self.assignment.passed_over;
         self.explainer.keep();
         if let Some(foresight) = &mut self.foresight {
             foresight.keep();
@@ -166,6 +167,9 @@ impl Router {
             for g in 0..self.workers.len() {
                 buckets.next_ends(g, most, ends);
                 offsets.push(ends.len() as u32);
+            }
+            for end in ends.iter_mut() {
+                end.freed_tokens = end.freed_tokens.min(MAX_LOAD_TOKENS);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::batch::Traffic;
+use crate::batch::{MAX_PROMPT_TOKENS, Traffic};
 
 /// Samples that a mean remembers: plain below, exponentially forgetting above.
 const WINDOW: f64 = 1024.0;
@@ -58,6 +58,7 @@ impl TrafficMeter {
 
     /// A request of this length arrived.
     pub fn arrived(&mut self, prompt_tokens: u32) {
+        let prompt_tokens = prompt_tokens.min(MAX_PROMPT_TOKENS);
         self.prompts.add(f64::from(prompt_tokens));
         self.recent.push_back(prompt_tokens);
         let at = self.sorted.partition_point(|&other| other < prompt_tokens);
@@ -69,9 +70,9 @@ impl TrafficMeter {
         }
     }
 
-    /// A request ended after this many tokens.
+    /// A request ended after this many tokens. One beyond all limits counts as the longest: else the mean would be past what a batch takes.
     pub fn finished(&mut self, output_tokens: u32) {
-        self.outputs.add(f64::from(output_tokens));
+        self.outputs.add(f64::from(output_tokens.min(MAX_PROMPT_TOKENS)));
     }
 
     /// What is known now.
@@ -107,6 +108,16 @@ mod tests {
                 mean_output_tokens: 15,
             }
         );
+    }
+
+    #[test]
+    fn lengths_past_the_limits_leave_a_batch_valid() {
+        let mut meter = TrafficMeter::new();
+        (0..300).for_each(|at| meter.arrived(if at % 2 == 0 { 1 } else { u32::MAX }));
+        meter.finished(u32::MAX);
+        let (workers, nobody) = ([crate::Worker::new(0, 0, 1)], crate::Pool::new());
+        let checked = crate::Batch::draft(&workers, &nobody).traffic(meter.traffic()).check();
+        assert!(checked.is_ok(), "{checked:?}");
     }
 
     #[test]

@@ -517,3 +517,20 @@ fn beginning_anew_gives_everybody_back_once_and_goes_on() {
         counters.finished + counters.aborted + counters.preempted + counters.returned.iter().sum::<u64>();
     assert_eq!(counters.arrived, left + metrics.waiting + metrics.running);
 }
+
+/// Its first life is not told yet as it is let in again: both come back, and the counts add up.
+#[test]
+fn beginning_anew_gives_an_id_back_for_every_time_that_it_was_let_in() {
+    let config = RouterConfig { dispatch_timeout_ms: Some(100), ..RouterConfig::new(1, 1) };
+    let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+    router.enqueue(Request::new(1, 100), 0).expect("valid");
+    assert_eq!(router.step(0).expect("sound").admissions.len(), 1);
+    let unseen = WorkerReport { last_dispatch: Some(0), ..WorkerReport::default() };
+    router.report(0, unseen, 200).expect("a worker");
+    assert_eq!(router.running_len(), 0);
+    router.enqueue(Request::new(1, 100), 300).expect("it has left");
+    let returned: Vec<_> = router.recover().iter().map(|returned| (returned.id, returned.reason)).collect();
+    assert_eq!(returned, [(1, ReturnReason::LostDispatch), (1, ReturnReason::Recovered)]);
+    let counters = router.counters();
+    assert_eq!((counters.arrived, counters.returned.iter().sum::<u64>()), (2, 2));
+}

@@ -1,0 +1,817 @@
+//! Bytes are calls to a router, with any arguments; whatever is refused has changed nothing, and whoever was let in leaves once.
+//!
+//! A twin is spared the refused calls and decides through the oracle: it must always stand where the router stands.
+//! Included by the fuzz target and by `tests/fuzz_bodies.rs`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::ops::AddAssign;
+
+use arbitrary::{Arbitrary, Result as Drawn, Unstructured};
+use balanceroute::batch::{
+    MAX_BONUS_TOKENS, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WAITED_STEPS,
+};
+use balanceroute::policy::{self, Parameters};
+use balanceroute::router::{Decided, Metrics};
+use balanceroute::{
+    BatchError, Dispatch, Mode, PairTerms, Placement, Plan, Request, ReturnReason, Returned, Router,
+    RouterConfig, RouterError, Share, WaitReason, WorkerConfig, WorkerReport,
+};
+
+const MOST_CALLS: usize = 200;
+const MOST_WAITING: usize = 40;
+const MOST_WORKERS: usize = 8;
+const TOO_OFTEN: &str = "asked once too often";
+
+/// What the bytes came to.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(dead_code, reason = "who fuzzes reads none of it")]
+pub(crate) struct Tally {
+    pub(crate) refused_configs: usize,
+    pub(crate) calls: usize,
+    pub(crate) refused: usize,
+    pub(crate) refused_steps: usize,
+    pub(crate) admitted: usize,
+    pub(crate) masked: usize,
+    pub(crate) placed: usize,
+    pub(crate) finished: usize,
+    pub(crate) behind_window: usize,
+    pub(crate) jumps: u64,
+    pub(crate) returned: [usize; ReturnReason::ALL.len()],
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.refused_configs += other.refused_configs;
+        self.calls += other.calls;
+        self.refused += other.refused;
+        self.refused_steps += other.refused_steps;
+        self.admitted += other.admitted;
+        self.masked += other.masked;
+        self.placed += other.placed;
+        self.finished += other.finished;
+        self.behind_window += other.behind_window;
+        self.jumps += other.jumps;
+        for (sum, more) in self.returned.iter_mut().zip(other.returned) {
+            *sum += more;
+        }
+    }
+}
+
+fn one_in(u: &mut Unstructured<'_>, n: u8) -> Drawn<bool> {
+    Ok(u8::arbitrary(u)?.is_multiple_of(n))
+}
+
+/// Mostly below a bound, now and then anything.
+fn mostly_below(u: &mut Unstructured<'_>, bound: u16) -> Drawn<u64> {
+    if one_in(u, 32)? { u64::arbitrary(u) } else { Ok(u64::from(u16::arbitrary(u)? % bound)) }
+}
+
+/// The same in 32 bits.
+fn mostly_below_32(u: &mut Unstructured<'_>, bound: u16) -> Drawn<u32> {
+    Ok(mostly_below(u, bound)? as u32)
+}
+
+fn perhaps<T>(
+    u: &mut Unstructured<'_>,
+    draw: impl FnOnce(&mut Unstructured<'_>) -> Drawn<T>,
+) -> Drawn<Option<T>> {
+    if bool::arbitrary(u)? { draw(u).map(Some) } else { Ok(None) }
+}
+
+fn worker_config(u: &mut Unstructured<'_>, bounded: bool) -> Drawn<WorkerConfig> {
+    let mut config = WorkerConfig::new(mostly_below_32(u, 5)?);
+    if bounded && !one_in(u, 4)? {
+        config = config.capacity(mostly_below(u, 2_000)?);
+    }
+    if one_in(u, 4)? {
+        config = config.weight(*u.choose(&[1.5, 0.0, 64.0, -0.0, f32::NAN, -1.0, f32::INFINITY])?);
+    }
+    Ok(config)
+}
+
+fn is_sound(config: &WorkerConfig) -> bool {
+    config.slots <= MAX_SLOTS
+        && config.kv_capacity_tokens.unwrap_or(0) <= MAX_LOAD_TOKENS
+        && config.weight >= 0.0
+        && config.weight <= 64.0
+}
+
+fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
+    let flags: u8 = u.arbitrary()?;
+    let bounded = flags & 1 == 1;
+    // More than one word of eligibility bits now and then.
+    let count = if one_in(u, 64)? { 66 } else { u.int_in_range(0..=5)? };
+    let workers = (0..count).map(|_| worker_config(u, bounded)).collect::<Drawn<Vec<_>>>()?;
+    let mode = match flags >> 1 & 3 {
+        0 => Mode::Arrival,
+        1 => Mode::Mixed { free_slots: mostly_below_32(u, 4)? },
+        _ => Mode::Step,
+    };
+    let share = match u8::arbitrary(u)? % 8 {
+        0 => Share { index: mostly_below_32(u, 3)?, of: mostly_below_32(u, 4)? },
+        _ => Share::WHOLE,
+    };
+    Ok(RouterConfig {
+        workers,
+        headroom_steps: mostly_below_32(u, 50)?,
+        refresh_steps: mostly_below_32(u, 20)?,
+        ends_horizon_steps: mostly_below_32(u, 600)?,
+        mode,
+        share,
+        dispatch_timeout_ms: perhaps(u, |u| mostly_below(u, 1_000))?,
+        silence_timeout_ms: perhaps(u, |u| mostly_below(u, 20_000))?,
+        expire_after_ms: perhaps(u, |u| mostly_below(u, 20_000))?,
+    })
+}
+
+fn is_config_sound(config: &RouterConfig) -> bool {
+    let Share { index, of } = config.share;
+    config.workers.iter().all(is_sound) && (1..=1024).contains(&of) && index < of
+}
+
+fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request> {
+    // Few ids, so that they come again.
+    let id = if one_in(u, 32)? { u.arbitrary()? } else { u64::from(u8::arbitrary(u)? % 64) };
+    let mut request = Request::new(id, mostly_below_32(u, 400)?);
+    let flags: u8 = u.arbitrary()?;
+    if flags & 7 == 0 {
+        request.waited_steps = mostly_below_32(u, 100)?;
+    }
+    if flags >> 3 & 3 == 0 {
+        request.deadline_steps = Some(mostly_below_32(u, 20)?);
+    }
+    if flags >> 5 & 1 == 0 {
+        request.prompt_hash = Some(u64::from(u8::arbitrary(u)? % 3));
+    }
+    if flags >> 6 == 0 {
+        request.rank = Some(worker(u, router)?);
+        // Rows of a caller's, which mean nothing here.
+        request.pair_row = perhaps(u, |u| mostly_below_32(u, 3))?;
+        request.survival_class = u.arbitrary()?;
+    }
+    Ok(request)
+}
+
+fn is_request_sound(request: &Request) -> bool {
+    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) && request.waited_steps <= MAX_WAITED_STEPS
+}
+
+/// The id of a worker, now and then of none.
+fn worker(u: &mut Unstructured<'_>, router: &Router) -> Drawn<u32> {
+    let drawn = mostly_below_32(u, 255)?;
+    let ids = router.worker_ids();
+    Ok(if ids.is_empty() || drawn.is_multiple_of(16) { drawn / 16 } else { ids[drawn as usize % ids.len()] })
+}
+
+/// What a caller's terms may be like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// They say nothing, at length.
+    Neutral,
+    Sound,
+    /// A bonus that may be past its limits, once so many rows have been asked for.
+    Bonus(f32, u32),
+    Panics(u32),
+}
+
+/// Bonuses and masks that depend on who is asked for alone.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    salt: u64,
+    kind: Kind,
+    half: bool,
+}
+
+impl<'a> Arbitrary<'a> for Terms {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Drawn<Self> {
+        let (kind, left) = (u8::arbitrary(u)? % 8, u32::from(u8::arbitrary(u)? % 4));
+        let kind = match kind {
+            0 => Kind::Neutral,
+            1 | 2 => {
+                let limits =
+                    [MAX_BONUS_TOKENS, -MAX_BONUS_TOKENS, 65_504.0, 65_505.0, 65_520.0, -0.0, -1e-40];
+                let wild = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.1e9, -3e38];
+                let values = if bool::arbitrary(u)? { &limits[..] } else { &wild[..] };
+                Kind::Bonus(*u.choose(values)?, left)
+            }
+            3 => Kind::Panics(left),
+            _ => Kind::Sound,
+        };
+        Ok(Self { salt: u.arbitrary()?, kind, half: u.arbitrary()? })
+    }
+}
+
+impl Terms {
+    fn draw(&self, id: u64, of: u64) -> u64 {
+        let mut z =
+            self.salt ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ of.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn has_mask(&self, id: u64) -> bool {
+        self.kind != Kind::Neutral && self.draw(id, 1 << 32).is_multiple_of(2)
+    }
+
+    /// Whether a request may enter the worker at this place.
+    fn may(&self, id: u64, place: usize) -> bool {
+        !self.has_mask(id) || !self.draw(id, 2 << 32 | place as u64).is_multiple_of(3)
+    }
+
+    fn may_be_refused(&self, error: &RouterError) -> bool {
+        match (self.kind, error) {
+            (Kind::Bonus(bonus, _), RouterError::Batch(BatchError::Bonus { found, limit, .. })) => {
+                let limit_here = if self.half { 65_504.0 } else { MAX_BONUS_TOKENS };
+                assert_eq!((found.to_bits(), *limit), (bonus.to_bits(), limit_here));
+                bonus.is_nan() || bonus.abs() > limit_here
+            }
+            (Kind::Panics(_), RouterError::Panicked { message, .. }) => message == TOO_OFTEN,
+            _ => false,
+        }
+    }
+}
+
+impl PairTerms for Terms {
+    fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
+        assert!(bonus_tokens.iter().all(|&tokens| tokens == 0.0), "a row begins with nothing");
+        let disowns = self.draw(request.id, 3 << 32).is_multiple_of(3);
+        for (place, bonus) in bonus_tokens.iter_mut().enumerate() {
+            let drawn = self.draw(request.id, 4 << 32 | place as u64);
+            *bonus = match self.kind {
+                Kind::Neutral => [0.0, -0.0, 0.49, -0.49][drawn as usize % 4],
+                // What is disowned may be anything.
+                _ if disowns => [f32::NAN, 1e30][drawn as usize % 2],
+                _ if drawn.is_multiple_of(2) => (drawn >> 40) as f32 % 500.0 - 200.0,
+                _ => 0.0,
+            };
+        }
+        match &mut self.kind {
+            Kind::Bonus(bonus, 0) => {
+                let at = (self.salt % bonus_tokens.len() as u64) as usize;
+                bonus_tokens.fill(0.0);
+                bonus_tokens[at] = *bonus;
+                return true;
+            }
+            // Without the hook: a fuzzer's ends the process.
+            Kind::Panics(0) => std::panic::resume_unwind(Box::new(TOO_OFTEN)),
+            Kind::Bonus(_, left) | Kind::Panics(left) => *left -= 1,
+            Kind::Neutral => return true,
+            Kind::Sound => {}
+        }
+        !disowns
+    }
+
+    fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
+        assert!(workers.iter().all(|&word| word == u64::MAX), "a mask begins with everybody");
+        // The number of workers is not known here: bits past them are cleared like any others.
+        for (at, word) in workers.iter_mut().enumerate() {
+            for bit in 0..64 {
+                if !self.may(request.id, at * 64 + bit) {
+                    *word &= !(1 << bit);
+                }
+            }
+        }
+        self.kind == Kind::Neutral || self.has_mask(request.id)
+    }
+
+    fn stores_half(&self) -> bool {
+        self.half
+    }
+}
+
+/// A request that is inside, from being let in until it leaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Life {
+    Waits { rank: Option<u32> },
+    Runs { worker: u32 },
+}
+
+/// What can be asked.
+fn state(router: &Router) -> (Metrics, Vec<(u64, WaitReason)>, Plan) {
+    let mut metrics = Metrics::default();
+    router.metrics(&mut metrics);
+    // A time of this machine's.
+    metrics.counters.decide_ns = Default::default();
+    (metrics, router.waiting(), router.plan().clone())
+}
+
+struct World {
+    router: Router,
+    twin: Router,
+    /// Whether a step that is refused may have been asked of the policy, which remembers it.
+    remembers: bool,
+    inside: HashMap<u64, Life>,
+    /// Who has left and is told with the next plan, by their lives: an id may be let in again before.
+    pending: Vec<(u64, u32)>,
+    arrived: u64,
+    now_ms: u64,
+    explains: bool,
+    tally: Tally,
+}
+
+impl World {
+    fn new(u: &mut Unstructured<'_>, tally: &mut Tally) -> Drawn<Self> {
+        let mut config = router_config(u)?;
+        let name = *u.choose(policy::NAMES)?;
+        let candidate_window = if one_in(u, 4)? { 4096 } else { u.int_in_range(1..=4)? };
+        let parameters = Parameters { candidate_window, ..Parameters::default() };
+        let sound = is_config_sound(&config);
+        let built = Router::new(config.clone(), name, &parameters);
+        assert_eq!(built.is_ok(), sound, "{config:?}");
+        let router = match built {
+            Ok(router) => router,
+            Err(_) => {
+                tally.refused_configs += 1;
+                config.workers.retain(is_sound);
+                config.share = Share::WHOLE;
+                Router::new(config.clone(), name, &parameters).expect("mended")
+            }
+        };
+        let scores = ["br", "exact", "level", "rollout"].iter().any(|family| name.starts_with(family));
+        Ok(Self {
+            router,
+            twin: Router::new(config, name, &parameters).expect("the same"),
+            remembers: !scores,
+            inside: HashMap::new(),
+            pending: Vec::new(),
+            arrived: 0,
+            now_ms: 0,
+            explains: false,
+            tally: Tally::default(),
+        })
+    }
+
+    fn reading(&mut self, u: &mut Unstructured<'_>) -> Drawn<u64> {
+        let by = u64::from(u16::arbitrary(u)?);
+        self.now_ms = match u8::arbitrary(u)? % 16 {
+            // Late, and told of as such.
+            0 => return Ok(self.now_ms.saturating_sub(by % 20_000)),
+            1 => u.arbitrary()?,
+            2 => self.now_ms.saturating_add(by * 16),
+            3 => [0, u64::MAX - by % 2][by as usize / 2 % 2],
+            _ => self.now_ms.saturating_add(by % 300),
+        };
+        Ok(self.now_ms)
+    }
+
+    fn perhaps_reading(&mut self, u: &mut Unstructured<'_>) -> Drawn<Option<u64>> {
+        if one_in(u, 3)? { Ok(None) } else { self.reading(u).map(Some) }
+    }
+
+    /// A call to both, if it is not refused; the caller knows whether it must be.
+    fn call<T: Debug + PartialEq>(
+        &mut self,
+        refused: bool,
+        call: impl Fn(&mut Router) -> Result<T, RouterError>,
+    ) -> Option<T> {
+        let before = state(&self.router);
+        match call(&mut self.router) {
+            Ok(answer) => {
+                assert!(!refused, "{answer:?}");
+                assert_eq!(call(&mut self.twin).as_ref(), Ok(&answer));
+                Some(answer)
+            }
+            Err(error) => {
+                assert!(refused, "{error}");
+                assert!(!matches!(error, RouterError::Panicked { .. }), "{error}");
+                assert_eq!(state(&self.router), before, "{error}");
+                self.tally.refused += 1;
+                None
+            }
+        }
+    }
+
+    fn runs_on(&self, id: u64) -> Option<u32> {
+        match self.inside.get(&id)? {
+            Life::Runs { worker } => Some(*worker),
+            Life::Waits { .. } => None,
+        }
+    }
+
+    fn has_worker(&self, worker: u32) -> bool {
+        self.router.worker_ids().contains(&worker)
+    }
+
+    /// The id of somebody inside, now and then of nobody.
+    fn somebody(&self, u: &mut Unstructured<'_>, runs: bool) -> Drawn<u64> {
+        let mut ids: Vec<u64> =
+            self.inside.keys().copied().filter(|&id| !runs || self.runs_on(id).is_some()).collect();
+        ids.sort_unstable();
+        Ok(if ids.is_empty() || one_in(u, 16)? { u64::from(u8::arbitrary(u)?) } else { *u.choose(&ids)? })
+    }
+
+    fn enters(&mut self, id: u64, life: Life) {
+        assert!(self.inside.insert(id, life).is_none(), "{id} is inside");
+        self.arrived += 1;
+    }
+
+    /// Somebody waits now; a policy that binds may have chosen the rank.
+    fn waits(&mut self, request: &Request) {
+        let found = self.router.pool().request(request.id).expect("it waits");
+        let rank = found.rank.map(|place| self.router.worker_ids()[place as usize]);
+        assert!(request.rank.is_none() || rank == request.rank, "a given rank is kept");
+        self.enters(request.id, Life::Waits { rank });
+    }
+
+    fn leaves(&mut self, id: u64) -> Life {
+        self.inside.remove(&id).unwrap_or_else(|| panic!("{id} is not inside"))
+    }
+
+    fn event(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        match u8::arbitrary(u)? % 48 {
+            0..=9 => self.enqueue(u)?,
+            10..=13 => self.place(u)?,
+            14..=23 => self.step(u)?,
+            24..=26 => {
+                self.router.advance();
+                self.twin.advance();
+            }
+            27 | 28 => {
+                let (worker, tokens) = (worker(u, &self.router)?, mostly_below_32(u, 10)?);
+                let refused = !self.has_worker(worker) || tokens > MAX_PROMPT_TOKENS;
+                self.call(refused, |router| router.progress(worker, tokens));
+            }
+            29 | 30 => {
+                let (id, tokens) = (self.somebody(u, true)?, mostly_below_32(u, 10)?);
+                let refused = self.runs_on(id).is_none() || tokens > MAX_PROMPT_TOKENS;
+                self.call(refused, |router| router.progress_request(id, tokens));
+            }
+            31..=33 => {
+                let (id, now_ms) = (self.somebody(u, true)?, self.perhaps_reading(u)?);
+                let on = self.runs_on(id);
+                if let Some(finished) = self.call(on.is_none(), |router| router.finish(id, now_ms)) {
+                    assert_eq!((finished.id, Some(finished.worker)), (id, on));
+                    self.leaves(id);
+                    self.tally.finished += 1;
+                }
+            }
+            34 => {
+                let (id, now_ms) = (self.somebody(u, false)?, self.perhaps_reading(u)?);
+                let (on, refused) = (self.runs_on(id), !self.inside.contains_key(&id));
+                if let Some(worker) = self.call(refused, |router| router.abort(id, now_ms)) {
+                    assert_eq!(worker, on);
+                    self.leaves(id);
+                }
+            }
+            35 => {
+                let id = self.somebody(u, true)?;
+                if let Some(again) = self.call(self.runs_on(id).is_none(), |router| router.preempt(id)) {
+                    assert_eq!((again.id, again.waited_steps), (id, 0));
+                    self.leaves(id);
+                    // Its rank may be that of a worker that is gone by now, and it may have grown too long.
+                    let refused =
+                        again.rank.is_some_and(|rank| !self.has_worker(rank)) || !is_request_sound(&again);
+                    if self.call(refused, |router| router.enqueue(again, None)).is_some() {
+                        self.waits(&again);
+                    }
+                }
+            }
+            36 => self.adopt(u)?,
+            37..=41 => self.report(u)?,
+            42 => {
+                let config = worker_config(u, true)?;
+                if self.router.worker_ids().len() < MOST_WORKERS {
+                    self.call(!is_sound(&config), |router| router.add_worker(config));
+                }
+            }
+            43 => {
+                let worker = worker(u, &self.router)?;
+                let known = self.has_worker(worker);
+                if one_in(u, 2)? {
+                    self.call(!known, |router| router.drain_worker(worker));
+                } else {
+                    self.call(!known, |router| router.is_drained(worker));
+                }
+            }
+            44 => {
+                let (worker, accepting) = (worker(u, &self.router)?, !one_in(u, 3)?);
+                self.call(!self.has_worker(worker), |router| router.set_accepting(worker, accepting));
+            }
+            45 => self.remove(u)?,
+            46 => {
+                let (id, tokens) = (u64::from(u8::arbitrary(u)? % 64), mostly_below_32(u, 60)?);
+                self.router.tell_length(id, tokens);
+                self.twin.tell_length(id, tokens);
+            }
+            _ if one_in(u, 3)? => self.recover(),
+            _ => {
+                self.explains = u.arbitrary()?;
+                self.router.set_explaining(self.explains);
+            }
+        }
+        self.tally.calls += 1;
+        self.check();
+        Ok(())
+    }
+
+    fn is_refused(&self, request: &Request) -> bool {
+        self.inside.contains_key(&request.id)
+            || !is_request_sound(request)
+            || request.rank.is_some_and(|rank| !self.has_worker(rank))
+    }
+
+    fn enqueue(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let (request, now_ms) = (request(u, &self.router)?, self.perhaps_reading(u)?);
+        if self.router.pool().len() >= MOST_WAITING {
+            return Ok(());
+        }
+        let refused = self.is_refused(&request);
+        if self.call(refused, |router| router.enqueue(request, now_ms)).is_some() {
+            self.waits(&request);
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let (request, now_ms) = (request(u, &self.router)?, self.reading(u)?);
+        let terms: Option<Terms> = u.arbitrary()?;
+        if self.router.pool().len() >= MOST_WAITING {
+            return Ok(());
+        }
+        let place = |router: &mut Router| match terms {
+            None => router.place(request, now_ms),
+            Some(mut terms) => router.place_with(request, now_ms, &mut terms),
+        };
+        let (before, workers) = (state(&self.router), self.router.workers().to_vec());
+        let placement = match place(&mut self.router) {
+            Ok(placement) => placement,
+            Err(error) => {
+                let by_terms = terms.is_some_and(|terms| terms.may_be_refused(&error));
+                assert!(by_terms || self.is_refused(&request), "{error}");
+                assert_eq!(state(&self.router), before, "{error}");
+                self.tally.refused += 1;
+                return Ok(());
+            }
+        };
+        assert!(!self.is_refused(&request));
+        assert_eq!(place(&mut self.twin).as_ref(), Ok(&placement));
+        match placement {
+            Placement::Waits => self.waits(&request),
+            Placement::Placed(dispatch) => {
+                let place =
+                    self.router.worker_ids().iter().position(|&id| id == dispatch.worker).expect("there");
+                assert!(workers[place].open_slots() > 0, "no slot on {dispatch:?}");
+                let needs = i64::from(request.prompt_tokens) + self.growth_tokens();
+                assert!(workers[place].room_tokens() >= needs, "no room on {dispatch:?}");
+                assert!(
+                    request.rank.is_none_or(|rank| rank == dispatch.worker),
+                    "bound elsewhere: {dispatch:?}"
+                );
+                assert!(terms.is_none_or(|terms| terms.may(request.id, place)), "masked: {dispatch:?}");
+                assert_eq!(dispatch.id, request.id);
+                self.enters(request.id, Life::Runs { worker: dispatch.worker });
+                self.tally.placed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an admission leaves free for its own growth.
+    fn growth_tokens(&self) -> i64 {
+        let bounded = self.router.workers().iter().any(|worker| worker.kv_capacity_tokens.is_some());
+        if bounded { i64::from(self.router.config().headroom_steps.min(MAX_PROMPT_TOKENS)) } else { 0 }
+    }
+
+    fn step(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let (now_ms, terms) = (self.reading(u)?, Option::<Terms>::arbitrary(u)?);
+        let before = state(&self.router);
+        let decided = match terms {
+            None => self.router.step(now_ms),
+            Some(mut terms) => self.router.step_with(now_ms, &mut terms),
+        };
+        let by_oracle = |twin: &mut Router| match terms {
+            // Terms that say nothing are none.
+            Some(Terms { kind: Kind::Neutral, .. }) | None => twin.step_by_reference(now_ms).cloned(),
+            Some(mut terms) => twin.step_by_reference_with(now_ms, &mut terms).cloned(),
+        };
+        let workers = before.0.ranks.clone();
+        let plan = match decided {
+            Ok(plan) => plan.clone(),
+            Err(error) => {
+                let terms = terms.unwrap_or_else(|| panic!("{error}"));
+                assert!(terms.may_be_refused(&error), "{error}, with {terms:?}");
+                assert_eq!(state(&self.router), before, "{error}");
+                self.tally.refused_steps += 1;
+                if self.remembers {
+                    // As text: it may have found what is no number.
+                    let of_twin = by_oracle(&mut self.twin).expect_err("refused as well");
+                    assert_eq!(of_twin.to_string(), error.to_string());
+                }
+                return Ok(());
+            }
+        };
+        assert_eq!(by_oracle(&mut self.twin).as_ref(), Ok(&plan));
+        let mut silent: BTreeMap<u32, u32> = BTreeMap::new();
+        for returned in &plan.returned {
+            self.is_told(returned);
+            if returned.reason == ReturnReason::WorkerSilent {
+                *silent.entry(returned.worker.expect("it ran")).or_default() += 1;
+            }
+        }
+        assert!(self.pending.is_empty(), "{:?} are not told", self.pending);
+        let growth_tokens = self.growth_tokens();
+        let mut taken: BTreeMap<u32, (u32, i64)> = BTreeMap::new();
+        for dispatch in &plan.admissions {
+            let Dispatch { id, worker, number, prompt_tokens, .. } = *dispatch;
+            let place = self.router.worker_ids().iter().position(|&known| known == worker).expect("there");
+            let (count, tokens) = taken.entry(worker).or_default();
+            *count += 1;
+            *tokens += i64::from(prompt_tokens) + growth_tokens;
+            let found = &workers[place];
+            assert_eq!(number, found.dispatches + u64::from(*count), "numbers have no gap");
+            let given_back = silent.get(&worker).copied().unwrap_or(0);
+            assert!(found.accepting && *count <= found.free_slots + given_back, "no slot: {dispatch:?}");
+            if let Some(capacity) = found.kv_capacity_tokens
+                && given_back == 0
+            {
+                let kept = found.kv_used_tokens + found.kv_growth_tokens;
+                assert!(kept as i64 + *tokens <= capacity as i64, "no room: {dispatch:?}");
+            }
+            let life = self.inside.insert(id, Life::Runs { worker });
+            let Some(Life::Waits { rank }) = life else { panic!("{dispatch:?} of {life:?}") };
+            assert!(rank.is_none_or(|rank| rank == worker), "bound to {rank:?}: {dispatch:?}");
+            assert!(terms.is_none_or(|terms| terms.may(id, place)), "masked: {dispatch:?}");
+            self.tally.admitted += 1;
+            self.tally.masked += usize::from(terms.is_some_and(|terms| terms.has_mask(id)));
+            if self.explains {
+                let explained = self.router.explain(id).expect("explained");
+                assert_eq!((explained.decided, explained.worker), (Decided::Step, Some(worker)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody is told to have left: before and not yet told, or now.
+    fn is_told(&mut self, returned: &Returned) {
+        use ReturnReason::{Expired, LostDispatch, NeverFits, WorkerDraining, WorkerForgot, WorkerSilent};
+        let Returned { id, worker, reason, .. } = *returned;
+        self.tally.returned[reason as usize] += 1;
+        if let LostDispatch | WorkerForgot = reason {
+            let at = self.pending.iter().position(|&(known, on)| known == id && Some(on) == worker);
+            self.pending.swap_remove(at.unwrap_or_else(|| panic!("{returned:?} was inside")));
+            return;
+        }
+        let life = self.leaves(id);
+        let config = self.router.config();
+        match life {
+            Life::Runs { worker: on } => {
+                assert_eq!((Some(on), reason), (worker, WorkerSilent));
+                assert!(config.silence_timeout_ms.is_some());
+            }
+            Life::Waits { rank } => {
+                assert_eq!(rank, worker);
+                assert!(matches!(reason, Expired | WorkerDraining | NeverFits), "{returned:?}");
+                assert!(reason != Expired || config.expire_after_ms.is_some());
+                assert!(reason != WorkerDraining || rank.is_some());
+            }
+        }
+    }
+
+    fn adopt(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let (request, generated) = (request(u, &self.router)?, mostly_below_32(u, 50)?);
+        let worker = worker(u, &self.router)?;
+        let place = self.router.worker_ids().iter().position(|&id| id == worker);
+        let refused = self.inside.contains_key(&request.id)
+            || !(1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
+            || place.is_none_or(|place| self.router.workers()[place].free_slots == 0);
+        if self.call(refused, |router| router.adopt(request, worker, generated)).is_some() {
+            self.enters(request.id, Life::Runs { worker });
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let worker = worker(u, &self.router)?;
+        let place = self.router.worker_ids().iter().position(|&id| id == worker);
+        let sent = place.map_or(0, |place| {
+            let mut metrics = Metrics::default();
+            self.router.metrics(&mut metrics);
+            metrics.ranks[place].dispatches
+        });
+        let report = WorkerReport {
+            sequence: perhaps(u, |u| mostly_below(u, 50))?,
+            last_dispatch: perhaps(u, |u| {
+                Ok(mostly_below(u, 255)? % sent.saturating_add(1 + u64::from(one_in(u, 8)?)))
+            })?,
+            missing: if one_in(u, 2)? { 0 } else { u.arbitrary()? },
+            // Nobody now and then, as of a worker that has forgotten.
+            running: if one_in(u, 2)? { 0 } else { mostly_below_32(u, 4)? },
+            waiting: if one_in(u, 2)? { 0 } else { mostly_below_32(u, 2)? },
+            kv_used_tokens: mostly_below(u, 1_500)?,
+            kv_capacity_tokens: if one_in(u, 4)? { Some(mostly_below(u, 3_000)?) } else { None },
+        };
+        let now_ms = self.perhaps_reading(u)?;
+        let refused = place.is_none()
+            || report.kv_used_tokens > MAX_LOAD_TOKENS
+            || report.kv_capacity_tokens.unwrap_or(0) > MAX_LOAD_TOKENS
+            || report.last_dispatch.unwrap_or(0) > sent;
+        if self.call(refused, |router| router.report(worker, report, now_ms)).is_some() {
+            let lost = |life: &Life, id: &u64| {
+                matches!(life, Life::Runs { .. }) && self.router.running_on(*id).is_none()
+            };
+            let lost: Vec<u64> =
+                self.inside.iter().filter(|(id, life)| lost(life, id)).map(|(&id, _)| id).collect();
+            for id in lost {
+                assert!(self.router.config().dispatch_timeout_ms.is_some());
+                assert_eq!(self.leaves(id), Life::Runs { worker });
+                self.pending.push((id, worker));
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let worker = worker(u, &self.router)?;
+        let removed = self.call(!self.has_worker(worker), |router| {
+            let mut returned = Vec::new();
+            router.remove_worker(worker, &mut returned)?;
+            Ok(returned)
+        });
+        for returned in removed.into_iter().flatten() {
+            assert_eq!((returned.worker, returned.reason), (Some(worker), ReturnReason::WorkerRemoved));
+            let life = self.leaves(returned.id);
+            assert!(life == Life::Runs { worker } || life == Life::Waits { rank: Some(worker) }, "{life:?}");
+            self.tally.returned[returned.reason as usize] += 1;
+        }
+        Ok(())
+    }
+
+    fn recover(&mut self) {
+        let mut returned = self.router.recover();
+        assert_eq!(self.twin.recover(), returned);
+        returned.retain(|returned| match returned.reason {
+            ReturnReason::Recovered => true,
+            _ => {
+                self.is_told(returned);
+                false
+            }
+        });
+        for returned in &returned {
+            let life = self.leaves(returned.id);
+            let worker = match life {
+                Life::Waits { rank } => rank,
+                Life::Runs { worker } => Some(worker),
+            };
+            assert_eq!(returned.worker, worker);
+            self.tally.returned[returned.reason as usize] += 1;
+        }
+        assert!(self.inside.is_empty() && self.pending.is_empty(), "{:?} {:?}", self.inside, self.pending);
+    }
+
+    /// What must hold between two calls.
+    fn check(&mut self) {
+        let (metrics, waiting, plan) = state(&self.router);
+        let of_twin = state(&self.twin);
+        assert_eq!((&metrics, &waiting, &plan), (&of_twin.0, &of_twin.1, &of_twin.2));
+        let mut by_reason = [0; WaitReason::ALL.len()];
+        for &(id, reason) in &waiting {
+            by_reason[reason as usize] += 1;
+            assert!(matches!(self.inside.get(&id), Some(Life::Waits { .. })), "{id} waits");
+            let explained = self.router.explain(id).expect("it waits");
+            assert_eq!((explained.decided, explained.worker), (Decided::Waits(reason), None), "{id}");
+            // Of those behind the window it is only known that the window came first.
+            let behind = self.router.pool().slot_of(id).is_none();
+            assert!(behind || explained.waited_steps <= metrics.longest_wait_steps, "{id}");
+        }
+        assert_eq!(metrics.waiting_by_reason, by_reason);
+        self.tally.behind_window += by_reason[WaitReason::OutsideWindow as usize] as usize;
+        let mut running: BTreeMap<u32, u32> = BTreeMap::new();
+        for (&id, &life) in &self.inside {
+            if let Life::Runs { worker } = life {
+                assert_eq!(self.router.running_on(id), Some(worker), "{id}");
+                *running.entry(worker).or_default() += 1;
+            }
+        }
+        let count = running.values().sum::<u32>() as usize;
+        assert_eq!((metrics.running as usize, self.router.running_len()), (count, count));
+        assert_eq!(
+            (metrics.waiting as usize, waiting.len()),
+            (self.inside.len() - count, self.inside.len() - count)
+        );
+        for rank in &metrics.ranks {
+            assert_eq!(rank.running, running.get(&rank.worker).copied().unwrap_or(0), "{rank:?}");
+            assert!(rank.running + rank.free_slots <= rank.slots, "{rank:?}");
+        }
+        let counters = &metrics.counters;
+        let left =
+            counters.finished + counters.aborted + counters.preempted + counters.returned.iter().sum::<u64>();
+        assert_eq!(counters.arrived, self.arrived);
+        assert_eq!(counters.arrived, left + metrics.waiting + metrics.running);
+        self.tally.jumps = counters.clock_jumps;
+    }
+}
+
+/// What the bytes came to.
+pub(crate) fn route(data: &[u8]) -> Tally {
+    let (mut tally, mut u) = (Tally::default(), Unstructured::new(data));
+    let Ok(mut world) = World::new(&mut u, &mut tally) else { return tally };
+    for _ in 0..MOST_CALLS {
+        if u.is_empty() || world.event(&mut u).is_err() {
+            break;
+        }
+    }
+    tally += world.tally;
+    tally
+}
