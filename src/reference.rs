@@ -3,7 +3,7 @@
 //! Nothing here is fast and nothing is kept between picks: loads are added up again, profiles are drawn again and every
 //! pair is scored again after each admission. Every other path must answer the same, pick for pick.
 //!
-//! The rules, in order:
+//! Decided are the batch's candidates, the oldest who wait up to the pool's window. The rules, in order:
 //! 0. *Pinned* requests enter the worker that was kept for them, in the rule's order.
 //! 1. *Overdue* requests (own deadline or the plan's) go first, oldest first (then earliest arrival), each to the least-loaded
 //!    open worker that may take it.

@@ -177,8 +177,9 @@ impl Pool {
         }
     }
 
-    /// Looks ids up in the map from now on.
-    fn index_ids(&mut self) {
+    /// Who waits will be others: ids are looked up in the map from now on, and the window stands with the oldest.
+    fn begin_change(&mut self) {
+        self.moved = false;
         if std::mem::take(&mut self.by_row) {
             self.places = (0..self.len()).map(|row| (row as u64, self.place_of_row(row))).collect();
         }
@@ -213,7 +214,7 @@ impl Pool {
 
     /// Adds a request that [`Pool::check`] lets in; without a date it gets that of the next [`Pool::date`].
     pub(crate) fn enter(&mut self, request: Request, since_ms: Option<u64>) {
-        self.index_ids();
+        self.begin_change();
         if since_ms.is_none() {
             self.dates.undated(self.arrivals);
         }
@@ -251,7 +252,7 @@ impl Pool {
     /// Takes everybody out whose ids are given, and gives each to `left` with its wait so far; ids of nobody are passed over. The window is
     /// full again afterwards, as far as there are requests.
     pub(crate) fn leave_all(&mut self, ids: impl Iterator<Item = u64>, mut left: impl FnMut(Waiting)) {
-        self.index_ids();
+        self.begin_change();
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
         for id in ids {
@@ -293,6 +294,7 @@ impl Pool {
     pub fn advance(&mut self, steps: u32) {
         // Years of steps fit; past that, waits saturate at MAX_WAITED_STEPS instead of wrapping.
         const REBASE_AT: u32 = u32::MAX - 2 * MAX_WAITED_STEPS;
+        self.moved = false;
         let mut now_step = self.candidates.now_step() + steps.min(MAX_WAITED_STEPS);
         let mut shift = 0;
         if now_step >= REBASE_AT {

@@ -1,5 +1,8 @@
 //! Beginning anew without losing a request.
 
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::pool::{CANDIDATE_WINDOW, Pool};
 use crate::router::accounting::Slab;
 use crate::router::{ReturnReason, Returned, Router};
@@ -14,8 +17,9 @@ impl Router {
         let reason = ReturnReason::Recovered;
         let mut waiting = self.pool.ids();
         waiting.sort_unstable();
-        let bound =
-            |id| self.pool.find(id).and_then(|(_, request, _)| self.ids.get(request.rank? as usize).copied());
+        // What is out of order may be out of bounds.
+        let found = |id| catch_unwind(AssertUnwindSafe(|| self.pool.find(id))).ok().flatten();
+        let bound = |id| found(id).and_then(|(_, request, _)| self.ids.get(request.rank? as usize).copied());
         returned.extend(waiting.into_iter().map(|id| Returned {
             id,
             worker: bound(id),
@@ -31,7 +35,7 @@ impl Router {
             let generated_tokens = account.map_or(0, |account| account.generated_tokens(active));
             returned.push(Returned { id, worker: Some(active.worker), reason, generated_tokens });
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         returned.retain(|returned: &Returned| seen.insert(returned.id));
         self.counters.returned[reason as usize] += returned.len() as u64;
         // Whoever left before may have been let in again since: both are told, as a plan would tell them.
