@@ -15,6 +15,8 @@ if command -v "${CC:-cc}" >/dev/null; then
   prefix=target/c-prefix
   ffi/capi/install.sh "$prefix"
   if [ "$(uname -s)" = Linux ] && command -v nm >/dev/null; then
+    # Programs ask for the major number of the ABI, which stays while it only grows.
+    [ -f "$prefix/lib/libbalanceroute.so.1" ] || { ls "$prefix/lib"; echo "no libbalanceroute.so.1"; exit 1; }
     others=$(nm -D --defined-only "$prefix/lib/libbalanceroute.so" | awk '{ print $3 }' | grep -v '^br_' || true)
     declared=$(grep -oE '\bbr_[a-z_]+\(' "$prefix/include/balanceroute.h" | tr -d '(' | sort -u)
     exported=$(nm -D --defined-only "$prefix/lib/libbalanceroute.so" | awk '{ print $3 }' | sort -u)

@@ -8,7 +8,8 @@ prefix=$(cd "$prefix" && pwd)
 manifest=$here/Cargo.toml
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$manifest" | head -n 1)
 # The upper half of BR_ABI_VERSION.
-abi=$(sed -n 's/^#define BR_ABI_VERSION (\([0-9]*\) << 16)$/\1/p' "$here/include/balanceroute.h")
+abi=$(sed -n 's/^#define BR_ABI_VERSION (*\([0-9]*\) << 16.*$/\1/p' "$here/include/balanceroute.h")
+[ -n "$abi" ] || { echo "balanceroute.h: BR_ABI_VERSION does not begin with its major number" >&2; exit 1; }
 target=$(cargo metadata --format-version 1 --no-deps --manifest-path "$manifest" | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 built=$target/release
 

@@ -449,8 +449,9 @@ impl Pool {
         let dates = &self.dates;
         // Whoever came later has waited less.
         let is_old = |waiting: &Waiting| {
-            let since_ms = dates.since_ms(waiting);
-            since_ms != UNDATED && now_ms.saturating_sub(since_ms) >= after_ms
+            // Who has no date yet gets that of now.
+            let since_ms = dates.since_ms(waiting).min(now_ms);
+            now_ms - since_ms >= after_ms
         };
         self.candidates
             .mark(|waiting| if is_old(waiting) { Mark::Leaves } else { Mark::Enough }, &mut leaves);

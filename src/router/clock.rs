@@ -5,6 +5,9 @@ pub const FORWARD_JUMP_MS: u64 = 600_000;
 /// A reading further behind the last one than this is a jump and not one that comes late: ten seconds.
 pub const BACKWARD_JUMP_MS: u64 = 10_000;
 
+/// Clocks that are remembered.
+const CLOCKS: usize = 8;
+
 /// A clock of the caller's, and the router's time as it was last read.
 #[derive(Clone, Copy, Debug)]
 struct Dial {
@@ -23,11 +26,11 @@ impl Dial {
 /// The router's time in milliseconds: it begins at the first reading and never runs backwards.
 ///
 /// A reading that a clock which was read before cannot show is the beginning of another clock (a jump): no time has passed by it, and it is counted.
-/// Two clocks are remembered, so that readings of two that disagree may alternate, as a host's and a worker's do.
+/// A few clocks are remembered, so that readings of several that disagree may alternate, as those of a host and of its workers do.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {
     /// The one that was read last first.
-    dials: [Option<Dial>; 2],
+    dials: [Option<Dial>; CLOCKS],
     now_ms: u64,
     pub jumps: u64,
 }
@@ -45,24 +48,25 @@ impl Clock {
 
     /// The clock after a reading.
     pub(super) fn read(self, told_ms: u64) -> Self {
-        let distance = |dial: Option<Dial>| dial.and_then(|dial| dial.distance(told_ms));
-        let [last, other] = self.dials;
-        let (dial, rest) = match (distance(last), distance(other)) {
-            (Some(near), Some(nearer)) if nearer < near => (other, last),
-            (None, Some(_)) => (other, last),
-            (Some(_), _) => (last, other),
-            (None, None) => {
-                let dial = Dial { told_ms, now_ms: self.now_ms };
-                let jumps = self.jumps + u64::from(last.is_some());
-                return Self { dials: [Some(dial), last], jumps, ..self };
+        let mut clock = self;
+        let known = (0..CLOCKS).filter_map(|at| Some((self.dials[at]?.distance(told_ms)?, at))).min();
+        let dial = match known {
+            Some((_, at)) => {
+                clock.dials[..=at].rotate_right(1);
+                clock.dials[0].map(|dial| match told_ms.checked_sub(dial.told_ms) {
+                    Some(passed) => Dial { told_ms, now_ms: dial.now_ms.saturating_add(passed) },
+                    None => dial,
+                })
+            }
+            None => {
+                clock.jumps += u64::from(self.dials[0].is_some());
+                clock.dials.rotate_right(1);
+                Some(Dial { told_ms, now_ms: self.now_ms })
             }
         };
-        let dial = dial.map(|dial| match told_ms.checked_sub(dial.told_ms) {
-            Some(passed) => Dial { told_ms, now_ms: dial.now_ms.saturating_add(passed) },
-            None => dial,
-        });
-        let now_ms = dial.map_or(0, |dial| dial.now_ms).max(self.now_ms);
-        Self { dials: [dial, rest], now_ms, ..self }
+        clock.dials[0] = dial;
+        clock.now_ms = dial.map_or(0, |dial| dial.now_ms).max(self.now_ms);
+        clock
     }
 }
 
@@ -98,5 +102,10 @@ mod tests {
         // 15 seconds apart, a reading of each every 100 ms.
         let readings: Vec<u64> = (0..100).flat_map(|at| [100_000 + 100 * at, 85_000 + 100 * at]).collect();
         assert_eq!(read(&readings), (9_900, 1));
+        // A host and five workers, each with a clock of its own.
+        let hour = 3_600_000;
+        let readings: Vec<u64> =
+            (0..100).flat_map(|at| (1..7).map(move |host| host * hour + 100 * at)).collect();
+        assert_eq!(read(&readings), (9_900, 5));
     }
 }

@@ -149,7 +149,8 @@ impl Router {
     pub fn preempt(&mut self, id: u64) -> Result<Request, RouterError> {
         let (active, generated) = self.leave_worker(id)?;
         self.counters.preempted += 1;
-        let prompt_tokens = active.request.prompt_tokens.saturating_add(generated);
+        // Longer than any may be: the longest, so that it can be enqueued.
+        let prompt_tokens = active.request.prompt_tokens.saturating_add(generated).min(MAX_PROMPT_TOKENS);
         Ok(Request { prompt_tokens, waited_steps: 0, pair_row: None, ..active.request })
     }
 

@@ -26,14 +26,14 @@
 //! `now_ms` is the caller's clock in milliseconds, any origin. Time begins at its first reading and never runs backwards; calls that carry no reading
 //! happen at the last one, except that a request that is enqueued without begins to wait when the clock is next read. Timeouts and expiry go by it.
 //! A reading more than [`FORWARD_JUMP_MS`] ahead of the last, or more than [`BACKWARD_JUMP_MS`] behind it, is a *jump*: no time has passed by it, time
-//! goes on from there, and it is counted ([`Counters::clock_jumps`]). So a clock that is set neither expires who waits nor stops their time. Two
-//! clocks that disagree by more than that may alternate; time follows the one that is ahead.
+//! goes on from there, and it is counted ([`Counters::clock_jumps`]). So a clock that is set neither expires who waits nor stops their time. A few
+//! clocks that disagree by more than that may alternate (eight); time follows the one that is ahead.
 //!
 //! # Windows
 //! A step chooses among the oldest requests, [`crate::policy::Needs::candidate_window`] of them. When it has left none of them that may enter an open worker (by
 //! slots, room, rank and eligibility) although slots are open and others wait behind, the window moves on past them for that step: to the next, in order
-//! of arrival, whose length and rank fit, and again until slots or requests run out. So no slot stays empty for want of somebody who is only far behind,
-//! and no step looks at a million: those who do not fit are passed over a thousand at a time.
+//! of arrival, whose length and rank fit, and again until slots or requests run out. So no slot stays empty for want of somebody who is only far behind
+//! (but for a step in which the repair of `level` or `exact` leaves room, which the next one fills), and no step looks at a million: those who do not fit are passed over a thousand at a time.
 //!
 //! Waits and forecasts go by the *step clock*. [`Router::advance`] moves it by one; progress moves it when a worker, or a request by itself, gets
 //! ahead of it. So with lock-step workers that report one by one it counts steps, and with speculative decoding the tokens of the fastest.

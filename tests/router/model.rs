@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use balanceroute::policy::Parameters;
 use balanceroute::router::Metrics;
 use balanceroute::{
-    Dispatch, Mode, PairTerms, Placement, Request, ReturnReason, Returned, Router, RouterConfig, RouterError,
-    Share, Verdict, WaitReason, WorkerConfig, WorkerReport,
+    BatchError, Dispatch, Mode, PairTerms, Placement, Request, ReturnReason, Returned, Router, RouterConfig,
+    RouterError, Share, Verdict, WaitReason, WorkerConfig, WorkerReport,
 };
 
 const HEADROOM_STEPS: u32 = 20;
@@ -186,6 +186,7 @@ struct Tally {
     returned: [u64; ReturnReason::ALL.len()],
     verdicts: [u64; 4],
     refused_reports: u64,
+    refused_steps: u64,
     joins: u64,
     removals: u64,
     overdue: u64,
@@ -198,6 +199,7 @@ impl Tally {
         self.placed += other.placed;
         self.finished += other.finished;
         self.refused_reports += other.refused_reports;
+        self.refused_steps += other.refused_steps;
         self.joins += other.joins;
         self.removals += other.removals;
         self.overdue += other.overdue;
@@ -582,9 +584,35 @@ impl World {
             return self.step();
         }
         self.tally.held_back += u64::from(!self.waiting.is_empty());
+        if self.rng.one_in(8) {
+            self.refused_step();
+        }
         // The bound of the wait.
         let late = self.waiting.iter().any(|id| self.told_ms - self.records[id].since_ms >= EXPIRE_MS);
         assert!(!late);
+    }
+
+    /// Terms that are refused, or that panic: the router says so, and is as it was.
+    fn refused_step(&mut self) {
+        // Somebody is asked for: nobody leaves at the time of the last step.
+        let open = self.sides.iter().any(|side| side.accepting && self.free_slots(side) > 0);
+        if self.waiting.is_empty() || !open {
+            return;
+        }
+        let state = |router: &Router| {
+            let mut metrics = Metrics::default();
+            router.metrics(&mut metrics);
+            (metrics, router.waiting(), router.plan().clone())
+        };
+        let before = state(&self.router);
+        let mut wrong = |_: &Request, bonus_tokens: &mut [f32]| {
+            bonus_tokens[0] = f32::NAN;
+            true
+        };
+        let refused = self.router.step_with(self.told_ms, &mut wrong);
+        assert!(matches!(refused, Err(RouterError::Batch(BatchError::Bonus { .. }))), "{refused:?}");
+        assert_eq!(before, state(&self.router));
+        self.tally.refused_steps += 1;
     }
 
     fn progress(&mut self) {
@@ -1098,6 +1126,7 @@ fn random_events_against_a_model() {
     let (recovered, returned) = tally.returned.split_last().expect("reasons");
     assert!(*recovered == 0 && returned.iter().all(|&count| count > 5), "{tally:?}");
     assert!(tally.verdicts.iter().all(|&count| count > 50), "{tally:?}");
+    assert!(tally.refused_steps > 100, "{tally:?}");
     assert!(tally.refused_reports > 50 && tally.overdue > 200 && tally.held_back > 500, "{tally:?}");
     assert!(tally.joins > 60 && tally.removals > 30, "{tally:?}");
 }

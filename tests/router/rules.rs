@@ -347,6 +347,18 @@ fn a_jump_of_the_clock_neither_expires_nor_freezes() {
     }
 }
 
+#[test]
+fn what_has_grown_past_all_lengths_can_be_enqueued_again() {
+    let mut router = build(RouterConfig { expire_after_ms: Some(0), ..RouterConfig::new(1, 1) }, "level");
+    router.adopt(Request::new(1, 1 << 22), 0, 7).unwrap();
+    let again = router.preempt(1).unwrap();
+    assert_eq!(again.prompt_tokens, 1 << 22);
+    router.enqueue(again, None).unwrap();
+    // Nobody may wait at all, whether or not it came with a date.
+    router.enqueue(Request::new(2, 5), 0).unwrap();
+    assert_eq!(router.step(0).unwrap().returned.len(), 2);
+}
+
 /// Slots are open, and who may enter stands far behind those who may not: by rank, by length, by mask.
 #[test]
 fn no_slot_waits_for_somebody_who_is_only_far_behind() {

@@ -179,6 +179,9 @@ def assign(
 ) -> Assignment:
     """Decides one step: which waiting request enters which free slot.
 
+    Of more than 4,096 rows it chooses among the oldest 4,096 that may enter a worker as things stand (an assigner's parameter `candidate_window`),
+    and admits at most so many.
+
     Columns are one-dimensional numpy arrays of any integer type: one entry per worker in the first group, one per waiting request, in order of
     arrival, in the second. Matrices have the types below. Everything is read once, before the decision lets the GIL go, and may be changed as soon
     as the call is made. Strides, order in memory and alignment do not matter. Refused by name (`ArgumentError`) is what would have to be guessed:
@@ -454,7 +457,11 @@ class Router:
 
     Request ids are integers of 64 bits without sign; worker ids are places in `workers`, or what `add_worker` gave, and are never used again.
     `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. Calls without it happen at its last reading, and a request that is enqueued
-    without it begins to wait at the next one: after an idle while give it. A refused call changes nothing.
+    without it begins to wait at the next one: after an idle while give it. A reading more than ten minutes ahead of the last, or more than ten seconds behind
+    it, is a jump: no time has passed by it, and `metrics` counts it; a few clocks that disagree may alternate, and time follows the one that is ahead.
+    A refused call changes nothing. A scalar that is no such number at all is refused as Python does (`TypeError`, `OverflowError`).
+
+    A step chooses among the oldest 4,096 who wait (the parameter `candidate_window`), and goes on behind them while slots are open that none of them may enter.
 
     Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts; long ones
     (`step`, `explain`, `waiting`, `metrics`, `remove_worker`) run without the GIL. The call in which the library itself fails raises `PanicError`;
@@ -524,7 +531,7 @@ class Router:
         bonus_tokens: _Bonus | None = None,
     ) -> Dispatch | None:
         """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
-        `bonus_tokens` is a row as those of `step`."""
+        `bonus_tokens` is a row as those of `step`, for this call: a request that waits is given its row again by whoever steps."""
 
     def adopt(
         self, id: int, prompt_tokens: int, worker: int, *, generated_tokens: int = 0, prompt_hash: int | None = None
@@ -578,13 +585,14 @@ class Router:
         """Whether it is draining and holds none of our requests any more."""
 
     def set_accepting(self, worker: int, accepting: bool) -> None:
-        """Stops new requests to a worker for a while, or resumes them."""
+        """Stops new requests to a worker for a while, or resumes them, which ends a drain too."""
 
     def remove_worker(self, worker: int) -> list[Returned]:
         """It is gone: who ran there or waited for it alone comes back."""
 
     def recover(self) -> list[Returned]:
-        """Begins anew, whatever has happened to the count, above all after a `PanicError`: every request that waits or runs comes back once. Workers
+        """Begins anew, whatever has happened to the count, above all after a `PanicError`: every request that waits or runs comes back once, after those
+        that the next plan would have returned: an id that was lost and let in again comes twice. Workers
         stay, with what they measured; what runs there is foreign load until they report again."""
 
     # Decisions and questions.
