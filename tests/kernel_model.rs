@@ -133,9 +133,13 @@ fn draw(rng: &mut impl Rng, shape: Shape) -> Parts {
         eligible: (0..if eligible { pair_rows * g.div_ceil(64) } else { 0 })
             .map(|_| rng.random::<u64>() | rng.random::<u64>())
             .collect(),
+        // The first says nothing, and two say the same: equals in two classes.
         classes: if classes && looks_ahead {
             (0..usize::from(kinds) * width)
-                .map(|at| (1.0 - (at % width) as f32 / width as f32 * (at / width) as f32 / 5.0).max(0.0))
+                .map(|at| {
+                    let steepness = (at / width).div_ceil(2) as f32 / 5.0;
+                    (1.0 - (at % width) as f32 / width as f32 * steepness).max(0.0)
+                })
                 .collect()
         } else {
             vec![]
@@ -803,7 +807,7 @@ fn first_failure(library: &Path, bug: i32) -> Option<String> {
         let device = policy::build_on(name, &parameters(BackendKind::Reference), Box::new(model));
         let mut device = device.expect("a policy");
         let mut host = policy::build(name, &parameters(BackendKind::Reference)).expect("a policy");
-        for case in 0..if bug < 50 { 40 } else { 400 } {
+        for case in 0..if bug < 50 { 40 } else { 4_000 } {
             let most = if bug < 50 { 200 } else { 40 };
             let shape = Shape { requests: rng.random_range(8..most), workers: 6, horizon: 3, free: 2 };
             let mut parts = draw(&mut rng, shape);

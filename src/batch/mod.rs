@@ -117,10 +117,17 @@ impl<'a> Batch<'a> {
         self.classes
     }
 
-    /// The probabilities of a class, by step, where every class has so many.
+    /// The probabilities of a class, by step, where every class has so many; none for a class that says nothing.
     pub(crate) fn survival(&self, class: Option<u8>, steps: usize) -> Option<&'a [f32]> {
         let class = usize::from(class?);
-        self.classes?.rows.get(class * steps..(class + 1) * steps)
+        let row = self.classes?.rows.get(class * steps..(class + 1) * steps)?;
+        row.iter().any(|&survival| survival < 1.0).then_some(row)
+    }
+
+    /// The survival class of a request, if it says anything.
+    pub(crate) fn class_of(&self, request: &Request) -> Option<u8> {
+        let steps = self.projection.map_or(1, |rows| rows.horizon + 1);
+        request.survival_class.filter(|&class| self.survival(Some(class), steps).is_some())
     }
 
     /// Whether a request may run on a worker at all (rank and eligibility; not capacity).
@@ -241,13 +248,9 @@ impl<'a> Batch<'a> {
             };
             bonus || masked()
         };
-        let by_class = |class| {
-            let steps = self.projection?.horizon + 1;
-            Some(self.survival(Some(class), steps)?.iter().any(|&survival| survival < 1.0))
-        };
         request.rank.is_some()
             || request.pair_row.is_some_and(|row| by_row(row as usize))
-            || request.survival_class.and_then(by_class) == Some(true)
+            || self.class_of(request).is_some()
     }
 }
 

@@ -21,10 +21,14 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
+    /// Everybody is a candidate.
     pub(crate) fn pool(&self) -> Pool {
-        // Some reach past the window of what is decided.
-        let count = self.requests.len();
-        let mut pool = if count % 4 == 3 { Pool::with_window(count / 2 + 1) } else { Pool::new() };
+        self.pool_of(self.requests.len())
+    }
+
+    /// The oldest so many are.
+    pub(crate) fn pool_of(&self, window: usize) -> Pool {
+        let mut pool = Pool::with_window(window);
         pool.refill(&self.requests).expect("valid requests");
         pool
     }

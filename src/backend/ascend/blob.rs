@@ -475,7 +475,7 @@ impl Packing {
                 Source::Drawn(_) => false,
                 Source::Fixed(_) => true,
             };
-        let class_of = |request: &Request| if by_class { request.survival_class } else { None };
+        let class_of = |request: &Request| if by_class { batch.class_of(request) } else { None };
         self.runs.clear();
         self.classes.clear();
         self.runs.push(Run::default());

@@ -71,7 +71,7 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
     /// The survival class of the request at a position of the length order, where classes mean something.
     pub(super) fn class_of(&self, position: usize) -> Option<u8> {
         self.batch.classes()?;
-        self.batch.waiting().request(PoolSlot(self.waiting.slots[position])).survival_class
+        self.batch.class_of(self.batch.waiting().request(PoolSlot(self.waiting.slots[position])))
     }
 
     /// About how many columns will be searched.

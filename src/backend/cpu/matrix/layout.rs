@@ -40,7 +40,7 @@ impl Layout {
         runs.clear();
         if batch.classes().is_some() && batch.has_pair_terms() {
             for (_, request, _) in pool.iter() {
-                let Some(class) = request.survival_class else { continue };
+                let Some(class) = batch.class_of(request) else { continue };
                 common -= 1;
                 match self.classes.iter_mut().find(|(other, _)| *other == class) {
                     Some((_, count)) => *count += 1,
@@ -69,7 +69,7 @@ impl Layout {
         self.entry_of.resize(pool.len(), u32::MAX);
         let mut next = 0;
         for (position, &slot) in pool.ordered().slots.iter().enumerate() {
-            let next = match pool.request(PoolSlot(slot)).survival_class {
+            let next = match batch.class_of(pool.request(PoolSlot(slot))) {
                 Some(class) => {
                     let known = self.classes.iter_mut().find(|(other, _)| *other == class);
                     &mut known.expect("counted above").1
