@@ -56,6 +56,7 @@ pub struct Pool {
     // Scratch.
     found: Vec<u32>,
     slots: Vec<PoolSlot>,
+    gone: Vec<Place>,
     joining: Vec<Waiting>,
     heads: Heads,
 }
@@ -88,6 +89,7 @@ impl Pool {
             moved: false,
             found: Vec::new(),
             slots: Vec::new(),
+            gone: Vec::new(),
             joining: Vec::new(),
             heads: Heads::new(),
         }
@@ -253,25 +255,27 @@ impl Pool {
     /// full again afterwards, as far as there are requests.
     pub(crate) fn leave_all(&mut self, ids: impl Iterator<Item = u64>, mut left: impl FnMut(Waiting)) {
         self.begin_change();
-        let mut slots = std::mem::take(&mut self.slots);
+        let (mut slots, mut gone) = (std::mem::take(&mut self.slots), std::mem::take(&mut self.gone));
         slots.clear();
-        for id in ids {
-            match self.places.remove(&id) {
-                Some(Place::Candidate(slot)) => {
+        gone.clear();
+        // All ids first: the memory of one is on its way while the next is looked up.
+        gone.extend(ids.filter_map(|id| self.places.remove(&id)));
+        for &place in &gone {
+            match place {
+                Place::Candidate(slot) => {
                     slots.push(slot);
                     left(self.as_it_left(*self.candidates.waiting(slot)));
                 }
-                Some(Place::Queued(node)) => {
+                Place::Queued(node) => {
                     let waiting = self.queue.remove(node);
                     left(self.as_it_left(waiting));
                 }
-                None => {}
             }
         }
         if !slots.is_empty() {
             self.exchange(&slots);
         }
-        self.slots = slots;
+        (self.slots, self.gone) = (slots, gone);
     }
 
     fn as_it_left(&self, waiting: Waiting) -> Waiting {
