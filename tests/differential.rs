@@ -239,7 +239,7 @@ fn agree_over(
         .run(&parts, |parts| {
             // Some reach past the window of what is decided.
             let count = parts.requests.len();
-            let pool = parts.pool_of(if count % 4 == 3 { count / 2 + 1 } else { count });
+            let pool = if count % 4 == 3 { parts.pool_of(count / 2 + 1) } else { parts.pool() };
             let batch = parts.batch(&pool);
             let (mut left, mut right) = (Assignment::new(), Assignment::new());
             fast.borrow_mut().decide(&batch, &mut left);
