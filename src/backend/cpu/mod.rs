@@ -11,7 +11,7 @@ pub(crate) mod lanes;
 mod listed;
 pub(crate) mod loads;
 pub(crate) mod matrix;
-mod probe;
+pub mod probe;
 pub(crate) mod refill;
 pub(crate) mod runs;
 #[cfg(test)]
@@ -20,7 +20,6 @@ mod tests;
 use std::fmt;
 
 pub use dense::Tier;
-pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};

@@ -4,6 +4,7 @@ use super::column::{Found, Marks, Query};
 use super::dense::{Kept, Query as DenseQuery, Rows};
 use super::exchange::{Exchange, Pairs};
 use super::lanes::Block;
+use super::probe::ColumnProbe;
 use super::*;
 use crate::assignment::Assignment;
 use crate::backend::greedy::Greedy;
