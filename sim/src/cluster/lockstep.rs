@@ -1,15 +1,18 @@
 //! A lock-step cluster around a [`Router`]: one run of one policy under one seed.
 //!
-//! A step: requests arrive, the router admits, the step lasts as long as its heaviest worker, every running request has a token
-//! more, and those that have generated all their tokens leave. Then a worker whose KV cache overflows gives its newest
-//! requests back to the pool. Nobody but the oracle is told how long an output will be.
+//! A step: requests arrive, the router admits, the step lasts as long as its heaviest worker, every running
+//! request has a token more, and those that have generated all their tokens leave. Then a worker whose KV
+//! cache overflows gives its newest requests back to the pool. Nobody but the oracle is told how long an
+//! output will be.
 //!
 //! # The start of a closed run
-//! A cluster that starts empty is far from its steady state for several residence times: everybody enters at once
-//! and has the same age. So every slot is filled before the first step with a request that already runs, drawn as in a stationary system: in
-//! proportion to its output length (long requests are found running more often) at an age uniform over that output. They are placed in random
-//! order, for a policy that binds on arrival wherever a slot is free (its steady state is not level, and levelling would flatter it), for all others on the least loaded
-//! worker. The pool starts with fresh requests. [`super::Scenario::cold_start`] starts empty instead.
+//! A cluster that starts empty is far from its steady state for several residence times: everybody enters at
+//! once and has the same age. So every slot is filled before the first step with a request that already runs,
+//! drawn as in a stationary system: in proportion to its output length (long requests are found running more
+//! often) at an age uniform over that output. They are placed in random order, for a policy that binds on
+//! arrival wherever a slot is free (its steady state is not level, and levelling would flatter it), for all
+//! others on the least loaded worker. The pool starts with fresh requests. [`super::Scenario::cold_start`]
+//! starts empty instead.
 
 #[cfg(test)]
 mod tests;
@@ -419,7 +422,8 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
-    /// Frees overfull KV caches: the newest request of the worker goes back to the pool. The oldest stays, so the worker moves on.
+    /// Frees overfull KV caches: the newest request of the worker goes back to the pool. The oldest stays, so
+    /// the worker moves on.
     fn evict(&mut self) -> Result<(), SimError> {
         let Some(capacity) = self.scenario.kv_capacity_tokens else { return Ok(()) };
         for worker in 0..self.loads.len() {

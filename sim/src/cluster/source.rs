@@ -1,4 +1,4 @@
-//! Where the next request comes from and when: a stream that depends on the seed and on nothing that a policy does.
+//! Where the next request comes from and when: a stream that depends on the seed, not on what a policy does.
 
 use std::sync::Arc;
 
@@ -32,7 +32,8 @@ impl Source {
         }
     }
 
-    /// Requests that stand for the whole source: the trace, or a large sample of the workload that no seed of a run shares.
+    /// Requests that stand for the whole source: the trace, or a large sample of the workload that no seed of
+    /// a run shares.
     pub(crate) fn library(&self) -> Vec<Job> {
         match self {
             Self::Workload(workload) => workload.sample(u64::MAX, LIBRARY),
@@ -62,7 +63,8 @@ pub(crate) enum Supply {
 }
 
 impl Supply {
-    /// `from_the_start` reads a trace from its first row; otherwise it begins at a row that the seed chooses, so that seeds differ.
+    /// `from_the_start` reads a trace from its first row; otherwise it begins at a row that the seed chooses,
+    /// so that seeds differ.
     pub(crate) fn new(source: &Source, seed: u64, from_the_start: bool) -> Self {
         let mut rng = Box::new(stream(seed, Stream::Lengths));
         match source {
@@ -82,7 +84,8 @@ impl Supply {
         match self {
             Self::Workload { workload, rng } => workload.draw(rng),
             Self::Trace { trace, order, at, rng } => {
-                // The first pass keeps the trace's own order; later ones are shuffled, or every pass would repeat the first.
+                // The first pass keeps the trace's own order; later ones are shuffled, or every pass would
+                // repeat the first.
                 if *at == order.len() {
                     order.shuffle(rng);
                     *at = 0;

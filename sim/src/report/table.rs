@@ -6,7 +6,8 @@ use super::figures::{Spread, aligned, by_policy, over, short};
 use crate::cluster::prefix::{BLOCK_TOKENS, PrefixModel};
 use crate::cluster::{Arrivals, Run, Scenario, Source};
 
-/// One row per policy (and affinity): means over the seeds, with the sample standard deviation of the imbalance.
+/// One row per policy (and affinity): means over the seeds, with the sample standard deviation of the
+/// imbalance.
 #[must_use]
 pub fn table(runs: &[Run]) -> String {
     const HEAD: [[&str; 14]; 2] = [
@@ -113,8 +114,9 @@ pub fn heading(scenario: &Scenario) -> String {
         let PrefixModel { cache_blocks, prefill_us_per_token } = scenario.prefix;
         let _ = write!(
             text,
-            "\nprefix caches of {cache_blocks} blocks of {BLOCK_TOKENS} tokens per worker; {prefill_us_per_token} us per prompt token \
-             that is not cached, on the worker with most of them; bonus W tokens per cached token"
+            "\nprefix caches of {cache_blocks} blocks of {BLOCK_TOKENS} tokens per worker; \
+             {prefill_us_per_token} us per prompt token that is not cached, on the worker with most of them; \
+             bonus W tokens per cached token"
         );
     }
     text.push('\n');
@@ -127,7 +129,8 @@ pub fn footing(runs: &[Run]) -> String {
     let sum = |figure: fn(&Run) -> u64| runs.iter().map(figure).sum::<u64>();
     let bound = Spread::of(runs.iter().map(|run| run.bound_imbalance)).mean;
     format!(
-        "bound without knowledge of ends: {}. All runs: {} requests in, {} done, {} waiting, {} active, {} lost, {} refused, {} preemptions\n\
+        "bound without knowledge of ends: {}. \
+         All runs: {} requests in, {} done, {} waiting, {} active, {} lost, {} refused, {} preemptions\n\
          wait in steps; max and oldest are the greatest over the seeds\n",
         short(bound),
         sum(|run| run.requests_in),

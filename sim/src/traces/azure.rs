@@ -1,5 +1,5 @@
-//! Azure's LLM inference traces of 2023 and 2024: CSV with `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`, seven
-//! fractional digits, with or without an offset.
+//! Azure's LLM inference traces of 2023 and 2024: CSV with `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`,
+//! seven fractional digits, with or without an offset.
 
 use std::io::{self, BufRead};
 

@@ -22,7 +22,8 @@ pub enum TraceError {
         /// What it is.
         found: &'static str,
     },
-    /// A line, or a CSV row over several, that does not end within the limit. Never skipped: where it ends is not known.
+    /// A line, or a CSV row over several, that does not end within the limit. Never skipped: where it ends is
+    /// not known.
     #[error(
         "{file}:{line}: a line of a trace: expected at most {limit} bytes, found at least {found_at_least}"
     )]

@@ -12,8 +12,8 @@ pub(super) struct Format {
     pub(super) name: &'static str,
     /// What a trace of it begins with, for whoever brings another.
     pub(super) begins_with: &'static str,
-    /// Reads all rows of a trace with this first line, which the reader still holds; none where it is of no such
-    /// format.
+    /// Reads all rows of a trace with this first line, which the reader still holds; none where it is of no
+    /// such format.
     pub(super) read: fn(&str, &mut dyn BufRead, &mut Rows<'_>) -> Option<Result<(), TraceError>>,
     /// What is to be done with the arrivals of all rows, in order and in seconds from the first.
     pub(super) settle: fn(&mut [f64]),
@@ -28,8 +28,8 @@ pub(super) const PROMPT_EXPECTED: &str = "a whole number of tokens in 1..=419430
 pub(super) const OUTPUT_EXPECTED: &str =
     "a whole number of tokens in 1..=16777216 (a request without output never decodes)";
 
-/// Longest line of a trace in bytes, with its end, unless [`ReadOptions::max_line_bytes`] says otherwise: a hundred times what the
-/// hashes of the longest prompt take.
+/// Longest line of a trace in bytes, with its end, unless [`ReadOptions::max_line_bytes`] says otherwise: a
+/// hundred times what the hashes of the longest prompt take.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// What to do with rows.

@@ -21,8 +21,8 @@ pub(super) fn read_line(
     Ok(())
 }
 
-/// Hands out one line at a time, so that a CSV reader, which buffers whole rows, is stopped within a row that has become too long,
-/// and the line of each row is known whatever blank lines are before it.
+/// Hands out one line at a time, so that a CSV reader, which buffers whole rows, is stopped within a row that
+/// has become too long, and the line of each row is known whatever blank lines are before it.
 pub(super) struct OneByOne<R> {
     inner: R,
     limit: usize,
@@ -44,7 +44,8 @@ impl<R: BufRead> OneByOne<R> {
         self.row_bytes > self.limit
     }
 
-    /// Line of the row that has been read, or that is being read. A bare carriage return ends a row within a line.
+    /// Line of the row that has been read, or that is being read. A bare carriage return ends a row within a
+    /// line.
     pub(super) fn row_line(&self) -> u64 {
         self.row_line.unwrap_or(self.line)
     }

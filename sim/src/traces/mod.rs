@@ -1,9 +1,9 @@
-//! Public traces: Azure's CSV of 2023 and 2024 and Mooncake's JSON lines, recognised by their columns or keys.
+//! Public traces: Azure's CSV of 2023 and 2024 and Mooncake's JSON lines, known by their columns or keys.
 //!
-//! Read from a regular file or a stream, line by line: no line, and no CSV row that a quote carries over several,
-//! is buffered past [`MAX_LINE_BYTES`]. A row that cannot be run is refused with its line, what was expected and
-//! what was found, or counted when asked to. A format is one file here (`format.rs` says what it must tell) and one
-//! line in `FORMATS`.
+//! Read from a regular file or a stream, line by line: no line, and no CSV row that a quote carries over
+//! several, is buffered past [`MAX_LINE_BYTES`]. A row that cannot be run is refused with its line, what was
+//! expected and what was found, or counted when asked to. A format is one file here (`format.rs` says what it
+//! must tell) and one line in `FORMATS`.
 
 mod azure;
 mod error;
@@ -48,8 +48,8 @@ impl Trace {
     /// Reads a trace of any known format from a regular file.
     ///
     /// # Errors
-    /// An unreadable or unknown file, one that is no regular file, a line past the limit, the first malformed row unless they are
-    /// skipped, or nothing left to run.
+    /// An unreadable or unknown file, one that is no regular file, a line past the limit, the first malformed
+    /// row unless they are skipped, or nothing left to run.
     pub fn read(path: &Path, options: ReadOptions) -> Result<Self, TraceError> {
         let file = path.display().to_string();
         let io = |source| TraceError::Io { file: file.clone(), source };

@@ -15,19 +15,21 @@ const SKIP: ReadOptions =
 #[test]
 fn azure_of_both_years() {
     let trace = parse(
-            "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n",
-            ReadOptions::default(),
-        )
-        .expect("valid");
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n\
+             2023-11-16 18:15:50.9951690,396,109\n",
+        ReadOptions::default(),
+    )
+    .expect("valid");
     assert_eq!(trace.format, "azure");
     assert_eq!(trace.jobs, [Job::new(374, 44), Job::new(396, 109)]);
     assert!((trace.arrival_s[1] - 4.314579).abs() < 1e-9);
 
     let trace = parse(
-            "\u{feff}TIMESTAMP,ContextTokens,GeneratedTokens\r\n2024-05-10 00:00:00.009930+00:00,2162,5\r\n2024-05-10 02:00:01+02:00,1,7\r\n",
-            ReadOptions::default(),
-        )
-        .expect("valid");
+        "\u{feff}TIMESTAMP,ContextTokens,GeneratedTokens\r\n\
+             2024-05-10 00:00:00.009930+00:00,2162,5\r\n2024-05-10 02:00:01+02:00,1,7\r\n",
+        ReadOptions::default(),
+    )
+    .expect("valid");
     assert_eq!(trace.jobs, [Job::new(2162, 5), Job::new(1, 7)]);
     assert!((trace.arrival_s[1] - 0.99007).abs() < 1e-9);
 }
@@ -35,10 +37,11 @@ fn azure_of_both_years() {
 #[test]
 fn columns_are_found_by_name_and_rows_are_sorted() {
     let trace = parse(
-            "GeneratedTokens,TIMESTAMP,other,ContextTokens\n3,2024-02-29 00:00:01,x,30\n4,2024-02-28 23:59:59,x,40\n",
-            ReadOptions::default(),
-        )
-        .expect("valid");
+        "GeneratedTokens,TIMESTAMP,other,ContextTokens\n3,2024-02-29 00:00:01,x,30\n\
+             4,2024-02-28 23:59:59,x,40\n",
+        ReadOptions::default(),
+    )
+    .expect("valid");
     assert_eq!(trace.jobs, [Job::new(40, 4), Job::new(30, 3)]);
     assert_eq!(trace.arrival_s, [0.0, 2.0]);
 }
@@ -113,7 +116,8 @@ fn lines_have_a_limit_to_the_byte() {
         let hashes = "1, ".repeat(20);
         let mooncake = MOONCAKE.lines().map(|line| format!("{line}{end}")).collect::<String>()
             + &format!(
-                "{{\"timestamp\": 9, \"input_length\": 5, \"output_length\": 5, \"hash_ids\": [{hashes}1]}}{end}"
+                "{{\"timestamp\": 9, \"input_length\": 5, \"output_length\": 5, \
+                 \"hash_ids\": [{hashes}1]}}{end}"
             );
         for (text, number) in [(azure, 3), (mooncake, 4)] {
             let longest = text.split_inclusive('\n').map(str::len).max().expect("lines");

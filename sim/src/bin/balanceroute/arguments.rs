@@ -15,8 +15,8 @@ use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCo
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result cannot be written or a kernel differs \
-from the oracle; 2 for arguments and traces that cannot be used.";
+Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result \
+cannot be written or a kernel differs from the oracle; 2 for arguments and traces that cannot be used.";
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
 #[derive(Parser)]
@@ -173,14 +173,21 @@ pub(crate) struct SimulateArgs {
     /// Step time per token of the most loaded worker in microseconds.
     #[arg(long, default_value_t = 0.1005, value_name = "T", allow_negative_numbers = true)]
     step_us_per_token: f64,
-    /// Prefix caches on, and a bonus of W tokens per token cached on a worker; one run for each W. Needs a trace with hash_ids.
+    /// Prefix caches on, and a bonus of W tokens per token cached on a worker; one run for each W. Needs a
+    /// trace with hash_ids.
     #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
     affinity: Vec<f64>,
     /// With --affinity: prefix blocks of 512 tokens that each worker keeps, least recently used out first.
     #[arg(long, default_value_t = PrefixModel::default().cache_blocks, value_name = "N")]
     prefix_cache_blocks: usize,
-    /// With --affinity: time per prompt token that is not cached; the worker with most of them holds up the step.
-    #[arg(long, default_value_t = PrefixModel::default().prefill_us_per_token, value_name = "T", allow_negative_numbers = true)]
+    /// With --affinity: time per prompt token that is not cached; the worker with most of them holds up the
+    /// step.
+    #[arg(
+        long,
+        default_value_t = PrefixModel::default().prefill_us_per_token,
+        value_name = "T",
+        allow_negative_numbers = true
+    )]
     prefill_us_per_token: f64,
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
@@ -193,14 +200,16 @@ pub(crate) struct SimulateArgs {
     /// No progress bar.
     #[arg(long)]
     pub(crate) quiet: bool,
-    /// Write every run to this file, which takes its name when it is whole; - is standard output, in place of the table.
+    /// Write every run to this file, which takes its name when it is whole; - is standard output, in place of
+    /// the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(crate) struct SettingsArgs {
-    /// Folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; rows of missing traces are left out].
+    /// Folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; rows of missing traces
+    /// are left out].
     #[arg(long, value_name = "DIR")]
     pub(crate) traces: Option<PathBuf>,
     /// Seeds 0..N, one run each per policy.
@@ -215,7 +224,8 @@ pub(crate) struct SettingsArgs {
     /// No progress bar.
     #[arg(long)]
     pub(crate) quiet: bool,
-    /// Write every run to this file, which takes its name when it is whole; - is standard output, in place of the table.
+    /// Write every run to this file, which takes its name when it is whole; - is standard output, in place of
+    /// the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

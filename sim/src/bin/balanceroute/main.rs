@@ -33,8 +33,9 @@ fn has_gone(error: &SimError) -> bool {
     matches!(error, SimError::Stdout { source } if source.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The text to standard output, the document to where it was asked for. A file takes its name last: whoever fails before leaves the
-/// old one. A reader who has gone has seen enough of the text; the file is whole all the same.
+/// The text to standard output, the document to where it was asked for. A file takes its name last: whoever
+/// fails before leaves the old one. A reader who has gone has seen enough of the text; the file is whole all
+/// the same.
 fn hand_over(json: Option<JsonFile>, text: &str, document: &impl Serialize) -> Result<(), SimError> {
     let Some(json) = json else { return print(text) };
     let text = if json.is_stdout() { "" } else { text };
@@ -140,8 +141,8 @@ fn run() -> Result<ExitCode, SimError> {
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
-        // As `head` closes a pipe: 0 and not the 141 of a program that the signal ends, so that `set -o pipefail` sees no failure
-        // where nothing has failed.
+        // As `head` closes a pipe: 0 and not the 141 of a program that the signal ends, so that
+        // `set -o pipefail` sees no failure where nothing has failed.
         Err(error) if has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tell(format_args!("error: {error}"));

@@ -72,7 +72,8 @@ fn assert_accounted(run: &Run) {
 
 #[test]
 fn three_steps_by_hand() {
-    // Loads after admission: (10, 4 + 6), (11, 5 + 2), (0, 6); a step lasts 1 ms and 1 ms per token of the greater.
+    // Loads after admission: (10, 4 + 6), (11, 5 + 2), (0, 6); a step lasts 1 ms and 1 ms per token of the
+    // greater.
     let scenario = Scenario {
         source: trace(&[(0.0, 10, 2), (0.0, 4, 3), (0.0, 6, 1), (0.005, 2, 1)]),
         arrivals: Arrivals::Trace { rate_scale: 1.0 },

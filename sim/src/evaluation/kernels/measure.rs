@@ -1,4 +1,4 @@
-//! Times: columns of each instruction set, whole decisions, and from where on the structured search is faster.
+//! Times: columns of each instruction set, whole decisions, and where the structured search is faster.
 
 use std::time::Instant;
 
@@ -19,7 +19,8 @@ pub(super) const WAITING: usize = 1024;
 /// Steps looked ahead by a measured column.
 pub(super) const HORIZON: usize = 16;
 
-/// Compares every measured path of the CPU with the definition, without a horizon and with one, and with the plain lanes.
+/// Compares every measured path of the CPU with the definition, without a horizon and with one, and with the
+/// plain lanes.
 pub(super) fn compare(paths: &mut [PathReport], definition: [Option<f64>; 2]) {
     let plain = |time: fn(&PathReport) -> Option<f64>| {
         let of_plain = |path: &&PathReport| path.name.starts_with(Isa::Scalar.name());
@@ -131,8 +132,8 @@ fn cross(waiting: usize, workers: usize, horizon: usize) -> Result<Crossing, Sim
     Ok(Crossing { waiting, workers, horizon, structured_ns, dense_ns })
 }
 
-/// A saturated step that is decided again and again: one slot free on each open worker. With pairs, one request in three has a cached
-/// prefix on a few workers and one in sixteen is refused by some.
+/// A saturated step that is decided again and again: one slot free on each open worker. With pairs, one
+/// request in three has a cached prefix on a few workers and one in sixteen is refused by some.
 pub(super) struct Made {
     workers: Vec<Worker>,
     pool: Pool,

@@ -14,31 +14,35 @@ pub struct PathReport {
     pub available: bool,
     /// Why it does, or does not.
     pub reason: String,
-    /// Batches tested against the oracle: as many as were asked for, and more until so many stayed in the path's lanes.
+    /// Batches tested against the oracle: as many as were asked for, and more until so many stayed in the
+    /// path's lanes.
     pub batches: u64,
-    /// Those of them with no column that the path's lanes could not hold exactly: such columns are scored one request at a time.
+    /// Those of them with no column that the path's lanes could not hold exactly: such columns are scored one
+    /// request at a time.
     pub batches_in_lanes: u64,
     /// How many answers differed.
     pub mismatches: u64,
     /// Time per request and worker without a horizon.
     pub ns_per_cell: Option<f64>,
-    /// Time per request, worker and step with a horizon of 16, every knot of it between the lengths of every run: the arithmetic alone.
+    /// Time per request, worker and step with a horizon of 16, every knot of it between the lengths of every
+    /// run: the arithmetic alone.
     pub ns_per_cell_horizon: Option<f64>,
-    /// The same for a whole column as a decision scores it: requests in order of length, knots put in order and cut to each run.
+    /// That time for a whole column as a decision scores it: requests in order of length, knots put in order
+    /// and cut to each run.
     pub ns_per_cell_horizon_in_order: Option<f64>,
-    /// How near a pass comes to its own instructions on registers alone, without a horizon. Above 1 where there are too few registers to hold even
-    /// these: a yardstick for AVX-512 only.
+    /// How near a pass comes to its own instructions on registers alone, without a horizon. Above 1 where
+    /// there are too few registers to hold even these: a yardstick for AVX-512 only.
     pub peak_fraction: Option<f64>,
-    /// The same with the horizon.
+    /// As `peak_fraction`, with the horizon.
     pub peak_fraction_horizon: Option<f64>,
     /// How many times as fast as the definition of a score, one request at a time, without a horizon.
     pub times_definition: Option<f64>,
-    /// The same with the horizon.
+    /// As `times_definition`, with the horizon.
     pub times_definition_horizon: Option<f64>,
-    /// How many times as fast as the fastest of the plain lanes, which the compiler turns into the vector instructions of the target's baseline (SSE2
-    /// on x86-64), without a horizon.
+    /// How many times as fast as the fastest of the plain lanes, which the compiler turns into the vector
+    /// instructions of the target's baseline (SSE2 on x86-64), without a horizon.
     pub times_plain_lanes: Option<f64>,
-    /// The same with the horizon.
+    /// As `times_plain_lanes`, with the horizon.
     pub times_plain_lanes_horizon: Option<f64>,
 }
 
@@ -76,7 +80,7 @@ pub struct Crossing {
     pub horizon: usize,
     /// A decision by length-ordered search.
     pub structured_ns: f64,
-    /// The same decision by the matrix.
+    /// That decision by the matrix.
     pub dense_ns: f64,
 }
 
@@ -91,7 +95,8 @@ pub struct AutoReport {
     pub definition_ns_per_cell_horizon: Option<f64>,
     /// In words.
     pub describe: String,
-    /// Per horizon the fewest waiting requests from which the structured search is faster at every larger measured size.
+    /// Per horizon the fewest waiting requests from which the structured search is faster at every larger
+    /// measured size.
     pub structured_from: Vec<(usize, Option<usize>)>,
     /// What was measured.
     pub crossover: Vec<Crossing>,
@@ -214,9 +219,12 @@ impl KernelReport {
         );
         let _ = writeln!(
             text,
-            "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as the fastest of the scalar paths,\n\
-             which the compiler turns into the vector instructions of the target's baseline; in order: a whole column as a decision scores it, each run\n\
-             of requests against the knots between its lengths (dense-dot16: in i32 lanes where these are few)"
+            "times one by one: as many times as fast as the definition, a request at a time; \
+             times plain lanes: as the fastest of the scalar paths,\n\
+             which the compiler turns into the vector instructions of the target's baseline; \
+             in order: a whole column as a decision scores it, each run\n\
+             of requests against the knots between its lengths \
+             (dense-dot16: in i32 lanes where these are few)"
         );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");
@@ -234,7 +242,8 @@ impl KernelReport {
             let PairedDecision { waiting, workers, open, horizon, ns } = decision;
             let _ = writeln!(
                 text,
-                "affinity and masks, {waiting} waiting, {workers} workers, {open} admissions, horizon {horizon}: {:.1} us",
+                "affinity and masks, {waiting} waiting, {workers} workers, {open} admissions, \
+                 horizon {horizon}: {:.1} us",
                 ns / 1e3
             );
         }

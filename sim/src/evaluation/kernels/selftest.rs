@@ -95,8 +95,8 @@ impl Parts {
         }
     }
 
-    /// A batch whose columns mostly fit the narrowest lanes: lengths up to a 16-bit lane's greatest, and now and then one more, and every
-    /// projected margin within them.
+    /// A batch whose columns mostly fit the narrowest lanes: lengths up to a 16-bit lane's greatest, and now
+    /// and then one more, and every projected margin within them.
     fn fitting(rng: &mut ChaCha8Rng) -> Self {
         let (workers, waiting) = (rng.random_range(2..5usize), rng.random_range(4..12usize));
         let edge = 1 << 15;
@@ -203,8 +203,8 @@ pub(super) fn test(
     Ok(())
 }
 
-/// Goes on where only part of the batches stayed in a path's lanes, until so many have: with more of the same, and with batches made to fit
-/// the 16-bit dot products and their edge.
+/// Goes on where only part of the batches stayed in a path's lanes, until so many have: with more of the
+/// same, and with batches made to fit the 16-bit dot products and their edge.
 pub(super) fn test_in_lanes(
     batches: u64,
     paths: &mut [PathReport],
