@@ -31,7 +31,7 @@ use super::library::Library;
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
 use super::prefix::Prefixes;
 use super::scenario::Scenario;
-use super::source::{Arrivals, Stream, Supply, Timetable, stream};
+use super::source::{Arrivals, RequestSource, Stream, Timetable, stream};
 use crate::error::SimError;
 use crate::workloads::Job;
 
@@ -42,7 +42,7 @@ const STUCK_STEPS: u64 = 100_000;
 
 /// The two ways in which requests come.
 enum Inflow {
-    Closed(Supply),
+    Closed(RequestSource),
     Open(Box<Timetable>),
 }
 
@@ -126,7 +126,7 @@ impl<'a> Cluster<'a> {
             worker.weight = weight;
         }
         let inflow = match scenario.arrivals {
-            Arrivals::Closed => Inflow::Closed(Supply::new(&scenario.source, seed, false)),
+            Arrivals::Closed => Inflow::Closed(RequestSource::new(&scenario.source, seed, false)),
             arrivals => Inflow::Open(Box::new(Timetable::new(&scenario.source, arrivals, seed))),
         };
         let weights = match scenario.weights.as_slice() {
@@ -251,8 +251,8 @@ impl<'a> Cluster<'a> {
             Inflow::Closed(_) => {
                 let mut refused = 0;
                 while self.waiting < self.scenario.pool as u64 {
-                    let Inflow::Closed(supply) = &mut self.inflow else { break };
-                    let job = supply.draw();
+                    let Inflow::Closed(requests) = &mut self.inflow else { break };
+                    let job = requests.draw();
                     if self.enter(&job, self.now_ms)? {
                         refused = 0;
                     } else {

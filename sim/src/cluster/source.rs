@@ -56,13 +56,13 @@ pub(crate) fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
     rng
 }
 
-/// An endless supply of requests.
-pub(crate) enum Supply {
+/// The requests of a run, without an end.
+pub(crate) enum RequestSource {
     Workload { workload: Workload, rng: Box<ChaCha8Rng> },
     Trace { trace: Arc<Trace>, order: Vec<u32>, at: usize, rng: Box<ChaCha8Rng> },
 }
 
-impl Supply {
+impl RequestSource {
     /// `from_the_start` reads a trace from its first row; otherwise it begins at a row that the seed chooses,
     /// so that seeds differ.
     pub(crate) fn new(source: &Source, seed: u64, from_the_start: bool) -> Self {
@@ -118,7 +118,7 @@ pub enum Arrivals {
 
 /// The requests of an open run, in order of time.
 pub(crate) struct Timetable {
-    supply: Supply,
+    requests: RequestSource,
     arrivals: Arrivals,
     rng: ChaCha8Rng,
     entered: u64,
@@ -133,16 +133,16 @@ impl Timetable {
             (_, Arrivals::Poisson { requests, .. }) => requests,
             _ => 0,
         };
-        let supply = Supply::new(source, seed, true);
+        let requests = RequestSource::new(source, seed, true);
         let mut table =
-            Self { supply, arrivals, rng: stream(seed, Stream::Times), entered: 0, total, next_ms: 0.0 };
+            Self { requests, arrivals, rng: stream(seed, Stream::Times), entered: 0, total, next_ms: 0.0 };
         table.schedule();
         table
     }
 
     fn schedule(&mut self) {
-        match (self.arrivals, &self.supply) {
-            (Arrivals::Trace { rate_scale }, Supply::Trace { trace, .. }) => {
+        match (self.arrivals, &self.requests) {
+            (Arrivals::Trace { rate_scale }, RequestSource::Trace { trace, .. }) => {
                 let at_s = trace.arrival_s.get(self.entered as usize).copied().unwrap_or_default();
                 self.next_ms = at_s / rate_scale * 1e3;
             }
@@ -162,7 +162,7 @@ impl Timetable {
     /// The next request, if it has arrived by `now_ms`, and when it did.
     pub(crate) fn pop(&mut self, now_ms: f64) -> Option<(Job, f64)> {
         let at_ms = self.next_ms().filter(|&at_ms| at_ms <= now_ms)?;
-        let job = self.supply.draw();
+        let job = self.requests.draw();
         self.entered += 1;
         self.schedule();
         Some((job, at_ms))
