@@ -1,4 +1,4 @@
-//! What measuring programs call: columns of made-up requests, scored by one instruction set in lanes of one kind.
+//! Columns of made-up requests, for self-tests and measurements of the dense kernels from outside.
 
 use std::ops::Range;
 

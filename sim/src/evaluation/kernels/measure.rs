@@ -3,8 +3,7 @@
 use std::time::Instant;
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::probe::ColumnProbe;
-use balanceroute::backend::cpu::{Isa, Tier};
+use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Worker};
 use rand::{RngExt, SeedableRng};
