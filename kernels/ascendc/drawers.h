@@ -1,12 +1,13 @@
-// Profiles: what a request's length is worth on a worker, and the scalar unit's drawers that follow the loads.
+// Profiles: what a request's length is worth on a worker, and the scalar unit's drawers that follow the
+// loads.
 #pragma once
 
 #include "common.h"
 
 namespace br {
 
-// A concave piecewise-linear profile, cut to the lengths of a column: knots below them are part of slope and intercept, knots above
-// them never bend. All in 64-bit integers.
+// A concave piecewise-linear profile, cut to the lengths of a column: knots below them are part of slope and
+// intercept, knots above them never bend. All in 64-bit integers.
 class Profile {
  public:
   __aicore__ inline void Begin(int64_t shortest_tokens, int64_t longest_tokens) {
@@ -77,7 +78,8 @@ class Loads {
       row_stride_ = batch.U32(offsetof(BrHeader, row_stride)) / 4;
       weight_stride_ = batch.U32(offsetof(BrHeader, weight_stride)) / 4;
       rows_ = batch.Section<int32_t>(batch.U32(offsetof(BrHeader, rows_at)), batch.workers * row_stride_);
-      weights_ = batch.Section<int32_t>(batch.U32(offsetof(BrHeader, weights_at)), batch.runs * weight_stride_);
+      weights_ =
+          batch.Section<int32_t>(batch.U32(offsetof(BrHeader, weights_at)), batch.runs * weight_stride_);
       GlobalTensor<int64_t> envelopes =
           batch.Section<int64_t>(batch.U32(offsetof(BrHeader, envelope_at)), batch.steps);
       for (uint32_t h = 0; h < batch.steps; h++) {
@@ -120,7 +122,7 @@ class Loads {
     if ((batch_->flags & BR_FLAG_ROOM) != 0) {
       longest_tokens[worker] -= tokens + batch_->growth_tokens;
     }
-    int64_t more = (tokens - (BR_BUG(54) ? 0 : refill_tokens_)) * per_token;
+    int64_t more = (tokens - refill_tokens_) * per_token;
     anticipated_[worker] += more;
     anticipated_sum_ += more;
     if (cost[worker] > envelope) {
@@ -159,7 +161,9 @@ class Loads {
   __aicore__ inline int64_t Of(uint32_t worker, uint32_t offset) const {
     return workers_.GetValue(worker * (sizeof(BrWorker) / 8) + offset / 8);
   }
-  __aicore__ inline int64_t PerToken(uint32_t worker) const { return Of(worker, offsetof(BrWorker, cost_per_token)); }
+  __aicore__ inline int64_t PerToken(uint32_t worker) const {
+    return Of(worker, offsetof(BrWorker, cost_per_token));
+  }
 
   // Cost that this step has put on a worker's whole row.
   __aicore__ inline int64_t Added(uint32_t worker) const {
@@ -219,7 +223,8 @@ class Loads {
     uint64_t from = static_cast<uint64_t>(worker * batch_->runs + run) * profile_stride_;
     profile.intercept = profiles_.GetValue(from + offsetof(BrProfile, intercept) / 8);
     profile.slope = profiles_.GetValue(from + offsetof(BrProfile, slope) / 8);
-    int64_t knots = Min(profiles_.GetValue(from + offsetof(BrProfile, knots) / 8) & 0xffffffff, batch_->steps);
+    int64_t knots =
+        Min(profiles_.GetValue(from + offsetof(BrProfile, knots) / 8) & 0xffffffff, batch_->steps);
     for (int64_t k = 0; k < knots; k++) {
       uint64_t knot = from + sizeof(BrProfile) / 8 + k * (sizeof(BrKnot) / 8);
       profile.AddKnot(profiles_.GetValue(knot), profiles_.GetValue(knot + 1));

@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 #[allow(dead_code, reason = "its main is for cargo")]
-#[path = "../build.rs"]
+#[path = "../../build.rs"]
 mod build_script;
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,17 +1,16 @@
 //! What a launch of the device kernel costs, on paper: counted on the model, compared with formulas and with the table in
 //! `kernels/README.md`. Nothing here is a time measured on a device.
-#![cfg(feature = "ascend")]
-
-mod kernel;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::blob::{ENTRY_COLUMNS, ENTRY_GREEDY, Soc};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Traffic, Worker};
 use half::f16;
-use kernel::{Counts, Model, build};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use super::support::model::{self, Counts, Model};
+use super::support::root;
 
 /// Waiting requests, workers, horizon, open slots (one on each of so many workers; one worker is full).
 #[derive(Clone, Copy, Debug)]
@@ -132,8 +131,8 @@ fn column(n: usize, knots: usize) -> (u64, u64) {
 
 #[test]
 fn the_table_in_the_readme_is_what_the_model_counts() {
-    let library = build("plain", "cost");
-    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/README.md");
+    let library = model::plain_copy("cost");
+    let readme = root("kernels/README.md");
     let readme = std::fs::read_to_string(readme).expect("a README");
     let mut missing = Vec::new();
     for shape in SHAPES {

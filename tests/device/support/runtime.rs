@@ -1,12 +1,10 @@
-//! The fake Ascend runtime and the kernel on the model, built once per test binary; and random batches with their parts.
-#![allow(dead_code, reason = "each test binary uses its part")]
+//! The fake Ascend runtime, built once per test program; and random batches with their parts.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Traffic, Worker};
@@ -14,30 +12,7 @@ use libloading::Library;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
-    std::fs::create_dir_all(&folder).expect("a folder for what tests build");
-    folder
-}
-
-/// Runs a compiler, whose output is the failure's message.
-fn compile(command: &mut Command) {
-    let out = command.output().expect("a C compiler");
-    assert!(out.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// The kernel on the model.
-pub(crate) fn kernel() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        compile(Command::new("bash").arg(root().join("kernels/model/build.sh")).arg(folder()));
-        folder().join("libbalanceroute_model_kernel.so")
-    })
-}
+use super::{compile, folder, root};
 
 /// A fake runtime of its own for one test: a copy of the library, so that nothing is shared.
 pub(crate) struct Fake {
@@ -75,14 +50,15 @@ impl Fake {
         let mut built = BUILT.lock().expect("nobody panics here");
         let original = built.entry(name.clone()).or_insert_with(|| {
             let path = folder().join(format!("libacl_fake_{name}.so"));
-            let mut command = Command::new("gcc");
-            command
-                .args("-std=gnu11 -O1 -g -shared -fPIC -pthread -Wall -Wextra -Werror -o".split(' '))
-                .arg(&path)
-                .arg(root().join("ffi/acl/fake/fake.c"));
-            // Under another name it is not there.
-            command.args(symbols.iter().map(|symbol| format!("-D{symbol}=fake_hidden_{symbol}")));
-            compile(command.arg("-ldl"));
+            let mut build = compile::c("gnu11");
+            build.pic(true).flag("-pthread");
+            for symbol in symbols {
+                // Under another name it is not there.
+                build.define(symbol, Some(format!("fake_hidden_{symbol}").as_str()));
+            }
+            compile::run(&build, |command| {
+                command.arg("-shared").arg(root("ffi/acl/fake/fake.c")).arg("-ldl").arg("-o").arg(&path);
+            });
             path
         });
         let path = folder().join(format!("libacl_fake_{}.so", NUMBER.fetch_add(1, Ordering::Relaxed)));

@@ -1,8 +1,8 @@
-//! The same promises on a real device: `BALANCEROUTE_ASCEND=1 cargo test --release --features ascend,sim --test ascend_device`.
+//! The same promises on a real device: `tests/run device`
+//! with `BALANCEROUTE_ASCEND=1`.
 //!
 //! Without that variable nothing here runs, and says so. What a device answers is compared with the oracle, not only with what the host
 //! lets pass: a refused answer fails.
-#![cfg(feature = "ascend")]
 
 mod support;
 
@@ -12,7 +12,7 @@ use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::{self, AscendParameters};
 use balanceroute::policy::{self, Decided, Parameters, Policy};
 use balanceroute::{Assignment, Batch};
-use support::Parts;
+use support::runtime::Parts;
 
 /// The parameters for a device; none where there is none to test.
 fn parameters() -> Option<Parameters> {
