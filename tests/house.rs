@@ -1,5 +1,5 @@
-//! The rules of the house that no compiler checks: lengths of lines and files, how comments begin, and that modules
-//! import downward only.
+//! The rules of the house that no compiler checks: lengths of lines and files, how comments begin, and that
+//! modules do not import in circles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

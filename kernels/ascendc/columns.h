@@ -1,7 +1,7 @@
 // Columns: every entry scored on one worker, and the best of them.
 #pragma once
 
-#include "drawers.h"
+#include "profiles.h"
 
 namespace br {
 
@@ -117,7 +117,7 @@ class Columns {
     if (count_[run] == 0 || longest < batch_->shortest_tokens) {
       return best;
     }
-    loads.Draw(worker, run, longest, profile_);
+    loads.Fill(worker, run, longest, profile_);
     Score(worker, run, longest);
     return Greatest(run, longest);
   }

@@ -23,8 +23,8 @@
  *   any other rule in matrix order            FIXED       (none)        all but the first look at each column
  *
  * The host keeps a batch, with a typed reason, and the CPU decides it, when a plan places longest first
- * (nothing is scored), when a judge chooses among several (rollout-oracle), when the rule has no drawer, when
- * a limit below is passed, or when the device answers anything but BR_STATUS_OK.
+ * (nothing is scored), when a judge chooses among several (rollout-oracle), when the rule has no profile spec,
+ * when a limit below is passed, or when the device answers anything but BR_STATUS_OK.
  *
  * Numbers
  * -------
@@ -100,7 +100,7 @@
 #define BR_GREATEST (INT64_C(1) << 56) /* of S and of a profile's losses: sums stay below 2^60 */
 #define BR_NOBODY UINT32_C(0xffffffff)
 
-/* What draws a worker's profile after each admission (BrHeader.mode). */
+/* What a worker's profile follows from after each admission (BrHeader.mode). */
 #define BR_MODE_F 0u         /* slope f_slope, one knot (envelope - cost, f_weight), both per token times the
                                 cost of a token on the worker */
 #define BR_MODE_LOOKAHEAD 1u /* one knot per step: (envelope_row[h] - row[h], weights[run][h]); slope of the

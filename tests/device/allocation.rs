@@ -1,4 +1,5 @@
-//! A decision on a device allocates nothing once its buffers have seen their largest size; nor does one while the device rests.
+//! A decision on a device allocates nothing once its buffers have seen their largest size; nor does one while
+//! the device rests.
 
 #[path = "../support/counting.rs"]
 mod counting;

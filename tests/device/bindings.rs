@@ -1,5 +1,5 @@
-//! `ffi/acl/bindings.rs` is what bindgen makes of `ffi/acl/acl_min.h`: regenerated and compared, or written anew with
-//! `BALANCEROUTE_WRITE_BINDINGS=1`. Needs libclang.
+//! `ffi/acl/bindings.rs` is what bindgen makes of `ffi/acl/acl_min.h`: regenerated and compared, or written
+//! anew with `BALANCEROUTE_WRITE_BINDINGS=1`. Needs libclang.
 
 use std::path::Path;
 

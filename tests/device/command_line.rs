@@ -1,4 +1,5 @@
-//! The program with a device: on the fake runtime and the kernel on the model, `kernels` and `simulate` answer as on the CPU.
+//! The program with a device: on the fake runtime and the kernel on the model, `kernels` and `simulate`
+//! answer as on the CPU.
 
 mod support;
 

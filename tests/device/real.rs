@@ -1,8 +1,8 @@
-//! The same promises on a real device: `tests/run device`
+//! The same promises on a real device: `tests/run ascend`
 //! with `BALANCEROUTE_ASCEND=1`.
 //!
-//! Without that variable nothing here runs, and says so. What a device answers is compared with the oracle, not only with what the host
-//! lets pass: a refused answer fails.
+//! Without that variable nothing here runs, and says so. What a device answers is compared with the oracle,
+//! not only with what the host lets pass: a refused answer fails.
 
 mod support;
 

@@ -1,5 +1,6 @@
-//! The ascend backend from `dlopen` to the picks, on a runtime without a device: the same answers as the CPU's, whatever fails, and everything
-//! given back. The kernel is the device's own source on the model (`kernels/model`).
+//! The ascend backend from `dlopen` to the picks, on a runtime without a device: the same answers as the
+//! CPU's, whatever fails, and everything given back. The kernel is the device's own source on the model
+//! (`kernels/model`).
 
 mod support;
 
@@ -109,7 +110,8 @@ fn every_call_may_fail_at_its_first_and_second_use() {
                     // It is asked after another failure only.
                     fake.fail("aclrtRecordEvent", 1, 2, 500_003);
                 }
-                // Two devices, one after the other, so that calls of the opening and of the end have a second use.
+                // Two devices, one after the other, so that calls of the opening and of the end have a second
+                // use.
                 for round in 0..2u64 {
                     let mut device = on_device("exact", &parameters(&fake));
                     let mut cpu = on_cpu("exact");

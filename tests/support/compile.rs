@@ -1,4 +1,5 @@
-//! The C and C++ compilers that tests build with, found by the crate `cc`: those of `CC` and `CXX`, or the system's.
+//! The C and C++ compilers that tests build with, found by the crate `cc`: those of `CC` and `CXX`, or the
+//! system's.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::process::Command;
@@ -24,7 +25,8 @@ pub(crate) fn cpp(standard: &str) -> cc::Build {
     build
 }
 
-/// Runs the compiler with more arguments: sources, libraries, `-c`, `-shared`, `-o`. Its errors are the failure's message.
+/// Runs the compiler with more arguments: sources, libraries, `-c`, `-shared`, `-o`. Its errors are the
+/// failure's message.
 pub(crate) fn run(build: &cc::Build, add: impl FnOnce(&mut Command)) {
     let mut command = build.get_compiler().to_command();
     add(&mut command);

@@ -1,8 +1,9 @@
-//! The device kernel on the model of its machine: the same source as on a device, built with g++, against the oracle pick for pick.
+//! The device kernel on the model of its machine: the same source as on a device, against the oracle pick for
+//! pick.
 //!
-//! Small batches are compared with the oracle, which scores every pair again after each admission; large ones with the CPU's matrix,
-//! which is compared with the oracle elsewhere. Every decision also passes the model's own checks: a launch that does what a device would
-//! punish fails.
+//! Small batches are compared with the oracle, which scores every pair again after each admission; large ones
+//! with the CPU's matrix, which is compared with the oracle elsewhere. Every decision also passes the model's
+//! own checks: a launch that does what a device would punish fails.
 
 mod cost;
 #[path = "../../support/parts.rs"]
@@ -296,7 +297,8 @@ fn every_policy_on_random_batches(library: &Path, per_policy: usize) {
             kept.extend(tally.kept.iter().chain(&tally.refused).cloned());
         }
         println!(
-            "{name}: {per_policy} batches, {own} by the device ({columns} columns, {rescored} scored again), kept {}",
+            "{name}: {per_policy} batches, {own} by the device \
+             ({columns} columns, {rescored} scored again), kept {}",
             kept.len()
         );
         assert!(own * 3 >= per_policy, "{name}: only {own} of {per_policy} by the device: {kept:?}");
@@ -414,7 +416,8 @@ fn scores_beyond_single_precision_agree() {
     assert!(rescored > 1000, "only {rescored} were in doubt");
 }
 
-/// Rules of the test's own: each kind of profile once more, written down independently of the policies, and one that only the host can draw.
+/// Rules of the test's own: each kind of profile once more, written down independently of the policies, and
+/// one that only the host can draw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Own {
     Margin,
@@ -495,7 +498,8 @@ impl Rule for Own {
     }
 }
 
-/// What a view's own anticipated load counts for the slot that is being filled. The rule's refill is the traffic's mean length.
+/// What a view's own anticipated load counts for the slot that is being filled. The rule's refill is the
+/// traffic's mean length.
 trait OwnRefill {
     fn refill_tokens_of_own(&self) -> i64;
 }
@@ -619,7 +623,8 @@ impl Launch for Tampered {
 #[test]
 fn a_header_that_is_not_this_kernels_is_refused() {
     let library = model::plain_copy("header");
-    // Word of the header, its value, the status that comes back: magic, version, mode, workers, steps, tile, reserved memory.
+    // Word of the header, its value, the status that comes back: magic, version, mode, workers, steps, tile,
+    // reserved memory.
     for (word, value, status) in [
         (0, 7, 0),
         (1, 2, 0),

@@ -1,8 +1,8 @@
-//! Seeded bugs: what a slip in the kernel's source would be, and what must notice it. Each is a substitution of text, made in a copy of
-//! the sources that is compiled and run. The source itself knows nothing of them.
+//! Seeded bugs: what a slip in the kernel's source would be, and what must notice it. Each is a substitution
+//! of text, made in a copy of the sources that is compiled and run. The source itself knows nothing of them.
 //!
-//! Each bug is compiled by itself: that costs a second and a half of one core, needs nothing of the text but that it compiles, and is
-//! what somebody would run who had made the mistake.
+//! Each bug is compiled by itself: that costs a second and a half of one core, needs nothing of the text but
+//! that it compiles, and is what somebody would run who had made the mistake.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -127,8 +127,8 @@ const BUGS: &[Bug] = &[
     bug(
         "barrier after f32 bonuses",
         "columns.h",
-        "Add(extras_[entry], ages_[entry], bonuses, count);\nbonuses_queue_.FreeTensor(bonuses);\nPipeBarrier<PIPE_V>();",
-        "Add(extras_[entry], ages_[entry], bonuses, count);\nbonuses_queue_.FreeTensor(bonuses);",
+        "ages_[entry], bonuses, count);\nbonuses_queue_.FreeTensor(bonuses);\nPipeBarrier<PIPE_V>();",
+        "ages_[entry], bonuses, count);\nbonuses_queue_.FreeTensor(bonuses);",
         NO_BARRIER,
     ),
     bug(
@@ -204,8 +204,8 @@ const BUGS: &[Bug] = &[
     bug(
         "event before next reduction",
         "columns.h",
-        "uint32_t value = bits.GetValue(0);\n// The next reduction writes what was read here.\nOrder<HardEvent::S_V>(pipe_);",
-        "uint32_t value = bits.GetValue(0);",
+        "// The next reduction writes what was read here.\nOrder<HardEvent::S_V>(pipe_);",
+        "",
         ByModel(early!("V", "S")),
     ),
     bug(
@@ -268,7 +268,8 @@ const BUGS: &[Bug] = &[
         "partial overlap",
         "columns.h",
         "AscendC::Maxs(first, first, 0.0f, count);",
-        "if (count > 8) {\nAscendC::Maxs(first, first[8], 0.0f, count - 8);\n}\nAscendC::Maxs(first, first, 0.0f, count);",
+        "if (count > 8) {\nAscendC::Maxs(first, first[8], 0.0f, count - 8);\n}\n\
+         AscendC::Maxs(first, first, 0.0f, count);",
         ByModel("overlap in part"),
     ),
     bug(
@@ -397,14 +398,14 @@ const BUGS: &[Bug] = &[
     ),
     bug(
         "refills not counted",
-        "drawers.h",
+        "profiles.h",
         "int64_t more = (tokens - refill_tokens_) * per_token;",
         "int64_t more = tokens * per_token;",
         ByOracle,
     ),
 ];
 
-const FILES: [&str; 6] = ["balanceroute.cpp", "greedy.h", "columns.h", "drawers.h", "common.h", "tiling.h"];
+const FILES: [&str; 6] = ["balanceroute.cpp", "greedy.h", "columns.h", "profiles.h", "common.h", "tiling.h"];
 
 /// A source file of the kernel without indentation, so that a substitution need not know it.
 fn source(file: &str) -> String {
@@ -454,7 +455,8 @@ fn tools() -> (cc::Build, Vec<PathBuf>) {
     (build, machine)
 }
 
-/// Batches with everything in them, under rules that use every part of the kernel; the first failure or mismatch.
+/// Batches with everything in them, under rules that use every part of the kernel; the first failure or
+/// mismatch.
 fn first_failure(library: &Path, noticed: Noticed) -> Option<String> {
     let by_oracle = matches!(noticed, ByOracle);
     let (cases, most) = if by_oracle { (4_000, 40) } else { (40, 200) };
@@ -475,7 +477,8 @@ fn first_failure(library: &Path, noticed: Noticed) -> Option<String> {
             let (mut found, mut expected) = (Assignment::new(), Assignment::new());
             device.decide(&batch, &mut found);
             host.decide(&batch, &mut expected);
-            // Whatever the device does, the answer is right, or the bug is one of those that only the oracle sees.
+            // Whatever the device does, the answer is right, or the bug is one of those that only the oracle
+            // sees.
             if let Some(failed) = last_complaint(&tally) {
                 assert_eq!(
                     found,

@@ -68,7 +68,8 @@ pub fn plain() -> &'static Path {
     BUILT.get_or_init(|| built("plain", compiler().opt_level(2)))
 }
 
-/// The kernel as it is under AddressSanitizer and UndefinedBehaviourSanitizer; who loads it has their library loaded already.
+/// The kernel as it is under AddressSanitizer and UndefinedBehaviourSanitizer; who loads it has their library
+/// loaded already.
 pub fn sanitized() -> PathBuf {
     let mut build = compiler();
     for flag in ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] {
@@ -155,8 +156,8 @@ impl Launch for Model {
                 Range { address: arguments[1], bytes: output.len() },
             ];
             let mut message = [0; 4096];
-            // SAFETY: every pointer is to memory of the stated size that lives until the call returns; the kernel writes to the output
-            // and the message only, both borrowed mutably.
+            // SAFETY: every pointer is to memory of the stated size that lives until the call returns; the
+            // kernel writes to the output and the message only, both borrowed mutably.
             let code = unsafe {
                 launch(
                     entry.as_ptr(),

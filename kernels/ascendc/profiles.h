@@ -1,5 +1,4 @@
-// Profiles: what a request's length is worth on a worker, and the scalar unit's drawers that follow the
-// loads.
+// Profiles: what a request's length is worth on a worker, made again by the scalar unit as loads change.
 #pragma once
 
 #include "common.h"
@@ -94,21 +93,21 @@ class Loads {
     }
   }
 
-  // Draws the profile of a worker for the requests of a run, at most `longest` tokens long.
-  __aicore__ inline void Draw(uint32_t worker, uint32_t run, int64_t longest, Profile &profile) const {
+  // Fills in the profile of a worker for the requests of a run, at most `longest` tokens long.
+  __aicore__ inline void Fill(uint32_t worker, uint32_t run, int64_t longest, Profile &profile) const {
     profile.Begin(batch_->shortest_tokens, longest);
     switch (batch_->mode) {
     case BR_MODE_F:
-      DrawMargin(worker, profile);
+      FillMargin(worker, profile);
       break;
     case BR_MODE_LOOKAHEAD:
-      DrawLookahead(worker, run, profile);
+      FillLookahead(worker, run, profile);
       break;
     case BR_MODE_LEVEL:
-      DrawLevel(worker, profile);
+      FillLevel(worker, profile);
       break;
     default:
-      DrawFixed(worker, run, profile);
+      FillFixed(worker, run, profile);
       break;
     }
   }
@@ -180,13 +179,13 @@ class Loads {
     return greatest;
   }
 
-  __aicore__ inline void DrawMargin(uint32_t worker, Profile &profile) const {
+  __aicore__ inline void FillMargin(uint32_t worker, Profile &profile) const {
     int64_t per_token = PerToken(worker);
     profile.slope = f_slope_ * per_token;
     profile.AddKnot(FloorDiv(envelope - cost[worker], per_token), f_weight_ * per_token);
   }
 
-  __aicore__ inline void DrawLookahead(uint32_t worker, uint32_t run, Profile &profile) const {
+  __aicore__ inline void FillLookahead(uint32_t worker, uint32_t run, Profile &profile) const {
     int64_t per_token = PerToken(worker), added = Added(worker);
     profile.slope = runs_.GetValue(run * (sizeof(BrRun) / 8) + offsetof(BrRun, slope) / 8) * per_token;
     for (uint32_t h = 0; h < batch_->steps; h++) {
@@ -196,7 +195,7 @@ class Loads {
     }
   }
 
-  __aicore__ inline void DrawLevel(uint32_t worker, Profile &profile) const {
+  __aicore__ inline void FillLevel(uint32_t worker, Profile &profile) const {
     int64_t others = static_cast<int64_t>(batch_->workers) - 1;
     if (others == 0) {
       return;
@@ -219,7 +218,7 @@ class Loads {
     profile.AddKnot(FloorDiv(others_max - own, per_token), others * per_token);
   }
 
-  __aicore__ inline void DrawFixed(uint32_t worker, uint32_t run, Profile &profile) const {
+  __aicore__ inline void FillFixed(uint32_t worker, uint32_t run, Profile &profile) const {
     uint64_t from = static_cast<uint64_t>(worker * batch_->runs + run) * profile_stride_;
     profile.intercept = profiles_.GetValue(from + offsetof(BrProfile, intercept) / 8);
     profile.slope = profiles_.GetValue(from + offsetof(BrProfile, slope) / 8);
