@@ -1,7 +1,7 @@
 /* The few calls of the Ascend runtime that BalanceRoute makes, declared from the public API documents.
  *
  * Own declarations of names, types and values; no text of the vendor's headers. `bindings.rs` beside this
- * file is made from it and checked in (`cargo test --features regen-bindings --test device_bindings`). Every
+ * file is made from it and checked in (`cargo test --features regen-bindings --test device`). Every
  * symbol is looked up at run time, so nothing links to the runtime.
  */
 #ifndef BALANCEROUTE_ACL_MIN_H

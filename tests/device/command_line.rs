@@ -13,7 +13,7 @@ use balanceroute::sim::{self, Scenario};
 use serde_json::Value;
 
 use support::model;
-use support::runtime::Fake;
+use support::runtime::{Fake, parameters};
 
 fn command(fake: Option<&Fake>, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_balanceroute"));
@@ -112,7 +112,7 @@ fn a_simulation_runs_on_the_device_to_the_last_batch() {
             serde_json::to_string_pretty(&Document::new(&scenario, &runs)).expect("JSON")
         };
         let before = fake.calls("task-launch");
-        let device = run(super::parameters(&fake));
+        let device = run(parameters(&fake));
         let launches = fake.calls("task-launch") - before;
         let cpu = run(Parameters { backend: BackendKind::Cpu, ..Parameters::default() });
         assert!(stripped(&device) == stripped(&cpu), "{workers} workers");

@@ -6,7 +6,6 @@ mod support;
 
 use std::time::Duration;
 
-use balanceroute::backend::ascend::AscendParameters;
 use balanceroute::backend::ascend::result::DeviceError;
 use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
@@ -15,27 +14,9 @@ use balanceroute::policy::{
 };
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch};
-use support::model;
-use support::runtime::{Fake, Parts, until};
+use support::runtime::{Fake, Parts, parameters, until};
 
 const POLICIES: [&str; 5] = ["exact", "exact-oracle", "level", "brh-oracle", "jsq"];
-
-fn parameters(fake: &Fake) -> Parameters {
-    Parameters {
-        backend: BackendKind::Ascend,
-        ascend: AscendParameters {
-            library: Some(fake.path.clone()),
-            kernel: Some(model::plain().to_owned()),
-            // The model is slower than any device, and the machine may be busy.
-            answer_timeout_ms: 20_000,
-            device_timeout_ms: 20_000,
-            rest_ms: 1,
-            longest_rest_ms: 4,
-            ..AscendParameters::default()
-        },
-        ..Parameters::default()
-    }
-}
 
 fn on_device(name: &str, parameters: &Parameters) -> Box<dyn Policy> {
     policy::build(name, parameters).expect("a policy")

@@ -7,12 +7,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use balanceroute::backend::BackendKind;
+use balanceroute::backend::ascend::AscendParameters;
+use balanceroute::policy::Parameters;
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Traffic, Worker};
 use libloading::Library;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{compile, folder, root};
+use super::{compile, folder, model, root};
 
 /// A fake runtime of its own for one test: a copy of the library, so that nothing is shared.
 pub(crate) struct Fake {
@@ -192,6 +195,24 @@ impl Fake {
             assert_eq!(self.live(kind), 0, "{context}: {kind}");
         }
         assert_eq!(self.violations(), 0, "{context}: {}", self.violation());
+    }
+}
+
+/// What a policy on the fake is built with.
+pub(crate) fn parameters(fake: &Fake) -> Parameters {
+    Parameters {
+        backend: BackendKind::Ascend,
+        ascend: AscendParameters {
+            library: Some(fake.path.clone()),
+            kernel: Some(model::plain().to_owned()),
+            // The model is slower than any device, and the machine may be busy.
+            answer_timeout_ms: 20_000,
+            device_timeout_ms: 20_000,
+            rest_ms: 1,
+            longest_rest_ms: 4,
+            ..AscendParameters::default()
+        },
+        ..Parameters::default()
     }
 }
 
