@@ -1,10 +1,11 @@
-//! With the feature `ascend` on a machine with a CANN toolkit: builds the device kernel, one file per chip, for the library to find at run
-//! time. Everywhere else it does nothing, and the library takes a kernel file by its path.
+//! With the feature `ascend` on a machine with a CANN toolkit: builds the device kernel, one file per chip,
+//! for the library to find at run time. Everywhere else it does nothing, and the library takes a kernel file
+//! by its path.
 //!
 //! | variable | |
 //! |---|---|
 //! | `ASCEND_HOME_PATH`, `ASCEND_TOOLKIT_HOME` | the toolkit: the first that is set |
-//! | `BALANCEROUTE_ASCEND_CHIPS` | chips to build for, separated by commas; by default those of Atlas A2 and A3 |
+//! | `BALANCEROUTE_ASCEND_CHIPS` | chips to build for, with commas between; by default those of A2 and A3 |
 //! | `BALANCEROUTE_CI` | 1: a kernel that was asked for and cannot be built is an error, not a warning |
 
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ pub(crate) struct Plan {
     pub(crate) chips: Vec<String>,
 }
 
-/// Nothing without the feature and without a toolkit; an error where a toolkit or chips are named that cannot be used.
+/// Nothing without the feature and without a toolkit; an error where a toolkit or chips are named that cannot
+/// be used.
 pub(crate) fn plan(environment: Environment<'_>) -> Result<Option<Plan>, String> {
     if environment("CARGO_FEATURE_ASCEND").is_none() {
         return Ok(None);

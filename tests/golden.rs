@@ -4,7 +4,8 @@
 //! The keys are explained in `tests/golden/README.md`.
 
 #[cfg(feature = "ascend")]
-mod kernel;
+#[path = "device/support/mod.rs"]
+mod device;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -677,12 +678,12 @@ fn every_file_is_answered_as_written() {
 #[test]
 fn every_file_is_answered_by_the_device_kernel() {
     use balanceroute::backend::ascend::blob::Soc;
-    let library = kernel::build("plain", "golden");
+    use device::model::{Model, plain};
     let tallies = std::cell::RefCell::new(Vec::new());
     for (name, ..) in FILES {
         replay(name, |policy| {
             let soc = Soc { vector_cores: 3, tile_limit: Some(128), ..Soc::ASCEND_910B };
-            let (model, tally) = kernel::Model::open(&library, soc);
+            let (model, tally) = Model::open(plain(), soc);
             tallies.borrow_mut().push(tally);
             policy::build_on(policy, &Parameters::default(), Box::new(model)).expect("known")
         });

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The regression gate for speed that no noise can hide: instructions per decision of `level` at N x G x K = 512 x 64 x 8, counted by
-# callgrind on the scalar and the AVX2 path, and of `exact` with affinity and masks at the same size, against tests/instructions.json. BALANCEROUTE_BLESS=1 writes the figures found.
+# The regression gate for speed that no noise can hide: instructions per decision of `level` at
+# N x G x K = 512 x 64 x 8, counted by callgrind on the scalar and the AVX2 path, and of `exact` with affinity
+# and masks at that size, against tests/instructions.json. BALANCEROUTE_BLESS=1 writes the figures found.
 set -eu
 cd "$(dirname "$0")/.."
 stored=tests/instructions.json
@@ -59,7 +60,8 @@ for counted in scalar avx2 scalar_affinity avx2_affinity; do
         echo "instructions: $counted FAILED, $found per decision, at most $limit ($expected + $tolerance %)"
         failed=1
     elif [ "$found" -lt $((expected - expected * tolerance / 100)) ]; then
-        echo "instructions: $counted $found per decision, below $expected by more than $tolerance %: BALANCEROUTE_BLESS=1 keeps the gain"
+        echo "instructions: $counted $found per decision, below $expected by more than $tolerance %:" \
+            "BALANCEROUTE_BLESS=1 keeps the gain"
     else
         echo "instructions: $counted $found per decision, stored $expected"
     fi

@@ -1,7 +1,8 @@
 /* The few calls of the Ascend runtime that BalanceRoute makes, declared from the public API documents.
  *
- * Own declarations of names, types and values; no text of the vendor's headers. `bindings.rs` beside this file is made from it and checked
- * in (`cargo test --features regen-bindings --test acl_bindings`). Every symbol is looked up at run time, so nothing links to the runtime.
+ * Own declarations of names, types and values; no text of the vendor's headers. `bindings.rs` beside this
+ * file is made from it and checked in (`cargo test --features regen-bindings --test device`). Every
+ * symbol is looked up at run time, so nothing links to the runtime.
  */
 #ifndef BALANCEROUTE_ACL_MIN_H
 #define BALANCEROUTE_ACL_MIN_H
@@ -103,20 +104,23 @@ aclError aclrtMalloc(void **device, size_t bytes, int32_t policy);
 aclError aclrtFree(void *device);
 aclError aclrtMallocHost(void **host, size_t bytes);
 aclError aclrtFreeHost(void *host);
-aclError aclrtMemcpyAsync(void *to, size_t to_bytes, const void *from, size_t bytes, int32_t kind, aclrtStream stream);
+aclError aclrtMemcpyAsync(void *to, size_t to_bytes, const void *from, size_t bytes, int32_t kind,
+                          aclrtStream stream);
 
 /* Kernel. */
 aclError aclrtBinaryLoadFromFile(const char *absolute_path, void *options, aclrtBinHandle *binary);
 aclError aclrtBinaryGetFunction(aclrtBinHandle binary, const char *name, aclrtFuncHandle *function);
 aclError aclrtBinaryUnLoad(aclrtBinHandle binary);
 aclError aclrtKernelArgsInit(aclrtFuncHandle function, aclrtArgsHandle *arguments);
-aclError aclrtKernelArgsAppend(aclrtArgsHandle arguments, void *value, size_t bytes, aclrtParamHandle *parameter);
+aclError aclrtKernelArgsAppend(aclrtArgsHandle arguments, void *value, size_t bytes,
+                               aclrtParamHandle *parameter);
 aclError aclrtKernelArgsFinalize(aclrtArgsHandle arguments);
 aclError aclrtLaunchKernelWithConfig(aclrtFuncHandle function, uint32_t blocks, aclrtStream stream,
                                      aclrtLaunchConfig *config, aclrtArgsHandle arguments, void *reserved);
-aclError aclrtLaunchKernelWithHostArgs(aclrtFuncHandle function, uint32_t blocks, aclrtStream stream, /* from 8.5 */
-                                       aclrtLaunchConfig *config, void *arguments, size_t bytes, void *placeholders,
-                                       size_t placeholder_count);
+/* From 8.5. */
+aclError aclrtLaunchKernelWithHostArgs(aclrtFuncHandle function, uint32_t blocks, aclrtStream stream,
+                                       aclrtLaunchConfig *config, void *arguments, size_t bytes,
+                                       void *placeholders, size_t placeholder_count);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-// Made by bindgen from acl_min.h; tests/acl_bindings.rs keeps it so.
+// Made by bindgen from acl_min.h; tests/device/bindings.rs keeps it so.
 
 pub const ACL_INVALID_PARAM: i32 = 100000;
 pub const ACL_NOT_INITIALISED: i32 = 100001;

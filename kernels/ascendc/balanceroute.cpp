@@ -1,4 +1,5 @@
-// Which waiting request enters which free slot, on the vector cores of an Ascend NPU. `tiling.h` says what goes in and comes out.
+// Which waiting request enters which free slot, on the vector cores of an Ascend NPU. `tiling.h` says what
+// goes in and comes out.
 #include "greedy.h"
 
 namespace br {
@@ -34,13 +35,9 @@ class Look {
         stage.SetValue(at + 2, best.entry);
         stage.SetValue(at + 3, best.status);
       }
-      if (!BR_BUG(36)) {
-        Order<HardEvent::S_MTE3>(pipe);
-      }
-      CopyOut(out[static_cast<uint64_t>(BR_BUG(37) ? 0 : g) * stride], stage, stride);
-      if (!BR_BUG(38)) {
-        Order<HardEvent::MTE3_S>(pipe);
-      }
+      Order<HardEvent::S_MTE3>(pipe);
+      CopyOut(out[static_cast<uint64_t>(g) * stride], stage, stride);
+      Order<HardEvent::MTE3_S>(pipe);
     }
   }
 

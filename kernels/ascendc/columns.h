@@ -1,7 +1,7 @@
 // Columns: every entry scored on one worker, and the best of them.
 #pragma once
 
-#include "drawers.h"
+#include "profiles.h"
 
 namespace br {
 
@@ -20,7 +20,7 @@ class Columns {
     bonus_ = batch.bonus_format != BR_BONUS_NONE;
     eligibility_ = (batch.flags & BR_FLAG_ELIGIBILITY) != 0;
     room_ = (batch.flags & BR_FLAG_ROOM) != 0;
-    uint32_t tile = BR_BUG(13) ? 200 * batch.tile : batch.tile, plane = batch.stride * sizeof(float);
+    uint32_t tile = batch.tile, plane = batch.stride * sizeof(float);
     pipe->InitBuffer(tokens_buffer_, plane);
     pipe->InitBuffer(ages_buffer_, plane);
     pipe->InitBuffer(scores_buffer_, plane);
@@ -29,7 +29,7 @@ class Columns {
     pipe->InitBuffer(third_buffer_, tile * sizeof(float));
     pipe->InitBuffer(fourth_buffer_, tile * sizeof(float));
     pipe->InitBuffer(reduce_buffer_, BR_REDUCE_BYTES);
-    pipe->InitBuffer(scratch_buffer_, BR_BUG(14) ? BR_BLOCK_BYTES : BR_SCRATCH_BYTES);
+    pipe->InitBuffer(scratch_buffer_, BR_SCRATCH_BYTES);
     pipe->InitBuffer(stage_buffer_, BR_STAGE_BYTES);
     tokens_ = tokens_buffer_.Get<float>();
     ages_ = ages_buffer_.Get<float>();
@@ -81,9 +81,7 @@ class Columns {
       }
     }
     // The scalar unit reads these planes too, but only after it has waited for vectors that came after this.
-    if (!BR_BUG(6)) {
-      Order<HardEvent::MTE2_V>(pipe);
-    }
+    Order<HardEvent::MTE2_V>(pipe);
     rescored = 0;
   }
 
@@ -107,7 +105,7 @@ class Columns {
     }
     bool better = best.entry == BR_NOBODY || other.score > best.score ||
                   (other.score == best.score &&
-                   (arrivals_.GetValue(other.entry) < arrivals_.GetValue(best.entry)) == !BR_BUG(53));
+                   arrivals_.GetValue(other.entry) < arrivals_.GetValue(best.entry));
     if (better) {
       best = other;
     }
@@ -119,7 +117,7 @@ class Columns {
     if (count_[run] == 0 || longest < batch_->shortest_tokens) {
       return best;
     }
-    loads.Draw(worker, run, longest, profile_);
+    loads.Fill(worker, run, longest, profile_);
     Score(worker, run, longest);
     return Greatest(run, longest);
   }
@@ -127,9 +125,7 @@ class Columns {
   // Takes an entry out of all columns to come.
   __aicore__ inline void Take(uint32_t entry) {
     ages_.SetValue(entry, FromBits(kMinusInfinity));
-    if (!BR_BUG(5)) {
-      Order<HardEvent::S_V>(pipe_);
-    }
+    Order<HardEvent::S_V>(pipe_);
   }
 
   __aicore__ inline int64_t TokensOf(uint32_t entry) const { return At(tokens_, entry); }
@@ -140,8 +136,8 @@ class Columns {
   uint32_t rescored;
 
  private:
-  // Scores a run on a worker, tile by tile: base + slope * s, then - weight * max(0, s - at) knot by knot, then minus infinity where the
-  // request may not run.
+  // Scores a run on a worker, tile by tile: base + slope * s, then - weight * max(0, s - at) knot by knot,
+  // then minus infinity where the request may not run.
   __aicore__ inline void Score(uint32_t worker, uint32_t run, int64_t longest) {
     uint32_t from = from_[run], count = count_[run], tile = batch_->tile;
     if (eligibility_) {
@@ -149,11 +145,11 @@ class Columns {
     }
     Fetch(worker, from, count, 0);
     for (uint32_t at = 0; at < count; at += tile) {
-      if (at + tile < count || BR_BUG(15)) {
-        Fetch(worker, from, count, BR_BUG(15) && at + tile >= count ? at : at + tile);
+      if (at + tile < count) {
+        Fetch(worker, from, count, at + tile);
       }
       uint32_t size = count - at < tile ? count - at : tile;
-      uint32_t entry = from + at + (BR_BUG(10) ? 1 : 0);
+      uint32_t entry = from + at;
       AddBonuses(entry, size);
       ScoreTile(entry, size);
       MaskTile(entry, size, longest);
@@ -163,9 +159,6 @@ class Columns {
   // Begins to load the bonuses and words of a tile.
   __aicore__ inline void Fetch(uint32_t worker, uint32_t from, uint32_t count, uint32_t at) {
     uint32_t size = count - at < batch_->tile ? count - at : batch_->tile;
-    if (BR_BUG(18)) {
-      size = batch_->tile + BR_ENTRY_ALIGN;
-    }
     uint64_t entry = static_cast<uint64_t>(worker) * batch_->stride + from + at;
     if (batch_->bonus_format == BR_BONUS_F16) {
       LocalTensor<half> bonuses = bonuses_queue_.AllocTensor<half>();
@@ -190,26 +183,15 @@ class Columns {
     if (batch_->bonus_format == BR_BONUS_F16) {
       LocalTensor<half> bonuses = bonuses_queue_.DeQue<half>();
       AscendC::Cast(first_, bonuses, AscendC::RoundMode::CAST_NONE, count);
-      if (!BR_BUG(19)) {
-        bonuses_queue_.FreeTensor(bonuses);
-      }
-      if (BR_BUG(20)) {
-        bonuses_queue_.FreeTensor(bonuses);
-      }
-      if (!BR_BUG(21)) {
-        PipeBarrier<PIPE_V>();
-      }
+      bonuses_queue_.FreeTensor(bonuses);
+      PipeBarrier<PIPE_V>();
       AscendC::Add(extras_[entry], ages_[entry], first_, count);
-      if (!BR_BUG(41)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
     } else if (batch_->bonus_format == BR_BONUS_F32) {
       LocalTensor<float> bonuses = bonuses_queue_.DeQue<float>();
       AscendC::Add(extras_[entry], ages_[entry], bonuses, count);
       bonuses_queue_.FreeTensor(bonuses);
-      if (!BR_BUG(42)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
     }
   }
 
@@ -218,18 +200,16 @@ class Columns {
     LocalTensor<float> tokens = tokens_[entry], scores = scores_[entry];
     AscendC::Muls(scores, extras_[entry], FloatOf(batch_->unit), count);
     AscendC::Muls(first_, tokens, FloatOf(profile_.slope), count);
-    if (!BR_BUG(1)) {
-      PipeBarrier<PIPE_V>();
-    }
+    PipeBarrier<PIPE_V>();
     AscendC::Add(scores, scores, first_, count);
-    if (!BR_BUG(2)) {
-      PipeBarrier<PIPE_V>();
-    }
-    // Two knots at a time, and the sums of one pair between the steps of the next: what waits for a barrier has company.
+    PipeBarrier<PIPE_V>();
+    // Two knots at a time, and the sums of one pair between the steps of the next: what waits for a barrier
+    // has company.
     int32_t done = 0;
     for (int32_t k = 0; k < profile_.knots; k += 2) {
       bool two = k + 1 < profile_.knots;
-      const LocalTensor<float> &first = k % 4 == 0 ? first_ : third_, &second = k % 4 == 0 ? second_ : fourth_;
+      const LocalTensor<float> &first = k % 4 == 0 ? first_ : third_,
+                               &second = k % 4 == 0 ? second_ : fourth_;
       const LocalTensor<float> &before = k % 4 == 0 ? third_ : first_, &last = k % 4 == 0 ? fourth_ : second_;
       AscendC::Adds(first, tokens, FloatOf(-profile_.at[k]), count);
       if (two) {
@@ -238,12 +218,7 @@ class Columns {
       if (done < k) {
         AscendC::Sub(scores, scores, before, count);
       }
-      if (!BR_BUG(3)) {
-        PipeBarrier<PIPE_V>();
-      }
-      if (BR_BUG(7) && count > 8) {
-        AscendC::Maxs(first, first[8], 0.0f, count - 8);
-      }
+      PipeBarrier<PIPE_V>();
       AscendC::Maxs(first, first, 0.0f, count);
       if (two) {
         AscendC::Maxs(second, second, 0.0f, count);
@@ -252,73 +227,53 @@ class Columns {
         AscendC::Sub(scores, scores, last, count);
         done += 2;
       }
-      if (!BR_BUG(22)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
       AscendC::Muls(first, first, FloatOf(profile_.weight[k]), count);
       if (two) {
         AscendC::Muls(second, second, FloatOf(profile_.weight[k + 1]), count);
       }
-      if (!BR_BUG(23)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
     }
     if (done < profile_.knots) {
       AscendC::Sub(scores, scores, done % 4 == 0 ? first_ : third_, count);
-      if (!BR_BUG(24)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
     }
     if (done + 1 < profile_.knots) {
       AscendC::Sub(scores, scores, done % 4 == 0 ? second_ : fourth_, count);
-      if (!BR_BUG(25)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
     }
   }
 
   __aicore__ inline void MaskTile(uint32_t entry, uint32_t size, int64_t longest) {
     int32_t count = static_cast<int32_t>(size);
-    // Whole repeats of 64 floats: what lies past the true length is compared too, and its bits are never used.
-    uint32_t whole = BR_BUG(12) ? size : RoundUp(size, 64);
+    // Whole repeats of 64 floats: what lies past the true length is compared too, and its bits are never
+    // used.
+    uint32_t whole = RoundUp(size, 64);
     LocalTensor<float> scores = scores_[entry];
     if (eligibility_) {
       LocalTensor<int16_t> words = words_queue_.DeQue<int16_t>();
       AscendC::And(bits_, words, bit_, count);
       words_queue_.FreeTensor(words);
-      if (!BR_BUG(26)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
       AscendC::Cast(first_, bits_, AscendC::RoundMode::CAST_NONE, count);
-      if (!BR_BUG(27)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
       AscendC::CompareScalar(mask_, first_, 0.0f, AscendC::CMPMODE::NE, whole);
-      if (!BR_BUG(28)) {
-        PipeBarrier<PIPE_V>();
-      }
-      if (BR_BUG(40)) {
-        Order<HardEvent::V_S>(pipe_);
-        (void)mask_.GetValue(0);
-      }
-      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
-      if (!BR_BUG(43)) {
-        PipeBarrier<PIPE_V>();
-      }
+      PipeBarrier<PIPE_V>();
+      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity),
+                      AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
+      PipeBarrier<PIPE_V>();
     }
     if (room_ && longest < batch_->longest_tokens) {
-      AscendC::CompareScalar(mask_, tokens_[entry], FloatOf(longest), BR_BUG(52) ? AscendC::CMPMODE::LT : AscendC::CMPMODE::LE, whole);
-      if (!BR_BUG(29)) {
-        PipeBarrier<PIPE_V>();
-      }
-      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
-      if (!BR_BUG(30)) {
-        PipeBarrier<PIPE_V>();
-      }
+      AscendC::CompareScalar(mask_, tokens_[entry], FloatOf(longest), AscendC::CMPMODE::LE, whole);
+      PipeBarrier<PIPE_V>();
+      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity),
+                      AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
+      PipeBarrier<PIPE_V>();
     }
   }
 
-  // The greatest score of a run: the vectors' own where they are exact, else the greatest integer among those that rounding leaves in doubt.
+  // The greatest score of a run: the vectors' own where they are exact, else the greatest integer among those
+  // that rounding leaves in doubt.
   __aicore__ inline Best Greatest(uint32_t run, int64_t longest) {
     Best best{kLeast, BR_NOBODY, BR_STATUS_OK};
     uint32_t from = from_[run], index = 0;
@@ -332,9 +287,6 @@ class Columns {
       return Best{greatest + profile_.intercept, from + index, BR_STATUS_OK};
     }
     int64_t doubt = 4 * (profile_.knots + 7) * (((2 * reach - greatest) >> 24) + 1);
-    if (BR_BUG(51)) {
-      doubt = -1;
-    }
     for (uint32_t tried = 0; tried < BR_MAX_RESCORED; tried++) {
       uint32_t entry = from + index;
       int64_t extra = At(extras_, entry);
@@ -346,9 +298,7 @@ class Columns {
         best.entry = entry;
       }
       scores_.SetValue(entry, FromBits(kMinusInfinity));
-      if (!BR_BUG(31)) {
-        Order<HardEvent::S_V>(pipe_);
-      }
+      Order<HardEvent::S_V>(pipe_);
       value = Reduce(run, index);
       if (value == kMinusInfinity || WholeOf(value) < greatest - doubt) {
         return best;
@@ -360,18 +310,14 @@ class Columns {
 
   // The bits of the greatest score of a run, and its index in the run.
   __aicore__ inline uint32_t Reduce(uint32_t run, uint32_t &index) {
-    uint32_t count = BR_BUG(11) ? RoundUp(count_[run], 64) : count_[run];
+    uint32_t count = count_[run];
     AscendC::ReduceMax(reduce_, scores_[from_[run]], scratch_, static_cast<int32_t>(count), true);
-    if (!BR_BUG(4)) {
-      Order<HardEvent::V_S>(pipe_);
-    }
+    Order<HardEvent::V_S>(pipe_);
     LocalTensor<uint32_t> bits = reduce_.ReinterpretCast<uint32_t>();
-    index = BR_BUG(16) ? static_cast<uint32_t>(reduce_.GetValue(1)) : bits.GetValue(1);
+    index = bits.GetValue(1);
     uint32_t value = bits.GetValue(0);
     // The next reduction writes what was read here.
-    if (!BR_BUG(39)) {
-      Order<HardEvent::S_V>(pipe_);
-    }
+    Order<HardEvent::S_V>(pipe_);
     return value;
   }
 
@@ -387,9 +333,11 @@ class Columns {
   uint32_t from_[BR_MAX_RUNS];
   uint32_t count_[BR_MAX_RUNS];
   Profile profile_;
-  TBuf<TPosition::VECCALC> tokens_buffer_, ages_buffer_, extras_buffer_, scores_buffer_, first_buffer_, second_buffer_;
+  TBuf<TPosition::VECCALC> tokens_buffer_, ages_buffer_, extras_buffer_, scores_buffer_, first_buffer_,
+      second_buffer_;
   TBuf<TPosition::VECCALC> third_buffer_, fourth_buffer_;
-  TBuf<TPosition::VECCALC> reduce_buffer_, scratch_buffer_, stage_buffer_, mask_buffer_, bits_buffer_, bit_buffer_;
+  TBuf<TPosition::VECCALC> reduce_buffer_, scratch_buffer_, stage_buffer_, mask_buffer_, bits_buffer_,
+      bit_buffer_;
   TQue<TPosition::VECIN, 2> bonuses_queue_, words_queue_;
   LocalTensor<float> tokens_, ages_, extras_, scores_, first_, second_, third_, fourth_, reduce_, scratch_;
   LocalTensor<uint8_t> mask_;

@@ -32,18 +32,11 @@ class Picks {
     if (staged_ == 0) {
       return;
     }
-    if (!BR_BUG(8)) {
-      Order<HardEvent::S_MTE3>(pipe_);
-    }
-    if (BR_BUG(17)) {
-      AscendC::WaitFlag<HardEvent::MTE3_S>(1);
-    }
-    uint32_t words = (staged_ + (BR_BUG(32) ? 1 : 0)) * (sizeof(BrPick) / 4);
+    Order<HardEvent::S_MTE3>(pipe_);
+    uint32_t words = staged_ * (sizeof(BrPick) / 4);
     CopyOut(out_[uint64_t(count - staged_) * (sizeof(BrPick) / 4)], stage_, words);
     // The stage is written again.
-    if (!BR_BUG(9)) {
-      Order<HardEvent::MTE3_S>(pipe_);
-    }
+    Order<HardEvent::MTE3_S>(pipe_);
     staged_ = 0;
   }
 
@@ -83,7 +76,8 @@ class Greedy {
     for (uint32_t g = 0; g < batch_->workers; g++) {
       closed_[g] = loads_.open_slots[g] <= 0;
     }
-    int64_t stop = batch_->order == BR_ORDER_MOST_SLOTS ? batch_->U32(offsetof(BrHeader, stop_open_slots)) : 0;
+    int64_t stop =
+        batch_->order == BR_ORDER_MOST_SLOTS ? batch_->U32(offsetof(BrHeader, stop_open_slots)) : 0;
     while (loads_.open > stop && picks_.count < batch_->max_picks) {
       uint32_t worker = NextInTurn();
       if (worker == BR_NOBODY) {
@@ -112,7 +106,8 @@ class Greedy {
         continue;
       }
       bool before = next == BR_NOBODY;
-      if (!before && batch_->order == BR_ORDER_MOST_SLOTS && loads_.open_slots[g] != loads_.open_slots[next]) {
+      if (!before && batch_->order == BR_ORDER_MOST_SLOTS &&
+          loads_.open_slots[g] != loads_.open_slots[next]) {
         before = loads_.open_slots[g] > loads_.open_slots[next];
       } else if (!before) {
         before = loads_.cost[g] < loads_.cost[next];
@@ -138,9 +133,7 @@ class Greedy {
         continue;
       }
       CopyIn(stage, all[uint64_t(g) * stride], stride);
-      if (!BR_BUG(33)) {
-        Order<HardEvent::MTE2_S>(pipe_);
-      }
+      Order<HardEvent::MTE2_S>(pipe_);
       Best best{kLeast, BR_NOBODY, BR_STATUS_OK};
       for (uint32_t run = 0; run < batch_->runs; run++) {
         uint32_t at = run * (sizeof(BrColumn) / 4);
@@ -153,9 +146,7 @@ class Greedy {
         columns_.Keep(best, other);
       }
       // The stage is loaded again.
-      if (!BR_BUG(34)) {
-        Order<HardEvent::S_MTE2>(pipe_);
-      }
+      Order<HardEvent::S_MTE2>(pipe_);
       Note(g, best);
     }
     return BR_STATUS_OK;
@@ -167,8 +158,8 @@ class Greedy {
     entries_[worker] = best.entry;
   }
 
-  // What was found of a column bounds what it holds now: taking entries lowers it, and what envelopes lift is counted in `rise_`. So
-  // only a column that leads is scored again.
+  // What was found of a column bounds what it holds now: taking entries lowers it, and what envelopes lift is
+  // counted in `rise_`. So only a column that leads is scored again.
   __aicore__ inline uint32_t PickFromMatrix() {
     while (picks_.count < batch_->max_picks) {
       uint32_t leader = BR_NOBODY;
@@ -196,7 +187,7 @@ class Greedy {
       }
       uint32_t entry = entries_[leader];
       int64_t risen = Admit(leader, entry, bounds_[leader] + rise_);
-      rise_ += BR_BUG(50) ? 0 : risen;
+      rise_ += risen;
       for (uint32_t g = 0; g < batch_->workers; g++) {
         if (entries_[g] == entry) {
           seen_at_[g] = -1;
@@ -230,13 +221,8 @@ class Greedy {
     stage.SetValue(offsetof(BrOut, picks) / 4, picks_.count);
     stage.SetValue(offsetof(BrOut, columns) / 4, scored_);
     stage.SetValue(offsetof(BrOut, rescored) / 4, columns_.rescored);
-    if (!BR_BUG(44)) {
-      Order<HardEvent::S_MTE3>(pipe_);
-    }
+    Order<HardEvent::S_MTE3>(pipe_);
     CopyOut(batch_->Answer<uint32_t>(0, sizeof(BrOut) / 4), stage, offsetof(BrOut, reserved) / 4);
-    if (BR_BUG(35)) {
-      AscendC::SetFlag<HardEvent::MTE3_S>(0);
-    }
   }
 
   TPipe *pipe_;

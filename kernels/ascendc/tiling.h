@@ -1,53 +1,64 @@
 /*
- * What host and device agree on: the bytes of one launch. C11 and C++17; host code repeats the layout in src/backend/ascend/blob.rs
- * and asserts the same sizes and offsets.
+ * What host and device agree on: the bytes of one launch. C11 and C++17; host code repeats the layout in
+ * src/backend/ascend/blob.rs and asserts the same sizes and offsets.
  *
  * The split between host and device
  * ---------------------------------
- * The host runs the rule: it begins the plan, places pinned and overdue requests, and packs what they leave. The device then runs the part
- * of a decision that scores pairs: the greedy picks, one after the other, each from columns of N scores. The host reads the picks,
- * checks each (slot, room, eligibility, score) and goes on with the code that it runs without a device: repair rounds (level, exact),
- * the subsets of BalanceRoute's second stage, reasons, balance.
+ * The host runs the rule: it begins the plan, places pinned and overdue requests, and packs what they leave.
+ * The device then runs the part of a decision that scores pairs: the greedy picks, one after the other, each
+ * from columns of N scores. The host reads the picks, checks each (slot, room, eligibility, score) and goes
+ * on with the code that it runs without a device: repair rounds (level, exact), the subsets of BalanceRoute's
+ * second stage, reasons, balance.
  *
- *   policy                                                  mode         order          what stays on the host
- *   exact                                                   F            MATRIX         repair
- *   exact-survival, exact-oracle                            LOOKAHEAD    MATRIX         repair
- *   level, level-exactmatch, level-oracle                   LEVEL        LEAST_LOADED   lifts (predicted ends), reservations, repair
- *   br0; brh-* without a projection                         F            MOST_SLOTS     stage 2, from BrHeader.stop_open_slots on
- *   brh-* with a projection                                 LOOKAHEAD    MOST_SLOTS     stage 2
- *   least-kv, sglang-*, vllm-*, jsq, power-of-two,
- *   round-robin, random (once bound)                        F, slope 0   LEAST_LOADED   binding on arrival
- *   any other rule in matrix order                          FIXED        (none)         everything but the first look at each column
+ *   policy                                    mode        order         what stays on the host
+ *   exact                                     F           MATRIX        repair
+ *   exact-survival, exact-oracle              LOOKAHEAD   MATRIX        repair
+ *   level, level-exactmatch, level-oracle     LEVEL       LEAST_LOADED  load offsets (predicted ends),
+ *                                                                       reservations, repair
+ *   br0; brh-* without a projection           F           MOST_SLOTS    stage 2, from stop_open_slots on
+ *   brh-* with a projection                   LOOKAHEAD   MOST_SLOTS    stage 2
+ *   least-kv, sglang-*, vllm-*, jsq,
+ *   power-of-two, round-robin, random
+ *   (once bound)                              F, slope 0  LEAST_LOADED  binding on arrival
+ *   any other rule in matrix order            FIXED       (none)        all but the first look at each column
  *
- * The host keeps a batch, with a typed reason, and the CPU decides it, when a plan places longest first (nothing is scored), when a judge
- * chooses among several (rollout-oracle), when the rule has no drawer, when a limit below is passed, or when the device answers anything but
- * BR_STATUS_OK.
+ * The host keeps a batch, with a typed reason, and the CPU decides it, when a plan places longest first
+ * (nothing is scored), when a judge chooses among several (rollout-oracle), when the rule has no profile spec,
+ * when a limit below is passed, or when the device answers anything but BR_STATUS_OK.
  *
  * Numbers
  * -------
- * Answers are those of integer arithmetic. Vectors hold f32: tokens, knots inside the range of lengths, ages and bonuses in tokens are whole
- * numbers below 2^24 (the host keeps anything else), so differences and maxima of them are exact; products and sums are exact while they
- * stay below 2^24. Where they may not (BrHeader and the profile say so), the vector scores are a filter with a proven error bound: with K knots,
- * u = 2^-24, S >= |slope * s| + |unit * (age + bonus)| for every entry and v the greatest f32 score, every entry whose exact score is greatest
- * has an f32 score of at least v - 4 * (K + 7) * u * (2 * S - v). (A score is a sum of K + 2 products whose magnitudes add up to at most
- * 2 * S - score; single rounding would need half of it, so an operation may be off by a whole unit in the last place, or be fused.)
- * The scalar unit scores these few again in 64-bit integers; the greatest integer wins, then the earliest. More than BR_MAX_RESCORED of
- * them in one column end in BR_STATUS_TIES. No f32 value decides anything unless it is exact.
+ * Answers are those of integer arithmetic. Vectors hold f32: tokens, knots inside the range of lengths, ages
+ * and bonuses in tokens are whole numbers below 2^24 (the host keeps anything else), so differences and
+ * maxima of them are exact; products and sums are exact while they stay below 2^24. Where they may not
+ * (BrHeader and the profile say so), the vector scores are a filter with a proven error bound: with K knots,
+ * u = 2^-24, S >= |slope * s| + |unit * (age + bonus)| for every entry and v the greatest f32 score, every
+ * entry whose exact score is greatest has an f32 score of at least v - 4 * (K + 7) * u * (2 * S - v). (A
+ * score is a sum of K + 2 products whose magnitudes add up to at most 2 * S - score; single rounding would
+ * need half of it, so an operation may be off by a whole unit in the last place, or be fused.) The scalar
+ * unit scores these few again in 64-bit integers; the greatest integer wins, then the earliest. More than
+ * BR_MAX_RESCORED of them in one column end in BR_STATUS_TIES. No f32 value decides anything unless it is
+ * exact.
  *
  * Two launch shapes
  * -----------------
- * 1. One batch over many blocks: BR_ENTRY_COLUMNS with ceil(workers / BrHeader.group) blocks, each a group of workers, writes the best of each
- *    (worker, run); then, in the same stream, BR_ENTRY_GREEDY with one block and BR_FLAG_COLUMNS_READY set in the header.
- *    For FIXED, BR_ENTRY_COLUMNS alone. For LEAST_LOADED and MOST_SLOTS BR_ENTRY_GREEDY alone: they look at one column per pick.
- * 2. Many batches: BR_ENTRY_GREEDY with as many blocks as BrLaunch.batches; block b decides batch b, its own columns included.
- * Both entries take two pointers, packed in this order: input blob, output blob (16 bytes of arguments). Both blobs are 64-byte aligned.
+ * 1. One batch over many blocks: BR_ENTRY_COLUMNS with ceil(workers / BrHeader.group) blocks, each a group
+ *    of workers, writes the best of each (worker, run); then, in the same stream, BR_ENTRY_GREEDY with one
+ *    block and BR_FLAG_COLUMNS_READY set in the header. For FIXED, BR_ENTRY_COLUMNS alone. For LEAST_LOADED
+ *    and MOST_SLOTS BR_ENTRY_GREEDY alone: they look at one column per pick.
+ * 2. Many batches: BR_ENTRY_GREEDY with as many blocks as BrLaunch.batches; block b decides batch b, its own
+ *    columns included.
+ * Both entries take two pointers, packed in this order: input blob, output blob (16 bytes of arguments). Both
+ * blobs are 64-byte aligned.
  *
- * Input blob:  BrLaunch, BrSlot[batches], then each batch at BrSlot.in_offset: BrHeader and the sections that it names.
- * Output blob: each batch at BrSlot.out_offset: BrOut and the sections that BrHeader names. The host zeroes BrOut before a launch.
+ * Input blob:  BrLaunch, BrSlot[batches], then each batch at BrSlot.in_offset: BrHeader and the sections that
+ *              it names.
+ * Output blob: each batch at BrSlot.out_offset: BrOut and the sections that BrHeader names. The host zeroes
+ *              BrOut before a launch.
  *
- * Requests of a batch are entries, grouped by survival class into runs (run 0 has none) in arrival order. A run begins at a multiple of
- * BR_ENTRY_ALIGN; entries between runs are padding and are never read for their value. Requests that are not open to the device
- * (placed by the host already) are no entries.
+ * Requests of a batch are entries, grouped by survival class into runs (run 0 has none) in arrival order. A
+ * run begins at a multiple of BR_ENTRY_ALIGN; entries between runs are padding and are never read for their
+ * value. Requests that are not open to the device (placed by the host already) are no entries.
  */
 #ifndef BALANCEROUTE_TILING_H
 #define BALANCEROUTE_TILING_H
@@ -80,7 +91,8 @@
 #define BR_MAX_RESCORED 512u
 #define BR_MAX_PICKS 4096u
 
-#define BR_ENTRY_ALIGN 128u /* entries: 256 bytes of the narrowest plane, so that every tile and every run is aligned in all planes */
+/* Entries: 256 bytes of the narrowest plane, so that every tile and every run is aligned in all planes. */
+#define BR_ENTRY_ALIGN 128u
 #define BR_MAX_STRIDE (BR_MAX_REQUESTS + BR_MAX_RUNS * BR_ENTRY_ALIGN)
 #define BR_BLOB_ALIGN 64u
 #define BR_BLOCK_BYTES 32u
@@ -88,14 +100,16 @@
 #define BR_GREATEST (INT64_C(1) << 56) /* of S and of a profile's losses: sums stay below 2^60 */
 #define BR_NOBODY UINT32_C(0xffffffff)
 
-/* What draws a worker's profile after each admission (BrHeader.mode). */
-#define BR_MODE_F 0u         /* slope f_slope, one knot (envelope - cost, f_weight), both per token times the worker's cost per token */
-#define BR_MODE_LOOKAHEAD 1u /* one knot per step: (envelope_row[h] - row[h], weights[run][h]), slope from the run */
-#define BR_MODE_LEVEL 2u     /* knots at the wanted length and at the greatest anticipated load of the others */
+/* What a worker's profile follows from after each admission (BrHeader.mode). */
+#define BR_MODE_F 0u         /* slope f_slope, one knot (envelope - cost, f_weight), both per token times the
+                                cost of a token on the worker */
+#define BR_MODE_LOOKAHEAD 1u /* one knot per step: (envelope_row[h] - row[h], weights[run][h]); slope of the
+                                run */
+#define BR_MODE_LEVEL 2u     /* knots at the wanted length and at the others' greatest anticipated load */
 #define BR_MODE_FIXED 3u     /* profiles from the host, one per (worker, run); columns only */
 
 /* Which worker is next (BrHeader.order). */
-#define BR_ORDER_MATRIX 0u       /* the best score of all; then least load, lowest index; modes F and LOOKAHEAD */
+#define BR_ORDER_MATRIX 0u       /* the best score; then least load, lowest index; F and LOOKAHEAD only */
 #define BR_ORDER_LEAST_LOADED 1u /* the open worker with least load, then lowest index */
 #define BR_ORDER_MOST_SLOTS 2u   /* the worker with most open slots, then least load, then lowest index */
 
@@ -108,25 +122,27 @@
 #define BR_FLAG_ROOM 4u          /* some worker's room is bounded: lengths are compared with it */
 
 /*
- * Bytes of the unified buffer of a batch: planes of entries (tokens, ages, scores; age plus bonus where there is one), four tiles of
- * steps, mask, eligibility bits with their queue of two tiles, the bonuses' queue of two tiles, reduction and staging.
+ * Bytes of the unified buffer of a batch: planes of entries (tokens, ages, scores; age plus bonus where there
+ * is one), four tiles of steps, mask, eligibility bits with their queue of two tiles, the bonuses' queue of
+ * two tiles, reduction and staging.
  */
 #define BR_REDUCE_BYTES 32u
 #define BR_SCRATCH_BYTES 1024u
 #define BR_STAGE_PICKS 128u
 #define BR_STAGE_BYTES (BR_STAGE_PICKS * 16u)
 #define BR_BONUS_BYTES(format) ((format) == BR_BONUS_F16 ? 2u : (format) == BR_BONUS_F32 ? 4u : 0u)
-#define BR_UB_BYTES(stride, tile, format, flags)                                                                      \
-  (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride)*4u + 4u * (tile)*4u +                                             \
-   (((flags) & (BR_FLAG_ELIGIBILITY | BR_FLAG_ROOM)) != 0 ? BR_MASK_BYTES(tile) : 0u) +                               \
-   (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? 4u * (tile)*2u : 0u) + 2u * (tile)*BR_BONUS_BYTES(format) +                \
+#define BR_UB_BYTES(stride, tile, format, flags)                                                           \
+  (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride) * 4u + 4u * (tile) * 4u +                              \
+   (((flags) & (BR_FLAG_ELIGIBILITY | BR_FLAG_ROOM)) != 0 ? BR_MASK_BYTES(tile) : 0u) +                    \
+   (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? 4u * (tile) * 2u : 0u) + 2u * (tile) * BR_BONUS_BYTES(format) + \
    BR_REDUCE_BYTES + BR_SCRATCH_BYTES + BR_STAGE_BYTES)
 #define BR_MASK_BYTES(tile) (((tile) / 8u + BR_BLOCK_BYTES - 1u) / BR_BLOCK_BYTES * BR_BLOCK_BYTES)
 
 #define BR_STATUS_UNWRITTEN 0u
 #define BR_STATUS_OK 1u
 #define BR_STATUS_TIES 2u   /* too many near ties in a column: the CPU decides */
-#define BR_STATUS_HEADER 3u /* mode, order or a limit is not this kernel's; a magic or version that is not leaves the status unwritten */
+#define BR_STATUS_HEADER 3u /* mode, order or a limit is not this kernel's; after a magic or version that is
+                               not, the status stays unwritten */
 
 /* The input blob begins with this. */
 typedef struct BrLaunch {
@@ -142,7 +158,8 @@ typedef struct BrSlot {
   uint64_t out_offset;
 } BrSlot;
 
-/* One batch. Offsets are bytes from this header (or from BrOut for out_*), multiples of BR_BLOCK_BYTES; zero where there is no section. */
+/* One batch. Offsets are bytes from this header (or from BrOut for out_*), multiples of BR_BLOCK_BYTES; zero
+ * where there is no section. */
 typedef struct BrHeader {
   uint32_t magic;
   uint32_t version;
@@ -155,7 +172,8 @@ typedef struct BrHeader {
   uint32_t steps; /* knots of LOOKAHEAD; knot slots of each profile of FIXED; else 0 */
   uint32_t runs;  /* at least 1 */
   uint32_t stride; /* entries of each plane: the end of the last run, a multiple of BR_ENTRY_ALIGN */
-  uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN; two tiles are in the UB */
+  uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN; two
+                      tiles are in the UB */
   uint32_t group;  /* workers of one block of BR_ENTRY_COLUMNS */
   uint32_t max_picks; /* at most min(requests, open slots) */
   uint32_t stop_open_slots; /* picks end when no more slots than this are open; 0 for none */
@@ -181,7 +199,7 @@ typedef struct BrHeader {
   uint32_t tokens_at;     /* float[stride] */
   uint32_t ages_at;       /* float[stride], whole tokens */
   uint32_t arrivals_at;   /* uint32_t[stride]: arrival order across runs */
-  uint32_t words_at;      /* per 16 workers uint16_t[stride]: bit g % 16 says whether worker g may take the entry */
+  uint32_t words_at;      /* per 16 workers uint16_t[stride]: bit g % 16: may worker g take the entry */
   uint32_t bonus_at;      /* per worker half[stride] or float[stride] */
   uint32_t profiles_at;   /* per (worker, run) BrProfile and BrKnot[steps], profile_stride apart: FIXED */
   uint32_t profile_stride;

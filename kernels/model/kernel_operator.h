@@ -1,5 +1,6 @@
-// The Ascend C calls that the kernel uses, on a CPU: own code, written from the public descriptions of the calls. It takes the place of the
-// toolkit's header of this name, so that the kernel source compiles unchanged. What each call checks is said in ../README.md.
+// The Ascend C calls that the kernel uses, on a CPU: own code, written from the public descriptions of the
+// calls. It takes the place of the toolkit's header of this name, so that the kernel source compiles
+// unchanged. What each call checks is said in ../README.md.
 #pragma once
 
 #include <cmath>
@@ -209,7 +210,8 @@ template <typename T> class GlobalTensor {
   // For the model.
   T *Address(size_t bytes) const {
     if (count_ != UINT64_MAX && bytes > count_ * sizeof(T)) {
-      model::It().Stop("%zu bytes of a global tensor of %llu", bytes, (unsigned long long)(count_ * sizeof(T)));
+      model::It().Stop("%zu bytes of a global tensor of %llu", bytes,
+                       (unsigned long long)(count_ * sizeof(T)));
     }
     return address_;
   }
@@ -467,7 +469,8 @@ inline void CountVector(size_t bytes) {
 inline void CheckOverlap(size_t a, size_t a_bytes, size_t b, size_t b_bytes) {
   bool same = a == b && a_bytes == b_bytes;
   if (!same && a < b + b_bytes && b < a + a_bytes) {
-    It().Violate("operands overlap in part: UB bytes %zu to %zu and %zu to %zu", a, a + a_bytes, b, b + b_bytes);
+    It().Violate("operands overlap in part: UB bytes %zu to %zu and %zu to %zu", a, a + a_bytes, b,
+                 b + b_bytes);
   }
 }
 
@@ -528,13 +531,16 @@ void Binary(const char *name, const LocalTensor<T> &to, const LocalTensor<T> &a,
 }
 } // namespace model
 
-template <typename T> void Adds(const LocalTensor<T> &to, const LocalTensor<T> &from, T scalar, int32_t count) {
+template <typename T>
+void Adds(const LocalTensor<T> &to, const LocalTensor<T> &from, T scalar, int32_t count) {
   model::Unary("Adds", to, from, count, [scalar](T x) { return x + scalar; });
 }
-template <typename T> void Muls(const LocalTensor<T> &to, const LocalTensor<T> &from, T scalar, int32_t count) {
+template <typename T>
+void Muls(const LocalTensor<T> &to, const LocalTensor<T> &from, T scalar, int32_t count) {
   model::Unary("Muls", to, from, count, [scalar](T x) { return x * scalar; });
 }
-template <typename T> void Maxs(const LocalTensor<T> &to, const LocalTensor<T> &from, T scalar, int32_t count) {
+template <typename T>
+void Maxs(const LocalTensor<T> &to, const LocalTensor<T> &from, T scalar, int32_t count) {
   model::Unary("Maxs", to, from, count, [scalar](T x) { return x > scalar ? x : scalar; });
 }
 template <typename T>
@@ -653,7 +659,8 @@ void Select(const LocalTensor<T> &to, const LocalTensor<uint8_t> &mask, const Lo
   }
 }
 
-// Bytes of scratch that ReduceMax with an index needs: a (value, index) pair for each repeat, and again for what is left of them.
+// Bytes of scratch that ReduceMax with an index needs: a (value, index) pair for each repeat, and again for
+// what is left of them.
 template <typename T> size_t ReduceScratchBytes(int32_t count) {
   size_t per_block = model::kBlockBytes / sizeof(T), per_repeat = model::kRepeatBytes / sizeof(T), all = 0;
   size_t left = count;

@@ -10,9 +10,7 @@
 extern "C" void balanceroute_columns(uint8_t *input, uint8_t *output);
 extern "C" void balanceroute_greedy(uint8_t *input, uint8_t *output);
 
-// Which seeded bug is in the kernel, where it was built to hold any: see BR_SEED_BUG.
 extern "C" {
-int br_seed_bug = 0;
 BrModelCounts br_model_counts;
 }
 
@@ -55,9 +53,15 @@ extern "C" int32_t br_model_launch(const char *entry, uint32_t blocks, const voi
     }
   }
   const br_model::Machine::Counts &counts = machine.counts;
-  br_model_counts = BrModelCounts{counts.vector_instructions, counts.vector_repeats, counts.copied_in_bytes,
-                                  counts.copied_out_bytes,    counts.scalar_ub_accesses, counts.scalar_gm_reads,
-                                  counts.barriers,            counts.events,         counts.ub_bytes};
+  br_model_counts = BrModelCounts{counts.vector_instructions,
+                                  counts.vector_repeats,
+                                  counts.copied_in_bytes,
+                                  counts.copied_out_bytes,
+                                  counts.scalar_ub_accesses,
+                                  counts.scalar_gm_reads,
+                                  counts.barriers,
+                                  counts.events,
+                                  counts.ub_bytes};
   if (machine.Violations().empty()) {
     return BR_MODEL_OK;
   }

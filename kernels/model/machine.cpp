@@ -139,7 +139,8 @@ void Machine::Begin(Pipe pipe, const char *name) {
 
 void Machine::Hazard(const char *kind, size_t at, Pipe other) {
   if (other == pipe_) {
-    Violate("%s on pipe %s at UB byte %zu without a barrier of that pipe in between", kind, NameOf(pipe_), at);
+    Violate("%s on pipe %s at UB byte %zu without a barrier of that pipe in between", kind, NameOf(pipe_),
+            at);
   } else {
     Violate("%s at UB byte %zu: pipe %s does not know that pipe %s has finished (no event)", kind, at,
             NameOf(pipe_), NameOf(other));

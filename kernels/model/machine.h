@@ -1,8 +1,9 @@
 // The machine behind the model: one vector core's unified buffer, its pipes, and what a device would punish.
 //
-// Instructions run at once and in program order. Beside the data the machine keeps, for every 32 bytes of the unified buffer, which
-// pipe wrote them last and which pipes have read them since; and for every pipe how far it knows the others to be. A barrier or a pair of
-// events moves that knowledge. An access that the knowledge does not cover is a hazard, though in this order it would do no harm.
+// Instructions run at once and in program order. Beside the data the machine keeps, for every 32 bytes of the
+// unified buffer, which pipe wrote them last and which pipes have read them since; and for every pipe how far
+// it knows the others to be. A barrier or a pair of events moves that knowledge. An access that the knowledge
+// does not cover is a hazard, though in this order it would do no harm.
 #pragma once
 
 #include <cstddef>

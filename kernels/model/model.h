@@ -30,18 +30,17 @@ typedef struct BrModelCounts {
   uint64_t ub_bytes; /* the most of one block */
 } BrModelCounts;
 
-/* In a library built with seeded bugs, `int br_seed_bug` says which of them is in the kernel; 0 for none. */
-
 #define BR_MODEL_OK 0
 #define BR_MODEL_VIOLATION 1 /* the kernel did what a device would punish; the message says what and where */
 #define BR_MODEL_ENTRY 2     /* no such entry */
 #define BR_MODEL_ARGUMENTS 3 /* the arguments do not have this entry's size */
 
 /*
- * Runs `blocks` blocks of the entry named `entry`, one after the other. `arguments` are the kernel's parameters, packed as for a launch with
- * host arguments: for both entries two pointers, input and output. With `ranges`, global memory outside of them is a violation; without, it
- * is not checked. Writes the first violations, or an empty string, to `message` (may be null). Not for two threads at once: each call
- * waits for the one before.
+ * Runs `blocks` blocks of the entry named `entry`, one after the other. `arguments` are the kernel's
+ * parameters, packed as for a launch with host arguments: for both entries two pointers, input and output.
+ * With `ranges`, global memory outside of them is a violation; without, it is not checked. Writes the first
+ * violations, or an empty string, to `message` (may be null). Not for two threads at once: each call waits
+ * for the one before.
  */
 int32_t br_model_launch(const char *entry, uint32_t blocks, const void *arguments, size_t argument_bytes,
                         const BrModelRange *ranges, size_t range_count, char *message, size_t message_bytes);

@@ -1,4 +1,5 @@
-// Each rule of the model broken once, by itself, and once kept: the model must name the one and pass the other.
+// Each rule of the model broken once, by itself, and once kept: the model must name the one and pass the
+// other.
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -47,8 +48,10 @@ struct Rule {
 };
 
 const std::vector<Rule> kRules = {
-    {nullptr, [] { Bench it; Adds(it.b, it.a, 1.0f, 256); PipeBarrier<PIPE_V>(); Muls(it.b, it.b, 2.0f, 256); }},
-    {"read after write on pipe V", [] { Bench it; Adds(it.b, it.a, 1.0f, 256); Muls(it.c, it.b, 2.0f, 256); }},
+    {nullptr,
+     [] { Bench it; Adds(it.b, it.a, 1.0f, 256); PipeBarrier<PIPE_V>(); Muls(it.b, it.b, 2.0f, 256); }},
+    {"read after write on pipe V",
+     [] { Bench it; Adds(it.b, it.a, 1.0f, 256); Muls(it.c, it.b, 2.0f, 256); }},
     {"write after write on pipe V", [] { Bench it; Duplicate(it.b, 1.0f, 256); Duplicate(it.b, 2.0f, 256); }},
     {"write after read on pipe V", [] { Bench it; Adds(it.b, it.a, 1.0f, 256); Duplicate(it.a, 2.0f, 256); }},
     {nullptr, [] { Bench it; Adds(it.b, it.a, 1.0f, 256); Adds(it.c, it.a, 1.0f, 256); }},
@@ -74,7 +77,8 @@ const std::vector<Rule> kRules = {
      }},
     {"pipe MTE2 does not know that pipe V", [] { Bench it; DataCopyPad(it.a, it.in, it.Bytes(64), kNoPad); }},
     {"pipe MTE3 does not know that pipe V", [] { Bench it; DataCopyPad(it.out, it.a, it.Bytes(64)); }},
-    {"is set twice", [] { Bench it; SetFlag<HardEvent::V_S>(0); SetFlag<HardEvent::V_S>(0); WaitFlag<HardEvent::V_S>(0); }},
+    {"is set twice",
+     [] { Bench it; SetFlag<HardEvent::V_S>(0); SetFlag<HardEvent::V_S>(0); WaitFlag<HardEvent::V_S>(0); }},
     {"was never set", [] { Bench it; WaitFlag<HardEvent::V_S>(1); }},
     {"nobody waited for it", [] { Bench it; SetFlag<HardEvent::V_S>(0); }},
     {"event id 8", [] { Bench it; SetFlag<HardEvent::V_S>(8); }},
@@ -82,7 +86,8 @@ const std::vector<Rule> kRules = {
     {"1028 bytes of a tensor of 1024", [] { Bench it; Adds(it.b, it.a, 1.0f, 257); }},
     {"overlap in part", [] { Bench it; Adds(it.a, it.a[8], 1.0f, 200); }},
     {"0 elements", [] { Bench it; Adds(it.b, it.a, 1.0f, 0); }},
-    {"not a multiple of 256", [] { Bench it; CompareScalar(it.b.ReinterpretCast<uint8_t>(), it.a, 0.0f, CMPMODE::GT, 63); }},
+    {"not a multiple of 256",
+     [] { Bench it; CompareScalar(it.b.ReinterpretCast<uint8_t>(), it.a, 0.0f, CMPMODE::GT, 63); }},
     {"holds mask bits",
      [] {
        Bench it;
@@ -116,7 +121,8 @@ const std::vector<Rule> kRules = {
        it.Order<HardEvent::MTE2_V>();
        ReduceMax(it.c, it.b, it.d, 8, true);
      }},
-    {"up to 32 bytes", [] { Bench it; DataCopyPad(it.b, it.in, it.Bytes(12), DataCopyPadExtParams<float>{true, 0, 9, 0.0f}); }},
+    {"up to 32 bytes",
+     [] { Bench it; DataCopyPad(it.b, it.in, it.Bytes(12), DataCopyPadExtParams<float>{true, 0, 9, 0.0f}); }},
     // A mask of dummy data selects dummy data.
     {"is dummy data",
      [] {
@@ -156,7 +162,8 @@ const std::vector<Rule> kRules = {
        Cast(it.c, it.b.ReinterpretCast<int16_t>(), RoundMode::CAST_RINT, 64);
      }},
     {"not a multiple of 32", [] { TPipe pipe; TBuf<TPosition::VECCALC> odd; pipe.InitBuffer(odd, 40); }},
-    {"of the unified buffer are taken", [] { Bench it; TBuf<TPosition::VECCALC> large; it.pipe.InitBuffer(large, 184 * 1024); }},
+    {"of the unified buffer are taken",
+     [] { Bench it; TBuf<TPosition::VECCALC> large; it.pipe.InitBuffer(large, 184 * 1024); }},
     {"more than 64 buffers",
      [] {
        TPipe pipe;
@@ -243,7 +250,8 @@ const std::vector<Rule> kRules = {
        beyond.SetGlobalBuffer(input + 1020);
        DataCopyPad(it.b, beyond, it.Bytes(64), kNoPad);
      }},
-    {"32 bytes of a global tensor of 16", [] { Bench it; DataCopyPad(it.b, it.in[1020], it.Bytes(32), kNoPad); }},
+    {"32 bytes of a global tensor of 16",
+     [] { Bench it; DataCopyPad(it.b, it.in[1020], it.Bytes(32), kNoPad); }},
     {"has written in this launch",
      [] {
        Bench it;

@@ -2,41 +2,26 @@
 //! of what comes out.
 #![cfg(feature = "ascend")]
 
-#[path = "../../tests/support/mod.rs"]
+#[path = "../../tests/device/support/mod.rs"]
 mod support;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::ascend::AscendParameters;
 use balanceroute::policy::Parameters;
 use balanceroute_sim::Scenario;
 use balanceroute_sim::report::Document;
 use serde_json::Value;
-use support::{Fake, kernel};
-
-fn parameters(fake: &Fake) -> Parameters {
-    Parameters {
-        backend: BackendKind::Ascend,
-        ascend: AscendParameters {
-            library: Some(fake.path.clone()),
-            kernel: Some(kernel().to_owned()),
-            // The model is slower than any device, and the machine may be busy.
-            answer_timeout_ms: 20_000,
-            device_timeout_ms: 20_000,
-            ..AscendParameters::default()
-        },
-        ..Parameters::default()
-    }
-}
+use support::model;
+use support::runtime::{Fake, parameters};
 
 fn command(fake: Option<&Fake>, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_balanceroute"));
     command.args(arguments).env_remove("ASCEND_HOME_PATH").env_remove("ASCEND_TOOLKIT_HOME");
     command.env_remove("BALANCEROUTE_ACL_LIBRARY").env_remove("BALANCEROUTE_ASCEND_KERNEL");
     if let Some(fake) = fake {
-        command.env("BALANCEROUTE_ACL_LIBRARY", &fake.path).env("BALANCEROUTE_ASCEND_KERNEL", kernel());
+        command.env("BALANCEROUTE_ACL_LIBRARY", &fake.path).env("BALANCEROUTE_ASCEND_KERNEL", model::plain());
     }
     let out = command.output().expect("the binary runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

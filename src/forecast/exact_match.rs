@@ -134,6 +134,8 @@ impl TerminationClassifier for ExactMatch {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     fn request(prompt_hash: Option<u64>, generated_tokens: u32) -> Running {
@@ -147,7 +149,7 @@ mod tests {
             forecast.finished(&request(Some(7), length));
         }
         let found = forecast.predict(&request(Some(7), 90), 32);
-        assert!((found.probability - 2.0 / 3.0).abs() < 1e-12);
+        assert_abs_diff_eq!(found.probability, 2.0 / 3.0, epsilon = 1e-12);
         assert_eq!(found.remaining_steps, 15.0);
         assert_eq!(forecast.predict(&request(Some(7), 200), 32), Termination::NEVER);
     }

@@ -180,6 +180,8 @@ impl TerminationClassifier for Survival {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     #[test]
@@ -205,10 +207,10 @@ mod tests {
                     alive.iter().filter(|&&o| o <= age + horizon).map(|&o| f64::from(o - age)).collect();
                 let found = survival.at_age(age, horizon);
                 let probability = soon.len() as f64 / alive.len() as f64;
-                assert!((found.probability - probability).abs() < 1e-9, "{age} {horizon}");
+                assert_abs_diff_eq!(found.probability, probability, epsilon = 1e-9);
                 if !soon.is_empty() {
                     let mean = soon.iter().sum::<f64>() / soon.len() as f64;
-                    assert!((found.remaining_steps - mean).abs() < 1e-6, "{age} {horizon}");
+                    assert_abs_diff_eq!(found.remaining_steps, mean, epsilon = 1e-6);
                 }
             }
         }

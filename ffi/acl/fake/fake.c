@@ -1,7 +1,9 @@
-/* An Ascend runtime without a device: the calls of acl_min.h on the CPU, strict where the real one punishes late or not at all.
+/* An Ascend runtime without a device: the calls of acl_min.h on the CPU, strict where the real one punishes
+ * late or not at all.
  *
- * Streams are threads, so what is not synchronised is seen unfinished; memory is poisoned and fenced; objects are never recycled, so a stale
- * handle is known for what it is. A kernel is a shared library that runs it on a CPU (kernels/model/model.h). */
+ * Streams are threads, so what is not synchronised is seen unfinished; memory is poisoned and fenced; objects
+ * are never recycled, so a stale handle is known for what it is. A kernel is a shared library that runs it on
+ * a CPU (kernels/model/model.h). */
 #define _GNU_SOURCE
 #include "fake.h"
 
@@ -20,38 +22,38 @@
 #include "../../../kernels/model/model.h"
 #include "../acl_min.h"
 
-#define CALLS(X)                                                                                                                           \
-    X(aclInit)                                                                                                                             \
-    X(aclFinalize)                                                                                                                         \
-    X(aclrtGetVersion)                                                                                                                     \
-    X(aclrtGetSocName)                                                                                                                     \
-    X(aclGetRecentErrMsg)                                                                                                                  \
-    X(aclrtGetDeviceCount)                                                                                                                 \
-    X(aclrtGetDeviceInfo)                                                                                                                  \
-    X(aclrtSetDevice)                                                                                                                      \
-    X(aclrtResetDevice)                                                                                                                    \
-    X(aclrtCreateContext)                                                                                                                  \
-    X(aclrtSetCurrentContext)                                                                                                              \
-    X(aclrtDestroyContext)                                                                                                                 \
-    X(aclrtCreateStream)                                                                                                                   \
-    X(aclrtDestroyStream)                                                                                                                  \
-    X(aclrtSynchronizeStreamWithTimeout)                                                                                                   \
-    X(aclrtCreateEvent)                                                                                                                    \
-    X(aclrtRecordEvent)                                                                                                                    \
-    X(aclrtEventElapsedTime)                                                                                                               \
-    X(aclrtDestroyEvent)                                                                                                                   \
-    X(aclrtMalloc)                                                                                                                         \
-    X(aclrtFree)                                                                                                                           \
-    X(aclrtMallocHost)                                                                                                                     \
-    X(aclrtFreeHost)                                                                                                                       \
-    X(aclrtMemcpyAsync)                                                                                                                    \
-    X(aclrtBinaryLoadFromFile)                                                                                                             \
-    X(aclrtBinaryGetFunction)                                                                                                              \
-    X(aclrtBinaryUnLoad)                                                                                                                   \
-    X(aclrtKernelArgsInit)                                                                                                                 \
-    X(aclrtKernelArgsAppend)                                                                                                               \
-    X(aclrtKernelArgsFinalize)                                                                                                             \
-    X(aclrtLaunchKernelWithConfig)                                                                                                         \
+#define CALLS(X)                         \
+    X(aclInit)                           \
+    X(aclFinalize)                       \
+    X(aclrtGetVersion)                   \
+    X(aclrtGetSocName)                   \
+    X(aclGetRecentErrMsg)                \
+    X(aclrtGetDeviceCount)               \
+    X(aclrtGetDeviceInfo)                \
+    X(aclrtSetDevice)                    \
+    X(aclrtResetDevice)                  \
+    X(aclrtCreateContext)                \
+    X(aclrtSetCurrentContext)            \
+    X(aclrtDestroyContext)               \
+    X(aclrtCreateStream)                 \
+    X(aclrtDestroyStream)                \
+    X(aclrtSynchronizeStreamWithTimeout) \
+    X(aclrtCreateEvent)                  \
+    X(aclrtRecordEvent)                  \
+    X(aclrtEventElapsedTime)             \
+    X(aclrtDestroyEvent)                 \
+    X(aclrtMalloc)                       \
+    X(aclrtFree)                         \
+    X(aclrtMallocHost)                   \
+    X(aclrtFreeHost)                     \
+    X(aclrtMemcpyAsync)                  \
+    X(aclrtBinaryLoadFromFile)           \
+    X(aclrtBinaryGetFunction)            \
+    X(aclrtBinaryUnLoad)                 \
+    X(aclrtKernelArgsInit)               \
+    X(aclrtKernelArgsAppend)             \
+    X(aclrtKernelArgsFinalize)           \
+    X(aclrtLaunchKernelWithConfig)       \
     X(aclrtLaunchKernelWithHostArgs)
 
 #define AS_ENUM(name) CALL_##name,
@@ -60,7 +62,8 @@ enum call { CALLS(AS_ENUM) TASK_COPY, TASK_LAUNCH, TASK_RECORD, CALL_COUNT };
 static const char *const call_names[] = {CALLS(AS_TEXT) "task-copy", "task-launch", "task-record"};
 
 enum kind { CONTEXT, STREAM, EVENT, DEVICE, HOST, BINARY, FUNCTION, ARGUMENTS, KINDS };
-static const char *const kind_names[] = {"context", "stream", "event", "device", "host", "binary", "function", "arguments"};
+static const char *const kind_names[] = {"context", "stream", "event",    "device",
+                                         "host",    "binary", "function", "arguments"};
 
 #define FENCE 64
 #define FENCE_BYTE 0xFD
@@ -204,23 +207,23 @@ static int32_t enter(enum call call, struct object *stream) {
     return code;
 }
 
-#define ENTER(name)                                                                                                                        \
-    do {                                                                                                                                   \
-        int32_t planned = enter(CALL_##name, NULL);                                                                                        \
-        if (planned != 0) {                                                                                                                \
-            return planned;                                                                                                                \
-        }                                                                                                                                  \
-        if (!initialised && CALL_##name != CALL_aclInit && CALL_##name != CALL_aclrtGetVersion) {                                          \
-            return refuse(ACL_NOT_INITIALISED, "%s before aclInit", #name);                                                                \
-        }                                                                                                                                  \
+#define ENTER(name)                                                                               \
+    do {                                                                                          \
+        int32_t planned = enter(CALL_##name, NULL);                                               \
+        if (planned != 0) {                                                                       \
+            return planned;                                                                       \
+        }                                                                                         \
+        if (!initialised && CALL_##name != CALL_aclInit && CALL_##name != CALL_aclrtGetVersion) { \
+            return refuse(ACL_NOT_INITIALISED, "%s before aclInit", #name);                       \
+        }                                                                                         \
     } while (0)
 
 /* Ends a call under the lock. */
-#define LEAVE(value)                                                                                                                       \
-    do {                                                                                                                                   \
-        int32_t result = (value);                                                                                                          \
-        pthread_mutex_unlock(&lock);                                                                                                       \
-        return result;                                                                                                                     \
+#define LEAVE(value)                 \
+    do {                             \
+        int32_t result = (value);    \
+        pthread_mutex_unlock(&lock); \
+        return result;               \
     } while (0)
 
 /* Everything below to the calls themselves runs under the lock. */
@@ -274,7 +277,8 @@ static struct object *in_context(const void *handle, enum kind kind, const char 
 static struct object *memory_at(const void *address, size_t bytes, enum kind kind) {
     for (struct object *object = objects; object != NULL; object = object->next) {
         const uint8_t *at = address;
-        if (object->kind == kind && object->live && at >= object->base && at + bytes <= object->base + object->bytes) {
+        if (object->kind == kind && object->live && at >= object->base &&
+            at + bytes <= object->base + object->bytes) {
             return object;
         }
     }
@@ -284,7 +288,8 @@ static struct object *memory_at(const void *address, size_t bytes, enum kind kin
 static bool task_uses(const struct task *task, const struct object *memory) {
     const uint8_t *from = memory->base, *to = memory->base + memory->bytes;
     if (task->call == TASK_COPY) {
-        return (task->to < to && task->to + task->bytes > from) || (task->from < to && task->from + task->bytes > from);
+        return (task->to < to && task->to + task->bytes > from) ||
+               (task->from < to && task->from + task->bytes > from);
     }
     for (size_t at = 0; at + 8 <= task->argument_bytes; at += 8) {
         uint8_t *pointer;
@@ -330,13 +335,15 @@ static int32_t free_memory(void *address, enum kind kind, const char *call) {
     return 0;
 }
 
-static int32_t hand_out(void **address, size_t bytes, enum kind kind, struct object *context, const char *call) {
+static int32_t hand_out(void **address, size_t bytes, enum kind kind, struct object *context,
+                        const char *call) {
     if (bytes == 0 || address == NULL) {
         violate("%s: no bytes or no place for the address", call);
         return ACL_RT_PARAM;
     }
     if (bytes > memory_limit || memory_used > memory_limit - bytes) {
-        return refuse(ACL_RT_MEMORY, "%s: %zu bytes asked for, %llu in use", call, bytes, (unsigned long long)memory_used);
+        return refuse(ACL_RT_MEMORY, "%s: %zu bytes asked for, %llu in use", call, bytes,
+                      (unsigned long long)memory_used);
     }
     uint8_t *raw = NULL;
     if (posix_memalign((void **)&raw, 512, 512 + bytes + FENCE) != 0) {
@@ -381,13 +388,15 @@ static int32_t run_kernel(const struct task *task, char *why, size_t why_bytes) 
     BrModelRange ranges[64];
     size_t count = 0;
     pthread_mutex_lock(&lock);
-    for (struct object *object = objects; object != NULL && count < sizeof ranges / sizeof ranges[0]; object = object->next) {
+    for (struct object *object = objects; object != NULL && count < sizeof ranges / sizeof ranges[0];
+         object = object->next) {
         if (object->kind == DEVICE && object->live && object->context == task->function->context) {
             ranges[count++] = (BrModelRange){object->base, object->bytes};
         }
     }
     pthread_mutex_unlock(&lock);
-    return launch(task->function->name, task->blocks, task->arguments, task->argument_bytes, ranges, count, why, why_bytes);
+    return launch(task->function->name, task->blocks, task->arguments, task->argument_bytes, ranges, count,
+                  why, why_bytes);
 }
 
 /* Runs one task, outside the lock. */
@@ -488,7 +497,8 @@ static void unload(struct object *binary) {
 static void reclaim(struct object *context) {
     context->live = false;
     for (struct object *object = objects; object != NULL; object = object->next) {
-        if (object->context != context || !object->live || object->kind == FUNCTION || object->kind == ARGUMENTS) {
+        if (object->context != context || !object->live || object->kind == FUNCTION ||
+            object->kind == ARGUMENTS) {
             continue;
         }
         reclaimed++;
@@ -689,7 +699,8 @@ aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t timeout_m
         LEAVE(code != 0 ? code : ACL_RT_PARAM);
     }
     while (found->first != NULL && found->live) {
-        int waited = timeout_ms < 0 ? pthread_cond_wait(&found->changed, &lock) : pthread_cond_timedwait(&found->changed, &lock, &until);
+        int waited = timeout_ms < 0 ? pthread_cond_wait(&found->changed, &lock)
+                                    : pthread_cond_timedwait(&found->changed, &lock, &until);
         if (waited == ETIMEDOUT && found->first != NULL) {
             LEAVE(refuse(ACL_RT_STREAM_TIMEOUT, "the stream is busy after %d ms", timeout_ms));
         }
@@ -736,7 +747,8 @@ aclError aclrtEventElapsedTime(float *ms, aclrtEvent start, aclrtEvent end) {
         violate("aclrtEventElapsedTime: not recorded yet");
         LEAVE(ACL_RT_PARAM);
     }
-    *ms = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) / 1e6);
+    *ms =
+        (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) / 1e6);
     LEAVE(0);
 }
 
@@ -787,7 +799,8 @@ aclError aclrtFreeHost(void *host) {
     LEAVE(free_memory(host, HOST, "aclrtFreeHost"));
 }
 
-aclError aclrtMemcpyAsync(void *to, size_t to_bytes, const void *from, size_t bytes, int32_t kind, aclrtStream stream) {
+aclError aclrtMemcpyAsync(void *to, size_t to_bytes, const void *from, size_t bytes, int32_t kind,
+                          aclrtStream stream) {
     ENTER(aclrtMemcpyAsync);
     pthread_mutex_lock(&lock);
     int32_t code = check_context("aclrtMemcpyAsync");
@@ -798,12 +811,14 @@ aclError aclrtMemcpyAsync(void *to, size_t to_bytes, const void *from, size_t by
     bool forth = kind == ACL_HOST_TO_DEVICE, back = kind == ACL_DEVICE_TO_HOST;
     struct object *target = memory_at(to, bytes, back ? HOST : DEVICE);
     struct object *source = memory_at(from, bytes, forth ? HOST : DEVICE);
-    if (onto == NULL || !(forth || back) || bytes == 0 || bytes > to_bytes || target == NULL || source == NULL) {
-        violate("aclrtMemcpyAsync: kind %d, %zu of %zu bytes, target %s, source %s", kind, bytes, to_bytes, target ? "known" : "unknown",
-                source ? "known" : "unknown");
+    if (onto == NULL || !(forth || back) || bytes == 0 || bytes > to_bytes || target == NULL ||
+        source == NULL) {
+        violate("aclrtMemcpyAsync: kind %d, %zu of %zu bytes, target %s, source %s", kind, bytes, to_bytes,
+                target ? "known" : "unknown", source ? "known" : "unknown");
         LEAVE(ACL_RT_PARAM);
     }
-    LEAVE(enqueue(onto, (struct task){.call = TASK_COPY, .to = to, .from = from, .bytes = bytes, .back = back}));
+    LEAVE(enqueue(onto,
+                  (struct task){.call = TASK_COPY, .to = to, .from = from, .bytes = bytes, .back = back}));
 }
 
 aclError aclrtBinaryLoadFromFile(const char *absolute_path, void *options, aclrtBinHandle *binary) {
@@ -852,7 +867,8 @@ aclError aclrtBinaryUnLoad(aclrtBinHandle binary) {
         LEAVE(ACL_RT_PARAM);
     }
     for (struct object *stream = objects; stream != NULL; stream = stream->next) {
-        for (struct task *task = stream->kind == STREAM && stream->live ? stream->first : NULL; task != NULL; task = task->next) {
+        for (struct task *task = stream->kind == STREAM && stream->live ? stream->first : NULL; task != NULL;
+             task = task->next) {
             if (task->call == TASK_LAUNCH && task->function->binary == found) {
                 violate("aclrtBinaryUnLoad: a kernel of it runs");
             }
@@ -875,11 +891,13 @@ aclError aclrtKernelArgsInit(aclrtFuncHandle function, aclrtArgsHandle *argument
     LEAVE(0);
 }
 
-aclError aclrtKernelArgsAppend(aclrtArgsHandle arguments, void *value, size_t bytes, aclrtParamHandle *parameter) {
+aclError aclrtKernelArgsAppend(aclrtArgsHandle arguments, void *value, size_t bytes,
+                               aclrtParamHandle *parameter) {
     ENTER(aclrtKernelArgsAppend);
     pthread_mutex_lock(&lock);
     struct object *found = in_context(arguments, ARGUMENTS, "aclrtKernelArgsAppend");
-    if (found == NULL || found->final || value == NULL || parameter == NULL || bytes > sizeof found->values - found->used) {
+    if (found == NULL || found->final || value == NULL || parameter == NULL ||
+        bytes > sizeof found->values - found->used) {
         violate("aclrtKernelArgsAppend: %zu bytes", bytes);
         LEAVE(ACL_RT_PARAM);
     }
@@ -902,8 +920,9 @@ aclError aclrtKernelArgsFinalize(aclrtArgsHandle arguments) {
 }
 
 /* Under the lock. */
-static int32_t launch(struct object *function, uint32_t blocks, aclrtStream stream, const aclrtLaunchConfig *config, const void *arguments,
-                      size_t bytes, const char *call) {
+static int32_t launch(struct object *function, uint32_t blocks, aclrtStream stream,
+                      const aclrtLaunchConfig *config, const void *arguments, size_t bytes,
+                      const char *call) {
     int32_t code = check_context(call);
     if (code != 0) {
         return code;
@@ -936,21 +955,23 @@ static int32_t launch(struct object *function, uint32_t blocks, aclrtStream stre
     return enqueue(onto, task);
 }
 
-aclError aclrtLaunchKernelWithConfig(aclrtFuncHandle function, uint32_t blocks, aclrtStream stream, aclrtLaunchConfig *config,
-                                     aclrtArgsHandle arguments, void *reserved) {
+aclError aclrtLaunchKernelWithConfig(aclrtFuncHandle function, uint32_t blocks, aclrtStream stream,
+                                     aclrtLaunchConfig *config, aclrtArgsHandle arguments, void *reserved) {
     ENTER(aclrtLaunchKernelWithConfig);
     pthread_mutex_lock(&lock);
     struct object *found = in_context(function, FUNCTION, "aclrtLaunchKernelWithConfig");
     struct object *list = in_context(arguments, ARGUMENTS, "aclrtLaunchKernelWithConfig");
     if (found == NULL || list == NULL || !list->final || list->function != found || reserved != NULL) {
-        violate("aclrtLaunchKernelWithConfig: arguments of another kernel or not final, or a reserved pointer");
+        violate(
+            "aclrtLaunchKernelWithConfig: arguments of another kernel or not final, or a reserved pointer");
         LEAVE(ACL_RT_PARAM);
     }
     LEAVE(launch(found, blocks, stream, config, list->values, list->used, "aclrtLaunchKernelWithConfig"));
 }
 
-aclError aclrtLaunchKernelWithHostArgs(aclrtFuncHandle function, uint32_t blocks, aclrtStream stream, aclrtLaunchConfig *config,
-                                       void *arguments, size_t bytes, void *placeholders, size_t placeholder_count) {
+aclError aclrtLaunchKernelWithHostArgs(aclrtFuncHandle function, uint32_t blocks, aclrtStream stream,
+                                       aclrtLaunchConfig *config, void *arguments, size_t bytes,
+                                       void *placeholders, size_t placeholder_count) {
     ENTER(aclrtLaunchKernelWithHostArgs);
     pthread_mutex_lock(&lock);
     struct object *found = in_context(function, FUNCTION, "aclrtLaunchKernelWithHostArgs");

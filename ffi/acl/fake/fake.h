@@ -1,4 +1,5 @@
-/* What tests steer the fake runtime by. Exported beside the calls of acl_min.h, so no environment variable is shared between tests. */
+/* What tests steer the fake runtime by. Exported beside the calls of acl_min.h, so no environment variable is
+ * shared between tests. */
 #ifndef BALANCEROUTE_FAKE_H
 #define BALANCEROUTE_FAKE_H
 
@@ -7,12 +8,14 @@
 /* The calls of acl_min.h, null past the last. */
 const char *fake_call_name(uint32_t index);
 
-/* The `nth` call from now (1 for the next) and the `times - 1` after it return `code` and do nothing. Tasks of a stream are calls as well:
- * "task-copy", "task-launch" and "task-record"; a task that fails puts its stream into that error. */
+/* The `nth` call from now (1 for the next) and the `times - 1` after it return `code` and do nothing. Tasks
+ * of a stream are calls as well: "task-copy", "task-launch" and "task-record"; a task that fails puts its
+ * stream into that error. */
 int32_t fake_fail(const char *call, uint32_t nth, uint32_t times, int32_t code);
 /* Every call of this name takes so many microseconds more. */
 int32_t fake_slow(const char *call, uint32_t microseconds);
-/* The `nth` call from now does not return until `fake_release`, or, for a task, until its stream is destroyed. */
+/* The `nth` call from now does not return until `fake_release`, or, for a task, until its stream is
+ * destroyed. */
 int32_t fake_hang(const char *call, uint32_t nth);
 /* Ends every hang. */
 void fake_release(void);
@@ -34,11 +37,13 @@ void fake_foreign_init(int32_t yes);
 
 /* How often a call was made, failed ones included. */
 uint64_t fake_calls(const char *call);
-/* Objects that live: "context", "stream", "event", "device", "host", "binary", "arguments"; "all"; "bytes" for memory; "init", "set-device". */
+/* Objects that live: "context", "stream", "event", "device", "host", "binary", "arguments"; "all"; "bytes"
+ * for memory; "init", "set-device". */
 uint64_t fake_live(const char *kind);
 /* Objects that nobody destroyed before their context. */
 uint64_t fake_reclaimed(void);
-/* Misuse: double free, use after destruction, a foreign context, a copy past the end, memory freed under a task... and the first of it. */
+/* Misuse: double free, use after destruction, a foreign context, a copy past the end, memory freed under a
+ * task... and the first of it. */
 uint64_t fake_violations(void);
 const char *fake_violation(void);
 

@@ -1,13 +1,16 @@
-// MindIE-LLM's balance policy over the C ABI: a wave of candidates in, one vector for each data-parallel rank out.
+// MindIE-LLM's balance policy over the C ABI: a wave of candidates in, one vector for each data-parallel
+// rank out.
 //
-// MindIE's interface passes no loads, so the policy is given a function that tells each rank's (from CollectSchedulerMetric). To use it, derive:
+// MindIE's interface passes no loads, so the policy is given a function that tells each rank's (from
+// CollectSchedulerMetric). To use it, derive:
 //
 //     class BalanceRoutePolicy : public IBalancePolicy {
 //       balanceroute::WavePolicy<SequenceGroupSPtr> wave_{loadOf, lengthOf};
 //       void SetConstraint(const BalancerConstraintParam &param) override {
 //         wave_.SetConstraint(param.maxReqNumPerWavePerDP_, param.dispatchNumAtThisWave_);
 //       }
-//       std::vector<std::vector<SequenceGroupSPtr>> Apply(std::vector<SequenceGroupSPtr> &candidates) override {
+//       std::vector<std::vector<SequenceGroupSPtr>> Apply(
+//           std::vector<SequenceGroupSPtr> &candidates) override {
 //         return wave_.Apply(candidates);
 //       }
 //     };
@@ -38,9 +41,11 @@ class WavePolicy {
   using LoadOf = std::function<RankLoad(size_t rank)>;
   using LengthOf = std::function<uint32_t(const Candidate &)>;
 
-  WavePolicy(LoadOf load_of, LengthOf length_of, const char *policy = "level") : load_of_(std::move(load_of)), length_of_(std::move(length_of)) {
+  WavePolicy(LoadOf load_of, LengthOf length_of, const char *policy = "level")
+      : load_of_(std::move(load_of)), length_of_(std::move(length_of)) {
     std::string error(256, '\0');
-    if (br_assigner_new(policy, nullptr, &assigner_, error.data(), error.size()) != BR_OK) throw std::invalid_argument(error.c_str());
+    if (br_assigner_new(policy, nullptr, &assigner_, error.data(), error.size()) != BR_OK)
+      throw std::invalid_argument(error.c_str());
   }
   ~WavePolicy() { br_assigner_free(assigner_); }
   WavePolicy(const WavePolicy &) = delete;

@@ -1,4 +1,5 @@
-// Waves over eight ranks that decode numbers: every request is assigned once, no rank takes more than it may, and the KV tokens stay level.
+// Waves over eight ranks that decode numbers: every request is assigned once, no rank takes more than it may,
+// and the KV tokens stay level.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -26,7 +27,8 @@ int main() {
   std::vector<balanceroute::RankLoad> ranks(kRanks, {0, 0, kSlots, kCapacity});
   ranks[3] = {30000, 40, kSlots - 40, kCapacity};
 
-  balanceroute::WavePolicy<SequencePtr> policy([&](size_t rank) { return ranks[rank]; }, [](const SequencePtr &one) { return one->tokens; });
+  balanceroute::WavePolicy<SequencePtr> policy([&](size_t rank) { return ranks[rank]; },
+                                               [](const SequencePtr &one) { return one->tokens; });
   policy.SetConstraint(kPerRank, kRanks);
 
   std::vector<SequencePtr> candidates;
@@ -36,7 +38,8 @@ int main() {
   for (size_t wave = 0; wave < kWaves; ++wave) {
     for (int i = 0; i < 24; ++i) {
       state = state * 6364136223846793005u + 1442695040888963407u;
-      candidates.push_back(std::make_shared<Sequence>(Sequence{next++, 20 + static_cast<uint32_t>(state >> 33) % 2000}));
+      candidates.push_back(
+          std::make_shared<Sequence>(Sequence{next++, 20 + static_cast<uint32_t>(state >> 33) % 2000}));
     }
     const auto assigned = policy.Apply(candidates);
     CHECK(assigned.size() == kRanks);
@@ -60,12 +63,13 @@ int main() {
     least = std::min(least, rank.load_tokens);
     most = std::max(most, rank.load_tokens);
   }
-  std::printf("%zu waves, %zu wait, fullest rank %llu, emptiest %llu tokens\n", kWaves, candidates.size(), static_cast<unsigned long long>(most),
-              static_cast<unsigned long long>(least));
+  std::printf("%zu waves, %zu wait, fullest rank %llu, emptiest %llu tokens\n", kWaves, candidates.size(),
+              static_cast<unsigned long long>(most), static_cast<unsigned long long>(least));
   CHECK(most - least < most / 20);
 
   try {
-    balanceroute::WavePolicy<int> unknown([](size_t) { return balanceroute::RankLoad{}; }, [](int) { return 1u; }, "no-such-policy");
+    balanceroute::WavePolicy<int> unknown([](size_t) { return balanceroute::RankLoad{}; },
+                                          [](int) { return 1u; }, "no-such-policy");
     CHECK(!"an unknown policy is refused");
   } catch (const std::invalid_argument &error) {
     CHECK(std::string(error.what()).find("no-such-policy") != std::string::npos);

@@ -1,4 +1,5 @@
-/* Reads batches from standard input as counted arrays, decides each, writes the answers with floats as bits: tests/c.rs has the other half. */
+/* Reads batches from standard input as counted arrays, decides each, writes the answers with floats as bits:
+ * tests/c.rs has the other half. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,8 @@ static uint64_t number(void) {
     return value;
 }
 
-/* An array of `count` entries; NULL for a count of zero, as calloc'd memory otherwise, so that a sanitizer knows its end. */
+/* An array of `count` entries; NULL for a count of zero, as calloc'd memory otherwise, so that a sanitizer
+ * knows its end. */
 static void *array(size_t entry, size_t *count) {
     size_t found = number();
     char *at = found == 0 ? NULL : calloc(found, entry);
@@ -24,7 +26,9 @@ static void *array(size_t entry, size_t *count) {
         uint8_t byte = (uint8_t)value;
         uint16_t half = (uint16_t)value;
         uint32_t word = (uint32_t)value;
-        memcpy(at + i * entry, entry == 1 ? (void *)&byte : entry == 2 ? (void *)&half : entry == 4 ? (void *)&word : (void *)&value, entry);
+        const void *narrow = entry == 1 ? (const void *)&byte : &half;
+        const void *wide = entry == 4 ? (const void *)&word : &value;
+        memcpy(at + i * entry, entry <= 2 ? narrow : wide, entry);
     }
     if (count) *count = found;
     return at;
@@ -98,19 +102,25 @@ int main(void) {
             return 1;
         }
         for (size_t at = 0; at < answer.count; at++) {
-            printf("admitted %" PRIu64 " %" PRIu32 " %016" PRIx64 "\n", requests.ids[answer.row[at]], answer.worker[at], bits(answer.score_tokens[at]));
+            printf("admitted %" PRIu64 " %" PRIu32 " %016" PRIx64 "\n", requests.ids[answer.row[at]],
+                   answer.worker[at], bits(answer.score_tokens[at]));
         }
         for (size_t at = 0; at < requests.count; at++) {
-            if (answer.wait_reason[at] != BR_ADMITTED) printf("waiting %" PRIu64 " %d\n", requests.ids[at], answer.wait_reason[at]);
+            if (answer.wait_reason[at] != BR_ADMITTED)
+                printf("waiting %" PRIu64 " %d\n", requests.ids[at], answer.wait_reason[at]);
         }
-        printf("balance %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 "\n", bits(answer.envelope_before_tokens),
-               bits(answer.imbalance_before_tokens), bits(answer.envelope_after_tokens), bits(answer.imbalance_after_tokens));
-        const void *made[] = {workers.load_tokens, workers.running, workers.free_slots, workers.kv_capacity_tokens, workers.kv_used_tokens,
-                              workers.kv_growth_tokens, workers.weight, workers.accepting, workers.next_completion_steps, requests.prompt_tokens,
-                              requests.ids, requests.waited_steps, requests.deadline_steps, requests.rank, requests.pair_row, requests.survival_class,
-                              batch.projection, batch.end_offsets, batch.end_in_steps, batch.end_freed_tokens, batch.bonus_tokens,
-                              batch.bonus_half_tokens, batch.eligible, batch.class_survival, answer.row, answer.worker, answer.score_tokens,
-                              answer.wait_reason};
+        printf("balance %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 "\n",
+               bits(answer.envelope_before_tokens), bits(answer.imbalance_before_tokens),
+               bits(answer.envelope_after_tokens), bits(answer.imbalance_after_tokens));
+        const void *made[] = {workers.load_tokens, workers.running, workers.free_slots,
+                              workers.kv_capacity_tokens, workers.kv_used_tokens, workers.kv_growth_tokens,
+                              workers.weight, workers.accepting, workers.next_completion_steps,
+                              requests.prompt_tokens, requests.ids, requests.waited_steps,
+                              requests.deadline_steps, requests.rank, requests.pair_row,
+                              requests.survival_class, batch.projection, batch.end_offsets,
+                              batch.end_in_steps, batch.end_freed_tokens, batch.bonus_tokens,
+                              batch.bonus_half_tokens, batch.eligible, batch.class_survival, answer.row,
+                              answer.worker, answer.score_tokens, answer.wait_reason};
         for (size_t at = 0; at < sizeof made / sizeof *made; at++) free((void *)made[at]);
         br_assigner_free(assigner);
     }

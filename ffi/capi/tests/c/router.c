@@ -35,7 +35,8 @@ static br_router_config defaults(size_t workers, const uint32_t *slots) {
     memset(&config, 0x5a, sizeof config);
     config.struct_size = sizeof config;
     CHECK(br_router_defaults(&config) == BR_OK);
-    CHECK(config.worker_count == 0 && config.headroom_steps == 256 && config.share_of == 1 && config.expire_after_ms == BR_NONE64);
+    CHECK(config.worker_count == 0 && config.headroom_steps == 256 && config.share_of == 1 &&
+          config.expire_after_ms == BR_NONE64);
     config.worker_count = workers;
     config.slots = slots;
     return config;
@@ -54,7 +55,11 @@ static br_dispatch admissions[64];
 static br_returned gone[64];
 
 static br_plan step(br_router *router, uint64_t now_ms) {
-    br_plan plan = {.struct_size = sizeof plan, .admissions = admissions, .admission_capacity = 64, .returned = gone, .returned_capacity = 64};
+    br_plan plan = {.struct_size = sizeof plan,
+                    .admissions = admissions,
+                    .admission_capacity = 64,
+                    .returned = gone,
+                    .returned_capacity = 64};
     CHECK(br_router_step(router, now_ms, NULL, &plan) == BR_OK);
     return plan;
 }
@@ -68,30 +73,38 @@ static void a_life(void) {
     enqueue(router, 3, 70);
 
     br_plan plan = {.struct_size = sizeof plan, .admissions = admissions, .admission_capacity = 1};
-    CHECK(br_router_step(router, 0, NULL, &plan) == BR_SPACE && plan.admission_count == 2 && strstr(error_of(router), "room for 1"));
+    CHECK(br_router_step(router, 0, NULL, &plan) == BR_SPACE && plan.admission_count == 2 &&
+          strstr(error_of(router), "room for 1"));
     plan = step(router, 0);
     CHECK(plan.admission_count == 2 && plan.returned_count == 0 && plan.envelope_after_tokens > 0);
-    CHECK(admissions[0].number == 1 && admissions[1].number == 1 && admissions[0].worker != admissions[1].worker);
+    CHECK(admissions[0].number == 1 && admissions[1].number == 1 &&
+          admissions[0].worker != admissions[1].worker);
     uint64_t ids[2];
     uint8_t reasons[2];
     size_t count, waiting, running;
-    CHECK(br_router_waiting(router, ids, reasons, 2, &count) == BR_OK && count == 1 && reasons[0] == BR_NO_SLOT);
+    CHECK(br_router_waiting(router, ids, reasons, 2, &count) == BR_OK && count == 1 &&
+          reasons[0] == BR_NO_SLOT);
     CHECK(br_router_waiting(router, NULL, NULL, 0, &count) == BR_SPACE && count == 1);
     CHECK(br_router_counts(router, &waiting, &running) == BR_OK && waiting == 1 && running == 2);
     br_explanation told = {.struct_size = sizeof told};
-    CHECK(br_router_explain(router, ids[0], &told) == BR_OK && told.decided == BR_WAITS && told.wait_reason == BR_NO_SLOT && told.worker == BR_NONE);
+    CHECK(br_router_explain(router, ids[0], &told) == BR_OK && told.decided == BR_WAITS &&
+          told.wait_reason == BR_NO_SLOT && told.worker == BR_NONE);
     CHECK(br_router_explain(router, admissions[0].id, &told) == BR_OK && told.decided == BR_UNDECIDED);
 
     uint64_t done = admissions[0].id;
     uint32_t worker, generated;
     CHECK(br_router_advance(router) == BR_OK && br_router_progress(router, admissions[0].worker, 2) == BR_OK);
     CHECK(br_router_progress_request(router, done, 1) == BR_OK);
-    CHECK(br_router_finish(router, done, &worker, &generated) == BR_OK && worker == admissions[0].worker && generated == 4);
-    CHECK(br_router_finish(router, done, NULL, NULL) == BR_UNKNOWN_REQUEST && strstr(error_of(router), "neither waits nor runs"));
+    CHECK(br_router_finish(router, done, &worker, &generated) == BR_OK && worker == admissions[0].worker &&
+          generated == 4);
+    CHECK(br_router_finish(router, done, NULL, NULL) == BR_UNKNOWN_REQUEST &&
+          strstr(error_of(router), "neither waits nor runs"));
     CHECK(br_router_set_explaining(router, 1) == BR_OK);
     plan = step(router, 50);
-    CHECK(plan.admission_count == 1 && admissions[0].id == ids[0] && admissions[0].worker == worker && admissions[0].number == 2);
-    CHECK(br_router_explain(router, ids[0], &told) == BR_OK && told.decided == BR_BY_STEP && told.worker == worker && told.wait_reason == BR_ADMITTED);
+    CHECK(plan.admission_count == 1 && admissions[0].id == ids[0] && admissions[0].worker == worker &&
+          admissions[0].number == 2);
+    CHECK(br_router_explain(router, ids[0], &told) == BR_OK && told.decided == BR_BY_STEP &&
+          told.worker == worker && told.wait_reason == BR_ADMITTED);
     CHECK(told.runner_up == BR_NONE && isnan(told.runner_up_score_tokens));
     CHECK(br_router_abort(router, ids[0], &generated) == BR_OK && generated == worker);
     enqueue(router, 9, 10);
@@ -100,8 +113,10 @@ static void a_life(void) {
     br_rank_metrics ranks[2];
     br_metrics metrics = {.struct_size = sizeof metrics, .ranks = ranks, .rank_capacity = 2};
     CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.rank_count == 2 && metrics.now_ms == 50);
-    CHECK(metrics.arrived == 4 && metrics.admitted_by_step == 3 && metrics.finished == 1 && metrics.aborted == 2 && metrics.running == 1);
-    CHECK(ranks[0].dispatches + ranks[1].dispatches == 3 && ranks[0].report_age_ms == BR_NONE64 && ranks[0].kv_capacity_tokens == BR_NONE64);
+    CHECK(metrics.arrived == 4 && metrics.admitted_by_step == 3 && metrics.finished == 1 &&
+          metrics.aborted == 2 && metrics.running == 1);
+    CHECK(ranks[0].dispatches + ranks[1].dispatches == 3 && ranks[0].report_age_ms == BR_NONE64 &&
+          ranks[0].kv_capacity_tokens == BR_NONE64);
     uint64_t decided = 0;
     for (int b = 0; b < BR_BUCKETS; b++) decided += metrics.decide_ns.buckets[b];
     CHECK(decided == 2 && metrics.decide_ns.sum > 0);
@@ -134,10 +149,12 @@ static void ways_out(void) {
     report.sequence = 2;
     CHECK(br_router_report(router, worker, &report, NULL) == BR_OK);
     plan = step(router, 501);
-    CHECK(plan.returned_count == 1 && plan.returned_left == 0 && gone[0].id == 1 && gone[0].reason == BR_LOST_DISPATCH && gone[0].worker == worker);
+    CHECK(plan.returned_count == 1 && plan.returned_left == 0 && gone[0].id == 1 &&
+          gone[0].reason == BR_LOST_DISPATCH && gone[0].worker == worker);
     report.last_dispatch = 9;
     report.sequence = 3;
-    CHECK(br_router_report(router, worker, &report, NULL) == BR_STATE && strstr(error_of(router), "only 1 were made"));
+    CHECK(br_router_report(router, worker, &report, NULL) == BR_STATE &&
+          strstr(error_of(router), "only 1 were made"));
     CHECK(br_router_report(router, 7, &report, NULL) == BR_UNKNOWN_WORKER);
 
     /* More leave than the caller asks for at once. */
@@ -151,12 +168,20 @@ static void ways_out(void) {
     }
     plan = step(router, 600);
     CHECK(plan.admission_count == 8);
-    CHECK(br_router_drain_worker(router, joined) == BR_OK && br_router_is_drained(router, joined, &drained) == BR_OK && drained == 0);
-    CHECK(br_router_remove_worker(router, joined) == BR_OK && br_router_remove_worker(router, joined) == BR_UNKNOWN_WORKER);
+    CHECK(br_router_drain_worker(router, joined) == BR_OK &&
+          br_router_is_drained(router, joined, &drained) == BR_OK && drained == 0);
+    CHECK(br_router_remove_worker(router, joined) == BR_OK &&
+          br_router_remove_worker(router, joined) == BR_UNKNOWN_WORKER);
     size_t count, left;
-    CHECK(br_router_returned(router, gone, 3, &count, &left) == BR_OK && count == 3 && left == 5 && gone[0].reason == BR_WORKER_REMOVED);
-    plan = (br_plan){.struct_size = sizeof plan, .admissions = admissions, .admission_capacity = 64, .returned = gone, .returned_capacity = 4};
-    CHECK(br_router_step(router, 700, NULL, &plan) == BR_OK && plan.returned_count == 4 && plan.returned_left == 1);
+    CHECK(br_router_returned(router, gone, 3, &count, &left) == BR_OK && count == 3 && left == 5 &&
+          gone[0].reason == BR_WORKER_REMOVED);
+    plan = (br_plan){.struct_size = sizeof plan,
+                     .admissions = admissions,
+                     .admission_capacity = 64,
+                     .returned = gone,
+                     .returned_capacity = 4};
+    CHECK(br_router_step(router, 700, NULL, &plan) == BR_OK && plan.returned_count == 4 &&
+          plan.returned_left == 1);
     plan = step(router, 701);
     CHECK(plan.returned_count == 1 && plan.returned_left == 0);
     uint32_t ids[2];
@@ -171,7 +196,8 @@ static void ways_out(void) {
     CHECK(br_router_set_accepting(router, 0, 1) == BR_OK);
     br_request warm = request(30, 100);
     uint32_t length;
-    CHECK(br_router_adopt(router, &warm, 1, 3) == BR_OK && br_router_preempt(router, 30, &length) == BR_OK && length == 103);
+    CHECK(br_router_adopt(router, &warm, 1, 3) == BR_OK && br_router_preempt(router, 30, &length) == BR_OK &&
+          length == 103);
     br_router_free(router);
 }
 
@@ -184,26 +210,33 @@ static void bonuses_and_modes(void) {
     br_router *router = made(&config, "exact");
     br_request arrival = request(1, 500);
     br_dispatch dispatch;
-    CHECK(br_router_place(router, &arrival, 0, bonus, 4, &dispatch) == BR_OK && dispatch.number == 1 && dispatch.worker == 2);
+    CHECK(br_router_place(router, &arrival, 0, bonus, 4, &dispatch) == BR_OK && dispatch.number == 1 &&
+          dispatch.worker == 2);
     br_explanation told = {.struct_size = sizeof told};
-    CHECK(br_router_explain(router, 1, &told) == BR_OK && told.decided == BR_BY_ARRIVAL && told.runner_up != BR_NONE && told.runner_up != 2);
+    CHECK(br_router_explain(router, 1, &told) == BR_OK && told.decided == BR_BY_ARRIVAL &&
+          told.runner_up != BR_NONE && told.runner_up != 2);
     arrival.id = 2;
-    CHECK(br_router_place(router, &arrival, 0, bonus, 3, &dispatch) == BR_ARGUMENT && strstr(error_of(router), "one per worker"));
-    CHECK(br_router_place(router, &arrival, 0, NULL, 4, &dispatch) == BR_ARGUMENT && strstr(error_of(router), "bonus_tokens: expected 4 entries, found NULL"));
+    CHECK(br_router_place(router, &arrival, 0, bonus, 3, &dispatch) == BR_ARGUMENT &&
+          strstr(error_of(router), "one per worker"));
+    CHECK(br_router_place(router, &arrival, 0, NULL, 4, &dispatch) == BR_ARGUMENT &&
+          strstr(error_of(router), "bonus_tokens: expected 4 entries, found NULL"));
     CHECK(br_router_place(router, &arrival, 0, NULL, 0, NULL) == BR_ARGUMENT);
     const float wrong[][4] = {{0, NAN, 0, 0}, {0, 0, 0, INFINITY}, {-2e9f, 0, 0, 0}};
     for (size_t at = 0; at < 3; at++)
-        CHECK(br_router_place(router, &arrival, 0, wrong[at], 4, &dispatch) == BR_BATCH && strstr(error_of(router), "bonus_tokens, entry"));
+        CHECK(br_router_place(router, &arrival, 0, wrong[at], 4, &dispatch) == BR_BATCH &&
+              strstr(error_of(router), "bonus_tokens, entry"));
     size_t waiting, running;
     CHECK(br_router_counts(router, &waiting, &running) == BR_OK && waiting == 0 && running == 1);
     arrival.id = 1;
-    CHECK(br_router_place(router, &arrival, 0, NULL, 0, &dispatch) == BR_STATE && strstr(error_of(router), "already runs"));
+    CHECK(br_router_place(router, &arrival, 0, NULL, 0, &dispatch) == BR_STATE &&
+          strstr(error_of(router), "already runs"));
     br_router_free(router);
 
     config.mode = BR_STEP;
     router = made(&config, "exact");
     arrival.id = 5;
-    CHECK(br_router_place(router, &arrival, 0, NULL, 0, &dispatch) == BR_OK && dispatch.number == 0 && dispatch.worker == BR_NONE);
+    CHECK(br_router_place(router, &arrival, 0, NULL, 0, &dispatch) == BR_OK && dispatch.number == 0 &&
+          dispatch.worker == BR_NONE);
     enqueue(router, 6, 500);
     const uint64_t ids[] = {77, 5};
     const float rows[] = {1, 2, 3, 4, 0, 0, 100000, 0};
@@ -226,11 +259,14 @@ static void bonuses_and_modes(void) {
     bonuses.tokens = rows;
     const uint64_t twice[] = {7, 7};
     bonuses.ids = twice;
-    CHECK(br_router_step(router, 50000, &bonuses, &plan) == BR_ARGUMENT && strstr(error_of(router), "entry 1: request 7 has entry 0 already"));
+    CHECK(br_router_step(router, 50000, &bonuses, &plan) == BR_ARGUMENT &&
+          strstr(error_of(router), "entry 1: request 7 has entry 0 already"));
     br_metrics metrics = {.struct_size = sizeof metrics};
-    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 1 && metrics.waiting == 1 && metrics.running == 2);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 1 && metrics.waiting == 1 &&
+          metrics.running == 2);
     bonuses.tokens = NULL;
-    CHECK(br_router_step(router, 2, &bonuses, &plan) == BR_ARGUMENT && strstr(error_of(router), "br_bonuses.tokens"));
+    CHECK(br_router_step(router, 2, &bonuses, &plan) == BR_ARGUMENT &&
+          strstr(error_of(router), "br_bonuses.tokens"));
     br_router_free(router);
 }
 
@@ -249,9 +285,11 @@ static void the_clock(void) {
     br_plan plan = step(router, 65000);
     CHECK(plan.returned_count == 0 && plan.admission_count == 1 && admissions[0].id == 2);
     br_metrics metrics = {.struct_size = sizeof metrics};
-    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 65000 && metrics.wait_ms.sum == 0 && metrics.clock_jumps == 0);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 65000 &&
+          metrics.wait_ms.sum == 0 && metrics.clock_jumps == 0);
     /* A refused call leaves the clock as it was; the next reading counts. */
-    CHECK(br_router_at(router, 66000) == BR_OK && br_router_finish(router, 9, NULL, NULL) == BR_UNKNOWN_REQUEST);
+    CHECK(br_router_at(router, 66000) == BR_OK &&
+          br_router_finish(router, 9, NULL, NULL) == BR_UNKNOWN_REQUEST);
     CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 65000);
     enqueue(router, 3, 10);
     CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.now_ms == 66000);
@@ -266,13 +304,16 @@ static void the_clock(void) {
     CHECK(br_router_recover(router) == BR_OK);
     size_t count, left;
     CHECK(br_router_returned(router, gone, 64, &count, &left) == BR_OK && count == 2 && left == 0);
-    for (size_t at = 0; at < count; at++) CHECK(gone[at].reason == BR_RECOVERED && gone[at].worker == (gone[at].id == 2 ? 0 : BR_NONE));
-    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == 2 && metrics.waiting == 0 && metrics.running == 0);
+    for (size_t at = 0; at < count; at++)
+        CHECK(gone[at].reason == BR_RECOVERED && gone[at].worker == (gone[at].id == 2 ? 0 : BR_NONE));
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == 2 && metrics.waiting == 0 &&
+          metrics.running == 0);
     /* A program of the first version knows neither. */
     const uint64_t beyond = 77;
     metrics.recovered = metrics.clock_jumps = beyond;
     metrics.struct_size = offsetof(br_metrics, recovered);
-    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == beyond && metrics.clock_jumps == beyond);
+    CHECK(br_router_metrics(router, &metrics) == BR_OK && metrics.recovered == beyond &&
+          metrics.clock_jumps == beyond);
     CHECK(br_router_at(NULL, 0) == BR_ARGUMENT && br_router_recover(NULL) == BR_ARGUMENT);
     br_router_free(router);
 }
@@ -283,19 +324,24 @@ static void refusals(void) {
     br_router *router = (br_router *)1;
     char error[512];
     CHECK(br_router_new("levle", NULL, &config, &router, error, sizeof error) == BR_POLICY && router == NULL);
-    CHECK(br_router_new("level", NULL, NULL, &router, error, sizeof error) == BR_ARGUMENT && strstr(error, "br_router_config"));
+    CHECK(br_router_new("level", NULL, NULL, &router, error, sizeof error) == BR_ARGUMENT &&
+          strstr(error, "br_router_config"));
     CHECK(br_router_new("level", NULL, &config, NULL, error, sizeof error) == BR_ARGUMENT);
     config.mode = 7;
-    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_ARGUMENT && strstr(error, "found 7"));
+    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_ARGUMENT &&
+          strstr(error, "found 7"));
     config.mode = BR_STEP;
     config.share_index = 1;
-    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_STATE && strstr(error, "share"));
+    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_STATE &&
+          strstr(error, "share"));
     config.share_index = 0;
     config.worker_count = (size_t)-1;
-    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_BATCH && strstr(error, "1024"));
+    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_BATCH &&
+          strstr(error, "1024"));
     config.worker_count = 2;
     config.slots = NULL;
-    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_ARGUMENT && strstr(error, "slots: expected 2"));
+    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) == BR_ARGUMENT &&
+          strstr(error, "slots: expected 2"));
     config.struct_size = 1;
     CHECK(br_router_defaults(&config) == BR_ARGUMENT && br_router_defaults(NULL) == BR_ARGUMENT);
 
@@ -321,11 +367,18 @@ static void refusals(void) {
     uint32_t *aside = (uint32_t *)((char *)error + 1);
     size_t *far_aside = (size_t *)((char *)error + 1);
     if ((uintptr_t)aside % 2 == 0) aside = (uint32_t *)error, far_aside = (size_t *)error;
-    CHECK(br_router_finish(router, 1, aside, NULL) == BR_ARGUMENT && strstr(error_of(router), "worker: expected an aligned pointer"));
-    CHECK(br_router_finish(router, 1, NULL, aside) == BR_ARGUMENT && strstr(error_of(router), "generated_tokens"));
-    CHECK(br_router_preempt(router, 1, aside) == BR_ARGUMENT && br_router_abort(router, 1, aside) == BR_ARGUMENT);
-    CHECK(br_router_counts(router, far_aside, NULL) == BR_ARGUMENT && br_router_counts(router, NULL, far_aside) == BR_ARGUMENT);
-    br_report report = {.struct_size = sizeof report, .sequence = 4, .kv_capacity_tokens = BR_NONE64, .last_dispatch = BR_NONE64};
+    CHECK(br_router_finish(router, 1, aside, NULL) == BR_ARGUMENT &&
+          strstr(error_of(router), "worker: expected an aligned pointer"));
+    CHECK(br_router_finish(router, 1, NULL, aside) == BR_ARGUMENT &&
+          strstr(error_of(router), "generated_tokens"));
+    CHECK(br_router_preempt(router, 1, aside) == BR_ARGUMENT &&
+          br_router_abort(router, 1, aside) == BR_ARGUMENT);
+    CHECK(br_router_counts(router, far_aside, NULL) == BR_ARGUMENT &&
+          br_router_counts(router, NULL, far_aside) == BR_ARGUMENT);
+    br_report report = {.struct_size = sizeof report,
+                        .sequence = 4,
+                        .kv_capacity_tokens = BR_NONE64,
+                        .last_dispatch = BR_NONE64};
     CHECK(br_router_report(router, 0, &report, aside) == BR_ARGUMENT && strstr(error_of(router), "verdict"));
     uint32_t verdict;
     CHECK(br_router_report(router, 0, &report, &verdict) == BR_OK && verdict == BR_TAKEN);

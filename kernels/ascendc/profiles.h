@@ -1,12 +1,12 @@
-// Profiles: what a request's length is worth on a worker, and the scalar unit's drawers that follow the loads.
+// Profiles: what a request's length is worth on a worker, made again by the scalar unit as loads change.
 #pragma once
 
 #include "common.h"
 
 namespace br {
 
-// A concave piecewise-linear profile, cut to the lengths of a column: knots below them are part of slope and intercept, knots above
-// them never bend. All in 64-bit integers.
+// A concave piecewise-linear profile, cut to the lengths of a column: knots below them are part of slope and
+// intercept, knots above them never bend. All in 64-bit integers.
 class Profile {
  public:
   __aicore__ inline void Begin(int64_t shortest_tokens, int64_t longest_tokens) {
@@ -77,7 +77,8 @@ class Loads {
       row_stride_ = batch.U32(offsetof(BrHeader, row_stride)) / 4;
       weight_stride_ = batch.U32(offsetof(BrHeader, weight_stride)) / 4;
       rows_ = batch.Section<int32_t>(batch.U32(offsetof(BrHeader, rows_at)), batch.workers * row_stride_);
-      weights_ = batch.Section<int32_t>(batch.U32(offsetof(BrHeader, weights_at)), batch.runs * weight_stride_);
+      weights_ =
+          batch.Section<int32_t>(batch.U32(offsetof(BrHeader, weights_at)), batch.runs * weight_stride_);
       GlobalTensor<int64_t> envelopes =
           batch.Section<int64_t>(batch.U32(offsetof(BrHeader, envelope_at)), batch.steps);
       for (uint32_t h = 0; h < batch.steps; h++) {
@@ -92,21 +93,21 @@ class Loads {
     }
   }
 
-  // Draws the profile of a worker for the requests of a run, at most `longest` tokens long.
-  __aicore__ inline void Draw(uint32_t worker, uint32_t run, int64_t longest, Profile &profile) const {
+  // Fills in the profile of a worker for the requests of a run, at most `longest` tokens long.
+  __aicore__ inline void Fill(uint32_t worker, uint32_t run, int64_t longest, Profile &profile) const {
     profile.Begin(batch_->shortest_tokens, longest);
     switch (batch_->mode) {
     case BR_MODE_F:
-      DrawMargin(worker, profile);
+      FillMargin(worker, profile);
       break;
     case BR_MODE_LOOKAHEAD:
-      DrawLookahead(worker, run, profile);
+      FillLookahead(worker, run, profile);
       break;
     case BR_MODE_LEVEL:
-      DrawLevel(worker, profile);
+      FillLevel(worker, profile);
       break;
     default:
-      DrawFixed(worker, run, profile);
+      FillFixed(worker, run, profile);
       break;
     }
   }
@@ -120,7 +121,7 @@ class Loads {
     if ((batch_->flags & BR_FLAG_ROOM) != 0) {
       longest_tokens[worker] -= tokens + batch_->growth_tokens;
     }
-    int64_t more = (tokens - (BR_BUG(54) ? 0 : refill_tokens_)) * per_token;
+    int64_t more = (tokens - refill_tokens_) * per_token;
     anticipated_[worker] += more;
     anticipated_sum_ += more;
     if (cost[worker] > envelope) {
@@ -159,7 +160,9 @@ class Loads {
   __aicore__ inline int64_t Of(uint32_t worker, uint32_t offset) const {
     return workers_.GetValue(worker * (sizeof(BrWorker) / 8) + offset / 8);
   }
-  __aicore__ inline int64_t PerToken(uint32_t worker) const { return Of(worker, offsetof(BrWorker, cost_per_token)); }
+  __aicore__ inline int64_t PerToken(uint32_t worker) const {
+    return Of(worker, offsetof(BrWorker, cost_per_token));
+  }
 
   // Cost that this step has put on a worker's whole row.
   __aicore__ inline int64_t Added(uint32_t worker) const {
@@ -176,13 +179,13 @@ class Loads {
     return greatest;
   }
 
-  __aicore__ inline void DrawMargin(uint32_t worker, Profile &profile) const {
+  __aicore__ inline void FillMargin(uint32_t worker, Profile &profile) const {
     int64_t per_token = PerToken(worker);
     profile.slope = f_slope_ * per_token;
     profile.AddKnot(FloorDiv(envelope - cost[worker], per_token), f_weight_ * per_token);
   }
 
-  __aicore__ inline void DrawLookahead(uint32_t worker, uint32_t run, Profile &profile) const {
+  __aicore__ inline void FillLookahead(uint32_t worker, uint32_t run, Profile &profile) const {
     int64_t per_token = PerToken(worker), added = Added(worker);
     profile.slope = runs_.GetValue(run * (sizeof(BrRun) / 8) + offsetof(BrRun, slope) / 8) * per_token;
     for (uint32_t h = 0; h < batch_->steps; h++) {
@@ -192,7 +195,7 @@ class Loads {
     }
   }
 
-  __aicore__ inline void DrawLevel(uint32_t worker, Profile &profile) const {
+  __aicore__ inline void FillLevel(uint32_t worker, Profile &profile) const {
     int64_t others = static_cast<int64_t>(batch_->workers) - 1;
     if (others == 0) {
       return;
@@ -215,11 +218,12 @@ class Loads {
     profile.AddKnot(FloorDiv(others_max - own, per_token), others * per_token);
   }
 
-  __aicore__ inline void DrawFixed(uint32_t worker, uint32_t run, Profile &profile) const {
+  __aicore__ inline void FillFixed(uint32_t worker, uint32_t run, Profile &profile) const {
     uint64_t from = static_cast<uint64_t>(worker * batch_->runs + run) * profile_stride_;
     profile.intercept = profiles_.GetValue(from + offsetof(BrProfile, intercept) / 8);
     profile.slope = profiles_.GetValue(from + offsetof(BrProfile, slope) / 8);
-    int64_t knots = Min(profiles_.GetValue(from + offsetof(BrProfile, knots) / 8) & 0xffffffff, batch_->steps);
+    int64_t knots =
+        Min(profiles_.GetValue(from + offsetof(BrProfile, knots) / 8) & 0xffffffff, batch_->steps);
     for (int64_t k = 0; k < knots; k++) {
       uint64_t knot = from + sizeof(BrProfile) / 8 + k * (sizeof(BrKnot) / 8);
       profile.AddKnot(profiles_.GetValue(knot), profiles_.GetValue(knot + 1));

@@ -1,4 +1,6 @@
-//! The numeric contract: exact where it says so, and a stated bound where a caller stores less.
+//! The device's numeric contract, seen from the host. Its planes hold bonuses in half or single precision and
+//! scores in single precision: what half precision of a bonus costs has a stated bound, and numbers that
+//! single precision cannot hold are decided in integers, as exactly as everything else.
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::{Isa, Tier};

@@ -1,6 +1,5 @@
-//! `ffi/acl/bindings.rs` is what bindgen makes of `ffi/acl/acl_min.h`: regenerated and compared, or written anew with
-//! `BALANCEROUTE_WRITE_BINDINGS=1`. Needs libclang.
-#![cfg(feature = "regen-bindings")]
+//! `ffi/acl/bindings.rs` is what bindgen makes of `ffi/acl/acl_min.h`: regenerated and compared, or written
+//! anew with `BALANCEROUTE_WRITE_BINDINGS=1`. Needs libclang.
 
 use std::path::Path;
 
@@ -20,7 +19,7 @@ fn the_bindings_are_those_of_the_header() {
         .derive_debug(false)
         .generate_comments(false)
         .disable_header_comment()
-        .raw_line("// Made by bindgen from acl_min.h; tests/acl_bindings.rs keeps it so.")
+        .raw_line("// Made by bindgen from acl_min.h; tests/device/bindings.rs keeps it so.")
         .formatter(bindgen::Formatter::Prettyplease)
         .rust_target(bindgen::RustTarget::stable(89, 0).expect("the crate's floor"))
         .rust_edition(bindgen::RustEdition::Edition2024)

@@ -1,14 +1,14 @@
 //! The device kernel on the model of its machine, as a launcher for tests.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use balanceroute::backend::ascend::blob::{Kept, Soc};
 use balanceroute::backend::ascend::launch::{Launch, Outcome};
 use libloading::{Library, Symbol};
+
+use super::{compile, folder, root};
 
 #[repr(C)]
 struct Range {
@@ -27,24 +27,61 @@ type LaunchFn = unsafe extern "C" fn(
     usize,
 ) -> i32;
 
-/// The kernel on the model, built once for each kind; every test gets a copy, and with it a machine of its own. `CXX` names the compiler.
-pub fn build(kind: &'static str, copy: &str) -> PathBuf {
-    static BUILT: Mutex<Vec<(&str, PathBuf)>> = Mutex::new(Vec::new());
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel_model");
-    let mut built = BUILT.lock().expect("no build panics");
-    if !built.iter().any(|(other, _)| *other == kind) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/model/build.sh");
-        let output =
-            Command::new("bash").arg(script).arg(directory.join(kind)).arg(kind).output().expect("bash runs");
-        if !output.status.success() {
-            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-            std::process::exit(1);
-        }
-        built.push((kind, directory.join(kind).join("libbalanceroute_model_kernel.so")));
+/// A compiler for the kernel and its model.
+pub fn compiler() -> cc::Build {
+    let mut build = compile::cpp("c++17");
+    build.pic(true).flag("-ffp-contract=off").include(root("kernels/model"));
+    build
+}
+
+/// The machine that kernels are linked with, as object files.
+pub fn machine(build: &cc::Build, folder: &Path) -> Vec<PathBuf> {
+    let compiled = ["machine", "launch"].iter().map(|name| {
+        let object = folder.join(name).with_extension("o");
+        compile::run(build, |command| {
+            command.arg("-c").arg(root("kernels/model").join(name).with_extension("cpp"));
+            command.arg("-o").arg(&object);
+        });
+        object
+    });
+    compiled.collect()
+}
+
+/// Compiles the kernel in a folder of sources and links it with the machine into a library.
+pub fn link(build: &cc::Build, sources: &Path, machine: &[PathBuf], library: &Path) {
+    compile::run(build, |command| {
+        command.arg("-shared").arg(sources.join("balanceroute.cpp")).args(machine).arg("-o").arg(library);
+    });
+}
+
+fn built(kind: &str, build: &cc::Build) -> PathBuf {
+    let folder = folder().join(kind);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let library = folder.join("libbalanceroute_model_kernel.so");
+    link(build, &root("kernels/ascendc"), &machine(build, &folder), &library);
+    library
+}
+
+/// The kernel as it is, on the model, built once for a test program.
+pub fn plain() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| built("plain", compiler().opt_level(2)))
+}
+
+/// The kernel as it is under AddressSanitizer and UndefinedBehaviourSanitizer; who loads it has their library
+/// loaded already.
+pub fn sanitized() -> PathBuf {
+    let mut build = compiler();
+    for flag in ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] {
+        build.flag(flag);
     }
-    let original = &built.iter().find(|(other, _)| *other == kind).expect("built").1;
-    let path = directory.join(kind).join(format!("{copy}.so"));
-    std::fs::copy(original, &path).expect("copied");
+    built("sanitized", &build)
+}
+
+/// A copy of the library for one test, and with it a machine of its own.
+pub fn plain_copy(name: &str) -> PathBuf {
+    let path = folder().join("plain").join(format!("{name}.so"));
+    std::fs::copy(plain(), &path).expect("copied");
     path
 }
 
@@ -93,13 +130,6 @@ impl Model {
         let tally = Arc::default();
         (Self { library, soc, tally: Arc::clone(&tally) }, tally)
     }
-
-    pub fn seed_bug(&self, bug: i32) {
-        // SAFETY: the model exports an `int` of this name.
-        let variable: Symbol<'_, *mut i32> = unsafe { self.library.get(b"br_seed_bug\0") }.expect("exported");
-        // SAFETY: the pointer is to that variable, and no launch runs meanwhile: a launch takes `&mut self`.
-        unsafe { **variable = bug };
-    }
 }
 
 impl Launch for Model {
@@ -126,8 +156,8 @@ impl Launch for Model {
                 Range { address: arguments[1], bytes: output.len() },
             ];
             let mut message = [0; 4096];
-            // SAFETY: every pointer is to memory of the stated size that lives until the call returns; the kernel writes to the output
-            // and the message only, both borrowed mutably.
+            // SAFETY: every pointer is to memory of the stated size that lives until the call returns; the
+            // kernel writes to the output and the message only, both borrowed mutably.
             let code = unsafe {
                 launch(
                     entry.as_ptr(),

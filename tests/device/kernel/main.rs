@@ -1,13 +1,16 @@
-//! The device kernel on the model of its machine: the same source as on a device, built with g++, against the oracle pick for pick.
+//! The device kernel on the model of its machine: the same source as on a device, against the oracle pick for
+//! pick.
 //!
-//! Small batches are compared with the oracle, which scores every pair again after each admission; large ones with the CPU's matrix,
-//! which is compared with the oracle elsewhere. Every decision also passes the model's own checks: a launch that does what a device would
-//! punish fails.
-#![cfg(feature = "ascend")]
+//! Small batches are compared with the oracle, which scores every pair again after each admission; large ones
+//! with the CPU's matrix, which is compared with the oracle elsewhere. Every decision also passes the model's
+//! own checks: a launch that does what a device would punish fails.
 
-mod kernel;
-#[path = "support/parts.rs"]
+mod cost;
+#[path = "../../support/parts.rs"]
 mod parts;
+mod seeded;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::Path;
 use std::process::Command;
@@ -21,10 +24,11 @@ use balanceroute::policy::{self, Order, Overdue, Parameters, Plan, ProfileSpec, 
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch, Policy, Pool, PredictedEnd, Request, Traffic, Worker};
 use half::f16;
-use kernel::{Model, Tally, build};
 use parts::Parts;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use support::model::{self, Model, Tally};
+use support::{compile, folder, root};
 
 /// Bounds of a random batch.
 #[derive(Clone, Copy, Debug)]
@@ -248,26 +252,12 @@ fn the_layout_is_that_of_the_header() {
     let same = |name: &str, value: &str| format!("BR_LAYOUT(sizeof({name}) == sizeof(\"{value}\"));\n");
     program += &same("BR_ENTRY_COLUMNS", blob::ENTRY_COLUMNS);
     program += &same("BR_ENTRY_GREEDY", blob::ENTRY_GREEDY);
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel_model");
-    std::fs::create_dir_all(&directory).expect("a directory");
-    for (extension, standard) in [("c", "-std=c11"), ("cpp", "-std=c++17")] {
-        let source = directory.join(format!("layout.{extension}"));
+    for (mut build, extension) in [(compile::c("c11"), "c"), (compile::cpp("c++17"), "cpp")] {
+        let source = folder().join("layout").with_extension(extension);
         std::fs::write(&source, &program).expect("written");
-        let output = Command::new(std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned()))
-            .args([
-                "-x",
-                if extension == "c" { "c" } else { "c++" },
-                standard,
-                "-Wall",
-                "-Werror",
-                "-fsyntax-only",
-            ])
-            .arg("-I")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ascendc"))
-            .arg(&source)
-            .output()
-            .expect("the compiler runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        compile::run(build.include(root("kernels/ascendc")), |command| {
+            command.arg("-fsyntax-only").arg(&source);
+        });
     }
 }
 
@@ -307,7 +297,8 @@ fn every_policy_on_random_batches(library: &Path, per_policy: usize) {
             kept.extend(tally.kept.iter().chain(&tally.refused).cloned());
         }
         println!(
-            "{name}: {per_policy} batches, {own} by the device ({columns} columns, {rescored} scored again), kept {}",
+            "{name}: {per_policy} batches, {own} by the device \
+             ({columns} columns, {rescored} scored again), kept {}",
             kept.len()
         );
         assert!(own * 3 >= per_policy, "{name}: only {own} of {per_policy} by the device: {kept:?}");
@@ -318,13 +309,13 @@ fn every_policy_on_random_batches(library: &Path, per_policy: usize) {
 
 #[test]
 fn random_batches_agree_with_the_oracle() {
-    every_policy_on_random_batches(&build("plain", "random"), cases(1200));
+    every_policy_on_random_batches(&model::plain_copy("random"), cases(1200));
 }
 
 /// Every size at a boundary: of tiles, of repeats, of words, of the stage of picks, and the largest of all.
 #[test]
 fn sizes_around_every_boundary_agree() {
-    let library = build("plain", "sizes");
+    let library = model::plain_copy("sizes");
     let mut rng = ChaCha8Rng::seed_from_u64(99);
     let names = ["exact", "exact-oracle", "level", "brh-oracle", "br0"];
     let mut pairs: Vec<Pair> = names
@@ -403,7 +394,7 @@ fn enlarge(rng: &mut impl Rng, parts: &mut Parts) {
 /// Numbers far beyond 2^24, where single vectors decide nothing by themselves, and many near ties.
 #[test]
 fn scores_beyond_single_precision_agree() {
-    let library = build("plain", "beyond");
+    let library = model::plain_copy("beyond");
     let mut rescored = 0;
     for (at, name) in ["exact", "exact-oracle", "level", "brh-oracle", "br0"].into_iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(1000 + at as u64);
@@ -425,7 +416,8 @@ fn scores_beyond_single_precision_agree() {
     assert!(rescored > 1000, "only {rescored} were in doubt");
 }
 
-/// Rules of the test's own: each kind of profile once more, written down independently of the policies, and one that only the host can draw.
+/// Rules of the test's own: each kind of profile once more, written down independently of the policies, and
+/// one that only the host can draw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Own {
     Margin,
@@ -506,7 +498,8 @@ impl Rule for Own {
     }
 }
 
-/// What a view's own anticipated load counts for the slot that is being filled. The rule's refill is the traffic's mean length.
+/// What a view's own anticipated load counts for the slot that is being filled. The rule's refill is the
+/// traffic's mean length.
 trait OwnRefill {
     fn refill_tokens_of_own(&self) -> i64;
 }
@@ -520,7 +513,7 @@ impl OwnRefill for View<'_> {
 
 #[test]
 fn the_first_look_at_fixed_profiles_agrees() {
-    let (model, tally) = Model::open(&build("plain", "fixed"), soc(Some(128)));
+    let (model, tally) = Model::open(&model::plain_copy("fixed"), soc(Some(128)));
     let mut device = Offload::new(Box::new(model));
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let count = cases(600);
@@ -548,7 +541,7 @@ fn the_first_look_at_fixed_profiles_agrees() {
 /// The second launch shape: a block for each batch, every kind of profile.
 #[test]
 fn many_batches_in_one_launch_agree() {
-    let library = build("plain", "many");
+    let library = model::plain_copy("many");
     for (at, rule) in [Own::Margin, Own::Lookahead, Own::Level].into_iter().enumerate() {
         let (model, tally) = Model::open(&library, soc(Some(256)));
         let mut device = Offload::new(Box::new(model));
@@ -614,7 +607,7 @@ impl Launch for Tampered {
         let shift = from % 8 * 8;
         let word = &mut lines[at + from / 8];
         *word = *word & !(0xffff_ffff << shift) | u64::from(self.value) << shift;
-        let copy = kernel::bytes(&lines[at..at + input.len() / 8]);
+        let copy = model::bytes(&lines[at..at + input.len() / 8]);
         self.model.launch(launches, copy, output)
     }
 
@@ -629,8 +622,9 @@ impl Launch for Tampered {
 
 #[test]
 fn a_header_that_is_not_this_kernels_is_refused() {
-    let library = build("seeded", "header");
-    // Word of the header, its value, the status that comes back: magic, version, mode, workers, steps, tile, reserved memory.
+    let library = model::plain_copy("header");
+    // Word of the header, its value, the status that comes back: magic, version, mode, workers, steps, tile,
+    // reserved memory.
     for (word, value, status) in [
         (0, 7, 0),
         (1, 2, 0),
@@ -663,204 +657,31 @@ fn a_header_that_is_not_this_kernels_is_refused() {
         assert!(!tally.refused.is_empty(), "word {word}");
         assert!(tally.refused.iter().all(|text| text.contains(&says)), "word {word}: {:?}", tally.refused);
     }
-    // The event of the refusal itself.
-    let (model, tally) = Model::open(&library, soc(None));
-    model.seed_bug(45);
-    let mut device = Offload::new(Box::new(Tampered { model, word: 15, value: 64 }));
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let parts = draw(&mut rng, Shape { requests: 20, workers: 4, horizon: 3, free: 2 });
-    let pool = parts.pool();
-    device.assign(&mut Own::Level, &parts.batch(&pool), &mut Assignment::new());
-    let tally = tally.lock().expect("no panic");
-    assert!(tally.failed[0].contains("pipe MTE3 does not know that pipe S has finished"), "{tally:?}");
 }
 
 /// The model's own rules, each broken once by itself.
 #[test]
 fn the_model_names_what_breaks_its_rules() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/model");
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel_model");
-    std::fs::create_dir_all(&directory).expect("a directory");
-    let program = directory.join("selftest");
-    let output = Command::new(std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned()))
-        .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-I"])
-        .arg(&folder)
-        .args([folder.join("selftest.cpp"), folder.join("machine.cpp")])
-        .arg("-o")
-        .arg(&program)
-        .output()
-        .expect("the compiler runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let program = folder().join("selftest");
+    compile::run(&model::compiler(), |command| {
+        command.args(["selftest.cpp", "machine.cpp"].map(|file| root("kernels/model").join(file)));
+        command.arg("-o").arg(&program);
+    });
     let output = Command::new(&program).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}");
     assert!(output.status.success(), "{text}");
 }
 
-/// What a seeded bug is, and a part of what the model says of it.
-const SEEDED: &[(i32, &str, &str)] = &[
-    (1, "no barrier between the slope's product and its sum", "without a barrier"),
-    (2, "no barrier before the knots", "without a barrier"),
-    (3, "no barrier between a difference and its maximum", "without a barrier"),
-    (4, "no event before the scalar unit reads a reduction", "does not know that pipe V has finished"),
-    (5, "no event after the scalar unit takes an entry", "does not know that pipe S has finished"),
-    (
-        6,
-        "no event between the first copies and the vectors",
-        "pipe V does not know that pipe MTE2 has finished",
-    ),
-    (7, "operands that overlap in part", "overlap in part"),
-    (8, "no event before staged picks are copied out", "pipe MTE3 does not know that pipe S has finished"),
-    (9, "no event before the stage is written again", "pipe S does not know that pipe MTE3 has finished"),
-    (10, "a tile that begins between two blocks of 32 bytes", "not a multiple of 32"),
-    (11, "a reduction over padding", "is dummy data"),
-    (12, "a comparison of a part of a repeat", "not a multiple of 256"),
-    (13, "buffers larger than the unified buffer", "of the unified buffer are taken"),
-    (14, "too little scratch for a reduction", "scratch of 32 bytes"),
-    (15, "a tile is fetched that nobody takes", "waits for ever"),
-    (16, "the bits of an index read as a number", "holds the bits of an index"),
-    (17, "a wait for an event that nobody sets", "was never set"),
-    (18, "a copy larger than its buffer", "bytes of a tensor of"),
-    (19, "a queue's tensor is never freed", "was never freed"),
-    (20, "a queue's tensor is freed twice", "is free already"),
-    (21, "no barrier between a cast and its sum", "without a barrier"),
-    (22, "no barrier between a maximum and its product", "without a barrier"),
-    (23, "no barrier between a product and its difference", "without a barrier"),
-    (24, "no barrier between two differences", "without a barrier"),
-    (25, "no barrier after the second difference", "without a barrier"),
-    (26, "no barrier between bits and their cast", "without a barrier"),
-    (27, "no barrier between a cast and its comparison", "without a barrier"),
-    (28, "no barrier between a comparison and its selection", "without a barrier"),
-    (29, "the same for the room", "without a barrier"),
-    (30, "no barrier between the last selection and the reduction", "without a barrier"),
-    (31, "no event after the scalar unit crosses a score out", "does not know that pipe S has finished"),
-    (32, "one pick too many is copied out", ""),
-    (
-        33,
-        "no event before the scalar unit reads the first look",
-        "pipe S does not know that pipe MTE2 has finished",
-    ),
-    (34, "no event before the stage is loaded again", "pipe MTE2 does not know that pipe S has finished"),
-    (35, "an event is set that nobody waits for", "nobody waited for it"),
-    (36, "no event before a column is copied out", "pipe MTE3 does not know that pipe S has finished"),
-    (37, "every column is written to one place", "has written in this launch"),
-    (
-        38,
-        "no event before the column's stage is written again",
-        "pipe S does not know that pipe MTE3 has finished",
-    ),
-    (
-        39,
-        "no event between reading a reduction and the next",
-        "pipe V does not know that pipe S has finished",
-    ),
-    (40, "the scalar unit reads mask bits", "holds mask bits"),
-    (41, "no barrier after the bonuses in half precision are added", "without a barrier"),
-    (42, "no barrier after the bonuses in single precision are added", "without a barrier"),
-    (43, "no barrier after ineligible requests are masked", "without a barrier"),
-    (
-        44,
-        "no event before the answer's head is copied out",
-        "pipe MTE3 does not know that pipe S has finished",
-    ),
-    (45, "no event before a refusal is copied out", "pipe MTE3 does not know that pipe S has finished"),
-];
-
-/// Every barrier and every pair of events of the kernel can be left out by a seeded bug, so that the list above is complete.
-#[test]
-fn every_barrier_and_event_has_its_bug() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ascendc");
-    let mut guarded = 0;
-    for file in ["common.h", "columns.h", "drawers.h", "greedy.h", "balanceroute.cpp"] {
-        let text = std::fs::read_to_string(folder.join(file)).expect("a source");
-        let mut last = "";
-        for (at, line) in text.lines().enumerate() {
-            if line.contains("PipeBarrier<PIPE") || line.contains("Order<HardEvent::") {
-                let bug = last.split("BR_BUG(").nth(1).and_then(|rest| rest.split(')').next());
-                let bug: i32 = bug.and_then(|bug| bug.parse().ok()).unwrap_or_else(|| {
-                    panic!("{file}, line {}: no seeded bug leaves this out", at + 1);
-                });
-                assert!(SEEDED.iter().any(|&(known, ..)| known == bug), "bug {bug} is not in the list");
-                guarded += 1;
-            }
-            last = line;
-        }
-    }
-    assert!(guarded >= 24, "{guarded}");
-}
-
-/// Bugs that no machine minds: only the comparison with the oracle sees them.
-const WRONG: &[(i32, &str)] = &[
-    (50, "an envelope that rises lifts no bound"),
-    (51, "rounding decides"),
-    (52, "a request that just fits is left out"),
-    (53, "of equals in two survival classes the later wins"),
-    (54, "refills are not counted"),
-];
-
-/// Batches with everything in them, under rules that use every part of the kernel; the first failure or mismatch.
-fn first_failure(library: &Path, bug: i32) -> Option<String> {
-    let mut rng = ChaCha8Rng::seed_from_u64(77);
-    for name in ["exact", "level", "exact-oracle"] {
-        let (model, tally) = Model::open(library, soc(Some(128)));
-        model.seed_bug(bug);
-        let device = policy::build_on(name, &parameters(BackendKind::Reference), Box::new(model));
-        let mut device = device.expect("a policy");
-        let mut host = policy::build(name, &parameters(BackendKind::Reference)).expect("a policy");
-        for case in 0..if bug < 50 { 40 } else { 4_000 } {
-            let most = if bug < 50 { 200 } else { 40 };
-            let shape = Shape { requests: rng.random_range(8..most), workers: 6, horizon: 3, free: 2 };
-            let mut parts = draw(&mut rng, shape);
-            if bug >= 50 && case % 2 == 0 {
-                enlarge(&mut rng, &mut parts);
-            }
-            let pool = parts.pool();
-            let batch = parts.batch(&pool);
-            let (mut found, mut expected) = (Assignment::new(), Assignment::new());
-            device.decide(&batch, &mut found);
-            host.decide(&batch, &mut expected);
-            // Whatever the device does, the answer is right, or the bug is one of those that only the oracle sees.
-            let mut tally = tally.lock().expect("no panic");
-            if let Some(failed) = tally.failed.pop().or(tally.refused.pop()) {
-                assert_eq!(found, expected, "bug {bug}: the CPU decides what the device could not");
-                return Some(failed);
-            }
-            if found != expected {
-                return Some("another answer than the oracle's".to_owned());
-            }
-        }
-    }
-    None
-}
-
-#[test]
-fn every_seeded_bug_is_caught() {
-    let library = build("seeded", "bugs");
-    assert_eq!(first_failure(&library, 0), None, "the kernel without a bug");
-    // A refusal takes a header that is refused.
-    for &(bug, what, says) in SEEDED.iter().filter(|(bug, ..)| *bug != 45) {
-        let found = first_failure(&library, bug);
-        let found = found.unwrap_or_else(|| panic!("bug {bug} ({what}) is not caught"));
-        assert!(found.contains(says) && found.contains("block "), "bug {bug} ({what}): {found}");
-        println!("bug {bug}, {what}: {}", found.lines().next().unwrap_or_default());
-    }
-    for &(bug, what) in WRONG {
-        let found = first_failure(&library, bug);
-        let found = found.unwrap_or_else(|| panic!("bug {bug} ({what}) is not caught"));
-        println!("bug {bug}, {what}: {found}");
-    }
-}
-
 /// The sanitizers must be in the process from its beginning: the test runs a part of itself again with them.
 #[test]
 fn the_kernel_is_clean_under_the_sanitizers() {
     if std::env::var_os("BALANCEROUTE_KERNEL_SANITIZED").is_some() {
-        every_policy_on_random_batches(&build("sanitized", "again"), cases(60));
+        every_policy_on_random_batches(&model::sanitized(), cases(60));
         return;
     }
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
-    let output =
-        Command::new(compiler).arg("-print-file-name=libasan.so").output().expect("the compiler runs");
+    let mut compiler = model::compiler().get_compiler().to_command();
+    let output = compiler.arg("-print-file-name=libasan.so").output().expect("the compiler runs");
     let library = String::from_utf8(output.stdout).expect("a path");
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "the_kernel_is_clean_under_the_sanitizers", "--nocapture"])

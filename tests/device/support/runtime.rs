@@ -1,45 +1,21 @@
-//! The fake Ascend runtime and the kernel on the model, built once per test binary; and random batches with their parts.
-#![allow(dead_code, reason = "each test binary uses its part")]
+//! The fake Ascend runtime, built once per test program; and random batches with their parts.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use balanceroute::backend::BackendKind;
+use balanceroute::backend::ascend::AscendParameters;
+use balanceroute::policy::Parameters;
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Traffic, Worker};
 use libloading::Library;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The repository: tests of a crate in a folder of its own build its parts as well.
-fn root() -> &'static Path {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.ancestors().find(|folder| folder.join("kernels").is_dir()).expect("a folder of the repository")
-}
-
-fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
-    std::fs::create_dir_all(&folder).expect("a folder for what tests build");
-    folder
-}
-
-/// Runs a compiler, whose output is the failure's message.
-fn compile(command: &mut Command) {
-    let out = command.output().expect("a C compiler");
-    assert!(out.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// The kernel on the model.
-pub(crate) fn kernel() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        compile(Command::new("bash").arg(root().join("kernels/model/build.sh")).arg(folder()));
-        folder().join("libbalanceroute_model_kernel.so")
-    })
-}
+use super::{compile, folder, model, root};
 
 /// A fake runtime of its own for one test: a copy of the library, so that nothing is shared.
 pub(crate) struct Fake {
@@ -77,14 +53,15 @@ impl Fake {
         let mut built = BUILT.lock().expect("nobody panics here");
         let original = built.entry(name.clone()).or_insert_with(|| {
             let path = folder().join(format!("libacl_fake_{name}.so"));
-            let mut command = Command::new("gcc");
-            command
-                .args("-std=gnu11 -O1 -g -shared -fPIC -pthread -Wall -Wextra -Werror -o".split(' '))
-                .arg(&path)
-                .arg(root().join("ffi/acl/fake/fake.c"));
-            // Under another name it is not there.
-            command.args(symbols.iter().map(|symbol| format!("-D{symbol}=fake_hidden_{symbol}")));
-            compile(command.arg("-ldl"));
+            let mut build = compile::c("gnu11");
+            build.pic(true).flag("-pthread");
+            for symbol in symbols {
+                // Under another name it is not there.
+                build.define(symbol, Some(format!("fake_hidden_{symbol}").as_str()));
+            }
+            compile::run(&build, |command| {
+                command.arg("-shared").arg(root("ffi/acl/fake/fake.c")).arg("-ldl").arg("-o").arg(&path);
+            });
             path
         });
         let path = folder().join(format!("libacl_fake_{}.so", NUMBER.fetch_add(1, Ordering::Relaxed)));
@@ -218,6 +195,24 @@ impl Fake {
             assert_eq!(self.live(kind), 0, "{context}: {kind}");
         }
         assert_eq!(self.violations(), 0, "{context}: {}", self.violation());
+    }
+}
+
+/// What a policy on the fake is built with.
+pub(crate) fn parameters(fake: &Fake) -> Parameters {
+    Parameters {
+        backend: BackendKind::Ascend,
+        ascend: AscendParameters {
+            library: Some(fake.path.clone()),
+            kernel: Some(model::plain().to_owned()),
+            // The model is slower than any device, and the machine may be busy.
+            answer_timeout_ms: 20_000,
+            device_timeout_ms: 20_000,
+            rest_ms: 1,
+            longest_rest_ms: 4,
+            ..AscendParameters::default()
+        },
+        ..Parameters::default()
     }
 }
 

@@ -1,12 +1,11 @@
-//! The ascend backend from `dlopen` to the picks, on a runtime without a device: the same answers as the CPU's, whatever fails, and everything
-//! given back. The kernel is the device's own source on the model (`kernels/model`).
-#![cfg(feature = "ascend")]
+//! The ascend backend from `dlopen` to the picks, on a runtime without a device: the same answers as the
+//! CPU's, whatever fails, and everything given back. The kernel is the device's own source on the model
+//! (`kernels/model`).
 
 mod support;
 
 use std::time::Duration;
 
-use balanceroute::backend::ascend::AscendParameters;
 use balanceroute::backend::ascend::result::DeviceError;
 use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
@@ -15,26 +14,9 @@ use balanceroute::policy::{
 };
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch};
-use support::{Fake, Parts, kernel, until};
+use support::runtime::{Fake, Parts, parameters, until};
 
 const POLICIES: [&str; 5] = ["exact", "exact-oracle", "level", "brh-oracle", "jsq"];
-
-fn parameters(fake: &Fake) -> Parameters {
-    Parameters {
-        backend: BackendKind::Ascend,
-        ascend: AscendParameters {
-            library: Some(fake.path.clone()),
-            kernel: Some(kernel().to_owned()),
-            // The model is slower than any device, and the machine may be busy.
-            answer_timeout_ms: 20_000,
-            device_timeout_ms: 20_000,
-            rest_ms: 1,
-            longest_rest_ms: 4,
-            ..AscendParameters::default()
-        },
-        ..Parameters::default()
-    }
-}
 
 fn on_device(name: &str, parameters: &Parameters) -> Box<dyn Policy> {
     policy::build(name, parameters).expect("a policy")
@@ -109,7 +91,8 @@ fn every_call_may_fail_at_its_first_and_second_use() {
                     // It is asked after another failure only.
                     fake.fail("aclrtRecordEvent", 1, 2, 500_003);
                 }
-                // Two devices, one after the other, so that calls of the opening and of the end have a second use.
+                // Two devices, one after the other, so that calls of the opening and of the end have a second
+                // use.
                 for round in 0..2u64 {
                     let mut device = on_device("exact", &parameters(&fake));
                     let mut cpu = on_cpu("exact");

@@ -2,13 +2,13 @@
 #![cfg(unix)]
 
 #[allow(dead_code, reason = "its main is for cargo")]
-#[path = "../build.rs"]
-mod build_script;
+#[path = "../../build.rs"]
+mod script;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use build_script::{Plan, build, plan};
+use script::{Plan, build, plan};
 
 fn planned(variables: &[(&str, &str)]) -> Result<Option<Plan>, String> {
     plan(&|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))

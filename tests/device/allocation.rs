@@ -1,7 +1,7 @@
-//! A decision on a device allocates nothing once its buffers have seen their largest size; nor does one while the device rests.
-#![cfg(feature = "ascend")]
+//! A decision on a device allocates nothing once its buffers have seen their largest size; nor does one while
+//! the device rests.
 
-#[path = "support/counting.rs"]
+#[path = "../support/counting.rs"]
 mod counting;
 mod support;
 
@@ -12,7 +12,8 @@ use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::AscendParameters;
 use balanceroute::policy::{self, Parameters};
 use counting::BYTES;
-use support::{Fake, Parts, kernel, until};
+use support::model;
+use support::runtime::{Fake, Parts, until};
 
 #[test]
 fn a_decision_on_a_device_allocates_nothing_after_the_warm_up() {
@@ -22,7 +23,7 @@ fn a_decision_on_a_device_allocates_nothing_after_the_warm_up() {
             backend: BackendKind::Ascend,
             ascend: AscendParameters {
                 library: Some(fake.path.clone()),
-                kernel: Some(kernel().to_owned()),
+                kernel: Some(model::plain().to_owned()),
                 answer_timeout_ms: 20_000,
                 rest_ms: 60_000,
                 ..AscendParameters::default()

@@ -1,10 +1,7 @@
-//! The same promises on a real device: `BALANCEROUTE_ASCEND=1 cargo test --release --features ascend --test ascend_device`.
+//! What is promised of a device, on a real one: `BALANCEROUTE_ASCEND=1 tests/run ascend`.
 //!
-//! Without that variable nothing here runs, and says so. What a device answers is compared with the oracle, not only with what the host
-//! lets pass: a refused answer fails.
-#![cfg(feature = "ascend")]
-
-mod support;
+//! Without that variable nothing here runs, and says so. What a device answers is compared with the oracle,
+//! not only with what the host lets pass: a refused answer fails.
 
 use std::time::Duration;
 
@@ -12,7 +9,8 @@ use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::{self, AscendParameters};
 use balanceroute::policy::{self, Decided, Parameters, Policy};
 use balanceroute::{Assignment, Batch};
-use support::Parts;
+
+use super::support::runtime::Parts;
 
 /// The parameters for a device; none where there is none to test.
 fn parameters() -> Option<Parameters> {

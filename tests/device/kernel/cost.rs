@@ -1,17 +1,16 @@
-//! What a launch of the device kernel costs, on paper: counted on the model, compared with formulas and with the table in
-//! `kernels/README.md`. Nothing here is a time measured on a device.
-#![cfg(feature = "ascend")]
-
-mod kernel;
+//! What a launch of the device kernel costs, on paper: counted on the model, compared with formulas and with
+//! the table in `kernels/README.md`. Nothing here is a time measured on a device.
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::blob::{ENTRY_COLUMNS, ENTRY_GREEDY, Soc};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Traffic, Worker};
 use half::f16;
-use kernel::{Counts, Model, build};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use super::support::model::{self, Counts, Model};
+use super::support::root;
 
 /// Waiting requests, workers, horizon, open slots (one on each of so many workers; one worker is full).
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +35,9 @@ const SHAPES: [Shape; 8] = [
 const LONGEST: u32 = 8000;
 const TILE: usize = 2048;
 
-// Assumed, none of them measured by us: clock, a repeat of 256 bytes in each cycle, cycles that a barrier or an event pair waits and that a
-// scalar access of the unified buffer or of cached global memory takes; host link; launch and synchronise (published for 910B3).
+// Assumed, none of them measured by us: clock, a repeat of 256 bytes in each cycle, cycles that a barrier or
+// an event pair waits and that a scalar access of the unified buffer or of cached global memory takes; host
+// link; launch and synchronise (published for 910B3).
 const CLOCK_GHZ: f64 = 1.8;
 const WAIT_CYCLES: f64 = 30.0;
 const SCALAR_CYCLES: f64 = 10.0;
@@ -52,7 +52,8 @@ struct Cost {
     input_bytes: usize,
 }
 
-/// Runs `exact` with a bonus and an eligibility bit for each pair; every knot lies among the lengths, so none is cut.
+/// Runs `exact` with a bonus and an eligibility bit for each pair; every knot lies among the lengths, so none
+/// is cut.
 fn run(library: &std::path::Path, Shape { n, g, h, k }: Shape) -> Cost {
     let mut rng = ChaCha8Rng::seed_from_u64((n + g + h + k) as u64);
     let below = |rng: &mut ChaCha8Rng| 400_000 - rng.random_range(200..u64::from(LONGEST) - 200);
@@ -122,7 +123,8 @@ fn column(n: usize, knots: usize) -> (u64, u64) {
         (2, TILE.min(n.next_multiple_of(128)).div_ceil(128) + n.div_ceil(64));
     for from in (0..n).step_by(TILE) {
         let tile = TILE.min(n - from);
-        // Bonus: Cast, Add. Base: two Muls, Add. Knots: Adds, Maxs, Muls, Sub. Eligibility: And on 16 bits; Cast, CompareScalar, Select.
+        // Bonus: Cast, Add. Base: two Muls, Add. Knots: Adds, Maxs, Muls, Sub. Eligibility: And on 16 bits;
+        // Cast, CompareScalar, Select.
         let floats = 2 + 3 + 4 * knots + 3;
         instructions += floats + 1;
         repeats += floats * tile.div_ceil(64) + tile.div_ceil(128);
@@ -132,8 +134,8 @@ fn column(n: usize, knots: usize) -> (u64, u64) {
 
 #[test]
 fn the_table_in_the_readme_is_what_the_model_counts() {
-    let library = build("plain", "cost");
-    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/README.md");
+    let library = model::plain_copy("cost");
+    let readme = root("kernels/README.md");
     let readme = std::fs::read_to_string(readme).expect("a README");
     let mut missing = Vec::new();
     for shape in SHAPES {
@@ -151,7 +153,8 @@ fn the_table_in_the_readme_is_what_the_model_counts() {
         let loaded = u64::from(cost.blocks) * 8 * n as u64 + k as u64 * 4 * n as u64;
         assert!(columns.copied_in_bytes <= loaded, "{shape:?}");
 
-        // Columns go to blocks unevenly; what each block reads by scalars is the same for all, and little depends on its columns.
+        // Columns go to blocks unevenly; what each block reads by scalars is the same for all, and little
+        // depends on its columns.
         let busiest = g.div_ceil(cost.blocks as usize).min(k) as f64 / k as f64;
         let even = 1.0 / f64::from(cost.blocks);
         let vectors = |counts: &Counts, waits: f64| {
@@ -165,7 +168,8 @@ fn the_table_in_the_readme_is_what_the_model_counts() {
         let look = us(busiest * vectors(&columns, WAIT_CYCLES) + even * scalars(&columns));
         let likely = look + us(vectors(&greedy, WAIT_CYCLES) + scalars(&greedy));
         let row = format!(
-            "| {n}, {g}, {h}, {k} | {} KiB | {} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            "| {n}, {g}, {h}, {k} | {} KiB | {} | {} | {} | {} | {} | {} \
+             | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
             cost.input_bytes.div_ceil(1024),
             columns.vector_instructions,
             columns.vector_repeats,
