@@ -31,7 +31,8 @@
 //!
 //! Where things are: [`batch`] and [`pool`] hold one step's problem, [`score`] what a request is worth on a worker, [`assignment`] the
 //! answer, [`mod@reference`] the definition of right, [`policy`] the rules by name ([`rule`] says what one is), [`forecast`] predictions, [`router`] the state across
-//! steps, [`backend`] who evaluates. The feature `sim` adds the simulator and the command line.
+//! steps, [`backend`] who evaluates. The crate `balanceroute-sim` compares the rules on
+//! workloads and traces.
 
 pub mod assignment;
 pub mod backend;
@@ -43,9 +44,6 @@ pub mod reference;
 pub mod router;
 pub mod rule;
 pub mod score;
-
-#[cfg(feature = "sim")]
-pub mod sim;
 
 pub use assignment::{Admission, Assignment, Balance, WaitReason};
 pub use batch::{Batch, BatchError, Pairs, PredictedEnd, PredictedEnds, Request, Traffic, Worker};

@@ -1,4 +1,4 @@
-//! The same promises on a real device: `BALANCEROUTE_ASCEND=1 cargo test --release --features ascend,sim --test ascend_device`.
+//! The same promises on a real device: `BALANCEROUTE_ASCEND=1 cargo test --release --features ascend --test ascend_device`.
 //!
 //! Without that variable nothing here runs, and says so. What a device answers is compared with the oracle, not only with what the host
 //! lets pass: a refused answer fails.

@@ -1,8 +1,8 @@
 //! Bytes are a trace file; the reader takes it or refuses it, and what it takes can be run.
 //!
-//! Included by the fuzz target and by `tests/fuzz_bodies.rs`.
+//! Included by the fuzz target and by `sim/tests/fuzz_bodies.rs`.
 
-use balanceroute::sim::trace::{MAX_LINE_BYTES, ReadOptions, Trace, TraceError};
+use balanceroute_sim::traces::{MAX_LINE_BYTES, ReadOptions, Trace, TraceError};
 
 /// Whether the reader took the bytes. The first byte chooses the options and a head, so that rows are reached at once.
 pub(crate) fn trace(data: &[u8]) -> bool {

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Geometric, LogNormal, StandardNormal};
 
-use super::SimError;
+use crate::error::SimError;
 
 /// One request of a workload or a trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,20 +3,18 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use balanceroute::backend::BackendKind;
+use balanceroute::backend::ascend::AscendParameters;
+use balanceroute::backend::ascend::result::Counters;
+use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
+use balanceroute::policy::{self, Parameters, Policy};
+use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Traffic, Worker};
 use half::f16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::SimError;
-use crate::assignment::Assignment;
-use crate::backend::BackendKind;
-use crate::backend::ascend::AscendParameters;
-use crate::backend::ascend::result::Counters;
-use crate::backend::cpu::{ColumnProbe, Isa, Tier};
-use crate::batch::{Batch, Pairs, Request, Traffic, Worker};
-use crate::policy::{self, Parameters, Policy};
-use crate::pool::Pool;
+use crate::error::SimError;
 
 /// Policies that the self-test runs.
 const POLICIES: [&str; 3] = ["exact", "exact-oracle", "level"];
@@ -232,7 +230,7 @@ fn on_cpu() -> Parameters {
 /// Whether there is a device, and which, or why not: opened and closed again.
 #[cfg(feature = "ascend")]
 pub fn device(parameters: &Parameters) -> (bool, String) {
-    match crate::backend::ascend::probe(&parameters.ascend) {
+    match balanceroute::backend::ascend::probe(&parameters.ascend) {
         Ok(name) => (true, name),
         Err(error) => (false, error.to_string()),
     }

@@ -1,9 +1,11 @@
 //! How well the forecasts know the ends of a trace or a workload, offline.
 
-use super::report::aligned;
-use super::{SimError, Source, argument};
-use crate::forecast::quality::{Observed, Quality, judge};
-use crate::forecast::{ExactMatch, Oracle, Survival, TerminationClassifier};
+use balanceroute::forecast::quality::{Observed, Quality, judge};
+use balanceroute::forecast::{ExactMatch, Oracle, Survival, TerminationClassifier};
+
+use crate::cluster::Source;
+use crate::error::{SimError, argument};
+use crate::report::aligned;
 
 /// Ages at which each request is looked at, in steps apart.
 const EVERY_STEPS: u32 = 16;

@@ -1,7 +1,8 @@
 //! The published picture comes out, and level refill lies beyond it: the promises of the README's first table.
-#![cfg(feature = "sim")]
 
-use balanceroute::sim::{self, Run, Scenario, Source, report::by_policy, workload::Workload};
+use balanceroute_sim::report::by_policy;
+use balanceroute_sim::workloads::Workload;
+use balanceroute_sim::{Run, Scenario, Source};
 
 fn run(source: Workload, workers: usize, pool: usize, slots: u32, seeds: u64, policies: &[&str]) -> Vec<Run> {
     let scenario = Scenario {
@@ -13,7 +14,7 @@ fn run(source: Workload, workers: usize, pool: usize, slots: u32, seeds: u64, po
         policies: policies.iter().map(|&name| name.to_owned()).collect(),
         ..Scenario::default()
     };
-    let runs = sim::run(&scenario, false).expect("a valid scenario");
+    let runs = balanceroute_sim::run(&scenario, false).expect("a valid scenario");
     for run in &runs {
         assert_eq!(run.requests_lost, 0, "{} seed {}", run.policy, run.seed);
         let accounted = run.requests_done + run.requests_waiting + run.requests_active + run.requests_refused;
@@ -104,7 +105,7 @@ fn reservations_shorten_the_longest_wait() {
     let mut reserving = scenario.clone();
     reserving.parameters.level.reserve = true;
     let longest = |scenario: &Scenario| {
-        let runs = sim::run(scenario, false).expect("valid");
+        let runs = balanceroute_sim::run(scenario, false).expect("valid");
         runs.iter().map(|run| run.wait_steps.max).max().unwrap_or(0)
     };
     assert!(longest(&reserving) < longest(&scenario));
@@ -121,7 +122,7 @@ fn weights_and_capacity_are_respected_in_the_loop() {
         seeds: 1,
         ..Scenario::default()
     };
-    for run in sim::run(&scenario, false).expect("valid") {
+    for run in balanceroute_sim::run(&scenario, false).expect("valid") {
         assert_eq!(run.requests_lost, 0, "{}", run.policy);
         assert!(run.requests_done > 500, "{}: {} done", run.policy, run.requests_done);
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-use super::SimError;
+use crate::error::SimError;
 
 /// Where a document goes; looked at before the first run, so that a wrong path costs no time.
 ///

@@ -13,10 +13,12 @@ use balanceroute::backend::BackendKind;
 use balanceroute::forecast::Noise;
 use balanceroute::policy::level::LevelParameters;
 use balanceroute::policy::{self, Parameters};
-use balanceroute::sim::json::JsonFile;
-use balanceroute::sim::trace::{ReadOptions, Trace};
-use balanceroute::sim::workload::Workload;
-use balanceroute::sim::{self, Arrivals, PrefixModel, Scenario, SimError, Source, StepCost, report};
+use balanceroute_sim::cluster::{DEFAULT_STEPS, DEFAULT_WARMUP};
+use balanceroute_sim::evaluation;
+use balanceroute_sim::report::json::JsonFile;
+use balanceroute_sim::traces::{ReadOptions, Trace};
+use balanceroute_sim::workloads::Workload;
+use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost, report};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -27,7 +29,7 @@ from the oracle; 2 for arguments and traces that cannot be used.";
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = EXIT_STATUS)]
+#[command(name = "balanceroute", version, arg_required_else_help = true, after_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -276,8 +278,8 @@ impl SimulateArgs {
             pool: self.pool,
             policies: policies(&self.policy),
             seeds: self.seeds,
-            steps: self.steps.or(closed.then_some(sim::DEFAULT_STEPS)),
-            warmup: self.warmup.unwrap_or(if closed { sim::DEFAULT_WARMUP } else { 0 }),
+            steps: self.steps.or(closed.then_some(DEFAULT_STEPS)),
+            warmup: self.warmup.unwrap_or(if closed { DEFAULT_WARMUP } else { 0 }),
             kv_capacity_tokens: self.kv_capacity,
             headroom_steps: self.headroom_steps,
             weights: self.weights.clone(),
@@ -338,7 +340,7 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     scenario.check()?;
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
     if scenario.parameters.backend == BackendKind::Ascend {
-        match sim::kernels::device(&scenario.parameters) {
+        match evaluation::kernels::device(&scenario.parameters) {
             (true, name) => tell(format_args!("device: {name}")),
             (false, reason) => tell(format_args!("no device, the CPU decides: {reason}")),
         }
@@ -350,7 +352,7 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     {
         tell(format_args!("warning: {unfit}"));
     }
-    let runs = sim::run(&scenario, !args.quiet)?;
+    let runs = evaluation::run(&scenario, !args.quiet)?;
     let text =
         format!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
     hand_over(json, &text, &report::Document::new(&scenario, &runs))
@@ -360,7 +362,7 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
     let default = || std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from);
     let traces = args.traces.clone().unwrap_or_else(default);
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
-    let table = sim::settings::table(&sim::settings::Options {
+    let table = evaluation::settings::table(&evaluation::settings::Options {
         traces: &traces,
         skip_missing: args.traces.is_none(),
         policies: &args.policy,
@@ -373,14 +375,14 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
 
 fn forecast(args: &ForecastArgs) -> Result<(), SimError> {
     let source = args.source.read()?;
-    let rows = sim::forecast::table(&source, args.horizon)?;
-    print(&sim::forecast::text(&source, args.horizon, &rows))
+    let rows = evaluation::forecast::table(&source, args.horizon)?;
+    print(&evaluation::forecast::text(&source, args.horizon, &rows))
 }
 
 /// Tests and measures; whether every path agreed with the oracle.
 fn kernels(args: &KernelsArgs) -> Result<bool, SimError> {
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
-    let report = sim::kernels::report(args.batches)?;
+    let report = evaluation::kernels::report(args.batches)?;
     hand_over(json, &report.text(), &report)?;
     Ok(report.agrees())
 }

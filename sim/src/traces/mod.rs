@@ -10,11 +10,11 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use balanceroute::batch::MAX_PROMPT_TOKENS;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::workload::Job;
-use crate::batch::MAX_PROMPT_TOKENS;
+use crate::workloads::Job;
 
 /// Timestamps are kept in units of 100 ns: the resolution of Azure's seven digits.
 const TICKS_PER_SECOND: i64 = 10_000_000;
@@ -717,7 +717,7 @@ mod tests {
     /// The folder of public traces, or None where they are not needed.
     fn traces() -> Option<std::path::PathBuf> {
         let folder = std::env::var_os("BALANCEROUTE_TRACES")
-            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/traces"), Into::into);
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces"), Into::into);
         if folder.is_dir() {
             return Some(folder);
         }

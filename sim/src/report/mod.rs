@@ -1,13 +1,13 @@
 //! Tables for people and what is in the JSON for programs.
 
+pub mod json;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::Scenario;
-use super::metrics::Run;
-use super::prefix::{BLOCK_TOKENS, PrefixModel};
-use super::supply::{Arrivals, Source};
+use crate::cluster::prefix::{BLOCK_TOKENS, PrefixModel};
+use crate::cluster::{Arrivals, Run, Scenario, Source};
 
 /// A figure over the seeds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

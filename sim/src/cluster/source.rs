@@ -7,8 +7,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1};
 
-use super::trace::Trace;
-use super::workload::{Job, Workload};
+use crate::traces::Trace;
+use crate::workloads::{Job, Workload};
 
 /// Lengths of requests: built in, or from a trace.
 #[derive(Clone, Debug)]

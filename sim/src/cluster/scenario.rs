@@ -1,106 +1,18 @@
-//! A lock-step cluster to judge policies on: built-in workloads and public traces, one table, one JSON file.
-//!
-//! It uses the public interface of the crate only, and everything but `decide_us` is a function of the arguments.
-//!
-//! ```no_run
-//! use balanceroute::sim::{self, Scenario};
-//!
-//! let scenario = Scenario { policies: vec!["level".into()], ..Scenario::default() };
-//! let runs = sim::run(&scenario, false)?;
-//! println!("{}", sim::report::table(&runs));
-//! # Ok::<(), sim::SimError>(())
-//! ```
-
-mod cluster;
-pub mod forecast;
-pub mod json;
-pub mod kernels;
-pub mod metrics;
-pub mod prefix;
-pub mod report;
-pub mod settings;
-mod supply;
-pub mod trace;
-pub mod workload;
+//! What is simulated: a cluster, its traffic, and the policies to compare.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use thiserror::Error;
+use balanceroute::batch::{
+    MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS,
+};
+use balanceroute::forecast::Noise;
+use balanceroute::policy::{self, Parameters, Policy, PolicyError};
 
-pub use metrics::{Run, StepCost};
-pub use prefix::PrefixModel;
-pub use supply::{Arrivals, Source};
-
-use crate::batch::{MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS};
-use crate::forecast::Noise;
-use crate::policy::{self, Parameters, Policy, PolicyError};
-use crate::router::RouterError;
-use cluster::{Cluster, Library};
-use workload::{Job, Workload};
-
-/// What a simulation cannot do.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum SimError {
-    /// No such workload.
-    #[error("unknown workload {found:?}; expected one of {expected}")]
-    UnknownWorkload {
-        /// The name asked for.
-        found: String,
-        /// All names.
-        expected: String,
-    },
-    /// An argument out of its range, or one that needs another.
-    #[error("{name}: expected {expected}, found {found}")]
-    Argument {
-        /// The argument.
-        name: &'static str,
-        /// What it should be.
-        expected: String,
-        /// What it is.
-        found: String,
-    },
-    /// The KV capacity is below every request.
-    #[error("no request of {source_name} fits the KV capacity of an empty worker")]
-    NothingFits {
-        /// Workload or trace.
-        source_name: String,
-    },
-    /// Nothing runs and the policy admits nobody.
-    #[error("{policy} admits nobody although nothing runs and {waiting} requests wait")]
-    Halted {
-        /// The policy.
-        policy: String,
-        /// Requests that wait.
-        waiting: u64,
-    },
-    /// A trace that cannot be used.
-    #[error(transparent)]
-    Trace(#[from] trace::TraceError),
-    /// A policy that does not exist, or its parameters.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// The router refused a call: loads past its limits.
-    #[error(transparent)]
-    Router(#[from] RouterError),
-    /// A result could not be written.
-    #[error("{file}: {source}")]
-    Write {
-        /// Path as given.
-        file: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Standard output could not be written to.
-    #[error("standard output: {source}")]
-    Stdout {
-        /// Why; a reader that has gone is [`std::io::ErrorKind::BrokenPipe`].
-        source: std::io::Error,
-    },
-}
+use super::metrics::StepCost;
+use super::prefix::PrefixModel;
+use super::source::{Arrivals, Source};
+use crate::error::{SimError, argument};
+use crate::workloads::{Job, Workload};
 
 /// A cluster, its traffic and the policies to compare.
 #[derive(Clone, Debug)]
@@ -220,10 +132,6 @@ fn whole_tokens(job: &Job) -> u64 {
     u64::from(job.prompt_tokens) + u64::from(job.output_tokens)
 }
 
-fn argument(name: &'static str, expected: impl Into<String>, found: impl ToString) -> SimError {
-    SimError::Argument { name, expected: expected.into(), found: found.to_string() }
-}
-
 impl Scenario {
     /// Checks every range and every policy name.
     ///
@@ -316,7 +224,7 @@ impl Scenario {
     }
 
     /// Whether an empty worker could hold the request to its end, with the headroom that the router keeps.
-    fn fits(&self, job: &Job) -> bool {
+    pub(super) fn fits(&self, job: &Job) -> bool {
         let whole = whole_tokens(job);
         // An evicted request comes back with the tokens it has generated; that must still be a valid prompt.
         whole <= u64::from(MAX_PROMPT_TOKENS)
@@ -340,82 +248,7 @@ impl Scenario {
         })
     }
 
-    fn build(&self, name: &str, seed: u64) -> Result<Box<dyn Policy>, PolicyError> {
+    pub(crate) fn build(&self, name: &str, seed: u64) -> Result<Box<dyn Policy>, PolicyError> {
         policy::build(name, &Parameters { seed, ..self.parameters.clone() })
     }
-}
-
-/// Runs every policy with every affinity under every seed; the runs come in that order, whatever the number of threads.
-///
-/// With `progress` a bar is drawn on stderr when that is a terminal.
-///
-/// # Errors
-/// An argument out of range, or the first run (in that order) that could not go on.
-pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
-    scenario.check()?;
-    let library = Library::new(scenario.source.library());
-    let affinities: Vec<Option<f64>> = match scenario.affinity.as_slice() {
-        [] => vec![None],
-        weights => weights.iter().copied().map(Some).collect(),
-    };
-    let mut tasks = Vec::new();
-    for name in &scenario.policies {
-        for &affinity in &affinities {
-            tasks.extend((0..scenario.seeds).map(|seed| (name.as_str(), affinity, seed)));
-        }
-    }
-    let bar = if progress { progress_bar(tasks.len() as u64) } else { ProgressBar::hidden() };
-    let one = |(name, affinity, seed): (&str, Option<f64>, u64)| {
-        bar.set_message(name.to_owned());
-        let run = Cluster::new(scenario, &library, scenario.build(name, seed)?, affinity, seed)?.run();
-        bar.inc(1);
-        run
-    };
-    let results = in_parallel(scenario.threads, &tasks, one);
-    bar.finish_and_clear();
-    results
-}
-
-fn progress_bar(length: u64) -> ProgressBar {
-    // Hidden by indicatif itself when stderr is no terminal.
-    let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {elapsed} {msg}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// Maps the tasks on several threads; results in the order of the tasks, or the first error in that order.
-fn in_parallel<T: Copy + Sync, R: Send, E: Send>(
-    threads: usize,
-    tasks: &[T],
-    one: impl Fn(T) -> Result<R, E> + Sync,
-) -> Result<Vec<R>, E> {
-    let threads = match threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
-    let next = AtomicUsize::new(0);
-    let failed = AtomicBool::new(false);
-    let results: Vec<Mutex<Option<Result<R, E>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(tasks.len()) {
-            scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&task) = tasks.get(at) else { break };
-                    let result = one(task);
-                    if result.is_err() {
-                        failed.store(true, Ordering::Relaxed);
-                    }
-                    *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
-                }
-            });
-        }
-    });
-    // Tasks are handed out in order, so everything before a failed one has a result.
-    results
-        .into_iter()
-        .map_while(|result| result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
-        .collect()
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::metrics::Run;
-use super::report::{Arguments, Spread, aligned, by_policy, short};
-use super::supply::Source;
-use super::trace::{ReadOptions, Trace};
-use super::workload::Workload;
-use super::{Scenario, SimError, StepCost, progress_bar, run};
+use super::{progress_bar, run};
+use crate::cluster::{Run, Scenario, Source, StepCost};
+use crate::error::SimError;
+use crate::report::{Arguments, Spread, aligned, by_policy, short};
+use crate::traces::{ReadOptions, Trace};
+use crate::workloads::Workload;
 
 /// What a setting draws its requests from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

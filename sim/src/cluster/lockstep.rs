@@ -15,18 +15,19 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
+use balanceroute::batch::{BatchError, Request};
+use balanceroute::forecast::{Noise, Oracle, classifier_for};
+use balanceroute::policy::{Forecast, Policy};
+use balanceroute::router::{Router, RouterConfig, RouterError, WorkerConfig};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
 use super::prefix::Prefixes;
-use super::supply::{Arrivals, Stream, Supply, Timetable, stream};
-use super::workload::Job;
-use super::{Scenario, SimError};
-use crate::batch::{BatchError, Request};
-use crate::forecast::{Noise, Oracle, classifier_for};
-use crate::policy::{Forecast, Policy};
-use crate::router::{Router, RouterConfig, RouterError, WorkerConfig};
+use super::scenario::Scenario;
+use super::source::{Arrivals, Stream, Supply, Timetable, stream};
+use crate::error::SimError;
+use crate::workloads::Job;
 
 /// Steps between two predictions for the same running request.
 const REFRESH_STEPS: u32 = 16;
@@ -512,13 +513,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::assignment::{Admission, Assignment};
-    use crate::batch::Batch;
-    use crate::sim::metrics::StepCost;
-    use crate::sim::prefix::PrefixModel;
-    use crate::sim::supply::Source;
-    use crate::sim::trace::{Format, Trace};
-    use crate::sim::workload::Workload;
+    use balanceroute::{Admission, Assignment, Batch};
+
+    use super::super::metrics::StepCost;
+    use super::super::prefix::PrefixModel;
+    use super::super::source::Source;
+    use crate::traces::{Format, Trace};
+    use crate::workloads::Workload;
 
     /// First come, onto the least loaded worker with a slot and room.
     struct FirstCome;

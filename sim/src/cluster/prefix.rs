@@ -29,9 +29,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::workload::Job;
-use crate::batch::Request;
-use crate::router::PairTerms;
+use balanceroute::batch::Request;
+use balanceroute::router::PairTerms;
+
+use crate::workloads::Job;
 
 /// Tokens of a prefix block in Mooncake's traces.
 pub const BLOCK_TOKENS: u64 = 512;

@@ -1,18 +1,20 @@
 //! On public traces: level refill is never behind the exact greedy, and every request of an open run finishes under every policy.
 //!
-//! The traces lie in `$BALANCEROUTE_TRACES` or `../shared/traces`; the README names where to get them.
-#![cfg(feature = "sim")]
+//! The traces lie in `$BALANCEROUTE_TRACES` or `../shared/traces` (from the repository); the README names where to get them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use balanceroute::policy;
-use balanceroute::sim::trace::{ReadOptions, Trace};
-use balanceroute::sim::{self, Arrivals, Run, Scenario, Source, report::by_policy, settings};
+use balanceroute_sim::evaluation::settings;
+use balanceroute_sim::report::by_policy;
+use balanceroute_sim::traces::{ReadOptions, Trace};
+use balanceroute_sim::{Arrivals, Run, Scenario, Source};
 
 /// The folder of the traces; `None` skips loudly, which CI does not allow.
 fn traces() -> Option<PathBuf> {
-    let folder = std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from);
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces");
+    let folder = std::env::var_os("BALANCEROUTE_TRACES").map_or_else(beside, PathBuf::from);
     if folder.join("azure_2023_conv.csv").exists() {
         return Some(folder);
     }
@@ -55,7 +57,7 @@ fn open(file: &str, rate_scale: f64) -> Option<Vec<Run>> {
         seeds: 1,
         ..Scenario::default()
     };
-    let runs = sim::run(&scenario, false).expect("valid");
+    let runs = balanceroute_sim::run(&scenario, false).expect("valid");
     for run in &runs {
         assert_eq!((run.requests_in, run.requests_done), (rows, rows), "{}", run.policy);
         assert_eq!(run.requests_lost + run.requests_refused + run.requests_waiting, 0, "{}", run.policy);

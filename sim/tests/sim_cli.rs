@@ -1,5 +1,4 @@
 //! The command line as a user meets it: keys of the JSON contract, repeatable bytes, and errors in one line.
-#![cfg(feature = "sim")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

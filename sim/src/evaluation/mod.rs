@@ -1,0 +1,89 @@
+//! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), of forecasts ([`forecast`]) and of the ways to
+//! compute ([`kernels`]).
+
+pub mod forecast;
+pub mod kernels;
+pub mod settings;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cluster::{Cluster, Library, Run, Scenario};
+use crate::error::SimError;
+
+/// Runs every policy with every affinity under every seed; the runs come in that order, whatever the number of threads.
+///
+/// With `progress` a bar is drawn on stderr when that is a terminal.
+///
+/// # Errors
+/// An argument out of range, or the first run (in that order) that could not go on.
+pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
+    scenario.check()?;
+    let library = Library::new(scenario.source.library());
+    let affinities: Vec<Option<f64>> = match scenario.affinity.as_slice() {
+        [] => vec![None],
+        weights => weights.iter().copied().map(Some).collect(),
+    };
+    let mut tasks = Vec::new();
+    for name in &scenario.policies {
+        for &affinity in &affinities {
+            tasks.extend((0..scenario.seeds).map(|seed| (name.as_str(), affinity, seed)));
+        }
+    }
+    let bar = if progress { progress_bar(tasks.len() as u64) } else { ProgressBar::hidden() };
+    let one = |(name, affinity, seed): (&str, Option<f64>, u64)| {
+        bar.set_message(name.to_owned());
+        let run = Cluster::new(scenario, &library, scenario.build(name, seed)?, affinity, seed)?.run();
+        bar.inc(1);
+        run
+    };
+    let results = in_parallel(scenario.threads, &tasks, one);
+    bar.finish_and_clear();
+    results
+}
+
+fn progress_bar(length: u64) -> ProgressBar {
+    // Hidden by indicatif itself when stderr is no terminal.
+    let bar = ProgressBar::new(length);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Maps the tasks on several threads; results in the order of the tasks, or the first error in that order.
+fn in_parallel<T: Copy + Sync, R: Send, E: Send>(
+    threads: usize,
+    tasks: &[T],
+    one: impl Fn(T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let results: Vec<Mutex<Option<Result<R, E>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(tasks.len()) {
+            scope.spawn(|| {
+                while !failed.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&task) = tasks.get(at) else { break };
+                    let result = one(task);
+                    if result.is_err() {
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                    *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
+                }
+            });
+        }
+    });
+    // Tasks are handed out in order, so everything before a failed one has a result.
+    results
+        .into_iter()
+        .map_while(|result| result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+        .collect()
+}
