@@ -45,6 +45,33 @@ enum Command {
     Forecast(ForecastArgs),
     /// What this machine has: every kernel tested against the oracle and measured.
     Kernels(KernelsArgs),
+    /// Draw the loads of all workers over time, one panel a policy, as SVG.
+    Picture(PictureArgs),
+}
+
+#[derive(Args)]
+struct PictureArgs {
+    /// The file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Policies, separated by commas; at most four.
+    #[arg(long, default_value = "vllm-0.33,level", value_name = "A,B", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Built-in workload, as of `simulate`.
+    #[arg(long, default_value = "paper-prod", value_name = "W")]
+    workload: String,
+    /// Decode workers, G.
+    #[arg(long, default_value_t = 8, value_name = "G")]
+    workers: usize,
+    /// Steps drawn.
+    #[arg(long, default_value_t = 400, value_name = "N")]
+    steps: u64,
+    /// Steps before them.
+    #[arg(long, default_value_t = DEFAULT_WARMUP, value_name = "N")]
+    warmup: u64,
+    /// Seed of lengths and arrivals.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
 }
 
 #[derive(Args)]
@@ -387,6 +414,20 @@ fn kernels(args: &KernelsArgs) -> Result<bool, SimError> {
     Ok(report.agrees())
 }
 
+fn picture(args: &PictureArgs) -> Result<(), SimError> {
+    let scenario = Scenario {
+        source: Source::Workload(Workload::from_name(&args.workload)?),
+        workers: args.workers,
+        policies: args.policy.clone(),
+        steps: Some(args.steps),
+        warmup: args.warmup,
+        ..Scenario::default()
+    };
+    let document = evaluation::picture::svg(&scenario, args.seed)?;
+    std::fs::write(&args.out, document)
+        .map_err(|source| SimError::Write { file: args.out.display().to_string(), source })
+}
+
 /// What clap has to say, on one line.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -419,6 +460,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Simulate(args) => simulate(&args)?,
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
+        Command::Picture(args) => picture(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {
                 tell("error: a path differs from the oracle");
