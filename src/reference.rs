@@ -14,7 +14,7 @@
 //!    A rule with a judge then chooses among the best few of that worker's column.
 //! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the peak of its profile is still within the
 //!    rule's tolerance of where it was, and the best waiting request takes its place if its score is greater; then two picks on two workers change places where that lowers the plan's pair cost.
-//!    Where no worker has more than one pick they are dealt anew instead, if each fits: the longest (then the earliest) to the worker whose
+//!    Where no worker has more than one pick they are reassigned, sorted instead, if each fits: the longest (then the earliest) to the worker whose
 //!    anticipated load without its pick is least (then the lowest index).
 //!
 //! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth fits the room.
@@ -54,17 +54,17 @@ struct Pick {
 struct State<'a> {
     batch: &'a Batch<'a>,
     plan: Plan,
-    lift: Vec<i64>,
+    load_offsets: Vec<i64>,
     left: Vec<Waiting>,
     picks: Vec<Pick>,
 }
 
 /// Runs a rule on a batch.
 pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
-    let mut lift = Vec::new();
-    let plan = rule.begin(batch, &mut lift);
-    lift.resize(batch.workers().len(), 0);
-    let mut state = State::new(batch, plan, lift);
+    let mut load_offsets = Vec::new();
+    let plan = rule.begin(batch, &mut load_offsets);
+    load_offsets.resize(batch.workers().len(), 0);
+    let mut state = State::new(batch, plan, load_offsets);
     state.place_pinned(rule.pins());
     state.place_overdue();
     if plan.longest_first {
@@ -82,8 +82,8 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
         for _ in 0..plan.repair.rounds {
             let replaced = state.replace(rule);
             let swapped = plan.repair.swap.is_some_and(|cost| {
-                let dealt = if plan.repair.one_each { state.deal() } else { None };
-                dealt.unwrap_or_else(|| state.swap(cost))
+                let reassigned = if plan.repair.one_each { state.reassign_sorted() } else { None };
+                reassigned.unwrap_or_else(|| state.swap(cost))
             });
             if !replaced && !swapped {
                 break;
@@ -97,10 +97,10 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
 /// The score of every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the
 /// request may not run.
 pub fn score_into(rule: &mut impl Rule, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
-    let mut lift = Vec::new();
-    let plan = rule.begin(batch, &mut lift);
-    lift.resize(batch.workers().len(), 0);
-    let state = State::new(batch, plan, lift);
+    let mut load_offsets = Vec::new();
+    let plan = rule.begin(batch, &mut load_offsets);
+    load_offsets.resize(batch.workers().len(), 0);
+    let state = State::new(batch, plan, load_offsets);
     score_tokens.clear();
     for waiting in &state.left {
         score_tokens.extend((0..state.workers()).map(|worker| {
@@ -114,7 +114,7 @@ pub fn score_into(rule: &mut impl Rule, batch: &Batch<'_>, score_tokens: &mut Ve
 }
 
 impl<'a> State<'a> {
-    fn new(batch: &'a Batch<'a>, plan: Plan, lift: Vec<i64>) -> Self {
+    fn new(batch: &'a Batch<'a>, plan: Plan, load_offsets: Vec<i64>) -> Self {
         let left = batch
             .waiting()
             .iter()
@@ -125,7 +125,7 @@ impl<'a> State<'a> {
                 arrival: batch.waiting().arrival(slot),
             })
             .collect();
-        Self { batch, plan, lift, left, picks: Vec::new() }
+        Self { batch, plan, load_offsets, left, picks: Vec::new() }
     }
 
     fn answer(&self, out: &mut Assignment) {
@@ -169,7 +169,7 @@ impl<'a> State<'a> {
 
     fn anticipated(&self, worker: usize) -> i64 {
         self.cost(worker)
-            + self.lift[worker]
+            + self.load_offsets[worker]
             + self.open_slots(worker) * self.plan.refill_tokens * self.cost_per_token(worker)
     }
 
@@ -232,7 +232,7 @@ impl<'a> State<'a> {
         };
         let class = self.batch.survival(waiting.request.survival_class, envelope_row.len().max(1));
         let mut profile = Profile::default();
-        rule.draw(&view, class, &mut profile);
+        rule.profile(&view, class, &mut profile);
         profile
     }
 
@@ -369,12 +369,12 @@ impl<'a> State<'a> {
     }
 
     /// Whether a pick came to another worker; none where one would not fit.
-    fn deal(&mut self) -> Option<bool> {
+    fn reassign_sorted(&mut self) -> Option<bool> {
         let movable = |pick: &Pick| !pick.overdue && !self.batch.has_terms(&pick.waiting.request);
         let mut places: Vec<usize> = (0..self.picks.len()).filter(|&at| movable(&self.picks[at])).collect();
-        let mut dealt: Vec<Waiting> = places.iter().map(|&at| self.picks[at].waiting).collect();
+        let mut reassigned: Vec<Waiting> = places.iter().map(|&at| self.picks[at].waiting).collect();
         let tokens = |waiting: &Waiting| i64::from(waiting.request.prompt_tokens);
-        dealt.sort_by_key(|waiting| (-tokens(waiting), waiting.arrival));
+        reassigned.sort_by_key(|waiting| (-tokens(waiting), waiting.arrival));
         places.sort_by_key(|&at| {
             let Pick { waiting, worker, .. } = &self.picks[at];
             (self.anticipated(*worker) - tokens(waiting), *worker)
@@ -383,11 +383,11 @@ impl<'a> State<'a> {
             let Pick { waiting: own, worker, .. } = &self.picks[at];
             tokens(waiting) <= self.room_tokens(*worker) + tokens(own)
         };
-        if !places.iter().zip(&dealt).all(fits) {
+        if !places.iter().zip(&reassigned).all(fits) {
             return None;
         }
         let mut changed = false;
-        for (at, waiting) in places.into_iter().zip(dealt) {
+        for (at, waiting) in places.into_iter().zip(reassigned) {
             if self.picks[at].waiting.slot != waiting.slot {
                 changed = true;
                 self.picks[at] = Pick { waiting, peak_tokens: None, ..self.picks[at] };

@@ -26,14 +26,14 @@ pub struct Repair {
     /// A pick is left as it is while the peak of its profile has moved by at most this many tokens since it was chosen. None looks at every
     /// pick again.
     pub tolerance_tokens: Option<i64>,
-    /// What exchanges of two picks on two workers lower; none where picks stay on their workers.
+    /// What swaps of two picks on two workers lower; none where picks stay on their workers.
     pub swap: Option<PairCost>,
-    /// Whether no worker gets more than one pick. Then all exchanges are one deal: the longest pick to the worker that lies lowest without
-    /// its own, which lowers every convex cost as far as exchanges can. Only if each fits; otherwise picks are exchanged in pairs.
+    /// Whether no worker gets more than one pick. Then all swaps are one reassignment in sorted order: the longest pick to the worker that lies lowest without
+    /// its own, which lowers every convex cost as far as swaps can. Only if each fits; otherwise picks are swapped in pairs.
     pub one_each: bool,
 }
 
-/// What a pair of workers costs, given their anticipated loads `L`; an exchange of picks must lower it. Data, not code, so that the
+/// What a pair of workers costs, given their anticipated loads `L`; a swap of picks must lower it. Data, not code, so that the
 /// engine can rule out most pairs at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairCost {
@@ -136,7 +136,7 @@ pub struct View<'a> {
     pub open_slots: i64,
     /// The envelope: the greatest load, at least the plan's floor.
     pub envelope: i64,
-    /// Its anticipated load: load + lift + open slots * refill.
+    /// Its anticipated load: load + load offset + open slots * refill.
     pub anticipated: i64,
     /// Sum of the anticipated loads of all others.
     pub others_sum: i64,
@@ -148,7 +148,7 @@ pub struct View<'a> {
     pub envelope_row: &'a [i64],
 }
 
-/// A pair of workers whose picks might be exchanged.
+/// A pair of workers whose picks might be swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairView {
     /// Number of workers, `G`.
@@ -172,7 +172,7 @@ pub struct Pin {
 /// slopes count per cost unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Drawer<'a> {
+pub enum ProfileSpec<'a> {
     /// `slope * s - weight * max(0, s - (envelope - load))`.
     Margin {
         /// Score units per cost unit of length.
@@ -191,14 +191,14 @@ pub enum Drawer<'a> {
         /// Whether a request's survival class scales the discounts.
         by_class: bool,
     },
-    /// Level refill: `-|s - t| - (G - 1) * max(0, s - (greatest load of the others - own))`.
+    /// level: `-|s - t| - (G - 1) * max(0, s - (greatest load of the others - own))`.
     Level {
         /// Tokens by which a completion must lower its worker.
         drop_tokens: i64,
     },
 }
 
-/// What a token is worth in a step of [`Drawer::Lookahead`], and what it costs past the margin, where a request still runs with this probability.
+/// What a token is worth in a step of [`ProfileSpec::Lookahead`], and what it costs past the margin, where a request still runs with this probability.
 /// Each is rounded to the nearest, which for what is not negative takes no call.
 pub(crate) fn step_weights((alpha, beta): (f64, f64), discount: i64, survival: f64) -> (i64, i64) {
     let weight = discount as f64 * survival;
@@ -207,12 +207,12 @@ pub(crate) fn step_weights((alpha, beta): (f64, f64), discount: i64, survival: f
 
 /// A greedy rule: what a profile is made of.
 pub trait Rule {
-    /// Looks at the batch once and fixes the plan. `lift` is empty, and stays so or gets an entry per worker: cost units to add to its
+    /// Looks at the batch once and fixes the plan. `load_offsets` is empty, and stays so or gets an entry per worker: cost units to add to its
     /// anticipated load.
-    fn begin(&mut self, batch: &Batch<'_>, lift: &mut Vec<i64>) -> Plan;
+    fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan;
 
     /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
-    fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
+    fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
 
     /// By how many score units any score rises at most when an envelope rises by one cost unit: first the envelope of today, then one
     /// weight for each of `steps` projected ones. False when the rule cannot tell: every worker is then looked at again.
@@ -220,8 +220,8 @@ pub trait Rule {
         false
     }
 
-    /// What [`Rule::draw`] draws for a batch after [`Rule::begin`], as data; none where only the rule can say.
-    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
+    /// What [`Rule::profile`] draws for a batch after [`Rule::begin`], as data; none where only the rule can say.
+    fn profile_spec(&self, _batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
         None
     }
 

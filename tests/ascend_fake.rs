@@ -11,7 +11,7 @@ use balanceroute::backend::ascend::result::DeviceError;
 use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
 use balanceroute::policy::{
-    self, Decided, Drawer, Order, Overdue, Parameters, Plan, Policy, Repair, Rule, View,
+    self, Decided, Order, Overdue, Parameters, Plan, Policy, ProfileSpec, Repair, Rule, View,
 };
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch};
@@ -487,13 +487,13 @@ impl Rule for Margin {
         }
     }
 
-    fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
+    fn profile(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
         profile.slope = 1;
         profile.knots.push(Knot { at_tokens: view.envelope - view.cost, weight: view.workers });
     }
 
-    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
-        Some(Drawer::Margin { slope: 1, weight: batch.workers().len() as i64 })
+    fn profile_spec(&self, batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
+        Some(ProfileSpec::Margin { slope: 1, weight: batch.workers().len() as i64 })
     }
 }
 

@@ -17,7 +17,7 @@ use balanceroute::backend::ascend::blob::{self, Soc};
 use balanceroute::backend::ascend::launch::{Launch, Outcome};
 use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
-use balanceroute::policy::{self, Drawer, Order, Overdue, Parameters, Plan, Repair, Rule, View};
+use balanceroute::policy::{self, Order, Overdue, Parameters, Plan, ProfileSpec, Repair, Rule, View};
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch, Policy, Pool, PredictedEnd, Request, Traffic, Worker};
 use half::f16;
@@ -425,7 +425,7 @@ fn scores_beyond_single_precision_agree() {
     assert!(rescored > 1000, "only {rescored} were in doubt");
 }
 
-/// Rules of the test's own: each drawer once more, written down independently of the policies, and one that only the host can draw.
+/// Rules of the test's own: each kind of profile once more, written down independently of the policies, and one that only the host can draw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Own {
     Margin,
@@ -453,7 +453,7 @@ impl Rule for Own {
         }
     }
 
-    fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
+    fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         let per_token = view.cost_per_token;
         let margin = (view.envelope - view.cost).div_euclid(per_token);
         match self {
@@ -492,15 +492,15 @@ impl Rule for Own {
         }
     }
 
-    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+    fn profile_spec(&self, batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
         match self {
-            Self::Margin => Some(Drawer::Margin { slope: 2, weight: 7 }),
+            Self::Margin => Some(ProfileSpec::Margin { slope: 2, weight: 7 }),
             Self::Lookahead if batch.projection().is_some() => {
-                Some(Drawer::Lookahead { discounts: &DISCOUNTS, alpha: 0.5, beta: 1.25, by_class: true })
+                Some(ProfileSpec::Lookahead { discounts: &DISCOUNTS, alpha: 0.5, beta: 1.25, by_class: true })
             }
             // Without rows its profiles are empty.
-            Self::Lookahead => Some(Drawer::Margin { slope: 0, weight: 0 }),
-            Self::Level => Some(Drawer::Level { drop_tokens: 50 }),
+            Self::Lookahead => Some(ProfileSpec::Margin { slope: 0, weight: 0 }),
+            Self::Level => Some(ProfileSpec::Level { drop_tokens: 50 }),
             Self::Bent => None,
         }
     }
@@ -545,7 +545,7 @@ fn the_first_look_at_fixed_profiles_agrees() {
     assert!(looked * 2 > count, "{looked} of {count}");
 }
 
-/// The second launch shape: a block for each batch, every drawer.
+/// The second launch shape: a block for each batch, every kind of profile.
 #[test]
 fn many_batches_in_one_launch_agree() {
     let library = build("plain", "many");

@@ -9,7 +9,7 @@
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
-use crate::backend::cpu::refill::{Flanks, MOST_GROUPS, SPAN};
+use crate::backend::cpu::level::{BlockBounds, MOST_GROUPS, SPAN};
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Candidates, Ordered};
 use crate::score::{Age, Knot, Profile};
@@ -19,7 +19,7 @@ use crate::score::{Age, Knot, Profile};
 pub(crate) struct Column {
     kernels: &'static Kernels,
     marks: Marks,
-    flanks: Flanks,
+    block_bounds: BlockBounds,
     /// Whether the kernels know the ages of this decision.
     begun: bool,
     /// Whether so many searches are to come that the kernels shall keep lines.
@@ -45,7 +45,7 @@ impl Terms {
         Self { age, unit, longest_wait_steps, oldest_age: unit * age.tokens(longest_wait_steps) }
     }
 
-    /// Whether everything fits the kernel of level refill.
+    /// Whether everything fits the level kernel.
     pub(crate) fn fit_refill(&self, ordered: &Ordered<'_>) -> bool {
         let longest = ordered.tokens.last().map_or(0, |&tokens| i64::from(tokens));
         ordered.low.len() <= MOST_GROUPS
@@ -65,7 +65,7 @@ impl Column {
         Self {
             kernels,
             marks: Marks::default(),
-            flanks: Flanks::default(),
+            block_bounds: BlockBounds::default(),
             begun: false,
             many: false,
             knots: Vec::new(),
@@ -77,7 +77,7 @@ impl Column {
     /// Forgets what was taken. About so many searches are to come.
     pub(crate) fn reset(&mut self, ordered: &Ordered<'_>, searches: usize) {
         self.begun = false;
-        self.flanks.reset();
+        self.block_bounds.reset();
         self.many = 4 * searches > ordered.token_blocks.len();
         self.marks.reset(ordered.tokens.len());
     }
@@ -93,17 +93,17 @@ impl Column {
     pub(crate) fn give_back(&mut self, ordered: &Ordered<'_>, position: usize) {
         self.marks.give_back(position);
         self.marks.raise_lines(position, ordered.tokens[position]);
-        // The flanks of its block may have been brought down below it.
-        self.flanks.reset();
+        // The block bounds of its block may have been brought down below it.
+        self.block_bounds.reset();
     }
 
-    /// What the kernel of level refill knows of the pool.
-    pub(crate) fn flanked(&mut self, ordered: &Ordered<'_>, terms: &Terms) -> (&mut Marks, &mut Flanks) {
+    /// What the level kernel knows of the pool.
+    pub(crate) fn bounded(&mut self, ordered: &Ordered<'_>, terms: &Terms) -> (&mut Marks, &mut BlockBounds) {
         if !self.begun {
             (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), None, &mut self.marks);
             self.begun = true;
         }
-        (&mut self.marks, &mut self.flanks)
+        (&mut self.marks, &mut self.block_bounds)
     }
 
     pub(crate) fn is_taken(&self, position: usize) -> bool {

@@ -103,7 +103,7 @@ pub(crate) struct Loads {
     open_workers: Vec<u32>,
     open_slots: Vec<i64>,
     room_tokens: Vec<i64>,
-    pub(crate) lift: Vec<i64>,
+    pub(crate) load_offsets: Vec<i64>,
     anticipated: Vec<i64>,
     sum: i64,
     /// Divides by the number of workers less one.
@@ -134,7 +134,7 @@ impl Loads {
             open_workers: Vec::new(),
             open_slots: Vec::new(),
             room_tokens: Vec::new(),
-            lift: Vec::new(),
+            load_offsets: Vec::new(),
             anticipated: Vec::new(),
             sum: 0,
             others: Divisor::new(1),
@@ -150,13 +150,13 @@ impl Loads {
         }
     }
 
-    /// Clears the lifts for the rule to fill in, if it has any.
+    /// Clears the load offsets for the rule to fill in, if it has any.
     pub(crate) fn prepare(&mut self, batch: &Batch<'_>) {
-        self.lift.clear();
-        hold(&mut self.lift, batch.workers().len());
+        self.load_offsets.clear();
+        hold(&mut self.load_offsets, batch.workers().len());
     }
 
-    /// Takes the loads of a batch as a plan sees them; the lifts are the rule's by now. With `open_only` nobody will ask for a single worker that
+    /// Takes the loads of a batch as a plan sees them; the load offsets are the rule's by now. With `open_only` nobody will ask for a single worker that
     /// is shut: these are left out where that is possible.
     pub(crate) fn load(&mut self, batch: &Batch<'_>, plan: &Plan, open_only: bool) {
         let uniform = batch.is_uniform();
@@ -169,14 +169,14 @@ impl Loads {
         self.dear = !uniform;
         let (sum, greatest) = batch.load_totals();
         self.before = (sum as i64, greatest as i64);
-        let alike = uniform && self.lift.is_empty() && batch.projection().is_none();
+        let alike = uniform && self.load_offsets.is_empty() && batch.projection().is_none();
         if open_only && alike && !plan.follows_envelope {
             self.fill_open(batch);
         } else {
-            self.lift.resize(workers.len(), 0);
+            self.load_offsets.resize(workers.len(), 0);
             self.fill(workers);
             if let (true, Ok(refill_tokens)) = (uniform, u32::try_from(plan.refill_tokens)) {
-                let columns = [&self.cost[..], &self.lift, &self.open_slots];
+                let columns = [&self.cost[..], &self.load_offsets, &self.open_slots];
                 self.sum = (self.kernels.anticipate)(columns, refill_tokens, &mut self.anticipated);
             } else {
                 self.anticipate_each(workers);
@@ -210,7 +210,7 @@ impl Loads {
         }
     }
 
-    /// Takes the open workers alone, on a uniform cluster without lifts.
+    /// Takes the open workers alone, on a uniform cluster without load offsets.
     #[inline(always)]
     fn fill_open(&mut self, batch: &Batch<'_>) {
         let workers = batch.workers();
@@ -301,7 +301,7 @@ impl Loads {
             let per_token = self.cost_per_token[worker];
             self.cost[worker] *= per_token;
             let refills = self.open_slots[worker] * self.refill_tokens * per_token;
-            self.anticipated[worker] = self.cost[worker] + self.lift[worker] + refills;
+            self.anticipated[worker] = self.cost[worker] + self.load_offsets[worker] + refills;
         }
         self.before = self.sum_and_max_cost();
         self.sum = self.anticipated.iter().sum();
@@ -406,7 +406,7 @@ impl Loads {
         Some((view, self.longest_without(worker, tokens)))
     }
 
-    /// What level refill asks about all others: the mean of their anticipated loads, rounded down, and the greatest of them.
+    /// What level asks about all others: the mean of their anticipated loads, rounded down, and the greatest of them.
     #[inline(always)]
     pub(crate) fn others(&self, worker: usize) -> (i64, i64) {
         let mean = self.others.of(self.sum - self.anticipated[worker]);
@@ -475,7 +475,7 @@ impl Loads {
         &self.open_slots
     }
 
-    /// What an exchange between two workers is judged by.
+    /// What a swap between two workers is judged by.
     pub(crate) fn pair(&self, first: usize, second: usize) -> PairView {
         let rest_max = self.top.without(first, second).or_else(|| {
             let rest = self.anticipated.iter().enumerate();
@@ -514,15 +514,15 @@ impl Loads {
     }
 
     /// Changes the length that a pick brings.
-    pub(crate) fn exchange(&mut self, worker: usize, more_tokens: i64) {
+    pub(crate) fn change_tokens(&mut self, worker: usize, more_tokens: i64) {
         self.change(worker, more_tokens, 0);
     }
 
     /// Changes the lengths of many picks. The greatest loads are found once, and only if somebody will ask again.
     #[inline(always)]
-    pub(crate) fn exchange_all(&mut self, changes: impl Iterator<Item = (usize, i64)>, asked_again: bool) {
+    pub(crate) fn change_all(&mut self, changes: impl Iterator<Item = (usize, i64)>, checked_later: bool) {
         if self.width > 0 || self.dear {
-            changes.for_each(|(worker, more_tokens)| self.exchange(worker, more_tokens));
+            changes.for_each(|(worker, more_tokens)| self.change_tokens(worker, more_tokens));
         } else {
             let mut all_tokens = 0;
             for (worker, more_tokens) in changes {
@@ -535,7 +535,7 @@ impl Loads {
             }
             self.sum += all_tokens;
         }
-        if !asked_again {
+        if !checked_later {
             return;
         }
         self.find_top();
@@ -631,8 +631,8 @@ mod tests {
                     match kind {
                         0 => loads.admit_alike(worker, tokens),
                         1 => loads.release(worker, tokens),
-                        2 => loads.exchange(worker, tokens - 1500),
-                        _ => loads.exchange_all([(worker, tokens - 1500)].into_iter(), true),
+                        2 => loads.change_tokens(worker, tokens - 1500),
+                        _ => loads.change_all([(worker, tokens - 1500)].into_iter(), true),
                     }
                 }
                 assert_eq!((alone.sum, alone.before), (whole.sum, whole.before), "round {round}");

@@ -34,7 +34,7 @@ use crate::backend::cpu::Kernels;
 use crate::backend::loads::Loads;
 use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, WEIGHT_ONE, Worker};
 #[cfg(feature = "ascend")]
-use crate::policy::Drawer;
+use crate::policy::ProfileSpec;
 use crate::policy::baseline::PLAIN;
 use crate::policy::lookahead::Lookahead;
 #[cfg(feature = "ascend")]
@@ -167,21 +167,26 @@ impl Stages {
         (i64::MAX as f64 / 4.0 / greatest).log2().floor().min(0.0).exp2()
     }
 
-    /// What [`Stages::draw`] draws, as data.
+    /// What [`Stages::profile`] draws, as data.
     #[cfg(feature = "ascend")]
-    fn drawer(&self, looks_ahead: bool) -> Drawer<'_> {
+    fn profile_spec(&self, looks_ahead: bool) -> ProfileSpec<'_> {
         let (alpha, beta) = self.lookahead.price;
         if looks_ahead {
-            return Drawer::Lookahead { discounts: &self.lookahead.discounts, alpha, beta, by_class: false };
+            return ProfileSpec::Lookahead {
+                discounts: &self.lookahead.discounts,
+                alpha,
+                beta,
+                by_class: false,
+            };
         }
         let weight = self.lookahead.discounts[0] as f64;
-        Drawer::Margin { slope: (alpha * weight).round() as i64, weight: (beta * weight).round() as i64 }
+        ProfileSpec::Margin { slope: (alpha * weight).round() as i64, weight: (beta * weight).round() as i64 }
     }
 
-    fn draw(&self, view: &View<'_>, looks_ahead: bool, profile: &mut Profile) {
+    fn profile(&self, view: &View<'_>, looks_ahead: bool, profile: &mut Profile) {
         profile.clear();
         if looks_ahead {
-            self.lookahead.draw(view, None, profile);
+            self.lookahead.profile(view, None, profile);
         } else {
             let ((alpha, beta), weight) = (self.lookahead.price, self.lookahead.discounts[0] as f64);
             profile.slope = (alpha * weight).round() as i64 * view.cost_per_token;
@@ -347,12 +352,12 @@ impl BalanceRoute {
             return;
         }
         let pool = step.batch.waiting();
-        let drawer = self.stages.drawer(step.looks_ahead);
+        let profile_spec = self.stages.profile_spec(step.looks_ahead);
         let problem = Problem {
             batch: step.batch,
             plan,
             turn: Turn::MostSlots { stop_open_slots: self.stages.greedy_slots },
-            source: Source::Drawn(drawer),
+            source: Source::Spec(profile_spec),
             loads: &self.loads,
             taken: &self.admitted,
         };
@@ -406,7 +411,7 @@ impl BalanceRoute {
         if let Some(what) = self.loads.refusal(step.batch, request, worker) {
             return Err(what);
         }
-        self.stages.draw(&self.loads.view(worker), step.looks_ahead, &mut self.profile);
+        self.stages.profile(&self.loads.view(worker), step.looks_ahead, &mut self.profile);
         let bonus = step.terms.unit * step.batch.bonus_tokens(request, worker);
         if self.profile.score(i64::from(request.prompt_tokens)) + bonus != score {
             return Err("its score is another");
@@ -578,7 +583,7 @@ impl BalanceRoute {
         while let Some((_, _, index)) = self.open.pop() {
             let worker = (-index) as usize;
             let view = self.loads.view(worker);
-            self.stages.draw(&view, step.looks_ahead, &mut self.profile);
+            self.stages.profile(&view, step.looks_ahead, &mut self.profile);
             let plenty = total > i64::from(self.stages.greedy_slots);
             if plenty {
                 self.find(step, worker, pool.len(), 1);

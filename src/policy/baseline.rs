@@ -34,9 +34,9 @@ use crate::backend::ascend::result::Counters;
 use crate::backend::cpu::Kernels;
 use crate::backend::loads::Loads;
 use crate::batch::{Batch, Request};
-use crate::policy::ruled::RulePolicy;
+use crate::policy::rule_policy::RulePolicy;
 use crate::policy::{
-    Decided, Drawer, Needs, Order, Overdue, Plan, Policy, PolicyError, Rank, Repair, Rule, Ticket, View,
+    Decided, Needs, Order, Overdue, Plan, Policy, PolicyError, ProfileSpec, Rank, Repair, Rule, Ticket, View,
 };
 use crate::pool::PoolSlot;
 use crate::score::{Age, Profile};
@@ -85,10 +85,10 @@ impl Rule for FirstCome {
         PLAIN
     }
 
-    fn draw(&self, _view: &View<'_>, _class: Option<&[f32]>, _profile: &mut Profile) {}
+    fn profile(&self, _view: &View<'_>, _class: Option<&[f32]>, _profile: &mut Profile) {}
 
-    fn drawer(&self, _batch: &Batch<'_>) -> Option<Drawer<'_>> {
-        Some(Drawer::Margin { slope: 0, weight: 0 })
+    fn profile_spec(&self, _batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
+        Some(ProfileSpec::Margin { slope: 0, weight: 0 })
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::batch::{Batch, WEIGHT_ONE, Worker};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::lookahead::Lookahead;
-use crate::policy::{Drawer, Order, PairCost, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Order, PairCost, Plan, PolicyError, ProfileSpec, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// Parameters of `exact`, `exact-survival` and `exact-oracle`.
@@ -127,19 +127,19 @@ impl Rule for Exact {
         true
     }
 
-    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+    fn profile_spec(&self, batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
         let workers = batch.workers().len();
         Some(match &self.lookahead {
             Some(Lookahead { discounts, .. }) if batch.projection().is_some() => {
-                Drawer::Lookahead { discounts, alpha: 1.0, beta: workers as f64, by_class: true }
+                ProfileSpec::Lookahead { discounts, alpha: 1.0, beta: workers as f64, by_class: true }
             }
-            _ => Drawer::Margin { slope: 1, weight: workers as i64 },
+            _ => ProfileSpec::Margin { slope: 1, weight: workers as i64 },
         })
     }
 
-    fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
+    fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         match &self.lookahead {
-            Some(lookahead) if !view.row.is_empty() => lookahead.draw(view, class, profile),
+            Some(lookahead) if !view.row.is_empty() => lookahead.profile(view, class, profile),
             _ => draw_margin(view, profile),
         }
     }

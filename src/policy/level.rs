@@ -1,8 +1,8 @@
-//! Level refill: the rule of our own that predicts nothing.
+//! level: the rule of our own that predicts nothing.
 //!
 //! Every full worker grows alike, so growth cancels. A completion takes `s + o` away and the refill brings `s'`; in the long run
 //! `E[s']` = `E[s]`, so every completion must lower its worker by `E[o]`. Filling up to the envelope (what F rewards) fights that: it
-//! spends the long requests and later lacks them. Level refill aims each worker at one common level instead, `E[o]` below the mean
+//! spends the long requests and later lacks them. level aims each worker at one common level instead, `E[o]` below the mean
 //! of the others:
 //!
 //! ```text
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Once all slots are filled, each pick is looked at again: what it was chosen for has moved since. Then lengths change places between
-//! workers. Where no worker got more than one, that is a deal: the longest to the worker that lies lowest, for no other order of the same
-//! lengths has a lower sum of any convex cost. Where some got more, pairs of picks are exchanged, and both is done twice.
+//! workers. Where no worker got more than one, they are reassigned: the longest to the worker that lies lowest, for no other order of the same
+//! lengths has a lower sum of any convex cost. Where some got more, pairs of picks are swapped, and both is done twice.
 //!
 //! Where everybody fits and some prefer a worker (prefix affinity, a session), no slot is scarce and only the place is left to choose: then the
 //! F-score takes the whole matrix, and a bonus decides among workers that have room below the envelope.
@@ -25,7 +25,7 @@ use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::exact::{anticipated_envelope, draw_margin};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
-use crate::policy::{Drawer, Order, PairCost, Pin, Plan, PolicyError, Repair, Rule, View};
+use crate::policy::{Order, PairCost, Pin, Plan, PolicyError, ProfileSpec, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// The more wait, the closer together their lengths, and the less it costs to prefer the older of two: the root of the pool over 32, at
@@ -99,7 +99,7 @@ impl LevelParameters {
     }
 }
 
-/// The rule of level refill and of peak levelling.
+/// The rule of level and of peak levelling.
 #[derive(Clone, Debug)]
 pub(crate) struct Level {
     parameters: LevelParameters,
@@ -126,7 +126,7 @@ impl Level {
         }
     }
 
-    fn reserve(&mut self, batch: &Batch<'_>, lift: &mut [i64]) {
+    fn reserve(&mut self, batch: &Batch<'_>, load_offsets: &mut [i64]) {
         let terms = ReservationTerms {
             after_mean_waits: self.parameters.reserve_mean_waits,
             enter_mean_waits: self.parameters.reserve_enter_mean_waits,
@@ -138,11 +138,11 @@ impl Level {
         let sum: i64 = (0..workers.len()).map(load).sum();
         let others = (workers.len() as i64 - 1).max(1);
         let wanted = |g: usize| (sum - load(g)) / others - self.drop_tokens - load(g) + self.refill_tokens;
-        self.reservations.begin(batch, &terms, lift, wanted);
+        self.reservations.begin(batch, &terms, load_offsets, wanted);
     }
 
     /// Whether at least half of the next few completions that the mean output implies are predicted. Fewer, or only distant ones, say too
-    /// little about what a worker will climb, and plain level refill does better.
+    /// little about what a worker will climb, and plain level does better.
     fn knows_next_ends(&self, batch: &Batch<'_>) -> bool {
         let workers = batch.workers();
         let Some(ends) = batch.ends() else {
@@ -160,10 +160,10 @@ impl Level {
     }
 
     /// How far each worker climbs above its load before one of its next completions.
-    fn lift_peaks(&self, batch: &Batch<'_>, lift: &mut [i64]) {
+    fn offset_peaks(&self, batch: &Batch<'_>, load_offsets: &mut [i64]) {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
-        for (g, (worker, lift)) in batch.workers().iter().zip(lift).enumerate() {
+        for (g, (worker, load_offsets)) in batch.workers().iter().zip(load_offsets).enumerate() {
             let growth = i64::from(worker.running) + i64::from(worker.free_slots);
             let furthest = steps_for_ends(batch, g, FURTHEST_ENDS).max(64);
             let single = worker.next_completion_steps.map(i64::from);
@@ -189,7 +189,7 @@ impl Level {
             // Nothing predicted to end: it climbs as long as anybody looks.
             let longest = 4 * traffic.mean_output_tokens;
             let tokens = if peak == i64::MIN { longest } else { peak.min(6 * longest) };
-            *lift = tokens * if uniform { 1 } else { worker.cost_per_token() };
+            *load_offsets = tokens * if uniform { 1 } else { worker.cost_per_token() };
         }
     }
 }
@@ -202,7 +202,7 @@ fn steps_for_ends(batch: &Batch<'_>, worker: usize, ends: i64) -> i64 {
 }
 
 impl Rule for Level {
-    fn begin(&mut self, batch: &Batch<'_>, lift: &mut Vec<i64>) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         let everybody_fits = batch.waiting().len() as u64 <= batch.open_slots();
@@ -211,14 +211,14 @@ impl Rule for Level {
         let peaks = self.peaks && !everybody_fits && self.knows_next_ends(batch);
         self.drop_tokens = if peaks || everybody_fits { 0 } else { traffic.mean_output_tokens };
         if peaks || self.parameters.reserve {
-            lift.resize(batch.workers().len(), 0);
+            load_offsets.resize(batch.workers().len(), 0);
         }
         if peaks {
-            self.lift_peaks(batch, lift);
+            self.offset_peaks(batch, load_offsets);
         }
         self.refill_tokens = if everybody_fits { 0 } else { traffic.mean_prompt_tokens };
         if self.parameters.reserve {
-            self.reserve(batch, lift);
+            self.reserve(batch, load_offsets);
         }
         let wait = MeanWait::of(batch);
         let one_each = !everybody_fits && !batch.has_several_open();
@@ -259,7 +259,7 @@ impl Rule for Level {
     }
 
     #[inline(always)]
-    fn draw(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
+    fn profile(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
         if self.places {
             draw_margin(view, profile);
             return;
@@ -287,11 +287,11 @@ impl Rule for Level {
         self.places
     }
 
-    fn drawer(&self, batch: &Batch<'_>) -> Option<Drawer<'_>> {
+    fn profile_spec(&self, batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
         if self.places {
-            return Some(Drawer::Margin { slope: 1, weight: batch.workers().len() as i64 });
+            return Some(ProfileSpec::Margin { slope: 1, weight: batch.workers().len() as i64 });
         }
-        Some(Drawer::Level { drop_tokens: self.drop_tokens })
+        Some(ProfileSpec::Level { drop_tokens: self.drop_tokens })
     }
 
     fn pins(&self) -> &[Pin] {

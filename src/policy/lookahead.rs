@@ -42,7 +42,7 @@ impl Lookahead {
     /// Draws `alpha * sum_h d_h * s - beta * sum_h d_h * max(0, s - m_h)` from the rows of a view.
     ///
     /// `class` scales each step's weight by the probability that the request still runs.
-    pub(crate) fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
+    pub(crate) fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         let per_token = view.cost_per_token;
         let margin = |load: i64, envelope: i64| {
             if per_token == 1 { envelope - load } else { (envelope - load).div_euclid(per_token) }

@@ -12,17 +12,17 @@ pub mod exact;
 pub mod fairness;
 pub mod level;
 pub(crate) mod lookahead;
-mod named;
+mod parameter_table;
 pub(crate) mod reservation;
 pub(crate) mod rollout;
-mod ruled;
+mod rule_policy;
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::named::PARAMETER_NAMES;
+pub use self::parameter_table::PARAMETER_NAMES;
 use crate::assignment::Assignment;
 use crate::backend::ascend::AscendParameters;
 #[cfg(feature = "ascend")]
@@ -35,7 +35,7 @@ use crate::backend::{Backend, BackendKind, Chosen};
 pub use crate::backend::{Decided, Ticket};
 use crate::batch::{Batch, MAX_WAITING, Request, Worker};
 use crate::pool::CANDIDATE_WINDOW;
-pub use crate::rule::{Drawer, Order, Overdue, PairCost, PairView, Pin, Plan, Repair, Rule, View};
+pub use crate::rule::{Order, Overdue, PairCost, PairView, Pin, Plan, ProfileSpec, Repair, Rule, View};
 
 /// What a policy wants to know about running requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -310,19 +310,19 @@ fn assemble(
             let horizon = forecast.map(|_| parameters.exact.horizon_steps);
             let needs = Needs { projection_horizon: horizon, ..needs };
             let rule = exact::Exact::new(parameters.exact, forecast.is_some());
-            Box::new(ruled::RulePolicy { name, needs, rule, backend: backend() })
+            Box::new(rule_policy::RulePolicy { name, needs, rule, backend: backend() })
         }
         "level" | "level-exactmatch" | "level-oracle" => {
             let ends = forecast.map(|_| parameters.level.ends_per_worker);
             let needs = Needs { ends_per_worker: ends, ..needs };
             let rule = level::Level::new(parameters.level, forecast.is_some());
-            Box::new(ruled::RulePolicy { name, needs, rule, backend: backend() })
+            Box::new(rule_policy::RulePolicy { name, needs, rule, backend: backend() })
         }
         "rollout-oracle" => {
             let ends = Some(parameters.level.ends_per_worker);
             let needs = Needs { ends_per_worker: ends, ..needs };
             let rule = rollout::Rollout::new(parameters.level);
-            Box::new(ruled::RulePolicy { name, needs, rule, backend: backend() })
+            Box::new(rule_policy::RulePolicy { name, needs, rule, backend: backend() })
         }
         _ => baseline::build(name, (parameters.baseline, parameters.seed), needs, kernels, backend())
             .ok_or_else(unknown)?,

@@ -35,13 +35,13 @@ impl Reservations {
         &self.pins
     }
 
-    /// Renews the reservations, adds to `lift` what they count for, and pins those that enter now. `wanted(worker)` is
+    /// Renews the reservations, adds to `load_offsets` what they count for, and pins those that enter now. `wanted(worker)` is
     /// the length that a worker wants as things stand.
     pub(crate) fn begin(
         &mut self,
         batch: &Batch<'_>,
         terms: &ReservationTerms,
-        lift: &mut [i64],
+        load_offsets: &mut [i64],
         wanted: impl Fn(usize) -> i64,
     ) {
         let pool = batch.waiting();
@@ -83,7 +83,7 @@ impl Reservations {
                 self.pins.push(Pin { slot, worker });
             } else {
                 let excess = (tokens - mean_prompt_tokens).max(0);
-                lift[worker] +=
+                load_offsets[worker] +=
                     excess * if batch.is_uniform() { 1 } else { workers[worker].cost_per_token() };
             }
         }

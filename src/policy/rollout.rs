@@ -1,6 +1,6 @@
 //! Rollout: play the predicted completions of the next steps for the best few candidates and admit the one that costs least.
 //!
-//! Every refill of the played steps follows level refill on the lengths that wait now; each played step costs its imbalance, and
+//! Every refill of the played steps follows level on the lengths that wait now; each played step costs its imbalance, and
 //! what is left at the end costs the imbalance there for as long as it takes a worker to turn over.
 
 use crate::batch::Batch;
@@ -93,14 +93,14 @@ impl Rollout {
 }
 
 impl Rule for Rollout {
-    fn begin(&mut self, batch: &Batch<'_>, lift: &mut Vec<i64>) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan {
         self.waiting.clear();
         self.waiting.extend_from_slice(batch.waiting().ordered().tokens);
-        self.level.begin(batch, lift)
+        self.level.begin(batch, load_offsets)
     }
 
-    fn draw(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
-        self.level.draw(view, class, profile);
+    fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
+        self.level.profile(view, class, profile);
     }
 
     fn envelope_weights(&self, workers: i64, steps: usize, weights: &mut Vec<i64>) -> bool {

@@ -109,8 +109,8 @@ impl Router {
         }
         self.counters.finished += 1;
         self.meter.finished(generated_tokens);
-        if let Some(foresight) = &mut self.foresight {
-            foresight.finished(&Running {
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.finished(&Running {
                 id,
                 prompt_tokens: active.request.prompt_tokens,
                 prompt_hash: active.request.prompt_hash,
@@ -156,8 +156,8 @@ impl Router {
 
     /// Tells the classifier the true output length of a request: only an oracle listens.
     pub fn tell_length(&mut self, id: u64, output_tokens: u32) {
-        if let Some(foresight) = &mut self.foresight {
-            foresight.told(id, output_tokens);
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.told(id, output_tokens);
         }
     }
 
@@ -221,8 +221,8 @@ impl Router {
         }
         self.now += steps;
         self.pool.advance(steps.min(i64::from(u32::MAX)) as u32);
-        if let Some(foresight) = &mut self.foresight {
-            foresight.advance(steps as u64, self.slab.len());
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.advance(steps as u64, self.slab.len());
         }
     }
 }

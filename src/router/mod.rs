@@ -61,7 +61,7 @@ mod config;
 mod error;
 mod events;
 mod explain;
-mod foresight;
+mod forecast_state;
 mod metrics;
 mod pairs;
 mod placement;
@@ -87,7 +87,7 @@ pub use self::traffic::TrafficMeter;
 use self::accounting::{Account, Active, Slab};
 use self::clock::Clock;
 use self::explain::Explainer;
-use self::foresight::Foresight;
+use self::forecast_state::ForecastState;
 use self::pairs::PairRows;
 use self::step::Planned;
 use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
@@ -100,7 +100,7 @@ use crate::pool::{CANDIDATE_WINDOW, Pool, Waiting};
 pub struct Router {
     config: RouterConfig,
     policy: Box<dyn Policy>,
-    foresight: Option<Foresight>,
+    forecast_state: Option<ForecastState>,
     /// The step clock.
     now: i64,
     clock: Clock,
@@ -180,14 +180,14 @@ impl Router {
         config.check()?;
         let needs = policy.needs();
         let window = needs.candidate_window.unwrap_or(CANDIDATE_WINDOW);
-        let foresight = classifier
+        let forecast_state = classifier
             .filter(|_| needs.forecast.is_some())
-            .map(|classifier| Foresight::new(classifier, needs, &config));
+            .map(|classifier| ForecastState::new(classifier, needs, &config));
         let joining = config.workers.clone();
         let mut router = Self {
             config,
             policy,
-            foresight,
+            forecast_state,
             now: 0,
             clock: Clock::default(),
             pool: Pool::with_window(window),
@@ -385,8 +385,8 @@ impl Router {
         let index = self.slab.insert(Active::new(request, worker, born_tokens, born_step, now_ms));
         let number = account.begin(&mut self.slab, index, dispatched.then_some(now_ms));
         self.settle(place);
-        if let Some(foresight) = &mut self.foresight {
-            foresight.begin(&mut self.slab, index, place, generated_tokens);
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.begin(&mut self.slab, index, place, generated_tokens);
         }
         let Request { id, prompt_tokens, .. } = request;
         Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 }
@@ -400,8 +400,8 @@ impl Router {
         let active = account.end(&mut self.slab, index);
         let generated = account.generated_tokens(&active);
         self.settle(place);
-        if let Some(foresight) = &mut self.foresight {
-            foresight.end(&mut self.slab, index);
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.end(&mut self.slab, index);
         }
         Ok((active, generated))
     }
@@ -621,14 +621,14 @@ mod tests {
                 let (tokens, output) = outputs[&admission.id];
                 ends.insert(admission.id, (admission.worker, now + u64::from(output), u64::from(tokens)));
             }
-            let foresight = router.foresight.as_mut().unwrap();
+            let forecast_state = router.forecast_state.as_mut().unwrap();
             let accounts = &router.accounts;
-            foresight.refresh(&router.slab, router.now, |active| {
+            forecast_state.refresh(&router.slab, router.now, |active| {
                 (active.worker as usize, accounts[active.worker as usize].generated_tokens(active))
             });
             for (g, worker) in router.workers.iter().enumerate() {
                 let mut row = Vec::new();
-                foresight.buckets.project(g, worker.load_tokens, worker.running, horizon, &mut row);
+                forecast_state.buckets.project(g, worker.load_tokens, worker.running, horizon, &mut row);
                 for (h, &found) in row.iter().enumerate() {
                     let expected: u64 = ends
                         .iter()

@@ -55,8 +55,8 @@ impl Router {
         self.plan = Default::default();
         self.explainer.clear();
         let workers = self.workers.len();
-        if let Some(foresight) = &mut self.foresight {
-            foresight.forget_running(workers);
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.forget_running(workers);
         }
         for place in 0..workers {
             self.settle(place);

@@ -92,8 +92,8 @@ impl Router {
             });
             self.pending.push(Returned { id, worker, reason, generated_tokens: 0 });
             self.counters.returned[reason as usize] += 1;
-            if let Some(foresight) = &mut self.foresight {
-                foresight.aborted(id);
+            if let Some(forecast_state) = &mut self.forecast_state {
+                forecast_state.aborted(id);
             }
         });
         self.leaving.clear();
@@ -109,8 +109,8 @@ impl Router {
     }
 
     pub(super) fn forget(&mut self, id: u64) {
-        if let Some(foresight) = &mut self.foresight {
-            foresight.aborted(id);
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.aborted(id);
         }
     }
 }

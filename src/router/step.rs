@@ -6,7 +6,7 @@ use crate::assignment::Balance;
 use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds, Request, Worker};
 use crate::pool::PoolSlot;
 use crate::router::error::unless_panicked;
-use crate::router::foresight::Foresight;
+use crate::router::forecast_state::ForecastState;
 use crate::router::{Dispatch, PairTerms, Plan, ReturnReason, Router, RouterError, find};
 
 /// An admission that is decided and not done yet.
@@ -77,8 +77,8 @@ impl Router {
             Err(error) => {
                 self.restore_rows();
                 self.keep_leaving();
-                if let Some(foresight) = &mut self.foresight {
-                    foresight.undo();
+                if let Some(forecast_state) = &mut self.forecast_state {
+                    forecast_state.undo();
                 }
                 return Err(error);
             }
@@ -86,8 +86,8 @@ impl Router {
         self.tell(clock);
         self.passed_over = self.assignment.passed_over;
         self.explainer.keep();
-        if let Some(foresight) = &mut self.foresight {
-            foresight.keep();
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.keep();
         }
         let had_rows = !self.pair_rows.is_empty();
         std::mem::swap(&mut self.pair_rows, &mut self.next_rows);
@@ -119,7 +119,7 @@ impl Router {
         let workers = if self.changed { &self.later } else { &self.workers };
         let idle = self.pool.candidates().is_empty() || !workers.iter().any(|worker| worker.open_slots() > 0);
         self.foresee(idle);
-        if let Some(message) = self.foresight.as_mut().and_then(Foresight::panic) {
+        if let Some(message) = self.forecast_state.as_mut().and_then(ForecastState::panic) {
             return Err(RouterError::Panicked { policy: self.policy.name(), message });
         }
         match terms {
@@ -141,16 +141,16 @@ impl Router {
 
     /// Brings predictions up to date, and projects them unless nobody will ask.
     fn foresee(&mut self, idle: bool) {
-        let Some(foresight) = &mut self.foresight else { return };
+        let Some(forecast_state) = &mut self.forecast_state else { return };
         let (ids, accounts) = (&self.ids, &self.accounts);
-        foresight.refresh(&self.slab, self.now, |active| {
+        forecast_state.refresh(&self.slab, self.now, |active| {
             let place = find(ids, active.worker).unwrap_or_default();
             (place, accounts[place].generated_tokens(active))
         });
         if idle {
             return;
         }
-        let Foresight { buckets, needs, rows, offsets, ends, .. } = foresight;
+        let ForecastState { buckets, needs, rows, offsets, ends, .. } = forecast_state;
         if let Some(horizon) = needs.projection_horizon {
             rows.clear();
             for (g, worker) in self.workers.iter().enumerate() {
@@ -221,12 +221,13 @@ impl Router {
             .traffic(self.meter.traffic())
             .request_growth(self.headroom_steps())
             .pairs(self.next_rows.pairs());
-        if let Some(foresight) = self.foresight.as_ref().filter(|_| explain) {
-            if let Some(horizon) = foresight.needs.projection_horizon {
-                draft = draft.projection(horizon, &foresight.rows);
+        if let Some(forecast_state) = self.forecast_state.as_ref().filter(|_| explain) {
+            if let Some(horizon) = forecast_state.needs.projection_horizon {
+                draft = draft.projection(horizon, &forecast_state.rows);
             }
-            if foresight.needs.ends_per_worker.is_some() {
-                draft = draft.ends(PredictedEnds { offsets: &foresight.offsets, ends: &foresight.ends });
+            if forecast_state.needs.ends_per_worker.is_some() {
+                draft = draft
+                    .ends(PredictedEnds { offsets: &forecast_state.offsets, ends: &forecast_state.ends });
             }
         }
         let batch = draft.check()?;
@@ -299,8 +300,8 @@ impl Router {
             self.later.clone_from(&self.workers);
         }
         let growth_tokens = u64::from(self.headroom_steps());
-        let looks_ahead = |of: &&mut Foresight| of.needs.projection_horizon.is_some();
-        let mut rows = self.foresight.as_mut().filter(looks_ahead).map(|of| &mut of.rows);
+        let looks_ahead = |of: &&mut ForecastState| of.needs.projection_horizon.is_some();
+        let mut rows = self.forecast_state.as_mut().filter(looks_ahead).map(|of| &mut of.rows);
         let width = rows.as_ref().map_or(0, |rows| rows.len() / self.workers.len());
         for admission in &self.assignment.admitted {
             let (place, tokens) = (admission.worker as usize, u64::from(admission.prompt_tokens));

@@ -85,8 +85,8 @@ impl Router {
             return Err(BatchError::TooManyWorkers { limit: MAX_WORKERS, found }.into());
         }
         config.check(self.workers.len())?;
-        if let Some(foresight) = &mut self.foresight {
-            foresight.buckets.add_worker();
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.buckets.add_worker();
         }
         Ok(self.join(&config))
     }
@@ -165,8 +165,8 @@ impl Router {
         self.pool.drop_rank(place as u32);
         self.limits_changed();
         self.drop_rows();
-        if let Some(foresight) = &mut self.foresight {
-            foresight.buckets.remove_worker(place);
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.buckets.remove_worker(place);
         }
         for place in 0..self.accounts.len() {
             self.settle(place);

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::backend::loads::Loads;
 use crate::batch::{Batch, Request};
 use crate::pool::PoolSlot;
-use crate::rule::{Drawer, Order, Plan, step_weights};
+use crate::rule::{Order, Plan, ProfileSpec, step_weights};
 use crate::score::Profile;
 
 /// The entry that scores columns, one block for each group of workers.
@@ -275,7 +275,7 @@ pub(crate) enum Turn {
 /// Where profiles come from.
 pub(crate) enum Source<'a> {
     /// The device draws them.
-    Drawn(Drawer<'a>),
+    Spec(ProfileSpec<'a>),
     /// The host has drawn them: `draw(worker, class, profile)`. Columns only.
     Fixed(&'a dyn Fn(usize, Option<u8>, &mut Profile)),
 }
@@ -408,7 +408,7 @@ impl Packing {
         };
         self.gather(problem, &mut header)?;
         let per_token = problem.loads.dearest_token();
-        let steepest = self.draw(problem, &mut header)?;
+        let steepest = self.profile(problem, &mut header)?;
         limit("knots of a profile", MAX_STEPS, header.steps as usize)?;
 
         let mut greatest_bonus = 0;
@@ -471,8 +471,8 @@ impl Packing {
         let batch = problem.batch;
         let by_class = batch.classes().is_some()
             && match problem.source {
-                Source::Drawn(Drawer::Lookahead { by_class, .. }) => by_class,
-                Source::Drawn(_) => false,
+                Source::Spec(ProfileSpec::Lookahead { by_class, .. }) => by_class,
+                Source::Spec(_) => false,
                 Source::Fixed(_) => true,
             };
         let class_of = |request: &Request| if by_class { batch.class_of(request) } else { None };
@@ -533,22 +533,22 @@ impl Packing {
     }
 
     /// What draws profiles; returns the greatest sum of slope and weights per cost unit.
-    fn draw(&mut self, problem: &Problem<'_>, header: &mut Header) -> Result<i64, Kept> {
+    fn profile(&mut self, problem: &Problem<'_>, header: &mut Header) -> Result<i64, Kept> {
         let (envelope, envelope_row) = problem.loads.envelopes();
         header.envelope = envelope;
         self.weights.clear();
         match problem.source {
-            Source::Drawn(Drawer::Margin { slope, weight }) => {
+            Source::Spec(ProfileSpec::Margin { slope, weight }) => {
                 header.mode = MODE_F;
                 (header.f_slope, header.f_weight) = (slope, weight);
                 Ok(slope.abs().saturating_add(weight))
             }
-            Source::Drawn(Drawer::Level { drop_tokens }) => {
+            Source::Spec(ProfileSpec::Level { drop_tokens }) => {
                 header.mode = MODE_LEVEL;
                 header.drop_tokens = drop_tokens;
                 Ok(i64::from(header.workers) + 3)
             }
-            Source::Drawn(Drawer::Lookahead { discounts, alpha, beta, .. }) => {
+            Source::Spec(ProfileSpec::Lookahead { discounts, alpha, beta, .. }) => {
                 header.mode = MODE_LOOKAHEAD;
                 let steps = discounts.len().min(envelope_row.len());
                 if steps == 0 {

@@ -5,7 +5,7 @@ use crate::batch::MAX_WORKERS;
 /// What loads ask of an instruction set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadKernels {
-    /// Anticipated loads from costs, lifts and open slots, and the refill of a slot; returns their sum.
+    /// Anticipated loads from costs, load offsets and open slots, and the refill of a slot; returns their sum.
     pub anticipate: fn([&[i64]; 3], u32, &mut [i64]) -> i64,
     /// The two greatest values, the first of equals first.
     pub top: fn(&[i64]) -> Top,
@@ -69,16 +69,20 @@ pub(super) fn top(values: &[i64]) -> Top {
     Top { first: value(first), at: place(first), second: value(second), second_at: place(second) }
 }
 
-/// Anticipated loads, `cost + lift + open_slots * refill`, from columns of the same length; returns their sum.
+/// Anticipated loads, `cost + load offset + open_slots * refill`, from columns of the same length; returns their sum.
 #[inline(always)]
-pub(super) fn anticipate([cost, lift, open_slots]: [&[i64]; 3], refill: u32, anticipated: &mut [i64]) -> i64 {
+pub(super) fn anticipate(
+    [cost, load_offsets, open_slots]: [&[i64]; 3],
+    refill: u32,
+    anticipated: &mut [i64],
+) -> i64 {
     let count = anticipated.len();
-    let (cost, lift, open_slots) = (&cost[..count], &lift[..count], &open_slots[..count]);
+    let (cost, load_offsets, open_slots) = (&cost[..count], &load_offsets[..count], &open_slots[..count]);
     let mut sum = 0;
     for at in 0..count {
         // Slots are fewer than 2^32, too: half a multiplication does.
         let refills = u64::from(open_slots[at] as u32) * u64::from(refill);
-        anticipated[at] = cost[at] + lift[at] + refills as i64;
+        anticipated[at] = cost[at] + load_offsets[at] + refills as i64;
         sum += anticipated[at];
     }
     sum

@@ -6,14 +6,14 @@
 mod arch;
 pub(crate) mod column;
 pub(crate) mod dense;
-pub(crate) mod exchange;
 pub(crate) mod lanes;
-mod listed;
+pub(crate) mod level;
 pub(crate) mod loads;
 pub(crate) mod matrix;
 mod probe;
-pub(crate) mod refill;
 pub(crate) mod runs;
+mod sparse;
+pub(crate) mod swap;
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +25,10 @@ pub use probe::ColumnProbe;
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
 use dense::{Best, Edges, Hit, Kept, Plain, Query as DenseQuery, Rows, Span};
-use exchange::Exchange;
 use lanes::Block;
+use level::Chain;
 use loads::LoadKernels;
-use refill::Chain;
+use swap::Swap;
 
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, Profile};
@@ -97,12 +97,12 @@ pub(crate) struct Kernels {
     pub take: fn(&Ordered<'_>, usize, &mut Marks),
     /// The best free entry for a profile.
     pub search: fn(&Ordered<'_>, &Query<'_>, &mut Marks) -> Option<Found>,
-    /// Admits for level refill, until nobody fits or a worker's search does not fit the lanes: that worker is returned.
-    pub refill: fn(&mut Chain<'_>) -> Option<usize>,
-    /// Looks at the picks of level refill again, from one on: whether any changed, and the pick whose search does not fit the lanes.
-    pub refill_again: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
-    /// Exchanges pairs of picks, in order, where that lowers their cost: whether any was.
-    pub exchange: fn(&mut Exchange<'_>) -> bool,
+    /// Admits for level, until nobody fits or a worker's search does not fit the lanes: that worker is returned.
+    pub level: fn(&mut Chain<'_>) -> Option<usize>,
+    /// Looks at the picks of level again, from one on: whether any changed, and the pick whose search does not fit the lanes.
+    pub level_repair: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
+    /// Swaps pairs of picks, in order, where that lowers their cost: whether any was.
+    pub swap: fn(&mut Swap<'_>) -> bool,
     /// Sums and greatest values of loads.
     pub loads: LoadKernels,
     /// Takes a profile for a range of lengths, for dense runs: false where no lanes hold it.

@@ -3,7 +3,7 @@
 use super::Kernels;
 use super::dense::{Edges, Query, STRIDE};
 use super::lanes::Block;
-use super::listed::Bonus;
+use super::sparse::Bonus;
 use crate::backend::picks::hold;
 use crate::pool::BLOCK;
 
@@ -109,7 +109,7 @@ impl Runs {
     }
 
     /// Bounds ages plus bonuses, a column for each open worker.
-    pub(super) fn bound_bases(&mut self, kernels: &Kernels, bases: &[Block]) {
+    pub(super) fn bound_bonus_columns(&mut self, kernels: &Kernels, bases: &[Block]) {
         self.put_edges();
         for base in bases.chunks_exact(self.blocks().max(1)) {
             self.put_tops(kernels, base);

@@ -2,8 +2,8 @@
 
 use super::column::{Found, Marks, Query};
 use super::dense::{Kept, Query as DenseQuery, Rows};
-use super::exchange::{Exchange, Pairs};
 use super::lanes::Block;
+use super::swap::{Pairs, Swap};
 use super::*;
 use crate::assignment::Assignment;
 use crate::backend::greedy::Greedy;
@@ -205,16 +205,15 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                 };
                 let (mut plain_loads, mut plain_picks) = (loads.clone(), picks.clone());
                 let mut pairs = Pairs::default();
-                let mut exchange = |loads, picks, filtered: bool| {
+                let mut swap = |loads, picks, filtered: bool| {
                     let pairs = &mut pairs;
-                    let mut exchange = Exchange { loads, picks, pairs, cost, changes: 1 };
-                    let changed =
-                        if filtered { (kernels.exchange)(&mut exchange) } else { exchange.plain(0, 1) };
-                    (changed, exchange.changes)
+                    let mut swap = Swap { loads, picks, pairs, cost, changes: 1 };
+                    let changed = if filtered { (kernels.swap)(&mut swap) } else { swap.plain(0, 1) };
+                    (changed, swap.changes)
                 };
                 assert_eq!(
-                    exchange(&mut loads, &mut picks, true),
-                    exchange(&mut plain_loads, &mut plain_picks, false)
+                    swap(&mut loads, &mut picks, true),
+                    swap(&mut plain_loads, &mut plain_picks, false)
                 );
                 let placed = |picks: &[Pick]| -> Vec<(usize, usize, i64)> {
                     picks.iter().map(|pick| (pick.position, pick.worker, pick.tokens)).collect()
@@ -225,7 +224,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
     });
 }
 
-/// The kernel of level refill against the matrix, which knows no flanks: sizes round groups and blocks, lengths that tie, giants, rooms,
+/// The level kernel against the matrix, which knows no block bounds: sizes round groups and blocks, lengths that tie, giants, rooms,
 /// and scores that leave its lanes.
 #[test]
 fn level_refill_picks_what_the_matrix_picks() {

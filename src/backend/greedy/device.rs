@@ -8,7 +8,7 @@ use crate::backend::ascend::launch::{Device, Outcome};
 use crate::backend::column::Found;
 use crate::backend::cpu::Kernels;
 use crate::batch::Batch;
-use crate::rule::{Drawer, Order, Plan, Rule};
+use crate::rule::{Order, Plan, ProfileSpec, Rule};
 use crate::score::Profile;
 
 /// What a decision keeps for the device, from step to step.
@@ -75,8 +75,9 @@ impl Greedy {
             .collect();
         let mut problems = Vec::with_capacity(begun.len());
         for (greedy, step, _) in &begun {
-            let drawer = if step.rule.candidates() <= 1 { step.rule.drawer(step.batch) } else { None };
-            problems.push(drawer.map(|drawer| greedy.problem(step, drawer)));
+            let profile_spec =
+                if step.rule.candidates() <= 1 { step.rule.profile_spec(step.batch) } else { None };
+            problems.push(profile_spec.map(|profile_spec| greedy.problem(step, profile_spec)));
         }
         let answers = device.many(&problems);
         drop(problems);
@@ -96,11 +97,11 @@ impl Greedy {
             0 | 1 => None,
             _ => Some(Kept::Judge),
         };
-        match (kept, step.rule.drawer(batch)) {
+        match (kept, step.rule.profile_spec(batch)) {
             (Some(kept), _) => device.note(Outcome::Kept(kept)),
-            (None, Some(drawer)) => {
+            (None, Some(profile_spec)) => {
                 let mut picks = std::mem::take(&mut self.on_device.picks);
-                let work = device.picks(&self.problem(step, drawer), &mut picks);
+                let work = device.picks(&self.problem(step, profile_spec), &mut picks);
                 let accepted = self.accept(step, work, &picks, device);
                 self.on_device.picks = picks;
                 return accepted;
@@ -109,7 +110,7 @@ impl Greedy {
                 self.list_open();
                 if self.look_on(device, step) {
                     device.note(Outcome::Looked);
-                    self.place_rivals(step, true);
+                    self.place_by_column_queue(step, true);
                     return true;
                 }
             }
@@ -150,12 +151,16 @@ impl Greedy {
         }
     }
 
-    fn problem<'a, R: Rule>(&'a self, step: &'a Step<'_, '_, &mut R>, drawer: Drawer<'a>) -> Problem<'a> {
+    fn problem<'a, R: Rule>(
+        &'a self,
+        step: &'a Step<'_, '_, &mut R>,
+        profile_spec: ProfileSpec<'a>,
+    ) -> Problem<'a> {
         Problem {
             batch: step.batch,
             plan: step.plan,
             turn: Turn::Rule(step.plan.order),
-            source: Source::Drawn(drawer),
+            source: Source::Spec(profile_spec),
             loads: &self.loads,
             taken: &self.on_device.taken,
         }
@@ -200,7 +205,7 @@ impl Greedy {
         let loads = &self.loads;
         let draw = |worker: usize, class: Option<u8>, profile: &mut Profile| {
             let view = loads.view(worker);
-            step.rule.draw(&view, batch.survival(class, view.row.len().max(1)), profile);
+            step.rule.profile(&view, batch.survival(class, view.row.len().max(1)), profile);
         };
         let problem = Problem {
             batch,
@@ -214,9 +219,9 @@ impl Greedy {
         let (workers, pool) = (batch.workers().len(), batch.waiting());
         self.begin_rivals(step);
         let searched = self.is_searched(step);
-        let (rivals, matrix) = (&mut self.rivals, &self.matrix);
+        let (column_queue, matrix) = (&mut self.column_queue, &self.matrix);
         let runs = if searched { 1 } else { matrix.runs() };
-        rivals.know_nobody();
+        column_queue.know_nobody();
         for column in columns {
             let Some((slot, score)) = column.best else { continue };
             let Some(position) = pool.position(slot) else { return false };
@@ -224,12 +229,12 @@ impl Greedy {
                 if searched || matrix.run(run).class == column.class {
                     // The best of its run, and a bound for the other runs of its class, which tighter bounds may spare a look.
                     let own = searched || matrix.holds(run, position);
-                    rivals.know(column.worker, run, Found { position, score }, own);
+                    column_queue.know(column.worker, run, Found { position, score }, own);
                 }
             }
         }
         for worker in 0..workers {
-            rivals.rank(worker);
+            column_queue.rank(worker);
         }
         true
     }

@@ -4,21 +4,21 @@
 //! admission is one column: the profile of one worker, searched in the pool's length order. Rules without that order look at
 //! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
 //! column is scored entry by entry ([`crate::backend::cpu::dense`]). Where they are bonuses of few pairs, it is searched as if there were
-//! none, and who has one is compared with what was found. Level refill, a rule that is known as data, has a kernel of its own for all of a
-//! step's admissions ([`crate::backend::cpu::refill`]); what does not fit its lanes comes back here.
+//! none, and who has one is compared with what was found. level, a rule that is known as data, has a kernel of its own for all of a
+//! step's admissions ([`crate::backend::cpu::level`]); what does not fit its lanes comes back here.
 //!
 //! | module | |
 //! |---|---|
 //! | `step` | what a decision works on, and how its columns are searched |
 //! | `search` | the best of one column |
-//! | `rivals` | columns that compete for the next admission |
+//! | `column_queue` | columns that compete for the next admission |
 //! | `repair` | what the picks gain once all are known |
 //! | `device` | picks that a device makes |
 
+mod column_queue;
 #[cfg(feature = "ascend")]
 mod device;
 mod repair;
-mod rivals;
 mod search;
 mod step;
 
@@ -26,9 +26,9 @@ use crate::assignment::{Admission, Assignment, Balance};
 use crate::backend::column::{Column, Found, Terms};
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::Tier;
-use crate::backend::cpu::exchange::Pairs;
+use crate::backend::cpu::level::Chain;
 use crate::backend::cpu::matrix::Matrix;
-use crate::backend::cpu::refill::Chain;
+use crate::backend::cpu::swap::Pairs;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
 use crate::batch::{Batch, Request};
@@ -36,8 +36,8 @@ use crate::pool::PoolSlot;
 use crate::rule::{Pin, Plan, Rule};
 use crate::score::Profile;
 
-use self::rivals::Rivals;
-use self::step::{Reach, Step, reach};
+use self::column_queue::ColumnQueue;
+use self::step::{MatrixThreshold, Step, reach};
 
 /// A survival class, or none.
 type Class = Option<u8>;
@@ -58,14 +58,14 @@ pub(crate) struct Greedy {
     found: Vec<Found>,
     tokens: Vec<i64>,
     pairs: Pairs,
-    /// Lengths, turned so that the longest comes first, and positions of the picks that are dealt.
-    dealt: Vec<u64>,
+    /// Lengths, turned so that the longest comes first, and positions of the picks that are reassigned.
+    reassigned: Vec<u64>,
     /// The picks that take part, the lowest worker first.
     places: Vec<u32>,
     repair_room: Room,
     columns: Columns,
     matrix: Matrix,
-    rivals: Rivals,
+    column_queue: ColumnQueue,
     /// Bounds of the runs of one column, and which they are.
     run_bounds: Vec<(i64, usize)>,
     #[cfg(feature = "ascend")]
@@ -93,7 +93,7 @@ impl Greedy {
         Self {
             loads: Loads::new(kernels.loads),
             column: Column::new(kernels),
-            // Room for the knots of level refill, which draws a profile only where its kernel does not serve.
+            // Room for the knots of level, which draws a profile only where its kernel does not serve.
             profile: Profile { knots: Vec::with_capacity(2), ..Profile::default() },
             picks: Vec::new(),
             changes: UNCHANGED,
@@ -103,12 +103,12 @@ impl Greedy {
             found: Vec::new(),
             tokens: Vec::new(),
             pairs: Pairs::default(),
-            dealt: Vec::new(),
+            reassigned: Vec::new(),
             places: Vec::new(),
             repair_room: Room::default(),
             columns: Columns::Fastest,
             matrix: Matrix::new(kernels),
-            rivals: Rivals::default(),
+            column_queue: ColumnQueue::default(),
             run_bounds: Vec::new(),
             #[cfg(feature = "ascend")]
             on_device: device::OnDevice::default(),
@@ -145,7 +145,7 @@ impl Greedy {
         out.clear();
         self.loads.prepare(batch);
         self.picks.clear();
-        let plan = rule.begin(batch, &mut self.loads.lift);
+        let plan = rule.begin(batch, &mut self.loads.load_offsets);
         out.passed_over = plan.passed_over;
         plan
     }
@@ -170,8 +170,8 @@ impl Greedy {
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         let reach = match self.columns {
             Columns::Fastest => reach(self.kernels, rule, batch, &terms),
-            Columns::Dense => Reach::Far,
-            Columns::Searched => Reach::Near,
+            Columns::Dense => MatrixThreshold::Far,
+            Columns::Searched => MatrixThreshold::Near,
         };
         Step::new(batch, rule, plan, terms, reach)
     }
@@ -184,13 +184,17 @@ impl Greedy {
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
         if !step.ordered {
-            self.matrix.load(batch, plan.age, plan.unit, step.reach != Reach::Far);
-        } else if step.reach == Reach::Further {
+            self.matrix.load(batch, plan.age, plan.unit, step.reach != MatrixThreshold::Far);
+        } else if step.reach == MatrixThreshold::Further {
             self.matrix.lay_out(batch);
         }
-        if !step.ordered || step.reach == Reach::Further {
+        if !step.ordered || step.reach == MatrixThreshold::Further {
             // A rule may change its order with the batch, and a step its way: that day must not allocate either.
-            self.rivals.reserve(batch.workers().len(), self.matrix.runs(), self.loads.envelopes().1.len());
+            self.column_queue.reserve(
+                batch.workers().len(),
+                self.matrix.runs(),
+                self.loads.envelopes().1.len(),
+            );
             hold(&mut self.run_bounds, self.matrix.runs());
         }
         if self.is_searched(step) {
@@ -220,9 +224,12 @@ impl Greedy {
                 let replaced = self.replace(step);
                 self.hold_picks(step);
                 let swapped = plan.repair.swap.is_some_and(|cost| {
-                    let dealt =
-                        if plan.repair.one_each { self.deal(round < plan.repair.rounds) } else { None };
-                    dealt.unwrap_or_else(|| self.exchange(cost))
+                    let reassigned = if plan.repair.one_each {
+                        self.reassign_sorted(round < plan.repair.rounds)
+                    } else {
+                        None
+                    };
+                    reassigned.unwrap_or_else(|| self.swap_pairs(cost))
                 });
                 if !replaced && !swapped {
                     break;
@@ -267,10 +274,10 @@ impl Greedy {
         score_tokens.clear();
         score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
         self.loads.prepare(batch);
-        let plan = rule.begin(batch, &mut self.loads.lift);
+        let plan = rule.begin(batch, &mut self.loads.load_offsets);
         self.loads.load(batch, &plan, false);
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
-        let step = Step::new(batch, rule, &plan, terms, Reach::Far);
+        let step = Step::new(batch, rule, &plan, terms, MatrixThreshold::Far);
         for worker in 0..workers {
             let mut drawn = None;
             for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
@@ -280,7 +287,7 @@ impl Greedy {
                 }
                 if drawn != Some(request.survival_class) {
                     drawn = Some(request.survival_class);
-                    self.draw(&step, worker, request.survival_class);
+                    self.profile(&step, worker, request.survival_class);
                 }
                 let score = self.score_drawn(&step, worker, request, waited);
                 score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
@@ -337,7 +344,7 @@ impl Greedy {
             // A search by length has left the worker's only profile.
             if !self.is_searched(step) {
                 let slot = PoolSlot(step.waiting.slots[found.position]);
-                self.draw(step, worker, step.batch.waiting().request(slot).survival_class);
+                self.profile(step, worker, step.batch.waiting().request(slot).survival_class);
             }
             self.column.peak_tokens(&self.profile)
         });
@@ -438,7 +445,7 @@ impl Greedy {
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open();
         while step.refill_drop_tokens.is_some() {
-            let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.refill)(chain)) else {
+            let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.level)(chain)) else {
                 return;
             };
             // Too large for that kernel: this one goes the general way.
@@ -458,21 +465,21 @@ impl Greedy {
             }
             return;
         }
-        self.place_rivals(step, false);
+        self.place_by_column_queue(step, false);
     }
 
-    /// Hands the step to a kernel of level refill.
+    /// Hands the step to a level kernel.
     fn with_chain<T>(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
         run: impl FnOnce(&'static Kernels, &mut Chain<'_>) -> T,
     ) -> T {
-        let (marks, flanks) = self.column.flanked(&step.waiting, &step.terms);
+        let (marks, block_bounds) = self.column.bounded(&step.waiting, &step.terms);
         let mut chain = Chain {
             ordered: &step.waiting,
             marks,
-            flanks,
-            pairs: (!step.ordered).then_some(self.matrix.listed()),
+            block_bounds,
+            pairs: (!step.ordered).then_some(self.matrix.sparse()),
             loads: &mut self.loads,
             open: &mut self.open,
             picks: &mut self.picks,
@@ -495,7 +502,7 @@ mod tests {
     use crate::policy::level::{Level, LevelParameters};
     use crate::pool::Pool;
 
-    /// What goes back to the pool outside the kernel of level refill is found by that kernel again.
+    /// What goes back to the pool outside the level kernel is found by that kernel again.
     #[test]
     fn a_pick_of_level_refill_that_is_taken_back_is_picked_again() {
         let requests: Vec<Request> = (0..300)

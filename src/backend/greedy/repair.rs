@@ -1,26 +1,26 @@
-//! What the picks of a step gain once all of them are known: dealt anew, exchanged in pairs, replaced by who waits.
+//! What the picks of a step gain once all of them are known: reassigned, sorted, swapped in pairs, replaced by who waits.
 
 use super::Greedy;
 use super::step::Step;
-use crate::backend::cpu::exchange::Exchange;
+use crate::backend::cpu::swap::Swap;
 use crate::backend::picks::{Pick, hold};
 use crate::rule::{PairCost, Rule};
 
-/// A pick in [`Greedy::dealt`]: the longest first, equal lengths in order of arrival.
-fn dealt_key(pick: &Pick) -> u64 {
+/// A pick in [`Greedy::reassigned`]: the longest first, equal lengths in order of arrival.
+fn reassigned_key(pick: &Pick) -> u64 {
     u64::from(u32::MAX - pick.tokens as u32) << 32 | pick.position as u64
 }
 
-/// The length in a key of [`Greedy::dealt`].
+/// The length in a key of [`Greedy::reassigned`].
 fn tokens_of(key: u64) -> i64 {
     i64::from(u32::MAX - (key >> 32) as u32)
 }
 
 impl Greedy {
-    /// Makes room for a repair: whether picks are dealt or exchanged may change with the batch, and that day must not allocate.
+    /// Makes room for a repair: whether picks are reassigned or swapped may change with the batch, and that day must not allocate.
     pub(super) fn hold_repair(&mut self, workers: usize, picks: usize) {
         if self.repair_room.grow(workers, picks) {
-            hold(&mut self.dealt, picks);
+            hold(&mut self.reassigned, picks);
             hold(&mut self.places, picks);
             self.pairs.reserve(workers, picks);
         }
@@ -28,35 +28,36 @@ impl Greedy {
 
     /// Deals the picks anew, the longest to the worker that lies lowest without its own: whether any came to another worker; none where one
     /// would not fit.
-    pub(super) fn deal(&mut self, asked_again: bool) -> Option<bool> {
+    pub(super) fn reassign_sorted(&mut self, checked_later: bool) -> Option<bool> {
         let (picks, loads) = (&self.picks, &self.loads);
         let bare = |pick: &Pick| (loads.without(pick.worker, pick.tokens), pick.worker);
         let movable = || picks.iter().enumerate().filter(|(_, pick)| pick.may_move());
         // Least loaded first is how they were placed, mostly, and the longest goes there.
         if movable()
-            .map(|(_, pick)| (dealt_key(pick), bare(pick)))
+            .map(|(_, pick)| (reassigned_key(pick), bare(pick)))
             .is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1)
         {
             return Some(false);
         }
-        self.dealt.clear();
-        self.dealt.extend(movable().map(|(_, pick)| dealt_key(pick)));
-        self.dealt.sort_unstable();
+        self.reassigned.clear();
+        self.reassigned.extend(movable().map(|(_, pick)| reassigned_key(pick)));
+        self.reassigned.sort_unstable();
         self.places.clear();
         self.places.extend(movable().map(|(index, _)| index as u32));
         if !movable().map(|(_, pick)| bare(pick)).is_sorted() {
             self.places.sort_unstable_by_key(|&index| bare(&picks[index as usize]));
         }
-        let deal = || self.places.iter().zip(&self.dealt).map(|(&index, &key)| (index as usize, key));
+        let reassignment =
+            || self.places.iter().zip(&self.reassigned).map(|(&index, &key)| (index as usize, key));
         let fits = |(index, key): (usize, u64)| {
             let pick = &picks[index];
             tokens_of(key) <= loads.longest_without(pick.worker, pick.tokens)
         };
-        if loads.is_bounded() && !deal().all(fits) {
+        if loads.is_bounded() && !reassignment().all(fits) {
             return None;
         }
         let (picks, mut moved) = (&mut self.picks, 0);
-        let exchanges = deal().filter_map(|(index, key)| {
+        let swaps = reassignment().filter_map(|(index, key)| {
             let pick = &mut picks[index];
             let (position, tokens) = (key as u32 as usize, tokens_of(key));
             if position == pick.position {
@@ -67,22 +68,22 @@ impl Greedy {
             (pick.position, pick.tokens, pick.peak_tokens) = (position, tokens, None);
             Some((pick.worker, more_tokens))
         });
-        self.loads.exchange_all(exchanges, asked_again);
+        self.loads.change_all(swaps, checked_later);
         self.changes += moved;
         Some(moved > 0)
     }
 
-    /// Exchanges picks of two workers where that lowers their cost.
-    pub(super) fn exchange(&mut self, cost: PairCost) -> bool {
-        let mut exchange = Exchange {
+    /// Swaps picks of two workers where that lowers their cost.
+    pub(super) fn swap_pairs(&mut self, cost: PairCost) -> bool {
+        let mut swap = Swap {
             loads: &mut self.loads,
             picks: &mut self.picks,
             pairs: &mut self.pairs,
             cost,
             changes: self.changes,
         };
-        let changed = (self.kernels.exchange)(&mut exchange);
-        self.changes = exchange.changes;
+        let changed = (self.kernels.swap)(&mut swap);
+        self.changes = swap.changes;
         changed
     }
 
@@ -91,7 +92,7 @@ impl Greedy {
         let mut changed = false;
         let mut from = 0;
         while step.refill_drop_tokens.is_some() {
-            let (some, stuck) = self.with_chain(step, |kernels, chain| (kernels.refill_again)(chain, from));
+            let (some, stuck) = self.with_chain(step, |kernels, chain| (kernels.level_repair)(chain, from));
             changed |= some;
             let Some(index) = stuck else { return changed };
             // Too large for that kernel: this one goes the general way.
@@ -118,7 +119,7 @@ impl Greedy {
             let (position, score) = match self.loads.view_without(pick.worker, pick.tokens) {
                 Some((view, longest)) if step.ordered => {
                     self.profile.clear();
-                    step.rule.draw(&view, None, &mut self.profile);
+                    step.rule.profile(&view, None, &mut self.profile);
                     if let Some(tolerance) = step.plan.repair.tolerance_tokens {
                         let peak = self.column.peak_tokens(&self.profile);
                         if pick.peak_tokens.is_some_and(|then| (peak - then).abs() <= tolerance) {
@@ -158,7 +159,7 @@ impl Greedy {
                 self.give_back(step, pick.position);
                 self.take(step, position);
                 let tokens = i64::from(step.waiting.tokens[position]);
-                self.loads.exchange(pick.worker, tokens - pick.tokens);
+                self.loads.change_tokens(pick.worker, tokens - pick.tokens);
                 self.picks[index] = Pick { position, tokens, ..pick };
             }
             // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.

@@ -58,7 +58,7 @@ impl Greedy {
         let longest = self.loads.longest_tokens(worker);
         if step.ordered {
             self.profile.clear();
-            step.rule.draw(&self.loads.view(worker), None, &mut self.profile);
+            step.rule.profile(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
         }
         self.best_in_pairs(step, worker, (longest, wanted), drawn)
@@ -75,12 +75,12 @@ impl Greedy {
     ) -> Option<Found> {
         if self.is_searched(step) {
             if drawn != Some(None) {
-                self.draw(step, worker, None);
+                self.profile(step, worker, None);
             }
             let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
             let is_taken = |position| self.column.is_taken(position);
             let score_of = |tokens| self.profile.score(tokens);
-            return self.matrix.listed().best(&step.waiting, found, score_of, (worker, longest), is_taken);
+            return self.matrix.sparse().best(&step.waiting, found, score_of, (worker, longest), is_taken);
         }
         self.matrix.forget();
         let mut best: Option<(Found, u64)> = None;
@@ -91,7 +91,7 @@ impl Greedy {
             let to = (from..self.matrix.runs()).find(|&run| self.matrix.run(run).class != class);
             let runs = from..to.unwrap_or(self.matrix.runs());
             if from > 0 || drawn != Some(class) {
-                self.draw(step, worker, class);
+                self.profile(step, worker, class);
             }
             from = runs.end;
             self.matrix.prepare((worker, class), &self.profile, longest);
@@ -129,10 +129,10 @@ impl Greedy {
         self.matrix.best(step.batch, self.matrix.run(run), &self.profile, worker, longest)
     }
 
-    pub(super) fn draw(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, class: Option<u8>) {
+    pub(super) fn profile(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, class: Option<u8>) {
         let view = self.loads.view(worker);
         self.profile.clear();
-        step.rule.draw(&view, step.batch.survival(class, view.row.len().max(1)), &mut self.profile);
+        step.rule.profile(&view, step.batch.survival(class, view.row.len().max(1)), &mut self.profile);
     }
 
     pub(super) fn score_drawn(
@@ -154,7 +154,7 @@ impl Greedy {
     ) -> i64 {
         let pool = step.batch.waiting();
         let slot = PoolSlot(step.waiting.slots[position]);
-        self.draw(step, worker, pool.request(slot).survival_class);
+        self.profile(step, worker, pool.request(slot).survival_class);
         self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
     }
 }

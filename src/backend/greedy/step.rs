@@ -4,11 +4,11 @@ use crate::backend::column::Terms;
 use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, Worker};
 use crate::pool::{Ordered, PoolSlot};
-use crate::rule::{Drawer, Order, Plan, Rule};
+use crate::rule::{Order, Plan, ProfileSpec, Rule};
 
 /// How far a rule looks ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum MatrixThreshold {
     /// Columns are searched by length wherever the batch allows it.
     Near,
     /// So are they today; with other waits or more admissions of as many requests, the matrix is faster.
@@ -18,18 +18,23 @@ pub(super) enum Reach {
 }
 
 /// How far a rule looks ahead in a batch.
-pub(super) fn reach(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, terms: &Terms) -> Reach {
-    let Some(projection) = batch.projection() else { return Reach::Near };
-    let Some(Drawer::Lookahead { discounts, alpha, beta, .. }) = rule.drawer(batch) else {
-        return Reach::Near;
+pub(super) fn reach(
+    kernels: &Kernels,
+    rule: &impl Rule,
+    batch: &Batch<'_>,
+    terms: &Terms,
+) -> MatrixThreshold {
+    let Some(projection) = batch.projection() else { return MatrixThreshold::Near };
+    let Some(ProfileSpec::Lookahead { discounts, alpha, beta, .. }) = rule.profile_spec(batch) else {
+        return MatrixThreshold::Near;
     };
     let discounts = &discounts[..discounts.len().min(projection.horizon + 1)];
     let (knots, waiting) = (discounts.len() as u64, batch.waiting().len() as u64);
     if !kernels.far.may_be_reached(knots) {
-        return Reach::Near;
+        return MatrixThreshold::Near;
     }
     if !kernels.far.is_reached(knots, batch.open_slots().min(waiting), waiting) {
-        return Reach::Further;
+        return MatrixThreshold::Further;
     }
     let dearest = match batch.is_uniform() {
         true => 1,
@@ -37,7 +42,11 @@ pub(super) fn reach(kernels: &Kernels, rule: &impl Rule, batch: &Batch<'_>, term
     };
     // Slopes and weights together.
     let steepest = (alpha + beta) * discounts.iter().sum::<i64>() as f64 * dearest as f64;
-    if steepest < f64::from(1u32 << 31) && terms.fit_lanes() { Reach::Far } else { Reach::Further }
+    if steepest < f64::from(1u32 << 31) && terms.fit_lanes() {
+        MatrixThreshold::Far
+    } else {
+        MatrixThreshold::Further
+    }
 }
 
 pub(super) struct Step<'a, 'b, R> {
@@ -47,15 +56,21 @@ pub(super) struct Step<'a, 'b, R> {
     pub plan: &'a Plan,
     pub terms: Terms,
     /// How far the rule looks ahead.
-    pub reach: Reach,
+    pub reach: MatrixThreshold,
     /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
     pub ordered: bool,
-    /// What a completion must lower its worker by, where the rule is level refill and the kernel made for it can run it.
+    /// What a completion must lower its worker by, where the rule is level and the kernel made for it can run it.
     pub refill_drop_tokens: Option<i64>,
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
-    pub(super) fn new(batch: &'a Batch<'b>, rule: R, plan: &'a Plan, terms: Terms, reach: Reach) -> Self {
+    pub(super) fn new(
+        batch: &'a Batch<'b>,
+        rule: R,
+        plan: &'a Plan,
+        terms: Terms,
+        reach: MatrixThreshold,
+    ) -> Self {
         Self {
             batch,
             waiting: batch.waiting().ordered(),
@@ -63,7 +78,7 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
             plan,
             terms,
             reach,
-            ordered: reach != Reach::Far && !batch.has_pair_terms(),
+            ordered: reach != MatrixThreshold::Far && !batch.has_pair_terms(),
             refill_drop_tokens: None,
         }
     }
@@ -92,8 +107,8 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         if !(one_by_one && alike && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
             return None;
         }
-        match self.rule.drawer(batch) {
-            Some(Drawer::Level { drop_tokens }) => Some(drop_tokens),
+        match self.rule.profile_spec(batch) {
+            Some(ProfileSpec::Level { drop_tokens }) => Some(drop_tokens),
             _ => None,
         }
     }

@@ -5,10 +5,10 @@ use std::arch::x86_64::*;
 use super::instantiate;
 use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Kept, Query as DenseQuery, Rows, Tier};
-use crate::backend::cpu::exchange::{self, Exchange};
 use crate::backend::cpu::lanes::{Block, DenseLanes, Lanes, gather};
+use crate::backend::cpu::level::{self, Chain};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
-use crate::backend::cpu::refill::{self, Chain};
+use crate::backend::cpu::swap::{self, Swap};
 use crate::backend::cpu::{Far, Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
@@ -75,7 +75,7 @@ impl Avx2 {
             let waited = _mm256_cvtepi32_pd(waited);
             let square = _mm256_mul_pd(waited, waited);
             let mut tokens = _mm256_mul_pd(_mm256_set1_pd(age.quadratic), square);
-            // Level refill adds nothing here and would wait for it; nor does anybody in these lanes reach the greatest age.
+            // level adds nothing here and would wait for it; nor does anybody in these lanes reach the greatest age.
             if age.linear != 0.0 {
                 tokens = _mm256_add_pd(_mm256_mul_pd(_mm256_set1_pd(age.linear), waited), tokens);
             }

@@ -51,26 +51,26 @@ macro_rules! instantiate {
                 // SAFETY: as above.
                 unsafe { search(ordered, query, marks) }
             },
-            refill: |chain| {
+            level: |chain| {
                 #[target_feature(enable = $features)]
                 fn place(chain: &mut Chain<'_>) -> Option<usize> {
-                    refill::place($token, chain)
+                    level::place($token, chain)
                 }
                 // SAFETY: as above.
                 unsafe { place(chain) }
             },
-            refill_again: |chain, first| {
+            level_repair: |chain, first| {
                 #[target_feature(enable = $features)]
                 fn replace(chain: &mut Chain<'_>, first: usize) -> (bool, Option<usize>) {
-                    refill::replace($token, chain, first)
+                    level::replace($token, chain, first)
                 }
                 // SAFETY: as above.
                 unsafe { replace(chain, first) }
             },
-            exchange: |picks| {
+            swap: |picks| {
                 #[target_feature(enable = $features)]
-                fn pass(picks: &mut Exchange<'_>) -> bool {
-                    exchange::pass($token, picks)
+                fn pass(picks: &mut Swap<'_>) -> bool {
+                    swap::pass($token, picks)
                 }
                 // SAFETY: as above.
                 unsafe { pass(picks) }

@@ -1,7 +1,7 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
 use crate::backend::cpu::lanes::{DenseLanes, Lanes, gather};
-use crate::backend::cpu::{Far, Isa, Kernels, Tier, column, dense, exchange, loads, refill};
+use crate::backend::cpu::{Far, Isa, Kernels, Tier, column, dense, level, loads, swap};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
@@ -19,9 +19,9 @@ static KERNELS: Kernels = Kernels {
     begin: |ordered, age, slopes, marks| column::begin(Scalar, ordered, age, slopes, marks),
     take: |ordered, position, marks| column::take(Scalar, ordered, position, marks),
     search: |ordered, query, marks| column::search(Scalar, ordered, query, marks),
-    refill: |chain| refill::place(Scalar, chain),
-    refill_again: |chain, first| refill::replace(Scalar, chain, first),
-    exchange: |picks| exchange::pass(Scalar, picks),
+    level: |chain| level::place(Scalar, chain),
+    level_repair: |chain, first| level::replace(Scalar, chain, first),
+    swap: |picks| swap::pass(Scalar, picks),
     loads: loads::LoadKernels {
         anticipate: |columns, refill, anticipated| loads::anticipate(columns, refill, anticipated),
         top: |values| loads::top(values),

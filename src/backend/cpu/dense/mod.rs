@@ -26,15 +26,15 @@
 
 mod cells;
 mod fill;
-mod ladder;
 mod query;
+mod sorted_knots;
 
 pub(crate) use cells::{Kept, STRIDE};
 pub(crate) use fill::{Hit, Plain, Span};
 pub(super) use fill::{add_bonuses, ages, find_bonuses, top, words};
-pub(crate) use ladder::Edges;
 pub(crate) use query::Query;
 pub use query::Tier;
+pub(crate) use sorted_knots::Edges;
 
 use super::lanes::{Block, DenseLanes};
 use crate::pool::BLOCK;

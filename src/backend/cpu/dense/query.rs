@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::ladder::{Edges, INT, Ladder, MOST_KNOTS};
+use super::sorted_knots::{Edges, INT, MOST_KNOTS, SortedKnots};
 use crate::backend::cpu::lanes::Lanes;
 use crate::pool::BLOCK;
 use crate::score::Profile;
@@ -49,7 +49,7 @@ pub(crate) struct Query {
     pub bit: i32,
     /// Whether lanes may hold the profile.
     held: bool,
-    ladder: Box<Ladder>,
+    sorted_knots: Box<SortedKnots>,
     /// The slope past every length of the run, the low half of it where sums wrap.
     pub(super) rest: i32,
     /// What each sum wraps by: then it is the score less the greatest of the profile.
@@ -74,7 +74,7 @@ impl Default for Query {
             cut_off: false,
             bit: 0,
             held: false,
-            ladder: Box::default(),
+            sorted_knots: Box::default(),
             rest: 0,
             shift: 0,
             factor: 1,
@@ -100,7 +100,7 @@ impl Query {
     /// The longest request that fits the worker.
     #[inline(always)]
     pub(super) fn longest(&self) -> i32 {
-        self.ladder.longest
+        self.sorted_knots.longest
     }
 
     /// Knots of the run in `i32` lanes, in pairs where these are dot products.
@@ -118,14 +118,14 @@ impl Query {
     /// Takes a profile for the lengths `shortest..=longest`: false where no lanes hold it.
     #[inline(always)]
     pub(crate) fn prepare<L: Lanes>(&mut self, lanes: L, profile: &Profile, lengths: (i64, i64)) -> bool {
-        self.held = self.ladder.take(lanes, profile, lengths);
+        self.held = self.sorted_knots.take(lanes, profile, lengths);
         self.held
     }
 
     /// At least the greatest score of sixteen runs, age and bonus aside; the least `i64` where everybody is too long.
     #[inline(always)]
     pub(crate) fn bounds<L: Lanes>(&self, lanes: L, edges: &Edges) -> [i64; BLOCK] {
-        self.ladder.bounds(lanes, edges)
+        self.sorted_knots.bounds(lanes, edges)
     }
 
     /// Cuts the profile to a run of these lengths: the first of `tiers` that is exact, if any, and what their scores are short of.
@@ -141,9 +141,9 @@ impl Query {
         if !self.held || greatest_base >= INT {
             return None;
         }
-        let lengths = (shortest, longest.min(self.ladder.longest));
-        let knots = self.ladder.between(lanes, lengths.0, lengths.1);
-        let (first, last) = (self.ladder.line(knots.start), self.ladder.line(knots.end));
+        let lengths = (shortest, longest.min(self.sorted_knots.longest));
+        let knots = self.sorted_knots.between(lanes, lengths.0, lengths.1);
+        let (first, last) = (self.sorted_knots.line(knots.start), self.sorted_knots.line(knots.end));
         // What the knots add at most, where that is no more than an `i64` holds.
         let longest = i64::from(lengths.1);
         let weights = first.slope.saturating_sub(last.slope).saturating_mul(longest);
@@ -153,7 +153,7 @@ impl Query {
         // Sums that would leave an `i32` may wrap if the scores do not: less the greatest of the profile, these fit.
         let (mut fits, mut short_of) = (true, first.start);
         if bound >= INT - 1 {
-            let (greatest, least) = self.ladder.range(lengths, knots.clone());
+            let (greatest, least) = self.sorted_knots.range(lengths, knots.clone());
             short_of = greatest;
             fits = greatest.saturating_sub(least).saturating_add(greatest_base) < INT - 1;
         }
@@ -182,7 +182,7 @@ impl Query {
     /// Puts knots into `i32` or `f32` lanes.
     #[inline(always)]
     fn line_up(&mut self, floats: bool, knots: Range<usize>) {
-        let (ats, weights) = self.ladder.knots(knots);
+        let (ats, weights) = self.sorted_knots.knots(knots);
         let knots = ats.iter().zip(weights);
         self.bend_count = ats.len();
         if floats {
@@ -198,11 +198,11 @@ impl Query {
 
     /// Pairs knots up, their weights divided by a common factor where that must be; false when they do not fit 16 bits then.
     fn pair_up(&mut self, knots: Range<usize>) -> bool {
-        let (ats, weights) = self.ladder.knots(knots);
+        let (ats, weights) = self.sorted_knots.knots(knots);
         let mut factor = Factor::of(1);
-        if self.ladder.heaviest >= 1 << 15 {
+        if self.sorted_knots.heaviest >= 1 << 15 {
             factor = weights.iter().fold(Factor::of(weights[0]), |factor, &weight| factor.common(weight));
-            if self.ladder.heaviest / i64::from(factor.value) >= 1 << 15 {
+            if self.sorted_knots.heaviest / i64::from(factor.value) >= 1 << 15 {
                 return false;
             }
         }

@@ -1,20 +1,20 @@
 //! A batch as dense columns: requests in the pool's length order (by survival class first), eligibility bits and bonuses by worker.
 
-mod bases;
+mod bonuses;
 mod eligibility;
 mod layout;
 #[cfg(test)]
 mod tests;
 
-use self::bases::Bases;
+use self::bonuses::BonusColumns;
 use self::eligibility::Eligibility;
 use self::layout::Layout;
 use super::Kernels;
 use super::column::{Found, GREATEST};
 use super::dense::{Kept, Query, Rows, Tier};
 use super::lanes::Block;
-use super::listed::Listed;
 use super::runs::{Run, Runs};
+use super::sparse::SparseBonuses;
 use crate::backend::picks::hold;
 use crate::batch::Batch;
 use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
@@ -33,7 +33,7 @@ pub(crate) struct Matrix {
     arrived: Vec<u64>,
     /// Each request's row of pair terms.
     rows: Vec<u32>,
-    bases: Bases,
+    bonuses: BonusColumns,
     eligibility: Eligibility,
     /// Whether who waits may be searched by length for anybody, its bonuses aside: these only add.
     searchable: bool,
@@ -63,7 +63,7 @@ impl Matrix {
             enqueued: Vec::new(),
             arrived: Vec::new(),
             rows: Vec::new(),
-            bases: Bases::default(),
+            bonuses: BonusColumns::default(),
             eligibility: Eligibility::default(),
             searchable: false,
             lengths: (0, 0),
@@ -111,16 +111,16 @@ impl Matrix {
             let enqueued =
                 if self.layout.is_in_order() { ordered.enqueued_blocks } else { &self.enqueued[..] };
             let ages = (ordered.now_step, enqueued);
-            self.bases.put_ages(self.kernels, ages, (age, unit), self.greatest_age);
-            self.bases.put_bonuses(self.kernels, batch, &self.rows);
+            self.bonuses.put_ages(self.kernels, ages, (age, unit), self.greatest_age);
+            self.bonuses.put_bonuses(self.kernels, batch, &self.rows);
             self.searchable =
-                may_search && self.layout.is_in_order() && !anybody_refused && self.bases.only_add();
+                may_search && self.layout.is_in_order() && !anybody_refused && self.bonuses.only_add();
             if self.searchable {
                 return;
             }
-            self.bases.bound(self.kernels, &mut self.runs);
+            self.bonuses.bound(self.kernels, &mut self.runs);
         } else {
-            self.bases.clear();
+            self.bonuses.clear();
             self.runs.unbound();
         }
         if self.layout.is_in_order() {
@@ -136,7 +136,7 @@ impl Matrix {
         self.layout.lay_out(batch, &mut self.runs);
         let blocks = self.runs.blocks();
         self.tokens.resize(blocks, Block::default());
-        self.bases.resize(blocks);
+        self.bonuses.resize(blocks);
         self.eligibility.resize(batch.workers().len(), blocks);
         hold(&mut self.rows, blocks * BLOCK);
     }
@@ -172,14 +172,14 @@ impl Matrix {
         self.greatest_age < GREATEST && self.unit < GREATEST
     }
 
-    /// Whether the best free request of any column is that of a search by length or one that [`Listed::best`] adds.
+    /// Whether the best free request of any column is that of a search by length or one that [`SparseBonuses::best`] adds.
     pub(crate) fn is_searchable(&self) -> bool {
         self.searchable
     }
 
     /// The bonuses, where they are few.
-    pub(crate) fn listed(&self) -> Listed<'_> {
-        self.bases.listed()
+    pub(crate) fn sparse(&self) -> SparseBonuses<'_> {
+        self.bonuses.sparse()
     }
 
     pub(crate) fn runs(&self) -> usize {
@@ -227,12 +227,12 @@ impl Matrix {
         self.prepared = Some((worker, class));
         self.runs.forget();
         self.held = false;
-        let Some(column) = self.bases.column(worker) else { return };
+        let Some(column) = self.bonuses.column(worker) else { return };
         if !self.fits_lanes() || longest < self.lengths.0 {
             return;
         }
         self.column = column;
-        self.bases.turn_to(column);
+        self.bonuses.turn_to(column);
         self.query.bit = 1 << (worker % 32);
         self.query.cut_off = longest < self.lengths.1;
         let lengths = (self.lengths.0, self.lengths.1.min(longest));
@@ -267,14 +267,14 @@ impl Matrix {
         self.scored_count += 1;
         let tiers = self.only.as_ref().map_or(self.kernels.tiers, std::slice::from_ref);
         let held = match self.held {
-            true => (self.kernels.cut)(&mut self.query, run.lengths, self.bases.greatest(), tiers),
+            true => (self.kernels.cut)(&mut self.query, run.lengths, self.bonuses.greatest(), tiers),
             false => None,
         };
         let Some((tier, short_of)) = held else {
             self.unheld_count += 1;
             return self.best_one_by_one(batch, run, profile, worker, longest);
         };
-        let base = self.bases.of_column(self.column);
+        let base = self.bonuses.of_column(self.column);
         let words = self.eligibility.words(worker);
         let arrived = match self.layout.is_in_order() {
             true => batch.waiting().ordered().arrived_blocks.as_flattened(),

@@ -1,4 +1,4 @@
-use super::bases::Keeping;
+use super::bonuses::BonusStorage;
 use super::*;
 use crate::backend::cpu::runs::NOBODY;
 use crate::batch::{Pairs, Request, Worker};
@@ -62,10 +62,10 @@ fn the_best_of_a_column_is_that_of_the_definition() {
         let age = Age { linear: 1.0, quadratic: 0.25 };
         for matrix in &mut matrices {
             matrix.load(&batch, age, 3, false);
-            match matrix.bases.keeping() {
-                Keeping::Turns => sparse += 1,
-                Keeping::Both => spread += 1,
-                Keeping::None | Keeping::Columns => filled += 1,
+            match matrix.bonuses.storage() {
+                BonusStorage::Turns => sparse += 1,
+                BonusStorage::Both => spread += 1,
+                BonusStorage::None | BonusStorage::Columns => filled += 1,
             }
             let taken: Vec<usize> = (0..waiting).filter(|_| random(seed, 6) == 0).collect();
             taken.iter().for_each(|&position| matrix.take(position));
@@ -80,7 +80,7 @@ fn the_best_of_a_column_is_that_of_the_definition() {
                 let expected = matrix.best_one_by_one(&batch, matrix.run(0), &profile, worker, longest);
                 assert_eq!(best_of(matrix, worker), expected, "round {round}, worker {worker}");
             }
-            if !matches!(matrix.bases.keeping(), Keeping::Turns | Keeping::Both)
+            if !matches!(matrix.bonuses.storage(), BonusStorage::Turns | BonusStorage::Both)
                 || masks
                 || malus
                 || waiting == 0
@@ -107,7 +107,7 @@ fn the_best_of_a_column_is_that_of_the_definition() {
                 let is_taken = |position: usize| taken.contains(&position);
                 let fit = (worker, longest);
                 let found =
-                    matrix.listed().best(&ordered, scan(None), |tokens| profile.score(tokens), fit, is_taken);
+                    matrix.sparse().best(&ordered, scan(None), |tokens| profile.score(tokens), fit, is_taken);
                 assert_eq!(found, expected, "round {round}, worker {worker}");
                 searched += 1;
             }
@@ -198,7 +198,7 @@ fn the_best_of_a_run_lies_below_its_bound() {
                     } else if density == 0 {
                         let scores = (shortest..=longest.min(fits)).map(|tokens| profile.score(tokens));
                         let oldest =
-                            matrix.bases.of_column(0)[run.from..run.to].iter().flat_map(|block| block.0);
+                            matrix.bonuses.of_column(0)[run.from..run.to].iter().flat_map(|block| block.0);
                         let top = oldest.take(run.count()).max().expect("somebody");
                         assert_eq!(Some(bound - i64::from(top)), scores.max(), "{knots} knots");
                     }

@@ -1,8 +1,8 @@
-//! The exchange of picks between workers: each pair whose exchange lowers the plan's pair cost changes places, in order.
+//! The swap of picks between workers: each pair whose swap lowers the plan's pair cost changes places, in order.
 //!
 //! A filter leaves the exact question to few pairs. A pick knows by how much its worker lies above the common level (`above`, in tokens
 //! times workers), its own length in the same unit (`length`), and the difference of both: what its worker lies above without it
-//! (`bare`). An exchange of picks `a` and `b` moves `u = length_a - length_b` from one worker to the other, and
+//! (`bare`). a swap of picks `a` and `b` moves `u = length_a - length_b` from one worker to the other, and
 //! `|above_a - u| + |above_b + u| < |above_a| + |above_b|` just where the two lie on different sides of the level and `u` is between zero
 //! and `above_a - above_b`: `a`, the higher, has the longer pick, and would lie higher even without it. The greatest load falls where the
 //! same holds of the top worker and any other. Two comparisons tell all.
@@ -52,8 +52,8 @@ impl Pairs {
     }
 }
 
-/// What the exchanges of a step work on.
-pub(crate) struct Exchange<'a> {
+/// What the swaps of a step work on.
+pub(crate) struct Swap<'a> {
     pub loads: &'a mut Loads,
     pub picks: &'a mut [Pick],
     pub pairs: &'a mut Pairs,
@@ -66,7 +66,7 @@ fn set(bits: &mut u16, lane: usize, to: bool) {
     *bits = *bits & !(1 << lane) | u16::from(to) << lane;
 }
 
-impl Exchange<'_> {
+impl Swap<'_> {
     /// By how much a worker lies above the common level, times the number of workers.
     #[inline(always)]
     fn above(&self, worker: usize) -> i64 {
@@ -125,7 +125,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Exchanges two picks if that lowers the cost of their workers.
+    /// Swaps two picks if that lowers the cost of their workers.
     #[inline(always)]
     fn try_pair(&mut self, first: usize, second: usize) -> bool {
         let (a, b) = (self.picks[first], self.picks[second]);
@@ -144,14 +144,14 @@ impl Exchange<'_> {
             return false;
         }
         self.changes += 1;
-        self.loads.exchange(a.worker, moved);
-        self.loads.exchange(b.worker, -moved);
+        self.loads.change_tokens(a.worker, moved);
+        self.loads.change_tokens(b.worker, -moved);
         self.picks[first] = Pick { position: b.position, tokens: b.tokens, peak_tokens: None, ..a };
         self.picks[second] = Pick { position: a.position, tokens: a.tokens, peak_tokens: None, ..b };
         true
     }
 
-    /// Brings the lanes up to date after an exchange; false when something does not fit them any more.
+    /// Brings the lanes up to date after a swap; false when something does not fit them any more.
     #[inline(always)]
     fn follow(&mut self, first: usize, second: usize) -> bool {
         let workers = self.loads.anticipated().len() as i64;
@@ -193,20 +193,20 @@ impl Exchange<'_> {
     }
 }
 
-/// One pass over all pairs: whether any was exchanged.
+/// One pass over all pairs: whether any was swapped.
 #[inline(always)]
-pub(super) fn pass<L: Lanes>(lanes: L, exchange: &mut Exchange<'_>) -> bool {
+pub(super) fn pass<L: Lanes>(lanes: L, swap: &mut Swap<'_>) -> bool {
     let mut changed = false;
-    if !exchange.fill() {
-        return exchange.plain(0, 1);
+    if !swap.fill() {
+        return swap.plain(0, 1);
     }
-    for first in 0..exchange.picks.len() {
+    for first in 0..swap.picks.len() {
         let mut from = first + 1;
-        while let Some(second) = next(lanes, exchange.pairs, first, from) {
-            if exchange.try_pair(first, second) {
+        while let Some(second) = next(lanes, swap.pairs, first, from) {
+            if swap.try_pair(first, second) {
                 changed = true;
-                if !exchange.follow(first, second) {
-                    exchange.plain(first, second + 1);
+                if !swap.follow(first, second) {
+                    swap.plain(first, second + 1);
                     return true;
                 }
             }
@@ -216,7 +216,7 @@ pub(super) fn pass<L: Lanes>(lanes: L, exchange: &mut Exchange<'_>) -> bool {
     changed
 }
 
-/// The next pick, from one on, whose exchange with the `first` may help.
+/// The next pick, from one on, whose swap with the `first` may help.
 #[inline(always)]
 fn next<L: Lanes>(lanes: L, pairs: &Pairs, first: usize, from: usize) -> Option<usize> {
     let blocks = pairs.bare.len();

@@ -1,7 +1,7 @@
 //! Columns that compete for the next admission.
 //!
 //! Each keeps the best that it found, which stays an upper bound until it is looked at again: taking requests only lowers what is left, and an
-//! envelope that rises lifts every score by a bounded amount, the same for all columns ([`Rule::envelope_weights`]). Only a column whose bound
+//! envelope that rises load offsets every score by a bounded amount, the same for all columns ([`Rule::envelope_weights`]). Only a column whose bound
 //! comes first is scored again, so the answer is that of scoring everything.
 
 use super::step::Step;
@@ -29,7 +29,7 @@ struct Bound {
 
 /// Columns that compete for the next admission.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rivals {
+pub(super) struct ColumnQueue {
     /// Runs of each worker's column.
     bounds: Vec<Bound>,
     /// The greatest key of each worker.
@@ -58,37 +58,40 @@ impl Greedy {
         let workers = step.batch.workers().len();
         let searched = self.is_searched(step);
         let (envelope, row) = self.loads.envelopes();
-        let rivals = &mut self.rivals;
-        rivals.runs = if searched { 1 } else { self.matrix.runs() };
-        rivals.rise = 0;
-        rivals.dearest_token = self.loads.dearest_token();
-        rivals.envelope = envelope;
-        rivals.envelope_row.clear();
-        rivals.envelope_row.extend_from_slice(row);
-        rivals.weights.clear();
-        rivals.weighted = step.rule.envelope_weights(workers as i64, row.len(), &mut rivals.weights);
-        rivals.bounds.clear();
-        rivals.bounds.resize(workers * rivals.runs, Bound { key: UNKNOWN, rise: NEVER, position: u32::MAX });
-        rivals.keys.clear();
-        rivals.keys.resize(workers, UNKNOWN);
-        rivals.moves = 0;
-        rivals.last.clear();
-        rivals.last.resize(workers, (NO_PICK, 0));
+        let column_queue = &mut self.column_queue;
+        column_queue.runs = if searched { 1 } else { self.matrix.runs() };
+        column_queue.rise = 0;
+        column_queue.dearest_token = self.loads.dearest_token();
+        column_queue.envelope = envelope;
+        column_queue.envelope_row.clear();
+        column_queue.envelope_row.extend_from_slice(row);
+        column_queue.weights.clear();
+        column_queue.weighted =
+            step.rule.envelope_weights(workers as i64, row.len(), &mut column_queue.weights);
+        column_queue.bounds.clear();
+        column_queue
+            .bounds
+            .resize(workers * column_queue.runs, Bound { key: UNKNOWN, rise: NEVER, position: u32::MAX });
+        column_queue.keys.clear();
+        column_queue.keys.resize(workers, UNKNOWN);
+        column_queue.moves = 0;
+        column_queue.last.clear();
+        column_queue.last.resize(workers, (NO_PICK, 0));
     }
 
     /// Admits the best pair of all columns until nobody fits.
-    pub(super) fn place_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>, looked: bool) {
+    pub(super) fn place_by_column_queue(&mut self, step: &Step<'_, '_, &mut impl Rule>, looked: bool) {
         if !looked {
             self.begin_rivals(step);
         }
         let unknown = if looked { 0 } else { self.open.len() };
         for at in 0..unknown {
             let worker = worker_of(self.open[at]);
-            while self.rivals.keys[worker] != NOBODY
+            while self.column_queue.keys[worker] != NOBODY
                 && let Leader::Stale(run) = self.leader(step, worker)
             {
                 self.look(step, worker, run);
-                self.rivals.rank(worker);
+                self.column_queue.rank(worker);
             }
         }
         while let Some((at, worker, next)) = self.first_rival() {
@@ -96,18 +99,18 @@ impl Greedy {
                 match self.leader(step, worker) {
                     Leader::Stale(run) => {
                         self.look(step, worker, run);
-                        self.rivals.rank(worker);
+                        self.column_queue.rank(worker);
                     }
                     Leader::Fresh(found) => {
                         self.open.remove(at);
-                        self.rivals.last[worker] = (self.picks.len() as u32, self.rivals.moves);
+                        self.column_queue.last[worker] = (self.picks.len() as u32, self.column_queue.moves);
                         self.admit(step, worker, found, false);
                         self.reopen(worker);
                         self.follow_envelopes(worker);
                         break;
                     }
                 }
-                if self.rivals.keys[worker] <= next {
+                if self.column_queue.keys[worker] <= next {
                     break;
                 }
             }
@@ -120,8 +123,8 @@ impl Greedy {
     /// Spares the repair the picks that are still the best for their worker: no envelope has moved since, nobody has followed them there,
     /// and who waits by now waited then.
     fn mark_lasting(&mut self) {
-        for &(pick, moves) in &self.rivals.last {
-            if moves == self.rivals.moves
+        for &(pick, moves) in &self.column_queue.last {
+            if moves == self.column_queue.moves
                 && let Some(pick) = self.picks.get_mut(pick as usize)
             {
                 pick.best_at = UNCHANGED;
@@ -134,7 +137,7 @@ impl Greedy {
     fn first_rival(&mut self) -> Option<(usize, usize, i64)> {
         let (mut best, mut next, mut first) = (NOBODY, NOBODY, None);
         for at in (0..self.open.len()).rev() {
-            let key = self.rivals.keys[worker_of(self.open[at])];
+            let key = self.column_queue.keys[worker_of(self.open[at])];
             if key > best {
                 (best, next, first) = (key, best, Some(at));
             } else {
@@ -146,15 +149,15 @@ impl Greedy {
 
     /// The run that leads a column: one to look at again, or the earliest of the best.
     fn leader(&self, step: &Step<'_, '_, &mut impl Rule>, worker: usize) -> Leader {
-        let rivals = &self.rivals;
-        let bounds = &rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs];
+        let column_queue = &self.column_queue;
+        let bounds = &column_queue.bounds[worker * column_queue.runs..(worker + 1) * column_queue.runs];
         let mut best: Option<(u64, Found)> = None;
         for (run, bound) in bounds.iter().enumerate() {
-            if bound.key != rivals.keys[worker] {
+            if bound.key != column_queue.keys[worker] {
                 continue;
             }
             let position = bound.position as usize;
-            if bound.rise != rivals.rise || self.column.is_taken(position) {
+            if bound.rise != column_queue.rise || self.column.is_taken(position) {
                 return Leader::Stale(run);
             }
             let arrived = step.waiting.arrived_blocks[position / BLOCK][position % BLOCK];
@@ -173,12 +176,14 @@ impl Greedy {
             return;
         }
         let found = if searched { self.best(step, worker) } else { self.best_of_run(step, worker, run) };
-        let rivals = &mut self.rivals;
-        rivals.bounds[worker * rivals.runs + run] = match found {
-            Some(found) => {
-                Bound { key: found.score - rivals.rise, rise: rivals.rise, position: found.position as u32 }
-            }
-            None => Bound { key: NOBODY, rise: rivals.rise, position: u32::MAX },
+        let column_queue = &mut self.column_queue;
+        column_queue.bounds[worker * column_queue.runs + run] = match found {
+            Some(found) => Bound {
+                key: found.score - column_queue.rise,
+                rise: column_queue.rise,
+                position: found.position as u32,
+            },
+            None => Bound { key: NOBODY, rise: column_queue.rise, position: u32::MAX },
         };
     }
 
@@ -188,7 +193,7 @@ impl Greedy {
         if self.matrix.is_prepared(worker, class) {
             return false;
         }
-        self.draw(step, worker, class);
+        self.profile(step, worker, class);
         self.matrix.prepare((worker, class), &self.profile, self.loads.longest_tokens(worker));
         true
     }
@@ -196,12 +201,13 @@ impl Greedy {
     /// Brings the bounds of runs that are to be looked at down to what the profile prepared last allows: whether there are others than this
     /// one.
     fn tighten_runs(&mut self, worker: usize, run: usize) -> bool {
-        let (rivals, class) = (&mut self.rivals, self.matrix.run(run).class);
-        let of_worker = &mut rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs];
+        let (column_queue, class) = (&mut self.column_queue, self.matrix.run(run).class);
+        let of_worker =
+            &mut column_queue.bounds[worker * column_queue.runs..(worker + 1) * column_queue.runs];
         let mut others = false;
         for ((at, known), &bound) in of_worker.iter_mut().enumerate().zip(self.matrix.bounds()) {
-            if self.matrix.run(at).class == class && known.rise != rivals.rise {
-                let key = bound.saturating_sub(rivals.rise).min(known.key);
+            if self.matrix.run(at).class == class && known.rise != column_queue.rise {
+                let key = bound.saturating_sub(column_queue.rise).min(known.key);
                 *known = Bound { key, rise: NEVER, position: u32::MAX };
                 others |= at != run;
             }
@@ -212,36 +218,36 @@ impl Greedy {
     /// Takes note of what an admission has changed: the profile of its worker, and every profile where an envelope has risen.
     fn follow_envelopes(&mut self, worker: usize) {
         let (envelope, row) = self.loads.envelopes();
-        let rivals = &mut self.rivals;
+        let column_queue = &mut self.column_queue;
         let (mut moved, mut any) = (false, false);
-        let seen = std::iter::once(&mut rivals.envelope).chain(&mut rivals.envelope_row);
+        let seen = std::iter::once(&mut column_queue.envelope).chain(&mut column_queue.envelope_row);
         for (step, (seen, &now)) in seen.zip(std::iter::once(&envelope).chain(row)).enumerate() {
             if now != *seen {
                 // A knot moves by whole tokens.
-                let weight = rivals.weights.get(step).copied().unwrap_or(0);
-                rivals.rise += weight * (now - *seen + rivals.dearest_token - 1);
-                moved |= weight != 0 || !rivals.weighted;
+                let weight = column_queue.weights.get(step).copied().unwrap_or(0);
+                column_queue.rise += weight * (now - *seen + column_queue.dearest_token - 1);
+                moved |= weight != 0 || !column_queue.weighted;
                 any = true;
                 *seen = now;
             }
         }
-        rivals.moves += u32::from(any);
+        column_queue.moves += u32::from(any);
         self.matrix.forget();
         let unknown = Bound { key: UNKNOWN, rise: NEVER, position: u32::MAX };
-        let far = rivals.rise >= 1 << 60;
-        if far || (moved && !rivals.weighted) {
-            rivals.bounds.fill(unknown);
-            rivals.keys.fill(UNKNOWN);
-            rivals.rise = if far { 0 } else { rivals.rise };
+        let far = column_queue.rise >= 1 << 60;
+        if far || (moved && !column_queue.weighted) {
+            column_queue.bounds.fill(unknown);
+            column_queue.keys.fill(UNKNOWN);
+            column_queue.rise = if far { 0 } else { column_queue.rise };
         } else {
-            rivals.bounds[worker * rivals.runs..(worker + 1) * rivals.runs].fill(unknown);
-            rivals.keys[worker] = UNKNOWN;
+            column_queue.bounds[worker * column_queue.runs..(worker + 1) * column_queue.runs].fill(unknown);
+            column_queue.keys[worker] = UNKNOWN;
         }
     }
 }
 
-impl Rivals {
-    /// Nothing is left in any column, unless [`Rivals::know`] says otherwise.
+impl ColumnQueue {
+    /// Nothing is left in any column, unless [`ColumnQueue::know`] says otherwise.
     #[cfg(feature = "ascend")]
     pub(super) fn know_nobody(&mut self) {
         self.bounds.fill(Bound { key: NOBODY, rise: 0, position: u32::MAX });

@@ -18,8 +18,8 @@ enum Fault {
     Told,
 }
 
-pub(super) struct Foresight {
-    /// May be anybody's: only [`Foresight::ask`] calls it.
+pub(super) struct ForecastState {
+    /// May be anybody's: only [`ForecastState::ask`] calls it.
     classifier: Box<dyn TerminationClassifier>,
     fault: Fault,
     pub buckets: EventBuckets,
@@ -35,7 +35,7 @@ pub(super) struct Foresight {
     pub ends: Vec<PredictedEnd>,
 }
 
-impl Foresight {
+impl ForecastState {
     pub(super) fn new(
         classifier: Box<dyn TerminationClassifier>,
         needs: Needs,

@@ -3,8 +3,8 @@
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::{Hit, Span};
 use crate::backend::cpu::lanes::Block;
-use crate::backend::cpu::listed::{Bonus, Listed, NO_COLUMN};
 use crate::backend::cpu::runs::Runs;
+use crate::backend::cpu::sparse::{Bonus, NO_COLUMN, SparseBonuses};
 use crate::batch::{Batch, Bonuses};
 use crate::pool::{BLOCK, NO_ROW};
 use crate::score::Age;
@@ -25,7 +25,7 @@ const FEW_ENTRIES: usize = 64;
 
 /// How bonuses are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Keeping {
+pub(super) enum BonusStorage {
     /// There are none.
     #[default]
     None,
@@ -38,8 +38,8 @@ pub(super) enum Keeping {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Bases {
-    keeping: Keeping,
+pub(super) struct BonusColumns {
+    storage: BonusStorage,
     /// Ages in score units; where columns take turns, those of one of them are added.
     ages: Vec<Block>,
     unit: i64,
@@ -64,10 +64,10 @@ pub(super) struct Bases {
     hits: Vec<Hit>,
 }
 
-impl Bases {
+impl BonusColumns {
     /// Has none: nothing fits the lanes.
     pub(super) fn clear(&mut self) {
-        self.keeping = Keeping::None;
+        self.storage = BonusStorage::None;
     }
 
     /// Takes the ages of requests, `unit` score units a token, the greatest of them given.
@@ -78,7 +78,7 @@ impl Bases {
         (age, unit): (Age, i64),
         greatest: i64,
     ) {
-        (self.keeping, self.unit, self.greatest) = (Keeping::None, unit, greatest);
+        (self.storage, self.unit, self.greatest) = (BonusStorage::None, unit, greatest);
         (kernels.ages)(now_step, enqueued, age, unit as i32, &mut self.ages);
     }
 
@@ -94,7 +94,7 @@ impl Bases {
         self.workers = batch.workers().len();
         self.list_open(batch);
         let listed = self.list_bonuses(kernels, bonuses, (rows, batch.waiting().with_pair_row()));
-        self.keeping = if listed.is_some() { Keeping::Turns } else { Keeping::Columns };
+        self.storage = if listed.is_some() { BonusStorage::Turns } else { BonusStorage::Columns };
         let greatest = listed.unwrap_or_else(|| self.fill_columns(kernels, bonuses, rows));
         self.greatest = greatest.saturating_mul(self.unit).saturating_add(self.greatest);
     }
@@ -211,16 +211,16 @@ impl Bases {
         if runs.list().len() <= 1 || self.greatest >= 1 << 31 {
             runs.unbound();
         } else {
-            match self.keeping {
-                Keeping::None => runs.bound_bonuses(kernels, &self.ages, &[], 1),
-                Keeping::Columns => runs.bound_bases(kernels, &self.columns),
-                Keeping::Turns | Keeping::Both => {
+            match self.storage {
+                BonusStorage::None => runs.bound_bonuses(kernels, &self.ages, &[], 1),
+                BonusStorage::Columns => runs.bound_bonus_columns(kernels, &self.columns),
+                BonusStorage::Turns | BonusStorage::Both => {
                     runs.bound_bonuses(kernels, &self.ages, &self.bonuses, self.open.len());
                 }
             }
         }
         let turns = self.bonuses.len() * TURN * runs.list().len();
-        if self.keeping == Keeping::Turns && turns > self.open.len() * self.ages.len() {
+        if self.storage == BonusStorage::Turns && turns > self.open.len() * self.ages.len() {
             self.spread();
         }
     }
@@ -228,37 +228,37 @@ impl Bases {
     /// Fills a column for each open worker from the list.
     fn spread(&mut self) {
         let blocks = self.ages.len();
-        self.keeping = Keeping::Both;
+        self.storage = BonusStorage::Both;
         let mut columns = std::mem::take(&mut self.columns);
         // What is left over from before is written over.
         columns.resize(self.open.len() * blocks, Block::default());
         for (base, column) in columns.chunks_exact_mut(blocks.max(1)).zip(0..) {
             base.copy_from_slice(&self.ages);
-            add(base, self.listed().of_column(column), 1);
+            add(base, self.sparse().of_column(column), 1);
         }
         self.columns = columns;
     }
 
     /// The bonuses one by one, where they are.
-    pub(super) fn listed(&self) -> Listed<'_> {
+    pub(super) fn sparse(&self) -> SparseBonuses<'_> {
         // What is left over from a batch with bonuses means nothing in one without.
-        let column_of = if self.keeping == Keeping::None { &[] } else { &self.column_of[..] };
-        Listed { column_of, ends: &self.ends, bonuses: &self.bonuses, ages: &self.ages }
+        let column_of = if self.storage == BonusStorage::None { &[] } else { &self.column_of[..] };
+        SparseBonuses { column_of, ends: &self.ends, bonuses: &self.bonuses, ages: &self.ages }
     }
 
     /// Whether what is not listed has no bonus, and what is has no malus: these only add.
     pub(super) fn only_add(&self) -> bool {
-        match self.keeping {
-            Keeping::None => true,
-            Keeping::Columns => false,
-            Keeping::Turns | Keeping::Both => !self.any_malus && self.greatest < 1 << 31,
+        match self.storage {
+            BonusStorage::None => true,
+            BonusStorage::Columns => false,
+            BonusStorage::Turns | BonusStorage::Both => !self.any_malus && self.greatest < 1 << 31,
         }
     }
 
     /// The column of a worker, the only one where there are no bonuses; none where it may take nobody.
     pub(super) fn column(&self, worker: usize) -> Option<usize> {
-        match self.keeping {
-            Keeping::None => Some(0),
+        match self.storage {
+            BonusStorage::None => Some(0),
             _ => self
                 .column_of
                 .get(worker)
@@ -271,22 +271,22 @@ impl Bases {
     /// Gives a column its turn, where they take turns.
     pub(super) fn turn_to(&mut self, column: usize) {
         let column = column as u32;
-        if self.keeping != Keeping::Turns || self.added == column {
+        if self.storage != BonusStorage::Turns || self.added == column {
             return;
         }
         let before = std::mem::replace(&mut self.added, column);
         let mut ages = std::mem::take(&mut self.ages);
         for (column, sign) in [(before, -1), (column, 1)] {
-            add(&mut ages, self.listed().of_column(column), sign);
+            add(&mut ages, self.sparse().of_column(column), sign);
         }
         self.ages = ages;
     }
 
     /// A column; where they take turns, it must be its own.
     pub(super) fn of_column(&self, column: usize) -> &[Block] {
-        match self.keeping {
-            Keeping::None | Keeping::Turns => &self.ages,
-            Keeping::Columns | Keeping::Both => {
+        match self.storage {
+            BonusStorage::None | BonusStorage::Turns => &self.ages,
+            BonusStorage::Columns | BonusStorage::Both => {
                 let blocks = self.ages.len();
                 &self.columns[column * blocks..(column + 1) * blocks]
             }
@@ -300,8 +300,8 @@ impl Bases {
 
     /// How bonuses are kept.
     #[cfg(test)]
-    pub(super) fn keeping(&self) -> Keeping {
-        self.keeping
+    pub(super) fn storage(&self) -> BonusStorage {
+        self.storage
     }
 }
 

@@ -1,8 +1,8 @@
-//! The admissions of level refill, one after the other, in one kernel.
+//! The admissions of level, one after the other, in one kernel.
 //!
 //! Each admission waits for the one before it: what it changes moves the length that the next worker wants. So what counts is how long
-//! one takes from end to end, and how few instructions it has. A rule that is known as data ([`crate::rule::Drawer::Level`]) needs no
-//! profile: its score is a tent over the wanted length, lower still past the margin,
+//! one takes from end to end, and how few instructions it has. A rule that is known as data ([`crate::rule::ProfileSpec::Level`]) needs no
+//! profile: its score is a profile over the wanted length, lower still past the margin,
 //!
 //! ```text
 //! score(s) = age - |s - wanted| - overflow_weight * max(0, s - margin)
@@ -13,7 +13,7 @@
 
 use super::column::{Found, Marks};
 use super::lanes::Lanes;
-use super::listed::Listed;
+use super::sparse::SparseBonuses;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, open_key, worker_of};
 use crate::batch::MAX_PROMPT_TOKENS;
@@ -45,13 +45,13 @@ const LANES: [i32; BLOCK] = {
 /// Per block at least the greatest `age + s` and the greatest `age - s` of its free entries, times [`PLACES`], plus its place: the first
 /// block has the greatest.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Flanks {
+pub(crate) struct BlockBounds {
     rising: [[i32; BLOCK]; MOST_GROUPS],
     falling: [[i32; BLOCK]; MOST_GROUPS],
     begun: bool,
 }
 
-impl Flanks {
+impl BlockBounds {
     /// Forgets everything.
     pub(crate) fn reset(&mut self) {
         self.begun = false;
@@ -62,9 +62,9 @@ impl Flanks {
 pub(crate) struct Chain<'a> {
     pub ordered: &'a Ordered<'a>,
     pub marks: &'a mut Marks,
-    pub flanks: &'a mut Flanks,
+    pub block_bounds: &'a mut BlockBounds,
     /// Bonuses on single workers, where some have any.
-    pub pairs: Option<Listed<'a>>,
+    pub pairs: Option<SparseBonuses<'a>>,
     pub loads: &'a mut Loads,
     /// Open workers by descending (load, index): the next one is the last.
     pub open: &'a mut Vec<u64>,
@@ -79,12 +79,12 @@ pub(crate) struct Chain<'a> {
 
 /// What a worker wants.
 #[derive(Clone, Copy)]
-struct Tent {
+struct LevelProfile {
     wanted: i64,
     margin: i64,
 }
 
-impl Tent {
+impl LevelProfile {
     /// The same for a worker that lies lower by so much.
     #[inline(always)]
     fn raised(self, lower: i64) -> Self {
@@ -106,31 +106,32 @@ impl Tent {
 
 /// What a worker wants whose load is `own` without the slot that is being filled.
 #[inline(always)]
-fn tent(loads: &Loads, worker: usize, own: i64, drop_tokens: i64) -> Tent {
+fn profile(loads: &Loads, worker: usize, own: i64, drop_tokens: i64) -> LevelProfile {
     let (others_mean, others_max) = loads.others(worker);
-    Tent { wanted: others_mean - drop_tokens - own, margin: others_max - own }
+    LevelProfile { wanted: others_mean - drop_tokens - own, margin: others_max - own }
 }
 
 /// Which picks are looked at again.
 #[derive(Clone, Copy)]
-struct Again {
+struct NeedsRecheck {
     tolerance_tokens: Option<i64>,
     drop_tokens: i64,
 }
 
-impl Again {
+impl NeedsRecheck {
     /// The first pick from here on, and what its worker wants without it.
     #[inline(always)]
-    fn next(self, picks: &[Pick], loads: &Loads, changes: u32, from: usize) -> Option<(usize, Tent)> {
+    fn next(self, picks: &[Pick], loads: &Loads, changes: u32, from: usize) -> Option<(usize, LevelProfile)> {
         for (index, pick) in picks.iter().enumerate().skip(from) {
             // Nothing has changed since it was looked at: neither would the answer.
             if pick.overdue || pick.best_at == changes {
                 continue;
             }
-            let tent = tent(loads, pick.worker, loads.without(pick.worker, pick.tokens), self.drop_tokens);
-            let moved_tokens = pick.peak_tokens.map(|then| (tent.peak_tokens() - then).abs());
+            let profile =
+                profile(loads, pick.worker, loads.without(pick.worker, pick.tokens), self.drop_tokens);
+            let moved_tokens = pick.peak_tokens.map(|then| (profile.peak_tokens() - then).abs());
             if self.tolerance_tokens.is_none_or(|most| moved_tokens.is_none_or(|moved| moved > most)) {
-                return Some((index, tent));
+                return Some((index, profile));
             }
         }
         None
@@ -168,16 +169,16 @@ impl Terms {
 
     /// Whether all distances and ages of a search fit the lanes.
     #[inline(always)]
-    fn fit(&self, tent: Tent) -> bool {
-        (0..=self.wanted_span).contains(&(tent.wanted - self.least_wanted))
+    fn fit(&self, profile: LevelProfile) -> bool {
+        (0..=self.wanted_span).contains(&(profile.wanted - self.least_wanted))
     }
 
     #[inline(always)]
-    fn query<L: Lanes>(&self, lanes: L, tent: Tent, longest_tokens: i64) -> Query<L::V> {
-        let margin = tent.margin.clamp(self.least_margin, self.last) as i32;
+    fn query<L: Lanes>(&self, lanes: L, profile: LevelProfile, longest_tokens: i64) -> Query<L::V> {
+        let margin = profile.margin.clamp(self.least_margin, self.last) as i32;
         Query {
-            wanted: lanes.splat(tent.wanted as i32),
-            wanted_place: lanes.splat(tent.wanted as i32 * PLACES),
+            wanted: lanes.splat(profile.wanted as i32),
+            wanted_place: lanes.splat(profile.wanted as i32 * PLACES),
             margin: lanes.splat(margin),
             overflow_weight: lanes.splat(self.overflow_weight as i32),
             overflow_weight_place: lanes.splat(self.overflow_weight as i32 * PLACES),
@@ -187,12 +188,12 @@ impl Terms {
 
     /// Whether the price of this length may be greater than its lanes could say.
     #[inline(always)]
-    fn is_cut(&self, tent: Tent, tokens: i64) -> bool {
-        tent.margin < self.least_margin && tokens > tent.margin
+    fn is_cut(&self, profile: LevelProfile, tokens: i64) -> bool {
+        profile.margin < self.least_margin && tokens > profile.margin
     }
 }
 
-/// A tent in lanes.
+/// A profile in lanes.
 #[derive(Clone, Copy)]
 struct Query<V> {
     wanted: V,
@@ -225,7 +226,7 @@ fn block_of(key: i32) -> usize {
     (PLACES - 1 - (key & (PLACES - 1))) as usize
 }
 
-/// The waiting requests by length: columns of the same length. With `MANY` so many searches are to come that a block pays for better flanks when it is
+/// The waiting requests by length: columns of the same length. With `MANY` so many searches are to come that a block pays for better block bounds when it is
 /// first looked into and whenever one of it is taken.
 struct Field<'a, const GROUPS: usize, const MANY: bool> {
     ordered: &'a Ordered<'a>,
@@ -238,7 +239,7 @@ struct Field<'a, const GROUPS: usize, const MANY: bool> {
     full: &'a mut [u16; GROUPS],
     aged: &'a mut [u16; GROUPS],
     age: crate::score::Age,
-    flanks: &'a mut Flanks,
+    block_bounds: &'a mut BlockBounds,
     /// The block that the next search will probably end in.
     foreseen: usize,
 }
@@ -246,7 +247,11 @@ struct Field<'a, const GROUPS: usize, const MANY: bool> {
 impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
     /// None where there are fewer groups.
     #[inline(always)]
-    fn new(ordered: &'a Ordered<'a>, marks: &'a mut Marks, flanks: &'a mut Flanks) -> Option<Self> {
+    fn new(
+        ordered: &'a Ordered<'a>,
+        marks: &'a mut Marks,
+        block_bounds: &'a mut BlockBounds,
+    ) -> Option<Self> {
         let blocks = ordered.token_blocks.len();
         Some(Self {
             ordered,
@@ -259,7 +264,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
             full: marks.full.first_chunk_mut()?,
             aged: marks.aged.first_chunk_mut()?,
             age: marks.age,
-            flanks,
+            block_bounds,
             foreseen: NOWHERE,
         })
     }
@@ -272,18 +277,18 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
     /// The better of what a search has found and the best entry with a bonus on the worker.
     fn best_listed(
         &self,
-        pairs: Listed<'_>,
+        pairs: SparseBonuses<'_>,
         terms: &Terms,
-        tent: Tent,
+        profile: LevelProfile,
         found: Option<Found>,
         place: (usize, i64),
     ) -> Option<Found> {
-        let score_of = |tokens| tent.score(terms.overflow_weight, tokens);
+        let score_of = |tokens| profile.score(terms.overflow_weight, tokens);
         let is_taken = |position: usize| self.taken[position / BLOCK] >> (position % BLOCK) & 1 == 1;
         pairs.best(self.ordered, found, score_of, place, is_taken)
     }
 
-    /// Takes an entry: until its block is tightened, the flanks still hold it.
+    /// Takes an entry: until its block is tightened, the block bounds still hold it.
     #[inline(always)]
     fn take(&mut self, position: usize) {
         self.taken[position / BLOCK] |= 1 << (position % BLOCK);
@@ -295,7 +300,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         self.full[block / BLOCK % GROUPS] |= 1 << (block % BLOCK);
     }
 
-    /// Frees an entry and raises the flanks of its block to it, if they are known.
+    /// Frees an entry and raises the block bounds of its block to it, if they are known.
     #[inline(always)]
     fn give_back<L: Lanes>(&mut self, lanes: L, position: usize) {
         let (block, lane) = (position / BLOCK, position % BLOCK);
@@ -305,9 +310,10 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         if self.aged[group] >> (block % BLOCK) & 1 == 1 {
             let (age, tokens) = (self.ages[block][lane], self.tokens[block][lane] as i32);
             let place = PLACES - 1 - block as i32;
-            for (flank, value) in
-                [(&mut self.flanks.rising, age + tokens), (&mut self.flanks.falling, age - tokens)]
-            {
+            for (flank, value) in [
+                (&mut self.block_bounds.rising, age + tokens),
+                (&mut self.block_bounds.falling, age - tokens),
+            ] {
                 let bound = lanes.put(lanes.splat(NOTHING), block % BLOCK, value * PLACES + place);
                 lanes.store(lanes.max(lanes.load(&flank[group]), bound), &mut flank[group]);
             }
@@ -340,7 +346,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         ages
     }
 
-    /// Brings the flanks of a block down to its free entries.
+    /// Brings the block bounds of a block down to its free entries.
     #[inline(always)]
     fn tighten<L: Lanes>(&mut self, lanes: L, block: usize, ages: L::V) {
         let group = block / BLOCK % GROUPS;
@@ -350,7 +356,9 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         let rising = lanes.keep(lanes.add(ages, tokens), free);
         let falling = lanes.keep(lanes.sub(ages, tokens), free);
         let (rising, falling) = lanes.tops(rising, falling);
-        for (flank, value) in [(&mut self.flanks.rising, rising), (&mut self.flanks.falling, falling)] {
+        for (flank, value) in
+            [(&mut self.block_bounds.rising, rising), (&mut self.block_bounds.falling, falling)]
+        {
             // Nobody left: a bound that no score is below.
             let bound =
                 lanes.put(lanes.splat(i32::MAX), block % BLOCK, value.max(1 - LIMIT) * PLACES + place);
@@ -374,8 +382,8 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         let mut keys = [lanes.splat(NOTHING); GROUPS];
         #[expect(clippy::needless_range_loop, reason = "an array of lanes stays in registers so")]
         for group in 0..GROUPS {
-            let rising = lanes.sub(lanes.load(&self.flanks.rising[group]), query.wanted_place);
-            let falling = lanes.add(lanes.load(&self.flanks.falling[group]), query.wanted_place);
+            let rising = lanes.sub(lanes.load(&self.block_bounds.rising[group]), query.wanted_place);
+            let falling = lanes.add(lanes.load(&self.block_bounds.falling[group]), query.wanted_place);
             let low = lanes.load_unsigned(&self.low[group]);
             let past = lanes.max(lanes.sub(low, query.margin), lanes.splat(0));
             let bound = lanes.sub(lanes.min(rising, falling), lanes.mul(past, query.overflow_weight_place));
@@ -406,7 +414,7 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         self.look_into_all(lanes, query, keys, best)
     }
 
-    /// The same for a worker whose turn it is. The block of the last admission may come late: its flanks are not brought down before this search,
+    /// The same for a worker whose turn it is. The block of the last admission may come late: its block bounds are not brought down before this search,
     /// which looks into it anyway, beside the search for the best of all others, instead of waiting for them.
     #[inline(always)]
     fn search_late<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, late: Option<usize>) -> Best {
@@ -526,13 +534,13 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
 /// Bounds every block by its ends and its oldest.
 #[inline(always)]
 fn begin<L: Lanes>(lanes: L, chain: &mut Chain<'_>) {
-    if std::mem::replace(&mut chain.flanks.begun, true) {
+    if std::mem::replace(&mut chain.block_bounds.begun, true) {
         return;
     }
     let ends = chain.ordered.low.iter().zip(chain.ordered.high);
-    let flanks = chain.flanks.rising.iter_mut().zip(&mut chain.flanks.falling);
+    let block_bounds = chain.block_bounds.rising.iter_mut().zip(&mut chain.block_bounds.falling);
     let mut places = lanes.add(lanes.load(&LANES), lanes.splat(PLACES - BLOCK as i32));
-    for (((low, high), ages), (rising, falling)) in ends.zip(&chain.marks.block_ages).zip(flanks) {
+    for (((low, high), ages), (rising, falling)) in ends.zip(&chain.marks.block_ages).zip(block_bounds) {
         let ages = lanes.load(ages);
         let high = lanes.add(ages, lanes.load_unsigned(high));
         let low = lanes.sub(ages, lanes.load_unsigned(low));
@@ -568,24 +576,24 @@ fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
     // What does not change stays in registers.
     let (pairs, tolerant, ordered) = (chain.pairs, chain.tolerance_tokens.is_some(), chain.ordered);
     let (loads, open, picks) = (&mut *chain.loads, &mut *chain.open, &mut *chain.picks);
-    let mut field = Field::<GROUPS, MANY>::new(ordered, chain.marks, chain.flanks)?;
+    let mut field = Field::<GROUPS, MANY>::new(ordered, chain.marks, chain.block_bounds)?;
     let mut late = None;
     let mut unfit = None;
     while let Some(key) = open.pop() {
         let worker = worker_of(key);
-        let tent = tent(loads, worker, loads.refilled(worker), terms.drop_tokens);
-        if !terms.fit(tent) {
+        let profile = profile(loads, worker, loads.refilled(worker), terms.drop_tokens);
+        if !terms.fit(profile) {
             unfit = Some(worker);
             break;
         }
-        let query = terms.query(lanes, tent, loads.longest_tokens(worker));
+        let query = terms.query(lanes, profile, loads.longest_tokens(worker));
         let best = if MANY {
             field.search_late(lanes, &query, late)
         } else {
             // About what the next worker will want: as if this admission left the others where they are.
             let next = open.last().map_or(worker, |&key| worker_of(key));
-            let next = tent.raised(loads.refilled(worker) - loads.refilled(next));
-            let next = if terms.fit(next) { next } else { tent };
+            let next = profile.raised(loads.refilled(worker) - loads.refilled(next));
+            let next = if terms.fit(next) { next } else { profile };
             let next = terms.query(lanes, next, loads.longest_tokens(worker));
             field.search_foreseen(lanes, &query, &next)
         };
@@ -594,14 +602,14 @@ fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
             // A worker that may take nobody now never may again: rooms and the pool only shrink.
             continue;
         }
-        if terms.is_cut(tent, field.tokens_of(best.position)) {
+        if terms.is_cut(profile, field.tokens_of(best.position)) {
             unfit = Some(worker);
             break;
         }
         let mut found = best.found();
         if let Some(pairs) = pairs {
             let place = (worker, loads.longest_tokens(worker));
-            found = field.best_listed(pairs, &terms, tent, Some(found), place).unwrap_or(found);
+            found = field.best_listed(pairs, &terms, profile, Some(found), place).unwrap_or(found);
         }
         let Found { position, score } = found;
         let tokens = field.tokens_of(position);
@@ -618,7 +626,7 @@ fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
             score,
             overdue: false,
             held: false,
-            peak_tokens: tolerant.then(|| tent.peak_tokens()),
+            peak_tokens: tolerant.then(|| profile.peak_tokens()),
             best_at: 0,
         });
         if loads.open_slots(worker) > 0 {
@@ -638,7 +646,7 @@ fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
 #[inline(always)]
 pub(super) fn replace<L: Lanes>(lanes: L, chain: &mut Chain<'_>, first: usize) -> (bool, Option<usize>) {
     // Mostly nobody.
-    let again = Again { tolerance_tokens: chain.tolerance_tokens, drop_tokens: chain.drop_tokens };
+    let again = NeedsRecheck { tolerance_tokens: chain.tolerance_tokens, drop_tokens: chain.drop_tokens };
     let Some((first, _)) = again.next(chain.picks, chain.loads, chain.changes, first) else {
         return (false, None);
     };
@@ -655,39 +663,39 @@ pub(super) fn replace<L: Lanes>(lanes: L, chain: &mut Chain<'_>, first: usize) -
 fn replace_in<L: Lanes, const GROUPS: usize>(
     lanes: L,
     chain: &mut Chain<'_>,
-    again: Again,
+    again: NeedsRecheck,
     first: usize,
 ) -> (bool, Option<usize>) {
     let terms = Terms::new(chain);
     let loads = &mut *chain.loads;
     let mut changed = false;
-    let Some(mut field) = Field::<GROUPS, false>::new(chain.ordered, chain.marks, chain.flanks) else {
+    let Some(mut field) = Field::<GROUPS, false>::new(chain.ordered, chain.marks, chain.block_bounds) else {
         return (false, None);
     };
     let mut from = first;
-    while let Some((index, tent)) = again.next(chain.picks, loads, chain.changes, from) {
+    while let Some((index, profile)) = again.next(chain.picks, loads, chain.changes, from) {
         from = index + 1;
         let pick = &mut chain.picks[index];
-        if !terms.fit(tent) {
+        if !terms.fit(profile) {
             return (changed, Some(index));
         }
         let bonus = chain.pairs.map_or(0, |pairs| pairs.units(pick.worker, pick.position));
-        let current = tent.score(terms.overflow_weight, pick.tokens) + field.age_of(pick.position) + bonus;
+        let current = profile.score(terms.overflow_weight, pick.tokens) + field.age_of(pick.position) + bonus;
         let longest = loads.longest_without(pick.worker, pick.tokens);
         let mut found = None;
         // Without a bonus nobody scores more.
         if current < i64::from(LIMIT) {
             let wanted = (current + 1).max(1 - i64::from(LIMIT)) as i32;
-            let best = field.search(lanes, &terms.query(lanes, tent, longest), wanted);
+            let best = field.search(lanes, &terms.query(lanes, profile, longest), wanted);
             if best.position != NOWHERE {
-                if terms.is_cut(tent, field.tokens_of(best.position)) {
+                if terms.is_cut(profile, field.tokens_of(best.position)) {
                     return (changed, Some(index));
                 }
                 found = Some(best.found());
             }
         }
         if let Some(pairs) = chain.pairs {
-            found = field.best_listed(pairs, &terms, tent, found, (pick.worker, longest));
+            found = field.best_listed(pairs, &terms, profile, found, (pick.worker, longest));
             found = found.filter(|found| found.score > current);
         }
         if let Some(Found { position, score }) = found {
@@ -697,14 +705,14 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
             field.give_back(lanes, pick.position);
             field.take(position);
             field.reopen(lanes, position / BLOCK);
-            loads.exchange(pick.worker, tokens - pick.tokens);
+            loads.change_tokens(pick.worker, tokens - pick.tokens);
             (pick.position, pick.tokens, pick.score) = (position, tokens, score);
         } else {
             pick.score = current;
         }
         // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
         (pick.best_at, pick.peak_tokens) =
-            (chain.changes, chain.tolerance_tokens.map(|_| tent.peak_tokens()));
+            (chain.changes, chain.tolerance_tokens.map(|_| profile.peak_tokens()));
     }
     (changed, None)
 }

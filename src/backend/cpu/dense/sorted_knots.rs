@@ -40,7 +40,7 @@ impl Line {
 
 /// The knots of a profile between two lengths, in order.
 #[derive(Clone, Debug)]
-pub(super) struct Ladder {
+pub(super) struct SortedKnots {
     pub shortest: i32,
     pub longest: i32,
     count: usize,
@@ -58,7 +58,7 @@ pub(super) struct Ladder {
     found: [[i32; MOST_KNOTS + BLOCK]; 2],
 }
 
-impl Default for Ladder {
+impl Default for SortedKnots {
     fn default() -> Self {
         Self {
             shortest: 0,
@@ -76,7 +76,7 @@ impl Default for Ladder {
     }
 }
 
-impl Ladder {
+impl SortedKnots {
     /// Takes the part of a profile between the lengths `shortest..=longest`: false where that does not fit `i32` lanes.
     #[inline(always)]
     pub(super) fn take<L: Lanes>(
@@ -95,7 +95,7 @@ impl Ladder {
         } else {
             self.take_many(lanes, profile, (shortest, longest), &mut line)
         };
-        self.draw(line);
+        self.profile(line);
         weights < INT
     }
 
@@ -199,7 +199,7 @@ impl Ladder {
 
     /// Draws the lines past each knot, from the first one on.
     #[inline(always)]
-    fn draw(&mut self, mut line: Line) {
+    fn profile(&mut self, mut line: Line) {
         let (mut summit, mut peak) = (0, if line.slope > 0 { i32::MAX } else { i32::MIN });
         let (first, others) = self.lines.split_first_mut().expect("one more than there are knots");
         *first = line;

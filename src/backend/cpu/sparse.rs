@@ -17,7 +17,7 @@ pub(crate) struct Bonus {
 
 /// The bonuses of a batch without survival classes, by column: entries are positions of the length order.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Listed<'a> {
+pub(crate) struct SparseBonuses<'a> {
     /// Which column a worker has; empty without any bonus.
     pub(super) column_of: &'a [u32],
     /// Where each column ends.
@@ -27,7 +27,7 @@ pub(crate) struct Listed<'a> {
     pub(super) ages: &'a [Block],
 }
 
-impl<'a> Listed<'a> {
+impl<'a> SparseBonuses<'a> {
     pub(super) fn of_column(self, column: u32) -> &'a [Bonus] {
         if column == NO_COLUMN {
             return &[];
