@@ -12,7 +12,8 @@ mod step;
 use std::hint::black_box;
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
+use balanceroute::backend::cpu::probe::ColumnProbe;
+use balanceroute::backend::cpu::{Isa, Tier};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Policy};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -4,7 +4,8 @@
 
 use balanceroute_sim::traces::{MAX_LINE_BYTES, ReadOptions, Trace, TraceError};
 
-/// Whether the reader took the bytes. The first byte chooses the options and a head, so that rows are reached at once.
+/// Whether the reader took the bytes. The first byte chooses the options and a head, so that rows are reached
+/// at once.
 pub(crate) fn trace(data: &[u8]) -> bool {
     let Some((&choice, rows)) = data.split_first() else { return false };
     let options = ReadOptions {

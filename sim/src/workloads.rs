@@ -1,6 +1,7 @@
 //! Built-in workloads: where the lengths of requests come from when no trace is given.
 //!
-//! Lengths are drawn from a ChaCha8 stream of the run's seed, so a workload is the same on every machine and under every policy.
+//! Lengths are drawn from a ChaCha8 stream of the run's seed, so a workload is the same on every machine and
+//! under every policy.
 
 use std::sync::Arc;
 
@@ -35,22 +36,28 @@ impl Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Workload {
-    /// The default of the BF-IO authors' code, with the means of the paper's proprietary trace: bivariate normal, prompt ~ N(3200, 2600),
-    /// output ~ N(1200, 700), correlation -0.1, redrawn until both are at least 1.
+    /// The default of the BF-IO authors' code, with the means of the paper's proprietary trace: bivariate
+    /// normal, prompt ~ N(3200, 2600), output ~ N(1200, 700), correlation -0.1, redrawn until both are at
+    /// least 1.
     PaperProd,
-    /// Stands for the week of Azure's 2024 trace cut to outputs above 1000 tokens, which is not public in that form. Prompts are
-    /// lognormal with mean 4652 and sigma 0.22; outputs are 1000 plus a geometric length of mean 52 (the cut leaves a memoryless tail).
-    /// Only the two means are published; the sigma is our choice.
+    /// Stands for the week of Azure's 2024 trace cut to outputs above 1000 tokens, which is not public in
+    /// that form. Prompts are lognormal with mean 4652 and sigma 0.22; outputs are 1000 plus a geometric
+    /// length of mean 52 (the cut leaves a memoryless tail). Only the two means are published; the sigma is
+    /// our choice.
     PaperAzure,
-    /// Prompts lognormal with median 2000 and sigma 0.5 (mean 2266), outputs lognormal with median 200 and sigma 0.6 (mean 239).
+    /// Prompts lognormal with median 2000 and sigma 0.5 (mean 2266), outputs lognormal with median 200 and
+    /// sigma 0.6 (mean 239).
     Lognormal,
-    /// Prompts of `paper-prod`, outputs geometric with mean 1200: the age of a request says nothing about its end.
+    /// Prompts of `paper-prod`, outputs geometric with mean 1200: the age of a request says nothing about its
+    /// end.
     Geometric,
-    /// Recurring prompts: each request is one of 512 prompts with lengths as in `paper-prod`; its output is the prompt's own length times
-    /// a lognormal factor of sigma 0.005 (nearly deterministic decoding). What a forecast by prompt hash can gain.
+    /// Recurring prompts: each request is one of 512 prompts with lengths as in `paper-prod`; its output is
+    /// the prompt's own length times a lognormal factor of sigma 0.005 (nearly deterministic decoding). What
+    /// a forecast by prompt hash can gain.
     Repeats,
-    /// A heavy tail with short outputs in the manner of Mooncake's traces: prompts lognormal with median 6000 and sigma 1.2, at most 128,000
-    /// (mean about 12,000), outputs lognormal with median 100 and sigma 0.9 (mean 150).
+    /// A heavy tail with short outputs in the manner of Mooncake's traces: prompts lognormal with median 6000
+    /// and sigma 1.2, at most 128,000 (mean about 12,000), outputs lognormal with median 100 and sigma 0.9
+    /// (mean 150).
     MooncakeLike,
 }
 
@@ -191,7 +198,8 @@ mod tests {
 
     #[test]
     fn paper_prod_is_the_truncated_bivariate_normal() {
-        // Means of the two normals cut at 1 (inverse Mills ratio); the correlation shifts them by less than the tolerance.
+        // Means of the two normals cut at 1 (inverse Mills ratio); the correlation shifts them by less than
+        // the tolerance.
         let (prompt, output) = means(Workload::PaperProd);
         near(prompt, 3746.0, 0.01);
         near(output, 1262.0, 0.01);

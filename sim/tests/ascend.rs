@@ -1,4 +1,5 @@
-//! The program and a simulation on the fake Ascend runtime: the device is found, decides, and changes no byte of what comes out.
+//! The program and a simulation on the fake Ascend runtime: the device is found, decides, and changes no byte
+//! of what comes out.
 #![cfg(feature = "ascend")]
 
 #[path = "../../tests/support/mod.rs"]
@@ -103,7 +104,7 @@ fn a_simulation_on_the_device_is_that_on_the_cpu_byte_for_byte() {
     assert!(run("ascend") == run("cpu"));
 }
 
-/// The same in this process, where the fake tells that it was the device that decided.
+/// In this process, where the fake tells that it was the device that decided.
 #[test]
 fn a_simulation_runs_on_the_device_to_the_last_batch() {
     let fake = Fake::new();

@@ -1,4 +1,5 @@
-//! The body of the trace reader's fuzz target on seeded bytes, for machines without a fuzzer. `FUZZ_CASES` sets how many.
+//! The body of the trace reader's fuzz target on seeded bytes, for machines without a fuzzer. `FUZZ_CASES`
+//! sets how many.
 
 #[path = "../../fuzz/bodies/trace.rs"]
 mod trace_body;

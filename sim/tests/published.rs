@@ -1,4 +1,4 @@
-//! The published picture comes out, and level refill lies beyond it: the promises of the README's first table.
+//! The published picture comes out, and level refill lies beyond it: what the README's first table promises.
 
 use balanceroute_sim::report::by_policy;
 use balanceroute_sim::workloads::Workload;
@@ -84,7 +84,8 @@ fn level_refill_stays_near_the_bound_as_the_cluster_grows() {
 
 #[test]
 fn the_wait_bound_holds() {
-    // Overdue after 8 mean waits (32 for giants), then first among the overdue: at most the pool's size in admissions later.
+    // Overdue after 8 mean waits (32 for giants), then first among the overdue: at most the pool's size in
+    // admissions later.
     for (workload, mean_waits) in [(Workload::PaperProd, 8.0), (Workload::MooncakeLike, 32.0)] {
         let runs = run(workload, 8, 32, 72, 3, &["level", "level-oracle", "exact"]);
         for run in &runs {

@@ -169,7 +169,8 @@ fn conversations(rows: u64) -> String {
         let blocks: Vec<u64> = (0..2 * turn).map(|block| 1_000 * talk + block).collect();
         let input = 1_000 * turn + 10 * talk;
         format!(
-            "{{\"timestamp\": {}, \"input_length\": {input}, \"output_length\": {}, \"hash_ids\": {blocks:?}}}\n",
+            "{{\"timestamp\": {}, \"input_length\": {input}, \"output_length\": {}, \
+             \"hash_ids\": {blocks:?}}}\n",
             100 * at,
             20 + at * 7 % 90
         )
@@ -422,8 +423,8 @@ fn a_request_that_fits_no_worker_is_a_warning() {
     let warning = one_line(&out);
     assert_eq!(
         warning.trim_end(),
-        "warning: 1 of 2 requests of too_long.csv can run on no worker and are refused: the longest needs 9042 KV \
-         tokens (9010 of prompt and output, 32 of headroom), a worker has 9041"
+        "warning: 1 of 2 requests of too_long.csv can run on no worker and are refused: \
+         the longest needs 9042 KV tokens (9010 of prompt and output, 32 of headroom), a worker has 9041"
     );
     let document: Value =
         serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON");
@@ -439,7 +440,8 @@ fn a_request_that_fits_no_worker_is_a_warning() {
     let error = one_line(&with(&["--kv-capacity", "40"]));
     assert!(error.starts_with("error: ") && error.contains("fits"), "{error}");
 
-    // Of a workload, a sample; and without a bound of the cache, the longest prompt that an evicted request may have.
+    // Of a workload, a sample; and without a bound of the cache, the longest prompt that an evicted request
+    // may have.
     let out = sim(&[&["simulate", "--kv-capacity", "12000"], &SHORT[..]].concat());
     assert!(one_line(&out).contains("of 100000 requests of paper-prod can run on no worker"));
     let trace = write("longest.csv", &format!("{AZURE}2023-11-16 18:17:05.0319600,4194304,1\n"));
@@ -713,7 +715,8 @@ mod streams {
         serde_json::from_slice::<Value>(&document[..length]).expect("JSON");
         assert_eq!(names(path.parent().expect("a folder")), ["fifo", "stdout.json"]);
 
-        // Only now a device of this machine: a program that renames over what is no file, run by root, would take it away.
+        // Only now a device of this machine: a program that renames over what is no file, run by root, would
+        // take it away.
         let out = ends(&mut program(&[&["simulate", "--json", "/dev/full"], &SHORT[..]].concat()));
         let error = one_line(&out);
         assert_eq!(out.status.code(), Some(1), "{error}");

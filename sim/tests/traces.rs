@@ -1,6 +1,8 @@
-//! On public traces: level refill is never behind the exact greedy, and every request of an open run finishes under every policy.
+//! On public traces: level refill is never behind the exact greedy, and every request of an open run finishes
+//! under every policy.
 //!
-//! The traces lie in `$BALANCEROUTE_TRACES` or `../shared/traces` (from the repository); the README names where to get them.
+//! The traces lie in `$BALANCEROUTE_TRACES` or `../shared/traces` (from the repository); the README names
+//! where to get them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,7 +67,8 @@ fn open(file: &str, rate_scale: f64) -> Option<Vec<Run>> {
     Some(runs)
 }
 
-/// Every trace request finishes under every policy, and `level` serves most tokens of all that predict nothing.
+/// Every trace request finishes under every policy, and `level` serves most tokens of all that predict
+/// nothing.
 fn ahead_of_every_baseline(runs: &[Run]) {
     let tokens = |name: &str| runs.iter().find(|run| run.policy == name).map_or(0.0, |run| run.tokens_per_s);
     let oracle_free = policy::NAMES.iter().take_while(|&&name| !name.starts_with("brh")).chain(&["exact"]);

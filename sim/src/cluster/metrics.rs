@@ -29,7 +29,8 @@ pub struct Run {
     pub requests_lost: u64,
     /// Requests sent back because no empty worker could ever hold them, over the whole run.
     pub requests_refused: u64,
-    /// Evictions from a full KV cache, over the whole run; an evicted request waits again with what is left of its output.
+    /// Evictions from a full KV cache, over the whole run; an evicted request waits again with what is left
+    /// of its output.
     pub preemptions: u64,
     /// Mean of `G * max - sum` of the loads after admission, in tokens (times weight).
     pub imbalance_mean: f64,
@@ -37,7 +38,8 @@ pub struct Run {
     pub imbalance_max_min_mean: f64,
     /// Mean of `(max - mean) / max`; 0 for an idle step.
     pub imbalance_norm_mean: f64,
-    /// `G * (H_G - 1) * E[output]` with `H_G = 1 + 1/2 + ... + 1/G`, in tokens: about the least mean imbalance without knowledge of ends.
+    /// `G * (H_G - 1) * E[output]` with `H_G = 1 + 1/2 + ... + 1/G`, in tokens: about the least mean
+    /// imbalance without knowledge of ends.
     pub bound_imbalance: f64,
     /// Tokens generated per simulated second, idle time included.
     pub tokens_per_s: f64,
@@ -53,12 +55,13 @@ pub struct Run {
     pub empty_slot_fraction: f64,
     /// Prompt tokens of the measured admissions that were cached on their worker, as a share of all.
     pub cached_token_share: Option<f64>,
-    /// Wall-clock time of a decision in microseconds, over steps with a free slot and somebody waiting. The only figures that
-    /// differ between two runs of the same arguments.
+    /// Wall-clock time of a decision in microseconds, over steps with a free slot and somebody waiting. The
+    /// only figures that differ between two runs of the same arguments.
     pub decide_us: DecideUs,
 }
 
-/// Time per output token in ms of the requests that ended in the measured steps: from first admission to the last token.
+/// Time per output token in ms of the requests that ended in the measured steps: from first admission to the
+/// last token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Tpot {
     /// Mean.
@@ -227,7 +230,8 @@ impl StepSums {
         step_ms
     }
 
-    /// Adds the time that prompt tokens took in the last step in ms: on the worker with most of them, and spread evenly.
+    /// Adds the time that prompt tokens took in the last step in ms: on the worker with most of them, and
+    /// spread evenly.
     pub(crate) fn prefill(&mut self, most_ms: f64, mean_ms: f64) {
         self.busy_ms += most_ms;
         self.perfect_ms += mean_ms;

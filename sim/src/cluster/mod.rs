@@ -1,12 +1,14 @@
 //! A lock-step cluster: what is simulated ([`Scenario`]), one run of it, and what that measures ([`Run`]).
 
+mod library;
 mod lockstep;
 pub mod metrics;
 pub mod prefix;
 mod scenario;
 mod source;
 
-pub(crate) use lockstep::{Cluster, Library};
+pub(crate) use library::Library;
+pub(crate) use lockstep::Cluster;
 pub use metrics::{Run, StepCost};
 pub use prefix::PrefixModel;
 pub use scenario::{DEFAULT_STEPS, DEFAULT_WARMUP, MAX_AFFINITY, Scenario, Unfit};

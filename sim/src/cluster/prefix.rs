@@ -1,21 +1,26 @@
 //! Prefix caches of the workers: what affinity may save and what it costs.
 //!
-//! Each worker keeps the prefix blocks of the requests admitted to it, a bounded number of them, least recently used out first. A request
-//! that is admitted finds the longest run of its leading blocks that are kept there; those tokens are *cached*. Every other prompt token
-//! holds the worker up for a fixed time (its prefill, or the transfer of its KV cache from where the prefill ran), and in lock-step the
-//! worker with most of them holds up the step:
+//! Each worker keeps the prefix blocks of the requests admitted to it, a bounded number of them, least
+//! recently used out first. A request that is admitted finds the longest run of its leading blocks that are
+//! kept there; those tokens are *cached*. Every other prompt token holds the worker up for a fixed time (its
+//! prefill, or the transfer of its KV cache from where the prefill ran), and in lock-step the worker with
+//! most of them holds up the step:
 //!
 //! ```text
-//! step time = C + t_l * max load + t_p * max over workers of (prompt tokens admitted there that are not cached)
+//! step time = C + t_l * max load + t_p * max over workers of (prompt tokens admitted there, not cached)
 //! ```
 //!
-//! Admissions of one step count in order, so the second of two equal prompts finds the first. Loads and KV capacity are the same with and
-//! without a hit: blocks are not shared between running requests.
+//! Admissions of one step count in order, so the second of two equal prompts finds the first. Loads and KV
+//! capacity are the same with and without a hit: blocks are not shared between running requests.
 //!
-//! Measured with `cargo sim simulate --trace mooncake_conversation.jsonl --affinity 0,0.1,0.3,1,3 --policy exact,level --seeds 5
-//! --steps 5000 --warmup 1000` (8 workers of 72 slots, 32 waiting; mean over the seeds):
+//! Measured (8 workers of 72 slots, 32 waiting; mean over the seeds) with
 //!
-//! | bonus tokens per cached token | cached: exact, level | imbalance: exact, level | tokens/s: exact, level |
+//! ```text
+//! cargo sim simulate --trace mooncake_conversation.jsonl --affinity 0,0.1,0.3,1,3 \
+//!     --policy exact,level --seeds 5 --steps 5000 --warmup 1000
+//! ```
+//!
+//! | bonus per cached token | cached: exact, level | imbalance: exact, level | tokens/s: exact, level |
 //! |---|---|---|---|
 //! | 0 | 8.1 %, 8.1 % | 80.3k, 46.6k | 4457, 4480 |
 //! | 0.1 | 9.2 %, 9.9 % | 82.1k, 48.4k | 4464, 4485 |
@@ -23,8 +28,8 @@
 //! | 1 | 11.5 %, 15.6 % | 84.5k, 50.1k | 4477, 4548 |
 //! | 3 | 13.0 %, 18.8 % | 110k, 71.2k | 4479, 4563 |
 //!
-//! With 128 waiting (`--pool 128`) there is more to choose from: `level` goes from 8.2 % to 16.1 % at 0.3 for an imbalance of 26.1k instead
-//! of 25.2k, and to 21.7 % at 1 for 31.8k.
+//! With 128 waiting (`--pool 128`) there is more to choose from: `level` goes from 8.2 % to 16.1 % at 0.3 for
+//! an imbalance of 26.1k instead of 25.2k, and to 21.7 % at 1 for 31.8k.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -47,7 +52,8 @@ pub struct PrefixModel {
 }
 
 impl Default for PrefixModel {
-    /// 2048 blocks (a million tokens), and 2 us: a KV transfer of 70 KB per token at 35 GB/s. Prefill on the worker itself costs tens of us.
+    /// 2048 blocks (a million tokens), and 2 us: a KV transfer of 70 KB per token at 35 GB/s. Prefill on the
+    /// worker itself costs tens of us.
     fn default() -> Self {
         Self { cache_blocks: 2048, prefill_us_per_token: 2.0 }
     }
@@ -146,7 +152,8 @@ impl Prefixes {
         }
     }
 
-    /// Time that this step's misses take in ms: on the worker with most of them, and on average. The next step begins.
+    /// Time that this step's misses take in ms: on the worker with most of them, and on average. The next
+    /// step begins.
     pub(crate) fn take_prefill_ms(&mut self) -> (f64, f64) {
         let ms = |tokens: f64| tokens * self.us_per_token / 1e3;
         let most = self.missed_tokens.iter().copied().max().unwrap_or(0);

@@ -43,7 +43,8 @@ pub struct Scenario {
     pub weights: Vec<f32>,
     /// What a step costs.
     pub cost: StepCost,
-    /// Prefix affinity: a bonus of so many tokens per cached token, one run each. Empty leaves prefix caches and their costs out.
+    /// Prefix affinity: a bonus of so many tokens per cached token, one run each. Empty leaves prefix caches
+    /// and their costs out.
     pub affinity: Vec<f64>,
     /// Prefix caches, where affinity is asked for.
     pub prefix: PrefixModel,
@@ -57,7 +58,8 @@ pub struct Scenario {
     pub parameters: Parameters,
 }
 
-/// Requests that no empty worker can hold to their end, out of a trace or a sample of a workload. As text, a warning.
+/// Requests that no empty worker can hold to their end, out of a trace or a sample of a workload. As text, a
+/// warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unfit {
@@ -82,7 +84,8 @@ impl fmt::Display for Unfit {
         match self.kv_capacity_tokens {
             Some(capacity) if longest + headroom > capacity => write!(
                 f,
-                "the longest needs {} KV tokens ({longest} of prompt and output, {headroom} of headroom), a worker has {capacity}",
+                "the longest needs {} KV tokens ({longest} of prompt and output, {headroom} of headroom), \
+                 a worker has {capacity}",
                 longest + headroom
             ),
             _ => write!(

@@ -1,4 +1,4 @@
-//! Where the next request comes from and when: a stream that depends on the seed and on nothing that a policy does.
+//! Where the next request comes from and when: a stream that depends on the seed, not on what a policy does.
 
 use std::sync::Arc;
 
@@ -32,7 +32,8 @@ impl Source {
         }
     }
 
-    /// Requests that stand for the whole source: the trace, or a large sample of the workload that no seed of a run shares.
+    /// Requests that stand for the whole source: the trace, or a large sample of the workload that no seed of
+    /// a run shares.
     pub(crate) fn library(&self) -> Vec<Job> {
         match self {
             Self::Workload(workload) => workload.sample(u64::MAX, LIBRARY),
@@ -55,14 +56,15 @@ pub(crate) fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
     rng
 }
 
-/// An endless supply of requests.
-pub(crate) enum Supply {
+/// The requests of a run, without an end.
+pub(crate) enum RequestSource {
     Workload { workload: Workload, rng: Box<ChaCha8Rng> },
     Trace { trace: Arc<Trace>, order: Vec<u32>, at: usize, rng: Box<ChaCha8Rng> },
 }
 
-impl Supply {
-    /// `from_the_start` reads a trace from its first row; otherwise it begins at a row that the seed chooses, so that seeds differ.
+impl RequestSource {
+    /// `from_the_start` reads a trace from its first row; otherwise it begins at a row that the seed chooses,
+    /// so that seeds differ.
     pub(crate) fn new(source: &Source, seed: u64, from_the_start: bool) -> Self {
         let mut rng = Box::new(stream(seed, Stream::Lengths));
         match source {
@@ -82,7 +84,8 @@ impl Supply {
         match self {
             Self::Workload { workload, rng } => workload.draw(rng),
             Self::Trace { trace, order, at, rng } => {
-                // The first pass keeps the trace's own order; later ones are shuffled, or every pass would repeat the first.
+                // The first pass keeps the trace's own order; later ones are shuffled, or every pass would
+                // repeat the first.
                 if *at == order.len() {
                     order.shuffle(rng);
                     *at = 0;
@@ -115,7 +118,7 @@ pub enum Arrivals {
 
 /// The requests of an open run, in order of time.
 pub(crate) struct Timetable {
-    supply: Supply,
+    requests: RequestSource,
     arrivals: Arrivals,
     rng: ChaCha8Rng,
     entered: u64,
@@ -130,16 +133,16 @@ impl Timetable {
             (_, Arrivals::Poisson { requests, .. }) => requests,
             _ => 0,
         };
-        let supply = Supply::new(source, seed, true);
+        let requests = RequestSource::new(source, seed, true);
         let mut table =
-            Self { supply, arrivals, rng: stream(seed, Stream::Times), entered: 0, total, next_ms: 0.0 };
+            Self { requests, arrivals, rng: stream(seed, Stream::Times), entered: 0, total, next_ms: 0.0 };
         table.schedule();
         table
     }
 
     fn schedule(&mut self) {
-        match (self.arrivals, &self.supply) {
-            (Arrivals::Trace { rate_scale }, Supply::Trace { trace, .. }) => {
+        match (self.arrivals, &self.requests) {
+            (Arrivals::Trace { rate_scale }, RequestSource::Trace { trace, .. }) => {
                 let at_s = trace.arrival_s.get(self.entered as usize).copied().unwrap_or_default();
                 self.next_ms = at_s / rate_scale * 1e3;
             }
@@ -159,7 +162,7 @@ impl Timetable {
     /// The next request, if it has arrived by `now_ms`, and when it did.
     pub(crate) fn pop(&mut self, now_ms: f64) -> Option<(Job, f64)> {
         let at_ms = self.next_ms().filter(|&at_ms| at_ms <= now_ms)?;
-        let job = self.supply.draw();
+        let job = self.requests.draw();
         self.entered += 1;
         self.schedule();
         Some((job, at_ms))

@@ -10,7 +10,8 @@ use crate::report::aligned;
 /// Ages at which each request is looked at, in steps apart.
 const EVERY_STEPS: u32 = 16;
 
-/// Judges every built-in classifier: each learns from the first half of the requests and is judged on the second.
+/// Judges every built-in classifier: each learns from the first half of the requests and is judged on the
+/// second.
 ///
 /// # Errors
 /// A horizon of zero or above 65,536 steps.

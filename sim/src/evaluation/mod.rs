@@ -1,5 +1,5 @@
-//! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), of forecasts ([`forecast`]) and of the ways to
-//! compute ([`kernels`]), and what balance looks like ([`picture`]).
+//! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), of forecasts
+//! ([`forecast`]) and of the ways to compute ([`kernels`]), and what balance looks like ([`picture`]).
 
 pub mod forecast;
 pub mod kernels;
@@ -14,7 +14,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cluster::{Cluster, Library, Run, Scenario};
 use crate::error::SimError;
 
-/// Runs every policy with every affinity under every seed; the runs come in that order, whatever the number of threads.
+/// Runs every policy with every affinity under every seed; the runs come in that order, whatever the number
+/// of threads.
 ///
 /// With `progress` a bar is drawn on stderr when that is a terminal.
 ///

@@ -1,4 +1,4 @@
-//! The table of settings: one command that plays the built-in workloads and the public traces at several sizes.
+//! The table of settings: one command that plays built-in workloads and public traces at several sizes.
 //!
 //! No policy may be tuned to one of them; a policy that leads on one and falls behind on another shows here.
 

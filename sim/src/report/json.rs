@@ -11,7 +11,8 @@ use crate::error::SimError;
 
 /// Where a document goes; looked at before the first run, so that a wrong path costs no time.
 ///
-/// A file is written beside, under another name, and takes its own when it is whole: a run that fails or is killed leaves what was there.
+/// A file is written beside, under another name, and takes its own when it is whole: a run that fails or is
+/// killed leaves what was there.
 #[derive(Debug)]
 pub struct JsonFile {
     name: String,
@@ -27,7 +28,8 @@ enum Destination {
     Direct(File),
 }
 
-/// A document that has been written and, if it is a file, waits for its name. Dropped, it leaves the old file.
+/// A document that has been written and, if it is a file, waits for its name. Dropped, it leaves the old
+/// file.
 #[derive(Debug)]
 #[must_use = "a file has its name only once it is published"]
 pub struct Written {
@@ -36,8 +38,8 @@ pub struct Written {
 }
 
 impl JsonFile {
-    /// Finds out whether the path can be written to; `-`, and whatever else standard output goes to, is standard output.
-    /// Waits for the reader of a fifo.
+    /// Finds out whether the path can be written to; `-`, and whatever else standard output goes to, is
+    /// standard output. Waits for the reader of a fifo.
     ///
     /// # Errors
     /// It cannot be written to, or no file can be made beside it.
@@ -121,7 +123,8 @@ fn destination(path: &Path) -> io::Result<Destination> {
         Err(error) => return Err(error),
     }
     let target = followed(path)?;
-    // Only tried: made again when there is something to write, so that nothing is left of runs that are killed.
+    // Only tried: made again when there is something to write, so that nothing is left of runs that are
+    // killed.
     beside(&target)?.close()?;
     Ok(Destination::Renamed(target))
 }
@@ -142,7 +145,8 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A file in the same folder, as open to others as the target is or as a new file would be. Dropped, it is removed.
+/// A file in the same folder, as open to others as the target is or as a new file would be. Dropped, it is
+/// removed.
 fn beside(target: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".balanceroute-").suffix(".json");
@@ -155,7 +159,8 @@ fn beside(target: &Path) -> io::Result<NamedTempFile> {
     Ok(file)
 }
 
-/// Whether this is what standard output goes to, under whatever name: a rename would take the file from under it.
+/// Whether this is what standard output goes to, under whatever name: a rename would take the file from under
+/// it.
 #[cfg(unix)]
 fn is_stdout(found: &fs::Metadata) -> bool {
     use std::os::fd::AsFd;

@@ -10,7 +10,7 @@ pub(crate) mod lanes;
 pub(crate) mod level;
 pub(crate) mod loads;
 pub(crate) mod matrix;
-mod probe;
+pub mod probe;
 pub(crate) mod runs;
 mod sparse;
 pub(crate) mod swap;
@@ -20,7 +20,6 @@ mod tests;
 use std::fmt;
 
 pub use dense::Tier;
-pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};

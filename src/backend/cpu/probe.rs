@@ -1,4 +1,4 @@
-//! Columns of made-up requests, for self-tests and measurements of the dense kernels from outside.
+//! What measuring programs call: columns of made-up requests, scored by one instruction set in lanes of one kind.
 
 use std::ops::Range;
 

@@ -3,6 +3,7 @@
 use super::column::{Found, Marks, Query};
 use super::dense::{Kept, Query as DenseQuery, Rows};
 use super::lanes::Block;
+use super::probe::ColumnProbe;
 use super::swap::{Pairs, Swap};
 use super::*;
 use crate::assignment::Assignment;

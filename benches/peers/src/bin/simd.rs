@@ -7,7 +7,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
+use balanceroute::backend::cpu::probe::ColumnProbe;
+use balanceroute::backend::cpu::{Isa, Tier};
 use fearless_simd::prelude::*;
 use fearless_simd::{Level, f32x16, i16x32, i32x16, mask32x16};
 

@@ -1,0 +1,172 @@
+//! The table of a comparison, and what stands above and below it.
+
+use std::fmt::Write as _;
+
+use super::figures::{Spread, aligned, by_policy, over, short};
+use crate::cluster::prefix::{BLOCK_TOKENS, PrefixModel};
+use crate::cluster::{Arrivals, Run, Scenario, Source};
+
+/// One row per policy (and affinity): means over the seeds, with the sample standard deviation of the
+/// imbalance.
+#[must_use]
+pub fn table(runs: &[Run]) -> String {
+    const HEAD: [[&str; 14]; 2] = [
+        [
+            "policy",
+            "imbalance",
+            "+-",
+            "/ bound",
+            "tok/s",
+            "balanced",
+            "TPOT",
+            "wait",
+            "wait",
+            "wait",
+            "wait",
+            "empty",
+            "decide",
+            "us",
+        ],
+        [
+            "",
+            "G*max-sum",
+            "sd",
+            "",
+            "",
+            "%",
+            "p95 ms",
+            "mean",
+            "p99",
+            "max",
+            "oldest",
+            "slots %",
+            "p50",
+            "p99",
+        ],
+    ];
+    let mut rows = HEAD.map(|row| row.map(str::to_owned).to_vec()).to_vec();
+    let with_prefixes = runs.iter().any(|run| run.affinity.is_some());
+    if with_prefixes {
+        for (row, text) in rows.iter_mut().zip(["cached", "tokens %"]) {
+            row.insert(1, text.to_owned());
+        }
+    }
+    for runs in by_policy(runs) {
+        let mean = |figure: fn(&Run) -> f64| over(runs, figure).mean;
+        let imbalance = over(runs, |run| run.imbalance_mean);
+        let bound = mean(|run| run.bound_imbalance);
+        let mut row = vec![
+            match runs[0].affinity {
+                Some(weight) => format!("{} W={weight}", runs[0].policy),
+                None => runs[0].policy.clone(),
+            },
+            short(imbalance.mean),
+            short(imbalance.sd),
+            if bound > 0.0 { format!("{:.2}", imbalance.mean / bound) } else { "-".to_owned() },
+            format!("{:.0}", mean(|run| run.tokens_per_s)),
+            format!("{:.2}", 100.0 * mean(|run| run.balanced_fraction)),
+            format!("{:.2}", mean(|run| run.tpot_ms.p95)),
+            format!("{:.0}", mean(|run| run.wait_steps.mean)),
+            format!("{:.0}", mean(|run| run.wait_steps.p99)),
+            format!("{:.0}", over(runs, |run| run.wait_steps.max as f64).max),
+            format!("{:.0}", over(runs, |run| run.wait_steps.oldest as f64).max),
+            format!("{:.2}", 100.0 * mean(|run| run.empty_slot_fraction)),
+            format!("{:.1}", mean(|run| run.decide_us.p50)),
+            format!("{:.1}", mean(|run| run.decide_us.p99)),
+        ];
+        if with_prefixes {
+            row.insert(1, format!("{:.1}", 100.0 * mean(|run| run.cached_token_share.unwrap_or(0.0))));
+        }
+        rows.push(row);
+    }
+    aligned(&rows)
+}
+
+/// What was simulated, and what every policy shares: two or three lines to stand above and below the table.
+#[must_use]
+pub fn heading(scenario: &Scenario) -> String {
+    let arrivals = match scenario.arrivals {
+        Arrivals::Closed => format!("closed, {} waiting", scenario.pool),
+        Arrivals::Trace { rate_scale } => format!("open, the trace's times / {rate_scale}"),
+        Arrivals::Poisson { per_second, requests } => {
+            format!("open, {requests} requests at {per_second}/s (Poisson)")
+        }
+    };
+    let steps = scenario.steps.map_or("to the end".to_owned(), |steps| format!("{steps} steps"));
+    let mut text = format!(
+        "{}: {} workers x {} slots, {arrivals}; {steps} after {} of warm-up, {} seeds",
+        scenario.source.name(),
+        scenario.workers,
+        scenario.slots,
+        scenario.warmup,
+        scenario.seeds
+    );
+    if let Source::Trace(trace) = &scenario.source {
+        let _ = write!(text, "; {} requests", trace.jobs.len());
+        if trace.skipped_rows > 0 {
+            let _ = write!(text, ", {} malformed rows skipped", trace.skipped_rows);
+        }
+        if trace.filtered_rows > 0 {
+            let _ = write!(text, ", {} below the least output left out", trace.filtered_rows);
+        }
+    }
+    if !scenario.affinity.is_empty() {
+        let PrefixModel { cache_blocks, prefill_us_per_token } = scenario.prefix;
+        let _ = write!(
+            text,
+            "\nprefix caches of {cache_blocks} blocks of {BLOCK_TOKENS} tokens per worker; \
+             {prefill_us_per_token} us per prompt token that is not cached, on the worker with most of them; \
+             bonus W tokens per cached token"
+        );
+    }
+    text.push('\n');
+    text
+}
+
+/// The line below the table: the bound, and what happened to the requests.
+#[must_use]
+pub fn footing(runs: &[Run]) -> String {
+    let sum = |figure: fn(&Run) -> u64| runs.iter().map(figure).sum::<u64>();
+    let bound = Spread::of(runs.iter().map(|run| run.bound_imbalance)).mean;
+    format!(
+        "bound without knowledge of ends: {}. \
+         All runs: {} requests in, {} done, {} waiting, {} active, {} lost, {} refused, {} preemptions\n\
+         wait in steps; max and oldest are the greatest over the seeds\n",
+        short(bound),
+        sum(|run| run.requests_in),
+        sum(|run| run.requests_done),
+        sum(|run| run.requests_waiting),
+        sum(|run| run.requests_active),
+        sum(|run| run.requests_lost),
+        sum(|run| run.requests_refused),
+        sum(|run| run.preemptions),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned_and_narrow() {
+        let run = |policy: &str, imbalance_mean| Run {
+            policy: policy.to_owned(),
+            imbalance_mean,
+            bound_imbalance: 17_000.0,
+            tokens_per_s: 123_456.7,
+            ..Run::default()
+        };
+        let text = table(&[
+            run("sglang-total-tokens", 20_000.0),
+            run("sglang-total-tokens", 22_000.0),
+            run("b", 1e6),
+        ]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert!(lines.iter().all(|line| line.len() <= 120), "{text}");
+        assert!(
+            lines[2].contains("21.0k") && lines[2].contains("1.41k") && lines[2].contains("1.24"),
+            "{text}"
+        );
+    }
+}
