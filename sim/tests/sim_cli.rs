@@ -309,6 +309,25 @@ fn without_a_subcommand_it_explains_itself() {
 }
 
 #[test]
+fn a_picture_is_written_or_refused_on_one_line() {
+    let (picture, nowhere) = (scratch("loads.svg"), scratch("no-folder").join("loads.svg"));
+    let drawn = |out: &Path, policy: &str| {
+        let out = out.display().to_string();
+        sim(&["picture", "--steps", "20", "--warmup", "10", "--policy", policy, "--out", &out])
+    };
+    assert!(drawn(&picture, "level,jsq").status.success());
+    let text = std::fs::read_to_string(&picture).expect("a picture");
+    assert!(text.starts_with("<svg") && text.contains("jsq"), "{text}");
+
+    let out = drawn(&nowhere, "level");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(one_line(&out).contains("loads.svg: No such file"), "{}", one_line(&out));
+    let out = drawn(&picture, "best");
+    assert_eq!(out.status.code(), Some(2));
+    assert!(one_line(&out).contains("unknown policy \"best\""), "{}", one_line(&out));
+}
+
+#[test]
 fn kernels_tell_what_this_machine_has() {
     let path = scratch("kernels.json");
     let out = sim(&["kernels", "--batches", "20", "--json", &path.display().to_string()]);

@@ -44,12 +44,15 @@ def test_the_example(tmp_path):
     assert "finished" in done.stdout
 
 
-def test_the_readme(tmp_path):
-    readme = (HERE.parents[1] / "README.md").read_text()
-    block = readme.split("```python\n")[1].split("```")[0]
-    done = run(tmp_path, "-c", block)
+@pytest.mark.parametrize(
+    ("page", "says"), [("README.md", "request 1 enters worker 0\n"), ("docs/engines.md", "[0 2] [1 0]\n")]
+)
+def test_the_pages(tmp_path, page, says):
+    blocks = (HERE.parents[1] / page).read_text().split("```python\n")[1:]
+    assert len(blocks) == 1
+    done = run(tmp_path, "-c", blocks[0].split("```")[0])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("request 1 enters worker 0\n")
+    assert done.stdout == says
 
 
 def test_the_bench_decides_right(tmp_path):

@@ -173,7 +173,12 @@ impl<'a> Cluster<'a> {
         Ok(cluster)
     }
 
-    pub(crate) fn run(mut self) -> Result<Run, SimError> {
+    pub(crate) fn run(self) -> Result<Run, SimError> {
+        self.run_seen(|_| {})
+    }
+
+    /// Runs it and shows the loads of every measured step, as its admissions have left them.
+    pub(crate) fn run_seen(mut self, mut see: impl FnMut(&[u64])) -> Result<Run, SimError> {
         let last_step = self.scenario.steps.map(|steps| self.scenario.warmup.saturating_add(steps));
         while last_step.is_none_or(|last| self.step < last) {
             if self.step == self.scenario.warmup && self.sums.steps == 0 {
@@ -182,7 +187,11 @@ impl<'a> Cluster<'a> {
             if !self.arrive()? {
                 break;
             }
-            self.one_step()?;
+            self.admit()?;
+            if self.measured() {
+                see(&self.loads);
+            }
+            self.decode()?;
         }
         Ok(self.close())
     }
@@ -312,8 +321,8 @@ impl<'a> Cluster<'a> {
         Ok(true)
     }
 
-    fn one_step(&mut self) -> Result<(), SimError> {
-        self.admit()?;
+    /// The rest of a step, once it has admitted.
+    fn decode(&mut self) -> Result<(), SimError> {
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
         let step_ms = if self.measured() {
             self.sums.step(&self.scenario.cost, &self.loads, &self.weights, self.active, slots)

@@ -1,8 +1,9 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), of forecasts
-//! ([`forecast`]) and of the ways to compute ([`kernels`]).
+//! ([`forecast`]) and of the ways to compute ([`kernels`]), and what balance looks like ([`picture`]).
 
 pub mod forecast;
 pub mod kernels;
+pub mod picture;
 pub mod settings;
 
 use std::sync::Mutex;

@@ -36,6 +36,46 @@ pub(crate) enum Command {
     Forecast(ForecastArgs),
     /// What this machine has: every kernel tested against the oracle and measured.
     Kernels(KernelsArgs),
+    /// Draw the loads of all workers over time, one panel a policy, as SVG.
+    Picture(PictureArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct PictureArgs {
+    /// The file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Policies, separated by commas; at most four.
+    #[arg(long, default_value = "vllm-0.33,level", value_name = "A,B", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Built-in workload, as of `simulate`.
+    #[arg(long, default_value = "paper-prod", value_name = "W")]
+    workload: String,
+    /// Decode workers, G.
+    #[arg(long, default_value_t = 8, value_name = "G")]
+    workers: usize,
+    /// Steps drawn.
+    #[arg(long, default_value_t = 400, value_name = "N")]
+    steps: u64,
+    /// Steps before them.
+    #[arg(long, default_value_t = DEFAULT_WARMUP, value_name = "N")]
+    warmup: u64,
+    /// Seed of lengths and arrivals.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) seed: u64,
+}
+
+impl PictureArgs {
+    pub(crate) fn scenario(&self) -> Result<Scenario, SimError> {
+        Ok(Scenario {
+            source: Source::Workload(Workload::from_name(&self.workload)?),
+            workers: self.workers,
+            policies: self.policy.clone(),
+            steps: Some(self.steps),
+            warmup: self.warmup,
+            ..Scenario::default()
+        })
+    }
 }
 
 #[derive(Args)]

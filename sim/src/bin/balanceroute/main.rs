@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use arguments::{Cli, Command, ForecastArgs, KernelsArgs, SettingsArgs, SimulateArgs};
+use arguments::{Cli, Command, ForecastArgs, KernelsArgs, PictureArgs, SettingsArgs, SimulateArgs};
 use balanceroute::backend::BackendKind;
 use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::{Arrivals, SimError, evaluation, report};
@@ -96,6 +96,12 @@ fn kernels(args: &KernelsArgs) -> Result<bool, SimError> {
     Ok(report.agrees())
 }
 
+fn picture(args: &PictureArgs) -> Result<(), SimError> {
+    let document = evaluation::picture::svg(&args.scenario()?, args.seed)?;
+    std::fs::write(&args.out, document)
+        .map_err(|source| SimError::Write { file: args.out.display().to_string(), source })
+}
+
 /// What clap has to say, on one line.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -128,6 +134,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Simulate(args) => simulate(&args)?,
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
+        Command::Picture(args) => picture(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {
                 tell("error: a path differs from the oracle");

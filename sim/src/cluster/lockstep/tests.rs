@@ -208,7 +208,7 @@ fn elapsed_s(scenario: &Scenario, run: &Run) -> f64 {
     let library = Library::new(scenario.source.library());
     let mut cluster = Cluster::new(scenario, &library, Box::new(FirstCome), None, run.seed).expect("valid");
     while cluster.arrive().expect("valid") {
-        cluster.one_step().expect("valid");
+        cluster.admit().and_then(|()| cluster.decode()).expect("valid");
     }
     cluster.now_ms / 1e3
 }
