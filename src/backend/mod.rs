@@ -15,7 +15,7 @@ pub(crate) mod loads;
 pub mod offload;
 pub(crate) mod picks;
 
-use cpu::{Kernels, Tier};
+use cpu::Kernels;
 
 use crate::assignment::Assignment;
 use crate::backend::ascend::result::DeviceError;
@@ -100,8 +100,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    pub(crate) fn new(kernels: &'static Kernels, why: &'static str, lanes: Option<Tier>) -> Self {
-        Self { greedy: Greedy::new(kernels).dense(lanes), kernels, why }
+    pub(crate) fn new(kernels: &'static Kernels, why: &'static str) -> Self {
+        Self { greedy: Greedy::new(kernels).dense(), kernels, why }
     }
 
     pub(crate) fn dense_columns(&self) -> (u64, u64) {
@@ -182,7 +182,7 @@ impl Chosen {
         kind: BackendKind,
         (kernels, why): (&'static Kernels, &'static str),
         no_device: Option<String>,
-        (lanes, search_by_length): (Option<Tier>, bool),
+        search_by_length: bool,
     ) -> Self {
         match kind {
             // A device that is not there leaves the CPU's choice.
@@ -190,7 +190,7 @@ impl Chosen {
                 let auto = Auto::new(kernels, why, no_device);
                 Self::Auto(Box::new(if search_by_length { auto.searching() } else { auto }))
             }
-            BackendKind::Cpu => Self::Cpu(Box::new(Cpu::new(kernels, why, lanes))),
+            BackendKind::Cpu => Self::Cpu(Box::new(Cpu::new(kernels, why))),
             BackendKind::Reference => Self::Reference(Reference),
         }
     }

@@ -13,7 +13,7 @@ use crate::assignment::Assignment;
 use crate::backend::BackendKind;
 use crate::backend::ascend::AscendParameters;
 use crate::backend::ascend::result::Counters;
-use crate::backend::cpu::{ColumnProbe, Isa, Tier};
+use crate::backend::cpu::{ColumnProbe, Isa};
 use crate::batch::{Batch, Pairs, Request, Traffic, Worker};
 use crate::policy::{self, Parameters, Policy};
 use crate::pool::Pool;
@@ -46,13 +46,6 @@ pub struct PathReport {
     pub ns_per_cell: Option<f64>,
     /// Time per request, worker and step with a horizon of 16, every knot of it between the lengths of every run: the arithmetic alone.
     pub ns_per_cell_horizon: Option<f64>,
-    /// The same for a whole column as a decision scores it: requests in order of length, knots put in order and cut to each run.
-    pub ns_per_cell_horizon_in_order: Option<f64>,
-    /// How near a pass comes to its own instructions on registers alone, without a horizon. Above 1 where there are too few registers to hold even
-    /// these: a yardstick for AVX-512 only.
-    pub peak_fraction: Option<f64>,
-    /// The same with the horizon.
-    pub peak_fraction_horizon: Option<f64>,
     /// How many times as fast as the definition of a score, one request at a time, without a horizon.
     pub times_definition: Option<f64>,
     /// The same with the horizon.
@@ -76,9 +69,6 @@ impl PathReport {
             mismatches: 0,
             ns_per_cell: None,
             ns_per_cell_horizon: None,
-            ns_per_cell_horizon_in_order: None,
-            peak_fraction: None,
-            peak_fraction_horizon: None,
             times_definition: None,
             times_definition_horizon: None,
             times_plain_lanes: None,
@@ -105,7 +95,7 @@ fn compare(paths: &mut [PathReport], definition: [Option<f64>; 2]) {
 
 /// Time per request, worker and step by the definition of a score, one request at a time.
 fn definition(steps: usize) -> Option<f64> {
-    let probe = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, steps)?;
+    let probe = ColumnProbe::new(Isa::Scalar, WAITING, steps)?;
     let pass = least_ns(300, || {
         std::hint::black_box(std::hint::black_box(&probe).by_definition());
     });
@@ -180,20 +170,18 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
     let mut paths = Vec::new();
     let mut contenders = Vec::new();
     for isa in Isa::ALL {
-        for lanes in std::iter::once(None).chain(Tier::ALL.map(Some)) {
-            let kind = lanes.map_or("structured".to_owned(), |lanes| format!("dense-{}", lanes.name()));
+        for (kind, backend) in [("structured", BackendKind::Auto), ("dense-i32", BackendKind::Cpu)] {
             let available = isa.is_available();
             let reason = if available { "this CPU has it" } else { "this CPU or this build lacks it" };
             let path = PathReport::new(format!("{isa}-{kind}"), available, reason.to_owned());
             if available {
-                let backend = if lanes.is_some() { BackendKind::Cpu } else { BackendKind::Auto };
-                let search_by_length = lanes.is_none();
-                let parameters = Parameters { isa: Some(isa), backend, lanes, search_by_length, ..on_cpu() };
+                let search_by_length = backend == BackendKind::Auto;
+                let parameters = Parameters { isa: Some(isa), backend, search_by_length, ..on_cpu() };
                 contenders.push((paths.len(), build_all(&parameters)?));
             }
             paths.push(path);
-            if let (Some(tier), Some(path)) = (lanes, paths.last_mut()) {
-                measure(path, isa, tier);
+            if let (BackendKind::Cpu, Some(path)) = (backend, paths.last_mut()) {
+                (path.ns_per_cell, path.ns_per_cell_horizon) = (measure(isa, 1), measure(isa, HORIZON + 1));
             }
         }
     }
@@ -270,31 +258,12 @@ fn least_ns(rounds: u32, mut call: impl FnMut()) -> f64 {
     least
 }
 
-fn measure(path: &mut PathReport, isa: Isa, tier: Tier) {
-    let per_cell = |steps: usize| {
-        let mut probe = ColumnProbe::new(isa, tier, WAITING, steps)?;
-        let passes = 8;
-        let pass = least_ns(300, || {
-            std::hint::black_box(probe.pass());
-        });
-        let peak = least_ns(300, || {
-            std::hint::black_box(probe.spin(std::hint::black_box(passes)));
-        }) / passes as f64;
-        Some((pass / (probe.cells() * steps) as f64, peak / pass))
-    };
-    if let Some((ns, fraction)) = per_cell(1) {
-        (path.ns_per_cell, path.peak_fraction) = (Some(ns), Some(fraction));
-    }
-    if let Some((ns, fraction)) = per_cell(HORIZON + 1) {
-        (path.ns_per_cell_horizon, path.peak_fraction_horizon) = (Some(ns), Some(fraction));
-    }
-    let steps = HORIZON + 1;
-    path.ns_per_cell_horizon_in_order = ColumnProbe::in_order(isa, tier, WAITING, steps).map(|mut probe| {
-        let pass = least_ns(300, || {
-            std::hint::black_box(probe.pass());
-        });
-        pass / (probe.cells() * steps) as f64
+fn measure(isa: Isa, steps: usize) -> Option<f64> {
+    let mut probe = ColumnProbe::new(isa, WAITING, steps)?;
+    let pass = least_ns(300, || {
+        std::hint::black_box(probe.pass());
     });
+    Some(pass / (probe.cells() * steps) as f64)
 }
 
 /// A random batch with everything optional in it, as owned parts.
@@ -311,8 +280,6 @@ struct Parts {
 }
 
 const TEST_HORIZON: usize = 4;
-/// Steps of a batch that is made to fit the 16-bit dot products: so many that each column keeps enough knots.
-const FITTING_HORIZON: usize = 7;
 
 impl Parts {
     fn new(rng: &mut ChaCha8Rng) -> Self {
@@ -368,54 +335,6 @@ impl Parts {
             classes: (0..2 * (TEST_HORIZON + 1)).map(|_| rng.random_range(0.0..1.0)).collect(),
             horizon: TEST_HORIZON,
             mean_prompt_tokens: 2000,
-        }
-    }
-
-    /// A batch whose columns mostly fit the narrowest lanes: lengths up to a 16-bit lane's greatest, and now and then one more, and every
-    /// projected margin within them.
-    fn fitting(rng: &mut ChaCha8Rng) -> Self {
-        let (workers, waiting) = (rng.random_range(2..5usize), rng.random_range(4..12usize));
-        let edge = 1 << 15;
-        let longest = [400, 5000, edge - 1, edge][[0, 1, 1, 2, 2, 2, 2, 3][rng.random_range(0..8)]];
-        let requests: Vec<Request> = (0..waiting as u64)
-            .map(|id| {
-                let tokens = if id == 0 { longest } else { rng.random_range(1..=longest) };
-                let request = Request::new(id, tokens).waited(rng.random_range(0..50));
-                match rng.random_range(0..5) {
-                    0 => request.class(rng.random_range(0..2)),
-                    1 | 2 => request.pairs(rng.random_range(0..3)),
-                    _ => request,
-                }
-            })
-            .collect();
-        let list: Vec<Worker> = (0..workers)
-            .map(|_| {
-                Worker::new(200_000 + rng.random_range(0..u64::from(longest / 8)), 10, rng.random_range(0..3))
-            })
-            .collect();
-        // The greatest load of each step lies above them all, on a worker that takes nobody.
-        let above = |rng: &mut ChaCha8Rng| rng.random_range(longest / 4..longest);
-        let mut rows: Vec<u64> = Vec::new();
-        for worker in &list {
-            rows.extend(
-                (0..=FITTING_HORIZON)
-                    .map(|_| worker.load_tokens + rng.random_range(0..u64::from(longest / 8))),
-            );
-        }
-        rows.extend((0..=FITTING_HORIZON).map(|_| 200_000 + u64::from(longest / 4 + above(rng))));
-        let mut list = list;
-        list.push(Worker::new(200_000 + u64::from(longest), 10, 0));
-        let count = 3 * list.len();
-        Self {
-            pool: Pool::from_requests(&requests).expect("ids and lengths are valid"),
-            rows,
-            bonus: (0..count).map(|_| rng.random_range(-500.0..4000.0)).collect(),
-            bonus_half: vec![],
-            eligible: (0..3).map(|_| rng.random()).collect(),
-            classes: (0..2 * (FITTING_HORIZON + 1)).map(|_| rng.random_range(0.0..1.0)).collect(),
-            horizon: FITTING_HORIZON,
-            mean_prompt_tokens: 0,
-            workers: list,
         }
     }
 
@@ -475,8 +394,7 @@ fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) ->
     Ok(())
 }
 
-/// Goes on where only part of the batches stayed in a path's lanes, until so many have: with more of the same, and with batches made to fit
-/// the 16-bit dot products and their edge.
+/// Goes on where only part of the batches stayed in a path's lanes, until so many have.
 fn test_in_lanes(
     batches: u64,
     paths: &mut [PathReport],
@@ -486,17 +404,13 @@ fn test_in_lanes(
     let mut oracle = build_all(&reference)?;
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let (mut expected, mut out) = (Assignment::new(), Assignment::new());
-    let looks_ahead = POLICIES.iter().position(|name| *name == "exact-oracle").unwrap_or(0);
     // Lanes that hold nothing at all would never be done.
     for round in 0..8 * batches as usize {
         contenders.retain(|(path, _)| paths[*path].batches_in_lanes < batches);
         if contenders.is_empty() {
             break;
         }
-        let (parts, at) = match round % 4 {
-            0 => (Parts::new(&mut rng), round / 4 % POLICIES.len()),
-            _ => (Parts::fitting(&mut rng), looks_ahead),
-        };
+        let (parts, at) = (Parts::new(&mut rng), round % POLICIES.len());
         let checked = parts.batch();
         oracle[at].decide(&checked, &mut expected);
         for (path, policies) in contenders.iter_mut() {
@@ -654,84 +568,44 @@ impl KernelReport {
         let number = |value: Option<f64>, scale: f64, digits: usize| {
             value.map_or("-".to_owned(), |value| format!("{:.digits$}", value * scale))
         };
-        let _ = writeln!(
-            text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
-            "",
-            "",
-            "",
-            "",
-            "ps per",
-            "times",
-            "times plain",
-            "of",
-            "H = 16, ps",
-            "times",
-            "times plain",
-            "of",
-            "in order,"
-        );
-        let _ = writeln!(
-            text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
-            "path",
-            "batches",
-            "in lanes",
-            "mismatches",
-            "cell",
-            "one by 1",
-            "lanes",
-            "peak",
-            "a step",
-            "one by 1",
-            "lanes",
-            "peak",
-            "ps a step"
-        );
+        let mut row = |cells: [&str; 10]| {
+            let [name, batches, in_lanes, mismatches, rest @ ..] = cells;
+            let _ = write!(text, "{name:<20} {batches:>9} {in_lanes:>9} {mismatches:>10}");
+            for three in rest.chunks(3) {
+                let _ = write!(text, "   {:>11} {:>8} {:>12}", three[0], three[1], three[2]);
+            }
+            text.push('\n');
+        };
+        row(["", "", "", "", "ps per", "times", "times plain", "H = 16, ps", "times", "times plain"]);
+        let titles = ["path", "batches", "in lanes", "mismatches", "cell", "one by 1", "lanes"];
+        let [path, batches, in_lanes, mismatches, cell, times, lanes] = titles;
+        row([path, batches, in_lanes, mismatches, cell, times, lanes, "a step", times, lanes]);
         for path in &self.paths {
-            if !path.available {
-                let _ = writeln!(text, "{:<20} {}", path.name, path.reason);
-                continue;
+            if !path.available || path.name == BackendKind::Ascend.name() {
+                row([&path.name, &path.reason, "", "", "", "", "", "", "", ""]);
             }
-            if path.name == BackendKind::Ascend.name() {
-                let _ = writeln!(text, "{:<20} {}", path.name, path.reason);
+            if path.available {
+                row([
+                    &path.name,
+                    &path.batches.to_string(),
+                    &path.batches_in_lanes.to_string(),
+                    &path.mismatches.to_string(),
+                    &number(path.ns_per_cell, 1e3, 0),
+                    &number(path.times_definition, 1.0, 1),
+                    &number(path.times_plain_lanes, 1.0, 1),
+                    &number(path.ns_per_cell_horizon, 1e3, 1),
+                    &number(path.times_definition_horizon, 1.0, 1),
+                    &number(path.times_plain_lanes_horizon, 1.0, 1),
+                ]);
             }
-            let _ = writeln!(
-                text,
-                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
-                path.name,
-                path.batches,
-                path.batches_in_lanes,
-                path.mismatches,
-                number(path.ns_per_cell, 1e3, 0),
-                number(path.times_definition, 1.0, 1),
-                number(path.times_plain_lanes, 1.0, 1),
-                number(path.peak_fraction, 1.0, 2),
-                number(path.ns_per_cell_horizon, 1e3, 1),
-                number(path.times_definition_horizon, 1.0, 1),
-                number(path.times_plain_lanes_horizon, 1.0, 1),
-                number(path.peak_fraction_horizon, 1.0, 2),
-                number(path.ns_per_cell_horizon_in_order, 1e3, 1),
-            );
         }
+        let definition = number(self.auto.definition_ns_per_cell, 1e3, 0);
+        let with_horizon = number(self.auto.definition_ns_per_cell_horizon, 1e3, 0);
+        row(["one by one", "", "", "", &definition, "", "", &with_horizon, "", ""]);
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11}",
-            "one by one",
-            "",
-            "",
-            "",
-            number(self.auto.definition_ns_per_cell, 1e3, 0),
-            "",
-            "",
-            "",
-            number(self.auto.definition_ns_per_cell_horizon, 1e3, 0)
-        );
-        let _ = writeln!(
-            text,
-            "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as the fastest of the scalar paths,\n\
-             which the compiler turns into the vector instructions of the target's baseline; in order: a whole column as a decision scores it, each run\n\
-             of requests against the knots between its lengths (dense-dot16: in i32 lanes where these are few)"
+            "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as\n\
+             the scalar path, which the compiler turns into the vector instructions of the target's baseline"
         );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");

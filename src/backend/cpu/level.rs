@@ -13,7 +13,7 @@
 
 use super::column::{Found, Marks};
 use super::lanes::Lanes;
-use super::sparse::SparseBonuses;
+use super::matrix::SparseBonuses;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, open_key, worker_of};
 use crate::batch::MAX_PROMPT_TOKENS;
@@ -85,12 +85,6 @@ struct LevelProfile {
 }
 
 impl LevelProfile {
-    /// The same for a worker that lies lower by so much.
-    #[inline(always)]
-    fn raised(self, lower: i64) -> Self {
-        Self { wanted: self.wanted + lower, margin: self.margin + lower }
-    }
-
     /// The length that it would take most gladly.
     #[inline(always)]
     fn peak_tokens(self) -> i64 {
@@ -240,8 +234,6 @@ struct Field<'a, const GROUPS: usize, const MANY: bool> {
     aged: &'a mut [u16; GROUPS],
     age: crate::score::Age,
     block_bounds: &'a mut BlockBounds,
-    /// The block that the next search will probably end in.
-    foreseen: usize,
 }
 
 impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
@@ -265,7 +257,6 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
             aged: marks.aged.first_chunk_mut()?,
             age: marks.age,
             block_bounds,
-            foreseen: NOWHERE,
         })
     }
 
@@ -427,29 +418,6 @@ impl<'a, const GROUPS: usize, const MANY: bool> Field<'a, GROUPS, MANY> {
         self.look_into_all(lanes, query, keys, best)
     }
 
-    /// The same where few searches are to come: the block that was foreseen for it is looked into without waiting for any bounds. What `next`
-    /// wants is about what the search after this one will ask for.
-    #[inline(always)]
-    fn search_foreseen<L: Lanes>(&mut self, lanes: L, query: &Query<L::V>, next: &Query<L::V>) -> Best {
-        let mut best = Best { score: 1 - LIMIT, position: NOWHERE };
-        let mut keys = self.bounds(lanes, query);
-        let next_keys = self.bounds(lanes, next);
-        let key = self.most_promising(lanes, &next_keys);
-        let next_block = if key == NOTHING { NOWHERE } else { block_of(key) };
-        let foreseen = std::mem::replace(&mut self.foreseen, next_block);
-        if foreseen != NOWHERE {
-            self.look_into(lanes, query, foreseen, &mut best);
-            if self.reaching(lanes, &keys, best.score) & !(1 << foreseen) == 0 {
-                return best;
-            }
-            #[expect(clippy::needless_range_loop, reason = "as in the bounds")]
-            for group in 0..GROUPS {
-                keys[group] = lanes.keep(keys[group], !((1u64 << foreseen) >> (group * BLOCK)) as u16);
-            }
-        }
-        self.look_into_all(lanes, query, keys, best)
-    }
-
     /// Looks into blocks until none promises better, the most promising first.
     #[inline(always)]
     fn look_into_all<L: Lanes>(
@@ -587,16 +555,7 @@ fn place_in<L: Lanes, const GROUPS: usize, const MANY: bool>(
             break;
         }
         let query = terms.query(lanes, profile, loads.longest_tokens(worker));
-        let best = if MANY {
-            field.search_late(lanes, &query, late)
-        } else {
-            // About what the next worker will want: as if this admission left the others where they are.
-            let next = open.last().map_or(worker, |&key| worker_of(key));
-            let next = profile.raised(loads.refilled(worker) - loads.refilled(next));
-            let next = if terms.fit(next) { next } else { profile };
-            let next = terms.query(lanes, next, loads.longest_tokens(worker));
-            field.search_foreseen(lanes, &query, &next)
-        };
+        let best = field.search_late(lanes, &query, late);
         late = None;
         if best.position == NOWHERE {
             // A worker that may take nobody now never may again: rooms and the pool only shrink.

@@ -7,7 +7,7 @@
 use super::step::Step;
 use super::{Greedy, UNCHANGED, UNKNOWN};
 use crate::backend::column::Found;
-use crate::backend::cpu::runs::NOBODY;
+use crate::backend::cpu::matrix::NOBODY;
 use crate::backend::picks::{hold, worker_of};
 use crate::pool::BLOCK;
 use crate::rule::Rule;

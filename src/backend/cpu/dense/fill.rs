@@ -1,6 +1,6 @@
 //! What the dense columns are filled with: ages, bonuses and eligibility.
 
-use crate::backend::cpu::lanes::{Block, DenseLanes, gather};
+use crate::backend::cpu::lanes::{Block, Lanes, gather};
 use crate::batch::Bonuses;
 use crate::pool::BLOCK;
 use crate::score::Age;
@@ -22,9 +22,9 @@ pub(crate) type Span = (u32, u64);
 /// Fills the bases of some workers, one column after the other: ages plus bonuses. The matrix has `width` workers and fewer than 2^32 - `width`
 /// entries. Returns the greatest magnitude of a bonus in tokens.
 #[inline(always)]
-pub(in crate::backend::cpu) fn add_bonuses<L: DenseLanes>(
+pub(in crate::backend::cpu) fn add_bonuses<L: Lanes>(
     lanes: L,
-    (bonuses, width): (Bonuses<'_>, u32),
+    (bonuses, width): (Bonuses<'_>, usize),
     workers: &[u32],
     unit: i32,
     (rows, ages): Plain<'_>,
@@ -38,12 +38,12 @@ pub(in crate::backend::cpu) fn add_bonuses<L: DenseLanes>(
         let mut offsets = [0; BLOCK];
         lanes.store(lanes.mul(lanes.load_unsigned(rows), lanes.splat(width as i32)), &mut offsets);
         for (&worker, base) in workers.iter().zip(bases.chunks_exact_mut(ages.len())) {
-            let bonus = lanes.round(match bonuses {
+            let bonus = match bonuses {
                 Bonuses::F32(matrix) => lanes.gather(matrix, &offsets, worker),
                 Bonuses::F16(matrix) => {
-                    lanes.widen_halves(&gather(matrix, &offsets, worker, half::f16::to_bits))
+                    lanes.round_halves(&gather(matrix, &offsets, worker, half::f16::to_bits))
                 }
-            });
+            };
             greatest = lanes.max(greatest, lanes.abs(bonus));
             lanes.store(lanes.add(of_age, lanes.mul(bonus, unit)), &mut base[block].0);
         }
@@ -55,10 +55,9 @@ pub(in crate::backend::cpu) fn add_bonuses<L: DenseLanes>(
 /// every bit of a worker that is open and none of others, `hits` a place for every entry and span and one more. The entries are left in
 /// another order.
 #[inline(always)]
-pub(in crate::backend::cpu) fn find_bonuses<L: DenseLanes>(
+pub(in crate::backend::cpu) fn find_bonuses<L: Lanes>(
     lanes: L,
-    bonuses: Bonuses<'_>,
-    workers: usize,
+    (bonuses, workers): (Bonuses<'_>, usize),
     open: (&[Block], &[Span]),
     entries: &mut [[u32; 2]],
     hits: &mut [Hit],
@@ -76,7 +75,7 @@ pub(in crate::backend::cpu) fn find_bonuses<L: DenseLanes>(
 
 /// The same for one type; `magnitude` is zero where a value is.
 #[inline(always)]
-fn find_nonzero<L: DenseLanes, T: Copy>(
+fn find_nonzero<L: Lanes, T: Copy>(
     lanes: L,
     (matrix, magnitude): (&[T], impl Fn(T) -> u32 + Copy),
     workers: usize,
@@ -136,7 +135,7 @@ fn find_nonzero<L: DenseLanes, T: Copy>(
 /// Eligibility words of 64 workers, 32 in each half of `into`, by row of a matrix of `stride` words a row, of which `word` is wanted. The
 /// second half may be empty.
 #[inline(always)]
-pub(in crate::backend::cpu) fn words<L: DenseLanes>(
+pub(in crate::backend::cpu) fn words<L: Lanes>(
     lanes: L,
     (masks, stride, word): (&[u64], usize, usize),
     rows: &[[u32; BLOCK]],
@@ -154,12 +153,11 @@ pub(in crate::backend::cpu) fn words<L: DenseLanes>(
 
 /// Ages in score units, where both stay below 2^29.
 #[inline(always)]
-pub(in crate::backend::cpu) fn ages<L: DenseLanes>(
+pub(in crate::backend::cpu) fn ages<L: Lanes>(
     lanes: L,
     now_step: u32,
     enqueued: &[[u32; BLOCK]],
-    age: Age,
-    unit: i32,
+    (age, unit): (Age, i32),
     into: &mut [Block],
 ) {
     for (enqueued, into) in enqueued.iter().zip(into) {
@@ -169,7 +167,7 @@ pub(in crate::backend::cpu) fn ages<L: DenseLanes>(
 
 /// The greatest of the first `count` entries of these blocks, at least one.
 #[inline(always)]
-pub(in crate::backend::cpu) fn top<L: DenseLanes>(lanes: L, blocks: &[Block], count: usize) -> i32 {
+pub(in crate::backend::cpu) fn top<L: Lanes>(lanes: L, blocks: &[Block], count: usize) -> i32 {
     let (whole, rest) = blocks.split_at(count / BLOCK);
     let mut top = lanes.splat(i32::MIN);
     for block in whole {

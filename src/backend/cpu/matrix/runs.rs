@@ -1,13 +1,13 @@
 //! Runs of requests in order of length: what is scored at once, and how high each may score at most.
 
-use super::Kernels;
-use super::dense::{Edges, Query, STRIDE};
-use super::lanes::Block;
-use super::sparse::Bonus;
+use crate::backend::cpu::Kernels;
+use crate::backend::cpu::dense::{Edges, STRIDE, SortedKnots};
+use crate::backend::cpu::lanes::Block;
 use crate::backend::picks::hold;
 use crate::pool::BLOCK;
 
-/// Blocks of a run, without a horizon and with one: the longer a score takes, the less is scored for nothing (measured).
+/// Blocks of a run, without a horizon and with one: the longer a score takes, the less is scored for nothing
+/// (measured).
 const RUN_BLOCKS: [usize; 2] = [64, 8];
 
 /// The bound of a run in which everybody is too long.
@@ -48,12 +48,8 @@ pub(super) struct Runs {
     list: Vec<Run>,
     /// The lengths of sixteen runs at a time.
     edges: Vec<Edges>,
-    /// At least the greatest age plus bonus of each run, column by column; empty where runs have no bounds.
+    /// The greatest age plus bonus of each run, column by column; empty where runs have no bounds.
     tops: Vec<i32>,
-    /// The greatest bonus of each run, column by column.
-    gains: Vec<i32>,
-    /// The run of each stride.
-    run_of: Vec<u32>,
     /// At least the best score of each run, for the profile prepared last.
     bounds: Vec<i64>,
 }
@@ -68,11 +64,17 @@ impl Runs {
         self.list.last().map_or(0, |run| run.to)
     }
 
+    /// Blocks of the longest one.
+    pub(super) fn longest(&self) -> usize {
+        self.list.iter().map(|run| run.to - run.from).max().unwrap_or(0)
+    }
+
     pub(super) fn clear(&mut self) {
         self.list.clear();
     }
 
-    /// Puts so many requests of a class behind the others, in whole strides and runs of at most `longest` blocks; returns the place of the first.
+    /// Puts so many requests of a class behind the others, in whole strides and runs of at most `longest` blocks;
+    /// returns the place of the first.
     pub(super) fn push(&mut self, requests: usize, class: Option<u8>, longest: usize) -> usize {
         let first = self.blocks();
         let blocks = requests.div_ceil(BLOCK).next_multiple_of(STRIDE);
@@ -86,12 +88,10 @@ impl Runs {
 
     /// Makes room for the bounds of so many columns: a later batch of these runs must not allocate, whoever is open then.
     pub(super) fn hold(&mut self, columns: usize) {
-        let (runs, strides) = (self.list.len(), self.blocks() / STRIDE);
+        let runs = self.list.len();
         hold(&mut self.tops, columns * runs);
-        hold(&mut self.gains, columns * runs);
         hold(&mut self.bounds, runs);
         hold(&mut self.edges, runs.div_ceil(BLOCK));
-        hold(&mut self.run_of, strides);
     }
 
     /// Takes the lengths of the requests by their place.
@@ -108,41 +108,12 @@ impl Runs {
         self.bounds.clear();
     }
 
-    /// Bounds ages plus bonuses, a column for each open worker.
-    pub(super) fn bound_bonus_columns(&mut self, kernels: &Kernels, bases: &[Block]) {
+    /// Bounds ages plus bonuses, one column after the other.
+    pub(super) fn bound_columns(&mut self, kernels: &Kernels, columns: &[Block]) {
         self.put_edges();
-        for base in bases.chunks_exact(self.blocks().max(1)) {
-            self.put_tops(kernels, base);
-        }
-    }
-
-    /// Bounds ages and the bonuses of so many columns, one by one.
-    pub(super) fn bound_bonuses(
-        &mut self,
-        kernels: &Kernels,
-        ages: &[Block],
-        bonuses: &[Bonus],
-        columns: usize,
-    ) {
-        self.put_edges();
-        self.put_tops(kernels, ages);
-        let runs = self.list.len();
-        self.run_of.clear();
-        for (run, at) in self.list.iter().zip(0..) {
-            self.run_of.resize(run.to / STRIDE, at);
-        }
-        self.gains.clear();
-        self.gains.resize(columns * runs, 0);
-        for bonus in bonuses {
-            let run = self.run_of[bonus.entry as usize / (STRIDE * BLOCK)];
-            let gain = &mut self.gains[bonus.column as usize * runs + run as usize];
-            *gain = bonus.units.max(*gain);
-        }
-        for _ in 1..columns {
-            self.tops.extend_from_within(..runs);
-        }
-        for (top, gain) in self.tops.iter_mut().zip(&self.gains) {
-            *top = top.saturating_add(*gain);
+        for column in columns.chunks_exact(self.blocks().max(1)) {
+            let tops = self.list.iter().map(|run| (kernels.top)(&column[run.from..run.to], run.count));
+            self.tops.extend(tops);
         }
     }
 
@@ -158,13 +129,8 @@ impl Runs {
         }
     }
 
-    fn put_tops(&mut self, kernels: &Kernels, base: &[Block]) {
-        let tops = self.list.iter().map(|run| (kernels.top)(&base[run.from..run.to], run.count));
-        self.tops.extend(tops);
-    }
-
     /// Bounds the scores of each run for a profile and a column.
-    pub(super) fn bound(&mut self, kernels: &Kernels, query: &Query, column: usize) {
+    pub(super) fn bound(&mut self, kernels: &Kernels, knots: &SortedKnots, column: usize) {
         self.bounds.clear();
         if self.tops.is_empty() {
             return;
@@ -172,7 +138,7 @@ impl Runs {
         let runs = self.list.len();
         let tops = self.tops[column * runs..(column + 1) * runs].chunks(BLOCK);
         for (edges, tops) in self.edges.iter().zip(tops) {
-            let bounds = (kernels.bounds)(query, edges);
+            let bounds = (kernels.bounds)(knots, edges);
             let with_base = |(bound, &top): (i64, &i32)| match bound {
                 NOBODY => NOBODY,
                 bound => bound.saturating_add(i64::from(top)),
