@@ -1,10 +1,12 @@
 //! Who evaluates a batch: one call per batch, chosen by name.
 //!
-//! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every batch as a matrix and scores
-//! columns of it with vector kernels. [`Auto`] searches columns in the pool's length order where requests have no terms per pair, and
-//! takes the matrix where they have or where a rule looks far ahead: that choice is fixed by rule, batch and instruction set, so it does not move
-//! with load. With a device ([`ascend`]) it is measured whether that is faster; who decides never changes the answer. `greedy` is the engine of all but the oracle, `column`,
-//! `loads` and `picks` are its columns, its workers and what it has picked.
+//! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every
+//! batch as a matrix and scores columns of it with vector kernels. [`Auto`] searches columns in the pool's
+//! length order where requests have no terms per pair, and takes the matrix where they have or where a rule
+//! looks far ahead: that choice is fixed by rule, batch and instruction set, so it does not move with load.
+//! With a device ([`ascend`]) it is measured whether that is faster; who decides never changes the answer.
+//! `greedy` is the engine of all but the oracle, `column`, `loads` and `picks` are its columns, its workers
+//! and what it has picked.
 
 pub mod ascend;
 pub(crate) mod column;
@@ -28,8 +30,8 @@ pub trait Backend {
     /// Runs a rule on a batch.
     fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment);
 
-    /// Scores every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the request
-    /// may not run. For inspection.
+    /// Scores every pair as the batch begins, in tokens: a row of workers for each request in arrival order;
+    /// minus infinity where the request may not run. For inspection.
     fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>);
 
     /// Which backend, which instruction set, and why.

@@ -1,4 +1,4 @@
-//! What this machine has: every path tested against the oracle, measured, and compared with its own registers.
+//! What this machine has: every path tested against the oracle and measured.
 
 use std::fmt::Write as _;
 use std::time::Instant;

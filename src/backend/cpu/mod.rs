@@ -1,7 +1,20 @@
-//! The CPU's kernels: written once over a few vector operations, instantiated per instruction set, chosen once per policy.
+//! The CPU's kernels: written once over a few vector operations, compiled per instruction set, chosen once
+//! per policy.
 //!
-//! Every instruction set gives the same answers to the bit: lanes hold integers, and ages are rounded in the order that
-//! [`crate::score::Age::tokens`] fixes. Adding one is a file in `arch` and a line in `Kernels::of`.
+//! | room | |
+//! |---|---|
+//! | `arch` | the instruction sets: vector operations and a table of kernels each |
+//! | `lanes` | the vector operations that an instruction set must have |
+//! | `column` | the search of one column by length |
+//! | `level` | all admissions of level at once |
+//! | `matrix` | the batch as dense columns, where lengths alone do not tell requests apart |
+//! | `dense` | scores of a run of such a column |
+//! | `swap` | swaps of picks between workers |
+//! | `loads` | sums and greatest values |
+//!
+//! Every instruction set gives the same answers to the bit: lanes hold integers, and ages are rounded in the
+//! order that [`crate::score::Age::tokens`] fixes. Adding one is a file in `arch` and a line in
+//! `Kernels::of`.
 
 mod arch;
 pub(crate) mod column;
@@ -94,9 +107,10 @@ pub(crate) struct Kernels {
     pub take: fn(&Ordered<'_>, usize, &mut Marks),
     /// The best free entry for a profile.
     pub search: fn(&Ordered<'_>, &Query<'_>, &mut Marks) -> Option<Found>,
-    /// Admits for level, until nobody fits or a worker's search does not fit the lanes: that worker is returned.
+    /// Admits for level until no request fits. Returns a worker whose search does not fit the lanes.
     pub level: fn(&mut Chain<'_>) -> Option<usize>,
-    /// Looks at the picks of level again, from one on: whether any changed, and the pick whose search does not fit the lanes.
+    /// Looks again at the picks of level, from one on: whether any changed, and the pick whose search does
+    /// not fit the lanes.
     pub level_repair: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
     /// Swaps pairs of picks, in order, where that lowers their cost: whether any was.
     pub swap: fn(&mut Swap<'_>) -> bool,
@@ -108,8 +122,8 @@ pub(crate) struct Kernels {
     pub bounds: fn(&SortedKnots, &Edges) -> [i64; BLOCK],
     /// The best request of a run on a worker, its scores in the last argument.
     pub best_of_run: fn(&Rows<'_>, &SortedKnots, &mut [Block]) -> Result<Option<Best>, TooWide>,
-    /// Finds the bonuses that are not zero on an open worker, of a matrix with so many workers, for some entries
-    /// and their rows. Returns the number of hits.
+    /// Finds the bonuses that are not zero on an open worker, of a matrix with so many workers, for some
+    /// entries and their rows. Returns the number of hits.
     pub find_bonuses: fn((Bonuses<'_>, usize), (&[Block], &[Span]), &mut [[u32; 2]], &mut [Hit]) -> usize,
     /// Ages plus the bonuses on some workers of a matrix with so many, a column each, into the last argument;
     /// returns the greatest bonus.
@@ -124,13 +138,14 @@ pub(crate) struct Kernels {
     pub far: Far,
 }
 
-/// From where on dense columns are faster than searches by length, although lengths tell requests apart: measured
-/// over pools of 256 to 65,536 requests, 2 to 64 admissions and horizons of 8 to 80 steps.
+/// From where on dense columns are faster than searches by length, although lengths tell requests apart:
+/// measured over pools of 256 to 65,536 requests, 2 to 64 admissions and horizons of 8 to 80 steps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Far {
-    /// Knots of a profile: a search adds up all of them for each block, a run of a dense column those between its lengths.
+    /// Knots of a profile: a search adds up all of them for each block, a run of a dense column those between
+    /// its lengths.
     pub knots: u64,
-    /// Knots of all admissions, squared, for each request that waits: columns take everybody first, which searches must earn.
+    /// Knots of all admissions, squared, for each waiting request: loading the columns must pay.
     pub squared_per_request: u64,
 }
 

@@ -27,8 +27,8 @@ const GREATEST_BASE: i64 = 200;
 const WORKER: usize = 3;
 
 impl ColumnProbe {
-    /// `waiting` requests against a profile of `steps` knots, all of them between the lengths: the arithmetic of
-    /// the lanes and nothing else. None where the CPU lacks the instruction set.
+    /// `waiting` requests against a profile of `steps` knots, all of them between the lengths: the arithmetic
+    /// of the lanes and nothing else. None where the CPU lacks the instruction set.
     #[must_use]
     pub fn new(isa: Isa, waiting: usize, steps: usize) -> Option<Self> {
         let kernels = Kernels::of(isa)?;
@@ -82,8 +82,8 @@ impl ColumnProbe {
         &self.profile
     }
 
-    /// What is scored, sixteen requests at a time: tokens, ages plus bonuses in score units, and a word with a bit
-    /// for each worker that may take the request; zero past the end.
+    /// What is scored, sixteen requests at a time: tokens, ages plus bonuses in score units, and a word with
+    /// a bit for each worker that may take the request; zero past the end.
     pub fn blocks(&self) -> impl Iterator<Item = [&[i32; BLOCK]; 3]> {
         let rest = self.base.iter().zip(&self.words);
         self.tokens.iter().zip(rest).map(|(tokens, (base, words))| [&tokens.0, &base.0, &words.0])

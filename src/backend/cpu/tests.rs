@@ -102,7 +102,8 @@ fn a_search_finds_what_a_scan_finds() {
                 let age = Age { linear: next(5) as f64 * 0.37, quadratic: next(3) as f64 * 0.013 };
                 let unit = 1 + next(70) as i64;
                 marks.reset(ordered.tokens.len());
-                // Profiles of one or two knots share their first two slopes, and blocks are bounded by lines every other time.
+                // Profiles of one or two knots share their first two slopes, and blocks are bounded by lines
+                // every other time.
                 let (shared_slope, shared_weight) = (1 + next(4) as i64, next(60) as i64);
                 let slopes = [shared_slope as i32, (shared_slope - shared_weight) as i32];
                 let lines = (round % 2 == 0).then_some(slopes);
@@ -220,8 +221,8 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
     });
 }
 
-/// The level kernel against the matrix, which knows no block bounds: sizes round groups and blocks, lengths that tie, giants, rooms,
-/// and scores that leave its lanes.
+/// The level kernel against the matrix, which knows no block bounds: sizes round groups and blocks, lengths
+/// that tie, giants, rooms, and scores that leave its lanes.
 #[test]
 fn level_refill_picks_what_the_matrix_picks() {
     each(|kernels| {
@@ -329,7 +330,8 @@ fn an_instruction_set_that_this_cpu_lacks_is_refused_and_names_come_back() {
     assert_eq!(Isa::from_name("sse9"), None);
 }
 
-/// A dense column as it stands in memory: tokens, ages plus bonuses, eligibility words, ranks in an arrival order that is not the column's.
+/// A dense column as it stands in memory: tokens, ages plus bonuses, eligibility words, ranks in an arrival
+/// order that is not the column's.
 struct DenseColumn {
     tokens: Vec<Block>,
     base: Vec<Block>,
@@ -524,7 +526,8 @@ fn every_instruction_set_of_this_cpu_runs() {
     let info = std::fs::read_to_string("/proc/cpuinfo").expect("readable");
     let flags = info.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
     let has = |flag: &str| flags.is_some_and(|flags| flags.split_whitespace().any(|other| other == flag));
-    // Under an emulator the list may be the host's, so it counts for this program's architecture only; NEON is part of AArch64.
+    // Under an emulator the list may be the host's, so it counts for this program's architecture only; NEON
+    // is part of AArch64.
     let x86 = cfg!(target_arch = "x86_64");
     for (isa, expected) in [
         (Isa::Scalar, true),

@@ -47,7 +47,8 @@ impl Greedy {
         self.best_of_at_least(step, worker, i64::MIN, None)
     }
 
-    /// The same; what lies below `wanted` may be left out. The profile of one class may be drawn already.
+    /// [`Self::best`], which may leave out what scores less than `wanted`. The profile of one class may be
+    /// drawn already.
     pub(super) fn best_of_at_least(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
@@ -64,7 +65,7 @@ impl Greedy {
         self.best_in_pairs(step, worker, (longest, wanted), drawn)
     }
 
-    /// The same where requests have terms per pair.
+    /// [`Self::best_of_at_least`] where requests have terms per pair.
     #[inline(never)]
     fn best_in_pairs(
         &mut self,

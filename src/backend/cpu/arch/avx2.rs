@@ -57,7 +57,8 @@ impl Avx2 {
             let waited = _mm256_cvtepi32_pd(waited);
             let square = _mm256_mul_pd(waited, waited);
             let mut tokens = _mm256_mul_pd(_mm256_set1_pd(age.quadratic), square);
-            // level adds nothing here and would wait for it; nor does anybody in these lanes reach the greatest age.
+            // Level has no linear term, and skipping it shortens the chain. No age in these lanes reaches the
+            // greatest.
             if age.linear != 0.0 {
                 tokens = _mm256_add_pd(_mm256_mul_pd(_mm256_set1_pd(age.linear), waited), tokens);
             }
@@ -69,7 +70,8 @@ impl Avx2 {
     fn round_away(self, values: __m256) -> __m256i {
         // SAFETY: the CPU has AVX2.
         unsafe {
-            // The greatest number below a half: with a half itself, what lies just below one half would round up in the sum.
+            // The greatest number below a half. With a half itself, what lies just below one half would round
+            // up.
             let half = _mm256_set1_ps(0.5f32.next_down());
             let sign = _mm256_and_ps(values, _mm256_set1_ps(-0.0));
             _mm256_cvttps_epi32(_mm256_add_ps(values, _mm256_or_ps(half, sign)))

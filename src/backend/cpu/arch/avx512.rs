@@ -57,7 +57,8 @@ impl Avx512 {
             let waited = _mm512_cvtepi32_pd(waited);
             let square = _mm512_mul_pd(waited, waited);
             let mut tokens = _mm512_mul_pd(_mm512_set1_pd(age.quadratic), square);
-            // level adds nothing here and would wait for it; nor does anybody in these lanes reach the greatest age.
+            // Level has no linear term, and skipping it shortens the chain. No age in these lanes reaches the
+            // greatest.
             if age.linear != 0.0 {
                 tokens = _mm512_add_pd(_mm512_mul_pd(_mm512_set1_pd(age.linear), waited), tokens);
             }
@@ -69,7 +70,8 @@ impl Avx512 {
     fn round_away(self, values: __m512) -> __m512i {
         // SAFETY: the CPU has AVX-512.
         unsafe {
-            // The greatest number below a half: with a half itself, what lies just below one half would round up in the sum.
+            // The greatest number below a half. With a half itself, what lies just below one half would round
+            // up.
             let half = _mm512_set1_ps(0.5f32.next_down());
             let sign = _mm512_and_ps(values, _mm512_set1_ps(-0.0));
             _mm512_cvttps_epi32(_mm512_add_ps(values, _mm512_or_ps(half, sign)))
@@ -272,7 +274,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn gather_words(self, words: &[u64], stride: usize, word: usize, rows: &[u32; BLOCK]) -> [Self::V; 2] {
-        // Who has no row is past the end of any that fits the lanes.
+        // A request without a row has one past the end of any matrix that fits the lanes.
         let whole = words.len() / stride.max(1);
         let (Ok(_), Ok(count)) = (i32::try_from(words.len()), i32::try_from(whole)) else {
             let at = rows.map(|row| row as usize * stride + word);
@@ -283,7 +285,8 @@ impl Lanes for Avx512 {
             ];
         };
         assert!(word < stride);
-        // SAFETY: the CPU has AVX-512. Only lanes whose row is below `count` are loaded, whose `stride` words are all there.
+        // SAFETY: the CPU has AVX-512. Only lanes whose row is below `count` are loaded, whose `stride` words
+        // are all there.
         unsafe {
             let rows = self.load_unsigned(rows);
             let inside = _mm512_cmplt_epu32_mask(rows, _mm512_set1_epi32(count));

@@ -1,9 +1,10 @@
-//! Dense columns: every request of a run scored on one worker, where terms per pair leave nothing to search by.
+//! Dense columns: every request of a run scored on one worker, where terms per pair leave nothing to search
+//! by.
 //!
 //! A run is a stretch of the length order. The knots of a profile are sorted once for all runs
-//! ([`SortedKnots::take`]), give a bound for each of them ([`SortedKnots::bounds`]), and are cut to the lengths
-//! of each run that is scored ([`SortedKnots::cut`]): knots below these lengths are part of a line, knots above
-//! them are never reached, and only those between are left to add.
+//! ([`SortedKnots::take`]), give a bound for each of them ([`SortedKnots::bounds`]), and are cut to the
+//! lengths of each run that is scored ([`SortedKnots::cut`]): knots below these lengths are part of a line,
+//! knots above them are never reached, and only those between are left to add.
 //!
 //! # Numeric contract
 //! Scores are integers (see [`crate::score`]), and both paths compute exactly these integers:
@@ -16,10 +17,10 @@
 //! Lanes hold a score less the greatest of the profile. Sums may wrap on the way: modulo 2^32 they end where
 //! they belong.
 //!
-//! A bonus is rounded to whole tokens, halves away from zero; a half-precision bonus is widened exactly before
-//! that. A caller who stores bonuses `b` as `f16` moves each by at most `2^-11 * |b| + 2^-25`, and rounding by at
-//! most one token more; with `E` the greatest such move in whole tokens, the pick of one admission scores at most
-//! `2 * E` tokens below the best pick of the `f32` bonuses.
+//! A bonus is rounded to whole tokens, halves away from zero; a half-precision bonus is widened exactly
+//! before that. A caller who stores bonuses `b` as `f16` moves each by at most `2^-11 * |b| + 2^-25`, and
+//! rounding by at most one token more; with `E` the greatest such move in whole tokens, the pick of one
+//! admission scores at most `2 * E` tokens below the best pick of the `f32` bonuses.
 
 mod fill;
 mod sorted_knots;
@@ -79,7 +80,7 @@ pub(super) fn best_of_run<L: Lanes, const N: usize>(
     let blocks = rows.tokens.len();
     let (tokens, base, words) = (&rows.tokens[..blocks], &rows.base[..blocks], &rows.words[..blocks]);
     let scores = &mut scores[..blocks];
-    // First the greatest score, without asking whose it is.
+    // First the greatest score of all.
     let mut best = lanes.splat(NOTHING);
     let steps = tokens.as_chunks::<N>().0.iter().zip(base.as_chunks::<N>().0);
     let steps = steps.zip(words.as_chunks::<N>().0).zip(scores.as_chunks_mut::<N>().0);
@@ -94,7 +95,7 @@ pub(super) fn best_of_run<L: Lanes, const N: usize>(
     if top == NOTHING {
         return Ok(None);
     }
-    // Then the earliest of those who have it, four blocks at a time: each would be a branch.
+    // Then the earliest that has it, four blocks at a time: a test of each would be a branch.
     let (wanted, mut index) = (lanes.splat(top), usize::MAX);
     for (scores, from) in scores.as_chunks::<STRIDE>().0.iter().zip((0..).step_by(STRIDE * BLOCK)) {
         let mut bits = 0u64;
@@ -112,8 +113,8 @@ pub(super) fn best_of_run<L: Lanes, const N: usize>(
     Ok(Some(Best { index: index as u32, score: i64::from(top) + cut.greatest }))
 }
 
-/// Scores `N` blocks at once, so that a knot is loaded once for all of them and their sums do not wait for each
-/// other.
+/// Scores `N` blocks at once, so that a knot is loaded once for all of them and their sums do not wait for
+/// each other.
 #[inline(always)]
 fn score<L: Lanes, const N: usize>(
     lanes: L,

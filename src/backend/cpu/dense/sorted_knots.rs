@@ -1,7 +1,7 @@
 //! A profile in order of length: its knots, and the line that it follows between two of them.
 //!
-//! A column is scored run by run, and a run sees only the few knots between its own lengths. Sorting all of them
-//! once makes each cut a count of how many lie below a length.
+//! A column is scored run by run, and a run sees only the few knots between its own lengths. Sorting all of
+//! them once makes each cut a count of how many lie below a length.
 
 use std::ops::Range;
 
@@ -91,7 +91,8 @@ impl Default for SortedKnots {
 }
 
 impl SortedKnots {
-    /// Takes the part of a profile between the lengths `shortest..=longest`: false where no `i32` lanes hold it.
+    /// Takes the part of a profile between the lengths `shortest..=longest`: false where no `i32` lanes hold
+    /// it.
     #[inline(always)]
     pub(crate) fn take<L: Lanes>(
         &mut self,
@@ -113,7 +114,8 @@ impl SortedKnots {
         weights < INT
     }
 
-    /// Folds the knots up to the shortest length into a line and puts those before the longest in order; returns the bits of all weights.
+    /// Folds the knots up to the shortest length into a line and puts those before the longest in order;
+    /// returns the bits of all weights.
     #[inline(always)]
     fn take_few(&mut self, profile: &Profile, (shortest, longest): (i64, i64), line: &mut Line) -> i64 {
         let (ats, weights) = (&mut self.ats[0], &mut self.weights);
@@ -138,7 +140,7 @@ impl SortedKnots {
         heavy
     }
 
-    /// The same without branches: nobody foresees where one of many knots lies.
+    /// [`Self::take_few`] without branches: where one of many knots lies cannot be predicted.
     #[inline(always)]
     fn take_many<L: Lanes>(
         &mut self,
@@ -236,8 +238,8 @@ impl SortedKnots {
         self.longest
     }
 
-    /// Cuts the profile to the lengths of a run; none where its scores, bases of at most this magnitude included,
-    /// do not fit `i32` lanes.
+    /// Cuts the profile to the lengths of a run; none where its scores, bases of at most this magnitude
+    /// included, do not fit `i32` lanes.
     #[inline(always)]
     pub(super) fn cut<L: Lanes>(
         &self,
@@ -286,7 +288,8 @@ impl SortedKnots {
         (greatest, at_shortest.min(at_longest))
     }
 
-    /// At least the greatest score between the lengths of sixteen runs; the least `i64` where nobody is as short as that.
+    /// At least the greatest score between the lengths of sixteen runs; the least `i64` where every request
+    /// is too long.
     #[inline(always)]
     pub(crate) fn bounds<L: Lanes>(&self, lanes: L, edges: &Edges) -> [i64; BLOCK] {
         let mut bounds = [i64::MIN; BLOCK];

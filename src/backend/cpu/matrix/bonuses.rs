@@ -1,7 +1,7 @@
 //! Age plus bonus of each request on each open worker: what a score begins with.
 //!
-//! Where few pairs have a bonus, and none a malus, these are listed one by one ([`SparseBonuses`]) and columns are
-//! searched by length. Otherwise each open worker has a column.
+//! Where few pairs have a bonus, and none a malus, these are listed one by one ([`SparseBonuses`]) and
+//! columns are searched by length. Otherwise each open worker has a column.
 
 use super::runs::Runs;
 use super::sparse::{Bonus, NO_COLUMN, SparseBonuses};
@@ -16,8 +16,8 @@ use crate::score::Age;
 /// Bonuses are listed where at most one cell of an open worker in so many has one (measured).
 const SPARSE: usize = 16;
 
-/// Looking into sixteen workers of a row costs as much as gathering the bonuses of so many requests on one worker
-/// (measured).
+/// Looking into sixteen workers of a row costs as much as gathering the bonuses of so many requests on one
+/// worker (measured).
 const LOOK: usize = 2;
 
 /// Entries whose bonuses are found before it is asked again whether these are few.
@@ -82,8 +82,8 @@ impl BonusColumns {
         self.ages.resize(blocks, Block::default());
     }
 
-    /// Takes the bonuses on the open workers, by the rows of the requests' pair terms: whether these are few and
-    /// `may_list`, or none.
+    /// Takes the bonuses on the open workers, by the rows of the requests' pair terms: whether these are few
+    /// and `may_list`, or none.
     pub(super) fn put_bonuses(
         &mut self,
         kernels: &Kernels,
@@ -133,7 +133,7 @@ impl BonusColumns {
         }
     }
 
-    /// Makes room for as many as may be found, whoever is open and whether it pays today: a later batch must not
+    /// Makes room for as many bonuses as may be listed, whichever workers are open: a later batch must not
     /// allocate.
     fn make_room(&mut self, most: usize) {
         for bonuses in [&mut self.found, &mut self.bonuses] {
@@ -147,8 +147,8 @@ impl BonusColumns {
         self.hits.resize(FEW_ENTRIES * self.workers.div_ceil(64) + 1, Hit::default());
     }
 
-    /// Lists the bonuses that are not zero and returns the greatest in tokens; none where they are many, or one is
-    /// a malus.
+    /// Lists the bonuses that are not zero and returns the greatest in tokens; none where they are many, or
+    /// one is a malus.
     fn list_bonuses(
         &mut self,
         kernels: &Kernels,
@@ -162,7 +162,7 @@ impl BonusColumns {
         }
         let mut listed = 0;
         for (&row, entry) in rows.iter().zip(0..) {
-            // Written without asking, so that nothing is mispredicted.
+            // Written before it is known whether it counts, so that no branch is mispredicted.
             self.entries[listed] = [entry, row];
             listed += usize::from(row != NO_ROW);
         }
@@ -170,7 +170,7 @@ impl BonusColumns {
         self.ends.resize(count + 1, 0);
         let (mut greatest, mut least, mut looked_at) = (0, 0, 0);
         for entries in self.entries[..listed].chunks_mut(FEW_ENTRIES) {
-            // Who has no row has no bonus, and counts as looked at.
+            // Requests without a row have no bonus, and count as looked at.
             looked_at = entries.last().map_or(looked_at, |&[entry, _]| entry as usize + 1);
             let open = (&self.open_lanes[..], &self.spans[..]);
             let hits = (kernels.find_bonuses)((bonuses, self.workers), open, entries, &mut self.hits);
@@ -210,8 +210,8 @@ impl BonusColumns {
     fn fill_columns(&mut self, kernels: &Kernels, bonuses: Bonuses<'_>, rows: &[u32]) -> i64 {
         // What is left over from before is written over.
         self.columns.resize(self.open.len() * self.ages.len(), Block::default());
-        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies
-        // on that.
+        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here
+        // relies on that.
         if bonuses.len() >= NO_ROW as usize - self.workers {
             return i64::MAX;
         }
@@ -222,7 +222,7 @@ impl BonusColumns {
 
     /// Bounds each of these runs on each column.
     pub(super) fn bound(&self, kernels: &Kernels, runs: &mut Runs) {
-        // A single run is looked at anyway.
+        // A single run is scored anyway.
         if runs.list().len() <= 1 || self.greatest >= 1 << 31 {
             runs.unbound();
         } else if self.storage == BonusStorage::None {
@@ -243,7 +243,8 @@ impl BonusColumns {
         SparseBonuses { column_of, ends: &self.ends, bonuses: &self.bonuses, ages: &self.ages }
     }
 
-    /// The column of a worker, the only one where there are no bonuses; none where it may take nobody.
+    /// The column of a worker: the only one where there are no bonuses, none for a worker without an open
+    /// slot.
     pub(super) fn column(&self, worker: usize) -> Option<usize> {
         match self.storage {
             BonusStorage::None => Some(0),

@@ -6,7 +6,7 @@
 //! | `runs` | stretches of that order, which are bounded and scored one by one |
 //! | `bonuses` | age plus bonus of each request on each open worker |
 //! | `sparse` | bonuses of few pairs, which leave the columns empty: searched by length |
-//! | `eligibility` | who may enter which worker, and who has been placed |
+//! | `eligibility` | which request may enter which worker, and which are placed |
 
 mod bonuses;
 mod eligibility;
@@ -16,7 +16,7 @@ mod sparse;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::runs::NOBODY;
+pub(crate) use self::runs::NO_REQUEST;
 pub(crate) use self::sparse::SparseBonuses;
 
 use self::bonuses::BonusColumns;
@@ -39,14 +39,15 @@ pub(crate) struct Matrix {
     layout: Layout,
     runs: Runs,
     tokens: Vec<Block>,
-    /// When each request came and its rank in arrival order, where there are classes; the pool's own order has them otherwise.
+    /// Where there are classes, the step at which each request was enqueued and its rank in arrival order;
+    /// otherwise the pool has both.
     enqueued: Vec<[u32; BLOCK]>,
     arrived: Vec<u64>,
     /// Each request's row of pair terms.
     rows: Vec<u32>,
     bonuses: BonusColumns,
     eligibility: Eligibility,
-    /// Whether who waits may be searched by length for anybody, its bonuses aside: these only add.
+    /// Whether columns are searched by length: nothing but bonuses tells requests apart, and these only add.
     searchable: bool,
     lengths: (i64, i64),
     greatest_age: i64,
@@ -91,8 +92,8 @@ impl Matrix {
         }
     }
 
-    /// Takes the waiting requests of a batch; nobody is taken yet. The columns stay empty where a search by length
-    /// finds the best of a column, a few bonuses aside, and may be used.
+    /// Takes the waiting requests of a batch, none of them placed. With `may_search` the columns stay empty
+    /// where a search by length finds the best of a column, a few bonuses aside.
     pub(crate) fn load(&mut self, batch: &Batch<'_>, age: Age, unit: i64, may_search: bool) {
         let pool = batch.waiting();
         let ordered = pool.ordered();
@@ -135,7 +136,8 @@ impl Matrix {
         self.eligibility.put(self.kernels, batch, &self.layout, &self.rows);
     }
 
-    /// Lays a batch out and makes room for it, whether it comes here or not: a later one may.
+    /// Lays a batch out and makes room for it, even where it is searched by length: a later one may come
+    /// here.
     pub(crate) fn lay_out(&mut self, batch: &Batch<'_>) {
         self.layout.lay_out(batch, &mut self.runs);
         let blocks = self.runs.blocks();
@@ -177,7 +179,8 @@ impl Matrix {
         self.greatest_age < GREATEST && self.unit < GREATEST
     }
 
-    /// Whether the best free request of any column is that of a search by length or one that [`SparseBonuses::best`] adds.
+    /// Whether the best free request of a column is the one that a search by length finds or one that
+    /// [`SparseBonuses::best`] adds.
     pub(crate) fn is_searchable(&self) -> bool {
         self.searchable
     }
@@ -244,7 +247,8 @@ impl Matrix {
         }
     }
 
-    /// At least the best score of each run for the worker and profile prepared last; empty where that is not known.
+    /// At least the best score of each run for the worker and profile prepared last; empty where that is not
+    /// known.
     pub(crate) fn bounds(&self) -> &[i64] {
         self.runs.bounds()
     }

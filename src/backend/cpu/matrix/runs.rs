@@ -10,10 +10,10 @@ use crate::pool::BLOCK;
 /// (measured).
 const RUN_BLOCKS: [usize; 2] = [64, 8];
 
-/// The bound of a run in which everybody is too long.
-pub(crate) const NOBODY: i64 = i64::MIN;
+/// The bound of a run without a request that fits the worker.
+pub(crate) const NO_REQUEST: i64 = i64::MIN;
 
-/// About as many runs as a column has at most: whoever leads is found among all of them.
+/// About as many runs as a column has at most: the queue of columns looks at each of them.
 const MOST_RUNS: usize = 128;
 
 /// Blocks of each run of so many requests.
@@ -27,7 +27,7 @@ pub(super) fn run_blocks(requests: usize, looks_ahead: bool) -> usize {
 pub(crate) struct Run {
     pub(super) from: usize,
     pub(super) to: usize,
-    /// How many they are: the rest of its blocks is nobody's.
+    /// How many requests it has: the rest of its last block is empty.
     count: usize,
     /// The shortest and the longest of them in tokens.
     pub(super) lengths: (i32, i32),
@@ -73,8 +73,8 @@ impl Runs {
         self.list.clear();
     }
 
-    /// Puts so many requests of a class behind the others, in whole strides and runs of at most `longest` blocks;
-    /// returns the place of the first.
+    /// Puts so many requests of a class behind the others, in whole strides and runs of at most `longest`
+    /// blocks; returns the place of the first.
     pub(super) fn push(&mut self, requests: usize, class: Option<u8>, longest: usize) -> usize {
         let first = self.blocks();
         let blocks = requests.div_ceil(BLOCK).next_multiple_of(STRIDE);
@@ -86,7 +86,8 @@ impl Runs {
         first * BLOCK
     }
 
-    /// Makes room for the bounds of so many columns: a later batch of these runs must not allocate, whoever is open then.
+    /// Makes room for the bounds of so many columns: a later batch of these runs must not allocate, whichever
+    /// workers are open then.
     pub(super) fn hold(&mut self, columns: usize) {
         let runs = self.list.len();
         hold(&mut self.tops, columns * runs);
@@ -140,7 +141,7 @@ impl Runs {
         for (edges, tops) in self.edges.iter().zip(tops) {
             let bounds = (kernels.bounds)(knots, edges);
             let with_base = |(bound, &top): (i64, &i32)| match bound {
-                NOBODY => NOBODY,
+                NO_REQUEST => NO_REQUEST,
                 bound => bound.saturating_add(i64::from(top)),
             };
             self.bounds.extend(bounds.into_iter().zip(tops).map(with_base));

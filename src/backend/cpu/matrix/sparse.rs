@@ -1,4 +1,5 @@
-//! Bonuses on single workers, one by one: where few pairs have any, a column is searched as if there were none.
+//! Bonuses on single workers, one by one: where few pairs have any, a column is searched as if there were
+//! none.
 
 use crate::backend::cpu::column::Found;
 use crate::backend::cpu::lanes::Block;

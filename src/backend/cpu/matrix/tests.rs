@@ -111,7 +111,8 @@ fn the_best_of_a_column_is_that_of_the_definition() {
     assert!(cfg!(miri) || (sparse.min(filled).min(searched) > 20), "{sparse} {filled} {searched}");
 }
 
-/// Every run's best is that of the definition, whatever the profile, and lies below its bound; without bonuses the bound is exact.
+/// Every run's best is that of the definition, whatever the profile, and lies below its bound; without
+/// bonuses the bound is exact.
 #[test]
 fn the_best_of_a_run_lies_below_its_bound() {
     let (mut bounded, mut empty, mut counts) = (0, 0, (0, 0));
@@ -185,7 +186,7 @@ fn the_best_of_a_run_lies_below_its_bound() {
                     let (shortest, longest) = (i64::from(run.lengths.0), i64::from(run.lengths.1));
                     if shortest > fits {
                         empty += 1;
-                        assert_eq!(bound, NOBODY);
+                        assert_eq!(bound, NO_REQUEST);
                     } else if density == 0 {
                         let scores = (shortest..=longest.min(fits)).map(|tokens| profile.score(tokens));
                         let oldest =
