@@ -267,16 +267,7 @@ impl Column {
             let lane = free.trailing_zeros() as usize;
             free &= free - 1;
             let found = Found { position: from + lane, score: self.scores[lane] };
-            let better = match best {
-                None => true,
-                Some(best) if found.score == best.score => {
-                    let arrival =
-                        |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
-                    arrival(found.position) < arrival(best.position)
-                }
-                Some(best) => found.score > best.score,
-            };
-            if better {
+            if found.beats(*best, ordered) {
                 *best = Some(found);
             }
         }

@@ -24,6 +24,18 @@ pub(crate) struct Found {
     pub score: i64,
 }
 
+impl Found {
+    /// Whether it comes before the best so far: greater score, then earlier arrival.
+    #[inline(always)]
+    pub(crate) fn beats(self, best: Option<Self>, ordered: &Ordered<'_>) -> bool {
+        let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
+        best.is_none_or(|best| {
+            self.score > best.score
+                || (self.score == best.score && arrived(self.position) < arrived(best.position))
+        })
+    }
+}
+
 /// A profile in lanes, its score at zero taken off.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a> {

@@ -10,7 +10,6 @@ use super::{Greedy, UNCHANGED, UNKNOWN};
 use crate::backend::column::Found;
 use crate::backend::cpu::matrix::NO_REQUEST;
 use crate::backend::picks::{hold, worker_of};
-use crate::pool::BLOCK;
 use crate::rule::Rule;
 
 /// The rise of a bound that was not looked at.
@@ -152,7 +151,7 @@ impl Greedy {
     fn leader(&self, step: &Step<'_, '_, &mut impl Rule>, worker: usize) -> Leader {
         let column_queue = &self.column_queue;
         let bounds = &column_queue.bounds[worker * column_queue.runs..(worker + 1) * column_queue.runs];
-        let mut best: Option<(u64, Found)> = None;
+        let mut best = None;
         for (run, bound) in bounds.iter().enumerate() {
             if bound.key != column_queue.keys[worker] {
                 continue;
@@ -161,12 +160,12 @@ impl Greedy {
             if bound.rise != column_queue.rise || self.column.is_taken(position) {
                 return Leader::Stale(run);
             }
-            let arrived = step.waiting.arrived_blocks[position / BLOCK][position % BLOCK];
-            if best.is_none_or(|(other, _)| arrived < other) {
-                best = Some((arrived, Found { position, score: bound.key + bound.rise }));
+            let found = Found { position, score: bound.key + bound.rise };
+            if found.beats(best, &step.waiting) {
+                best = Some(found);
             }
         }
-        best.map_or(Leader::Stale(0), |(_, found)| Leader::Fresh(found))
+        best.map_or(Leader::Stale(0), Leader::Fresh)
     }
 
     /// Scores a run of a column again; where the profile is another by now, brings bounds down to it first.

@@ -4,7 +4,7 @@ use super::step::Step;
 use super::{Class, Greedy, UNKNOWN};
 use crate::backend::column::Found;
 use crate::batch::Request;
-use crate::pool::{BLOCK, PoolSlot};
+use crate::pool::PoolSlot;
 use crate::rule::Rule;
 
 impl Greedy {
@@ -84,7 +84,7 @@ impl Greedy {
             return self.matrix.sparse().best(&step.waiting, found, score_of, (worker, longest), is_taken);
         }
         self.matrix.forget();
-        let mut best: Option<(Found, u64)> = None;
+        let mut best: Option<Found> = None;
         let mut from = 0;
         while from < self.matrix.runs() {
             // The runs of a class share a profile.
@@ -103,20 +103,16 @@ impl Greedy {
             // The most promising first: it leaves the fewest others.
             for at in (0..self.run_bounds.len()).rev() {
                 let (bound, run) = self.run_bounds[at];
-                if bound < wanted.max(best.map_or(i64::MIN, |(found, _)| found.score)) {
+                if bound < wanted.max(best.map_or(i64::MIN, |best| best.score)) {
                     break;
                 }
-                let Some(found) = self.best_of_run(step, worker, run) else { continue };
-                let arrived = step.waiting.arrived_blocks[found.position / BLOCK][found.position % BLOCK];
-                let better = best.is_none_or(|(other, earlier)| {
-                    found.score > other.score || (found.score == other.score && arrived < earlier)
-                });
-                if better {
-                    best = Some((found, arrived));
+                let found = self.best_of_run(step, worker, run);
+                if let Some(found) = found.filter(|found| found.beats(best, &step.waiting)) {
+                    best = Some(found);
                 }
             }
         }
-        best.map(|(found, _)| found)
+        best
     }
 
     /// The best free request of one run of the matrix for the profile prepared last.

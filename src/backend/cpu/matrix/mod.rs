@@ -314,8 +314,8 @@ impl Matrix {
         longest: i64,
     ) -> Option<Found> {
         let (pool, words) = (batch.waiting(), self.eligibility.words(worker));
-        let slots = pool.ordered().slots;
-        let mut best: Option<(i64, u64, usize)> = None;
+        let ordered = pool.ordered();
+        let mut best = None;
         for entry in run.from * BLOCK..run.to * BLOCK {
             let word = words[entry / BLOCK].0[entry % BLOCK];
             let tokens = i64::from(self.tokens[entry / BLOCK].0[entry % BLOCK]);
@@ -323,15 +323,14 @@ impl Matrix {
                 continue;
             }
             let position = self.layout.positions()[entry] as usize;
-            let slot = PoolSlot(slots[position]);
-            let arrived = pool.arrival(slot);
+            let slot = PoolSlot(ordered.slots[position]);
             let extra =
                 self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
-            let score = profile.score(tokens) + self.unit * extra;
-            if best.is_none_or(|(other, earlier, _)| score > other || (score == other && arrived < earlier)) {
-                best = Some((score, arrived, position));
+            let found = Found { position, score: profile.score(tokens) + self.unit * extra };
+            if found.beats(best, &ordered) {
+                best = Some(found);
             }
         }
-        best.map(|(score, _, position)| Found { position, score })
+        best
     }
 }

@@ -57,12 +57,9 @@ impl<'a> SparseBonuses<'a> {
             let at = (position / BLOCK, position % BLOCK);
             let tokens = i64::from(ordered.tokens[position]);
             let score = score_of(tokens) + i64::from(self.ages[at.0].0[at.1]) + i64::from(bonus.units);
-            let better = best.is_none_or(|best| {
-                let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
-                score > best.score || (score == best.score && arrived(position) < arrived(best.position))
-            });
-            if better && tokens <= longest && !is_taken(position) {
-                best = Some(Found { position, score });
+            let found = Found { position, score };
+            if found.beats(best, ordered) && tokens <= longest && !is_taken(position) {
+                best = Some(found);
             }
         }
         best
