@@ -1,4 +1,4 @@
-//! The dense matrix: single columns and full passes per instruction set and lanes, whole decisions with affinity and masks, and where the
+//! The dense matrix: single columns per instruction set, whole decisions with affinity and masks, and where the
 //! structured search meets it.
 //!
 //! Sizes are (waiting N, workers G, horizon H). Every answer is checked before it is timed.
@@ -12,7 +12,7 @@ mod step;
 use std::hint::black_box;
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
+use balanceroute::backend::cpu::{ColumnProbe, Isa};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Policy};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -38,23 +38,17 @@ fn available() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
-/// Single columns, per instruction set and lanes, beside the definition and beside registers alone.
+/// Single columns, per instruction set, beside the definition.
 fn columns(c: &mut Criterion) {
     for (waiting, horizon) in [(1024, 0), (1024, 16), (1024, 80)] {
         let mut group = c.benchmark_group(format!("column-{waiting}-H{horizon}"));
         group.throughput(Throughput::Elements((waiting * (horizon + 1)) as u64));
         for isa in available() {
-            for tier in Tier::ALL {
-                let Some(mut probe) = ColumnProbe::new(isa, tier, waiting, horizon + 1) else { continue };
-                assert_eq!(probe.pass(), probe.by_definition());
-                let label = format!("{isa}-{}", tier.name());
-                group.bench_function(BenchmarkId::new(&label, "pass"), |b| b.iter(|| probe.pass()));
-                group.bench_function(BenchmarkId::new(&label, "registers"), |b| {
-                    b.iter(|| probe.spin(black_box(1)));
-                });
-                if (isa, tier) == (Isa::Scalar, Tier::I32) {
-                    group.bench_function("definition", |b| b.iter(|| black_box(&probe).by_definition()));
-                }
+            let Some(mut probe) = ColumnProbe::new(isa, waiting, horizon + 1) else { continue };
+            assert_eq!(probe.pass(), probe.by_definition());
+            group.bench_function(BenchmarkId::new(format!("{isa}-i32"), "pass"), |b| b.iter(|| probe.pass()));
+            if isa == Isa::Scalar {
+                group.bench_function("definition", |b| b.iter(|| black_box(&probe).by_definition()));
             }
         }
         group.finish();
@@ -111,12 +105,8 @@ fn pairs(c: &mut Criterion) {
         if open <= 8 {
             step.policy(BackendKind::Reference, None).decide(&batch, &mut expected);
         } else {
-            // The oracle would take hours; the definition of a score, one request at a time, is compared with it in the tests.
-            let mut parameters = Parameters { lanes: Some(Tier::F32), ..Parameters::default() };
-            parameters.backend = BackendKind::Cpu;
-            parameters.isa = Some(Isa::Scalar);
-            parameters.exact.horizon_steps = horizon;
-            policy::build(step.name(), &parameters).expect("known").decide(&batch, &mut expected);
+            // The oracle would take hours; the matrix in plain lanes is compared with it in the tests.
+            step.policy(BackendKind::Cpu, Some(Isa::Scalar)).decide(&batch, &mut expected);
         }
         for isa in available() {
             let mut dense = step.policy(BackendKind::Auto, Some(isa));

@@ -4,7 +4,7 @@
 mod parts;
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::{Isa, Tier};
+use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pool, PredictedEnd, Request, Traffic, WaitReason, Worker};
 use half::f16;
@@ -295,14 +295,11 @@ fn level_with_reservations() {
 }
 
 #[test]
-fn each_kind_of_lanes() {
-    for lanes in Tier::ALL {
-        let parameters =
-            Parameters { lanes: Some(lanes), backend: BackendKind::Cpu, ..Parameters::default() };
-        for name in ["exact", "exact-oracle", "level"] {
-            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                agree_on(name, isa, cases() / 20 + 1, &parameters);
-            }
+fn the_matrix_where_a_search_would_do() {
+    let parameters = Parameters { backend: BackendKind::Cpu, ..Parameters::default() };
+    for name in ["exact", "exact-oracle", "level"] {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            agree_on(name, isa, cases() / 5 + 1, &parameters);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The best request for one profile: a search of the pool's length order.
 //!
-//! A profile is first cut to the lengths that wait: a knot below them moves to the shortest and its cost up to there into the
-//! intercept, a knot above them never bends. What is left almost always fits the 32-bit kernels of
-//! [`crate::backend::cpu::column`]. Where it does not, the same search runs here in 64 bits, one entry at a time: the profile is
-//! concave, so its score falls on both sides of its peak, and the search walks outward from there until the profile plus the oldest
-//! request's age cannot reach the best score any more.
+//! A profile is first cut to the lengths that wait: a knot below them moves to the shortest, its cost up to
+//! there into the intercept; a knot above them never bends. What is left almost always fits the 32-bit
+//! kernels of [`crate::backend::cpu::column`]. Where it does not, the search runs here in 64 bits, one entry
+//! at a time: the profile is concave, so its score falls on both sides of its peak, and the search walks
+//! outward from there until the profile plus the oldest request's age cannot reach the best score any more.
 
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
@@ -22,7 +22,7 @@ pub(crate) struct Column {
     block_bounds: BlockBounds,
     /// Whether the kernels know the ages of this decision.
     begun: bool,
-    /// Whether so many searches are to come that the kernels shall keep lines.
+    /// Whether so many searches are to come that lines pay ([`crate::backend::cpu::column`]).
     many: bool,
     knots: Vec<Knot>,
     bends: Vec<(i32, i32)>,
@@ -110,12 +110,13 @@ impl Column {
         self.marks.is_taken(position)
     }
 
-    /// The length at which a profile is greatest, whoever waits.
+    /// The length at which a profile is greatest, among all lengths.
     pub(crate) fn peak_tokens(&mut self, profile: &Profile) -> i64 {
         profile.peak(0, i64::from(MAX_PROMPT_TOKENS), &mut self.knots)
     }
 
-    /// The best entry of at most `longest_tokens` and at least `wanted` score units: greatest score, then earliest arrival.
+    /// The best entry of at most `longest_tokens` and at least `wanted` score units: greatest score, then
+    /// earliest arrival.
     #[inline]
     pub(crate) fn best(
         &mut self,
@@ -138,7 +139,7 @@ impl Column {
             Knot { at_tokens: knot.at_tokens.clamp(shortest, longest), ..knot }
         };
         let none = Knot { at_tokens: longest, weight: 0 };
-        // One or two knots are what almost every profile has.
+        // Almost every profile has one or two knots.
         let first_two = match profile.knots[..] {
             [] => [none; 2],
             [knot] => [cut(knot), none],
@@ -163,7 +164,7 @@ impl Column {
         let few = profile.knots.len() <= 2;
         let slopes = few.then_some([slope as i32, slope as i32 - first.1]);
         if !self.begun {
-            // Lines bound whole blocks, and so lengths that do not fit the worker as well.
+            // Lines bound whole blocks, longer entries included.
             let kept = slopes.filter(|_| self.many && fit_up_to(last));
             (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), kept, &mut self.marks);
             self.begun = true;
@@ -191,7 +192,7 @@ impl Column {
         Some(Found { score: found.score + intercept, ..found })
     }
 
-    /// The same, in 64 bits.
+    /// [`Self::best`] in 64 bits.
     fn best_wide(
         &mut self,
         ordered: &Ordered<'_>,
@@ -266,16 +267,7 @@ impl Column {
             let lane = free.trailing_zeros() as usize;
             free &= free - 1;
             let found = Found { position: from + lane, score: self.scores[lane] };
-            let better = match best {
-                None => true,
-                Some(best) if found.score == best.score => {
-                    let arrival =
-                        |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
-                    arrival(found.position) < arrival(best.position)
-                }
-                Some(best) => found.score > best.score,
-            };
-            if better {
+            if found.beats(*best, ordered) {
                 *best = Some(found);
             }
         }

@@ -1,4 +1,5 @@
-//! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from kept up to date.
+//! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from
+//! kept up to date.
 
 use crate::backend::cpu::loads::{LoadKernels, Top};
 use crate::backend::picks::hold;
@@ -78,17 +79,17 @@ impl Divisor {
     }
 }
 
-/// The anticipated load of who is shut, where only open workers are taken: below every load.
+/// The anticipated load of a worker without an open slot, where only open ones are taken: below every load.
 const SHUT: i64 = -(1 << 52);
 
-/// The place of whoever of these has the greatest load.
-const NOBODY: usize = usize::MAX;
+/// The place of the greatest load among the workers that are left out.
+const NO_WORKER: usize = usize::MAX;
 
 /// Loads during one decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Loads {
-    /// Whether the columns hold open workers only. All others stay what they are, and all that is asked about them is their sum and their
-    /// greatest load, which the batch knows.
+    /// Whether the columns hold open workers only. The loads of all others stay what they are: their sum and
+    /// the greatest of them, which the batch knows, are enough.
     open_only: bool,
     greatest_shut: Option<i64>,
     kernels: LoadKernels,
@@ -97,7 +98,8 @@ pub(crate) struct Loads {
     cost: Vec<i64>,
     /// Sum and greatest of the costs before any admission.
     before: (i64, i64),
-    /// Whether tokens cost more on some workers than on others; otherwise a token is a unit, and the column is not filled.
+    /// Whether tokens cost more on some workers than on others; otherwise a token is a unit, and the column
+    /// is not filled.
     dear: bool,
     cost_per_token: Vec<i64>,
     open_workers: Vec<u32>,
@@ -109,7 +111,7 @@ pub(crate) struct Loads {
     /// Divides by the number of workers less one.
     others: Divisor,
     top: Top,
-    /// Whether anybody asks for the envelope.
+    /// Whether the plan follows the envelope.
     follows_envelope: bool,
     envelope: i64,
     rows: Vec<i64>,
@@ -156,8 +158,8 @@ impl Loads {
         hold(&mut self.load_offsets, batch.workers().len());
     }
 
-    /// Takes the loads of a batch as a plan sees them; the load offsets are the rule's by now. With `open_only` nobody will ask for a single worker that
-    /// is shut: these are left out where that is possible.
+    /// Takes the loads of a batch as a plan sees them; the rule has set the load offsets. With `open_only` no
+    /// single worker without an open slot will be asked about: these are left out where that is possible.
     pub(crate) fn load(&mut self, batch: &Batch<'_>, plan: &Plan, open_only: bool) {
         let uniform = batch.is_uniform();
         let workers = batch.workers();
@@ -230,7 +232,7 @@ impl Loads {
         self.top = Top::NONE;
         self.see_shut();
         self.open_workers.clear();
-        // All of them some day: that day must not allocate.
+        // A later batch, with all workers open, must not allocate.
         hold(&mut self.open_workers, count);
         let (mut top, refill_tokens) = (self.top, self.refill_tokens);
         let columns = [&mut self.cost, &mut self.open_slots, &mut self.anticipated];
@@ -261,10 +263,11 @@ impl Loads {
 
     #[inline(always)]
     fn see_shut(&mut self) {
-        // Twice: whoever is asked about is open, so it is there beside everybody, and no open worker below it has to be followed.
+        // Twice: the worker that is asked about is open, so this load is among the others of any, and no open
+        // worker below it has to be followed.
         if let Some(load) = self.greatest_shut {
-            self.top.see(NOBODY, load);
-            self.top.see(NOBODY, load);
+            self.top.see(NO_WORKER, load);
+            self.top.see(NO_WORKER, load);
         }
     }
 
@@ -285,7 +288,7 @@ impl Loads {
             let slots = worker.open_slots();
             cost[index] = worker.load_tokens as i64;
             open_slots[index] = i64::from(slots);
-            // Always written, kept only where a slot is open: nothing to foresee.
+            // Written before it is known whether it counts, so that no branch is mispredicted.
             open_workers[open_count] = index as u32;
             open_count += usize::from(slots > 0);
         }
@@ -379,8 +382,8 @@ impl Loads {
         }
     }
 
-    /// The view of one worker as if a pick of it had been taken back, and the longest request that its room holds then. None where only
-    /// taking it back can tell, because loads are projected.
+    /// The view of one worker as if a pick of it had been taken back, and the longest request that its room
+    /// holds then. None where only taking it back can tell, because loads are projected.
     #[inline(always)]
     pub(crate) fn view_without(&self, worker: usize, tokens: i64) -> Option<(View<'_>, i64)> {
         if self.width > 0 {
@@ -406,7 +409,8 @@ impl Loads {
         Some((view, self.longest_without(worker, tokens)))
     }
 
-    /// What level asks about all others: the mean of their anticipated loads, rounded down, and the greatest of them.
+    /// What level asks about all others: the mean of their anticipated loads, rounded down, and the greatest
+    /// of them.
     #[inline(always)]
     pub(crate) fn others(&self, worker: usize) -> (i64, i64) {
         let mean = self.others.of(self.sum - self.anticipated[worker]);
@@ -419,7 +423,7 @@ impl Loads {
         self.anticipated[worker] - self.refill_tokens
     }
 
-    /// The same without a pick of this length, whose slot is being filled anew.
+    /// [`Self::refilled`] without a pick of this length, whose slot is filled anew.
     #[inline(always)]
     pub(crate) fn without(&self, worker: usize, tokens: i64) -> i64 {
         self.anticipated[worker] - tokens
@@ -436,7 +440,7 @@ impl Loads {
         self.longest_tokens(worker) + tokens + self.growth_tokens
     }
 
-    /// The worker with the greatest anticipated load; past all of them where he is one of those left out.
+    /// The worker with the greatest anticipated load; past all of them where that one is left out.
     pub(crate) fn top(&self) -> usize {
         self.top.at
     }
@@ -451,7 +455,7 @@ impl Loads {
         self.before
     }
 
-    /// The same once these lengths have been put on these workers: no other load has changed.
+    /// [`Self::before`] with these lengths on these workers: no other load has changed.
     pub(crate) fn after(&self, picks: impl Iterator<Item = (usize, i64)>) -> (i64, i64) {
         picks.fold(self.before, |(sum, max), (worker, tokens)| {
             (sum + tokens * self.cost_per_token(worker), i64::max(max, self.cost[worker]))
@@ -491,7 +495,8 @@ impl Loads {
         self.change(worker, tokens, -1);
     }
 
-    /// Puts a request on a worker of a uniform cluster without projected loads, where nobody asks for the envelope.
+    /// Puts a request on a worker of a uniform cluster without projected loads, where the plan does not
+    /// follow the envelope.
     #[inline(always)]
     pub(crate) fn admit_alike(&mut self, worker: usize, tokens: i64) {
         self.cost[worker] += tokens;
@@ -518,7 +523,8 @@ impl Loads {
         self.change(worker, more_tokens, 0);
     }
 
-    /// Changes the lengths of many picks. The greatest loads are found once, and only if somebody will ask again.
+    /// Changes the lengths of many picks. The greatest loads are found once, and only if they are asked for
+    /// later.
     #[inline(always)]
     pub(crate) fn change_all(&mut self, changes: impl Iterator<Item = (usize, i64)>, checked_later: bool) {
         if self.width > 0 || self.dear {
@@ -598,7 +604,8 @@ mod tests {
     use crate::policy::baseline::PLAIN;
     use crate::pool::Pool;
 
-    /// Who is shut counts only through sums and greatest values: leaving him out changes no answer, whatever came before.
+    /// Workers without an open slot count only through sums and greatest values: leaving them out changes no
+    /// answer.
     #[test]
     fn open_workers_alone_tell_the_same() {
         let mut seed = 3u64;

@@ -1,10 +1,12 @@
 //! Who evaluates a batch: one call per batch, chosen by name.
 //!
-//! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every batch as a matrix and scores
-//! columns of it with vector kernels. [`Auto`] searches columns in the pool's length order where requests have no terms per pair, and
-//! takes the matrix where they have or where a rule looks far ahead: that choice is fixed by rule, batch and instruction set, so it does not move
-//! with load. With a device ([`ascend`]) it is measured whether that is faster; who decides never changes the answer. `greedy` is the engine of all but the oracle, `column`,
-//! `loads` and `picks` are its columns, its workers and what it has picked.
+//! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every
+//! batch as a matrix and scores columns of it with vector kernels. [`Auto`] searches columns in the pool's
+//! length order where requests have no terms per pair, and takes the matrix where they have or where a rule
+//! looks far ahead: that choice is fixed by rule, batch and instruction set, so it does not move with load.
+//! With a device ([`ascend`]) it is measured whether that is faster; who decides never changes the answer.
+//! `greedy` is the engine of all but the oracle, `column`, `loads` and `picks` are its columns, its workers
+//! and what it has picked.
 
 pub mod ascend;
 pub(crate) mod column;
@@ -15,7 +17,7 @@ pub(crate) mod loads;
 pub mod offload;
 pub(crate) mod picks;
 
-use cpu::{Kernels, Tier};
+use cpu::Kernels;
 
 use crate::assignment::Assignment;
 use crate::backend::ascend::result::DeviceError;
@@ -28,8 +30,8 @@ pub trait Backend {
     /// Runs a rule on a batch.
     fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment);
 
-    /// Scores every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the request
-    /// may not run. For inspection.
+    /// Scores every pair as the batch begins, in tokens: a row of workers for each request in arrival order;
+    /// minus infinity where the request may not run. For inspection.
     fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>);
 
     /// Which backend, which instruction set, and why.
@@ -100,8 +102,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    pub(crate) fn new(kernels: &'static Kernels, why: &'static str, lanes: Option<Tier>) -> Self {
-        Self { greedy: Greedy::new(kernels).dense(lanes), kernels, why }
+    pub(crate) fn new(kernels: &'static Kernels, why: &'static str) -> Self {
+        Self { greedy: Greedy::new(kernels).dense(), kernels, why }
     }
 
     pub(crate) fn dense_columns(&self) -> (u64, u64) {
@@ -161,7 +163,8 @@ impl Backend for Auto {
     fn describe(&self) -> String {
         let no_device = self.no_device.as_deref().unwrap_or("no device backend in this build");
         format!(
-            "auto: columns searched by length, dense columns where requests have terms per pair or a rule looks far ahead; on {} ({}); {no_device}",
+            "auto: columns searched by length, dense columns where requests have terms per pair or a rule looks \
+             far ahead; on {} ({}); {no_device}",
             self.kernels.isa, self.why
         )
     }
@@ -182,7 +185,7 @@ impl Chosen {
         kind: BackendKind,
         (kernels, why): (&'static Kernels, &'static str),
         no_device: Option<String>,
-        (lanes, search_by_length): (Option<Tier>, bool),
+        search_by_length: bool,
     ) -> Self {
         match kind {
             // A device that is not there leaves the CPU's choice.
@@ -190,7 +193,7 @@ impl Chosen {
                 let auto = Auto::new(kernels, why, no_device);
                 Self::Auto(Box::new(if search_by_length { auto.searching() } else { auto }))
             }
-            BackendKind::Cpu => Self::Cpu(Box::new(Cpu::new(kernels, why, lanes))),
+            BackendKind::Cpu => Self::Cpu(Box::new(Cpu::new(kernels, why))),
             BackendKind::Reference => Self::Reference(Reference),
         }
     }

@@ -40,7 +40,8 @@ pub(crate) fn hold<T>(values: &mut Vec<T>, count: usize) {
     values.reserve(count.saturating_sub(values.len()));
 }
 
-/// For how many workers and picks there is room by now. A clone of buffers keeps no room, so neither does a clone of this.
+/// For how many workers and picks there is room by now. A clone of buffers keeps no room, so neither does a
+/// clone of this.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     workers: usize,

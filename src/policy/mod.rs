@@ -28,7 +28,7 @@ use crate::backend::ascend::AscendParameters;
 #[cfg(feature = "ascend")]
 use crate::backend::ascend::launch::{Device, Launch};
 use crate::backend::ascend::result::Counters;
-use crate::backend::cpu::{Isa, Kernels, Tier};
+use crate::backend::cpu::{Isa, Kernels};
 #[cfg(feature = "ascend")]
 use crate::backend::offload::Offload;
 use crate::backend::{Backend, BackendKind, Chosen};
@@ -166,8 +166,6 @@ pub struct Parameters {
     pub backend: BackendKind,
     /// Where the Ascend runtime and its kernel are, and how long to wait; for the backends `ascend` and `auto`.
     pub ascend: AscendParameters,
-    /// The only lanes that dense columns of the `cpu` backend may use, for tests; none for the fastest exact ones.
-    pub lanes: Option<Tier>,
     /// Whether the backend `auto` searches columns by length wherever that is possible, also where the matrix is faster; for measurements and tests.
     pub search_by_length: bool,
 }
@@ -184,7 +182,6 @@ impl Default for Parameters {
             isa: None,
             backend: BackendKind::default(),
             ascend: Default::default(),
-            lanes: None,
             search_by_length: false,
         }
     }
@@ -281,8 +278,7 @@ fn assemble(
         };
         #[cfg(not(feature = "ascend"))]
         let no_device = None;
-        let columns = (parameters.lanes, parameters.search_by_length);
-        Chosen::new(parameters.backend, (kernels, why), no_device, columns)
+        Chosen::new(parameters.backend, (kernels, why), no_device, parameters.search_by_length)
     };
     let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
     let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;

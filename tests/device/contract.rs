@@ -3,7 +3,7 @@
 //! single precision cannot hold are decided in integers, as exactly as everything else.
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::{Isa, Tier};
+use balanceroute::backend::cpu::Isa;
 use balanceroute::batch::{MAX_BONUS_TOKENS, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Worker};
@@ -95,12 +95,11 @@ fn the_greatest_numbers_fall_back_and_stay_exact() {
             let mut expected = Assignment::new();
             policy::build(name, &reference).expect("known").decide(&batch, &mut expected);
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                for lanes in std::iter::once(None).chain(Tier::ALL.map(Some)) {
-                    let parameters =
-                        Parameters { isa: Some(isa), lanes, backend: BackendKind::Cpu, ..parameters.clone() };
+                for backend in [BackendKind::Auto, BackendKind::Cpu] {
+                    let parameters = Parameters { isa: Some(isa), backend, ..parameters.clone() };
                     let mut out = Assignment::new();
                     policy::build(name, &parameters).expect("known").decide(&batch, &mut out);
-                    assert_eq!(out, expected, "{name} on {isa}, {lanes:?}");
+                    assert_eq!(out, expected, "{name} on {isa}, {backend:?}");
                 }
             }
         }

@@ -1,13 +1,14 @@
 //! The search for the best request of one profile in the pool's length order.
 //!
-//! Blocks are bounded, sixteen at a time, and only those whose bound reaches the best score are looked into: it is exact, it returns
-//! what a scan of everything returns. There are two bounds:
+//! Blocks are bounded, sixteen at a time, and only those whose bound reaches the best score are looked into,
+//! so a search returns what a scan of everything returns. There are two bounds:
 //!
-//! * The profile is concave, so over the lengths of one block it is greatest where its peak is clamped to them; the age of the block's
-//!   oldest entry is added. Costs nothing to know, and is loose where ages are worth more than a block is wide.
-//! * A profile that bends once or twice lies below two lines that every profile of the decision shares up to their height. The
-//!   greatest `slope * tokens + age` of a block bounds it to the token on either side of the bend, and is kept up to date as entries
-//!   are taken: pays from a search for every four blocks on.
+//! * The profile is concave, so over the lengths of one block it is greatest where its peak is clamped to
+//!   them; the age of the block's oldest entry is added. This bound needs no preparation, and is loose where
+//!   ages are worth more than a block is wide.
+//! * A profile that bends once or twice lies below two lines. Every profile of a decision has lines of these
+//!   slopes. The greatest `slope * tokens + age` of a block bounds it to the token on either side of the
+//!   bend, and is kept up to date as entries are taken. This pays from a search for every four blocks on.
 
 use super::lanes::Lanes;
 use crate::pool::{BLOCK, Ordered};
@@ -23,12 +24,24 @@ pub(crate) struct Found {
     pub score: i64,
 }
 
+impl Found {
+    /// Whether it comes before the best so far: greater score, then earlier arrival.
+    #[inline(always)]
+    pub(crate) fn beats(self, best: Option<Self>, ordered: &Ordered<'_>) -> bool {
+        let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
+        best.is_none_or(|best| {
+            self.score > best.score
+                || (self.score == best.score && arrived(self.position) < arrived(best.position))
+        })
+    }
+}
+
 /// A profile in lanes, its score at zero taken off.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a> {
     pub slope: i32,
-    /// Lengths at which the profile bends, and what each token past them costs: two, which is what almost every profile has (a
-    /// weight of zero bends nothing), and the others.
+    /// Lengths at which the profile bends, and what each token past them costs: two, which is what almost
+    /// every profile has (a weight of zero bends nothing), and the others.
     pub knots: [(i32, i32); 2],
     pub further: &'a [(i32, i32)],
     /// A length of the pool at most `longest` where the profile is greatest.
@@ -100,7 +113,8 @@ impl Marks {
         self.full[block / BLOCK] &= !(1 << (block % BLOCK));
     }
 
-    /// Raises the bounds of a block to an entry of it that is free again, of this length; its age is known, or the bounds still hold it.
+    /// Raises the bounds of a block to an entry of it that is free again, of this length; its age is known,
+    /// or the bounds still hold it.
     pub(crate) fn raise_lines(&mut self, position: usize, tokens: u32) {
         let (block, lane) = (position / BLOCK, position % BLOCK);
         let (group, bit) = (block / BLOCK, 1 << (block % BLOCK));
@@ -125,7 +139,8 @@ impl Marks {
     }
 }
 
-/// Bounds the age of every block, and the lines if there are any; the ages of entries are worked out when a search first looks at them.
+/// Bounds the age of every block, and the lines if there are any; the ages of entries are worked out when a
+/// search first looks at them.
 #[inline(always)]
 pub(super) fn begin<L: Lanes>(
     lanes: L,
@@ -139,7 +154,7 @@ pub(super) fn begin<L: Lanes>(
     marks.aged.clear();
     marks.aged.resize(groups, 0);
     marks.block_ages.resize(groups, [0; BLOCK]);
-    // What is left over from before is not read.
+    // Old values past the end are not read.
     if marks.ages.len() < blocks {
         marks.ages.resize(blocks, [0; BLOCK]);
     }
@@ -245,7 +260,8 @@ pub(super) fn search<L: Lanes>(
     (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
 }
 
-/// Goes outward from the peak, on either side until the profile and the oldest age together cannot reach the best score.
+/// Goes outward from the peak, on either side until the profile and the oldest age together cannot reach the
+/// best score.
 #[inline(always)]
 fn search_outward<L: Lanes>(
     lanes: L,
@@ -281,7 +297,8 @@ fn search_outward<L: Lanes>(
     }
 }
 
-/// Whether a group can at most tie with the best: its lengths are all the same as the best's, and so it arrived later.
+/// Whether a group can at most tie with the best: its lengths are all the same as the best's, and so it
+/// arrived later.
 #[inline(always)]
 fn only_ties<L: Lanes>(
     lanes: L,
@@ -331,7 +348,7 @@ fn look<L: Lanes, const GROUPS: usize>(
     best: &mut Best,
 ) {
     let longest = lanes.splat(query.longest);
-    // Loops, no closures: these may be compiled apart, without the instruction set.
+    // Loops, no closures: closures may be compiled apart, without the instruction set.
     let mut bound = [bounds(lanes, ordered, query, marks, from_group); GROUPS];
     #[expect(clippy::needless_range_loop, reason = "an iterator costs 500 instructions a decision here")]
     for at in 1..GROUPS {

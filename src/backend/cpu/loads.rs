@@ -1,11 +1,12 @@
-//! Sums and greatest values of loads: plain loops in a shape that every instruction set's compiler turns into vectors.
+//! Sums and greatest values of loads: plain loops, written so that compilers turn them into vectors.
 
 use crate::batch::MAX_WORKERS;
 
 /// What loads ask of an instruction set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadKernels {
-    /// Anticipated loads from costs, load offsets and open slots, and the refill of a slot; returns their sum.
+    /// Anticipated loads from costs, load offsets and open slots, and the refill of a slot; returns their
+    /// sum.
     pub anticipate: fn([&[i64]; 3], u32, &mut [i64]) -> i64,
     /// The two greatest values, the first of equals first.
     pub top: fn(&[i64]) -> Top,
@@ -16,7 +17,7 @@ pub(crate) struct LoadKernels {
 }
 
 const WIDTH: usize = 16;
-/// The same for the two greatest values: what is left at the end is compared one by one.
+/// Lanes of the search for the two greatest: the rest is compared one by one.
 const TOPS: usize = 8;
 
 /// The two greatest of some values, and where they stand.
@@ -39,7 +40,8 @@ fn keep(first: &mut i64, second: &mut i64, other: (i64, i64)) {
     *first = i64::max(*first, other.0);
 }
 
-/// The two greatest values, the first of equals first. Values are below 2^53 on either side of zero, so that value and place fit one key.
+/// The two greatest values, the first of equals first. Values are below 2^53 on either side of zero, so that
+/// value and place fit one key.
 #[inline(always)]
 pub(super) fn top(values: &[i64]) -> Top {
     let (mut first, mut second) = ([i64::MIN; TOPS], [i64::MIN; TOPS]);
@@ -69,7 +71,8 @@ pub(super) fn top(values: &[i64]) -> Top {
     Top { first: value(first), at: place(first), second: value(second), second_at: place(second) }
 }
 
-/// Anticipated loads, `cost + load offset + open_slots * refill`, from columns of the same length; returns their sum.
+/// Anticipated loads, `cost + load offset + open_slots * refill`, from columns of the same length; returns
+/// their sum.
 #[inline(always)]
 pub(super) fn anticipate(
     [cost, load_offsets, open_slots]: [&[i64]; 3],
@@ -80,7 +83,7 @@ pub(super) fn anticipate(
     let (cost, load_offsets, open_slots) = (&cost[..count], &load_offsets[..count], &open_slots[..count]);
     let mut sum = 0;
     for at in 0..count {
-        // Slots are fewer than 2^32, too: half a multiplication does.
+        // Slots are fewer than 2^32 as well: a 32-bit multiplication does.
         let refills = u64::from(open_slots[at] as u32) * u64::from(refill);
         anticipated[at] = cost[at] + load_offsets[at] + refills as i64;
         sum += anticipated[at];

@@ -1,7 +1,20 @@
-//! The CPU's kernels: written once over a few vector operations, instantiated per instruction set, chosen once per policy.
+//! The CPU's kernels: written once over a few vector operations, compiled per instruction set, chosen once
+//! per policy.
 //!
-//! Every instruction set gives the same answers to the bit: lanes hold integers, and ages are rounded in the order that
-//! [`crate::score::Age::tokens`] fixes. Adding one is a file in `arch` and a line in `Kernels::of`.
+//! | room | |
+//! |---|---|
+//! | `arch` | the instruction sets: vector operations and a table of kernels each |
+//! | `lanes` | the vector operations that an instruction set must have |
+//! | `column` | the search of one column by length |
+//! | `level` | all admissions of level at once |
+//! | `matrix` | the batch as dense columns, where lengths alone do not tell requests apart |
+//! | `dense` | scores of a run of such a column |
+//! | `swap` | swaps of picks between workers |
+//! | `loads` | sums and greatest values |
+//!
+//! Every instruction set gives the same answers to the bit: lanes hold integers, and ages are rounded in the
+//! order that [`crate::score::Age::tokens`] fixes. Adding one is a file in `arch` and a line in
+//! `Kernels::of`.
 
 mod arch;
 pub(crate) mod column;
@@ -11,20 +24,17 @@ pub(crate) mod level;
 pub(crate) mod loads;
 pub(crate) mod matrix;
 mod probe;
-pub(crate) mod runs;
-mod sparse;
 pub(crate) mod swap;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-pub use dense::Tier;
 pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
 use column::{Found, Marks, Query};
-use dense::{Best, Edges, Hit, Kept, Plain, Query as DenseQuery, Rows, Span};
+use dense::{Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use lanes::Block;
 use level::Chain;
 use loads::LoadKernels;
@@ -97,48 +107,45 @@ pub(crate) struct Kernels {
     pub take: fn(&Ordered<'_>, usize, &mut Marks),
     /// The best free entry for a profile.
     pub search: fn(&Ordered<'_>, &Query<'_>, &mut Marks) -> Option<Found>,
-    /// Admits for level, until nobody fits or a worker's search does not fit the lanes: that worker is returned.
+    /// Admits for level until no request fits. Returns a worker whose search does not fit the lanes.
     pub level: fn(&mut Chain<'_>) -> Option<usize>,
-    /// Looks at the picks of level again, from one on: whether any changed, and the pick whose search does not fit the lanes.
+    /// Looks again at the picks of level, from one on: whether any changed, and the pick whose search does
+    /// not fit the lanes.
     pub level_repair: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
     /// Swaps pairs of picks, in order, where that lowers their cost: whether any was.
     pub swap: fn(&mut Swap<'_>) -> bool,
     /// Sums and greatest values of loads.
     pub loads: LoadKernels,
-    /// Takes a profile for a range of lengths, for dense runs: false where no lanes hold it.
-    pub prepare: fn(&mut DenseQuery, &Profile, (i64, i64)) -> bool,
-    /// At least the greatest score of sixteen dense runs, age and bonus aside.
-    pub bounds: fn(&DenseQuery, &Edges) -> [i64; BLOCK],
-    /// Cuts it to the lengths of a run; see [`DenseQuery::cut`].
-    pub cut: fn(&mut DenseQuery, (i32, i32), i64, &[Tier]) -> Option<(Tier, i64)>,
-    /// The best request of a dense run, in the lanes that its query was prepared for.
-    pub dense: fn(Tier, &Rows<'_>, &DenseQuery, &mut Kept) -> Option<Best>,
-    /// The same work on registers only.
-    pub spin: fn(Tier, &DenseQuery, usize, &mut Kept) -> i64,
-    /// Ages plus the bonuses on some workers of a matrix with so many, a column each, into the last argument; returns the greatest bonus.
-    pub add_bonuses: fn((Bonuses<'_>, u32), &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
-    /// The bonuses that are not zero on an open worker: of a matrix with so many workers, these of them open, for these entries and their
-    /// rows. Returns the number of hits.
-    pub find_bonuses: fn(Bonuses<'_>, usize, (&[Block], &[Span]), &mut [[u32; 2]], &mut [Hit]) -> usize,
+    /// Sorts the knots of a profile between two lengths: false where no lanes hold them.
+    pub sort_knots: fn(&mut SortedKnots, &Profile, (i64, i64)) -> bool,
+    /// At least the greatest score of sixteen runs, age and bonus aside.
+    pub bounds: fn(&SortedKnots, &Edges) -> [i64; BLOCK],
+    /// The best request of a run on a worker, its scores in the last argument.
+    pub best_of_run: fn(&Rows<'_>, &SortedKnots, &mut [Block]) -> Result<Option<Best>, TooWide>,
+    /// Finds the bonuses that are not zero on an open worker, of a matrix with so many workers, for some
+    /// entries and their rows. Returns the number of hits.
+    pub find_bonuses: fn((Bonuses<'_>, usize), (&[Block], &[Span]), &mut [[u32; 2]], &mut [Hit]) -> usize,
+    /// Ages plus the bonuses on some workers of a matrix with so many, a column each, into the last argument;
+    /// returns the greatest bonus.
+    pub add_bonuses: fn((Bonuses<'_>, usize), &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
     /// Eligibility words of 64 workers by row.
     pub words: fn((&[u64], usize, usize), &[[u32; BLOCK]], (&mut [Block], &mut [Block])),
     /// Ages in score units of what was enqueued at these steps.
-    pub ages: fn(u32, &[[u32; BLOCK]], Age, i32, &mut [Block]),
+    pub ages: fn(u32, &[[u32; BLOCK]], (Age, i32), &mut [Block]),
     /// The greatest of the first entries of some blocks: so many, at least one.
     pub top: fn(&[Block], usize) -> i32,
-    /// Lanes of dense columns, the fastest first (`cargo sim kernels` measures them).
-    pub tiers: &'static [Tier],
     /// From where on a lookahead is far.
     pub far: Far,
 }
 
-/// From where on dense columns are faster than searches by length, although lengths tell requests apart: measured over pools of 256 to 65,536
-/// requests, 2 to 64 admissions and horizons of 8 to 80 steps.
+/// From where on dense columns are faster than searches by length, although lengths tell requests apart:
+/// measured over pools of 256 to 65,536 requests, 2 to 64 admissions and horizons of 8 to 80 steps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Far {
-    /// Knots of a profile: a search adds up all of them for each block, a run of a dense column those between its lengths.
+    /// Knots of a profile: a search adds up all of them for each block, a run of a dense column those between
+    /// its lengths.
     pub knots: u64,
-    /// Knots of all admissions, squared, for each request that waits: columns take everybody first, which searches must earn.
+    /// Knots of all admissions, squared, for each waiting request: loading the columns must pay.
     pub squared_per_request: u64,
 }
 

@@ -1,11 +1,13 @@
-//! The swap of picks between workers: each pair whose swap lowers the plan's pair cost changes places, in order.
+//! Swaps of picks between workers: each pair whose swap lowers the plan's pair cost changes places, in order.
 //!
-//! A filter leaves the exact question to few pairs. A pick knows by how much its worker lies above the common level (`above`, in tokens
-//! times workers), its own length in the same unit (`length`), and the difference of both: what its worker lies above without it
-//! (`bare`). a swap of picks `a` and `b` moves `u = length_a - length_b` from one worker to the other, and
-//! `|above_a - u| + |above_b + u| < |above_a| + |above_b|` just where the two lie on different sides of the level and `u` is between zero
-//! and `above_a - above_b`: `a`, the higher, has the longer pick, and would lie higher even without it. The greatest load falls where the
-//! same holds of the top worker and any other. Two comparisons tell all.
+//! A filter leaves the exact question to few pairs. Each pick has three numbers, in tokens times workers: by
+//! how much its worker lies above the common level (`above`), its own length (`length`), and their
+//! difference, by how much the worker lies above without it (`bare`). Swapping picks `a` and `b` moves
+//! `u = length_a - length_b` from one worker to the other. Then
+//! `|above_a - u| + |above_b + u| < |above_a| + |above_b|` holds just where the two lie on different sides of
+//! the level and `u` is between zero and `above_a - above_b`: the higher worker has the longer pick, and
+//! would lie higher even without it. The greatest load falls where that holds of the top worker and any
+//! other. Two comparisons tell both.
 
 use super::lanes::Lanes;
 use crate::backend::loads::Loads;
@@ -33,7 +35,8 @@ pub(crate) struct Pairs {
     top_worker: usize,
     /// Picks that may move.
     movable: Vec<u16>,
-    /// The first pick of each worker, and the next of the same worker for each pick: they never change places during the repair.
+    /// The first pick of each worker, and the next of the same worker for each pick: they never change places
+    /// during the repair.
     first_of: Vec<u32>,
     next_of: Vec<u32>,
 }

@@ -1,18 +1,18 @@
 //! Columns that compete for the next admission.
 //!
-//! Each keeps the best that it found, which stays an upper bound until it is looked at again: taking requests only lowers what is left, and an
-//! envelope that rises load offsets every score by a bounded amount, the same for all columns ([`Rule::envelope_weights`]). Only a column whose bound
-//! comes first is scored again, so the answer is that of scoring everything.
+//! Each column keeps the best that it found, which stays an upper bound until it is looked at again. Placing
+//! requests only lowers what is left, and an envelope that rises lifts every score by a bounded amount, equal
+//! for all columns ([`Rule::envelope_weights`]). Only a column whose bound comes first is scored again, so
+//! the answer is that of scoring everything.
 
 use super::step::Step;
 use super::{Greedy, UNCHANGED, UNKNOWN};
 use crate::backend::column::Found;
-use crate::backend::cpu::runs::NOBODY;
+use crate::backend::cpu::matrix::NO_REQUEST;
 use crate::backend::picks::{hold, worker_of};
-use crate::pool::BLOCK;
 use crate::rule::Rule;
 
-/// The rise at a look that has not been.
+/// The rise of a bound that was not looked at.
 const NEVER: i64 = -1;
 /// No pick yet.
 const NO_PICK: u32 = u32::MAX;
@@ -54,7 +54,7 @@ enum Leader {
 }
 
 impl Greedy {
-    pub(super) fn begin_rivals(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
+    pub(super) fn begin_column_queue(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let workers = step.batch.workers().len();
         let searched = self.is_searched(step);
         let (envelope, row) = self.loads.envelopes();
@@ -79,22 +79,22 @@ impl Greedy {
         column_queue.last.resize(workers, (NO_PICK, 0));
     }
 
-    /// Admits the best pair of all columns until nobody fits.
+    /// Admits the best pair of all columns until no request fits.
     pub(super) fn place_by_column_queue(&mut self, step: &Step<'_, '_, &mut impl Rule>, looked: bool) {
         if !looked {
-            self.begin_rivals(step);
+            self.begin_column_queue(step);
         }
         let unknown = if looked { 0 } else { self.open.len() };
         for at in 0..unknown {
             let worker = worker_of(self.open[at]);
-            while self.column_queue.keys[worker] != NOBODY
+            while self.column_queue.keys[worker] != NO_REQUEST
                 && let Leader::Stale(run) = self.leader(step, worker)
             {
                 self.look(step, worker, run);
                 self.column_queue.rank(worker);
             }
         }
-        while let Some((at, worker, next)) = self.first_rival() {
+        while let Some((at, worker, next)) = self.first_column() {
             loop {
                 match self.leader(step, worker) {
                     Leader::Stale(run) => {
@@ -120,8 +120,8 @@ impl Greedy {
         }
     }
 
-    /// Spares the repair the picks that are still the best for their worker: no envelope has moved since, nobody has followed them there,
-    /// and who waits by now waited then.
+    /// Spares the repair the picks that are still the best for their worker: no envelope has moved since, the
+    /// worker has taken no other, and every request that waits now waited then.
     fn mark_lasting(&mut self) {
         for &(pick, moves) in &self.column_queue.last {
             if moves == self.column_queue.moves
@@ -132,10 +132,10 @@ impl Greedy {
         }
     }
 
-    /// The column whose best may come first, and the greatest bound of the others: greatest bound, then least load, then lowest index. Columns
-    /// without anybody left go.
-    fn first_rival(&mut self) -> Option<(usize, usize, i64)> {
-        let (mut best, mut next, mut first) = (NOBODY, NOBODY, None);
+    /// The column whose best may come first, and the greatest bound of the others: greatest bound, then least
+    /// load, then lowest index. Empty columns are passed over.
+    fn first_column(&mut self) -> Option<(usize, usize, i64)> {
+        let (mut best, mut next, mut first) = (NO_REQUEST, NO_REQUEST, None);
         for at in (0..self.open.len()).rev() {
             let key = self.column_queue.keys[worker_of(self.open[at])];
             if key > best {
@@ -151,7 +151,7 @@ impl Greedy {
     fn leader(&self, step: &Step<'_, '_, &mut impl Rule>, worker: usize) -> Leader {
         let column_queue = &self.column_queue;
         let bounds = &column_queue.bounds[worker * column_queue.runs..(worker + 1) * column_queue.runs];
-        let mut best: Option<(u64, Found)> = None;
+        let mut best = None;
         for (run, bound) in bounds.iter().enumerate() {
             if bound.key != column_queue.keys[worker] {
                 continue;
@@ -160,12 +160,12 @@ impl Greedy {
             if bound.rise != column_queue.rise || self.column.is_taken(position) {
                 return Leader::Stale(run);
             }
-            let arrived = step.waiting.arrived_blocks[position / BLOCK][position % BLOCK];
-            if best.is_none_or(|(other, _)| arrived < other) {
-                best = Some((arrived, Found { position, score: bound.key + bound.rise }));
+            let found = Found { position, score: bound.key + bound.rise };
+            if found.beats(best, &step.waiting) {
+                best = Some(found);
             }
         }
-        best.map_or(Leader::Stale(0), |(_, found)| Leader::Fresh(found))
+        best.map_or(Leader::Stale(0), Leader::Fresh)
     }
 
     /// Scores a run of a column again; where the profile is another by now, brings bounds down to it first.
@@ -183,7 +183,7 @@ impl Greedy {
                 rise: column_queue.rise,
                 position: found.position as u32,
             },
-            None => Bound { key: NOBODY, rise: column_queue.rise, position: u32::MAX },
+            None => Bound { key: NO_REQUEST, rise: column_queue.rise, position: u32::MAX },
         };
     }
 
@@ -198,8 +198,8 @@ impl Greedy {
         true
     }
 
-    /// Brings the bounds of runs that are to be looked at down to what the profile prepared last allows: whether there are others than this
-    /// one.
+    /// Brings the bounds of runs that are to be looked at down to what the profile prepared last allows:
+    /// whether there are others than this one.
     fn tighten_runs(&mut self, worker: usize, run: usize) -> bool {
         let (column_queue, class) = (&mut self.column_queue, self.matrix.run(run).class);
         let of_worker =
@@ -215,7 +215,8 @@ impl Greedy {
         others
     }
 
-    /// Takes note of what an admission has changed: the profile of its worker, and every profile where an envelope has risen.
+    /// Takes note of what an admission has changed: the profile of its worker, and every profile where an
+    /// envelope has risen.
     fn follow_envelopes(&mut self, worker: usize) {
         let (envelope, row) = self.loads.envelopes();
         let column_queue = &mut self.column_queue;
@@ -250,10 +251,11 @@ impl ColumnQueue {
     /// Nothing is left in any column, unless [`ColumnQueue::know`] says otherwise.
     #[cfg(feature = "ascend")]
     pub(super) fn know_nobody(&mut self) {
-        self.bounds.fill(Bound { key: NOBODY, rise: 0, position: u32::MAX });
+        self.bounds.fill(Bound { key: NO_REQUEST, rise: 0, position: u32::MAX });
     }
 
-    /// Takes the best of a column as the decision begins for a run: as its best where it lies there, as a bound elsewhere.
+    /// Takes the best of a column as the decision begins: as the best of a run where it lies there, as a
+    /// bound of the others.
     #[cfg(feature = "ascend")]
     pub(super) fn know(&mut self, worker: usize, run: usize, found: Found, own: bool) {
         let rise = if own { 0 } else { NEVER };
@@ -273,6 +275,6 @@ impl ColumnQueue {
     /// Works out the greatest key of a worker.
     pub(super) fn rank(&mut self, worker: usize) {
         let bounds = &self.bounds[worker * self.runs..(worker + 1) * self.runs];
-        self.keys[worker] = bounds.iter().map(|bound| bound.key).fold(NOBODY, i64::max);
+        self.keys[worker] = bounds.iter().map(|bound| bound.key).fold(NO_REQUEST, i64::max);
     }
 }

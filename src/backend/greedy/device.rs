@@ -217,7 +217,7 @@ impl Greedy {
         };
         let Some(columns) = device.columns(&problem) else { return false };
         let (workers, pool) = (batch.workers().len(), batch.waiting());
-        self.begin_rivals(step);
+        self.begin_column_queue(step);
         let searched = self.is_searched(step);
         let (column_queue, matrix) = (&mut self.column_queue, &self.matrix);
         let runs = if searched { 1 } else { matrix.runs() };

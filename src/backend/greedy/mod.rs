@@ -25,7 +25,6 @@ mod step;
 use crate::assignment::{Admission, Assignment, Balance};
 use crate::backend::column::{Column, Found, Terms};
 use crate::backend::cpu::Kernels;
-use crate::backend::cpu::dense::Tier;
 use crate::backend::cpu::level::Chain;
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::swap::Pairs;
@@ -116,8 +115,8 @@ impl Greedy {
     }
 
     /// Sends every batch through the matrix.
-    pub(crate) fn dense(self, only: Option<Tier>) -> Self {
-        Self { columns: Columns::Dense, matrix: self.matrix.only(only), ..self }
+    pub(crate) fn dense(self) -> Self {
+        Self { columns: Columns::Dense, ..self }
     }
 
     /// Searches columns by length wherever that is possible.

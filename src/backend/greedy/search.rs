@@ -4,7 +4,7 @@ use super::step::Step;
 use super::{Class, Greedy, UNKNOWN};
 use crate::backend::column::Found;
 use crate::batch::Request;
-use crate::pool::{BLOCK, PoolSlot};
+use crate::pool::PoolSlot;
 use crate::rule::Rule;
 
 impl Greedy {
@@ -47,7 +47,8 @@ impl Greedy {
         self.best_of_at_least(step, worker, i64::MIN, None)
     }
 
-    /// The same; what lies below `wanted` may be left out. The profile of one class may be drawn already.
+    /// [`Self::best`], which may leave out what scores less than `wanted`. The profile of one class may be
+    /// drawn already.
     pub(super) fn best_of_at_least(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
@@ -64,7 +65,7 @@ impl Greedy {
         self.best_in_pairs(step, worker, (longest, wanted), drawn)
     }
 
-    /// The same where requests have terms per pair.
+    /// [`Self::best_of_at_least`] where requests have terms per pair.
     #[inline(never)]
     fn best_in_pairs(
         &mut self,
@@ -83,7 +84,7 @@ impl Greedy {
             return self.matrix.sparse().best(&step.waiting, found, score_of, (worker, longest), is_taken);
         }
         self.matrix.forget();
-        let mut best: Option<(Found, u64)> = None;
+        let mut best: Option<Found> = None;
         let mut from = 0;
         while from < self.matrix.runs() {
             // The runs of a class share a profile.
@@ -102,20 +103,16 @@ impl Greedy {
             // The most promising first: it leaves the fewest others.
             for at in (0..self.run_bounds.len()).rev() {
                 let (bound, run) = self.run_bounds[at];
-                if bound < wanted.max(best.map_or(i64::MIN, |(found, _)| found.score)) {
+                if bound < wanted.max(best.map_or(i64::MIN, |best| best.score)) {
                     break;
                 }
-                let Some(found) = self.best_of_run(step, worker, run) else { continue };
-                let arrived = step.waiting.arrived_blocks[found.position / BLOCK][found.position % BLOCK];
-                let better = best.is_none_or(|(other, earlier)| {
-                    found.score > other.score || (found.score == other.score && arrived < earlier)
-                });
-                if better {
-                    best = Some((found, arrived));
+                let found = self.best_of_run(step, worker, run);
+                if let Some(found) = found.filter(|found| found.beats(best, &step.waiting)) {
+                    best = Some(found);
                 }
             }
         }
-        best.map(|(found, _)| found)
+        best
     }
 
     /// The best free request of one run of the matrix for the profile prepared last.

@@ -1,6 +1,6 @@
 //! What the dense columns are filled with: ages, bonuses and eligibility.
 
-use crate::backend::cpu::lanes::{Block, DenseLanes, gather};
+use crate::backend::cpu::lanes::{Block, Lanes, gather};
 use crate::batch::Bonuses;
 use crate::pool::BLOCK;
 use crate::score::Age;
@@ -16,15 +16,15 @@ pub(crate) struct Hit {
     pub bits: u64,
 }
 
-/// Workers that may take anybody: a bit for each of the 64 from the first of these on.
+/// Workers with an open slot: a bit for each of the 64 from the first of these on.
 pub(crate) type Span = (u32, u64);
 
-/// Fills the bases of some workers, one column after the other: ages plus bonuses. The matrix has `width` workers and fewer than 2^32 - `width`
-/// entries. Returns the greatest magnitude of a bonus in tokens.
+/// Fills the bases of some workers, one column after the other: ages plus bonuses. The matrix has `width`
+/// workers and fewer than 2^32 - `width` entries. Returns the greatest magnitude of a bonus in tokens.
 #[inline(always)]
-pub(in crate::backend::cpu) fn add_bonuses<L: DenseLanes>(
+pub(in crate::backend::cpu) fn add_bonuses<L: Lanes>(
     lanes: L,
-    (bonuses, width): (Bonuses<'_>, u32),
+    (bonuses, width): (Bonuses<'_>, usize),
     workers: &[u32],
     unit: i32,
     (rows, ages): Plain<'_>,
@@ -34,16 +34,16 @@ pub(in crate::backend::cpu) fn add_bonuses<L: DenseLanes>(
     let (unit, mut greatest) = (lanes.splat(unit), lanes.splat(0));
     for (block, (rows, of_age)) in rows.iter().zip(ages).enumerate() {
         let of_age = lanes.load(&of_age.0);
-        // Who has no row begins past the end, `width` before 2^32.
+        // A request without a row begins past the end, `width` before 2^32.
         let mut offsets = [0; BLOCK];
         lanes.store(lanes.mul(lanes.load_unsigned(rows), lanes.splat(width as i32)), &mut offsets);
         for (&worker, base) in workers.iter().zip(bases.chunks_exact_mut(ages.len())) {
-            let bonus = lanes.round(match bonuses {
+            let bonus = match bonuses {
                 Bonuses::F32(matrix) => lanes.gather(matrix, &offsets, worker),
                 Bonuses::F16(matrix) => {
-                    lanes.widen_halves(&gather(matrix, &offsets, worker, half::f16::to_bits))
+                    lanes.round_halves(&gather(matrix, &offsets, worker, half::f16::to_bits))
                 }
-            });
+            };
             greatest = lanes.max(greatest, lanes.abs(bonus));
             lanes.store(lanes.add(of_age, lanes.mul(bonus, unit)), &mut base[block].0);
         }
@@ -51,14 +51,13 @@ pub(in crate::backend::cpu) fn add_bonuses<L: DenseLanes>(
     i64::from(lanes.greatest(greatest, u16::MAX))
 }
 
-/// Finds the bonuses of some entries, given with their rows, that are not zero on an open worker; returns the number of hits. `open` has
-/// every bit of a worker that is open and none of others, `hits` a place for every entry and span and one more. The entries are left in
-/// another order.
+/// Finds the bonuses of some entries, given with their rows, that are not zero on an open worker; returns the
+/// number of hits. `open` has every bit of a worker that is open and none of others, `hits` a place for every
+/// entry and span and one more. The entries are left in another order.
 #[inline(always)]
-pub(in crate::backend::cpu) fn find_bonuses<L: DenseLanes>(
+pub(in crate::backend::cpu) fn find_bonuses<L: Lanes>(
     lanes: L,
-    bonuses: Bonuses<'_>,
-    workers: usize,
+    (bonuses, workers): (Bonuses<'_>, usize),
     open: (&[Block], &[Span]),
     entries: &mut [[u32; 2]],
     hits: &mut [Hit],
@@ -74,9 +73,9 @@ pub(in crate::backend::cpu) fn find_bonuses<L: DenseLanes>(
     }
 }
 
-/// The same for one type; `magnitude` is zero where a value is.
+/// [`find_bonuses`] for one type; `magnitude` is zero where a value is.
 #[inline(always)]
-fn find_nonzero<L: DenseLanes, T: Copy>(
+fn find_nonzero<L: Lanes, T: Copy>(
     lanes: L,
     (matrix, magnitude): (&[T], impl Fn(T) -> u32 + Copy),
     workers: usize,
@@ -84,14 +83,15 @@ fn find_nonzero<L: DenseLanes, T: Copy>(
     entries: &mut [[u32; 2]],
     hits: &mut [Hit],
 ) -> usize {
-    // Most rows have nothing: one test for all of a row. Nobody is asked before he is written down, so that nothing is mispredicted.
+    // Most rows have no bonus: one test for all of a row. An entry is written before it is known whether it
+    // counts, so that no branch is mispredicted.
     let mut kept = 0;
     for at in 0..entries.len() {
         let [entry, row] = entries[at];
         let from = row as usize * workers;
         let mut any = [0; BLOCK];
         match matrix.get(from..from + open.len() * BLOCK) {
-            // What belongs to the next row is not open.
+            // Values of the next row belong to no open worker.
             Some(values) => {
                 for (values, open) in values.as_chunks::<BLOCK>().0.iter().zip(open) {
                     any = std::array::from_fn(|lane| {
@@ -133,10 +133,10 @@ fn find_nonzero<L: DenseLanes, T: Copy>(
     count
 }
 
-/// Eligibility words of 64 workers, 32 in each half of `into`, by row of a matrix of `stride` words a row, of which `word` is wanted. The
-/// second half may be empty.
+/// Eligibility words of 64 workers, 32 in each half of `into`, by row of a matrix of `stride` words a row, of
+/// which `word` is wanted. The second half may be empty.
 #[inline(always)]
-pub(in crate::backend::cpu) fn words<L: DenseLanes>(
+pub(in crate::backend::cpu) fn words<L: Lanes>(
     lanes: L,
     (masks, stride, word): (&[u64], usize, usize),
     rows: &[[u32; BLOCK]],
@@ -154,12 +154,11 @@ pub(in crate::backend::cpu) fn words<L: DenseLanes>(
 
 /// Ages in score units, where both stay below 2^29.
 #[inline(always)]
-pub(in crate::backend::cpu) fn ages<L: DenseLanes>(
+pub(in crate::backend::cpu) fn ages<L: Lanes>(
     lanes: L,
     now_step: u32,
     enqueued: &[[u32; BLOCK]],
-    age: Age,
-    unit: i32,
+    (age, unit): (Age, i32),
     into: &mut [Block],
 ) {
     for (enqueued, into) in enqueued.iter().zip(into) {
@@ -169,7 +168,7 @@ pub(in crate::backend::cpu) fn ages<L: DenseLanes>(
 
 /// The greatest of the first `count` entries of these blocks, at least one.
 #[inline(always)]
-pub(in crate::backend::cpu) fn top<L: DenseLanes>(lanes: L, blocks: &[Block], count: usize) -> i32 {
+pub(in crate::backend::cpu) fn top<L: Lanes>(lanes: L, blocks: &[Block], count: usize) -> i32 {
     let (whole, rest) = blocks.split_at(count / BLOCK);
     let mut top = lanes.splat(i32::MIN);
     for block in whole {

@@ -1,4 +1,7 @@
 //! A profile in order of length: its knots, and the line that it follows between two of them.
+//!
+//! A column is scored run by run, and a run sees only the few knots between its own lengths. Sorting all of
+//! them once makes each cut a count of how many lie below a length.
 
 use std::ops::Range;
 
@@ -7,7 +10,7 @@ use crate::pool::BLOCK;
 use crate::score::{Knot, Profile};
 
 /// Knots that there is room for: one for each step of the longest horizon, and a few more.
-pub(super) const MOST_KNOTS: usize = 144;
+const MOST_KNOTS: usize = 144;
 
 /// So many knots are taken one by one.
 const FEW_KNOTS: usize = 2;
@@ -16,7 +19,7 @@ const FEW_KNOTS: usize = 2;
 const RANKED: usize = 128;
 
 /// One more than the greatest magnitude in `i32` lanes.
-pub(super) const INT: i64 = 1 << 31;
+const INT: i64 = 1 << 31;
 
 /// The shortest and the longest lengths of sixteen runs.
 #[derive(Clone, Copy, Debug)]
@@ -27,27 +30,39 @@ pub(crate) struct Edges {
 
 /// `start + slope * tokens`, of which only sums that fit are read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Line {
-    pub start: i64,
-    pub slope: i64,
+struct Line {
+    start: i64,
+    slope: i64,
 }
 
 impl Line {
-    pub(super) fn at(self, tokens: i64) -> i64 {
+    fn at(self, tokens: i64) -> i64 {
         self.start.wrapping_add(self.slope.wrapping_mul(tokens))
     }
 }
 
+/// A profile between two lengths of one run, less the greatest score that it has there; all sums modulo 2^32.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut<'a> {
+    /// The line past every knot.
+    pub start: i32,
+    pub slope: i32,
+    /// Lengths and weights of the knots: each adds its weight for every token up to it.
+    pub ats: &'a [i32],
+    pub weights: &'a [i32],
+    /// What was taken off.
+    pub greatest: i64,
+}
+
 /// The knots of a profile between two lengths, in order.
 #[derive(Clone, Debug)]
-pub(super) struct SortedKnots {
-    pub shortest: i32,
-    pub longest: i32,
+pub(crate) struct SortedKnots {
+    shortest: i32,
+    longest: i32,
     count: usize,
     /// Lengths, the greatest `i32` past the last one, and weights.
     ats: [[i32; BLOCK]; MOST_KNOTS / BLOCK],
     weights: [i32; MOST_KNOTS],
-    pub heaviest: i64,
     /// The line past so many knots.
     lines: [Line; MOST_KNOTS + 1],
     /// The first line that does not rise, and where it begins: there the profile is greatest.
@@ -66,7 +81,6 @@ impl Default for SortedKnots {
             count: 0,
             ats: [[0; BLOCK]; MOST_KNOTS / BLOCK],
             weights: [0; MOST_KNOTS],
-            heaviest: 0,
             lines: [Line::default(); MOST_KNOTS + 1],
             summit: 0,
             peak: 0,
@@ -77,9 +91,10 @@ impl Default for SortedKnots {
 }
 
 impl SortedKnots {
-    /// Takes the part of a profile between the lengths `shortest..=longest`: false where that does not fit `i32` lanes.
+    /// Takes the part of a profile between the lengths `shortest..=longest`: false where no `i32` lanes hold
+    /// it.
     #[inline(always)]
-    pub(super) fn take<L: Lanes>(
+    pub(crate) fn take<L: Lanes>(
         &mut self,
         lanes: L,
         profile: &Profile,
@@ -95,11 +110,12 @@ impl SortedKnots {
         } else {
             self.take_many(lanes, profile, (shortest, longest), &mut line)
         };
-        self.profile(line);
+        self.draw_lines(line);
         weights < INT
     }
 
-    /// Folds the knots up to the shortest length into a line and puts those before the longest in order; returns the bits of all weights.
+    /// Folds the knots up to the shortest length into a line and puts those before the longest in order;
+    /// returns the bits of all weights.
     #[inline(always)]
     fn take_few(&mut self, profile: &Profile, (shortest, longest): (i64, i64), line: &mut Line) -> i64 {
         let (ats, weights) = (&mut self.ats[0], &mut self.weights);
@@ -124,7 +140,7 @@ impl SortedKnots {
         heavy
     }
 
-    /// The same without branches: nobody foresees where one of many knots lies.
+    /// [`Self::take_few`] without branches: where one of many knots lies cannot be predicted.
     #[inline(always)]
     fn take_many<L: Lanes>(
         &mut self,
@@ -199,28 +215,57 @@ impl SortedKnots {
 
     /// Draws the lines past each knot, from the first one on.
     #[inline(always)]
-    fn profile(&mut self, mut line: Line) {
+    fn draw_lines(&mut self, mut line: Line) {
         let (mut summit, mut peak) = (0, if line.slope > 0 { i32::MAX } else { i32::MIN });
         let (first, others) = self.lines.split_first_mut().expect("one more than there are knots");
         *first = line;
-        let mut heaviest = 0;
         let knots = self.ats.as_flattened().iter().zip(&self.weights);
         for ((&at, &weight), into) in knots.zip(others).take(self.count) {
             let rises = line.slope > 0;
             let (at_tokens, weight) = (i64::from(at), i64::from(weight));
-            heaviest = weight.max(heaviest);
             line.slope -= weight;
             line.start = line.start.wrapping_add(weight * at_tokens);
             *into = line;
             summit += usize::from(rises);
             peak = if rises & (line.slope <= 0) { at } else { peak };
         }
-        (self.heaviest, self.summit, self.peak) = (heaviest, summit, peak);
+        (self.summit, self.peak) = (summit, peak);
+    }
+
+    /// The longest request that fits the worker.
+    #[inline(always)]
+    pub(super) fn longest(&self) -> i32 {
+        self.longest
+    }
+
+    /// Cuts the profile to the lengths of a run; none where its scores, bases of at most this magnitude
+    /// included, do not fit `i32` lanes.
+    #[inline(always)]
+    pub(super) fn cut<L: Lanes>(
+        &self,
+        lanes: L,
+        (shortest, longest): (i32, i32),
+        greatest_base: i64,
+    ) -> Option<Cut<'_>> {
+        let longest = longest.min(self.longest);
+        let knots = self.between(lanes, shortest, longest);
+        let (greatest, least) = self.range((shortest, longest), knots.clone());
+        if greatest.saturating_sub(least).saturating_add(greatest_base) >= INT - 1 {
+            return None;
+        }
+        let (first, last) = (self.lines[knots.start], self.lines[knots.end]);
+        Some(Cut {
+            start: first.start.wrapping_sub(greatest) as i32,
+            slope: last.slope as i32,
+            ats: &self.ats.as_flattened()[knots.clone()],
+            weights: &self.weights[knots],
+            greatest,
+        })
     }
 
     /// The knots strictly between the lengths of a run.
     #[inline(always)]
-    pub(super) fn between<L: Lanes>(&self, lanes: L, shortest: i32, longest: i32) -> Range<usize> {
+    fn between<L: Lanes>(&self, lanes: L, shortest: i32, longest: i32) -> Range<usize> {
         if shortest <= self.shortest && longest >= self.longest {
             return 0..self.count;
         }
@@ -228,19 +273,9 @@ impl SortedKnots {
         from..self.before(lanes, longest).max(from)
     }
 
-    /// Lengths and weights of some knots.
-    pub(super) fn knots(&self, knots: Range<usize>) -> (&[i32], &[i32]) {
-        (&self.ats.as_flattened()[knots.clone()], &self.weights[knots])
-    }
-
-    /// The line past so many knots.
-    pub(super) fn line(&self, knots: usize) -> Line {
-        self.lines[knots]
-    }
-
     /// The greatest and the least score between the lengths of a run, and these knots between them.
     #[inline(always)]
-    pub(super) fn range(&self, (shortest, longest): (i32, i32), knots: Range<usize>) -> (i64, i64) {
+    fn range(&self, (shortest, longest): (i32, i32), knots: Range<usize>) -> (i64, i64) {
         let at_shortest = self.lines[knots.start].at(i64::from(shortest));
         let at_longest = self.lines[knots.end].at(i64::from(longest));
         let greatest = if self.peak <= shortest {
@@ -253,9 +288,10 @@ impl SortedKnots {
         (greatest, at_shortest.min(at_longest))
     }
 
-    /// At least the greatest score between the lengths of sixteen runs; the least `i64` where nobody is as short as that.
+    /// At least the greatest score between the lengths of sixteen runs; the least `i64` where every request
+    /// is too long.
     #[inline(always)]
-    pub(super) fn bounds<L: Lanes>(&self, lanes: L, edges: &Edges) -> [i64; BLOCK] {
+    pub(crate) fn bounds<L: Lanes>(&self, lanes: L, edges: &Edges) -> [i64; BLOCK] {
         let mut bounds = [i64::MIN; BLOCK];
         for ((bound, &shortest), &longest) in bounds.iter_mut().zip(&edges.shortest).zip(&edges.longest) {
             if shortest <= self.longest {

@@ -1,24 +1,24 @@
 //! Age plus bonus of each request on each open worker: what a score begins with.
+//!
+//! Where few pairs have a bonus, and none a malus, these are listed one by one ([`SparseBonuses`]) and
+//! columns are searched by length. Otherwise each open worker has a column.
 
+use super::runs::Runs;
+use super::sparse::{Bonus, NO_COLUMN, SparseBonuses};
 use crate::backend::cpu::Kernels;
 use crate::backend::cpu::dense::{Hit, Span};
 use crate::backend::cpu::lanes::Block;
-use crate::backend::cpu::runs::Runs;
-use crate::backend::cpu::sparse::{Bonus, NO_COLUMN, SparseBonuses};
+use crate::backend::picks::hold;
 use crate::batch::{Batch, Bonuses};
 use crate::pool::{BLOCK, NO_ROW};
 use crate::score::Age;
 
-/// Bonuses are listed where at most one cell of an open worker in so many has one: from there on adding and taking off costs more than a column
-/// each (measured).
+/// Bonuses are listed where at most one cell of an open worker in so many has one (measured).
 const SPARSE: usize = 16;
 
-/// Looking into sixteen workers of a row costs as much as gathering the bonuses of so many requests on one worker (measured).
+/// Looking into sixteen workers of a row costs as much as gathering the bonuses of so many requests on one
+/// worker (measured).
 const LOOK: usize = 2;
-
-/// A column that takes its turn at the ages for a run of requests, again and again, costs as much for a bonus as so many blocks of a column of its own
-/// (measured).
-const TURN: usize = 8;
 
 /// Entries whose bonuses are found before it is asked again whether these are few.
 const FEW_ENTRIES: usize = 64;
@@ -29,18 +29,16 @@ pub(super) enum BonusStorage {
     /// There are none.
     #[default]
     None,
-    /// Many: a column for each open worker.
+    /// A column for each open worker.
     Columns,
-    /// Few: listed one by one, and added to the ages and taken off again, a column at a time.
-    Turns,
-    /// Few, but asked for often: listed, and a column for each open worker made from the list.
-    Both,
+    /// Few: listed one by one.
+    Sparse,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct BonusColumns {
     storage: BonusStorage,
-    /// Ages in score units; where columns take turns, those of one of them are added.
+    /// Ages in score units.
     ages: Vec<Block>,
     unit: i64,
     workers: usize,
@@ -55,9 +53,6 @@ pub(super) struct BonusColumns {
     found: Vec<Bonus>,
     bonuses: Vec<Bonus>,
     ends: Vec<u32>,
-    any_malus: bool,
-    /// The column whose bonuses the ages have.
-    added: u32,
     spans: Vec<Span>,
     open_lanes: Vec<Block>,
     entries: Vec<[u32; 2]>,
@@ -79,7 +74,7 @@ impl BonusColumns {
         greatest: i64,
     ) {
         (self.storage, self.unit, self.greatest) = (BonusStorage::None, unit, greatest);
-        (kernels.ages)(now_step, enqueued, age, unit as i32, &mut self.ages);
+        (kernels.ages)(now_step, enqueued, (age, unit as i32), &mut self.ages);
     }
 
     /// Makes room for so many blocks.
@@ -87,16 +82,32 @@ impl BonusColumns {
         self.ages.resize(blocks, Block::default());
     }
 
-    /// Takes the bonuses on the workers that may take anybody, by the rows of the requests' pair terms.
-    pub(super) fn put_bonuses(&mut self, kernels: &Kernels, batch: &Batch<'_>, rows: &[u32]) {
-        self.added = NO_COLUMN;
-        let Some(bonuses) = batch.bonuses() else { return };
+    /// Takes the bonuses on the open workers, by the rows of the requests' pair terms: whether these are few
+    /// and `may_list`, or none.
+    pub(super) fn put_bonuses(
+        &mut self,
+        kernels: &Kernels,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        may_list: bool,
+    ) -> bool {
+        let Some(bonuses) = batch.bonuses() else { return may_list };
         self.workers = batch.workers().len();
         self.list_open(batch);
-        let listed = self.list_bonuses(kernels, bonuses, (rows, batch.waiting().with_pair_row()));
-        self.storage = if listed.is_some() { BonusStorage::Turns } else { BonusStorage::Columns };
-        let greatest = listed.unwrap_or_else(|| self.fill_columns(kernels, bonuses, rows));
-        self.greatest = greatest.saturating_mul(self.unit).saturating_add(self.greatest);
+        self.make_room(rows.len());
+        let with_row = batch.waiting().with_pair_row();
+        let listed = if may_list { self.list_bonuses(kernels, bonuses, (rows, with_row)) } else { None };
+        if let Some(greatest) = listed {
+            self.storage = BonusStorage::Sparse;
+            self.raise_greatest(greatest);
+            if self.greatest < 1 << 31 {
+                return true;
+            }
+        }
+        self.storage = BonusStorage::Columns;
+        let greatest = self.fill_columns(kernels, bonuses, rows);
+        self.raise_greatest(greatest);
+        false
     }
 
     fn list_open(&mut self, batch: &Batch<'_>) {
@@ -122,58 +133,61 @@ impl BonusColumns {
         }
     }
 
-    /// Lists the bonuses that are not zero and returns the greatest magnitude in tokens; none where they are many.
+    /// Makes room for as many bonuses as may be listed, whichever workers are open: a later batch must not
+    /// allocate.
+    fn make_room(&mut self, most: usize) {
+        for bonuses in [&mut self.found, &mut self.bonuses] {
+            bonuses.clear();
+            hold(bonuses, (most / SPARSE + 2 * FEW_ENTRIES) * self.workers);
+        }
+        self.ends.clear();
+        hold(&mut self.ends, self.workers + 1);
+        hold(&mut self.columns, self.open.len() * self.ages.len());
+        self.entries.resize(most + 1, [0; 2]);
+        self.hits.resize(FEW_ENTRIES * self.workers.div_ceil(64) + 1, Hit::default());
+    }
+
+    /// Lists the bonuses that are not zero and returns the greatest in tokens; none where they are many, or
+    /// one is a malus.
     fn list_bonuses(
         &mut self,
         kernels: &Kernels,
         bonuses: Bonuses<'_>,
         (rows, with_row): (&[u32], usize),
     ) -> Option<i64> {
-        // As many as may be found, whoever is open and whether it pays today: a later batch must not allocate.
         let most = rows.len();
-        for bonuses in [&mut self.found, &mut self.bonuses] {
-            bonuses.clear();
-            bonuses.reserve((most / SPARSE + 2 * FEW_ENTRIES) * self.workers);
-        }
-        self.ends.clear();
-        self.ends.reserve(self.workers + 1);
-        self.columns.reserve((self.open.len() * self.ages.len()).saturating_sub(self.columns.len()));
-        self.entries.resize(most + 1, [0; 2]);
-        self.hits.resize(FEW_ENTRIES * self.workers.div_ceil(64) + 1, Hit::default());
         // Looking into every row must pay.
         if with_row * (self.open_lanes.len() + 2) * LOOK > most * self.open.len() {
             return None;
         }
         let mut listed = 0;
         for (&row, entry) in rows.iter().zip(0..) {
-            // Written without asking, so that nothing is mispredicted.
+            // Written before it is known whether it counts, so that no branch is mispredicted.
             self.entries[listed] = [entry, row];
             listed += usize::from(row != NO_ROW);
         }
         let count = self.open.len();
         self.ends.resize(count + 1, 0);
-        let (mut greatest, mut looked_at) = (0, 0);
-        self.any_malus = false;
+        let (mut greatest, mut least, mut looked_at) = (0, 0, 0);
         for entries in self.entries[..listed].chunks_mut(FEW_ENTRIES) {
-            // Who has no row has no bonus, and counts as looked at.
+            // Requests without a row have no bonus, and count as looked at.
             looked_at = entries.last().map_or(looked_at, |&[entry, _]| entry as usize + 1);
             let open = (&self.open_lanes[..], &self.spans[..]);
-            let hits = (kernels.find_bonuses)(bonuses, self.workers, open, entries, &mut self.hits);
+            let hits = (kernels.find_bonuses)((bonuses, self.workers), open, entries, &mut self.hits);
             for &Hit { entry, from, mut bits } in &self.hits[..hits] {
                 let row = rows[entry as usize] as usize * self.workers;
                 while bits != 0 {
                     let worker = from as usize + bits.trailing_zeros() as usize;
                     bits &= bits - 1;
                     let tokens = bonuses.at(row + worker);
-                    greatest = greatest.max(tokens.abs());
-                    self.any_malus |= tokens < 0;
+                    (greatest, least) = (tokens.max(greatest), tokens.min(least));
                     let column = self.column_of[worker];
                     let units = (tokens as i32).wrapping_mul(self.unit as i32);
                     self.ends[column as usize + 1] += 1;
                     self.found.push(Bonus { column, entry, units });
                 }
             }
-            if self.found.len() * SPARSE > (looked_at + FEW_ENTRIES) * count {
+            if least < 0 || self.found.len() * SPARSE > (looked_at + FEW_ENTRIES) * count {
                 return None;
             }
         }
@@ -196,66 +210,41 @@ impl BonusColumns {
     fn fill_columns(&mut self, kernels: &Kernels, bonuses: Bonuses<'_>, rows: &[u32]) -> i64 {
         // What is left over from before is written over.
         self.columns.resize(self.open.len() * self.ages.len(), Block::default());
-        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here relies on that.
+        // Offsets that do not fit their lanes have no place in a matrix that fits a memory, but nothing here
+        // relies on that.
         if bonuses.len() >= NO_ROW as usize - self.workers {
             return i64::MAX;
         }
         let from = (rows.as_chunks().0, &self.ages[..]);
-        let bonuses = (bonuses, self.workers as u32);
+        let bonuses = (bonuses, self.workers);
         (kernels.add_bonuses)(bonuses, &self.open, self.unit as i32, from, &mut self.columns)
     }
 
-    /// Bounds each of these runs on each column, and gives up turns where they would be taken too often.
-    pub(super) fn bound(&mut self, kernels: &Kernels, runs: &mut Runs) {
-        // A single run is looked at anyway.
+    /// Bounds each of these runs on each column.
+    pub(super) fn bound(&self, kernels: &Kernels, runs: &mut Runs) {
+        // A single run is scored anyway.
         if runs.list().len() <= 1 || self.greatest >= 1 << 31 {
             runs.unbound();
+        } else if self.storage == BonusStorage::None {
+            runs.bound_columns(kernels, &self.ages);
         } else {
-            match self.storage {
-                BonusStorage::None => runs.bound_bonuses(kernels, &self.ages, &[], 1),
-                BonusStorage::Columns => runs.bound_bonus_columns(kernels, &self.columns),
-                BonusStorage::Turns | BonusStorage::Both => {
-                    runs.bound_bonuses(kernels, &self.ages, &self.bonuses, self.open.len());
-                }
-            }
-        }
-        let turns = self.bonuses.len() * TURN * runs.list().len();
-        if self.storage == BonusStorage::Turns && turns > self.open.len() * self.ages.len() {
-            self.spread();
+            runs.bound_columns(kernels, &self.columns);
         }
     }
 
-    /// Fills a column for each open worker from the list.
-    fn spread(&mut self) {
-        let blocks = self.ages.len();
-        self.storage = BonusStorage::Both;
-        let mut columns = std::mem::take(&mut self.columns);
-        // What is left over from before is written over.
-        columns.resize(self.open.len() * blocks, Block::default());
-        for (base, column) in columns.chunks_exact_mut(blocks.max(1)).zip(0..) {
-            base.copy_from_slice(&self.ages);
-            add(base, self.sparse().of_column(column), 1);
-        }
-        self.columns = columns;
+    fn raise_greatest(&mut self, bonus_tokens: i64) {
+        self.greatest = bonus_tokens.saturating_mul(self.unit).saturating_add(self.greatest);
     }
 
     /// The bonuses one by one, where they are.
     pub(super) fn sparse(&self) -> SparseBonuses<'_> {
         // What is left over from a batch with bonuses means nothing in one without.
-        let column_of = if self.storage == BonusStorage::None { &[] } else { &self.column_of[..] };
+        let column_of = if self.storage == BonusStorage::Sparse { &self.column_of[..] } else { &[] };
         SparseBonuses { column_of, ends: &self.ends, bonuses: &self.bonuses, ages: &self.ages }
     }
 
-    /// Whether what is not listed has no bonus, and what is has no malus: these only add.
-    pub(super) fn only_add(&self) -> bool {
-        match self.storage {
-            BonusStorage::None => true,
-            BonusStorage::Columns => false,
-            BonusStorage::Turns | BonusStorage::Both => !self.any_malus && self.greatest < 1 << 31,
-        }
-    }
-
-    /// The column of a worker, the only one where there are no bonuses; none where it may take nobody.
+    /// The column of a worker: the only one where there are no bonuses, none for a worker without an open
+    /// slot.
     pub(super) fn column(&self, worker: usize) -> Option<usize> {
         match self.storage {
             BonusStorage::None => Some(0),
@@ -268,28 +257,12 @@ impl BonusColumns {
         }
     }
 
-    /// Gives a column its turn, where they take turns.
-    pub(super) fn turn_to(&mut self, column: usize) {
-        let column = column as u32;
-        if self.storage != BonusStorage::Turns || self.added == column {
-            return;
-        }
-        let before = std::mem::replace(&mut self.added, column);
-        let mut ages = std::mem::take(&mut self.ages);
-        for (column, sign) in [(before, -1), (column, 1)] {
-            add(&mut ages, self.sparse().of_column(column), sign);
-        }
-        self.ages = ages;
-    }
-
-    /// A column; where they take turns, it must be its own.
+    /// A column.
     pub(super) fn of_column(&self, column: usize) -> &[Block] {
+        let blocks = self.ages.len();
         match self.storage {
-            BonusStorage::None | BonusStorage::Turns => &self.ages,
-            BonusStorage::Columns | BonusStorage::Both => {
-                let blocks = self.ages.len();
-                &self.columns[column * blocks..(column + 1) * blocks]
-            }
+            BonusStorage::Columns => &self.columns[column * blocks..(column + 1) * blocks],
+            BonusStorage::None | BonusStorage::Sparse => &self.ages,
         }
     }
 
@@ -302,13 +275,5 @@ impl BonusColumns {
     #[cfg(test)]
     pub(super) fn storage(&self) -> BonusStorage {
         self.storage
-    }
-}
-
-/// Adds bonuses to a column, or takes them off.
-fn add(base: &mut [Block], bonuses: &[Bonus], sign: i32) {
-    for bonus in bonuses {
-        let units = &mut base[bonus.entry as usize / BLOCK].0[bonus.entry as usize % BLOCK];
-        *units = units.wrapping_add(sign * bonus.units);
     }
 }

@@ -1,4 +1,4 @@
-//! Who may enter which worker, a bit for each pair; nobody who has been placed.
+//! Eligibility of requests on workers, a bit for each pair; a placed request has none.
 
 use super::layout::Layout;
 use crate::backend::cpu::Kernels;
@@ -12,7 +12,7 @@ pub(super) struct Eligibility {
     words: Vec<Block>,
     /// Blocks of a column.
     blocks: usize,
-    /// The entries of those who are bound to a rank.
+    /// The entries that are bound to a rank.
     bound: Vec<u32>,
 }
 
@@ -20,11 +20,11 @@ impl Eligibility {
     /// Makes room for columns of so many blocks.
     pub(super) fn resize(&mut self, workers: usize, blocks: usize) {
         self.blocks = blocks;
-        // What is left over from before is masked out as the words are put.
+        // The words are masked as they are put, old ones too.
         self.words.resize(workers.div_ceil(32) * blocks, Block::default());
     }
 
-    /// Finds who is bound to a rank: whether there is anybody who may not enter every worker.
+    /// Finds the entries that are bound to a rank: whether any request may not enter every worker.
     pub(super) fn find_bound(&mut self, batch: &Batch<'_>, layout: &Layout) -> bool {
         let pool = batch.waiting();
         self.bound.clear();
@@ -38,7 +38,7 @@ impl Eligibility {
         !self.bound.is_empty() || batch.eligible_rows().is_some()
     }
 
-    /// Puts the words of everybody who waits; `rows` are those of their pair terms.
+    /// Puts the words of all waiting requests; `rows` are those of their pair terms.
     pub(super) fn put(&mut self, kernels: &Kernels, batch: &Batch<'_>, layout: &Layout, rows: &[u32]) {
         let (pool, blocks) = (batch.waiting(), self.blocks);
         let (slots, positions) = (pool.ordered().slots, layout.positions());
@@ -56,7 +56,7 @@ impl Eligibility {
             let request = pool.request(PoolSlot(slots[positions[entry] as usize]));
             self.put_all(entry, |word| eligible_word(batch, request, word));
         }
-        // Nobody stands where a class is filled up to whole strides.
+        // The rest of the last stride of a class is empty.
         let first = if layout.is_in_order() { slots.len() } else { 0 };
         for (entry, &position) in positions.iter().enumerate().skip(first) {
             if position as usize >= slots.len() {

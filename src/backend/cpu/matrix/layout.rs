@@ -1,14 +1,14 @@
 //! Where each request stands in the columns.
 
-use crate::backend::cpu::runs::{Runs, run_blocks};
+use super::runs::{Runs, run_blocks};
 use crate::batch::Batch;
 use crate::pool::{BLOCK, PoolSlot};
 
-/// Entries of the columns and positions of the length order: the same without survival classes; with them, each class has whole strides of its
-/// own, in order of length.
+/// Entries of the columns and positions of the length order. Without survival classes an entry is a position;
+/// with them, each class has whole strides of its own, in order of length.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layout {
-    /// Past the length order where an entry is nobody's.
+    /// Past the length order where an entry is empty.
     positions: Vec<u32>,
     entry_of: Vec<u32>,
     /// Where the next of each class goes.

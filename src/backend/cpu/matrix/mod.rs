@@ -1,20 +1,32 @@
-//! A batch as dense columns: requests in the pool's length order (by survival class first), eligibility bits and bonuses by worker.
+//! A batch as dense columns, for requests that their lengths alone do not tell apart.
+//!
+//! | module | |
+//! |---|---|
+//! | `layout` | where each request stands: in the length order, each survival class for itself |
+//! | `runs` | stretches of that order, which are bounded and scored one by one |
+//! | `bonuses` | age plus bonus of each request on each open worker |
+//! | `sparse` | bonuses of few pairs, which leave the columns empty: searched by length |
+//! | `eligibility` | which request may enter which worker, and which are placed |
 
 mod bonuses;
 mod eligibility;
 mod layout;
+mod runs;
+mod sparse;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use self::runs::NO_REQUEST;
+pub(crate) use self::sparse::SparseBonuses;
 
 use self::bonuses::BonusColumns;
 use self::eligibility::Eligibility;
 use self::layout::Layout;
+use self::runs::{Run, Runs};
 use super::Kernels;
 use super::column::{Found, GREATEST};
-use super::dense::{Kept, Query, Rows, Tier};
+use super::dense::{Rows, SortedKnots, TooWide};
 use super::lanes::Block;
-use super::runs::{Run, Runs};
-use super::sparse::SparseBonuses;
 use crate::backend::picks::hold;
 use crate::batch::Batch;
 use crate::pool::{BLOCK, NO_ROW, Ordered, PoolSlot};
@@ -24,30 +36,31 @@ use crate::score::{Age, Profile};
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
     kernels: &'static Kernels,
-    only: Option<Tier>,
     layout: Layout,
     runs: Runs,
     tokens: Vec<Block>,
-    /// When each request came and its rank in arrival order, where there are classes; the pool's own order has them otherwise.
+    /// Where there are classes, the step at which each request was enqueued and its rank in arrival order;
+    /// otherwise the pool has both.
     enqueued: Vec<[u32; BLOCK]>,
     arrived: Vec<u64>,
     /// Each request's row of pair terms.
     rows: Vec<u32>,
     bonuses: BonusColumns,
     eligibility: Eligibility,
-    /// Whether who waits may be searched by length for anybody, its bonuses aside: these only add.
+    /// Whether columns are searched by length: nothing but bonuses tells requests apart, and these only add.
     searchable: bool,
     lengths: (i64, i64),
     greatest_age: i64,
     unit: i64,
     age: Age,
-    query: Query,
-    kept: Kept,
+    knots: Box<SortedKnots>,
+    /// Scores of a run.
+    scores: Vec<Block>,
     /// The worker and class whose profile was prepared last, its column, and whether lanes may hold it.
     prepared: Option<(usize, Option<u8>)>,
     column: usize,
     held: bool,
-    /// Runs scored so far, and those that no allowed lanes could hold.
+    /// Runs scored so far, and those that no lanes could hold.
     scored_count: u64,
     unheld_count: u64,
 }
@@ -56,7 +69,6 @@ impl Matrix {
     pub(crate) fn new(kernels: &'static Kernels) -> Self {
         Self {
             kernels,
-            only: None,
             layout: Layout::default(),
             runs: Runs::default(),
             tokens: Vec::new(),
@@ -70,8 +82,8 @@ impl Matrix {
             greatest_age: 0,
             unit: 1,
             age: Age::default(),
-            query: Query::default(),
-            kept: Kept::default(),
+            knots: Box::default(),
+            scores: Vec::new(),
             prepared: None,
             column: 0,
             held: false,
@@ -80,14 +92,8 @@ impl Matrix {
         }
     }
 
-    /// Allows only certain lanes: what they cannot hold exactly is scored one by one.
-    pub(crate) fn only(mut self, tier: Option<Tier>) -> Self {
-        self.only = tier;
-        self
-    }
-
-    /// Takes the waiting requests of a batch; nobody is taken yet. Where a search by length may find the best of a column, and does but for a few
-    /// bonuses, the columns stay empty.
+    /// Takes the waiting requests of a batch, none of them placed. With `may_search` the columns stay empty
+    /// where a search by length finds the best of a column, a few bonuses aside.
     pub(crate) fn load(&mut self, batch: &Batch<'_>, age: Age, unit: i64, may_search: bool) {
         let pool = batch.waiting();
         let ordered = pool.ordered();
@@ -105,6 +111,7 @@ impl Matrix {
         self.runs.measure(|entry| ordered.tokens[self.layout.positions()[entry] as usize]);
         self.put_rows(&ordered);
         let anybody_refused = self.eligibility.find_bound(batch, &self.layout);
+        let may_search = may_search && self.layout.is_in_order() && !anybody_refused;
         self.greatest_age = unit.saturating_mul(age.tokens(pool.longest_wait_steps()));
         self.searchable = false;
         if self.fits_lanes() {
@@ -112,9 +119,7 @@ impl Matrix {
                 if self.layout.is_in_order() { ordered.enqueued_blocks } else { &self.enqueued[..] };
             let ages = (ordered.now_step, enqueued);
             self.bonuses.put_ages(self.kernels, ages, (age, unit), self.greatest_age);
-            self.bonuses.put_bonuses(self.kernels, batch, &self.rows);
-            self.searchable =
-                may_search && self.layout.is_in_order() && !anybody_refused && self.bonuses.only_add();
+            self.searchable = self.bonuses.put_bonuses(self.kernels, batch, &self.rows, may_search);
             if self.searchable {
                 return;
             }
@@ -131,12 +136,14 @@ impl Matrix {
         self.eligibility.put(self.kernels, batch, &self.layout, &self.rows);
     }
 
-    /// Lays a batch out and makes room for it, whether it comes here or not: a later one may.
+    /// Lays a batch out and makes room for it, even where it is searched by length: a later one may come
+    /// here.
     pub(crate) fn lay_out(&mut self, batch: &Batch<'_>) {
         self.layout.lay_out(batch, &mut self.runs);
         let blocks = self.runs.blocks();
         self.tokens.resize(blocks, Block::default());
         self.bonuses.resize(blocks);
+        self.scores.resize(self.runs.longest(), Block::default());
         self.eligibility.resize(batch.workers().len(), blocks);
         hold(&mut self.rows, blocks * BLOCK);
     }
@@ -172,7 +179,8 @@ impl Matrix {
         self.greatest_age < GREATEST && self.unit < GREATEST
     }
 
-    /// Whether the best free request of any column is that of a search by length or one that [`SparseBonuses::best`] adds.
+    /// Whether the best free request of a column is the one that a search by length finds or one that
+    /// [`SparseBonuses::best`] adds.
     pub(crate) fn is_searchable(&self) -> bool {
         self.searchable
     }
@@ -232,22 +240,20 @@ impl Matrix {
             return;
         }
         self.column = column;
-        self.bonuses.turn_to(column);
-        self.query.bit = 1 << (worker % 32);
-        self.query.cut_off = longest < self.lengths.1;
         let lengths = (self.lengths.0, self.lengths.1.min(longest));
-        self.held = (self.kernels.prepare)(&mut self.query, profile, lengths);
+        self.held = (self.kernels.sort_knots)(&mut self.knots, profile, lengths);
         if self.held {
-            self.runs.bound(self.kernels, &self.query, column);
+            self.runs.bound(self.kernels, &self.knots, column);
         }
     }
 
-    /// At least the best score of each run for the worker and profile prepared last; empty where that is not known.
+    /// At least the best score of each run for the worker and profile prepared last; empty where that is not
+    /// known.
     pub(crate) fn bounds(&self) -> &[i64] {
         self.runs.bounds()
     }
 
-    /// Runs scored so far, and how many of these no allowed lanes could hold.
+    /// Runs scored so far, and how many of these no lanes could hold.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.scored_count, self.unheld_count)
     }
@@ -265,33 +271,40 @@ impl Matrix {
             return None;
         }
         self.scored_count += 1;
-        let tiers = self.only.as_ref().map_or(self.kernels.tiers, std::slice::from_ref);
-        let held = match self.held {
-            true => (self.kernels.cut)(&mut self.query, run.lengths, self.bonuses.greatest(), tiers),
-            false => None,
-        };
-        let Some((tier, short_of)) = held else {
+        let scored = if self.held { self.best_in_lanes(batch, run, worker) } else { Err(TooWide) };
+        scored.unwrap_or_else(|TooWide| {
             self.unheld_count += 1;
-            return self.best_one_by_one(batch, run, profile, worker, longest);
-        };
-        let base = self.bonuses.of_column(self.column);
-        let words = self.eligibility.words(worker);
+            self.best_one_by_one(batch, run, profile, worker, longest)
+        })
+    }
+
+    fn best_in_lanes(
+        &mut self,
+        batch: &Batch<'_>,
+        run: Run,
+        worker: usize,
+    ) -> Result<Option<Found>, TooWide> {
         let arrived = match self.layout.is_in_order() {
             true => batch.waiting().ordered().arrived_blocks.as_flattened(),
             false => &self.arrived[..],
         };
         let rows = Rows {
             tokens: &self.tokens[run.from..run.to],
-            base: &base[run.from..run.to],
-            words: &words[run.from..run.to],
+            base: &self.bonuses.of_column(self.column)[run.from..run.to],
+            words: &self.eligibility.words(worker)[run.from..run.to],
             arrived: &arrived[run.from * BLOCK..(run.to * BLOCK).min(arrived.len())],
+            lengths: run.lengths,
+            greatest_base: self.bonuses.greatest(),
+            bit: 1 << (worker % 32),
         };
-        let best = (self.kernels.dense)(tier, &rows, &self.query, &mut self.kept)?;
-        let position = self.layout.positions()[run.from * BLOCK + best.index as usize] as usize;
-        Some(Found { position, score: best.score + short_of })
+        let best = (self.kernels.best_of_run)(&rows, &self.knots, &mut self.scores)?;
+        Ok(best.map(|best| {
+            let entry = run.from * BLOCK + best.index as usize;
+            Found { position: self.layout.positions()[entry] as usize, score: best.score }
+        }))
     }
 
-    /// The same in 64 bits, by the definition of a score.
+    /// The best of a run in 64 bits, by the definition of a score.
     fn best_one_by_one(
         &self,
         batch: &Batch<'_>,
@@ -301,8 +314,8 @@ impl Matrix {
         longest: i64,
     ) -> Option<Found> {
         let (pool, words) = (batch.waiting(), self.eligibility.words(worker));
-        let slots = pool.ordered().slots;
-        let mut best: Option<(i64, u64, usize)> = None;
+        let ordered = pool.ordered();
+        let mut best = None;
         for entry in run.from * BLOCK..run.to * BLOCK {
             let word = words[entry / BLOCK].0[entry % BLOCK];
             let tokens = i64::from(self.tokens[entry / BLOCK].0[entry % BLOCK]);
@@ -310,15 +323,14 @@ impl Matrix {
                 continue;
             }
             let position = self.layout.positions()[entry] as usize;
-            let slot = PoolSlot(slots[position]);
-            let arrived = pool.arrival(slot);
+            let slot = PoolSlot(ordered.slots[position]);
             let extra =
                 self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
-            let score = profile.score(tokens) + self.unit * extra;
-            if best.is_none_or(|(other, earlier, _)| score > other || (score == other && arrived < earlier)) {
-                best = Some((score, arrived, position));
+            let found = Found { position, score: profile.score(tokens) + self.unit * extra };
+            if found.beats(best, &ordered) {
+                best = Some(found);
             }
         }
-        best.map(|(score, _, position)| Found { position, score })
+        best
     }
 }

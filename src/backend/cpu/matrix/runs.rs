@@ -1,19 +1,19 @@
 //! Runs of requests in order of length: what is scored at once, and how high each may score at most.
 
-use super::Kernels;
-use super::dense::{Edges, Query, STRIDE};
-use super::lanes::Block;
-use super::sparse::Bonus;
+use crate::backend::cpu::Kernels;
+use crate::backend::cpu::dense::{Edges, STRIDE, SortedKnots};
+use crate::backend::cpu::lanes::Block;
 use crate::backend::picks::hold;
 use crate::pool::BLOCK;
 
-/// Blocks of a run, without a horizon and with one: the longer a score takes, the less is scored for nothing (measured).
+/// Blocks of a run, without a horizon and with one: the longer a score takes, the less is scored for nothing
+/// (measured).
 const RUN_BLOCKS: [usize; 2] = [64, 8];
 
-/// The bound of a run in which everybody is too long.
-pub(crate) const NOBODY: i64 = i64::MIN;
+/// The bound of a run without a request that fits the worker.
+pub(crate) const NO_REQUEST: i64 = i64::MIN;
 
-/// About as many runs as a column has at most: whoever leads is found among all of them.
+/// About as many runs as a column has at most: the queue of columns looks at each of them.
 const MOST_RUNS: usize = 128;
 
 /// Blocks of each run of so many requests.
@@ -27,7 +27,7 @@ pub(super) fn run_blocks(requests: usize, looks_ahead: bool) -> usize {
 pub(crate) struct Run {
     pub(super) from: usize,
     pub(super) to: usize,
-    /// How many they are: the rest of its blocks is nobody's.
+    /// How many requests it has: the rest of its last block is empty.
     count: usize,
     /// The shortest and the longest of them in tokens.
     pub(super) lengths: (i32, i32),
@@ -48,12 +48,8 @@ pub(super) struct Runs {
     list: Vec<Run>,
     /// The lengths of sixteen runs at a time.
     edges: Vec<Edges>,
-    /// At least the greatest age plus bonus of each run, column by column; empty where runs have no bounds.
+    /// The greatest age plus bonus of each run, column by column; empty where runs have no bounds.
     tops: Vec<i32>,
-    /// The greatest bonus of each run, column by column.
-    gains: Vec<i32>,
-    /// The run of each stride.
-    run_of: Vec<u32>,
     /// At least the best score of each run, for the profile prepared last.
     bounds: Vec<i64>,
 }
@@ -68,11 +64,17 @@ impl Runs {
         self.list.last().map_or(0, |run| run.to)
     }
 
+    /// Blocks of the longest one.
+    pub(super) fn longest(&self) -> usize {
+        self.list.iter().map(|run| run.to - run.from).max().unwrap_or(0)
+    }
+
     pub(super) fn clear(&mut self) {
         self.list.clear();
     }
 
-    /// Puts so many requests of a class behind the others, in whole strides and runs of at most `longest` blocks; returns the place of the first.
+    /// Puts so many requests of a class behind the others, in whole strides and runs of at most `longest`
+    /// blocks; returns the place of the first.
     pub(super) fn push(&mut self, requests: usize, class: Option<u8>, longest: usize) -> usize {
         let first = self.blocks();
         let blocks = requests.div_ceil(BLOCK).next_multiple_of(STRIDE);
@@ -84,14 +86,13 @@ impl Runs {
         first * BLOCK
     }
 
-    /// Makes room for the bounds of so many columns: a later batch of these runs must not allocate, whoever is open then.
+    /// Makes room for the bounds of so many columns: a later batch of these runs must not allocate, whichever
+    /// workers are open then.
     pub(super) fn hold(&mut self, columns: usize) {
-        let (runs, strides) = (self.list.len(), self.blocks() / STRIDE);
+        let runs = self.list.len();
         hold(&mut self.tops, columns * runs);
-        hold(&mut self.gains, columns * runs);
         hold(&mut self.bounds, runs);
         hold(&mut self.edges, runs.div_ceil(BLOCK));
-        hold(&mut self.run_of, strides);
     }
 
     /// Takes the lengths of the requests by their place.
@@ -108,41 +109,12 @@ impl Runs {
         self.bounds.clear();
     }
 
-    /// Bounds ages plus bonuses, a column for each open worker.
-    pub(super) fn bound_bonus_columns(&mut self, kernels: &Kernels, bases: &[Block]) {
+    /// Bounds ages plus bonuses, one column after the other.
+    pub(super) fn bound_columns(&mut self, kernels: &Kernels, columns: &[Block]) {
         self.put_edges();
-        for base in bases.chunks_exact(self.blocks().max(1)) {
-            self.put_tops(kernels, base);
-        }
-    }
-
-    /// Bounds ages and the bonuses of so many columns, one by one.
-    pub(super) fn bound_bonuses(
-        &mut self,
-        kernels: &Kernels,
-        ages: &[Block],
-        bonuses: &[Bonus],
-        columns: usize,
-    ) {
-        self.put_edges();
-        self.put_tops(kernels, ages);
-        let runs = self.list.len();
-        self.run_of.clear();
-        for (run, at) in self.list.iter().zip(0..) {
-            self.run_of.resize(run.to / STRIDE, at);
-        }
-        self.gains.clear();
-        self.gains.resize(columns * runs, 0);
-        for bonus in bonuses {
-            let run = self.run_of[bonus.entry as usize / (STRIDE * BLOCK)];
-            let gain = &mut self.gains[bonus.column as usize * runs + run as usize];
-            *gain = bonus.units.max(*gain);
-        }
-        for _ in 1..columns {
-            self.tops.extend_from_within(..runs);
-        }
-        for (top, gain) in self.tops.iter_mut().zip(&self.gains) {
-            *top = top.saturating_add(*gain);
+        for column in columns.chunks_exact(self.blocks().max(1)) {
+            let tops = self.list.iter().map(|run| (kernels.top)(&column[run.from..run.to], run.count));
+            self.tops.extend(tops);
         }
     }
 
@@ -158,13 +130,8 @@ impl Runs {
         }
     }
 
-    fn put_tops(&mut self, kernels: &Kernels, base: &[Block]) {
-        let tops = self.list.iter().map(|run| (kernels.top)(&base[run.from..run.to], run.count));
-        self.tops.extend(tops);
-    }
-
     /// Bounds the scores of each run for a profile and a column.
-    pub(super) fn bound(&mut self, kernels: &Kernels, query: &Query, column: usize) {
+    pub(super) fn bound(&mut self, kernels: &Kernels, knots: &SortedKnots, column: usize) {
         self.bounds.clear();
         if self.tops.is_empty() {
             return;
@@ -172,9 +139,9 @@ impl Runs {
         let runs = self.list.len();
         let tops = self.tops[column * runs..(column + 1) * runs].chunks(BLOCK);
         for (edges, tops) in self.edges.iter().zip(tops) {
-            let bounds = (kernels.bounds)(query, edges);
+            let bounds = (kernels.bounds)(knots, edges);
             let with_base = |(bound, &top): (i64, &i32)| match bound {
-                NOBODY => NOBODY,
+                NO_REQUEST => NO_REQUEST,
                 bound => bound.saturating_add(i64::from(top)),
             };
             self.bounds.extend(bounds.into_iter().zip(tops).map(with_base));

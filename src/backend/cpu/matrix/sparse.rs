@@ -1,7 +1,8 @@
-//! Bonuses on single workers, one by one: where few pairs have any, a column is searched as if there were none.
+//! Bonuses on single workers, one by one: where few pairs have any, a column is searched as if there were
+//! none.
 
-use super::column::Found;
-use super::lanes::Block;
+use crate::backend::cpu::column::Found;
+use crate::backend::cpu::lanes::Block;
 use crate::pool::{BLOCK, Ordered};
 
 /// The column of a worker that has none.
@@ -28,16 +29,11 @@ pub(crate) struct SparseBonuses<'a> {
 }
 
 impl<'a> SparseBonuses<'a> {
-    pub(super) fn of_column(self, column: u32) -> &'a [Bonus] {
-        if column == NO_COLUMN {
-            return &[];
-        }
-        let from = (column as usize).checked_sub(1).map_or(0, |before| self.ends[before] as usize);
-        &self.bonuses[from..self.ends[column as usize] as usize]
-    }
-
     fn of_worker(self, worker: usize) -> &'a [Bonus] {
-        self.of_column(self.column_of.get(worker).copied().unwrap_or(NO_COLUMN))
+        let column = self.column_of.get(worker).map_or(NO_COLUMN, |&column| column) as usize;
+        let Some(&to) = self.ends.get(column) else { return &[] };
+        let from = column.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bonuses[from as usize..to as usize]
     }
 
     /// What an entry gains on a worker, in score units.
@@ -61,12 +57,9 @@ impl<'a> SparseBonuses<'a> {
             let at = (position / BLOCK, position % BLOCK);
             let tokens = i64::from(ordered.tokens[position]);
             let score = score_of(tokens) + i64::from(self.ages[at.0].0[at.1]) + i64::from(bonus.units);
-            let better = best.is_none_or(|best| {
-                let arrived = |position: usize| ordered.arrived_blocks[position / BLOCK][position % BLOCK];
-                score > best.score || (score == best.score && arrived(position) < arrived(best.position))
-            });
-            if better && tokens <= longest && !is_taken(position) {
-                best = Some(Found { position, score });
+            let found = Found { position, score };
+            if found.beats(best, ordered) && tokens <= longest && !is_taken(position) {
+                best = Some(found);
             }
         }
         best
