@@ -6,53 +6,6 @@ use crate::backend::picks::hold;
 use crate::batch::{Batch, Request, Worker};
 use crate::rule::{PairView, Plan, View};
 
-impl Top {
-    /// Nothing seen yet.
-    const NONE: Self = Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
-
-    /// Sees one more.
-    #[inline(always)]
-    fn see(&mut self, at: usize, value: i64) {
-        if value > self.first {
-            (self.second, self.second_at) = (self.first, self.at);
-            (self.first, self.at) = (value, at);
-        } else if value > self.second {
-            (self.second, self.second_at) = (value, at);
-        }
-    }
-
-    /// Follows a change of one value; false when only a new scan can tell.
-    #[inline(always)]
-    fn follow(&mut self, at: usize, new: i64) -> bool {
-        if at == self.at {
-            // Still first, or the second takes over and the third is unknown.
-            if new < self.second {
-                return false;
-            }
-            self.first = new;
-        } else if new > self.first {
-            (self.second, self.second_at) = (self.first, self.at);
-            (self.first, self.at) = (new, at);
-        } else if new >= self.second {
-            (self.second, self.second_at) = (new, at);
-        } else if at == self.second_at {
-            return false;
-        }
-        true
-    }
-
-    /// The greatest of all but two, where the two greatest tell.
-    fn without(&self, first: usize, second: usize) -> Option<i64> {
-        if self.at != first && self.at != second {
-            Some(self.first)
-        } else if self.second_at != first && self.second_at != second {
-            Some(self.second)
-        } else {
-            None
-        }
-    }
-}
-
 /// Divides by a number of workers, again and again: a multiplication where the dividend is a sum of loads.
 #[derive(Clone, Copy, Debug)]
 struct Divisor {

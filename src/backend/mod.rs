@@ -3,9 +3,10 @@
 //! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every
 //! batch as a matrix and scores columns of it with vector kernels. [`Auto`] searches columns in the pool's
 //! length order where requests have no terms per pair, and takes the matrix where they have or where a rule
-//! looks far ahead: that choice is fixed by rule, batch and instruction set, so it does not move with load.
-//! With a device ([`ascend`]) it is measured whether that is faster; who decides never changes the answer.
-//! `greedy` is the engine of all but the oracle, `column`, `loads` and `picks` are its columns, its workers
+//! looks far ahead. Rule, batch and instruction set fix that choice, so it does not move with the machine's
+//! load. With a device ([`ascend`]) it is measured whether that is faster. No choice changes the answer.
+//!
+//! `greedy` is the engine of all but the oracle; `column`, `loads` and `picks` are its columns, its workers
 //! and what it has picked.
 
 pub mod ascend;

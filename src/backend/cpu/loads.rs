@@ -29,6 +29,54 @@ pub(crate) struct Top {
     pub second_at: usize,
 }
 
+impl Top {
+    /// Nothing seen yet.
+    pub(crate) const NONE: Self =
+        Self { first: i64::MIN, at: usize::MAX, second: i64::MIN, second_at: usize::MAX };
+
+    /// Sees one more.
+    #[inline(always)]
+    pub(crate) fn see(&mut self, at: usize, value: i64) {
+        if value > self.first {
+            (self.second, self.second_at) = (self.first, self.at);
+            (self.first, self.at) = (value, at);
+        } else if value > self.second {
+            (self.second, self.second_at) = (value, at);
+        }
+    }
+
+    /// Follows a change of one value; false when only a new scan can tell.
+    #[inline(always)]
+    pub(crate) fn follow(&mut self, at: usize, new: i64) -> bool {
+        if at == self.at {
+            // Still first, or the second takes over and the third is unknown.
+            if new < self.second {
+                return false;
+            }
+            self.first = new;
+        } else if new > self.first {
+            (self.second, self.second_at) = (self.first, self.at);
+            (self.first, self.at) = (new, at);
+        } else if new >= self.second {
+            (self.second, self.second_at) = (new, at);
+        } else if at == self.second_at {
+            return false;
+        }
+        true
+    }
+
+    /// The greatest of all but two, where the two greatest tell.
+    pub(crate) fn without(&self, first: usize, second: usize) -> Option<i64> {
+        if self.at != first && self.at != second {
+            Some(self.first)
+        } else if self.second_at != first && self.second_at != second {
+            Some(self.second)
+        } else {
+            None
+        }
+    }
+}
+
 /// Bits of a key that hold the place.
 const PLACE: u32 = MAX_WORKERS.trailing_zeros();
 const PLACES: i64 = MAX_WORKERS as i64 - 1;

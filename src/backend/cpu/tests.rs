@@ -449,7 +449,7 @@ fn bonuses_are_rounded_as_the_definition_rounds_them() {
                         at[lane] = ((from + lane * 7) % (bonuses.len() - 4)) as u32;
                     }
                 }
-                // Two blocks, the second nobody's, and two workers: a column each.
+                // Two blocks, the second empty, and two workers: a column each.
                 let mut bases = [Block::default(); 4];
                 let rows = (&[at, [NO_ROW; BLOCK]][..], &[Block(ages); 2][..]);
                 let workers = [worker, (worker + 1) % 4];

@@ -38,7 +38,7 @@ const BITS: [u32; BLOCK] = {
 #[derive(Clone, Copy)]
 struct Neon(());
 
-/// The same operation on each of the four registers.
+/// An operation on each of the four registers.
 macro_rules! each {
     (|$at:ident| $value:expr) => {
         // SAFETY: the CPU has NEON, and a quarter of an array is a register long.

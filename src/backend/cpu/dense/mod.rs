@@ -7,12 +7,13 @@
 //! knots above them are never reached, and only those between are left to add.
 //!
 //! # Numeric contract
-//! Scores are integers (see [`crate::score`]), and both paths compute exactly these integers:
+//! Scores are integers (see [`crate::score`]), and every path computes exactly these integers:
 //!
 //! | path | condition |
 //! |---|---|
 //! | `i32` lanes ([`best_of_run`]) | weights below 2^31, and the scores of the run lie within 2^31 |
-//! | 64 bits, one request at a time ([`crate::score::Profile::score`]) | otherwise |
+//! | 64 bits, one request at a time ([`SortedKnots::ascending`]) | weights below 2^31 |
+//! | the definition ([`crate::score::Profile::score`]) | otherwise |
 //!
 //! Lanes hold a score less the greatest of the profile. Sums may wrap on the way: modulo 2^32 they end where
 //! they belong.

@@ -263,6 +263,18 @@ impl SortedKnots {
         })
     }
 
+    /// The scores of lengths that are asked for in ascending order, age and bonus aside.
+    pub(crate) fn ascending(&self) -> impl FnMut(i64) -> i64 {
+        let (ats, lines) = (&self.ats.as_flattened()[..self.count], &self.lines);
+        let mut knots = 0;
+        move |tokens| {
+            while ats.get(knots).is_some_and(|&at| i64::from(at) < tokens) {
+                knots += 1;
+            }
+            lines[knots].at(tokens)
+        }
+    }
+
     /// The knots strictly between the lengths of a run.
     #[inline(always)]
     fn between<L: Lanes>(&self, lanes: L, shortest: i32, longest: i32) -> Range<usize> {

@@ -14,7 +14,7 @@ use crate::pool::{BLOCK, NO_ROW};
 use crate::score::Age;
 
 /// Bonuses are listed where at most one cell of an open worker in so many has one (measured).
-const SPARSE: usize = 16;
+const SPARSE: usize = 32;
 
 /// Looking into sixteen workers of a row costs as much as gathering the bonuses of so many requests on one
 /// worker (measured).

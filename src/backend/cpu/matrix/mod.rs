@@ -274,7 +274,11 @@ impl Matrix {
         let scored = if self.held { self.best_in_lanes(batch, run, worker) } else { Err(TooWide) };
         scored.unwrap_or_else(|TooWide| {
             self.unheld_count += 1;
-            self.best_one_by_one(batch, run, profile, worker, longest)
+            match self.held {
+                // A run is in order of length: the line of a request is that of the one before, or a later one.
+                true => self.best_one_by_one(batch, run, self.knots.ascending(), worker, longest),
+                false => self.best_one_by_one(batch, run, |tokens| profile.score(tokens), worker, longest),
+            }
         })
     }
 
@@ -304,12 +308,12 @@ impl Matrix {
         }))
     }
 
-    /// The best of a run in 64 bits, by the definition of a score.
+    /// The best of a run in 64 bits.
     fn best_one_by_one(
         &self,
         batch: &Batch<'_>,
         run: Run,
-        profile: &Profile,
+        mut score_of: impl FnMut(i64) -> i64,
         worker: usize,
         longest: i64,
     ) -> Option<Found> {
@@ -326,7 +330,7 @@ impl Matrix {
             let slot = PoolSlot(ordered.slots[position]);
             let extra =
                 self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
-            let found = Found { position, score: profile.score(tokens) + self.unit * extra };
+            let found = Found { position, score: score_of(tokens) + self.unit * extra };
             if found.beats(best, &ordered) {
                 best = Some(found);
             }
