@@ -21,6 +21,7 @@ pub(crate) use terms::Bonuses;
 pub use terms::{Pairs, PredictedEnd, PredictedEnds, Projection, SurvivalClasses, Traffic};
 pub use worker::Worker;
 
+use crate::ids::RequestId;
 use crate::pool::{Candidates, Pool, PoolSlot};
 use totals::Totals;
 
@@ -83,7 +84,7 @@ impl<'a> Batch<'a> {
 
     /// The slot of a waiting request that the decision may choose.
     #[must_use]
-    pub fn slot_of(&self, id: u64) -> Option<PoolSlot> {
+    pub fn slot_of(&self, id: impl Into<RequestId>) -> Option<PoolSlot> {
         self.pool.slot_of(id)
     }
 
@@ -133,7 +134,7 @@ impl<'a> Batch<'a> {
     /// Whether a request may run on a worker at all (rank and eligibility; not capacity).
     #[must_use]
     pub fn eligible(&self, request: &Request, worker: usize) -> bool {
-        if request.rank.is_some_and(|rank| rank as usize != worker) {
+        if request.rank.is_some_and(|rank| rank.index() != worker) {
             return false;
         }
         match request.pair_row {

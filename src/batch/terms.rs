@@ -4,6 +4,8 @@ use half::f16;
 
 /// Running statistics of the traffic, in tokens: what a rule may know without predicting anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
 pub struct Traffic {
     /// Mean length of arriving requests.
     pub mean_prompt_tokens: i64,
@@ -13,6 +15,32 @@ pub struct Traffic {
     pub small_prompt_tokens: i64,
     /// Mean output length of finished requests.
     pub mean_output_tokens: i64,
+}
+
+impl Traffic {
+    /// Nothing is known yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { mean_prompt_tokens: 0, sd_prompt_tokens: 0, small_prompt_tokens: 0, mean_output_tokens: 0 }
+    }
+
+    /// Sets the mean length of arriving requests and its standard deviation.
+    #[must_use]
+    pub const fn prompts(self, mean_prompt_tokens: i64, sd_prompt_tokens: i64) -> Self {
+        Self { mean_prompt_tokens, sd_prompt_tokens, ..self }
+    }
+
+    /// Sets the 10 % quantile of the length of arriving requests.
+    #[must_use]
+    pub const fn small_prompts(self, small_prompt_tokens: i64) -> Self {
+        Self { small_prompt_tokens, ..self }
+    }
+
+    /// Sets the mean output length of finished requests.
+    #[must_use]
+    pub const fn outputs(self, mean_output_tokens: i64) -> Self {
+        Self { mean_output_tokens, ..self }
+    }
 }
 
 /// Projected loads: `rows[g * (horizon + 1) + h]` are the tokens that the requests running now on worker `g` hold in `h` steps.
@@ -26,6 +54,7 @@ pub struct Projection<'a> {
 
 /// A predicted completion on a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PredictedEnd {
     /// Steps until it, at least 1.
     pub in_steps: u32,

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn request(prompt_hash: Option<u64>, generated_tokens: u32) -> Running {
-        Running { id: 0, prompt_tokens: 1, prompt_hash, generated_tokens }
+        Running { id: 0.into(), prompt_tokens: 1, prompt_hash, generated_tokens }
     }
 
     #[test]

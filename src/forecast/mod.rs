@@ -13,13 +13,14 @@ pub use exact_match::ExactMatch;
 pub use oracle::{Noise, Oracle};
 pub use survival::Survival;
 
+use crate::ids::RequestId;
 use crate::policy::Forecast;
 
 /// A running request as a classifier sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
     /// Request id.
-    pub id: u64,
+    pub id: RequestId,
     /// KV tokens that it brought.
     pub prompt_tokens: u32,
     /// Equal for equal prompts.
@@ -64,10 +65,10 @@ pub trait TerminationClassifier: Send {
     fn finished(&mut self, _request: &Running) {}
 
     /// Forgets a request that was given up.
-    fn aborted(&mut self, _id: u64) {}
+    fn aborted(&mut self, _id: RequestId) {}
 
     /// Hears the true output length of a request. Only an oracle listens; a simulator tells it, an engine cannot.
-    fn told(&mut self, _id: u64, _output_tokens: u32) {}
+    fn told(&mut self, _id: RequestId, _output_tokens: u32) {}
 }
 
 /// The classifier that a policy's [`crate::policy::Needs`] names, with its defaults.

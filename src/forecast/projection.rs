@@ -4,6 +4,7 @@
 //! the buckets of its horizon, so it costs O(workers * horizon) plus the ends within it, however many requests run.
 
 use crate::batch::PredictedEnd;
+use crate::ids::WorkerIndex;
 
 const NONE: u32 = u32::MAX;
 
@@ -68,7 +69,8 @@ impl EventBuckets {
 
     /// Sets the predicted end of a running request, `in_steps` from now (at least 1); `None`, or past the window, for none.
     /// `index` is the caller's small integer for it; `kv_tokens` is what it holds now.
-    pub fn set(&mut self, index: u32, worker: u32, kv_tokens: u64, in_steps: Option<u32>) {
+    pub fn set(&mut self, index: u32, worker: impl Into<WorkerIndex>, kv_tokens: u64, in_steps: Option<u32>) {
+        let worker = worker.into().get();
         self.remove(index);
         let node = Node {
             worker,

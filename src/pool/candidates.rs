@@ -6,6 +6,7 @@
 
 use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS};
 use crate::batch::request::Request;
+use crate::ids::{RequestId, WorkerIndex};
 
 /// Entries per block of the length order: a cache line of `u32`, and the width of the column kernels.
 pub(crate) const BLOCK: usize = 16;
@@ -20,6 +21,7 @@ const NOBODY: u64 = u64::MAX;
 
 /// Position of a request among the candidates: stable until the request is removed, then reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct PoolSlot(pub(crate) u32);
 
 impl PoolSlot {
@@ -44,7 +46,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn bound_to(self, rank: Option<u32>) -> Self {
+    pub(super) fn bound_to(self, rank: Option<WorkerIndex>) -> Self {
         Self { request: Request { rank, ..self.request }, ..self }
     }
 }
@@ -239,7 +241,7 @@ impl Candidates {
         &mut self,
         leaving: &[PoolSlot],
         joining: impl Iterator<Item = Waiting>,
-        mut entered: impl FnMut(u64, PoolSlot),
+        mut entered: impl FnMut(RequestId, PoolSlot),
     ) {
         self.left.clear();
         for &slot in leaving {
@@ -400,7 +402,7 @@ impl Candidates {
     }
 
     /// Marks those who leave with the next decision, in order of arrival.
-    pub(super) fn mark(&mut self, judge: impl Fn(&Waiting) -> Mark, mut leaves: impl FnMut(u64)) {
+    pub(super) fn mark(&mut self, judge: impl Fn(&Waiting) -> Mark, mut leaves: impl FnMut(RequestId)) {
         let mut at = self.head;
         while let Some(Entry { waiting, next, .. }) = self.entries.get_mut(at as usize) {
             match judge(waiting) {
@@ -426,7 +428,7 @@ impl Candidates {
     }
 
     /// Renames the ranks that requests are bound to.
-    pub(super) fn map_ranks(&mut self, rename: impl Fn(u32) -> u32) {
+    pub(super) fn map_ranks(&mut self, rename: impl Fn(WorkerIndex) -> WorkerIndex) {
         let mut at = self.head;
         while let Some(entry) = self.entries.get_mut(at as usize) {
             entry.waiting.request.rank = entry.waiting.request.rank.map(&rename);

@@ -28,6 +28,7 @@ use crate::batch::error::BatchError;
 use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
 use crate::batch::request::Request;
 use crate::batch::worker::Worker;
+use crate::ids::{RequestId, WorkerIndex};
 
 /// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16 a worker costs no balance (measured).
 pub const CANDIDATE_WINDOW: usize = 4096;
@@ -45,7 +46,7 @@ pub struct Pool {
     window: usize,
     candidates: Candidates,
     queue: Queue,
-    places: HashMap<u64, Place>,
+    places: HashMap<RequestId, Place>,
     /// Every id is its row in the last [`Pool::refill`], and `places` is empty: nothing has to be looked up.
     by_row: bool,
     arrivals: u64,
@@ -183,13 +184,14 @@ impl Pool {
     fn begin_change(&mut self) {
         self.moved = false;
         if std::mem::take(&mut self.by_row) {
-            self.places = (0..self.len()).map(|row| (row as u64, self.place_of_row(row))).collect();
+            self.places =
+                (0..self.len()).map(|row| (RequestId::new(row as u64), self.place_of_row(row))).collect();
         }
     }
 
-    fn place(&self, id: u64) -> Option<Place> {
+    fn place(&self, id: RequestId) -> Option<Place> {
         if self.by_row {
-            return (id < self.len() as u64).then(|| self.place_of_row(id as usize));
+            return (id.get() < self.len() as u64).then(|| self.place_of_row(id.get() as usize));
         }
         self.places.get(&id).copied()
     }
@@ -240,12 +242,12 @@ impl Pool {
     }
 
     /// Takes the request with this id out of the pool, with its wait so far.
-    pub fn remove(&mut self, id: u64) -> Option<Request> {
-        Some(self.leave(id)?.request)
+    pub fn remove(&mut self, id: impl Into<RequestId>) -> Option<Request> {
+        Some(self.leave(id.into())?.request)
     }
 
     /// The same with all that is known of it.
-    pub(crate) fn leave(&mut self, id: u64) -> Option<Waiting> {
+    pub(crate) fn leave(&mut self, id: RequestId) -> Option<Waiting> {
         let mut found = None;
         self.leave_all(std::iter::once(id), |waiting| found = Some(waiting));
         found
@@ -253,7 +255,7 @@ impl Pool {
 
     /// Takes everybody out whose ids are given, and gives each to `left` with its wait so far; ids of nobody are passed over. The window is
     /// full again afterwards, as far as there are requests.
-    pub(crate) fn leave_all(&mut self, ids: impl Iterator<Item = u64>, mut left: impl FnMut(Waiting)) {
+    pub(crate) fn leave_all(&mut self, ids: impl Iterator<Item = RequestId>, mut left: impl FnMut(Waiting)) {
         self.begin_change();
         let (mut slots, mut gone) = (std::mem::take(&mut self.slots), std::mem::take(&mut self.gone));
         slots.clear();
@@ -323,18 +325,18 @@ impl Pool {
 
     /// Whether a request waits.
     #[must_use]
-    pub fn contains(&self, id: u64) -> bool {
-        self.place(id).is_some()
+    pub fn contains(&self, id: impl Into<RequestId>) -> bool {
+        self.place(id.into()).is_some()
     }
 
     /// A request that waits, its wait so far within it.
     #[must_use]
-    pub fn request(&self, id: u64) -> Option<Request> {
-        self.find(id).map(|(_, request, waited_steps)| Request { waited_steps, ..request })
+    pub fn request(&self, id: impl Into<RequestId>) -> Option<Request> {
+        self.find(id.into()).map(|(_, request, waited_steps)| Request { waited_steps, ..request })
     }
 
     /// A request that waits as it was inserted, its slot if it is a candidate, and the steps that it has waited.
-    pub(crate) fn find(&self, id: u64) -> Option<(Option<PoolSlot>, Request, u32)> {
+    pub(crate) fn find(&self, id: RequestId) -> Option<(Option<PoolSlot>, Request, u32)> {
         let (slot, waiting, rank) = match self.place(id)? {
             Place::Candidate(slot) => {
                 let waiting = self.candidates.waiting(slot);
@@ -354,7 +356,8 @@ impl Pool {
 
     /// The slot of a candidate.
     #[must_use]
-    pub fn slot_of(&self, id: u64) -> Option<PoolSlot> {
+    pub fn slot_of(&self, id: impl Into<RequestId>) -> Option<PoolSlot> {
+        let id = id.into();
         if self.moved {
             return self.further.iter().find(|(_, request, _)| request.id == id).map(|(slot, ..)| slot);
         }
@@ -410,7 +413,7 @@ impl Pool {
                 .and_then(|row| eligible.get((row as usize).saturating_mul(words)..)?.get(..words));
             open.iter().any(|&(at, room)| {
                 i128::from(request.prompt_tokens) <= room
-                    && request.rank.is_none_or(|rank| rank as usize == at || rank as usize >= workers.len())
+                    && request.rank.is_none_or(|rank| rank.index() == at || rank.index() >= workers.len())
                     && mask.is_none_or(|mask| mask[at / 64] >> (at % 64) & 1 == 1)
             })
         };
@@ -449,7 +452,7 @@ impl Pool {
     }
 
     /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: those who have waited for `after_ms`.
-    pub(crate) fn mark_expired(&mut self, (now_ms, after_ms): (u64, u64), mut leaves: impl FnMut(u64)) {
+    pub(crate) fn mark_expired(&mut self, (now_ms, after_ms): (u64, u64), mut leaves: impl FnMut(RequestId)) {
         let dates = &self.dates;
         // Whoever came later has waited less.
         let is_old = |waiting: &Waiting| {
@@ -463,7 +466,7 @@ impl Pool {
     }
 
     /// The same of everybody who is bound to a rank.
-    pub(crate) fn mark_bound(&mut self, rank: u32, mut leaves: impl FnMut(u64)) {
+    pub(crate) fn mark_bound(&mut self, rank: WorkerIndex, mut leaves: impl FnMut(RequestId)) {
         if self.candidates.any_rank() {
             let bound = |waiting: &Waiting| waiting.request.rank == Some(rank);
             self.candidates
@@ -475,8 +478,8 @@ impl Pool {
     /// The same of everybody longer than the limit of the rank that it is bound to; `limit_of` says none where there is no limit.
     pub(crate) fn mark_longer(
         &mut self,
-        limit_of: impl Fn(Option<u32>) -> Option<i64>,
-        mut leaves: impl FnMut(u64),
+        limit_of: impl Fn(Option<WorkerIndex>) -> Option<i64>,
+        mut leaves: impl FnMut(RequestId),
     ) {
         let is_longer = |waiting: &Waiting| {
             limit_of(waiting.request.rank)
@@ -488,7 +491,7 @@ impl Pool {
     }
 
     /// Takes marks back.
-    pub(crate) fn unmark(&mut self, ids: impl Iterator<Item = u64>) {
+    pub(crate) fn unmark(&mut self, ids: impl Iterator<Item = RequestId>) {
         for id in ids {
             match self.place(id) {
                 Some(Place::Candidate(slot)) => self.candidates.unmark(slot),
@@ -499,12 +502,12 @@ impl Pool {
     }
 
     /// How many wait behind the window, by the rank that they are bound to.
-    pub(crate) fn queued(&self) -> impl Iterator<Item = (Option<u32>, usize)> {
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (Option<WorkerIndex>, usize)> {
         self.queue.ranks()
     }
 
     /// How many of those have at most so many tokens.
-    pub(crate) fn queued_of_at_most(&self, rank: Option<u32>, tokens: i64) -> usize {
+    pub(crate) fn queued_of_at_most(&self, rank: Option<WorkerIndex>, tokens: i64) -> usize {
         self.queue.count_of_length(rank, Wanted::AtMost(tokens))
     }
 
@@ -538,7 +541,7 @@ impl Pool {
 
     /// Moves the window on past everybody who stands in it, to the next who stay and have at most as many tokens as `most_tokens` says for the rank that
     /// they are bound to (none for no room). False where there is nobody.
-    pub(crate) fn move_on(&mut self, most_tokens: impl Fn(Option<u32>) -> Option<i64>) -> bool {
+    pub(crate) fn move_on(&mut self, most_tokens: impl Fn(Option<WorkerIndex>) -> Option<i64>) -> bool {
         self.moved = true;
         let wanted = |rank| most_tokens(rank).map(Wanted::AtMost);
         self.queue.search(wanted, self.window, &mut self.found);
@@ -559,8 +562,12 @@ impl Pool {
     }
 
     /// Ids of everybody, in no order.
-    pub(crate) fn ids(&self) -> Vec<u64> {
-        if self.by_row { (0..self.len() as u64).collect() } else { self.places.keys().copied().collect() }
+    pub(crate) fn ids(&self) -> Vec<RequestId> {
+        if self.by_row {
+            (0..self.len() as u64).map(RequestId::new).collect()
+        } else {
+            self.places.keys().copied().collect()
+        }
     }
 
     /// Gives every candidate the row of pair terms that `row_of` names, in arrival order.
@@ -569,8 +576,8 @@ impl Pool {
     }
 
     /// A rank is gone to which nobody is bound any more: those after it move up.
-    pub(crate) fn drop_rank(&mut self, gone: u32) {
-        self.candidates.map_ranks(|rank| if rank > gone { rank - 1 } else { rank });
+    pub(crate) fn drop_rank(&mut self, gone: WorkerIndex) {
+        self.candidates.map_ranks(|rank| if rank > gone { WorkerIndex::new(rank.get() - 1) } else { rank });
         self.queue.drop_rank(gone);
     }
 }
@@ -579,7 +586,7 @@ impl Pool {
 fn is_valid(request: &Request) -> bool {
     (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
         & (request.waited_steps <= MAX_WAITED_STEPS)
-        & (request.rank.unwrap_or(0) < MAX_WORKERS as u32)
+        & (request.rank.is_none_or(|rank| rank.index() < MAX_WORKERS))
 }
 
 /// Checks what a request says of itself, as the one at `index`.
@@ -605,7 +612,7 @@ fn check_new(index: usize, request: &Request) -> Result<(), BatchError> {
     }
     // No batch has such a worker, and behind the window there is a list for each rank up to the greatest.
     match request.rank {
-        Some(found) if found as usize >= MAX_WORKERS => {
+        Some(found) if found.index() >= MAX_WORKERS => {
             Err(BatchError::Rank { index, id: request.id, workers: MAX_WORKERS, found })
         }
         _ => Ok(()),

@@ -1,16 +1,19 @@
 //! How it stands, in plain numbers: for exporters, dashboards and tests.
 
+use crate::account::ReportCounts;
 use crate::assignment::WaitReason;
+use crate::ids::WorkerId;
 use crate::router::Router;
-use crate::router::accounting::ReportCounts;
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
 
 /// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`, bucket 0 zeros; the last one
 /// all that are longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Histogram {
     /// Counts.
+    #[cfg_attr(feature = "serde", serde(with = "buckets"))]
     pub buckets: [u64; Self::BUCKETS],
     /// Sum of all values.
     pub sum: u64,
@@ -53,6 +56,30 @@ impl Histogram {
     }
 }
 
+/// Arrays of more than 32 entries are lists to serde.
+#[cfg(feature = "serde")]
+mod buckets {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Histogram;
+
+    pub(super) fn serialize<S: Serializer>(
+        buckets: &[u64; Histogram::BUCKETS],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        buckets.as_slice().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<[u64; Histogram::BUCKETS], D::Error> {
+        let found = Vec::<u64>::deserialize(from)?;
+        let count = found.len();
+        found.try_into().map_err(|_| D::Error::invalid_length(count, &"40 buckets"))
+    }
+}
+
 impl Default for Histogram {
     fn default() -> Self {
         Self { buckets: [0; Self::BUCKETS], sum: 0 }
@@ -62,6 +89,8 @@ impl Default for Histogram {
 /// What has happened since the router was made. `arrived` is everybody who was let in: those who wait, run, or have left by one of the
 /// other counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Counters {
     /// Requests enqueued, placed or adopted, preempted ones each time they come again.
     pub arrived: u64,
@@ -96,9 +125,11 @@ impl Counters {
 
 /// One worker as it stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct RankMetrics {
     /// Worker id.
-    pub worker: u32,
+    pub worker: WorkerId,
     /// Whether it takes new requests.
     pub accepting: bool,
     /// Whether it is being drained.
@@ -137,6 +168,8 @@ pub struct RankMetrics {
 
 /// How a router stands. The caller owns it and fills it again and again.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Metrics {
     /// The caller's clock.
     pub now_ms: u64,

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use crate::batch::{Batch, Request};
+use crate::ids::WorkerId;
 use crate::policy::balance_route::{Routed, route_scored};
 use crate::router::error::unless_panicked;
 use crate::router::explain::margin_tokens;
+use crate::router::trace::refused;
 use crate::router::{
     Decided, Dispatch, Explanation, Mode, PairTerms, Placement, Router, RouterError, RunnerUp,
 };
@@ -17,8 +19,8 @@ impl Router {
     ///
     /// # Errors
     /// As [`Router::enqueue`].
-    pub fn place(&mut self, request: Request, now_ms: u64) -> Result<Placement, RouterError> {
-        self.place_on_arrival(request, now_ms, None)
+    pub fn place(&mut self, request: Request<WorkerId>, now_ms: u64) -> Result<Placement, RouterError> {
+        refused("place", self.place_on_arrival(request, now_ms, None))
     }
 
     /// The same with a bonus on each worker. The terms are asked again by a step if the request waits.
@@ -27,16 +29,16 @@ impl Router {
     /// As [`Router::place`], and a bonus past its limits.
     pub fn place_with(
         &mut self,
-        request: Request,
+        request: Request<WorkerId>,
         now_ms: u64,
         terms: &mut dyn PairTerms,
     ) -> Result<Placement, RouterError> {
-        self.place_on_arrival(request, now_ms, Some(terms))
+        refused("place_with", self.place_on_arrival(request, now_ms, Some(terms)))
     }
 
     fn place_on_arrival(
         &mut self,
-        request: Request,
+        request: Request<WorkerId>,
         now_ms: u64,
         terms: Option<&mut dyn PairTerms>,
     ) -> Result<Placement, RouterError> {
@@ -59,7 +61,7 @@ impl Router {
         };
         request.pair_row = None;
         self.tell(clock);
-        self.arrived(&request);
+        self.arrived(request.prompt_tokens);
         let Some(Routed { worker: place, score_tokens, runner_up }) = routed else {
             self.wait(request, Some(self.now_ms()));
             return Ok(Placement::Waits);
@@ -75,7 +77,7 @@ impl Router {
             margin_tokens: margin_tokens(workers, place),
             waited_steps: 0,
         });
-        let request = Request { rank: request.rank.map(|_| self.ids[place]), ..request };
+        let request = request.ranked(request.rank.map(|_| self.ids[place]));
         let dispatch = self.begin(request, place, 0, true);
         self.counters.placed_on_arrival += 1;
         self.counters.waited(0, request.waited_steps);
