@@ -34,6 +34,7 @@
 //! steps, [`backend`] who evaluates. The feature `sim` adds the simulator and the command line.
 
 pub mod account;
+pub mod assigner;
 pub mod assignment;
 pub mod backend;
 pub mod batch;
@@ -50,6 +51,7 @@ pub mod score;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use assigner::{Assigner, Step};
 pub use assignment::{Admission, Assignment, Balance, WaitReason};
 pub use batch::{Batch, BatchError, Pairs, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
 pub use ids::{RequestId, WorkerId, WorkerIndex};

@@ -8,7 +8,7 @@ echo "-- lints"
 cargo clippy --quiet -p balanceroute-capi -p balanceroute-python --all-targets -- -D warnings
 
 if command -v "${CC:-cc}" >/dev/null; then
-  echo "-- C: doors, router, golden vectors, example, header"
+  echo "-- C: guards, router, golden vectors, example, header"
   cargo test --quiet -p balanceroute-capi -- --nocapture 2>&1 | grep -vE '^$|^\.+$|^running |: 0 passed'
 
   echo "-- C: an installed library"

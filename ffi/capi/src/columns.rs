@@ -1,10 +1,10 @@
 //! One step's problem as arrays of the caller, and the answer into arrays of the caller.
 
 use balanceroute::batch::{MAX_CLASSES, MAX_WAITING, MAX_WORKERS};
-use balanceroute::{BatchError, PredictedEnd, Request, WaitReason, Worker};
+use balanceroute::{BatchError, PredictedEnd, Request, WaitReason, Worker, WorkerIndex};
 use half::f16;
 
-use crate::door::{Failure, Versioned, array, br_status, needed};
+use crate::guard::{Failure, Versioned, array, br_status, needed};
 use crate::{BR_NONE, BR_NONE64};
 
 /// The workers (data-parallel ranks) as the step begins, `count` entries in each array. Arrays that may be NULL say what that means.
@@ -211,16 +211,14 @@ pub(crate) unsafe fn read_workers(from: &br_workers, out: &mut Vec<Worker>) -> R
         )
     };
     out.clear();
-    out.extend((0..count).map(|at| Worker {
-        load_tokens: load[at],
-        running: running.map_or(0, |of| of[at]),
-        free_slots: free[at],
-        kv_capacity_tokens: capacity.map(|of| of[at]).filter(|&tokens| tokens != BR_NONE64),
-        kv_used_tokens: used.map_or(load[at], |of| of[at]),
-        kv_growth_tokens: growth.map_or(0, |of| of[at]),
-        weight: weight.map_or(1.0, |of| of[at]),
-        accepting: accepting.is_none_or(|of| of[at] != 0),
-        next_completion_steps: completion.and_then(|of| some(of[at])),
+    out.extend((0..count).map(|at| {
+        Worker::new(load[at], running.map_or(0, |of| of[at]), free[at])
+            .capacity(capacity.map(|of| of[at]).filter(|&tokens| tokens != BR_NONE64))
+            .kv_used(used.map_or(load[at], |of| of[at]))
+            .kv_growth(growth.map_or(0, |of| of[at]))
+            .weight(weight.map_or(1.0, |of| of[at]))
+            .accepting(accepting.is_none_or(|of| of[at] != 0))
+            .next_completion(completion.and_then(|of| some(of[at])))
     }));
     Ok(())
 }
@@ -254,15 +252,13 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
         return Err(Failure::new(br_status::BR_BATCH, text));
     }
     out.clear();
-    out.extend((0..count).map(|at| Request {
-        id: ids.map_or(at as u64, |of| of[at]),
-        prompt_tokens: prompt[at],
-        waited_steps: waited.map_or(0, |of| of[at]),
-        deadline_steps: deadline.and_then(|of| some(of[at])),
-        prompt_hash: None,
-        rank: rank.and_then(|of| some(of[at])),
-        pair_row: pair_row.and_then(|of| some(of[at])),
-        survival_class: class.and_then(|of| some(of[at])).map(|class| class as u8),
+    out.extend((0..count).map(|at| {
+        Request::new(ids.map_or(at as u64, |of| of[at]), prompt[at])
+            .waited(waited.map_or(0, |of| of[at]))
+            .deadline(deadline.and_then(|of| some(of[at])))
+            .rank(rank.and_then(|of| some(of[at])))
+            .pairs(pair_row.and_then(|of| some(of[at])))
+            .class(class.and_then(|of| some(of[at])).map(|class| class as u8))
     }));
     Ok(())
 }
@@ -322,7 +318,7 @@ pub(crate) unsafe fn read_terms<'a>(
         for (at, &offset) in offsets.iter().enumerate() {
             if offset < before || (at == 0 && offset != 0) {
                 return Err(BatchError::PredictedEnd {
-                    worker: at.saturating_sub(1),
+                    worker: WorkerIndex::at(at.saturating_sub(1)),
                     index: 0,
                     expected: "offsets that begin at 0 and do not fall",
                     found: u64::from(offset),

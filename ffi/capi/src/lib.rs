@@ -1,20 +1,20 @@
 //! The C ABI: `include/balanceroute.h` is made from this file by cbindgen.
 //!
 //! Everything that crosses is a plain struct of arrays that the caller owns; the library keeps no pointer after a call and
-//! no state outside its handles. Panics stop at the door.
+//! no state outside its handles. Panics stop at the guard.
 
 #![allow(non_camel_case_types, reason = "the names of the header")]
 
 mod assign;
 mod columns;
-mod door;
+mod guard;
 mod router;
 
 pub use assign::{
     br_assign, br_assigner, br_assigner_describe, br_assigner_error, br_assigner_free, br_assigner_new,
 };
 pub use columns::{br_answer, br_batch, br_reason, br_requests, br_workers};
-pub use door::{br_options, br_status};
+pub use guard::{br_options, br_status};
 pub use router::*;
 
 /// Version of this interface: the major number in the upper 16 bits changes when a caller must be changed, the minor number below when

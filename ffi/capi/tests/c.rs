@@ -1,4 +1,4 @@
-//! Real C against the library: what it promises at its doors, the golden vectors to the last bit, and the example, each linked statically under
+//! Real C against the library: what its guards promise, the golden vectors to the last bit, and the example, each linked statically under
 //! AddressSanitizer and UBSan and dynamically under valgrind.
 #![cfg(unix)]
 
@@ -104,10 +104,10 @@ fn compiled(source: &Path, how: How, input: &str) -> Option<String> {
 }
 
 #[test]
-fn the_doors_hold() {
+fn the_guards_hold() {
     for how in [How::Sanitized, How::Valgrind] {
-        if let Some(out) = compiled(&root().join("tests/c/doors.c"), how, "") {
-            assert_eq!(out, "doors: all as promised\n");
+        if let Some(out) = compiled(&root().join("tests/c/guards.c"), how, "") {
+            assert_eq!(out, "guards: all as promised\n");
         }
     }
 }

@@ -4,8 +4,6 @@
 its own. `python -m balanceroute` says what runs here and tests it; `balanceroute.prometheus` makes text of a router's metrics.
 """
 
-from enum import IntEnum
-
 from ._errors import (
     ArgumentError,
     BalanceRouteError,
@@ -39,18 +37,7 @@ from ._native import (
     assign,
     isas,
 )
-
-
-class WaitReason(IntEnum):
-    """What became of a request: the numbers in `Assignment.wait_reason`."""
-
-    ADMITTED = 0
-    NO_SLOT = 1
-    NO_CAPACITY = 2
-    NOT_ELIGIBLE = 3
-    OUTSIDE_WINDOW = 4
-    DEFERRED = 5
-
+from ._reasons import WaitReason
 
 __all__ = [
     "PARAMETERS",

@@ -1,10 +1,12 @@
 """What the compiled module offers. Import these names from `balanceroute`."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
+
+from ._reasons import WaitReason
 
 __version__: str
 POLICIES: tuple[str, ...]
@@ -12,13 +14,16 @@ PARAMETERS: tuple[str, ...]
 
 # Records (all classes here but `Assigner` and `Router`) are equal where their fields are, hashable where these are, and can be copied and pickled.
 
+# Plain numbers. A request's name is the caller's; a worker's id stays with it for life (its place in `Router(workers)`, or what
+# `add_worker` gave), and its index is its place in one call of `assign`.
+_RequestId: TypeAlias = int
+_WorkerId: TypeAlias = int
 # In an optional column a negative number, or the greatest of an unsigned type, means "none here".
 _Whole = npt.NDArray[np.integer[Any]]
 _Real = npt.NDArray[np.floating[Any]]
 # A byte each; any byte but 0 is true.
 _Flag = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
 _Bonus = npt.NDArray[np.float32] | npt.NDArray[np.float16]
-_WaitReason = Literal["no_slot", "no_capacity", "not_eligible", "outside_window", "deferred"]
 _ReturnReason = Literal[
     "lost_dispatch",
     "worker_silent",
@@ -78,7 +83,7 @@ class Assignment:
 
     @property
     def worker(self) -> npt.NDArray[np.uint32]:
-        """The worker that it enters."""
+        """The index of the worker that it enters."""
 
     @property
     def score_tokens(self) -> npt.NDArray[np.float64]:
@@ -86,7 +91,7 @@ class Assignment:
 
     @property
     def wait_reason(self) -> npt.NDArray[np.uint8] | None:
-        """A `WaitReason` for every request, 0 for the admitted; `None` unless `reasons=True`."""
+        """The number of a `WaitReason` for every request, 0 for the admitted; `None` unless `reasons=True`."""
 
     @property
     def before(self) -> Balance: ...
@@ -203,7 +208,7 @@ def assign(
         ids: names that stay the same from call to call; only a policy with a memory (`level.reserve`) needs them.
         waited_steps: default 0.
         deadline_steps: overdue once it has waited this many steps.
-        rank: the only worker that may take it.
+        rank: the index of the only worker that may take it.
         pair_row: its row in `bonus_tokens` and `eligible`.
         survival_class: its row in `class_survival`.
     The step:
@@ -236,9 +241,9 @@ class Dispatch:
     """One admission, numbered."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def number(self) -> int:
         """1, 2, 3 and so on among the dispatches to this worker: what a report acknowledges."""
@@ -253,9 +258,9 @@ class Returned:
     """A request that leaves without having finished; it may be enqueued again."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
-    def worker(self) -> int | None:
+    def worker(self) -> _WorkerId | None:
         """The worker that it ran on or was bound to."""
 
     @property
@@ -268,9 +273,9 @@ class Finished:
     """A request that ran to its end."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def generated_tokens(self) -> int: ...
 
@@ -296,7 +301,7 @@ class RunnerUp:
     """The worker that came second."""
 
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def score_tokens(self) -> float: ...
 
@@ -305,15 +310,15 @@ class Explanation:
     """Why a decision fell as it did."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
     def decided(self) -> Literal["step", "arrival", "waits"]: ...
     @property
-    def wait_reason(self) -> _WaitReason | None:
+    def wait_reason(self) -> WaitReason | None:
         """Why it waits, if it does."""
 
     @property
-    def worker(self) -> int | None: ...
+    def worker(self) -> _WorkerId | None: ...
     @property
     def score_tokens(self) -> float: ...
     @property
@@ -363,7 +368,7 @@ class RankMetrics:
     """One worker as it stands."""
 
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def accepting(self) -> bool: ...
     @property
@@ -412,7 +417,7 @@ class Metrics:
     @property
     def waiting(self) -> int: ...
     @property
-    def waiting_by_reason(self) -> dict[str, int]: ...
+    def waiting_by_reason(self) -> dict[WaitReason, int]: ...
     @property
     def running(self) -> int: ...
     @property
@@ -507,60 +512,60 @@ class Router:
     # Requests.
     def enqueue(
         self,
-        id: int,
+        id: _RequestId,
         prompt_tokens: int,
         *,
         waited_steps: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
-        rank: int | None = None,
+        rank: _WorkerId | None = None,
         now_ms: int | None = None,
     ) -> None:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky session, an explicit rank)."""
 
     def place(
         self,
-        id: int,
+        id: _RequestId,
         prompt_tokens: int,
         now_ms: int,
         *,
         waited_steps: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
-        rank: int | None = None,
+        rank: _WorkerId | None = None,
         bonus_tokens: _Bonus | None = None,
     ) -> Dispatch | None:
         """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
         `bonus_tokens` is a row as those of `step`, for this call: a request that waits is given its row again by whoever steps."""
 
     def adopt(
-        self, id: int, prompt_tokens: int, worker: int, *, generated_tokens: int = 0, prompt_hash: int | None = None
+        self, id: _RequestId, prompt_tokens: int, worker: _WorkerId, *, generated_tokens: int = 0, prompt_hash: int | None = None
     ) -> None:
         """Takes over a request that already runs on a worker (a restart, a warm start)."""
 
-    def finish(self, id: int, *, now_ms: int | None = None) -> Finished:
+    def finish(self, id: _RequestId, *, now_ms: int | None = None) -> Finished:
         """A running request has sent its last token."""
 
-    def abort(self, id: int, *, now_ms: int | None = None) -> int | None:
+    def abort(self, id: _RequestId, *, now_ms: int | None = None) -> _WorkerId | None:
         """A waiting or running request was given up; the worker that it ran on, if any."""
 
-    def preempt(self, id: int) -> int:
+    def preempt(self, id: _RequestId) -> int:
         """The engine took a running request's KV cache away: it leaves, to be enqueued again with the length that is answered."""
 
     # Progress.
     def advance(self) -> None:
         """One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step."""
 
-    def progress(self, worker: int, tokens: int = 1) -> None:
+    def progress(self, worker: _WorkerId, tokens: int = 1) -> None:
         """Every running request of a worker has this many tokens more."""
 
-    def progress_request(self, id: int, tokens: int = 1) -> None:
+    def progress_request(self, id: _RequestId, tokens: int = 1) -> None:
         """One running request has this many tokens more."""
 
     # Workers.
     def report(
         self,
-        worker: int,
+        worker: _WorkerId,
         *,
         running: int,
         kv_used_tokens: int,
@@ -575,19 +580,19 @@ class Router:
         received, `None` if it cannot tell; bit `i` of `missing` says that it lacked number `last_dispatch - 1 - i`. Dispatches that it has
         not seen stay counted on top of what it measured."""
 
-    def add_worker(self, worker: WorkerConfig) -> int:
+    def add_worker(self, worker: WorkerConfig) -> _WorkerId:
         """A worker joins, empty. Its id."""
 
-    def drain_worker(self, worker: int) -> None:
+    def drain_worker(self, worker: _WorkerId) -> None:
         """It takes nobody new; what runs there runs on."""
 
-    def is_drained(self, worker: int) -> bool:
+    def is_drained(self, worker: _WorkerId) -> bool:
         """Whether it is draining and holds none of our requests any more."""
 
-    def set_accepting(self, worker: int, accepting: bool) -> None:
+    def set_accepting(self, worker: _WorkerId, accepting: bool) -> None:
         """Stops new requests to a worker for a while, or resumes them, which ends a drain too."""
 
-    def remove_worker(self, worker: int) -> list[Returned]:
+    def remove_worker(self, worker: _WorkerId) -> list[Returned]:
         """It is gone: who ran there or waited for it alone comes back."""
 
     def recover(self) -> list[Returned]:
@@ -596,25 +601,25 @@ class Router:
         stay, with what they measured; what runs there is foreign load until they report again."""
 
     # Decisions and questions.
-    def step(self, now_ms: int, *, bonus_tokens: dict[int, _Bonus] | None = None) -> Plan:
+    def step(self, now_ms: int, *, bonus_tokens: dict[_RequestId, _Bonus] | None = None) -> Plan:
         """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in order of `worker_ids`, for those
         request ids that have any: float32 or float16 of any layout, copied; anything else, a list included, is refused by name. Rows are all looked at
         before the step begins, also those of ids that do not wait: one entry per worker, finite, within 2**30."""
 
-    def explain(self, id: int) -> Explanation | None:
+    def explain(self, id: _RequestId) -> Explanation | None:
         """Why the last step, or a placement since, decided as it did; why a waiting request waits."""
 
-    def waiting(self) -> list[tuple[int, _WaitReason]]:
+    def waiting(self) -> list[tuple[_RequestId, WaitReason]]:
         """Why each request still waits, in order of arrival."""
 
     def metrics(self) -> Metrics:
         """How it stands."""
 
-    def running_on(self, id: int) -> int | None:
+    def running_on(self, id: _RequestId) -> _WorkerId | None:
         """The worker that a request runs on."""
 
     @property
-    def worker_ids(self) -> list[int]: ...
+    def worker_ids(self) -> list[_WorkerId]: ...
     @property
     def waiting_len(self) -> int: ...
     @property

@@ -106,7 +106,7 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
         "waiting_requests",
         "gauge",
         "Requests that wait, by reason.",
-        [({"reason": reason}, count) for reason, count in metrics.waiting_by_reason.items()],
+        [({"reason": str(reason)}, count) for reason, count in metrics.waiting_by_reason.items()],
     )
     page.family("requests_total", "counter", "Requests that were let in.", [(none, metrics.arrived)])
     page.family(

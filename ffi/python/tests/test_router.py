@@ -21,7 +21,9 @@ def test_a_request_from_arrival_to_end():
     assert {dispatch.number for dispatch in plan.admissions} == {1} and plan.after.envelope_tokens > 0
     assert found.waiting_len == 1 and found.running_len == 2 and found.worker_ids == [0, 1]
     [(left, reason)] = found.waiting()
-    assert reason == "no_slot" and found.explain(left).decided == "waits" and found.explain(left).wait_reason == "no_slot"
+    assert reason is br.WaitReason.NO_SLOT and str(reason) == f"{reason}" == "no_slot"
+    assert found.explain(left).decided == "waits" and found.explain(left).wait_reason is reason
+    assert found.metrics().waiting_by_reason[reason] == 1
     done = plan.admissions[0].id
     found.advance()
     found.progress(found.running_on(done), 2)

@@ -525,7 +525,7 @@ mod tests {
         // SAFETY: the handle is alive.
         let inner = unsafe {
             Handle::enter(at, |_| {
-                // The second door does not open.
+                // The second call does not come in.
                 assert_eq!(Handle::enter(at, |_| Ok(())), br_status::BR_BUSY);
                 assert_eq!(Handle::repair(at, |_| Ok(())), br_status::BR_BUSY);
                 Ok(())
