@@ -1,7 +1,8 @@
 //! One step for a caller that keeps its own state: workers and requests in, who enters which worker out.
 //!
-//! C, Python and Rust have this in common: an assigner is a policy and its buffers, a [`Step`] is what it is asked, and
-//! the answer speaks of the rows that were given. Who wants the state kept across steps takes a [`Router`](crate::Router).
+//! C, Python and Rust have this in common: an assigner is a policy and its buffers, a [`Step`] is what it is
+//! asked, and the answer speaks of the rows that were given. Who wants the state kept across steps takes a
+//! [`Router`](crate::Router).
 //!
 //! ```
 //! use balanceroute::policy::Parameters;
@@ -37,7 +38,8 @@ use crate::pool::{CANDIDATE_WINDOW, Pool};
 pub struct Step<'a> {
     /// The workers as the step begins.
     pub workers: &'a [Worker],
-    /// Who waits, in order of arrival. Ids 0, 1, 2 and so on are fastest; others matter only to a policy with a memory.
+    /// Who waits, in order of arrival. Ids 0, 1, 2 and so on are fastest; others matter only to a policy with
+    /// a memory.
     pub requests: &'a [Request],
     /// Statistics of the traffic.
     pub traffic: Traffic,
@@ -106,7 +108,8 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The buffers of one decision at a time, without the policy: for callers whose policy is shared and locked elsewhere.
+/// The buffers of one decision at a time, without the policy: for callers whose policy is shared and locked
+/// elsewhere.
 #[derive(Clone, Debug)]
 pub struct Workspace {
     pool: Pool,
@@ -211,8 +214,8 @@ impl<'a> Decision<'a> {
 
 /// A policy and its buffers: decides step after step, fastest when it is used again.
 ///
-/// One step gives one answer, whatever was decided before, unless the policy has a memory. Nothing is allocated once
-/// it has seen its largest sizes, unless reasons are asked for.
+/// One step gives one answer, whatever was decided before, unless the policy has a memory. Nothing is
+/// allocated once it has seen its largest sizes, unless reasons are asked for.
 pub struct Assigner {
     policy: Box<dyn Policy>,
     workspace: Workspace,
@@ -240,7 +243,8 @@ impl Assigner {
         self.policy.as_ref()
     }
 
-    /// Decides a step. Of more requests than the policy's window it chooses among the oldest who may enter a worker.
+    /// Decides a step. Of more requests than the policy's window it chooses among the oldest who may enter a
+    /// worker.
     ///
     /// # Errors
     /// The first inconsistency of the step.
@@ -248,7 +252,8 @@ impl Assigner {
         self.assign_if(step, |_| Ok(()))
     }
 
-    /// Decides a step unless `agrees` refuses the batch, which is checked by then: for answers with room for so many.
+    /// Decides a step unless `agrees` refuses the batch, which is checked by then: for answers with room for
+    /// so many.
     ///
     /// # Errors
     /// The first inconsistency of the step, or what `agrees` answers.

@@ -1,6 +1,7 @@
 //! The answer: who goes where, who waits and why, envelope and imbalance before and after.
 //!
-//! The buffers belong to the caller and are reused: a step allocates nothing once they have seen their largest size.
+//! The buffers belong to the caller and are reused: a step allocates nothing once they have seen their
+//! largest size.
 
 use crate::batch::{Batch, Request, WEIGHT_ONE, Worker};
 use crate::ids::{RequestId, WorkerIndex};
@@ -80,12 +81,13 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// Measures loads in cost units of the batch: tokens where the cluster is uniform, else tokens times cost per token.
+    /// Measures loads in cost units of the batch: tokens where the cluster is uniform, else tokens times cost
+    /// per token.
     pub(crate) fn of(batch: &Batch<'_>, costs: impl Iterator<Item = i64>) -> Self {
         Self::of_totals(batch, costs.fold((0, 0), |(sum, max): (i64, i64), cost| (sum + cost, max.max(cost))))
     }
 
-    /// The same from their sum and their greatest.
+    /// Measures loads by their sum and their greatest.
     pub(crate) fn of_totals(batch: &Batch<'_>, (sum, max): (i64, i64)) -> Self {
         let scale =
             if batch.is_uniform() { f64::from(batch.workers()[0].weight) } else { 1.0 / WEIGHT_ONE as f64 };
@@ -183,7 +185,8 @@ impl<'a> Reasons<'a> {
         Self { batch, open, most_room, growth, passed_over }
     }
 
-    /// Tokens that a request of a rank may have to be placed, of any rank for none; none where it finds no slot.
+    /// Tokens that a request of a rank may have to be placed, of any rank for none; none where it finds no
+    /// slot.
     pub(crate) fn most_tokens(&self, rank: Option<WorkerIndex>) -> Option<i64> {
         let room = match rank {
             None => self.most_room?,
@@ -239,7 +242,8 @@ mod tests {
     use crate::policy::{self, Parameters};
     use crate::pool::Pool;
 
-    /// Who is refused by the door is refused behind the window as well: the reasons follow the rows of everybody.
+    /// Who is refused by the door is refused behind the window as well: the reasons follow the rows of
+    /// everybody.
     #[test]
     fn a_row_that_is_not_there_is_refused_behind_the_window_too() {
         let mut pool = Pool::with_window(1);

@@ -1,8 +1,10 @@
-//! Three kinds of number that must not be taken for each other: requests, workers for life, and positions in a batch.
+//! Three kinds of number that must not be taken for each other: requests, workers for life, and positions in
+//! a batch.
 //!
-//! [`WorkerId`] and [`WorkerIndex`] are both small numbers that name a worker. A router's worker keeps its id for life;
-//! its index in a batch changes when a worker before it leaves. The compiler refuses one where the other is meant.
-//! Plain integers become either of them where a call says which it wants, so literals stay as they are.
+//! [`WorkerId`] and [`WorkerIndex`] are both small numbers that name a worker. A router's worker keeps its id
+//! for life; its index in a batch changes when a worker before it leaves. The compiler refuses one where the
+//! other is meant. Plain integers become either of them where a call says which it wants, so literals stay as
+//! they are.
 
 use std::fmt;
 
@@ -65,8 +67,9 @@ number! {
 }
 
 number! {
-    /// A worker of a router, for life: its position in [`RouterConfig::workers`](crate::RouterConfig::workers), or
-    /// what [`Router::add_worker`](crate::Router::add_worker) gave. It is never used again.
+    /// A worker of a router, for life: its position in
+    /// [`RouterConfig::workers`](crate::RouterConfig::workers), or what
+    /// [`Router::add_worker`](crate::Router::add_worker) gave. It is never used again.
     WorkerId(u32)
 }
 
@@ -83,7 +86,8 @@ impl WorkerIndex {
         self.0 as usize
     }
 
-    /// The position as a batch counts it. A batch has at most [`MAX_WORKERS`](crate::batch::MAX_WORKERS) workers.
+    /// The position as a batch counts it. A batch has at most [`MAX_WORKERS`](crate::batch::MAX_WORKERS)
+    /// workers.
     #[inline]
     #[must_use]
     pub const fn at(index: usize) -> Self {

@@ -61,8 +61,9 @@ impl WorkerConfig {
 
 /// Which part of every worker belongs to this router when several front ends feed the same workers.
 ///
-/// Part `index` of `of` has `slots * (index + 1) / of - slots * index / of` of each worker's slots, and of its KV capacity likewise: the
-/// parts of all front ends add up to the worker, so together they never admit more than it has, however late their reports are.
+/// Part `index` of `of` has `slots * (index + 1) / of - slots * index / of` of each worker's slots, and of
+/// its KV capacity likewise: the parts of all front ends add up to the worker, so together they never admit
+/// more than it has, however late their reports are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Share {

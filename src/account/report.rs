@@ -4,20 +4,22 @@ use crate::names::names;
 
 /// What a worker measured, and up to where it had heard of us when it did.
 ///
-/// The state that a router counts with is *measured, plus every dispatch that the measurement has not seen*: a snapshot never erases
-/// what was sent since.
+/// The state that a router counts with is *measured, plus every dispatch that the measurement has not seen*:
+/// a snapshot never erases what was sent since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct WorkerReport {
-    /// Number of the report, rising with each of this worker's; its step counter or its clock will do. It tells reordered and repeated reports.
-    /// None: reports are taken to come in order.
+    /// Number of the report, rising with each of this worker's; its step counter or its clock will do. It
+    /// tells reordered and repeated reports. None: reports are taken to come in order.
     pub sequence: Option<u64>,
-    /// Greatest [`Dispatch::number`](crate::Dispatch::number) that the worker had received, 0 for none. None when the worker cannot tell: a request is then in the
-    /// measurement if it has shown itself by progress, and counted on top of it if not.
+    /// Greatest [`Dispatch::number`](crate::Dispatch::number) that the worker had received, 0 for none. None
+    /// when the worker cannot tell: a request is then in the measurement if it has shown itself by progress,
+    /// and counted on top of it if not.
     pub last_dispatch: Option<u64>,
-    /// Which of the 64 dispatches before `last_dispatch` had not been received: bit `i` for number `last_dispatch - 1 - i`. Zero where the way
-    /// to the worker keeps order and loses nothing. Dispatches further back count as received.
+    /// Which of the 64 dispatches before `last_dispatch` had not been received: bit `i` for number
+    /// `last_dispatch - 1 - i`. Zero where the way to the worker keeps order and loses nothing. Dispatches
+    /// further back count as received.
     pub missing: u64,
     /// Requests that decode there.
     pub running: u32,
@@ -30,7 +32,8 @@ pub struct WorkerReport {
 }
 
 impl WorkerReport {
-    /// A report of requests that decode and KV tokens in use, of a worker that cannot tell what it has received.
+    /// A report of requests that decode and KV tokens in use, of a worker that cannot tell what it has
+    /// received.
     #[must_use]
     pub fn new(running: u32, kv_used_tokens: u64) -> Self {
         Self { running, kv_used_tokens, ..Self::default() }
@@ -103,7 +106,8 @@ pub enum Verdict {
     Repeated,
     /// It is older than the newest one: its acknowledgement counts, its measurement does not.
     Late,
-    /// It is newer by its number and has seen less than the one before: ignored. A worker that lost its memory must be removed and added.
+    /// It is newer by its number and has seen less than the one before: ignored. A worker that lost its
+    /// memory must be removed and added.
     Contradictory,
 }
 

@@ -262,7 +262,8 @@ impl Account {
         verdict
     }
 
-    /// Writes what a batch is to know of the worker: the least of what our share and what the whole worker leaves.
+    /// Writes what a batch is to know of the worker: the least of what our share and what the whole worker
+    /// leaves.
     pub(crate) fn settle(&self, headroom_steps: u32, worker: &mut Worker) {
         let (own, own_tokens) = (self.own.requests, self.own_tokens());
         let counted = own.saturating_add(self.foreign_requests);

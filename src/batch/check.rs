@@ -252,7 +252,8 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
     if batch.waiting.any_pair_terms() {
         batch.waiting.iter().enumerate().try_for_each(|(index, (_, request, _))| check(index, request))?;
     }
-    // Everybody, whether or not the decision looks at them; of those behind the window only ranks are known together.
+    // Everybody, whether or not the decision looks at them; of those behind the window only ranks are known
+    // together.
     let ranks = batch.pool.queued().any(|(rank, _)| rank.is_some_and(|rank| rank.index() >= workers));
     if ranks || batch.pool.any_queued_terms() {
         batch.pool.iter().enumerate().try_for_each(|(index, (request, _))| check(index, &request))?;

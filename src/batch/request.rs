@@ -4,8 +4,8 @@ use crate::ids::{RequestId, WorkerIndex};
 
 /// A waiting request; its prefill is done or is the engine's business.
 ///
-/// `W` is how it names a worker: a batch's request by position ([`WorkerIndex`]), a router's by id ([`WorkerId`](crate::WorkerId)). Calls
-/// say which they take, so `Request::new(1, 900)` serves both.
+/// `W` is how it names a worker: a batch's request by position ([`WorkerIndex`]), a router's by id
+/// ([`WorkerId`](crate::WorkerId)). Calls say which they take, so `Request::new(1, 900)` serves both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -43,7 +43,8 @@ impl Traffic {
     }
 }
 
-/// Projected loads: `rows[g * (horizon + 1) + h]` are the tokens that the requests running now on worker `g` hold in `h` steps.
+/// Projected loads: `rows[g * (horizon + 1) + h]` are the tokens that the requests running now on worker `g`
+/// hold in `h` steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Projection<'a> {
     /// Steps looked ahead, `H`.
@@ -82,11 +83,14 @@ impl<'a> PredictedEnds<'a> {
 /// Terms per (request, worker) pair, one row for each [`Request::pair_row`](super::Request::pair_row).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pairs<'a> {
-    /// Bonus in tokens (prefix affinity), `rows * workers`, row-major; empty for none. Rounded to whole tokens, halves away from zero.
+    /// Bonus in tokens (prefix affinity), `rows * workers`, row-major; empty for none. Rounded to whole
+    /// tokens, halves away from zero.
     pub bonus_tokens: &'a [f32],
-    /// The same in half the memory, instead of `bonus_tokens`: a bonus `b` moves by at most `2^-11 * |b|` (at most 65504 tokens).
+    /// Bonuses in half the memory, instead of `bonus_tokens`: a bonus `b` moves by at most `2^-11 * |b|` (at
+    /// most 65504 tokens).
     pub bonus_half_tokens: &'a [f16],
-    /// Eligibility bits, `rows * workers.div_ceil(64)` words, row-major, bit `g % 64` of word `g / 64`; empty for all.
+    /// Eligibility bits, `rows * workers.div_ceil(64)` words, row-major, bit `g % 64` of word `g / 64`; empty
+    /// for all.
     pub eligible: &'a [u64],
 }
 
@@ -116,7 +120,8 @@ impl Bonuses<'_> {
     }
 }
 
-/// A bonus in whole tokens, halves away from zero: what `f32::round` says, without a call where the CPU's baseline lacks the instruction.
+/// A bonus in whole tokens, halves away from zero: what `f32::round` says, without a call where the CPU's
+/// baseline lacks the instruction.
 #[inline(always)]
 fn whole_tokens(bonus: f32) -> i64 {
     // A bonus is at most `MAX_BONUS_TOKENS`; neither the sum nor the half is rounded in an `f64`.
@@ -124,7 +129,8 @@ fn whole_tokens(bonus: f32) -> i64 {
     if bonus < 0.0 { -whole } else { whole }
 }
 
-/// Survival classes: `rows[c * (horizon + 1) + h]` is the probability that a request of class `c` still runs after `h` steps.
+/// Survival classes: `rows[c * (horizon + 1) + h]` is the probability that a request of class `c` still runs
+/// after `h` steps.
 #[derive(Clone, Copy, Debug)]
 pub struct SurvivalClasses<'a> {
     /// `classes * (horizon + 1)` probabilities, row-major; the horizon is the projection's.

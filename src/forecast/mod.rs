@@ -1,7 +1,7 @@
 //! When running requests end: predictions that a user may replace by their own, and what they project.
 //!
-//! A [`TerminationClassifier`] answers two questions about a running request: does it end within a horizon, and if so
-//! when. [`projection`] turns the answers into projected loads and predicted ends, incrementally.
+//! A [`TerminationClassifier`] answers two questions about a running request: does it end within a horizon,
+//! and if so when. [`projection`] turns the answers into projected loads and predicted ends, incrementally.
 
 pub mod exact_match;
 pub mod oracle;
@@ -54,8 +54,9 @@ pub trait TerminationClassifier: Send {
     /// The forecast for a running request over `horizon_steps`.
     fn predict(&mut self, request: &Running, horizon_steps: u32) -> Termination;
 
-    /// The remaining steps where the classifier knows this request's end, not only how requests end on the whole; none past the
-    /// horizon. Policies that level peaks ask this: a distribution that all requests share tells them nothing.
+    /// The remaining steps where the classifier knows this request's end, not only how requests end on the
+    /// whole; none past the horizon. Policies that level peaks ask this: a distribution that all requests
+    /// share tells them nothing.
     fn end_in(&mut self, request: &Running, horizon_steps: u32) -> Option<u32> {
         let termination = self.predict(request, horizon_steps);
         (termination.probability >= 0.5).then(|| termination.remaining_steps.round().max(1.0) as u32)
@@ -67,7 +68,8 @@ pub trait TerminationClassifier: Send {
     /// Forgets a request that was given up.
     fn aborted(&mut self, _id: RequestId) {}
 
-    /// Hears the true output length of a request. Only an oracle listens; a simulator tells it, an engine cannot.
+    /// Hears the true output length of a request. Only an oracle listens; a simulator tells it, an engine
+    /// cannot.
     fn told(&mut self, _id: RequestId, _output_tokens: u32) {}
 }
 

@@ -11,7 +11,8 @@ use crate::ids::RequestId;
 /// Errors put on true lengths; each request's errors are drawn from its id and the seed alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
-    /// Sigma of a lognormal factor on the remaining length, 0 for none: a prediction sharpens as the end comes near.
+    /// Sigma of a lognormal factor on the remaining length, 0 for none: a prediction sharpens as the end
+    /// comes near.
     pub length_sigma: f64,
     /// Share of ends within the horizon that are seen, 0..=1.
     pub true_positive_rate: f64,

@@ -23,13 +23,13 @@ pub struct Quality {
     pub positives: usize,
     /// Area under the ROC curve of P(ends within H); 0.5 is guessing, none without both outcomes.
     pub auc: Option<f64>,
-    /// Mean absolute error of the remaining steps where the request does end within the horizon and the classifier thought it possible,
-    /// in steps.
+    /// Mean absolute error of the remaining steps where the request does end within the horizon and the
+    /// classifier thought it possible, in steps.
     pub mae_steps: Option<f64>,
 }
 
-/// Judges a classifier that has learned from the first half of `requests` on the second half, which it goes on learning from.
-/// Each request is looked at every `every_steps` of its age.
+/// Judges a classifier that has learned from the first half of `requests` on the second half, which it goes
+/// on learning from. Each request is looked at every `every_steps` of its age.
 #[must_use]
 pub fn judge(
     classifier: &mut dyn TerminationClassifier,

@@ -1,14 +1,17 @@
-//! Who waits behind the candidates: a queue in order of arrival for each rank that requests are bound to, and one for those that are not.
+//! Who waits behind the candidates: a queue in order of arrival for each rank that requests are bound to, and
+//! one for those that are not.
 //!
-//! A lane is an intrusive list, cut into stretches of neighbours whose least and greatest length are known, so that whoever looks for lengths
-//! passes over most of a million at once. Every operation costs what it touches; nothing moves or looks at all that wait.
+//! A lane is an intrusive list, cut into stretches of neighbours whose least and greatest length are known,
+//! so that whoever looks for lengths passes over most of a million at once. Every operation costs what it
+//! touches; nothing moves or looks at all that wait.
 
 use std::borrow::BorrowMut;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use crate::ids::{RequestId, WorkerIndex};
-use crate::pool::candidates::{NONE, Waiting};
+use crate::pool::candidates::NONE;
+use crate::pool::waiting::Waiting;
 
 /// Most requests of a stretch.
 const STRETCH: u32 = 1024;
@@ -260,7 +263,8 @@ impl Queue {
             lane.stretches.remove(at);
             return waiting;
         }
-        // Neighbours that have become few are one stretch: there are never more of them than of those who wait, by and large.
+        // Neighbours that have become few are one stretch: there are never more of them than of those who
+        // wait, by and large.
         let before = at.checked_sub(1).filter(|&before| lane.stretches[before].count + count <= STRETCH / 2);
         let after = Some(at)
             .filter(|&at| lane.stretches.get(at + 1).is_some_and(|next| next.count + count <= STRETCH / 2));
@@ -324,7 +328,8 @@ impl Queue {
         })
     }
 
-    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: of every lane the first, as long as `is_old` says so.
+    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: of every
+    /// lane the first, as long as `is_old` says so.
     pub(super) fn mark_first(
         &mut self,
         is_old: impl Fn(&Waiting) -> bool,
@@ -341,7 +346,7 @@ impl Queue {
         }
     }
 
-    /// The same of everybody who is bound to a rank.
+    /// Marks everybody who is bound to a rank.
     pub(super) fn mark_bound(&mut self, rank: WorkerIndex, mut leaves: impl FnMut(RequestId)) {
         let lane = self.lane_of_rank.get(rank.index()).copied().unwrap_or(NONE);
         let mut at = self.lanes.get(lane as usize).map_or(NONE, |lane| lane.head);
@@ -351,7 +356,7 @@ impl Queue {
         }
     }
 
-    /// The same of everybody longer than the limit of the rank that it is bound to.
+    /// Marks everybody longer than the limit of the rank that it is bound to.
     pub(super) fn mark_longer(
         &mut self,
         limit_of: impl Fn(Option<WorkerIndex>) -> Option<i64>,
@@ -414,12 +419,14 @@ impl Queue {
         }
     }
 
-    /// Begins a search that goes on in pieces, with those who did not arrive before. Each finds who comes next in order of arrival.
+    /// Begins a search that goes on in pieces, with those who did not arrive before. Each finds who comes
+    /// next in order of arrival.
     pub(super) fn search_from(&mut self, arrival: u64) {
         self.lanes.iter_mut().for_each(|lane| lane.searched = arrival);
     }
 
-    /// Goes on with a search: the next `most` of those whose length is wanted, into `found` in order of arrival.
+    /// Goes on with a search: the next `most` of those whose length is wanted, into `found` in order of
+    /// arrival.
     pub(super) fn search(
         &mut self,
         wanted: impl Fn(Option<WorkerIndex>) -> Option<Wanted>,

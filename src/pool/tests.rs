@@ -1,6 +1,7 @@
 //! The pool against a list that is looked through.
 
 use super::*;
+use crate::batch::worker::Worker;
 
 struct Random(u64);
 

@@ -1,4 +1,5 @@
-//! What a router is told once: the workers, how it looks ahead, when it decides, and which part of the cluster is its own.
+//! What a router is told once: the workers, how it looks ahead, when it decides, and which part of the
+//! cluster is its own.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,10 +16,11 @@ pub enum Mode {
     /// Every request waits for the next step: the best balance, since the step chooses among all who wait.
     #[default]
     Step,
-    /// An arriving request goes at once to the worker with the greatest F-score (ties to the least load, then the lowest index) that
-    /// has a free slot and room; it waits for a step only when there is none.
+    /// An arriving request goes at once to the worker with the greatest F-score (ties to the least load, then
+    /// the lowest index) that has a free slot and room; it waits for a step only when there is none.
     Arrival,
-    /// On arrival while more than `free_slots` slots are open over all workers, per step otherwise: the published bypass.
+    /// On arrival while more than `free_slots` slots are open over all workers, per step otherwise: the
+    /// published bypass.
     Mixed {
         /// Open slots of this router, over all workers, above which a request does not wait for a step.
         free_slots: u32,
@@ -63,7 +65,8 @@ impl FromStr for Mode {
 pub struct RouterConfig {
     /// The workers; their ids are their positions here. None is fine: workers may join.
     pub workers: Vec<WorkerConfig>,
-    /// Steps of growth that an admission leaves free for each running request and for itself; only used where the KV cache is bounded.
+    /// Steps of growth that an admission leaves free for each running request and for itself; only used where
+    /// the KV cache is bounded.
     pub headroom_steps: u32,
     /// Steps between two predictions for the same running request, at least 1.
     pub refresh_steps: u32,
@@ -73,24 +76,27 @@ pub struct RouterConfig {
     pub mode: Mode,
     /// Which part of every worker is this router's.
     pub share: Share,
-    /// A dispatch is lost, and returned, when a report that comes at least this long after it still has not seen it. None: never, for callers
-    /// that hand requests over in process. Longer than a report may be late.
+    /// A dispatch is lost, and returned, when a report that comes at least this long after it still has not
+    /// seen it. None: never, for callers that hand requests over in process. Longer than a report may be
+    /// late.
     pub dispatch_timeout_ms: Option<u64>,
-    /// A dispatch is returned when nothing at all, neither report nor progress, has shown it for this long. None: silence is no evidence.
+    /// A dispatch is returned when nothing at all, neither report nor progress, has shown it for this long.
+    /// None: silence is no evidence.
     pub silence_timeout_ms: Option<u64>,
     /// A request that has waited this long is returned by the next step. None: it waits on.
     pub expire_after_ms: Option<u64>,
 }
 
 impl RouterConfig {
-    /// Uniform workers without a KV bound; predictions refreshed every 16 steps, ends kept 512 steps ahead, 256 steps of headroom where a
-    /// bound is set. Decides per step, owns the whole cluster, loses nothing and lets nobody expire.
+    /// Uniform workers without a KV bound; predictions refreshed every 16 steps, ends kept 512 steps ahead,
+    /// 256 steps of headroom where a bound is set. Decides per step, owns the whole cluster, loses nothing
+    /// and lets nobody expire.
     #[must_use]
     pub fn new(workers: usize, slots: u32) -> Self {
         Self::uniform(workers, WorkerConfig::new(slots))
     }
 
-    /// The same with the given worker.
+    /// So many of the given worker; everything else as [`RouterConfig::new`] says.
     #[must_use]
     pub fn uniform(workers: usize, worker: WorkerConfig) -> Self {
         Self {

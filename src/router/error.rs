@@ -41,7 +41,8 @@ pub enum RouterError {
         /// Id found.
         found: WorkerId,
     },
-    /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that may not take it.
+    /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that
+    /// may not take it.
     #[error("policy {policy} may not send request {id} to worker {worker}")]
     Refused {
         /// Name of the policy.
@@ -89,7 +90,8 @@ pub enum RouterError {
         /// Most front ends.
         limit: u32,
     },
-    /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be in disorder, the router's is not.
+    /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be
+    /// in disorder, the router's is not.
     #[error("policy {policy}, or what was supplied to it, panicked: {message}")]
     Panicked {
         /// Name of the policy.

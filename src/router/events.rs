@@ -10,13 +10,16 @@ use crate::router::trace::refused;
 use crate::router::{Finished, Rank, Router, RouterError};
 
 impl Router {
-    /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank itself.
-    /// The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`]; it has no survival classes, so [`Request::survival_class`] says nothing.
+    /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank
+    /// itself. The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`]; it has no survival
+    /// classes, so [`Request::survival_class`] says nothing.
     ///
-    /// `now_ms` is the clock's reading as it arrived; without one (`None`) its wait begins when the clock is next read.
+    /// `now_ms` is the clock's reading as it arrived; without one (`None`) its wait begins when the clock is
+    /// next read.
     ///
     /// # Errors
-    /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; a policy that panics.
+    /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; a policy that
+    /// panics.
     pub fn enqueue(
         &mut self,
         request: Request<WorkerId>,
@@ -44,7 +47,8 @@ impl Router {
         self.counters.arrived += 1;
     }
 
-    /// The request as the pool wants it: its rank as an index, and no rows of a caller's, which no batch of the router's has.
+    /// The request as the pool wants it: its rank as an index, and no rows of a caller's, which no batch of
+    /// the router's has.
     pub(super) fn admissible(&self, request: Request<WorkerId>) -> Result<Request, RouterError> {
         if let Some(index) = self.slab.index_of(request.id) {
             let worker = self.slab.entries[index as usize].worker;
@@ -55,7 +59,8 @@ impl Router {
         Ok(request.ranked(rank.map(WorkerIndex::at)))
     }
 
-    /// A request that was checked, and bound where the policy binds, waits; without a date, from the clock's next reading on.
+    /// A request that was checked, and bound where the policy binds, waits; without a date, from the clock's
+    /// next reading on.
     pub(super) fn wait(&mut self, request: Request, since_ms: Option<u64>) {
         self.pool.enter(request, since_ms);
         let tokens = u64::from(request.prompt_tokens);
@@ -85,7 +90,8 @@ impl Router {
         Ok(())
     }
 
-    /// Takes over a request that already runs on a worker (a restart, a warm start). It has no dispatch number and counts as seen.
+    /// Takes over a request that already runs on a worker (a restart, a warm start). It has no dispatch
+    /// number and counts as seen.
     ///
     /// # Errors
     /// An id that waits or runs already, an invalid length, an unknown worker, or one without a free slot.
@@ -158,7 +164,8 @@ impl Router {
         Ok(Finished { id, worker: active.worker, generated_tokens })
     }
 
-    /// A waiting or running request was given up: it leaves and teaches nothing. The worker that it ran on, if any.
+    /// A waiting or running request was given up: it leaves and teaches nothing. The worker that it ran on,
+    /// if any.
     ///
     /// # Errors
     /// The request neither waits nor runs.
@@ -188,8 +195,8 @@ impl Router {
         Ok(worker)
     }
 
-    /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request of the length that it
-    /// has reached, for the caller to enqueue again. Nothing is learned.
+    /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request
+    /// of the length that it has reached, for the caller to enqueue again. Nothing is learned.
     ///
     /// # Errors
     /// The request does not run.
@@ -211,7 +218,8 @@ impl Router {
 
     // Progress.
 
-    /// One lock-step decode step has run: every running request has a token more and everybody who waits has waited a step.
+    /// One lock-step decode step has run: every running request has a token more and everybody who waits has
+    /// waited a step.
     pub fn advance(&mut self) {
         for account in &mut self.accounts {
             account.grown_tokens += 1;
@@ -222,7 +230,8 @@ impl Router {
         self.tick(1);
     }
 
-    /// Every running request of a worker has `tokens` more. A worker on which nothing of ours runs does not move the step clock.
+    /// Every running request of a worker has `tokens` more. A worker on which nothing of ours runs does not
+    /// move the step clock.
     ///
     /// # Errors
     /// No such worker, or more than 2^22 tokens at once.

@@ -38,9 +38,11 @@ pub struct Explanation {
     pub worker: Option<WorkerId>,
     /// The score that won, in tokens, after the picks before it.
     pub score_tokens: f64,
-    /// Its score on that worker as the step began, to compare with the runner-up; NaN for a policy that scores no pairs.
+    /// Its score on that worker as the step began, to compare with the runner-up; NaN for a policy that
+    /// scores no pairs.
     pub opening_score_tokens: f64,
-    /// The best other worker with a free slot and room as the step began, if there was one and the policy scores pairs.
+    /// The best other worker with a free slot and room as the step began, if there was one and the policy
+    /// scores pairs.
     pub runner_up: Option<RunnerUp>,
     /// Tokens by which the worker was below the most loaded one as the step began (the envelope's margin).
     pub margin_tokens: f64,
@@ -49,7 +51,8 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// By how many tokens the worker beat the runner-up as the step began. Negative when picks before this one changed the order.
+    /// By how many tokens the worker beat the runner-up as the step began. Negative when picks before this
+    /// one changed the order.
     #[must_use]
     pub fn lead_tokens(&self) -> Option<f64> {
         self.runner_up.map(|second| self.opening_score_tokens - second.score_tokens)
@@ -159,15 +162,16 @@ pub(super) fn margin_tokens(workers: &[Worker], place: usize) -> f64 {
 }
 
 impl Router {
-    /// Keeps what [`Router::explain`] tells about admissions, from the next decision on. A step then scores every pair once more; decisions
-    /// stay the same.
+    /// Keeps what [`Router::explain`] tells about admissions, from the next decision on. A step then scores
+    /// every pair once more; decisions stay the same.
     pub fn set_explaining(&mut self, on: bool) {
         self.explainer.on = on;
         self.explainer.clear();
     }
 
-    /// Why a request was admitted by the last step or placed since, where that is kept ([`Router::set_explaining`]), or why it waits as
-    /// things stand, always. None for a request that neither waits nor was decided lately.
+    /// Why a request was admitted by the last step or placed since, where that is kept
+    /// ([`Router::set_explaining`]), or why it waits as things stand, always. None for a request that neither
+    /// waits nor was decided lately.
     #[must_use]
     pub fn explain(&self, id: impl Into<RequestId>) -> Option<Explanation> {
         let id = id.into();

@@ -146,7 +146,8 @@ impl ForecastState {
             prompt_hash: active.request.prompt_hash,
             generated_tokens: generated,
         };
-        // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes to it.
+        // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes
+        // to it.
         let horizon = self.buckets.window_steps();
         let in_steps = if self.needs.projection_horizon.is_some() {
             let termination =
@@ -161,8 +162,8 @@ impl ForecastState {
         self.buckets.set(index, WorkerIndex::at(place), kv_tokens, in_steps);
     }
 
-    /// Predicts again whose turn it is, and who should have ended and has not, for a decision that may yet fail. `locate` gives a request's dense worker
-    /// index and generated tokens.
+    /// Predicts again whose turn it is, and who should have ended and has not, for a decision that may yet
+    /// fail. `locate` gives a request's dense worker index and generated tokens.
     pub(super) fn refresh(&mut self, slab: &Slab, now: i64, locate: impl Fn(&Active) -> (usize, u32)) {
         self.before.clear();
         let phase = now.rem_euclid(self.phases.len() as i64) as usize;

@@ -7,8 +7,8 @@ use crate::router::Router;
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
 
-/// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`, bucket 0 zeros; the last one
-/// all that are longer.
+/// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`,
+/// bucket 0 zeros; the last one all that are longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Histogram {
@@ -42,8 +42,8 @@ impl Histogram {
         self.buckets.iter().sum()
     }
 
-    /// The upper bound of the bucket in which the quantile `q`, 0..=1, lies: at most twice the value. None without values, or when it lies in
-    /// the last bucket.
+    /// The upper bound of the bucket in which the quantile `q`, 0..=1, lies: at most twice the value. None
+    /// without values, or when it lies in the last bucket.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let rank = (q.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
@@ -86,8 +86,8 @@ impl Default for Histogram {
     }
 }
 
-/// What has happened since the router was made. `arrived` is everybody who was let in: those who wait, run, or have left by one of the
-/// other counts.
+/// What has happened since the router was made. `arrived` is everybody who was let in: those who wait, run,
+/// or have left by one of the other counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -112,7 +112,7 @@ pub struct Counters {
     pub decide_ns: Histogram,
     /// Waits of the admitted, in milliseconds of the caller's clock.
     pub wait_ms: Histogram,
-    /// The same in steps.
+    /// Waits of the admitted, in steps.
     pub wait_steps: Histogram,
 }
 
@@ -179,7 +179,7 @@ pub struct Metrics {
     pub ranks: Vec<RankMetrics>,
     /// Requests that wait.
     pub waiting: u64,
-    /// The same by reason, in the order of [`WaitReason::ALL`].
+    /// Requests that wait by reason, in the order of [`WaitReason::ALL`].
     pub waiting_by_reason: [u64; WaitReason::ALL.len()],
     /// Requests that run.
     pub running: u64,
@@ -187,7 +187,8 @@ pub struct Metrics {
     pub envelope_tokens: f64,
     /// `G * envelope - sum of loads`.
     pub imbalance_tokens: f64,
-    /// Longest wait of those who wait now, in steps; of those behind the window it is taken that they came later.
+    /// Longest wait of those who wait now, in steps; of those behind the window it is taken that they came
+    /// later.
     pub longest_wait_steps: u32,
     /// The wait of the one who came first of those who wait now, in milliseconds.
     pub longest_wait_ms: u64,

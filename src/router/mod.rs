@@ -1,59 +1,77 @@
-//! The state across steps: the waiting pool, what runs where, what traffic looks like, and one policy that decides.
+//! The state across steps: the waiting pool, what runs where, what traffic looks like, and one policy that
+//! decides.
 //!
 //! The caller tells it what happens and asks for decisions:
 //!
 //! | call | tells or asks |
 //! |---|---|
 //! | [`Router::enqueue`] | a request waits for a step |
-//! | [`Router::place`] | a request arrived: place it at once if the [`Mode`] and the workers allow, else it waits |
+//! | [`Router::place`] | a request arrived: it enters a worker at once if the [`Mode`] allows, else waits |
 //! | [`Router::step`] | who enters which worker now, and who comes back |
-//! | [`Router::advance`], [`Router::progress`], [`Router::progress_request`] | running requests have more tokens: all, one worker's, one |
-//! | [`Router::finish`], [`Router::abort`], [`Router::preempt`] | a request ended, was given up, was put off its worker |
+//! | [`Router::advance`] | every running request has a token more |
+//! | [`Router::progress`], [`Router::progress_request`] | one worker's requests, or one, grow |
+//! | [`Router::finish`], [`Router::abort`] | a request ended, was given up |
+//! | [`Router::preempt`] | a request was put off its worker |
 //! | [`Router::report`] | what a worker measured, and the last dispatch that it had seen |
-//! | [`Router::add_worker`], [`Router::drain_worker`], [`Router::remove_worker`] | a worker joins, takes nobody new, is gone |
+//! | [`Router::add_worker`], [`Router::remove_worker`] | a worker joins, is gone |
+//! | [`Router::drain_worker`] | a worker takes nobody new |
 //! | [`Router::explain`], [`Router::waiting`], [`Router::metrics`] | why; how it stands |
 //! | [`Router::recover`] | everybody comes back, and it begins anew |
 //!
-//! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from `remove_worker` or `recover`.
+//! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from
+//! `remove_worker` or `recover`.
 //!
 //! # A call is whole or not at all
-//! A call that returns an error has changed nothing: [`Router::waiting`], [`Router::metrics`] and the next plan are those that would have been without it.
-//! A step first decides, windows and pair terms included, and then does what it has decided. What the caller supplies (a policy, pair terms, a
-//! classifier) may panic: that is an error too ([`RouterError::Panicked`]). The memory of a policy is its own business; a classifier that has panicked is
-//! not asked again until [`Router::recover`].
+//! A call that returns an error has changed nothing: [`Router::waiting`], [`Router::metrics`] and the next
+//! plan are those that would have been without it. A step first decides, windows and pair terms included, and
+//! then does what it has decided. What the caller supplies (a policy, pair terms, a classifier) may panic:
+//! that is an error too ([`RouterError::Panicked`]). The memory of a policy is its own business; a classifier
+//! that has panicked is not asked again until [`Router::recover`].
 //!
 //! # Clocks
-//! `now_ms` is the caller's clock in milliseconds, any origin. Time begins at its first reading and never runs backwards; calls that carry no reading
-//! happen at the last one, except that a request that is enqueued without begins to wait when the clock is next read. Timeouts and expiry go by it.
-//! A reading more than [`FORWARD_JUMP_MS`] ahead of the last, or more than [`BACKWARD_JUMP_MS`] behind it, is a *jump*: no time has passed by it, time
-//! goes on from there, and it is counted ([`Counters::clock_jumps`]). So a clock that is set neither expires who waits nor stops their time. A few
-//! clocks that disagree by more than that may alternate (eight); time follows the one that is ahead.
+//! `now_ms` is the caller's clock in milliseconds, any origin. Time begins at its first reading and never
+//! runs backwards; calls that carry no reading happen at the last one, except that a request that is enqueued
+//! without begins to wait when the clock is next read. Timeouts and expiry go by it. A reading more than
+//! [`FORWARD_JUMP_MS`] ahead of the last, or more than [`BACKWARD_JUMP_MS`] behind it, is a *jump*: no time
+//! has passed by it, time goes on from there, and it is counted ([`Counters::clock_jumps`]). So a clock that
+//! is set neither expires who waits nor stops their time. A few clocks that disagree by more than that may
+//! alternate (eight); time follows the one that is ahead.
 //!
 //! # Windows
-//! A step chooses among the oldest requests, [`crate::policy::Needs::candidate_window`] of them. When it has left none of them that may enter an open worker (by
-//! slots, room, rank and eligibility) although slots are open and others wait behind, the window moves on past them for that step: to the next, in order
-//! of arrival, whose length and rank fit, and again until slots or requests run out. So no slot stays empty for want of somebody who is only far behind
-//! (but for a step in which the repair of `level` or `exact` leaves room, which the next one fills), and no step looks at a million: those who do not fit are passed over a thousand at a time.
+//! A step chooses among the oldest requests, [`crate::policy::Needs::candidate_window`] of them. When it has
+//! left none of them that may enter an open worker (by slots, room, rank and eligibility) although slots are
+//! open and others wait behind, the window moves on past them for that step: to the next, in order of
+//! arrival, whose length and rank fit, and again until slots or requests run out. So no slot stays empty for
+//! want of somebody who is only far behind (but for a step in which the repair of `level` or `exact` leaves
+//! room, which the next one fills), and no step looks at a million: those who do not fit are passed over a
+//! thousand at a time.
 //!
-//! Waits and forecasts go by the *step clock*. [`Router::advance`] moves it by one; progress moves it when a worker, or a request by itself, gets
-//! ahead of it. So with lock-step workers that report one by one it counts steps, and with speculative decoding the tokens of the fastest.
+//! Waits and forecasts go by the *step clock*. [`Router::advance`] moves it by one; progress moves it when a
+//! worker, or a request by itself, gets ahead of it. So with lock-step workers that report one by one it
+//! counts steps, and with speculative decoding the tokens of the fastest.
 //!
 //! # Workers
-//! A worker's id is its position in [`RouterConfig::workers`], or what [`Router::add_worker`] gave; it is never used again, so a report of a worker that
-//! is gone cannot be taken for another's. [`Request::rank`] (an explicit rank or a sticky session) names a worker by id and is a promise: the request enters
-//! that worker or none. Policies see workers in order of id without gaps.
+//! A worker's id is its position in [`RouterConfig::workers`], or what [`Router::add_worker`] gave; it is
+//! never used again, so a report of a worker that is gone cannot be taken for another's. [`Request::rank`]
+//! (an explicit rank or a sticky session) names a worker by id and is a promise: the request enters that
+//! worker or none. Policies see workers in order of id without gaps.
 //!
 //! # Several front ends
-//! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: the parts add up to each worker, so slots and KV capacity are never
-//! exceeded by what they admit together, whatever their reports; they balance against each other as far as reports show the others' load.
-//! *Each has its own without shares*: each counts the others as foreign load since its last report and may overshoot by what they sent since then.
+//! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: the parts add up to each
+//! worker, so slots and KV capacity are never exceeded by what they admit together, whatever their reports;
+//! they balance against each other as far as reports show the others' load. *Each has its own without
+//! shares*: each counts the others as foreign load since its last report and may overshoot by what they sent
+//! since then.
 //!
 //! # Cost
-//! An event costs O(1), whoever waits; one that changes the window also moves what stands between two places of its order of length. A step costs what
-//! the policy needs for the window, and what those who leave cost one by one; a report what it newly acknowledges; a placement on arrival looks at
-//! every worker once. Nothing allocates once everything has seen its largest size (`tests/allocation.rs`). `cargo bench --bench router` and `--bench pool` have the figures.
-//! A router belongs to one thread at a time (it is `Send`); there is no global state. Ids are the caller's and may be an attacker's choice, so they are
-//! found by the standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever decides anything.
+//! An event costs O(1), whoever waits; one that changes the window also moves what stands between two places
+//! of its order of length. A step costs what the policy needs for the window, and what those who leave cost
+//! one by one; a report what it newly acknowledges; a placement on arrival looks at every worker once.
+//! Nothing allocates once everything has seen its largest size (`tests/allocation.rs`). `cargo bench --bench
+//! router` and `--bench pool` have the figures. A router belongs to one thread at a time (it is `Send`);
+//! there is no global state. Ids are the caller's and may be an attacker's choice, so they are found by the
+//! standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever
+//! decides anything.
 
 mod clock;
 mod config;
@@ -157,7 +175,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router with empty workers that decides by the policy of this name ([`policy::NAMES`]); a policy that wants a forecast gets it.
+    /// A router with empty workers that decides by the policy of this name ([`policy::NAMES`]); a policy that
+    /// wants a forecast gets it.
     ///
     /// # Errors
     /// A configuration out of its ranges, or what [`policy::build`] refuses.
@@ -167,7 +186,8 @@ impl Router {
         Self::with_policy(config, policy, classifier)
     }
 
-    /// The same with a policy and a classifier of the caller's. The classifier serves policies that name a forecast among their needs.
+    /// A router with a policy and a classifier of the caller's. The classifier serves policies that name a
+    /// forecast among their needs.
     ///
     /// # Errors
     /// A configuration out of its ranges.
@@ -241,7 +261,7 @@ impl Router {
         reasons
     }
 
-    /// The same into a buffer, which is cleared first.
+    /// [`Router::waiting`] into a buffer, which is cleared first.
     pub fn waiting_into(&self, into: &mut Vec<(RequestId, WaitReason)>) {
         into.clear();
         let reasons = self.reasons();

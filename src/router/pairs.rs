@@ -1,25 +1,30 @@
-//! What waiting requests gain on single workers, or may not use: rows as a batch reads them, filled anew each step.
+//! What waiting requests gain on single workers, or may not use: rows as a batch reads them, filled anew each
+//! step.
 
 use half::f16;
 
 use crate::batch::{BatchError, MAX_BONUS_TOKENS, Pairs, Request, all_ones};
 use crate::ids::WorkerId;
 
-/// What a waiting request gains on single workers, and which may take it: prefix affinity, adapters, tenants, as the caller knows them.
+/// What a waiting request gains on single workers, and which may take it: prefix affinity, adapters, tenants,
+/// as the caller knows them.
 ///
-/// Asked for every candidate of each [`crate::Router::step_with`] that can admit anybody; what it answers lives for that step. A closure of the shape of [`PairTerms::bonus`]
-/// is one too. Workers stand in the order of [`crate::Router::worker_ids`].
+/// Asked for every candidate of each [`crate::Router::step_with`] that can admit anybody; what it answers
+/// lives for that step. A closure of the shape of [`PairTerms::bonus`] is one too. Workers stand in the order
+/// of [`crate::Router::worker_ids`].
 pub trait PairTerms {
-    /// Writes the bonus in tokens on each worker into `bonus_tokens`, which is zero. False when there is none: without terms of their own
-    /// requests are decided faster.
+    /// Writes the bonus in tokens on each worker into `bonus_tokens`, which is zero. False when there is
+    /// none: without terms of their own requests are decided faster.
     fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool;
 
-    /// Clears the bits of workers that may not take the request, 64 workers a word, lowest bit first; all are set. False when any worker may.
+    /// Clears the bits of workers that may not take the request, 64 workers a word, lowest bit first; all are
+    /// set. False when any worker may.
     fn eligible(&mut self, _request: &Request, _workers: &mut [u64]) -> bool {
         false
     }
 
-    /// Whether bonuses are kept in half precision: half the memory to read, exact up to 2,048 tokens, at most 65,504.
+    /// Whether bonuses are kept in half precision: half the memory to read, exact up to 2,048 tokens, at most
+    /// 65,504.
     fn stores_half(&self) -> bool {
         false
     }

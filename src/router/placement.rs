@@ -13,9 +13,10 @@ use crate::router::{
 };
 
 impl Router {
-    /// A request arrives: where the [`Mode`] decides on arrival and a worker has a free slot and room for it, it enters the one with the greatest
-    /// F-score at once (ties to the least load, then the lowest index); otherwise it waits for a step. Under a policy that binds on
-    /// arrival the policy chooses the worker instead. A request with a rank enters that worker or waits for it.
+    /// A request arrives: where the [`Mode`] decides on arrival and a worker has a free slot and room for it,
+    /// it enters the one with the greatest F-score at once (ties to the least load, then the lowest index);
+    /// otherwise it waits for a step. Under a policy that binds on arrival the policy chooses the worker
+    /// instead. A request with a rank enters that worker or waits for it.
     ///
     /// # Errors
     /// As [`Router::enqueue`].
@@ -23,7 +24,8 @@ impl Router {
         refused("place", self.place_on_arrival(request, now_ms, None))
     }
 
-    /// The same with a bonus on each worker. The terms are asked again by a step if the request waits.
+    /// [`Router::place`] with a bonus on each worker. The terms are asked again by a step if the request
+    /// waits.
     ///
     /// # Errors
     /// As [`Router::place`], and a bonus past its limits.

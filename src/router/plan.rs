@@ -13,7 +13,8 @@ pub struct Dispatch {
     pub id: RequestId,
     /// Worker id.
     pub worker: WorkerId,
-    /// Number of this dispatch among those to this worker: 1, 2, 3 and so on without a gap. What a [`super::WorkerReport`] acknowledges.
+    /// Number of this dispatch among those to this worker: 1, 2, 3 and so on without a gap. What a
+    /// [`super::WorkerReport`] acknowledges.
     pub number: u64,
     /// Its length in tokens.
     pub prompt_tokens: u32,

@@ -9,10 +9,11 @@ use crate::router::trace;
 use crate::router::{ReturnReason, Returned, Router};
 
 impl Router {
-    /// Gives every request back that waits or runs, and those that the next plan would have returned, each once for every time that it was let
-    /// in; what stays are the workers, what they measured, and what the traffic and the classifier have taught. For a caller that does not trust the
-    /// state any more, above all after a panic in this library: it needs nothing of the state to be in order. Those that ran count as foreign load
-    /// until their workers report again.
+    /// Gives every request back that waits or runs, and those that the next plan would have returned, each
+    /// once for every time that it was let in; what stays are the workers, what they measured, and what the
+    /// traffic and the classifier have taught. For a caller that does not trust the state any more, above all
+    /// after a panic in this library: it needs nothing of the state to be in order. Those that ran count as
+    /// foreign load until their workers report again.
     #[must_use = "these requests have left: nobody else tells of them"]
     pub fn recover(&mut self) -> Vec<Returned> {
         let mut returned = Vec::new();

@@ -7,8 +7,8 @@ use crate::router::trace;
 use crate::router::{ReturnReason, Returned, Router};
 
 impl Router {
-    /// Finds who of the pool leaves with the step under way: expired, or waiting for what will never be. They are marked, and stay until the step is
-    /// done.
+    /// Finds who of the pool leaves with the step under way: expired, or waiting for what will never be. They
+    /// are marked, and stay until the step is done.
     pub(super) fn find_leaving(&mut self, now_ms: u64) {
         let mut leaving = std::mem::take(&mut self.leaving);
         leaving.clear();
@@ -42,7 +42,8 @@ impl Router {
         self.leaving.clear();
     }
 
-    /// Finds the dispatches that nothing has shown for the silence timeout, and the workers as they are without them.
+    /// Finds the dispatches that nothing has shown for the silence timeout, and the workers as they are
+    /// without them.
     pub(super) fn find_silent(&mut self, now_ms: u64) {
         self.silent.clear();
         self.changed = false;

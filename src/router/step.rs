@@ -1,4 +1,5 @@
-//! The decision of a step: first all of it is decided, then it is done, so that a step that fails has changed nothing.
+//! The decision of a step: first all of it is decided, then it is done, so that a step that fails has changed
+//! nothing.
 
 use std::time::Instant;
 
@@ -27,7 +28,7 @@ impl Router {
         self.decide(now_ms, false, None)
     }
 
-    /// The same with a bonus per waiting request and worker.
+    /// [`Router::step`] with a bonus per waiting request and worker.
     ///
     /// # Errors
     /// As [`Router::step`], and terms that panic or a bonus past its limits.
@@ -35,7 +36,7 @@ impl Router {
         self.decide(now_ms, false, Some(terms))
     }
 
-    /// The same through the oracle ([`crate::Policy::decide_by_reference`]): slow, for comparison.
+    /// [`Router::step`] through the oracle ([`crate::Policy::decide_by_reference`]): slow, for comparison.
     ///
     /// # Errors
     /// As [`Router::step`].
@@ -208,7 +209,8 @@ impl Router {
         }
     }
 
-    /// Where the window had been moved past those who left, its rows go to who stands in it now, in the same order.
+    /// Where the window had been moved past those who left, its rows go to who stands in it now, in the same
+    /// order.
     fn carry_rows(&mut self) {
         if self.former_rows.is_empty() {
             let mut asked = self.asked.iter();
@@ -315,7 +317,8 @@ impl Router {
         }
     }
 
-    /// Whether somebody who is left in the window may enter a worker yet; requests that any worker takes may have `of_any` tokens.
+    /// Whether somebody who is left in the window may enter a worker yet; requests that any worker takes may
+    /// have `of_any` tokens.
     fn is_wanted(&self, of_any: Option<i64>) -> bool {
         let candidates = self.pool.candidates();
         let is_left = |slot: PoolSlot| self.stamps[slot.index()] != self.stamp;

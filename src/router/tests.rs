@@ -125,7 +125,8 @@ fn a_bonus_is_asked_for_again_each_step_and_outweighs_the_load() {
     router.enqueue(Request::new(4, 100), None).unwrap();
     router.step_with(0, &mut likes).unwrap();
     assert_eq!(asked, [1, 2, 3, 4]);
-    // Full: nobody is asked, and the reasons can still be read; later steps without terms know nothing of rows.
+    // Full: nobody is asked, and the reasons can still be read; later steps without terms know nothing of
+    // rows.
     let again = router.preempt(2).unwrap();
     assert_eq!(again.pair_row, None);
     router.enqueue(again, None).unwrap();

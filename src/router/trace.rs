@@ -1,8 +1,8 @@
 //! Events for a subscriber of the crate `tracing` (feature `tracing`); nothing at all without it.
 //!
-//! The target is `balanceroute`. A step is a span `step` (debug) with the policy and how many wait; what it decided is
-//! an event in it. Requests that come back, workers that change (info) and calls that are refused (warn) are events.
-//! Where no subscriber listens an event costs one load and allocates nothing.
+//! The target is `balanceroute`. A step is a span `step` (debug) with the policy and how many wait; what it
+//! decided is an event in it. Requests that come back, workers that change (info) and calls that are refused
+//! (warn) are events. Where no subscriber listens an event costs one load and allocates nothing.
 
 use crate::ids::WorkerId;
 use crate::router::{Plan, Returned, RouterError};

@@ -8,10 +8,12 @@ use crate::router::trace::{self, refused};
 use crate::router::{ReturnReason, Returned, Router, RouterError, Verdict, WorkerConfig, WorkerReport};
 
 impl Router {
-    /// Takes in what a worker measured; see [`Verdict`] for what becomes of it. What is lost by it is in the next plan.
+    /// Takes in what a worker measured; see [`Verdict`] for what becomes of it. What is lost by it is in the
+    /// next plan.
     ///
     /// # Errors
-    /// No such worker, figures past the limits of a batch, or a dispatch acknowledged that was never made; the report is ignored then.
+    /// No such worker, figures past the limits of a batch, or a dispatch acknowledged that was never made;
+    /// the report is ignored then.
     pub fn report(
         &mut self,
         worker: impl Into<WorkerId>,
@@ -61,7 +63,8 @@ impl Router {
         Ok(verdict)
     }
 
-    /// After a report was taken: dispatches that it should have seen, and requests that the worker has forgotten.
+    /// After a report was taken: dispatches that it should have seen, and requests that the worker has
+    /// forgotten.
     pub(super) fn find_lost(&mut self, place: usize, acknowledges: bool) {
         let Some(timeout_ms) = self.config.dispatch_timeout_ms else { return };
         let next_overdue = |router: &Self| {
@@ -123,7 +126,8 @@ impl Router {
         id
     }
 
-    /// Lets a worker take nobody new. What runs there runs on; requests that wait for it alone are returned by the next step.
+    /// Lets a worker take nobody new. What runs there runs on; requests that wait for it alone are returned
+    /// by the next step.
     ///
     /// # Errors
     /// No such worker.
@@ -146,7 +150,8 @@ impl Router {
         Ok(account.draining && account.running() == 0)
     }
 
-    /// Stops new requests to a worker for a while, or resumes them (also of a draining one). Requests that wait for it alone go on waiting.
+    /// Stops new requests to a worker for a while, or resumes them (also of a draining one). Requests that
+    /// wait for it alone go on waiting.
     ///
     /// # Errors
     /// No such worker.
@@ -160,8 +165,8 @@ impl Router {
         Ok(())
     }
 
-    /// Takes a worker out, at once: it failed, or it is drained. Appends to `returned` the requests that ran there and those that waited for it
-    /// alone; they have left, and may be enqueued again.
+    /// Takes a worker out, at once: it failed, or it is drained. Appends to `returned` the requests that ran
+    /// there and those that waited for it alone; they have left, and may be enqueued again.
     ///
     /// # Errors
     /// No such worker.

@@ -3,9 +3,7 @@
 use std::ffi::c_char;
 
 use balanceroute::policy::{self, Parameters};
-use balanceroute::{
-    Assigner, Pairs, Policy, PredictedEnd, PredictedEnds, Request, Step, Traffic, Worker,
-};
+use balanceroute::{Assigner, Pairs, Policy, PredictedEnd, PredictedEnds, Request, Step, Traffic, Worker};
 
 use crate::columns::{self, Terms, br_answer, br_batch, br_reason, br_requests, br_workers};
 use crate::guard::{
@@ -59,8 +57,8 @@ impl Mend for State {
     }
 }
 
-/// Makes an assigner of a policy ("level" for NULL) with options (NULL for none) into `*assigner`, NULL when it fails. The text of an error goes
-/// into `error`, which has `error_size` bytes and may be NULL.
+/// Makes an assigner of a policy ("level" for NULL) with options (NULL for none) into `*assigner`, NULL when
+/// it fails. The text of an error goes into `error`, which has `error_size` bytes and may be NULL.
 ///
 /// # Safety
 /// Pointers are NULL or what they are said to be.
@@ -91,7 +89,8 @@ pub unsafe extern "C" fn br_assigner_free(assigner: *mut br_assigner) {
     unsafe { free(assigner) }
 }
 
-/// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.
+/// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero;
+/// "" after a call without error.
 ///
 /// # Safety
 /// `assigner` is NULL or alive, `buffer` NULL or of `size` bytes.
@@ -125,8 +124,9 @@ pub unsafe extern "C" fn br_assigner_describe(
     }
 }
 
-/// Decides a step: which waiting request enters which free slot. `batch` may be NULL. The same input gives the same answer, whatever was decided
-/// before, unless the policy has a memory. Nothing is allocated once the handle has seen its largest sizes, unless reasons are asked for.
+/// Decides a step: which waiting request enters which free slot. `batch` may be NULL. One input gives
+/// the same answer, whatever was decided before, unless the policy has a memory. Nothing is allocated once
+/// the handle has seen its largest sizes, unless reasons are asked for.
 ///
 /// # Safety
 /// `assigner` is NULL or alive, and every struct and array is as the header says.

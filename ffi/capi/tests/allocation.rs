@@ -97,7 +97,8 @@ fn an_assigner_allocates_once() {
 fn a_router_allocates_until_it_is_warm() {
     let slots = [16u32; 8];
     let mut router = null_mut();
-    // SAFETY: every pointer is NULL or alive and of the size that is said, here and below; the struct may be zero.
+    // SAFETY: every pointer is NULL or alive and of the size that is said, here and below; the struct may be
+    // zero.
     unsafe {
         let mut config: br_router_config = std::mem::zeroed();
         config.struct_size = size_of::<br_router_config>();

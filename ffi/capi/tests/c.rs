@@ -1,5 +1,5 @@
-//! Real C against the library: what its guards promise, the golden vectors to the last bit, and the example, each linked statically under
-//! AddressSanitizer and UBSan and dynamically under valgrind.
+//! Real C against the library: what its guards promise, the golden vectors to the last bit, and the example,
+//! each linked statically under AddressSanitizer and UBSan and dynamically under valgrind.
 #![cfg(unix)]
 
 use std::fmt::Write as _;

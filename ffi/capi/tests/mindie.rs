@@ -1,4 +1,5 @@
-//! The MindIE-shaped C++ example, compiled against the header and the static library under AddressSanitizer and UBSan, and run.
+//! The MindIE-shaped C++ example, compiled against the header and the static library under AddressSanitizer
+//! and UBSan, and run.
 #![cfg(target_os = "linux")]
 
 use std::path::PathBuf;

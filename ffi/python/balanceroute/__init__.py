@@ -1,7 +1,8 @@
 """Which waiting request enters which free slot, for lock-step LLM decode workers.
 
-`Router` keeps the state across steps for an engine; `assign` (or an `Assigner`, which is used again) decides one step for a caller that keeps
-its own. `python -m balanceroute` says what runs here and tests it; `balanceroute.prometheus` makes text of a router's metrics.
+`Router` keeps the state across steps for an engine; `assign` (or an `Assigner`, which is used again) decides
+one step for a caller that keeps its own. `python -m balanceroute` says what runs here and tests it;
+`balanceroute.prometheus` makes text of a router's metrics.
 """
 
 from ._errors import (

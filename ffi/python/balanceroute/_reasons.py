@@ -4,7 +4,9 @@ from enum import IntEnum
 
 
 class WaitReason(IntEnum):
-    """What became of a request. Arrays hold its numbers, everything else its members; `str` of one is its name."""
+    """What became of a request. Arrays hold its numbers, everything else its members; `str` of one is its
+    name.
+    """
 
     ADMITTED = 0
     NO_SLOT = 1

@@ -30,7 +30,9 @@ record! {
         mean_output_tokens: i64,
     } made with {
         #[new]
-        #[pyo3(signature = (mean_prompt_tokens = 0, sd_prompt_tokens = 0, small_prompt_tokens = 0, mean_output_tokens = 0))]
+        #[pyo3(signature = (
+            mean_prompt_tokens = 0, sd_prompt_tokens = 0, small_prompt_tokens = 0, mean_output_tokens = 0
+        ))]
         fn new(
             mean_prompt_tokens: i64,
             sd_prompt_tokens: i64,
@@ -222,11 +224,11 @@ impl Assigner {
     }
 
     #[pyo3(signature = (
-        load_tokens, free_slots, prompt_tokens, *, running = None, kv_capacity_tokens = None, kv_used_tokens = None,
-        kv_growth_tokens = None, weight = None, accepting = None, next_completion_steps = None, ids = None,
-        waited_steps = None, deadline_steps = None, rank = None, pair_row = None, survival_class = None,
-        traffic = None, request_growth_tokens = 0, projection = None, ends = None, bonus_tokens = None,
-        eligible = None, class_survival = None, reasons = false
+        load_tokens, free_slots, prompt_tokens, *, running = None, kv_capacity_tokens = None,
+        kv_used_tokens = None, kv_growth_tokens = None, weight = None, accepting = None,
+        next_completion_steps = None, ids = None, waited_steps = None, deadline_steps = None, rank = None,
+        pair_row = None, survival_class = None, traffic = None, request_growth_tokens = 0, projection = None,
+        ends = None, bonus_tokens = None, eligible = None, class_survival = None, reasons = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the columns of a step")]
     fn assign<'py>(
@@ -260,7 +262,8 @@ impl Assigner {
         let mut kept = self.take();
         let call: &mut Call = &mut kept;
 
-        // Everything is read here, with the GIL: nobody changes it meanwhile, and it may be changed as soon as the decision lets the GIL go.
+        // Everything is read here, with the GIL: nobody changes it meanwhile, and it may be changed as soon
+        // as the decision lets the GIL go.
         let column = |name,
                       argument: &Option<Bound<'py, PyAny>>,
                       len,

@@ -192,7 +192,8 @@ impl Failure {
                 facts.set_item("expected", format!("a number in -{limit}..={limit}"))?;
                 facts.set_item("found", found)?;
                 let text = format!(
-                    "{name} of request {id}, entry {index}: expected a number in -{limit}..={limit}, found {found}"
+                    "{name} of request {id}, entry {index}: \
+                     expected a number in -{limit}..={limit}, found {found}"
                 );
                 ("ArgumentError", text, "Range")
             }

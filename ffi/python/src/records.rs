@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 
-/// A class of read-only fields that shows them, is equal where they are, and can be copied and pickled. It is made from its fields by name, or, with
-/// `made`, as its own `new` says.
+/// A class of read-only fields that shows them, is equal where they are, and can be copied and pickled. It is
+/// made from its fields by name, or, with `made`, as its own `new` says.
 macro_rules! record {
     (
         $(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? } $(as $python:literal)?

@@ -117,7 +117,8 @@ fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
     }
 }
 
-/// Bonuses per worker that single requests bring, read and checked: nothing of a call with a wrong one is kept.
+/// Bonuses per worker that single requests bring, read and checked: nothing of a call with a wrong one is
+/// kept.
 #[derive(Default)]
 struct Bonuses {
     tokens: Vec<f32>,
@@ -203,9 +204,9 @@ impl Router {
 impl Router {
     #[new]
     #[pyo3(signature = (
-        workers, *, policy = "level", parameters = None, backend = "auto", isa = None, mode = None, share = (0, 1),
-        headroom_steps = 256, refresh_steps = 16, ends_horizon_steps = 512, dispatch_timeout_ms = None,
-        silence_timeout_ms = None, expire_after_ms = None, explaining = false
+        workers, *, policy = "level", parameters = None, backend = "auto", isa = None, mode = None,
+        share = (0, 1), headroom_steps = 256, refresh_steps = 16, ends_horizon_steps = 512,
+        dispatch_timeout_ms = None, silence_timeout_ms = None, expire_after_ms = None, explaining = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a configuration")]
     fn new(
@@ -254,7 +255,8 @@ impl Router {
 
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
     #[pyo3(signature = (
-        id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
+        id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None,
+        now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn enqueue(
@@ -276,10 +278,11 @@ impl Router {
         Ok(self.shared.call(py, |state| state.router.enqueue(request, now_ms))??)
     }
 
-    /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
+    /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
+    /// waits, and `None` comes.
     #[pyo3(signature = (
-        id, prompt_tokens, now_ms, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None,
-        bonus_tokens = None
+        id, prompt_tokens, now_ms, *, waited_steps = 0, deadline_steps = None, prompt_hash = None,
+        rank = None, bonus_tokens = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn place(
@@ -347,12 +350,14 @@ impl Router {
         Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??.map(WorkerId::get))
     }
 
-    /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length that is answered.
+    /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length
+    /// that is answered.
     fn preempt(&self, py: Python<'_>, id: u64) -> Result<u32, Failure> {
         Ok(self.shared.call(py, |state| state.router.preempt(id))??.prompt_tokens)
     }
 
-    /// One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step.
+    /// One lock-step decode step has run: every running request has a token more, everybody who waits has
+    /// waited a step.
     fn advance(&self, py: Python<'_>) -> Result<(), Failure> {
         self.shared.call(py, |state| state.router.advance())
     }

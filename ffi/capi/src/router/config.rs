@@ -38,7 +38,8 @@ pub struct br_router_config {
     pub kv_capacity_tokens: *const u64,
     /// Relative step cost per token of each, 0 to 64; NULL for 1.
     pub weight: *const f32,
-    /// Steps of growth that an admission leaves free for each running request and for itself, where the KV cache is bounded; 256.
+    /// Steps of growth that an admission leaves free for each running request and for itself, where the KV
+    /// cache is bounded; 256.
     pub headroom_steps: u32,
     /// Steps between two predictions for the same running request; 16.
     pub refresh_steps: u32,
@@ -54,9 +55,11 @@ pub struct br_router_config {
     pub share_of: u32,
     /// Whether `br_router_explain` has something to say about admissions; 0.
     pub explaining: u32,
-    /// A dispatch is lost, and returned, when a report that comes at least this long after it has not seen it; `BR_NONE64` for never, the default.
+    /// A dispatch is lost, and returned, when a report that comes at least this long after it has not seen
+    /// it; `BR_NONE64` for never, the default.
     pub dispatch_timeout_ms: u64,
-    /// A dispatch is returned when nothing at all has shown it for this long; `BR_NONE64` for never, the default.
+    /// A dispatch is returned when nothing at all has shown it for this long; `BR_NONE64` for never, the
+    /// default.
     pub silence_timeout_ms: u64,
     /// A request is returned when it has waited this long; `BR_NONE64` for never, the default.
     pub expire_after_ms: u64,
@@ -112,8 +115,8 @@ pub unsafe extern "C" fn br_router_defaults(config: *mut br_router_config) -> br
     done.map_or_else(|failure| failure.status, |()| br_status::BR_OK)
 }
 
-/// Makes a router of a policy ("level" for NULL), options (NULL for none) and a configuration into `*router`, NULL when it fails. The text of an error
-/// goes into `error`, which has `error_size` bytes and may be NULL.
+/// Makes a router of a policy ("level" for NULL), options (NULL for none) and a configuration into `*router`,
+/// NULL when it fails. The text of an error goes into `error`, which has `error_size` bytes and may be NULL.
 ///
 /// # Safety
 /// Pointers are NULL or what they are said to be.

@@ -58,7 +58,8 @@ pub enum br_decided {
     BR_WAITS = 3,
 }
 
-/// Switches `br_router_explain` for admissions on (1) or off (0), from the next decision on. Decisions stay the same.
+/// Switches `br_router_explain` for admissions on (1) or off (0), from the next decision on. Decisions stay
+/// the same.
 ///
 /// # Safety
 /// `router` is NULL or alive.
@@ -123,8 +124,8 @@ fn explained(struct_size: usize, of: &Explanation) -> br_explanation {
     }
 }
 
-/// Why each request still waits, in order of arrival: ids and `br_reason`s into arrays of `capacity` entries, how many into `count`; with `BR_SPACE`
-/// how many there are.
+/// Why each request still waits, in order of arrival: ids and `br_reason`s into arrays of `capacity` entries,
+/// how many into `count`; with `BR_SPACE` how many there are.
 ///
 /// # Safety
 /// `router` is NULL or alive, arrays are NULL or hold `capacity` entries, `count` is NULL or may be written.

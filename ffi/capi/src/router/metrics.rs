@@ -53,7 +53,8 @@ pub struct br_rank_metrics {
     pub acknowledged: u64,
     /// Milliseconds since a report was taken; `BR_NONE64` before the first.
     pub report_age_ms: u64,
-    /// Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count included.
+    /// Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count
+    /// included.
     pub reports: [u64; 5],
     /// Worker id.
     pub worker: u32,
@@ -125,7 +126,8 @@ pub struct br_metrics {
     pub wait_steps: br_histogram,
     /// Out: requests returned as `BR_RECOVERED`.
     pub recovered: u64,
-    /// Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than ten seconds behind it. No time passes by them.
+    /// Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than
+    /// ten seconds behind it. No time passes by them.
     pub clock_jumps: u64,
 }
 

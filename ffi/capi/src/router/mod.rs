@@ -25,10 +25,12 @@ pub use self::workers::*;
 use crate::BR_NONE64;
 use crate::guard::{Failure, Handle, Mend, br_status, copy_text, free};
 
-/// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from any thread.
+/// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from
+/// any thread.
 ///
-/// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or `br_router_preempt`, or as a `br_returned`.
-/// `now_ms` is the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor moves the time here.
+/// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or
+/// `br_router_preempt`, or as a `br_returned`. `now_ms` is the caller's clock in milliseconds, any origin; a
+/// clock that is set back or far ahead neither stops nor moves the time here.
 pub struct br_router(Handle<State>);
 
 struct State {
@@ -104,7 +106,8 @@ pub unsafe extern "C" fn br_router_free(router: *mut br_router) {
     unsafe { free(router) }
 }
 
-/// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.
+/// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero;
+/// "" after a call without error.
 ///
 /// # Safety
 /// `router` is NULL or alive, `buffer` NULL or of `size` bytes.

@@ -53,7 +53,8 @@ unsafe impl Versioned for br_request {
 pub struct br_dispatch {
     /// Request id.
     pub id: u64,
-    /// Its number among the dispatches to this worker, 1, 2, 3 and so on: what a report acknowledges. 0: it waits.
+    /// Its number among the dispatches to this worker, 1, 2, 3 and so on: what a report acknowledges. 0: it
+    /// waits.
     pub number: u64,
     /// The score that won, in tokens; comparable within one decision.
     pub score_tokens: f64,
@@ -88,8 +89,9 @@ pub(super) fn dispatch_of(of: &Dispatch) -> br_dispatch {
     br_dispatch { id: id.0, number, score_tokens, worker: worker.0, prompt_tokens }
 }
 
-/// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen at `now_ms` until the clock is read again, here, by
-/// `br_router_step` or by `br_router_place`. Without it they happen at the last reading, and a wait begins at the next one.
+/// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen
+/// at `now_ms` until the clock is read again, here, by `br_router_step` or by `br_router_place`. Without it
+/// they happen at the last reading, and a wait begins at the next one.
 ///
 /// # Safety
 /// `router` is NULL or alive.
@@ -116,8 +118,9 @@ pub unsafe extern "C" fn br_router_enqueue(router: *mut br_router, request: *con
     }
 }
 
-/// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `dispatch->number` is 0.
-/// `bonus_tokens` has one entry per worker, in order of id, or is NULL with a `bonus_count` of 0.
+/// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
+/// waits, and `dispatch->number` is 0. `bonus_tokens` has one entry per worker, in order of id, or is NULL
+/// with a `bonus_count` of 0.
 ///
 /// # Safety
 /// `router` is NULL or alive, structs and arrays are as the header says.
@@ -218,7 +221,8 @@ pub unsafe extern "C" fn br_router_finish(
     }
 }
 
-/// A waiting or running request was given up. `worker`, which may be NULL, gets the one that it ran on, `BR_NONE` if it waited.
+/// A waiting or running request was given up. `worker`, which may be NULL, gets the one that it ran on,
+/// `BR_NONE` if it waited.
 ///
 /// # Safety
 /// `router` is NULL or alive, `worker` NULL or may be written.
@@ -235,7 +239,8 @@ pub unsafe extern "C" fn br_router_abort(router: *mut br_router, id: u64, worker
     }
 }
 
-/// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length in `prompt_tokens`, which may be NULL.
+/// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length in
+/// `prompt_tokens`, which may be NULL.
 ///
 /// # Safety
 /// `router` is NULL or alive, `prompt_tokens` NULL or may be written.
@@ -256,7 +261,8 @@ pub unsafe extern "C" fn br_router_preempt(
     }
 }
 
-/// One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step.
+/// One lock-step decode step has run: every running request has a token more, everybody who waits has waited
+/// a step.
 ///
 /// # Safety
 /// `router` is NULL or alive.

@@ -78,7 +78,8 @@ pub struct br_plan {
     pub admission_capacity: usize,
     /// Out: admissions; with `BR_SPACE` the capacity that suffices.
     pub admission_count: usize,
-    /// Who has left without having finished and was not told of before; NULL to ask with `br_router_returned`.
+    /// Who has left without having finished and was not told of before; NULL to ask with
+    /// `br_router_returned`.
     pub returned: *mut br_returned,
     /// Entries that `returned` holds.
     pub returned_capacity: usize,
@@ -122,8 +123,9 @@ unsafe impl Versioned for br_bonuses {
     const FIRST_SIZE: usize = 4 * size_of::<usize>();
 }
 
-/// Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that waits or runs comes back as `BR_RECOVERED`, told by
-/// `br_router_returned` and the next step. Workers stay, with what they measured; what runs there is foreign load until they report again.
+/// Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that
+/// waits or runs comes back as `BR_RECOVERED`, told by `br_router_returned` and the next step. Workers stay,
+/// with what they measured; what runs there is foreign load until they report again.
 ///
 /// # Safety
 /// `router` is NULL or alive.
@@ -167,8 +169,8 @@ impl State {
     }
 }
 
-/// Who has left without having finished and was not told of yet, up to `capacity` of them, oldest first: how many into `count`, how many more
-/// there are into `left`, which may be NULL.
+/// Who has left without having finished and was not told of yet, up to `capacity` of them, oldest first: how
+/// many into `count`, how many more there are into `left`, which may be NULL.
 ///
 /// # Safety
 /// `router` is NULL or alive, the others are NULL or what they are said to be.

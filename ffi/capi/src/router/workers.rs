@@ -15,8 +15,8 @@ pub struct br_report {
     pub struct_size: usize,
     /// Rises with each of this worker's reports; `BR_NONE64`: reports are taken to come in order.
     pub sequence: u64,
-    /// Greatest dispatch number that the worker had received, 0 for none; `BR_NONE64` when it cannot tell. What it has not seen stays counted on top of
-    /// what it measured.
+    /// Greatest dispatch number that the worker had received, 0 for none; `BR_NONE64` when it cannot tell.
+    /// What it has not seen stays counted on top of what it measured.
     pub last_dispatch: u64,
     /// Bit `i`: it had not received number `last_dispatch - 1 - i`.
     pub missing: u64,
@@ -86,7 +86,8 @@ pub unsafe extern "C" fn br_router_report(
     }
 }
 
-/// A worker joins, empty: its id into `worker`. `kv_capacity_tokens` is `BR_NONE64` for no bound; `weight` is 1 in a uniform cluster.
+/// A worker joins, empty: its id into `worker`. `kv_capacity_tokens` is `BR_NONE64` for no bound; `weight` is
+/// 1 in a uniform cluster.
 ///
 /// # Safety
 /// `router` is NULL or alive, `worker` NULL or may be written.
@@ -109,7 +110,8 @@ pub unsafe extern "C" fn br_router_add_worker(
     }
 }
 
-/// A worker takes nobody new; what runs there runs on. Requests that wait for it alone are returned by the next step.
+/// A worker takes nobody new; what runs there runs on. Requests that wait for it alone are returned by the
+/// next step.
 ///
 /// # Safety
 /// `router` is NULL or alive.
@@ -163,7 +165,8 @@ pub unsafe extern "C" fn br_router_remove_worker(router: *mut br_router, worker:
     unsafe { br_router::enter(router, |state| Ok(state.router.remove_worker(worker, &mut state.returned)?)) }
 }
 
-/// The ids of the workers, ascending, into an array of `capacity` entries; how many into `count`; with `BR_SPACE` how many there are.
+/// The ids of the workers, ascending, into an array of `capacity` entries; how many into `count`; with
+/// `BR_SPACE` how many there are.
 ///
 /// # Safety
 /// `router` is NULL or alive, the others are NULL or what they are said to be.
