@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use balanceroute::policy::Parameters;
-use balanceroute::{Request, ReturnReason, Router, RouterConfig, WorkerConfig, WorkerReport};
+use balanceroute::{Request, ReturnReason, Router, RouterConfig, WorkerConfig, WorkerId, WorkerReport};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 
@@ -32,10 +32,8 @@ struct Waiting {
 impl Waiting {
     /// A router whose workers are full, with so many who wait.
     fn new(count: u64, equal: bool, expires: bool) -> Self {
-        let config = RouterConfig {
-            expire_after_ms: expires.then_some(EXPIRE_MS),
-            ..RouterConfig::uniform(WORKERS as usize, WorkerConfig::new(SLOTS).capacity(CAPACITY))
-        };
+        let config = RouterConfig::uniform(WORKERS as usize, WorkerConfig::new(SLOTS).capacity(CAPACITY))
+            .expire_after_ms(expires.then_some(EXPIRE_MS));
         let router = Router::new(config, "level", &Parameters::default()).expect("valid");
         let mut waiting = Self { router, seed: count, equal, next_id: 0, now_ms: 0, running: Vec::new() };
         waiting.enqueue(u64::from(WORKERS * SLOTS), None);
@@ -53,7 +51,7 @@ impl Waiting {
         (self.seed >> 33) % bound
     }
 
-    fn request(&mut self) -> Request {
+    fn request(&mut self) -> Request<WorkerId> {
         let tokens = if self.equal { 3_000 } else { 100 + self.draw(5_900) as u32 };
         self.next_id += 1;
         Request::new(self.next_id, tokens)
@@ -61,7 +59,7 @@ impl Waiting {
 
     fn enqueue(&mut self, count: u64, rank: Option<u32>) {
         for _ in 0..count {
-            let request = Request { rank, ..self.request() };
+            let request = self.request().rank(rank);
             self.router.enqueue(request, self.now_ms).expect("valid");
         }
     }
@@ -71,7 +69,7 @@ impl Waiting {
         let start = Instant::now();
         let plan = black_box(self.router.step(self.now_ms).expect("a decision"));
         let took = start.elapsed();
-        self.running.extend(plan.admissions.iter().map(|dispatch| dispatch.id));
+        self.running.extend(plan.admissions.iter().map(|dispatch| dispatch.id.0));
         took
     }
 
@@ -100,12 +98,7 @@ impl Waiting {
 
     fn report_capacity(&mut self, capacity: u64) {
         for worker in 0..WORKERS {
-            let report = WorkerReport {
-                running: SLOTS,
-                kv_used_tokens: 1,
-                kv_capacity_tokens: Some(capacity),
-                ..WorkerReport::default()
-            };
+            let report = WorkerReport::new(SLOTS, 1).capacity(capacity);
             self.router.report(worker, report, self.now_ms).expect("a report");
         }
     }
@@ -130,7 +123,7 @@ fn events(criterion: &mut Criterion) {
                 took
             });
             // Who waits where, the oldest as often as the youngest.
-            let ids: Vec<u64> = waiting.router.pool().iter().map(|(request, _)| request.id).collect();
+            let ids: Vec<u64> = waiting.router.pool().iter().map(|(request, _)| request.id.0).collect();
             let mut at = 0;
             timed(&mut group, "abort", || {
                 at = (at + 7_919) % ids.len();
@@ -163,7 +156,7 @@ fn events(criterion: &mut Criterion) {
                 waiting.router.abort(id, None).expect("it runs");
             }
             for worker in 0..WORKERS {
-                let full = WorkerReport { kv_used_tokens: CAPACITY - 300, ..WorkerReport::default() };
+                let full = WorkerReport::new(0, CAPACITY - 300);
                 waiting.router.report(worker, full, None).expect("a report");
             }
             timed(&mut group, "full-cache", || {
@@ -219,7 +212,8 @@ fn departures(criterion: &mut Criterion) {
                 waiting.now_ms += EXPIRE_MS / 2;
                 let took = waiting.departure(ReturnReason::Expired);
                 // As many again, and those behind them a while later.
-                let behind: Vec<u64> = waiting.router.pool().iter().map(|(request, _)| request.id).collect();
+                let behind: Vec<u64> =
+                    waiting.router.pool().iter().map(|(request, _)| request.id.0).collect();
                 behind.iter().for_each(|&id| {
                     waiting.router.abort(id, None).expect("it waits");
                 });

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use balanceroute::policy::Parameters;
-use balanceroute::{Mode, Placement, Request, Router, RouterConfig, WorkerConfig, WorkerReport};
+use balanceroute::{Mode, Placement, Request, Router, RouterConfig, WorkerConfig, WorkerId, WorkerReport};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 type Size = (usize, usize, u32);
@@ -31,13 +31,11 @@ struct Life {
 impl Life {
     fn new(size: Size, mode: Mode) -> Self {
         let (_, workers, slots) = size;
-        let config = RouterConfig {
-            mode,
-            dispatch_timeout_ms: Some(5_000),
-            silence_timeout_ms: Some(60_000),
-            expire_after_ms: Some(1 << 40),
-            ..RouterConfig::uniform(workers, WorkerConfig::new(slots).capacity(1 << 29))
-        };
+        let config = RouterConfig::uniform(workers, WorkerConfig::new(slots).capacity(1 << 29))
+            .mode(mode)
+            .dispatch_timeout_ms(5_000)
+            .silence_timeout_ms(60_000)
+            .expire_after_ms(1 << 40);
         let router = Router::new(config, "level", &Parameters::default()).expect("valid");
         let acknowledged = vec![0; workers];
         let mut life =
@@ -61,7 +59,7 @@ impl Life {
         (self.seed >> 33) % bound
     }
 
-    fn request(&mut self) -> Request {
+    fn request(&mut self) -> Request<WorkerId> {
         self.next_id += 1;
         Request::new(self.next_id, 100 + self.draw(4_000) as u32)
     }
@@ -78,8 +76,8 @@ impl Life {
         let plan = self.router.step(self.now_ms).expect("a decision");
         assert!(plan.returned.is_empty());
         for to in &plan.admissions {
-            self.running.push(to.id);
-            self.acknowledged[to.worker as usize] = to.number;
+            self.running.push(to.id.0);
+            self.acknowledged[to.worker.0 as usize] = to.number;
         }
         plan.admissions.len()
     }
@@ -94,13 +92,9 @@ impl Life {
 
     fn report(&mut self, worker: u32) {
         let at = &self.router.workers()[worker as usize];
-        let report = WorkerReport {
-            sequence: Some(self.now_ms),
-            last_dispatch: Some(self.acknowledged[worker as usize]),
-            running: at.running,
-            kv_used_tokens: at.load_tokens,
-            ..WorkerReport::default()
-        };
+        let report = WorkerReport::new(at.running, at.load_tokens)
+            .sequence(self.now_ms)
+            .last_dispatch(self.acknowledged[worker as usize]);
         self.router.report(worker, report, None).expect("a report");
     }
 

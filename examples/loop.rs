@@ -6,7 +6,7 @@ use balanceroute::{Request, Router, RouterConfig, WorkerConfig};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Four ranks of eight slots; an admission leaves room for 64 tokens of growth each.
     let worker = WorkerConfig::new(8).capacity(20_000);
-    let config = RouterConfig { headroom_steps: 64, ..RouterConfig::uniform(4, worker) };
+    let config = RouterConfig::uniform(4, worker).headroom_steps(64);
     let mut router = Router::new(config, "level", &Parameters::default())?;
     let (mut running, mut served, mut next_id) = (Vec::new(), 0, 0u64);
     for step in 0..1_000u64 {
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("request {} came back: {}", back.id, back.reason);
         }
         for to in &plan.admissions {
-            running.push((to.id, 10 + to.id * 31 % 90)); // hand it to rank `to.worker` here
+            running.push((to.id, 10 + to.id.0 * 31 % 90)); // hand it to rank `to.worker` here
         }
         router.advance(); // the ranks decoded a token for every running request
         running.iter_mut().for_each(|(_, left)| *left -= 1);

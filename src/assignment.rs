@@ -1,21 +1,23 @@
 //! The answer: who goes where, who waits and why, envelope and imbalance before and after.
 //!
-//! The buffers belong to the caller and are reused: a step allocates nothing once they have seen their largest size.
-
-use std::fmt;
+//! The buffers belong to the caller and are reused: a step allocates nothing once they have seen their
+//! largest size.
 
 use crate::batch::{Batch, Request, WEIGHT_ONE, Worker};
+use crate::ids::{RequestId, WorkerIndex};
+use crate::names::names;
 use crate::pool::PoolSlot;
 
 /// One admission.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Admission {
     /// Request id.
-    pub id: u64,
+    pub id: RequestId,
     /// Its slot in the batch's pool.
     pub slot: PoolSlot,
-    /// Worker index (rank).
-    pub worker: u32,
+    /// Its worker's position in the batch.
+    pub worker: WorkerIndex,
     /// Its length in tokens.
     pub prompt_tokens: u32,
     /// The score that won, in tokens; comparable within one decision of one policy.
@@ -24,6 +26,7 @@ pub struct Admission {
 
 /// Why a request still waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum WaitReason {
     /// No accepting worker that it may use has a free slot left.
@@ -38,26 +41,38 @@ pub enum WaitReason {
     Deferred,
 }
 
-impl WaitReason {
-    /// Every reason, in order.
-    pub const ALL: [Self; 5] =
-        [Self::NoSlot, Self::NoCapacity, Self::NotEligible, Self::OutsideWindow, Self::Deferred];
+names! {
+    WaitReason, "wait reason":
+    NoSlot = "no_slot",
+    NoCapacity = "no_capacity",
+    NotEligible = "not_eligible",
+    OutsideWindow = "outside_window",
+    Deferred = "deferred",
 }
 
-impl fmt::Display for WaitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl WaitReason {
+    /// Its number in the arrays of C and Python; 0 stands for a request that is admitted.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// What it says, in words.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
             Self::NoSlot => "no free slot",
             Self::NoCapacity => "no KV capacity",
             Self::NotEligible => "not eligible on the open workers",
             Self::OutsideWindow => "outside the policy's window",
             Self::Deferred => "deferred",
-        })
+        }
     }
 }
 
 /// How level a set of loads is. Loads are tokens times weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Balance {
     /// The greatest load: the step lasts as long as this.
     pub envelope_tokens: f64,
@@ -66,12 +81,13 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// Measures loads in cost units of the batch: tokens where the cluster is uniform, else tokens times cost per token.
+    /// Measures loads in cost units of the batch: tokens where the cluster is uniform, else tokens times cost
+    /// per token.
     pub(crate) fn of(batch: &Batch<'_>, costs: impl Iterator<Item = i64>) -> Self {
         Self::of_totals(batch, costs.fold((0, 0), |(sum, max): (i64, i64), cost| (sum + cost, max.max(cost))))
     }
 
-    /// The same from their sum and their greatest.
+    /// Measures loads by their sum and their greatest.
     pub(crate) fn of_totals(batch: &Batch<'_>, (sum, max): (i64, i64)) -> Self {
         let scale =
             if batch.is_uniform() { f64::from(batch.workers()[0].weight) } else { 1.0 / WEIGHT_ONE as f64 };
@@ -84,6 +100,7 @@ impl Balance {
 
 /// The admissions of one step.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Assignment {
     /// Who is admitted, in the order of decision.
     pub admitted: Vec<Admission>,
@@ -112,7 +129,8 @@ impl Assignment {
 
     /// The admission of a request, if it was admitted.
     #[must_use]
-    pub fn of(&self, id: u64) -> Option<&Admission> {
+    pub fn of(&self, id: impl Into<RequestId>) -> Option<&Admission> {
+        let id = id.into();
         self.admitted.iter().find(|admission| admission.id == id)
     }
 
@@ -120,7 +138,7 @@ impl Assignment {
     pub(crate) fn measure(&mut self, batch: &Batch<'_>) {
         let cost_per_token = |worker: &Worker| if batch.is_uniform() { 1 } else { worker.cost_per_token() };
         let cost = |worker: usize, added: &[Admission]| {
-            let added = added.iter().filter(|admission| admission.worker as usize == worker);
+            let added = added.iter().filter(|admission| admission.worker.index() == worker);
             let added: i64 = added.map(|admission| i64::from(admission.prompt_tokens)).sum();
             let worker = &batch.workers()[worker];
             (worker.load_tokens as i64 + added) * cost_per_token(worker)
@@ -131,11 +149,11 @@ impl Assignment {
     }
 
     /// Why every request that was not admitted waits, in arrival order. Costs nothing when not asked for.
-    pub fn waiting<'a>(&'a self, batch: &'a Batch<'a>) -> impl Iterator<Item = (u64, WaitReason)> + 'a {
-        let mut admitted: Vec<u64> = self.admitted.iter().map(|admission| admission.id).collect();
+    pub fn waiting<'a>(&'a self, batch: &'a Batch<'a>) -> impl Iterator<Item = (RequestId, WaitReason)> + 'a {
+        let mut admitted: Vec<RequestId> = self.admitted.iter().map(|admission| admission.id).collect();
         admitted.sort_unstable();
         let reasons = Reasons::new(*batch, self);
-        let waits = move |id: u64| admitted.binary_search(&id).is_err();
+        let waits = move |id: RequestId| admitted.binary_search(&id).is_err();
         let everybody = batch.pool().iter_with_slots().filter(move |(_, request, _)| waits(request.id));
         everybody.map(move |(slot, request, _)| (request.id, reasons.of(slot, &request)))
     }
@@ -158,7 +176,7 @@ impl<'a> Reasons<'a> {
             batch.workers().iter().map(|worker| (worker.open_slots(), worker.room_tokens())).collect();
         let growth = i64::from(batch.request_growth_tokens());
         for admission in &assignment.admitted {
-            let (slots, room) = &mut open[admission.worker as usize];
+            let (slots, room) = &mut open[admission.worker.index()];
             *slots = slots.saturating_sub(1);
             *room -= i64::from(admission.prompt_tokens) + growth;
         }
@@ -167,17 +185,18 @@ impl<'a> Reasons<'a> {
         Self { batch, open, most_room, growth, passed_over }
     }
 
-    /// Tokens that a request of a rank may have to be placed, of any rank for none; none where it finds no slot.
-    pub(crate) fn most_tokens(&self, rank: Option<u32>) -> Option<i64> {
+    /// Tokens that a request of a rank may have to be placed, of any rank for none; none where it finds no
+    /// slot.
+    pub(crate) fn most_tokens(&self, rank: Option<WorkerIndex>) -> Option<i64> {
         let room = match rank {
             None => self.most_room?,
-            Some(rank) => self.open.get(rank as usize).filter(|(slots, _)| *slots > 0)?.1,
+            Some(rank) => self.open.get(rank.index()).filter(|(slots, _)| *slots > 0)?.1,
         };
         Some(room - self.growth)
     }
 
     /// Why those of a rank wait who find no slot.
-    pub(crate) fn without_slot(&self, rank: Option<u32>) -> WaitReason {
+    pub(crate) fn without_slot(&self, rank: Option<WorkerIndex>) -> WaitReason {
         match (rank, self.most_room) {
             // Others have slots that it may not use.
             (Some(_), Some(_)) => WaitReason::NotEligible,
@@ -223,7 +242,8 @@ mod tests {
     use crate::policy::{self, Parameters};
     use crate::pool::Pool;
 
-    /// Who is refused by the door is refused behind the window as well: the reasons follow the rows of everybody.
+    /// Who is refused by the door is refused behind the window as well: the reasons follow the rows of
+    /// everybody.
     #[test]
     fn a_row_that_is_not_there_is_refused_behind_the_window_too() {
         let mut pool = Pool::with_window(1);
@@ -232,7 +252,7 @@ mod tests {
         let workers = [Worker::new(10, 1, 1), Worker::new(10, 1, 1)];
         let pairs = Pairs { eligible: &[1], ..Pairs::default() };
         let refused = Batch::draft(&workers, &pool).pairs(pairs).check().unwrap_err();
-        assert_eq!(refused, BatchError::PairRow { index: 1, id: 2, rows: 1, found: 7 });
+        assert_eq!(refused, BatchError::PairRow { index: 1, id: 2.into(), rows: 1, found: 7 });
         assert!(pool.remove(2).is_some());
         pool.insert(Request::new(3, 10).pairs(0)).unwrap();
         let batch = Batch::draft(&workers, &pool).pairs(pairs).check().unwrap();

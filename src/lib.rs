@@ -1,16 +1,16 @@
 //! Which waiting request enters which free slot, for lock-step LLM decode workers.
 //!
-//! Data-parallel decode workers wait for each other at the end of every step, so a step lasts as long as its most loaded
-//! worker. A request, once placed, stays, grows by a token a step and ends nobody knows when. This crate takes the one
-//! decision that is left: which waiting request enters which free slot.
+//! Data-parallel decode workers wait for each other at the end of every step, so a step lasts as long as its
+//! most loaded worker. A request, once placed, stays, grows by a token a step and ends nobody knows when.
+//! This crate takes the one decision that is left: which waiting request enters which free slot.
 //!
-//! A [`Router`] keeps the state across steps for an engine; a [`Batch`] and a [`Policy`] decide one step for a caller that
-//! keeps its own.
+//! A [`Router`] keeps the state across steps for an engine; a [`Batch`] and a [`Policy`] decide one step for
+//! a caller that keeps its own.
 //!
 //! ```
 //! use balanceroute::{Assignment, Batch, Pool, Request, Worker, policy};
 //!
-//! // Two workers with a free slot each (load in KV tokens, running requests, free slots), three requests that wait.
+//! // Two workers with a free slot each (KV tokens, running requests, free slots), three requests that wait.
 //! let workers = [Worker::new(40_000, 11, 1), Worker::new(43_000, 11, 1)];
 //! let waiting = Pool::from_requests(&[
 //!     Request::new(1, 900),
@@ -29,15 +29,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Where things are: [`batch`] and [`pool`] hold one step's problem, [`score`] what a request is worth on a worker, [`assignment`] the
-//! answer, [`mod@reference`] the definition of right, [`policy`] the rules by name ([`rule`] says what one is), [`forecast`] predictions, [`router`] the state across
-//! steps, [`backend`] who evaluates. The crate `balanceroute-sim` compares the rules on
-//! workloads and traces.
+//! Where things are: [`batch`] and [`pool`] hold one step's problem, [`score`] what a request is worth on a
+//! worker, [`assignment`] the answer, [`mod@reference`] the definition of right, [`policy`] the rules by name
+//! ([`rule`] says what one is), [`forecast`] predictions, [`account`] who runs where, [`router`] the state
+//! across steps, [`assigner`] one step without it, [`backend`] who evaluates.
+//!
+//! Features: `serde` writes and reads configurations, reports, plans and metrics; `tracing` tells a
+//! subscriber of steps, returned requests, workers and refused calls; `ascend` adds the NPU backend.
+//! The crate `balanceroute-sim` compares the rules on workloads and traces.
 
+pub mod account;
+pub mod assigner;
 pub mod assignment;
 pub mod backend;
 pub mod batch;
 pub mod forecast;
+pub mod ids;
+pub mod names;
 pub mod policy;
 pub mod pool;
 pub mod reference;
@@ -45,8 +53,11 @@ pub mod router;
 pub mod rule;
 pub mod score;
 
+pub use assigner::{Assigner, Step};
 pub use assignment::{Admission, Assignment, Balance, WaitReason};
 pub use batch::{Batch, BatchError, Pairs, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
+pub use ids::{RequestId, WorkerId, WorkerIndex};
+pub use names::UnknownName;
 pub use policy::{Needs, Policy, PolicyError};
 pub use pool::{Candidates, Pool, PoolSlot};
 pub use router::{

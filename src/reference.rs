@@ -134,7 +134,7 @@ impl<'a> State<'a> {
         out.admitted.extend(self.picks.iter().map(|pick| Admission {
             id: pick.waiting.request.id,
             slot: pick.waiting.slot,
-            worker: pick.worker as u32,
+            worker: crate::WorkerIndex::at(pick.worker),
             prompt_tokens: pick.waiting.request.prompt_tokens,
             score_tokens: pick.score as f64 / self.plan.unit as f64,
         }));

@@ -58,12 +58,7 @@ fn a_step_allocates_nothing_after_the_warm_up() {
         for round in 0..220 {
             let (workers, pool, rows, offsets, ends) = step(&mut rng, round < 20, pairs);
             let bonus: Vec<f32> = (0..8 * workers.len()).map(|_| rng.random_range(0.0..900.0)).collect();
-            let traffic = Traffic {
-                mean_prompt_tokens: 2500,
-                sd_prompt_tokens: 1400,
-                small_prompt_tokens: 500,
-                mean_output_tokens: 400,
-            };
+            let traffic = Traffic::new().prompts(2500, 1400).small_prompts(500).outputs(400);
             let batch = Batch::draft(&workers, &pool)
                 .traffic(traffic)
                 .pairs(Pairs { bonus_tokens: &bonus, ..Pairs::default() })
@@ -116,7 +111,7 @@ impl Life {
     fn step(&mut self, router: &mut Router) {
         let plan = router.step(self.now_ms).expect("a decision");
         assert!(plan.returned.is_empty());
-        self.running.extend(plan.admissions.iter().map(|to| (to.id, to.worker, to.number)));
+        self.running.extend(plan.admissions.iter().map(|to| (to.id.0, to.worker.0, to.number)));
     }
 
     fn round(&mut self, router: &mut Router, most_waiting: usize, largest: bool) {
@@ -135,20 +130,19 @@ impl Life {
             if self.next_id.is_multiple_of(3) {
                 router.enqueue(request, None).expect("valid");
             } else if let Placement::Placed(to) = router.place(request, self.now_ms).expect("valid") {
-                self.running.push((to.id, to.worker, to.number));
+                self.running.push((to.id.0, to.worker.0, to.number));
             }
         }
         self.step(router);
         for worker in 0..router.workers().len() as u32 {
             router.progress(worker, 1).expect("a worker");
             let on = |&&(_, other, _): &&(u64, u32, u64)| other == worker;
-            let report = WorkerReport {
-                sequence: Some(self.now_ms),
-                last_dispatch: self.running.iter().filter(on).map(|&(_, _, number)| number).max(),
-                running: self.running.iter().filter(on).count() as u32,
-                kv_used_tokens: router.workers()[worker as usize].load_tokens,
-                ..WorkerReport::default()
-            };
+            let report = WorkerReport::new(
+                self.running.iter().filter(on).count() as u32,
+                router.workers()[worker as usize].load_tokens,
+            )
+            .sequence(self.now_ms)
+            .last_dispatch(self.running.iter().filter(on).map(|&(_, _, number)| number).max());
             router.report(worker, report, None).expect("a report");
         }
         for at in (0..self.running.len()).rev() {
@@ -170,13 +164,11 @@ impl Life {
 fn a_router_allocates_nothing_after_the_warm_up() {
     for name in ["level", "exact", "br0", "least-kv", "longest-first", "jsq", "vllm-0.33", "brh-survival"] {
         let worker = WorkerConfig::new(24).capacity(400_000);
-        let config = RouterConfig {
-            mode: Mode::Mixed { free_slots: 40 },
-            dispatch_timeout_ms: Some(1_000),
-            silence_timeout_ms: Some(60_000),
-            expire_after_ms: Some(600_000),
-            ..RouterConfig::uniform(12, worker)
-        };
+        let config = RouterConfig::uniform(12, worker)
+            .mode(Mode::Mixed { free_slots: 40 })
+            .dispatch_timeout_ms(1_000)
+            .silence_timeout_ms(60_000)
+            .expire_after_ms(600_000);
         let mut router = Router::new(config, name, &Parameters::default()).expect("valid");
         let mut metrics = Metrics::default();
         let rng = ChaCha8Rng::seed_from_u64(2);
@@ -199,12 +191,12 @@ struct Terms(u64);
 impl PairTerms for Terms {
     fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
         bonus_tokens[0] = 300.0;
-        (request.id ^ self.0).is_multiple_of(7)
+        (request.id.0 ^ self.0).is_multiple_of(7)
     }
 
     fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
-        workers[0] = (request.id ^ self.0) % 15;
-        (request.id ^ self.0).is_multiple_of(5)
+        workers[0] = (request.id.0 ^ self.0) % 15;
+        (request.id.0 ^ self.0).is_multiple_of(5)
     }
 }
 
@@ -212,11 +204,9 @@ impl PairTerms for Terms {
 #[test]
 fn windows_and_departures_allocate_nothing_after_the_warm_up() {
     for name in ["level", "exact", "br0", "longest-first"] {
-        let config = RouterConfig {
-            headroom_steps: 16,
-            expire_after_ms: Some(4_000),
-            ..RouterConfig::uniform(4, WorkerConfig::new(40).capacity(40_000))
-        };
+        let config = RouterConfig::uniform(4, WorkerConfig::new(40).capacity(40_000))
+            .headroom_steps(16)
+            .expire_after_ms(4_000);
         let parameters = Parameters { candidate_window: 50, ..Parameters::default() };
         let mut router = Router::new(config, name, &parameters).expect("valid");
         let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -229,15 +219,12 @@ fn windows_and_departures_allocate_nothing_after_the_warm_up() {
             while router.pool().len() < if warm_up && round % 3 == 0 { 900 } else { 600 } {
                 next_id += 1;
                 let request = Request::new(next_id, rng.random_range(1..9_000));
-                let rank = if next_id % 3 == 0 { Some(rng.random_range(0..4)) } else { None };
+                let rank = if next_id % 3 == 0 { Some(rng.random_range(0..4u32)) } else { None };
                 router
-                    .enqueue(
-                        Request { rank, ..request },
-                        if next_id % 2 == 0 { Some(50 * round) } else { None },
-                    )
+                    .enqueue(request.rank(rank), if next_id % 2 == 0 { Some(50 * round) } else { None })
                     .expect("valid");
             }
-            let first = router.pool().candidates().iter().last().map_or(0, |(_, request, _)| request.id);
+            let first = router.pool().candidates().iter().last().map_or(0, |(_, request, _)| request.id.0);
             let plan = if round % 2 == 0 {
                 router.step_with(50 * round, &mut Terms(round)).expect("a decision")
             } else {
@@ -246,7 +233,7 @@ fn windows_and_departures_allocate_nothing_after_the_warm_up() {
             running.extend(plan.admissions.iter().map(|to| to.id));
             if !warm_up {
                 expired += plan.returned.len();
-                behind += plan.admissions.iter().filter(|to| to.id > first).count();
+                behind += plan.admissions.iter().filter(|to| to.id.0 > first).count();
             }
             router.advance();
             for _ in 0..6 {

@@ -13,7 +13,7 @@ else
 fi
 
 if command -v "${CC:-cc}" >/dev/null; then
-  echo "-- C: validation, router, golden vectors, example, header"
+  echo "-- C: guards, router, golden vectors, example, header"
   cargo test --quiet -p balanceroute-capi -- --nocapture 2>&1 | grep -vE '^$|^\.+$|^running |: 0 passed'
 
   echo "-- C: an installed library"

@@ -107,12 +107,10 @@ fn parts() -> impl Strategy<Value = Parts> {
                 Parts {
                     workers,
                     requests,
-                    traffic: Traffic {
-                        mean_prompt_tokens: traffic.0,
-                        sd_prompt_tokens: traffic.1,
-                        small_prompt_tokens: traffic.2,
-                        mean_output_tokens: traffic.3,
-                    },
+                    traffic: Traffic::new()
+                        .prompts(traffic.0, traffic.1)
+                        .small_prompts(traffic.2)
+                        .outputs(traffic.3),
                     growth: if capacity { growth } else { 0 },
                     horizon: 4,
                     rows,
@@ -180,12 +178,7 @@ fn long_parts() -> impl Strategy<Value = Parts> {
             requests,
             workers,
             rows,
-            traffic: Traffic {
-                mean_prompt_tokens: 1500,
-                sd_prompt_tokens: 700,
-                small_prompt_tokens: 300,
-                mean_output_tokens: 300,
-            },
+            traffic: Traffic::new().prompts(1500, 700).small_prompts(300).outputs(300),
             growth: 0,
             horizon: steps - 1,
             offsets: vec![0; g + 1],
@@ -270,7 +263,7 @@ fn check_promises(batch: &Batch<'_>, answer: &Assignment) -> Result<(), TestCase
     let mut slots: Vec<u32> = batch.workers().iter().map(Worker::open_slots).collect();
     let mut room: Vec<i64> = batch.workers().iter().map(Worker::room_tokens).collect();
     for admission in &answer.admitted {
-        let worker = admission.worker as usize;
+        let worker = admission.worker.index();
         prop_assert!(seen.insert(admission.id), "{} twice", admission.id);
         prop_assert!(slots[worker] > 0, "no slot on {worker}");
         slots[worker] -= 1;
@@ -327,10 +320,7 @@ fn decided_dense(
     let requests: Vec<Request> =
         (0..waiting).map(|id| Request::new(id, 1 + (id as u32 * 271) % 900).waited(id as u32 % 7)).collect();
     let workers: Vec<Worker> = (0..6)
-        .map(|at| Worker {
-            weight: if at == 0 { weight } else { 1.0 },
-            ..Worker::new(9_000 + 100 * at, 9, 2)
-        })
+        .map(|at| Worker::new(9_000 + 100 * at, 9, 2).weight(if at == 0 { weight } else { 1.0 }))
         .collect();
     let row = |(at, worker): (usize, &Worker)| -> Vec<u64> {
         (0..=horizon).map(|step| worker.load_tokens + (step * (at + 1) * 97 % 800) as u64).collect()

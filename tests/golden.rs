@@ -13,7 +13,8 @@ use std::path::PathBuf;
 
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{
-    Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, WaitReason, Worker,
+    Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, WaitReason,
+    Worker, WorkerIndex,
 };
 use serde_json::{Value, json};
 
@@ -96,8 +97,8 @@ impl Case {
 
 fn answer(batch: &Batch<'_>, out: &Assignment) -> Answer {
     Answer {
-        admitted: out.admitted.iter().map(|pick| (pick.id, pick.worker, pick.score_tokens)).collect(),
-        waiting: out.waiting(batch).map(|(id, reason)| (id, reason_name(reason))).collect(),
+        admitted: out.admitted.iter().map(|pick| (pick.id.0, pick.worker.0, pick.score_tokens)).collect(),
+        waiting: out.waiting(batch).map(|(id, reason)| (id.0, reason_name(reason))).collect(),
         before: (out.before.envelope_tokens, out.before.imbalance_tokens),
         after: (out.after.envelope_tokens, out.after.imbalance_tokens),
     }
@@ -144,7 +145,7 @@ fn request_line(request: &Request) -> String {
     for (key, value) in [
         ("deadline_steps", request.deadline_steps.map(u64::from)),
         ("prompt_hash", request.prompt_hash),
-        ("rank", request.rank.map(u64::from)),
+        ("rank", request.rank.map(|rank| rank.0.into())),
         ("pair_row", request.pair_row.map(u64::from)),
         ("survival_class", request.survival_class.map(u64::from)),
     ] {
@@ -177,8 +178,9 @@ impl Case {
         key(out, "workers", self.workers.iter().map(worker_line).collect());
         key(out, "requests", self.requests.iter().map(request_line).collect());
         if self.traffic != Traffic::default() {
-            let Traffic { mean_prompt_tokens, sd_prompt_tokens, small_prompt_tokens, mean_output_tokens } =
-                self.traffic;
+            let Traffic {
+                mean_prompt_tokens, sd_prompt_tokens, small_prompt_tokens, mean_output_tokens, ..
+            } = self.traffic;
             let _ = write!(
                 out,
                 ",\n{INDENT}\"traffic\": {{\"mean_prompt_tokens\": {mean_prompt_tokens}, \"sd_prompt_tokens\": \
@@ -302,17 +304,17 @@ fn read_worker(value: &Value) -> Worker {
     );
     let whole = |key: &str| value[key].as_u64();
     let load_tokens = whole("load_tokens").expect("load_tokens");
-    Worker {
+    Worker::new(
         load_tokens,
-        running: whole("running").expect("running") as u32,
-        free_slots: whole("free_slots").expect("free_slots") as u32,
-        kv_capacity_tokens: whole("kv_capacity_tokens"),
-        kv_used_tokens: whole("kv_used_tokens").unwrap_or(load_tokens),
-        kv_growth_tokens: whole("kv_growth_tokens").unwrap_or(0),
-        weight: value["weight"].as_f64().unwrap_or(1.0) as f32,
-        accepting: value["accepting"].as_bool().unwrap_or(true),
-        next_completion_steps: whole("next_completion_steps").map(|steps| steps as u32),
-    }
+        whole("running").expect("running") as u32,
+        whole("free_slots").expect("free_slots") as u32,
+    )
+    .capacity(whole("kv_capacity_tokens"))
+    .kv_used(whole("kv_used_tokens").unwrap_or(load_tokens))
+    .kv_growth(whole("kv_growth_tokens").unwrap_or(0))
+    .weight(value["weight"].as_f64().unwrap_or(1.0) as f32)
+    .accepting(value["accepting"].as_bool().unwrap_or(true))
+    .next_completion(whole("next_completion_steps").map(|steps| steps as u32))
 }
 
 fn read_request(value: &Value) -> Request {
@@ -331,26 +333,21 @@ fn read_request(value: &Value) -> Request {
     );
     let whole = |key: &str| value[key].as_u64();
     let small = |key: &str| whole(key).map(|found| found as u32);
-    Request {
-        id: whole("id").expect("id"),
-        prompt_tokens: small("prompt_tokens").expect("prompt_tokens"),
-        waited_steps: small("waited_steps").unwrap_or(0),
-        deadline_steps: small("deadline_steps"),
-        prompt_hash: whole("prompt_hash"),
-        rank: small("rank"),
-        pair_row: small("pair_row"),
-        survival_class: whole("survival_class").map(|class| class as u8),
-    }
+    Request::new(whole("id").expect("id"), small("prompt_tokens").expect("prompt_tokens"))
+        .waited(small("waited_steps").unwrap_or(0))
+        .deadline(small("deadline_steps"))
+        .hash(whole("prompt_hash"))
+        .rank(small("rank"))
+        .pairs(small("pair_row"))
+        .class(whole("survival_class").map(|class| class as u8))
 }
 
 fn read_traffic(value: &Value) -> Traffic {
     let tokens = |key: &str| value[key].as_i64().unwrap_or(0);
-    Traffic {
-        mean_prompt_tokens: tokens("mean_prompt_tokens"),
-        sd_prompt_tokens: tokens("sd_prompt_tokens"),
-        small_prompt_tokens: tokens("small_prompt_tokens"),
-        mean_output_tokens: tokens("mean_output_tokens"),
-    }
+    Traffic::new()
+        .prompts(tokens("mean_prompt_tokens"), tokens("sd_prompt_tokens"))
+        .small_prompts(tokens("small_prompt_tokens"))
+        .outputs(tokens("mean_output_tokens"))
 }
 
 fn read_answer(value: &Value) -> Answer {
@@ -398,12 +395,7 @@ impl Draw {
                 Request::new(100 + at as u64, 50 + self.below(6_000) as u32).waited(self.below(60) as u32)
             })
             .collect();
-        let traffic = Traffic {
-            mean_prompt_tokens: 3_000,
-            sd_prompt_tokens: 1_700,
-            small_prompt_tokens: 700,
-            mean_output_tokens: 400,
-        };
+        let traffic = Traffic::new().prompts(3_000, 1_700).small_prompts(700).outputs(400);
         Case { name: name.to_owned(), workers, requests, traffic, ..Case::default() }
     }
 
@@ -527,7 +519,7 @@ fn pairs() -> Vec<Case> {
         }
         for request in &mut case.requests {
             match draw.below(5) {
-                0 => request.rank = Some(draw.below(workers as u64) as u32),
+                0 => request.rank = Some(WorkerIndex(draw.below(workers as u64) as u32)),
                 1..=3 => request.pair_row = Some(draw.below(rows as u64) as u32),
                 _ => {}
             }

@@ -47,12 +47,7 @@ impl Plain {
     }
 }
 
-const TRAFFIC: Traffic = Traffic {
-    mean_prompt_tokens: 3_000,
-    sd_prompt_tokens: 1_500,
-    small_prompt_tokens: 200,
-    mean_output_tokens: 300,
-};
+const TRAFFIC: Traffic = Traffic::new().prompts(3_000, 1_500).small_prompts(200).outputs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Neutral {
@@ -176,7 +171,7 @@ fn a_mask_or_a_bonus_beside_neutral_ones_still_counts() {
     for name in ["level", "exact"] {
         let mut answer = Assignment::new();
         policy::build(name, &Parameters::default()).expect("a policy").decide(&batch, &mut answer);
-        let on = |id: u64| answer.of(id).map(|admission| admission.worker);
+        let on = |id: u64| answer.of(id).map(|admission| admission.worker.0);
         assert_eq!((on(0), on(1)), (Some(1), Some(0)), "{name}");
     }
 }

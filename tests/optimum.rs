@@ -29,7 +29,7 @@ impl Instance {
         let pool = Pool::from_requests(&requests).expect("valid requests");
         let mean =
             self.lengths.iter().map(|&tokens| i64::from(tokens)).sum::<i64>() / self.lengths.len() as i64;
-        let traffic = Traffic { mean_prompt_tokens: mean, ..Traffic::default() };
+        let traffic = Traffic::new().prompts(mean, 0);
         let batch = Batch::draft(&workers, &pool).traffic(traffic).check().expect("a valid batch");
         let mut out = Assignment::new();
         build("exact", &Parameters::default()).expect("a policy").decide(&batch, &mut out);

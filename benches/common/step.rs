@@ -7,12 +7,7 @@ use rand_chacha::ChaCha8Rng;
 /// (waiting N, workers G, admissions K).
 pub(crate) type Size = (usize, usize, usize);
 
-pub(crate) const TRAFFIC: Traffic = Traffic {
-    mean_prompt_tokens: 3700,
-    sd_prompt_tokens: 2200,
-    small_prompt_tokens: 1000,
-    mean_output_tokens: 1200,
-};
+pub(crate) const TRAFFIC: Traffic = Traffic::new().prompts(3700, 2200).small_prompts(1000).outputs(1200);
 
 pub(crate) struct Step {
     pub workers: Vec<Worker>,

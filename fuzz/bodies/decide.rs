@@ -11,7 +11,8 @@ use balanceroute::batch::{
 };
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{
-    Assignment, Batch, BatchError, Pairs, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
+    Assignment, Batch, BatchError, Pairs, Pool, PredictedEnd, PredictedEnds, Request, RequestId, Traffic,
+    Worker, WorkerIndex,
 };
 use half::f16;
 
@@ -142,19 +143,17 @@ impl<'a> Arbitrary<'a> for Parts {
             }
             parts.workers.push(worker);
         }
-        parts.traffic = Traffic {
-            mean_prompt_tokens: tokens(u, 1 << 22)? as i64,
-            sd_prompt_tokens: tokens(u, 1 << 22)? as i64,
-            small_prompt_tokens: tokens(u, 1 << 22)? as i64,
-            mean_output_tokens: tokens(u, 1 << 22)? as i64,
-        };
+        parts.traffic = Traffic::new()
+            .prompts(tokens(u, 1 << 22)? as i64, tokens(u, 1 << 22)? as i64)
+            .small_prompts(tokens(u, 1 << 22)? as i64)
+            .outputs(tokens(u, 1 << 22)? as i64);
         for id in 0..n as u64 {
             let mut request = Request::new(id ^ 5, (tokens(u, 1 << 22)? as u32).max(1));
             request.waited_steps = tokens(u, 1 << 24)? as u32;
             request.deadline_steps = if one_in(u, 8)? { Some(u.arbitrary()?) } else { None };
             if bonus || masks {
                 match u8::arbitrary(u)? % 6 {
-                    0 => request.rank = Some(u.int_in_range(0..=g as u32 - 1)?),
+                    0 => request.rank = Some(WorkerIndex(u.int_in_range(0..=g as u32 - 1)?)),
                     row @ 1..=3 => request.pair_row = Some(u32::from(row) - 1),
                     _ => {}
                 }
@@ -288,11 +287,8 @@ impl Parts {
             }
             12 => {
                 if let Some(request) = request {
-                    request.rank = Some(if more {
-                        any
-                    } else {
-                        (self.workers.len() as u32).saturating_sub(u32::from(small % 4 == 1))
-                    });
+                    let last = (self.workers.len() as u32).saturating_sub(u32::from(small % 4 == 1));
+                    request.rank = Some(WorkerIndex(if more { any } else { last }));
                 }
             }
             13 => {
@@ -412,7 +408,7 @@ impl Parts {
                 && worker.weight >= 0.0
                 && worker.weight <= MAX_WEIGHT
         };
-        let Traffic { mean_prompt_tokens, sd_prompt_tokens, small_prompt_tokens, mean_output_tokens } =
+        let Traffic { mean_prompt_tokens, sd_prompt_tokens, small_prompt_tokens, mean_output_tokens, .. } =
             self.traffic;
         let is_length = |tokens: i64| tokens >= 0 && tokens <= i64::from(MAX_PROMPT_TOKENS);
         let are_rows_sound = self.rows.as_ref().is_none_or(|rows| {
@@ -453,7 +449,7 @@ impl Parts {
             && class_count <= MAX_CLASSES
             && classes.iter().all(|survival| (0.0..=1.0).contains(survival))
             && candidates.iter().all(|request| {
-                request.rank.is_none_or(|rank| (rank as usize) < g)
+                request.rank.is_none_or(|rank| rank.index() < g)
                     && request.pair_row.is_none_or(|row| (row as usize) < rows)
                     && request.survival_class.is_none_or(|class| usize::from(class) < class_count)
             })
@@ -465,7 +461,7 @@ impl Parts {
         let mut is_sound = |request: &Request| {
             (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
                 && request.waited_steps <= MAX_WAITED_STEPS
-                && request.rank.is_none_or(|rank| (rank as usize) < MAX_WORKERS)
+                && request.rank.is_none_or(|rank| rank.index() < MAX_WORKERS)
                 && ids.insert(request.id)
         };
         let kept: Vec<Request> = self.requests.iter().copied().filter(|request| is_sound(request)).collect();
@@ -535,7 +531,7 @@ impl Parts {
     fn may(&self, request: &Request, worker: usize) -> bool {
         let words = self.workers.len().div_ceil(64);
         let bit = |row: u32| self.eligible[row as usize * words + worker / 64] >> (worker % 64) & 1 == 1;
-        request.rank.is_none_or(|rank| rank as usize == worker)
+        request.rank.is_none_or(|rank| rank.index() == worker)
             && (self.eligible.is_empty() || request.pair_row.is_none_or(bit))
     }
 }
@@ -616,7 +612,7 @@ fn check_promises(name: &str, parts: &Parts, batch: &Batch<'_>, answer: &Assignm
     let mut room: Vec<i64> = batch.workers().iter().map(Worker::room_tokens).collect();
     let mut admitted = std::collections::HashSet::new();
     for pick in &answer.admitted {
-        let worker = pick.worker as usize;
+        let worker = pick.worker.index();
         let request = batch.waiting().request(pick.slot);
         assert!(admitted.insert(pick.id) && request.id == pick.id, "{name}: {} twice", pick.id);
         assert!(slots[worker] > 0, "{name}: no slot on {worker}");
@@ -625,7 +621,7 @@ fn check_promises(name: &str, parts: &Parts, batch: &Batch<'_>, answer: &Assignm
         assert!(room[worker] >= 0, "{name}: no room on {worker}");
         assert!(parts.may(request, worker), "{name}: {} may not use {worker}", pick.id);
     }
-    let waiting: Vec<u64> = answer.waiting(batch).map(|(id, _)| id).collect();
+    let waiting: Vec<RequestId> = answer.waiting(batch).map(|(id, _)| id).collect();
     assert_eq!(admitted.len() + waiting.len(), batch.pool().len(), "{name}");
     assert!(waiting.iter().all(|id| !admitted.contains(id)), "{name}");
 }

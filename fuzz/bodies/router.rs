@@ -14,8 +14,8 @@ use balanceroute::batch::{
 use balanceroute::policy::{self, Parameters};
 use balanceroute::router::{Decided, Metrics};
 use balanceroute::{
-    BatchError, Dispatch, Mode, PairTerms, Placement, Plan, Request, ReturnReason, Returned, Router,
-    RouterConfig, RouterError, Share, WaitReason, WorkerConfig, WorkerReport,
+    BatchError, Dispatch, Mode, PairTerms, Placement, Plan, Request, RequestId, ReturnReason, Returned,
+    Router, RouterConfig, RouterError, Share, WaitReason, WorkerConfig, WorkerId, WorkerReport,
 };
 
 const MOST_CALLS: usize = 200;
@@ -112,17 +112,16 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
         0 => Share { index: mostly_below_32(u, 3)?, of: mostly_below_32(u, 4)? },
         _ => Share::WHOLE,
     };
-    Ok(RouterConfig {
-        workers,
-        headroom_steps: mostly_below_32(u, 50)?,
-        refresh_steps: mostly_below_32(u, 20)?,
-        ends_horizon_steps: mostly_below_32(u, 600)?,
-        mode,
-        share,
-        dispatch_timeout_ms: perhaps(u, |u| mostly_below(u, 1_000))?,
-        silence_timeout_ms: perhaps(u, |u| mostly_below(u, 20_000))?,
-        expire_after_ms: perhaps(u, |u| mostly_below(u, 20_000))?,
-    })
+    Ok(RouterConfig::default()
+        .workers(workers)
+        .headroom_steps(mostly_below_32(u, 50)?)
+        .refresh_steps(mostly_below_32(u, 20)?)
+        .ends_horizon_steps(mostly_below_32(u, 600)?)
+        .mode(mode)
+        .share(share)
+        .dispatch_timeout_ms(perhaps(u, |u| mostly_below(u, 1_000))?)
+        .silence_timeout_ms(perhaps(u, |u| mostly_below(u, 20_000))?)
+        .expire_after_ms(perhaps(u, |u| mostly_below(u, 20_000))?))
 }
 
 fn is_config_sound(config: &RouterConfig) -> bool {
@@ -130,7 +129,7 @@ fn is_config_sound(config: &RouterConfig) -> bool {
     config.workers.iter().all(is_sound) && (1..=1024).contains(&of) && index < of
 }
 
-fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request> {
+fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>> {
     // Few ids, so that they come again.
     let id = if one_in(u, 32)? { u.arbitrary()? } else { u64::from(u8::arbitrary(u)? % 64) };
     let mut request = Request::new(id, mostly_below_32(u, 400)?);
@@ -153,15 +152,19 @@ fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request> {
     Ok(request)
 }
 
-fn is_request_sound(request: &Request) -> bool {
+fn is_request_sound(request: &Request<WorkerId>) -> bool {
     (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) && request.waited_steps <= MAX_WAITED_STEPS
 }
 
 /// The id of a worker, now and then of none.
-fn worker(u: &mut Unstructured<'_>, router: &Router) -> Drawn<u32> {
+fn worker(u: &mut Unstructured<'_>, router: &Router) -> Drawn<WorkerId> {
     let drawn = mostly_below_32(u, 255)?;
     let ids = router.worker_ids();
-    Ok(if ids.is_empty() || drawn.is_multiple_of(16) { drawn / 16 } else { ids[drawn as usize % ids.len()] })
+    Ok(if ids.is_empty() || drawn.is_multiple_of(16) {
+        WorkerId(drawn / 16)
+    } else {
+        ids[drawn as usize % ids.len()]
+    })
 }
 
 /// What a caller's terms may be like.
@@ -203,20 +206,20 @@ impl<'a> Arbitrary<'a> for Terms {
 }
 
 impl Terms {
-    fn draw(&self, id: u64, of: u64) -> u64 {
+    fn draw(&self, id: RequestId, of: u64) -> u64 {
         let mut z =
-            self.salt ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ of.wrapping_mul(0xd6e8_feb8_6659_fd93);
+            self.salt ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ of.wrapping_mul(0xd6e8_feb8_6659_fd93);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    fn has_mask(&self, id: u64) -> bool {
+    fn has_mask(&self, id: RequestId) -> bool {
         self.kind != Kind::Neutral && self.draw(id, 1 << 32).is_multiple_of(2)
     }
 
     /// Whether a request may enter the worker at this place.
-    fn may(&self, id: u64, place: usize) -> bool {
+    fn may(&self, id: RequestId, place: usize) -> bool {
         !self.has_mask(id) || !self.draw(id, 2 << 32 | place as u64).is_multiple_of(3)
     }
 
@@ -284,12 +287,12 @@ impl PairTerms for Terms {
 /// A request that is inside, from being let in until it leaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Life {
-    Waits { rank: Option<u32> },
-    Runs { worker: u32 },
+    Waits { rank: Option<WorkerId> },
+    Runs { worker: WorkerId },
 }
 
 /// What can be asked.
-fn state(router: &Router) -> (Metrics, Vec<(u64, WaitReason)>, Plan) {
+fn state(router: &Router) -> (Metrics, Vec<(RequestId, WaitReason)>, Plan) {
     let mut metrics = Metrics::default();
     router.metrics(&mut metrics);
     // A time of this machine's.
@@ -302,9 +305,9 @@ struct World {
     twin: Router,
     /// Whether a step that is refused may have been asked of the policy, which remembers it.
     remembers: bool,
-    inside: HashMap<u64, Life>,
+    inside: HashMap<RequestId, Life>,
     /// Who has left and is told with the next plan, by their lives: an id may be let in again before.
-    pending: Vec<(u64, u32)>,
+    pending: Vec<(RequestId, WorkerId)>,
     arrived: u64,
     now_ms: u64,
     explains: bool,
@@ -383,39 +386,43 @@ impl World {
         }
     }
 
-    fn runs_on(&self, id: u64) -> Option<u32> {
+    fn runs_on(&self, id: RequestId) -> Option<WorkerId> {
         match self.inside.get(&id)? {
             Life::Runs { worker } => Some(*worker),
             Life::Waits { .. } => None,
         }
     }
 
-    fn has_worker(&self, worker: u32) -> bool {
+    fn has_worker(&self, worker: WorkerId) -> bool {
         self.router.worker_ids().contains(&worker)
     }
 
     /// The id of somebody inside, now and then of nobody.
-    fn somebody(&self, u: &mut Unstructured<'_>, runs: bool) -> Drawn<u64> {
-        let mut ids: Vec<u64> =
+    fn somebody(&self, u: &mut Unstructured<'_>, runs: bool) -> Drawn<RequestId> {
+        let mut ids: Vec<RequestId> =
             self.inside.keys().copied().filter(|&id| !runs || self.runs_on(id).is_some()).collect();
         ids.sort_unstable();
-        Ok(if ids.is_empty() || one_in(u, 16)? { u64::from(u8::arbitrary(u)?) } else { *u.choose(&ids)? })
+        Ok(if ids.is_empty() || one_in(u, 16)? {
+            RequestId(u8::arbitrary(u)?.into())
+        } else {
+            *u.choose(&ids)?
+        })
     }
 
-    fn enters(&mut self, id: u64, life: Life) {
+    fn enters(&mut self, id: RequestId, life: Life) {
         assert!(self.inside.insert(id, life).is_none(), "{id} is inside");
         self.arrived += 1;
     }
 
     /// Somebody waits now; a policy that binds may have chosen the rank.
-    fn waits(&mut self, request: &Request) {
+    fn waits(&mut self, request: &Request<WorkerId>) {
         let found = self.router.pool().request(request.id).expect("it waits");
-        let rank = found.rank.map(|place| self.router.worker_ids()[place as usize]);
+        let rank = found.rank.map(|place| self.router.worker_ids()[place.index()]);
         assert!(request.rank.is_none() || rank == request.rank, "a given rank is kept");
         self.enters(request.id, Life::Waits { rank });
     }
 
-    fn leaves(&mut self, id: u64) -> Life {
+    fn leaves(&mut self, id: RequestId) -> Life {
         self.inside.remove(&id).unwrap_or_else(|| panic!("{id} is not inside"))
     }
 
@@ -506,7 +513,7 @@ impl World {
         Ok(())
     }
 
-    fn is_refused(&self, request: &Request) -> bool {
+    fn is_refused(&self, request: &Request<WorkerId>) -> bool {
         self.inside.contains_key(&request.id)
             || !is_request_sound(request)
             || request.rank.is_some_and(|rank| !self.has_worker(rank))
@@ -603,7 +610,7 @@ impl World {
             }
         };
         assert_eq!(by_oracle(&mut self.twin).as_ref(), Ok(&plan));
-        let mut silent: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut silent: BTreeMap<WorkerId, u32> = BTreeMap::new();
         for returned in &plan.returned {
             self.is_told(returned);
             if returned.reason == ReturnReason::WorkerSilent {
@@ -612,7 +619,7 @@ impl World {
         }
         assert!(self.pending.is_empty(), "{:?} are not told", self.pending);
         let growth_tokens = self.growth_tokens();
-        let mut taken: BTreeMap<u32, (u32, i64)> = BTreeMap::new();
+        let mut taken: BTreeMap<WorkerId, (u32, i64)> = BTreeMap::new();
         for dispatch in &plan.admissions {
             let Dispatch { id, worker, number, prompt_tokens, .. } = *dispatch;
             let place = self.router.worker_ids().iter().position(|&known| known == worker).expect("there");
@@ -690,28 +697,27 @@ impl World {
             self.router.metrics(&mut metrics);
             metrics.ranks[place].dispatches
         });
-        let report = WorkerReport {
-            sequence: perhaps(u, |u| mostly_below(u, 50))?,
-            last_dispatch: perhaps(u, |u| {
-                Ok(mostly_below(u, 255)? % sent.saturating_add(1 + u64::from(one_in(u, 8)?)))
-            })?,
-            missing: if one_in(u, 2)? { 0 } else { u.arbitrary()? },
-            // Nobody now and then, as of a worker that has forgotten.
-            running: if one_in(u, 2)? { 0 } else { mostly_below_32(u, 4)? },
-            waiting: if one_in(u, 2)? { 0 } else { mostly_below_32(u, 2)? },
-            kv_used_tokens: mostly_below(u, 1_500)?,
-            kv_capacity_tokens: if one_in(u, 4)? { Some(mostly_below(u, 3_000)?) } else { None },
-        };
+        let report = WorkerReport::new(
+            if one_in(u, 2)? { 0 } else { mostly_below_32(u, 4)? },
+            mostly_below(u, 1_500)?,
+        )
+        .sequence(perhaps(u, |u| mostly_below(u, 50))?)
+        .last_dispatch(perhaps(u, |u| {
+            Ok(mostly_below(u, 255)? % sent.saturating_add(1 + u64::from(one_in(u, 8)?)))
+        })?)
+        .missing(if one_in(u, 2)? { 0 } else { u.arbitrary()? })
+        .waiting(if one_in(u, 2)? { 0 } else { mostly_below_32(u, 2)? })
+        .capacity(if one_in(u, 4)? { Some(mostly_below(u, 3_000)?) } else { None });
         let now_ms = self.perhaps_reading(u)?;
         let refused = place.is_none()
             || report.kv_used_tokens > MAX_LOAD_TOKENS
             || report.kv_capacity_tokens.unwrap_or(0) > MAX_LOAD_TOKENS
             || report.last_dispatch.unwrap_or(0) > sent;
         if self.call(refused, |router| router.report(worker, report, now_ms)).is_some() {
-            let lost = |life: &Life, id: &u64| {
+            let lost = |life: &Life, id: &RequestId| {
                 matches!(life, Life::Runs { .. }) && self.router.running_on(*id).is_none()
             };
-            let lost: Vec<u64> =
+            let lost: Vec<RequestId> =
                 self.inside.iter().filter(|(id, life)| lost(life, id)).map(|(&id, _)| id).collect();
             for id in lost {
                 assert!(self.router.config().dispatch_timeout_ms.is_some());
@@ -777,7 +783,7 @@ impl World {
         }
         assert_eq!(metrics.waiting_by_reason, by_reason);
         self.tally.behind_window += by_reason[WaitReason::OutsideWindow as usize] as usize;
-        let mut running: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut running: BTreeMap<WorkerId, u32> = BTreeMap::new();
         for (&id, &life) in &self.inside {
             if let Life::Runs { worker } = life {
                 assert_eq!(self.router.running_on(id), Some(worker), "{id}");

@@ -7,6 +7,7 @@ use super::limits::{
     MAX_WORKERS,
 };
 use super::{Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker};
+use crate::ids::WorkerIndex;
 
 /// The first inconsistency of a batch.
 pub(super) fn check(batch: &Batch<'_>) -> Result<(), BatchError> {
@@ -129,7 +130,7 @@ fn check_ends(workers: usize, ends: PredictedEnds<'_>) -> Result<(), BatchError>
     for (worker, &offset) in ends.offsets.iter().enumerate() {
         if offset < before || (worker == 0 && offset != 0) {
             return Err(BatchError::PredictedEnd {
-                worker: worker.saturating_sub(1),
+                worker: WorkerIndex::at(worker.saturating_sub(1)),
                 index: 0,
                 expected: "offsets that begin at 0 and do not fall",
                 found: u64::from(offset),
@@ -149,7 +150,7 @@ fn check_ends(workers: usize, ends: PredictedEnds<'_>) -> Result<(), BatchError>
         for (index, end) in ends.of(worker).iter().enumerate() {
             if end.in_steps < last {
                 return Err(BatchError::PredictedEnd {
-                    worker,
+                    worker: WorkerIndex::at(worker),
                     index,
                     expected: "steps of at least 1 in order of time",
                     found: u64::from(end.in_steps),
@@ -157,7 +158,7 @@ fn check_ends(workers: usize, ends: PredictedEnds<'_>) -> Result<(), BatchError>
             }
             if end.freed_tokens > MAX_LOAD_TOKENS {
                 return Err(BatchError::PredictedEnd {
-                    worker,
+                    worker: WorkerIndex::at(worker),
                     index,
                     expected: "freed tokens within the greatest load",
                     found: end.freed_tokens,
@@ -236,7 +237,7 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
     let check = |index: usize, request: &Request| {
         let id = request.id;
         match (request.rank, request.pair_row, request.survival_class) {
-            (Some(found), ..) if found as usize >= workers => {
+            (Some(found), ..) if found.index() >= workers => {
                 Err(BatchError::Rank { index, id, workers, found })
             }
             (_, Some(found), _) if found as usize >= rows => {
@@ -251,8 +252,9 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
     if batch.waiting.any_pair_terms() {
         batch.waiting.iter().enumerate().try_for_each(|(index, (_, request, _))| check(index, request))?;
     }
-    // Everybody, whether or not the decision looks at them; of those behind the window only ranks are known together.
-    let ranks = batch.pool.queued().any(|(rank, _)| rank.is_some_and(|rank| rank as usize >= workers));
+    // Everybody, whether or not the decision looks at them; of those behind the window only ranks are known
+    // together.
+    let ranks = batch.pool.queued().any(|(rank, _)| rank.is_some_and(|rank| rank.index() >= workers));
     if ranks || batch.pool.any_queued_terms() {
         batch.pool.iter().enumerate().try_for_each(|(index, (request, _))| check(index, &request))?;
     }

@@ -1,5 +1,6 @@
-//! How large a batch may be: what bounds every sum and product of a decision within an i64, G^2 * load * weight, and
-//! length * weight * G * sum of discounts. A uniform cluster stays within the 53 bits of an f64 as well.
+//! How large a batch may be: what bounds every sum and product of a decision within an i64, G^2 * load *
+//! weight, and length * weight * G * sum of discounts. A uniform cluster stays within the 53 bits of an f64
+//! as well.
 
 /// Most workers of a batch.
 pub const MAX_WORKERS: usize = 1024;

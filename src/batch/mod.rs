@@ -1,7 +1,9 @@
-//! One step's problem: workers, waiting requests and what is known about them, validated at this door and nowhere else.
+//! One step's problem: workers, waiting requests and what is known about them, validated at this door and
+//! nowhere else.
 //!
-//! A [`Batch`] exists only when everything in it is consistent, so no policy and no backend checks its input again.
-//! Tokens are integers. Nothing waiting, no free slot and all workers draining are valid: the answer is then empty.
+//! A [`Batch`] exists only when everything in it is consistent, so no policy and no backend checks its input
+//! again. Tokens are integers. Nothing waiting, no free slot and all workers draining are valid: the answer
+//! is then empty.
 
 mod check;
 pub(crate) mod error;
@@ -21,6 +23,7 @@ pub(crate) use terms::Bonuses;
 pub use terms::{Pairs, PredictedEnd, PredictedEnds, Projection, SurvivalClasses, Traffic};
 pub use worker::Worker;
 
+use crate::ids::RequestId;
 use crate::pool::{Candidates, Pool, PoolSlot};
 use totals::Totals;
 
@@ -83,7 +86,7 @@ impl<'a> Batch<'a> {
 
     /// The slot of a waiting request that the decision may choose.
     #[must_use]
-    pub fn slot_of(&self, id: u64) -> Option<PoolSlot> {
+    pub fn slot_of(&self, id: impl Into<RequestId>) -> Option<PoolSlot> {
         self.pool.slot_of(id)
     }
 
@@ -117,7 +120,8 @@ impl<'a> Batch<'a> {
         self.classes
     }
 
-    /// The probabilities of a class, by step, where every class has so many; none for a class that says nothing.
+    /// The probabilities of a class, by step, where every class has so many; none for a class that says
+    /// nothing.
     pub(crate) fn survival(&self, class: Option<u8>, steps: usize) -> Option<&'a [f32]> {
         let class = usize::from(class?);
         let row = self.classes?.rows.get(class * steps..(class + 1) * steps)?;
@@ -133,13 +137,14 @@ impl<'a> Batch<'a> {
     /// Whether a request may run on a worker at all (rank and eligibility; not capacity).
     #[must_use]
     pub fn eligible(&self, request: &Request, worker: usize) -> bool {
-        if request.rank.is_some_and(|rank| rank as usize != worker) {
+        if request.rank.is_some_and(|rank| rank.index() != worker) {
             return false;
         }
         match request.pair_row {
             Some(row) if !self.pairs.eligible.is_empty() => {
                 let words = self.workers.len().div_ceil(64);
-                // The door looks at the window only: a request behind it may name a row that is not there, which says nothing.
+                // The door looks at the window only: a request behind it may name a row that is not there,
+                // which says nothing.
                 let word = self.pairs.eligible.get(row as usize * words + worker / 64);
                 word.is_none_or(|word| word >> (worker % 64) & 1 == 1)
             }
@@ -228,13 +233,15 @@ impl<'a> Batch<'a> {
         self.totals.uniform
     }
 
-    /// Whether some waiting request prefers or refuses single workers, or has a survival class of its own. Terms that say nothing are none.
+    /// Whether some waiting request prefers or refuses single workers, or has a survival class of its own.
+    /// Terms that say nothing are none.
     #[must_use]
     pub fn has_pair_terms(&self) -> bool {
         self.has_pair_terms
     }
 
-    /// Whether a request has such terms: a rank, a bonus that is not zero, a worker that it may not use, a survival class that is not all ones.
+    /// Whether a request has such terms: a rank, a bonus that is not zero, a worker that it may not use, a
+    /// survival class that is not all ones.
     pub(crate) fn has_terms(&self, request: &Request) -> bool {
         if !request.has_pair_terms() {
             return false;
@@ -298,7 +305,8 @@ impl<'a> BatchDraft<'a> {
         self
     }
 
-    /// The batch of a caller that knows it to be consistent. It has no totals: good for questions about pairs, not for a decision.
+    /// The batch of a caller that knows it to be consistent. It has no totals: good for questions about
+    /// pairs, not for a decision.
     pub(crate) fn unchecked(self) -> Batch<'a> {
         self.0
     }

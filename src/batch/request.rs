@@ -1,32 +1,45 @@
 //! A request that waits.
 
+use crate::ids::{RequestId, WorkerIndex};
+
 /// A waiting request; its prefill is done or is the engine's business.
+///
+/// `W` is how it names a worker: a batch's request by position ([`WorkerIndex`]), a router's by id
+/// ([`WorkerId`](crate::WorkerId)). Calls say which they take, so `Request::new(1, 900)` serves both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Request<W = WorkerIndex> {
     /// Unique among the waiting.
-    pub id: u64,
+    pub id: RequestId,
     /// KV tokens that it brings.
     pub prompt_tokens: u32,
     /// Steps waited so far.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub waited_steps: u32,
     /// Overdue once it has waited this many steps, if set.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub deadline_steps: Option<u32>,
     /// Equal for equal prompts, for forecasts that know repeated prompts.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub prompt_hash: Option<u64>,
     /// The only worker that may take it (sticky session, explicit rank, or bound on arrival).
-    pub rank: Option<u32>,
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub rank: Option<W>,
     /// Its row in the batch's [`Pairs`](super::Pairs).
+    #[cfg_attr(feature = "serde", serde(default))]
     pub pair_row: Option<u32>,
     /// Its row in the batch's survival classes.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub survival_class: Option<u8>,
 }
 
-impl Request {
+impl<W> Request<W> {
     /// A request that just arrived and fits anywhere.
     #[must_use]
-    pub fn new(id: u64, prompt_tokens: u32) -> Self {
+    pub fn new(id: impl Into<RequestId>, prompt_tokens: u32) -> Self {
         Self {
-            id,
+            id: id.into(),
             prompt_tokens,
             waited_steps: 0,
             deadline_steps: None,
@@ -45,32 +58,62 @@ impl Request {
 
     /// Sets the deadline in waited steps.
     #[must_use]
-    pub fn deadline(self, deadline_steps: u32) -> Self {
-        Self { deadline_steps: Some(deadline_steps), ..self }
+    pub fn deadline(self, deadline_steps: impl Into<Option<u32>>) -> Self {
+        Self { deadline_steps: deadline_steps.into(), ..self }
     }
 
     /// Sets the prompt hash.
     #[must_use]
-    pub fn hash(self, prompt_hash: u64) -> Self {
-        Self { prompt_hash: Some(prompt_hash), ..self }
+    pub fn hash(self, prompt_hash: impl Into<Option<u64>>) -> Self {
+        Self { prompt_hash: prompt_hash.into(), ..self }
     }
 
     /// Binds it to one worker.
     #[must_use]
-    pub fn bound_to(self, rank: u32) -> Self {
-        Self { rank: Some(rank), ..self }
+    pub fn bound_to(self, rank: impl Into<W>) -> Self {
+        Self { rank: Some(rank.into()), ..self }
+    }
+
+    /// Binds it to one worker, or to none.
+    #[must_use]
+    pub fn rank(self, rank: Option<impl Into<W>>) -> Self {
+        Self { rank: rank.map(Into::into), ..self }
     }
 
     /// Names its row of pair terms.
     #[must_use]
-    pub fn pairs(self, pair_row: u32) -> Self {
-        Self { pair_row: Some(pair_row), ..self }
+    pub fn pairs(self, pair_row: impl Into<Option<u32>>) -> Self {
+        Self { pair_row: pair_row.into(), ..self }
     }
 
     /// Names its survival class.
     #[must_use]
-    pub fn class(self, survival_class: u8) -> Self {
-        Self { survival_class: Some(survival_class), ..self }
+    pub fn class(self, survival_class: impl Into<Option<u8>>) -> Self {
+        Self { survival_class: survival_class.into(), ..self }
+    }
+
+    /// The request with another way to name its worker.
+    pub(crate) fn ranked<V>(self, rank: Option<V>) -> Request<V> {
+        let Self {
+            id,
+            prompt_tokens,
+            waited_steps,
+            deadline_steps,
+            prompt_hash,
+            pair_row,
+            survival_class,
+            ..
+        } = self;
+        Request {
+            id,
+            prompt_tokens,
+            waited_steps,
+            deadline_steps,
+            prompt_hash,
+            rank,
+            pair_row,
+            survival_class,
+        }
     }
 
     /// Whether its score depends on more than its length and age.

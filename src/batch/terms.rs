@@ -4,6 +4,8 @@ use half::f16;
 
 /// Running statistics of the traffic, in tokens: what a rule may know without predicting anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
 pub struct Traffic {
     /// Mean length of arriving requests.
     pub mean_prompt_tokens: i64,
@@ -15,7 +17,34 @@ pub struct Traffic {
     pub mean_output_tokens: i64,
 }
 
-/// Projected loads: `rows[g * (horizon + 1) + h]` are the tokens that the requests running now on worker `g` hold in `h` steps.
+impl Traffic {
+    /// Nothing is known yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { mean_prompt_tokens: 0, sd_prompt_tokens: 0, small_prompt_tokens: 0, mean_output_tokens: 0 }
+    }
+
+    /// Sets the mean length of arriving requests and its standard deviation.
+    #[must_use]
+    pub const fn prompts(self, mean_prompt_tokens: i64, sd_prompt_tokens: i64) -> Self {
+        Self { mean_prompt_tokens, sd_prompt_tokens, ..self }
+    }
+
+    /// Sets the 10 % quantile of the length of arriving requests.
+    #[must_use]
+    pub const fn small_prompts(self, small_prompt_tokens: i64) -> Self {
+        Self { small_prompt_tokens, ..self }
+    }
+
+    /// Sets the mean output length of finished requests.
+    #[must_use]
+    pub const fn outputs(self, mean_output_tokens: i64) -> Self {
+        Self { mean_output_tokens, ..self }
+    }
+}
+
+/// Projected loads: `rows[g * (horizon + 1) + h]` are the tokens that the requests running now on worker `g`
+/// hold in `h` steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Projection<'a> {
     /// Steps looked ahead, `H`.
@@ -26,6 +55,7 @@ pub struct Projection<'a> {
 
 /// A predicted completion on a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PredictedEnd {
     /// Steps until it, at least 1.
     pub in_steps: u32,
@@ -53,11 +83,14 @@ impl<'a> PredictedEnds<'a> {
 /// Terms per (request, worker) pair, one row for each [`Request::pair_row`](super::Request::pair_row).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pairs<'a> {
-    /// Bonus in tokens (prefix affinity), `rows * workers`, row-major; empty for none. Rounded to whole tokens, halves away from zero.
+    /// Bonus in tokens (prefix affinity), `rows * workers`, row-major; empty for none. Rounded to whole
+    /// tokens, halves away from zero.
     pub bonus_tokens: &'a [f32],
-    /// The same in half the memory, instead of `bonus_tokens`: a bonus `b` moves by at most `2^-11 * |b|` (at most 65504 tokens).
+    /// Bonuses in half the memory, instead of `bonus_tokens`: a bonus `b` moves by at most `2^-11 * |b|` (at
+    /// most 65504 tokens).
     pub bonus_half_tokens: &'a [f16],
-    /// Eligibility bits, `rows * workers.div_ceil(64)` words, row-major, bit `g % 64` of word `g / 64`; empty for all.
+    /// Eligibility bits, `rows * workers.div_ceil(64)` words, row-major, bit `g % 64` of word `g / 64`; empty
+    /// for all.
     pub eligible: &'a [u64],
 }
 
@@ -87,7 +120,8 @@ impl Bonuses<'_> {
     }
 }
 
-/// A bonus in whole tokens, halves away from zero: what `f32::round` says, without a call where the CPU's baseline lacks the instruction.
+/// A bonus in whole tokens, halves away from zero: what `f32::round` says, without a call where the CPU's
+/// baseline lacks the instruction.
 #[inline(always)]
 fn whole_tokens(bonus: f32) -> i64 {
     // A bonus is at most `MAX_BONUS_TOKENS`; neither the sum nor the half is rounded in an `f64`.
@@ -95,7 +129,8 @@ fn whole_tokens(bonus: f32) -> i64 {
     if bonus < 0.0 { -whole } else { whole }
 }
 
-/// Survival classes: `rows[c * (horizon + 1) + h]` is the probability that a request of class `c` still runs after `h` steps.
+/// Survival classes: `rows[c * (horizon + 1) + h]` is the probability that a request of class `c` still runs
+/// after `h` steps.
 #[derive(Clone, Copy, Debug)]
 pub struct SurvivalClasses<'a> {
     /// `classes * (horizon + 1)` probabilities, row-major; the horizon is the projection's.

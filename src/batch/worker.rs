@@ -4,6 +4,8 @@ use super::limits::WEIGHT_ONE;
 
 /// A decode worker (data-parallel rank) as the step begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Worker {
     /// KV tokens that its running requests read each step.
     pub load_tokens: u64,
@@ -42,10 +44,28 @@ impl Worker {
         }
     }
 
-    /// Bounds its KV cache.
+    /// Bounds its KV cache; `None` takes the bound away.
     #[must_use]
-    pub fn capacity(self, kv_capacity_tokens: u64) -> Self {
-        Self { kv_capacity_tokens: Some(kv_capacity_tokens), ..self }
+    pub fn capacity(self, kv_capacity_tokens: impl Into<Option<u64>>) -> Self {
+        Self { kv_capacity_tokens: kv_capacity_tokens.into(), ..self }
+    }
+
+    /// Sets the KV tokens held, where they are more than the load.
+    #[must_use]
+    pub fn kv_used(self, kv_used_tokens: u64) -> Self {
+        Self { kv_used_tokens, ..self }
+    }
+
+    /// Sets the KV tokens to be left free for the growth of what runs.
+    #[must_use]
+    pub fn kv_growth(self, kv_growth_tokens: u64) -> Self {
+        Self { kv_growth_tokens, ..self }
+    }
+
+    /// Sets the steps to its next predicted completion.
+    #[must_use]
+    pub fn next_completion(self, next_completion_steps: impl Into<Option<u32>>) -> Self {
+        Self { next_completion_steps: next_completion_steps.into(), ..self }
     }
 
     /// Sets the relative step cost per token.
@@ -57,7 +77,13 @@ impl Worker {
     /// Stops new requests.
     #[must_use]
     pub fn draining(self) -> Self {
-        Self { accepting: false, ..self }
+        self.accepting(false)
+    }
+
+    /// Sets whether it takes new requests.
+    #[must_use]
+    pub fn accepting(self, accepting: bool) -> Self {
+        Self { accepting, ..self }
     }
 
     /// Cost units of one token where weights differ: the weight in units of 1/[`WEIGHT_ONE`], at least one.

@@ -7,8 +7,8 @@ use crate::forecast::{Running, Survival, Termination, TerminationClassifier};
 /// Output lengths remembered per prompt hash: the latest ones.
 const LENGTHS_PER_HASH: usize = 8;
 
-/// Past lengths know an end when they differ by at most this share of what remains: peak levelling gains from errors up to there and
-/// loses past it (measured with noisy oracles).
+/// Past lengths know an end when they differ by at most this share of what remains: peak levelling gains from
+/// errors up to there and loses past it (measured with noisy oracles).
 const AGREEMENT: f64 = 0.3;
 
 #[derive(Clone, Debug, Default)]
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn request(prompt_hash: Option<u64>, generated_tokens: u32) -> Running {
-        Running { id: 0, prompt_tokens: 1, prompt_hash, generated_tokens }
+        Running { id: 0.into(), prompt_tokens: 1, prompt_hash, generated_tokens }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! When running requests end: predictions that a user may replace by their own, and what they project.
 //!
-//! A [`TerminationClassifier`] answers two questions about a running request: does it end within a horizon, and if so
-//! when. [`projection`] turns the answers into projected loads and predicted ends, incrementally.
+//! A [`TerminationClassifier`] answers two questions about a running request: does it end within a horizon,
+//! and if so when. [`projection`] turns the answers into projected loads and predicted ends, incrementally.
 
 pub mod exact_match;
 pub mod oracle;
@@ -13,13 +13,14 @@ pub use exact_match::ExactMatch;
 pub use oracle::{Noise, Oracle};
 pub use survival::Survival;
 
+use crate::ids::RequestId;
 use crate::policy::Forecast;
 
 /// A running request as a classifier sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
     /// Request id.
-    pub id: u64,
+    pub id: RequestId,
     /// KV tokens that it brought.
     pub prompt_tokens: u32,
     /// Equal for equal prompts.
@@ -53,8 +54,9 @@ pub trait TerminationClassifier: Send {
     /// The forecast for a running request over `horizon_steps`.
     fn predict(&mut self, request: &Running, horizon_steps: u32) -> Termination;
 
-    /// The remaining steps where the classifier knows this request's end, not only how requests end on the whole; none past the
-    /// horizon. Policies that level peaks ask this: a distribution that all requests share tells them nothing.
+    /// The remaining steps where the classifier knows this request's end, not only how requests end on the
+    /// whole; none past the horizon. Policies that level peaks ask this: a distribution that all requests
+    /// share tells them nothing.
     fn end_in(&mut self, request: &Running, horizon_steps: u32) -> Option<u32> {
         let termination = self.predict(request, horizon_steps);
         (termination.probability >= 0.5).then(|| termination.remaining_steps.round().max(1.0) as u32)
@@ -64,10 +66,11 @@ pub trait TerminationClassifier: Send {
     fn finished(&mut self, _request: &Running) {}
 
     /// Forgets a request that was given up.
-    fn aborted(&mut self, _id: u64) {}
+    fn aborted(&mut self, _id: RequestId) {}
 
-    /// Hears the true output length of a request. Only an oracle listens; a simulator tells it, an engine cannot.
-    fn told(&mut self, _id: u64, _output_tokens: u32) {}
+    /// Hears the true output length of a request. Only an oracle listens; a simulator tells it, an engine
+    /// cannot.
+    fn told(&mut self, _id: RequestId, _output_tokens: u32) {}
 }
 
 /// The classifier that a policy's [`crate::policy::Needs`] names, with its defaults.

@@ -6,11 +6,13 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::forecast::{Running, Termination, TerminationClassifier};
+use crate::ids::RequestId;
 
 /// Errors put on true lengths; each request's errors are drawn from its id and the seed alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
-    /// Sigma of a lognormal factor on the remaining length, 0 for none: a prediction sharpens as the end comes near.
+    /// Sigma of a lognormal factor on the remaining length, 0 for none: a prediction sharpens as the end
+    /// comes near.
     pub length_sigma: f64,
     /// Share of ends within the horizon that are seen, 0..=1.
     pub true_positive_rate: f64,
@@ -36,7 +38,7 @@ impl Noise {
 /// Knows the output length of every request that it was told about.
 #[derive(Clone, Debug)]
 pub struct Oracle {
-    lengths: HashMap<u64, u32>,
+    lengths: HashMap<RequestId, u32>,
     noise: Noise,
 }
 
@@ -59,8 +61,9 @@ impl Oracle {
         Self { lengths: HashMap::new(), noise }
     }
 
-    fn rng(&self, id: u64, stream: u64) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.noise.seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    fn rng(&self, id: RequestId, stream: u64) -> ChaCha8Rng {
+        let mut rng =
+            ChaCha8Rng::seed_from_u64(self.noise.seed ^ id.get().wrapping_mul(0x9e37_79b9_7f4a_7c15));
         rng.set_stream(stream);
         rng
     }
@@ -106,11 +109,11 @@ impl TerminationClassifier for Oracle {
         self.lengths.remove(&request.id);
     }
 
-    fn aborted(&mut self, id: u64) {
+    fn aborted(&mut self, id: RequestId) {
         self.lengths.remove(&id);
     }
 
-    fn told(&mut self, id: u64, output_tokens: u32) {
+    fn told(&mut self, id: RequestId, output_tokens: u32) {
         self.lengths.insert(id, output_tokens);
     }
 }
@@ -120,13 +123,13 @@ mod tests {
     use super::*;
 
     fn request(id: u64, generated_tokens: u32) -> Running {
-        Running { id, prompt_tokens: 1, prompt_hash: None, generated_tokens }
+        Running { id: id.into(), prompt_tokens: 1, prompt_hash: None, generated_tokens }
     }
 
     #[test]
     fn tells_the_truth_about_what_it_knows() {
         let mut oracle = Oracle::new();
-        oracle.told(1, 100);
+        oracle.told(RequestId::new(1), 100);
         assert_eq!(
             oracle.predict(&request(1, 90), 16),
             Termination { probability: 1.0, remaining_steps: 10.0 }
@@ -149,7 +152,7 @@ mod tests {
         let mut oracle = Oracle::noisy(noise);
         let (mut seen, mut alarms) = (0, 0);
         for id in 0..4000 {
-            oracle.told(id, 100);
+            oracle.told(id.into(), 100);
             let late = oracle.predict(&request(id, 90), 16);
             assert_eq!(late, oracle.predict(&request(id, 90), 16));
             seen += u32::from(late.probability > 0.5);
@@ -160,7 +163,7 @@ mod tests {
         let mut blurred = Oracle::noisy(Noise { length_sigma: 0.3, unpredicted_share: 0.3, ..Noise::NONE });
         let mut predicted = 0;
         for id in 0..2000 {
-            blurred.told(id, 1000);
+            blurred.told(id.into(), 1000);
             predicted += u32::from(blurred.predict(&request(id, 0), 100_000).probability > 0.5);
         }
         assert!((1300..1500).contains(&predicted), "{predicted}");

@@ -1,9 +1,12 @@
-//! Predicted ends of running requests in event buckets: projected loads and next completions without looking at every request.
+//! Predicted ends of running requests in event buckets: projected loads and next completions without looking
+//! at every request.
 //!
-//! A request with a predicted end sits in its worker's bucket of that step; one predicted past the window sits in none. A step reads
-//! the buckets of its horizon, so it costs O(workers * horizon) plus the ends within it, however many requests run.
+//! A request with a predicted end sits in its worker's bucket of that step; one predicted past the window
+//! sits in none. A step reads the buckets of its horizon, so it costs O(workers * horizon) plus the ends
+//! within it, however many requests run.
 
 use crate::batch::PredictedEnd;
+use crate::ids::WorkerIndex;
 
 const NONE: u32 = u32::MAX;
 
@@ -66,9 +69,10 @@ impl EventBuckets {
         if busy { *word |= 1 << (at % 64) } else { *word &= !(1 << (at % 64)) }
     }
 
-    /// Sets the predicted end of a running request, `in_steps` from now (at least 1); `None`, or past the window, for none.
-    /// `index` is the caller's small integer for it; `kv_tokens` is what it holds now.
-    pub fn set(&mut self, index: u32, worker: u32, kv_tokens: u64, in_steps: Option<u32>) {
+    /// Sets the predicted end of a running request, `in_steps` from now (at least 1); `None`, or past the
+    /// window, for none. `index` is the caller's small integer for it; `kv_tokens` is what it holds now.
+    pub fn set(&mut self, index: u32, worker: impl Into<WorkerIndex>, kv_tokens: u64, in_steps: Option<u32>) {
+        let worker = worker.into().get();
         self.remove(index);
         let node = Node {
             worker,
@@ -117,8 +121,8 @@ impl EventBuckets {
         self.nodes.get(index as usize).copied()
     }
 
-    /// Takes back what [`EventBuckets::set`] has changed of a request since [`EventBuckets::prediction`], the last change first: everything is then as it was,
-    /// the order within a bucket as well.
+    /// Takes back what [`EventBuckets::set`] has changed of a request since [`EventBuckets::prediction`], the
+    /// last change first: everything is then as it was, the order within a bucket as well.
     pub(crate) fn restore(&mut self, index: u32, prediction: Node) {
         self.remove(index);
         self.nodes[index as usize] = prediction;
@@ -136,7 +140,8 @@ impl EventBuckets {
         self.mark(worker, step, true);
     }
 
-    /// Lets a step pass, and collects into `due` the requests that were predicted to have ended by now: they need a new prediction.
+    /// Lets a step pass, and collects into `due` the requests that were predicted to have ended by now: they
+    /// need a new prediction.
     pub fn advance(&mut self, due: &mut Vec<u32>) {
         due.clear();
         self.now += 1;
@@ -173,7 +178,8 @@ impl EventBuckets {
         }
     }
 
-    /// Calls `visit(steps, kv_tokens_then)` for the predicted ends of a worker within `horizon` steps, in order of time, until it says no.
+    /// Calls `visit(steps, kv_tokens_then)` for the predicted ends of a worker within `horizon` steps, in
+    /// order of time, until it says no.
     fn walk(&self, worker: usize, horizon: u64, mut visit: impl FnMut(u32, u64) -> bool) {
         let horizon = horizon.min(self.window - 1);
         let busy = &self.busy[worker * self.words..(worker + 1) * self.words];
@@ -202,8 +208,8 @@ impl EventBuckets {
         }
     }
 
-    /// Appends the projected loads of a worker for `h` in `0..=horizon`: what runs now grows by a token a step, and counts until its
-    /// predicted end.
+    /// Appends the projected loads of a worker for `h` in `0..=horizon`: what runs now grows by a token a
+    /// step, and counts until its predicted end.
     pub fn project(&self, worker: usize, load_tokens: u64, running: u32, horizon: usize, row: &mut Vec<u64>) {
         let (mut load, mut alive) = (load_tokens, u64::from(running));
         let mut h = 0u64;

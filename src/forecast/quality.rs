@@ -1,6 +1,7 @@
 //! Offline quality of a classifier on a list of requests: how well it tells that, and when, a request ends.
 
 use crate::forecast::{Running, TerminationClassifier};
+use crate::ids::RequestId;
 
 /// A finished request of a trace, in order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +23,13 @@ pub struct Quality {
     pub positives: usize,
     /// Area under the ROC curve of P(ends within H); 0.5 is guessing, none without both outcomes.
     pub auc: Option<f64>,
-    /// Mean absolute error of the remaining steps where the request does end within the horizon and the classifier thought it possible,
-    /// in steps.
+    /// Mean absolute error of the remaining steps where the request does end within the horizon and the
+    /// classifier thought it possible, in steps.
     pub mae_steps: Option<f64>,
 }
 
-/// Judges a classifier that has learned from the first half of `requests` on the second half, which it goes on learning from.
-/// Each request is looked at every `every_steps` of its age.
+/// Judges a classifier that has learned from the first half of `requests` on the second half, which it goes
+/// on learning from. Each request is looked at every `every_steps` of its age.
 #[must_use]
 pub fn judge(
     classifier: &mut dyn TerminationClassifier,
@@ -37,7 +38,7 @@ pub fn judge(
     every_steps: u32,
 ) -> Quality {
     let running = |id: usize, request: &Observed, generated_tokens: u32| Running {
-        id: id as u64,
+        id: RequestId::new(id as u64),
         prompt_tokens: request.prompt_tokens,
         prompt_hash: request.prompt_hash,
         generated_tokens,
@@ -46,7 +47,7 @@ pub fn judge(
     let (mut error, mut errors, mut positives) = (0.0, 0usize, 0usize);
     for (id, request) in requests.iter().enumerate() {
         if id >= requests.len() / 2 {
-            classifier.told(id as u64, request.output_tokens);
+            classifier.told(RequestId::new(id as u64), request.output_tokens);
             for age in (0..request.output_tokens).step_by(every_steps.max(1) as usize) {
                 let found = classifier.predict(&running(id, request, age), horizon_steps);
                 let remaining = request.output_tokens - age;

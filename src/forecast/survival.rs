@@ -1,7 +1,7 @@
 //! Survival: the empirical distribution of output lengths, conditional on the tokens generated so far.
 //!
-//! With `S(x) = P(O > x)` and age `a`: `p = 1 - S(a+H)/S(a)` and `E[min(r, H)] = sum_{h<H} S(a+h)/S(a)`, from which
-//! `mu = (E[min(r, H)] - (1-p) H) / p`.
+//! With `S(x) = P(O > x)` and age `a`: `p = 1 - S(a+H)/S(a)` and `E[min(r, H)] = sum_{h<H} S(a+h)/S(a)`, from
+//! which `mu = (E[min(r, H)] - (1-p) H) / p`.
 
 use crate::forecast::{Running, Termination, TerminationClassifier};
 
@@ -119,7 +119,8 @@ impl Survival {
         self.unsummed = 0.0;
     }
 
-    /// Weight of lengths at or above `length`, and the sum of that over all shorter ones. Uniform within a bucket.
+    /// Weight of lengths at or above `length`, and the sum of that over all shorter ones. Uniform within a
+    /// bucket.
     fn tail(&self, length: u32) -> (f64, f64) {
         let bucket = bucket_of(length);
         let (edge, width) = edge_of(bucket);

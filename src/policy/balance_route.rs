@@ -380,7 +380,7 @@ impl BalanceRoute {
                 Some(error) => {
                     while out.admitted.len() > before {
                         let Some(admission) = out.admitted.pop() else { break };
-                        let (slot, worker) = (admission.slot, admission.worker as usize);
+                        let (slot, worker) = (admission.slot, admission.worker.index());
                         self.loads.release(worker, i64::from(admission.prompt_tokens));
                         self.admitted[slot.index()] = false;
                         if let Some(position) = pool.position(slot) {
@@ -442,7 +442,7 @@ impl BalanceRoute {
         out.admitted.push(Admission {
             id: request.id,
             slot,
-            worker: worker as u32,
+            worker: crate::WorkerIndex::at(worker),
             prompt_tokens: request.prompt_tokens,
             score_tokens: score as f64 / step.terms.unit as f64,
         });
@@ -743,7 +743,7 @@ mod tests {
         assert_eq!(out, oracle);
         out.admitted
             .iter()
-            .map(|admission| (admission.id, admission.worker, admission.score_tokens))
+            .map(|admission| (admission.id.0, admission.worker.0, admission.score_tokens))
             .collect()
     }
 

@@ -85,7 +85,7 @@ pub trait Policy: Send {
     }
 
     /// Chooses the rank of an arriving request; `None` leaves it in the common pool.
-    fn bind(&mut self, _arrival: &Request, _ranks: &[Rank]) -> Option<u32> {
+    fn bind(&mut self, _arrival: &Request, _ranks: &[Rank]) -> Option<crate::WorkerIndex> {
         None
     }
 
@@ -341,7 +341,7 @@ impl Policy for ByReference {
         self.0.needs()
     }
 
-    fn bind(&mut self, arrival: &Request, ranks: &[Rank]) -> Option<u32> {
+    fn bind(&mut self, arrival: &Request, ranks: &[Rank]) -> Option<crate::WorkerIndex> {
         self.0.bind(arrival, ranks)
     }
 

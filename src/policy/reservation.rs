@@ -18,7 +18,7 @@ pub(crate) struct ReservationTerms {
 
 #[derive(Clone, Copy, Debug)]
 struct Reservation {
-    id: u64,
+    id: crate::RequestId,
     worker: usize,
 }
 

@@ -1,11 +1,14 @@
 //! The candidates of a decision, in two orders at once.
 //!
-//! Arrival order (an intrusive list) serves first-come rules; length order (flat sorted columns, in blocks whose bounds are known) serves every
-//! rule that looks for a length. Both live across steps, so a step pays only for who left and who came: one pass over the columns,
-//! however many they are. Nothing allocates once the largest size has been seen.
+//! Arrival order (an intrusive list) serves first-come rules; length order (flat sorted columns, in blocks
+//! whose bounds are known) serves every rule that looks for a length. Both live across steps, so a step pays
+//! only for who left and who came: one pass over the columns, however many they are. Nothing allocates once
+//! the largest size has been seen.
 
 use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS};
 use crate::batch::request::Request;
+use crate::ids::{RequestId, WorkerIndex};
+use crate::pool::waiting::{Mark, Waiting};
 
 /// Entries per block of the length order: a cache line of `u32`, and the width of the column kernels.
 pub(crate) const BLOCK: usize = 16;
@@ -20,6 +23,7 @@ const NOBODY: u64 = u64::MAX;
 
 /// Position of a request among the candidates: stable until the request is removed, then reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct PoolSlot(pub(crate) u32);
 
 impl PoolSlot {
@@ -28,33 +32,6 @@ impl PoolSlot {
     pub fn index(self) -> usize {
         self.0 as usize
     }
-}
-
-/// A request that waits, and since when.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiting {
-    pub request: Request,
-    pub enqueued_step: u32,
-    /// The clock as it arrived; [`super::dates::UNDATED`] until the clock is next read.
-    pub since_ms: u64,
-    /// Rises from one to the next.
-    pub arrival: u64,
-    /// Whether it leaves with the next decision.
-    pub leaves: bool,
-}
-
-impl Waiting {
-    pub(super) fn bound_to(self, rank: Option<u32>) -> Self {
-        Self { request: Request { rank, ..self.request }, ..self }
-    }
-}
-
-/// What becomes of a request that is looked at.
-pub(super) enum Mark {
-    Leaves,
-    Stays,
-    /// Neither it nor anybody after it leaves.
-    Enough,
 }
 
 #[derive(Clone, Debug)]
@@ -81,14 +58,16 @@ pub struct Candidates {
     keys: Vec<(u32, u32)>,
     /// Where those stood who leave.
     left: Vec<u32>,
-    // The length order: parallel columns sorted by tokens, then by arrival. They are longer than `count`, in whole blocks, so
-    // that kernels read blocks only; so are the columns of blocks below. What lies past the end is left over and means nothing.
+    // The length order: parallel columns sorted by tokens, then by arrival. They are longer than `count`, in
+    // whole blocks, so that kernels read blocks only; so are the columns of blocks below. What lies past the
+    // end is left over and means nothing.
     count: usize,
     tokens: Vec<u32>,
     enqueued: Vec<u32>,
     slots: Vec<u32>,
     arrived: Vec<u64>,
-    /// [`Request::pair_row`], [`NO_ROW`] for none: read together, where the requests themselves lie all over memory.
+    /// [`Request::pair_row`], [`NO_ROW`] for none: read together, where the requests themselves lie all over
+    /// memory.
     pair_rows: Vec<u32>,
     // Per block: least and greatest length, oldest step.
     low: Vec<u32>,
@@ -137,7 +116,8 @@ impl Candidates {
         (self.with_rank, self.with_pair_row, self.marked) = (0, 0, 0);
     }
 
-    /// Replaces everybody by those who are given in order of arrival, the first in slot 0: far cheaper than one after the other.
+    /// Replaces everybody by those who are given in order of arrival, the first in slot 0: far cheaper than
+    /// one after the other.
     pub(super) fn refill(&mut self, waiting: impl Iterator<Item = Waiting>) {
         self.clear();
         let (mut deadlines, mut terms, mut ranks, mut rows) = (0, 0, 0, 0);
@@ -193,7 +173,8 @@ impl Candidates {
         self.pair_rows.copy_within(run, to);
     }
 
-    /// Sorts (tokens, slot) of everybody into the first half of `keys`, byte by byte from the last: equal lengths stay in order of arrival.
+    /// Sorts (tokens, slot) of everybody into the first half of `keys`, byte by byte from the last: equal
+    /// lengths stay in order of arrival.
     fn sort(&mut self) {
         const BYTES: usize = MAX_PROMPT_TOKENS.ilog2() as usize / 8 + 1;
         let count = self.count;
@@ -233,13 +214,13 @@ impl Candidates {
         }
     }
 
-    /// Lets those go who stand in `leaving`, and those in who are younger than everybody here, in order of arrival; `entered` is told each one's
-    /// slot. At most one pass over the columns.
+    /// Lets those go who stand in `leaving`, and those in who are younger than everybody here, in order of
+    /// arrival; `entered` is told each one's slot. At most one pass over the columns.
     pub(super) fn exchange(
         &mut self,
         leaving: &[PoolSlot],
         joining: impl Iterator<Item = Waiting>,
-        mut entered: impl FnMut(u64, PoolSlot),
+        mut entered: impl FnMut(RequestId, PoolSlot),
     ) {
         self.left.clear();
         for &slot in leaving {
@@ -400,7 +381,7 @@ impl Candidates {
     }
 
     /// Marks those who leave with the next decision, in order of arrival.
-    pub(super) fn mark(&mut self, judge: impl Fn(&Waiting) -> Mark, mut leaves: impl FnMut(u64)) {
+    pub(super) fn mark(&mut self, judge: impl Fn(&Waiting) -> Mark, mut leaves: impl FnMut(RequestId)) {
         let mut at = self.head;
         while let Some(Entry { waiting, next, .. }) = self.entries.get_mut(at as usize) {
             match judge(waiting) {
@@ -426,7 +407,7 @@ impl Candidates {
     }
 
     /// Renames the ranks that requests are bound to.
-    pub(super) fn map_ranks(&mut self, rename: impl Fn(u32) -> u32) {
+    pub(super) fn map_ranks(&mut self, rename: impl Fn(WorkerIndex) -> WorkerIndex) {
         let mut at = self.head;
         while let Some(entry) = self.entries.get_mut(at as usize) {
             entry.waiting.request.rank = entry.waiting.request.rank.map(&rename);
@@ -588,11 +569,12 @@ pub(crate) struct Ordered<'a> {
     pub enqueued: &'a [u32],
     pub slots: &'a [u32],
     pub pair_rows: &'a [u32],
-    // The same columns in whole blocks; the last block may end in entries that mean nothing.
+    // These columns in whole blocks; the last block may end in entries that mean nothing.
     pub token_blocks: &'a [[u32; BLOCK]],
     pub enqueued_blocks: &'a [[u32; BLOCK]],
     pub arrived_blocks: &'a [[u64; BLOCK]],
-    // Per block, in groups of [`BLOCK`] blocks: least and greatest length, oldest step. The last group may end likewise.
+    // Per block, in groups of [`BLOCK`] blocks: least and greatest length, oldest step. The last group may
+    // end likewise.
     pub low: &'a [[u32; BLOCK]],
     pub high: &'a [[u32; BLOCK]],
     pub oldest: &'a [[u32; BLOCK]],

@@ -1,10 +1,11 @@
 //! Since when requests wait that came without a reading of the clock: since it was next read.
 //!
-//! The date of a reading is kept once, for all arrivals since the reading before, so that a reading costs the same however many have come.
+//! The date of a reading is kept once, for all arrivals since the reading before, so that a reading costs the
+//! same however many have come.
 
 use std::collections::VecDeque;
 
-use crate::pool::candidates::Waiting;
+use crate::pool::waiting::Waiting;
 
 /// The clock of a request that came before the clock was read.
 pub(super) const UNDATED: u64 = u64::MAX;
@@ -37,7 +38,8 @@ impl Dates {
             self.from.pop_front();
         }
         if self.from.len() > MOST_DATES {
-            // Somebody waits for very long: two dates become one, the later, so that nobody seems to have waited longer than it has.
+            // Somebody waits for very long: two dates become one, the later, so that nobody seems to have
+            // waited longer than it has.
             let half = self.from.len() / 2;
             for at in 0..half {
                 self.from[at] = (self.from[2 * at].0, self.from[2 * at + 1].1);
@@ -90,7 +92,8 @@ mod tests {
         assert_eq!((dates.from.len(), dates.since_ms(&waiting(6))), (2, 70));
     }
 
-    /// One waits for ever, and readings go on: what is kept is bounded, and nobody seems to have waited longer than it has.
+    /// One waits for ever, and readings go on: what is kept is bounded, and nobody seems to have waited
+    /// longer than it has.
     #[test]
     fn dates_are_merged_towards_the_later() {
         let mut dates = Dates::default();

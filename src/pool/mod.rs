@@ -1,35 +1,41 @@
 //! What waits: a queue in order of arrival, the oldest of which are the candidates of a decision.
 //!
-//! A decision chooses among the oldest [`CANDIDATE_WINDOW`] requests (or as many as [`Pool::with_window`] says), the oracle as well: only they stand
-//! in length order. So a million who wait cost a decision what a few thousand do, and to come, to leave or to be refused costs the same
-//! however many wait. Where nobody in the window may enter an open worker, the router moves the window on past them for that step.
+//! A decision chooses among the oldest [`CANDIDATE_WINDOW`] requests (or as many as [`Pool::with_window`]
+//! says), the oracle as well: only they stand in length order. So a million who wait cost a decision what a
+//! few thousand do, and to come, to leave or to be refused costs the same however many wait. Where nobody in
+//! the window may enter an open worker, the router moves the window on past them for that step.
 //!
 //! | room | holds |
 //! |---|---|
-//! | `candidates` | who a decision chooses among: order of arrival, and columns in order of length with the blocks that the search bounds |
+//! | `candidates` | who a decision chooses among, in order of arrival and, in blocks, by length |
 //! | `queue` | everybody behind them: a list for each rank, in stretches of known lengths |
+//! | `window` | where the window stands while it is moved on, and who leaves with the next decision |
 //! | `dates` | since when those wait who came without a reading of the clock |
 //! | here | ids, and who stands in which of the first two |
 //!
-//! Ids are the caller's and may be an attacker's choice, so they are found by the standard library's keyed hash.
+//! Ids are the caller's and may be an attacker's choice, so they are found by the standard library's keyed
+//! hash.
 
 mod candidates;
 mod dates;
 mod queue;
+mod waiting;
+mod window;
 
 use std::collections::{HashMap, hash_map};
 
-use self::candidates::Mark;
-pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered, Waiting};
+pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered};
 pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
-use self::queue::{Heads, Queue, Wanted};
+use self::queue::{Heads, Queue};
+pub(crate) use self::waiting::Waiting;
 use crate::batch::error::BatchError;
 use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
 use crate::batch::request::Request;
-use crate::batch::worker::Worker;
+use crate::ids::{RequestId, WorkerIndex};
 
-/// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16 a worker costs no balance (measured).
+/// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16
+/// a worker costs no balance (measured).
 pub const CANDIDATE_WINDOW: usize = 4096;
 
 /// Where a request stands.
@@ -45,7 +51,7 @@ pub struct Pool {
     window: usize,
     candidates: Candidates,
     queue: Queue,
-    places: HashMap<u64, Place>,
+    places: HashMap<RequestId, Place>,
     /// Every id is its row in the last [`Pool::refill`], and `places` is empty: nothing has to be looked up.
     by_row: bool,
     arrivals: u64,
@@ -116,8 +122,8 @@ impl Pool {
         self.moved = false;
     }
 
-    /// Replaces everything by the given requests, in arrival order: far cheaper than one insertion after the other, and cheapest where
-    /// ids are the places 0, 1, 2 and so on. Slots of before mean nothing any more.
+    /// Replaces everything by the given requests, in arrival order: far cheaper than one insertion after the
+    /// other, and cheapest where ids are the places 0, 1, 2 and so on. Slots of before mean nothing any more.
     ///
     /// # Errors
     /// The first request that [`Pool::insert`] would refuse, named by its index; the pool is empty then.
@@ -179,17 +185,19 @@ impl Pool {
         }
     }
 
-    /// Who waits will be others: ids are looked up in the map from now on, and the window stands with the oldest.
+    /// Who waits will be others: ids are looked up in the map from now on, and the window stands with the
+    /// oldest.
     fn begin_change(&mut self) {
         self.moved = false;
         if std::mem::take(&mut self.by_row) {
-            self.places = (0..self.len()).map(|row| (row as u64, self.place_of_row(row))).collect();
+            self.places =
+                (0..self.len()).map(|row| (RequestId::new(row as u64), self.place_of_row(row))).collect();
         }
     }
 
-    fn place(&self, id: u64) -> Option<Place> {
+    fn place(&self, id: RequestId) -> Option<Place> {
         if self.by_row {
-            return (id < self.len() as u64).then(|| self.place_of_row(id as usize));
+            return (id.get() < self.len() as u64).then(|| self.place_of_row(id.get() as usize));
         }
         self.places.get(&id).copied()
     }
@@ -197,8 +205,8 @@ impl Pool {
     /// Adds a request at the end of the arrival order.
     ///
     /// # Errors
-    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], a rank that is none of
-    /// [`MAX_WORKERS`], or a full pool. The pool is unchanged then.
+    /// A duplicate id, a length of zero or above [`MAX_PROMPT_TOKENS`], a wait above [`MAX_WAITED_STEPS`], a
+    /// rank that is none of [`MAX_WORKERS`], or a full pool. The pool is unchanged then.
     pub fn insert(&mut self, request: Request) -> Result<(), BatchError> {
         self.check(&request)?;
         self.enter(request, Some(0));
@@ -240,20 +248,20 @@ impl Pool {
     }
 
     /// Takes the request with this id out of the pool, with its wait so far.
-    pub fn remove(&mut self, id: u64) -> Option<Request> {
-        Some(self.leave(id)?.request)
+    pub fn remove(&mut self, id: impl Into<RequestId>) -> Option<Request> {
+        Some(self.leave(id.into())?.request)
     }
 
-    /// The same with all that is known of it.
-    pub(crate) fn leave(&mut self, id: u64) -> Option<Waiting> {
+    /// Takes a request out, with all that is known of it.
+    pub(crate) fn leave(&mut self, id: RequestId) -> Option<Waiting> {
         let mut found = None;
         self.leave_all(std::iter::once(id), |waiting| found = Some(waiting));
         found
     }
 
-    /// Takes everybody out whose ids are given, and gives each to `left` with its wait so far; ids of nobody are passed over. The window is
-    /// full again afterwards, as far as there are requests.
-    pub(crate) fn leave_all(&mut self, ids: impl Iterator<Item = u64>, mut left: impl FnMut(Waiting)) {
+    /// Takes everybody out whose ids are given, and gives each to `left` with its wait so far; ids of nobody
+    /// are passed over. The window is full again afterwards, as far as there are requests.
+    pub(crate) fn leave_all(&mut self, ids: impl Iterator<Item = RequestId>, mut left: impl FnMut(Waiting)) {
         self.begin_change();
         let (mut slots, mut gone) = (std::mem::take(&mut self.slots), std::mem::take(&mut self.gone));
         slots.clear();
@@ -323,18 +331,19 @@ impl Pool {
 
     /// Whether a request waits.
     #[must_use]
-    pub fn contains(&self, id: u64) -> bool {
-        self.place(id).is_some()
+    pub fn contains(&self, id: impl Into<RequestId>) -> bool {
+        self.place(id.into()).is_some()
     }
 
     /// A request that waits, its wait so far within it.
     #[must_use]
-    pub fn request(&self, id: u64) -> Option<Request> {
-        self.find(id).map(|(_, request, waited_steps)| Request { waited_steps, ..request })
+    pub fn request(&self, id: impl Into<RequestId>) -> Option<Request> {
+        self.find(id.into()).map(|(_, request, waited_steps)| Request { waited_steps, ..request })
     }
 
-    /// A request that waits as it was inserted, its slot if it is a candidate, and the steps that it has waited.
-    pub(crate) fn find(&self, id: u64) -> Option<(Option<PoolSlot>, Request, u32)> {
+    /// A request that waits as it was inserted, its slot if it is a candidate, and the steps that it has
+    /// waited.
+    pub(crate) fn find(&self, id: RequestId) -> Option<(Option<PoolSlot>, Request, u32)> {
         let (slot, waiting, rank) = match self.place(id)? {
             Place::Candidate(slot) => {
                 let waiting = self.candidates.waiting(slot);
@@ -354,7 +363,8 @@ impl Pool {
 
     /// The slot of a candidate.
     #[must_use]
-    pub fn slot_of(&self, id: u64) -> Option<PoolSlot> {
+    pub fn slot_of(&self, id: impl Into<RequestId>) -> Option<PoolSlot> {
+        let id = id.into();
         if self.moved {
             return self.further.iter().find(|(_, request, _)| request.id == id).map(|(slot, ..)| slot);
         }
@@ -369,7 +379,8 @@ impl Pool {
         self.iter_with_slots().map(|(_, request, waited)| (request, waited))
     }
 
-    /// The same with the slots of those in the window, where it stands when it is not moved on.
+    /// Everybody in order of arrival, with the slots of those in the window, where it stands when it is not
+    /// moved on.
     pub(crate) fn iter_with_slots(&self) -> impl Iterator<Item = (Option<PoolSlot>, Request, u32)> {
         let now_step = self.candidates.now_step();
         let first = self.candidates.iter().map(|(slot, &request, waited)| (Some(slot), request, waited));
@@ -378,48 +389,11 @@ impl Pool {
         }))
     }
 
-    /// The longest wait of all, in steps; zero when nobody waits. Of those behind the window it is known only that the window came first.
+    /// The longest wait of all, in steps; zero when nobody waits. Of those behind the window it is known only
+    /// that the window came first.
     #[must_use]
     pub fn longest_wait_steps(&self) -> u32 {
         self.candidates.longest_wait_steps()
-    }
-
-    /// For a pool of one decision, before its batch is drafted: where more wait than the window holds, it is moved past those who may not enter a worker
-    /// as things stand, by slots, room (`growth_tokens` is that of the batch), rank and eligibility. Nothing moves where nobody may enter.
-    pub fn look_past_shut(&mut self, workers: &[Worker], growth_tokens: u32, eligible: &[u64]) {
-        self.moved = false;
-        if self.queue.is_empty() {
-            return;
-        }
-        // Nothing has been checked yet: sums may be of anything.
-        let room = |worker: &Worker| match worker.kv_capacity_tokens {
-            Some(capacity) => {
-                i128::from(capacity) - i128::from(worker.kv_used_tokens) - i128::from(worker.kv_growth_tokens)
-            }
-            None => i128::MAX / 2,
-        };
-        let open: Vec<(usize, i128)> = (0..workers.len())
-            .filter(|&at| workers[at].open_slots() > 0)
-            .map(|at| (at, room(&workers[at]) - i128::from(growth_tokens)))
-            .collect();
-        let words = workers.len().div_ceil(64);
-        let may = |request: &Request| {
-            // A row that is not there is the batch's to refuse.
-            let mask = request
-                .pair_row
-                .and_then(|row| eligible.get((row as usize).saturating_mul(words)..)?.get(..words));
-            open.iter().any(|&(at, room)| {
-                i128::from(request.prompt_tokens) <= room
-                    && request.rank.is_none_or(|rank| rank as usize == at || rank as usize >= workers.len())
-                    && mask.is_none_or(|mask| mask[at / 64] >> (at % 64) & 1 == 1)
-            })
-        };
-        self.further.set_step(self.candidates.now_step(), 0);
-        let everybody = self.candidates.iter().map(|(slot, ..)| *self.candidates.waiting(slot));
-        let everybody =
-            everybody.chain(self.queue.iter(Heads::new()).map(|(waiting, rank)| waiting.bound_to(rank)));
-        self.further.refill(everybody.filter(|waiting| may(&waiting.request)).take(self.window));
-        self.moved = !self.further.is_empty();
     }
 
     /// The row of a candidate in the requests of [`Pool::refill`].
@@ -448,119 +422,13 @@ impl Pool {
         self.dates.date(now_ms, oldest);
     }
 
-    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: those who have waited for `after_ms`.
-    pub(crate) fn mark_expired(&mut self, (now_ms, after_ms): (u64, u64), mut leaves: impl FnMut(u64)) {
-        let dates = &self.dates;
-        // Whoever came later has waited less.
-        let is_old = |waiting: &Waiting| {
-            // Who has no date yet gets that of now.
-            let since_ms = dates.since_ms(waiting).min(now_ms);
-            now_ms - since_ms >= after_ms
-        };
-        self.candidates
-            .mark(|waiting| if is_old(waiting) { Mark::Leaves } else { Mark::Enough }, &mut leaves);
-        self.queue.mark_first(is_old, leaves);
-    }
-
-    /// The same of everybody who is bound to a rank.
-    pub(crate) fn mark_bound(&mut self, rank: u32, mut leaves: impl FnMut(u64)) {
-        if self.candidates.any_rank() {
-            let bound = |waiting: &Waiting| waiting.request.rank == Some(rank);
-            self.candidates
-                .mark(|waiting| if bound(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
-        }
-        self.queue.mark_bound(rank, leaves);
-    }
-
-    /// The same of everybody longer than the limit of the rank that it is bound to; `limit_of` says none where there is no limit.
-    pub(crate) fn mark_longer(
-        &mut self,
-        limit_of: impl Fn(Option<u32>) -> Option<i64>,
-        mut leaves: impl FnMut(u64),
-    ) {
-        let is_longer = |waiting: &Waiting| {
-            limit_of(waiting.request.rank)
-                .is_some_and(|limit| i64::from(waiting.request.prompt_tokens) > limit)
-        };
-        self.candidates
-            .mark(|waiting| if is_longer(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
-        self.queue.mark_longer(limit_of, leaves);
-    }
-
-    /// Takes marks back.
-    pub(crate) fn unmark(&mut self, ids: impl Iterator<Item = u64>) {
-        for id in ids {
-            match self.place(id) {
-                Some(Place::Candidate(slot)) => self.candidates.unmark(slot),
-                Some(Place::Queued(node)) => self.queue.unmark(node),
-                None => {}
-            }
-        }
-    }
-
-    /// How many wait behind the window, by the rank that they are bound to.
-    pub(crate) fn queued(&self) -> impl Iterator<Item = (Option<u32>, usize)> {
-        self.queue.ranks()
-    }
-
-    /// How many of those have at most so many tokens.
-    pub(crate) fn queued_of_at_most(&self, rank: Option<u32>, tokens: i64) -> usize {
-        self.queue.count_of_length(rank, Wanted::AtMost(tokens))
-    }
-
-    /// Whether somebody waits behind the window.
-    pub(crate) fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
-    }
-
-    /// Before a decision: where some of the window leave with it, it is moved to the oldest who stay.
-    pub(crate) fn look_past_marked(&mut self) {
-        self.moved = self.candidates.any_marked();
-        if !self.moved {
-            self.queue.search_from(0);
-            return;
-        }
-        let stay = |waiting: &&Waiting| !waiting.leaves;
-        let queued = self.queue.iter(&mut self.heads).filter(|(waiting, _)| stay(waiting));
-        let queued = queued.map(|(waiting, rank)| waiting.bound_to(rank));
-        let all = self
-            .candidates
-            .iter()
-            .map(|(slot, ..)| self.candidates.waiting(slot))
-            .filter(stay)
-            .copied()
-            .chain(queued);
-        self.further.set_step(self.candidates.now_step(), 0);
-        self.further.refill(all.take(self.window));
-        let last = self.further.last_arrival();
-        self.queue.search_from(last.map_or(u64::MAX, |last| last + 1));
-    }
-
-    /// Moves the window on past everybody who stands in it, to the next who stay and have at most as many tokens as `most_tokens` says for the rank that
-    /// they are bound to (none for no room). False where there is nobody.
-    pub(crate) fn move_on(&mut self, most_tokens: impl Fn(Option<u32>) -> Option<i64>) -> bool {
-        self.moved = true;
-        let wanted = |rank| most_tokens(rank).map(Wanted::AtMost);
-        self.queue.search(wanted, self.window, &mut self.found);
-        let queue = &self.queue;
-        self.further.set_step(self.candidates.now_step(), 0);
-        self.further.refill(self.found.iter().map(|&node| queue.waiting(node).bound_to(queue.rank(node))));
-        !self.further.is_empty()
-    }
-
-    /// Whether the window stands elsewhere than with the oldest.
-    pub(crate) fn is_moved(&self) -> bool {
-        self.moved
-    }
-
-    /// Moves the window back to the oldest.
-    pub(crate) fn move_back(&mut self) {
-        self.moved = false;
-    }
-
     /// Ids of everybody, in no order.
-    pub(crate) fn ids(&self) -> Vec<u64> {
-        if self.by_row { (0..self.len() as u64).collect() } else { self.places.keys().copied().collect() }
+    pub(crate) fn ids(&self) -> Vec<RequestId> {
+        if self.by_row {
+            (0..self.len() as u64).map(RequestId::new).collect()
+        } else {
+            self.places.keys().copied().collect()
+        }
     }
 
     /// Gives every candidate the row of pair terms that `row_of` names, in arrival order.
@@ -569,8 +437,8 @@ impl Pool {
     }
 
     /// A rank is gone to which nobody is bound any more: those after it move up.
-    pub(crate) fn drop_rank(&mut self, gone: u32) {
-        self.candidates.map_ranks(|rank| if rank > gone { rank - 1 } else { rank });
+    pub(crate) fn drop_rank(&mut self, gone: WorkerIndex) {
+        self.candidates.map_ranks(|rank| if rank > gone { WorkerIndex::new(rank.get() - 1) } else { rank });
         self.queue.drop_rank(gone);
     }
 }
@@ -579,7 +447,7 @@ impl Pool {
 fn is_valid(request: &Request) -> bool {
     (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
         & (request.waited_steps <= MAX_WAITED_STEPS)
-        & (request.rank.unwrap_or(0) < MAX_WORKERS as u32)
+        & (request.rank.is_none_or(|rank| rank.index() < MAX_WORKERS))
 }
 
 /// Checks what a request says of itself, as the one at `index`.
@@ -605,7 +473,7 @@ fn check_new(index: usize, request: &Request) -> Result<(), BatchError> {
     }
     // No batch has such a worker, and behind the window there is a list for each rank up to the greatest.
     match request.rank {
-        Some(found) if found as usize >= MAX_WORKERS => {
+        Some(found) if found.index() >= MAX_WORKERS => {
             Err(BatchError::Rank { index, id: request.id, workers: MAX_WORKERS, found })
         }
         _ => Ok(()),

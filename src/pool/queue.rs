@@ -1,13 +1,17 @@
-//! Who waits behind the candidates: a queue in order of arrival for each rank that requests are bound to, and one for those that are not.
+//! Who waits behind the candidates: a queue in order of arrival for each rank that requests are bound to, and
+//! one for those that are not.
 //!
-//! A lane is an intrusive list, cut into stretches of neighbours whose least and greatest length are known, so that whoever looks for lengths
-//! passes over most of a million at once. Every operation costs what it touches; nothing moves or looks at all that wait.
+//! A lane is an intrusive list, cut into stretches of neighbours whose least and greatest length are known,
+//! so that whoever looks for lengths passes over most of a million at once. Every operation costs what it
+//! touches; nothing moves or looks at all that wait.
 
 use std::borrow::BorrowMut;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::pool::candidates::{NONE, Waiting};
+use crate::ids::{RequestId, WorkerIndex};
+use crate::pool::candidates::NONE;
+use crate::pool::waiting::Waiting;
 
 /// Most requests of a stretch.
 const STRETCH: u32 = 1024;
@@ -38,7 +42,7 @@ struct Stretch {
 /// A list in order of arrival.
 #[derive(Clone, Debug)]
 struct Lane {
-    rank: Option<u32>,
+    rank: Option<WorkerIndex>,
     head: u32,
     tail: u32,
     count: usize,
@@ -50,7 +54,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(rank: Option<u32>) -> Self {
+    fn new(rank: Option<WorkerIndex>) -> Self {
         Self {
             rank,
             head: NONE,
@@ -175,20 +179,20 @@ impl Queue {
         &self.nodes[node as usize].waiting
     }
 
-    fn lane_for(&mut self, rank: Option<u32>) -> usize {
+    fn lane_for(&mut self, rank: Option<WorkerIndex>) -> usize {
         let Some(rank) = rank else { return UNBOUND };
-        if self.lane_of_rank.len() <= rank as usize {
-            self.lane_of_rank.resize(rank as usize + 1, NONE);
+        if self.lane_of_rank.len() <= rank.index() {
+            self.lane_of_rank.resize(rank.index() + 1, NONE);
         }
-        if self.lane_of_rank[rank as usize] == NONE {
+        if self.lane_of_rank[rank.index()] == NONE {
             let lane = self.spare.pop().unwrap_or(self.lanes.len() as u32);
             if lane as usize == self.lanes.len() {
                 self.lanes.push(Lane::new(None));
             }
             self.lanes[lane as usize].rank = Some(rank);
-            self.lane_of_rank[rank as usize] = lane;
+            self.lane_of_rank[rank.index()] = lane;
         }
-        self.lane_of_rank[rank as usize] as usize
+        self.lane_of_rank[rank.index()] as usize
     }
 
     /// Puts the youngest of all at the end. Its node, which is its own until it leaves.
@@ -259,7 +263,8 @@ impl Queue {
             lane.stretches.remove(at);
             return waiting;
         }
-        // Neighbours that have become few are one stretch: there are never more of them than of those who wait, by and large.
+        // Neighbours that have become few are one stretch: there are never more of them than of those who
+        // wait, by and large.
         let before = at.checked_sub(1).filter(|&before| lane.stretches[before].count + count <= STRETCH / 2);
         let after = Some(at)
             .filter(|&at| lane.stretches.get(at + 1).is_some_and(|next| next.count + count <= STRETCH / 2));
@@ -274,7 +279,7 @@ impl Queue {
     }
 
     /// The rank that a request is bound to.
-    pub(super) fn rank(&self, node: u32) -> Option<u32> {
+    pub(super) fn rank(&self, node: u32) -> Option<WorkerIndex> {
         self.lanes[self.nodes[node as usize].lane as usize].rank
     }
 
@@ -307,7 +312,7 @@ impl Queue {
     pub(super) fn iter<'a>(
         &'a self,
         mut heads: impl BorrowMut<Heads> + 'a,
-    ) -> impl Iterator<Item = (&'a Waiting, Option<u32>)> {
+    ) -> impl Iterator<Item = (&'a Waiting, Option<WorkerIndex>)> {
         let head = |index: u32, at: u32| {
             self.nodes.get(at as usize).map(|node| Reverse((node.waiting.arrival, index, at)))
         };
@@ -323,8 +328,13 @@ impl Queue {
         })
     }
 
-    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: of every lane the first, as long as `is_old` says so.
-    pub(super) fn mark_first(&mut self, is_old: impl Fn(&Waiting) -> bool, mut leaves: impl FnMut(u64)) {
+    /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: of every
+    /// lane the first, as long as `is_old` says so.
+    pub(super) fn mark_first(
+        &mut self,
+        is_old: impl Fn(&Waiting) -> bool,
+        mut leaves: impl FnMut(RequestId),
+    ) {
         for lane in &self.lanes {
             let mut at = lane.head;
             while let Some(node) = self.nodes.get_mut(at as usize)
@@ -336,9 +346,9 @@ impl Queue {
         }
     }
 
-    /// The same of everybody who is bound to a rank.
-    pub(super) fn mark_bound(&mut self, rank: u32, mut leaves: impl FnMut(u64)) {
-        let lane = self.lane_of_rank.get(rank as usize).copied().unwrap_or(NONE);
+    /// Marks everybody who is bound to a rank.
+    pub(super) fn mark_bound(&mut self, rank: WorkerIndex, mut leaves: impl FnMut(RequestId)) {
+        let lane = self.lane_of_rank.get(rank.index()).copied().unwrap_or(NONE);
         let mut at = self.lanes.get(lane as usize).map_or(NONE, |lane| lane.head);
         while let Some(node) = self.nodes.get_mut(at as usize) {
             mark(&mut node.waiting, &mut leaves);
@@ -346,11 +356,11 @@ impl Queue {
         }
     }
 
-    /// The same of everybody longer than the limit of the rank that it is bound to.
+    /// Marks everybody longer than the limit of the rank that it is bound to.
     pub(super) fn mark_longer(
         &mut self,
-        limit_of: impl Fn(Option<u32>) -> Option<i64>,
-        mut leaves: impl FnMut(u64),
+        limit_of: impl Fn(Option<WorkerIndex>) -> Option<i64>,
+        mut leaves: impl FnMut(RequestId),
     ) {
         for lane in self.lanes.iter().filter(|lane| lane.count > 0) {
             let Some(wanted) = limit_of(lane.rank).map(Wanted::Above) else { continue };
@@ -372,10 +382,10 @@ impl Queue {
     }
 
     /// How many are wanted, of each rank.
-    pub(super) fn count_of_length(&self, rank: Option<u32>, wanted: Wanted) -> usize {
+    pub(super) fn count_of_length(&self, rank: Option<WorkerIndex>, wanted: Wanted) -> usize {
         let lane = match rank {
             None => UNBOUND as u32,
-            Some(rank) => self.lane_of_rank.get(rank as usize).copied().unwrap_or(NONE),
+            Some(rank) => self.lane_of_rank.get(rank.index()).copied().unwrap_or(NONE),
         };
         let Some(lane) = self.lanes.get(lane as usize) else { return 0 };
         let in_stretch = |stretch: &Stretch| match wanted.takes_of(stretch) {
@@ -394,7 +404,7 @@ impl Queue {
     }
 
     /// Ranks that somebody is bound to, none for those that are not bound, and how many each has.
-    pub(super) fn ranks(&self) -> impl Iterator<Item = (Option<u32>, usize)> {
+    pub(super) fn ranks(&self) -> impl Iterator<Item = (Option<WorkerIndex>, usize)> {
         self.lanes.iter().filter(|lane| lane.count > 0).map(|lane| (lane.rank, lane.count))
     }
 
@@ -409,15 +419,17 @@ impl Queue {
         }
     }
 
-    /// Begins a search that goes on in pieces, with those who did not arrive before. Each finds who comes next in order of arrival.
+    /// Begins a search that goes on in pieces, with those who did not arrive before. Each finds who comes
+    /// next in order of arrival.
     pub(super) fn search_from(&mut self, arrival: u64) {
         self.lanes.iter_mut().for_each(|lane| lane.searched = arrival);
     }
 
-    /// Goes on with a search: the next `most` of those whose length is wanted, into `found` in order of arrival.
+    /// Goes on with a search: the next `most` of those whose length is wanted, into `found` in order of
+    /// arrival.
     pub(super) fn search(
         &mut self,
-        wanted: impl Fn(Option<u32>) -> Option<Wanted>,
+        wanted: impl Fn(Option<WorkerIndex>) -> Option<Wanted>,
         most: usize,
         found: &mut Vec<u32>,
     ) {
@@ -481,18 +493,18 @@ impl Queue {
     }
 
     /// Renames ranks after one is gone to which nobody is bound any more.
-    pub(super) fn drop_rank(&mut self, rank: u32) {
-        if rank as usize >= self.lane_of_rank.len() {
+    pub(super) fn drop_rank(&mut self, rank: WorkerIndex) {
+        if rank.index() >= self.lane_of_rank.len() {
             return;
         }
-        let lane = self.lane_of_rank.remove(rank as usize);
+        let lane = self.lane_of_rank.remove(rank.index());
         if lane != NONE {
             self.lanes[lane as usize].rank = None;
             self.spare.push(lane);
         }
         for (rank, &lane) in (0u32..).zip(&self.lane_of_rank) {
             if lane != NONE {
-                self.lanes[lane as usize].rank = Some(rank);
+                self.lanes[lane as usize].rank = Some(WorkerIndex::new(rank));
             }
         }
     }
@@ -514,7 +526,7 @@ fn has_terms(waiting: &Waiting) -> bool {
     waiting.request.pair_row.is_some() || waiting.request.survival_class.is_some()
 }
 
-fn mark(waiting: &mut Waiting, leaves: &mut impl FnMut(u64)) {
+fn mark(waiting: &mut Waiting, leaves: &mut impl FnMut(RequestId)) {
     if !std::mem::replace(&mut waiting.leaves, true) {
         leaves(waiting.request.id);
     }

@@ -1,6 +1,7 @@
 //! The pool against a list that is looked through.
 
 use super::*;
+use crate::batch::worker::Worker;
 
 struct Random(u64);
 
@@ -50,7 +51,7 @@ fn all(pool: &Pool) -> Vec<Request> {
     pool.iter().map(|(request, waited_steps)| Request { waited_steps, ..request }).collect()
 }
 
-fn window(pool: &Pool) -> Vec<u64> {
+fn window(pool: &Pool) -> Vec<RequestId> {
     pool.candidates().iter().map(|(_, request, _)| request.id).collect()
 }
 
@@ -81,13 +82,13 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
             // A few of those in the window, and of those behind it.
             38..42 => {
                 let leaves = |at: u64| at.is_multiple_of(3);
-                let gone: Vec<u64> = (0u64..)
+                let gone: Vec<RequestId> = (0u64..)
                     .zip(&list)
                     .filter(|&(at, _)| leaves(at))
                     .map(|(_, request)| request.id)
                     .collect();
                 let mut left = Vec::new();
-                let unknown = std::iter::once(u64::MAX);
+                let unknown = std::iter::once(RequestId(u64::MAX));
                 pool.leave_all(unknown.chain(gone.iter().copied()), |waiting| left.push(waiting.request.id));
                 assert_eq!(left, gone);
                 let mut at = 0..;
@@ -95,12 +96,12 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
             }
             // A rank is gone, and who was bound to it.
             42 if ranks > 1 => {
-                let rank = random.next(ranks) as u32;
+                let rank = WorkerIndex(random.next(ranks) as u32);
                 ranks -= 1;
                 let mut gone = Vec::new();
                 pool.mark_bound(rank, |id| gone.push(id));
                 gone.sort_unstable();
-                let mut expected: Vec<u64> = list
+                let mut expected: Vec<RequestId> = list
                     .iter()
                     .filter(|request| request.rank == Some(rank))
                     .map(|request| request.id)
@@ -111,13 +112,14 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                 pool.drop_rank(rank);
                 list.retain(|request| request.rank != Some(rank));
                 for request in &mut list {
-                    request.rank = request.rank.map(|other| if other > rank { other - 1 } else { other });
+                    request.rank =
+                        request.rank.map(|other| if other > rank { WorkerIndex(other.0 - 1) } else { other });
                 }
             }
             43 => {
                 let limit = random.next(longest);
-                let limit_of = |rank: Option<u32>| match rank {
-                    Some(0) => None,
+                let limit_of = |rank: Option<WorkerIndex>| match rank {
+                    Some(WorkerIndex(0)) => None,
                     Some(_) => Some(limit as i64 / 2),
                     None => Some(limit as i64),
                 };
@@ -127,13 +129,13 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                 let is_longer = |request: &&Request| {
                     limit_of(request.rank).is_some_and(|limit| i64::from(request.prompt_tokens) > limit)
                 };
-                let mut expected: Vec<u64> =
+                let mut expected: Vec<RequestId> =
                     list.iter().filter(is_longer).map(|request| request.id).collect();
                 expected.sort_unstable();
                 assert_eq!(marked, expected);
                 // The window looks past them, and back.
                 pool.look_past_marked();
-                let stay: Vec<u64> =
+                let stay: Vec<RequestId> =
                     list.iter().filter(|request| !is_longer(request)).map(|request| request.id).collect();
                 assert_eq!(window(&pool), stay[..stay.len().min(window_size)]);
                 pool.move_back();
@@ -161,7 +163,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                 list.iter().take(window_size).map(|request| request.id).collect::<Vec<_>>()
             );
             let rows = random.next(5) as u32;
-            pool.set_pair_rows(|request| (request.id % 3 == 0).then_some(rows));
+            pool.set_pair_rows(|request| (request.id.0 % 3 == 0).then_some(rows));
             check(pool.candidates());
             pool.set_pair_rows(|_| None);
             for request in list.iter().step_by(7) {
@@ -186,15 +188,16 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
 
 /// The windows behind the first show everybody once who fits, and nobody else.
 fn moved_on(pool: &mut Pool, list: &[Request], window_size: usize, limit: i64) {
-    let limit_of = |rank: Option<u32>| match rank {
-        Some(0) => None,
+    let limit_of = |rank: Option<WorkerIndex>| match rank {
+        Some(WorkerIndex(0)) => None,
         Some(_) => Some(limit / 2),
         None => Some(limit),
     };
     let fits = |request: &&Request| {
         limit_of(request.rank).is_some_and(|limit| i64::from(request.prompt_tokens) <= limit)
     };
-    let expected: Vec<u64> = list.iter().skip(window_size).filter(fits).map(|request| request.id).collect();
+    let expected: Vec<RequestId> =
+        list.iter().skip(window_size).filter(fits).map(|request| request.id).collect();
     let mut shown = Vec::new();
     pool.look_past_marked();
     while pool.move_on(limit_of) {
@@ -224,7 +227,7 @@ fn a_long_queue_is_cut_into_stretches_that_stay_few() {
         pool.insert(Request::new(id, 1 + random.next(9_000) as u32)).expect("valid");
     }
     // One in a hundred stays.
-    let gone = (0..40_000).filter(|id| id % 100 != 0);
+    let gone = (0..40_000).filter(|id| id % 100 != 0).map(RequestId);
     pool.leave_all(gone, |_| {});
     assert_eq!(pool.len(), 400);
     let list: Vec<Request> = all(&pool);
@@ -262,15 +265,18 @@ fn a_pool_of_one_decision_shows_those_who_may_enter() {
             let ranked = request.rank.is_none_or(|rank| rank == 0 || rank == 3);
             request.prompt_tokens <= 40 && ranked && request.pair_row.is_none_or(|row| row != 2)
         };
-        let expected: Vec<u64> =
+        let expected: Vec<RequestId> =
             requests.iter().filter(may).map(|request| request.id).take(pool.window).collect();
         if pool.len() > pool.window && !expected.is_empty() {
             assert_eq!(window(&pool), expected);
         } else {
-            assert_eq!(window(&pool), (0..pool.len().min(pool.window) as u64).collect::<Vec<_>>());
+            assert_eq!(
+                window(&pool),
+                (0..pool.len().min(pool.window) as u64).map(RequestId).collect::<Vec<_>>()
+            );
         }
         for (slot, request, _) in pool.candidates().iter() {
-            assert_eq!(pool.row_of(slot) as u64, request.id);
+            assert_eq!(pool.row_of(slot) as u64, request.id.0);
             assert_eq!(pool.slot_of(request.id), Some(slot));
         }
     }
@@ -279,7 +285,7 @@ fn a_pool_of_one_decision_shows_those_who_may_enter() {
 #[test]
 fn refusals_name_the_place_and_change_nothing() {
     let error = Pool::from_requests(&[Request::new(1, 5), Request::new(2, 5), Request::new(1, 7)]);
-    assert_eq!(error.unwrap_err(), BatchError::DuplicateId { index: 2, id: 1, first: 0 });
+    assert_eq!(error.unwrap_err(), BatchError::DuplicateId { index: 2, id: RequestId(1), first: 0 });
     let mut pool = Pool::new();
     assert!(matches!(pool.insert(Request::new(1, 0)), Err(BatchError::PromptTokens { found: 0, .. })));
     assert!(pool.insert(Request::new(1, MAX_PROMPT_TOKENS + 1)).is_err());
@@ -288,16 +294,25 @@ fn refusals_name_the_place_and_change_nothing() {
     // Behind the window as well.
     let mut pool = Pool::with_window(2);
     let requests: Vec<Request> = [4, 7, 9, 8, 7].map(|id| Request::new(id, 5)).into();
-    assert_eq!(pool.refill(&requests[..]), Err(BatchError::DuplicateId { index: 4, id: 7, first: 1 }));
+    assert_eq!(
+        pool.refill(&requests[..]),
+        Err(BatchError::DuplicateId { index: 4, id: RequestId(7), first: 1 })
+    );
     let requests: Vec<Request> = [4, 7, 9, 8, 9].map(|id| Request::new(id, 5)).into();
-    assert_eq!(pool.refill(&requests[..]), Err(BatchError::DuplicateId { index: 4, id: 9, first: 2 }));
+    assert_eq!(
+        pool.refill(&requests[..]),
+        Err(BatchError::DuplicateId { index: 4, id: RequestId(9), first: 2 })
+    );
     assert!(pool.is_empty());
 }
 
 /// Behind the window too, where a list for each rank up to this one would take all memory.
 #[test]
 fn a_rank_of_no_batch_is_refused() {
-    let refused = |index, id, found| Err(BatchError::Rank { index, id, workers: MAX_WORKERS, found });
+    let refused = |index, id, found| {
+        let (id, found) = (RequestId(id), WorkerIndex(found));
+        Err(BatchError::Rank { index, id, workers: MAX_WORKERS, found })
+    };
     let mut pool = Pool::with_window(1);
     pool.insert(Request::new(1, 10)).unwrap();
     assert_eq!(pool.insert(Request::new(2, 10).bound_to(u32::MAX)), refused(1, 2, u32::MAX));
@@ -327,7 +342,7 @@ fn a_refilled_pool_is_the_one_filled_request_by_request() {
                 bulk.refill(&requests).expect("valid");
                 let same = |bulk: &Pool, single: &Pool| {
                     check(bulk.candidates());
-                    let ordered = |pool: &Pool| -> Vec<u64> {
+                    let ordered = |pool: &Pool| -> Vec<RequestId> {
                         let slots = pool.candidates().ordered().slots.iter();
                         slots.map(|&slot| pool.candidates().request(PoolSlot(slot)).id).collect()
                     };
@@ -347,12 +362,21 @@ fn a_refilled_pool_is_the_one_filled_request_by_request() {
             }
         }
         let twice = [Request::new(0, 5), Request::new(1, 5), Request::new(0, 7)];
-        assert_eq!(bulk.refill(&twice), Err(BatchError::DuplicateId { index: 2, id: 0, first: 0 }));
+        assert_eq!(
+            bulk.refill(&twice),
+            Err(BatchError::DuplicateId { index: 2, id: RequestId(0), first: 0 })
+        );
         assert!(bulk.is_empty() && bulk.iter().next().is_none());
         let late = [Request::new(0, 5), Request::new(1, 5).waited(MAX_WAITED_STEPS + 1)];
-        assert!(matches!(bulk.refill(&late), Err(BatchError::WaitedSteps { index: 1, id: 1, .. })));
+        assert!(matches!(
+            bulk.refill(&late),
+            Err(BatchError::WaitedSteps { index: 1, id: RequestId(1), .. })
+        ));
         let none = [Request::new(0, 5), Request::new(0, 0)];
-        assert!(matches!(bulk.refill(&none), Err(BatchError::PromptTokens { index: 1, id: 0, .. })));
+        assert!(matches!(
+            bulk.refill(&none),
+            Err(BatchError::PromptTokens { index: 1, id: RequestId(0), .. })
+        ));
         let candidates = bulk.candidates();
         assert!(bulk.is_empty() && !candidates.any_pair_terms() && !candidates.any_deadline());
     }

@@ -1,6 +1,7 @@
 //! The caller's clock, and what the router makes of it.
 
-/// A reading further ahead of the last one than this, in milliseconds, is a jump and not time that has passed: ten minutes.
+/// A reading further ahead of the last one than this, in milliseconds, is a jump and not time that has
+/// passed: ten minutes.
 pub const FORWARD_JUMP_MS: u64 = 600_000;
 /// A reading further behind the last one than this is a jump and not one that comes late: ten seconds.
 pub const BACKWARD_JUMP_MS: u64 = 10_000;
@@ -25,8 +26,9 @@ impl Dial {
 
 /// The router's time in milliseconds: it begins at the first reading and never runs backwards.
 ///
-/// A reading that a clock which was read before cannot show is the beginning of another clock (a jump): no time has passed by it, and it is counted.
-/// A few clocks are remembered, so that readings of several that disagree may alternate, as those of a host and of its workers do.
+/// A reading that a clock which was read before cannot show is the beginning of another clock (a jump): no
+/// time has passed by it, and it is counted. A few clocks are remembered, so that readings of several that
+/// disagree may alternate, as those of a host and of its workers do.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {
     /// The one that was read last first.

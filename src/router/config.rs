@@ -1,111 +1,72 @@
-//! What a router is told once: the workers, how it looks ahead, when it decides, and which part of the cluster is its own.
+//! What a router is told once: the workers, how it looks ahead, when it decides, and which part of the
+//! cluster is its own.
 
-use crate::batch::{BatchError, MAX_LOAD_TOKENS, MAX_SLOTS, MAX_WEIGHT, MAX_WORKERS};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::account::{Share, WorkerConfig};
+use crate::batch::{BatchError, MAX_WORKERS};
+use crate::names::UnknownName;
 use crate::router::RouterError;
-
-/// One worker (data-parallel rank) as the whole cluster has it; a [`Share`] divides it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct WorkerConfig {
-    /// Batch slots: requests that decode there at once.
-    pub slots: u32,
-    /// KV tokens that fit, if bounded. A report may change it.
-    pub kv_capacity_tokens: Option<u64>,
-    /// Relative step cost per token, 0..=64; 1 for a uniform cluster.
-    pub weight: f32,
-}
-
-impl WorkerConfig {
-    /// A worker without a KV bound, weight 1.
-    #[must_use]
-    pub fn new(slots: u32) -> Self {
-        Self { slots, kv_capacity_tokens: None, weight: 1.0 }
-    }
-
-    /// Bounds its KV cache.
-    #[must_use]
-    pub fn capacity(self, kv_capacity_tokens: u64) -> Self {
-        Self { kv_capacity_tokens: Some(kv_capacity_tokens), ..self }
-    }
-
-    /// Sets the relative step cost per token.
-    #[must_use]
-    pub fn weight(self, weight: f32) -> Self {
-        Self { weight, ..self }
-    }
-
-    /// Checks every range; `index` goes into the error.
-    pub(super) fn check(&self, index: usize) -> Result<(), RouterError> {
-        if self.slots > MAX_SLOTS {
-            let found = u64::from(self.slots);
-            return Err(BatchError::WorkerSlots { index, limit: MAX_SLOTS, found }.into());
-        }
-        let capacity = self.kv_capacity_tokens.unwrap_or(0);
-        if capacity > MAX_LOAD_TOKENS {
-            let what = "KV capacity tokens";
-            return Err(
-                BatchError::WorkerTokens { index, what, limit: MAX_LOAD_TOKENS, found: capacity }.into()
-            );
-        }
-        if !(0.0..=MAX_WEIGHT).contains(&self.weight) {
-            return Err(BatchError::Weight { index, limit: MAX_WEIGHT, found: self.weight }.into());
-        }
-        Ok(())
-    }
-}
 
 /// When [`super::Router::place`] decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Mode {
     /// Every request waits for the next step: the best balance, since the step chooses among all who wait.
     #[default]
     Step,
-    /// An arriving request goes at once to the worker with the greatest F-score (ties to the least load, then the lowest index) that
-    /// has a free slot and room; it waits for a step only when there is none.
+    /// An arriving request goes at once to the worker with the greatest F-score (ties to the least load, then
+    /// the lowest index) that has a free slot and room; it waits for a step only when there is none.
     Arrival,
-    /// On arrival while more than `free_slots` slots are open over all workers, per step otherwise: the published bypass.
+    /// On arrival while more than `free_slots` slots are open over all workers, per step otherwise: the
+    /// published bypass.
     Mixed {
         /// Open slots of this router, over all workers, above which a request does not wait for a step.
         free_slots: u32,
     },
 }
 
-/// Which part of every worker belongs to this router when several front ends feed the same workers.
-///
-/// Part `index` of `of` has `slots * (index + 1) / of - slots * index / of` of each worker's slots, and of its KV capacity likewise: the
-/// parts of all front ends add up to the worker, so together they never admit more than it has, however late their reports are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// This front end, below `of`.
-    pub index: u32,
-    /// Number of front ends, 1..=1024.
-    pub of: u32,
+impl Mode {
+    /// How it is written.
+    pub const NAMES: [&'static str; 3] = ["step", "arrival", "mixed:FREE_SLOTS"];
 }
 
-impl Share {
-    /// The only front end: everything is its own.
-    pub const WHOLE: Self = Self { index: 0, of: 1 };
-    const MOST: u32 = 1024;
-
-    /// Its part of a quantity.
-    #[must_use]
-    pub fn part(self, whole: u64) -> u64 {
-        let upto = |count: u32| (u128::from(whole) * u128::from(count) / u128::from(self.of.max(1))) as u64;
-        upto(self.index + 1) - upto(self.index)
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step => f.pad("step"),
+            Self::Arrival => f.pad("arrival"),
+            Self::Mixed { free_slots } => write!(f, "mixed:{free_slots}"),
+        }
     }
 }
 
-impl Default for Share {
-    fn default() -> Self {
-        Self::WHOLE
+impl FromStr for Mode {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let mixed = || name.strip_prefix("mixed:")?.parse().ok();
+        match name {
+            "step" => Ok(Self::Step),
+            "arrival" => Ok(Self::Arrival),
+            _ => match mixed() {
+                Some(free_slots) => Ok(Self::Mixed { free_slots }),
+                None => Err(UnknownName { kind: "mode", found: name.to_owned(), expected: &Self::NAMES }),
+            },
+        }
     }
 }
 
 /// The workers of a cluster, how a router looks ahead and what it does about silence.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[non_exhaustive]
 pub struct RouterConfig {
     /// The workers; their ids are their positions here. None is fine: workers may join.
     pub workers: Vec<WorkerConfig>,
-    /// Steps of growth that an admission leaves free for each running request and for itself; only used where the KV cache is bounded.
+    /// Steps of growth that an admission leaves free for each running request and for itself; only used where
+    /// the KV cache is bounded.
     pub headroom_steps: u32,
     /// Steps between two predictions for the same running request, at least 1.
     pub refresh_steps: u32,
@@ -115,24 +76,27 @@ pub struct RouterConfig {
     pub mode: Mode,
     /// Which part of every worker is this router's.
     pub share: Share,
-    /// A dispatch is lost, and returned, when a report that comes at least this long after it still has not seen it. None: never, for callers
-    /// that hand requests over in process. Longer than a report may be late.
+    /// A dispatch is lost, and returned, when a report that comes at least this long after it still has not
+    /// seen it. None: never, for callers that hand requests over in process. Longer than a report may be
+    /// late.
     pub dispatch_timeout_ms: Option<u64>,
-    /// A dispatch is returned when nothing at all, neither report nor progress, has shown it for this long. None: silence is no evidence.
+    /// A dispatch is returned when nothing at all, neither report nor progress, has shown it for this long.
+    /// None: silence is no evidence.
     pub silence_timeout_ms: Option<u64>,
     /// A request that has waited this long is returned by the next step. None: it waits on.
     pub expire_after_ms: Option<u64>,
 }
 
 impl RouterConfig {
-    /// Uniform workers without a KV bound; predictions refreshed every 16 steps, ends kept 512 steps ahead, 256 steps of headroom where a
-    /// bound is set. Decides per step, owns the whole cluster, loses nothing and lets nobody expire.
+    /// Uniform workers without a KV bound; predictions refreshed every 16 steps, ends kept 512 steps ahead,
+    /// 256 steps of headroom where a bound is set. Decides per step, owns the whole cluster, loses nothing
+    /// and lets nobody expire.
     #[must_use]
     pub fn new(workers: usize, slots: u32) -> Self {
         Self::uniform(workers, WorkerConfig::new(slots))
     }
 
-    /// The same with the given worker.
+    /// So many of the given worker; everything else as [`RouterConfig::new`] says.
     #[must_use]
     pub fn uniform(workers: usize, worker: WorkerConfig) -> Self {
         Self {
@@ -146,6 +110,60 @@ impl RouterConfig {
             silence_timeout_ms: None,
             expire_after_ms: None,
         }
+    }
+
+    /// Sets the workers, each for itself.
+    #[must_use]
+    pub fn workers(self, workers: impl Into<Vec<WorkerConfig>>) -> Self {
+        Self { workers: workers.into(), ..self }
+    }
+
+    /// Sets the steps of growth that an admission leaves free where the KV cache is bounded.
+    #[must_use]
+    pub fn headroom_steps(self, headroom_steps: u32) -> Self {
+        Self { headroom_steps, ..self }
+    }
+
+    /// Sets the steps between two predictions for one running request.
+    #[must_use]
+    pub fn refresh_steps(self, refresh_steps: u32) -> Self {
+        Self { refresh_steps, ..self }
+    }
+
+    /// Sets how far ahead predicted ends are kept.
+    #[must_use]
+    pub fn ends_horizon_steps(self, ends_horizon_steps: u32) -> Self {
+        Self { ends_horizon_steps, ..self }
+    }
+
+    /// Sets when [`Router::place`](crate::Router::place) decides.
+    #[must_use]
+    pub fn mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Sets which part of every worker is this router's.
+    #[must_use]
+    pub fn share(self, share: Share) -> Self {
+        Self { share, ..self }
+    }
+
+    /// Sets after how long a dispatch that a report has not seen is lost.
+    #[must_use]
+    pub fn dispatch_timeout_ms(self, dispatch_timeout_ms: impl Into<Option<u64>>) -> Self {
+        Self { dispatch_timeout_ms: dispatch_timeout_ms.into(), ..self }
+    }
+
+    /// Sets after how long a dispatch that nothing has shown is returned.
+    #[must_use]
+    pub fn silence_timeout_ms(self, silence_timeout_ms: impl Into<Option<u64>>) -> Self {
+        Self { silence_timeout_ms: silence_timeout_ms.into(), ..self }
+    }
+
+    /// Sets after how long a request that waits is returned.
+    #[must_use]
+    pub fn expire_after_ms(self, expire_after_ms: impl Into<Option<u64>>) -> Self {
+        Self { expire_after_ms: expire_after_ms.into(), ..self }
     }
 
     pub(super) fn check(&self) -> Result<(), RouterError> {
@@ -163,19 +181,9 @@ impl RouterConfig {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parts_of_all_front_ends_are_the_whole() {
-        for of in [1, 2, 3, 7, 64] {
-            for whole in [0u64, 1, 5, 72, 400_001] {
-                let parts = (0..of).map(|index| Share { index, of }.part(whole));
-                let (least, most) = (parts.clone().min().unwrap(), parts.clone().max().unwrap());
-                assert_eq!(parts.sum::<u64>(), whole);
-                assert!(most - least <= 1);
-            }
-        }
+impl Default for RouterConfig {
+    /// No workers yet; everything else as [`RouterConfig::new`] says.
+    fn default() -> Self {
+        Self::new(0, 0)
     }
 }

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use thiserror::Error;
 
 use crate::batch::BatchError;
+use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::policy::PolicyError;
 
 /// A refused call. Nothing has changed then.
@@ -22,15 +23,15 @@ pub enum RouterError {
     #[error("request {id} neither waits nor runs")]
     Unknown {
         /// Request id.
-        id: u64,
+        id: RequestId,
     },
     /// The id is already running.
     #[error("request {id} already runs on worker {worker}")]
     Running {
         /// Request id.
-        id: u64,
+        id: RequestId,
         /// Worker that it runs on.
-        worker: u32,
+        worker: WorkerId,
     },
     /// No such worker: never there, or removed.
     #[error("no worker {found} among {workers}")]
@@ -38,31 +39,32 @@ pub enum RouterError {
         /// Number of workers.
         workers: usize,
         /// Id found.
-        found: u32,
+        found: WorkerId,
     },
-    /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that may not take it.
+    /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that
+    /// may not take it.
     #[error("policy {policy} may not send request {id} to worker {worker}")]
     Refused {
         /// Name of the policy.
         policy: &'static str,
         /// Request id.
-        id: u64,
-        /// Worker index in the batch.
-        worker: u32,
+        id: RequestId,
+        /// Its position in the batch.
+        worker: WorkerIndex,
     },
     /// The worker has no free slot for a request that is said to run there.
     #[error("worker {worker} has no free slot for request {id}")]
     NoSlot {
         /// Request id.
-        id: u64,
+        id: RequestId,
         /// Worker.
-        worker: u32,
+        worker: WorkerId,
     },
     /// A report acknowledges a dispatch that was never made: it is meant for another router.
     #[error("worker {worker} reports dispatch {found}, but only {sent} were made")]
     Dispatch {
         /// Worker.
-        worker: u32,
+        worker: WorkerId,
         /// Dispatches made to it.
         sent: u64,
         /// Dispatch that the report has seen.
@@ -72,7 +74,7 @@ pub enum RouterError {
     #[error("progress of worker {worker} must be at most {limit} tokens, found {found}")]
     Progress {
         /// Worker.
-        worker: u32,
+        worker: WorkerId,
         /// Most tokens of one call.
         limit: u32,
         /// Tokens found.
@@ -88,7 +90,8 @@ pub enum RouterError {
         /// Most front ends.
         limit: u32,
     },
-    /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be in disorder, the router's is not.
+    /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be
+    /// in disorder, the router's is not.
     #[error("policy {policy}, or what was supplied to it, panicked: {message}")]
     Panicked {
         /// Name of the policy.

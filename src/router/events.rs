@@ -1,59 +1,76 @@
 //! What happens to requests: they arrive, grow, end.
 
+use crate::account::Active;
 use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
-use crate::router::accounting::Active;
+use crate::ids::{RequestId, WorkerId, WorkerIndex};
+use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
+use crate::router::trace::refused;
 use crate::router::{Finished, Rank, Router, RouterError};
 
 impl Router {
-    /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank itself.
-    /// The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`]; it has no survival classes, so [`Request::survival_class`] says nothing.
+    /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank
+    /// itself. The router sets [`Request::pair_row`] itself, see [`crate::PairTerms`]; it has no survival
+    /// classes, so [`Request::survival_class`] says nothing.
     ///
-    /// `now_ms` is the clock's reading as it arrived; without one (`None`) its wait begins when the clock is next read.
+    /// `now_ms` is the clock's reading as it arrived; without one (`None`) its wait begins when the clock is
+    /// next read.
     ///
     /// # Errors
-    /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; a policy that panics.
-    pub fn enqueue(&mut self, request: Request, now_ms: impl Into<Option<u64>>) -> Result<(), RouterError> {
+    /// A request that is invalid, whose id waits or runs already, or whose rank is no worker; a policy that
+    /// panics.
+    pub fn enqueue(
+        &mut self,
+        request: Request<WorkerId>,
+        now_ms: impl Into<Option<u64>>,
+    ) -> Result<(), RouterError> {
         let clock = self.read(now_ms);
+        let done = self.let_in(request, clock);
+        refused("enqueue", done)
+    }
+
+    fn let_in(&mut self, request: Request<WorkerId>, clock: Option<Clock>) -> Result<(), RouterError> {
         let mut request = self.admissible(request)?;
         self.pool.check(&request)?;
         self.bind(&mut request)?;
         if let Some(clock) = clock {
             self.tell(clock);
         }
-        self.arrived(&request);
+        self.arrived(request.prompt_tokens);
         self.wait(request, clock.map(|clock| clock.now_ms()));
         Ok(())
     }
 
-    pub(super) fn arrived(&mut self, request: &Request) {
-        self.meter.arrived(request.prompt_tokens);
+    pub(super) fn arrived(&mut self, prompt_tokens: u32) {
+        self.meter.arrived(prompt_tokens);
         self.counters.arrived += 1;
     }
 
-    /// The request as the pool wants it: its rank as an index, and no rows of a caller's, which no batch of the router's has.
-    pub(super) fn admissible(&self, request: Request) -> Result<Request, RouterError> {
+    /// The request as the pool wants it: its rank as an index, and no rows of a caller's, which no batch of
+    /// the router's has.
+    pub(super) fn admissible(&self, request: Request<WorkerId>) -> Result<Request, RouterError> {
         if let Some(index) = self.slab.index_of(request.id) {
             let worker = self.slab.entries[index as usize].worker;
             return Err(RouterError::Running { id: request.id, worker });
         }
         let rank = request.rank.map(|worker| self.place_of(worker)).transpose()?;
-        let rank = rank.map(|place| place as u32);
-        Ok(Request { rank, pair_row: None, survival_class: None, ..request })
+        let request = Request { pair_row: None, survival_class: None, ..request };
+        Ok(request.ranked(rank.map(WorkerIndex::at)))
     }
 
-    /// A request that was checked, and bound where the policy binds, waits; without a date, from the clock's next reading on.
+    /// A request that was checked, and bound where the policy binds, waits; without a date, from the clock's
+    /// next reading on.
     pub(super) fn wait(&mut self, request: Request, since_ms: Option<u64>) {
         self.pool.enter(request, since_ms);
         let tokens = u64::from(request.prompt_tokens);
         match request.rank {
             None => self.rescan |= self.longest_tokens.is_some_and(|longest| tokens > longest),
             Some(rank) => {
-                let (requests, queued_tokens) = &mut self.queued[rank as usize];
+                let (requests, queued_tokens) = &mut self.queued[rank.index()];
                 *requests += 1;
                 *queued_tokens += tokens;
-                self.rescan |= self.is_stranded(&request, rank as usize);
+                self.rescan |= self.is_stranded(&request, rank.index());
             }
         }
     }
@@ -69,17 +86,34 @@ impl Router {
         ));
         let (policy, ranks) = (&mut self.policy, &self.ranks);
         let rank = unless_panicked(policy.name(), || policy.bind(request, ranks))?;
-        request.rank = rank.filter(|&rank| (rank as usize) < self.workers.len());
+        request.rank = rank.filter(|rank| rank.index() < self.workers.len());
         Ok(())
     }
 
-    /// Takes over a request that already runs on a worker (a restart, a warm start). It has no dispatch number and counts as seen.
+    /// Takes over a request that already runs on a worker (a restart, a warm start). It has no dispatch
+    /// number and counts as seen.
     ///
     /// # Errors
     /// An id that waits or runs already, an invalid length, an unknown worker, or one without a free slot.
-    pub fn adopt(&mut self, request: Request, worker: u32, generated_tokens: u32) -> Result<(), RouterError> {
+    pub fn adopt(
+        &mut self,
+        request: Request<WorkerId>,
+        worker: impl Into<WorkerId>,
+        generated_tokens: u32,
+    ) -> Result<(), RouterError> {
+        let done = self.take_over(request, worker.into(), generated_tokens);
+        refused("adopt", done)
+    }
+
+    fn take_over(
+        &mut self,
+        request: Request<WorkerId>,
+        worker: WorkerId,
+        generated_tokens: u32,
+    ) -> Result<(), RouterError> {
+        // A request that may only run elsewhere runs here all the same, and is bound no more.
         let request = Request { rank: request.rank.filter(|&rank| rank == worker), ..request };
-        let request = Request { rank: request.rank.map(|_| worker), ..self.admissible(request)? };
+        let request = self.admissible(request)?.ranked(request.rank);
         let id = request.id;
         if self.pool.contains(id) {
             return Err(BatchError::Waits { id }.into());
@@ -92,8 +126,9 @@ impl Router {
         if self.workers[place].free_slots == 0 {
             return Err(RouterError::NoSlot { id, worker });
         }
-        self.arrived(&request);
-        self.begin(request, place, generated_tokens, false);
+        self.arrived(request.prompt_tokens);
+        // It runs already: nobody is to be told.
+        let _ = self.begin(request, place, generated_tokens, false);
         Ok(())
     }
 
@@ -101,8 +136,17 @@ impl Router {
     ///
     /// # Errors
     /// The request does not run.
-    pub fn finish(&mut self, id: u64, now_ms: impl Into<Option<u64>>) -> Result<Finished, RouterError> {
+    pub fn finish(
+        &mut self,
+        id: impl Into<RequestId>,
+        now_ms: impl Into<Option<u64>>,
+    ) -> Result<Finished, RouterError> {
         let clock = self.read(now_ms);
+        let done = self.end(id.into(), clock);
+        refused("finish", done)
+    }
+
+    fn end(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Finished, RouterError> {
         let (active, generated_tokens) = self.leave_worker(id)?;
         if let Some(clock) = clock {
             self.tell(clock);
@@ -120,12 +164,22 @@ impl Router {
         Ok(Finished { id, worker: active.worker, generated_tokens })
     }
 
-    /// A waiting or running request was given up: it leaves and teaches nothing. The worker that it ran on, if any.
+    /// A waiting or running request was given up: it leaves and teaches nothing. The worker that it ran on,
+    /// if any.
     ///
     /// # Errors
     /// The request neither waits nor runs.
-    pub fn abort(&mut self, id: u64, now_ms: impl Into<Option<u64>>) -> Result<Option<u32>, RouterError> {
+    pub fn abort(
+        &mut self,
+        id: impl Into<RequestId>,
+        now_ms: impl Into<Option<u64>>,
+    ) -> Result<Option<WorkerId>, RouterError> {
         let clock = self.read(now_ms);
+        let done = self.give_up(id.into(), clock);
+        refused("abort", done)
+    }
+
+    fn give_up(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Option<WorkerId>, RouterError> {
         let worker = match self.pool.leave(id) {
             Some(waiting) => {
                 self.left_queue(waiting.request);
@@ -141,13 +195,14 @@ impl Router {
         Ok(worker)
     }
 
-    /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request of the length that it
-    /// has reached, for the caller to enqueue again. Nothing is learned.
+    /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request
+    /// of the length that it has reached, for the caller to enqueue again. Nothing is learned.
     ///
     /// # Errors
     /// The request does not run.
-    pub fn preempt(&mut self, id: u64) -> Result<Request, RouterError> {
-        let (active, generated) = self.leave_worker(id)?;
+    #[must_use = "the request has left: enqueue it again"]
+    pub fn preempt(&mut self, id: impl Into<RequestId>) -> Result<Request<WorkerId>, RouterError> {
+        let (active, generated) = refused("preempt", self.leave_worker(id.into()))?;
         self.counters.preempted += 1;
         // Longer than any may be: the longest, so that it can be enqueued.
         let prompt_tokens = active.request.prompt_tokens.saturating_add(generated).min(MAX_PROMPT_TOKENS);
@@ -155,15 +210,16 @@ impl Router {
     }
 
     /// Tells the classifier the true output length of a request: only an oracle listens.
-    pub fn tell_length(&mut self, id: u64, output_tokens: u32) {
+    pub fn tell_length(&mut self, id: impl Into<RequestId>, output_tokens: u32) {
         if let Some(forecast_state) = &mut self.forecast_state {
-            forecast_state.told(id, output_tokens);
+            forecast_state.told(id.into(), output_tokens);
         }
     }
 
     // Progress.
 
-    /// One lock-step decode step has run: every running request has a token more and everybody who waits has waited a step.
+    /// One lock-step decode step has run: every running request has a token more and everybody who waits has
+    /// waited a step.
     pub fn advance(&mut self) {
         for account in &mut self.accounts {
             account.grown_tokens += 1;
@@ -174,11 +230,17 @@ impl Router {
         self.tick(1);
     }
 
-    /// Every running request of a worker has `tokens` more. A worker on which nothing of ours runs does not move the step clock.
+    /// Every running request of a worker has `tokens` more. A worker on which nothing of ours runs does not
+    /// move the step clock.
     ///
     /// # Errors
     /// No such worker, or more than 2^22 tokens at once.
-    pub fn progress(&mut self, worker: u32, tokens: u32) -> Result<(), RouterError> {
+    pub fn progress(&mut self, worker: impl Into<WorkerId>, tokens: u32) -> Result<(), RouterError> {
+        let done = self.grow_worker(worker.into(), tokens);
+        refused("progress", done)
+    }
+
+    fn grow_worker(&mut self, worker: WorkerId, tokens: u32) -> Result<(), RouterError> {
         let place = self.place_of(worker)?;
         self.check_progress(worker, tokens)?;
         let account = &mut self.accounts[place];
@@ -196,7 +258,12 @@ impl Router {
     ///
     /// # Errors
     /// The request does not run, or more than 2^22 tokens at once.
-    pub fn progress_request(&mut self, id: u64, tokens: u32) -> Result<(), RouterError> {
+    pub fn progress_request(&mut self, id: impl Into<RequestId>, tokens: u32) -> Result<(), RouterError> {
+        let done = self.grow_request(id.into(), tokens);
+        refused("progress_request", done)
+    }
+
+    fn grow_request(&mut self, id: RequestId, tokens: u32) -> Result<(), RouterError> {
         let index = self.slab.index_of(id).ok_or(RouterError::Unknown { id })?;
         let Active { worker, born_step, .. } = self.slab.entries[index as usize];
         let place = self.place_of(worker)?;
@@ -209,7 +276,7 @@ impl Router {
         Ok(())
     }
 
-    pub(super) fn check_progress(&self, worker: u32, found: u32) -> Result<(), RouterError> {
+    fn check_progress(&self, worker: WorkerId, found: u32) -> Result<(), RouterError> {
         let limit = MAX_PROMPT_TOKENS;
         if found > limit { Err(RouterError::Progress { worker, limit, found }) } else { Ok(()) }
     }

@@ -2,6 +2,7 @@
 
 use crate::assignment::{Assignment, WaitReason};
 use crate::batch::{Batch, Worker};
+use crate::ids::{RequestId, WorkerId};
 use crate::policy::Policy;
 use crate::router::Router;
 
@@ -20,25 +21,28 @@ pub enum Decided {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RunnerUp {
     /// Worker id.
-    pub worker: u32,
+    pub worker: WorkerId,
     /// The request's score there, in tokens.
     pub score_tokens: f64,
 }
 
 /// One decision explained.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Explanation {
     /// Request id.
-    pub id: u64,
+    pub id: RequestId,
     /// How it was decided, or why it waits.
     pub decided: Decided,
     /// The worker that it entered.
-    pub worker: Option<u32>,
+    pub worker: Option<WorkerId>,
     /// The score that won, in tokens, after the picks before it.
     pub score_tokens: f64,
-    /// Its score on that worker as the step began, to compare with the runner-up; NaN for a policy that scores no pairs.
+    /// Its score on that worker as the step began, to compare with the runner-up; NaN for a policy that
+    /// scores no pairs.
     pub opening_score_tokens: f64,
-    /// The best other worker with a free slot and room as the step began, if there was one and the policy scores pairs.
+    /// The best other worker with a free slot and room as the step began, if there was one and the policy
+    /// scores pairs.
     pub runner_up: Option<RunnerUp>,
     /// Tokens by which the worker was below the most loaded one as the step began (the envelope's margin).
     pub margin_tokens: f64,
@@ -47,7 +51,8 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// By how many tokens the worker beat the runner-up as the step began. Negative when picks before this one changed the order.
+    /// By how many tokens the worker beat the runner-up as the step began. Negative when picks before this
+    /// one changed the order.
     #[must_use]
     pub fn lead_tokens(&self) -> Option<f64> {
         self.runner_up.map(|second| self.opening_score_tokens - second.score_tokens)
@@ -106,12 +111,12 @@ impl Explainer {
     }
 
     /// When it has been decided and nothing has changed yet.
-    pub(super) fn explain(&mut self, workers: &[Worker], ids: &[u32], assignment: &Assignment) {
+    pub(super) fn explain(&mut self, workers: &[Worker], ids: &[WorkerId], assignment: &Assignment) {
         if !self.on {
             return;
         }
         for admission in &assignment.admitted {
-            let chosen = admission.worker as usize;
+            let chosen = admission.worker.index();
             let from = self.row_of[admission.slot.index()] as usize * workers.len();
             let scores = if self.scored { &self.scores[from..from + workers.len()] } else { &[] };
             let second = (0..scores.len())
@@ -157,17 +162,19 @@ pub(super) fn margin_tokens(workers: &[Worker], place: usize) -> f64 {
 }
 
 impl Router {
-    /// Keeps what [`Router::explain`] tells about admissions, from the next decision on. A step then scores every pair once more; decisions
-    /// stay the same.
+    /// Keeps what [`Router::explain`] tells about admissions, from the next decision on. A step then scores
+    /// every pair once more; decisions stay the same.
     pub fn set_explaining(&mut self, on: bool) {
         self.explainer.on = on;
         self.explainer.clear();
     }
 
-    /// Why a request was admitted by the last step or placed since, where that is kept ([`Router::set_explaining`]), or why it waits as
-    /// things stand, always. None for a request that neither waits nor was decided lately.
+    /// Why a request was admitted by the last step or placed since, where that is kept
+    /// ([`Router::set_explaining`]), or why it waits as things stand, always. None for a request that neither
+    /// waits nor was decided lately.
     #[must_use]
-    pub fn explain(&self, id: u64) -> Option<Explanation> {
+    pub fn explain(&self, id: impl Into<RequestId>) -> Option<Explanation> {
+        let id = id.into();
         if let Some((slot, request, waited_steps)) = self.pool.find(id) {
             return Some(Explanation {
                 id,

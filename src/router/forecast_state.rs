@@ -2,12 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::account::{Active, Slab};
 use crate::batch::PredictedEnd;
 use crate::forecast::projection::{EventBuckets, Node};
 use crate::forecast::{Running, Termination, TerminationClassifier};
+use crate::ids::{RequestId, WorkerIndex};
 use crate::policy::Needs;
 use crate::router::RouterConfig;
-use crate::router::accounting::{Active, Slab};
 use crate::router::error::message_of;
 
 /// A classifier that has panicked is not asked again: nothing is predicted then.
@@ -86,11 +87,11 @@ impl ForecastState {
         self.ask((), |classifier| classifier.finished(request));
     }
 
-    pub(super) fn aborted(&mut self, id: u64) {
+    pub(super) fn aborted(&mut self, id: RequestId) {
         self.ask((), |classifier| classifier.aborted(id));
     }
 
-    pub(super) fn told(&mut self, id: u64, output_tokens: u32) {
+    pub(super) fn told(&mut self, id: RequestId, output_tokens: u32) {
         self.ask((), |classifier| classifier.told(id, output_tokens));
     }
 
@@ -145,7 +146,8 @@ impl ForecastState {
             prompt_hash: active.request.prompt_hash,
             generated_tokens: generated,
         };
-        // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes to it.
+        // The window reaches past the horizon by a refresh, so that an end is known before the horizon comes
+        // to it.
         let horizon = self.buckets.window_steps();
         let in_steps = if self.needs.projection_horizon.is_some() {
             let termination =
@@ -157,11 +159,11 @@ impl ForecastState {
             self.ask(None, |classifier| classifier.end_in(&running, horizon))
         };
         let kv_tokens = u64::from(active.request.prompt_tokens) + u64::from(generated);
-        self.buckets.set(index, place as u32, kv_tokens, in_steps);
+        self.buckets.set(index, WorkerIndex::at(place), kv_tokens, in_steps);
     }
 
-    /// Predicts again whose turn it is, and who should have ended and has not, for a decision that may yet fail. `locate` gives a request's dense worker
-    /// index and generated tokens.
+    /// Predicts again whose turn it is, and who should have ended and has not, for a decision that may yet
+    /// fail. `locate` gives a request's dense worker index and generated tokens.
     pub(super) fn refresh(&mut self, slab: &Slab, now: i64, locate: impl Fn(&Active) -> (usize, u32)) {
         self.before.clear();
         let phase = now.rem_euclid(self.phases.len() as i64) as usize;

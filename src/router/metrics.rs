@@ -1,16 +1,19 @@
 //! How it stands, in plain numbers: for exporters, dashboards and tests.
 
+use crate::account::ReportCounts;
 use crate::assignment::WaitReason;
+use crate::ids::WorkerId;
 use crate::router::Router;
-use crate::router::accounting::ReportCounts;
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
 
-/// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`, bucket 0 zeros; the last one
-/// all that are longer.
+/// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`,
+/// bucket 0 zeros; the last one all that are longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Histogram {
     /// Counts.
+    #[cfg_attr(feature = "serde", serde(with = "buckets"))]
     pub buckets: [u64; Self::BUCKETS],
     /// Sum of all values.
     pub sum: u64,
@@ -39,8 +42,8 @@ impl Histogram {
         self.buckets.iter().sum()
     }
 
-    /// The upper bound of the bucket in which the quantile `q`, 0..=1, lies: at most twice the value. None without values, or when it lies in
-    /// the last bucket.
+    /// The upper bound of the bucket in which the quantile `q`, 0..=1, lies: at most twice the value. None
+    /// without values, or when it lies in the last bucket.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let rank = (q.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
@@ -53,15 +56,41 @@ impl Histogram {
     }
 }
 
+/// Arrays of more than 32 entries are lists to serde.
+#[cfg(feature = "serde")]
+mod buckets {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Histogram;
+
+    pub(super) fn serialize<S: Serializer>(
+        buckets: &[u64; Histogram::BUCKETS],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        buckets.as_slice().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<[u64; Histogram::BUCKETS], D::Error> {
+        let found = Vec::<u64>::deserialize(from)?;
+        let count = found.len();
+        found.try_into().map_err(|_| D::Error::invalid_length(count, &"40 buckets"))
+    }
+}
+
 impl Default for Histogram {
     fn default() -> Self {
         Self { buckets: [0; Self::BUCKETS], sum: 0 }
     }
 }
 
-/// What has happened since the router was made. `arrived` is everybody who was let in: those who wait, run, or have left by one of the
-/// other counts.
+/// What has happened since the router was made. `arrived` is everybody who was let in: those who wait, run,
+/// or have left by one of the other counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Counters {
     /// Requests enqueued, placed or adopted, preempted ones each time they come again.
     pub arrived: u64,
@@ -83,7 +112,7 @@ pub struct Counters {
     pub decide_ns: Histogram,
     /// Waits of the admitted, in milliseconds of the caller's clock.
     pub wait_ms: Histogram,
-    /// The same in steps.
+    /// Waits of the admitted, in steps.
     pub wait_steps: Histogram,
 }
 
@@ -96,9 +125,11 @@ impl Counters {
 
 /// One worker as it stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct RankMetrics {
     /// Worker id.
-    pub worker: u32,
+    pub worker: WorkerId,
     /// Whether it takes new requests.
     pub accepting: bool,
     /// Whether it is being drained.
@@ -137,6 +168,8 @@ pub struct RankMetrics {
 
 /// How a router stands. The caller owns it and fills it again and again.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Metrics {
     /// The caller's clock.
     pub now_ms: u64,
@@ -146,7 +179,7 @@ pub struct Metrics {
     pub ranks: Vec<RankMetrics>,
     /// Requests that wait.
     pub waiting: u64,
-    /// The same by reason, in the order of [`WaitReason::ALL`].
+    /// Requests that wait by reason, in the order of [`WaitReason::ALL`].
     pub waiting_by_reason: [u64; WaitReason::ALL.len()],
     /// Requests that run.
     pub running: u64,
@@ -154,7 +187,8 @@ pub struct Metrics {
     pub envelope_tokens: f64,
     /// `G * envelope - sum of loads`.
     pub imbalance_tokens: f64,
-    /// Longest wait of those who wait now, in steps; of those behind the window it is taken that they came later.
+    /// Longest wait of those who wait now, in steps; of those behind the window it is taken that they came
+    /// later.
     pub longest_wait_steps: u32,
     /// The wait of the one who came first of those who wait now, in milliseconds.
     pub longest_wait_ms: u64,

@@ -1,61 +1,78 @@
-//! The state across steps: the waiting pool, what runs where, what traffic looks like, and one policy that decides.
+//! The state across steps: the waiting pool, what runs where, what traffic looks like, and one policy that
+//! decides.
 //!
 //! The caller tells it what happens and asks for decisions:
 //!
 //! | call | tells or asks |
 //! |---|---|
 //! | [`Router::enqueue`] | a request waits for a step |
-//! | [`Router::place`] | a request arrived: place it at once if the [`Mode`] and the workers allow, else it waits |
+//! | [`Router::place`] | a request arrived: it enters a worker at once if the [`Mode`] allows, else waits |
 //! | [`Router::step`] | who enters which worker now, and who comes back |
-//! | [`Router::advance`], [`Router::progress`], [`Router::progress_request`] | running requests have more tokens: all, one worker's, one |
-//! | [`Router::finish`], [`Router::abort`], [`Router::preempt`] | a request ended, was given up, was put off its worker |
+//! | [`Router::advance`] | every running request has a token more |
+//! | [`Router::progress`], [`Router::progress_request`] | one worker's requests, or one, grow |
+//! | [`Router::finish`], [`Router::abort`] | a request ended, was given up |
+//! | [`Router::preempt`] | a request was put off its worker |
 //! | [`Router::report`] | what a worker measured, and the last dispatch that it had seen |
-//! | [`Router::add_worker`], [`Router::drain_worker`], [`Router::remove_worker`] | a worker joins, takes nobody new, is gone |
+//! | [`Router::add_worker`], [`Router::remove_worker`] | a worker joins, is gone |
+//! | [`Router::drain_worker`] | a worker takes nobody new |
 //! | [`Router::explain`], [`Router::waiting`], [`Router::metrics`] | why; how it stands |
 //! | [`Router::recover`] | everybody comes back, and it begins anew |
 //!
-//! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from `remove_worker` or `recover`.
+//! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from
+//! `remove_worker` or `recover`.
 //!
 //! # A call is whole or not at all
-//! A call that returns an error has changed nothing: [`Router::waiting`], [`Router::metrics`] and the next plan are those that would have been without it.
-//! A step first decides, windows and pair terms included, and then does what it has decided. What the caller supplies (a policy, pair terms, a
-//! classifier) may panic: that is an error too ([`RouterError::Panicked`]). The memory of a policy is its own business; a classifier that has panicked is
-//! not asked again until [`Router::recover`].
+//! A call that returns an error has changed nothing: [`Router::waiting`], [`Router::metrics`] and the next
+//! plan are those that would have been without it. A step first decides, windows and pair terms included, and
+//! then does what it has decided. What the caller supplies (a policy, pair terms, a classifier) may panic:
+//! that is an error too ([`RouterError::Panicked`]). The memory of a policy is its own business; a classifier
+//! that has panicked is not asked again until [`Router::recover`].
 //!
 //! # Clocks
-//! `now_ms` is the caller's clock in milliseconds, any origin. Time begins at its first reading and never runs backwards; calls that carry no reading
-//! happen at the last one, except that a request that is enqueued without begins to wait when the clock is next read. Timeouts and expiry go by it.
-//! A reading more than [`FORWARD_JUMP_MS`] ahead of the last, or more than [`BACKWARD_JUMP_MS`] behind it, is a *jump*: no time has passed by it, time
-//! goes on from there, and it is counted ([`Counters::clock_jumps`]). So a clock that is set neither expires who waits nor stops their time. A few
-//! clocks that disagree by more than that may alternate (eight); time follows the one that is ahead.
+//! `now_ms` is the caller's clock in milliseconds, any origin. Time begins at its first reading and never
+//! runs backwards; calls that carry no reading happen at the last one, except that a request that is enqueued
+//! without begins to wait when the clock is next read. Timeouts and expiry go by it. A reading more than
+//! [`FORWARD_JUMP_MS`] ahead of the last, or more than [`BACKWARD_JUMP_MS`] behind it, is a *jump*: no time
+//! has passed by it, time goes on from there, and it is counted ([`Counters::clock_jumps`]). So a clock that
+//! is set neither expires who waits nor stops their time. A few clocks that disagree by more than that may
+//! alternate (eight); time follows the one that is ahead.
 //!
 //! # Windows
-//! A step chooses among the oldest requests, [`crate::policy::Needs::candidate_window`] of them. When it has left none of them that may enter an open worker (by
-//! slots, room, rank and eligibility) although slots are open and others wait behind, the window moves on past them for that step: to the next, in order
-//! of arrival, whose length and rank fit, and again until slots or requests run out. So no slot stays empty for want of somebody who is only far behind
-//! (but for a step in which the repair of `level` or `exact` leaves room, which the next one fills), and no step looks at a million: those who do not fit are passed over a thousand at a time.
+//! A step chooses among the oldest requests, [`crate::policy::Needs::candidate_window`] of them. When it has
+//! left none of them that may enter an open worker (by slots, room, rank and eligibility) although slots are
+//! open and others wait behind, the window moves on past them for that step: to the next, in order of
+//! arrival, whose length and rank fit, and again until slots or requests run out. So no slot stays empty for
+//! want of somebody who is only far behind (but for a step in which the repair of `level` or `exact` leaves
+//! room, which the next one fills), and no step looks at a million: those who do not fit are passed over a
+//! thousand at a time.
 //!
-//! Waits and forecasts go by the *step clock*. [`Router::advance`] moves it by one; progress moves it when a worker, or a request by itself, gets
-//! ahead of it. So with lock-step workers that report one by one it counts steps, and with speculative decoding the tokens of the fastest.
+//! Waits and forecasts go by the *step clock*. [`Router::advance`] moves it by one; progress moves it when a
+//! worker, or a request by itself, gets ahead of it. So with lock-step workers that report one by one it
+//! counts steps, and with speculative decoding the tokens of the fastest.
 //!
 //! # Workers
-//! A worker's id is its position in [`RouterConfig::workers`], or what [`Router::add_worker`] gave; it is never used again, so a report of a worker that
-//! is gone cannot be taken for another's. [`Request::rank`] (an explicit rank or a sticky session) names a worker by id and is a promise: the request enters
-//! that worker or none. Policies see workers in order of id without gaps.
+//! A worker's id is its position in [`RouterConfig::workers`], or what [`Router::add_worker`] gave; it is
+//! never used again, so a report of a worker that is gone cannot be taken for another's. [`Request::rank`]
+//! (an explicit rank or a sticky session) names a worker by id and is a promise: the request enters that
+//! worker or none. Policies see workers in order of id without gaps.
 //!
 //! # Several front ends
-//! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: the parts add up to each worker, so slots and KV capacity are never
-//! exceeded by what they admit together, whatever their reports; they balance against each other as far as reports show the others' load.
-//! *Each has its own without shares*: each counts the others as foreign load since its last report and may overshoot by what they sent since then.
+//! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: the parts add up to each
+//! worker, so slots and KV capacity are never exceeded by what they admit together, whatever their reports;
+//! they balance against each other as far as reports show the others' load. *Each has its own without
+//! shares*: each counts the others as foreign load since its last report and may overshoot by what they sent
+//! since then.
 //!
 //! # Cost
-//! An event costs O(1), whoever waits; one that changes the window also moves what stands between two places of its order of length. A step costs what
-//! the policy needs for the window, and what those who leave cost one by one; a report what it newly acknowledges; a placement on arrival looks at
-//! every worker once. Nothing allocates once everything has seen its largest size (`tests/allocation.rs`). `cargo bench --bench router` and `--bench pool` have the figures.
-//! A router belongs to one thread at a time (it is `Send`); there is no global state. Ids are the caller's and may be an attacker's choice, so they are
-//! found by the standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever decides anything.
+//! An event costs O(1), whoever waits; one that changes the window also moves what stands between two places
+//! of its order of length. A step costs what the policy needs for the window, and what those who leave cost
+//! one by one; a report what it newly acknowledges; a placement on arrival looks at every worker once.
+//! Nothing allocates once everything has seen its largest size (`tests/allocation.rs`). `cargo bench --bench
+//! router` and `--bench pool` have the figures. A router belongs to one thread at a time (it is `Send`);
+//! there is no global state. Ids are the caller's and may be an attacker's choice, so they are found by the
+//! standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever
+//! decides anything.
 
-mod accounting;
 mod clock;
 mod config;
 mod error;
@@ -67,32 +84,32 @@ mod pairs;
 mod placement;
 mod plan;
 mod recover;
-mod report;
 mod returns;
 mod step;
+mod trace;
 mod traffic;
 mod workers;
 
-pub use self::accounting::ReportCounts;
 pub use self::clock::{BACKWARD_JUMP_MS, FORWARD_JUMP_MS};
-pub use self::config::{Mode, RouterConfig, Share, WorkerConfig};
+pub use self::config::{Mode, RouterConfig};
 pub use self::error::RouterError;
 pub use self::explain::{Decided, Explanation, RunnerUp};
 pub use self::metrics::{Counters, Histogram, Metrics, RankMetrics};
 pub use self::pairs::PairTerms;
 pub use self::plan::{Dispatch, Finished, Placement, Plan, ReturnReason, Returned};
-pub use self::report::{Verdict, WorkerReport};
 pub use self::traffic::TrafficMeter;
+pub use crate::account::{ReportCounts, Share, Verdict, WorkerConfig, WorkerReport};
 
-use self::accounting::{Account, Active, Slab};
 use self::clock::Clock;
 use self::explain::Explainer;
 use self::forecast_state::ForecastState;
 use self::pairs::PairRows;
 use self::step::Planned;
+use crate::account::{Account, Active, Slab};
 use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
 use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::{TerminationClassifier, classifier_for};
+use crate::ids::{RequestId, WorkerId};
 use crate::policy::{self, Parameters, Policy, Rank};
 use crate::pool::{CANDIDATE_WINDOW, Pool, Waiting};
 
@@ -106,7 +123,7 @@ pub struct Router {
     clock: Clock,
     pool: Pool,
     // One entry per worker, in order of id.
-    ids: Vec<u32>,
+    ids: Vec<WorkerId>,
     workers: Vec<Worker>,
     accounts: Vec<Account>,
     queued: Vec<(u32, u64)>,
@@ -142,7 +159,7 @@ pub struct Router {
     stamps: Vec<u64>,
     stamp: u64,
     /// Who leaves the pool with the step under way, and who is admitted by it.
-    leaving: Vec<(u64, ReturnReason)>,
+    leaving: Vec<(RequestId, ReturnReason)>,
     planned: Vec<Planned>,
     left: Vec<Waiting>,
     /// Dispatches that come back with it, by their place in the slab.
@@ -154,11 +171,12 @@ pub struct Router {
     /// Rows before the step under way, of the oldest in order of arrival.
     former_rows: Vec<Option<u32>>,
     /// Rows that it asked for, where the window was moved.
-    asked: Vec<(u64, Option<u32>)>,
+    asked: Vec<(RequestId, Option<u32>)>,
 }
 
 impl Router {
-    /// A router with empty workers that decides by the policy of this name ([`policy::NAMES`]); a policy that wants a forecast gets it.
+    /// A router with empty workers that decides by the policy of this name ([`policy::NAMES`]); a policy that
+    /// wants a forecast gets it.
     ///
     /// # Errors
     /// A configuration out of its ranges, or what [`policy::build`] refuses.
@@ -168,7 +186,8 @@ impl Router {
         Self::with_policy(config, policy, classifier)
     }
 
-    /// The same with a policy and a classifier of the caller's. The classifier serves policies that name a forecast among their needs.
+    /// A router with a policy and a classifier of the caller's. The classifier serves policies that name a
+    /// forecast among their needs.
     ///
     /// # Errors
     /// A configuration out of its ranges.
@@ -236,14 +255,14 @@ impl Router {
 
     /// Why each request still waits, as things stand, in arrival order. Costs nothing when not asked for.
     #[must_use]
-    pub fn waiting(&self) -> Vec<(u64, WaitReason)> {
+    pub fn waiting(&self) -> Vec<(RequestId, WaitReason)> {
         let mut reasons = Vec::new();
         self.waiting_into(&mut reasons);
         reasons
     }
 
-    /// The same into a buffer, which is cleared first.
-    pub fn waiting_into(&self, into: &mut Vec<(u64, WaitReason)>) {
+    /// [`Router::waiting`] into a buffer, which is cleared first.
+    pub fn waiting_into(&self, into: &mut Vec<(RequestId, WaitReason)>) {
         into.clear();
         let reasons = self.reasons();
         into.extend(
@@ -270,7 +289,7 @@ impl Router {
 
     /// Their ids, ascending.
     #[must_use]
-    pub fn worker_ids(&self) -> &[u32] {
+    pub fn worker_ids(&self) -> &[WorkerId] {
         &self.ids
     }
 
@@ -312,13 +331,13 @@ impl Router {
 
     /// The worker that a request runs on.
     #[must_use]
-    pub fn running_on(&self, id: u64) -> Option<u32> {
-        self.slab.index_of(id).map(|index| self.slab.entries[index as usize].worker)
+    pub fn running_on(&self, id: impl Into<RequestId>) -> Option<WorkerId> {
+        self.slab.index_of(id.into()).map(|index| self.slab.entries[index as usize].worker)
     }
 
     // The count.
 
-    fn place_of(&self, worker: u32) -> Result<usize, RouterError> {
+    fn place_of(&self, worker: WorkerId) -> Result<usize, RouterError> {
         find(&self.ids, worker).ok_or(RouterError::Worker { workers: self.ids.len(), found: worker })
     }
 
@@ -348,14 +367,14 @@ impl Router {
     }
 
     /// What is counted of a request that waits for one worker ends; its rank is an id then.
-    fn left_queue(&mut self, mut request: Request) -> Request {
-        if let Some(rank) = &mut request.rank {
-            let (requests, tokens) = &mut self.queued[*rank as usize];
+    fn left_queue(&mut self, request: Request) -> Request<WorkerId> {
+        let worker = request.rank.map(|rank| {
+            let (requests, tokens) = &mut self.queued[rank.index()];
             *requests -= 1;
             *tokens -= u64::from(request.prompt_tokens);
-            *rank = self.ids[*rank as usize];
-        }
-        request
+            self.ids[rank.index()]
+        });
+        request.ranked(worker)
     }
 
     /// Rows of pair terms have an entry for each worker: they end with the workers of their step.
@@ -374,7 +393,13 @@ impl Router {
     }
 
     /// A request begins to run.
-    fn begin(&mut self, request: Request, place: usize, generated_tokens: u32, dispatched: bool) -> Dispatch {
+    fn begin(
+        &mut self,
+        request: Request<WorkerId>,
+        place: usize,
+        generated_tokens: u32,
+        dispatched: bool,
+    ) -> Dispatch {
         let (worker, generated, now_ms) = (self.ids[place], i64::from(generated_tokens), self.now_ms());
         let account = &mut self.accounts[place];
         if account.running() == 0 {
@@ -393,7 +418,7 @@ impl Router {
     }
 
     /// A request ends to run. With the tokens that it has generated.
-    fn leave_worker(&mut self, id: u64) -> Result<(Active, u32), RouterError> {
+    fn leave_worker(&mut self, id: RequestId) -> Result<(Active, u32), RouterError> {
         let index = self.slab.index_of(id).ok_or(RouterError::Unknown { id })?;
         let place = self.place_of(self.slab.entries[index as usize].worker)?;
         let account = &mut self.accounts[place];
@@ -408,246 +433,12 @@ impl Router {
 }
 
 /// The position of a worker's id: where it says, unless workers before it are gone.
-fn find(ids: &[u32], worker: u32) -> Option<usize> {
-    match ids.get(worker as usize) {
-        Some(&id) if id == worker => Some(worker as usize),
+fn find(ids: &[WorkerId], worker: WorkerId) -> Option<usize> {
+    match ids.get(worker.get() as usize) {
+        Some(&id) if id == worker => Some(worker.get() as usize),
         _ => ids.binary_search(&worker).ok(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashMap;
-
-    fn router(name: &str, workers: usize, slots: u32) -> Router {
-        Router::new(RouterConfig::new(workers, slots), name, &Parameters::default()).expect("valid")
-    }
-
-    #[test]
-    fn a_request_is_counted_from_arrival_to_end() {
-        let mut router = router("level", 2, 1);
-        router.enqueue(Request::new(1, 100), None).unwrap();
-        router.enqueue(Request::new(2, 50), None).unwrap();
-        router.enqueue(Request::new(3, 70), None).unwrap();
-        assert_eq!(router.step(0).unwrap().admissions.len(), 2);
-        assert_eq!(router.waiting().len(), 1);
-        assert_eq!(router.waiting()[0].1, WaitReason::NoSlot);
-        let before: u64 = router.workers().iter().map(|w| w.load_tokens).sum();
-        router.advance();
-        assert_eq!(router.workers().iter().map(|w| w.load_tokens).sum::<u64>(), before + 2);
-        let first = router.plan().admissions[0].id;
-        assert_eq!(router.finish(first, None).unwrap().generated_tokens, 1);
-        assert_eq!(router.finish(first, None), Err(RouterError::Unknown { id: first }));
-        assert_eq!(router.step(0).unwrap().admissions.len(), 1);
-        router.abort(router.plan().admissions[0].id, None).unwrap();
-        assert_eq!(router.running_len(), 1);
-        assert!(router.pool().is_empty());
-    }
-
-    #[test]
-    fn refusals_change_nothing() {
-        let mut router = router("level", 2, 2);
-        router.enqueue(Request::new(1, 100), None).unwrap();
-        assert!(router.enqueue(Request::new(1, 100), None).is_err());
-        assert!(router.enqueue(Request::new(2, 0), None).is_err());
-        assert_eq!(
-            router.enqueue(Request::new(2, 1).bound_to(2), None),
-            Err(RouterError::Worker { workers: 2, found: 2 })
-        );
-        router.step(0).unwrap();
-        assert!(matches!(
-            router.enqueue(Request::new(1, 100), None),
-            Err(RouterError::Running { id: 1, .. })
-        ));
-        assert_eq!(router.pool().len(), 0);
-        assert_eq!(router.preempt(9), Err(RouterError::Unknown { id: 9 }));
-        assert!(router.set_accepting(7, false).is_err());
-        let wrong = RouterConfig::uniform(2, WorkerConfig::new(1).weight(f32::NAN));
-        assert!(Router::new(wrong, "level", &Parameters::default()).is_err());
-        let wrong = RouterConfig { share: Share { index: 2, of: 2 }, ..RouterConfig::new(2, 1) };
-        assert!(matches!(
-            Router::new(wrong, "level", &Parameters::default()),
-            Err(RouterError::Share { index: 2, of: 2, .. })
-        ));
-    }
-
-    #[test]
-    fn a_policy_that_breaks_its_promise_admits_nobody() {
-        struct Twice;
-        impl Policy for Twice {
-            fn name(&self) -> &'static str {
-                "twice"
-            }
-            fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-                out.clear();
-                for (slot, request, _) in batch.waiting().iter() {
-                    let (id, prompt_tokens) = (request.id, request.prompt_tokens);
-                    out.admitted.push(crate::Admission {
-                        id,
-                        slot,
-                        worker: 0,
-                        prompt_tokens,
-                        score_tokens: 0.0,
-                    });
-                }
-            }
-            fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-                self.decide(batch, out);
-            }
-        }
-        let mut router = Router::with_policy(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();
-        router.enqueue(Request::new(1, 10), None).unwrap();
-        router.enqueue(Request::new(2, 10), None).unwrap();
-        assert_eq!(router.step(0).unwrap_err(), RouterError::Refused { policy: "twice", id: 2, worker: 0 });
-        assert_eq!((router.pool().len(), router.running_len()), (2, 0));
-    }
-
-    #[test]
-    fn a_preempted_request_comes_back_longer() {
-        let mut router = router("level", 1, 2);
-        router.enqueue(Request::new(1, 100), None).unwrap();
-        router.step(0).unwrap();
-        (0..5).for_each(|_| router.advance());
-        let again = router.preempt(1).unwrap();
-        assert_eq!(again.prompt_tokens, 105);
-        assert_eq!(router.workers()[0].load_tokens, 0);
-        router.enqueue(again, None).unwrap();
-        assert_eq!(router.step(0).unwrap().admissions[0].prompt_tokens, 105);
-    }
-
-    #[test]
-    fn a_bonus_is_asked_for_again_each_step_and_outweighs_the_load() {
-        let mut router = router("exact", 2, 2);
-        router.adopt(Request::new(9, 400), 1, 0).unwrap();
-        let mut asked = Vec::new();
-        let mut likes = |request: &Request, bonus: &mut [f32]| {
-            asked.push(request.id);
-            if request.id == 2 {
-                bonus[1] = 10_000.0;
-            }
-            request.id == 2
-        };
-        // A row that the caller names is nobody's.
-        router.enqueue(Request::new(1, 100).pairs(7), None).unwrap();
-        router.enqueue(Request::new(2, 100), None).unwrap();
-        router.step_with(0, &mut likes).unwrap();
-        assert_eq!(router.running_on(2), Some(1));
-        assert_eq!(router.running_on(1), Some(0));
-        router.enqueue(Request::new(3, 100), None).unwrap();
-        router.enqueue(Request::new(4, 100), None).unwrap();
-        router.step_with(0, &mut likes).unwrap();
-        assert_eq!(asked, [1, 2, 3, 4]);
-        // Full: nobody is asked, and the reasons can still be read; later steps without terms know nothing of rows.
-        let again = router.preempt(2).unwrap();
-        assert_eq!(again.pair_row, None);
-        router.enqueue(again, None).unwrap();
-        router.enqueue(Request::new(5, 100), None).unwrap();
-        router
-            .step_by_reference_with(0, &mut |_: &Request, bonus: &mut [f32]| {
-                bonus[0] = 1.0;
-                true
-            })
-            .unwrap();
-        assert_eq!(router.waiting(), [(2, WaitReason::NoSlot), (5, WaitReason::NoSlot)]);
-        router.finish(1, None).unwrap();
-        assert_eq!(router.step(0).unwrap().admissions[0].id, 2);
-        assert!(router.pair_rows.is_empty() && !router.pool().candidates().any_pair_terms());
-    }
-
-    /// One request with a class must not refuse the steps of everybody.
-    #[test]
-    fn a_survival_class_says_nothing_to_a_router() {
-        let mut router = router("level", 2, 1);
-        router.enqueue(Request::new(1, 100).class(3), None).unwrap();
-        router.enqueue(Request::new(2, 100), None).unwrap();
-        assert_eq!(router.step(0).unwrap().admissions.len(), 2);
-        assert_eq!(router.place(Request::new(3, 100).class(0), 0), Ok(Placement::Waits));
-        router.step(0).unwrap();
-        assert_eq!(router.waiting(), [(3, WaitReason::NoSlot)]);
-    }
-
-    /// One request that is said to have run for an age must not refuse the steps of everybody.
-    #[test]
-    fn the_longest_output_leaves_steps_valid() {
-        for name in ["level", "exact-oracle", "level-oracle"] {
-            let mut router = router(name, 1, 2);
-            router.tell_length(1, u32::MAX);
-            router.adopt(Request::new(1, 100), 0, u32::MAX - 10).unwrap();
-            router.enqueue(Request::new(2, 100), None).unwrap();
-            assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
-            assert_eq!(router.finish(1, None).unwrap().generated_tokens, u32::MAX - 10);
-            router.enqueue(Request::new(3, 100), None).unwrap();
-            assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
-        }
-    }
-
-    #[test]
-    fn kv_capacity_leaves_room_for_growth() {
-        let worker = WorkerConfig::new(8).capacity(1000);
-        let config = RouterConfig { headroom_steps: 100, ..RouterConfig::uniform(1, worker) };
-        let mut router = Router::new(config, "level", &Parameters::default()).unwrap();
-        for id in 0..4 {
-            router.enqueue(Request::new(id, 300), None).unwrap();
-        }
-        // 300 + 100 each: two fit into 1000.
-        assert_eq!(router.step(0).unwrap().admissions.len(), 2);
-        assert!(router.waiting().iter().all(|&(_, reason)| reason == WaitReason::NoCapacity));
-    }
-
-    /// Plays random events and compares what a policy is shown with a naive model of the truth.
-    #[test]
-    fn an_oracles_projection_is_the_future() {
-        let mut router = router("exact-oracle", 3, 6);
-        let horizon = router.policy().needs().projection_horizon.unwrap();
-        let mut seed = 5u64;
-        let mut next = |bound: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) % bound
-        };
-        let mut ends: HashMap<u64, (u32, u64, u64)> = HashMap::new();
-        let mut outputs = HashMap::new();
-        let mut id = 0;
-        for now in 0..600u64 {
-            while router.pool().len() < 4 {
-                let (tokens, output) = (1 + next(500) as u32, 1 + next(60) as u32);
-                router.tell_length(id, output);
-                outputs.insert(id, (tokens, output));
-                router.enqueue(Request::new(id, tokens), None).unwrap();
-                id += 1;
-            }
-            router.step(0).unwrap();
-            for admission in &router.plan().admissions {
-                let (tokens, output) = outputs[&admission.id];
-                ends.insert(admission.id, (admission.worker, now + u64::from(output), u64::from(tokens)));
-            }
-            let forecast_state = router.forecast_state.as_mut().unwrap();
-            let accounts = &router.accounts;
-            forecast_state.refresh(&router.slab, router.now, |active| {
-                (active.worker as usize, accounts[active.worker as usize].generated_tokens(active))
-            });
-            for (g, worker) in router.workers.iter().enumerate() {
-                let mut row = Vec::new();
-                forecast_state.buckets.project(g, worker.load_tokens, worker.running, horizon, &mut row);
-                for (h, &found) in row.iter().enumerate() {
-                    let expected: u64 = ends
-                        .iter()
-                        .filter(|(_, (on, end, _))| *on as usize == g && *end > now + h as u64)
-                        .map(|(id, (_, end, tokens))| {
-                            tokens + now + h as u64 - (end - u64::from(outputs[id].1))
-                        })
-                        .sum();
-                    assert_eq!(found, expected, "worker {g}, step {now} + {h}");
-                }
-            }
-            router.advance();
-            let over: Vec<u64> =
-                ends.iter().filter(|(_, (_, end, _))| *end == now + 1).map(|(&id, _)| id).collect();
-            for id in over {
-                assert_eq!(router.finish(id, None).unwrap().generated_tokens, outputs[&id].1);
-                ends.remove(&id);
-            }
-        }
-        assert!(id > 100);
-    }
-}
+mod tests;

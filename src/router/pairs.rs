@@ -1,24 +1,30 @@
-//! What waiting requests gain on single workers, or may not use: rows as a batch reads them, filled anew each step.
+//! What waiting requests gain on single workers, or may not use: rows as a batch reads them, filled anew each
+//! step.
 
 use half::f16;
 
 use crate::batch::{BatchError, MAX_BONUS_TOKENS, Pairs, Request, all_ones};
+use crate::ids::WorkerId;
 
-/// What a waiting request gains on single workers, and which may take it: prefix affinity, adapters, tenants, as the caller knows them.
+/// What a waiting request gains on single workers, and which may take it: prefix affinity, adapters, tenants,
+/// as the caller knows them.
 ///
-/// Asked for every candidate of each [`crate::Router::step_with`] that can admit anybody; what it answers lives for that step. A closure of the shape of [`PairTerms::bonus`]
-/// is one too. Workers stand in the order of [`crate::Router::worker_ids`].
+/// Asked for every candidate of each [`crate::Router::step_with`] that can admit anybody; what it answers
+/// lives for that step. A closure of the shape of [`PairTerms::bonus`] is one too. Workers stand in the order
+/// of [`crate::Router::worker_ids`].
 pub trait PairTerms {
-    /// Writes the bonus in tokens on each worker into `bonus_tokens`, which is zero. False when there is none: without terms of their own
-    /// requests are decided faster.
+    /// Writes the bonus in tokens on each worker into `bonus_tokens`, which is zero. False when there is
+    /// none: without terms of their own requests are decided faster.
     fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool;
 
-    /// Clears the bits of workers that may not take the request, 64 workers a word, lowest bit first; all are set. False when any worker may.
+    /// Clears the bits of workers that may not take the request, 64 workers a word, lowest bit first; all are
+    /// set. False when any worker may.
     fn eligible(&mut self, _request: &Request, _workers: &mut [u64]) -> bool {
         false
     }
 
-    /// Whether bonuses are kept in half precision: half the memory to read, exact up to 2,048 tokens, at most 65,504.
+    /// Whether bonuses are kept in half precision: half the memory to read, exact up to 2,048 tokens, at most
+    /// 65,504.
     fn stores_half(&self) -> bool {
         false
     }
@@ -59,7 +65,7 @@ impl PairRows {
     /// A bonus past its limits; nothing is kept of the row then.
     pub(super) fn add(
         &mut self,
-        workers: &[u32],
+        workers: &[WorkerId],
         request: &Request,
         terms: &mut (impl PairTerms + ?Sized),
     ) -> Result<Option<u32>, BatchError> {
@@ -136,13 +142,13 @@ mod tests {
     impl PairTerms for Terms {
         fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
             bonus_tokens[2] = 1500.0;
-            request.id % 2 == 1
+            request.id.get() % 2 == 1
         }
 
         fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
             // An even request may run on the first worker only, the fifth nowhere.
             workers[0] = u64::from(request.id != 5);
-            request.id.is_multiple_of(2) || request.id == 5
+            request.id.get().is_multiple_of(2) || request.id == 5
         }
 
         fn stores_half(&self) -> bool {
@@ -162,8 +168,11 @@ mod tests {
             }
             let plan = router.step_with(0, &mut Terms { half }).expect("sound");
             assert_eq!(plan, oracle.step_by_reference_with(0, &mut Terms { half }).expect("sound"));
-            let mut admitted: Vec<(u64, u32)> =
-                plan.admissions.iter().map(|admission| (admission.id, admission.worker)).collect();
+            let mut admitted: Vec<(u64, u32)> = plan
+                .admissions
+                .iter()
+                .map(|admission| (admission.id.get(), admission.worker.get()))
+                .collect();
             admitted.sort_unstable();
             // Of the even ones the first worker holds two; the odd ones like the third, which holds two.
             assert_eq!(admitted.len(), 4, "{admitted:?}");
@@ -172,7 +181,7 @@ mod tests {
                 "{admitted:?}"
             );
             let waiting = router.waiting();
-            assert!(waiting.contains(&(5, WaitReason::NotEligible)), "{waiting:?}");
+            assert!(waiting.contains(&(5.into(), WaitReason::NotEligible)), "{waiting:?}");
         }
     }
 

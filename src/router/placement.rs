@@ -3,40 +3,44 @@
 use std::time::Instant;
 
 use crate::batch::{Batch, Request};
+use crate::ids::WorkerId;
 use crate::policy::balance_route::{Routed, route_scored};
 use crate::router::error::unless_panicked;
 use crate::router::explain::margin_tokens;
+use crate::router::trace::refused;
 use crate::router::{
     Decided, Dispatch, Explanation, Mode, PairTerms, Placement, Router, RouterError, RunnerUp,
 };
 
 impl Router {
-    /// A request arrives: where the [`Mode`] decides on arrival and a worker has a free slot and room for it, it enters the one with the greatest
-    /// F-score at once (ties to the least load, then the lowest index); otherwise it waits for a step. Under a policy that binds on
-    /// arrival the policy chooses the worker instead. A request with a rank enters that worker or waits for it.
+    /// A request arrives: where the [`Mode`] decides on arrival and a worker has a free slot and room for it,
+    /// it enters the one with the greatest F-score at once (ties to the least load, then the lowest index);
+    /// otherwise it waits for a step. Under a policy that binds on arrival the policy chooses the worker
+    /// instead. A request with a rank enters that worker or waits for it.
     ///
     /// # Errors
     /// As [`Router::enqueue`].
-    pub fn place(&mut self, request: Request, now_ms: u64) -> Result<Placement, RouterError> {
-        self.place_on_arrival(request, now_ms, None)
+    pub fn place(&mut self, request: Request<WorkerId>, now_ms: u64) -> Result<Placement, RouterError> {
+        refused("place", self.place_on_arrival(request, now_ms, None))
     }
 
-    /// The same with a bonus on each worker. The terms are asked again by a step if the request waits.
+    /// [`Router::place`] with a bonus on each worker. The terms are asked again by a step if the request
+    /// waits.
     ///
     /// # Errors
     /// As [`Router::place`], and a bonus past its limits.
     pub fn place_with(
         &mut self,
-        request: Request,
+        request: Request<WorkerId>,
         now_ms: u64,
         terms: &mut dyn PairTerms,
     ) -> Result<Placement, RouterError> {
-        self.place_on_arrival(request, now_ms, Some(terms))
+        refused("place_with", self.place_on_arrival(request, now_ms, Some(terms)))
     }
 
     fn place_on_arrival(
         &mut self,
-        request: Request,
+        request: Request<WorkerId>,
         now_ms: u64,
         terms: Option<&mut dyn PairTerms>,
     ) -> Result<Placement, RouterError> {
@@ -59,7 +63,7 @@ impl Router {
         };
         request.pair_row = None;
         self.tell(clock);
-        self.arrived(&request);
+        self.arrived(request.prompt_tokens);
         let Some(Routed { worker: place, score_tokens, runner_up }) = routed else {
             self.wait(request, Some(self.now_ms()));
             return Ok(Placement::Waits);
@@ -75,7 +79,7 @@ impl Router {
             margin_tokens: margin_tokens(workers, place),
             waited_steps: 0,
         });
-        let request = Request { rank: request.rank.map(|_| self.ids[place]), ..request };
+        let request = request.ranked(request.rank.map(|_| self.ids[place]));
         let dispatch = self.begin(request, place, 0, true);
         self.counters.placed_on_arrival += 1;
         self.counters.waited(0, request.waited_steps);

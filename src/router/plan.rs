@@ -1,17 +1,20 @@
 //! What a step answers: who goes where under which dispatch number, and who comes back and why.
 
-use std::fmt;
-
 use crate::assignment::Balance;
+use crate::ids::{RequestId, WorkerId};
+use crate::names::names;
 
 /// One admission, numbered.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use = "the request is counted as running: hand it to its worker"]
 pub struct Dispatch {
     /// Request id.
-    pub id: u64,
+    pub id: RequestId,
     /// Worker id.
-    pub worker: u32,
-    /// Number of this dispatch among those to this worker: 1, 2, 3 and so on without a gap. What a [`super::WorkerReport`] acknowledges.
+    pub worker: WorkerId,
+    /// Number of this dispatch among those to this worker: 1, 2, 3 and so on without a gap. What a
+    /// [`super::WorkerReport`] acknowledges.
     pub number: u64,
     /// Its length in tokens.
     pub prompt_tokens: u32,
@@ -21,6 +24,7 @@ pub struct Dispatch {
 
 /// Why a request comes back to the caller, who may enqueue it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ReturnReason {
     /// A report that came long enough after the dispatch has not seen it.
@@ -41,38 +45,23 @@ pub enum ReturnReason {
     Recovered,
 }
 
-impl ReturnReason {
-    /// Every reason, in order.
-    pub const ALL: [Self; 8] = [
-        Self::LostDispatch,
-        Self::WorkerSilent,
-        Self::WorkerForgot,
-        Self::WorkerRemoved,
-        Self::WorkerDraining,
-        Self::NeverFits,
-        Self::Expired,
-        Self::Recovered,
-    ];
-
-    /// Its name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LostDispatch => "lost_dispatch",
-            Self::WorkerSilent => "worker_silent",
-            Self::WorkerForgot => "worker_forgot",
-            Self::WorkerRemoved => "worker_removed",
-            Self::WorkerDraining => "worker_draining",
-            Self::NeverFits => "never_fits",
-            Self::Expired => "expired",
-            Self::Recovered => "recovered",
-        }
-    }
+names! {
+    ReturnReason, "return reason":
+    LostDispatch = "lost_dispatch",
+    WorkerSilent = "worker_silent",
+    WorkerForgot = "worker_forgot",
+    WorkerRemoved = "worker_removed",
+    WorkerDraining = "worker_draining",
+    NeverFits = "never_fits",
+    Expired = "expired",
+    Recovered = "recovered",
 }
 
-impl fmt::Display for ReturnReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl ReturnReason {
+    /// What it says, in words.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
             Self::LostDispatch => "the worker reports without having seen it",
             Self::WorkerSilent => "the worker shows no sign of it",
             Self::WorkerForgot => "the worker holds no request any more",
@@ -81,17 +70,19 @@ impl fmt::Display for ReturnReason {
             Self::NeverFits => "longer than any KV cache that it may use",
             Self::Expired => "it has waited too long",
             Self::Recovered => "the router has begun anew",
-        })
+        }
     }
 }
 
 /// A request that leaves the router without having finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use = "the request has left: nobody else tells of it"]
 pub struct Returned {
     /// Request id.
-    pub id: u64,
+    pub id: RequestId,
     /// The worker that it ran on or was bound to, if any.
-    pub worker: Option<u32>,
+    pub worker: Option<WorkerId>,
     /// Why.
     pub reason: ReturnReason,
     /// Tokens that it is known to have generated; zero when it never ran.
@@ -100,6 +91,8 @@ pub struct Returned {
 
 /// The answer of one step. The buffers are the router's and are used again.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use = "its requests are counted as running or have left"]
 pub struct Plan {
     /// Who enters which worker, in the order of decision.
     pub admissions: Vec<Dispatch>,
@@ -114,13 +107,16 @@ pub struct Plan {
 impl Plan {
     /// The admission of a request, if it was admitted.
     #[must_use]
-    pub fn of(&self, id: u64) -> Option<&Dispatch> {
+    pub fn of(&self, id: impl Into<RequestId>) -> Option<&Dispatch> {
+        let id = id.into();
         self.admissions.iter().find(|dispatch| dispatch.id == id)
     }
 }
 
 /// What became of a request that was to be placed on arrival.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+#[must_use = "a request that is placed is counted as running: hand it to its worker"]
 pub enum Placement {
     /// It enters this worker now.
     Placed(Dispatch),
@@ -130,11 +126,12 @@ pub enum Placement {
 
 /// A request that has left: it ran from admission to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Finished {
     /// Request id.
-    pub id: u64,
+    pub id: RequestId,
     /// Worker that it ran on.
-    pub worker: u32,
+    pub worker: WorkerId,
     /// Tokens generated.
     pub generated_tokens: u32,
 }

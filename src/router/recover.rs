@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::account::Slab;
 use crate::pool::{CANDIDATE_WINDOW, Pool};
-use crate::router::accounting::Slab;
+use crate::router::trace;
 use crate::router::{ReturnReason, Returned, Router};
 
 impl Router {
-    /// Gives every request back that waits or runs, and those that the next plan would have returned, each once for every time that it was let
-    /// in; what stays are the workers, what they measured, and what the traffic and the classifier have taught. For a caller that does not trust the
-    /// state any more, above all after a panic in this library: it needs nothing of the state to be in order. Those that ran count as foreign load
-    /// until their workers report again.
+    /// Gives every request back that waits or runs, and those that the next plan would have returned, each
+    /// once for every time that it was let in; what stays are the workers, what they measured, and what the
+    /// traffic and the classifier have taught. For a caller that does not trust the state any more, above all
+    /// after a panic in this library: it needs nothing of the state to be in order. Those that ran count as
+    /// foreign load until their workers report again.
+    #[must_use = "these requests have left: nobody else tells of them"]
     pub fn recover(&mut self) -> Vec<Returned> {
         let mut returned = Vec::new();
         let reason = ReturnReason::Recovered;
@@ -19,7 +22,7 @@ impl Router {
         waiting.sort_unstable();
         // What is out of order may be out of bounds.
         let found = |id| catch_unwind(AssertUnwindSafe(|| self.pool.find(id))).ok().flatten();
-        let bound = |id| found(id).and_then(|(_, request, _)| self.ids.get(request.rank? as usize).copied());
+        let bound = |id| found(id).and_then(|(_, request, _)| self.ids.get(request.rank?.index()).copied());
         returned.extend(waiting.into_iter().map(|id| Returned {
             id,
             worker: bound(id),
@@ -37,6 +40,7 @@ impl Router {
         }
         let mut seen = HashSet::new();
         returned.retain(|returned: &Returned| seen.insert(returned.id));
+        returned.iter().for_each(trace::returned);
         self.counters.returned[reason as usize] += returned.len() as u64;
         // Whoever left before may have been let in again since: both are told, as a plan would tell them.
         returned.splice(0..0, self.pending.drain(..));

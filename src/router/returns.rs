@@ -1,12 +1,14 @@
 //! Who comes back without having finished, and why.
 
 use crate::batch::Request;
+use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::Waiting;
+use crate::router::trace;
 use crate::router::{ReturnReason, Returned, Router};
 
 impl Router {
-    /// Finds who of the pool leaves with the step under way: expired, or waiting for what will never be. They are marked, and stay until the step is
-    /// done.
+    /// Finds who of the pool leaves with the step under way: expired, or waiting for what will never be. They
+    /// are marked, and stay until the step is done.
     pub(super) fn find_leaving(&mut self, now_ms: u64) {
         let mut leaving = std::mem::take(&mut self.leaving);
         leaving.clear();
@@ -14,15 +16,15 @@ impl Router {
             self.pool.mark_expired((now_ms, after_ms), |id| leaving.push((id, ReturnReason::Expired)));
         }
         if self.rescan {
-            for (place, account) in (0u32..).zip(&self.accounts) {
+            for (place, account) in (0..).map(WorkerIndex::new).zip(&self.accounts) {
                 if account.draining {
                     self.pool.mark_bound(place, |id| leaving.push((id, ReturnReason::WorkerDraining)));
                 }
             }
-            let limit_of = |rank: Option<u32>| match rank {
+            let limit_of = |rank: Option<WorkerIndex>| match rank {
                 None => self.longest_tokens,
                 Some(place) => {
-                    let capacity = self.accounts[place as usize].own_capacity_tokens?;
+                    let capacity = self.accounts[place.index()].own_capacity_tokens?;
                     Some(capacity.saturating_sub(u64::from(self.config.headroom_steps)))
                 }
             };
@@ -40,7 +42,8 @@ impl Router {
         self.leaving.clear();
     }
 
-    /// Finds the dispatches that nothing has shown for the silence timeout, and the workers as they are without them.
+    /// Finds the dispatches that nothing has shown for the silence timeout, and the workers as they are
+    /// without them.
     pub(super) fn find_silent(&mut self, now_ms: u64) {
         self.silent.clear();
         self.changed = false;
@@ -85,12 +88,14 @@ impl Router {
             // Those marked wait, so none of them was passed over.
             let Some(&(_, reason)) = reasons.next() else { return };
             let worker = rank.map(|place| {
-                let (requests, tokens) = &mut self.queued[place as usize];
+                let (requests, tokens) = &mut self.queued[place.index()];
                 *requests -= 1;
                 *tokens -= u64::from(prompt_tokens);
-                self.ids[place as usize]
+                self.ids[place.index()]
             });
-            self.pending.push(Returned { id, worker, reason, generated_tokens: 0 });
+            let returned = Returned { id, worker, reason, generated_tokens: 0 };
+            trace::returned(&returned);
+            self.pending.push(returned);
             self.counters.returned[reason as usize] += 1;
             if let Some(forecast_state) = &mut self.forecast_state {
                 forecast_state.aborted(id);
@@ -103,12 +108,14 @@ impl Router {
     pub(super) fn give_back(&mut self, index: u32, reason: ReturnReason) {
         let id = self.slab.entries[index as usize].request.id;
         let Ok((active, generated_tokens)) = self.leave_worker(id) else { return };
-        self.pending.push(Returned { id, worker: Some(active.worker), reason, generated_tokens });
+        let returned = Returned { id, worker: Some(active.worker), reason, generated_tokens };
+        trace::returned(&returned);
+        self.pending.push(returned);
         self.counters.returned[reason as usize] += 1;
         self.forget(id);
     }
 
-    pub(super) fn forget(&mut self, id: u64) {
+    pub(super) fn forget(&mut self, id: RequestId) {
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.aborted(id);
         }

@@ -1,18 +1,20 @@
-//! The decision of a step: first all of it is decided, then it is done, so that a step that fails has changed nothing.
+//! The decision of a step: first all of it is decided, then it is done, so that a step that fails has changed
+//! nothing.
 
 use std::time::Instant;
 
 use crate::assignment::Balance;
 use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds, Request, Worker};
+use crate::ids::RequestId;
 use crate::pool::PoolSlot;
 use crate::router::error::unless_panicked;
 use crate::router::forecast_state::ForecastState;
-use crate::router::{Dispatch, PairTerms, Plan, ReturnReason, Router, RouterError, find};
+use crate::router::{Dispatch, PairTerms, Plan, ReturnReason, Router, RouterError, find, trace};
 
 /// An admission that is decided and not done yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planned {
-    id: u64,
+    id: RequestId,
     place: usize,
     score_tokens: f64,
 }
@@ -26,7 +28,7 @@ impl Router {
         self.decide(now_ms, false, None)
     }
 
-    /// The same with a bonus per waiting request and worker.
+    /// [`Router::step`] with a bonus per waiting request and worker.
     ///
     /// # Errors
     /// As [`Router::step`], and terms that panic or a bonus past its limits.
@@ -34,7 +36,7 @@ impl Router {
         self.decide(now_ms, false, Some(terms))
     }
 
-    /// The same through the oracle ([`crate::Policy::decide_by_reference`]): slow, for comparison.
+    /// [`Router::step`] through the oracle ([`crate::Policy::decide_by_reference`]): slow, for comparison.
     ///
     /// # Errors
     /// As [`Router::step`].
@@ -62,6 +64,7 @@ impl Router {
     ) -> Result<&Plan, RouterError> {
         let clock = self.clock.read(now_ms);
         let start = Instant::now();
+        let span = trace::Step::begin(self.policy.name(), self.pool.len(), self.workers.len());
         self.explainer.begin();
         self.former_rows.clear();
         self.asked.clear();
@@ -80,7 +83,7 @@ impl Router {
                 if let Some(forecast_state) = &mut self.forecast_state {
                     forecast_state.undo();
                 }
-                return Err(error);
+                return trace::refused("step", Err(error));
             }
         };
         self.tell(clock);
@@ -99,6 +102,7 @@ impl Router {
         if !idle {
             self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
         }
+        span.decided(&self.plan);
         Ok(&self.plan)
     }
 
@@ -205,7 +209,8 @@ impl Router {
         }
     }
 
-    /// Where the window had been moved past those who left, its rows go to who stands in it now, in the same order.
+    /// Where the window had been moved past those who left, its rows go to who stands in it now, in the same
+    /// order.
     fn carry_rows(&mut self) {
         if self.former_rows.is_empty() {
             let mut asked = self.asked.iter();
@@ -252,9 +257,9 @@ impl Router {
             let waits = candidates.holds(slot)
                 && candidates.request(slot).id == id
                 && std::mem::replace(&mut self.stamps[slot.index()], self.stamp) != self.stamp;
-            let open = workers.get(worker as usize).is_some_and(|at| {
-                self.taken[worker as usize] += 1;
-                self.taken[worker as usize] <= at.open_slots()
+            let open = workers.get(worker.index()).is_some_and(|at| {
+                self.taken[worker.index()] += 1;
+                self.taken[worker.index()] <= at.open_slots()
             });
             if !waits || !open {
                 let policy = self.policy.name();
@@ -267,7 +272,7 @@ impl Router {
         }
         self.planned.extend(self.assignment.admitted.iter().map(|admission| Planned {
             id: admission.id,
-            place: admission.worker as usize,
+            place: admission.worker.index(),
             score_tokens: admission.score_tokens,
         }));
         Ok(())
@@ -291,7 +296,7 @@ impl Router {
             return false;
         }
         let of_rank = &self.most_tokens;
-        self.pool.move_on(|rank| rank.map_or(of_any, |place| of_rank[place as usize]))
+        self.pool.move_on(|rank| rank.map_or(of_any, |place| of_rank[place.index()]))
     }
 
     /// The workers, and what is projected for them, as the admissions of the window leave them.
@@ -304,7 +309,7 @@ impl Router {
         let mut rows = self.forecast_state.as_mut().filter(looks_ahead).map(|of| &mut of.rows);
         let width = rows.as_ref().map_or(0, |rows| rows.len() / self.workers.len());
         for admission in &self.assignment.admitted {
-            let (place, tokens) = (admission.worker as usize, u64::from(admission.prompt_tokens));
+            let (place, tokens) = (admission.worker.index(), u64::from(admission.prompt_tokens));
             admit(&mut self.later[place], tokens, growth_tokens);
             for load in rows.iter_mut().flat_map(|rows| &mut rows[place * width..(place + 1) * width]) {
                 *load = (*load + tokens).min(MAX_LOAD_TOKENS);
@@ -312,7 +317,8 @@ impl Router {
         }
     }
 
-    /// Whether somebody who is left in the window may enter a worker yet; requests that any worker takes may have `of_any` tokens.
+    /// Whether somebody who is left in the window may enter a worker yet; requests that any worker takes may
+    /// have `of_any` tokens.
     fn is_wanted(&self, of_any: Option<i64>) -> bool {
         let candidates = self.pool.candidates();
         let is_left = |slot: PoolSlot| self.stamps[slot.index()] != self.stamp;
@@ -359,7 +365,7 @@ impl Router {
     }
 }
 
-/// A worker once a request has entered it, as [`super::accounting::Account::settle`] will say.
+/// A worker once a request has entered it, as [`crate::account::Account::settle`] will say.
 fn admit(worker: &mut Worker, tokens: u64, growth_tokens: u64) {
     worker.free_slots -= 1;
     worker.running += 1;

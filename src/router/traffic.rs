@@ -70,7 +70,8 @@ impl TrafficMeter {
         }
     }
 
-    /// A request ended after this many tokens. One beyond all limits counts as the longest: else the mean would be past what a batch takes.
+    /// A request ended after this many tokens. One beyond all limits counts as the longest: else the mean
+    /// would be past what a batch takes.
     pub fn finished(&mut self, output_tokens: u32) {
         self.outputs.add(f64::from(output_tokens.min(MAX_PROMPT_TOKENS)));
     }

@@ -1,21 +1,36 @@
 //! What happens to workers: they report, join, drain and fail.
 
+use crate::account::Account;
 use crate::batch::{BatchError, MAX_LOAD_TOKENS, MAX_WORKERS, Worker};
-use crate::router::accounting::Account;
+use crate::ids::{WorkerId, WorkerIndex};
+use crate::router::clock::Clock;
+use crate::router::trace::{self, refused};
 use crate::router::{ReturnReason, Returned, Router, RouterError, Verdict, WorkerConfig, WorkerReport};
 
 impl Router {
-    /// Takes in what a worker measured; see [`Verdict`] for what becomes of it. What is lost by it is in the next plan.
+    /// Takes in what a worker measured; see [`Verdict`] for what becomes of it. What is lost by it is in the
+    /// next plan.
     ///
     /// # Errors
-    /// No such worker, figures past the limits of a batch, or a dispatch acknowledged that was never made; the report is ignored then.
+    /// No such worker, figures past the limits of a batch, or a dispatch acknowledged that was never made;
+    /// the report is ignored then.
     pub fn report(
         &mut self,
-        worker: u32,
+        worker: impl Into<WorkerId>,
         report: WorkerReport,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<Verdict, RouterError> {
         let clock = self.read(now_ms);
+        let done = self.take_report(worker.into(), &report, clock);
+        refused("report", done)
+    }
+
+    fn take_report(
+        &mut self,
+        worker: WorkerId,
+        report: &WorkerReport,
+        clock: Option<Clock>,
+    ) -> Result<Verdict, RouterError> {
         let place = self.place_of(worker)?;
         for (what, found) in [
             ("KV tokens used", report.kv_used_tokens),
@@ -35,7 +50,7 @@ impl Router {
         }
         let now_ms = self.now_ms();
         let account = &mut self.accounts[place];
-        let verdict = account.report(&mut self.slab, &report, now_ms);
+        let verdict = account.report(&mut self.slab, report, now_ms);
         if verdict == Verdict::Taken {
             let capacity = report.kv_capacity_tokens.or(account.whole_capacity_tokens);
             if capacity != account.whole_capacity_tokens {
@@ -48,7 +63,8 @@ impl Router {
         Ok(verdict)
     }
 
-    /// After a report was taken: dispatches that it should have seen, and requests that the worker has forgotten.
+    /// After a report was taken: dispatches that it should have seen, and requests that the worker has
+    /// forgotten.
     pub(super) fn find_lost(&mut self, place: usize, acknowledges: bool) {
         let Some(timeout_ms) = self.config.dispatch_timeout_ms else { return };
         let next_overdue = |router: &Self| {
@@ -79,7 +95,13 @@ impl Router {
     ///
     /// # Errors
     /// A configuration out of its ranges, or too many workers.
-    pub fn add_worker(&mut self, config: WorkerConfig) -> Result<u32, RouterError> {
+    pub fn add_worker(&mut self, config: WorkerConfig) -> Result<WorkerId, RouterError> {
+        let worker = refused("add_worker", self.let_join(&config))?;
+        trace::worker(worker, "joins");
+        Ok(worker)
+    }
+
+    fn let_join(&mut self, config: &WorkerConfig) -> Result<WorkerId, RouterError> {
         let found = self.workers.len() + 1;
         if found > MAX_WORKERS {
             return Err(BatchError::TooManyWorkers { limit: MAX_WORKERS, found }.into());
@@ -88,11 +110,11 @@ impl Router {
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.buckets.add_worker();
         }
-        Ok(self.join(&config))
+        Ok(self.join(config))
     }
 
-    pub(super) fn join(&mut self, config: &WorkerConfig) -> u32 {
-        let id = self.next_id;
+    pub(super) fn join(&mut self, config: &WorkerConfig) -> WorkerId {
+        let id = WorkerId::new(self.next_id);
         self.next_id += 1;
         self.ids.push(id);
         self.workers.push(Worker::new(0, 0, config.slots).weight(config.weight));
@@ -104,12 +126,15 @@ impl Router {
         id
     }
 
-    /// Lets a worker take nobody new. What runs there runs on; requests that wait for it alone are returned by the next step.
+    /// Lets a worker take nobody new. What runs there runs on; requests that wait for it alone are returned
+    /// by the next step.
     ///
     /// # Errors
     /// No such worker.
-    pub fn drain_worker(&mut self, worker: u32) -> Result<(), RouterError> {
-        let place = self.place_of(worker)?;
+    pub fn drain_worker(&mut self, worker: impl Into<WorkerId>) -> Result<(), RouterError> {
+        let worker = worker.into();
+        let place = refused("drain_worker", self.place_of(worker))?;
+        trace::worker(worker, "drains");
         self.workers[place].accepting = false;
         self.accounts[place].draining = true;
         self.limits_changed();
@@ -120,30 +145,39 @@ impl Router {
     ///
     /// # Errors
     /// No such worker.
-    pub fn is_drained(&self, worker: u32) -> Result<bool, RouterError> {
-        let account = &self.accounts[self.place_of(worker)?];
+    pub fn is_drained(&self, worker: impl Into<WorkerId>) -> Result<bool, RouterError> {
+        let account = &self.accounts[refused("is_drained", self.place_of(worker.into()))?];
         Ok(account.draining && account.running() == 0)
     }
 
-    /// Stops new requests to a worker for a while, or resumes them (also of a draining one). Requests that wait for it alone go on waiting.
+    /// Stops new requests to a worker for a while, or resumes them (also of a draining one). Requests that
+    /// wait for it alone go on waiting.
     ///
     /// # Errors
     /// No such worker.
-    pub fn set_accepting(&mut self, worker: u32, accepting: bool) -> Result<(), RouterError> {
-        let place = self.place_of(worker)?;
+    pub fn set_accepting(&mut self, worker: impl Into<WorkerId>, accepting: bool) -> Result<(), RouterError> {
+        let worker = worker.into();
+        let place = refused("set_accepting", self.place_of(worker))?;
+        trace::worker(worker, if accepting { "opens" } else { "closes" });
         self.workers[place].accepting = accepting;
         self.accounts[place].draining &= !accepting;
         self.limits_changed();
         Ok(())
     }
 
-    /// Takes a worker out, at once: it failed, or it is drained. Appends to `returned` the requests that ran there and those that waited for it
-    /// alone; they have left, and may be enqueued again.
+    /// Takes a worker out, at once: it failed, or it is drained. Appends to `returned` the requests that ran
+    /// there and those that waited for it alone; they have left, and may be enqueued again.
     ///
     /// # Errors
     /// No such worker.
-    pub fn remove_worker(&mut self, worker: u32, returned: &mut Vec<Returned>) -> Result<(), RouterError> {
-        let place = self.place_of(worker)?;
+    pub fn remove_worker(
+        &mut self,
+        worker: impl Into<WorkerId>,
+        returned: &mut Vec<Returned>,
+    ) -> Result<(), RouterError> {
+        let worker = worker.into();
+        let place = refused("remove_worker", self.place_of(worker))?;
+        trace::worker(worker, "leaves");
         let reason = ReturnReason::WorkerRemoved;
         // `pending` is the way out of every request; what was there before stays there.
         let from = self.pending.len();
@@ -154,7 +188,7 @@ impl Router {
         }
         let (pool, leaving) = (&mut self.pool, &mut self.leaving);
         leaving.clear();
-        pool.mark_bound(place as u32, |id| leaving.push((id, reason)));
+        pool.mark_bound(WorkerIndex::at(place), |id| leaving.push((id, reason)));
         self.return_leaving();
         returned.extend(self.pending.drain(from..));
 
@@ -162,7 +196,7 @@ impl Router {
         self.workers.remove(place);
         self.accounts.remove(place);
         self.queued.remove(place);
-        self.pool.drop_rank(place as u32);
+        self.pool.drop_rank(WorkerIndex::at(place));
         self.limits_changed();
         self.drop_rows();
         if let Some(forecast_state) = &mut self.forecast_state {

@@ -49,7 +49,7 @@ fn half_precision_costs_at_most_twice_its_greatest_move() {
             let mut out = Assignment::new();
             policy.decide(&Batch::draft(&list, &pool).pairs(half).check().expect("valid"), &mut out);
             let first = out.admitted[0];
-            let regret = best - scores[first.id as usize * workers + first.worker as usize];
+            let regret = best - scores[first.id.0 as usize * workers + first.worker.index()];
             assert!(regret <= 2.0 * most, "{regret} with moves of {most}");
             regrets += u32::from(regret > 0.0);
         }
@@ -117,7 +117,7 @@ fn where_everybody_fits_a_bonus_chooses_the_worker() {
         let batch = Batch::draft(&workers, &pool).pairs(pairs).check().unwrap();
         let mut out = Assignment::new();
         policy.decide(&batch, &mut out);
-        assert_eq!(out.of(1).map(|at| at.worker), Some(3), "{name}");
-        assert_eq!(out.of(2).map(|at| at.worker), Some(0), "{name}: without a bonus the least loaded");
+        assert_eq!(out.of(1).map(|at| at.worker.0), Some(3), "{name}");
+        assert_eq!(out.of(2).map(|at| at.worker.0), Some(0), "{name}: without a bonus the least loaded");
     }
 }

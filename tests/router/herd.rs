@@ -103,7 +103,7 @@ fn stock(name: &str, heavy: bool) -> (f64, f64) {
         for _ in 0..ARRIVALS_PER_STEP {
             let job = truth.job();
             let request = Request::new(job.id, job.tokens as u32);
-            let rank = rule.bind(&request, &snapshot).expect("a rank") as usize;
+            let rank = rule.bind(&request, &snapshot).expect("a rank").index();
             truth.ranks[rank].push(job);
             sent[rank] += 1;
         }
@@ -127,20 +127,14 @@ enum Hears {
 fn ours(mode: Mode, hears: Hears, heavy: bool) -> f64 {
     let mut truth = Truth::new(heavy);
     let worker = WorkerConfig::new(SLOTS).capacity(CAPACITY);
-    let config =
-        RouterConfig { mode, dispatch_timeout_ms: Some(10_000), ..RouterConfig::uniform(RANKS, worker) };
+    let config = RouterConfig::uniform(RANKS, worker).mode(mode).dispatch_timeout_ms(10_000);
     let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
     // Another front end's requests: the report is all that is known of them.
     let snapshot: Vec<WorkerReport> = truth
         .ranks
         .iter()
         .zip(truth.loads())
-        .map(|(rank, load)| WorkerReport {
-            last_dispatch: Some(0),
-            running: rank.len() as u32,
-            kv_used_tokens: load,
-            ..WorkerReport::default()
-        })
+        .map(|(rank, load)| WorkerReport::new(rank.len() as u32, load).last_dispatch(0))
         .collect();
     let mut worst = 0.0f64;
     let mut placed = 0;
@@ -148,7 +142,7 @@ fn ours(mode: Mode, hears: Hears, heavy: bool) -> f64 {
         let now_ms = step * STEP_MS;
         // The old snapshot again: every second time under a new number, as a coordinator that is stuck would.
         for (rank, report) in snapshot.iter().enumerate() {
-            let again = WorkerReport { sequence: Some(step / 2), ..*report };
+            let again = report.sequence(step / 2);
             let verdict = router.report(rank as u32, again, None).expect("a report");
             assert_eq!(verdict, if step % 2 == 0 { Verdict::Taken } else { Verdict::Repeated });
         }
@@ -168,8 +162,8 @@ fn ours(mode: Mode, hears: Hears, heavy: bool) -> f64 {
         assert_eq!(goes.len() as u64, ARRIVALS_PER_STEP);
         placed += goes.len();
         for dispatch in &goes {
-            let job = jobs.iter().find(|job| job.id == dispatch.id).expect("it arrived");
-            truth.ranks[dispatch.worker as usize].push(*job);
+            let job = jobs.iter().find(|job| dispatch.id == job.id).expect("it arrived");
+            truth.ranks[dispatch.worker.0 as usize].push(*job);
         }
         let mut ended = Vec::new();
         truth.step(|id| ended.push(id));

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use balanceroute::policy::Parameters;
 use balanceroute::router::Metrics;
 use balanceroute::{
-    BatchError, Dispatch, Mode, PairTerms, Placement, Request, ReturnReason, Returned, Router, RouterConfig,
-    RouterError, Share, Verdict, WaitReason, WorkerConfig, WorkerReport,
+    BatchError, Dispatch, Mode, PairTerms, Placement, Request, RequestId, ReturnReason, Returned, Router,
+    RouterConfig, RouterError, Share, Verdict, WaitReason, WorkerConfig, WorkerId, WorkerReport,
 };
 
 const HEADROOM_STEPS: u32 = 20;
@@ -49,14 +49,14 @@ impl Rng {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Waits,
-    Runs { worker: u32, number: u64, seen: bool, since_ms: u64 },
+    Runs { worker: WorkerId, number: u64, seen: bool, since_ms: u64 },
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Record {
     prompt: u64,
     generated: u64,
-    rank: Option<u32>,
+    rank: Option<WorkerId>,
     deadline: Option<u32>,
     since_ms: u64,
     /// Step clock when it began to wait, or when it had generated nothing.
@@ -68,7 +68,7 @@ struct Record {
 
 /// A worker as the router should see it, and the engine behind it.
 struct Side {
-    id: u32,
+    id: WorkerId,
     slots: u64,
     capacity: Option<u64>,
     accepting: bool,
@@ -81,9 +81,9 @@ struct Side {
     foreign_tokens: u64,
     empty_since_ms: Option<u64>,
     // The engine.
-    on_the_way: VecDeque<(u64, u64)>,
+    on_the_way: VecDeque<(u64, RequestId)>,
     received: Vec<u64>,
-    holds: Vec<(u64, u64)>,
+    holds: Vec<(u64, RequestId)>,
     reports: u64,
     /// Never reports.
     mute: bool,
@@ -108,20 +108,20 @@ struct Setting {
 /// Bonuses and masks of some requests, drawn from who is asked for.
 struct Terms<'a> {
     salt: u64,
-    ids: &'a [u32],
+    ids: &'a [WorkerId],
 }
 
 impl Terms<'_> {
-    fn draw(&self, id: u64, worker: u32) -> u64 {
-        Rng(self.salt ^ id << 20 ^ u64::from(worker) << 50).next()
+    fn draw(&self, id: RequestId, worker: u32) -> u64 {
+        Rng(self.salt ^ id.0 << 20 ^ u64::from(worker) << 50).next()
     }
 
     /// Whether a request may enter a worker.
-    fn may(&self, id: u64, worker: u32) -> bool {
-        !self.has_mask(id) || self.draw(id, worker).is_multiple_of(3)
+    fn may(&self, id: RequestId, worker: WorkerId) -> bool {
+        !self.has_mask(id) || self.draw(id, worker.0).is_multiple_of(3)
     }
 
-    fn has_mask(&self, id: u64) -> bool {
+    fn has_mask(&self, id: RequestId) -> bool {
         self.draw(id, u32::MAX).is_multiple_of(3)
     }
 }
@@ -130,7 +130,7 @@ impl PairTerms for Terms<'_> {
     fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
         assert_eq!(bonus_tokens.len(), self.ids.len());
         for (bonus, &worker) in bonus_tokens.iter_mut().zip(self.ids) {
-            let draw = self.draw(request.id, worker ^ 0x5555);
+            let draw = self.draw(request.id, worker.0 ^ 0x5555);
             if draw.is_multiple_of(4) {
                 *bonus += (draw >> 40) as f32 % 300.0 - 100.0;
             }
@@ -160,16 +160,16 @@ struct World {
     /// The router's clock: the last time that it was told.
     told_ms: u64,
     /// Who came since without a reading of the clock: their wait begins with the next.
-    undated: Vec<u64>,
+    undated: Vec<RequestId>,
     clock: i64,
-    records: HashMap<u64, Record>,
-    waiting: Vec<u64>,
-    running: Vec<u64>,
+    records: HashMap<RequestId, Record>,
+    waiting: Vec<RequestId>,
+    running: Vec<RequestId>,
     sides: Vec<Side>,
-    removed: Vec<u32>,
-    network: Vec<(u32, WorkerReport)>,
+    removed: Vec<WorkerId>,
+    network: Vec<(WorkerId, WorkerReport)>,
     /// Who must be in the next plan.
-    expected: BTreeMap<u64, ReturnReason>,
+    expected: BTreeMap<RequestId, ReturnReason>,
     next_id: u64,
     arrived: u64,
     left: u64,
@@ -220,15 +220,13 @@ fn part(share: Share, whole: u64) -> u64 {
 
 impl World {
     fn new(setting: Setting, seed: u64) -> Self {
-        let config = RouterConfig {
-            headroom_steps: HEADROOM_STEPS,
-            mode: setting.mode,
-            share: setting.share,
-            dispatch_timeout_ms: Some(TIMEOUT_MS),
-            silence_timeout_ms: setting.silence.then_some(SILENCE_MS),
-            expire_after_ms: Some(EXPIRE_MS),
-            ..RouterConfig::new(0, 0)
-        };
+        let config = RouterConfig::new(0, 0)
+            .headroom_steps(HEADROOM_STEPS)
+            .mode(setting.mode)
+            .share(setting.share)
+            .dispatch_timeout_ms(TIMEOUT_MS)
+            .silence_timeout_ms(setting.silence.then_some(SILENCE_MS))
+            .expire_after_ms(EXPIRE_MS);
         let parameters = Parameters { candidate_window: setting.window, ..Parameters::default() };
         let router = Router::new(config, setting.policy, &parameters).expect("valid");
         let mut world = Self {
@@ -275,12 +273,12 @@ impl World {
         self.rng.one_in(3).then(|| self.tell())
     }
 
-    fn side(&self, worker: u32) -> usize {
+    fn side(&self, worker: WorkerId) -> usize {
         self.sides.iter().position(|side| side.id == worker).expect("a worker")
     }
 
     /// Requests and tokens that a sum over all records finds on a worker, of those that `which` wants.
-    fn sum(&self, worker: u32, which: impl Fn(bool) -> bool) -> (u64, u64) {
+    fn sum(&self, worker: WorkerId, which: impl Fn(bool) -> bool) -> (u64, u64) {
         let mut found = (0, 0);
         for id in &self.running {
             let record = &self.records[id];
@@ -295,7 +293,7 @@ impl World {
     }
 
     /// Whether the engine has a running request.
-    fn is_held(&self, id: u64) -> bool {
+    fn is_held(&self, id: RequestId) -> bool {
         let State::Runs { worker, .. } = self.records[&id].state else { return false };
         self.sides[self.side(worker)].holds.iter().any(|&(_, other)| other == id)
     }
@@ -329,7 +327,7 @@ impl World {
             && record.prompt as i64 <= self.room(side)
     }
 
-    fn enlist(&mut self, id: u64, mut record: Record) {
+    fn enlist(&mut self, id: RequestId, mut record: Record) {
         let list = if record.state == State::Waits { &mut self.waiting } else { &mut self.running };
         record.at = list.len();
         list.push(id);
@@ -337,7 +335,7 @@ impl World {
     }
 
     /// Takes a record out; it must be there, so nobody leaves twice.
-    fn strike(&mut self, id: u64) -> Record {
+    fn strike(&mut self, id: RequestId) -> Record {
         let record = self.records.remove(&id).unwrap_or_else(|| panic!("{id} left twice or was never there"));
         let list = if record.state == State::Waits { &mut self.waiting } else { &mut self.running };
         assert_eq!(list.swap_remove(record.at), id);
@@ -370,7 +368,7 @@ impl World {
         }
     }
 
-    fn request(&mut self) -> (Request, Record) {
+    fn request(&mut self) -> (Request<WorkerId>, Record) {
         self.next_id += 1;
         let prompt = match self.rng.below(40) {
             0 => 1 + self.rng.below(6_000),
@@ -399,9 +397,9 @@ impl World {
     }
 
     /// Under a policy that binds on arrival the router chose a rank.
-    fn waits(&mut self, id: u64, mut record: Record) {
+    fn waits(&mut self, id: RequestId, mut record: Record) {
         let request = self.router.pool().request(id).expect("it waits");
-        let rank = request.rank.map(|place| self.sides[place as usize].id);
+        let rank = request.rank.map(|place| self.sides[place.index()].id);
         assert!(record.rank.is_none() || rank == record.rank, "a given rank is kept");
         record.rank = rank;
         self.enlist(id, record);
@@ -519,7 +517,7 @@ impl World {
     }
 
     /// A request comes back with the next plan.
-    fn gone(&mut self, id: u64, reason: ReturnReason) {
+    fn gone(&mut self, id: RequestId, reason: ReturnReason) {
         self.strike(id);
         self.left += 1;
         assert!(self.expected.insert(id, reason).is_none());
@@ -528,10 +526,10 @@ impl World {
     fn step(&mut self) {
         self.tell();
         self.foresee();
-        let ids: Vec<u32> = self.sides.iter().map(|side| side.id).collect();
+        let ids: Vec<WorkerId> = self.sides.iter().map(|side| side.id).collect();
         let salt = (self.setting.terms && self.rng.one_in(3)).then(|| self.rng.next());
         let terms = salt.map(|salt| Terms { salt, ids: &ids });
-        let may = |id: u64, worker: u32| terms.as_ref().is_none_or(|terms| terms.may(id, worker));
+        let may = |id: RequestId, worker: WorkerId| terms.as_ref().is_none_or(|terms| terms.may(id, worker));
         let plan = match salt {
             Some(salt) => {
                 let mut terms = Terms { salt, ids: &ids };
@@ -539,7 +537,7 @@ impl World {
             }
             None => self.router.step(self.told_ms).expect("a decision").clone(),
         };
-        let returned: BTreeMap<u64, ReturnReason> =
+        let returned: BTreeMap<RequestId, ReturnReason> =
             plan.returned.iter().map(|back| (back.id, back.reason)).collect();
         assert_eq!(returned.len(), plan.returned.len(), "nobody comes back twice");
         assert_eq!(returned, std::mem::take(&mut self.expected));
@@ -575,8 +573,9 @@ impl World {
         }
         // Nobody waits beside a slot that would take it; only the joint repair of `level` and `exact` may exchange a pick for a shorter or a bound one
         // and so leave room, which the next step fills.
-        let fits =
-            |id: &u64| self.sides.iter().any(|side| self.fits(&self.records[id], side) && may(*id, side.id));
+        let fits = |id: &RequestId| {
+            self.sides.iter().any(|side| self.fits(&self.records[id], side) && may(*id, side.id))
+        };
         if self.waiting.iter().any(fits) {
             let policy = self.setting.policy;
             let why = self.router.waiting();
@@ -735,7 +734,7 @@ impl World {
         let slots = 1 + self.rng.below(12);
         let bounded = self.setting.bounded && !self.rng.one_in(12);
         let capacity = bounded.then(|| 800 + self.rng.below(4_000));
-        let config = WorkerConfig { kv_capacity_tokens: capacity, ..WorkerConfig::new(slots as u32) };
+        let config = WorkerConfig::new(slots as u32).capacity(capacity);
         let id = self.router.add_worker(config).expect("room for a worker");
         assert!(self.sides.iter().all(|side| side.id != id) && !self.removed.contains(&id));
         self.sides.push(Side {
@@ -786,13 +785,13 @@ impl World {
                 assert_eq!(drained, self.sides[at].draining && runs == 0);
                 let mut returned: Vec<Returned> = Vec::new();
                 self.router.remove_worker(worker, &mut returned).expect("a worker");
-                let mut found: Vec<u64> = returned.iter().map(|back| back.id).collect();
+                let mut found: Vec<RequestId> = returned.iter().map(|back| back.id).collect();
                 found.sort_unstable();
                 let on = |record: &Record| match record.state {
                     State::Waits => record.rank == Some(worker),
                     State::Runs { worker: on, .. } => on == worker,
                 };
-                let mut expected: Vec<u64> =
+                let mut expected: Vec<RequestId> =
                     self.records.iter().filter(|(_, record)| on(record)).map(|(&id, _)| id).collect();
                 expected.sort_unstable();
                 assert_eq!(found, expected);
@@ -851,18 +850,16 @@ impl World {
             .sum();
         let foreign = if self.rng.one_in(3) { self.rng.below(500) } else { 0 };
         let waiting = self.rng.below(side.holds.len() as u64 + 1);
-        let report = WorkerReport {
-            sequence: numbered.then_some(side.reports),
-            last_dispatch: counts_dispatches.then_some(last),
-            missing,
-            running: (side.holds.len() as u64 - waiting + foreign / 200) as u32,
-            waiting: waiting as u32,
-            kv_used_tokens: tokens + foreign,
-            kv_capacity_tokens: match self.rng.below(12) {
-                0 if self.setting.bounded => Some(800 + self.rng.below(4_000)),
-                _ => None,
-            },
-        };
+        let report =
+            WorkerReport::new((side.holds.len() as u64 - waiting + foreign / 200) as u32, tokens + foreign)
+                .sequence(numbered.then_some(side.reports))
+                .last_dispatch(counts_dispatches.then_some(last))
+                .missing(missing)
+                .waiting(waiting as u32)
+                .capacity(match self.rng.below(12) {
+                    0 if self.setting.bounded => Some(800 + self.rng.below(4_000)),
+                    _ => None,
+                });
         self.network.push((side.id, report));
     }
 

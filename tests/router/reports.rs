@@ -3,26 +3,19 @@
 use balanceroute::policy::Parameters;
 use balanceroute::router::{Metrics, RankMetrics};
 use balanceroute::{
-    BatchError, Request, ReturnReason, Router, RouterConfig, RouterError, Verdict, WorkerConfig, WorkerReport,
+    BatchError, Request, RequestId, ReturnReason, Router, RouterConfig, RouterError, Verdict, WorkerConfig,
+    WorkerId, WorkerReport,
 };
 
 fn router(timeout_ms: Option<u64>) -> Router {
-    let config = RouterConfig {
-        headroom_steps: 10,
-        dispatch_timeout_ms: timeout_ms,
-        ..RouterConfig::uniform(1, WorkerConfig::new(8).capacity(10_000))
-    };
+    let config = RouterConfig::uniform(1, WorkerConfig::new(8).capacity(10_000))
+        .headroom_steps(10)
+        .dispatch_timeout_ms(timeout_ms);
     Router::new(config, "level", &Parameters::default()).expect("valid")
 }
 
 fn report(sequence: u64, last_dispatch: u64, running: u32, kv_used_tokens: u64) -> WorkerReport {
-    WorkerReport {
-        sequence: Some(sequence),
-        last_dispatch: Some(last_dispatch),
-        running,
-        kv_used_tokens,
-        ..WorkerReport::default()
-    }
+    WorkerReport::new(running, kv_used_tokens).sequence(sequence).last_dispatch(last_dispatch)
 }
 
 fn rank(router: &Router) -> RankMetrics {
@@ -72,7 +65,7 @@ fn order_and_repetition() {
     assert_eq!(router.report(0, report(6, 1, 0, 0), None), Ok(Verdict::Contradictory));
     assert_eq!(rank(&router).load_tokens, 1_100);
     // Without a number the order of coming counts, and what it has seen.
-    let plain = |last| WorkerReport { sequence: None, ..report(0, last, 4, 400) };
+    let plain = |last| report(0, last, 4, 400).sequence(None);
     assert_eq!(router.report(0, plain(2), None), Ok(Verdict::Late));
     assert_eq!(router.report(0, plain(4), None), Ok(Verdict::Taken));
     assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (400, 0));
@@ -88,16 +81,19 @@ fn impossible_reports_are_errors_and_change_nothing() {
     let mut router = router(None);
     dispatch(&mut router, 1..=2, 0);
     let before = rank(&router);
-    let refused = RouterError::Dispatch { worker: 0, sent: 2, found: 3 };
+    let refused = RouterError::Dispatch { worker: WorkerId(0), sent: 2, found: 3 };
     assert_eq!(router.report(0, report(1, 3, 0, 0), None), Err(refused));
     assert!(matches!(
         router.report(0, report(1, 2, 0, u64::MAX), None),
         Err(RouterError::Batch(BatchError::WorkerTokens { what: "KV tokens used", .. }))
     ));
-    assert_eq!(router.report(7, report(1, 0, 0, 0), None), Err(RouterError::Worker { workers: 1, found: 7 }));
+    assert_eq!(
+        router.report(7, report(1, 0, 0, 0), None),
+        Err(RouterError::Worker { workers: 1, found: WorkerId(7) })
+    );
     assert_eq!(rank(&router), before);
     // More in use than fits: the worker is full, and full is no error.
-    let over = WorkerReport { kv_capacity_tokens: Some(2_000), ..report(1, 2, 2, 5_000) };
+    let over = report(1, 2, 2, 5_000).capacity(2_000);
     assert_eq!(router.report(0, over, None), Ok(Verdict::Taken));
     router.enqueue(Request::new(3, 1), None).expect("valid");
     assert!(router.step(1).expect("a decision").admissions.is_empty());
@@ -111,14 +107,20 @@ fn a_lost_dispatch_comes_back_once_and_only_on_evidence() {
     assert!(router.step(60_000).expect("a decision").returned.is_empty());
     dispatch(&mut router, 5..=5, 60_000);
     // 2 and 4 have not arrived, 3 and 5 have.
-    let gaps = WorkerReport { missing: 0b101, ..report(1, 5, 3, 300) };
+    let gaps = report(1, 5, 3, 300).missing(0b101);
     assert_eq!(router.report(0, gaps, None), Ok(Verdict::Taken));
     assert_eq!(rank(&router).load_tokens, 300);
     let plan = router.step(60_001).expect("a decision");
     let lost: Vec<_> = plan.returned.iter().map(|back| (back.id, back.worker, back.reason)).collect();
-    assert_eq!(lost, [(2, Some(0), ReturnReason::LostDispatch), (4, Some(0), ReturnReason::LostDispatch)]);
+    assert_eq!(
+        lost,
+        [
+            (RequestId(2), Some(WorkerId(0)), ReturnReason::LostDispatch),
+            (RequestId(4), Some(WorkerId(0)), ReturnReason::LostDispatch)
+        ]
+    );
     assert!(router.step(60_002).expect("a decision").returned.is_empty());
-    assert_eq!(router.finish(2, None), Err(RouterError::Unknown { id: 2 }));
+    assert_eq!(router.finish(2, None), Err(RouterError::Unknown { id: RequestId(2) }));
     // The caller sends one again, under the next number; it is too fresh to be lost.
     dispatch(&mut router, 2..=2, 60_100);
     assert_eq!(router.plan().admissions[0].number, 6);
@@ -136,7 +138,7 @@ fn progress_is_as_good_as_an_acknowledgement() {
     router.progress_request(2, 3).expect("it runs");
     assert_eq!(rank(&router).unseen, 1);
     // A worker that cannot tell what it has seen: 2 is in the measurement, 1 on top of it. It proves no loss either.
-    let silent = WorkerReport { last_dispatch: None, ..report(1, 0, 1, 103) };
+    let silent = report(1, 0, 1, 103).last_dispatch(None);
     router.step(5_000).expect("a decision");
     assert_eq!(router.report(0, silent, None), Ok(Verdict::Taken));
     assert_eq!(rank(&router).load_tokens, 203);
@@ -145,7 +147,7 @@ fn progress_is_as_good_as_an_acknowledgement() {
     assert_eq!(router.report(0, report(2, 0, 1, 103), None), Ok(Verdict::Taken));
     let returned = &router.step(5_001).expect("a decision").returned;
     assert_eq!(returned.iter().map(|back| back.id).collect::<Vec<_>>(), [1]);
-    assert_eq!(router.running_on(2), Some(0));
+    assert_eq!(router.running_on(2), Some(WorkerId(0)));
 }
 
 #[test]
@@ -162,20 +164,26 @@ fn a_worker_that_holds_nothing_for_a_timeout_has_forgotten() {
     assert_eq!(router.report(0, report(3, 2, 0, 0), None), Ok(Verdict::Taken));
     let returned = &router.step(4_001).expect("a decision").returned;
     let found: Vec<_> = returned.iter().map(|back| (back.id, back.reason, back.generated_tokens)).collect();
-    assert_eq!(found, [(1, ReturnReason::WorkerForgot, 7), (2, ReturnReason::WorkerForgot, 7)]);
+    assert_eq!(
+        found,
+        [(RequestId(1), ReturnReason::WorkerForgot, 7), (RequestId(2), ReturnReason::WorkerForgot, 7)]
+    );
     assert_eq!(router.running_len(), 0);
 }
 
 #[test]
 fn silence_is_a_loss_where_the_configuration_says_so() {
-    let config = RouterConfig { silence_timeout_ms: Some(2_000), ..RouterConfig::new(1, 4) };
+    let config = RouterConfig::new(1, 4).silence_timeout_ms(2_000);
     let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
     dispatch(&mut router, 1..=3, 0);
     router.progress_request(2, 1).expect("it runs");
     assert!(router.step(1_999).expect("a decision").returned.is_empty());
     let returned = &router.step(2_000).expect("a decision").returned;
     let found: Vec<_> = returned.iter().map(|back| (back.id, back.reason)).collect();
-    assert_eq!(found, [(1, ReturnReason::WorkerSilent), (3, ReturnReason::WorkerSilent)]);
+    assert_eq!(
+        found,
+        [(RequestId(1), ReturnReason::WorkerSilent), (RequestId(3), ReturnReason::WorkerSilent)]
+    );
 }
 
 #[test]
@@ -190,5 +198,5 @@ fn a_report_of_a_removed_worker_cannot_be_taken_for_anothers() {
     assert_eq!(joined, 1);
     assert!(matches!(router.report(0, report(9, 1, 1, 100), None), Err(RouterError::Worker { .. })));
     dispatch(&mut router, 1..=1, 2);
-    assert_eq!((router.plan().admissions[0].worker, router.plan().admissions[0].number), (1, 1));
+    assert_eq!((router.plan().admissions[0].worker, router.plan().admissions[0].number), (WorkerId(1), 1));
 }

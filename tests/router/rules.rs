@@ -3,8 +3,8 @@
 use balanceroute::policy::{NAMES, Parameters};
 use balanceroute::router::{Decided, Metrics};
 use balanceroute::{
-    Mode, PairTerms, Placement, Request, ReturnReason, Router, RouterConfig, RouterError, Share, WaitReason,
-    WorkerConfig, WorkerReport,
+    Mode, PairTerms, Placement, Request, RequestId, ReturnReason, Router, RouterConfig, RouterError, Share,
+    WaitReason, WorkerConfig, WorkerId, WorkerReport,
 };
 
 fn build(config: RouterConfig, name: &str) -> Router {
@@ -13,14 +13,14 @@ fn build(config: RouterConfig, name: &str) -> Router {
 
 fn placed(placement: Placement) -> Option<u32> {
     match placement {
-        Placement::Placed(dispatch) => Some(dispatch.worker),
+        Placement::Placed(dispatch) => Some(dispatch.worker.0),
         Placement::Waits => None,
     }
 }
 
 #[test]
 fn on_arrival_the_greatest_f_wins_and_ties_go_to_the_lowest_load() {
-    let config = RouterConfig { mode: Mode::Arrival, ..RouterConfig::new(3, 2) };
+    let config = RouterConfig::new(3, 2).mode(Mode::Arrival);
     let mut router = build(config, "level");
     for (id, tokens, expected) in [(1, 100, 0), (2, 40, 1), (3, 70, 2)] {
         assert_eq!(placed(router.place(Request::new(id, tokens), 0).unwrap()), Some(expected));
@@ -33,14 +33,14 @@ fn on_arrival_the_greatest_f_wins_and_ties_go_to_the_lowest_load() {
     assert_eq!(placed(router.place(Request::new(7, 20), 1).unwrap()), None);
     assert!(router.step(2).unwrap().admissions.is_empty());
     assert_eq!(router.finish(3, None).unwrap().worker, 2);
-    assert_eq!(router.step(3).unwrap().of(7).map(|dispatch| dispatch.worker), Some(2));
+    assert_eq!(router.step(3).unwrap().of(7).map(|dispatch| dispatch.worker.0), Some(2));
     assert_eq!(router.counters().placed_on_arrival, 6);
     assert_eq!(router.counters().admitted_by_step, 1);
 }
 
 #[test]
 fn the_threshold_on_free_slots_chooses_between_the_modes() {
-    let config = RouterConfig { mode: Mode::Mixed { free_slots: 2 }, ..RouterConfig::new(2, 2) };
+    let config = RouterConfig::new(2, 2).mode(Mode::Mixed { free_slots: 2 });
     let mut router = build(config, "level");
     assert!(placed(router.place(Request::new(1, 10), 0).unwrap()).is_some());
     assert!(placed(router.place(Request::new(2, 10), 0).unwrap()).is_some());
@@ -54,32 +54,32 @@ fn the_threshold_on_free_slots_chooses_between_the_modes() {
 #[test]
 fn a_rank_is_kept_in_every_mode_or_waited_for() {
     for mode in [Mode::Step, Mode::Arrival] {
-        let mut router = build(RouterConfig { mode, ..RouterConfig::new(3, 1) }, "level");
+        let mut router = build(RouterConfig::new(3, 1).mode(mode), "level");
         for id in [1, 2] {
-            router.place(Request::new(id, 900).bound_to(2), 0).unwrap();
+            let _ = router.place(Request::new(id, 900).bound_to(2), 0).unwrap();
         }
         router.step(0).unwrap();
-        assert_eq!((router.running_on(1), router.running_on(2)), (Some(2), None));
-        assert_eq!(router.waiting(), [(2, WaitReason::NotEligible)]);
+        assert_eq!((router.running_on(1), router.running_on(2)), (Some(WorkerId(2)), None));
+        assert_eq!(router.waiting(), [(RequestId(2), WaitReason::NotEligible)]);
         router.finish(1, None).unwrap();
-        assert_eq!(router.step(1).unwrap().of(2).map(|dispatch| dispatch.worker), Some(2));
+        assert_eq!(router.step(1).unwrap().of(2).map(|dispatch| dispatch.worker.0), Some(2));
         // A rank is an id: after others are gone it still means the same worker.
         router.remove_worker(0, &mut Vec::new()).unwrap();
         router.finish(2, None).unwrap();
-        router.place(Request::new(3, 10).bound_to(2), 2).unwrap();
+        let _ = router.place(Request::new(3, 10).bound_to(2), 2).unwrap();
         router.step(2).unwrap();
-        assert_eq!(router.running_on(3), Some(2));
-        assert_eq!(router.preempt(3).unwrap().rank, Some(2));
+        assert_eq!(router.running_on(3), Some(WorkerId(2)));
+        assert_eq!(router.preempt(3).unwrap().rank, Some(WorkerId(2)));
         let error = router.enqueue(Request::new(4, 10).bound_to(0), None).unwrap_err();
-        assert_eq!(error, RouterError::Worker { workers: 2, found: 0 });
+        assert_eq!(error, RouterError::Worker { workers: 2, found: WorkerId(0) });
     }
 }
 
 #[test]
 fn a_bonus_counts_on_arrival_too() {
-    let config = RouterConfig { mode: Mode::Arrival, ..RouterConfig::new(2, 4) };
+    let config = RouterConfig::new(2, 4).mode(Mode::Arrival);
     let mut router = build(config, "level");
-    router.place(Request::new(1, 500), 0).unwrap();
+    let _ = router.place(Request::new(1, 500), 0).unwrap();
     let mut cached = |_: &Request, bonus: &mut [f32]| {
         bonus[0] = 5_000.0;
         true
@@ -96,10 +96,7 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
         .map(|index| {
             let share = Share { index, of: FRONT_ENDS };
             let mode = Mode::Arrival;
-            build(
-                RouterConfig { share, mode, headroom_steps: 50, ..RouterConfig::uniform(2, worker) },
-                "level",
-            )
+            build(RouterConfig::uniform(2, worker).share(share).mode(mode).headroom_steps(50), "level")
         })
         .collect();
     let mut totals = [(0u32, 0u64); 2];
@@ -117,14 +114,12 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
     }
     // What the others sent counts for the balance when a report shows it, and not against our part of the cache.
     let mut alone = build(
-        RouterConfig {
-            share: Share { index: 0, of: 2 },
-            mode: Mode::Arrival,
-            ..RouterConfig::uniform(2, WorkerConfig::new(8).capacity(4_000))
-        },
+        RouterConfig::uniform(2, WorkerConfig::new(8).capacity(4_000))
+            .share(Share { index: 0, of: 2 })
+            .mode(Mode::Arrival),
         "level",
     );
-    let others = WorkerReport { running: 3, kv_used_tokens: 1_000, ..WorkerReport::default() };
+    let others = WorkerReport::new(3, 1_000);
     alone.report(0, others, None).unwrap();
     assert_eq!(alone.workers()[0].load_tokens, 1_000);
     assert_eq!(alone.workers()[0].room_tokens(), 2_000);
@@ -133,30 +128,30 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
 
 #[test]
 fn what_no_worker_can_ever_hold_comes_back() {
-    let config = RouterConfig {
-        headroom_steps: 100,
-        ..RouterConfig::uniform(2, WorkerConfig::new(4).capacity(1_000))
-    };
+    let config = RouterConfig::uniform(2, WorkerConfig::new(4).capacity(1_000)).headroom_steps(100);
     let mut router = build(config, "level");
     router.enqueue(Request::new(1, 901), None).unwrap();
     router.enqueue(Request::new(2, 900), None).unwrap();
     let plan = router.step(0).unwrap();
-    assert_eq!((plan.returned.len(), plan.returned[0].id), (1, 1));
+    assert_eq!((plan.returned.len(), plan.returned[0].id), (1, RequestId(1)));
     assert_eq!((plan.returned[0].reason, plan.returned[0].worker), (ReturnReason::NeverFits, None));
     assert_eq!(plan.admissions.len(), 1);
     // A cache that shrinks, and one that joins.
     for rank in [0, 1] {
         router.enqueue(Request::new(10 + rank, 600).bound_to(rank as u32), None).unwrap();
     }
-    let shrunk = WorkerReport { kv_capacity_tokens: Some(500), ..WorkerReport::default() };
-    let taken = router.running_on(2).unwrap();
+    let shrunk = WorkerReport::new(0, 0).capacity(500);
+    let taken = router.running_on(2).unwrap().0;
     router.report(1 - taken, shrunk, None).unwrap();
     let plan = router.step(1).unwrap();
     assert_eq!(plan.returned.len(), 1);
-    assert_eq!((plan.returned[0].id, plan.returned[0].worker), (10 + u64::from(1 - taken), Some(1 - taken)));
+    assert_eq!(
+        (plan.returned[0].id, plan.returned[0].worker),
+        (RequestId(10 + u64::from(1 - taken)), Some(WorkerId(1 - taken)))
+    );
     router.add_worker(WorkerConfig::new(1).capacity(9_000)).unwrap();
     router.enqueue(Request::new(20, 5_000), None).unwrap();
-    assert_eq!(router.step(2).unwrap().of(20).map(|dispatch| dispatch.worker), Some(2));
+    assert_eq!(router.step(2).unwrap().of(20).map(|dispatch| dispatch.worker.0), Some(2));
 }
 
 #[test]
@@ -171,8 +166,8 @@ fn a_draining_worker_runs_on_takes_nobody_and_says_when_it_is_empty() {
     router.enqueue(Request::new(6, 10), None).unwrap();
     router.enqueue(Request::new(7, 10), None).unwrap();
     let plan = router.step(1).unwrap();
-    assert_eq!((plan.returned[0].id, plan.returned[0].reason), (5, ReturnReason::WorkerDraining));
-    assert_eq!(plan.admissions.iter().map(|dispatch| dispatch.worker).collect::<Vec<_>>(), [0]);
+    assert_eq!((plan.returned[0].id, plan.returned[0].reason), (RequestId(5), ReturnReason::WorkerDraining));
+    assert_eq!(plan.admissions.iter().map(|dispatch| dispatch.worker.0).collect::<Vec<_>>(), [0]);
     assert_eq!(router.is_drained(1), Ok(false));
     router.finish(1, None).unwrap();
     assert_eq!((router.is_drained(1), router.is_drained(0)), (Ok(true), Ok(false)));
@@ -184,7 +179,7 @@ fn a_draining_worker_runs_on_takes_nobody_and_says_when_it_is_empty() {
 
 #[test]
 fn nobody_waits_longer_than_the_configuration_allows() {
-    let config = RouterConfig { expire_after_ms: Some(500), ..RouterConfig::new(1, 1) };
+    let config = RouterConfig::new(1, 1).expire_after_ms(500);
     let mut router = build(config, "level");
     router.step(1_000).unwrap();
     for id in 1..4 {
@@ -203,7 +198,7 @@ fn nobody_waits_longer_than_the_configuration_allows() {
 #[test]
 fn explaining_changes_no_decision() {
     for name in NAMES {
-        let config = RouterConfig { mode: Mode::Mixed { free_slots: 6 }, ..RouterConfig::new(4, 3) };
+        let config = RouterConfig::new(4, 3).mode(Mode::Mixed { free_slots: 6 });
         let (mut plain, mut asked) = (build(config.clone(), name), build(config, name));
         asked.set_explaining(true);
         let mut seed = 9u64;
@@ -285,7 +280,7 @@ fn metrics_add_up() {
 
 #[test]
 fn a_wait_begins_when_it_was_enqueued() {
-    let config = RouterConfig { expire_after_ms: Some(5_000), ..RouterConfig::new(1, 1) };
+    let config = RouterConfig::new(1, 1).expire_after_ms(5_000);
     let mut router = build(config, "level");
     router.enqueue(Request::new(1, 100), 0).unwrap();
     router.step(0).unwrap();
@@ -306,7 +301,7 @@ fn a_wait_begins_when_it_was_enqueued() {
     assert_eq!(router.step(66_000).unwrap().returned[0].id, 3);
     // The fourth got the date of the fifth.
     assert!(router.step(67_999).unwrap().returned.is_empty());
-    let back: Vec<u64> = router.step(68_000).unwrap().returned.iter().map(|back| back.id).collect();
+    let back: Vec<u64> = router.step(68_000).unwrap().returned.iter().map(|back| back.id.0).collect();
     assert_eq!(back, [4, 5]);
 }
 
@@ -316,31 +311,29 @@ fn a_jump_of_the_clock_neither_expires_nor_freezes() {
     for (from, to) in
         [(10 * HOUR, 11 * HOUR), (10 * HOUR, 9 * HOUR), (1_700_000_000_000, 40), (40, u64::MAX - HOUR)]
     {
-        let config = RouterConfig {
-            expire_after_ms: Some(5_000),
-            silence_timeout_ms: Some(8_000),
-            dispatch_timeout_ms: Some(8_000),
-            ..RouterConfig::new(1, 1)
-        };
+        let config = RouterConfig::new(1, 1)
+            .expire_after_ms(5_000)
+            .silence_timeout_ms(8_000)
+            .dispatch_timeout_ms(8_000);
         let mut router = build(config, "level");
         router.enqueue(Request::new(1, 100), from).unwrap();
         router.enqueue(Request::new(2, 100), from).unwrap();
         assert_eq!(router.step(from).unwrap().admissions.len(), 1);
         assert!(router.step(from + 3_000).unwrap().returned.is_empty());
         // Three seconds are behind it, whatever the clock says now; a report carries it, and the same thing happens twice.
-        let report = WorkerReport { last_dispatch: Some(0), running: 0, ..WorkerReport::default() };
+        let report = WorkerReport::new(0, 0).last_dispatch(0);
         router.report(0, report, to).unwrap();
         assert!(router.step(to).unwrap().returned.is_empty());
         assert!(router.step(to + 1_999).unwrap().returned.is_empty());
         let back = router.step(to + 2_000).unwrap().returned.clone();
         assert_eq!(
             back.iter().map(|back| (back.id, back.reason)).collect::<Vec<_>>(),
-            [(2, ReturnReason::Expired)]
+            [(RequestId(2), ReturnReason::Expired)]
         );
         // Dispatched eight seconds ago.
         assert!(router.step(to + 4_999).unwrap().returned.is_empty());
         let back = router.step(to + 5_000).unwrap().returned.clone();
-        assert_eq!((back[0].id, back[0].reason), (1, ReturnReason::WorkerSilent));
+        assert_eq!((back[0].id, back[0].reason), (RequestId(1), ReturnReason::WorkerSilent));
         let mut metrics = Metrics::default();
         router.metrics(&mut metrics);
         assert_eq!((metrics.now_ms, metrics.counters.clock_jumps), (to + 5_000, 1));
@@ -349,7 +342,7 @@ fn a_jump_of_the_clock_neither_expires_nor_freezes() {
 
 #[test]
 fn what_has_grown_past_all_lengths_can_be_enqueued_again() {
-    let mut router = build(RouterConfig { expire_after_ms: Some(0), ..RouterConfig::new(1, 1) }, "level");
+    let mut router = build(RouterConfig::new(1, 1).expire_after_ms(0), "level");
     router.adopt(Request::new(1, 1 << 22), 0, 7).unwrap();
     let again = router.preempt(1).unwrap();
     assert_eq!(again.prompt_tokens, 1 << 22);
@@ -368,7 +361,7 @@ fn no_slot_waits_for_somebody_who_is_only_far_behind() {
             false
         }
         fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
-            workers[0] = if request.id < 9_000 { 0 } else { u64::MAX };
+            workers[0] = if request.id.0 < 9_000 { 0 } else { u64::MAX };
             true
         }
     }
@@ -381,12 +374,12 @@ fn no_slot_waits_for_somebody_who_is_only_far_behind() {
             router.enqueue(request, 0).unwrap();
         }
         let mut entered: Vec<u64> =
-            router.step(1).unwrap().admissions.iter().map(|dispatch| dispatch.id).collect();
+            router.step(1).unwrap().admissions.iter().map(|dispatch| dispatch.id.0).collect();
         entered.sort_unstable();
         assert_eq!(entered, [9_998, 9_999], "{name}: by rank");
 
         let worker = WorkerConfig::new(4).capacity(3_000);
-        let mut router = build(RouterConfig { headroom_steps: 0, ..RouterConfig::uniform(2, worker) }, name);
+        let mut router = build(RouterConfig::uniform(2, worker).headroom_steps(0), name);
         router.adopt(Request::new(1 << 40, 1_000), 0, 0).unwrap();
         router.adopt(Request::new(1 << 41, 1_000), 1, 0).unwrap();
         for id in 0..10_000 {
@@ -394,7 +387,7 @@ fn no_slot_waits_for_somebody_who_is_only_far_behind() {
         }
         let plan = router.step(1).unwrap();
         assert_eq!(plan.admissions.len(), 4, "{name}: by length");
-        assert!(plan.admissions.iter().all(|dispatch| dispatch.id >= 9_500));
+        assert!(plan.admissions.iter().all(|dispatch| dispatch.id.0 >= 9_500));
 
         let mut router = build(RouterConfig::new(2, 3), name);
         for id in 0..10_000 {
@@ -402,7 +395,7 @@ fn no_slot_waits_for_somebody_who_is_only_far_behind() {
         }
         let plan = router.step_with(1, &mut Even).unwrap();
         assert_eq!(plan.admissions.len(), 6, "{name}: by mask");
-        assert!(plan.admissions.iter().all(|dispatch| dispatch.id >= 9_000));
+        assert!(plan.admissions.iter().all(|dispatch| dispatch.id.0 >= 9_000));
     }
 }
 
@@ -424,10 +417,7 @@ fn a_cluster_that_starts_is_filled_in_one_step() {
 fn a_million_leave_at_once() {
     for (count, equal) in [(100_000, true), (1 << 20, false)] {
         let tokens = |id: u64| if equal { 1_000 } else { 1 + (id * 7919 % 5_000) as u32 };
-        let config = RouterConfig {
-            expire_after_ms: Some(1_000),
-            ..RouterConfig::uniform(4, WorkerConfig::new(0).capacity(1 << 29))
-        };
+        let config = RouterConfig::uniform(4, WorkerConfig::new(0).capacity(1 << 29)).expire_after_ms(1_000);
         let mut router = build(config, "level");
         let fill = |router: &mut Router, now_ms: u64| {
             for id in 0..count {
@@ -436,7 +426,7 @@ fn a_million_leave_at_once() {
         };
         let all = |back: &[balanceroute::Returned], reason: ReturnReason| {
             assert_eq!(back.len() as u64, count);
-            assert!(back.iter().all(|back| back.reason == reason && back.worker == Some(3)));
+            assert!(back.iter().all(|back| back.reason == reason && back.worker == Some(WorkerId(3))));
         };
         fill(&mut router, 0);
         assert!(matches!(
@@ -450,10 +440,10 @@ fn a_million_leave_at_once() {
         all(&router.step(1_001).unwrap().returned, ReturnReason::WorkerDraining);
         router.set_accepting(3, true).unwrap();
         fill(&mut router, 1_001);
-        let small = WorkerReport { kv_capacity_tokens: Some(256), ..WorkerReport::default() };
+        let small = WorkerReport::new(0, 0).capacity(256);
         router.report(3, small, None).unwrap();
         all(&router.step(1_002).unwrap().returned, ReturnReason::NeverFits);
-        router.report(3, WorkerReport { kv_capacity_tokens: Some(1 << 29), ..small }, None).unwrap();
+        router.report(3, small.capacity(1 << 29), None).unwrap();
         fill(&mut router, 1_002);
         let mut back = Vec::new();
         router.remove_worker(3, &mut back).unwrap();

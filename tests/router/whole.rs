@@ -8,8 +8,8 @@ use balanceroute::forecast::{Running, Survival, Termination, TerminationClassifi
 use balanceroute::policy::{self, Needs, Parameters, Rank};
 use balanceroute::router::Metrics;
 use balanceroute::{
-    Assignment, Batch, BatchError, Mode, PairTerms, Policy, Request, ReturnReason, Router, RouterConfig,
-    RouterError, WaitReason, WorkerConfig, WorkerReport,
+    Assignment, Batch, BatchError, Mode, PairTerms, Policy, Request, RequestId, ReturnReason, Router,
+    RouterConfig, RouterError, WaitReason, WorkerConfig, WorkerId, WorkerIndex, WorkerReport,
 };
 
 struct Random(u64);
@@ -51,7 +51,7 @@ impl PairTerms for Terms {
             Fails::NotANumber(left) | Fails::TooMuch(left) | Fails::Panics(left) => *left -= 1,
             Fails::Never => {}
         }
-        let mut random = Random(self.salt ^ request.id);
+        let mut random = Random(self.salt ^ request.id.0);
         for bonus in bonus_tokens.iter_mut().filter(|bonus| **bonus == 0.0) {
             *bonus = if random.one_in(3) { random.below(400) as f32 } else { 0.0 };
         }
@@ -59,7 +59,7 @@ impl PairTerms for Terms {
     }
 
     fn eligible(&mut self, request: &Request, workers: &mut [u64]) -> bool {
-        let mut random = Random(self.salt ^ request.id << 7);
+        let mut random = Random(self.salt ^ request.id.0 << 7);
         workers[0] = random.below(1 << 12);
         random.one_in(3)
     }
@@ -88,7 +88,7 @@ impl Policy for Unsound {
         self.inner.needs()
     }
 
-    fn bind(&mut self, arrival: &Request, ranks: &[Rank]) -> Option<u32> {
+    fn bind(&mut self, arrival: &Request, ranks: &[Rank]) -> Option<WorkerIndex> {
         self.inner.bind(arrival, ranks)
     }
 
@@ -101,11 +101,11 @@ impl Policy for Unsound {
                 out.admitted.extend(first);
                 // Nobody was admitted: somebody who does not wait is.
                 if let (None, Some((slot, ..))) = (first, batch.waiting().iter().next()) {
-                    let (id, prompt_tokens, score_tokens) = (u64::MAX, 1, 0.0);
+                    let (id, prompt_tokens, score_tokens) = (RequestId(u64::MAX), 1, 0.0);
                     out.admitted.push(balanceroute::Admission {
                         id,
                         slot,
-                        worker: 0,
+                        worker: WorkerIndex(0),
                         prompt_tokens,
                         score_tokens,
                     });
@@ -121,7 +121,7 @@ impl Policy for Unsound {
 }
 
 /// What can be asked.
-fn state(router: &Router) -> (Metrics, Vec<(u64, WaitReason)>, balanceroute::Plan) {
+fn state(router: &Router) -> (Metrics, Vec<(RequestId, WaitReason)>, balanceroute::Plan) {
     let mut metrics = Metrics::default();
     router.metrics(&mut metrics);
     // A time of this machine's.
@@ -144,13 +144,11 @@ impl World {
         let unsound = std::sync::Arc::default();
         let parameters = Parameters { candidate_window: window, ..Parameters::default() };
         let build = |next: &std::sync::Arc<std::sync::atomic::AtomicU32>| {
-            let config = RouterConfig {
-                mode,
-                headroom_steps: 10,
-                expire_after_ms: Some(900),
-                silence_timeout_ms: Some(700),
-                ..RouterConfig::uniform(4, WorkerConfig::new(3).capacity(4_000))
-            };
+            let config = RouterConfig::uniform(4, WorkerConfig::new(3).capacity(4_000))
+                .mode(mode)
+                .headroom_steps(10)
+                .expire_after_ms(900)
+                .silence_timeout_ms(700);
             let inner = policy::build(name, &parameters).expect("a policy");
             let classifier: Box<dyn TerminationClassifier> = Box::new(Survival::new());
             let policy = Unsound { inner, next: std::sync::Arc::clone(next) };
@@ -192,7 +190,7 @@ impl World {
         }
     }
 
-    fn request(&mut self) -> Request {
+    fn request(&mut self) -> Request<WorkerId> {
         self.next_id += 1;
         let request = Request::new(self.next_id, 1 + self.random.below(1_500) as u32);
         let ids = self.router.worker_ids();
@@ -241,12 +239,8 @@ impl World {
             }
             25 => {
                 if let Some(worker) = some {
-                    let report = WorkerReport {
-                        running: self.random.below(4) as u32,
-                        kv_used_tokens: self.random.below(3_000),
-                        kv_capacity_tokens: self.random.one_in(3).then(|| 500 + self.random.below(5_000)),
-                        ..WorkerReport::default()
-                    };
+                    let report = WorkerReport::new(self.random.below(4) as u32, self.random.below(3_000))
+                        .capacity(self.random.one_in(3).then(|| 500 + self.random.below(5_000)));
                     let verdict = self.router.report(worker, report, now_ms);
                     assert_eq!(verdict, self.twin.report(worker, report, now_ms));
                 }
@@ -306,12 +300,12 @@ impl World {
 
     fn refuse(&mut self) {
         let later = self.now_ms + self.random.below(2_000);
-        let worker = self.router.worker_ids().first().copied().unwrap_or(0);
+        let worker = self.router.worker_ids().first().copied().unwrap_or_default();
         let left = self.random.below(3) as u32;
         let terms = |fails, half| Terms { salt: 3, fails, half };
         match self.random.below(12) {
             0 => {
-                let ids: Vec<u64> = self.router.waiting().iter().map(|&(id, _)| id).collect();
+                let ids: Vec<RequestId> = self.router.waiting().iter().map(|&(id, _)| id).collect();
                 if let Some(&id) = ids.get(self.random.below(1 + ids.len() as u64) as usize) {
                     self.refused(0, |router| {
                         let found = router.enqueue(Request::new(id, 5), later);
@@ -342,9 +336,9 @@ impl World {
             }
             4 => {
                 let report = WorkerReport::default();
-                let much = WorkerReport { kv_used_tokens: 1 << 40, ..report };
-                let early = WorkerReport { last_dispatch: Some(1 << 40), ..report };
-                let wide = WorkerReport { kv_capacity_tokens: Some(u64::MAX), ..report };
+                let much = report.kv_used(1 << 40);
+                let early = report.last_dispatch(1 << 40);
+                let wide = report.capacity(u64::MAX);
                 for report in [much, early, wide] {
                     self.refused(4, |router| router.report(worker, report, later));
                 }
@@ -470,13 +464,13 @@ fn a_classifier_that_panics_is_told_once() {
         "{told:?}"
     );
     assert!(router.step(2).is_ok());
-    assert_eq!(router.finish(2, None).map(|finished| finished.worker), Ok(1));
-    assert_eq!(router.step(3).map(|plan| plan.admissions[0].id), Ok(3));
+    assert_eq!(router.finish(2, None).map(|finished| finished.worker), Ok(WorkerId(1)));
+    assert_eq!(router.step(3).map(|plan| plan.admissions[0].id), Ok(RequestId(3)));
 }
 
 #[test]
 fn beginning_anew_gives_everybody_back_once_and_goes_on() {
-    let config = RouterConfig { expire_after_ms: Some(5_000), ..RouterConfig::new(2, 2) };
+    let config = RouterConfig::new(2, 2).expire_after_ms(5_000);
     let mut router = Router::new(config, "level-exactmatch", &Parameters::default()).expect("valid");
     for id in 0..7 {
         let request = if id == 6 { Request::new(id, 100).bound_to(1) } else { Request::new(id, 100) };
@@ -492,7 +486,7 @@ fn beginning_anew_gives_everybody_back_once_and_goes_on() {
     assert_eq!(returned.iter().map(|returned| returned.id).collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
     assert!(returned.iter().all(|returned| returned.reason == ReturnReason::Recovered));
     assert_eq!(returned.iter().map(|returned| returned.generated_tokens).sum::<u32>(), 4);
-    assert_eq!(returned[6].worker, Some(1));
+    assert_eq!(returned[6].worker, Some(WorkerId(1)));
     assert!(router.pool().is_empty() && router.running_len() == 0);
     // What ran runs on, as somebody else's.
     assert_eq!(router.workers().iter().map(|worker| worker.load_tokens).collect::<Vec<_>>(), before);
@@ -503,7 +497,7 @@ fn beginning_anew_gives_everybody_back_once_and_goes_on() {
         router.enqueue(Request::new(returned.id, 100), 1).expect("it has left");
     }
     for worker in 0..2 {
-        let report = WorkerReport { last_dispatch: Some(2), ..WorkerReport::default() };
+        let report = WorkerReport::new(0, 0).last_dispatch(2);
         router.report(worker, report, 2).expect("those of before were made");
     }
     let plan = router.step(3).expect("sound");
@@ -521,16 +515,19 @@ fn beginning_anew_gives_everybody_back_once_and_goes_on() {
 /// Its first life is not told yet as it is let in again: both come back, and the counts add up.
 #[test]
 fn beginning_anew_gives_an_id_back_for_every_time_that_it_was_let_in() {
-    let config = RouterConfig { dispatch_timeout_ms: Some(100), ..RouterConfig::new(1, 1) };
+    let config = RouterConfig::new(1, 1).dispatch_timeout_ms(100);
     let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
     router.enqueue(Request::new(1, 100), 0).expect("valid");
     assert_eq!(router.step(0).expect("sound").admissions.len(), 1);
-    let unseen = WorkerReport { last_dispatch: Some(0), ..WorkerReport::default() };
+    let unseen = WorkerReport::new(0, 0).last_dispatch(0);
     router.report(0, unseen, 200).expect("a worker");
     assert_eq!(router.running_len(), 0);
     router.enqueue(Request::new(1, 100), 300).expect("it has left");
     let returned: Vec<_> = router.recover().iter().map(|returned| (returned.id, returned.reason)).collect();
-    assert_eq!(returned, [(1, ReturnReason::LostDispatch), (1, ReturnReason::Recovered)]);
+    assert_eq!(
+        returned,
+        [(RequestId(1), ReturnReason::LostDispatch), (RequestId(1), ReturnReason::Recovered)]
+    );
     let counters = router.counters();
     assert_eq!((counters.arrived, counters.returned.iter().sum::<u64>()), (2, 2));
 }

@@ -3,13 +3,10 @@
 use std::ffi::c_char;
 
 use balanceroute::policy::{self, Parameters};
-use balanceroute::pool::CANDIDATE_WINDOW;
-use balanceroute::{
-    Assignment, Batch, Pairs, Policy, Pool, PredictedEnd, PredictedEnds, Request, Traffic, Worker,
-};
+use balanceroute::{Assigner, Pairs, Policy, PredictedEnd, PredictedEnds, Request, Step, Traffic, Worker};
 
 use crate::columns::{self, Terms, br_answer, br_batch, br_reason, br_requests, br_workers};
-use crate::door::{
+use crate::guard::{
     Failure, Handle, Mend, br_options, br_status, build_policy, copy_text, free, make, read_versioned,
     write_versioned,
 };
@@ -29,26 +26,21 @@ impl br_assigner {
 }
 
 struct State {
-    policy: Box<dyn Policy>,
+    assigner: Assigner,
     parameters: Parameters,
-    pool: Pool,
     workers: Vec<Worker>,
     requests: Vec<Request>,
     ends: Vec<PredictedEnd>,
-    assignment: Assignment,
 }
 
 impl State {
     fn new((policy, parameters): (Box<dyn Policy>, Parameters)) -> Self {
-        let candidates = policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW);
         Self {
-            policy,
+            assigner: Assigner::with_policy(policy),
             parameters,
-            pool: Pool::with_window(candidates),
             workers: Vec::new(),
             requests: Vec::new(),
             ends: Vec::new(),
-            assignment: Assignment::new(),
         }
     }
 }
@@ -58,14 +50,15 @@ impl Mend for State {
 
     /// Everything is built anew; with a policy's memory goes nothing that a decision needs.
     fn mend(&mut self) -> bool {
-        let Ok(policy) = policy::build(self.policy.name(), &self.parameters) else { return false };
+        let name = self.assigner.policy().name();
+        let Ok(policy) = policy::build(name, &self.parameters) else { return false };
         *self = Self::new((policy, self.parameters.clone()));
         true
     }
 }
 
-/// Makes an assigner of a policy ("level" for NULL) with options (NULL for none) into `*assigner`, NULL when it fails. The text of an error goes
-/// into `error`, which has `error_size` bytes and may be NULL.
+/// Makes an assigner of a policy ("level" for NULL) with options (NULL for none) into `*assigner`, NULL when
+/// it fails. The text of an error goes into `error`, which has `error_size` bytes and may be NULL.
 ///
 /// # Safety
 /// Pointers are NULL or what they are said to be.
@@ -96,7 +89,8 @@ pub unsafe extern "C" fn br_assigner_free(assigner: *mut br_assigner) {
     unsafe { free(assigner) }
 }
 
-/// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.
+/// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero;
+/// "" after a call without error.
 ///
 /// # Safety
 /// `assigner` is NULL or alive, `buffer` NULL or of `size` bytes.
@@ -122,15 +116,17 @@ pub unsafe extern "C" fn br_assigner_describe(
 ) -> br_status {
     // SAFETY: the caller's word.
     unsafe {
-        Handle::enter(br_assigner::handle(assigner), |State { policy, .. }| {
+        Handle::enter(br_assigner::handle(assigner), |state| {
+            let policy = state.assigner.policy();
             copy_text(&format!("{}; {}", policy.name(), policy.describe()), buffer, size);
             Ok(())
         })
     }
 }
 
-/// Decides a step: which waiting request enters which free slot. `batch` may be NULL. The same input gives the same answer, whatever was decided
-/// before, unless the policy has a memory. Nothing is allocated once the handle has seen its largest sizes, unless reasons are asked for.
+/// Decides a step: which waiting request enters which free slot. `batch` may be NULL. One input gives
+/// the same answer, whatever was decided before, unless the policy has a memory. Nothing is allocated once
+/// the handle has seen its largest sizes, unless reasons are asked for.
 ///
 /// # Safety
 /// `assigner` is NULL or alive, and every struct and array is as the header says.
@@ -167,88 +163,44 @@ impl State {
         answer: &mut br_answer,
     ) -> Result<(), Failure> {
         answer.count = 0;
+        let Self { assigner, workers: to_workers, requests: to_requests, ends, .. } = self;
         // SAFETY: the caller's word.
         let terms = unsafe {
-            columns::read_workers(workers, &mut self.workers)?;
-            columns::read_requests(requests, &mut self.requests)?;
-            self.pool.refill(&self.requests)?;
+            columns::read_workers(workers, to_workers)?;
+            columns::read_requests(requests, to_requests)?;
             match batch {
-                Some(batch) => columns::read_terms(batch, workers.count, &mut self.ends)?,
+                Some(batch) => columns::read_terms(batch, workers.count, ends)?,
                 None => Terms::default(),
             }
         };
-        let growth_tokens = batch.map_or(0, |batch| batch.request_growth_tokens);
-        self.pool.look_past_shut(&self.workers, growth_tokens, terms.eligible);
-        let mut draft = Batch::draft(&self.workers, &self.pool).pairs(Pairs {
-            bonus_tokens: terms.bonus_tokens,
-            bonus_half_tokens: terms.bonus_half_tokens,
-            eligible: terms.eligible,
-        });
-        if let Some(batch) = batch {
-            draft = draft.request_growth(batch.request_growth_tokens).traffic(Traffic {
-                mean_prompt_tokens: batch.mean_prompt_tokens,
-                sd_prompt_tokens: batch.sd_prompt_tokens,
-                small_prompt_tokens: batch.small_prompt_tokens,
-                mean_output_tokens: batch.mean_output_tokens,
-            });
-            if let Some(rows) = terms.projection {
-                draft = draft.projection(batch.horizon_steps as usize, rows);
-            } else if terms.class_survival.is_some() && batch.horizon_steps != 0 {
-                return Err(Failure::argument(
-                    "br_batch.class_survival: needs a projection over its horizon",
-                ));
-            }
-        }
-        if let Some(offsets) = terms.end_offsets {
-            draft = draft.ends(PredictedEnds { offsets, ends: &self.ends });
-        }
-        if let Some(rows) = terms.class_survival {
-            draft = draft.classes(rows);
-        }
-        let batch = draft.check()?;
+        let step = step_of(to_workers, to_requests, batch, &terms, ends)?;
+        let waiting = step.requests.len();
+        let decision = assigner.assign_if(&step, |batch| fits(answer, batch.open_slots(), waiting))?;
 
-        let most = batch.open_slots().min(self.pool.len() as u64) as usize;
-        if most > answer.capacity {
-            answer.count = most;
-            let found = answer.capacity;
-            let text = format!("br_answer.capacity: at most {most} admissions, found room for {found}");
-            return Err(Failure::new(br_status::BR_SPACE, text));
+        let admissions = decision.admissions();
+        if admissions.len() > answer.capacity {
+            let text = format!("{} admissions into {} places", admissions.len(), answer.capacity);
+            return Err(Failure::lost(text));
         }
-        let aligned =
-            answer.row.is_aligned() && answer.worker.is_aligned() && answer.score_tokens.is_aligned();
-        if most > 0 && (answer.row.is_null() || answer.worker.is_null()) || !aligned {
-            return Err(Failure::argument(
-                "br_answer.row, worker, score_tokens: expected aligned arrays, found NULL or others",
-            ));
-        }
-        self.policy.decide(&batch, &mut self.assignment);
-        let admitted = &self.assignment.admitted;
-        if admitted.len() > most {
-            return Err(Failure::lost(format!("{} admissions into {most} places", admitted.len())));
-        }
-        for (at, admission) in admitted.iter().enumerate() {
-            // SAFETY: `at < most <= capacity`, and the arrays hold that many by the caller's word.
+        answer.count = admissions.len();
+        for (at, (row, admission)) in admissions.enumerate() {
+            // SAFETY: `at < count <= capacity`, and the arrays hold that many by the caller's word.
             unsafe {
-                answer.row.add(at).write(self.pool.row_of(admission.slot) as u32);
-                answer.worker.add(at).write(admission.worker);
+                answer.row.add(at).write(row as u32);
+                answer.worker.add(at).write(admission.worker.get());
                 if !answer.score_tokens.is_null() {
                     answer.score_tokens.add(at).write(admission.score_tokens);
                 }
             }
         }
-        answer.count = admitted.len();
         if !answer.wait_reason.is_null() {
-            // SAFETY: as many entries as requests, by the caller's word.
-            let reasons = unsafe { std::slice::from_raw_parts_mut(answer.wait_reason, self.pool.len()) };
-            // Rows are in arrival order, as reasons are.
-            reasons.fill(u8::MAX);
-            admitted.iter().for_each(|admission| reasons[self.pool.row_of(admission.slot)] = 0);
-            let waiting = reasons.iter_mut().filter(|reason| **reason != 0);
-            for (code, (_, reason)) in waiting.zip(self.assignment.waiting(&batch)) {
-                *code = br_reason::from(reason) as u8;
+            for (row, reason) in decision.reasons().into_iter().enumerate() {
+                let code = reason.map_or(br_reason::BR_ADMITTED, br_reason::from);
+                // SAFETY: as many entries as requests, by the caller's word.
+                unsafe { answer.wait_reason.add(row).write(code as u8) };
             }
         }
-        let (before, after) = (self.assignment.before, self.assignment.after);
+        let (before, after) = (decision.before(), decision.after());
         answer.envelope_before_tokens = before.envelope_tokens;
         answer.imbalance_before_tokens = before.imbalance_tokens;
         answer.envelope_after_tokens = after.envelope_tokens;
@@ -257,9 +209,62 @@ impl State {
     }
 }
 
+/// What was read, as the library asks it.
+fn step_of<'a>(
+    workers: &'a [Worker],
+    requests: &'a [Request],
+    batch: Option<&br_batch>,
+    terms: &Terms<'a>,
+    ends: &'a [PredictedEnd],
+) -> Result<Step<'a>, Failure> {
+    let mut step = Step::new(workers, requests).pairs(Pairs {
+        bonus_tokens: terms.bonus_tokens,
+        bonus_half_tokens: terms.bonus_half_tokens,
+        eligible: terms.eligible,
+    });
+    if let Some(batch) = batch {
+        let traffic = Traffic::new()
+            .prompts(batch.mean_prompt_tokens, batch.sd_prompt_tokens)
+            .small_prompts(batch.small_prompt_tokens)
+            .outputs(batch.mean_output_tokens);
+        step = step.request_growth(batch.request_growth_tokens).traffic(traffic);
+        if let Some(rows) = terms.projection {
+            step = step.projection(batch.horizon_steps as usize, rows);
+        } else if terms.class_survival.is_some() && batch.horizon_steps != 0 {
+            return Err(Failure::argument("br_batch.class_survival: needs a projection over its horizon"));
+        }
+    }
+    if let Some(offsets) = terms.end_offsets {
+        step = step.ends(PredictedEnds { offsets, ends });
+    }
+    if let Some(rows) = terms.class_survival {
+        step = step.classes(rows);
+    }
+    Ok(step)
+}
+
+/// Whether the arrays of the caller hold all that may be admitted; with `BR_SPACE` how many that is.
+fn fits(answer: &mut br_answer, open_slots: u64, waiting: usize) -> Result<(), Failure> {
+    let most = open_slots.min(waiting as u64) as usize;
+    if most > answer.capacity {
+        answer.count = most;
+        let found = answer.capacity;
+        let text = format!("br_answer.capacity: at most {most} admissions, found room for {found}");
+        return Err(Failure::new(br_status::BR_SPACE, text));
+    }
+    let aligned = answer.row.is_aligned() && answer.worker.is_aligned() && answer.score_tokens.is_aligned();
+    if most > 0 && (answer.row.is_null() || answer.worker.is_null()) || !aligned {
+        return Err(Failure::argument(
+            "br_answer.row, worker, score_tokens: expected aligned arrays, found NULL or others",
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use balanceroute::{Assignment, Batch};
 
     /// A policy that panics as often as it is asked is replaced by one as it was built.
     #[test]

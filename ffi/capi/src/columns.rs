@@ -1,13 +1,14 @@
 //! One step's problem as arrays of the caller, and the answer into arrays of the caller.
 
 use balanceroute::batch::{MAX_CLASSES, MAX_WAITING, MAX_WORKERS};
-use balanceroute::{BatchError, PredictedEnd, Request, WaitReason, Worker};
+use balanceroute::{BatchError, PredictedEnd, Request, WaitReason, Worker, WorkerIndex};
 use half::f16;
 
-use crate::door::{Failure, Versioned, array, br_status, needed};
+use crate::guard::{Failure, Versioned, array, br_status, needed};
 use crate::{BR_NONE, BR_NONE64};
 
-/// The workers (data-parallel ranks) as the step begins, `count` entries in each array. Arrays that may be NULL say what that means.
+/// The workers (data-parallel ranks) as the step begins, `count` entries in each array. Arrays that may be
+/// NULL say what that means.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct br_workers {
@@ -25,7 +26,8 @@ pub struct br_workers {
     pub kv_capacity_tokens: *const u64,
     /// KV tokens held, at least the load; NULL for the load.
     pub kv_used_tokens: *const u64,
-    /// KV tokens by which running requests are predicted to grow and that an admission must leave free; NULL for 0.
+    /// KV tokens by which running requests are predicted to grow and that an admission must leave free; NULL
+    /// for 0.
     pub kv_growth_tokens: *const u64,
     /// Relative step cost per token, 0 to 64; NULL for 1.
     pub weight: *const f32,
@@ -45,8 +47,8 @@ pub struct br_requests {
     pub count: usize,
     /// KV tokens that each brings, 1 to 2^22.
     pub prompt_tokens: *const u32,
-    /// Names that stay the same from call to call, each once. NULL for the rows 0, 1, 2 and so on, which is faster and means the same unless
-    /// the policy has a memory (`level.reserve`).
+    /// Names that stay the same from call to call, each once. NULL for the rows 0, 1, 2 and so on, which is
+    /// faster and means the same unless the policy has a memory (`level.reserve`).
     pub ids: *const u64,
     /// Steps waited so far; NULL for 0.
     pub waited_steps: *const u32,
@@ -54,7 +56,8 @@ pub struct br_requests {
     pub deadline_steps: *const u32,
     /// The only worker that may take it, `BR_NONE` for any; NULL for any everywhere.
     pub rank: *const u32,
-    /// Its row in the bonus and eligibility matrices of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
+    /// Its row in the bonus and eligibility matrices of `br_batch`, `BR_NONE` for none; NULL for none
+    /// anywhere.
     pub pair_row: *const u32,
     /// Its row in the survival classes of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
     pub survival_class: *const u32,
@@ -78,9 +81,11 @@ pub struct br_batch {
     pub request_growth_tokens: u32,
     /// Steps looked ahead by `projection` and `class_survival`, at most 128.
     pub horizon_steps: u32,
-    /// Tokens that the requests running now hold in 0 to `horizon_steps` steps: a row of `horizon_steps + 1` for each worker; NULL for unknown.
+    /// Tokens that the requests running now hold in 0 to `horizon_steps` steps: a row of `horizon_steps + 1`
+    /// for each worker; NULL for unknown.
     pub projection: *const u64,
-    /// Where each worker's predicted completions begin in the two arrays below: one entry more than workers; NULL for unknown.
+    /// Where each worker's predicted completions begin in the two arrays below: one entry more than workers;
+    /// NULL for unknown.
     pub end_offsets: *const u32,
     /// Steps until each completion, at least 1, in order of time for each worker.
     pub end_in_steps: *const u32,
@@ -90,13 +95,15 @@ pub struct br_batch {
     pub pair_rows: usize,
     /// Bonus in tokens (prefix affinity), a row of one entry per worker for each `pair_row`; NULL for none.
     pub bonus_tokens: *const f32,
-    /// The same as the bits of 16-bit floats, instead of `bonus_tokens`; NULL for none.
+    /// Bonuses as the bits of 16-bit floats, instead of `bonus_tokens`; NULL for none.
     pub bonus_half_tokens: *const u16,
-    /// Eligibility: a row of one 64-bit word per 64 workers for each `pair_row`, bit `g % 64` of word `g / 64`; NULL for all.
+    /// Eligibility: a row of one 64-bit word per 64 workers for each `pair_row`, bit `g % 64` of word `g /
+    /// 64`; NULL for all.
     pub eligible: *const u64,
     /// Number of survival classes, at most 256.
     pub class_count: usize,
-    /// Probability to still run after 0 to `horizon_steps` steps: a row of `horizon_steps + 1` for each class; NULL for none.
+    /// Probability to still run after 0 to `horizon_steps` steps: a row of `horizon_steps + 1` for each
+    /// class; NULL for none.
     pub class_survival: *const f32,
 }
 
@@ -139,7 +146,8 @@ impl From<WaitReason> for br_reason {
 pub struct br_answer {
     /// `sizeof(br_answer)`.
     pub struct_size: usize,
-    /// Entries that `row`, `worker` and `score_tokens` hold; the free slots of accepting workers, or all requests if fewer, always suffice.
+    /// Entries that `row`, `worker` and `score_tokens` hold; the free slots of accepting workers, or all
+    /// requests if fewer, always suffice.
     pub capacity: usize,
     /// Out: admissions, in the order of decision; with `BR_SPACE` the capacity that suffices.
     pub count: usize,
@@ -211,16 +219,14 @@ pub(crate) unsafe fn read_workers(from: &br_workers, out: &mut Vec<Worker>) -> R
         )
     };
     out.clear();
-    out.extend((0..count).map(|at| Worker {
-        load_tokens: load[at],
-        running: running.map_or(0, |of| of[at]),
-        free_slots: free[at],
-        kv_capacity_tokens: capacity.map(|of| of[at]).filter(|&tokens| tokens != BR_NONE64),
-        kv_used_tokens: used.map_or(load[at], |of| of[at]),
-        kv_growth_tokens: growth.map_or(0, |of| of[at]),
-        weight: weight.map_or(1.0, |of| of[at]),
-        accepting: accepting.is_none_or(|of| of[at] != 0),
-        next_completion_steps: completion.and_then(|of| some(of[at])),
+    out.extend((0..count).map(|at| {
+        Worker::new(load[at], running.map_or(0, |of| of[at]), free[at])
+            .capacity(capacity.map(|of| of[at]).filter(|&tokens| tokens != BR_NONE64))
+            .kv_used(used.map_or(load[at], |of| of[at]))
+            .kv_growth(growth.map_or(0, |of| of[at]))
+            .weight(weight.map_or(1.0, |of| of[at]))
+            .accepting(accepting.is_none_or(|of| of[at] != 0))
+            .next_completion(completion.and_then(|of| some(of[at])))
     }));
     Ok(())
 }
@@ -254,15 +260,13 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
         return Err(Failure::new(br_status::BR_BATCH, text));
     }
     out.clear();
-    out.extend((0..count).map(|at| Request {
-        id: ids.map_or(at as u64, |of| of[at]),
-        prompt_tokens: prompt[at],
-        waited_steps: waited.map_or(0, |of| of[at]),
-        deadline_steps: deadline.and_then(|of| some(of[at])),
-        prompt_hash: None,
-        rank: rank.and_then(|of| some(of[at])),
-        pair_row: pair_row.and_then(|of| some(of[at])),
-        survival_class: class.and_then(|of| some(of[at])).map(|class| class as u8),
+    out.extend((0..count).map(|at| {
+        Request::new(ids.map_or(at as u64, |of| of[at]), prompt[at])
+            .waited(waited.map_or(0, |of| of[at]))
+            .deadline(deadline.and_then(|of| some(of[at])))
+            .rank(rank.and_then(|of| some(of[at])))
+            .pairs(pair_row.and_then(|of| some(of[at])))
+            .class(class.and_then(|of| some(of[at])).map(|class| class as u8))
     }));
     Ok(())
 }
@@ -322,7 +326,7 @@ pub(crate) unsafe fn read_terms<'a>(
         for (at, &offset) in offsets.iter().enumerate() {
             if offset < before || (at == 0 && offset != 0) {
                 return Err(BatchError::PredictedEnd {
-                    worker: at.saturating_sub(1),
+                    worker: WorkerIndex::at(at.saturating_sub(1)),
                     index: 0,
                     expected: "offsets that begin at 0 and do not fall",
                     found: u64::from(offset),

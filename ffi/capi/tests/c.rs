@@ -1,5 +1,5 @@
-//! Real C against the library: what its validation promises, the golden vectors to the last bit, and the
-//! example, each linked statically under AddressSanitizer and UBSan and dynamically under valgrind.
+//! Real C against the library: what its guards promise, the golden vectors to the last bit, and the example,
+//! each linked statically under AddressSanitizer and UBSan and dynamically under valgrind.
 #![cfg(unix)]
 
 #[path = "../../../tests/support/compile.rs"]
@@ -96,10 +96,10 @@ fn compiled(source: &Path, how: How, input: &str) -> Option<String> {
 }
 
 #[test]
-fn the_doors_hold() {
+fn the_guards_hold() {
     for how in [How::Sanitized, How::Valgrind] {
-        if let Some(out) = compiled(&root().join("tests/c/doors.c"), how, "") {
-            assert_eq!(out, "doors: all as promised\n");
+        if let Some(out) = compiled(&root().join("tests/c/guards.c"), how, "") {
+            assert_eq!(out, "guards: all as promised\n");
         }
     }
 }

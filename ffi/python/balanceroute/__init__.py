@@ -1,10 +1,9 @@
 """Which waiting request enters which free slot, for lock-step LLM decode workers.
 
-`Router` keeps the state across steps for an engine; `assign` (or an `Assigner`, which is used again) decides one step for a caller that keeps
-its own. `python -m balanceroute` says what runs here and tests it; `balanceroute.prometheus` makes text of a router's metrics.
+`Router` keeps the state across steps for an engine; `assign` (or an `Assigner`, which is used again) decides
+one step for a caller that keeps its own. `python -m balanceroute` says what runs here and tests it;
+`balanceroute.prometheus` makes text of a router's metrics.
 """
-
-from enum import IntEnum
 
 from ._errors import (
     ArgumentError,
@@ -39,18 +38,7 @@ from ._native import (
     assign,
     isas,
 )
-
-
-class WaitReason(IntEnum):
-    """What became of a request: the numbers in `Assignment.wait_reason`."""
-
-    ADMITTED = 0
-    NO_SLOT = 1
-    NO_CAPACITY = 2
-    NOT_ELIGIBLE = 3
-    OUTSIDE_WINDOW = 4
-    DEFERRED = 5
-
+from ._reasons import WaitReason
 
 __all__ = [
     "PARAMETERS",

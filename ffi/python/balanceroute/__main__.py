@@ -1,4 +1,6 @@
-"""`python -m balanceroute`: version, backends, and a self-test of every instruction set of this machine against the oracle."""
+"""`python -m balanceroute`: version, backends, and a self-test of every instruction set of this machine
+against the oracle.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,13 @@ class Step:
 
 
 def self_test(rounds: int = 40) -> int:
-    """Decides random steps with every policy of the table on every instruction set; how many differ from the oracle."""
+    """Decides random steps with every policy of the table on every instruction set; how many differ from the
+    oracle.
+    """
     rng = np.random.default_rng(1)
-    sizes = [(int(rng.integers(0, 200)), int(rng.integers(1, 33)), int(rng.integers(0, 24))) for _ in range(rounds)]
+    sizes = [
+        (int(rng.integers(0, 200)), int(rng.integers(1, 33)), int(rng.integers(0, 24))) for _ in range(rounds)
+    ]
     steps = [Step.drawn(rng, *size) for size in sizes]
     wrong = 0
     for policy in POLICIES:
@@ -53,7 +59,9 @@ def self_test(rounds: int = 40) -> int:
             for step, right in zip(steps, expected):
                 found = step.decided(tested)
                 columns = ("row", "worker", "score_tokens")
-                wrong += any(getattr(found, name).tobytes() != getattr(right, name).tobytes() for name in columns)
+                wrong += any(
+                    getattr(found, name).tobytes() != getattr(right, name).tobytes() for name in columns
+                )
     return wrong
 
 
@@ -66,7 +74,10 @@ def main() -> int:
     best = min(_timed(level, step) for _ in range(2_000))
     print(f"256 waiting, 64 workers, 8 free slots: {best / 1e3:.1f} us a call at best")
     wrong = self_test()
-    print(f"self-test: {len(POLICIES)} policies on {len(isas())} instruction sets against the oracle: {wrong} differ")
+    print(
+        f"self-test: {len(POLICIES)} policies on {len(isas())} instruction sets against the oracle: "
+        f"{wrong} differ"
+    )
     return 1 if wrong else 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class BalanceRouteError(Exception):
-    """Base of all. `kind` names the case, `facts` has its numbers by name, each of them an attribute as well."""
+    """Base of all. `kind` names the case, `facts` has its numbers by name, each an attribute as well."""
 
     kind: str
     facts: dict[str, Any]
@@ -52,4 +52,6 @@ class UnknownWorkerError(RouterError, LookupError):
 
 
 class PanicError(BalanceRouteError):
-    """The library itself has failed inside a call; `message` has its words. A router says so once and is to be made whole by `recover` then."""
+    """The library itself has failed inside a call; `message` has its words. A router says so once and is to
+    be made whole by `recover` then.
+    """

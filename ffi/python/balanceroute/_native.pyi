@@ -1,24 +1,30 @@
 """What the compiled module offers. Import these names from `balanceroute`."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
+
+from ._reasons import WaitReason
 
 __version__: str
 POLICIES: tuple[str, ...]
 PARAMETERS: tuple[str, ...]
 
-# Records (all classes here but `Assigner` and `Router`) are equal where their fields are, hashable where these are, and can be copied and pickled.
+# Records (all classes here but `Assigner` and `Router`) are equal where their fields are, hashable where
+# these are, and can be copied and pickled.
 
+# Plain numbers. A request's name is the caller's; a worker's id stays with it for life (its place in
+# `Router(workers)`, or what `add_worker` gave), and its index is its place in one call of `assign`.
+_RequestId: TypeAlias = int
+_WorkerId: TypeAlias = int
 # In an optional column a negative number, or the greatest of an unsigned type, means "none here".
 _Whole = npt.NDArray[np.integer[Any]]
 _Real = npt.NDArray[np.floating[Any]]
 # A byte each; any byte but 0 is true.
 _Flag = npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
 _Bonus = npt.NDArray[np.float32] | npt.NDArray[np.float16]
-_WaitReason = Literal["no_slot", "no_capacity", "not_eligible", "outside_window", "deferred"]
 _ReturnReason = Literal[
     "lost_dispatch",
     "worker_silent",
@@ -78,7 +84,7 @@ class Assignment:
 
     @property
     def worker(self) -> npt.NDArray[np.uint32]:
-        """The worker that it enters."""
+        """The index of the worker that it enters."""
 
     @property
     def score_tokens(self) -> npt.NDArray[np.float64]:
@@ -86,7 +92,7 @@ class Assignment:
 
     @property
     def wait_reason(self) -> npt.NDArray[np.uint8] | None:
-        """A `WaitReason` for every request, 0 for the admitted; `None` unless `reasons=True`."""
+        """The number of a `WaitReason` for every request; `None` unless `reasons=True`."""
 
     @property
     def before(self) -> Balance: ...
@@ -96,11 +102,13 @@ class Assignment:
 
 @final
 class Assigner:
-    """A policy and its buffers: decides step after step for a caller that keeps its own state, fastest when it is used again.
+    """A policy and its buffers: decides step after step for a caller that keeps its own state, fastest when
+    it is used again.
 
-    Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts. After a
-    `PanicError` the policy is built anew and the next call is decided. In a process that was forked while another thread was inside, every call
-    is refused (`BalanceRouteError` of kind "Forked").
+    Calls from several threads are served one after the other, and so is one from a signal handler or a
+    finalizer, whatever it interrupts. After a `PanicError` the policy is built anew and the next call is
+    decided. In a process that was forked while another thread was inside, every call is refused
+    (`BalanceRouteError` of kind "Forked").
     """
 
     def __new__(
@@ -147,7 +155,9 @@ class Assigner:
         class_survival: npt.NDArray[np.float32] | None = None,
         reasons: bool = False,
     ) -> Assignment:
-        """Decides a step: which waiting request enters which free slot. See `balanceroute.assign` for the arguments."""
+        """Decides a step: which waiting request enters which free slot. See `balanceroute.assign` for the
+        arguments.
+        """
 
 def assign(
     load_tokens: _Whole,
@@ -179,14 +189,16 @@ def assign(
 ) -> Assignment:
     """Decides one step: which waiting request enters which free slot.
 
-    Of more than 4,096 rows it chooses among the oldest 4,096 that may enter a worker as things stand (an assigner's parameter `candidate_window`),
-    and admits at most so many.
+    Of more than 4,096 rows it chooses among the oldest 4,096 that may enter a worker as things stand (an
+    assigner's parameter `candidate_window`), and admits at most so many.
 
-    Columns are one-dimensional numpy arrays of any integer type: one entry per worker in the first group, one per waiting request, in order of
-    arrival, in the second. Matrices have the types below. Everything is read once, before the decision lets the GIL go, and may be changed as soon
-    as the call is made. Strides, order in memory and alignment do not matter. Refused by name (`ArgumentError`) is what would have to be guessed:
-    another type of entry (floats for whole numbers, float64 or whole numbers for a bonus, objects), another byte order, a masked array (its mask
-    says something that its entries do not; `filled()` is an array), another number of dimensions, and what is no array, such as a list.
+    Columns are one-dimensional numpy arrays of any integer type: one entry per worker in the first group, one
+    per waiting request, in order of arrival, in the second. Matrices have the types below. Everything is read
+    once, before the decision lets the GIL go, and may be changed as soon as the call is made. Strides, order
+    in memory and alignment do not matter. Refused by name (`ArgumentError`) is what would have to be guessed:
+    another type of entry (floats for whole numbers, float64 or whole numbers for a bonus, objects), another
+    byte order, a masked array (its mask says something that its entries do not; `filled()` is an array),
+    another number of dimensions, and what is no array, such as a list.
 
     Workers:
         load_tokens: KV tokens that the running requests read each step.
@@ -200,10 +212,11 @@ def assign(
         next_completion_steps: steps to its next predicted completion, if known.
     Requests:
         prompt_tokens: KV tokens that each brings.
-        ids: names that stay the same from call to call; only a policy with a memory (`level.reserve`) needs them.
+        ids: names that stay the same from call to call; only a policy with a memory (`level.reserve`) needs
+            them.
         waited_steps: default 0.
         deadline_steps: overdue once it has waited this many steps.
-        rank: the only worker that may take it.
+        rank: the index of the only worker that may take it.
         pair_row: its row in `bonus_tokens` and `eligible`.
         survival_class: its row in `class_survival`.
     The step:
@@ -223,7 +236,9 @@ def assign(
 class WorkerConfig:
     """One worker (data-parallel rank) as the whole cluster has it."""
 
-    def __new__(cls, slots: int, *, kv_capacity_tokens: int | None = None, weight: float = 1.0) -> WorkerConfig: ...
+    def __new__(
+        cls, slots: int, *, kv_capacity_tokens: int | None = None, weight: float = 1.0
+    ) -> WorkerConfig: ...
     @property
     def slots(self) -> int: ...
     @property
@@ -236,9 +251,9 @@ class Dispatch:
     """One admission, numbered."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def number(self) -> int:
         """1, 2, 3 and so on among the dispatches to this worker: what a report acknowledges."""
@@ -253,9 +268,9 @@ class Returned:
     """A request that leaves without having finished; it may be enqueued again."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
-    def worker(self) -> int | None:
+    def worker(self) -> _WorkerId | None:
         """The worker that it ran on or was bound to."""
 
     @property
@@ -268,9 +283,9 @@ class Finished:
     """A request that ran to its end."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def generated_tokens(self) -> int: ...
 
@@ -296,7 +311,7 @@ class RunnerUp:
     """The worker that came second."""
 
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def score_tokens(self) -> float: ...
 
@@ -305,20 +320,22 @@ class Explanation:
     """Why a decision fell as it did."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> _RequestId: ...
     @property
     def decided(self) -> Literal["step", "arrival", "waits"]: ...
     @property
-    def wait_reason(self) -> _WaitReason | None:
+    def wait_reason(self) -> WaitReason | None:
         """Why it waits, if it does."""
 
     @property
-    def worker(self) -> int | None: ...
+    def worker(self) -> _WorkerId | None: ...
     @property
     def score_tokens(self) -> float: ...
     @property
     def opening_score_tokens(self) -> float:
-        """Its score there as the step began, to compare with the runner-up; NaN for a policy that scores no pairs."""
+        """Its score there as the step began, to compare with the runner-up; NaN for a policy that scores no
+        pairs.
+        """
 
     @property
     def runner_up(self) -> RunnerUp | None: ...
@@ -331,7 +348,7 @@ class Explanation:
 
 @final
 class Histogram:
-    """Counts in powers of two: bucket `b` has values of `b` binary digits, the last one all that are longer."""
+    """Counts in powers of two: bucket `b` has values of `b` binary digits, the last one all longer ones."""
 
     @property
     def buckets(self) -> list[int]: ...
@@ -363,7 +380,7 @@ class RankMetrics:
     """One worker as it stands."""
 
     @property
-    def worker(self) -> int: ...
+    def worker(self) -> _WorkerId: ...
     @property
     def accepting(self) -> bool: ...
     @property
@@ -401,7 +418,9 @@ class RankMetrics:
 
 @final
 class Metrics:
-    """How a router stands and what has happened since it was made; `balanceroute.prometheus.render` makes text of it."""
+    """How a router stands and what has happened since it was made; `balanceroute.prometheus.render` makes
+    text of it.
+    """
 
     @property
     def now_ms(self) -> int: ...
@@ -412,7 +431,7 @@ class Metrics:
     @property
     def waiting(self) -> int: ...
     @property
-    def waiting_by_reason(self) -> dict[str, int]: ...
+    def waiting_by_reason(self) -> dict[WaitReason, int]: ...
     @property
     def running(self) -> int: ...
     @property
@@ -439,7 +458,9 @@ class Metrics:
     def returned(self) -> dict[str, int]: ...
     @property
     def clock_jumps(self) -> int:
-        """Readings of the caller's clock more than ten minutes ahead of the last one or more than ten seconds behind it: no time passes by them."""
+        """Readings of the caller's clock more than ten minutes ahead of the last one or more than ten seconds
+        behind it: no time passes by them.
+        """
 
     @property
     def decide_ns(self) -> Histogram: ...
@@ -452,21 +473,27 @@ class Metrics:
 class Router:
     """The state across steps of one cluster, and one policy that decides.
 
-    Tell it what happens (`enqueue`, `progress`, `finish`, `abort`, `report`, workers that join, drain and leave) and ask `step` who enters
-    which worker. Every request that was let in leaves exactly once: by `finish` or `abort`, in a plan's `returned`, or from `remove_worker` or `recover`.
+    Tell it what happens (`enqueue`, `progress`, `finish`, `abort`, `report`, workers that join, drain and
+    leave) and ask `step` who enters which worker. Every request that was let in leaves exactly once: by
+    `finish` or `abort`, in a plan's `returned`, or from `remove_worker` or `recover`.
 
-    Request ids are integers of 64 bits without sign; worker ids are places in `workers`, or what `add_worker` gave, and are never used again.
-    `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`. Calls without it happen at its last reading, and a request that is enqueued
-    without it begins to wait at the next one: after an idle while give it. A reading more than ten minutes ahead of the last, or more than ten seconds behind
-    it, is a jump: no time has passed by it, and `metrics` counts it; a few clocks that disagree may alternate, and time follows the one that is ahead.
-    A refused call changes nothing. A scalar that is no such number at all is refused as Python does (`TypeError`, `OverflowError`).
+    Request ids are integers of 64 bits without sign; worker ids are places in `workers`, or what `add_worker`
+    gave, and are never used again. `now_ms` is the caller's clock, such as `int(time.monotonic() * 1000)`.
+    Calls without it happen at its last reading, and a request that is enqueued without it begins to wait at
+    the next one: after an idle while give it. A reading more than ten minutes ahead of the last, or more than
+    ten seconds behind it, is a jump: no time has passed by it, and `metrics` counts it; a few clocks that
+    disagree may alternate, and time follows the one that is ahead. A refused call changes nothing. A scalar
+    that is no such number at all is refused as Python does (`TypeError`, `OverflowError`).
 
-    A step chooses among the oldest 4,096 who wait (the parameter `candidate_window`), and goes on behind them while slots are open that none of them may enter.
+    A step chooses among the oldest 4,096 who wait (the parameter `candidate_window`), and goes on behind them
+    while slots are open that none of them may enter.
 
-    Calls from several threads are served one after the other, and so is one from a signal handler or a finalizer, whatever it interrupts; long ones
-    (`step`, `explain`, `waiting`, `metrics`, `remove_worker`) run without the GIL. The call in which the library itself fails raises `PanicError`;
-    every later one is refused (`BalanceRouteError` of kind "Broken") until `recover` has begun anew. In a process that was forked while another thread was inside, every call
-    is refused (kind "Forked"); otherwise the child has a router of its own.
+    Calls from several threads are served one after the other, and so is one from a signal handler or a
+    finalizer, whatever it interrupts; long ones (`step`, `explain`, `waiting`, `metrics`, `remove_worker`)
+    run without the GIL. The call in which the library itself fails raises `PanicError`; every later one is
+    refused (`BalanceRouteError` of kind "Broken") until `recover` has begun anew. In a process that was
+    forked while another thread was inside, every call is refused (kind "Forked"); otherwise the child has a
+    router of its own.
     """
 
     def __new__(
@@ -493,12 +520,15 @@ class Router:
             policy: one of `POLICIES`.
             parameters: of the policy, by the names in `PARAMETERS`.
             backend, isa: who evaluates; the default is the fastest.
-            mode: when `place` decides: never ("step"), always ("arrival"), or while more than this many slots are open.
+            mode: when `place` decides: never ("step"), always ("arrival"), or while more than this many slots
+                are open.
             share: (index, number of front ends): which part of every worker is this router's.
-            headroom_steps: growth that an admission leaves free for each running request, where the KV cache is bounded.
+            headroom_steps: growth that an admission leaves free for each running request, where the KV cache
+                is bounded.
             refresh_steps: steps between two predictions for the same running request.
             ends_horizon_steps: how far ahead predicted ends are kept.
-            dispatch_timeout_ms: a dispatch is lost when a report that comes this long after it has not seen it.
+            dispatch_timeout_ms: a dispatch is lost when a report that comes this long after it has not seen
+                it.
             silence_timeout_ms: a dispatch comes back when nothing at all has shown it for this long.
             expire_after_ms: a request comes back when it has waited this long.
             explaining: whether `explain` has something to say about admissions.
@@ -507,60 +537,73 @@ class Router:
     # Requests.
     def enqueue(
         self,
-        id: int,
+        id: _RequestId,
         prompt_tokens: int,
         *,
         waited_steps: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
-        rank: int | None = None,
+        rank: _WorkerId | None = None,
         now_ms: int | None = None,
     ) -> None:
-        """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky session, an explicit rank)."""
+        """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky
+        session, an explicit rank).
+        """
 
     def place(
         self,
-        id: int,
+        id: _RequestId,
         prompt_tokens: int,
         now_ms: int,
         *,
         waited_steps: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
-        rank: int | None = None,
+        rank: _WorkerId | None = None,
         bonus_tokens: _Bonus | None = None,
     ) -> Dispatch | None:
-        """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
-        `bonus_tokens` is a row as those of `step`, for this call: a request that waits is given its row again by whoever steps."""
+        """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else
+        it waits, and `None` comes. `bonus_tokens` is a row as those of `step`, for this call: a request that
+        waits is given its row again by whoever steps."""
 
     def adopt(
-        self, id: int, prompt_tokens: int, worker: int, *, generated_tokens: int = 0, prompt_hash: int | None = None
+        self,
+        id: _RequestId,
+        prompt_tokens: int,
+        worker: _WorkerId,
+        *,
+        generated_tokens: int = 0,
+        prompt_hash: int | None = None,
     ) -> None:
         """Takes over a request that already runs on a worker (a restart, a warm start)."""
 
-    def finish(self, id: int, *, now_ms: int | None = None) -> Finished:
+    def finish(self, id: _RequestId, *, now_ms: int | None = None) -> Finished:
         """A running request has sent its last token."""
 
-    def abort(self, id: int, *, now_ms: int | None = None) -> int | None:
+    def abort(self, id: _RequestId, *, now_ms: int | None = None) -> _WorkerId | None:
         """A waiting or running request was given up; the worker that it ran on, if any."""
 
-    def preempt(self, id: int) -> int:
-        """The engine took a running request's KV cache away: it leaves, to be enqueued again with the length that is answered."""
+    def preempt(self, id: _RequestId) -> int:
+        """The engine took a running request's KV cache away: it leaves, to be enqueued again with the length
+        that is answered.
+        """
 
     # Progress.
     def advance(self) -> None:
-        """One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step."""
+        """One lock-step decode step has run: every running request has a token more, everybody who waits has
+        waited a step.
+        """
 
-    def progress(self, worker: int, tokens: int = 1) -> None:
+    def progress(self, worker: _WorkerId, tokens: int = 1) -> None:
         """Every running request of a worker has this many tokens more."""
 
-    def progress_request(self, id: int, tokens: int = 1) -> None:
+    def progress_request(self, id: _RequestId, tokens: int = 1) -> None:
         """One running request has this many tokens more."""
 
     # Workers.
     def report(
         self,
-        worker: int,
+        worker: _WorkerId,
         *,
         running: int,
         kv_used_tokens: int,
@@ -571,50 +614,53 @@ class Router:
         missing: int = 0,
         now_ms: int | None = None,
     ) -> _Verdict:
-        """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest dispatch number that it had
-        received, `None` if it cannot tell; bit `i` of `missing` says that it lacked number `last_dispatch - 1 - i`. Dispatches that it has
-        not seen stay counted on top of what it measured."""
+        """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest
+        dispatch number that it had received, `None` if it cannot tell; bit `i` of `missing` says that it
+        lacked number `last_dispatch - 1 - i`. Dispatches that it has not seen stay counted on top of what it
+        measured."""
 
-    def add_worker(self, worker: WorkerConfig) -> int:
+    def add_worker(self, worker: WorkerConfig) -> _WorkerId:
         """A worker joins, empty. Its id."""
 
-    def drain_worker(self, worker: int) -> None:
+    def drain_worker(self, worker: _WorkerId) -> None:
         """It takes nobody new; what runs there runs on."""
 
-    def is_drained(self, worker: int) -> bool:
+    def is_drained(self, worker: _WorkerId) -> bool:
         """Whether it is draining and holds none of our requests any more."""
 
-    def set_accepting(self, worker: int, accepting: bool) -> None:
+    def set_accepting(self, worker: _WorkerId, accepting: bool) -> None:
         """Stops new requests to a worker for a while, or resumes them, which ends a drain too."""
 
-    def remove_worker(self, worker: int) -> list[Returned]:
+    def remove_worker(self, worker: _WorkerId) -> list[Returned]:
         """It is gone: who ran there or waited for it alone comes back."""
 
     def recover(self) -> list[Returned]:
-        """Begins anew, whatever has happened to the count, above all after a `PanicError`: every request that waits or runs comes back once, after those
-        that the next plan would have returned: an id that was lost and let in again comes twice. Workers
-        stay, with what they measured; what runs there is foreign load until they report again."""
+        """Begins anew, whatever has happened to the count, above all after a `PanicError`: every request that
+        waits or runs comes back once, after those that the next plan would have returned: an id that was lost
+        and let in again comes twice. Workers stay, with what they measured; what runs there is foreign load
+        until they report again."""
 
     # Decisions and questions.
-    def step(self, now_ms: int, *, bonus_tokens: dict[int, _Bonus] | None = None) -> Plan:
-        """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in order of `worker_ids`, for those
-        request ids that have any: float32 or float16 of any layout, copied; anything else, a list included, is refused by name. Rows are all looked at
-        before the step begins, also those of ids that do not wait: one entry per worker, finite, within 2**30."""
+    def step(self, now_ms: int, *, bonus_tokens: dict[_RequestId, _Bonus] | None = None) -> Plan:
+        """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in
+        order of `worker_ids`, for those request ids that have any: float32 or float16 of any layout, copied;
+        anything else, a list included, is refused by name. Rows are all looked at before the step begins,
+        also those of ids that do not wait: one entry per worker, finite, within 2**30."""
 
-    def explain(self, id: int) -> Explanation | None:
+    def explain(self, id: _RequestId) -> Explanation | None:
         """Why the last step, or a placement since, decided as it did; why a waiting request waits."""
 
-    def waiting(self) -> list[tuple[int, _WaitReason]]:
+    def waiting(self) -> list[tuple[_RequestId, WaitReason]]:
         """Why each request still waits, in order of arrival."""
 
     def metrics(self) -> Metrics:
         """How it stands."""
 
-    def running_on(self, id: int) -> int | None:
+    def running_on(self, id: _RequestId) -> _WorkerId | None:
         """The worker that a request runs on."""
 
     @property
-    def worker_ids(self) -> list[int]: ...
+    def worker_ids(self) -> list[_WorkerId]: ...
     @property
     def waiting_len(self) -> int: ...
     @property

@@ -1,4 +1,6 @@
-"""Text for Prometheus from a router's metrics: `render(router.metrics())` is what a `/metrics` page answers. Needs no other package."""
+"""Text for Prometheus from a router's metrics: `render(router.metrics())` is what a `/metrics` page answers.
+Needs no other package.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,20 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _OF_A_WORKER: tuple[tuple[str, str, Callable[[RankMetrics], float | None]], ...] = (
     ("load_tokens", "KV tokens that the worker reads each step.", lambda rank: rank.load_tokens),
-    ("margin_tokens", "Tokens by which the worker is below the most loaded one.", lambda rank: rank.margin_tokens),
+    (
+        "margin_tokens",
+        "Tokens by which the worker is below the most loaded one.",
+        lambda rank: rank.margin_tokens,
+    ),
     ("running_requests", "Requests of this router that run on the worker.", lambda rank: rank.running),
     ("slots", "Batch slots of the worker that are this router's.", lambda rank: rank.slots),
     ("free_slots", "Slots that an admission could take.", lambda rank: rank.free_slots),
     ("kv_used_tokens", "KV tokens counted as used.", lambda rank: rank.kv_used_tokens),
-    ("kv_growth_tokens", "KV tokens kept free for the growth of what runs.", lambda rank: rank.kv_growth_tokens),
+    (
+        "kv_growth_tokens",
+        "KV tokens kept free for the growth of what runs.",
+        lambda rank: rank.kv_growth_tokens,
+    ),
     ("kv_capacity_tokens", "KV tokens that fit, where bounded.", lambda rank: rank.kv_capacity_tokens),
     ("foreign_tokens", "KV tokens of requests that are not this router's.", lambda rank: rank.foreign_tokens),
     ("unseen_dispatches", "Dispatches that nothing has shown yet.", lambda rank: rank.unseen),
@@ -75,13 +85,18 @@ class _Page:
 
 
 def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[str, str] | None = None) -> str:
-    """Metrics in the text format of Prometheus, version 0.0.4. `labels` are put on every sample, such as `{"frontend": "0"}`."""
+    """Metrics in the text format of Prometheus, version 0.0.4. `labels` are put on every sample, such as
+    `{"frontend": "0"}`.
+    """
     page = _Page(prefix, labels or {})
     ranks = [({"worker": str(rank.worker)}, rank) for rank in metrics.ranks]
     for name, about, value in _OF_A_WORKER:
         page.family(f"worker_{name}", "gauge", about, [(on, value(rank)) for on, rank in ranks])
     page.family(
-        "worker_dispatches_total", "counter", "Dispatches to the worker.", [(on, rank.dispatches) for on, rank in ranks]
+        "worker_dispatches_total",
+        "counter",
+        "Dispatches to the worker.",
+        [(on, rank.dispatches) for on, rank in ranks],
     )
     page.family(
         "worker_reports_total",
@@ -106,7 +121,7 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
         "waiting_requests",
         "gauge",
         "Requests that wait, by reason.",
-        [({"reason": reason}, count) for reason, count in metrics.waiting_by_reason.items()],
+        [({"reason": str(reason)}, count) for reason, count in metrics.waiting_by_reason.items()],
     )
     page.family("requests_total", "counter", "Requests that were let in.", [(none, metrics.arrived)])
     page.family(

@@ -1,11 +1,14 @@
-"""What a decision costs in Python: 256 waiting, 64 workers, 8 free slots, beside vLLM's and SGLang's own rank choice in the same run.
+"""What a decision costs in Python: 256 waiting, 64 workers, 8 free slots, beside vLLM's and SGLang's own rank
+choice in the same run.
 
     python ffi/python/benches/assign.py
 
-A peer that is not installed is named. `tests/engines/run sglang` makes an environment that has both of them. Rounds of all candidates alternate, so
-that a slow moment of the machine meets each of them; the best and the median round are printed.
+A peer that is not installed is named. `tests/engines/run sglang` makes an environment that has both of them.
+Rounds of all candidates alternate, so that a slow moment of the machine meets each of them; the best and the
+median round are printed.
 
-The peers bind every request to a rank when it arrives, one call each: their figure is for 256 of these calls. `assign` decides one step: which 8 of
+The peers bind every request to a rank when it arrives, one call each: their figure is for 256 of these calls.
+    `assign` decides one step: which 8 of
 256 waiting requests enter which free slot.
 """
 
@@ -41,7 +44,12 @@ class Step:
 
     def decide(self, assigner: br.Assigner) -> br.Assignment:
         return assigner.assign(
-            self.loads, self.free, self.prompts, running=self.running, waited_steps=self.waited, traffic=TRAFFIC
+            self.loads,
+            self.free,
+            self.prompts,
+            running=self.running,
+            waited_steps=self.waited,
+            traffic=TRAFFIC,
         )
 
 
@@ -49,7 +57,11 @@ def ours(policy: str, steps: list[Step]) -> Callable[[int], None]:
     assigner, oracle = br.Assigner(policy), br.Assigner(policy, backend="reference")
     for step in steps[:4]:
         found, right = step.decide(assigner), step.decide(oracle)
-        if len(found) != FREE or found.row.tolist() != right.row.tolist() or found.worker.tolist() != right.worker.tolist():
+        if (
+            len(found) != FREE
+            or found.row.tolist() != right.row.tolist()
+            or found.worker.tolist() != right.worker.tolist()
+        ):
             raise SystemExit(f"{policy}: not the oracle's answer")
 
     def run(calls: int) -> None:
@@ -63,13 +75,17 @@ def one_shot(steps: list[Step]) -> Callable[[int], None]:
     def run(calls: int) -> None:
         for at in range(calls):
             of = steps[at % len(steps)]
-            br.assign(of.loads, of.free, of.prompts, running=of.running, waited_steps=of.waited, traffic=TRAFFIC)
+            br.assign(
+                of.loads, of.free, of.prompts, running=of.running, waited_steps=of.waited, traffic=TRAFFIC
+            )
 
     return run
 
 
 def router(rng: np.random.Generator) -> Callable[[int], None]:
-    """One step of a router that has its 4,608 slots full and 256 waiting: 8 end, 8 arrive, all advance, one decision."""
+    """One step of a router that has its 4,608 slots full and 256 waiting: 8 end, 8 arrive, all advance, one
+    decision.
+    """
     state = br.Router([br.WorkerConfig(SLOTS)] * WORKERS)
     lengths = rng.lognormal(7.8, 0.8, 1 << 16).clip(1, 100_000).astype(int).tolist()
     running = list(range(WORKERS * SLOTS))
@@ -127,8 +143,9 @@ def vllm() -> Callable[[int], None]:
     client = Client()
     requests = [
         EngineCoreRequest(
-            request_id=f"r{at}", prompt_token_ids=[1], mm_features=None, sampling_params=SamplingParams(max_tokens=8),
-            pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None, data_parallel_rank=None,
+            request_id=f"r{at}", prompt_token_ids=[1], mm_features=None,
+            sampling_params=SamplingParams(max_tokens=8), pooling_params=None, arrival_time=0.0,
+            lora_request=None, cache_salt=None, data_parallel_rank=None,
         )
         for at in range(WAITING)
     ]  # fmt: skip
@@ -178,7 +195,10 @@ def main() -> None:
         ("balanceroute.assign, made anew each call", one_shot(steps), 500),
         ("Router: 8 ends, 8 arrivals, advance, step", router(rng), 100),
     ]
-    for name, make in (("vLLM get_core_engine_for_request x 256", vllm), ("SGLang DPBudget.dispatch x 256", sglang)):
+    for name, make in (
+        ("vLLM get_core_engine_for_request x 256", vllm),
+        ("SGLang DPBudget.dispatch x 256", sglang),
+    ):
         try:
             table.append((name, make(), 5))
         except ImportError as error:
@@ -189,7 +209,10 @@ def main() -> None:
             start = time.perf_counter_ns()
             run(calls)
             times[name].append((time.perf_counter_ns() - start) / calls / 1e3)
-    print(f"{WAITING} waiting, {WORKERS} workers, {FREE} free slots; us a call, best and median of {wanted.rounds} rounds")
+    print(
+        f"{WAITING} waiting, {WORKERS} workers, {FREE} free slots; "
+        f"us a call, best and median of {wanted.rounds} rounds"
+    )
     for name, found in times.items():
         print(f"{name:<44} {min(found):9.1f} {statistics.median(found):9.1f}")
     best = min(times[table[0][0]])

@@ -5,7 +5,9 @@ import random
 import balanceroute as br
 
 random.seed(1)
-router = br.Router([br.WorkerConfig(slots=16, kv_capacity_tokens=120_000)] * 8, policy="level", headroom_steps=64)
+router = br.Router(
+    [br.WorkerConfig(slots=16, kv_capacity_tokens=120_000)] * 8, policy="level", headroom_steps=64
+)
 left: dict[int, int] = {}  # tokens that each running request will still send
 next_id, admitted, finished, imbalance, steps = 0, 0, 0, 0.0, 2_000
 
@@ -25,4 +27,6 @@ for step in range(steps):
     left = {request: tokens - 1 for request, tokens in left.items() if tokens > 1}
 
 assert admitted == finished + len(left)
-print(f"{finished} finished, {len(left)} running, mean imbalance {imbalance / steps:.0f} tokens over 8 workers")
+print(
+    f"{finished} finished, {len(left)} running, mean imbalance {imbalance / steps:.0f} tokens over 8 workers"
+)

@@ -1,6 +1,8 @@
-"""TensorRT-LLM's attention-DP router over balanceroute: the step's requests and the states of all ranks in, a rank for every request out.
+"""TensorRT-LLM's attention-DP router over balanceroute: the step's requests and the states of all ranks in, a
+rank for every request out.
 
-TensorRT-LLM runs the router on every rank with the same input and trusts that all decide alike; balanceroute is deterministic. To use it:
+TensorRT-LLM runs the router on every rank with the same input and trusts that all decide alike; balanceroute
+is deterministic. To use it:
 
     from tensorrt_llm._torch.pyexecutor.scheduler.adp_router import DefaultADPRouter
 
@@ -27,9 +29,11 @@ class BalancedRouting:
     def route_requests(
         self, all_rank_states: list[Any], new_requests: list[Any], max_num_active_requests: int
     ) -> tuple[dict[int, list[Any]], int]:
-        """(rank -> its new requests, the greatest number of active requests on a rank afterwards). Every request gets a rank.
+        """(rank -> its new requests, the greatest number of active requests on a rank afterwards). Every
+        request gets a rank.
 
-        A request goes to the rank that it names, if that has room; where it may not relax that, it comes before others.
+        A request goes to the rank that it names, if that has room; where it may not relax that, it comes
+        before others.
         """
         ranks = [state.rank for state in all_rank_states]
         place = {rank: at for at, rank in enumerate(ranks)}
@@ -58,7 +62,8 @@ class BalancedRouting:
             for row, at in zip(answer.row.tolist(), answer.worker.tolist()):
                 enter(others[row], at)
             if not len(answer):
-                # The policy would rather wait, or no slot is left; TensorRT-LLM has taken them from its queue and expects a rank.
+                # The policy would rather wait, or no slot is left; TensorRT-LLM has taken them from its queue
+                # and expects a rank.
                 for item in others:
                     enter(item, int(np.lexsort((load, active >= max_num_active_requests))[0]))
                 break

@@ -1,7 +1,7 @@
 //! Arrays of numpy: read once, while the caller has the GIL, into memory of our own.
 //!
-//! Of any layout: strides, order and alignment do not matter, since every entry is read as the bytes that it is. What would have to be guessed is
-//! refused by name: another byte order, another type of entry, a mask.
+//! Of any layout: strides, order and alignment do not matter, since every entry is read as the bytes that it
+//! is. What would have to be guessed is refused by name: another byte order, another type of entry, a mask.
 
 use half::f16;
 use numpy::{PyArray1, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
@@ -25,7 +25,8 @@ enum Kind {
     Bool,
 }
 
-/// Finds numpy. Its functions are looked up once, by code of Python's: here and not by the first call, whose signal handler might ask for the same.
+/// Finds numpy. Its functions are looked up once, by code of Python's: here and not by the first call, whose
+/// signal handler might ask for the same.
 pub(crate) fn begin(py: Python<'_>) -> PyResult<()> {
     // An import that fails says so; a look-up that fails would panic.
     py.import("numpy")?;
@@ -42,7 +43,8 @@ fn type_name(of: &Bound<'_, PyAny>) -> String {
     of.get_type().name().map_or_else(|_| "something else".to_owned(), |name| name.to_string())
 }
 
-/// An array whose entries are what their bytes say, and which bytes these are; `Kind` is none for a type that no argument takes.
+/// An array whose entries are what their bytes say, and which bytes these are; `Kind` is none for a type that
+/// no argument takes.
 fn plain<'a, 'py>(
     name: &'static str,
     argument: &'a Bound<'py, PyAny>,
@@ -85,7 +87,8 @@ fn data_of(array: &Bound<'_, PyUntypedArray>) -> *const u8 {
     unsafe { (*array.as_array_ptr()).fields.data.cast_const().cast::<u8>() }
 }
 
-/// A one-dimensional array, borrowed while Python waits for us: nobody who needs the GIL can change it meanwhile.
+/// A one-dimensional array, borrowed while Python waits for us: nobody who needs the GIL can change it
+/// meanwhile.
 pub(crate) struct Column<'a, 'py> {
     array: &'a Bound<'py, PyUntypedArray>,
     name: &'static str,
@@ -169,7 +172,7 @@ impl<'a, 'py> Column<'a, 'py> {
         each!(I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64)
     }
 
-    /// The same where a negative entry, or the greatest of an unsigned type, is none.
+    /// Gives every entry to `f`, where a negative entry, or the greatest of an unsigned type, is none.
     pub(crate) fn optional(&self, limit: u64, mut f: impl FnMut(usize, Option<u64>)) -> Result<(), Failure> {
         macro_rules! each {
             ($($kind:ident $type:ty),*) => {
@@ -334,7 +337,8 @@ impl<'a, 'py> Matrix<'a, 'py> {
             return Ok(());
         }
         if self.array.is_c_contiguous() {
-            // SAFETY: `count` entries lie at `data` one after the other, aligned or not, and as many were made room for.
+            // SAFETY: `count` entries lie at `data` one after the other, aligned or not, and as many were
+            // made room for.
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     self.data,
@@ -347,7 +351,8 @@ impl<'a, 'py> Matrix<'a, 'py> {
         }
         let [down, along] = self.strides;
         for row in 0..self.rows as isize {
-            // SAFETY: within the array, which lives as long as the borrow and is not changed while Python waits.
+            // SAFETY: within the array, which lives as long as the borrow and is not changed while Python
+            // waits.
             out.extend((0..self.columns as isize).map(|column| unsafe {
                 self.data.offset(row * down + column * along).cast::<T>().read_unaligned()
             }));

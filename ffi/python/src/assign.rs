@@ -2,14 +2,14 @@
 
 use std::sync::Mutex;
 
+use balanceroute::assigner::{Step, Workspace};
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
 use balanceroute::batch::{MAX_CLASSES, MAX_HORIZON, MAX_SLOTS, MAX_WAITING, MAX_WORKERS};
 use balanceroute::policy::{self, Parameters, Policy};
 use balanceroute::pool::CANDIDATE_WINDOW;
 use balanceroute::{
-    Assignment, Batch, BatchError, Pairs, PolicyError, Pool, PredictedEnd, PredictedEnds, Request,
-    WaitReason, Worker,
+    BatchError, Pairs, PolicyError, PredictedEnd, PredictedEnds, Request, WaitReason, Worker, WorkerIndex,
 };
 use half::f16;
 use numpy::{PyArray1, PyUntypedArrayMethods};
@@ -30,7 +30,9 @@ record! {
         mean_output_tokens: i64,
     } made with {
         #[new]
-        #[pyo3(signature = (mean_prompt_tokens = 0, sd_prompt_tokens = 0, small_prompt_tokens = 0, mean_output_tokens = 0))]
+        #[pyo3(signature = (
+            mean_prompt_tokens = 0, sd_prompt_tokens = 0, small_prompt_tokens = 0, mean_output_tokens = 0
+        ))]
         fn new(
             mean_prompt_tokens: i64,
             sd_prompt_tokens: i64,
@@ -102,10 +104,9 @@ impl State for Deciding {
 }
 
 /// What one call reads and answers, kept for the next.
-struct Step {
+struct Call {
     workers: Vec<Worker>,
     requests: Vec<Request>,
-    pool: Pool,
     offsets: Vec<u32>,
     ends: Vec<PredictedEnd>,
     projection: Vec<u64>,
@@ -114,18 +115,20 @@ struct Step {
     half_bonuses: Vec<f16>,
     flags: Vec<u8>,
     eligible: Vec<u64>,
-    assignment: Assignment,
+    workspace: Workspace,
+    // The answer.
     rows: Vec<u32>,
+    on_workers: Vec<u32>,
+    scores: Vec<f64>,
     reasons: Vec<u8>,
 }
 
-impl Step {
+impl Call {
     /// For a policy that chooses among so many.
     fn new(candidates: usize) -> Self {
         Self {
             workers: Vec::new(),
             requests: Vec::new(),
-            pool: Pool::with_window(candidates),
             offsets: Vec::new(),
             ends: Vec::new(),
             projection: Vec::new(),
@@ -134,8 +137,10 @@ impl Step {
             half_bonuses: Vec::new(),
             flags: Vec::new(),
             eligible: Vec::new(),
-            assignment: Assignment::new(),
+            workspace: Workspace::with_window(candidates),
             rows: Vec::new(),
+            on_workers: Vec::new(),
+            scores: Vec::new(),
             reasons: Vec::new(),
         }
     }
@@ -153,7 +158,7 @@ pub(crate) struct Assigner {
     shared: Shared<Deciding>,
     /// Locked by who has the GIL, and for no longer than it takes to push or pop.
     #[allow(clippy::vec_box, reason = "what comes and goes is a pointer")]
-    kept: Mutex<Vec<Box<Step>>>,
+    kept: Mutex<Vec<Box<Call>>>,
 }
 
 impl Assigner {
@@ -162,16 +167,16 @@ impl Assigner {
         Self::new(py, policy, None, "auto", None)
     }
 
-    fn take(&self) -> Box<Step> {
+    fn take(&self) -> Box<Call> {
         let kept = self.kept.try_lock().ok().and_then(|mut kept| kept.pop());
-        kept.unwrap_or_else(|| Box::new(Step::new(self.candidates)))
+        kept.unwrap_or_else(|| Box::new(Call::new(self.candidates)))
     }
 
-    fn keep(&self, step: Box<Step>) {
+    fn keep(&self, call: Box<Call>) {
         if let Ok(mut kept) = self.kept.try_lock()
             && kept.len() < KEPT
         {
-            kept.push(step);
+            kept.push(call);
         }
     }
 
@@ -219,11 +224,11 @@ impl Assigner {
     }
 
     #[pyo3(signature = (
-        load_tokens, free_slots, prompt_tokens, *, running = None, kv_capacity_tokens = None, kv_used_tokens = None,
-        kv_growth_tokens = None, weight = None, accepting = None, next_completion_steps = None, ids = None,
-        waited_steps = None, deadline_steps = None, rank = None, pair_row = None, survival_class = None,
-        traffic = None, request_growth_tokens = 0, projection = None, ends = None, bonus_tokens = None,
-        eligible = None, class_survival = None, reasons = false
+        load_tokens, free_slots, prompt_tokens, *, running = None, kv_capacity_tokens = None,
+        kv_used_tokens = None, kv_growth_tokens = None, weight = None, accepting = None,
+        next_completion_steps = None, ids = None, waited_steps = None, deadline_steps = None, rank = None,
+        pair_row = None, survival_class = None, traffic = None, request_growth_tokens = 0, projection = None,
+        ends = None, bonus_tokens = None, eligible = None, class_survival = None, reasons = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the columns of a step")]
     fn assign<'py>(
@@ -255,9 +260,10 @@ impl Assigner {
         reasons: bool,
     ) -> Result<Assigned, Failure> {
         let mut kept = self.take();
-        let step: &mut Step = &mut kept;
+        let call: &mut Call = &mut kept;
 
-        // Everything is read here, with the GIL: nobody changes it meanwhile, and it may be changed as soon as the decision lets the GIL go.
+        // Everything is read here, with the GIL: nobody changes it meanwhile, and it may be changed as soon
+        // as the decision lets the GIL go.
         let column = |name,
                       argument: &Option<Bound<'py, PyAny>>,
                       len,
@@ -269,7 +275,7 @@ impl Assigner {
         if workers > MAX_WORKERS {
             return Err(BatchError::TooManyWorkers { limit: MAX_WORKERS, found: workers }.into());
         }
-        let to = &mut step.workers;
+        let to = &mut call.workers;
         to.clear();
         load.whole(u64::MAX, |_, tokens| to.push(Worker::new(tokens, 0, 0)))?;
         let slots = Column::new("free_slots", &free_slots, Some(workers))?;
@@ -298,10 +304,10 @@ impl Assigner {
         if waiting > MAX_WAITING {
             return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: waiting }.into());
         }
-        let to = &mut step.requests;
+        let to = &mut call.requests;
         to.clear();
         prompt.whole(most32, |at, tokens| to.push(Request::new(at as u64, tokens as u32)))?;
-        column("ids", &ids, waiting, &mut |of| of.whole(u64::MAX, |at, found| to[at].id = found))?;
+        column("ids", &ids, waiting, &mut |of| of.whole(u64::MAX, |at, found| to[at].id = found.into()))?;
         column("waited_steps", &waited_steps, waiting, &mut |of| {
             of.whole(most32, |at, found| to[at].waited_steps = found as u32)
         })?;
@@ -310,7 +316,7 @@ impl Assigner {
             of.optional(most32, |at, found| to[at].deadline_steps = small(found))
         })?;
         column("rank", &rank, waiting, &mut |of| {
-            of.optional(most32, |at, found| to[at].rank = small(found))
+            of.optional(most32, |at, found| to[at].rank = small(found).map(WorkerIndex))
         })?;
         column("pair_row", &pair_row, waiting, &mut |of| {
             of.optional(most32, |at, found| to[at].pair_row = small(found))
@@ -322,11 +328,11 @@ impl Assigner {
 
         let has_ends = ends.is_some();
         if let Some((offsets, in_steps, freed)) = &ends {
-            let to = &mut step.offsets;
+            let to = &mut call.offsets;
             to.clear();
             let offsets = Column::new("ends[0]", offsets, Some(workers + 1))?;
             offsets.whole(most32, |_, found| to.push(found as u32))?;
-            let to = &mut step.ends;
+            let to = &mut call.ends;
             to.clear();
             let in_steps = Column::new("ends[1]", in_steps, None)?;
             in_steps.at_most(workers * MAX_SLOTS as usize)?;
@@ -338,7 +344,7 @@ impl Assigner {
         }
 
         let mut horizon = 0;
-        step.projection.clear();
+        call.projection.clear();
         if let Some(argument) = &projection {
             let rows = Matrix::whole("projection", argument)?;
             // At least the tokens of now.
@@ -348,111 +354,89 @@ impl Assigner {
                 let what = "projection";
                 return Err(BatchError::Horizon { what, limit: MAX_HORIZON, found: horizon }.into());
             }
-            rows.read_whole(&mut step.projection)?;
+            rows.read_whole(&mut call.projection)?;
         }
-        step.classes.clear();
+        call.classes.clear();
         if let Some(argument) = &class_survival {
             let rows = Matrix::single("class_survival", argument)?;
             rows.shaped(None, Some(horizon + 1))?;
             rows.at_most(MAX_CLASSES)?;
-            rows.read_single(&mut step.classes)?;
+            rows.read_single(&mut call.classes)?;
         }
         let mut pair_rows = None;
-        step.bonuses.clear();
-        step.half_bonuses.clear();
+        call.bonuses.clear();
+        call.half_bonuses.clear();
         if let Some(argument) = &bonus_tokens {
             let rows = Matrix::bonuses("bonus_tokens", argument)?;
             rows.shaped(None, Some(workers))?;
             rows.at_most(MAX_WAITING)?;
             if rows.is_half() {
-                rows.read_half(&mut step.half_bonuses)?;
+                rows.read_half(&mut call.half_bonuses)?;
             } else {
-                rows.read_single(&mut step.bonuses)?;
+                rows.read_single(&mut call.bonuses)?;
             }
             pair_rows = Some(rows.rows());
         }
-        step.eligible.clear();
+        call.eligible.clear();
         if let Some(argument) = &eligible {
             let may = Matrix::flags("eligible", argument)?;
             may.shaped(pair_rows, Some(workers))?;
             may.at_most(MAX_WAITING)?;
-            may.read_bits(&mut step.flags, &mut step.eligible)?;
+            may.read_bits(&mut call.flags, &mut call.eligible)?;
         }
         let (has_projection, has_classes) = (projection.is_some(), class_survival.is_some());
         let traffic = traffic.map(|of| {
             let of = of.get();
-            balanceroute::Traffic {
-                mean_prompt_tokens: of.mean_prompt_tokens,
-                sd_prompt_tokens: of.sd_prompt_tokens,
-                small_prompt_tokens: of.small_prompt_tokens,
-                mean_output_tokens: of.mean_output_tokens,
-            }
+            balanceroute::Traffic::new()
+                .prompts(of.mean_prompt_tokens, of.sd_prompt_tokens)
+                .small_prompts(of.small_prompt_tokens)
+                .outputs(of.mean_output_tokens)
         });
 
-        py.detach(|| {
-            let Step {
-                workers,
-                requests,
-                pool,
-                offsets,
-                ends,
-                projection,
-                classes,
-                bonuses,
-                half_bonuses,
-                eligible,
-                assignment,
-                rows,
-                reasons: into,
-                ..
-            } = step;
-            guarded(|| -> Result<(), Failure> {
-                pool.refill(requests)?;
-                pool.look_past_shut(workers, request_growth_tokens, eligible);
-                let pairs = Pairs { bonus_tokens: bonuses, bonus_half_tokens: half_bonuses, eligible };
-                let mut draft = Batch::draft(workers, pool)
-                    .traffic(traffic.unwrap_or_default())
-                    .request_growth(request_growth_tokens)
-                    .pairs(pairs);
-                if has_projection {
-                    draft = draft.projection(horizon, projection);
-                }
-                if has_ends {
-                    draft = draft.ends(PredictedEnds { offsets, ends });
-                }
-                if has_classes {
-                    draft = draft.classes(classes);
-                }
-                let batch = draft.check()?;
-                self.shared.locked(|state| state.policy.decide(&batch, assignment))?;
+        let (before, after) = py.detach(|| {
+            let Call { workers, requests, offsets, ends, bonuses, half_bonuses, eligible, .. } = call;
+            let pairs = Pairs { bonus_tokens: bonuses, bonus_half_tokens: half_bonuses, eligible };
+            let mut step = Step::new(workers, requests)
+                .traffic(traffic.unwrap_or_default())
+                .request_growth(request_growth_tokens)
+                .pairs(pairs);
+            if has_projection {
+                step = step.projection(horizon, &call.projection);
+            }
+            if has_ends {
+                step = step.ends(PredictedEnds { offsets, ends });
+            }
+            if has_classes {
+                step = step.classes(&call.classes);
+            }
+            let (rows, on_workers, scores) = (&mut call.rows, &mut call.on_workers, &mut call.scores);
+            let (workspace, codes) = (&mut call.workspace, &mut call.reasons);
+            guarded(|| -> Result<_, Failure> {
+                let decision = workspace.decide(&step, |batch, out| {
+                    self.shared.locked(|state| state.policy.decide(batch, out))
+                })?;
                 rows.clear();
-                rows.extend(assignment.admitted.iter().map(|admission| pool.row_of(admission.slot) as u32));
-                if reasons {
-                    into.clear();
-                    into.resize(requests.len(), u8::MAX);
-                    rows.iter().for_each(|&row| into[row as usize] = 0);
-                    // Rows are in arrival order, as reasons are.
-                    let waiting = into.iter_mut().filter(|code| **code != 0);
-                    for (code, (_, reason)) in waiting.zip(assignment.waiting(&batch)) {
-                        *code = WaitReason::ALL
-                            .iter()
-                            .position(|&known| known == reason)
-                            .map_or(0, |at| at as u8 + 1);
-                    }
+                on_workers.clear();
+                scores.clear();
+                for (row, admission) in decision.admissions() {
+                    rows.push(row as u32);
+                    on_workers.push(admission.worker.get());
+                    scores.push(admission.score_tokens);
                 }
-                Ok(())
+                codes.clear();
+                if reasons {
+                    codes.extend(decision.reasons().into_iter().map(|of| of.map_or(0, WaitReason::code)));
+                }
+                Ok((decision.before(), decision.after()))
             })?
         })?;
-
-        let admitted = &step.assignment.admitted;
         let found = Assigned {
-            row: PyArray1::from_slice(py, &step.rows).unbind(),
-            worker: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.worker)).unbind(),
-            score_tokens: PyArray1::from_iter(py, admitted.iter().map(|admission| admission.score_tokens))
-                .unbind(),
-            wait_reason: reasons.then(|| PyArray1::from_slice(py, &step.reasons).unbind()),
-            before: Py::new(py, Balance::from(step.assignment.before))?,
-            after: Py::new(py, Balance::from(step.assignment.after))?,
+            row: PyArray1::from_slice(py, &call.rows).unbind(),
+            worker: PyArray1::from_slice(py, &call.on_workers).unbind(),
+            score_tokens: PyArray1::from_slice(py, &call.scores).unbind(),
+            wait_reason: reasons.then(|| PyArray1::from_slice(py, &call.reasons).unbind()),
+            before: Py::new(py, Balance::from(before))?,
+            after: Py::new(py, Balance::from(after))?,
         };
         self.keep(kept);
         Ok(found)

@@ -1,6 +1,6 @@
 //! Errors as Python exceptions of `balanceroute._errors`, with their numbers as attributes.
 
-use balanceroute::{BatchError, PolicyError, RouterError};
+use balanceroute::{BatchError, PolicyError, RequestId, RouterError, WorkerId, WorkerIndex};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -78,12 +78,42 @@ impl From<PyErr> for Failure {
     }
 }
 
+/// A field as Python has it: names of requests and workers are plain numbers there.
+trait Plain {
+    type Plain;
+
+    fn plain(&self) -> Self::Plain;
+}
+
+macro_rules! plain {
+    ($($type:ty),*; $($name:ty: $number:ty),*) => {
+        $(impl Plain for $type {
+            type Plain = $type;
+
+            fn plain(&self) -> $type {
+                self.clone()
+            }
+        })*
+        $(impl Plain for $name {
+            type Plain = $number;
+
+            fn plain(&self) -> $number {
+                self.get()
+            }
+        })*
+    };
+}
+plain! {
+    u8, u32, u64, usize, i64, f32, f64, String, &'static str;
+    RequestId: u64, WorkerId: u32, WorkerIndex: u32
+}
+
 /// Puts the fields of whichever variant it is into a dict: the variant's name.
 macro_rules! facts {
     ($error:expr, $into:expr, $of:ident: $($variant:ident { $($field:ident),* })*) => {
         match $error {
             $($of::$variant { $($field),* } => {
-                $($into.set_item(stringify!($field), $field)?;)*
+                $($into.set_item(stringify!($field), $field.plain())?;)*
                 stringify!($variant)
             })*
             _ => "Other",
@@ -162,7 +192,8 @@ impl Failure {
                 facts.set_item("expected", format!("a number in -{limit}..={limit}"))?;
                 facts.set_item("found", found)?;
                 let text = format!(
-                    "{name} of request {id}, entry {index}: expected a number in -{limit}..={limit}, found {found}"
+                    "{name} of request {id}, entry {index}: \
+                     expected a number in -{limit}..={limit}, found {found}"
                 );
                 ("ArgumentError", text, "Range")
             }

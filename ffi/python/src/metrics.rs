@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use balanceroute::WaitReason;
 use balanceroute::router::{self as core, ReturnReason};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyDict, PyList};
 
 use crate::errors::Failure;
-use crate::records::{record, wait_reason_name};
+use crate::records::{record, wait_reason};
 
 record! {
     /// Counts in powers of two.
@@ -83,7 +83,7 @@ record! {
         step: u64,
         ranks: Py<PyList>,
         waiting: u64,
-        waiting_by_reason: BTreeMap<String, u64>,
+        waiting_by_reason: Py<PyDict>,
         running: u64,
         envelope_tokens: f64,
         imbalance_tokens: f64,
@@ -111,7 +111,7 @@ impl Metrics {
             Py::new(
                 py,
                 RankMetrics {
-                    worker: rank.worker,
+                    worker: rank.worker.get(),
                     accepting: rank.accepting,
                     draining: rank.draining,
                     load_tokens: rank.load_tokens,
@@ -133,10 +133,10 @@ impl Metrics {
             )
         });
         let ranks = PyList::new(py, ranks.collect::<PyResult<Vec<_>>>()?)?.unbind();
-        let by_reason = WaitReason::ALL
-            .into_iter()
-            .map(|reason| wait_reason_name(reason).to_owned())
-            .zip(of.waiting_by_reason);
+        let by_reason = PyDict::new(py);
+        for (reason, count) in WaitReason::ALL.into_iter().zip(of.waiting_by_reason) {
+            by_reason.set_item(wait_reason(py, reason)?, count)?;
+        }
         let counters = of.counters;
         let returned =
             ReturnReason::ALL.into_iter().map(|reason| reason.name().to_owned()).zip(counters.returned);
@@ -145,7 +145,7 @@ impl Metrics {
             step: of.step,
             ranks,
             waiting: of.waiting,
-            waiting_by_reason: by_reason.collect(),
+            waiting_by_reason: by_reason.unbind(),
             running: of.running,
             envelope_tokens: of.envelope_tokens,
             imbalance_tokens: of.imbalance_tokens,

@@ -3,10 +3,11 @@
 use balanceroute::WaitReason;
 use numpy::PyUntypedArray;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyTuple, PyType};
 
-/// A class of read-only fields that shows them, is equal where they are, and can be copied and pickled. It is made from its fields by name, or, with
-/// `made`, as its own `new` says.
+/// A class of read-only fields that shows them, is equal where they are, and can be copied and pickled. It is
+/// made from its fields by name, or, with `made`, as its own `new` says.
 macro_rules! record {
     (
         $(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? } $(as $python:literal)?
@@ -121,14 +122,13 @@ impl From<balanceroute::Balance> for Balance {
     }
 }
 
-/// The name of a reason in Python and in metrics.
-pub(crate) fn wait_reason_name(reason: WaitReason) -> &'static str {
-    match reason {
-        WaitReason::NoSlot => "no_slot",
-        WaitReason::NoCapacity => "no_capacity",
-        WaitReason::NotEligible => "not_eligible",
-        WaitReason::OutsideWindow => "outside_window",
-        WaitReason::Deferred => "deferred",
-        _ => "other",
-    }
+/// The member of `balanceroute.WaitReason`: what Python has for a reason wherever it is one value.
+pub(crate) fn wait_reason(py: Python<'_>, reason: WaitReason) -> PyResult<Py<PyAny>> {
+    static MEMBERS: PyOnceLock<Vec<Py<PyAny>>> = PyOnceLock::new();
+    let members = MEMBERS.get_or_try_init(py, || {
+        let class = py.import("balanceroute._reasons")?.getattr("WaitReason")?;
+        let member = |code: u8| Ok(class.call1((code,))?.unbind());
+        (0..=WaitReason::ALL.len() as u8).map(member).collect::<PyResult<Vec<_>>>()
+    })?;
+    Ok(members[usize::from(reason.code())].clone_ref(py))
 }

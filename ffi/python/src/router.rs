@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use balanceroute::WorkerId;
 use balanceroute::batch::{MAX_BONUS_TOKENS, MAX_WORKERS};
-use balanceroute::router::{self as core, Decided, Mode, Placement, RouterConfig, Share, Verdict};
+use balanceroute::router::{self as core, Decided, Mode, Placement, RouterConfig, Share};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -12,7 +13,7 @@ use crate::arrays::Column;
 use crate::assign::parameters;
 use crate::errors::Failure;
 use crate::metrics::Metrics;
-use crate::records::{Balance, record, wait_reason_name};
+use crate::records::{Balance, record, wait_reason};
 use crate::shared::{Shared, State, guarded};
 
 record! {
@@ -29,7 +30,7 @@ record! {
 impl From<&WorkerConfig> for core::WorkerConfig {
     fn from(of: &WorkerConfig) -> Self {
         let &WorkerConfig { slots, kv_capacity_tokens, weight } = of;
-        Self { slots, kv_capacity_tokens, weight }
+        Self::new(slots).capacity(kv_capacity_tokens).weight(weight)
     }
 }
 
@@ -41,7 +42,7 @@ record! {
 impl From<core::Dispatch> for Dispatch {
     fn from(of: core::Dispatch) -> Self {
         let core::Dispatch { id, worker, number, prompt_tokens, score_tokens } = of;
-        Self { id, worker, number, prompt_tokens, score_tokens }
+        Self { id: id.get(), worker: worker.get(), number, prompt_tokens, score_tokens }
     }
 }
 
@@ -53,6 +54,7 @@ record! {
 impl From<core::Returned> for Returned {
     fn from(of: core::Returned) -> Self {
         let core::Returned { id, worker, reason, generated_tokens } = of;
+        let (id, worker) = (id.get(), worker.map(WorkerId::get));
         Self { id, worker, reason: reason.name().to_owned(), generated_tokens }
     }
 }
@@ -77,7 +79,7 @@ record! {
     Explanation {
         id: u64,
         decided: String,
-        wait_reason: Option<String>,
+        wait_reason: Option<Py<PyAny>>,
         worker: Option<u32>,
         score_tokens: f64,
         opening_score_tokens: f64,
@@ -85,16 +87,6 @@ record! {
         lead_tokens: Option<f64>,
         margin_tokens: f64,
         waited_steps: u32,
-    }
-}
-
-fn verdict_name(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Taken => "taken",
-        Verdict::Repeated => "repeated",
-        Verdict::Late => "late",
-        Verdict::Contradictory => "contradictory",
-        _ => "other",
     }
 }
 
@@ -125,7 +117,8 @@ fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
     }
 }
 
-/// Bonuses per worker that single requests bring, read and checked: nothing of a call with a wrong one is kept.
+/// Bonuses per worker that single requests bring, read and checked: nothing of a call with a wrong one is
+/// kept.
 #[derive(Default)]
 struct Bonuses {
     tokens: Vec<f32>,
@@ -176,7 +169,7 @@ impl Bonuses {
 
 impl core::PairTerms for &Bonuses {
     fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
-        let Some(row) = self.rows.get(&request.id) else { return false };
+        let Some(row) = self.rows.get(&request.id.get()) else { return false };
         into.copy_from_slice(&self.tokens[row.clone()]);
         true
     }
@@ -211,9 +204,9 @@ impl Router {
 impl Router {
     #[new]
     #[pyo3(signature = (
-        workers, *, policy = "level", parameters = None, backend = "auto", isa = None, mode = None, share = (0, 1),
-        headroom_steps = 256, refresh_steps = 16, ends_horizon_steps = 512, dispatch_timeout_ms = None,
-        silence_timeout_ms = None, expire_after_ms = None, explaining = false
+        workers, *, policy = "level", parameters = None, backend = "auto", isa = None, mode = None,
+        share = (0, 1), headroom_steps = 256, refresh_steps = 16, ends_horizon_steps = 512,
+        dispatch_timeout_ms = None, silence_timeout_ms = None, expire_after_ms = None, explaining = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a configuration")]
     fn new(
@@ -233,17 +226,17 @@ impl Router {
         expire_after_ms: Option<u64>,
         explaining: bool,
     ) -> Result<Self, Failure> {
-        let config = RouterConfig {
-            workers: workers.iter().map(|worker| worker.get().into()).collect(),
-            headroom_steps,
-            refresh_steps,
-            ends_horizon_steps,
-            mode: self::mode(mode)?,
-            share: Share { index: share.0, of: share.1 },
-            dispatch_timeout_ms,
-            silence_timeout_ms,
-            expire_after_ms,
-        };
+        let workers: Vec<core::WorkerConfig> = workers.iter().map(|worker| worker.get().into()).collect();
+        let config = RouterConfig::default()
+            .workers(workers)
+            .headroom_steps(headroom_steps)
+            .refresh_steps(refresh_steps)
+            .ends_horizon_steps(ends_horizon_steps)
+            .mode(self::mode(mode)?)
+            .share(Share::new(share.0, share.1))
+            .dispatch_timeout_ms(dispatch_timeout_ms)
+            .silence_timeout_ms(silence_timeout_ms)
+            .expire_after_ms(expire_after_ms);
         let parameters = self::parameters(parameters, backend, isa)?;
         // Where there is a device it is opened and measured first.
         let router = py.detach(|| {
@@ -262,7 +255,8 @@ impl Router {
 
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
     #[pyo3(signature = (
-        id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
+        id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None,
+        now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn enqueue(
@@ -276,15 +270,19 @@ impl Router {
         rank: Option<u32>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
-        let request = balanceroute::Request::new(id, prompt_tokens);
-        let request = balanceroute::Request { waited_steps, deadline_steps, prompt_hash, rank, ..request };
+        let request = balanceroute::Request::new(id, prompt_tokens)
+            .waited(waited_steps)
+            .deadline(deadline_steps)
+            .hash(prompt_hash)
+            .rank(rank);
         Ok(self.shared.call(py, |state| state.router.enqueue(request, now_ms))??)
     }
 
-    /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `None` comes.
+    /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
+    /// waits, and `None` comes.
     #[pyo3(signature = (
-        id, prompt_tokens, now_ms, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None,
-        bonus_tokens = None
+        id, prompt_tokens, now_ms, *, waited_steps = 0, deadline_steps = None, prompt_hash = None,
+        rank = None, bonus_tokens = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn place(
@@ -299,8 +297,11 @@ impl Router {
         rank: Option<u32>,
         bonus_tokens: Option<&Bound<'_, PyAny>>,
     ) -> Result<Option<Dispatch>, Failure> {
-        let request = balanceroute::Request::new(id, prompt_tokens);
-        let request = balanceroute::Request { waited_steps, deadline_steps, prompt_hash, rank, ..request };
+        let request = balanceroute::Request::new(id, prompt_tokens)
+            .waited(waited_steps)
+            .deadline(deadline_steps)
+            .hash(prompt_hash)
+            .rank(rank);
         let bonuses = match bonus_tokens {
             Some(argument) => {
                 let mut bonuses = Bonuses::default();
@@ -331,7 +332,7 @@ impl Router {
         generated_tokens: u32,
         prompt_hash: Option<u64>,
     ) -> Result<(), Failure> {
-        let request = balanceroute::Request { prompt_hash, ..balanceroute::Request::new(id, prompt_tokens) };
+        let request = balanceroute::Request::new(id, prompt_tokens).hash(prompt_hash);
         Ok(self.shared.call(py, |state| state.router.adopt(request, worker, generated_tokens))??)
     }
 
@@ -340,21 +341,23 @@ impl Router {
     fn finish(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Finished, Failure> {
         let core::Finished { id, worker, generated_tokens } =
             self.shared.call(py, |state| state.router.finish(id, now_ms))??;
-        Ok(Finished { id, worker, generated_tokens })
+        Ok(Finished { id: id.get(), worker: worker.get(), generated_tokens })
     }
 
     /// A waiting or running request was given up; the worker that it ran on, if any.
     #[pyo3(signature = (id, *, now_ms = None))]
     fn abort(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Option<u32>, Failure> {
-        Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??)
+        Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??.map(WorkerId::get))
     }
 
-    /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length that is answered.
+    /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length
+    /// that is answered.
     fn preempt(&self, py: Python<'_>, id: u64) -> Result<u32, Failure> {
         Ok(self.shared.call(py, |state| state.router.preempt(id))??.prompt_tokens)
     }
 
-    /// One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step.
+    /// One lock-step decode step has run: every running request has a token more, everybody who waits has
+    /// waited a step.
     fn advance(&self, py: Python<'_>) -> Result<(), Failure> {
         self.shared.call(py, |state| state.router.advance())
     }
@@ -390,22 +393,19 @@ impl Router {
         missing: u64,
         now_ms: Option<u64>,
     ) -> Result<&'static str, Failure> {
-        let report = core::WorkerReport {
-            sequence,
-            last_dispatch,
-            missing,
-            running,
-            waiting,
-            kv_used_tokens,
-            kv_capacity_tokens,
-        };
-        Ok(verdict_name(self.shared.call(py, |state| state.router.report(worker, report, now_ms))??))
+        let report = core::WorkerReport::new(running, kv_used_tokens)
+            .waiting(waiting)
+            .sequence(sequence)
+            .last_dispatch(last_dispatch)
+            .missing(missing)
+            .capacity(kv_capacity_tokens);
+        Ok(self.shared.call(py, |state| state.router.report(worker, report, now_ms))??.name())
     }
 
     /// A worker joins, empty. Its id.
     fn add_worker(&self, py: Python<'_>, worker: &Bound<'_, WorkerConfig>) -> Result<u32, Failure> {
         let worker = worker.get().into();
-        Ok(self.shared.call(py, |state| state.router.add_worker(worker))??)
+        Ok(self.shared.call(py, |state| state.router.add_worker(worker))??.get())
     }
 
     /// It takes nobody new; what runs there runs on.
@@ -471,19 +471,19 @@ impl Router {
         let (decided, wait_reason) = match found.decided {
             Decided::Step => ("step", None),
             Decided::Arrival => ("arrival", None),
-            Decided::Waits(reason) => ("waits", Some(wait_reason_name(reason))),
+            Decided::Waits(reason) => ("waits", Some(wait_reason(py, reason)?)),
         };
         let runner_up = match found.runner_up {
             Some(core::RunnerUp { worker, score_tokens }) => {
-                Some(Py::new(py, RunnerUp { worker, score_tokens })?)
+                Some(Py::new(py, RunnerUp { worker: worker.get(), score_tokens })?)
             }
             None => None,
         };
         Ok(Some(Explanation {
-            id: found.id,
+            id: found.id.get(),
             decided: decided.to_owned(),
-            wait_reason: wait_reason.map(str::to_owned),
-            worker: found.worker,
+            wait_reason,
+            worker: found.worker.map(WorkerId::get),
             score_tokens: found.score_tokens,
             opening_score_tokens: found.opening_score_tokens,
             runner_up,
@@ -494,9 +494,10 @@ impl Router {
     }
 
     /// Why each request still waits, in order of arrival.
-    fn waiting(&self, py: Python<'_>) -> Result<Vec<(u64, &'static str)>, Failure> {
+    fn waiting(&self, py: Python<'_>) -> Result<Vec<(u64, Py<PyAny>)>, Failure> {
         let waiting = self.shared.call_detached(py, |state| state.router.waiting())?;
-        Ok(waiting.into_iter().map(|(id, reason)| (id, wait_reason_name(reason))).collect())
+        let told = waiting.into_iter().map(|(id, reason)| Ok((id.get(), wait_reason(py, reason)?)));
+        Ok(told.collect::<PyResult<_>>()?)
     }
 
     /// How it stands.
@@ -511,12 +512,12 @@ impl Router {
 
     /// The worker that a request runs on.
     fn running_on(&self, py: Python<'_>, id: u64) -> Result<Option<u32>, Failure> {
-        self.shared.call(py, |state| state.router.running_on(id))
+        Ok(self.shared.call(py, |state| state.router.running_on(id))?.map(WorkerId::get))
     }
 
     #[getter]
     fn worker_ids(&self, py: Python<'_>) -> Result<Vec<u32>, Failure> {
-        self.shared.call(py, |state| state.router.worker_ids().to_vec())
+        self.shared.call(py, |state| state.router.worker_ids().iter().map(|id| id.get()).collect())
     }
 
     #[getter]

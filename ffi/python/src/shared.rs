@@ -1,8 +1,10 @@
-//! How several Python threads come into one state: one after the other, and none of them runs anything of Python's while it is inside.
+//! How several Python threads come into one state: one after the other, and none of them runs anything of
+//! Python's while it is inside.
 //!
-//! Who is inside either keeps the GIL and asks Python for nothing before it is out, or has let the GIL go and takes it back outside. So a signal
-//! handler, a finalizer or a `__repr__` that calls the same object never finds its own thread inside, and nobody who waits here holds what the one
-//! inside waits for. A panic is an error of the call, and a state that is lost with a thread in a fork is never waited for.
+//! Who is inside either keeps the GIL and asks Python for nothing before it is out, or has let the GIL go and
+//! takes it back outside. So a signal handler, a finalizer or a `__repr__` that calls the same object never
+//! finds its own thread inside, and nobody who waits here holds what the one inside waits for. A panic is an
+//! error of the call, and a state that is lost with a thread in a fork is never waited for.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +15,8 @@ use pyo3::prelude::*;
 
 use crate::errors::Failure;
 
-/// How many forks lie between this process and the one that loaded the module: the threads of another generation are not here.
+/// How many forks lie between this process and the one that loaded the module: the threads of another
+/// generation are not here.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// Counts forks from now on; once for a process and all that come from it.
@@ -24,7 +27,8 @@ pub(crate) fn watch_forks() {
     }
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the child only adds to an atomic. Without memory for the handler forks go unnoticed, as they would without this call.
+        // SAFETY: the child only adds to an atomic. Without memory for the handler forks go unnoticed, as
+        // they would without this call.
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     });
 }
@@ -52,7 +56,8 @@ struct Inner<S> {
 
 /// A state, and who is inside.
 pub(crate) struct Shared<S> {
-    /// Threads that are inside or on their way in (the lower half), and the generation of the process that they are threads of.
+    /// Threads that are inside or on their way in (the lower half), and the generation of the process that
+    /// they are threads of.
     inside: AtomicU64,
     inner: Mutex<Inner<S>>,
 }
@@ -94,7 +99,7 @@ impl<S: State> Shared<S> {
         py.detach(|| self.locked(f))
     }
 
-    /// The same for a thread that does not have the GIL.
+    /// A call for a thread that does not have the GIL.
     pub(crate) fn locked<R>(&self, f: impl FnOnce(&mut S) -> R) -> Result<R, Failure> {
         let _inside = self.count_in()?;
         self.lock().run(f)
@@ -120,7 +125,8 @@ impl<S: State> Shared<S> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before the mutex is touched: one that a thread of the parent process held at a fork stays locked for ever.
+    /// Before the mutex is touched: one that a thread of the parent process held at a fork stays locked for
+    /// ever.
     fn count_in(&self) -> Result<Inside<'_>, Failure> {
         let now = GENERATION.load(Ordering::Relaxed);
         let mut seen = self.inside.load(Ordering::Relaxed);

@@ -1,4 +1,6 @@
-"""Arrays of every layout and kind, in every argument: read as they are meant, or refused by name, and never taken for absent."""
+"""Arrays of every layout and kind, in every argument: read as they are meant, or refused by name, and never
+taken for absent.
+"""
 
 import numpy as np
 import pytest
@@ -103,7 +105,11 @@ def test_every_layout_means_the_same(name, layout):
 
 @pytest.mark.parametrize("name", ["bonus_tokens", "eligible", "weight", "load_tokens", "pair_row"])
 def test_the_arguments_of_these_tests_matter(name):
-    neutral = {"pair_row": np.full(WAITING, -1), "weight": np.ones(WORKERS, np.float32), "load_tokens": np.zeros(WORKERS, int)}
+    neutral = {
+        "pair_row": np.full(WAITING, -1),
+        "weight": np.ones(WORKERS, np.float32),
+        "load_tokens": np.zeros(WORKERS, int),
+    }
     other = neutral.get(name, np.zeros_like(argument(name)))
     assert decided(**{name: other}) != decided()
 
@@ -140,13 +146,28 @@ def test_what_would_have_to_be_guessed_is_refused_by_name(name):
 @pytest.mark.parametrize("name", ["bonus_tokens", "class_survival", "projection", "eligible"])
 def test_matrices_have_the_types_that_are_named(name):
     right = argument(name)
-    takes = {"bonus_tokens": (np.float32, np.float16), "eligible": (np.bool_, np.uint8)}.get(name, (right.dtype,))
-    every = (np.bool_, np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64, np.float16, np.float32, np.float64)
+    takes = {"bonus_tokens": (np.float32, np.float16), "eligible": (np.bool_, np.uint8)}.get(
+        name, (right.dtype,)
+    )
+    every = (
+        np.bool_,
+        np.int8,
+        np.uint8,
+        np.int32,
+        np.uint32,
+        np.int64,
+        np.uint64,
+        np.float16,
+        np.float32,
+        np.float64,
+    )
     for dtype in every:
         if dtype in takes:
             decided(**{name: right.astype(dtype)})
             continue
-        with pytest.raises(br.ArgumentError, match=f"{name}: expected a two-dimensional numpy array of") as info:
+        with pytest.raises(
+            br.ArgumentError, match=f"{name}: expected a two-dimensional numpy array of"
+        ) as info:
             decided(**{name: right.astype(dtype)})
         assert np.dtype(dtype).name in info.value.found
 
@@ -179,7 +200,13 @@ def test_every_flag_is_of_its_worker(workers):
     raw = np.zeros((workers, workers), np.uint8)
     raw[np.arange(workers), own] = RNG.integers(1, 256, workers)
     for may in (raw, spread(raw), np.asfortranarray(raw).view(bool)):
-        found = br.assign(np.zeros(workers, int), np.ones(workers, int), np.full(workers, 9), eligible=may, pair_row=np.arange(workers))
+        found = br.assign(
+            np.zeros(workers, int),
+            np.ones(workers, int),
+            np.full(workers, 9),
+            eligible=may,
+            pair_row=np.arange(workers),
+        )
         assert len(found) == workers and (own[found.row] == found.worker).all()
 
 
@@ -232,7 +259,11 @@ def test_a_refused_call_leaves_nothing_behind():
     given = {name: part for name, part in {**COLUMNS, **MATRICES}.items()}
     three = [given.pop(name) for name in ("load_tokens", "free_slots", "prompt_tokens")]
     before = assigner.assign(*three).row.tolist()
-    for name, found in {"bonus_tokens": BONUS * np.nan, "eligible": MAY[:, :2], "survival_class": np.full(WAITING, 2)}.items():
+    for name, found in {
+        "bonus_tokens": BONUS * np.nan,
+        "eligible": MAY[:, :2],
+        "survival_class": np.full(WAITING, 2),
+    }.items():
         with pytest.raises(br.BalanceRouteError):
             assigner.assign(*three, **{**given, name: found})
         assert assigner.assign(*three).row.tolist() == before
@@ -318,7 +349,9 @@ def test_two_rows_for_one_request_are_refused():
 
     found = router()
     found.enqueue(3, 10)
-    with pytest.raises(br.ArgumentError, match="bonus_tokens of request 3: expected one row, found two") as info:
+    with pytest.raises(
+        br.ArgumentError, match="bonus_tokens of request 3: expected one row, found two"
+    ) as info:
         found.step(0, bonus_tokens={3: ROW, Also(): ROW})
     assert info.value.id == 3 and found.waiting_len == 1
 

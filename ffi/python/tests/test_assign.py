@@ -21,7 +21,11 @@ def picks(found):
 def test_an_answer():
     found = br.assign(LOADS, FREE, PROMPTS, reasons=True)
     assert len(found) == 2 and sorted(found.worker.tolist()) == [0, 1]
-    assert found.row.dtype == np.uint32 and found.worker.dtype == np.uint32 and found.score_tokens.dtype == np.float64
+    assert (
+        found.row.dtype == np.uint32
+        and found.worker.dtype == np.uint32
+        and found.score_tokens.dtype == np.float64
+    )
     waiting = [br.WaitReason(reason) for reason in found.wait_reason]
     assert waiting.count(br.WaitReason.ADMITTED) == 2 and waiting.count(br.WaitReason.NO_SLOT) == 2
     assert found.before.envelope_tokens == 43_000 and found.before.imbalance_tokens == 3 * 43_000 - 124_000
@@ -59,7 +63,9 @@ def test_rows_and_ids_mean_the_same():
             waiting = int(rng.integers(1, 200))
             prompts = rng.integers(1, 5_000, waiting).astype(np.uint32)
             ids = rng.permutation(10_000)[:waiting].astype(np.uint64)
-            assert picks(assigner.assign(LOADS, FREE * 3, prompts)) == picks(assigner.assign(LOADS, FREE * 3, prompts, ids=ids))
+            assert picks(assigner.assign(LOADS, FREE * 3, prompts)) == picks(
+                assigner.assign(LOADS, FREE * 3, prompts, ids=ids)
+            )
 
 
 def test_half_and_full_bonuses():
@@ -96,7 +102,14 @@ def refused(error, match, **facts):
 
 
 def test_refusals_carry_their_numbers():
-    with refused(br.BatchError, "request 1 .*prompt tokens must be in", kind="PromptTokens", index=1, found=0, limit=1 << 22):
+    with refused(
+        br.BatchError,
+        "request 1 .*prompt tokens must be in",
+        kind="PromptTokens",
+        index=1,
+        found=0,
+        limit=1 << 22,
+    ):
         br.assign(LOADS, FREE, np.array([5, 0]))
     with refused(br.BatchError, "id already waits at index 0", kind="DuplicateId", index=2, id=7, first=0):
         br.assign(LOADS, FREE, PROMPTS, ids=np.array([7, 8, 7, 9]))
@@ -116,9 +129,13 @@ def test_refusals_carry_their_numbers():
         br.Assigner(isa="mmx")
     with refused(br.ArgumentError, "auto, cpu, .*reference", kind="Backend"):
         br.Assigner(backend="abacus")
-    with refused(br.ArgumentError, "free_slots: expected 3 entries, found 2", kind="Array", name="free_slots"):
+    with refused(
+        br.ArgumentError, "free_slots: expected 3 entries, found 2", kind="Array", name="free_slots"
+    ):
         br.assign(LOADS, FREE[:2], PROMPTS)
-    with refused(br.ArgumentError, "prompt_tokens, entry 2: .*found -4", kind="Range", name="prompt_tokens", index=2):
+    with refused(
+        br.ArgumentError, "prompt_tokens, entry 2: .*found -4", kind="Range", name="prompt_tokens", index=2
+    ):
         br.assign(LOADS, FREE, np.array([1, 2, -4]))
     with refused(br.ArgumentError, "load_tokens: expected a one-dimensional numpy array, found list"):
         br.assign([1, 2], FREE[:2], PROMPTS)

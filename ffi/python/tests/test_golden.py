@@ -27,7 +27,9 @@ def arguments(case):
         "prompt_tokens": np.array([of["prompt_tokens"] for of in requests], np.uint32),
         "running": np.array([of["running"] for of in workers], np.uint32),
         "kv_capacity_tokens": column(workers, "kv_capacity_tokens", np.int64, -1),
-        "kv_used_tokens": np.array([of.get("kv_used_tokens", of["load_tokens"]) for of in workers], np.uint64),
+        "kv_used_tokens": np.array(
+            [of.get("kv_used_tokens", of["load_tokens"]) for of in workers], np.uint64
+        ),
         "kv_growth_tokens": column(workers, "kv_growth_tokens", np.uint64, 0),
         "weight": column(workers, "weight", np.float32, 1),
         "accepting": column(workers, "accepting", np.bool_, True),
@@ -50,7 +52,11 @@ def arguments(case):
     if "ends" in case:
         ends = [end for of in case["ends"] for end in of]
         offsets = np.cumsum([0] + [len(of) for of in case["ends"]]).astype(np.uint32)
-        found["ends"] = (offsets, np.array([end[0] for end in ends], np.uint32), np.array([end[1] for end in ends], np.uint64))
+        found["ends"] = (
+            offsets,
+            np.array([end[0] for end in ends], np.uint32),
+            np.array([end[1] for end in ends], np.uint64),
+        )
     return found
 
 
@@ -86,7 +92,10 @@ def test_same_bytes(path):
                     found.after.envelope_tokens,
                     found.after.imbalance_tokens,
                 ]
-                assert packed([(ids[row], *rest) for row, *rest in picks], waiting, balance) == expected, (case["name"], policy)
+                assert packed([(ids[row], *rest) for row, *rest in picks], waiting, balance) == expected, (
+                    case["name"],
+                    policy,
+                )
                 decisions += 1
     assert decisions >= 100
 

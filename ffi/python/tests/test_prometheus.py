@@ -52,7 +52,14 @@ def test_metrics_say_what_happened():
     assert metrics.wait_ms.quantile(0.5) == 15 and metrics.wait_ms.quantile(1.0) == 4_095
     assert metrics.decide_ns.count == 2 and metrics.decide_ns.sum > 0
     assert set(metrics.returned) == {
-        "lost_dispatch", "worker_silent", "worker_forgot", "worker_removed", "worker_draining", "never_fits", "expired", "recovered",
+        "lost_dispatch",
+        "worker_silent",
+        "worker_forgot",
+        "worker_removed",
+        "worker_draining",
+        "never_fits",
+        "expired",
+        "recovered",
     }
 
 
@@ -66,7 +73,10 @@ def test_text_is_what_the_metrics_say():
     assert found["balanceroute_worker_report_age_seconds", own + ',worker="0"'] == 2.49
     assert ("balanceroute_worker_report_age_seconds", own + ',worker="1"') not in found
     assert found["balanceroute_imbalance_tokens", own] == metrics.imbalance_tokens
-    assert kinds["balanceroute_decide_seconds"] == "histogram" and kinds["balanceroute_requests_total"] == "counter"
+    assert (
+        kinds["balanceroute_decide_seconds"] == "histogram"
+        and kinds["balanceroute_requests_total"] == "counter"
+    )
 
 
 def test_histograms_are_cumulative_and_end_at_infinity():

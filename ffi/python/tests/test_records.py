@@ -10,7 +10,9 @@ import balanceroute as br
 
 
 def answers():
-    router = br.Router([br.WorkerConfig(1, kv_capacity_tokens=9_000)] * 2, policy="exact", explaining=True, headroom_steps=0)
+    router = br.Router(
+        [br.WorkerConfig(1, kv_capacity_tokens=9_000)] * 2, policy="exact", explaining=True, headroom_steps=0
+    )
     for id in range(4):
         router.enqueue(id, 100 + id)
     router.enqueue(9, 100_000)
@@ -40,11 +42,17 @@ def answers():
 
 
 FOUND = answers()
-FIELDS = {what: [name for name in dir(of) if not name.startswith("_") and not callable(getattr(of, name))] for what, of in FOUND.items()}
+FIELDS = {
+    what: [name for name in dir(of) if not name.startswith("_") and not callable(getattr(of, name))]
+    for what, of in FOUND.items()
+}
 WAYS = {
     "copy": copy.copy,
     "deep copy": copy.deepcopy,
-    **{f"pickle {protocol}": lambda of, protocol=protocol: pickle.loads(pickle.dumps(of, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)},
+    **{
+        f"pickle {protocol}": lambda of, protocol=protocol: pickle.loads(pickle.dumps(of, protocol))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
 }
 
 
@@ -70,18 +78,41 @@ def test_a_copy_is_not_shared_deep_down(what):
 def test_every_field_counts():
     one, other = br.WorkerConfig(3), FOUND["worker"]
     assert one == br.WorkerConfig(3, kv_capacity_tokens=None, weight=1) and one != other
-    assert one != br.WorkerConfig(4) and one != br.WorkerConfig(3, kv_capacity_tokens=1) and one != br.WorkerConfig(3, weight=2)
+    assert (
+        one != br.WorkerConfig(4)
+        and one != br.WorkerConfig(3, kv_capacity_tokens=1)
+        and one != br.WorkerConfig(3, weight=2)
+    )
     fields = (1, 2, 3, 4)
     assert br.Traffic(*fields) == br.Traffic(*fields)
     for at in range(4):
-        assert br.Traffic(*fields) != br.Traffic(*(value + (at == place) for place, value in enumerate(fields)))
+        assert br.Traffic(*fields) != br.Traffic(
+            *(value + (at == place) for place, value in enumerate(fields))
+        )
     first, second = FOUND["plan"].admissions
-    assert first != second and first != FOUND["returned"] and first != (first.id, first.worker) and first is not None
+    assert (
+        first != second
+        and first != FOUND["returned"]
+        and first != (first.id, first.worker)
+        and first is not None
+    )
     assert br.assign(np.array([1, 2]), np.array([1, 0]), np.array([5, 6])) != FOUND["assignment"]
 
 
 def test_what_holds_no_list_may_be_a_key():
-    for what in ("worker", "no bound", "traffic", "balance", "dispatch", "returned", "explanation", "runner-up", "rank", "reports", "finished"):
+    for what in (
+        "worker",
+        "no bound",
+        "traffic",
+        "balance",
+        "dispatch",
+        "returned",
+        "explanation",
+        "runner-up",
+        "rank",
+        "reports",
+        "finished",
+    ):
         of = FOUND[what]
         assert {of: 1}[copy.copy(of)] == 1, what
     assert len({br.WorkerConfig(1), br.WorkerConfig(1), br.WorkerConfig(2)}) == 2
@@ -95,13 +126,20 @@ def test_a_configuration_that_was_copied_serves():
     found = br.Router(copy.deepcopy([worker] * 3)).metrics().ranks
     assert [(rank.slots, rank.kv_capacity_tokens) for rank in found] == [(2, 1_000)] * 3
     columns = (np.array([1, 2]), np.array([1, 1]), np.array([5, 6]))
-    assert br.assign(*columns, traffic=copy.copy(br.Traffic(10, 5, 2, 8))) == br.assign(*columns, traffic=br.Traffic(10, 5, 2, 8))
+    assert br.assign(*columns, traffic=copy.copy(br.Traffic(10, 5, 2, 8))) == br.assign(
+        *columns, traffic=br.Traffic(10, 5, 2, 8)
+    )
 
 
 def test_a_histogram_is_of_a_kind_that_can_be():
     of = FOUND["histogram"]
     assert pickle.loads(pickle.dumps(of)).quantile(0.5) == of.quantile(0.5)
-    for buckets, count in ((of.buckets[1:], of.count), (of.buckets, of.count + 1), ([2**63] * 40, 0), ([], 0)):
+    for buckets, count in (
+        (of.buckets[1:], of.count),
+        (of.buckets, of.count + 1),
+        ([2**63] * 40, 0),
+        ([], 0),
+    ):
         with pytest.raises(br.ArgumentError):
             type(of)(buckets, of.sum, count)
 
@@ -119,4 +157,9 @@ def test_errors_travel():
         br.Router([br.WorkerConfig(1)]).step(0, bonus_tokens={7: np.array([np.inf], np.float32)})
     for way in WAYS.values():
         made = way(info.value)
-        assert type(made) is br.ArgumentError and made.facts == info.value.facts and made.id == 7 and str(made) == str(info.value)
+        assert (
+            type(made) is br.ArgumentError
+            and made.facts == info.value.facts
+            and made.id == 7
+            and str(made) == str(info.value)
+        )

@@ -9,7 +9,9 @@ import balanceroute as br
 
 
 def router(workers=2, slots=1, **more):
-    return br.Router([br.WorkerConfig(slots, kv_capacity_tokens=more.pop("capacity", None))] * workers, **more)
+    return br.Router(
+        [br.WorkerConfig(slots, kv_capacity_tokens=more.pop("capacity", None))] * workers, **more
+    )
 
 
 def test_a_request_from_arrival_to_end():
@@ -21,7 +23,9 @@ def test_a_request_from_arrival_to_end():
     assert {dispatch.number for dispatch in plan.admissions} == {1} and plan.after.envelope_tokens > 0
     assert found.waiting_len == 1 and found.running_len == 2 and found.worker_ids == [0, 1]
     [(left, reason)] = found.waiting()
-    assert reason == "no_slot" and found.explain(left).decided == "waits" and found.explain(left).wait_reason == "no_slot"
+    assert reason is br.WaitReason.NO_SLOT and str(reason) == f"{reason}" == "no_slot"
+    assert found.explain(left).decided == "waits" and found.explain(left).wait_reason is reason
+    assert found.metrics().waiting_by_reason[reason] == 1
     done = plan.admissions[0].id
     found.advance()
     found.progress(found.running_on(done), 2)
@@ -101,7 +105,9 @@ def test_reports_and_workers():
 
 
 def test_the_clock_of_a_call():
-    """After an idle minute a request that comes with the time has waited none; a refused call leaves the clock as it was."""
+    """After an idle minute a request that comes with the time has waited none; a refused call leaves the
+    clock as it was.
+    """
     found = router(1, 1, expire_after_ms=1_000)
     found.enqueue(1, 10, now_ms=5_000)
     assert len(found.step(5_000).admissions) == 1
@@ -119,7 +125,10 @@ def test_the_clock_of_a_call():
         with pytest.raises(br.BalanceRouteError):
             refused()
         assert found.metrics().now_ms == 65_020
-    assert found.report(0, running=1, kv_used_tokens=10, last_dispatch=2, now_ms=66_000) == "taken" and found.metrics().now_ms == 66_000
+    assert (
+        found.report(0, running=1, kv_used_tokens=10, last_dispatch=2, now_ms=66_000) == "taken"
+        and found.metrics().now_ms == 66_000
+    )
     found.enqueue(3, 10)
     found.abort(2, now_ms=66_500)
     assert found.metrics().now_ms == 66_500 and found.metrics().clock_jumps == 0
@@ -138,7 +147,9 @@ def test_a_router_begins_anew():
     back = {returned.id: returned for returned in found.recover()}
     assert set(back) == {0, 1, 2} and all(returned.reason == "recovered" for returned in back.values())
     assert all(back[dispatch.id].worker == dispatch.worker for dispatch in plan.admissions)
-    assert found.recover() == [] and found.waiting_len == found.running_len == 0 and found.worker_ids == [0, 1]
+    assert (
+        found.recover() == [] and found.waiting_len == found.running_len == 0 and found.worker_ids == [0, 1]
+    )
     # What runs there holds its slots until a report says otherwise.
     found.enqueue(0, 100)
     assert found.step(1).admissions == [] and found.metrics().ranks[0].foreign_requests == 1

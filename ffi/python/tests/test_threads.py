@@ -29,13 +29,22 @@ def pool(waiting, workers=8, slots=8, **more):
 
 
 def alone(tmp_path, source):
-    done = subprocess.run([sys.executable, "-c", ALONE + source], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=90)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE + source],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=90,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_a_signal_handler_may_call_the_object_that_is_called(tmp_path):
-    """Wherever it strikes: also while an error of that object is put into words, and while its answer is made."""
+    """Wherever it strikes: also while an error of that object is put into words, and while its answer is
+    made.
+    """
     told = alone(
         tmp_path,
         """
@@ -89,7 +98,9 @@ print(calls)
 
 
 def test_four_threads_and_a_timer(tmp_path):
-    """Every call of a router from four threads while the main thread's handler calls it too: bounded, and nobody is lost."""
+    """Every call of a router from four threads while the main thread's handler calls it too: bounded, and
+    nobody is lost.
+    """
     told = alone(
         tmp_path,
         """
@@ -246,13 +257,23 @@ print("done")
     [
         (
             "router.step(0)",
-            ["lambda: router.waiting_len", "lambda: router.step(1)", "lambda: router.enqueue(9999, 5)", "router.metrics", "lambda: repr(router)"],
+            [
+                "lambda: router.waiting_len",
+                "lambda: router.step(1)",
+                "lambda: router.enqueue(9999, 5)",
+                "router.metrics",
+                "lambda: repr(router)",
+            ],
         ),
         ("assigner.assign(*columns)", ["lambda: assigner.assign(*few)", "lambda: assigner.backend"]),
     ],
 )
 def test_a_fork_in_the_middle_of_a_call(tmp_path, long, calls):
-    source = FORKED.replace("{long}", long).replace("{calls}", ", ".join(calls) + ",").replace("{count}", str(len(calls)))
+    source = (
+        FORKED.replace("{long}", long)
+        .replace("{calls}", ", ".join(calls) + ",")
+        .replace("{count}", str(len(calls)))
+    )
     assert alone(tmp_path, source) == "done\n"
 
 
@@ -269,12 +290,22 @@ def test_a_panic_is_an_error_of_the_call():
         _native._fault(found)
     assert isinstance(info.value, br.BalanceRouteError) and isinstance(info.value, Exception)
     assert (info.value.kind, info.value.message) == ("Panicked", "asked for")
-    for call in (lambda: found.waiting_len, lambda: found.enqueue(2, 5), lambda: found.step(0), found.metrics, lambda: repr(found)):
-        with pytest.raises(br.BalanceRouteError, match="an earlier call has failed inside: `recover`") as info:
+    for call in (
+        lambda: found.waiting_len,
+        lambda: found.enqueue(2, 5),
+        lambda: found.step(0),
+        found.metrics,
+        lambda: repr(found),
+    ):
+        with pytest.raises(
+            br.BalanceRouteError, match="an earlier call has failed inside: `recover`"
+        ) as info:
             call()
         assert info.value.kind == "Broken" and not isinstance(info.value, br.PanicError)
     back = found.recover()
-    assert sorted(returned.id for returned in back) == [0, 1, 2] and {returned.reason for returned in back} == {"recovered"}
+    assert sorted(returned.id for returned in back) == [0, 1, 2] and {
+        returned.reason for returned in back
+    } == {"recovered"}
     assert sorted(str(returned.worker) for returned in back) == ["0", "1", "None"]
     # A router again: nobody is there, and who came back may come again.
     assert found.waiting_len == found.running_len == 0 and found.recover() == []

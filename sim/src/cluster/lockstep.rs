@@ -359,7 +359,7 @@ impl<'a> Cluster<'a> {
         };
         let took_us = start.elapsed().as_secs_f64() * 1e6;
         self.admissions.clear();
-        self.admissions.extend(plan.admissions.iter().map(|dispatch| (dispatch.id, dispatch.worker)));
+        self.admissions.extend(plan.admissions.iter().map(|dispatch| (dispatch.id.0, dispatch.worker.0)));
         if decides && self.measured() {
             self.decide_us.push(took_us);
         }
@@ -461,7 +461,7 @@ impl<'a> Cluster<'a> {
     fn close(mut self) -> Run {
         let mut run = self.run;
         // Who waits is the router's word, not our own count: a request that it forgot shows up as lost.
-        let waiting: Vec<u64> = self.router.pool().iter().map(|(request, _)| request.id).collect();
+        let waiting: Vec<u64> = self.router.pool().iter().map(|(request, _)| request.id.0).collect();
         run.requests_waiting = waiting.len() as u64;
         run.requests_active = self.residents.iter().map(|residents| residents.len() as u64).sum();
         let known = run.requests_done + run.requests_refused + run.requests_waiting + run.requests_active;

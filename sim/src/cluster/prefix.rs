@@ -171,7 +171,7 @@ impl Prefixes {
 
 impl PairTerms for Prefixes {
     fn bonus(&mut self, request: &Request, bonus_tokens: &mut [f32]) -> bool {
-        let Some(blocks) = self.blocks.get(request.id as usize).and_then(Option::as_deref) else {
+        let Some(blocks) = self.blocks.get(request.id.0 as usize).and_then(Option::as_deref) else {
             return false;
         };
         let mut any = false;

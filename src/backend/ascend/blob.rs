@@ -722,8 +722,8 @@ impl Packing {
             let request = batch.waiting().request(PoolSlot(slot));
             for plane in 0..(self.header.workers as usize).div_ceil(16) {
                 let mut word = (batch.eligible_word(request, plane / 4) >> (plane % 4 * 16)) as u16;
-                if let Some(rank) = request.rank {
-                    word &= if rank as usize / 16 == plane { 1 << (rank % 16) } else { 0 };
+                if let Some(rank) = request.rank.map(crate::WorkerIndex::index) {
+                    word &= if rank / 16 == plane { 1 << (rank % 16) } else { 0 };
                 }
                 bytes[(plane * stride + entry) * 2..][..2].copy_from_slice(&word.to_le_bytes());
             }

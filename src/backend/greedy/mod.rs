@@ -242,7 +242,7 @@ impl Greedy {
             Admission {
                 id: pool.request(slot).id,
                 slot,
-                worker: pick.worker as u32,
+                worker: crate::WorkerIndex::at(pick.worker),
                 prompt_tokens: pick.tokens as u32,
                 score_tokens: pick.score as f64 / plan.unit as f64,
             }

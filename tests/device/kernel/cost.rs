@@ -87,9 +87,11 @@ fn run(library: &std::path::Path, Shape { n, g, h, k }: Shape) -> Cost {
     let eligible: Vec<u64> =
         (0..n * g.div_ceil(64)).map(|_| u64::MAX ^ 1 << rng.random_range(0..64)).collect();
     let pool = Pool::from_requests(&requests).expect("valid");
-    let mut draft = Batch::draft(&workers, &pool)
-        .traffic(Traffic { mean_prompt_tokens: 0, ..Traffic::default() })
-        .pairs(Pairs { bonus_half_tokens: &bonus, eligible: &eligible, ..Pairs::default() });
+    let mut draft = Batch::draft(&workers, &pool).traffic(Traffic::new().prompts(0, 0)).pairs(Pairs {
+        bonus_half_tokens: &bonus,
+        eligible: &eligible,
+        ..Pairs::default()
+    });
     if h > 0 {
         draft = draft.projection(h, &rows);
     }

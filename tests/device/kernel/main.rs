@@ -121,12 +121,10 @@ fn draw(rng: &mut impl Rng, shape: Shape) -> Parts {
         })
         .collect();
     Parts {
-        traffic: Traffic {
-            mean_prompt_tokens: rng.random_range(0..i64::from(longest)),
-            sd_prompt_tokens: rng.random_range(0..3000),
-            small_prompt_tokens: rng.random_range(0..1000),
-            mean_output_tokens: rng.random_range(0..2000),
-        },
+        traffic: Traffic::new()
+            .prompts(rng.random_range(0..i64::from(longest)), rng.random_range(0..3000))
+            .small_prompts(rng.random_range(0..1000))
+            .outputs(rng.random_range(0..2000)),
         growth: if capacity { rng.random_range(0..50) } else { 0 },
         horizon,
         rows,

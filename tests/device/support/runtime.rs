@@ -278,12 +278,7 @@ impl Parts {
     }
 
     pub(crate) fn batch(&self) -> Batch<'_> {
-        let traffic = Traffic {
-            mean_prompt_tokens: 2500,
-            sd_prompt_tokens: 1400,
-            small_prompt_tokens: 400,
-            mean_output_tokens: 600,
-        };
+        let traffic = Traffic::new().prompts(2500, 1400).small_prompts(400).outputs(600);
         let mut draft = Batch::draft(&self.workers, &self.pool).traffic(traffic).pairs(Pairs {
             bonus_tokens: &self.bonus,
             eligible: &self.eligible,
@@ -298,12 +293,12 @@ impl Parts {
     /// Nobody is lost, nobody is placed twice, no slot is filled twice.
     pub(crate) fn assert_sound(&self, out: &Assignment, context: &str) {
         let batch = self.batch();
-        let mut ids: Vec<u64> = out.admitted.iter().map(|admission| admission.id).collect();
-        ids.extend(out.waiting(&batch).map(|(id, _)| id));
+        let mut ids: Vec<u64> = out.admitted.iter().map(|admission| admission.id.0).collect();
+        ids.extend(out.waiting(&batch).map(|(id, _)| id.0));
         ids.sort_unstable();
         assert_eq!(ids, (0..self.pool.len() as u64).collect::<Vec<_>>(), "{context}: everybody once");
         for (index, worker) in self.workers.iter().enumerate() {
-            let here = out.admitted.iter().filter(|admission| admission.worker as usize == index).count();
+            let here = out.admitted.iter().filter(|admission| admission.worker.index() == index).count();
             assert!(here <= worker.free_slots as usize, "{context}: worker {index}");
         }
     }

@@ -1,9 +1,11 @@
 """An asyncio gate: requests wait here, not in an engine's queue, until the router says which rank they enter.
 
-The engine's adapter awaits :meth:`Gate.hold` where it would have sent the request, and calls :meth:`Gate.stir` when something may have
-freed room. All that happens within `window` seconds is decided together.
+The engine's adapter awaits :meth:`Gate.hold` where it would have sent the request, and calls
+:meth:`Gate.stir` when something may have freed room. All that happens within `window` seconds is decided
+together.
 
-Nothing waits for ever: when no news of any rank has come for `stall` seconds, or a request has waited `max_hold` seconds, it goes to a
+Nothing waits for ever: when no news of any rank has come for `stall` seconds, or a request has waited
+    `max_hold` seconds, it goes to a
 rank at once, by the rule for arrivals. Nothing here knows an engine.
 """
 
@@ -69,7 +71,8 @@ class Gate:
     async def hold(self, name: str, prompt_tokens: int, session: str | None = None) -> int:
         """Waits for a rank; the caller sends the request there without awaiting anything in between.
 
-        Raises `Aborted` when :meth:`abort` named it, and what the router raises when it refuses the request. A cancelled wait leaves nothing behind.
+        Raises `Aborted` when :meth:`abort` named it, and what the router raises when it refuses the request.
+        A cancelled wait leaves nothing behind.
         """
         loop = asyncio.get_running_loop()
         self.ledger.enqueue(name, prompt_tokens, session)
@@ -143,7 +146,10 @@ class Gate:
             for name, rank in self.ledger.decide():
                 self._send(name, rank)
         except Exception:
-            self.log.exception("balanceroute: the router failed to decide; %d waiting requests go to ranks at once", len(self._held))
+            self.log.exception(
+                "balanceroute: the router failed to decide; %d waiting requests go to ranks at once",
+                len(self._held),
+            )
             self._release(list(self._held), "the router failed")
 
     def _send(self, name: str, rank: int) -> None:
@@ -172,7 +178,9 @@ class Gate:
                 sent += 1
         if sent:
             self.stalls += 1
-            self.log.warning("balanceroute: %s: %d waiting requests went to ranks as if they had just arrived", why, sent)
+            self.log.warning(
+                "balanceroute: %s: %d waiting requests went to ranks as if they had just arrived", why, sent
+            )
         return sent
 
     def _watch(self) -> None:
@@ -189,9 +197,12 @@ class Gate:
         now = self.ledger.clock()
         silent_since = now - self.times.stall
         if self._last_news <= silent_since:
-            self._release([n for n, h in self._held.items() if h.since <= silent_since], f"no news of any rank for {self.times.stall:g} s")
+            self._release(
+                [n for n, h in self._held.items() if h.since <= silent_since],
+                f"no news of any rank for {self.times.stall:g} s",
+            )
         too_long = now - self.times.max_hold
-        self._release([n for n, h in self._held.items() if h.since <= too_long], f"held for {self.times.max_hold:g} s")
+        self._release(
+            [n for n, h in self._held.items() if h.since <= too_long], f"held for {self.times.max_hold:g} s"
+        )
         self._watch()
-
-

@@ -1,14 +1,18 @@
 """What one front end has sent where: an engine's request names and ranks over a :class:`balanceroute.Router`.
 
-The router counts and decides; the ledger translates (names to ids, ranks to workers) and settles what an engine's statistics are worth:
+The router counts and decides; the ledger translates (names to ids, ranks to workers) and settles what an
+engine's statistics are worth:
 
-* Which dispatches an engine has: requests travel in order, so a token of one shows that all sent to its rank before it have arrived.
-* What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens contains the requests of ours that the rank had surely taken in
-  when it was made, and at most all that we had sent, those included that have ended since: between `M` less the most and `M` less the least is
-  foreign. The estimate before is kept where it lies in between and moved to the nearer end where not, so neither a stale snapshot nor a
-  prefill in progress moves it.
-* What the router would not admit and the engine was given all the same: an engine queues whatever it is sent. Such requests are foreign to
-  the router and ours here.
+* Which dispatches an engine has: requests travel in order, so a token of one shows that all sent to its rank
+    before it have arrived.
+* What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens contains the requests of
+    ours that the rank had surely taken in
+  when it was made, and at most all that we had sent, those included that have ended since: between `M` less
+      the most and `M` less the least is
+  foreign. The estimate before is kept where it lies in between and moved to the nearer end where not, so
+  neither a stale snapshot nor a prefill in progress moves it.
+* What the router would not admit and the engine was given all the same: an engine queues whatever it is sent.
+    Such requests are foreign to the router and ours here.
 
 Nothing here waits, nothing here knows an engine.
 """
@@ -34,7 +38,9 @@ _SESSIONS = 1 << 16
 
 
 class _Entry:
-    """A request that has not ended. `rank` is None while it waits; `number` is its dispatch, 0 where the router does not know it."""
+    """A request that has not ended. `rank` is None while it waits; `number` is its dispatch, 0 where the
+    router does not know it.
+    """
 
     __slots__ = ("generated", "id", "name", "number", "prompt", "rank", "seen_at", "sent_at", "session")
 
@@ -101,9 +107,10 @@ class Counters:
 class Ledger:
     """One front end's requests, by the engine's own names.
 
-    `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; of several front ends that share the ranks this is
-    number `share[0]` of `share[1]`. `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before, which may still hold
-    their common prefix: by as many tokens as that can be. Not thread-safe: one event loop or thread owns it.
+    `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; of several
+    front ends that share the ranks this is number `share[0]` of `share[1]`. `clock` returns seconds. Requests
+    of one `session` are drawn to the rank of the one before, which may still hold their common prefix: by as
+    many tokens as that can be. Not thread-safe: one event loop or thread owns it.
     """
 
     def __init__(
@@ -167,7 +174,8 @@ class Ledger:
         above = max(loads, default=0) / mean - 1 if mean else 0.0
         done = self.counters
         return (
-            f"KV tokens {loads}, fullest rank {above:.1%} above the mean; {done.placed} placed, {done.bound} named their rank, "
+            f"KV tokens {loads}, fullest rank {above:.1%} above the mean; "
+            f"{done.placed} placed, {done.bound} named their rank, "
             f"{done.queued} queued for want of room, {done.finished} finished, {done.aborted} aborted"
         )
 
@@ -185,8 +193,12 @@ class Ledger:
             raise
 
     def decide(self) -> list[tuple[str, int]]:
-        """One step of the router: who enters which rank now. What it gives back goes to the least loaded rank: the engine has the last word."""
-        bonus = {id: row for id, entry in self._waiting_sessions.items() if (row := self._bonus(entry)) is not None}
+        """One step of the router: who enters which rank now. What it gives back goes to the least loaded
+        rank: the engine has the last word.
+        """
+        bonus = {
+            id: row for id, entry in self._waiting_sessions.items() if (row := self._bonus(entry)) is not None
+        }
         plan = self.router.step(self._now_ms(), bonus_tokens=bonus or None)
         sent: list[tuple[str, int]] = []
         for dispatch in plan.admissions:
@@ -258,7 +270,8 @@ class Ledger:
         return self._leave(name, "aborted")
 
     def cover(self, rank: int, when: float) -> int:
-        """For engines that tell no ends: what was sent to a rank at or before `when` is foreign from now on, since the next report surely contains it.
+        """For engines that tell no ends: what was sent to a rank at or before `when` is foreign from now on,
+        since the next report surely contains it.
 
         Returns how many requests that were.
         """
@@ -285,9 +298,11 @@ class Ledger:
     ) -> None:
         """What a rank says of itself, all front ends together.
 
-        `seen`: the rank had received this many of our dispatches to it, where it counts them; progress tells otherwise. `age`: it may have been
-        measured that many seconds ago, so what has begun since may be missing from it and what has ended since may be in it. `kv_used` is None
-        where only requests are known: others are then taken to be as long as ours.
+        `seen`: the rank had received this many of our dispatches to it, where it counts them; progress tells
+            otherwise. `age`: it may have been
+        measured that many seconds ago, so what has begun since may be missing from it and what has ended
+        since may be in it. `kv_used` is None where only requests are known: others are then taken to be as
+        long as ours.
         """
         at = self._ranks[rank]
         if seen is not None:
@@ -303,11 +318,13 @@ class Ledger:
             # All there are ours, and ours are counted exactly.
             at.foreign_tokens = 0
         else:
-            at.foreign_tokens = min(max(at.foreign_tokens, kv_used - our_tokens, 0), max(kv_used - seen_tokens, 0))
+            at.foreign_tokens = min(
+                max(at.foreign_tokens, kv_used - our_tokens, 0), max(kv_used - seen_tokens, 0)
+            )
         self._tell(at, capacity)
 
     def resize(self, ranks: int) -> list[str]:
-        """Elastic scaling: ranks join at the end or leave from it. Names of the requests whose rank is gone."""
+        """Elastic scaling: ranks join or leave at the end. Names of the requests whose rank is gone."""
         gone: list[str] = []
         while self.ranks > ranks:
             at = self._ranks.pop()
@@ -455,7 +472,9 @@ class Ledger:
         if by is None and not at.queued_requests:
             return len(at.entries) - at.unseen_requests, at.tokens - at.unseen_tokens
         by = self.clock() if by is None else by
-        shown = [entry.tokens for entry in at.entries.values() if entry.seen_at is not None and entry.seen_at <= by]
+        shown = [
+            entry.tokens for entry in at.entries.values() if entry.seen_at is not None and entry.seen_at <= by
+        ]
         return len(shown), sum(shown)
 
     def _ended(self, at: _Rank, age: float) -> tuple[int, int]:
@@ -470,7 +489,11 @@ class Ledger:
 
     def _tell(self, at: _Rank, capacity: int | None = None) -> None:
         """To the router: what of its own it may take as seen, and on top of it what is foreign to it."""
-        foreign = at.foreign_requests if self._others_slots is None else min(at.foreign_requests, self._others_slots)
+        foreign = (
+            at.foreign_requests
+            if self._others_slots is None
+            else min(at.foreign_requests, self._others_slots)
+        )
         requests = len(at.entries) - at.unseen_requests + foreign
         tokens = at.tokens - at.unseen_tokens + at.foreign_tokens
         self.router.report(

@@ -1,14 +1,17 @@
 """SGLang plugin (0.5.23): decides which data-parallel rank a request enters.
 
-Declared as entry point `sglang.srt.plugins`; SGLang calls :func:`register` in every process. With `BALANCEROUTE_MODE=arrival` (or `step`, which
-means the same here: SGLang's controller sends every request at once) it wraps
-`DataParallelController.total_tokens_scheduler`, so the server must run with `--load-balance-method total_tokens`.
+Declared as entry point `sglang.srt.plugins`; SGLang calls :func:`register` in every process. With
+`BALANCEROUTE_MODE=arrival` (or `step`, which means the same here: SGLang's controller sends every request at
+once) it wraps `DataParallelController.total_tokens_scheduler`, so the server must run with
+`--load-balance-method total_tokens`.
 
-SGLang's controller hears nothing of ends: what it knows of a rank is the load snapshot that the rank writes. A dispatch stays counted on top
-until a snapshot surely contains it: a scheduler takes in what has arrived, runs a batch and writes a snapshot, so a snapshot contains all that
-was sent before the snapshot before it was written.
+SGLang's controller hears nothing of ends: what it knows of a rank is the load snapshot that the rank writes.
+A dispatch stays counted on top until a snapshot surely contains it: a scheduler takes in what has arrived,
+runs a batch and writes a snapshot, so a snapshot contains all that was sent before the snapshot before it was
+written.
 
-Requests that name their rank go there, and are counted. When the router fails, one message says so and SGLang decides as it always does.
+Requests that name their rank go there, and are counted. When the router fails, one message says so and SGLang
+decides as it always does.
 """
 
 from __future__ import annotations
@@ -45,13 +48,19 @@ def register() -> None:
     try:
         plugins = importlib.import_module("sglang.srt.plugins.hook_registry")
         registry, kinds = plugins.HookRegistry, plugins.HookType
-        hooks = [hook for _, hook, _ in getattr(registry, "_hooks", {}).get(f"{TARGET}.total_tokens_scheduler", ())]
+        hooks = [
+            hook for _, hook, _ in getattr(registry, "_hooks", {}).get(f"{TARGET}.total_tokens_scheduler", ())
+        ]
         if route in hooks:
             return
         registry.register(f"{TARGET}.total_tokens_scheduler", route, kinds.AROUND)
         registry.register(f"{TARGET}.__init__", _say_method, kinds.AFTER)
     except Exception as error:
-        logger.error("balanceroute: this SGLang has not the plugin interface that is known here: %s; it routes as it always does", error)
+        logger.error(
+            "balanceroute: this SGLang has not the plugin interface that is known here: %s; "
+            "it routes as it always does",
+            error,
+        )
 
 
 def state_of(controller: Any) -> State | None:
@@ -63,7 +72,9 @@ def _say_method(_result: Any, controller: Any, *_args: Any, **_more: Any) -> Non
     method = getattr(getattr(controller, "load_balance_method", None), "name", None)
     if method != "TOTAL_TOKENS":
         logger.warning(
-            "balanceroute: the load balance method is %s; requests are only decided here with --load-balance-method total_tokens", method
+            "balanceroute: the load balance method is %s; requests are only decided here with "
+            "--load-balance-method total_tokens",
+            method,
         )
 
 
@@ -99,7 +110,9 @@ def _new_state(controller: Any) -> Any:
         state: Any = State(controller, Settings.from_env())
     except Exception as error:
         logger.error(
-            "balanceroute: cannot follow this controller (%s: %s); SGLang routes as it always does", type(error).__name__, error
+            "balanceroute: cannot follow this controller (%s: %s); SGLang routes as it always does",
+            type(error).__name__,
+            error,
         )
         state = False
     vars(controller)[_STATE] = state
@@ -144,7 +157,9 @@ class State:
         return str(self._requests)
 
     def _begin(self, controller: Any) -> None:
-        """A new ledger: at the start, and when ranks have come or gone. What was sent and not yet reported is all that is lost."""
+        """A new ledger: at the start, and when ranks have come or gone. What was sent and not yet reported is
+        all that is lost.
+        """
         self.ranks = _usable(controller)
         self._requests = 0
         loads = {load.dp_rank: load for load in controller.load_snapshot_reader.read_all()}
@@ -196,12 +211,18 @@ class State:
                 running=load.num_running_reqs,
                 waiting=load.num_waiting_reqs,
                 kv_used=load.num_total_tokens,
-                capacity=None if self.settings.kv_capacity_tokens is not None else load.max_total_num_tokens or None,
+                capacity=None
+                if self.settings.kv_capacity_tokens is not None
+                else load.max_total_num_tokens or None,
             )
 
 
 def _usable(controller: Any) -> list[int]:
-    return [rank for rank in controller._active_workers if controller.status[rank] and controller.workers[rank] is not None]
+    return [
+        rank
+        for rank in controller._active_workers
+        if controller.status[rank] and controller.workers[rank] is not None
+    ]
 
 
 def _prompt_tokens(req: Any) -> int:

@@ -1,21 +1,27 @@
 """vLLM plugin (0.33): decides which data-parallel rank a request enters.
 
-Declared as entry point `vllm.general_plugins`, so vLLM calls :func:`register` in every process; what it does there is chosen by environment
-variables (:mod:`balanceroute.engines.settings`). Unset, or `BALANCEROUTE_MODE=off`: nothing is patched.
+Declared as entry point `vllm.general_plugins`, so vLLM calls :func:`register` in every process; what it does
+there is chosen by environment variables (:mod:`balanceroute.engines.settings`). Unset, or
+`BALANCEROUTE_MODE=off`: nothing is patched.
 
-* `arrival` replaces the choice inside `DPLBAsyncMPClient.get_core_engine_for_request`; vLLM's own method still runs, with the rank filled in,
-  and keeps its books.
-* `step` also holds requests inside `add_request_async` and decides when an engine's output shows that a slot or KV tokens are free.
+* `arrival` replaces the choice inside `DPLBAsyncMPClient.get_core_engine_for_request`; vLLM's own method
+    still runs, with the rank filled in, and keeps its books.
+* `step` also holds requests inside `add_request_async` and decides when an engine's output shows that a slot
+    or KV tokens are free.
 
-Left to vLLM: requests that name their rank, parts of a streaming input (they follow their session), pooling requests, one engine
-(no data parallelism), and external load balancing; the first three are counted all the same. A request with `n > 1` samples enters as
-`n` requests, one after the other, as vLLM sends them. vLLM's own priorities order what a rank has been given, not what is held.
+Left to vLLM: requests that name their rank, parts of a streaming input (they follow their session), pooling
+    requests, one engine
+(no data parallelism), and external load balancing; the first three are counted all the same. A request with
+`n > 1` samples enters as `n` requests, one after the other, as vLLM sends them. vLLM's own priorities order
+what a rank has been given, not what is held.
 
-Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part of every rank's slots and KV tokens, so
-together they never overfill one, and one of them that gets more than its part of the traffic holds requests while others have slots to spare.
+Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part
+of every rank's slots and KV tokens, so together they never overfill one, and one of them that gets more than
+its part of the traffic holds requests while others have slots to spare.
 
-When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as it always does.
-The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and runs no Python plugin of this kind: the plugin says so and does nothing.
+When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as
+it always does. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and runs no Python plugin of
+this kind: the plugin says so and does nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +48,8 @@ CLIENT = "DPLBAsyncMPClient"
 _STATE = "_balanceroute"
 # Statistics that come by way of the coordinator may be this old, in seconds.
 _COORDINATOR_AGE = 0.5
-# As long as an engine's own statistics are younger than this, the coordinator's are not looked at, in seconds.
+# As long as an engine's own statistics are younger than this, the coordinator's are not looked at, in
+# seconds.
 _DIRECT_FRESH = 2.0
 
 
@@ -61,7 +68,8 @@ def register() -> None:
         return
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").strip() not in ("", "0"):
         logger.warning(
-            "balanceroute: VLLM_USE_RUST_FRONTEND is set: the Rust front end routes requests itself and runs no Python plugin, so "
+            "balanceroute: VLLM_USE_RUST_FRONTEND is set: the Rust front end routes requests itself "
+            "and runs no Python plugin, so "
             "BALANCEROUTE_MODE=%s has no effect; unset VLLM_USE_RUST_FRONTEND to use it",
             settings.mode,
         )
@@ -71,9 +79,14 @@ def register() -> None:
         check(module)
         install(module, settings)
     except Exception as error:
-        version = getattr(importlib.import_module("vllm"), "__version__", "?") if _has_vllm() else "not importable"
+        version = (
+            getattr(importlib.import_module("vllm"), "__version__", "?") if _has_vllm() else "not importable"
+        )
         logger.error(
-            "balanceroute: this vLLM (%s) is not the one that the plugin knows: %s; vLLM routes as it always does", version, error
+            "balanceroute: this vLLM (%s) is not the one that the plugin knows: %s; "
+            "vLLM routes as it always does",
+            version,
+            error,
         )
 
 
@@ -91,7 +104,12 @@ def check(module: Any) -> None:
     if client is None:
         raise Unsupported(f"{module.__name__} has no {CLIENT}")
     for name, parameters, asynchronous, reads in (
-        ("get_core_engine_for_request", ["self", "request"], False, ("data_parallel_rank", "reqs_in_flight", "core_engines")),
+        (
+            "get_core_engine_for_request",
+            ["self", "request"],
+            False,
+            ("data_parallel_rank", "reqs_in_flight", "core_engines"),
+        ),
         ("add_request_async", ["self", "request"], True, ("get_core_engine_for_request",)),
         ("abort_requests_async", ["self", "request_ids"], True, ("reqs_in_flight",)),
         ("process_engine_outputs", ["self", "outputs"], True, ("finished_requests",)),
@@ -144,7 +162,7 @@ def unregister(module: Any | None = None) -> None:
 
 
 def state_of(client: Any) -> State | None:
-    """What the plugin knows about a client; None before its first request, or when it left this client alone."""
+    """What the plugin knows about a client; None before its first request, or if it left it alone."""
     return vars(client).get(_STATE) or None
 
 
@@ -173,7 +191,11 @@ class State:
         self._logged_at = self.ledger.clock()
         logger.info(
             "balanceroute: %d ranks of %d slots, KV capacity %s tokens a rank, front end %d of %d",
-            engines, slots, self.capacity, client.client_index + 1, client.client_count,
+            engines,
+            slots,
+            self.capacity,
+            client.client_index + 1,
+            client.client_count,
         )
 
     def give_up(self, what: str) -> None:
@@ -192,7 +214,8 @@ class State:
         counts = client.lb_engines
         if counts is self._coordinator_seen:
             return
-        # A new list is a new snapshot. vLLM and we count up inside it later, so this is the moment to read it.
+        # A new list is a new snapshot. vLLM and we count up inside it later, so this is the moment to read
+        # it.
         self._coordinator_seen = counts
         self.gate.news()
         fresh = self.ledger.clock() - _DIRECT_FRESH
@@ -276,7 +299,11 @@ def _state(client: Any, settings: Settings) -> State | None:
         try:
             state = State(client, settings)
         except Exception as error:
-            logger.error("balanceroute: cannot follow this client (%s: %s); vLLM routes as it always does", type(error).__name__, error)
+            logger.error(
+                "balanceroute: cannot follow this client (%s: %s); vLLM routes as it always does",
+                type(error).__name__,
+                error,
+            )
             state = False
         vars(client)[_STATE] = state
     return state if state and state.active else None
@@ -305,7 +332,9 @@ def _patch_choice(stock: Any, settings: Settings) -> Any:
             if state.active and name not in state.ledger:
                 # Chosen by vLLM or by the caller: it is load all the same.
                 try:
-                    state.ledger.bind(name, _prompt_tokens(request), self.core_engines.index(engine), _session(request))
+                    state.ledger.bind(
+                        name, _prompt_tokens(request), self.core_engines.index(engine), _session(request)
+                    )
                 except Exception:
                     state.give_up("the router failed on a bound request")
             return engine
@@ -347,7 +376,8 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
 
 
 def _tell_cancelled(client: Any, name: str) -> None:
-    """vLLM registers a request before it sends it, and does not expect the sending to last until somebody cancels it: it would remember it for ever.
+    """vLLM registers a request before it sends it, and does not expect the sending to last until somebody
+    cancels it: it would remember it for ever.
 
     Told that the engine has aborted it, it forgets it.
     """

@@ -1,11 +1,13 @@
-"""Ray Serve with a request router that calls balanceroute: replicas that decode in lock-step, and requests that wait for the right one.
+"""Ray Serve with a request router that calls balanceroute: replicas that decode in lock-step, and requests
+that wait for the right one.
 
     pip install 'ray[serve]' balanceroute
     python lockstep.py          # 8 replicas, 300 requests, once with Ray's own router and once with this one
 
-A request waits in the router (`Gate`) until a replica has a free slot and room in its KV cache; all that wait are decided together. Replicas say what
-they hold by `record_routing_stats`, with the number of requests that they have received, so an old report erases nothing that was sent since.
-A router belongs to one handle; with several (proxies, replicas that call), each counts the others' requests as foreign load.
+A request waits in the router (`Gate`) until a replica has a free slot and room in its KV cache; all that wait
+are decided together. Replicas say what they hold by `record_routing_stats`, with the number of requests that
+they have received, so an old report erases nothing that was sent since. A router belongs to one handle; with
+several (proxies, replicas that call), each counts the others' requests as foreign load.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ REPLICAS, SLOTS, KV_TOKENS = 8, 8, 40_000
 
 
 class BalanceRouter(RequestRouter):
-    """Which replica a request enters. Each replica's slots and KV tokens come from `request_router_kwargs`."""
+    """Which replica a request enters. `request_router_kwargs` has each replica's slots and KV tokens."""
 
     def initialize_state(self, slots: int, kv_capacity_tokens: int, policy: str = "level") -> None:
         self.limits = dict(slots=slots, kv_capacity_tokens=kv_capacity_tokens, policy=policy)
@@ -71,7 +73,9 @@ class BalanceRouter(RequestRouter):
         rank = gate.ledger.rank_of(name)
         if rank is None:
             rank = await gate.hold(name, pending_request.kwargs["prompt_tokens"])
-        chosen = [r for r in candidate_replicas if gate is self.gate and r.replica_id.unique_id == self.order[rank]]
+        chosen = [
+            r for r in candidate_replicas if gate is self.gate and r.replica_id.unique_id == self.order[rank]
+        ]
         return [chosen] if chosen else []
 
     def on_request_completed(self, replica_id, internal_request_id: str) -> None:
@@ -81,7 +85,9 @@ class BalanceRouter(RequestRouter):
 
 @ray.remote(num_cpus=0)
 class Clock:
-    """The collective at the end of a step: nobody goes on before all have arrived, and a step lasts as long as its fullest rank."""
+    """The collective at the end of a step: nobody goes on before all have arrived, and a step lasts as long
+    as its fullest rank.
+    """
 
     def __init__(self, ranks: int) -> None:
         self.ranks, self.samples = ranks, []
@@ -106,7 +112,9 @@ class Clock:
 
 @serve.deployment(num_replicas=REPLICAS, max_ongoing_requests=4 * SLOTS, ray_actor_options={"num_cpus": 0})
 class Decoder:
-    """A replica that decodes numbers: every running request has one token more after each step of all replicas."""
+    """A replica that decodes numbers: every running request has one token more after each step of all
+    replicas.
+    """
 
     def __init__(self, clock) -> None:
         self.clock, self.name = clock, serve.get_replica_context().replica_id.unique_id
@@ -127,7 +135,9 @@ class Decoder:
 
     async def decode(self) -> None:
         while True:
-            while self.queue and len(self.running) < SLOTS and self.kv_tokens() + self.queue[0][0] < KV_TOKENS:
+            while (
+                self.queue and len(self.running) < SLOTS and self.kv_tokens() + self.queue[0][0] < KV_TOKENS
+            ):
                 self.running.append(self.queue.pop(0))
             await self.clock.step.remote(self.name, self.kv_tokens())
             self.steps += 1
@@ -144,14 +154,18 @@ class Decoder:
 
 
 async def drive(handle, count: int, ahead: int, seed: int = 1) -> list[str]:
-    """Sends `count` requests, as many at a time as the replicas have slots and `ahead` more. Who answered each."""
+    """Sends `count` requests, as many at a time as the replicas have slots and `ahead` more. Who answered
+    each.
+    """
     rng, gate = random.Random(seed), asyncio.Semaphore(REPLICAS * SLOTS + ahead)
 
     async def one(prompt_tokens: int, output_tokens: int) -> str:
         async with gate:
             return await handle.remote(prompt_tokens=prompt_tokens, output_tokens=output_tokens)
 
-    return await asyncio.gather(*(one(int(20 * 100 ** rng.random()), rng.randint(5, 40)) for _ in range(count)))
+    return await asyncio.gather(
+        *(one(int(20 * 100 ** rng.random()), rng.randint(5, 40)) for _ in range(count))
+    )
 
 
 def run(balanced: bool, count: int = 300) -> tuple[float, list[str]]:
@@ -160,7 +174,11 @@ def run(balanced: bool, count: int = 300) -> tuple[float, list[str]]:
     router = RequestRouterConfig(request_routing_stats_period_s=0.2)
     if balanced:
         kwargs = {"slots": SLOTS, "kv_capacity_tokens": KV_TOKENS}
-        router = RequestRouterConfig(request_router_class=BalanceRouter, request_router_kwargs=kwargs, request_routing_stats_period_s=0.2)
+        router = RequestRouterConfig(
+            request_router_class=BalanceRouter,
+            request_router_kwargs=kwargs,
+            request_routing_stats_period_s=0.2,
+        )
     # A name of its own: a handle in this process keeps the router that it first had for a name.
     app = "balanced" if balanced else "stock"
     handle = serve.run(Decoder.options(request_router_config=router).bind(clock), name=app, route_prefix=None)
@@ -175,5 +193,8 @@ if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     for balanced in (False, True):
         imbalance, answers = run(balanced, int(sys.argv[1]) if len(sys.argv) > 1 else 300)
-        print(f"{'balanceroute' if balanced else 'ray serve'}: {len(answers)} answers, the fullest replica {imbalance:.1%} above the mean")
+        print(
+            f"{'balanceroute' if balanced else 'ray serve'}: {len(answers)} answers, "
+            f"the fullest replica {imbalance:.1%} above the mean"
+        )
     serve.shutdown()

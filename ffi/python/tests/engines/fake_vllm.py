@@ -1,4 +1,6 @@
-"""A duck-typed vLLM client: the attributes and methods that the plugin touches, with engines that decode numbers when told to step."""
+"""A duck-typed vLLM client: the attributes and methods that the plugin touches, with engines that decode
+numbers when told to step.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class Engine:
         return sum(entry[1] for entry in self.running) + self.foreign[2]
 
     def add(self, request: Request) -> None:
-        self.received.append((request.request_id, request.data_parallel_rank, len(request.prompt_token_ids or ())))
+        self.received.append(
+            (request.request_id, request.data_parallel_rank, len(request.prompt_token_ids or ()))
+        )
         self.queue.append([request.request_id, len(request.prompt_token_ids or ()), request.max_tokens])
 
     def abort(self, name: str) -> None:
@@ -78,7 +82,11 @@ class Engine:
                 self.ended.add(name)
 
     def step(self, index: int, statistics: bool) -> EngineCoreOutputs:
-        while self.queue and len(self.running) + self.foreign[0] < self.slots and self.kv + self.queue[0][1] < self.capacity:
+        while (
+            self.queue
+            and len(self.running) + self.foreign[0] < self.slots
+            and self.kv + self.queue[0][1] < self.capacity
+        ):
             self.running.append(self.queue.pop(0))
         outputs = []
         for entry in list(self.running):
@@ -89,7 +97,9 @@ class Engine:
                 self.running.remove(entry)
                 self.ended.add(entry[0])
         ended, self.ended = self.ended, set()
-        stats = Stats(len(self.running) + self.foreign[0], len(self.queue) + self.foreign[1], self.kv / self.capacity)
+        stats = Stats(
+            len(self.running) + self.foreign[0], len(self.queue) + self.foreign[1], self.kv / self.capacity
+        )
         return EngineCoreOutputs(index, outputs, ended or None, stats if statistics else None)
 
 
@@ -110,11 +120,15 @@ class DPAsyncMPClient:
 
 
 class DPLBAsyncMPClient(DPAsyncMPClient):
-    def __init__(self, ranks=4, slots=4, capacity=10_000, client_index=0, client_count=1, first_rank=0) -> None:
+    def __init__(
+        self, ranks=4, slots=4, capacity=10_000, client_index=0, client_count=1, first_rank=0
+    ) -> None:
         self.client_index, self.client_count = client_index, client_count
         self.vllm_config = types.SimpleNamespace(
             scheduler_config=types.SimpleNamespace(max_num_seqs=slots, max_num_active_seqs=None),
-            cache_config=types.SimpleNamespace(kv_cache_size_tokens=capacity, num_gpu_blocks=None, block_size=16),
+            cache_config=types.SimpleNamespace(
+                kv_cache_size_tokens=capacity, num_gpu_blocks=None, block_size=16
+            ),
         )
         self.core_engines = [rank.to_bytes(2, "little") for rank in range(first_rank, first_rank + ranks)]
         self.engine_ranks_managed = list(range(first_rank, first_rank + ranks))
@@ -136,7 +150,9 @@ class DPLBAsyncMPClient(DPAsyncMPClient):
             return engine
         if (rank := request.data_parallel_rank) is None:
             self.stock_choices += 1
-            rank = min(range(len(self.core_engines)), key=lambda r: self.lb_engines[r][0] + self.lb_engines[r][1])
+            rank = min(
+                range(len(self.core_engines)), key=lambda r: self.lb_engines[r][0] + self.lb_engines[r][1]
+            )
             self.lb_engines[rank][0] += self.client_count
         engine = self.core_engines[rank]
         self.reqs_in_flight[request.request_id] = engine
@@ -176,14 +192,27 @@ class DPLBAsyncMPClient(DPAsyncMPClient):
 
 
 def modules() -> dict[str, types.ModuleType]:
-    """What `import vllm.v1.engine.core_client` finds, with a fresh client class, so that no test sees another's patches."""
-    client = type("DPLBAsyncMPClient", (DPAsyncMPClient,), {k: v for k, v in vars(DPLBAsyncMPClient).items() if k not in ("__dict__", "__weakref__")})
+    """What `import vllm.v1.engine.core_client` finds, with a fresh client class, so that no test sees
+    another's patches.
+    """
+    client = type(
+        "DPLBAsyncMPClient",
+        (DPAsyncMPClient,),
+        {k: v for k, v in vars(DPLBAsyncMPClient).items() if k not in ("__dict__", "__weakref__")},
+    )
     engine = types.ModuleType("vllm.v1.engine")
-    engine.EngineCoreOutput, engine.EngineCoreOutputs, engine.FinishReason = EngineCoreOutput, EngineCoreOutputs, FinishReason
+    engine.EngineCoreOutput, engine.EngineCoreOutputs, engine.FinishReason = (
+        EngineCoreOutput,
+        EngineCoreOutputs,
+        FinishReason,
+    )
     core = types.ModuleType("vllm.v1.engine.core_client")
     core.DPLBAsyncMPClient = client
     top = types.ModuleType("vllm")
     top.__version__ = "0.33.0"
-    return {"vllm": top, "vllm.v1": types.ModuleType("vllm.v1"), "vllm.v1.engine": engine, "vllm.v1.engine.core_client": core}
-
-
+    return {
+        "vllm": top,
+        "vllm.v1": types.ModuleType("vllm.v1"),
+        "vllm.v1.engine": engine,
+        "vllm.v1.engine.core_client": core,
+    }

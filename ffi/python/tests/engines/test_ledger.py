@@ -48,7 +48,8 @@ def test_progress_of_one_shows_those_sent_before_it():
     for name in "abc":
         ledger.place(name, 100)
     ledger.progress("b", 1)
-    # a and b are surely in this measurement; whether c is cannot be told, and nothing says that anybody else is there.
+    # a and b are surely in this measurement; whether c is cannot be told, and nothing says that anybody else
+    # is there.
     ledger.report(0, running=2, waiting=0, kv_used=201)
     assert ledger.foreign(0) == (0, 0)
     ledger.report(0, running=3, waiting=0, kv_used=301)
@@ -149,7 +150,8 @@ def test_a_session_is_drawn_to_its_rank_but_not_at_any_price():
 
 
 def test_a_session_is_drawn_to_its_rank_from_the_pool():
-    # A policy that looks at pairs; "level" opens the emptiest rank first and then asks who of those that wait fits it best.
+    # A policy that looks at pairs; "level" opens the emptiest rank first and then asks who of those that wait
+    # fits it best.
     ledger, _ = make(ranks=4, slots=100, capacity=1_000_000, policy="exact")
     for i in range(4):
         ledger.bind(f"load{i}", 20_000, i)
@@ -157,7 +159,7 @@ def test_a_session_is_drawn_to_its_rank_from_the_pool():
     ledger.finish("first")
     ledger.bind("more", 30, rank)
     ledger.enqueue("other", 1900)
-    (_, elsewhere), = ledger.decide()
+    ((_, elsewhere),) = ledger.decide()
     assert elsewhere != rank
     ledger.finish("other")
     ledger.enqueue("second", 2100, session="s")

@@ -30,16 +30,39 @@ def test_blanks_around_a_value_do_not_matter():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("MODE", "on"), ("SLOTS", "0"), ("SLOTS", "1.5"), ("STALL_MS", "soon"), ("STALL_MS", "nan"), ("LOG_MS", "inf"), ("WINDOW_MS", "-1")]
+    ("name", "value"),
+    [
+        ("MODE", "on"),
+        ("SLOTS", "0"),
+        ("SLOTS", "1.5"),
+        ("STALL_MS", "soon"),
+        ("STALL_MS", "nan"),
+        ("LOG_MS", "inf"),
+        ("WINDOW_MS", "-1"),
+    ],
 )
 def test_a_value_that_means_nothing_is_named(name, value):
     with pytest.raises(SettingsError, match=f"BALANCEROUTE_{name} must be .*, found"):
         Settings.from_env({f"BALANCEROUTE_{name}": value})
 
 
-@pytest.mark.parametrize(("value", "found"), [("", "the best of this CPU"), ("  ", "the best of this CPU"), ("scalar", "BALANCEROUTE_ISA"), ("mmx", "mmx")])
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("", "the best of this CPU"),
+        ("  ", "the best of this CPU"),
+        ("scalar", "BALANCEROUTE_ISA"),
+        ("mmx", "mmx"),
+    ],
+)
 def test_the_instruction_set(tmp_path, value, found):
-    asks = "import balanceroute as br\ntry: print(br.Assigner('level').backend)\nexcept br.PolicyError as error: print(error)"
+    asks = (
+        "import balanceroute as br\n"
+        "try: print(br.Assigner('level').backend)\n"
+        "except br.PolicyError as error: print(error)"
+    )
     env = {**os.environ, "BALANCEROUTE_ISA": value}
-    done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True, cwd=tmp_path, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", asks], capture_output=True, text=True, check=True, cwd=tmp_path, env=env
+    )
     assert found in done.stdout, (br.isas(), done.stdout)

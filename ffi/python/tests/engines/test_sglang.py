@@ -1,4 +1,4 @@
-"""The SGLang plugin over a duck-typed controller. `tests/engines` has the real class and the real snapshots."""
+"""The SGLang plugin over a duck-typed controller; `tests/engines` has the real class and snapshots."""
 
 import enum
 import random
@@ -75,7 +75,9 @@ def route(controller, req):
 def clock(monkeypatch):
     """Both of the plugin's clocks: wall time, which snapshots carry, and the monotonic one."""
     now = types.SimpleNamespace(value=1000.0)
-    monkeypatch.setattr(plugin, "time", types.SimpleNamespace(time=lambda: now.value, monotonic=lambda: now.value))
+    monkeypatch.setattr(
+        plugin, "time", types.SimpleNamespace(time=lambda: now.value, monotonic=lambda: now.value)
+    )
     monkeypatch.setenv("BALANCEROUTE_MODE", "arrival")
     return now
 
@@ -118,7 +120,9 @@ def test_registers_once_and_only_when_asked(monkeypatch, caplog):
         f"{TARGET}.total_tokens_scheduler": [(HookType.AROUND, plugin.route)],
         f"{TARGET}.__init__": [(HookType.AFTER, plugin._say_method)],
     }
-    plugin._say_method(None, types.SimpleNamespace(load_balance_method=types.SimpleNamespace(name="ROUND_ROBIN")))
+    plugin._say_method(
+        None, types.SimpleNamespace(load_balance_method=types.SimpleNamespace(name="ROUND_ROBIN"))
+    )
     assert "--load-balance-method total_tokens" in caplog.text
 
 
@@ -131,7 +135,9 @@ def test_without_sglang_nothing_breaks(monkeypatch, caplog):
 
 def test_a_burst_is_level_though_no_snapshot_comes(clock):
     controller = Controller(8)
-    controller.snapshots = [Snapshot(r, 999.0, 100 if r else 0, 0, 20_000 if r else 0, 1_000_000, 2000) for r in range(8)]
+    controller.snapshots = [
+        Snapshot(r, 999.0, 100 if r else 0, 0, 20_000 if r else 0, 1_000_000, 2000) for r in range(8)
+    ]
     rng = random.Random(1)
     for i in range(2000):
         route(controller, Request(str(i), [0] * rng.randint(10, 400)))

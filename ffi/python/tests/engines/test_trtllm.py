@@ -23,7 +23,9 @@ class RankState:
 
 def item(name, length, rank=None, relax=True):
     params = SimpleNamespace(attention_dp_rank=rank, attention_dp_relax=relax)
-    return SimpleNamespace(id=name, request=SimpleNamespace(input_token_ids=[0] * length, py_scheduling_params=params))
+    return SimpleNamespace(
+        id=name, request=SimpleNamespace(input_token_ids=[0] * length, py_scheduling_params=params)
+    )
 
 
 def test_every_request_gets_a_rank_and_tokens_are_level():
@@ -35,11 +37,15 @@ def test_every_request_gets_a_rank_and_tokens_are_level():
     assert sorted(i.id for items in assigned.values() for i in items) == list(range(64))
     active = [s.num_active_requests + len(assigned[s.rank]) for s in states]
     assert most == max(active) <= 40
-    loads = [s.num_active_tokens + sum(len(i.request.input_token_ids) for i in assigned[s.rank]) for s in states]
+    loads = [
+        s.num_active_tokens + sum(len(i.request.input_token_ids) for i in assigned[s.rank]) for s in states
+    ]
     assert max(loads) - min(loads) < 600, loads
     # Every rank decides for itself, from the same input: alike.
     again, _ = example.BalancedRouting().route_requests(states, new, 40)
-    assert {r: [i.id for i in items] for r, items in again.items()} == {r: [i.id for i in items] for r, items in assigned.items()}
+    assert {r: [i.id for i in items] for r, items in again.items()} == {
+        r: [i.id for i in items] for r, items in assigned.items()
+    }
 
 
 def test_named_ranks_are_honoured_while_they_have_room():

@@ -1,4 +1,6 @@
-"""The vLLM plugin over a duck-typed client: every mode, every way in and out. `tests/engines` has the real client."""
+"""The vLLM plugin over a duck-typed client: every mode, every way in and out. `tests/engines` has the real
+client.
+"""
 
 import asyncio
 import inspect
@@ -16,13 +18,23 @@ from fake_vllm import FinishReason, Request
 
 from balanceroute.engines import vllm as plugin
 
-METHODS = ("get_core_engine_for_request", "add_request_async", "abort_requests_async", "process_engine_outputs")
+METHODS = (
+    "get_core_engine_for_request",
+    "add_request_async",
+    "abort_requests_async",
+    "process_engine_outputs",
+)
 
 
 @pytest.fixture
 def core(monkeypatch):
     """vLLM's modules, without a plugin."""
-    for name in ("BALANCEROUTE_MODE", "BALANCEROUTE_POLICY", "BALANCEROUTE_STALL_MS", "VLLM_USE_RUST_FRONTEND"):
+    for name in (
+        "BALANCEROUTE_MODE",
+        "BALANCEROUTE_POLICY",
+        "BALANCEROUTE_STALL_MS",
+        "VLLM_USE_RUST_FRONTEND",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, module in fake_vllm.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -50,7 +62,9 @@ async def drain(client, names, limit=5000):
     samples = []
     for _ in range(limit):
         samples.append(await client.step())
-        if all(name not in client.reqs_in_flight for name in names) and not any(e.queue or e.running or e.ended for e in client.engines):
+        if all(name not in client.reqs_in_flight for name in names) and not any(
+            e.queue or e.running or e.ended for e in client.engines
+        ):
             await asyncio.sleep(0.003)
             state = plugin.state_of(client)
             if state is None or not len(state.ledger):
@@ -86,9 +100,15 @@ def test_registered_twice_patched_once_and_taken_back(core, mode, name):
     ("spoil", "says"),
     [
         (lambda c: delattr(c, "process_engine_outputs"), "has no process_engine_outputs"),
-        (lambda c: setattr(c, "abort_requests_async", lambda self, request_ids: None), "not a coroutine function"),
+        (
+            lambda c: setattr(c, "abort_requests_async", lambda self, request_ids: None),
+            "not a coroutine function",
+        ),
         (lambda c: setattr(c, "get_core_engine_for_request", lambda self, request, load: None), "takes"),
-        (lambda c: setattr(c, "get_core_engine_for_request", lambda self, request: None), "does not use data_parallel_rank"),
+        (
+            lambda c: setattr(c, "get_core_engine_for_request", lambda self, request: None),
+            "does not use data_parallel_rank",
+        ),
         (lambda c: setattr(c, "process_engine_outputs", c.process_engine_outputs), "not a static method"),
     ],
 )
@@ -132,10 +152,15 @@ def test_all_arrive_once_and_the_books_are_vllms(mode, name):
         client = mode(name)(ranks=4, slots=8)
         rng = random.Random(1)
         names = [f"r{i}" for i in range(300)]
-        adds = [asyncio.create_task(client.add_request_async(request(n, rng.randint(1, 900), rng.randint(1, 30)))) for n in names]
+        adds = [
+            asyncio.create_task(client.add_request_async(request(n, rng.randint(1, 900), rng.randint(1, 30))))
+            for n in names
+        ]
         await asyncio.sleep(0.005)
         for n in client.reqs_in_flight:
-            assert plugin.state_of(client).ledger.rank_of(n) == client.core_engines.index(client.reqs_in_flight[n])
+            assert plugin.state_of(client).ledger.rank_of(n) == client.core_engines.index(
+                client.reqs_in_flight[n]
+            )
         await drain(client, names)
         await asyncio.gather(*adds)
         received = sorted(n for engine in client.engines for n, _, _ in engine.received)
@@ -215,7 +240,11 @@ def test_a_disconnect_while_held_is_told_to_vllm(mode):
         await asyncio.gather(*adds.values(), return_exceptions=True)
         assert adds[held].cancelled()
         (output,) = client.outputs_queue.get_nowait().outputs
-        assert (output.request_id, output.finish_reason, output.new_token_ids) == (held, FinishReason.ABORT, [])
+        assert (output.request_id, output.finish_reason, output.new_token_ids) == (
+            held,
+            FinishReason.ABORT,
+            [],
+        )
         await drain(client, "abc")
         assert held not in {n for e in client.engines for n, _, _ in e.received}
 
@@ -239,7 +268,9 @@ def test_what_is_not_ours_to_choose(mode, name):
         where = [e.received.count(("stream", None, 50)) for e in client.engines]
         assert sorted(where) == [0, 0, 0, 3]
         assert client.stock_choices == 2
-        await client.add_request_async(Request("embedded", None, 4, prompt_embeds=types.SimpleNamespace(shape=(700, 64))))
+        await client.add_request_async(
+            Request("embedded", None, 4, prompt_embeds=types.SimpleNamespace(shape=(700, 64)))
+        )
         assert ledger().tokens(ledger().rank_of("embedded")) >= 700
         assert ledger().counters.bound == 3
 
@@ -274,7 +305,9 @@ def test_a_frozen_snapshot_draws_no_herd(mode):
             prompt = rng.randint(10, 400)
             total += prompt
             await client.add_request_async(request(f"r{i}", prompt))
-        loads = [sum(n for _, _, n in e.received) + (20_000 if r < 7 else 0) for r, e in enumerate(client.engines)]
+        loads = [
+            sum(n for _, _, n in e.received) + (20_000 if r < 7 else 0) for r, e in enumerate(client.engines)
+        ]
         mean = (total + 7 * 20_000) / 8
         assert max(loads) <= 1.1 * mean, (loads, mean)
 
@@ -295,7 +328,10 @@ def test_a_rank_that_fills_up_gets_nothing_until_it_drains(mode):
         client.engines[0].foreign = (0, 0, 0)
         await client.step()
         await client.step()
-        adds = [asyncio.create_task(client.add_request_async(request(f"late{i}", 900, tokens=4))) for i in range(12)]
+        adds = [
+            asyncio.create_task(client.add_request_async(request(f"late{i}", 900, tokens=4)))
+            for i in range(12)
+        ]
         await drain(client, [f"late{i}" for i in range(12)])
         await asyncio.gather(*adds)
         assert len(client.engines[0].received) - at_full[0] >= 4
@@ -358,9 +394,13 @@ def test_a_router_that_fails_leaves_everything_to_vllm(mode, name, caplog):
 
 def test_front_ends_share_the_ranks(mode):
     async def main():
-        clients = [mode("step")(ranks=2, slots=8, capacity=10_000, client_index=i, client_count=2) for i in range(2)]
+        clients = [
+            mode("step")(ranks=2, slots=8, capacity=10_000, client_index=i, client_count=2) for i in range(2)
+        ]
         for i, client in enumerate(clients):
-            adds = [asyncio.create_task(client.add_request_async(request(f"c{i}r{j}", 10))) for j in range(20)]
+            adds = [
+                asyncio.create_task(client.add_request_async(request(f"c{i}r{j}", 10))) for j in range(20)
+            ]
             await asyncio.sleep(0.01)
             assert [len(e.received) for e in client.engines] == [4, 4]
             await drain(client, [f"c{i}r{j}" for j in range(20)])
@@ -411,4 +451,6 @@ def test_a_line_says_how_things_stand(mode, caplog):
     with caplog.at_level(logging.INFO, "vllm.balanceroute"):
         asyncio.run(main())
     lines = [r.getMessage() for r in caplog.records if "held" in r.getMessage()]
-    assert any(line.startswith("balanceroute: 1 held, KV tokens [1") and "2 placed" in line for line in lines), lines
+    assert any(
+        line.startswith("balanceroute: 1 held, KV tokens [1") and "2 placed" in line for line in lines
+    ), lines

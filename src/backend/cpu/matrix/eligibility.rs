@@ -91,8 +91,8 @@ impl Eligibility {
 /// Whether a request may run on each of 32 workers.
 fn eligible_word(batch: &Batch<'_>, request: &Request, word: usize) -> i32 {
     let mut bits = batch.eligible_word(request, word / 2) >> (word % 2 * 32);
-    if let Some(rank) = request.rank {
-        bits &= if rank as usize / 32 == word { 1 << (rank % 32) } else { 0 };
+    if let Some(rank) = request.rank.map(crate::WorkerIndex::index) {
+        bits &= if rank / 32 == word { 1 << (rank % 32) } else { 0 };
     }
     bits as u32 as i32
 }

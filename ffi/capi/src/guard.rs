@@ -1,4 +1,5 @@
-//! What every entry does first and last: reads structs of any version, catches panics, keeps the text of an error.
+//! What every entry does first and last: reads structs of any version, catches panics, keeps the text of an
+//! error.
 
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +16,8 @@ use balanceroute::{BatchError, PolicyError};
 pub enum br_status {
     /// Done.
     BR_OK = 0,
-    /// A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a number that is no enum value.
+    /// A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a
+    /// number that is no enum value.
     BR_ARGUMENT = 1,
     /// An unknown policy, parameter, backend or instruction set, or a parameter out of its range.
     BR_POLICY = 2,
@@ -25,15 +27,18 @@ pub enum br_status {
     BR_SPACE = 4,
     /// Another thread is inside this handle, or was as this process was forked. Nothing has happened.
     BR_BUSY = 5,
-    /// The library itself has failed in this call. An assigner decides on; a router may have lost its count, and then answers BR_BROKEN.
+    /// The library itself has failed in this call. An assigner decides on; a router may have lost its count,
+    /// and then answers BR_BROKEN.
     BR_INTERNAL = 6,
     /// The request neither waits nor runs; for calls about running requests: it does not run.
     BR_UNKNOWN_REQUEST = 7,
     /// No such worker: never there, or removed.
     BR_UNKNOWN_WORKER = 8,
-    /// A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
+    /// A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that
+    /// was never made.
     BR_STATE = 9,
-    /// An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover` helps. Nothing has happened.
+    /// An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover`
+    /// helps. Nothing has happened.
     BR_BROKEN = 10,
 }
 
@@ -110,7 +115,7 @@ impl<T: Mend> Handle<T> {
         unsafe { Self::inside(handle, false, f) }
     }
 
-    /// The same with a state that may be half changed and that `f` makes whole.
+    /// Runs `f` on a state that may be half changed, and which `f` makes whole.
     ///
     /// # Safety
     /// As [`Handle::enter`].
@@ -137,7 +142,8 @@ impl<T: Mend> Handle<T> {
         if busy.swap(true, Ordering::Acquire) {
             return br_status::BR_BUSY;
         }
-        // SAFETY: the flag was down, so nobody else has the rest of the handle; it goes up again after the last use.
+        // SAFETY: the flag was down, so nobody else has the rest of the handle; it goes up again after the
+        // last use.
         let (broken, error, state) =
             unsafe { (&mut (*handle).broken, &mut (*handle).error, &mut (*handle).state) };
         error.clear();
@@ -201,7 +207,8 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fai
 /// Makes an object into `*out`, NULL when that fails; the text of the error goes into `error`.
 ///
 /// # Safety
-/// `out` is NULL, or a pointer may be written there if it is aligned; `error` and `error_size` as for [`copy_text`].
+/// `out` is NULL, or a pointer may be written there if it is aligned; `error` and `error_size` as for
+/// [`copy_text`].
 pub(crate) unsafe fn make<T>(
     name: &str,
     out: *mut *mut T,
@@ -242,7 +249,8 @@ pub(crate) unsafe fn free<T>(made: *mut T) {
     }
 }
 
-/// Copies text into a caller's buffer, cut to fit and closed by a zero: its length in bytes without the zero, whatever the buffer holds.
+/// Copies text into a caller's buffer, cut to fit and closed by a zero: its length in bytes without the zero,
+/// whatever the buffer holds.
 ///
 /// # Safety
 /// `buffer` is NULL, or `size` bytes from it on may be written.
@@ -272,7 +280,8 @@ pub(crate) unsafe trait Versioned: Copy {
     const FIRST_SIZE: usize;
 }
 
-/// Reads a struct of the caller's version: what it does not have yet is zero, what it has beyond ours must be.
+/// Reads a struct of the caller's version: what it does not have yet is zero, what it has beyond ours must
+/// be.
 ///
 /// # Safety
 /// `from` is NULL or points to as many readable bytes as the `usize` at its beginning says.
@@ -339,7 +348,7 @@ pub(crate) unsafe fn array<'a, T>(
     Ok(Some(unsafe { std::slice::from_raw_parts(at, count) }))
 }
 
-/// The same where NULL is an error unless there is nothing to read.
+/// An array of the caller, where NULL is an error unless there is nothing to read.
 ///
 /// # Safety
 /// As [`array`].
@@ -360,7 +369,7 @@ pub(crate) fn output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
     Ok(at)
 }
 
-/// The same where NULL says that nobody wants to know.
+/// A place of the caller to write to, where NULL says that nobody wants to know.
 pub(crate) fn maybe_output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
     if at.is_null() { Ok(at) } else { output(what, at) }
 }
@@ -386,7 +395,8 @@ pub struct br_options {
     pub struct_size: usize,
     /// Who evaluates: "auto", "cpu", "ascend" (where built in) or "reference"; NULL for "auto".
     pub backend: *const c_char,
-    /// "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this CPU.
+    /// "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this
+    /// CPU.
     pub isa: *const c_char,
     /// Number of parameters.
     pub parameter_count: usize,
@@ -525,7 +535,7 @@ mod tests {
         // SAFETY: the handle is alive.
         let inner = unsafe {
             Handle::enter(at, |_| {
-                // The second door does not open.
+                // The second call does not come in.
                 assert_eq!(Handle::enter(at, |_| Ok(())), br_status::BR_BUSY);
                 assert_eq!(Handle::repair(at, |_| Ok(())), br_status::BR_BUSY);
                 Ok(())

@@ -285,6 +285,6 @@ int main(void) {
     deciding();
     sizes();
     threads();
-    puts("doors: all as promised");
+    puts("guards: all as promised");
     return 0;
 }

@@ -1,146 +1,9 @@
-//! Who runs where, and what each worker holds: our own count, and on top of it what a report shows that we cannot explain.
-//!
-//! # The count
-//! A worker's *own* tokens are the lengths of the requests that this router sent there and that have not ended, grown by what
-//! [`super::Router::progress`] and its like told. Every dispatch to a worker has a number; a request is *seen* once a report acknowledges
-//! its number or it has shown progress itself.
-//!
-//! A report measures `kv_used` tokens and `running + waiting` requests. What of it our own seen requests do not explain is *foreign*: other front
-//! ends, shared blocks, requests that we returned as lost and that run all the same. It is kept until the next report. So
-//!
-//! ```text
-//! counted = own + foreign = max(measured, own seen) + own not seen
-//! ```
-//!
-//! and whatever the order and age of reports, the count is never below what our own requests hold: a report adds, events take away.
-//! An old measurement therefore errs on the full side, by what ended between measuring and hearing of it, until the next one.
-//!
-//! # Reports that are not in order
-//! | a report | is |
-//! |---|---|
-//! | with a sequence above the last, or without one | taken |
-//! | with the last sequence again | ignored, whatever it says ([`Verdict::Repeated`]) |
-//! | with a lower sequence, or without one and having seen less | late: it may acknowledge, it does not measure ([`Verdict::Late`]) |
-//! | with a higher sequence and having seen less | ignored ([`Verdict::Contradictory`]): acknowledgements never fall |
-//! | having seen a dispatch that was never made | an error, ignored |
-//! | of a worker that is not there | an error, ignored |
-//! | using more than it says fits | taken: the worker is full |
-//!
-//! # Lost dispatches
-//! Silence alone is no loss: statistics stop while the workers go on. A dispatch is lost when a report *taken* at least
-//! [`super::RouterConfig::dispatch_timeout_ms`] after it has still not seen it; or, where [`super::RouterConfig::silence_timeout_ms`] is set, when nothing
-//! has shown it for that long. A worker that acknowledged a request and then reports for the dispatch timeout that it holds none has forgotten it.
-//! All three are returned once, with the reason; if such a request runs all the same, reports show it as foreign.
+//! What each worker holds, as our own count and its reports say.
 
-use std::collections::HashMap;
-
-use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, Request, Worker};
-use crate::router::report::{Verdict, WorkerReport};
-use crate::router::{Share, WorkerConfig};
-
-pub(super) const NONE: u32 = u32::MAX;
-
-/// A running request; its slab index names it to the event buckets.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Active {
-    /// As it was admitted; its rank, if any, is a worker id.
-    pub request: Request,
-    /// Worker id.
-    pub worker: u32,
-    /// The worker's growth when it had generated nothing; may lie before the worker's first.
-    pub born_tokens: i64,
-    /// The step clock when it had generated nothing.
-    pub born_step: i64,
-    /// Its refresh phase and its place in the list of that phase.
-    pub phase: u32,
-    pub phase_at: u32,
-    /// Its dispatch number; zero for one that was adopted.
-    pub number: u64,
-    /// When it was dispatched; once seen, when it was seen.
-    pub since_ms: u64,
-    /// Whether the worker is known to have it.
-    pub seen: bool,
-    pub live: bool,
-    /// Its neighbours among the worker's dispatches that are not seen yet.
-    previous: u32,
-    next: u32,
-}
-
-impl Active {
-    pub(super) fn new(
-        request: Request,
-        worker: u32,
-        born_tokens: i64,
-        born_step: i64,
-        since_ms: u64,
-    ) -> Self {
-        Self {
-            request,
-            worker,
-            born_tokens,
-            born_step,
-            phase: 0,
-            phase_at: 0,
-            number: 0,
-            since_ms,
-            seen: true,
-            live: true,
-            previous: NONE,
-            next: NONE,
-        }
-    }
-
-    /// Prompt tokens less the worker's growth at birth: add the growth now for what it holds.
-    fn base_tokens(&self) -> i64 {
-        i64::from(self.request.prompt_tokens) - self.born_tokens
-    }
-}
-
-/// The running requests.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Slab {
-    pub entries: Vec<Active>,
-    vacant: Vec<u32>,
-    by_id: HashMap<u64, u32>,
-}
-
-impl Slab {
-    pub(super) fn len(&self) -> usize {
-        self.by_id.len()
-    }
-
-    pub(super) fn index_of(&self, id: u64) -> Option<u32> {
-        self.by_id.get(&id).copied()
-    }
-
-    pub(super) fn insert(&mut self, active: Active) -> u32 {
-        let index = match self.vacant.pop() {
-            Some(index) => {
-                self.entries[index as usize] = active;
-                index
-            }
-            None => {
-                self.entries.push(active);
-                (self.entries.len() - 1) as u32
-            }
-        };
-        self.by_id.insert(active.request.id, index);
-        index
-    }
-
-    /// Ids of everybody, in no order.
-    pub(super) fn ids(&self) -> Vec<u64> {
-        self.by_id.keys().copied().collect()
-    }
-
-    fn remove(&mut self, index: u32) -> Active {
-        let active = &mut self.entries[index as usize];
-        active.live = false;
-        self.by_id.remove(&active.request.id);
-        self.vacant.push(index);
-        *active
-    }
-}
+use crate::account::running::{Active, NONE, Slab};
+use crate::account::{Share, Verdict, WorkerConfig, WorkerReport};
+use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, Worker};
+use crate::ids::WorkerId;
 
 /// Requests and tokens, each token less the worker's growth at its request's birth.
 #[derive(Clone, Copy, Debug, Default)]
@@ -167,6 +30,7 @@ impl Tally {
 
 /// How many reports of a worker met which verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ReportCounts {
     /// Newest when they came.
     pub taken: u64,
@@ -180,8 +44,8 @@ pub struct ReportCounts {
 
 /// What is known of one worker.
 #[derive(Clone, Debug)]
-pub(super) struct Account {
-    pub id: u32,
+pub(crate) struct Account {
+    pub id: WorkerId,
     pub draining: bool,
     /// The whole worker, and this router's part of it.
     whole_slots: u32,
@@ -207,7 +71,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(id: u32, config: &WorkerConfig, share: Share, clock: i64) -> Self {
+    pub(crate) fn new(id: WorkerId, config: &WorkerConfig, share: Share, clock: i64) -> Self {
         let mut account = Self {
             id,
             draining: false,
@@ -233,13 +97,13 @@ impl Account {
         account
     }
 
-    pub(super) fn set_capacity(&mut self, capacity_tokens: Option<u64>, share: Share) {
+    pub(crate) fn set_capacity(&mut self, capacity_tokens: Option<u64>, share: Share) {
         self.whole_capacity_tokens = capacity_tokens;
         self.own_capacity_tokens = capacity_tokens.map(|whole| share.part(whole));
     }
 
     /// What runs there is ours no longer, and runs on.
-    pub(super) fn disown(&mut self) {
+    pub(crate) fn disown(&mut self) {
         self.foreign_requests = self.foreign_requests.saturating_add(self.own.requests);
         self.foreign_tokens = (self.foreign_tokens + self.own_tokens()).min(MAX_LOAD_TOKENS);
         (self.own, self.unseen) = (Tally::default(), Tally::default());
@@ -248,27 +112,27 @@ impl Account {
     }
 
     /// Requests of ours that run there.
-    pub(super) fn running(&self) -> u32 {
+    pub(crate) fn running(&self) -> u32 {
         self.own.requests
     }
 
     /// KV tokens that they hold.
-    pub(super) fn own_tokens(&self) -> u64 {
+    pub(crate) fn own_tokens(&self) -> u64 {
         self.own.tokens(self.grown_tokens)
     }
 
     /// Dispatches that nothing has shown yet.
-    pub(super) fn unseen(&self) -> u32 {
+    pub(crate) fn unseen(&self) -> u32 {
         self.unseen.requests
     }
 
     /// Tokens that a running request has generated.
-    pub(super) fn generated_tokens(&self, active: &Active) -> u32 {
+    pub(crate) fn generated_tokens(&self, active: &Active) -> u32 {
         (self.grown_tokens - active.born_tokens).clamp(0, i64::from(u32::MAX)) as u32
     }
 
     /// Numbers a dispatch and begins to count it.
-    pub(super) fn begin(&mut self, slab: &mut Slab, index: u32, dispatched_ms: Option<u64>) -> u64 {
+    pub(crate) fn begin(&mut self, slab: &mut Slab, index: u32, dispatched_ms: Option<u64>) -> u64 {
         let active = &mut slab.entries[index as usize];
         self.own.add(active);
         let Some(now_ms) = dispatched_ms else { return 0 };
@@ -287,7 +151,7 @@ impl Account {
     }
 
     /// Ends the count of a request, which leaves the slab.
-    pub(super) fn end(&mut self, slab: &mut Slab, index: u32) -> Active {
+    pub(crate) fn end(&mut self, slab: &mut Slab, index: u32) -> Active {
         if !slab.entries[index as usize].seen {
             self.unlink(slab, index);
         }
@@ -310,7 +174,7 @@ impl Account {
     }
 
     /// The worker has this request: a report or its own progress says so.
-    pub(super) fn see(&mut self, slab: &mut Slab, index: u32, now_ms: u64) {
+    pub(crate) fn see(&mut self, slab: &mut Slab, index: u32, now_ms: u64) {
         if slab.entries[index as usize].seen {
             return;
         }
@@ -321,14 +185,14 @@ impl Account {
     }
 
     /// One request has grown by itself; it is seen by that.
-    pub(super) fn grow(&mut self, slab: &mut Slab, index: u32, tokens: u32, now_ms: u64) {
+    pub(crate) fn grow(&mut self, slab: &mut Slab, index: u32, tokens: u32, now_ms: u64) {
         self.see(slab, index, now_ms);
         slab.entries[index as usize].born_tokens -= i64::from(tokens);
         self.own.base_tokens += i64::from(tokens);
     }
 
     /// Dispatches that nothing has shown and that were made `timeout_ms` ago or earlier, the oldest first.
-    pub(super) fn overdue_dispatches<'a>(
+    pub(crate) fn overdue_dispatches<'a>(
         &self,
         slab: &'a Slab,
         timeout_ms: u64,
@@ -343,7 +207,7 @@ impl Account {
     }
 
     /// What would be known without these dispatches, which nothing has shown; good for [`Account::settle`].
-    pub(super) fn without<'a>(&self, dispatches: impl Iterator<Item = &'a Active>) -> Self {
+    pub(crate) fn without<'a>(&self, dispatches: impl Iterator<Item = &'a Active>) -> Self {
         let mut account = self.clone();
         for active in dispatches {
             account.own.take(active);
@@ -353,7 +217,7 @@ impl Account {
     }
 
     /// Takes a report in, but for its capacity. Its last dispatch was made.
-    pub(super) fn report(&mut self, slab: &mut Slab, report: &WorkerReport, now_ms: u64) -> Verdict {
+    pub(crate) fn report(&mut self, slab: &mut Slab, report: &WorkerReport, now_ms: u64) -> Verdict {
         let seen_less = report.last_dispatch.is_some_and(|number| number < self.acknowledged);
         let verdict = match (report.sequence, self.sequence) {
             (Some(number), Some(last)) if number == last => Verdict::Repeated,
@@ -398,8 +262,9 @@ impl Account {
         verdict
     }
 
-    /// Writes what a batch is to know of the worker: the least of what our share and what the whole worker leaves.
-    pub(super) fn settle(&self, headroom_steps: u32, worker: &mut Worker) {
+    /// Writes what a batch is to know of the worker: the least of what our share and what the whole worker
+    /// leaves.
+    pub(crate) fn settle(&self, headroom_steps: u32, worker: &mut Worker) {
         let (own, own_tokens) = (self.own.requests, self.own_tokens());
         let counted = own.saturating_add(self.foreign_requests);
         worker.free_slots = self.own_slots.saturating_sub(own).min(self.whole_slots.saturating_sub(counted));

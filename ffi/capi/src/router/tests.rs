@@ -1,0 +1,110 @@
+//! What a call does when the library fails inside.
+
+use super::*;
+use crate::BR_NONE;
+use balanceroute::policy::Parameters;
+use balanceroute::{Assignment, Batch, Policy, RouterConfig};
+
+fn made(router: Router) -> *mut br_router {
+    Box::into_raw(Box::new(br_router(Handle::new(State::new(router)))))
+}
+
+fn request(id: u64) -> br_request {
+    // SAFETY: every field may be zero.
+    let zero: br_request = unsafe { std::mem::zeroed() };
+    br_request { struct_size: size_of::<br_request>(), id, prompt_tokens: 10, ..zero }
+}
+
+/// Where a call panics, that call says so once; nothing else is answered until every request has come back.
+#[test]
+fn a_router_that_panicked_gives_every_request_back() {
+    let config = RouterConfig::new(2, 1);
+    let router = made(Router::new(config, "level", &Parameters::default()).expect("valid"));
+    let panics = |after: fn(&mut State)| {
+        // SAFETY: the handle is alive, here and below, and every pointer is of the size that is said.
+        unsafe {
+            br_router::enter(router, |state| {
+                after(state);
+                std::panic::resume_unwind(Box::new("asked for"))
+            })
+        }
+    };
+    let enqueued = |id| {
+        let request = request(id);
+        // SAFETY: see above.
+        unsafe { br_router_enqueue(router, &request) }
+    };
+    // SAFETY: see above.
+    let recovered = || unsafe { br_router_recover(router) };
+    for id in 1..=3 {
+        assert_eq!(enqueued(id), br_status::BR_OK);
+    }
+    // In the middle of a step: two have been admitted, and nobody was told.
+    assert_eq!(panics(|state| drop(state.router.step(0).cloned())), br_status::BR_INTERNAL);
+    for _ in 0..2 {
+        assert_eq!(enqueued(4), br_status::BR_BROKEN);
+        // SAFETY: see above.
+        assert_eq!(unsafe { br_router_advance(router) }, br_status::BR_BROKEN);
+    }
+    assert_eq!(recovered(), br_status::BR_OK);
+    // SAFETY: see above; what comes back is plain numbers.
+    let (mut returned, mut count): ([br_returned; 8], usize) = (unsafe { std::mem::zeroed() }, 0);
+    let told = |returned: &mut [br_returned; 8], count: &mut usize| {
+        // SAFETY: see above.
+        unsafe { br_router_returned(router, returned.as_mut_ptr(), 8, count, std::ptr::null_mut()) }
+    };
+    assert_eq!(told(&mut returned, &mut count), br_status::BR_OK);
+    let mut ids: Vec<u64> = returned[..count].iter().map(|of| of.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3]);
+    let reason = br_return_reason::BR_RECOVERED as u32;
+    assert!(returned[..count].iter().all(|of| of.reason == reason));
+    assert_eq!(returned[..count].iter().filter(|of| of.worker != BR_NONE).count(), 2);
+    // It is a router again: the same ids may come again.
+    assert_eq!((enqueued(1), enqueued(1)), (br_status::BR_OK, br_status::BR_BATCH));
+    assert_eq!((recovered(), told(&mut returned, &mut count)), (br_status::BR_OK, br_status::BR_OK));
+    assert_eq!((count, returned[0].id), (1, 1));
+    // SAFETY: the struct may be zero.
+    let mut metrics: br_metrics = unsafe { std::mem::zeroed() };
+    metrics.struct_size = size_of::<br_metrics>();
+    // SAFETY: see above.
+    assert_eq!(unsafe { br_router_metrics(router, &mut metrics) }, br_status::BR_OK);
+    assert_eq!((metrics.recovered, metrics.returned), (4, [0; 8]));
+    assert_eq!(metrics.arrived, 4);
+    // SAFETY: see above, and not used again.
+    unsafe { br_router_free(router) };
+}
+
+/// The router itself stands by what a policy does.
+#[test]
+fn a_policy_that_panics_has_changed_nothing() {
+    struct Panics;
+    impl Policy for Panics {
+        fn name(&self) -> &'static str {
+            "panics"
+        }
+        fn decide(&mut self, _: &Batch<'_>, _: &mut Assignment) {
+            std::panic::resume_unwind(Box::new("asked for"));
+        }
+        fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+            self.decide(batch, out);
+        }
+    }
+    let made_of = Router::with_policy(RouterConfig::new(1, 1), Box::new(Panics), None);
+    let router = made(made_of.expect("valid"));
+    // SAFETY: the handle is alive, every pointer is of the size that is said, and structs may be zero.
+    unsafe {
+        assert_eq!(br_router_enqueue(router, &request(1)), br_status::BR_OK);
+        let mut admission: br_dispatch = std::mem::zeroed();
+        let mut plan: br_plan = std::mem::zeroed();
+        plan.struct_size = size_of::<br_plan>();
+        (plan.admissions, plan.admission_capacity) = (&mut admission, 1);
+        for _ in 0..2 {
+            assert_eq!(br_router_step(router, 5, std::ptr::null(), &mut plan), br_status::BR_INTERNAL);
+            let mut waiting = 0;
+            assert_eq!(br_router_counts(router, &mut waiting, std::ptr::null_mut()), br_status::BR_OK);
+            assert_eq!((waiting, plan.admission_count), (1, 0));
+        }
+        br_router_free(router);
+    }
+}

@@ -1,0 +1,110 @@
+//! The running requests, wherever they run.
+
+use std::collections::HashMap;
+
+use crate::batch::Request;
+use crate::ids::{RequestId, WorkerId};
+
+pub(super) const NONE: u32 = u32::MAX;
+
+/// A running request; its slab index names it to the event buckets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Active {
+    /// As it was admitted; its rank, if any, is a worker id.
+    pub request: Request<WorkerId>,
+    /// Worker id.
+    pub worker: WorkerId,
+    /// The worker's growth when it had generated nothing; may lie before the worker's first.
+    pub born_tokens: i64,
+    /// The step clock when it had generated nothing.
+    pub born_step: i64,
+    /// Its refresh phase and its place in the list of that phase.
+    pub phase: u32,
+    pub phase_at: u32,
+    /// Its dispatch number; zero for one that was adopted.
+    pub number: u64,
+    /// When it was dispatched; once seen, when it was seen.
+    pub since_ms: u64,
+    /// Whether the worker is known to have it.
+    pub seen: bool,
+    pub live: bool,
+    /// Its neighbours among the worker's dispatches that are not seen yet.
+    pub(super) previous: u32,
+    pub(super) next: u32,
+}
+
+impl Active {
+    pub(crate) fn new(
+        request: Request<WorkerId>,
+        worker: WorkerId,
+        born_tokens: i64,
+        born_step: i64,
+        since_ms: u64,
+    ) -> Self {
+        Self {
+            request,
+            worker,
+            born_tokens,
+            born_step,
+            phase: 0,
+            phase_at: 0,
+            number: 0,
+            since_ms,
+            seen: true,
+            live: true,
+            previous: NONE,
+            next: NONE,
+        }
+    }
+
+    /// Prompt tokens less the worker's growth at birth: add the growth now for what it holds.
+    pub(super) fn base_tokens(&self) -> i64 {
+        i64::from(self.request.prompt_tokens) - self.born_tokens
+    }
+}
+
+/// The running requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slab {
+    pub entries: Vec<Active>,
+    vacant: Vec<u32>,
+    by_id: HashMap<RequestId, u32>,
+}
+
+impl Slab {
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn index_of(&self, id: RequestId) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(crate) fn insert(&mut self, active: Active) -> u32 {
+        let index = match self.vacant.pop() {
+            Some(index) => {
+                self.entries[index as usize] = active;
+                index
+            }
+            None => {
+                self.entries.push(active);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.by_id.insert(active.request.id, index);
+        index
+    }
+
+    /// Ids of everybody, in no order.
+    pub(crate) fn ids(&self) -> Vec<RequestId> {
+        self.by_id.keys().copied().collect()
+    }
+
+    pub(super) fn remove(&mut self, index: u32) -> Active {
+        let active = &mut self.entries[index as usize];
+        active.live = false;
+        self.by_id.remove(&active.request.id);
+        self.vacant.push(index);
+        *active
+    }
+}

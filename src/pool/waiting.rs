@@ -1,0 +1,31 @@
+//! A request that waits, as the pool keeps it.
+
+use crate::batch::request::Request;
+use crate::ids::WorkerIndex;
+
+/// A request that waits, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub request: Request,
+    pub enqueued_step: u32,
+    /// The clock as it arrived; [`super::dates::UNDATED`] until the clock is next read.
+    pub since_ms: u64,
+    /// Rises from one to the next.
+    pub arrival: u64,
+    /// Whether it leaves with the next decision.
+    pub leaves: bool,
+}
+
+impl Waiting {
+    pub(super) fn bound_to(self, rank: Option<WorkerIndex>) -> Self {
+        Self { request: Request { rank, ..self.request }, ..self }
+    }
+}
+
+/// What becomes of a request that is looked at.
+pub(super) enum Mark {
+    Leaves,
+    Stays,
+    /// Neither it nor anybody after it leaves.
+    Enough,
+}

@@ -1,0 +1,238 @@
+//! The router as its own module sees it.
+
+use super::*;
+use crate::ids::WorkerIndex;
+use std::collections::HashMap;
+
+fn router(name: &str, workers: usize, slots: u32) -> Router {
+    Router::new(RouterConfig::new(workers, slots), name, &Parameters::default()).expect("valid")
+}
+
+#[test]
+fn a_request_is_counted_from_arrival_to_end() {
+    let mut router = router("level", 2, 1);
+    router.enqueue(Request::new(1, 100), None).unwrap();
+    router.enqueue(Request::new(2, 50), None).unwrap();
+    router.enqueue(Request::new(3, 70), None).unwrap();
+    assert_eq!(router.step(0).unwrap().admissions.len(), 2);
+    assert_eq!(router.waiting().len(), 1);
+    assert_eq!(router.waiting()[0].1, WaitReason::NoSlot);
+    let before: u64 = router.workers().iter().map(|w| w.load_tokens).sum();
+    router.advance();
+    assert_eq!(router.workers().iter().map(|w| w.load_tokens).sum::<u64>(), before + 2);
+    let first = router.plan().admissions[0].id;
+    assert_eq!(router.finish(first, None).unwrap().generated_tokens, 1);
+    assert_eq!(router.finish(first, None), Err(RouterError::Unknown { id: first }));
+    assert_eq!(router.step(0).unwrap().admissions.len(), 1);
+    router.abort(router.plan().admissions[0].id, None).unwrap();
+    assert_eq!(router.running_len(), 1);
+    assert!(router.pool().is_empty());
+}
+
+#[test]
+fn refusals_change_nothing() {
+    let mut router = router("level", 2, 2);
+    router.enqueue(Request::new(1, 100), None).unwrap();
+    assert!(router.enqueue(Request::new(1, 100), None).is_err());
+    assert!(router.enqueue(Request::new(2, 0), None).is_err());
+    assert_eq!(
+        router.enqueue(Request::new(2, 1).bound_to(2), None),
+        Err(RouterError::Worker { workers: 2, found: WorkerId(2) })
+    );
+    router.step(0).unwrap();
+    assert!(matches!(
+        router.enqueue(Request::new(1, 100), None),
+        Err(RouterError::Running { id: RequestId(1), .. })
+    ));
+    assert_eq!(router.pool().len(), 0);
+    assert_eq!(router.preempt(9), Err(RouterError::Unknown { id: RequestId(9) }));
+    assert!(router.set_accepting(7, false).is_err());
+    let wrong = RouterConfig::uniform(2, WorkerConfig::new(1).weight(f32::NAN));
+    assert!(Router::new(wrong, "level", &Parameters::default()).is_err());
+    let wrong = RouterConfig { share: Share { index: 2, of: 2 }, ..RouterConfig::new(2, 1) };
+    assert!(matches!(
+        Router::new(wrong, "level", &Parameters::default()),
+        Err(RouterError::Share { index: 2, of: 2, .. })
+    ));
+}
+
+#[test]
+fn a_policy_that_breaks_its_promise_admits_nobody() {
+    struct Twice;
+    impl Policy for Twice {
+        fn name(&self) -> &'static str {
+            "twice"
+        }
+        fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+            out.clear();
+            for (slot, request, _) in batch.waiting().iter() {
+                let (id, prompt_tokens) = (request.id, request.prompt_tokens);
+                out.admitted.push(crate::Admission {
+                    id,
+                    slot,
+                    worker: WorkerIndex(0),
+                    prompt_tokens,
+                    score_tokens: 0.0,
+                });
+            }
+        }
+        fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+            self.decide(batch, out);
+        }
+    }
+    let mut router = Router::with_policy(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();
+    router.enqueue(Request::new(1, 10), None).unwrap();
+    router.enqueue(Request::new(2, 10), None).unwrap();
+    assert_eq!(
+        router.step(0).unwrap_err(),
+        RouterError::Refused { policy: "twice", id: RequestId(2), worker: WorkerIndex(0) }
+    );
+    assert_eq!((router.pool().len(), router.running_len()), (2, 0));
+}
+
+#[test]
+fn a_preempted_request_comes_back_longer() {
+    let mut router = router("level", 1, 2);
+    router.enqueue(Request::new(1, 100), None).unwrap();
+    router.step(0).unwrap();
+    (0..5).for_each(|_| router.advance());
+    let again = router.preempt(1).unwrap();
+    assert_eq!(again.prompt_tokens, 105);
+    assert_eq!(router.workers()[0].load_tokens, 0);
+    router.enqueue(again, None).unwrap();
+    assert_eq!(router.step(0).unwrap().admissions[0].prompt_tokens, 105);
+}
+
+#[test]
+fn a_bonus_is_asked_for_again_each_step_and_outweighs_the_load() {
+    let mut router = router("exact", 2, 2);
+    router.adopt(Request::new(9, 400), 1, 0).unwrap();
+    let mut asked = Vec::new();
+    let mut likes = |request: &Request, bonus: &mut [f32]| {
+        asked.push(request.id);
+        if request.id == 2 {
+            bonus[1] = 10_000.0;
+        }
+        request.id == 2
+    };
+    // A row that the caller names is nobody's.
+    router.enqueue(Request::new(1, 100).pairs(7), None).unwrap();
+    router.enqueue(Request::new(2, 100), None).unwrap();
+    router.step_with(0, &mut likes).unwrap();
+    assert_eq!(router.running_on(2), Some(WorkerId(1)));
+    assert_eq!(router.running_on(1), Some(WorkerId(0)));
+    router.enqueue(Request::new(3, 100), None).unwrap();
+    router.enqueue(Request::new(4, 100), None).unwrap();
+    router.step_with(0, &mut likes).unwrap();
+    assert_eq!(asked, [1, 2, 3, 4]);
+    // Full: nobody is asked, and the reasons can still be read; later steps without terms know nothing of
+    // rows.
+    let again = router.preempt(2).unwrap();
+    assert_eq!(again.pair_row, None);
+    router.enqueue(again, None).unwrap();
+    router.enqueue(Request::new(5, 100), None).unwrap();
+    router
+        .step_by_reference_with(0, &mut |_: &Request, bonus: &mut [f32]| {
+            bonus[0] = 1.0;
+            true
+        })
+        .unwrap();
+    assert_eq!(router.waiting(), [(RequestId(2), WaitReason::NoSlot), (RequestId(5), WaitReason::NoSlot)]);
+    router.finish(1, None).unwrap();
+    assert_eq!(router.step(0).unwrap().admissions[0].id, 2);
+    assert!(router.pair_rows.is_empty() && !router.pool().candidates().any_pair_terms());
+}
+
+/// One request with a class must not refuse the steps of everybody.
+#[test]
+fn a_survival_class_says_nothing_to_a_router() {
+    let mut router = router("level", 2, 1);
+    router.enqueue(Request::new(1, 100).class(3), None).unwrap();
+    router.enqueue(Request::new(2, 100), None).unwrap();
+    assert_eq!(router.step(0).unwrap().admissions.len(), 2);
+    assert_eq!(router.place(Request::new(3, 100).class(0), 0), Ok(Placement::Waits));
+    router.step(0).unwrap();
+    assert_eq!(router.waiting(), [(RequestId(3), WaitReason::NoSlot)]);
+}
+
+/// One request that is said to have run for an age must not refuse the steps of everybody.
+#[test]
+fn the_longest_output_leaves_steps_valid() {
+    for name in ["level", "exact-oracle", "level-oracle"] {
+        let mut router = router(name, 1, 2);
+        router.tell_length(1, u32::MAX);
+        router.adopt(Request::new(1, 100), 0, u32::MAX - 10).unwrap();
+        router.enqueue(Request::new(2, 100), None).unwrap();
+        assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
+        assert_eq!(router.finish(1, None).unwrap().generated_tokens, u32::MAX - 10);
+        router.enqueue(Request::new(3, 100), None).unwrap();
+        assert_eq!(router.step(0).map(|plan| plan.admissions.len()), Ok(1), "{name}");
+    }
+}
+
+#[test]
+fn kv_capacity_leaves_room_for_growth() {
+    let worker = WorkerConfig::new(8).capacity(1000);
+    let config = RouterConfig { headroom_steps: 100, ..RouterConfig::uniform(1, worker) };
+    let mut router = Router::new(config, "level", &Parameters::default()).unwrap();
+    for id in 0..4 {
+        router.enqueue(Request::new(id, 300), None).unwrap();
+    }
+    // 300 + 100 each: two fit into 1000.
+    assert_eq!(router.step(0).unwrap().admissions.len(), 2);
+    assert!(router.waiting().iter().all(|&(_, reason)| reason == WaitReason::NoCapacity));
+}
+
+/// Plays random events and compares what a policy is shown with a naive model of the truth.
+#[test]
+fn an_oracles_projection_is_the_future() {
+    let mut router = router("exact-oracle", 3, 6);
+    let horizon = router.policy().needs().projection_horizon.unwrap();
+    let mut seed = 5u64;
+    let mut next = |bound: u64| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) % bound
+    };
+    let mut ends: HashMap<u64, (u32, u64, u64)> = HashMap::new();
+    let mut outputs = HashMap::new();
+    let mut id = 0;
+    for now in 0..600u64 {
+        while router.pool().len() < 4 {
+            let (tokens, output) = (1 + next(500) as u32, 1 + next(60) as u32);
+            router.tell_length(id, output);
+            outputs.insert(id, (tokens, output));
+            router.enqueue(Request::new(id, tokens), None).unwrap();
+            id += 1;
+        }
+        router.step(0).unwrap();
+        for admission in &router.plan().admissions {
+            let (tokens, output) = outputs[&admission.id.0];
+            ends.insert(admission.id.0, (admission.worker.0, now + u64::from(output), u64::from(tokens)));
+        }
+        let forecast_state = router.forecast_state.as_mut().unwrap();
+        let accounts = &router.accounts;
+        forecast_state.refresh(&router.slab, router.now, |active| {
+            (active.worker.0 as usize, accounts[active.worker.0 as usize].generated_tokens(active))
+        });
+        for (g, worker) in router.workers.iter().enumerate() {
+            let mut row = Vec::new();
+            forecast_state.buckets.project(g, worker.load_tokens, worker.running, horizon, &mut row);
+            for (h, &found) in row.iter().enumerate() {
+                let expected: u64 = ends
+                    .iter()
+                    .filter(|(_, (on, end, _))| *on as usize == g && *end > now + h as u64)
+                    .map(|(id, (_, end, tokens))| tokens + now + h as u64 - (end - u64::from(outputs[id].1)))
+                    .sum();
+                assert_eq!(found, expected, "worker {g}, step {now} + {h}");
+            }
+        }
+        router.advance();
+        let over: Vec<u64> =
+            ends.iter().filter(|(_, (_, end, _))| *end == now + 1).map(|(&id, _)| id).collect();
+        for id in over {
+            assert_eq!(router.finish(id, None).unwrap().generated_tokens, outputs[&id].1);
+            ends.remove(&id);
+        }
+    }
+    assert!(id > 100);
+}
