@@ -1,7 +1,8 @@
 //! A forecast of one's own for `brh-survival`, through the router: `cargo run --example custom_classifier`.
 //!
-//! `brh-*` look ahead along projected loads, and a load falls where a running request is predicted to end. Whoever knows
-//! more of that than how outputs are distributed on the whole implements [`TerminationClassifier`].
+//! `brh-*` look ahead along projected loads, and a load falls where a running request is predicted to end.
+//! Whoever knows more of that than how outputs are distributed on the whole implements
+//! [`TerminationClassifier`].
 
 use std::error::Error;
 
@@ -9,7 +10,8 @@ use balanceroute::forecast::{Running, Survival, Termination, TerminationClassifi
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Request, Router, RouterConfig};
 
-/// Learns the mean output of short, middling and long prompts, and predicts it for every request of that kind.
+/// Learns the mean output of short, middling and long prompts, and predicts it for every request of that
+/// kind.
 #[derive(Default)]
 struct ByPromptLength {
     kinds: [(u64, u64); 3],
@@ -36,8 +38,8 @@ impl TerminationClassifier for ByPromptLength {
     }
 }
 
-/// The mean imbalance of a step under `brh-survival`, in tokens, with a classifier: eight ranks of 16 slots, and outputs
-/// that are the shorter the longer the prompt.
+/// The mean imbalance of a step under `brh-survival`, in tokens, with a classifier: eight ranks of 16 slots,
+/// and outputs that are the longer the longer the prompt.
 fn mean_imbalance(classifier: Box<dyn TerminationClassifier>) -> Result<f64, Box<dyn Error>> {
     let policy = policy::build("brh-survival", &Parameters::new())?;
     let mut router = Router::with_policy(RouterConfig::new(8, 16), policy, Some(classifier))?;
@@ -52,7 +54,7 @@ fn mean_imbalance(classifier: Box<dyn TerminationClassifier>) -> Result<f64, Box
             (sum, steps) = (sum + plan.after.imbalance_tokens, steps + 1);
         }
         for to in &plan.admissions {
-            let output = [240, 90, 30][kind(to.prompt_tokens)] + to.id * 104_729 % 11;
+            let output = [100, 200, 400][kind(to.prompt_tokens)] + to.id * 104_729 % 11;
             running.push((to.id, output));
         }
         router.advance();
@@ -64,7 +66,7 @@ fn mean_imbalance(classifier: Box<dyn TerminationClassifier>) -> Result<f64, Box
     Ok(sum / f64::from(steps))
 }
 
-pub fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let own = mean_imbalance(Box::new(ByPromptLength::default()))?;
     let survival = mean_imbalance(Box::new(Survival::new()))?;
     println!("mean imbalance in tokens: by prompt length {own:.0}, survival {survival:.0}");

@@ -1,7 +1,8 @@
-//! A rule of one's own, run on the engine that runs the policies of this crate: `cargo run --example custom_policy`.
+//! A rule of one's own, run on the engine that runs the policies of this crate: `cargo run --example
+//! custom_policy`.
 //!
-//! A rule says in which order workers choose and what a length is worth to each. The engine finds the best request, the
-//! oracle scores everybody and must come to the same picks.
+//! A rule says in which order workers choose and what a length is worth to each. The engine finds the best
+//! request, the oracle scores everybody and must come to the same picks.
 
 use std::error::Error;
 
@@ -9,8 +10,8 @@ use balanceroute::policy::{self, Order, Parameters, Plan, Rule, View};
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Batch, Policy, Request, Router, RouterConfig};
 
-/// Fill up: the least-loaded worker takes the request that brings it closest to the most loaded one. A token short
-/// costs as much as a token past it, and a step of waiting is worth two tokens.
+/// Fill up: the least-loaded worker takes the request that brings it closest to the most loaded one. A token
+/// short costs as much as a token past it, and a step of waiting is worth two tokens.
 struct FillUp;
 
 impl Rule for FillUp {
@@ -25,8 +26,9 @@ impl Rule for FillUp {
     }
 }
 
-/// What a policy makes of 400 steps of eight ranks with 16 slots each: the mean imbalance of a step, in tokens. A pool
-/// of 64 is kept full; prompts and outputs are drawn from two sequences that repeat in every run.
+/// What a policy makes of 400 steps of eight ranks with 16 slots each: the mean imbalance of a step, in
+/// tokens. A pool of 64 is kept full; prompts and outputs are drawn from two sequences that repeat in every
+/// run.
 fn mean_imbalance(mut made: impl FnMut() -> Box<dyn Policy>) -> Result<f64, Box<dyn Error>> {
     let mut routers = Vec::new();
     for _ in 0..2 {
@@ -56,7 +58,7 @@ fn mean_imbalance(mut made: impl FnMut() -> Box<dyn Policy>) -> Result<f64, Box<
     Ok(sum / 400.0)
 }
 
-pub fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let parameters = Parameters::new();
     let fill_up = mean_imbalance(|| policy::from_rule("fill-up", FillUp, &parameters).expect("valid"))?;
     let named = |name| mean_imbalance(|| policy::build(name, &parameters).expect("a policy"));

@@ -37,7 +37,7 @@ use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
 use crate::batch::Batch;
 use crate::pool::PoolSlot;
-use crate::rule::{Order, Pin, Plan, Rule};
+use crate::rule::{MAX_SUBSET_WINDOW, Order, Pin, Plan, Rule};
 use crate::score::Profile;
 
 use self::column_queue::ColumnQueue;
@@ -112,7 +112,7 @@ impl Greedy {
             open: Vec::new(),
             queue: Vec::new(),
             placed: Vec::new(),
-            candidates: Vec::new(),
+            candidates: Vec::with_capacity(MAX_SUBSET_WINDOW),
             found: Vec::new(),
             tokens: Vec::new(),
             pairs: Pairs::default(),
@@ -201,6 +201,8 @@ impl Greedy {
     ) {
         let (batch, plan) = (step.batch, step.plan);
         self.placed.clear();
+        // A rule may change its order with the batch: that day must not allocate either.
+        hold(&mut self.placed, batch.waiting().slot_bound());
         if by_slot {
             self.placed.resize(batch.waiting().slot_bound(), false);
         }
