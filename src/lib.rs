@@ -38,6 +38,9 @@
 //! subscriber of steps, returned requests, workers and refused calls; `ascend` adds the NPU backend.
 //! The crate `balanceroute-sim` compares the rules on workloads and traces.
 
+#[macro_use]
+mod setters;
+
 pub mod account;
 pub mod assigner;
 pub mod assignment;

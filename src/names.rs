@@ -60,6 +60,8 @@ mod tests {
     use std::str::FromStr;
 
     use super::*;
+    use crate::backend::{BackendKind, cpu::Isa};
+    use crate::policy::Forecast;
     use crate::{Mode, ReturnReason, Verdict, WaitReason};
 
     fn there_and_back<T: ToString + FromStr<Err = UnknownName> + PartialEq + Debug>(all: &[T]) {
@@ -75,6 +77,9 @@ mod tests {
         there_and_back(&WaitReason::ALL);
         there_and_back(&ReturnReason::ALL);
         there_and_back(&Verdict::ALL);
+        there_and_back(&BackendKind::ALL);
+        there_and_back(&Isa::ALL);
+        there_and_back(&Forecast::ALL);
         there_and_back(&[Mode::Step, Mode::Arrival, Mode::Mixed { free_slots: 12 }]);
         assert_eq!(Mode::Mixed { free_slots: 12 }.to_string(), "mixed:12");
         let error = "mixed:-1".parse::<Mode>().unwrap_err();

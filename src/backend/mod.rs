@@ -24,6 +24,7 @@ use crate::assignment::Assignment;
 use crate::backend::ascend::result::DeviceError;
 use crate::backend::greedy::Greedy;
 use crate::batch::Batch;
+use crate::names::names;
 use crate::rule::Rule;
 
 /// Scores the pairs of a batch and assigns greedily by them.
@@ -54,26 +55,12 @@ pub enum BackendKind {
     Reference,
 }
 
-impl BackendKind {
-    /// Every backend.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Cpu, Self::Ascend, Self::Reference];
-
-    /// The name that chooses it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-            Self::Ascend => "ascend",
-            Self::Reference => "reference",
-        }
-    }
-
-    /// The backend of a name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
+names! {
+    BackendKind, "backend":
+    Auto = "auto",
+    Cpu = "cpu",
+    Ascend = "ascend",
+    Reference = "reference",
 }
 
 /// The oracle.

@@ -227,7 +227,7 @@ impl World {
             .dispatch_timeout_ms(TIMEOUT_MS)
             .silence_timeout_ms(setting.silence.then_some(SILENCE_MS))
             .expire_after_ms(EXPIRE_MS);
-        let parameters = Parameters { candidate_window: setting.window, ..Parameters::default() };
+        let parameters = Parameters::new().candidate_window(setting.window);
         let router = Router::new(config, setting.policy, &parameters).expect("valid");
         let mut world = Self {
             setting,

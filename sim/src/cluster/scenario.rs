@@ -252,6 +252,6 @@ impl Scenario {
     }
 
     pub(crate) fn build(&self, name: &str, seed: u64) -> Result<Box<dyn Policy>, PolicyError> {
-        policy::build(name, &Parameters { seed, ..self.parameters.clone() })
+        policy::build(name, &self.parameters.clone().seed(seed))
     }
 }

@@ -28,8 +28,6 @@ pub(crate) mod swap;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-
 pub use probe::ColumnProbe;
 
 use crate::batch::Bonuses;
@@ -40,6 +38,7 @@ use level::Chain;
 use loads::LoadKernels;
 use swap::Swap;
 
+use crate::names::names;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, Profile};
 
@@ -57,27 +56,16 @@ pub enum Isa {
     Neon,
 }
 
+// The fastest last.
+names! {
+    Isa, "instruction set":
+    Scalar = "scalar",
+    Neon = "neon",
+    Avx2 = "avx2",
+    Avx512 = "avx512",
+}
+
 impl Isa {
-    /// Every instruction set, the fastest last.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
-
-    /// The name that `BALANCEROUTE_ISA` chooses it by.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Scalar => "scalar",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-            Self::Neon => "neon",
-        }
-    }
-
-    /// The instruction set of a name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|isa| isa.name() == name)
-    }
-
     /// Whether this CPU has it.
     #[must_use]
     pub fn is_available(self) -> bool {
@@ -88,12 +76,6 @@ impl Isa {
     #[must_use]
     pub fn best() -> Self {
         Kernels::best().isa
-    }
-}
-
-impl fmt::Display for Isa {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

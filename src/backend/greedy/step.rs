@@ -59,7 +59,8 @@ pub(super) struct Step<'a, 'b, R> {
     pub reach: MatrixThreshold,
     /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
     pub ordered: bool,
-    /// What a completion must lower its worker by, where the rule is level and the kernel made for it can run it.
+    /// What a completion must lower its worker by, where the rule is level and the kernel made for it can run
+    /// it.
     pub refill_drop_tokens: Option<i64>,
 }
 
@@ -102,7 +103,9 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         R: std::ops::Deref<Target: Rule>,
     {
         let batch = self.batch;
-        let one_by_one = self.plan.order == Order::LeastLoaded && self.rule.candidates() <= 1;
+        // Longest first asks that kernel for its repair only.
+        let by_load = matches!(self.plan.order, Order::LeastLoaded | Order::LongestFirst { .. });
+        let one_by_one = by_load && self.rule.candidates() <= 1;
         let alike = batch.is_uniform() && batch.workers().len() >= 2 && batch.projection().is_none();
         if !(one_by_one && alike && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
             return None;
@@ -113,9 +116,9 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         }
     }
 
-    /// Whether the best pair is always in the column of the least-loaded open worker.
+    /// Whether the best pair is always in the column of the worker whose turn it is.
     pub(super) fn one_column(&self) -> bool {
         let nested = self.plan.nested && self.ordered && self.batch.is_uniform() && !self.batch.is_bounded();
-        self.plan.order == Order::LeastLoaded || nested
+        self.plan.order.is_in_turn() || nested
     }
 }

@@ -200,20 +200,15 @@ impl Fake {
 
 /// What a policy on the fake is built with.
 pub(crate) fn parameters(fake: &Fake) -> Parameters {
-    Parameters {
-        backend: BackendKind::Ascend,
-        ascend: AscendParameters {
-            library: Some(fake.path.clone()),
-            kernel: Some(model::plain().to_owned()),
-            // The model is slower than any device, and the machine may be busy.
-            answer_timeout_ms: 20_000,
-            device_timeout_ms: 20_000,
-            rest_ms: 1,
-            longest_rest_ms: 4,
-            ..AscendParameters::default()
-        },
-        ..Parameters::default()
-    }
+    // The model is slower than any device, and the machine may be busy.
+    let ascend = AscendParameters::new()
+        .library(Some(fake.path.clone()))
+        .kernel(Some(model::plain().to_owned()))
+        .answer_timeout_ms(20_000)
+        .device_timeout_ms(20_000)
+        .rest_ms(1)
+        .longest_rest_ms(4);
+    Parameters::new().backend(BackendKind::Ascend).ascend(ascend)
 }
 
 /// Waits for something that another thread does.
