@@ -28,7 +28,7 @@ impl Paired {
 
     fn policy(&self, backend: BackendKind, isa: Option<Isa>) -> Box<dyn Policy> {
         // The series `structured`, whatever is faster; masks leave nothing to search by.
-        let mut parameters = Parameters::new().backend(backend).isa(isa).testing(None, true);
+        let mut parameters = Parameters::new().backend(backend).isa(isa).testing(true);
         parameters.exact.horizon_steps = self.horizon;
         policy::build(self.name(), &parameters).expect("known")
     }

@@ -328,7 +328,7 @@ fn decided_dense(
     let mut pool = Pool::with_window(requests.len());
     pool.refill(&requests).expect("valid");
     let batch = Batch::draft(&workers, &pool).projection(horizon, &rows).check().expect("valid");
-    let mut parameters = Parameters::new().isa(Some(isa)).testing(None, search_by_length);
+    let mut parameters = Parameters::new().isa(Some(isa)).testing(search_by_length);
     (parameters.exact.horizon_steps, parameters.exact.gamma) = (100, 1.0);
     parameters.exact.aging_tokens_per_step = aging;
     let mut policy = policy::build("exact-oracle", &parameters).expect("a policy");

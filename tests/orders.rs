@@ -130,7 +130,7 @@ fn parts(rng: &mut ChaCha8Rng) -> Parts {
         .collect();
     Parts {
         requests,
-        traffic: Traffic { mean_prompt_tokens: 700, mean_output_tokens: 300, ..Traffic::default() },
+        traffic: Traffic::new().mean_prompt_tokens(700).mean_output_tokens(300),
         growth: if bounded { rng.random_range(0..40) } else { 0 },
         horizon,
         rows: if classes { rows } else { vec![] },

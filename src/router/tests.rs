@@ -76,8 +76,8 @@ fn a_policy_that_breaks_its_promise_admits_nobody() {
                 });
             }
         }
-        fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-            self.decide(batch, out);
+        fn needs(&self) -> crate::Needs {
+            crate::Needs::new()
         }
     }
     let mut router = Router::with_policy(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();

@@ -25,9 +25,9 @@ fn a_bind_avoids_ranks_that_take_nobody_and_keeps_a_given_rank() {
         let mut policy = policy(name);
         assert!(policy.needs().binds_on_arrival, "{name}");
         for id in 0..20 {
-            assert_eq!(policy.bind(&Request::new(id, 10), &ranks), Some(1), "{name}");
+            assert_eq!(policy.bind(&Request::new(id, 10), &ranks), Some(1.into()), "{name}");
         }
-        assert_eq!(policy.bind(&Request::new(99, 10).bound_to(2), &ranks), Some(2), "{name}");
+        assert_eq!(policy.bind(&Request::new(99, 10).bound_to(2), &ranks), Some(2.into()), "{name}");
         let draining = [ranks[0], ranks[2]];
         assert_eq!(policy.bind(&Request::new(99, 10), &draining), None, "{name}");
         assert_eq!(policy.bind(&Request::new(99, 10), &[]), None, "{name}");
@@ -39,24 +39,24 @@ fn each_rule_binds_as_its_formula_says() {
     // requests 7, 6, 9; 4 * queued + running 13, 24, 9; tokens 700, 900, 800
     let ranks = [rank(600, 5, 2, 100), rank(300, 0, 6, 600), rank(800, 9, 0, 0)];
     let bind = |name: &str| policy(name).bind(&Request::new(1, 250), &ranks);
-    assert_eq!(bind("jsq"), Some(1));
-    assert_eq!(bind("vllm-legacy"), Some(2));
-    assert_eq!(bind("sglang-total-tokens"), Some(0));
-    assert_eq!(bind("vllm-0.33"), Some(1));
+    assert_eq!(bind("jsq"), Some(1.into()));
+    assert_eq!(bind("vllm-legacy"), Some(2.into()));
+    assert_eq!(bind("sglang-total-tokens"), Some(0.into()));
+    assert_eq!(bind("vllm-0.33"), Some(1.into()));
     let mut turns = policy("round-robin");
     let order: Vec<_> = (0..5).map(|id| turns.bind(&Request::new(id, 5), &ranks)).collect();
-    assert_eq!(order, [Some(0), Some(1), Some(2), Some(0), Some(1)]);
+    assert_eq!(order, [Some(0.into()), Some(1.into()), Some(2.into()), Some(0.into()), Some(1.into())]);
     // Of any two ranks the heavier one is never taken, so the heaviest is taken by nobody.
     let mut two = policy("power-of-two");
     let mut seen = [0; 3];
     for id in 0..300 {
-        seen[two.bind(&Request::new(id, 5), &ranks).expect("a rank") as usize] += 1;
+        seen[two.bind(&Request::new(id, 5), &ranks).expect("a rank").index()] += 1;
     }
     assert!(seen[1] == 0 && seen[0] > 150 && seen[2] > 50, "{seen:?}");
     let mut random = policy("random");
     let mut seen = [0; 3];
     for id in 0..300 {
-        seen[random.bind(&Request::new(id, 5), &ranks).expect("a rank") as usize] += 1;
+        seen[random.bind(&Request::new(id, 5), &ranks).expect("a rank").index()] += 1;
     }
     assert!(seen.iter().all(|&count| count > 60), "{seen:?}");
 }
@@ -77,15 +77,15 @@ fn a_seed_repeats_its_draws() {
 fn what_was_dispatched_counts_until_the_view_shows_it() {
     let ranks = [rank(100, 1, 0, 0), rank(150, 1, 0, 0)];
     let mut policy = policy("sglang-total-tokens");
-    assert_eq!(policy.bind(&Request::new(1, 80), &ranks), Some(0));
+    assert_eq!(policy.bind(&Request::new(1, 80), &ranks), Some(0.into()));
     // The view is the old one: 100 + 80 against 150.
-    assert_eq!(policy.bind(&Request::new(2, 10), &ranks), Some(1));
-    assert_eq!(policy.bind(&Request::new(3, 30), &ranks), Some(1));
-    assert_eq!(policy.bind(&Request::new(4, 30), &ranks), Some(0));
+    assert_eq!(policy.bind(&Request::new(2, 10), &ranks), Some(1.into()));
+    assert_eq!(policy.bind(&Request::new(3, 30), &ranks), Some(1.into()));
+    assert_eq!(policy.bind(&Request::new(4, 30), &ranks), Some(0.into()));
     // Now it shows what rank 0 got, and the count begins again there only.
     let ranks = [rank(100, 1, 2, 10), rank(150, 1, 0, 0)];
-    assert_eq!(policy.bind(&Request::new(5, 90), &ranks), Some(0));
-    assert_eq!(policy.bind(&Request::new(6, 5), &ranks), Some(1));
+    assert_eq!(policy.bind(&Request::new(5, 90), &ranks), Some(0.into()));
+    assert_eq!(policy.bind(&Request::new(6, 5), &ranks), Some(1.into()));
 }
 
 #[test]
@@ -97,24 +97,24 @@ fn lagging_statistics_are_refreshed_after_their_steps() {
     };
     let mut policy = policy("vllm-0.33");
     // Rank 0: max(6, 6) + 6 * 2 * (0.9 - 0.5) = 10.8. Rank 1: 4 + 4 = 8, half full: no surcharge.
-    assert_eq!(policy.bind(&Request::new(1, 5), &[full(2, 900), full(4, 400)]), Some(1));
+    assert_eq!(policy.bind(&Request::new(1, 5), &[full(2, 900), full(4, 400)]), Some(1.into()));
     // Rank 1 fills up and rank 0 empties, but the snapshot still says 10.8 against max(9, 8).
     let now = [full(0, 100), full(5, 900)];
-    assert_eq!(policy.bind(&Request::new(2, 5), &now), Some(1));
+    assert_eq!(policy.bind(&Request::new(2, 5), &now), Some(1.into()));
     let pool = Pool::new();
     let workers = [now[0].worker, now[1].worker];
     let batch = Batch::draft(&workers, &pool).check().expect("valid");
     for _ in 0..2 {
         policy.decide(&batch, &mut Assignment::new());
     }
-    assert_eq!(policy.bind(&Request::new(3, 5), &now), Some(0));
+    assert_eq!(policy.bind(&Request::new(3, 5), &now), Some(0.into()));
     // Equal ranks: the scan starts one further each time.
     let mut policy = self::policy("vllm-0.33");
     let mut equal = [rank(5, 1, 0, 0); 3];
     let order: Vec<_> = (0..3)
         .map(|id| {
             let to = policy.bind(&Request::new(id, 5), &equal).expect("a rank");
-            equal[to as usize].queued_requests += 1;
+            equal[to.index()].queued_requests += 1;
             to
         })
         .collect();
@@ -126,7 +126,7 @@ fn decide(name: &str, workers: &[Worker], requests: &[Request]) -> Vec<(u64, u32
     let batch = Batch::draft(workers, &pool).check().expect("valid");
     let mut out = Assignment::new();
     policy(name).decide(&batch, &mut out);
-    out.admitted.iter().map(|admission| (admission.id, admission.worker)).collect()
+    out.admitted.iter().map(|admission| (admission.id.0, admission.worker.0)).collect()
 }
 
 #[test]
