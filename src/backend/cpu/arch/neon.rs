@@ -1,4 +1,15 @@
 //! AArch64 with NEON: four registers hold a block.
+//!
+//! Compilers turn the array lanes of `scalar` into NEON as well, but take masks, reductions and choices apart.
+//! Instructions of a decision at 512 waiting, 64 workers and 8 free slots, counted by an emulator:
+//!
+//! | | array lanes | intrinsics |
+//! |---|---|---|
+//! | `level` | 17,800 | 11,400 |
+//! | `exact` | 31,500 | 21,900 |
+//! | `exact`, affinity and masks | 105,400 | 87,100 |
+//!
+//! Time on such a CPU has not been measured.
 
 use std::arch::aarch64::*;
 

@@ -50,17 +50,11 @@ fn each(mut of: impl FnMut(usize) -> i32) -> [i32; BLOCK] {
 
 #[inline(always)]
 fn mask(mut of: impl FnMut(usize) -> bool) -> u16 {
-    let mut bytes = [0u8; BLOCK];
-    for (lane, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from(of(lane));
-    }
-    // Compilers turn the comparisons into vectors, and the product moves the bits of eight bytes next to each
-    // other.
     let mut bits = 0;
-    for (half, &bytes) in bytes.as_chunks().0.iter().enumerate() {
-        bits |= (u64::from_le_bytes(bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * half);
+    for lane in 0..BLOCK {
+        bits |= u16::from(of(lane)) << lane;
     }
-    bits as u16
+    bits
 }
 
 impl Lanes for Scalar {

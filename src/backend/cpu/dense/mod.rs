@@ -96,9 +96,16 @@ pub(super) fn best_of_run<L: Lanes, const N: usize>(
     if top == NOTHING {
         return Ok(None);
     }
-    // Then the earliest that has it, four blocks at a time: a test of each would be a branch.
+    // Then the earliest that has it, four blocks at a time.
     let (wanted, mut index) = (lanes.splat(top), usize::MAX);
     for (scores, from) in scores.as_chunks::<STRIDE>().0.iter().zip((0..).step_by(STRIDE * BLOCK)) {
+        let mut greatest = lanes.load(&scores[0].0);
+        for scores in &scores[1..] {
+            greatest = lanes.max(greatest, lanes.load(&scores.0));
+        }
+        if lanes.equal(greatest, wanted) == 0 {
+            continue;
+        }
         let mut bits = 0u64;
         for (block, scores) in scores.iter().enumerate() {
             bits |= u64::from(lanes.equal(lanes.load(&scores.0), wanted)) << (block * BLOCK);

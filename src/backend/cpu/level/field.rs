@@ -99,6 +99,9 @@ pub(super) struct Field<'a, const GROUPS: usize> {
     aged: &'a mut [u16; GROUPS],
     age: crate::score::Age,
     block_bounds: &'a mut BlockBounds,
+    /// Whether so many searches are to come that better bounds pay: of a block that is first looked into, and
+    /// of one that loses an entry.
+    pub(super) many: bool,
 }
 
 impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
@@ -110,6 +113,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         ordered: &'a Ordered<'a>,
         marks: &'a mut Marks,
         block_bounds: &'a mut BlockBounds,
+        many: bool,
     ) -> Option<Self> {
         begin(lanes, ordered, &marks.block_ages, block_bounds);
         let blocks = ordered.token_blocks.len();
@@ -125,6 +129,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             aged: marks.aged.first_chunk_mut()?,
             age: marks.age,
             block_bounds,
+            many,
         })
     }
 
@@ -199,7 +204,9 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         let ages = lanes.ages(self.ordered.now_step, &self.enqueued[block], self.age);
         lanes.store(ages, &mut self.ages[block]);
         self.aged[group] |= bit;
-        self.tighten(lanes, block, ages);
+        if self.many {
+            self.tighten(lanes, block, ages);
+        }
         ages
     }
 

@@ -171,7 +171,8 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
     // What does not change stays in registers.
     let (pairs, tolerant, ordered) = (chain.pairs, chain.tolerance_tokens.is_some(), chain.ordered);
     let (loads, open, picks) = (&mut *chain.loads, &mut *chain.open, &mut *chain.picks);
-    let mut field = Field::<GROUPS>::new(lanes, ordered, chain.marks, chain.block_bounds)?;
+    let many = 2 * open.len() > ordered.token_blocks.len();
+    let mut field = Field::<GROUPS>::new(lanes, ordered, chain.marks, chain.block_bounds, many)?;
     let mut late = None;
     let mut unfit = None;
     while let Some(key) = open.pop() {
@@ -197,8 +198,10 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
         let tokens = field.tokens_of(position);
         loads.admit_alike(worker, tokens);
         field.take(position);
-        field.shut(position / BLOCK);
-        late = Some(position / BLOCK);
+        if field.many {
+            field.shut(position / BLOCK);
+            late = Some(position / BLOCK);
+        }
         picks.push(Pick {
             position,
             worker,
@@ -248,7 +251,7 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
     let terms = Terms::new(chain);
     let loads = &mut *chain.loads;
     let mut changed = false;
-    let field = Field::<GROUPS>::new(lanes, chain.ordered, chain.marks, chain.block_bounds);
+    let field = Field::<GROUPS>::new(lanes, chain.ordered, chain.marks, chain.block_bounds, false);
     let Some(mut field) = field else { return (false, None) };
     let mut from = first;
     while let Some((index, profile)) = recheck.next(chain.picks, loads, chain.changes, from) {
