@@ -72,6 +72,8 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         terms: Terms,
         reach: MatrixThreshold,
     ) -> Self {
+        // Who goes longest first is found in the length order itself.
+        let searches_nothing = matches!(plan.order, Order::LongestFirst { .. }) && plan.repair.rounds == 0;
         Self {
             batch,
             waiting: batch.waiting().ordered(),
@@ -79,7 +81,7 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
             plan,
             terms,
             reach,
-            ordered: reach != MatrixThreshold::Far && !batch.has_pair_terms(),
+            ordered: searches_nothing || (reach != MatrixThreshold::Far && !batch.has_pair_terms()),
             refill_drop_tokens: None,
         }
     }
@@ -92,7 +94,14 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
 
     /// About how many columns will be searched.
     pub(super) fn searches(&self) -> usize {
-        let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
+        let waiting = self.batch.waiting().len();
+        let mut admissions = self.batch.open_slots().min(waiting as u64) as usize;
+        if let Order::MostOpenSlots(stage) = self.plan.order
+            && stage.candidate_window < waiting
+        {
+            // Once slots are scarce, requests are looked at in order of arrival.
+            admissions = admissions.saturating_sub(stage.greedy_slots as usize);
+        }
         let columns = if self.one_column() { 0 } else { self.batch.workers().len() };
         admissions + columns
     }
