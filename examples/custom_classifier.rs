@@ -54,7 +54,7 @@ fn mean_imbalance(classifier: Box<dyn TerminationClassifier>) -> Result<f64, Box
             (sum, steps) = (sum + plan.after.imbalance_tokens, steps + 1);
         }
         for to in &plan.admissions {
-            let output = [100, 200, 400][kind(to.prompt_tokens)] + to.id * 104_729 % 11;
+            let output = [100, 200, 400][kind(to.prompt_tokens)] + to.id.0 * 104_729 % 11;
             running.push((to.id, output));
         }
         router.advance();

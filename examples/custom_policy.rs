@@ -46,7 +46,7 @@ fn mean_imbalance(mut made: impl FnMut() -> Box<dyn Policy>) -> Result<f64, Box<
         let plan = routers[0].step(step * 50)?;
         assert_eq!(*plan, expected, "the engine and the oracle differ in step {step}");
         sum += plan.after.imbalance_tokens;
-        running.extend(plan.admissions.iter().map(|to| (to.id, 5 + to.id * 104_729 % 90)));
+        running.extend(plan.admissions.iter().map(|to| (to.id, 5 + to.id.0 * 104_729 % 90)));
         routers.iter_mut().for_each(Router::advance);
         running.iter_mut().for_each(|(_, left)| *left -= 1);
         for (id, _) in running.extract_if(.., |(_, left)| *left == 0) {

@@ -130,7 +130,7 @@ fn parts(rng: &mut ChaCha8Rng) -> Parts {
         .collect();
     Parts {
         requests,
-        traffic: Traffic::new().mean_prompt_tokens(700).mean_output_tokens(300),
+        traffic: Traffic::new().prompts(700, 0).outputs(300),
         growth: if bounded { rng.random_range(0..40) } else { 0 },
         horizon,
         rows: if classes { rows } else { vec![] },
