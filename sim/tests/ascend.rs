@@ -115,7 +115,7 @@ fn a_simulation_runs_on_the_device_to_the_last_batch() {
         let before = fake.calls("task-launch");
         let device = run(parameters(&fake));
         let launches = fake.calls("task-launch") - before;
-        let cpu = run(Parameters { backend: BackendKind::Cpu, ..Parameters::default() });
+        let cpu = run(Parameters::new().backend(BackendKind::Cpu));
         assert!(stripped(&device) == stripped(&cpu), "{workers} workers");
         assert!(launches > 30 * policies.len() as u64, "{launches} launches");
     }

@@ -109,15 +109,10 @@ impl<'a> Cluster<'a> {
             Forecast::Oracle if scenario.noise != Noise::NONE => Box::new(Oracle::noisy(noise)),
             forecast => classifier_for(forecast),
         });
-        let worker = WorkerConfig {
-            kv_capacity_tokens: scenario.kv_capacity_tokens,
-            ..WorkerConfig::new(scenario.slots)
-        };
-        let mut config = RouterConfig {
-            headroom_steps: scenario.headroom_steps,
-            refresh_steps: REFRESH_STEPS,
-            ..RouterConfig::uniform(scenario.workers, worker)
-        };
+        let worker = WorkerConfig::new(scenario.slots).capacity(scenario.kv_capacity_tokens);
+        let mut config = RouterConfig::uniform(scenario.workers, worker)
+            .headroom_steps(scenario.headroom_steps)
+            .refresh_steps(REFRESH_STEPS);
         if !scenario.weights.is_empty() && scenario.weights.len() != scenario.workers {
             let (expected, found) = (scenario.workers, scenario.weights.len());
             return Err(RouterError::from(BatchError::Length { what: "weights", expected, found }).into());
@@ -231,7 +226,7 @@ impl<'a> Cluster<'a> {
             let id = self.lives.len() as u64;
             self.run.requests_in += 1;
             self.router.tell_length(id, job.output_tokens);
-            let request = Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) };
+            let request = Request::new(id, job.prompt_tokens).hash(job.prompt_hash);
             self.router.adopt(request, worker as u32, generated)?;
             if let Some(prefixes) = &mut self.prefixes {
                 prefixes.entered(&job);
@@ -300,8 +295,7 @@ impl<'a> Cluster<'a> {
         }
         let id = self.lives.len() as u64;
         self.router.tell_length(id, job.output_tokens);
-        self.router
-            .enqueue(Request { prompt_hash: job.prompt_hash, ..Request::new(id, job.prompt_tokens) }, None)?;
+        self.router.enqueue(Request::new(id, job.prompt_tokens).hash(job.prompt_hash), None)?;
         if let Some(prefixes) = &mut self.prefixes {
             prefixes.entered(job);
         }

@@ -75,6 +75,13 @@ pub(crate) trait Lanes: Copy {
         self.top(self.keep(lanes, mask))
     }
 
+    /// Hides from the compiler where a value came from, for measurements: what is timed is then not worked out
+    /// beforehand. It costs nothing where an instruction set says so itself.
+    #[inline(always)]
+    fn opaque(self, lanes: Self::V) -> Self::V {
+        std::hint::black_box(lanes)
+    }
+
     /// [`Age::tokens`] of `now_step - enqueued`, where both the waits and the ages are below 2^31.
     fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V;
     /// Bonuses in whole tokens: halves round away from zero, as [`f32::round`] does.

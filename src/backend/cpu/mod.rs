@@ -104,6 +104,8 @@ pub(crate) struct Kernels {
     pub bounds: fn(&SortedKnots, &Edges) -> [i64; BLOCK],
     /// The best request of a run on a worker, its scores in the last argument.
     pub best_of_run: fn(&Rows<'_>, &SortedKnots, &mut [Block]) -> Result<Option<Best>, TooWide>,
+    /// The scores of so many blocks in registers, for measurements: the greatest.
+    pub spin: fn(&Rows<'_>, &SortedKnots, usize) -> i32,
     /// Finds the bonuses that are not zero on an open worker, of a matrix with so many workers, for some
     /// entries and their rows. Returns the number of hits.
     pub find_bonuses: fn((Bonuses<'_>, usize), (&[Block], &[Span]), &mut [[u32; 2]], &mut [Hit]) -> usize,

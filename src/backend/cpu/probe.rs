@@ -26,6 +26,17 @@ const GREATEST_BASE: i64 = 200;
 /// The worker whose column it is.
 const WORKER: usize = 3;
 
+/// The run of a probe without its requests.
+const RUN: Rows<'static> = Rows {
+    tokens: &[],
+    base: &[],
+    words: &[],
+    arrived: &[],
+    lengths: (1, LONGEST_TOKENS as i32),
+    greatest_base: GREATEST_BASE,
+    bit: 1 << WORKER,
+};
+
 impl ColumnProbe {
     /// `waiting` requests against a profile of `steps` knots, all of them between the lengths: the arithmetic
     /// of the lanes and nothing else. None where the CPU lacks the instruction set.
@@ -91,17 +102,16 @@ impl ColumnProbe {
 
     /// Scores the column once: the greatest score.
     pub fn pass(&mut self) -> i64 {
-        let rows = Rows {
-            tokens: &self.tokens,
-            base: &self.base,
-            words: &self.words,
-            arrived: &self.arrived,
-            lengths: (1, LONGEST_TOKENS as i32),
-            greatest_base: GREATEST_BASE,
-            bit: 1 << WORKER,
-        };
+        let Self { tokens, base, words, arrived, .. } = self;
+        let rows = Rows { tokens, base, words, arrived, ..RUN };
         let best = (self.kernels.best_of_run)(&rows, &self.knots, &mut self.scores);
         best.ok().flatten().map_or(i64::MIN, |best| best.score)
+    }
+
+    /// The arithmetic of so many passes on registers alone, nothing loaded or stored: what a pass cannot be
+    /// faster than. A yardstick for AVX-512 only: elsewhere there are too few registers for it.
+    pub fn spin(&self, passes: usize) -> i64 {
+        i64::from((self.kernels.spin)(&RUN, &self.knots, passes * self.tokens.len()))
     }
 
     /// What a pass answers, by the definition of a score, one request at a time.

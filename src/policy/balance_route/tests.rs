@@ -22,7 +22,10 @@ fn decide(name: &str, parameters: BalanceRouteParameters, batch: &Batch<'_>) -> 
     policy.decide(batch, &mut out);
     policy.decide_by_reference(batch, &mut oracle).expect("a rule");
     assert_eq!(out, oracle);
-    out.admitted.iter().map(|admission| (admission.id.0, admission.worker.0, admission.score_tokens)).collect()
+    out.admitted
+        .iter()
+        .map(|admission| (admission.id.0, admission.worker.0, admission.score_tokens))
+        .collect()
 }
 
 #[test]

@@ -86,8 +86,8 @@ fn a_policy_that_panics_has_changed_nothing() {
         fn decide(&mut self, _: &Batch<'_>, _: &mut Assignment) {
             std::panic::resume_unwind(Box::new("asked for"));
         }
-        fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-            self.decide(batch, out);
+        fn needs(&self) -> Needs {
+            Needs::new()
         }
     }
     let made_of = Router::with_policy(RouterConfig::new(1, 1), Box::new(Panics), None);

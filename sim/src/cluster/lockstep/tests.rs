@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use balanceroute::{Admission, Assignment, Batch};
+use balanceroute::{Admission, Assignment, Batch, Needs, WorkerIndex};
 
 use super::*;
 use crate::cluster::{PrefixModel, Source, StepCost};
@@ -35,15 +35,15 @@ impl Policy for FirstCome {
             out.admitted.push(Admission {
                 id: request.id,
                 slot,
-                worker: index as u32,
+                worker: WorkerIndex::at(index),
                 prompt_tokens: request.prompt_tokens,
                 score_tokens: 0.0,
             });
         }
     }
 
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        self.decide(batch, out);
+    fn needs(&self) -> Needs {
+        Needs::new()
     }
 }
 

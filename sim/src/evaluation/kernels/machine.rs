@@ -5,10 +5,7 @@ use balanceroute::policy::Parameters;
 
 /// Whatever this build and this machine have beside the CPU is a path of its own.
 pub(super) fn on_cpu() -> Parameters {
-    Parameters {
-        ascend: AscendParameters { device: None, ..AscendParameters::default() },
-        ..Parameters::default()
-    }
+    Parameters::new().ascend(AscendParameters::new().device(None))
 }
 
 /// Whether there is a device, and which, or why not: opened and closed again.

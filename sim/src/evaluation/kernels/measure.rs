@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::{ColumnProbe, Isa, Tier};
+use balanceroute::backend::cpu::{ColumnProbe, Isa};
 use balanceroute::policy::{self, Parameters};
 use balanceroute::{Assignment, Batch, Pairs, Pool, Request, Worker};
 use rand::{RngExt, SeedableRng};
@@ -37,7 +37,7 @@ pub(super) fn compare(paths: &mut [PathReport], definition: [Option<f64>; 2]) {
 
 /// Time per request, worker and step by the definition of a score, one request at a time.
 pub(super) fn definition(steps: usize) -> Option<f64> {
-    let probe = ColumnProbe::new(Isa::Scalar, Tier::I32, WAITING, steps)?;
+    let probe = ColumnProbe::new(Isa::Scalar, WAITING, steps)?;
     let pass = least_ns(300, || {
         std::hint::black_box(std::hint::black_box(&probe).by_definition());
     });
@@ -60,31 +60,27 @@ fn least_ns(rounds: u32, mut call: impl FnMut()) -> f64 {
     least
 }
 
-pub(super) fn measure(path: &mut PathReport, isa: Isa, tier: Tier) {
+pub(super) fn measure(path: &mut PathReport, isa: Isa) {
     let per_cell = |steps: usize| {
-        let mut probe = ColumnProbe::new(isa, tier, WAITING, steps)?;
-        let passes = 8;
+        let mut probe = ColumnProbe::new(isa, WAITING, steps)?;
         let pass = least_ns(300, || {
             std::hint::black_box(probe.pass());
         });
-        let peak = least_ns(300, || {
-            std::hint::black_box(probe.spin(std::hint::black_box(passes)));
-        }) / passes as f64;
-        Some((pass / (probe.cells() * steps) as f64, peak / pass))
+        let passes = 8;
+        // Only there are registers enough for the blocks that are scored at once.
+        let peak = (isa == Isa::Avx512).then(|| {
+            least_ns(300, || {
+                std::hint::black_box(probe.spin(std::hint::black_box(passes)));
+            }) / passes as f64
+        });
+        Some((pass / (probe.cells() * steps) as f64, peak.map(|peak| peak / pass)))
     };
     if let Some((ns, fraction)) = per_cell(1) {
-        (path.ns_per_cell, path.peak_fraction) = (Some(ns), Some(fraction));
+        (path.ns_per_cell, path.peak_fraction) = (Some(ns), fraction);
     }
     if let Some((ns, fraction)) = per_cell(HORIZON + 1) {
-        (path.ns_per_cell_horizon, path.peak_fraction_horizon) = (Some(ns), Some(fraction));
+        (path.ns_per_cell_horizon, path.peak_fraction_horizon) = (Some(ns), fraction);
     }
-    let steps = HORIZON + 1;
-    path.ns_per_cell_horizon_in_order = ColumnProbe::in_order(isa, tier, WAITING, steps).map(|mut probe| {
-        let pass = least_ns(300, || {
-            std::hint::black_box(probe.pass());
-        });
-        pass / (probe.cells() * steps) as f64
-    });
 }
 
 pub(super) fn auto(definition: [Option<f64>; 2]) -> Result<AutoReport, SimError> {
@@ -126,7 +122,7 @@ pub(super) fn auto(definition: [Option<f64>; 2]) -> Result<AutoReport, SimError>
 
 fn cross(waiting: usize, workers: usize, horizon: usize) -> Result<Crossing, SimError> {
     let made = Made::new(waiting, workers, workers / 2, horizon, false);
-    let structured_ns = made.time(&Parameters { search_by_length: true, ..on_cpu() }, 300)?;
+    let structured_ns = made.time(&on_cpu().testing(true), 300)?;
     let dense_ns = made.least_ns(BackendKind::Cpu)?;
     Ok(Crossing { waiting, workers, horizon, structured_ns, dense_ns })
 }
@@ -189,7 +185,7 @@ impl Made {
     }
 
     fn least_ns(&self, backend: BackendKind) -> Result<f64, SimError> {
-        self.time(&Parameters { backend, ..on_cpu() }, 300)
+        self.time(&on_cpu().backend(backend), 300)
     }
 
     pub(super) fn time(&self, parameters: &Parameters, rounds: u32) -> Result<f64, SimError> {

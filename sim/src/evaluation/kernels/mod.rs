@@ -7,7 +7,7 @@ mod selftest;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::ascend::AscendParameters;
-use balanceroute::backend::cpu::{Isa, Tier};
+use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::Parameters;
 
 use crate::error::SimError;
@@ -28,28 +28,26 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
     let mut paths = Vec::new();
     let mut contenders = Vec::new();
     for isa in Isa::ALL {
-        for lanes in std::iter::once(None).chain(Tier::ALL.map(Some)) {
-            let kind = lanes.map_or("structured".to_owned(), |lanes| format!("dense-{}", lanes.name()));
+        for (kind, backend) in [("structured", BackendKind::Auto), ("dense-i32", BackendKind::Cpu)] {
             let available = isa.is_available();
             let reason = if available { "this CPU has it" } else { "this CPU or this build lacks it" };
             let path = PathReport::new(format!("{isa}-{kind}"), available, reason.to_owned());
             if available {
-                let backend = if lanes.is_some() { BackendKind::Cpu } else { BackendKind::Auto };
-                let search_by_length = lanes.is_none();
-                let parameters = Parameters { isa: Some(isa), backend, lanes, search_by_length, ..on_cpu() };
+                let search_by_length = backend == BackendKind::Auto;
+                let parameters = on_cpu().isa(Some(isa)).backend(backend).testing(search_by_length);
                 contenders.push((paths.len(), build_all(&parameters)?));
             }
             paths.push(path);
-            if let (Some(tier), Some(path)) = (lanes, paths.last_mut()) {
-                measure(path, isa, tier);
+            if let (BackendKind::Cpu, Some(path)) = (backend, paths.last_mut()) {
+                measure(path, isa);
             }
         }
     }
     let definition = [definition(1), definition(HORIZON + 1)];
     compare(&mut paths, definition);
     // A test waits for the answer; a decision would not.
-    let ascend = AscendParameters { answer_timeout_ms: SELF_TEST_MS, ..AscendParameters::default() };
-    let parameters = Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() };
+    let ascend = AscendParameters::new().answer_timeout_ms(SELF_TEST_MS);
+    let parameters = Parameters::new().backend(BackendKind::Ascend).ascend(ascend);
     let (available, reason) = device(&parameters);
     let mut path = PathReport::new(BackendKind::Ascend.name().to_owned(), available, reason);
     if available {

@@ -27,11 +27,8 @@ pub struct PathReport {
     /// Time per request, worker and step with a horizon of 16, every knot of it between the lengths of every
     /// run: the arithmetic alone.
     pub ns_per_cell_horizon: Option<f64>,
-    /// That time for a whole column as a decision scores it: requests in order of length, knots put in order
-    /// and cut to each run.
-    pub ns_per_cell_horizon_in_order: Option<f64>,
-    /// How near a pass comes to its own instructions on registers alone, without a horizon. Above 1 where
-    /// there are too few registers to hold even these: a yardstick for AVX-512 only.
+    /// How near a pass comes to its own instructions on registers alone, without a horizon; none but for
+    /// AVX-512, which has registers enough to hold them.
     pub peak_fraction: Option<f64>,
     /// As `peak_fraction`, with the horizon.
     pub peak_fraction_horizon: Option<f64>,
@@ -58,7 +55,6 @@ impl PathReport {
             mismatches: 0,
             ns_per_cell: None,
             ns_per_cell_horizon: None,
-            ns_per_cell_horizon_in_order: None,
             peak_fraction: None,
             peak_fraction_horizon: None,
             times_definition: None,
@@ -146,7 +142,7 @@ impl KernelReport {
         };
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
             "",
             "",
             "",
@@ -158,12 +154,11 @@ impl KernelReport {
             "H = 16, ps",
             "times",
             "times plain",
-            "of",
-            "in order,"
+            "of"
         );
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
+            "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
             "path",
             "batches",
             "in lanes",
@@ -175,8 +170,7 @@ impl KernelReport {
             "a step",
             "one by 1",
             "lanes",
-            "peak",
-            "ps a step"
+            "peak"
         );
         for path in &self.paths {
             if !path.available {
@@ -188,7 +182,7 @@ impl KernelReport {
             }
             let _ = writeln!(
                 text,
-                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7} {:>9}",
+                "{:<20} {:>9} {:>9} {:>10} {:>11} {:>8} {:>12} {:>7}   {:>11} {:>8} {:>12} {:>7}",
                 path.name,
                 path.batches,
                 path.batches_in_lanes,
@@ -201,7 +195,6 @@ impl KernelReport {
                 number(path.times_definition_horizon, 1.0, 1),
                 number(path.times_plain_lanes_horizon, 1.0, 1),
                 number(path.peak_fraction_horizon, 1.0, 2),
-                number(path.ns_per_cell_horizon_in_order, 1e3, 1),
             );
         }
         let _ = writeln!(
@@ -219,12 +212,9 @@ impl KernelReport {
         );
         let _ = writeln!(
             text,
-            "times one by one: as many times as fast as the definition, a request at a time; \
-             times plain lanes: as the fastest of the scalar paths,\n\
-             which the compiler turns into the vector instructions of the target's baseline; \
-             in order: a whole column as a decision scores it, each run\n\
-             of requests against the knots between its lengths \
-             (dense-dot16: in i32 lanes where these are few)"
+            "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as\n\
+             the scalar path, which the compiler turns into the vector instructions of the target's baseline;\n\
+             of peak: of the speed of the scores' instructions on registers alone"
         );
         let _ =
             writeln!(text, "\n{:>8} {:>8} {:>14} {:>10}", "waiting", "horizon", "structured us", "dense us");

@@ -35,8 +35,6 @@ struct Parts {
 }
 
 const TEST_HORIZON: usize = 4;
-/// Steps of a batch that is made to fit the 16-bit dot products: so many that each column keeps enough knots.
-const FITTING_HORIZON: usize = 7;
 
 impl Parts {
     fn new(rng: &mut ChaCha8Rng) -> Self {
@@ -95,61 +93,8 @@ impl Parts {
         }
     }
 
-    /// A batch whose columns mostly fit the narrowest lanes: lengths up to a 16-bit lane's greatest, and now
-    /// and then one more, and every projected margin within them.
-    fn fitting(rng: &mut ChaCha8Rng) -> Self {
-        let (workers, waiting) = (rng.random_range(2..5usize), rng.random_range(4..12usize));
-        let edge = 1 << 15;
-        let longest = [400, 5000, edge - 1, edge][[0, 1, 1, 2, 2, 2, 2, 3][rng.random_range(0..8)]];
-        let requests: Vec<Request> = (0..waiting as u64)
-            .map(|id| {
-                let tokens = if id == 0 { longest } else { rng.random_range(1..=longest) };
-                let request = Request::new(id, tokens).waited(rng.random_range(0..50));
-                match rng.random_range(0..5) {
-                    0 => request.class(rng.random_range(0..2)),
-                    1 | 2 => request.pairs(rng.random_range(0..3)),
-                    _ => request,
-                }
-            })
-            .collect();
-        let list: Vec<Worker> = (0..workers)
-            .map(|_| {
-                Worker::new(200_000 + rng.random_range(0..u64::from(longest / 8)), 10, rng.random_range(0..3))
-            })
-            .collect();
-        // The greatest load of each step lies above them all, on a worker that takes nobody.
-        let above = |rng: &mut ChaCha8Rng| rng.random_range(longest / 4..longest);
-        let mut rows: Vec<u64> = Vec::new();
-        for worker in &list {
-            rows.extend(
-                (0..=FITTING_HORIZON)
-                    .map(|_| worker.load_tokens + rng.random_range(0..u64::from(longest / 8))),
-            );
-        }
-        rows.extend((0..=FITTING_HORIZON).map(|_| 200_000 + u64::from(longest / 4 + above(rng))));
-        let mut list = list;
-        list.push(Worker::new(200_000 + u64::from(longest), 10, 0));
-        let count = 3 * list.len();
-        Self {
-            pool: Pool::from_requests(&requests).expect("ids and lengths are valid"),
-            rows,
-            bonus: (0..count).map(|_| rng.random_range(-500.0..4000.0)).collect(),
-            bonus_half: vec![],
-            eligible: (0..3).map(|_| rng.random()).collect(),
-            classes: (0..2 * (FITTING_HORIZON + 1)).map(|_| rng.random_range(0.0..1.0)).collect(),
-            horizon: FITTING_HORIZON,
-            mean_prompt_tokens: 0,
-            workers: list,
-        }
-    }
-
     fn batch(&self) -> Batch<'_> {
-        let traffic = Traffic {
-            mean_prompt_tokens: self.mean_prompt_tokens,
-            sd_prompt_tokens: 1000,
-            small_prompt_tokens: 300,
-            mean_output_tokens: 700,
-        };
+        let traffic = Traffic::new().prompts(self.mean_prompt_tokens, 1000).small_prompts(300).outputs(700);
         let mut draft = Batch::draft(&self.workers, &self.pool).traffic(traffic).pairs(Pairs {
             bonus_tokens: &self.bonus,
             bonus_half_tokens: &self.bonus_half,
@@ -169,7 +114,7 @@ pub(super) fn test(
     paths: &mut [PathReport],
     contenders: &mut [Contender],
 ) -> Result<(), SimError> {
-    let reference = Parameters { backend: BackendKind::Reference, ..on_cpu() };
+    let reference = on_cpu().backend(BackendKind::Reference);
     let mut oracle = build_all(&reference)?;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let (mut expected, mut out) = (Assignment::new(), Assignment::new());
@@ -183,8 +128,8 @@ pub(super) fn test(
         }
     }
     // The host refuses a device's wrong answer and decides itself: that is a difference as well.
-    for (path, policies) in contenders.iter() {
-        let counters: Vec<_> = policies.iter().filter_map(|policy| policy.device_counters()).collect();
+    for (path, policies) in contenders.iter_mut() {
+        let counters: Vec<_> = policies.iter_mut().filter_map(|policy| policy.device()?.counters()).collect();
         if counters.is_empty() {
             continue;
         }
@@ -203,28 +148,23 @@ pub(super) fn test(
     Ok(())
 }
 
-/// Goes on where only part of the batches stayed in a path's lanes, until so many have: with more of the
-/// same, and with batches made to fit the 16-bit dot products and their edge.
+/// Goes on where only part of the batches stayed in a path's lanes, until so many have.
 pub(super) fn test_in_lanes(
     batches: u64,
     paths: &mut [PathReport],
     mut contenders: Vec<Contender>,
 ) -> Result<(), SimError> {
-    let reference = Parameters { backend: BackendKind::Reference, ..on_cpu() };
+    let reference = on_cpu().backend(BackendKind::Reference);
     let mut oracle = build_all(&reference)?;
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let (mut expected, mut out) = (Assignment::new(), Assignment::new());
-    let looks_ahead = POLICIES.iter().position(|name| *name == "exact-oracle").unwrap_or(0);
     // Lanes that hold nothing at all would never be done.
     for round in 0..8 * batches as usize {
         contenders.retain(|(path, _)| paths[*path].batches_in_lanes < batches);
         if contenders.is_empty() {
             break;
         }
-        let (parts, at) = match round % 4 {
-            0 => (Parts::new(&mut rng), round / 4 % POLICIES.len()),
-            _ => (Parts::fitting(&mut rng), looks_ahead),
-        };
+        let (parts, at) = (Parts::new(&mut rng), round % POLICIES.len());
         let checked = parts.batch();
         oracle[at].decide(&checked, &mut expected);
         for (path, policies) in contenders.iter_mut() {

@@ -44,6 +44,15 @@ impl Avx512 {
         Self(())
     }
 
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn hide(mut lanes: __m512i) -> __m512i {
+        // No instruction: the value stays where it is.
+        // SAFETY: nothing is read or written.
+        unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) lanes, options(pure, nomem, nostack)) };
+        lanes
+    }
+
     #[inline(always)]
     fn halves(self, a: __m512i) -> __m256i {
         // SAFETY: the CPU has AVX-512.
@@ -229,6 +238,12 @@ impl Lanes for Avx512 {
     fn greatest(self, lanes: Self::V, mask: u16) -> i32 {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_mask_reduce_max_epi32(mask, lanes) }
+    }
+
+    #[inline(always)]
+    fn opaque(self, lanes: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe { Self::hide(lanes) }
     }
 
     #[inline(always)]

@@ -62,7 +62,9 @@ macro_rules! instantiate {
             ) -> (bool, Option<usize>) {
                 level::replace($token, chain, first)
             }),
-    swap: compiled!($features, (picks: &mut Swap<'_>) -> bool { swap::pass($token, picks) }),
+            swap: compiled!($features, (picks: &mut Swap<'_>) -> bool {
+                swap::pass($token, picks)
+            }),
             loads: LoadKernels {
                 anticipate: compiled!($features, (
                     columns: [&[i64]; 3],
@@ -71,7 +73,9 @@ macro_rules! instantiate {
                 ) -> i64 {
                     loads::anticipate(columns, refill, anticipated)
                 }),
-        top: compiled!($features, (values: &[i64]) -> Top { loads::top(values) }),
+                top: compiled!($features, (values: &[i64]) -> Top {
+                    loads::top(values)
+                }),
                 sum_and_max: compiled!($features, (values: &[i64]) -> (i64, i64) {
                     loads::sum_and_max(values)
                 }),
@@ -95,6 +99,9 @@ macro_rules! instantiate {
                 scores: &mut [Block],
             ) -> Result<Option<Best>, TooWide> {
                 dense::best_of_run::<_, $blocks>($token, rows, knots, scores)
+            }),
+            spin: compiled!($features, (rows: &Rows<'_>, knots: &SortedKnots, blocks: usize) -> i32 {
+                dense::spin::<_, $blocks>($token, rows, knots, blocks)
             }),
             find_bonuses: compiled!($features, (
                 bonuses: (Bonuses<'_>, usize),

@@ -25,6 +25,7 @@ static KERNELS: Kernels = Kernels {
     sort_knots: |knots, profile, lengths| knots.take(Scalar, profile, lengths),
     bounds: |knots, edges| knots.bounds(Scalar, edges),
     best_of_run: |rows, knots, scores| dense::best_of_run::<_, 1>(Scalar, rows, knots, scores),
+    spin: |rows, knots, blocks| dense::spin::<_, 1>(Scalar, rows, knots, blocks),
     find_bonuses: |bonuses, open, entries, hits| dense::find_bonuses(Scalar, bonuses, open, entries, hits),
     add_bonuses: |bonuses, workers, unit, from, into| {
         dense::add_bonuses(Scalar, bonuses, workers, unit, from, into)

@@ -86,7 +86,13 @@ pub(super) fn best_of_run<L: Lanes, const N: usize>(
     let steps = tokens.as_chunks::<N>().0.iter().zip(base.as_chunks::<N>().0);
     let steps = steps.zip(words.as_chunks::<N>().0).zip(scores.as_chunks_mut::<N>().0);
     for (((tokens, base), words), into) in steps {
-        let scored = score(lanes, &cut, (rows.bit, knots.longest()), [tokens, base, words]);
+        let mut registers = [[best; N]; 3];
+        for (registers, blocks) in registers.iter_mut().zip([tokens, base, words]) {
+            for (register, block) in registers.iter_mut().zip(blocks) {
+                *register = lanes.load(&block.0);
+            }
+        }
+        let scored = score(lanes, &cut, (rows.bit, knots.longest()), registers);
         for (into, scored) in into.iter_mut().zip(scored) {
             lanes.store(scored, &mut into.0);
             best = lanes.max(best, scored);
@@ -121,6 +127,32 @@ pub(super) fn best_of_run<L: Lanes, const N: usize>(
     Ok(Some(Best { index: index as u32, score: i64::from(top) + cut.greatest }))
 }
 
+/// The greatest score of so many blocks that lie in registers: the least time that the scores of
+/// [`best_of_run`] could take.
+#[inline(always)]
+pub(super) fn spin<L: Lanes, const N: usize>(
+    lanes: L,
+    rows: &Rows<'_>,
+    knots: &SortedKnots,
+    blocks: usize,
+) -> i32 {
+    let Some(cut) = knots.cut(lanes, rows.lengths, rows.greatest_base) else { return NOTHING };
+    let mut registers = [[lanes.splat(rows.lengths.0); N], [lanes.splat(3); N], [lanes.splat(rows.bit); N]];
+    let mut best = lanes.splat(NOTHING);
+    for _ in 0..blocks / N {
+        for register in registers.as_flattened_mut() {
+            *register = lanes.opaque(*register);
+        }
+        for scored in score(lanes, &cut, (rows.bit, knots.longest()), registers) {
+            best = lanes.max(best, scored);
+        }
+    }
+    lanes.top(best)
+}
+
+/// Tokens, ages plus bonuses, and eligibility words of `N` blocks.
+type Registers<L, const N: usize> = [[<L as Lanes>::V; N]; 3];
+
 /// Scores `N` blocks at once, so that a knot is loaded once for all of them and their sums do not wait for
 /// each other.
 #[inline(always)]
@@ -128,14 +160,13 @@ fn score<L: Lanes, const N: usize>(
     lanes: L,
     cut: &Cut<'_>,
     (bit, longest): (i32, i32),
-    [tokens, base, words]: [&[Block; N]; 3],
+    [lengths, base, words]: Registers<L, N>,
 ) -> [L::V; N] {
     // No closures on the way: they would be compiled without the instruction set.
-    let (mut sums, mut lengths) = ([lanes.splat(0); N], [lanes.splat(0); N]);
-    for n in 0..N {
-        lengths[n] = lanes.load(&tokens[n].0);
-        let line = lanes.add(lanes.mul(lengths[n], lanes.splat(cut.slope)), lanes.splat(cut.start));
-        sums[n] = lanes.add(line, lanes.load(&base[n].0));
+    let mut sums = base;
+    for (sum, length) in sums.iter_mut().zip(lengths) {
+        let line = lanes.add(lanes.mul(length, lanes.splat(cut.slope)), lanes.splat(cut.start));
+        *sum = lanes.add(line, *sum);
     }
     for (&at, &weight) in cut.ats.iter().zip(cut.weights) {
         let (at, weight) = (lanes.splat(at), lanes.splat(weight));
@@ -149,7 +180,7 @@ fn score<L: Lanes, const N: usize>(
         }
     }
     for n in 0..N {
-        sums[n] = lanes.admit(sums[n], lanes.load(&words[n].0), bit, lengths[n], longest);
+        sums[n] = lanes.admit(sums[n], words[n], bit, lengths[n], longest);
     }
     sums
 }
