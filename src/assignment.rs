@@ -242,7 +242,7 @@ mod tests {
     use crate::policy::{self, Parameters};
     use crate::pool::Pool;
 
-    /// Who is refused by the door is refused behind the window as well: the reasons follow the rows of
+    /// Who is refused by the validation is refused behind the window as well: the reasons follow the rows of
     /// everybody.
     #[test]
     fn a_row_that_is_not_there_is_refused_behind_the_window_too() {

@@ -1,4 +1,4 @@
-//! What the door looks at.
+//! What the validation of a batch looks at.
 
 use half::f16;
 

@@ -1,4 +1,4 @@
-//! One step's problem: workers, waiting requests and what is known about them, validated at this door and
+//! One step's problem: workers, waiting requests and what is known about them, validated here and
 //! nowhere else.
 //!
 //! A [`Batch`] exists only when everything in it is consistent, so no policy and no backend checks its input
@@ -143,7 +143,7 @@ impl<'a> Batch<'a> {
         match request.pair_row {
             Some(row) if !self.pairs.eligible.is_empty() => {
                 let words = self.workers.len().div_ceil(64);
-                // The door looks at the window only: a request behind it may name a row that is not there,
+                // Validation looks at the window only: a request behind it may name a row that is not there,
                 // which says nothing.
                 let word = self.pairs.eligible.get(row as usize * words + worker / 64);
                 word.is_none_or(|word| word >> (worker % 64) & 1 == 1)

@@ -3,7 +3,8 @@
 use super::limits::MAX_WORKERS;
 use super::worker::Worker;
 
-/// What every decision wants to know of the workers: added up at the door, where each is looked at anyway.
+/// What every decision wants to know of the workers: added up in the validation, where each is looked at
+/// anyway.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
     /// A bit for each worker with an open slot.

@@ -99,8 +99,8 @@ fn check(batch: &Batch<'_>, answer: &Assignment, admissions: usize) {
     let mut open: Vec<u32> = batch.workers().iter().map(Worker::open_slots).collect();
     let mut seen = std::collections::HashSet::new();
     for pick in &answer.admitted {
-        assert!(seen.insert(pick.id) && open[pick.worker as usize] > 0);
-        open[pick.worker as usize] -= 1;
+        assert!(seen.insert(pick.id) && open[pick.worker.index()] > 0);
+        open[pick.worker.index()] -= 1;
     }
 }
 
