@@ -1,5 +1,5 @@
-//! The dense matrix: single columns per instruction set, whole decisions with affinity and masks, and where the
-//! structured search meets it.
+//! The dense matrix: single columns per instruction set, whole decisions with affinity and masks, and where
+//! the structured search meets it.
 //!
 //! Sizes are (waiting N, workers G, horizon H). Every answer is checked before it is timed.
 
@@ -55,7 +55,8 @@ fn columns(c: &mut Criterion) {
     }
 }
 
-/// Whole decisions: the oracle where it is bearable, the structured search, the matrix on each instruction set.
+/// Whole decisions: the oracle where it is bearable, the structured search, the matrix on each instruction
+/// set.
 fn decisions(c: &mut Criterion) {
     for (waiting, workers) in SIZES {
         for horizon in HORIZONS {

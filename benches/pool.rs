@@ -1,7 +1,9 @@
-//! What it costs to hold many who wait: events, steps and departures of a router with 1,000, 30,000 and 1,000,000 of them.
+//! What it costs to hold many who wait: events, steps and departures of a router with 1,000, 30,000 and
+//! 1,000,000 of them.
 //!
-//! Workers are full but for what a step fills; `full-cache` leaves slots open that nobody's length fits. Lengths are random, or all equal. Departures are those
-//! of 100,000 at once, in the step that returns them, when nobody else waits and when 900,000 do.
+//! Workers are full but for what a step fills; `full-cache` leaves slots open that nobody's length fits.
+//! Lengths are random, or all equal. Departures are those of 100,000 at once, in the step that returns them,
+//! when nobody else waits and when 900,000 do.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
 //! What a router costs: per event, per step, and a whole second of traffic on one core.
 //!
-//! Sizes are (waiting N, workers G, slots B); every slot is taken but for those that the step fills. *traffic* is one simulated second of 20 steps of
-//! 50 ms with 100,000 events in it, of which each worker's progress and report, arrivals, ends and single requests' progress are parts: divide by
-//! the second for the share of a core, by 20 for what a step's worth of events costs beside the 50 ms that the step lasts.
+//! Sizes are (waiting N, workers G, slots B); every slot is taken but for those that the step fills.
+//! *traffic* is one simulated second of 20 steps of 50 ms with 100,000 events in it, of which each worker's
+//! progress and report, arrivals, ends and single requests' progress are parts: divide by the second for the
+//! share of a core, by 20 for what a step's worth of events costs beside the 50 ms that the step lasts.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -189,7 +190,8 @@ fn events(c: &mut Criterion) {
     }
 }
 
-/// A step with eight slots to fill, the counting of what it admits included; everything else is outside of the time.
+/// A step with eight slots to fill, the counting of what it admits included; everything else is outside of
+/// the time.
 fn steps(c: &mut Criterion) {
     let mut group = c.benchmark_group("router/step");
     for size in SIZES {

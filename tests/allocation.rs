@@ -14,8 +14,8 @@ use counting::BYTES;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A random step: workers with up to three free slots, a pool, a projection and predicted ends. Waits of up to 3000 steps are mostly
-/// overdue, waits of up to 100 are not: the two leave by different ways.
+/// A random step: workers with up to three free slots, a pool, a projection and predicted ends. Waits of up
+/// to 3000 steps are mostly overdue, waits of up to 100 are not: the two leave by different ways.
 fn step(
     rng: &mut ChaCha8Rng,
     largest: bool,
@@ -73,7 +73,8 @@ fn a_step_allocates_nothing_after_the_warm_up() {
     }
 }
 
-/// Few admissions of many requests are searched by length and many of few go through the matrix: many of many have room there too.
+/// Few admissions of many requests are searched by length and many of few go through the matrix: many of many
+/// have room there too.
 #[test]
 fn a_step_that_goes_another_way_allocates_nothing() {
     let horizon = 30;
@@ -98,7 +99,8 @@ fn a_step_that_goes_another_way_allocates_nothing() {
     }
 }
 
-/// Requests of a router's life, reports included: a round fills the pool up, decides, moves on and ends a third of what runs.
+/// Requests of a router's life, reports included: a round fills the pool up, decides, moves on and ends a
+/// third of what runs.
 struct Life {
     rng: ChaCha8Rng,
     next_id: u64,
@@ -199,7 +201,8 @@ impl PairTerms for Terms {
     }
 }
 
-/// More wait than the window holds, caches bind so that it moves on, ranks are asked for, some expire in every step.
+/// More wait than the window holds, caches bind so that it moves on, ranks are asked for, some expire in
+/// every step.
 #[test]
 fn windows_and_departures_allocate_nothing_after_the_warm_up() {
     for name in ["level", "exact", "br0", "longest-first"] {

@@ -17,7 +17,8 @@ fn lengths(tied: bool) -> BoxedStrategy<u32> {
     if tied { prop_oneof![Just(100u32), Just(200), 95..105u32].boxed() } else { (1..5000u32).boxed() }
 }
 
-/// How many wait, and below how many the free slots of a worker stay: mostly small, often one slot each, a few large pools and a few bursts.
+/// How many wait, and below how many the free slots of a worker stay: mostly small, often one slot each, a
+/// few large pools and a few bursts.
 fn sizes() -> impl Strategy<Value = (usize, u32)> {
     prop_oneof![
         77 => (0..40usize, Just(5u32)),
@@ -133,7 +134,8 @@ fn parts() -> impl Strategy<Value = Parts> {
     })
 }
 
-/// Columns of many runs: some hundred requests, mostly terms per pair, a horizon, short or long, and margins that lie between the lengths.
+/// Columns of many runs: some hundred requests, mostly terms per pair, a horizon, short or long, and margins
+/// that lie between the lengths.
 fn long_parts() -> impl Strategy<Value = Parts> {
     (2..6usize, 120..420usize, any::<[bool; 6]>(), any::<u64>()).prop_map(|(g, n, flags, seed)| {
         let [tied, classes, masks, few, far, plain] = flags;
@@ -308,7 +310,8 @@ fn columns_of_many_runs() {
     }
 }
 
-/// Whether `exact-oracle` decides such a batch of six workers with two free slots each in the matrix; the answer is the oracle's either way.
+/// Whether `exact-oracle` decides such a batch of six workers with two free slots each in the matrix; the
+/// answer is the oracle's either way.
 fn decided_dense(
     isa: Isa,
     (waiting, horizon): (u64, usize),
@@ -342,7 +345,8 @@ fn decided_dense(
     policy.dense_columns().0 > 0
 }
 
-/// Whoever looks far ahead is decided in the matrix, unless its lanes do not hold the batch: the answer is the same.
+/// Whoever looks far ahead is decided in the matrix, unless its lanes do not hold the batch: the answer is
+/// the same.
 #[test]
 fn who_looks_far_is_decided_in_the_matrix() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
@@ -353,7 +357,8 @@ fn who_looks_far_is_decided_in_the_matrix() {
         assert!(!decided_dense(isa, (300, far), 2.0, 1.0, true));
         assert!(!decided_dense(isa, (300, far), 1e5, 1.0, false));
         assert!(!decided_dense(isa, (300, 100), 2.0, 64.0, false));
-        // Twelve slots: in a large pool few admissions do not earn what the matrix costs, unless each looks further.
+        // Twelve slots: in a large pool few admissions do not earn what the matrix costs, unless each looks
+        // further.
         assert!(!decided_dense(isa, (8_000, far), 2.0, 1.0, false));
         assert!(decided_dense(isa, (8_000, 40), 2.0, 1.0, false));
     }

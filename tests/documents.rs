@@ -1,8 +1,8 @@
 //! What the pages say of files, links, commands and variables is so; the short commands run.
 //!
-//! Blocks of `sh` are checked: programs, files, subcommands, flags, features and targets. Blocks of `sh run` are run as
-//! well, line by line. Blocks of `sh elsewhere` need something that is not in this repository. Words in capitals
-//! (`FILE`, `DIR`) stand for something else.
+//! Blocks of `sh` are checked: programs, files, subcommands, flags, features and targets. Blocks of `sh run`
+//! are run as well, line by line. Blocks of `sh elsewhere` need something that is not in this repository.
+//! Words in capitals (`FILE`, `DIR`) stand for something else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,7 +1,7 @@
 //! Golden vectors: batches and their answers as files, the same for every language and every backend.
 //!
-//! `BALANCEROUTE_BLESS=1 cargo test --test golden` draws the batches again and writes the oracle's answers; a plain run replays the files.
-//! The keys are explained in `tests/golden/README.md`.
+//! `BALANCEROUTE_BLESS=1 cargo test --test golden` draws the batches again and writes the oracle's answers; a
+//! plain run replays the files. The keys are explained in `tests/golden/README.md`.
 
 #[cfg(feature = "ascend")]
 #[path = "device/support/mod.rs"]
@@ -594,7 +594,8 @@ const FILES: [File; 5] = [
     ("lookahead", "Projected loads, predicted ends and survival classes.", lookahead),
 ];
 
-/// Policies whose answer is a function of the batch alone; the others bind requests before they wait, with a memory.
+/// Policies whose answer is a function of the batch alone; the others bind requests before they wait, with a
+/// memory.
 fn policies() -> Vec<&'static str> {
     let parameters = Parameters::default();
     let binds = |name: &str| policy::build(name, &parameters).expect("known").needs().binds_on_arrival;

@@ -1,5 +1,5 @@
-//! Terms that say nothing are none: an all-ones mask, a bonus of zero, one such row among many, a survival class of ones, a weight of one. With them every
-//! policy answers what it answers without, on every path.
+//! Terms that say nothing are none: an all-ones mask, a bonus of zero, one such row among many, a survival
+//! class of ones, a weight of one. With them every policy answers what it answers without, on every path.
 
 use balanceroute::backend::BackendKind;
 use balanceroute::policy::{self, NAMES, Parameters};

@@ -1,7 +1,8 @@
-//! How far the greedy is from the optimum of a step: least `G * max - sum` after admission, all slots filled that can be.
+//! How far the greedy is from the optimum of a step: least `G * max - sum` after admission, all slots filled
+//! that can be.
 //!
-//! The optimum comes twice, from brute force and from an integer program, and both must agree. `cargo test --test optimum -- --nocapture`
-//! prints the figures.
+//! The optimum comes twice, from brute force and from an integer program, and both must agree. `cargo test
+//! --test optimum -- --nocapture` prints the figures.
 
 use balanceroute::policy::{Parameters, build};
 use balanceroute::{Assignment, Batch, Pool, Request, Traffic, Worker};
@@ -70,7 +71,8 @@ impl Instance {
         best as f64
     }
 
-    /// Minimise `G * M - sum` with `M` at least every load, one worker for each request at most, slots as capacity.
+    /// Minimise `G * M - sum` with `M` at least every load, one worker for each request at most, slots as
+    /// capacity.
     fn integer_program(&self) -> f64 {
         let workers = self.loads.len();
         let mut variables = ProblemVariables::new();
@@ -203,7 +205,8 @@ fn steady_state_is_nearly_always_at_the_optimum() {
 #[test]
 fn several_slots_at_once_stay_near_the_optimum() {
     let mut rng = ChaCha8Rng::seed_from_u64(13);
-    // The optimum chooses the whole set at once; greedy and repair stay a fifth of a mean length behind it where little waits.
+    // The optimum chooses the whole set at once; greedy and repair stay a fifth of a mean length behind it
+    // where little waits.
     for (name, workers, slots, waiting, share, gap) in [
         ("few wait: 3 workers, 8 waiting, 4 slots", 3, 4, 8, 0.2, 0.25),
         ("more wait: 4 workers, 16 waiting, 4 slots", 4, 4, 16, 0.08, 0.25),

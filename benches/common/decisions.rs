@@ -1,6 +1,7 @@
 //! Decides one step again and again: what `tests/instructions.sh` counts instructions of.
 //!
-//! `decisions POLICY COUNT [affinity]` prints the admissions of one decision and the instruction set's choice is `BALANCEROUTE_ISA`'s.
+//! `decisions POLICY COUNT [affinity]` prints the admissions of one decision and the instruction set's choice
+//! is `BALANCEROUTE_ISA`'s.
 
 #[path = "paired.rs"]
 mod paired;

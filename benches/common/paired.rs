@@ -1,4 +1,5 @@
-//! A saturated step with terms per pair: shared by the bench of dense decisions and by the instruction counts.
+//! A saturated step with terms per pair: shared by the bench of dense decisions and by the instruction
+//! counts.
 
 use balanceroute::{Batch, Pairs, Pool, Request, Worker};
 use rand::{RngExt, SeedableRng};
@@ -16,8 +17,8 @@ pub(crate) struct Paired {
 }
 
 impl Paired {
-    /// A saturated step with one slot free on each of `open` workers; with `pairs`, one request in three has a cached prefix on a few
-    /// workers and one in sixteen may not run on some.
+    /// A saturated step with one slot free on each of `open` workers; with `pairs`, one request in three has
+    /// a cached prefix on a few workers and one in sixteen may not run on some.
     pub(crate) fn new((waiting, workers, horizon): (usize, usize, usize), open: usize, pairs: bool) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let mean_wait = (waiting * 1200 / (workers * 72)) as u32;

@@ -1,5 +1,6 @@
-//! Bytes are a batch, often one that a caller got wrong: the door takes what is sound and refuses the rest with an error. Every policy answers
-//! what the oracle answers and keeps its promises, and what says nothing changes no answer.
+//! Bytes are a batch, often one that a caller got wrong: the door takes what is sound and refuses the rest
+//! with an error. Every policy answers what the oracle answers and keeps its promises, and what says nothing
+//! changes no answer.
 //!
 //! Included by the fuzz target and by `tests/fuzz_bodies.rs`.
 
@@ -20,7 +21,8 @@ use half::f16;
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(dead_code, reason = "who fuzzes reads none of it")]
 pub(crate) struct Seen {
-    /// Batches, sound or not; those with something wrong put into them on purpose; and those that the door refused.
+    /// Batches, sound or not; those with something wrong put into them on purpose; and those that the door
+    /// refused.
     pub(crate) batches: usize,
     pub(crate) spoilt: usize,
     pub(crate) refused: usize,
@@ -28,8 +30,8 @@ pub(crate) struct Seen {
     pub(crate) errors: u32,
     /// Requests that the pool refused.
     pub(crate) refused_requests: usize,
-    /// Of those that the door took: with somebody behind the window, with bonuses in half precision, decided again with terms that say nothing,
-    /// and again with other bits past the last worker.
+    /// Of those that the door took: with somebody behind the window, with bonuses in half precision, decided
+    /// again with terms that say nothing, and again with other bits past the last worker.
     pub(crate) windowed: usize,
     pub(crate) halves: usize,
     pub(crate) neutral: usize,

@@ -1,7 +1,8 @@
-//! Bytes are calls to a router, with any arguments; whatever is refused has changed nothing, and whoever was let in leaves once.
+//! Bytes are calls to a router, with any arguments; whatever is refused has changed nothing, and whoever was
+//! let in leaves once.
 //!
-//! A twin is spared the refused calls and decides through the oracle: it must always stand where the router stands.
-//! Included by the fuzz target and by `tests/fuzz_bodies.rs`.
+//! A twin is spared the refused calls and decides through the oracle: it must always stand where the router
+//! stands. Included by the fuzz target and by `tests/fuzz_bodies.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;

@@ -51,11 +51,11 @@
 //! counts steps, and with speculative decoding the tokens of the fastest.
 //!
 //! # Workers
-//! A worker has a [`WorkerId`]: its position in [`RouterConfig::workers`], or what [`Router::add_worker`] gave. It
-//! stays with the worker and is never used again, so a report of a worker that is gone cannot be taken for
-//! another's. A request that comes here names its worker by id ([`Request::rank`], an explicit rank or a sticky
-//! session), and that is a promise: the request enters that worker or none. Policies see workers in order of id
-//! without gaps, by their [`WorkerIndex`](crate::WorkerIndex).
+//! A worker has a [`WorkerId`]: its position in [`RouterConfig::workers`], or what [`Router::add_worker`]
+//! gave. It stays with the worker and is never used again, so a report of a worker that is gone cannot be
+//! taken for another's. A request that comes here names its worker by id ([`Request::rank`], an explicit rank
+//! or a sticky session), and that is a promise: the request enters that worker or none. Policies see workers
+//! in order of id without gaps, by their [`WorkerIndex`](crate::WorkerIndex).
 //!
 //! # Several front ends
 //! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: the parts add up to each

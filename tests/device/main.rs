@@ -1,5 +1,5 @@
-//! What belongs to the Ascend device, beside the kernel on its model (`kernel/`) and the host's path over a fake
-//! runtime (`runtime.rs`, `allocation.rs`), each of which is a program of its own.
+//! What belongs to the Ascend device, beside the kernel on its model (`kernel/`) and the host's path over a
+//! fake runtime (`runtime.rs`, `allocation.rs`), each of which is a program of its own.
 
 #[cfg(feature = "regen-bindings")]
 mod bindings;

@@ -1,8 +1,9 @@
 //! The herd: statistics freeze for five seconds while a burst arrives.
 //!
-//! Eight ranks with twenty requests each, one of them a little emptier than the others when the statistics were last taken. Then 100 steps of 50 ms in
-//! which every rank goes on decoding and 800 requests arrive, while all that is published is the old snapshot, over and over. A rule that believes it sends
-//! everybody to the rank that looked emptiest.
+//! Eight ranks with twenty requests each, one of them a little emptier than the others when the statistics
+//! were last taken. Then 100 steps of 50 ms in which every rank goes on decoding and 800 requests arrive,
+//! while all that is published is the old snapshot, over and over. A rule that believes it sends everybody to
+//! the rank that looked emptiest.
 
 use balanceroute::policy::{self, Parameters, Rank};
 use balanceroute::{
@@ -84,7 +85,8 @@ impl Truth {
     }
 }
 
-/// A stock rule under the frozen snapshot: the greatest load over the balanced one at the end, and the share of the burst on one rank.
+/// A stock rule under the frozen snapshot: the greatest load over the balanced one at the end, and the share
+/// of the burst on one rank.
 fn stock(name: &str, heavy: bool) -> (f64, f64) {
     let mut truth = Truth::new(heavy);
     let snapshot: Vec<Rank> = truth
@@ -122,8 +124,8 @@ enum Hears {
     Nothing,
 }
 
-/// Our router under the same: the greatest load over the balanced one, the worst of the last four seconds and a half, at the end with a
-/// heavy tail.
+/// Our router under the same: the greatest load over the balanced one, the worst of the last four seconds and
+/// a half, at the end with a heavy tail.
 fn ours(mode: Mode, hears: Hears, heavy: bool) -> f64 {
     let mut truth = Truth::new(heavy);
     let worker = WorkerConfig::new(SLOTS).capacity(CAPACITY);

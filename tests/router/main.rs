@@ -1,5 +1,5 @@
-//! The router by its promises: every request leaves exactly once, no admission passes a capacity, waits are bounded, and no report, however late,
-//! lost, repeated or reordered, breaks the account.
+//! The router by its promises: every request leaves exactly once, no admission passes a capacity, waits are
+//! bounded, and no report, however late, lost, repeated or reordered, breaks the account.
 
 mod herd;
 mod model;

@@ -1,8 +1,9 @@
 //! Random events against a model that recounts everything from nothing.
 //!
-//! The world has engines that hold requests, ways to them that lose dispatches, and reports that come late, twice, in the wrong
-//! order, wrong, or never. The model keeps one plain record per request and sums over all of them whenever it wants to know anything; it predicts every
-//! verdict, every returned request and the step clock, and checks every admission.
+//! The world has engines that hold requests, ways to them that lose dispatches, and reports that come late,
+//! twice, in the wrong order, wrong, or never. The model keeps one plain record per request and sums over all
+//! of them whenever it wants to know anything; it predicts every verdict, every returned request and the step
+//! clock, and checks every admission.
 //!
 //! `BALANCEROUTE_EVENTS` sets the number of events over all settings (10,000,000 in `tests/run`).
 
@@ -553,7 +554,8 @@ impl World {
             if due(&record) {
                 self.tally.overdue += 1;
             } else if self.setting.overdue_first {
-                // Overdue by the policy's own bound, or nobody who is overdue by its deadline and has waited longer could have entered here.
+                // Overdue by the policy's own bound, or nobody who is overdue by its deadline and has waited
+                // longer could have entered here.
                 let side = &self.sides[self.side(dispatch.worker)];
                 for id in &self.waiting {
                     let other = &self.records[id];
@@ -571,8 +573,8 @@ impl World {
             self.begins(dispatch);
             self.tally.admitted += 1;
         }
-        // Nobody waits beside a slot that would take it; only the joint repair of `level` and `exact` may exchange a pick for a shorter or a bound one
-        // and so leave room, which the next step fills.
+        // Nobody waits beside a slot that would take it; only the joint repair of `level` and `exact` may
+        // exchange a pick for a shorter or a bound one and so leave room, which the next step fills.
         let fits = |id: &RequestId| {
             self.sides.iter().any(|side| self.fits(&self.records[id], side) && may(*id, side.id))
         };

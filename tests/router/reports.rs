@@ -137,7 +137,8 @@ fn progress_is_as_good_as_an_acknowledgement() {
     dispatch(&mut router, 1..=2, 0);
     router.progress_request(2, 3).expect("it runs");
     assert_eq!(rank(&router).unseen, 1);
-    // A worker that cannot tell what it has seen: 2 is in the measurement, 1 on top of it. It proves no loss either.
+    // A worker that cannot tell what it has seen: 2 is in the measurement, 1 on top of it. It proves no loss
+    // either.
     let silent = report(1, 0, 1, 103).last_dispatch(None);
     router.step(5_000).expect("a decision");
     assert_eq!(router.report(0, silent, None), Ok(Verdict::Taken));

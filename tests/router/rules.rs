@@ -25,7 +25,8 @@ fn on_arrival_the_greatest_f_wins_and_ties_go_to_the_lowest_load() {
     for (id, tokens, expected) in [(1, 100, 0), (2, 40, 1), (3, 70, 2)] {
         assert_eq!(placed(router.place(Request::new(id, tokens), 0).unwrap()), Some(expected));
     }
-    // Margins 0, 60, 30: twenty tokens fit on two workers, the lighter one is 1. Fifty fit there only; so the second slot is gone.
+    // Margins 0, 60, 30: twenty tokens fit on two workers, the lighter one is 1. Fifty fit there only; so the
+    // second slot is gone.
     assert_eq!(placed(router.place(Request::new(4, 20), 1).unwrap()), Some(1));
     assert_eq!(placed(router.place(Request::new(5, 20), 1).unwrap()), Some(2));
     assert_eq!(placed(router.place(Request::new(6, 20), 1).unwrap()), Some(0));
@@ -112,7 +113,8 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
         assert!(requests <= 7 && tokens <= 5_000, "{requests} requests, {tokens} tokens");
         assert!(requests >= 6, "the parts are all of it");
     }
-    // What the others sent counts for the balance when a report shows it, and not against our part of the cache.
+    // What the others sent counts for the balance when a report shows it, and not against our part of the
+    // cache.
     let mut alone = build(
         RouterConfig::uniform(2, WorkerConfig::new(8).capacity(4_000))
             .share(Share { index: 0, of: 2 })
@@ -320,7 +322,8 @@ fn a_jump_of_the_clock_neither_expires_nor_freezes() {
         router.enqueue(Request::new(2, 100), from).unwrap();
         assert_eq!(router.step(from).unwrap().admissions.len(), 1);
         assert!(router.step(from + 3_000).unwrap().returned.is_empty());
-        // Three seconds are behind it, whatever the clock says now; a report carries it, and the same thing happens twice.
+        // Three seconds are behind it, whatever the clock says now; a report carries it, and the same thing
+        // happens twice.
         let report = WorkerReport::new(0, 0).last_dispatch(0);
         router.report(0, report, to).unwrap();
         assert!(router.step(to).unwrap().returned.is_empty());

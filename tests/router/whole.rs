@@ -1,6 +1,8 @@
-//! A call is whole or not at all: a random stream with refused calls of every kind in it, against a router that is spared them.
+//! A call is whole or not at all: a random stream with refused calls of every kind in it, against a router
+//! that is spared them.
 //!
-//! Before and after each refused call what can be asked is the same; and since the twin's plans stay equal to the end, so is what cannot.
+//! Before and after each refused call what can be asked is the same; and since the twin's plans stay equal to
+//! the end, so is what cannot.
 
 use std::sync::Once;
 
@@ -174,7 +176,8 @@ impl World {
         self.refused[kind] += 1;
     }
 
-    /// The same where it may as well be taken, if it never comes to what is wrong with it: then the twin takes it too.
+    /// The same where it may as well be taken, if it never comes to what is wrong with it: then the twin
+    /// takes it too.
     fn step_or_refused(&mut self, kind: usize, terms: Terms) {
         let before = state(&self.router);
         let (now_ms, mut given) = (self.now_ms, terms);

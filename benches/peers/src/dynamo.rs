@@ -1,5 +1,5 @@
-//! NVIDIA Dynamo's selector: one request at a time, from loads and overlaps that others have gathered for it in maps. Only the choice is
-//! timed; gathering is not.
+//! NVIDIA Dynamo's selector: one request at a time, from loads and overlaps that others have gathered for it
+//! in maps. Only the choice is timed; gathering is not.
 
 use std::collections::{HashMap, HashSet};
 use std::hint::black_box;
@@ -65,7 +65,8 @@ pub(crate) fn select(step: &Step) -> Duration {
                 ..Default::default()
             },
         );
-        // Every worker has an entry, as after a lookup in its index; none overlaps, so that the least loaded must win.
+        // Every worker has an entry, as after a lookup in its index; none overlaps, so that the least loaded
+        // must win.
         effective_overlap_blocks.insert(rank, 0.0);
         effective_cached_tokens.insert(rank, 0);
     }

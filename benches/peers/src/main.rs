@@ -1,6 +1,7 @@
 //! What one decision costs here and elsewhere, on the same inputs: one table on stdout.
 //!
-//! Every answer is checked before it is timed. A figure is the least of some samples, each of some milliseconds.
+//! Every answer is checked before it is timed. A figure is the least of some samples, each of some
+//! milliseconds.
 
 #[cfg(feature = "dynamo")]
 mod dynamo;
@@ -31,7 +32,8 @@ const PROXY_DISPATCH: Duration = Duration::from_micros(1200);
 const SAMPLES: usize = 25;
 const SAMPLE_TIME: Duration = Duration::from_millis(8);
 
-/// Prefix affinity: a quarter of the requests has a prefix of up to five blocks cached somewhere. One row per request.
+/// Prefix affinity: a quarter of the requests has a prefix of up to five blocks cached somewhere. One row per
+/// request.
 fn bonus_rows((waiting, workers, _): Size) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let mut rows = vec![0.0; waiting * workers];
@@ -104,7 +106,8 @@ fn check(batch: &Batch<'_>, answer: &Assignment, admissions: usize) {
     }
 }
 
-/// Time of one batch under one of our policies, checked against its oracle where that takes less than minutes.
+/// Time of one batch under one of our policies, checked against its oracle where that takes less than
+/// minutes.
 fn ours(name: &str, step: &Step, size: Size, affinity: bool) -> Duration {
     let bonus_tokens = bonus_rows(size);
     let pool = with_rows(&step.pool, &bonus_tokens, size.1);

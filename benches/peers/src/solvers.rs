@@ -1,5 +1,5 @@
-//! Assignment solvers: the best total of F as it stands before the first admission. They know neither aging nor how an admission changes
-//! the scores of the others.
+//! Assignment solvers: the best total of F as it stands before the first admission. They know neither aging
+//! nor how an admission changes the scores of the others.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -49,7 +49,8 @@ impl Panel<'_> {
     }
 }
 
-/// Simulates the policies of a scenario under one seed, and draws the loads of its workers as an SVG document.
+/// Simulates the policies of a scenario under one seed, and draws the loads of its workers as an SVG
+/// document.
 ///
 /// # Errors
 /// An argument out of range, a run that could not go on, or nothing to draw.

@@ -1,7 +1,8 @@
-//! One batch as the device kernel reads it, and the device's answer: the layout of `kernels/ascendc/tiling.h`, asserted here field by field.
+//! One batch as the device kernel reads it, and the device's answer: the layout of
+//! `kernels/ascendc/tiling.h`, asserted here field by field.
 //!
-//! The header's text says how host and device split a decision and why no rounding on the device can change a pick. What the device
-//! cannot hold is [`Kept`] by the host, with a reason.
+//! The header's text says how host and device split a decision and why no rounding on the device can change a
+//! pick. What the device cannot hold is [`Kept`] by the host, with a reason.
 
 use half::f16;
 use thiserror::Error;
@@ -79,7 +80,8 @@ macro_rules! layout {
             }
         )*
 
-        /// Every field of the layout: structure and field as C names them, offset and size in bytes. For the test that compares them.
+        /// Every field of the layout: structure and field as C names them, offset and size in bytes. For the
+        /// test that compares them.
         #[doc(hidden)]
         pub const FIELDS: &[(&str, &str, usize, usize)] =
             &[$($(($c, stringify!($field), std::mem::offset_of!($name, $field), size_of::<$type>()),)*)*];
@@ -599,7 +601,8 @@ impl Packing {
         self.header.out_bytes as usize
     }
 
-    /// Bytes at the beginning of its answer that are zeroed before a launch: an unwritten status is an error then.
+    /// Bytes at the beginning of its answer that are zeroed before a launch: an unwritten status is an error
+    /// then.
     pub(crate) fn zeroed_bytes(&self) -> usize {
         self.header.out_picks_at as usize
     }

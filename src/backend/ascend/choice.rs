@@ -1,8 +1,10 @@
-//! Who decides a batch faster, the CPU or the device: measured when a policy is built, and again with every decision.
+//! Who decides a batch faster, the CPU or the device: measured when a policy is built, and again with every
+//! decision.
 //!
-//! Either side's time is a line over the batch's work, `a + b * work`, fitted by least squares of the relative error. Old measurements fade,
-//! so a machine that is busy, throttled or shared is followed within some ten decisions. The slower side is tried again now and then,
-//! for what is not measured cannot get better.
+//! Either side's time is a line over the batch's work, `a + b * work`, fitted by least squares of the
+//! relative error. Old measurements fade, so a machine that is busy, throttled or shared is followed within
+//! some ten decisions. The slower side is tried again now and then, for what is not measured cannot get
+//! better.
 
 use crate::batch::Batch;
 

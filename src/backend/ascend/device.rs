@@ -10,7 +10,8 @@ use super::sys::{Api, Binary, Context, Device, Lane, Stream};
 
 /// Batches that may be in flight at once: one is filled while the other runs.
 pub(super) const LANES: usize = 2;
-/// Input bytes of a batch: 256 workers with single-precision bonuses for 4,096 requests in 16 survival classes, and the rest.
+/// Input bytes of a batch: 256 workers with single-precision bonuses for 4,096 requests in 16 survival
+/// classes, and the rest.
 const INPUT_BYTES: usize = 8 << 20;
 /// Output bytes: a column of each of 256 workers and 16 classes, and 4,096 picks.
 const OUTPUT_BYTES: usize = 256 << 10;

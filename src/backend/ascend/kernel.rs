@@ -17,7 +17,8 @@ pub(super) const ENTRIES: [&CStr; 2] = [c"balanceroute_columns", c"balanceroute_
 /// What the vector unit keeps for itself at the end of the unified buffer.
 const RESERVED_UB_BYTES: i64 = 8 * 1024;
 
-/// Chips of the family that the kernel is written for: beginning of the name, vector cores, bytes of the unified buffer.
+/// Chips of the family that the kernel is written for: beginning of the name, vector cores, bytes of the
+/// unified buffer.
 const CHIPS: [(&str, u32, i64); 7] = [
     ("Ascend910B1", 48, 192 * 1024),
     ("Ascend910B2", 48, 192 * 1024),

@@ -1,10 +1,11 @@
-//! A batch's way to a device and back: at once through a launcher of the caller, or through the queue of an open device.
+//! A batch's way to a device and back: at once through a launcher of the caller, or through the queue of an
+//! open device.
 //!
-//! A launch that fails, an answer that is none and a batch that the device cannot hold all end alike: the CPU decides, and
-//! [`Launch::note`] is told.
+//! A launch that fails, an answer that is none and a batch that the device cannot hold all end alike: the CPU
+//! decides, and [`Launch::note`] is told.
 //!
-//! A batch may be submitted first and collected later: both run the host's code up to the device's part, so the CPU can decide at any time,
-//! and what comes back is checked against the batch that it is collected for.
+//! A batch may be submitted first and collected later: both run the host's code up to the device's part, so
+//! the CPU can decide at any time, and what comes back is checked against the batch that it is collected for.
 
 use std::error::Error;
 use std::fmt;
@@ -27,8 +28,9 @@ pub trait Launch: Send {
     /// What batches are packed for.
     fn soc(&self) -> Soc;
 
-    /// Runs entries of the kernel, each with its number of blocks, one after the other in one stream, over one input and one output blob.
-    /// Both are 64-byte aligned; the output comes with zeroes where the kernel expects them.
+    /// Runs entries of the kernel, each with its number of blocks, one after the other in one stream, over
+    /// one input and one output blob. Both are 64-byte aligned; the output comes with zeroes where the kernel
+    /// expects them.
     ///
     /// # Errors
     /// What went wrong. The CPU decides the batch then.
@@ -420,7 +422,8 @@ impl Device {
         }
     }
 
-    /// Packs, launches, waits and reads, or the half of it that this decision is for; none where the CPU must decide.
+    /// Packs, launches, waits and reads, or the half of it that this decision is for; none where the CPU must
+    /// decide.
     fn run<T>(
         &mut self,
         problem: &Problem<'_>,
@@ -504,7 +507,8 @@ impl Device {
         self.run(problem, |packing, output| packing.read(output, picks))
     }
 
-    /// The same for many decisions in one launch, one block each; no problem for a rule that only the CPU can run.
+    /// The same for many decisions in one launch, one block each; no problem for a rule that only the CPU can
+    /// run.
     pub(crate) fn many(&mut self, problems: &[Option<Problem<'_>>]) -> Vec<(Option<Work>, Vec<DevicePick>)> {
         let mut answers: Vec<(Option<Work>, Vec<DevicePick>)> = Vec::new();
         answers.resize_with(problems.len(), Default::default);

@@ -1,8 +1,9 @@
 //! A device behind a thread of its own.
 //!
-//! The runtime keeps its context per thread and may block in any call. With a thread of its own the caller's context is left alone (a
-//! serving engine has one), the caller waits for as long as it says and no longer, and a device that failed is closed, left alone for a
-//! while and opened again without anybody waiting for it. Batches are filled by the caller, straight into pinned memory.
+//! The runtime keeps its context per thread and may block in any call. With a thread of its own the caller's
+//! context is left alone (a serving engine has one), the caller waits for as long as it says and no longer,
+//! and a device that failed is closed, left alone for a while and opened again without anybody waiting for
+//! it. Batches are filled by the caller, straight into pinned memory.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

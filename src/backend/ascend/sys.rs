@@ -1,7 +1,9 @@
-//! The runtime's calls behind handles that can neither be forged nor used twice: all unsafe code of this backend.
+//! The runtime's calls behind handles that can neither be forged nor used twice: all unsafe code of this
+//! backend.
 //!
-//! A handle is made by the call that creates the object and consumed by the call that destroys it. Memory is reached through a [`Lane`],
-//! which knows whether the device may be writing it. What the runtime itself checks (a foreign context, a bad length) is its error value.
+//! A handle is made by the call that creates the object and consumed by the call that destroys it. Memory is
+//! reached through a [`Lane`], which knows whether the device may be writing it. What the runtime itself
+//! checks (a foreign context, a bad length) is its error value.
 
 use std::ffi::{CStr, CString, c_void};
 use std::mem::ManuallyDrop;
@@ -107,7 +109,8 @@ impl Api {
                 drop(loaded);
                 std::thread::sleep(std::time::Duration::from_millis(1));
             };
-            // SAFETY: loading runs the library's initialisers; the path is the operator's or the toolkit's own.
+            // SAFETY: loading runs the library's initialisers; the path is the operator's or the toolkit's
+            // own.
             match unsafe { Acl::new(&path) } {
                 Ok(acl) => {
                     let api = Arc::new(Self::check(acl, path.clone())?);
@@ -180,7 +183,8 @@ impl Api {
     }
 
     fn error(&self, call: &'static str, code: i32) -> CallError {
-        // SAFETY: the call takes nothing; what it returns is null or a string that lives until this thread's next call.
+        // SAFETY: the call takes nothing; what it returns is null or a string that lives until this thread's
+        // next call.
         let message = unsafe {
             let text = self.acl.aclGetRecentErrMsg();
             if text.is_null() {
@@ -196,7 +200,8 @@ impl Api {
         if code == 0 { Ok(()) } else { Err(self.error(call, code)) }
     }
 
-    /// A destruction: tried twice, for what stays is lost until its context goes; the error waits for the next call that can report it.
+    /// A destruction: tried twice, for what stays is lost until its context goes; the error waits for the
+    /// next call that can report it.
     fn destroy(&self, call: &'static str, destroy: impl Fn() -> i32) -> bool {
         let code = destroy();
         if code == 0 {
@@ -230,7 +235,8 @@ impl Api {
         }
     }
 
-    /// Vector cores and unified buffer of a device in bytes; none where the runtime cannot tell (before CANN 8.5).
+    /// Vector cores and unified buffer of a device in bytes; none where the runtime cannot tell (before CANN
+    /// 8.5).
     pub(super) fn cores(&self, device: u32) -> Result<Option<(i64, i64)>, CallError> {
         if self.acl.aclrtGetDeviceInfo.is_err() {
             return Ok(None);
@@ -281,7 +287,8 @@ impl Drop for Device {
     }
 }
 
-/// A context, current on the thread that made it. Everything below belongs to one and is used on that thread only.
+/// A context, current on the thread that made it. Everything below belongs to one and is used on that thread
+/// only.
 pub(super) struct Context {
     device: Device,
     context: aclrtContext,
@@ -334,7 +341,8 @@ impl Stream {
         self.api.done("aclrtSynchronizeStreamWithTimeout", code)
     }
 
-    /// Destroys the stream and what runs on it; false where the runtime would not, and lanes in flight must stay where they are.
+    /// Destroys the stream and what runs on it; false where the runtime would not, and lanes in flight must
+    /// stay where they are.
     pub(super) fn close(mut self) -> bool {
         self.destroy()
     }
@@ -473,7 +481,8 @@ impl Drop for Binary {
 #[derive(Clone, Copy)]
 pub(super) struct Function(aclrtFuncHandle);
 
-/// Arguments by handle, for runtimes without launches with host arguments; they live as long as the kernel file.
+/// Arguments by handle, for runtimes without launches with host arguments; they live as long as the kernel
+/// file.
 struct Arguments(aclrtArgsHandle);
 
 impl Arguments {
@@ -529,8 +538,8 @@ pub(super) struct Lane {
     timeout_s: u16,
 }
 
-// SAFETY: the host memory belongs to the lane alone and any thread may write it; calls are made on the thread of the context only, for
-// the owner hands a lane to other threads behind a lock and drops it on its own.
+// SAFETY: the host memory belongs to the lane alone and any thread may write it; calls are made on the thread
+// of the context only, for the owner hands a lane to other threads behind a lock and drops it on its own.
 unsafe impl Send for Lane {}
 
 impl Lane {
@@ -572,7 +581,8 @@ impl Lane {
         if self.in_flight {
             return (&mut [], &mut []);
         }
-        // SAFETY: both were handed out with these lengths and initialised, belong to this lane, do not overlap, and no copy is under way.
+        // SAFETY: both were handed out with these lengths and initialised, belong to this lane, do not
+        // overlap, and no copy is under way.
         unsafe {
             (
                 std::slice::from_raw_parts_mut(self.input.at, self.input.bytes),
@@ -581,8 +591,9 @@ impl Lane {
         }
     }
 
-    /// Enqueues copies, launches and the copy back. The device finds the first `head_bytes` of the output as the host left them. In flight from
-    /// here until [`Lane::landed`], also after an error: a part may have been enqueued.
+    /// Enqueues copies, launches and the copy back. The device finds the first `head_bytes` of the output as
+    /// the host left them. In flight from here until [`Lane::landed`], also after an error: a part may have
+    /// been enqueued.
     pub(super) fn fly(&mut self, stream: &Stream, flight: &Flight) -> Result<(), CallError> {
         self.in_flight = true;
         self.start.record(stream)?;
@@ -622,7 +633,8 @@ impl Lane {
         }
     }
 
-    /// Says that the stream was synchronised; returns what it took on the device, if the runtime knows, in milliseconds.
+    /// Says that the stream was synchronised; returns what it took on the device, if the runtime knows, in
+    /// milliseconds.
     pub(super) fn landed(&mut self) -> Option<f32> {
         self.in_flight = false;
         let mut ms = 0.0;
@@ -647,7 +659,8 @@ impl Lane {
             return Err(CallError { call: "aclrtMemcpyAsync", code: ACL_INVALID_PARAM, message });
         }
         let kind = if forth { ACL_HOST_TO_DEVICE } else { ACL_DEVICE_TO_HOST };
-        // SAFETY: both sides are the lane's, hold as many bytes, and live until the stream is synchronised or destroyed.
+        // SAFETY: both sides are the lane's, hold as many bytes, and live until the stream is synchronised or
+        // destroyed.
         let code = unsafe { self.api.acl.aclrtMemcpyAsync(to, to_bytes, from, bytes, kind, stream.stream) };
         self.api.done("aclrtMemcpyAsync", code)
     }
@@ -655,7 +668,8 @@ impl Lane {
     fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), CallError> {
         let function = self.functions[launch.function].0;
         if let Some(arguments) = self.arguments.get(launch.function) {
-            // SAFETY: function, stream and arguments live; the arguments are this function's, no attributes, nothing reserved.
+            // SAFETY: function, stream and arguments live; the arguments are this function's, no attributes,
+            // nothing reserved.
             let code = unsafe {
                 self.api.acl.aclrtLaunchKernelWithConfig(
                     function,

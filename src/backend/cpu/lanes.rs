@@ -75,8 +75,8 @@ pub(crate) trait Lanes: Copy {
         self.top(self.keep(lanes, mask))
     }
 
-    /// Hides from the compiler where a value came from, for measurements: what is timed is then not worked out
-    /// beforehand. It costs nothing where an instruction set says so itself.
+    /// Hides from the compiler where a value came from, for measurements: what is timed is then not worked
+    /// out beforehand. It costs nothing where an instruction set says so itself.
     #[inline(always)]
     fn opaque(self, lanes: Self::V) -> Self::V {
         std::hint::black_box(lanes)

@@ -1,7 +1,8 @@
 //! The inner loop of the dense columns once more, over `fearless_simd` instead of `std::arch`: equal data,
 //! operations and blocks at once.
 //!
-//! Every answer is checked before it is timed; both take turns, so that what else runs on the machine meets both.
+//! Every answer is checked before it is timed; both take turns, so that what else runs on the machine meets
+//! both.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -2,10 +2,10 @@
 //! of the CPU backend is here.
 //!
 //! Why `std::arch` and not `fearless_simd`: `std::arch` has gathers, packed stores of the lanes of a mask,
-//! half-precision conversions and reductions of two blocks at once. The inner loop of the dense columns, which
-//! needs none of them, is as fast over either (`cd benches/peers && cargo run --release --no-default-features
-//! --bin simd`). The other's gain, no `unsafe`, is worth less than a dependency here: the `unsafe` is one line an
-//! operation, and all of it is in this folder.
+//! half-precision conversions and reductions of two blocks at once. The inner loop of the dense columns,
+//! which needs none of them, is as fast over either (`cd benches/peers && cargo run --release
+//! --no-default-features --bin simd`). The other's gain, no `unsafe`, is worth less than a dependency here:
+//! the `unsafe` is one line an operation, and all of it is in this folder.
 //!
 //! Kernels take no closures that do vector operations: such a closure may be compiled apart from its caller,
 //! without the instruction set, and then every operation is a call.

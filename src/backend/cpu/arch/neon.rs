@@ -1,7 +1,7 @@
 //! AArch64 with NEON: four registers hold a block.
 //!
-//! Compilers turn the array lanes of `scalar` into NEON as well, but take masks, reductions and choices apart.
-//! Instructions of a decision at 512 waiting, 64 workers and 8 free slots, counted by an emulator:
+//! Compilers turn the array lanes of `scalar` into NEON as well, but take masks, reductions and choices
+//! apart. Instructions of a decision at 512 waiting, 64 workers and 8 free slots, counted by an emulator:
 //!
 //! | | array lanes | intrinsics |
 //! |---|---|---|

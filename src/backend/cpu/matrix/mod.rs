@@ -275,7 +275,8 @@ impl Matrix {
         scored.unwrap_or_else(|TooWide| {
             self.unheld_count += 1;
             match self.held {
-                // A run is in order of length: the line of a request is that of the one before, or a later one.
+                // A run is in order of length: the line of a request is that of the one before, or a later
+                // one.
                 true => self.best_one_by_one(batch, run, self.knots.ascending(), worker, longest),
                 false => self.best_one_by_one(batch, run, |tokens| profile.score(tokens), worker, longest),
             }
