@@ -3,7 +3,7 @@
 use super::*;
 use crate::BR_NONE;
 use balanceroute::policy::Parameters;
-use balanceroute::{Needs, Assignment, Batch, Policy, RouterConfig};
+use balanceroute::{Assignment, Batch, Needs, Policy, RouterConfig};
 
 fn made(router: Router) -> *mut br_router {
     Box::into_raw(Box::new(br_router(Handle::new(State::new(router)))))
