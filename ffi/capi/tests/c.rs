@@ -137,7 +137,7 @@ fn the_readme_compiles_and_runs() {
 fn the_example_runs_and_is_short() {
     let source = root().join("examples/loop.c");
     let lines = std::fs::read_to_string(&source).expect("readable").lines().count();
-    assert!(lines < 40, "{lines} lines");
+    assert!(lines < 50, "{lines} lines");
     let outs: Vec<String> =
         [How::Sanitized, How::Valgrind].into_iter().filter_map(|how| compiled(&source, how, "")).collect();
     assert!(outs[0].contains("finished") && outs.iter().all(|out| *out == outs[0]), "{outs:?}");
