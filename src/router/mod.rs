@@ -301,7 +301,6 @@ impl Router {
     }
 
     /// The last step's plan.
-    #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

@@ -1,10 +1,12 @@
 /* Which waiting request enters which free slot: C interface of balanceroute. Apache-2.0.
 
-   Made from ffi/capi/src by cbindgen; `BALANCEROUTE_BLESS=1 cargo test -p balanceroute-capi --test header` makes it again.
+   Made from ffi/capi/src by cbindgen; this makes it again:
+   BALANCEROUTE_BLESS=1 cargo test -p balanceroute-capi --test header
 
-   Set struct_size of every struct to its sizeof and everything that is not used to zero. Arrays belong to the caller; the library
-   reads and writes them during the call only. One handle serves one thread at a time (BR_BUSY otherwise); several handles are
-   independent. There is no global state, and no call ends the process. */
+   Set struct_size of every struct to its sizeof and everything that is not used to zero. Arrays belong to the
+   caller; the library reads and writes them during the call only. One handle serves one thread at a time
+   (BR_BUSY otherwise); several handles are independent. There is no global state, and no call ends the
+   process. */
 
 #ifndef BALANCEROUTE_H
 #define BALANCEROUTE_H
@@ -12,8 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Version of this interface: the major number in the upper 16 bits changes when a caller must be changed, the minor number below when
-// something is added.
+// Version of this interface: the major number in the upper 16 bits changes when a caller must be changed,
+// the minor number below when something is added.
 #define BR_ABI_VERSION ((1 << 16) | 1)
 
 // In a `uint32_t` array: no value for this entry.
@@ -21,6 +23,9 @@
 
 // In a `uint64_t` array: no value for this entry.
 #define BR_NONE64 UINT64_MAX
+
+// Buckets of a histogram.
+#define BR_BUCKETS 40
 
 // `br_request.fields`: `rank` is set.
 #define BR_HAS_RANK 1
@@ -31,9 +36,6 @@
 // `br_request.fields`: `prompt_hash` is set.
 #define BR_HAS_PROMPT_HASH 4
 
-// Buckets of a histogram.
-#define BR_BUCKETS 40
-
 // What a call answers. The text of the error is kept in the handle.
 enum br_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -42,7 +44,8 @@ enum br_status
  {
     // Done.
     BR_OK = 0,
-    // A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a number that is no enum value.
+    // A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a
+    // number that is no enum value.
     BR_ARGUMENT = 1,
     // An unknown policy, parameter, backend or instruction set, or a parameter out of its range.
     BR_POLICY = 2,
@@ -52,15 +55,18 @@ enum br_status
     BR_SPACE = 4,
     // Another thread is inside this handle, or was as this process was forked. Nothing has happened.
     BR_BUSY = 5,
-    // The library itself has failed in this call. An assigner decides on; a router may have lost its count, and then answers BR_BROKEN.
+    // The library itself has failed in this call. An assigner decides on; a router may have lost its count,
+    // and then answers BR_BROKEN.
     BR_INTERNAL = 6,
     // The request neither waits nor runs; for calls about running requests: it does not run.
     BR_UNKNOWN_REQUEST = 7,
     // No such worker: never there, or removed.
     BR_UNKNOWN_WORKER = 8,
-    // A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that was never made.
+    // A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that
+    // was never made.
     BR_STATE = 9,
-    // An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover` helps. Nothing has happened.
+    // An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover`
+    // helps. Nothing has happened.
     BR_BROKEN = 10,
 };
 #ifndef __cplusplus
@@ -205,10 +211,12 @@ typedef uint32_t br_decided;
 // A policy and its buffers. Calls with one handle come one at a time, from any thread.
 typedef struct br_assigner br_assigner;
 
-// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from any thread.
+// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from
+// any thread.
 //
-// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or `br_router_preempt`, or as a `br_returned`.
-// `now_ms` is the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor moves the time here.
+// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or
+// `br_router_preempt`, or as a `br_returned`. `now_ms` is the caller's clock in milliseconds, any origin; a
+// clock that is set back or far ahead neither stops nor moves the time here.
 typedef struct br_router br_router;
 
 // How a policy is built. All fields but the first may be zero.
@@ -217,7 +225,8 @@ typedef struct {
     size_t struct_size;
     // Who evaluates: "auto", "cpu", "ascend" (where built in) or "reference"; NULL for "auto".
     const char *backend;
-    // "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this CPU.
+    // "scalar", "avx2", "avx512" or "neon"; NULL for what `BALANCEROUTE_ISA` says, or else the best of this
+    // CPU.
     const char *isa;
     // Number of parameters.
     size_t parameter_count;
@@ -227,7 +236,8 @@ typedef struct {
     const double *parameter_values;
 } br_options;
 
-// The workers (data-parallel ranks) as the step begins, `count` entries in each array. Arrays that may be NULL say what that means.
+// The workers (data-parallel ranks) as the step begins, `count` entries in each array. Arrays that may be
+// NULL say what that means.
 typedef struct {
     // `sizeof(br_workers)`.
     size_t struct_size;
@@ -243,7 +253,8 @@ typedef struct {
     const uint64_t *kv_capacity_tokens;
     // KV tokens held, at least the load; NULL for the load.
     const uint64_t *kv_used_tokens;
-    // KV tokens by which running requests are predicted to grow and that an admission must leave free; NULL for 0.
+    // KV tokens by which running requests are predicted to grow and that an admission must leave free; NULL
+    // for 0.
     const uint64_t *kv_growth_tokens;
     // Relative step cost per token, 0 to 64; NULL for 1.
     const float *weight;
@@ -261,8 +272,8 @@ typedef struct {
     size_t count;
     // KV tokens that each brings, 1 to 2^22.
     const uint32_t *prompt_tokens;
-    // Names that stay the same from call to call, each once. NULL for the rows 0, 1, 2 and so on, which is faster and means the same unless
-    // the policy has a memory (`level.reserve`).
+    // Names that stay the same from call to call, each once. NULL for the rows 0, 1, 2 and so on, which is
+    // faster and means the same unless the policy has a memory (`level.reserve`).
     const uint64_t *ids;
     // Steps waited so far; NULL for 0.
     const uint32_t *waited_steps;
@@ -270,7 +281,8 @@ typedef struct {
     const uint32_t *deadline_steps;
     // The only worker that may take it, `BR_NONE` for any; NULL for any everywhere.
     const uint32_t *rank;
-    // Its row in the bonus and eligibility matrices of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
+    // Its row in the bonus and eligibility matrices of `br_batch`, `BR_NONE` for none; NULL for none
+    // anywhere.
     const uint32_t *pair_row;
     // Its row in the survival classes of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
     const uint32_t *survival_class;
@@ -292,9 +304,11 @@ typedef struct {
     uint32_t request_growth_tokens;
     // Steps looked ahead by `projection` and `class_survival`, at most 128.
     uint32_t horizon_steps;
-    // Tokens that the requests running now hold in 0 to `horizon_steps` steps: a row of `horizon_steps + 1` for each worker; NULL for unknown.
+    // Tokens that the requests running now hold in 0 to `horizon_steps` steps: a row of `horizon_steps + 1`
+    // for each worker; NULL for unknown.
     const uint64_t *projection;
-    // Where each worker's predicted completions begin in the two arrays below: one entry more than workers; NULL for unknown.
+    // Where each worker's predicted completions begin in the two arrays below: one entry more than workers;
+    // NULL for unknown.
     const uint32_t *end_offsets;
     // Steps until each completion, at least 1, in order of time for each worker.
     const uint32_t *end_in_steps;
@@ -304,13 +318,15 @@ typedef struct {
     size_t pair_rows;
     // Bonus in tokens (prefix affinity), a row of one entry per worker for each `pair_row`; NULL for none.
     const float *bonus_tokens;
-    // The same as the bits of 16-bit floats, instead of `bonus_tokens`; NULL for none.
+    // Bonuses as the bits of 16-bit floats, instead of `bonus_tokens`; NULL for none.
     const uint16_t *bonus_half_tokens;
-    // Eligibility: a row of one 64-bit word per 64 workers for each `pair_row`, bit `g % 64` of word `g / 64`; NULL for all.
+    // Eligibility: a row of one 64-bit word per 64 workers for each `pair_row`, bit `g % 64` of word `g /
+    // 64`; NULL for all.
     const uint64_t *eligible;
     // Number of survival classes, at most 256.
     size_t class_count;
-    // Probability to still run after 0 to `horizon_steps` steps: a row of `horizon_steps + 1` for each class; NULL for none.
+    // Probability to still run after 0 to `horizon_steps` steps: a row of `horizon_steps + 1` for each
+    // class; NULL for none.
     const float *class_survival;
 } br_batch;
 
@@ -318,7 +334,8 @@ typedef struct {
 typedef struct {
     // `sizeof(br_answer)`.
     size_t struct_size;
-    // Entries that `row`, `worker` and `score_tokens` hold; the free slots of accepting workers, or all requests if fewer, always suffice.
+    // Entries that `row`, `worker` and `score_tokens` hold; the free slots of accepting workers, or all
+    // requests if fewer, always suffice.
     size_t capacity;
     // Out: admissions, in the order of decision; with `BR_SPACE` the capacity that suffices.
     size_t count;
@@ -352,7 +369,8 @@ typedef struct {
     const uint64_t *kv_capacity_tokens;
     // Relative step cost per token of each, 0 to 64; NULL for 1.
     const float *weight;
-    // Steps of growth that an admission leaves free for each running request and for itself, where the KV cache is bounded; 256.
+    // Steps of growth that an admission leaves free for each running request and for itself, where the KV
+    // cache is bounded; 256.
     uint32_t headroom_steps;
     // Steps between two predictions for the same running request; 16.
     uint32_t refresh_steps;
@@ -368,124 +386,15 @@ typedef struct {
     uint32_t share_of;
     // Whether `br_router_explain` has something to say about admissions; 0.
     uint32_t explaining;
-    // A dispatch is lost, and returned, when a report that comes at least this long after it has not seen it; `BR_NONE64` for never, the default.
+    // A dispatch is lost, and returned, when a report that comes at least this long after it has not seen
+    // it; `BR_NONE64` for never, the default.
     uint64_t dispatch_timeout_ms;
-    // A dispatch is returned when nothing at all has shown it for this long; `BR_NONE64` for never, the default.
+    // A dispatch is returned when nothing at all has shown it for this long; `BR_NONE64` for never, the
+    // default.
     uint64_t silence_timeout_ms;
     // A request is returned when it has waited this long; `BR_NONE64` for never, the default.
     uint64_t expire_after_ms;
 } br_router_config;
-
-// A request that arrives. All fields but the first three may be zero.
-typedef struct {
-    // `sizeof(br_request)`.
-    size_t struct_size;
-    // Unique among those that wait or run.
-    uint64_t id;
-    // KV tokens that it brings, 1 to 2^22.
-    uint32_t prompt_tokens;
-    // Which of the fields below are set: `BR_HAS_RANK`, `BR_HAS_DEADLINE`, `BR_HAS_PROMPT_HASH`.
-    uint32_t fields;
-    // The id of the only worker that may take it (a sticky session, an explicit rank).
-    uint32_t rank;
-    // Overdue once it has waited this many steps.
-    uint32_t deadline_steps;
-    // Equal for equal prompts, for forecasts that know repeated prompts.
-    uint64_t prompt_hash;
-    // Steps waited so far.
-    uint32_t waited_steps;
-    // Zero.
-    uint32_t reserved;
-} br_request;
-
-// One admission, numbered.
-typedef struct {
-    // Request id.
-    uint64_t id;
-    // Its number among the dispatches to this worker, 1, 2, 3 and so on: what a report acknowledges. 0: it waits.
-    uint64_t number;
-    // The score that won, in tokens; comparable within one decision.
-    double score_tokens;
-    // Worker id.
-    uint32_t worker;
-    // Its length in tokens.
-    uint32_t prompt_tokens;
-} br_dispatch;
-
-// What a worker measured.
-typedef struct {
-    // `sizeof(br_report)`.
-    size_t struct_size;
-    // Rises with each of this worker's reports; `BR_NONE64`: reports are taken to come in order.
-    uint64_t sequence;
-    // Greatest dispatch number that the worker had received, 0 for none; `BR_NONE64` when it cannot tell. What it has not seen stays counted on top of
-    // what it measured.
-    uint64_t last_dispatch;
-    // Bit `i`: it had not received number `last_dispatch - 1 - i`.
-    uint64_t missing;
-    // KV tokens in use.
-    uint64_t kv_used_tokens;
-    // KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
-    uint64_t kv_capacity_tokens;
-    // Requests that decode there.
-    uint32_t running;
-    // Requests that it holds and that do not decode yet.
-    uint32_t waiting;
-} br_report;
-
-// A request that leaves without having finished; it may be enqueued again.
-typedef struct {
-    // Request id.
-    uint64_t id;
-    // The worker that it ran on or was bound to, `BR_NONE` for none.
-    uint32_t worker;
-    // A `br_return_reason`.
-    uint32_t reason;
-    // Tokens that it is known to have generated.
-    uint32_t generated_tokens;
-    // Zero.
-    uint32_t reserved;
-} br_returned;
-
-// What single requests gain on single workers in tokens, such as prefix affinity.
-typedef struct {
-    // `sizeof(br_bonuses)`.
-    size_t struct_size;
-    // Number of requests that have a bonus.
-    size_t count;
-    // Their ids.
-    const uint64_t *ids;
-    // A row of one entry per worker, in order of id, for each.
-    const float *tokens;
-} br_bonuses;
-
-// The answer of one step, in arrays of the caller.
-typedef struct {
-    // `sizeof(br_plan)`.
-    size_t struct_size;
-    // Who enters which worker, in the order of decision.
-    br_dispatch *admissions;
-    // Entries that `admissions` holds; as many as requests wait, or as all slots together, always suffice.
-    size_t admission_capacity;
-    // Out: admissions; with `BR_SPACE` the capacity that suffices.
-    size_t admission_count;
-    // Who has left without having finished and was not told of before; NULL to ask with `br_router_returned`.
-    br_returned *returned;
-    // Entries that `returned` holds.
-    size_t returned_capacity;
-    // Out: how many of them are told of here.
-    size_t returned_count;
-    // Out: how many more there are: the next step tells, or `br_router_returned`.
-    size_t returned_left;
-    // Out: the greatest load before, in tokens times weight.
-    double envelope_before_tokens;
-    // Out: workers times the greatest load minus the sum of loads, before.
-    double imbalance_before_tokens;
-    // Out: the greatest load after.
-    double envelope_after_tokens;
-    // Out: the imbalance after.
-    double imbalance_after_tokens;
-} br_plan;
 
 // Why a decision fell as it did.
 typedef struct {
@@ -533,7 +442,8 @@ typedef struct {
     uint64_t acknowledged;
     // Milliseconds since a report was taken; `BR_NONE64` before the first.
     uint64_t report_age_ms;
-    // Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count included.
+    // Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count
+    // included.
     uint64_t reports[5];
     // Worker id.
     uint32_t worker;
@@ -611,22 +521,137 @@ typedef struct {
     br_histogram wait_steps;
     // Out: requests returned as `BR_RECOVERED`.
     uint64_t recovered;
-    // Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than ten seconds behind it. No time passes by them.
+    // Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than
+    // ten seconds behind it. No time passes by them.
     uint64_t clock_jumps;
 } br_metrics;
+
+// A request that arrives. All fields but the first three may be zero.
+typedef struct {
+    // `sizeof(br_request)`.
+    size_t struct_size;
+    // Unique among those that wait or run.
+    uint64_t id;
+    // KV tokens that it brings, 1 to 2^22.
+    uint32_t prompt_tokens;
+    // Which of the fields below are set: `BR_HAS_RANK`, `BR_HAS_DEADLINE`, `BR_HAS_PROMPT_HASH`.
+    uint32_t fields;
+    // The id of the only worker that may take it (a sticky session, an explicit rank).
+    uint32_t rank;
+    // Overdue once it has waited this many steps.
+    uint32_t deadline_steps;
+    // Equal for equal prompts, for forecasts that know repeated prompts.
+    uint64_t prompt_hash;
+    // Steps waited so far.
+    uint32_t waited_steps;
+    // Zero.
+    uint32_t reserved;
+} br_request;
+
+// One admission, numbered.
+typedef struct {
+    // Request id.
+    uint64_t id;
+    // Its number among the dispatches to this worker, 1, 2, 3 and so on: what a report acknowledges. 0: it
+    // waits.
+    uint64_t number;
+    // The score that won, in tokens; comparable within one decision.
+    double score_tokens;
+    // Worker id.
+    uint32_t worker;
+    // Its length in tokens.
+    uint32_t prompt_tokens;
+} br_dispatch;
+
+// A request that leaves without having finished; it may be enqueued again.
+typedef struct {
+    // Request id.
+    uint64_t id;
+    // The worker that it ran on or was bound to, `BR_NONE` for none.
+    uint32_t worker;
+    // A `br_return_reason`.
+    uint32_t reason;
+    // Tokens that it is known to have generated.
+    uint32_t generated_tokens;
+    // Zero.
+    uint32_t reserved;
+} br_returned;
+
+// What single requests gain on single workers in tokens, such as prefix affinity.
+typedef struct {
+    // `sizeof(br_bonuses)`.
+    size_t struct_size;
+    // Number of requests that have a bonus.
+    size_t count;
+    // Their ids.
+    const uint64_t *ids;
+    // A row of one entry per worker, in order of id, for each.
+    const float *tokens;
+} br_bonuses;
+
+// The answer of one step, in arrays of the caller.
+typedef struct {
+    // `sizeof(br_plan)`.
+    size_t struct_size;
+    // Who enters which worker, in the order of decision.
+    br_dispatch *admissions;
+    // Entries that `admissions` holds; as many as requests wait, or as all slots together, always suffice.
+    size_t admission_capacity;
+    // Out: admissions; with `BR_SPACE` the capacity that suffices.
+    size_t admission_count;
+    // Who has left without having finished and was not told of before; NULL to ask with
+    // `br_router_returned`.
+    br_returned *returned;
+    // Entries that `returned` holds.
+    size_t returned_capacity;
+    // Out: how many of them are told of here.
+    size_t returned_count;
+    // Out: how many more there are: the next step tells, or `br_router_returned`.
+    size_t returned_left;
+    // Out: the greatest load before, in tokens times weight.
+    double envelope_before_tokens;
+    // Out: workers times the greatest load minus the sum of loads, before.
+    double imbalance_before_tokens;
+    // Out: the greatest load after.
+    double envelope_after_tokens;
+    // Out: the imbalance after.
+    double imbalance_after_tokens;
+} br_plan;
+
+// What a worker measured.
+typedef struct {
+    // `sizeof(br_report)`.
+    size_t struct_size;
+    // Rises with each of this worker's reports; `BR_NONE64`: reports are taken to come in order.
+    uint64_t sequence;
+    // Greatest dispatch number that the worker had received, 0 for none; `BR_NONE64` when it cannot tell.
+    // What it has not seen stays counted on top of what it measured.
+    uint64_t last_dispatch;
+    // Bit `i`: it had not received number `last_dispatch - 1 - i`.
+    uint64_t missing;
+    // KV tokens in use.
+    uint64_t kv_used_tokens;
+    // KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
+    uint64_t kv_capacity_tokens;
+    // Requests that decode there.
+    uint32_t running;
+    // Requests that it holds and that do not decode yet.
+    uint32_t waiting;
+} br_report;
 
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
 
-// The `BR_ABI_VERSION` of the library at hand: its major number must be the header's, its minor number at least the header's.
+// The `BR_ABI_VERSION` of the library at hand: its major number must be the header's, its minor number at
+// least the header's.
 uint32_t br_abi_version(void);
 
 // The version of the library, such as "0.1.0"; never freed.
 const char *br_version(void);
 
-// Makes an assigner of a policy ("level" for NULL) with options (NULL for none) into `*assigner`, NULL when it fails. The text of an error goes
-// into `error`, which has `error_size` bytes and may be NULL.
+// Makes an assigner of a policy ("level" for NULL) with options (NULL for none) into `*assigner`, NULL when
+// it fails. The text of an error goes into `error`, which has `error_size` bytes and may be NULL.
 br_status br_assigner_new(const char *policy,
                           const br_options *options,
                           br_assigner **assigner,
@@ -636,27 +661,37 @@ br_status br_assigner_new(const char *policy,
 // Frees an assigner, after its last call; NULL is allowed.
 void br_assigner_free(br_assigner *assigner);
 
-// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.
-size_t br_assigner_error(br_assigner *assigner,
-                         char *buffer,
-                         size_t size);
+// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero;
+// "" after a call without error.
+size_t br_assigner_error(br_assigner *assigner, char *buffer, size_t size);
 
 // Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
 br_status br_assigner_describe(br_assigner *assigner, char *buffer, size_t size);
 
-// Decides a step: which waiting request enters which free slot. `batch` may be NULL. The same input gives the same answer, whatever was decided
-// before, unless the policy has a memory. Nothing is allocated once the handle has seen its largest sizes, unless reasons are asked for.
+// Decides a step: which waiting request enters which free slot. `batch` may be NULL. One input gives
+// the same answer, whatever was decided before, unless the policy has a memory. Nothing is allocated once
+// the handle has seen its largest sizes, unless reasons are asked for.
 br_status br_assign(br_assigner *assigner,
                     const br_workers *workers,
                     const br_requests *requests,
                     const br_batch *batch,
                     br_answer *answer);
 
+// Frees a router, after its last call; NULL is allowed.
+void br_router_free(br_router *router);
+
+// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero;
+// "" after a call without error.
+size_t br_router_error(br_router *router, char *buffer, size_t size);
+
+// Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
+br_status br_router_describe(br_router *router, char *buffer, size_t size);
+
 // Fills a configuration with its defaults: no workers yet. Set `struct_size` first.
 br_status br_router_defaults(br_router_config *config);
 
-// Makes a router of a policy ("level" for NULL), options (NULL for none) and a configuration into `*router`, NULL when it fails. The text of an error
-// goes into `error`, which has `error_size` bytes and may be NULL.
+// Makes a router of a policy ("level" for NULL), options (NULL for none) and a configuration into `*router`,
+// NULL when it fails. The text of an error goes into `error`, which has `error_size` bytes and may be NULL.
 br_status br_router_new(const char *policy,
                         const br_options *options,
                         const br_router_config *config,
@@ -664,27 +699,38 @@ br_status br_router_new(const char *policy,
                         char *error,
                         size_t error_size);
 
-// Frees a router, after its last call; NULL is allowed.
-void br_router_free(br_router *router);
+// Switches `br_router_explain` for admissions on (1) or off (0), from the next decision on. Decisions stay
+// the same.
+br_status br_router_set_explaining(br_router *router, uint32_t on);
 
-// The text of the last call's error, cut to `size` bytes with the closing zero: its length without the zero; "" after a call without error.
-size_t br_router_error(br_router *router,
-                       char *buffer,
-                       size_t size);
+// Why the last step, or a placement since, decided as it did; why a waiting request waits.
+br_status br_router_explain(br_router *router, uint64_t id, br_explanation *explanation);
 
-// Which policy and backend decide, on which instruction set, and why, into `buffer` of `size` bytes.
-br_status br_router_describe(br_router *router, char *buffer, size_t size);
+// Why each request still waits, in order of arrival: ids and `br_reason`s into arrays of `capacity` entries,
+// how many into `count`; with `BR_SPACE` how many there are.
+br_status br_router_waiting(br_router *router,
+                            uint64_t *ids,
+                            uint8_t *reasons,
+                            size_t capacity,
+                            size_t *count);
 
-// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen at `now_ms` until the clock is read again, here, by
-// `br_router_step` or by `br_router_place`. Without it they happen at the last reading, and a wait begins at the next one.
-br_status br_router_at(br_router *router,
-                       uint64_t now_ms);
+// How many requests wait and how many run; either may be NULL.
+br_status br_router_counts(br_router *router, size_t *waiting, size_t *running);
+
+// How the router stands. Nothing of it is computed before.
+br_status br_router_metrics(br_router *router, br_metrics *metrics);
+
+// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen
+// at `now_ms` until the clock is read again, here, by `br_router_step` or by `br_router_place`. Without it
+// they happen at the last reading, and a wait begins at the next one.
+br_status br_router_at(br_router *router, uint64_t now_ms);
 
 // Lets a request wait for a step.
 br_status br_router_enqueue(br_router *router, const br_request *request);
 
-// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it waits, and `dispatch->number` is 0.
-// `bonus_tokens` has one entry per worker, in order of id, or is NULL with a `bonus_count` of 0.
+// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
+// waits, and `dispatch->number` is 0. `bonus_tokens` has one entry per worker, in order of id, or is NULL
+// with a `bonus_count` of 0.
 br_status br_router_place(br_router *router,
                           const br_request *request,
                           uint64_t now_ms,
@@ -693,22 +739,24 @@ br_status br_router_place(br_router *router,
                           br_dispatch *dispatch);
 
 // Takes over a request that already runs on a worker (a restart, a warm start).
-br_status br_router_adopt(br_router *router, const br_request *request, uint32_t worker, uint32_t generated_tokens);
+br_status br_router_adopt(br_router *router,
+                          const br_request *request,
+                          uint32_t worker,
+                          uint32_t generated_tokens);
 
 // A running request has sent its last token. `worker` and `generated_tokens` may be NULL.
 br_status br_router_finish(br_router *router, uint64_t id, uint32_t *worker, uint32_t *generated_tokens);
 
-// A waiting or running request was given up. `worker`, which may be NULL, gets the one that it ran on, `BR_NONE` if it waited.
-br_status br_router_abort(br_router *router,
-                          uint64_t id,
-                          uint32_t *worker);
+// A waiting or running request was given up. `worker`, which may be NULL, gets the one that it ran on,
+// `BR_NONE` if it waited.
+br_status br_router_abort(br_router *router, uint64_t id, uint32_t *worker);
 
-// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length in `prompt_tokens`, which may be NULL.
-br_status br_router_preempt(br_router *router,
-                            uint64_t id,
-                            uint32_t *prompt_tokens);
+// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length in
+// `prompt_tokens`, which may be NULL.
+br_status br_router_preempt(br_router *router, uint64_t id, uint32_t *prompt_tokens);
 
-// One lock-step decode step has run: every running request has a token more, everybody who waits has waited a step.
+// One lock-step decode step has run: every running request has a token more, everybody who waits has waited
+// a step.
 br_status br_router_advance(br_router *router);
 
 // Every running request of a worker has `tokens` more.
@@ -717,17 +765,35 @@ br_status br_router_progress(br_router *router, uint32_t worker, uint32_t tokens
 // One running request has `tokens` more.
 br_status br_router_progress_request(br_router *router, uint64_t id, uint32_t tokens);
 
+// Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that
+// waits or runs comes back as `BR_RECOVERED`, told by `br_router_returned` and the next step. Workers stay,
+// with what they measured; what runs there is foreign load until they report again.
+br_status br_router_recover(br_router *router);
+
+// Who has left without having finished and was not told of yet, up to `capacity` of them, oldest first: how
+// many into `count`, how many more there are into `left`, which may be NULL.
+br_status br_router_returned(br_router *router,
+                             br_returned *returned,
+                             size_t capacity,
+                             size_t *count,
+                             size_t *left);
+
+// Decides a step: admits, and accounts for what it admitted. `bonuses` may be NULL.
+br_status br_router_step(br_router *router, uint64_t now_ms, const br_bonuses *bonuses, br_plan *plan);
+
 // Takes in what a worker measured. `verdict`, which may be NULL, gets a `br_verdict`.
 br_status br_router_report(br_router *router, uint32_t worker, const br_report *report, uint32_t *verdict);
 
-// A worker joins, empty: its id into `worker`. `kv_capacity_tokens` is `BR_NONE64` for no bound; `weight` is 1 in a uniform cluster.
+// A worker joins, empty: its id into `worker`. `kv_capacity_tokens` is `BR_NONE64` for no bound; `weight` is
+// 1 in a uniform cluster.
 br_status br_router_add_worker(br_router *router,
                                uint32_t slots,
                                uint64_t kv_capacity_tokens,
                                float weight,
                                uint32_t *worker);
 
-// A worker takes nobody new; what runs there runs on. Requests that wait for it alone are returned by the next step.
+// A worker takes nobody new; what runs there runs on. Requests that wait for it alone are returned by the
+// next step.
 br_status br_router_drain_worker(br_router *router, uint32_t worker);
 
 // Whether a worker is draining and holds none of our requests any more: 0 or 1 into `drained`.
@@ -739,46 +805,9 @@ br_status br_router_set_accepting(br_router *router, uint32_t worker, uint32_t a
 // A worker is gone. `br_router_returned` and the next step tell who ran there or waited for it alone.
 br_status br_router_remove_worker(br_router *router, uint32_t worker);
 
-// Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that waits or runs comes back as `BR_RECOVERED`, told by
-// `br_router_returned` and the next step. Workers stay, with what they measured; what runs there is foreign load until they report again.
-br_status br_router_recover(br_router *router);
-
-// Who has left without having finished and was not told of yet, up to `capacity` of them, oldest first: how many into `count`, how many more
-// there are into `left`, which may be NULL.
-br_status br_router_returned(br_router *router,
-                             br_returned *returned,
-                             size_t capacity,
-                             size_t *count,
-                             size_t *left);
-
-// Decides a step: admits, and accounts for what it admitted. `bonuses` may be NULL.
-br_status br_router_step(br_router *router, uint64_t now_ms, const br_bonuses *bonuses, br_plan *plan);
-
-// Switches `br_router_explain` for admissions on (1) or off (0), from the next decision on. Decisions stay the same.
-br_status br_router_set_explaining(br_router *router, uint32_t on);
-
-// Why the last step, or a placement since, decided as it did; why a waiting request waits.
-br_status br_router_explain(br_router *router, uint64_t id, br_explanation *explanation);
-
-// Why each request still waits, in order of arrival: ids and `br_reason`s into arrays of `capacity` entries, how many into `count`; with `BR_SPACE`
-// how many there are.
-br_status br_router_waiting(br_router *router,
-                            uint64_t *ids,
-                            uint8_t *reasons,
-                            size_t capacity,
-                            size_t *count);
-
-// The ids of the workers, ascending, into an array of `capacity` entries; how many into `count`; with `BR_SPACE` how many there are.
-br_status br_router_worker_ids(br_router *router,
-                               uint32_t *ids,
-                               size_t capacity,
-                               size_t *count);
-
-// How many requests wait and how many run; either may be NULL.
-br_status br_router_counts(br_router *router, size_t *waiting, size_t *running);
-
-// How the router stands. Nothing of it is computed before.
-br_status br_router_metrics(br_router *router, br_metrics *metrics);
+// The ids of the workers, ascending, into an array of `capacity` entries; how many into `count`; with
+// `BR_SPACE` how many there are.
+br_status br_router_worker_ids(br_router *router, uint32_t *ids, size_t capacity, size_t *count);
 
 #ifdef __cplusplus
 }  // extern "C"
