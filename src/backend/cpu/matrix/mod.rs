@@ -274,12 +274,14 @@ impl Matrix {
         let scored = if self.held { self.best_in_lanes(batch, run, worker) } else { Err(TooWide) };
         scored.unwrap_or_else(|TooWide| {
             self.unheld_count += 1;
-            match self.held {
-                // A run is in order of length: the line of a request is that of the one before, or a later
-                // one.
-                true => self.best_one_by_one(batch, run, self.knots.ascending(), worker, longest),
-                false => self.best_one_by_one(batch, run, |tokens| profile.score(tokens), worker, longest),
+            if !self.held || self.bonuses.greatest() >= 1 << 31 {
+                return self.best_by_definition(batch, run, profile, worker, longest);
             }
+            // A run is in order of length: the line of a request is that of the one before, or a later one.
+            let (base, mut line) = (self.bonuses.of_column(self.column), self.knots.ascending());
+            self.best_one_by_one(batch, run, (worker, longest), |entry, tokens| {
+                line(tokens) + i64::from(base[entry / BLOCK].0[entry % BLOCK])
+            })
         })
     }
 
@@ -309,17 +311,34 @@ impl Matrix {
         }))
     }
 
-    /// The best of a run in 64 bits.
+    /// The best of a run in 64 bits, by the definition of a score.
+    fn best_by_definition(
+        &self,
+        batch: &Batch<'_>,
+        run: Run,
+        profile: &Profile,
+        worker: usize,
+        longest: i64,
+    ) -> Option<Found> {
+        let pool = batch.waiting();
+        let slots = pool.ordered().slots;
+        self.best_one_by_one(batch, run, (worker, longest), |entry, tokens| {
+            let slot = PoolSlot(slots[self.layout.positions()[entry] as usize]);
+            let extra =
+                self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
+            profile.score(tokens) + self.unit * extra
+        })
+    }
+
+    /// The best of a run in 64 bits, given the score of an entry and its tokens.
     fn best_one_by_one(
         &self,
         batch: &Batch<'_>,
         run: Run,
-        mut score_of: impl FnMut(i64) -> i64,
-        worker: usize,
-        longest: i64,
+        (worker, longest): (usize, i64),
+        mut score_of: impl FnMut(usize, i64) -> i64,
     ) -> Option<Found> {
-        let (pool, words) = (batch.waiting(), self.eligibility.words(worker));
-        let ordered = pool.ordered();
+        let (ordered, words) = (batch.waiting().ordered(), self.eligibility.words(worker));
         let mut best = None;
         for entry in run.from * BLOCK..run.to * BLOCK {
             let word = words[entry / BLOCK].0[entry % BLOCK];
@@ -328,10 +347,7 @@ impl Matrix {
                 continue;
             }
             let position = self.layout.positions()[entry] as usize;
-            let slot = PoolSlot(ordered.slots[position]);
-            let extra =
-                self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
-            let found = Found { position, score: score_of(tokens) + self.unit * extra };
+            let found = Found { position, score: score_of(entry, tokens) };
             if found.beats(best, &ordered) {
                 best = Some(found);
             }

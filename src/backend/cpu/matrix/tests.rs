@@ -71,9 +71,8 @@ fn the_best_of_a_column_is_that_of_the_definition() {
                 matrix.best(&batch, matrix.run(0), &profile, worker, longest)
             };
             let open = || (0..workers).filter(|&worker| list[worker].open_slots() > 0);
-            let defined = |tokens| profile.score(tokens);
             for worker in open().filter(|_| waiting > 0) {
-                let expected = matrix.best_one_by_one(&batch, matrix.run(0), defined, worker, longest);
+                let expected = matrix.best_by_definition(&batch, matrix.run(0), &profile, worker, longest);
                 assert_eq!(best_of(matrix, worker), expected, "round {round}, worker {worker}");
             }
             if waiting == 0 {
@@ -172,7 +171,6 @@ fn the_best_of_a_run_lies_below_its_bound() {
                         })
                         .collect(),
                 };
-                let defined = |tokens| profile.score(tokens);
                 let (worker, fits) = (random(seed, 3) as usize, 1 + random(seed, longest * 3 / 2) as i64);
                 for at in 0..matrix.runs() {
                     let run = matrix.run(at);
@@ -180,7 +178,7 @@ fn the_best_of_a_run_lies_below_its_bound() {
                         matrix.prepare((worker, run.class), &profile, fits);
                     }
                     let found = matrix.best(&batch, run, &profile, worker, fits);
-                    let expected = matrix.best_one_by_one(&batch, run, defined, worker, fits);
+                    let expected = matrix.best_by_definition(&batch, run, &profile, worker, fits);
                     assert_eq!(found, expected, "{knots} knots, {}", matrix.kernels.isa);
                     let Some(&bound) = matrix.bounds().get(at) else { continue };
                     bounded += 1;
