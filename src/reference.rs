@@ -17,7 +17,7 @@
 //!    - *Longest first*: as many of the earliest requests that some worker may take as slots are open,
 //!      longest first (then earliest), each to the least-loaded open worker that may take it.
 //!
-//!    A rule with a judge chooses among the best few of the best pair's column.
+//!    A rule with a judge chooses among the best few of the best pair's column, where workers choose in turn.
 //! 3. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the peak of its
 //!    profile is still within the rule's tolerance of where it was, and the best waiting request takes its
 //!    place if its score is greater; then two picks on two workers change places where that lowers the plan's
@@ -372,7 +372,7 @@ impl<'a> State<'a> {
     /// The best pair, or what the rule's judge prefers among the best few of its column.
     fn judged_pair(&self, rule: &mut (impl Rule + ?Sized)) -> Option<(usize, usize, i64)> {
         let (at, worker, score) = self.best_pair(rule)?;
-        if rule.candidates() <= 1 {
+        if rule.candidates() <= 1 || !self.plan.order.is_in_turn() {
             return Some((at, worker, score));
         }
         let mut column: Vec<(i64, u64, usize)> = (0..self.left.len())

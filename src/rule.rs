@@ -395,7 +395,8 @@ pub trait Rule {
         &[]
     }
 
-    /// How many of a column's best requests [`Rule::judge`] chooses among; one for none.
+    /// How many of a column's best requests [`Rule::judge`] chooses among; one for none. Nobody judges with
+    /// [`Order::Matrix`], nor a subset.
     fn candidates(&self) -> usize {
         1
     }

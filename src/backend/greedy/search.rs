@@ -20,7 +20,7 @@ impl Greedy {
         worker: usize,
     ) -> Option<Found> {
         let candidates = step.rule.candidates();
-        if candidates <= 1 {
+        if candidates <= 1 || !step.plan.order.is_in_turn() {
             return self.best(step, worker);
         }
         self.found.clear();
