@@ -158,8 +158,8 @@ impl Backend for Auto {
     fn describe(&self) -> String {
         let no_device = self.no_device.as_deref().unwrap_or("no device backend in this build");
         format!(
-            "auto: columns searched by length, dense columns where requests have terms per pair or a rule looks \
-             far ahead; on {} ({}); {no_device}",
+            "auto: columns searched by length, dense columns where requests have terms per pair or a rule \
+             looks far ahead; on {} ({}); {no_device}",
             self.kernels.isa, self.why
         )
     }

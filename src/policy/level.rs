@@ -7,8 +7,7 @@
 //!
 //! ```text
 //! Lhat_j = L_j + c_j * mu                                       anticipated load, c_j free slots
-//! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on the worker x whose turn it is,
-//!                                                               the least-loaded open one
+//! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on x, the least-loaded one
 //! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j)
 //!        - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
 //! ```

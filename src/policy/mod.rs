@@ -26,6 +26,7 @@ pub(crate) mod rollout;
 mod rule_policy;
 mod submissions;
 
+use self::balance_route as br;
 pub use self::error::PolicyError;
 pub use self::parameter_table::PARAMETER_NAMES;
 pub use self::parameters::Parameters;
@@ -71,10 +72,10 @@ policies! {
     "sglang-total-tokens", None, baseline::sglang_total_tokens, "bound on arrival as SGLang does";
     "least-kv", None, baseline::least_kv, "the least-loaded worker takes the earliest request";
     "longest-first", None, baseline::longest_first, "the batch router of TensorRT-LLM";
-    "br0", None, balance_route::build, "BalanceRoute as published, without predictions";
-    "brh-survival", Some(Forecast::Survival), balance_route::build, "BalanceRoute with survival estimates";
-    "brh-exactmatch", Some(Forecast::ExactMatch), balance_route::build, "BalanceRoute with ends of equal prompts";
-    "brh-oracle", Some(Forecast::Oracle), balance_route::build, "BalanceRoute with true lengths, for study";
+    "br0", None, br::build, "BalanceRoute as published, without predictions";
+    "brh-survival", Some(Forecast::Survival), br::build, "`br0` that looks ahead by survival estimates";
+    "brh-exactmatch", Some(Forecast::ExactMatch), br::build, "`br0` that looks ahead to ends of equal prompts";
+    "brh-oracle", Some(Forecast::Oracle), br::build, "`br0` that looks ahead with true lengths, for study";
     "exact", None, exact::build, "the greatest F of all pairs, again and again";
     "exact-survival", Some(Forecast::Survival), exact::build, "`exact` with survival estimates";
     "exact-oracle", Some(Forecast::Oracle), exact::build, "`exact` with true lengths, for study";
