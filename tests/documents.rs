@@ -13,10 +13,6 @@ use std::sync::{Mutex, OnceLock};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
 
-/// Files and flags that are named already and not there yet. Whoever brings one takes it off.
-const PENDING: [&str; 5] =
-    ["src/account", "examples/custom_policy.rs", "examples/custom_classifier.rs", "--list", "--no-install"];
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -181,14 +177,11 @@ fn paths_are_there() {
     for page in pages() {
         for span in &page.spans {
             let Some(path) = path_of(&page, span) else { continue };
-            let pending = PENDING.contains(&span.trim_end_matches('/'));
-            if !path.exists() && !pending {
+            if !path.exists() {
                 wrong.push(format!("{}: no {span}", page.name()));
             }
         }
     }
-    let there = |path: &&&str| root().join(path).exists();
-    wrong.extend(PENDING.iter().filter(there).map(|path| format!("{path} is there: take it off PENDING")));
     none(&wrong);
 }
 
@@ -437,15 +430,13 @@ fn flags_and_variables_alone_are_there() {
     for page in pages() {
         for span in &page.spans {
             let word = span.split([' ', '=']).next().unwrap_or(span);
-            if word.starts_with("--") && !known(word) && !PENDING.contains(&word) {
+            if word.starts_with("--") && !known(word) {
                 wrong.push(format!("{}: nothing knows {word}", page.name()));
             } else if word.starts_with("BALANCEROUTE_") && !is_read(word) {
                 wrong.push(format!("{}: nothing reads {word}", page.name()));
             }
         }
     }
-    let there = |flag: &&&str| flag.starts_with("--") && known(flag);
-    wrong.extend(PENDING.iter().filter(there).map(|flag| format!("{flag} is there: take it off PENDING")));
     none(&wrong);
 }
 
