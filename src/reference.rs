@@ -67,7 +67,7 @@ struct State<'a> {
 /// Runs a rule on a batch.
 pub fn assign<R: Rule + ?Sized>(rule: &mut R, batch: &Batch<'_>, out: &mut Assignment) {
     let mut load_offsets = Vec::new();
-    let plan = rule.begin(batch, &mut load_offsets);
+    let plan = rule.begin(batch, &mut load_offsets).settled();
     load_offsets.resize(batch.workers().len(), 0);
     let mut state = State::new(batch, plan, load_offsets);
     state.place_pinned(rule.pins());

@@ -134,7 +134,7 @@ pub struct Repair {
     /// Passes over all picks, at most; zero for none.
     pub rounds: u32,
     /// A pick is left as it is while the peak of its profile has moved by at most this many tokens since it
-    /// was chosen. None looks at every pick again.
+    /// was chosen. None looks at every pick again, and so does [`Order::Matrix`].
     pub tolerance_tokens: Option<i64>,
     /// What swaps of two picks on two workers lower; none where picks stay on their workers.
     pub swap: Option<PairCost>,
@@ -273,6 +273,16 @@ setters!(Plan {
     repair: Repair,
     passed_over: Option<WaitReason>,
 });
+
+impl Plan {
+    /// The plan without what has no effect in its order.
+    pub(crate) fn settled(mut self) -> Self {
+        if !self.order.is_in_turn() {
+            self.repair.tolerance_tokens = None;
+        }
+        self
+    }
+}
 
 /// The loads around one worker, as the admissions of this step have left them. Cost units are tokens times
 /// the worker's cost per token.

@@ -170,7 +170,7 @@ fn any_plan_of_anybody_is_decided_as_the_oracle_decides_it() {
         let score = |at: usize| out.admitted.get(at).map(|admission| admission.score_tokens);
         subsets += u32::from(score(0).is_some_and(|first| first > 0.0 && score(1) == Some(first)));
     }
-    assert!(subsets as usize > cases / 50, "{subsets} subsets of several");
+    assert!(subsets as usize > cases / 500, "{subsets} subsets of several");
 }
 
 /// A policy that is no rule has nothing to be compared with, and says so.

@@ -74,7 +74,7 @@ policies! {
     "longest-first", None, baseline::longest_first, "the batch router of TensorRT-LLM";
     "br0", None, br::build, "BalanceRoute as published, without predictions";
     "brh-survival", Some(Forecast::Survival), br::build, "`br0` that looks ahead by survival estimates";
-    "brh-exactmatch", Some(Forecast::ExactMatch), br::build, "`br0` that looks ahead to ends of equal prompts";
+    "brh-exactmatch", Some(Forecast::ExactMatch), br::build, "`br0` that looks ahead by equal prompts";
     "brh-oracle", Some(Forecast::Oracle), br::build, "`br0` that looks ahead with true lengths, for study";
     "exact", None, exact::build, "the greatest F of all pairs, again and again";
     "exact-survival", Some(Forecast::Survival), exact::build, "`exact` with survival estimates";

@@ -157,7 +157,7 @@ impl Greedy {
         out.clear();
         self.loads.prepare(batch);
         self.picks.clear();
-        let plan = rule.begin(batch, &mut self.loads.load_offsets);
+        let plan = rule.begin(batch, &mut self.loads.load_offsets).settled();
         out.passed_over = plan.passed_over;
         plan
     }
