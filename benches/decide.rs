@@ -1,7 +1,8 @@
-//! What one decision costs: `level` and `exact` beside the naive matrix and beside touching the inputs once.
+//! What one decision costs: `level`, `exact` and BalanceRoute, beside the naive matrix and touching the
+//! inputs once.
 //!
-//! Sizes are (waiting N, workers G, admissions K). *Hot* repeats one batch; *cold* walks through enough batches to leave the caches.
-//! Every answer is checked against the oracle before it is timed.
+//! Sizes are (waiting N, workers G, admissions K). *Hot* repeats one batch; *cold* walks through enough
+//! batches to leave the caches. Every answer is checked against the oracle before it is timed.
 
 #[path = "common/step.rs"]
 mod step;
@@ -54,6 +55,18 @@ fn touch(step: &Step, lengths: &[i64], waits: &[u32]) -> i64 {
     workers + lengths.iter().sum::<i64>() + waits.iter().map(|&wait| i64::from(wait)).sum::<i64>()
 }
 
+/// Steps that BalanceRoute looks ahead as published.
+const HORIZON: usize = 80;
+
+/// Loads that grow by a token per running request and fall now and then.
+fn projected(step: &Step) -> Vec<u64> {
+    let row = |(at, worker): (usize, &balanceroute::Worker)| {
+        let load = worker.load_tokens;
+        (0..=HORIZON).map(move |h| load + 72 * h as u64 - 4300 * ((h + at) / 17) as u64)
+    };
+    step.workers.iter().enumerate().flat_map(row).collect()
+}
+
 fn decide(c: &mut Criterion) {
     for size in SIZES {
         let label = format!("{}x{}x{}", size.0, size.1, size.2);
@@ -66,7 +79,7 @@ fn decide(c: &mut Criterion) {
         let cold: Vec<Step> =
             (0..(64 << 20) / (size.0 * 100 + size.1 * 80)).map(|seed| Step::new(seed as u64, size)).collect();
 
-        for name in ["level", "exact"] {
+        for name in ["level", "exact", "br0"] {
             let mut policy = policy::build(name, &Parameters::default()).expect("known");
             let mut out = Assignment::new();
             let batch = step.batch();
@@ -74,7 +87,7 @@ fn decide(c: &mut Criterion) {
             assert_eq!(out.admitted.len(), size.2);
             if size.0 <= 512 && size.2 <= 8 {
                 let mut expected = Assignment::new();
-                policy.decide_by_reference(&batch, &mut expected);
+                policy.decide_by_reference(&batch, &mut expected).expect("a rule");
                 assert_eq!(out, expected, "{name} and the oracle differ");
             }
             group.bench_function(BenchmarkId::new(name, "hot"), |b| {
@@ -89,6 +102,14 @@ fn decide(c: &mut Criterion) {
                 });
             });
         }
+        let (mut ahead, mut out) =
+            (policy::build("brh-oracle", &Parameters::default()).expect("known"), Assignment::new());
+        let rows = projected(&step);
+        let batch = Batch::draft(&step.workers, &step.pool).traffic(step::TRAFFIC).projection(HORIZON, &rows);
+        let batch = batch.check().expect("valid");
+        group.bench_function(BenchmarkId::new("brh-oracle", "hot"), |b| {
+            b.iter(|| ahead.decide(black_box(&batch), &mut out));
+        });
         group.bench_function("door", |b| b.iter(|| black_box(&step).batch().open_slots()));
         let mut admitted = Vec::new();
         if size.0 * size.1 * size.2 <= 1 << 22 {

@@ -28,7 +28,7 @@ impl Paired {
 
     fn policy(&self, backend: BackendKind, isa: Option<Isa>) -> Box<dyn Policy> {
         // The series `structured`, whatever is faster; masks leave nothing to search by.
-        let mut parameters = Parameters { backend, isa, search_by_length: true, ..Parameters::default() };
+        let mut parameters = Parameters::new().backend(backend).isa(isa).testing(None, true);
         parameters.exact.horizon_steps = self.horizon;
         policy::build(self.name(), &parameters).expect("known")
     }
@@ -112,7 +112,7 @@ fn pairs(c: &mut Criterion) {
             step.policy(BackendKind::Reference, None).decide(&batch, &mut expected);
         } else {
             // The oracle would take hours; the definition of a score, one request at a time, is compared with it in the tests.
-            let mut parameters = Parameters { lanes: Some(Tier::F32), ..Parameters::default() };
+            let mut parameters = Parameters::new().testing(Some(Tier::F32), false);
             parameters.backend = BackendKind::Cpu;
             parameters.isa = Some(Isa::Scalar);
             parameters.exact.horizon_steps = horizon;

@@ -33,10 +33,14 @@
 //! answer, [`mod@reference`] the definition of right, [`policy`] the rules by name ([`rule`] says what one is), [`forecast`] predictions, [`router`] the state across
 //! steps, [`backend`] who evaluates. The feature `sim` adds the simulator and the command line.
 
+#[macro_use]
+mod setters;
+
 pub mod assignment;
 pub mod backend;
 pub mod batch;
 pub mod forecast;
+mod names;
 pub mod policy;
 pub mod pool;
 pub mod reference;
@@ -49,6 +53,7 @@ pub mod sim;
 
 pub use assignment::{Admission, Assignment, Balance, WaitReason};
 pub use batch::{Batch, BatchError, Pairs, PredictedEnd, PredictedEnds, Request, Traffic, Worker};
+pub use names::UnknownName;
 pub use policy::{Needs, Policy, PolicyError};
 pub use pool::{Candidates, Pool, PoolSlot};
 pub use router::{

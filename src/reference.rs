@@ -1,35 +1,40 @@
 //! The oracle: the greedy assignment over the full matrix of scores, and the only definition of right.
 //!
-//! Nothing here is fast and nothing is kept between picks: loads are added up again, profiles are drawn again and every
-//! pair is scored again after each admission. Every other path must answer the same, pick for pick.
+//! Nothing here is fast and nothing is kept between picks: loads are added up again, profiles are drawn again
+//! and every pair is scored again after each admission. Every other path must answer the same, pick for pick.
 //!
 //! Decided are the batch's candidates, the oldest who wait up to the pool's window. The rules, in order:
 //! 0. *Pinned* requests enter the worker that was kept for them, in the rule's order.
-//! 1. *Overdue* requests (own deadline or the plan's) go first, oldest first (then earliest arrival), each to the least-loaded
-//!    open worker that may take it.
-//! 2. A plan that says *longest first* then places the longest request (then the earliest) on the least-loaded open worker that
-//!    may take it, until nobody fits.
-//! 3. Otherwise the best pair is admitted until none is left: best score, then lowest load, then lowest worker, then earliest
-//!    arrival. With [`Order::LeastLoaded`] only the least-loaded open worker that may take anybody is looked at.
-//!    A rule with a judge then chooses among the best few of that worker's column.
-//! 4. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the peak of its profile is still within the
-//!    rule's tolerance of where it was, and the best waiting request takes its place if its score is greater; then two picks on two workers change places where that lowers the plan's pair cost.
-//!    Where no worker has more than one pick they are reassigned, sorted instead, if each fits: the longest (then the earliest) to the worker whose
-//!    anticipated load without its pick is least (then the lowest index).
+//! 1. *Overdue* requests (own deadline or the plan's) go first, oldest first (then earliest arrival), each to
+//!    the least-loaded open worker that may take it.
+//! 2. The plan's [`Order`] then says who is admitted, until nobody fits:
+//!    - *Matrix*: the best pair of all, by score, then lowest load, then lowest worker, then earliest
+//!      arrival.
+//!    - *Least loaded*: the best pair of the least-loaded open worker that may take anybody.
+//!    - *Most open slots*: the best pair of the worker with most open slots (then the lowest load, then the
+//!      lowest index) that may take anybody, while more slots are open than the [`SubsetStage`] says; then
+//!      the best subset of that worker.
+//!    - *Longest first*: as many of the earliest requests that some worker may take as slots are open,
+//!      longest first (then earliest), each to the least-loaded open worker that may take it.
 //!
-//! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth fits the room.
+//!    A rule with a judge chooses among the best few of the best pair's column, where workers choose in turn.
+//! 3. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the peak of its
+//!    profile is still within the rule's tolerance of where it was, and the best waiting request takes its
+//!    place if its score is greater; then two picks on two workers change places where that lowers the plan's
+//!    pair cost. Where no worker has more than one pick they are reassigned, sorted instead, if each fits:
+//!    the longest (then the earliest) to the worker whose anticipated load without its pick is least (then
+//!    the lowest index).
 //!
-//! Two policies are no such rule and have their own definition, in `reference/batches.rs`: longest first, and BalanceRoute in its two
-//! stages.
+//! A worker *may take* a request when a slot is open, the request is eligible and its length plus its growth
+//! fits the room. *Least loaded* leaves ties to the lowest index; a plan that goes longest first may put
+//! fewest requests before it.
 
-mod batches;
-
-pub(crate) use batches::{balance_route, longest_first};
+use std::cmp::Reverse;
 
 use crate::assignment::{Admission, Assignment};
 use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request};
 use crate::pool::PoolSlot;
-use crate::rule::{Order, PairCost, PairView, Pin, Plan, Rule, View};
+use crate::rule::{Order, PairCost, PairView, Pin, Plan, Rule, SubsetStage, View};
 use crate::score::Profile;
 
 /// A waiting request.
@@ -60,23 +65,20 @@ struct State<'a> {
 }
 
 /// Runs a rule on a batch.
-pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
+pub fn assign<R: Rule + ?Sized>(rule: &mut R, batch: &Batch<'_>, out: &mut Assignment) {
     let mut load_offsets = Vec::new();
-    let plan = rule.begin(batch, &mut load_offsets);
+    let plan = rule.begin(batch, &mut load_offsets).settled();
     load_offsets.resize(batch.workers().len(), 0);
     let mut state = State::new(batch, plan, load_offsets);
     state.place_pinned(rule.pins());
     state.place_overdue();
-    if plan.longest_first {
-        state.place_longest_first(rule);
-    } else {
-        while let Some((at, worker, score)) = state.judged_pair(rule) {
-            let peak_tokens = state.peak_tokens(rule, &state.left[at], worker);
-            state.admit(at, worker, score, false);
-            if let Some(pick) = state.picks.last_mut() {
-                pick.peak_tokens = Some(peak_tokens);
-            }
+    match plan.order {
+        Order::LongestFirst { .. } => state.place_longest_first(rule),
+        Order::MostOpenSlots(stage) => {
+            while state.all_open_slots() > i64::from(stage.greedy_slots) && state.place_best(rule) {}
+            while state.place_subset(rule, stage.in_range()) {}
         }
+        Order::Matrix | Order::LeastLoaded => while state.place_best(rule) {},
     }
     if state.picks.len() >= 2 {
         for _ in 0..plan.repair.rounds {
@@ -90,13 +92,12 @@ pub fn assign(rule: &mut impl Rule, batch: &Batch<'_>, out: &mut Assignment) {
             }
         }
     }
-
     state.answer(out);
 }
 
-/// The score of every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the
-/// request may not run.
-pub fn score_into(rule: &mut impl Rule, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
+/// The score of every pair as the batch begins, in tokens: a row of workers for each request in arrival
+/// order; minus infinity where the request may not run.
+pub fn score_into<R: Rule + ?Sized>(rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
     let mut load_offsets = Vec::new();
     let plan = rule.begin(batch, &mut load_offsets);
     load_offsets.resize(batch.workers().len(), 0);
@@ -197,10 +198,24 @@ impl<'a> State<'a> {
         self.open_slots(worker) > 0 && self.fits(request, worker)
     }
 
+    fn all_open_slots(&self) -> i64 {
+        (0..self.workers()).map(|worker| self.open_slots(worker)).sum()
+    }
+
+    fn may_take_any(&self, worker: usize) -> bool {
+        self.left.iter().any(|waiting| self.may_take(&waiting.request, worker))
+    }
+
     fn least_loaded_for(&self, request: &Request) -> Option<usize> {
+        let requests = |worker: usize| match self.plan.order {
+            Order::LongestFirst { fewest_requests: true } => {
+                i64::from(self.batch.workers()[worker].running) + self.picked_count(worker)
+            }
+            _ => 0,
+        };
         (0..self.workers())
             .filter(|&worker| self.may_take(request, worker))
-            .min_by_key(|&worker| (self.cost(worker), worker))
+            .min_by_key(|&worker| (self.cost(worker), requests(worker), worker))
     }
 
     fn admit(&mut self, at: usize, worker: usize, score: i64, overdue: bool) {
@@ -209,7 +224,12 @@ impl<'a> State<'a> {
     }
 
     /// The profile of a worker for a request as things stand.
-    fn profile(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> Profile {
+    fn profile(&self, rule: &(impl Rule + ?Sized), waiting: &Waiting, worker: usize) -> Profile {
+        let steps = self.row(worker).len().max(1);
+        self.profile_of_class(rule, self.batch.survival(waiting.request.survival_class, steps), worker)
+    }
+
+    fn profile_of_class(&self, rule: &(impl Rule + ?Sized), class: Option<&[f32]>, worker: usize) -> Profile {
         let workers = self.workers();
         let rows: Vec<Vec<i64>> = (0..workers).map(|other| self.row(other)).collect();
         let envelope_row: Vec<i64> = (0..rows[worker].len())
@@ -230,24 +250,27 @@ impl<'a> State<'a> {
             row: &rows[worker],
             envelope_row: &envelope_row,
         };
-        let class = self.batch.survival(waiting.request.survival_class, envelope_row.len().max(1));
         let mut profile = Profile::default();
         rule.profile(&view, class, &mut profile);
         profile
     }
 
     /// The length that a worker would take most gladly.
-    fn peak_tokens(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> i64 {
+    fn peak_tokens(&self, rule: &(impl Rule + ?Sized), waiting: &Waiting, worker: usize) -> i64 {
         let profile = self.profile(rule, waiting, worker);
         profile.peak(0, i64::from(MAX_PROMPT_TOKENS), &mut Vec::new())
     }
 
     /// The score of a waiting request on a worker as things stand.
-    fn score(&self, rule: &impl Rule, waiting: &Waiting, worker: usize) -> i64 {
+    fn score(&self, rule: &(impl Rule + ?Sized), waiting: &Waiting, worker: usize) -> i64 {
+        self.score_of_length(rule, waiting, worker)
+            + self.plan.unit * self.batch.bonus_tokens(&waiting.request, worker)
+    }
+
+    /// That score without a bonus.
+    fn score_of_length(&self, rule: &(impl Rule + ?Sized), waiting: &Waiting, worker: usize) -> i64 {
         self.profile(rule, waiting, worker).score(i64::from(waiting.request.prompt_tokens))
-            + self.plan.unit
-                * (self.plan.age.tokens(waiting.waited_steps)
-                    + self.batch.bonus_tokens(&waiting.request, worker))
+            + self.plan.unit * self.plan.age.tokens(waiting.waited_steps)
     }
 
     fn place_pinned(&mut self, pins: &[Pin]) {
@@ -262,31 +285,94 @@ impl<'a> State<'a> {
     fn place_overdue(&mut self) {
         let due = |waiting: &&Waiting| self.plan.overdue.is_due(&waiting.request, waiting.waited_steps);
         let mut queue: Vec<Waiting> = self.left.iter().filter(due).copied().collect();
-        queue.sort_by_key(|waiting| (std::cmp::Reverse(waiting.waited_steps), waiting.arrival));
+        queue.sort_by_key(|waiting| (Reverse(waiting.waited_steps), waiting.arrival));
         for waiting in queue {
             if let Some(worker) = self.least_loaded_for(&waiting.request) {
-                let at = self.left.iter().position(|left| left.slot == waiting.slot).expect("it waits");
-                self.admit(at, worker, 0, true);
+                self.admit(self.place_of(&waiting), worker, 0, true);
             }
         }
     }
 
-    fn place_longest_first(&mut self, rule: &impl Rule) {
-        let mut queue = self.left.clone();
-        queue.sort_by_key(|waiting| (std::cmp::Reverse(waiting.request.prompt_tokens), waiting.arrival));
-        for waiting in queue {
-            if let Some(worker) = self.least_loaded_for(&waiting.request) {
-                let score = self.score(rule, &waiting, worker);
-                let at = self.left.iter().position(|left| left.slot == waiting.slot).expect("it waits");
-                self.admit(at, worker, score, false);
+    fn place_longest_first(&mut self, rule: &(impl Rule + ?Sized)) {
+        loop {
+            let mut queue = self.left.clone();
+            queue.retain(|waiting| self.least_loaded_for(&waiting.request).is_some());
+            queue.truncate(self.all_open_slots() as usize);
+            if queue.is_empty() {
+                return;
+            }
+            queue.sort_by_key(|waiting| (Reverse(waiting.request.prompt_tokens), waiting.arrival));
+            for waiting in queue {
+                if let Some(worker) = self.least_loaded_for(&waiting.request) {
+                    let score = self.score_of_length(rule, &waiting, worker);
+                    self.admit(self.place_of(&waiting), worker, score, false);
+                }
             }
         }
+    }
+
+    /// Admits the best pair, if there is any.
+    fn place_best(&mut self, rule: &mut (impl Rule + ?Sized)) -> bool {
+        let Some((at, worker, score)) = self.judged_pair(rule) else { return false };
+        let peak_tokens = self.peak_tokens(rule, &self.left[at], worker);
+        self.admit(at, worker, score, false);
+        if let Some(pick) = self.picks.last_mut() {
+            pick.peak_tokens = Some(peak_tokens);
+        }
+        true
+    }
+
+    /// Admits the best subset of the next worker, if anybody is left who may enter one.
+    fn place_subset(&mut self, rule: &(impl Rule + ?Sized), stage: SubsetStage) -> bool {
+        let Some(worker) = self.workers_by_turn().first().copied() else { return false };
+        let value = |set: &[Waiting]| {
+            let tokens = set.iter().map(|waiting| i64::from(waiting.request.prompt_tokens)).sum();
+            let extra = |waiting: &Waiting| {
+                self.plan.age.tokens(waiting.waited_steps) + self.batch.bonus_tokens(&waiting.request, worker)
+            };
+            self.profile_of_class(rule, None, worker).score(tokens)
+                + self.plan.unit * set.iter().map(extra).sum::<i64>()
+        };
+        let mut window = self.left.clone();
+        window.retain(|waiting| self.fits(&waiting.request, worker));
+        window.truncate(stage.candidate_window);
+        window.sort_by_key(|waiting| (Reverse(value(&[*waiting])), waiting.arrival));
+        window.truncate(stage.subset_window);
+        let best_single = window[0];
+        window.sort_by_key(|waiting| waiting.arrival);
+
+        let mut sets = Vec::new();
+        for size in 1..=window.len().min(self.open_slots(worker) as usize) {
+            subsets(&window, size, &mut Vec::new(), &mut sets);
+        }
+        let mut best = (value(&[best_single]), vec![best_single]);
+        let mut is_worth_it = false;
+        for set in sets {
+            let growth = i64::from(self.batch.request_growth_tokens());
+            let needs: i64 =
+                set.iter().map(|waiting| i64::from(waiting.request.prompt_tokens) + growth).sum();
+            let score = value(&set);
+            // Smaller sets come before larger ones and earlier before later, so the first of equals stays.
+            if needs <= self.room_tokens(worker) && score > 0 && (!is_worth_it || score > best.0) {
+                (best, is_worth_it) = ((score, set), true);
+            }
+        }
+        let (score, set) = best;
+        for waiting in set {
+            self.admit(self.place_of(&waiting), worker, score, false);
+        }
+        true
+    }
+
+    /// Where somebody stands among those who are left.
+    fn place_of(&self, waiting: &Waiting) -> usize {
+        self.left.iter().position(|left| left.slot == waiting.slot).expect("it waits")
     }
 
     /// The best pair, or what the rule's judge prefers among the best few of its column.
-    fn judged_pair(&self, rule: &mut impl Rule) -> Option<(usize, usize, i64)> {
+    fn judged_pair(&self, rule: &mut (impl Rule + ?Sized)) -> Option<(usize, usize, i64)> {
         let (at, worker, score) = self.best_pair(rule)?;
-        if rule.candidates() <= 1 {
+        if rule.candidates() <= 1 || !self.plan.order.is_in_turn() {
             return Some((at, worker, score));
         }
         let mut column: Vec<(i64, u64, usize)> = (0..self.left.len())
@@ -303,25 +389,33 @@ impl<'a> State<'a> {
         let costs: Vec<i64> = (0..self.workers()).map(|worker| self.cost(worker)).collect();
         let open_slots: Vec<i64> = (0..self.workers()).map(|worker| self.open_slots(worker)).collect();
         let chosen = rule.judge(self.batch, &costs, &open_slots, worker, &tokens);
-        let &(score, _, at) = column.get(chosen)?;
+        let &(score, _, at) = column.get(chosen).unwrap_or(&column[0]);
         Some((at, worker, -score))
     }
 
-    fn best_pair(&self, rule: &impl Rule) -> Option<(usize, usize, i64)> {
-        let mut workers: Vec<usize> = (0..self.workers())
-            .filter(|&worker| self.left.iter().any(|waiting| self.may_take(&waiting.request, worker)))
-            .collect();
+    /// Whose turn it is to choose, in order, among the workers that may take anybody.
+    fn workers_by_turn(&self) -> Vec<usize> {
+        let mut workers: Vec<usize> =
+            (0..self.workers()).filter(|&worker| self.may_take_any(worker)).collect();
         workers.sort_by_key(|&worker| (self.cost(worker), worker));
-        if self.plan.order == Order::LeastLoaded {
+        if matches!(self.plan.order, Order::MostOpenSlots(_)) {
+            workers.sort_by_key(|&worker| Reverse(self.open_slots(worker)));
+        }
+        if self.plan.order.is_in_turn() {
             workers.truncate(1);
         }
+        workers
+    }
+
+    fn best_pair(&self, rule: &(impl Rule + ?Sized)) -> Option<(usize, usize, i64)> {
         let mut best: Option<(usize, usize, i64)> = None;
-        for worker in workers {
+        for worker in self.workers_by_turn() {
             for (at, waiting) in self.left.iter().enumerate() {
                 if !self.may_take(&waiting.request, worker) {
                     continue;
                 }
-                // Workers come by load and requests by arrival, so the first of equals is the one that the rules name.
+                // Workers come by load and requests by arrival, so the first of equals is the one that the
+                // rules name.
                 let score = self.score(rule, waiting, worker);
                 if best.is_none_or(|(.., other)| score > other) {
                     best = Some((at, worker, score));
@@ -331,7 +425,7 @@ impl<'a> State<'a> {
         best
     }
 
-    fn replace(&mut self, rule: &impl Rule) -> bool {
+    fn replace(&mut self, rule: &(impl Rule + ?Sized)) -> bool {
         let mut changed = false;
         for index in 0..self.picks.len() {
             let pick = self.picks[index];
@@ -436,5 +530,18 @@ impl<'a> State<'a> {
             }
         }
         changed
+    }
+}
+
+/// Every subset of a size, the earlier before the later.
+fn subsets(of: &[Waiting], size: usize, chosen: &mut Vec<Waiting>, sets: &mut Vec<Vec<Waiting>>) {
+    if size == 0 {
+        sets.push(chosen.clone());
+        return;
+    }
+    for (at, waiting) in of.iter().enumerate() {
+        chosen.push(*waiting);
+        subsets(&of[at + 1..], size - 1, chosen, sets);
+        chosen.pop();
     }
 }

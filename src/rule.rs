@@ -1,45 +1,185 @@
-//! What a rule is: how a greedy assignment runs for one batch, and the profile of each worker that it scores by.
+//! What a rule is: how a greedy assignment runs for one batch, and the profile of each worker that it scores
+//! by.
 //!
-//! The policies ([`crate::policy`]) are rules with a name; the backends ([`crate::backend`]) and the oracle ([`mod@crate::reference`])
-//! run any rule and know none by name.
+//! The policies ([`crate::policy`]) are rules with a name; the backends ([`crate::backend`]) and the oracle
+//! ([`mod@crate::reference`]) run any rule and know none by name.
+
+use std::fmt;
+use std::str::FromStr;
 
 use crate::assignment::WaitReason;
-use crate::batch::{Batch, Request};
+use crate::batch::{Batch, MAX_WAITING, Request};
+use crate::names::{UnknownName, find};
 use crate::pool::PoolSlot;
 use crate::score::{Age, Profile, Unit};
 
+/// What a policy wants to know about running requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Forecast {
+    /// Output lengths given tokens generated so far, learned from finished requests.
+    Survival,
+    /// Output lengths per prompt hash, falling back to survival.
+    ExactMatch,
+    /// The true lengths: for study only.
+    Oracle,
+}
+
+impl Forecast {
+    /// Every forecast.
+    pub const ALL: [Self; 3] = [Self::Survival, Self::ExactMatch, Self::Oracle];
+
+    /// Its name, as it ends the names of policies.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Survival => "survival",
+            Self::ExactMatch => "exactmatch",
+            Self::Oracle => "oracle",
+        }
+    }
+}
+
+impl fmt::Display for Forecast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Forecast {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        find("forecast", &Self::ALL, Self::name, name)
+    }
+}
+
+/// What a caller must supply for a policy to work as meant; without it the policy falls back to what it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Needs {
+    /// Requests are bound to a rank when they arrive ([`crate::policy::Policy::bind`]).
+    pub binds_on_arrival: bool,
+    /// Which forecast feeds the projection or the predicted ends.
+    pub forecast: Option<Forecast>,
+    /// Projected loads over this horizon in steps ([`crate::batch::Projection`]).
+    pub projection_horizon: Option<usize>,
+    /// Predicted ends this many completions ahead per worker ([`crate::batch::PredictedEnds`]).
+    pub ends_per_worker: Option<usize>,
+    /// How many of the oldest requests it chooses among ([`crate::Pool::with_window`]); none for
+    /// [`crate::pool::CANDIDATE_WINDOW`].
+    pub candidate_window: Option<usize>,
+}
+
+setters!(Needs {
+    binds_on_arrival: bool,
+    forecast: Option<Forecast>,
+    projection_horizon: Option<usize>,
+    ends_per_worker: Option<usize>,
+    candidate_window: Option<usize>,
+});
+
 /// In which order workers choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Order {
-    /// The best score of the whole matrix. A profile may then depend on the worker's own load and row and on the envelopes only: it is
-    /// drawn again when these change.
+    /// The best score of the whole matrix. A profile may then depend on the worker's own load and row and on
+    /// the envelopes only: it is drawn again when these change.
     Matrix,
     /// The least-loaded open worker takes its best request.
     LeastLoaded,
+    /// The worker with most open slots (then the least load, then the lowest index) takes its best request
+    /// while slots are plenty, and its best subset of a few requests once they are scarce.
+    MostOpenSlots(SubsetStage),
+    /// As many of the earliest requests that some worker may take as slots are open, longest first (then
+    /// earliest), each to the least-loaded worker that may take it; again until nobody fits. Bonuses count
+    /// neither in the choice nor in the score.
+    LongestFirst {
+        /// Whether of equally loaded workers the one with fewer requests is the first, for overdue requests
+        /// as well. The lowest index decides after that.
+        fewest_requests: bool,
+    },
 }
 
-/// How the picks of a step are improved together once all are made.
+impl Order {
+    /// Whether each admission looks at one worker only.
+    pub(crate) fn is_in_turn(self) -> bool {
+        self != Self::Matrix
+    }
+
+    /// Whether requests are looked at in order of arrival.
+    pub(crate) fn scans_arrivals(self) -> bool {
+        matches!(self, Self::MostOpenSlots(_) | Self::LongestFirst { .. })
+    }
+}
+
+/// When slots are scarce, and which subsets a worker then chooses among.
+///
+/// A subset is worth the profile's score at the sum of its lengths, plus what waiting and bonuses add for
+/// each request; survival classes play no part. The greatest score wins, if it is above zero: of equals the
+/// smallest subset, then the one with the earlier requests. Where no subset is worth more than nothing, the
+/// best single request goes in, so that a request waits only for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubsetStage {
+    /// Open slots over all workers above which slots are plenty; default 0: they always are.
+    pub greedy_slots: u32,
+    /// Requests that subsets are made of, the best of the window, 1..=8; default 1.
+    pub subset_window: usize,
+    /// The window: so many of the earliest requests that the worker may take, at least 1; default all.
+    pub candidate_window: usize,
+}
+
+/// Greatest [`SubsetStage::subset_window`]: 256 subsets.
+pub const MAX_SUBSET_WINDOW: usize = 8;
+
+impl Default for SubsetStage {
+    fn default() -> Self {
+        Self { greedy_slots: 0, subset_window: 1, candidate_window: MAX_WAITING }
+    }
+}
+
+setters!(SubsetStage { greedy_slots: u32, subset_window: usize, candidate_window: usize });
+
+impl SubsetStage {
+    /// The stage with its windows in their ranges.
+    pub(crate) fn in_range(self) -> Self {
+        Self {
+            subset_window: self.subset_window.clamp(1, MAX_SUBSET_WINDOW),
+            candidate_window: self.candidate_window.max(1),
+            ..self
+        }
+    }
+}
+
+/// How the picks of a step are improved together once all are made. By default they are not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Repair {
     /// Passes over all picks, at most; zero for none.
     pub rounds: u32,
-    /// A pick is left as it is while the peak of its profile has moved by at most this many tokens since it was chosen. None looks at every
-    /// pick again.
+    /// A pick is left as it is while the peak of its profile has moved by at most this many tokens since it
+    /// was chosen. None looks at every pick again, and so does [`Order::Matrix`].
     pub tolerance_tokens: Option<i64>,
     /// What swaps of two picks on two workers lower; none where picks stay on their workers.
     pub swap: Option<PairCost>,
-    /// Whether no worker gets more than one pick. Then all swaps are one reassignment in sorted order: the longest pick to the worker that lies lowest without
-    /// its own, which lowers every convex cost as far as swaps can. Only if each fits; otherwise picks are swapped in pairs.
+    /// Whether no worker gets more than one pick. Then all swaps are one reassignment in sorted order: the
+    /// longest pick to the worker that lies lowest without its own, which lowers every convex cost as far as
+    /// swaps can. Only if each fits; otherwise picks are swapped in pairs.
     pub one_each: bool,
 }
 
-/// What a pair of workers costs, given their anticipated loads `L`; a swap of picks must lower it. Data, not code, so that the
-/// engine can rule out most pairs at once.
+setters!(Repair { rounds: u32, tolerance_tokens: Option<i64>, swap: Option<PairCost>, one_each: bool });
+
+/// What a pair of workers costs, given their anticipated loads `L`; a swap of picks must lower it. Data, not
+/// code, so that the engine can rule out most pairs at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PairCost {
     /// The envelope: the greatest load of all.
     Envelope,
-    /// The sum over both of `|G * L - sum of all + offset| + overflow_weight * max(0, L - greatest load outside the pair)`.
+    /// The sum over both of `|G * L - sum of all + offset| + overflow_weight * max(0, L - greatest load
+    /// outside the pair)`.
     Level {
         /// How far below the common level each worker is wanted, times `G`.
         offset: i64,
@@ -67,9 +207,11 @@ impl PairCost {
 
 /// When a request has waited too long.
 ///
-/// Two bounds, for one request in a thousand may be so long that wherever it goes the whole cluster waits for it: those
-/// are given longer to find a worker that has run low.
+/// Two bounds, for one request in a thousand may be so long that wherever it goes the whole cluster waits for
+/// it: those are given longer to find a worker that has run low. By default there is no bound but each
+/// request's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Overdue {
     /// Steps for requests of ordinary length; none for no bound.
     pub steps: Option<u32>,
@@ -78,6 +220,8 @@ pub struct Overdue {
     /// Steps for longer requests.
     pub giant_steps: Option<u32>,
 }
+
+setters!(Overdue { steps: Option<u32>, ordinary_tokens: i64, giant_steps: Option<u32> });
 
 impl Overdue {
     /// Whether a request that has waited this long goes first, by this bound or by its own deadline.
@@ -95,13 +239,19 @@ impl Overdue {
 }
 
 /// How a greedy assignment runs for one batch: what a [`Rule`] decides before the first pick.
+///
+/// By default the least-loaded worker chooses first, a score unit is a token, waiting adds nothing, and no
+/// pick is looked at again.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Plan {
     /// In which order workers choose.
     pub order: Order,
-    /// Whether, on a uniform cluster, no score falls as the worker's load falls: the best pair is then on the least-loaded worker.
+    /// Whether, on a uniform cluster, no score falls as the worker's load falls: the best pair is then on the
+    /// least-loaded worker. A promise about the profiles; where it is not kept the engine and the oracle
+    /// differ.
     pub nested: bool,
-    /// Score units per token.
+    /// Score units per token, at least 1.
     pub unit: Unit,
     /// What waiting adds.
     pub age: Age,
@@ -113,16 +263,56 @@ pub struct Plan {
     pub envelope_floor: i64,
     /// Whether profiles are drawn from the envelope: [`View::envelope`] follows the admissions only then.
     pub follows_envelope: bool,
-    /// Place the longest first onto the least loaded: everybody who waits will fit.
-    pub longest_first: bool,
     /// The joint improvement of the picks.
     pub repair: Repair,
     /// What a request is told that could still be placed.
     pub passed_over: Option<WaitReason>,
 }
 
-/// The loads around one worker, as the admissions of this step have left them. Cost units are tokens times the worker's cost per token.
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            order: Order::LeastLoaded,
+            nested: false,
+            unit: 1,
+            age: Age::default(),
+            overdue: Overdue::default(),
+            refill_tokens: 0,
+            envelope_floor: 0,
+            follows_envelope: true,
+            repair: Repair::default(),
+            passed_over: None,
+        }
+    }
+}
+
+setters!(Plan {
+    order: Order,
+    nested: bool,
+    unit: Unit,
+    age: Age,
+    overdue: Overdue,
+    refill_tokens: i64,
+    envelope_floor: i64,
+    follows_envelope: bool,
+    repair: Repair,
+    passed_over: Option<WaitReason>,
+});
+
+impl Plan {
+    /// The plan without what has no effect in its order.
+    pub(crate) fn settled(mut self) -> Self {
+        if !self.order.is_in_turn() {
+            self.repair.tolerance_tokens = None;
+        }
+        self
+    }
+}
+
+/// The loads around one worker, as the admissions of this step have left them. Cost units are tokens times
+/// the worker's cost per token.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct View<'a> {
     /// Number of workers, `G`.
     pub workers: i64,
@@ -168,8 +358,8 @@ pub struct Pin {
     pub worker: usize,
 }
 
-/// How a rule's profiles follow from the loads, as data: a device that knows it goes on after an admission without the host. Weights and
-/// slopes count per cost unit.
+/// How a rule's profiles follow from the loads, as data: a device that knows it goes on after an admission
+/// without the host. Weights and slopes count per cost unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ProfileSpec<'a> {
@@ -180,7 +370,8 @@ pub enum ProfileSpec<'a> {
         /// Score units lost per cost unit past the margin.
         weight: i64,
     },
-    /// The same summed over projected steps: `alpha * d_h` and `beta * d_h` with the margin of step `h`, each rounded to the nearest.
+    /// The margin of each projected step `h` with `alpha * d_h` and `beta * d_h`, each rounded to the
+    /// nearest.
     Lookahead {
         /// Discount of each step.
         discounts: &'a [i64],
@@ -198,29 +389,38 @@ pub enum ProfileSpec<'a> {
     },
 }
 
-/// What a token is worth in a step of [`ProfileSpec::Lookahead`], and what it costs past the margin, where a request still runs with this probability.
-/// Each is rounded to the nearest, which for what is not negative takes no call.
+/// What a token is worth in a step of [`ProfileSpec::Lookahead`], and what it costs past the margin, where a
+/// request still runs with this probability. Each is rounded to the nearest, which for what is not negative
+/// takes no call.
 pub(crate) fn step_weights((alpha, beta): (f64, f64), discount: i64, survival: f64) -> (i64, i64) {
     let weight = discount as f64 * survival;
     ((alpha * weight + 0.5) as i64, (beta * weight + 0.5) as i64)
 }
 
-/// A greedy rule: what a profile is made of.
+/// A greedy rule: what a profile is made of. [`crate::policy::from_rule`] makes a policy of one.
 pub trait Rule {
-    /// Looks at the batch once and fixes the plan. `load_offsets` is empty, and stays so or gets an entry per worker: cost units to add to its
-    /// anticipated load.
+    /// What it wants to be given beside loads and lengths.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Looks at the batch once and fixes the plan. `load_offsets` is empty, and stays so or gets an entry per
+    /// worker: cost units to add to its anticipated load.
     fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan;
 
-    /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival class.
+    /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival
+    /// class.
     fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
 
-    /// By how many score units any score rises at most when an envelope rises by one cost unit: first the envelope of today, then one
-    /// weight for each of `steps` projected ones. False when the rule cannot tell: every worker is then looked at again.
+    /// By how many score units any score rises at most when an envelope rises by one cost unit: first the
+    /// envelope of today, then one weight for each of `steps` projected ones. False when the rule cannot
+    /// tell: every worker is then looked at again.
     fn envelope_weights(&self, _workers: i64, _steps: usize, _weights: &mut Vec<i64>) -> bool {
         false
     }
 
-    /// What [`Rule::profile`] draws for a batch after [`Rule::begin`], as data; none where only the rule can say.
+    /// What [`Rule::profile`] draws for a batch after [`Rule::begin`], as data; none where only the rule can
+    /// say.
     fn profile_spec(&self, _batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
         None
     }
@@ -230,13 +430,15 @@ pub trait Rule {
         &[]
     }
 
-    /// How many of a column's best requests [`Rule::judge`] chooses among; one for none.
+    /// How many of a column's best requests [`Rule::judge`] chooses among; one for none. Nobody judges with
+    /// [`Order::Matrix`], nor a subset.
     fn candidates(&self) -> usize {
         1
     }
 
-    /// Chooses among a column's best requests, given by length, best score first: an index into `tokens`.
-    /// `costs` and `open_slots` are each worker's load and open slots as things stand.
+    /// Chooses among a column's best requests, given by length, best score first: an index into `tokens`; one
+    /// past them stands for the first. `costs` and `open_slots` are each worker's load and open slots as
+    /// things stand.
     fn judge(
         &mut self,
         _batch: &Batch<'_>,

@@ -52,8 +52,7 @@ fn a_step_allocates_nothing_after_the_warm_up() {
         [(name, BackendKind::Auto, false), (name, BackendKind::Auto, true), (name, BackendKind::Cpu, false)]
     }) {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut policy =
-            policy::build(name, &Parameters { backend, ..Parameters::default() }).expect("a policy");
+        let mut policy = policy::build(name, &Parameters::new().backend(backend)).expect("a policy");
         let mut out = Assignment::new();
         for round in 0..220 {
             let (workers, pool, rows, offsets, ends) = step(&mut rng, round < 20, pairs);
@@ -217,7 +216,7 @@ fn windows_and_departures_allocate_nothing_after_the_warm_up() {
             expire_after_ms: Some(4_000),
             ..RouterConfig::uniform(4, WorkerConfig::new(40).capacity(40_000))
         };
-        let parameters = Parameters { candidate_window: 50, ..Parameters::default() };
+        let parameters = Parameters::new().candidate_window(50);
         let mut router = Router::new(config, name, &parameters).expect("valid");
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let (mut next_id, mut running) = (0, Vec::with_capacity(200));

@@ -17,10 +17,10 @@ use support::Parts;
 /// The parameters for a device; none where there is none to test.
 fn parameters() -> Option<Parameters> {
     if std::env::var("BALANCEROUTE_ASCEND").is_ok_and(|value| value == "1") {
-        let ascend = AscendParameters { answer_timeout_ms: 5_000, ..AscendParameters::default() };
+        let ascend = AscendParameters::new().answer_timeout_ms(5_000);
         let name = ascend::probe(&ascend).expect("BALANCEROUTE_ASCEND=1 promises a device");
         println!("device: {name}");
-        return Some(Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() });
+        return Some(Parameters::new().backend(BackendKind::Ascend).ascend(ascend));
     }
     println!("NOT RUN: BALANCEROUTE_ASCEND is not 1");
     None
@@ -28,7 +28,7 @@ fn parameters() -> Option<Parameters> {
 
 fn oracle(policy: &mut dyn Policy, batch: &Batch<'_>) -> Assignment {
     let mut out = Assignment::new();
-    policy.decide_by_reference(batch, &mut out);
+    policy.decide_by_reference(batch, &mut out).expect("a rule");
     out
 }
 
@@ -45,7 +45,7 @@ fn the_device_answers_as_the_oracle() {
             assert_eq!(out, oracle(&mut *cpu, &parts.batch()), "{name}, seed {seed}");
             parts.assert_sound(&out, name);
         }
-        let counters = device.device_counters().expect("a device");
+        let counters = device.device().and_then(|device| device.counters()).expect("a device");
         assert!(counters.decided > 1_000, "{name}: {counters:?} {}", device.describe());
         assert_eq!(
             (counters.refused, counters.failures, counters.fallen_back),
@@ -66,15 +66,21 @@ fn submissions_are_collected_in_any_order() {
     let mut by_device = 0;
     for seed in 0..500 {
         let (first, second) = (Parts::new(2 * seed), Parts::new(2 * seed + 1));
-        let one = device.submit(&first.batch());
-        let two = device.submit(&second.batch());
-        by_device += u32::from(device.collect(two, &second.batch(), patience, &mut out) == Decided::Device);
+        let one = device.device().expect("a device").submit(&first.batch());
+        let two = device.device().expect("a device").submit(&second.batch());
+        by_device += u32::from(
+            device.device().expect("a device").collect(two, &second.batch(), patience, &mut out)
+                == Decided::Device,
+        );
         assert_eq!(out, oracle(&mut *cpu, &second.batch()), "seed {seed}");
-        by_device += u32::from(device.collect(one, &first.batch(), patience, &mut out) == Decided::Device);
+        by_device += u32::from(
+            device.device().expect("a device").collect(one, &first.batch(), patience, &mut out)
+                == Decided::Device,
+        );
         assert_eq!(out, oracle(&mut *cpu, &first.batch()), "seed {seed}");
     }
     assert!(by_device > 600, "{by_device} of 1000: {}", device.describe());
-    let counters = device.device_counters().expect("a device");
+    let counters = device.device().and_then(|device| device.counters()).expect("a device");
     assert_eq!((counters.refused, counters.failures), (0, 0), "{}", device.describe());
     println!("{}", device.describe());
 }
@@ -82,8 +88,7 @@ fn submissions_are_collected_in_any_order() {
 #[test]
 fn the_measured_choice_is_told() {
     let Some(parameters) = parameters() else { return };
-    let auto =
-        policy::build("exact", &Parameters { backend: BackendKind::Auto, ..parameters }).expect("a policy");
+    let auto = policy::build("exact", &parameters.backend(BackendKind::Auto)).expect("a policy");
     println!("{}", auto.describe());
     assert!(auto.describe().contains("measured"), "{}", auto.describe());
 }

@@ -7,11 +7,11 @@ mod support;
 use std::time::Duration;
 
 use balanceroute::backend::ascend::AscendParameters;
-use balanceroute::backend::ascend::result::DeviceError;
+use balanceroute::backend::ascend::result::{Counters, DeviceError};
 use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
 use balanceroute::policy::{
-    self, Decided, Order, Overdue, Parameters, Plan, Policy, ProfileSpec, Repair, Rule, View,
+    self, Decided, Order, Parameters, Plan, Policy, ProfileSpec, Rule, Submissions, View,
 };
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch};
@@ -20,20 +20,15 @@ use support::{Fake, Parts, kernel, until};
 const POLICIES: [&str; 5] = ["exact", "exact-oracle", "level", "brh-oracle", "jsq"];
 
 fn parameters(fake: &Fake) -> Parameters {
-    Parameters {
-        backend: BackendKind::Ascend,
-        ascend: AscendParameters {
-            library: Some(fake.path.clone()),
-            kernel: Some(kernel().to_owned()),
-            // The model is slower than any device, and the machine may be busy.
-            answer_timeout_ms: 20_000,
-            device_timeout_ms: 20_000,
-            rest_ms: 1,
-            longest_rest_ms: 4,
-            ..AscendParameters::default()
-        },
-        ..Parameters::default()
-    }
+    // The model is slower than any device, and the machine may be busy.
+    let ascend = AscendParameters::new()
+        .library(Some(fake.path.clone()))
+        .kernel(Some(kernel().to_owned()))
+        .answer_timeout_ms(20_000)
+        .device_timeout_ms(20_000)
+        .rest_ms(1)
+        .longest_rest_ms(4);
+    Parameters::new().backend(BackendKind::Ascend).ascend(ascend)
 }
 
 fn on_device(name: &str, parameters: &Parameters) -> Box<dyn Policy> {
@@ -41,7 +36,7 @@ fn on_device(name: &str, parameters: &Parameters) -> Box<dyn Policy> {
 }
 
 fn on_cpu(name: &str) -> Box<dyn Policy> {
-    on_device(name, &Parameters { backend: BackendKind::Cpu, ..Parameters::default() })
+    on_device(name, &Parameters::new().backend(BackendKind::Cpu))
 }
 
 fn decide(policy: &mut dyn Policy, batch: &Batch<'_>) -> Assignment {
@@ -50,8 +45,17 @@ fn decide(policy: &mut dyn Policy, batch: &Batch<'_>) -> Assignment {
     out
 }
 
-fn decided(policy: &dyn Policy) -> u64 {
-    policy.device_counters().expect("a device").decided
+/// The device that a policy has.
+fn at(policy: &mut dyn Policy) -> &mut dyn Submissions {
+    policy.device().expect("a device")
+}
+
+fn decided(policy: &mut dyn Policy) -> u64 {
+    counters(policy).decided
+}
+
+fn counters(policy: &mut dyn Policy) -> Counters {
+    at(policy).counters().expect("an open device")
 }
 
 #[test]
@@ -70,7 +74,7 @@ fn the_device_answers_as_the_cpu() {
                 assert_eq!(out, decide(&mut *cpu, &parts.batch()), "{name}, seed {seed}");
                 parts.assert_sound(&out, name);
             }
-            let counters = device.device_counters().expect("a device");
+            let counters = counters(&mut *device);
             assert!(
                 counters.decided >= 20,
                 "{name}: {counters:?} {} {}",
@@ -127,7 +131,7 @@ fn every_call_may_fail_at_its_first_and_second_use() {
                     until(&context, || {
                         seed += 1;
                         step(&mut *device, seed % 20);
-                        decided(&*device) > 0
+                        decided(&mut *device) > 0
                     });
                     drop(device);
                     fake.assert_clean(&context);
@@ -161,7 +165,7 @@ fn a_task_that_fails_or_hangs_leaves_the_batch_to_the_cpu() {
                 let out = decide(&mut *device, &parts.batch());
                 parts.assert_sound(&out, &context);
                 assert_eq!(out, decide(&mut *cpu, &parts.batch()), "{context}, seed {seed}");
-                let counters = device.device_counters().expect("a device");
+                let counters = counters(&mut *device);
                 let since = counters.failures > failures;
                 if since && failures == 0 {
                     // Nobody waits for a device while it rests.
@@ -169,7 +173,7 @@ fn a_task_that_fails_or_hangs_leaves_the_batch_to_the_cpu() {
                 }
                 counters.failures > 0 && counters.openings > 1 && counters.decided > 0
             });
-            let counters = device.device_counters().expect("a device");
+            let counters = counters(&mut *device);
             assert!(counters.fallen_back > 0, "{context}: {counters:?}");
             assert_eq!(counters.late > 0, hang, "{context}: {counters:?}");
             drop(device);
@@ -192,7 +196,7 @@ fn a_call_that_never_returns_holds_nobody_up() {
     }
     // One late answer, and then nobody asks.
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    assert_eq!(device.device_counters().expect("a device").late, 1);
+    assert_eq!(counters(&mut *device).late, 1);
     assert!(fake.calls("aclrtMemcpyAsync") > 0);
     fake.release();
     let mut seed = 0;
@@ -200,7 +204,7 @@ fn a_call_that_never_returns_holds_nobody_up() {
         seed += 1;
         let parts = Parts::new(seed % 20);
         assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
-        decided(&*device) > 0
+        decided(&mut *device) > 0
     });
     drop(device);
     fake.assert_clean("released");
@@ -213,7 +217,7 @@ fn a_lost_context_is_opened_again() {
     let mut seed = 0;
     for loss in 1..=3 {
         fake.lose_contexts();
-        let before = decided(&*device);
+        let before = decided(&mut *device);
         until("a lost context", || {
             seed += 1;
             let parts = Parts::new(seed % 20);
@@ -222,9 +226,9 @@ fn a_lost_context_is_opened_again() {
                 decide(&mut *cpu, &parts.batch()),
                 "seed {seed}"
             );
-            decided(&*device) > before
+            decided(&mut *device) > before
         });
-        let counters = device.device_counters().expect("a device");
+        let counters = counters(&mut *device);
         assert_eq!((counters.failures, counters.openings), (loss, loss + 1));
     }
     assert!(device.describe().contains("107002"), "{}", device.describe());
@@ -244,10 +248,10 @@ fn a_wrong_answer_is_refused_and_the_device_opened_again() {
         let (mut device, mut cpu) = (on_device("exact", &parameters(&fake)), on_cpu("exact"));
         fake.corrupt(1, offset);
         assert_eq!(decide(&mut *device, &batch), decide(&mut *cpu, &batch), "byte {offset}");
-        refused += device.device_counters().expect("a device").refused;
+        refused += counters(&mut *device).refused;
         until("refused", || {
             assert_eq!(decide(&mut *device, &batch), decide(&mut *cpu, &batch), "byte {offset}");
-            decided(&*device) > 0
+            decided(&mut *device) > 0
         });
         drop(device);
         fake.assert_clean("refused");
@@ -261,7 +265,7 @@ fn a_device_that_is_not_there_is_a_reason() {
         let mut parameters = parameters(fake);
         change(&mut parameters);
         for backend in [BackendKind::Ascend, BackendKind::Auto] {
-            let parameters = Parameters { backend, ..parameters.clone() };
+            let parameters = parameters.clone().backend(backend);
             let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
             let described = device.describe();
             for mention in mention {
@@ -271,10 +275,14 @@ fn a_device_that_is_not_there_is_a_reason() {
                 let parts = Parts::new(seed);
                 let batch = parts.batch();
                 assert_eq!(decide(&mut *device, &batch), decide(&mut *cpu, &batch));
-                let ticket = device.submit(&batch);
+            }
+            // A device whose opening fails later is there, and hands everything back to the CPU.
+            if let Some(device) = device.device() {
+                let parts = Parts::new(9);
+                let ticket = device.submit(&parts.batch());
                 let mut out = Assignment::new();
-                device.collect(ticket, &batch, Duration::from_secs(1), &mut out);
-                assert_eq!(out, decide(&mut *cpu, &batch));
+                device.collect(ticket, &parts.batch(), Duration::from_secs(1), &mut out);
+                assert_eq!(out, decide(&mut *cpu, &parts.batch()));
             }
         }
         fake.assert_clean(mention[0]);
@@ -320,7 +328,7 @@ fn a_device_without_memory_is_tried_again() {
     fake.memory(u64::MAX);
     until("memory is back", || {
         assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()));
-        decided(&*device) > 0
+        decided(&mut *device) > 0
     });
     drop(device);
     fake.assert_clean("memory");
@@ -333,7 +341,7 @@ fn an_engine_that_initialised_the_runtime_keeps_it() {
     let mut device = on_device("exact", &parameters(&fake));
     let parts = Parts::new(1);
     decide(&mut *device, &parts.batch());
-    assert_eq!(decided(&*device), 1);
+    assert_eq!(decided(&mut *device), 1);
     drop(device);
     fake.assert_clean("foreign");
     assert_eq!(fake.calls("aclFinalize"), 0);
@@ -349,30 +357,38 @@ fn submissions_overlap_the_caller_and_are_collected_in_any_order() {
         let mut out = Assignment::new();
         // The launch waits for us: whoever waited for it here would wait for ever.
         fake.hang("task-launch", 1);
-        let first = device.submit(&parts[0].batch());
-        let second = device.submit(&parts[1].batch());
-        assert!(!device.poll(&first) && !device.poll(&second), "{name}");
-        let third = device.submit(&parts[2].batch());
-        assert!(device.poll(&third), "{name}: it never left");
+        let first = at(&mut *device).submit(&parts[0].batch());
+        let second = at(&mut *device).submit(&parts[1].batch());
+        assert!(!at(&mut *device).poll(&first) && !at(&mut *device).poll(&second), "{name}");
+        let third = at(&mut *device).submit(&parts[2].batch());
+        assert!(at(&mut *device).poll(&third), "{name}: it never left");
         until(name, || fake.calls("task-launch") > 0);
         fake.release();
-        until(name, || device.poll(&first) && device.poll(&second));
-        assert_eq!(device.collect(second, &parts[1].batch(), patience, &mut out), Decided::Device, "{name}");
+        until(name, || at(&mut *device).poll(&first) && at(&mut *device).poll(&second));
+        assert_eq!(
+            at(&mut *device).collect(second, &parts[1].batch(), patience, &mut out),
+            Decided::Device,
+            "{name}"
+        );
         assert_eq!(out, decide(&mut *cpu, &parts[1].batch()), "{name}");
-        assert_eq!(device.collect(first, &parts[0].batch(), patience, &mut out), Decided::Device, "{name}");
+        assert_eq!(
+            at(&mut *device).collect(first, &parts[0].batch(), patience, &mut out),
+            Decided::Device,
+            "{name}"
+        );
         assert_eq!(out, decide(&mut *cpu, &parts[0].batch()), "{name}");
         let busy = Decided::InsteadOfDevice(DeviceError::Busy { in_flight: 2 });
-        assert_eq!(device.collect(third, &parts[2].batch(), patience, &mut out), busy, "{name}");
+        assert_eq!(at(&mut *device).collect(third, &parts[2].batch(), patience, &mut out), busy, "{name}");
         assert_eq!(out, decide(&mut *cpu, &parts[2].batch()), "{name}");
         // What is given up leaves its place to others; what is collected for another batch is not believed.
         for _ in 0..4 {
-            let ticket = device.submit(&parts[0].batch());
-            device.discard(ticket);
-            until(name, || device.device_counters().is_some_and(|counters| counters.submitted > 0));
+            let ticket = at(&mut *device).submit(&parts[0].batch());
+            at(&mut *device).discard(ticket);
+            until(name, || counters(&mut *device).submitted > 0);
         }
         until(name, || {
-            let ticket = device.submit(&parts[0].batch());
-            let by = device.collect(ticket, &parts[1].batch(), patience, &mut out);
+            let ticket = at(&mut *device).submit(&parts[0].batch());
+            let by = at(&mut *device).collect(ticket, &parts[1].batch(), patience, &mut out);
             assert_eq!(out, decide(&mut *cpu, &parts[1].batch()), "{name}");
             matches!(by, Decided::InsteadOfDevice(DeviceError::Ticket { .. }))
         });
@@ -388,25 +404,25 @@ fn a_collection_waits_no_longer_than_it_says() {
     let parts = Parts::new(5);
     let mut out = Assignment::new();
     fake.hang("task-launch", 1);
-    let ticket = device.submit(&parts.batch());
+    let ticket = at(&mut *device).submit(&parts.batch());
     until("the launch", || fake.calls("task-launch") > 0);
-    let by = device.collect(ticket, &parts.batch(), Duration::from_millis(10), &mut out);
+    let by = at(&mut *device).collect(ticket, &parts.batch(), Duration::from_millis(10), &mut out);
     assert_eq!(by, Decided::InsteadOfDevice(DeviceError::Late { waited_ms: 10 }));
     assert_eq!(out, decide(&mut *cpu, &parts.batch()));
     // Nobody is sent after an answer that is out.
     std::thread::sleep(Duration::from_millis(5));
-    let ticket = device.submit(&parts.batch());
-    let by = device.collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
+    let ticket = at(&mut *device).submit(&parts.batch());
+    let by = at(&mut *device).collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
     assert!(matches!(by, Decided::InsteadOfDevice(DeviceError::Resting { .. })), "{by:?}");
     // What is given up meanwhile does not make it late.
     fake.release();
     until("the late answer", || {
-        let ticket = device.submit(&parts.batch());
-        let by = device.collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
+        let ticket = at(&mut *device).submit(&parts.batch());
+        let by = at(&mut *device).collect(ticket, &parts.batch(), Duration::from_secs(20), &mut out);
         assert_eq!(out, decide(&mut *cpu, &parts.batch()));
         by == Decided::Device
     });
-    assert_eq!(device.device_counters().expect("a device").failures, 0);
+    assert_eq!(counters(&mut *device).failures, 0);
     drop(device);
     fake.assert_clean("late");
 }
@@ -427,11 +443,11 @@ fn a_device_that_is_always_late_is_asked_ever_more_rarely() {
         assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
     }
     // At 0, 0.1, 0.3 and 0.7 s, a little later each.
-    let late = device.device_counters().expect("a device").late;
+    let late = counters(&mut *device).late;
     assert!((2..=4).contains(&late), "{late} late answers in a second");
     drop(device);
     // The measured choice learns it from the first.
-    let parameters = Parameters { backend: BackendKind::Auto, ..parameters };
+    let parameters = parameters.backend(BackendKind::Auto);
     let device = on_device("exact", &parameters);
     assert!(
         device.describe().contains("the device is faster nowhere with terms per pair"),
@@ -447,9 +463,9 @@ fn a_device_that_is_always_late_is_asked_ever_more_rarely() {
 fn auto_measures_and_leaves_a_slow_device_alone() {
     let fake = Fake::new();
     fake.slow("task-launch", 3_000);
-    let parameters = Parameters { backend: BackendKind::Auto, ..parameters(&fake) };
+    let parameters = parameters(&fake).backend(BackendKind::Auto);
     let (mut device, mut cpu) = (on_device("exact", &parameters), on_cpu("exact"));
-    let measured = decided(&*device);
+    let measured = decided(&mut *device);
     assert!(measured >= 8, "{measured} batches measured on the device");
     assert!(
         device.describe().contains("the device is faster nowhere with terms per pair"),
@@ -460,7 +476,7 @@ fn auto_measures_and_leaves_a_slow_device_alone() {
         let parts = Parts::new(seed);
         assert_eq!(decide(&mut *device, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
     }
-    assert_eq!(decided(&*device), measured, "a launch of 3 ms is slower than any of these on the CPU");
+    assert_eq!(decided(&mut *device), measured, "a launch of 3 ms is slower than any of these on the CPU");
     drop(device);
     fake.assert_clean("auto");
 }
@@ -470,21 +486,12 @@ fn auto_measures_and_leaves_a_slow_device_alone() {
 struct Margin;
 
 impl Rule for Margin {
-    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut Vec<i64>) -> Plan {
+    fn begin(&mut self, batch: &Batch<'_>, _load_offsets: &mut Vec<i64>) -> Plan {
         let sum: u64 = batch.workers().iter().map(|worker| worker.load_tokens).sum();
-        Plan {
-            order: Order::Matrix,
-            nested: false,
-            unit: 1,
-            age: Age { linear: 3.0, quadratic: 0.0 },
-            overdue: Overdue::default(),
-            refill_tokens: 0,
-            follows_envelope: true,
-            envelope_floor: sum as i64 / batch.workers().len() as i64,
-            longest_first: false,
-            repair: Repair { rounds: 0, tolerance_tokens: None, swap: None, one_each: false },
-            passed_over: None,
-        }
+        Plan::new()
+            .order(Order::Matrix)
+            .age(Age { linear: 3.0, quadratic: 0.0 })
+            .envelope_floor(sum as i64 / batch.workers().len() as i64)
     }
 
     fn profile(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
@@ -547,7 +554,7 @@ fn a_policy_is_dropped_while_its_device_hangs() {
         let mut device = on_device("level", &parameters(&fake));
         fake.hang(call, 1);
         let parts = Parts::new(2);
-        let ticket = device.submit(&parts.batch());
+        let ticket = at(&mut *device).submit(&parts.batch());
         until(call, || fake.calls(call) > 0);
         let begin = std::time::Instant::now();
         drop(device);
@@ -572,7 +579,7 @@ fn a_policy_moves_between_threads() {
         .join()
         .expect("no panic");
     }
-    assert!(decided(&*device) > 0);
+    assert!(decided(&mut *device) > 0);
     std::thread::spawn(move || drop(device)).join().expect("no panic");
     fake.assert_clean("threads");
 }
@@ -702,7 +709,7 @@ mod command_line {
             let before = fake.calls("task-launch");
             let device = run(super::parameters(&fake));
             let launches = fake.calls("task-launch") - before;
-            let cpu = run(Parameters { backend: BackendKind::Cpu, ..Parameters::default() });
+            let cpu = run(Parameters::new().backend(BackendKind::Cpu));
             assert!(stripped(&device) == stripped(&cpu), "{workers} workers");
             assert!(launches > 30 * policies.len() as u64, "{launches} launches");
         }

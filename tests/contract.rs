@@ -89,13 +89,13 @@ fn the_greatest_numbers_fall_back_and_stay_exact() {
             // No overdue requests: they ask for no score.
             parameters.exact.wait_bound.overdue_mean_waits = 1e6;
             parameters.exact.wait_bound.giant_mean_waits = 1e6;
-            let reference = Parameters { backend: BackendKind::Reference, ..parameters.clone() };
+            let reference = parameters.clone().backend(BackendKind::Reference);
             let mut expected = Assignment::new();
             policy::build(name, &reference).expect("known").decide(&batch, &mut expected);
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 for lanes in std::iter::once(None).chain(Tier::ALL.map(Some)) {
                     let parameters =
-                        Parameters { isa: Some(isa), lanes, backend: BackendKind::Cpu, ..parameters.clone() };
+                        parameters.clone().isa(Some(isa)).backend(BackendKind::Cpu).testing(lanes, false);
                     let mut out = Assignment::new();
                     policy::build(name, &parameters).expect("known").decide(&batch, &mut out);
                     assert_eq!(out, expected, "{name} on {isa}, {lanes:?}");

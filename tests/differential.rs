@@ -208,7 +208,7 @@ fn agree_with(name: &str, parameters: &Parameters) {
         for backend in [BackendKind::Auto, BackendKind::Cpu] {
             // The slowest oracle bounds the time of a run, so the cases are shared out.
             let cases = cases() / available.len() as u32 / 2 + 1;
-            agree_on(name, isa, cases, &Parameters { backend, ..parameters.clone() });
+            agree_on(name, isa, cases, &parameters.clone().backend(backend));
         }
     }
 }
@@ -229,9 +229,8 @@ fn agree_over(
     config.failure_persistence = None;
     config.max_shrink_iters = 20_000;
     let mut runner = proptest::test_runner::TestRunner::new(config);
-    let mut fast =
-        policy::build(name, &Parameters { isa: Some(isa), ..parameters.clone() }).expect("a policy");
-    let by_reference = Parameters { backend: BackendKind::Reference, ..parameters.clone() };
+    let mut fast = policy::build(name, &parameters.clone().isa(Some(isa))).expect("a policy");
+    let by_reference = parameters.clone().backend(BackendKind::Reference);
     let mut slow = policy::build(name, &by_reference).expect("a policy");
     let scores = (std::cell::RefCell::new(Vec::new()), std::cell::RefCell::new(Vec::new()));
     let (fast, slow) = (std::cell::RefCell::new(&mut fast), std::cell::RefCell::new(&mut slow));
@@ -297,8 +296,7 @@ fn level_with_reservations() {
 #[test]
 fn each_kind_of_lanes() {
     for lanes in Tier::ALL {
-        let parameters =
-            Parameters { lanes: Some(lanes), backend: BackendKind::Cpu, ..Parameters::default() };
+        let parameters = Parameters::new().backend(BackendKind::Cpu).testing(Some(lanes), false);
         for name in ["exact", "exact-oracle", "level"] {
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 agree_on(name, isa, cases() / 20 + 1, &parameters);
@@ -312,7 +310,7 @@ fn columns_of_many_runs() {
     for name in ["exact", "exact-survival", "exact-oracle", "brh-survival", "brh-oracle", "level"] {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             for backend in [BackendKind::Auto, BackendKind::Cpu] {
-                let parameters = Parameters { backend, ..Parameters::default() };
+                let parameters = Parameters::new().backend(backend);
                 agree_over(long_parts(), name, isa, cases() / 100 + 1, &parameters);
             }
         }
@@ -342,7 +340,7 @@ fn decided_dense(
     let mut pool = Pool::with_window(requests.len());
     pool.refill(&requests).expect("valid");
     let batch = Batch::draft(&workers, &pool).projection(horizon, &rows).check().expect("valid");
-    let mut parameters = Parameters { search_by_length, isa: Some(isa), ..Parameters::default() };
+    let mut parameters = Parameters::new().isa(Some(isa)).testing(None, search_by_length);
     (parameters.exact.horizon_steps, parameters.exact.gamma) = (100, 1.0);
     parameters.exact.aging_tokens_per_step = aging;
     let mut policy = policy::build("exact-oracle", &parameters).expect("a policy");
@@ -350,7 +348,7 @@ fn decided_dense(
     policy.decide(&batch, &mut answer);
     // The oracle takes its time with thousands.
     if waiting < 1_000 {
-        policy.decide_by_reference(&batch, &mut expected);
+        policy.decide_by_reference(&batch, &mut expected).expect("a rule");
         assert_eq!(answer, expected, "{waiting} {horizon} {aging} {weight}");
     }
     policy.dense_columns().0 > 0

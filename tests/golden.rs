@@ -616,7 +616,7 @@ fn bless(name: &str, about: &str, cases: &[Case]) {
             let found = case.with(|batch| {
                 let mut out = Assignment::new();
                 let mut policy = policy::build(name, &Parameters::default()).expect("known");
-                policy.decide_by_reference(batch, &mut out);
+                policy.decide_by_reference(batch, &mut out).expect("a rule");
                 answer(batch, &out)
             });
             match answers.iter_mut().find(|(_, other)| *other == found) {
@@ -651,7 +651,7 @@ fn replay(name: &str, build: impl Fn(&'static str) -> Box<dyn Policy>) {
                 case.with(|batch| {
                     policy.decide(batch, &mut out);
                     assert_eq!(answer(batch, &out), expected, "{name}, {}: {of} decided", case.name);
-                    policy.decide_by_reference(batch, &mut out);
+                    policy.decide_by_reference(batch, &mut out).expect("a rule");
                     assert_eq!(answer(batch, &out), expected, "{name}, {}: {of} by the oracle", case.name);
                 });
                 answered.push(of);

@@ -95,7 +95,7 @@ fn run(library: &std::path::Path, Shape { n, g, h, k }: Shape) -> Cost {
     let batch = draft.check().expect("valid");
 
     let (model, tally) = Model::open(library, Soc { tile_limit: Some(TILE as u32), ..Soc::ASCEND_910B });
-    let mut parameters = Parameters { backend: BackendKind::Cpu, ..Parameters::default() };
+    let mut parameters = Parameters::new().backend(BackendKind::Cpu);
     parameters.exact.horizon_steps = h;
     // No weight rounds to nothing.
     parameters.exact.gamma = 0.98;

@@ -17,7 +17,7 @@ use balanceroute::backend::ascend::blob::{self, Soc};
 use balanceroute::backend::ascend::launch::{Launch, Outcome};
 use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
-use balanceroute::policy::{self, Order, Overdue, Parameters, Plan, ProfileSpec, Repair, Rule, View};
+use balanceroute::policy::{self, Order, Parameters, Plan, ProfileSpec, Repair, Rule, View};
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch, Policy, Pool, PredictedEnd, Request, Traffic, Worker};
 use half::f16;
@@ -176,7 +176,7 @@ fn soc(tile: Option<u32>) -> Soc {
 }
 
 fn parameters(backend: BackendKind) -> Parameters {
-    let mut parameters = Parameters { backend, ..Parameters::default() };
+    let mut parameters = Parameters::new().backend(backend);
     // The first stage of `br0` and `brh` is what runs on the device.
     parameters.balance_route.greedy_slots = 2;
     parameters.level.reserve = true;
@@ -438,19 +438,14 @@ const DISCOUNTS: [i64; 4] = [900, 700, 500, 30];
 
 impl Rule for Own {
     fn begin(&mut self, batch: &Batch<'_>, _: &mut Vec<i64>) -> Plan {
-        Plan {
-            order: if *self == Self::Level { Order::LeastLoaded } else { Order::Matrix },
-            nested: false,
-            unit: 3,
-            age: Age { linear: 1.5, quadratic: 0.01 },
-            overdue: Overdue::default(),
-            refill_tokens: if *self == Self::Level { batch.traffic().mean_prompt_tokens } else { 0 },
-            envelope_floor: 100,
-            follows_envelope: true,
-            longest_first: false,
-            repair: Repair { rounds: 1, tolerance_tokens: None, swap: None, one_each: false },
-            passed_over: None,
-        }
+        let level = *self == Self::Level;
+        Plan::new()
+            .order(if level { Order::LeastLoaded } else { Order::Matrix })
+            .unit(3)
+            .age(Age { linear: 1.5, quadratic: 0.01 })
+            .refill_tokens(if level { batch.traffic().mean_prompt_tokens } else { 0 })
+            .envelope_floor(100)
+            .repair(Repair::new().rounds(1))
     }
 
     fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {

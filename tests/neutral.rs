@@ -140,7 +140,7 @@ fn terms_that_say_nothing_change_no_answer() {
         let plain = Plain::new(&mut random);
         for name in NAMES {
             for backend in [BackendKind::Auto, BackendKind::Cpu] {
-                let parameters = Parameters { backend, seed: 5, ..Parameters::default() };
+                let parameters = Parameters::new().backend(backend).seed(5);
                 let expected = decided(&parameters, name, &plain, None);
                 admitted += expected.admitted.len();
                 for neutral in KINDS {
@@ -150,8 +150,7 @@ fn terms_that_say_nothing_change_no_answer() {
             }
             // The oracle takes its time.
             if plain.requests.len() <= 33 && plain.workers.len() <= 17 {
-                let parameters =
-                    Parameters { backend: BackendKind::Reference, seed: 5, ..Parameters::default() };
+                let parameters = Parameters::new().backend(BackendKind::Reference).seed(5);
                 let expected = decided(&parameters, name, &plain, None);
                 for neutral in KINDS {
                     let found = decided(&parameters, name, &plain, Some(neutral));

@@ -547,7 +547,7 @@ fn answers(
     mut heard: impl FnMut(&'static str, &mut dyn policy::Policy, Assignment),
 ) {
     let isa = Isa::ALL[usize::from(parts.isa) % Isa::ALL.len()];
-    let forced = Parameters { isa: Some(isa), ..Parameters::default() };
+    let forced = Parameters::new().isa(Some(isa));
     for &name in policy::NAMES {
         let built = policy::build(name, &forced).or_else(|_| policy::build(name, &Parameters::default()));
         let mut policy = built.expect("known");
@@ -582,7 +582,7 @@ pub(crate) fn decide(data: &[u8]) -> Seen {
     let mut fast = Vec::new();
     answers(&parts, &batch, |name, policy, answer| {
         let mut oracle = Assignment::new();
-        policy.decide_by_reference(&batch, &mut oracle);
+        policy.decide_by_reference(&batch, &mut oracle).expect("a rule");
         assert_eq!(answer, oracle, "{name}");
         check_promises(name, &parts, &batch, &answer);
         seen.admitted += answer.admitted.len();

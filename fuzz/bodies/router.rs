@@ -316,7 +316,7 @@ impl World {
         let mut config = router_config(u)?;
         let name = *u.choose(policy::NAMES)?;
         let candidate_window = if one_in(u, 4)? { 4096 } else { u.int_in_range(1..=4)? };
-        let parameters = Parameters { candidate_window, ..Parameters::default() };
+        let parameters = Parameters::new().candidate_window(candidate_window);
         let sound = is_config_sound(&config);
         let built = Router::new(config.clone(), name, &parameters);
         assert_eq!(built.is_ok(), sound, "{config:?}");

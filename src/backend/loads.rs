@@ -595,7 +595,6 @@ impl Loads {
 mod tests {
     use super::*;
     use crate::backend::cpu::Kernels;
-    use crate::policy::baseline::PLAIN;
     use crate::pool::Pool;
 
     /// Who is shut counts only through sums and greatest values: leaving him out changes no answer, whatever came before.
@@ -618,7 +617,7 @@ mod tests {
                 .collect();
             let open: Vec<usize> = (0..count).filter(|&at| workers[at].open_slots() > 0).collect();
             let batch = Batch::draft(&workers, &pool).check().expect("valid");
-            let plan = Plan { refill_tokens: next(2000) as i64, follows_envelope: false, ..PLAIN };
+            let plan = Plan { refill_tokens: next(2000) as i64, follows_envelope: false, ..Plan::default() };
             for (loads, open_only) in [(&mut alone, next(8) > 0), (&mut whole, false)] {
                 loads.prepare(&batch);
                 loads.load(&batch, &plan, open_only);

@@ -1,16 +1,19 @@
 //! Who evaluates a batch: one call per batch, chosen by name.
 //!
-//! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every batch as a matrix and scores
-//! columns of it with vector kernels. [`Auto`] searches columns in the pool's length order where requests have no terms per pair, and
-//! takes the matrix where they have or where a rule looks far ahead: that choice is fixed by rule, batch and instruction set, so it does not move
-//! with load. With a device ([`ascend`]) it is measured whether that is faster; who decides never changes the answer. `greedy` is the engine of all but the oracle, `column`,
-//! `loads` and `picks` are its columns, its workers and what it has picked.
+//! [`Reference`] scores everything again after each admission and defines what is right. [`Cpu`] holds every
+//! batch as a matrix and scores columns of it with vector kernels. [`Auto`] searches columns in the pool's
+//! length order where requests have no terms per pair, and takes the matrix where they have or where a rule
+//! looks far ahead: that choice is fixed by rule, batch and instruction set, so it does not move with load.
+//! With a device ([`ascend`]) it is measured whether that is faster; who decides never changes the answer.
+//! `greedy` is the engine of all but the oracle, `column`, `loads` and `picks` are its columns, its workers
+//! and what it has picked.
 
 pub mod ascend;
 pub(crate) mod column;
 pub mod cpu;
 pub(crate) mod greedy;
 pub(crate) mod loads;
+mod names;
 #[cfg(feature = "ascend")]
 pub mod offload;
 pub(crate) mod picks;
@@ -28,8 +31,8 @@ pub trait Backend {
     /// Runs a rule on a batch.
     fn assign<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, out: &mut Assignment);
 
-    /// Scores every pair as the batch begins, in tokens: a row of workers for each request in arrival order; minus infinity where the request
-    /// may not run. For inspection.
+    /// Scores every pair as the batch begins, in tokens: a row of workers for each request in arrival order;
+    /// minus infinity where the request may not run. For inspection.
     fn score_into<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>);
 
     /// Which backend, which instruction set, and why.
@@ -64,12 +67,6 @@ impl BackendKind {
             Self::Ascend => "ascend",
             Self::Reference => "reference",
         }
-    }
-
-    /// The backend of a name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -161,7 +158,8 @@ impl Backend for Auto {
     fn describe(&self) -> String {
         let no_device = self.no_device.as_deref().unwrap_or("no device backend in this build");
         format!(
-            "auto: columns searched by length, dense columns where requests have terms per pair or a rule looks far ahead; on {} ({}); {no_device}",
+            "auto: columns searched by length, dense columns where requests have terms per pair or a rule \
+             looks far ahead; on {} ({}); {no_device}",
             self.kernels.isa, self.why
         )
     }

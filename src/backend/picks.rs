@@ -35,12 +35,18 @@ pub(crate) fn worker_of(key: u64) -> usize {
     (key % MAX_WORKERS as u64) as usize
 }
 
+/// The load in such a word.
+pub(crate) fn cost_of(key: u64) -> u64 {
+    key / MAX_WORKERS as u64
+}
+
 /// Makes room for so many: what a later batch may need is there before it.
 pub(crate) fn hold<T>(values: &mut Vec<T>, count: usize) {
     values.reserve(count.saturating_sub(values.len()));
 }
 
-/// For how many workers and picks there is room by now. A clone of buffers keeps no room, so neither does a clone of this.
+/// For how many workers and picks there is room by now. A clone of buffers keeps no room, so neither does a
+/// clone of this.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     workers: usize,

@@ -238,7 +238,7 @@ fn policies(asked: &[String]) -> Vec<String> {
 }
 
 fn backend(name: &str) -> Result<BackendKind, SimError> {
-    BackendKind::from_name(name).ok_or_else(|| SimError::Argument {
+    name.parse().map_err(|_| SimError::Argument {
         name: "backend",
         expected: BackendKind::ALL.map(BackendKind::name).join(", "),
         found: name.to_owned(),
@@ -299,11 +299,9 @@ impl SimulateArgs {
                 unpredicted_share: self.noise.noise_unpredicted,
                 seed: 0,
             },
-            parameters: Parameters {
-                backend: backend(&self.backend)?,
-                level: LevelParameters { reserve: self.reserve, ..LevelParameters::default() },
-                ..Parameters::default()
-            },
+            parameters: Parameters::new()
+                .backend(backend(&self.backend)?)
+                .level(LevelParameters::new().reserve(self.reserve)),
         })
     }
 }

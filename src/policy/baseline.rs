@@ -7,45 +7,40 @@
 //! | `power-of-two` | of two ranks drawn at random the one with fewer KV tokens, running and queued |
 //! | `jsq` | the rank with fewest requests, running and queued |
 //! | `vllm-legacy` | the rank with least `4 * queued + running` requests |
-//! | `vllm-0.33` | the same idea with statistics that lag behind, see [`BaselineParameters::stats_refresh_steps`] |
+//! | `vllm-0.33` | that idea with statistics that lag, see [`BaselineParameters::stats_refresh_steps`] |
 //! | `sglang-total-tokens` | the rank with fewest KV tokens in use, queued and just dispatched |
 //!
-//! These bind on arrival ([`Policy::bind`]); a step then serves each rank first come first served, so a slot stays free where nobody queues
-//! while others wait elsewhere. Two decide from the common pool:
+//! These bind on arrival ([`Policy::bind`]); a step then serves each rank first come first served, so a slot
+//! stays free where nobody queues while others wait elsewhere. Two decide from the common pool:
 //!
 //! | name | a step |
 //! |---|---|
-//! | `least-kv` | the least-loaded worker with a free slot takes the earliest request, until no slot is free |
-//! | `longest-first` | as many of the earliest requests as slots are free, longest first, each to the worker with least (load, requests) |
+//! | `least-kv` | the least-loaded worker with a free slot takes the earliest request, again and again |
+//! | `longest-first` | the earliest requests, one a free slot, longest first, to the least (load, requests) |
 //!
-//! All fill every slot that somebody may take. A bonus, where a request has one, goes before arrival order. Ties go to the lowest rank
-//! unless the rule says otherwise. A rank that takes nobody new is never chosen; when none takes anybody the request stays in the common
-//! pool. A request that arrives with a rank keeps it.
+//! All fill every slot that somebody may take. A bonus, where a request has one, goes before arrival order.
+//! Ties go to the lowest rank unless the rule says otherwise. A rank that takes nobody new is never chosen;
+//! when none takes anybody the request stays in the common pool. A request that arrives with a rank keeps it.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::assignment::{Admission, Assignment};
-use crate::backend::Chosen;
+use crate::assignment::Assignment;
 use crate::backend::ascend::result::Counters;
-use crate::backend::cpu::Kernels;
-use crate::backend::loads::Loads;
 use crate::batch::{Batch, Request};
 use crate::policy::rule_policy::RulePolicy;
-use crate::policy::{
-    Decided, Needs, Order, Overdue, Plan, Policy, PolicyError, ProfileSpec, Rank, Repair, Rule, Ticket, View,
-};
-use crate::pool::PoolSlot;
-use crate::score::{Age, Profile};
+use crate::policy::{Decided, Policy, PolicyError, Rank, Recipe, Submissions, Ticket};
+use crate::rule::{Needs, Order, Plan, ProfileSpec, Rule, View};
+use crate::score::Profile;
 
 /// Parameters of the baselines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BaselineParameters {
-    /// Steps between two statistics of the ranks as `vllm-0.33` sees them, 1..=1000000; default 2: that engine publishes
-    /// every 100 ms, and the published steps last about 60 ms.
+    /// Steps between two statistics of the ranks as `vllm-0.33` sees them, 1..=1000000; default 2: that
+    /// engine publishes every 100 ms, and the published steps last about 60 ms.
     pub stats_refresh_steps: u32,
 }
 
@@ -55,34 +50,21 @@ impl Default for BaselineParameters {
     }
 }
 
-impl BaselineParameters {
-    pub(crate) fn check(&self) -> Result<(), PolicyError> {
-        PolicyError::check("stats_refresh_steps", f64::from(self.stats_refresh_steps), 1.0, 1e6)
-    }
-}
-
-/// What every plan of this file has in common: no aging, no deadline of its own, no second look.
-pub(crate) const PLAIN: Plan = Plan {
-    order: Order::LeastLoaded,
-    nested: false,
-    unit: 1,
-    age: Age { linear: 0.0, quadratic: 0.0 },
-    overdue: Overdue { steps: None, ordinary_tokens: 0, giant_steps: None },
-    refill_tokens: 0,
-    envelope_floor: 0,
-    follows_envelope: true,
-    longest_first: false,
-    repair: Repair { rounds: 0, tolerance_tokens: None, swap: None, one_each: false },
-    passed_over: None,
-};
+setters!(BaselineParameters { stats_refresh_steps: u32 });
 
 /// First come, first served: every length is worth the same, so arrival decides.
 #[derive(Clone, Copy, Debug)]
-struct FirstCome;
+struct FirstCome {
+    needs: Needs,
+}
 
 impl Rule for FirstCome {
-    fn begin(&mut self, _batch: &Batch<'_>, _lift: &mut Vec<i64>) -> Plan {
-        PLAIN
+    fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    fn begin(&mut self, _batch: &Batch<'_>, _load_offsets: &mut Vec<i64>) -> Plan {
+        Plan::default()
     }
 
     fn profile(&self, _view: &View<'_>, _class: Option<&[f32]>, _profile: &mut Profile) {}
@@ -92,35 +74,64 @@ impl Rule for FirstCome {
     }
 }
 
-/// First come, first served, from the common pool or from what a binding policy made of it.
-fn first_come(name: &'static str, needs: Needs, backend: Chosen) -> RulePolicy<FirstCome> {
-    RulePolicy { name, needs, rule: FirstCome, backend }
+/// The batch router of TensorRT-LLM: it takes as many of the earliest requests as slots are free, and places
+/// them longest first (then earliest) on the worker with least (load, requests, index). Where somebody among
+/// them fits nowhere, the next ones step in. The score is the length.
+#[derive(Clone, Copy, Debug)]
+struct LongestFirst;
+
+impl Rule for LongestFirst {
+    fn begin(&mut self, _batch: &Batch<'_>, _load_offsets: &mut Vec<i64>) -> Plan {
+        Plan::new().order(Order::LongestFirst { fewest_requests: true })
+    }
+
+    fn profile(&self, _view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
+        profile.slope = 1;
+    }
 }
 
-/// Builds a baseline by name.
-pub(super) fn build(
-    name: &'static str,
-    (parameters, seed): (BaselineParameters, u64),
-    needs: Needs,
-    kernels: &'static Kernels,
-    backend: Chosen,
-) -> Option<Box<dyn Policy>> {
-    let choice = match name {
-        "random" => Choice::Random(ChaCha8Rng::seed_from_u64(seed)),
-        "round-robin" => Choice::RoundRobin { next: 0 },
-        "power-of-two" => Choice::PowerOfTwo(ChaCha8Rng::seed_from_u64(seed)),
-        "jsq" => Choice::FewestRequests,
-        "vllm-legacy" => Choice::QueuedFourfold,
-        "vllm-0.33" => Choice::Lagging(Lagging::new(parameters.stats_refresh_steps)),
-        "sglang-total-tokens" => Choice::TotalTokens(Dispatched::default()),
-        "least-kv" => return Some(Box::new(first_come(name, needs, backend))),
-        "longest-first" => return Some(Box::new(LongestFirst::new(needs, kernels))),
-        _ => return None,
-    };
-    Some(Box::new(Binding {
-        choice,
-        queues: first_come(name, Needs { binds_on_arrival: true, ..needs }, backend),
-    }))
+pub(super) fn least_kv(made: Recipe<'_>) -> Box<dyn Policy> {
+    Box::new(made.policy(FirstCome { needs: Needs::new() }))
+}
+
+pub(super) fn longest_first(made: Recipe<'_>) -> Box<dyn Policy> {
+    Box::new(made.policy(LongestFirst))
+}
+
+pub(super) fn random(made: Recipe<'_>) -> Box<dyn Policy> {
+    let rng = ChaCha8Rng::seed_from_u64(made.parameters.seed);
+    binding(made, Choice::Random(rng))
+}
+
+pub(super) fn round_robin(made: Recipe<'_>) -> Box<dyn Policy> {
+    binding(made, Choice::RoundRobin { next: 0 })
+}
+
+pub(super) fn power_of_two(made: Recipe<'_>) -> Box<dyn Policy> {
+    let rng = ChaCha8Rng::seed_from_u64(made.parameters.seed);
+    binding(made, Choice::PowerOfTwo(rng))
+}
+
+pub(super) fn jsq(made: Recipe<'_>) -> Box<dyn Policy> {
+    binding(made, Choice::FewestRequests)
+}
+
+pub(super) fn vllm_legacy(made: Recipe<'_>) -> Box<dyn Policy> {
+    binding(made, Choice::QueuedFourfold)
+}
+
+pub(super) fn vllm_0_33(made: Recipe<'_>) -> Box<dyn Policy> {
+    let lagging = Lagging::new(made.parameters.baseline.stats_refresh_steps);
+    binding(made, Choice::Lagging(lagging))
+}
+
+pub(super) fn sglang_total_tokens(made: Recipe<'_>) -> Box<dyn Policy> {
+    binding(made, Choice::TotalTokens(Dispatched::default()))
+}
+
+fn binding(made: Recipe<'_>, choice: Choice) -> Box<dyn Policy> {
+    let rule = FirstCome { needs: Needs::new().binds_on_arrival(true) };
+    Box::new(Binding { choice, queues: made.policy(rule) })
 }
 
 /// Binds on arrival, then serves each rank first come first served.
@@ -161,20 +172,39 @@ impl Policy for Binding {
         self.queues.decide(batch, out);
     }
 
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+    fn rule(&mut self) -> Option<&mut dyn Rule> {
+        self.queues.rule()
+    }
+
+    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) -> Result<(), PolicyError> {
         self.choice.step();
-        self.queues.decide_by_reference(batch, out);
+        self.queues.decide_by_reference(batch, out)
+    }
+
+    fn score_into(&mut self, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) -> bool {
+        self.queues.score_into(batch, score_tokens)
     }
 
     fn describe(&self) -> String {
         self.queues.describe()
     }
 
+    fn dense_columns(&self) -> (u64, u64) {
+        self.queues.dense_columns()
+    }
+
+    fn device(&mut self) -> Option<&mut dyn Submissions> {
+        self.queues.device()?;
+        Some(self)
+    }
+}
+
+impl Submissions for Binding {
     fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
         self.queues.submit(batch)
     }
 
-    fn poll(&mut self, ticket: &Ticket) -> bool {
+    fn poll(&self, ticket: &Ticket) -> bool {
         self.queues.poll(ticket)
     }
 
@@ -193,8 +223,8 @@ impl Policy for Binding {
         self.queues.discard(ticket);
     }
 
-    fn device_counters(&self) -> Option<Counters> {
-        self.queues.device_counters()
+    fn counters(&self) -> Option<Counters> {
+        self.queues.counters()
     }
 }
 
@@ -292,8 +322,9 @@ impl Dispatched {
 /// vLLM 0.33 with one client:
 /// `argmin max(in flight, queued + running) + (queued > 0 ? 6 * queued * max(0, kv_usage - 0.5) : 0)`.
 ///
-/// Queued, running and `kv_usage` are a snapshot, taken again once enough steps have gone by; in flight is what the only client
-/// knows of its own requests: bound and not finished, as of now. The scan begins one rank further each time, so ties rotate.
+/// Queued, running and `kv_usage` are a snapshot, taken again once enough steps have gone by; in flight is
+/// what the only client knows of its own requests: bound and not finished, as of now. The scan begins one
+/// rank further each time, so ties rotate.
 #[derive(Clone, Debug)]
 struct Lagging {
     stats_refresh_steps: u32,
@@ -355,275 +386,5 @@ impl Lagging {
     }
 }
 
-/// The batch router of TensorRT-LLM: it takes as many of the earliest requests as slots are free, and places them longest first (then
-/// earliest) on the worker with least (load, requests, index). Where somebody among them fits nowhere, the next ones step in.
-#[derive(Clone, Debug)]
-struct LongestFirst {
-    needs: Needs,
-    loads: Loads,
-    /// (load, requests, worker) of open workers, descending: the next one is the last.
-    open: Vec<(i64, u64, usize)>,
-    admitted: Vec<bool>,
-    /// (tokens, arrival, slot).
-    taken: Vec<(Reverse<u32>, u64, PoolSlot)>,
-}
-
-impl LongestFirst {
-    fn new(needs: Needs, kernels: &'static Kernels) -> Self {
-        Self {
-            needs,
-            loads: Loads::new(kernels.loads),
-            open: Vec::new(),
-            admitted: Vec::new(),
-            taken: Vec::new(),
-        }
-    }
-
-    fn place(&mut self, batch: &Batch<'_>, slot: PoolSlot, score_tokens: f64, out: &mut Assignment) -> bool {
-        let request = batch.waiting().request(slot);
-        let Some(at) = self.open.iter().rposition(|&(_, _, worker)| self.may_take(batch, request, worker))
-        else {
-            return false;
-        };
-        let (_, requests, worker) = self.open.remove(at);
-        let tokens = request.prompt_tokens;
-        self.loads.admit(worker, i64::from(tokens));
-        self.admitted[slot.index()] = true;
-        out.admitted.push(Admission {
-            id: request.id,
-            slot,
-            worker: worker as u32,
-            prompt_tokens: tokens,
-            score_tokens,
-        });
-        if self.loads.open_slots(worker) > 0 {
-            let key = (self.loads.cost(worker), requests + 1, worker);
-            self.open.insert(self.open.partition_point(|other| *other > key), key);
-        }
-        true
-    }
-
-    fn may_take(&self, batch: &Batch<'_>, request: &Request, worker: usize) -> bool {
-        i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
-            && batch.eligible(request, worker)
-    }
-}
-
-impl Policy for LongestFirst {
-    fn name(&self) -> &'static str {
-        "longest-first"
-    }
-
-    fn needs(&self) -> Needs {
-        self.needs
-    }
-
-    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        out.clear();
-        self.loads.prepare(batch);
-        self.loads.load(batch, &PLAIN, false);
-        let pool = batch.waiting();
-        self.admitted.clear();
-        self.admitted.resize(pool.slot_bound(), false);
-        self.open.clear();
-        for (index, worker) in batch.workers().iter().enumerate() {
-            if worker.open_slots() > 0 {
-                self.open.push((self.loads.cost(index), u64::from(worker.running), index));
-            }
-        }
-        self.open.sort_unstable_by(|a, b| b.cmp(a));
-
-        if pool.any_deadline() {
-            self.taken.clear();
-            for (slot, request, waited) in pool.iter() {
-                if request.deadline_steps.is_some_and(|steps| waited >= steps) {
-                    self.taken.push((Reverse(waited), pool.arrival(slot), slot));
-                }
-            }
-            self.place_taken(batch, |_| 0.0, out);
-        }
-        loop {
-            let slots: i64 = self.open.iter().map(|&(_, _, worker)| self.loads.open_slots(worker)).sum();
-            self.taken.clear();
-            for (slot, request, _) in pool.iter() {
-                if self.taken.len() as i64 == slots {
-                    break;
-                }
-                if !self.admitted[slot.index()]
-                    && self.open.iter().any(|&(_, _, worker)| self.may_take(batch, request, worker))
-                {
-                    self.taken.push((Reverse(request.prompt_tokens), pool.arrival(slot), slot));
-                }
-            }
-            if self.taken.is_empty() {
-                break;
-            }
-            self.place_taken(batch, f64::from, out);
-        }
-        out.measure(batch);
-    }
-
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        crate::reference::longest_first(batch, out);
-    }
-}
-
-impl LongestFirst {
-    /// Places what was taken in its order; the score is made of the first key.
-    fn place_taken(&mut self, batch: &Batch<'_>, score_tokens: impl Fn(u32) -> f64, out: &mut Assignment) {
-        let mut taken = std::mem::take(&mut self.taken);
-        taken.sort_unstable();
-        for &(Reverse(key), _, slot) in &taken {
-            self.place(batch, slot, score_tokens(key), out);
-        }
-        self.taken = taken;
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::batch::Worker;
-    use crate::policy::{Parameters, build};
-    use crate::pool::Pool;
-
-    fn rank(load: u64, running: u32, queued_requests: u32, queued_tokens: u64) -> Rank {
-        Rank { worker: Worker::new(load, running, 4), queued_requests, queued_tokens }
-    }
-
-    fn policy(name: &str) -> Box<dyn Policy> {
-        build(name, &Parameters { seed: 3, ..Parameters::default() }).expect("a policy")
-    }
-
-    const BINDING: [&str; 7] =
-        ["random", "round-robin", "power-of-two", "jsq", "vllm-legacy", "vllm-0.33", "sglang-total-tokens"];
-
-    #[test]
-    fn a_bind_avoids_ranks_that_take_nobody_and_keeps_a_given_rank() {
-        let mut ranks = vec![rank(0, 0, 0, 0), rank(900, 9, 9, 900), rank(0, 0, 0, 0)];
-        ranks[0].worker.accepting = false;
-        ranks[2].worker.accepting = false;
-        for name in BINDING {
-            let mut policy = policy(name);
-            assert!(policy.needs().binds_on_arrival, "{name}");
-            for id in 0..20 {
-                assert_eq!(policy.bind(&Request::new(id, 10), &ranks), Some(1), "{name}");
-            }
-            assert_eq!(policy.bind(&Request::new(99, 10).bound_to(2), &ranks), Some(2), "{name}");
-            let draining = [ranks[0], ranks[2]];
-            assert_eq!(policy.bind(&Request::new(99, 10), &draining), None, "{name}");
-            assert_eq!(policy.bind(&Request::new(99, 10), &[]), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn each_rule_binds_as_its_formula_says() {
-        // requests 7, 6, 9; 4 * queued + running 13, 24, 9; tokens 700, 900, 800
-        let ranks = [rank(600, 5, 2, 100), rank(300, 0, 6, 600), rank(800, 9, 0, 0)];
-        let bind = |name: &str| policy(name).bind(&Request::new(1, 250), &ranks);
-        assert_eq!(bind("jsq"), Some(1));
-        assert_eq!(bind("vllm-legacy"), Some(2));
-        assert_eq!(bind("sglang-total-tokens"), Some(0));
-        assert_eq!(bind("vllm-0.33"), Some(1));
-        let mut turns = policy("round-robin");
-        let order: Vec<_> = (0..5).map(|id| turns.bind(&Request::new(id, 5), &ranks)).collect();
-        assert_eq!(order, [Some(0), Some(1), Some(2), Some(0), Some(1)]);
-        // Of any two ranks the heavier one is never taken, so the heaviest is taken by nobody.
-        let mut two = policy("power-of-two");
-        let mut seen = [0; 3];
-        for id in 0..300 {
-            seen[two.bind(&Request::new(id, 5), &ranks).expect("a rank") as usize] += 1;
-        }
-        assert!(seen[1] == 0 && seen[0] > 150 && seen[2] > 50, "{seen:?}");
-        let mut random = policy("random");
-        let mut seen = [0; 3];
-        for id in 0..300 {
-            seen[random.bind(&Request::new(id, 5), &ranks).expect("a rank") as usize] += 1;
-        }
-        assert!(seen.iter().all(|&count| count > 60), "{seen:?}");
-    }
-
-    #[test]
-    fn a_seed_repeats_its_draws() {
-        let ranks = [rank(1, 0, 0, 0), rank(1, 0, 0, 0), rank(1, 0, 0, 0)];
-        for name in ["random", "power-of-two"] {
-            let (mut one, mut other) = (policy(name), policy(name));
-            for id in 0..50 {
-                let request = Request::new(id, 1);
-                assert_eq!(one.bind(&request, &ranks), other.bind(&request, &ranks));
-            }
-        }
-    }
-
-    #[test]
-    fn what_was_dispatched_counts_until_the_view_shows_it() {
-        let ranks = [rank(100, 1, 0, 0), rank(150, 1, 0, 0)];
-        let mut policy = policy("sglang-total-tokens");
-        assert_eq!(policy.bind(&Request::new(1, 80), &ranks), Some(0));
-        // The view is the old one: 100 + 80 against 150.
-        assert_eq!(policy.bind(&Request::new(2, 10), &ranks), Some(1));
-        assert_eq!(policy.bind(&Request::new(3, 30), &ranks), Some(1));
-        assert_eq!(policy.bind(&Request::new(4, 30), &ranks), Some(0));
-        // Now it shows what rank 0 got, and the count begins again there only.
-        let ranks = [rank(100, 1, 2, 10), rank(150, 1, 0, 0)];
-        assert_eq!(policy.bind(&Request::new(5, 90), &ranks), Some(0));
-        assert_eq!(policy.bind(&Request::new(6, 5), &ranks), Some(1));
-    }
-
-    #[test]
-    fn lagging_statistics_are_refreshed_after_their_steps() {
-        let full = |queued, used| {
-            let mut rank = rank(used, 4, queued, 50);
-            rank.worker.kv_capacity_tokens = Some(1000);
-            rank
-        };
-        let mut policy = policy("vllm-0.33");
-        // Rank 0: max(6, 6) + 6 * 2 * (0.9 - 0.5) = 10.8. Rank 1: 4 + 4 = 8, half full: no surcharge.
-        assert_eq!(policy.bind(&Request::new(1, 5), &[full(2, 900), full(4, 400)]), Some(1));
-        // Rank 1 fills up and rank 0 empties, but the snapshot still says 10.8 against max(9, 8).
-        let now = [full(0, 100), full(5, 900)];
-        assert_eq!(policy.bind(&Request::new(2, 5), &now), Some(1));
-        let pool = Pool::new();
-        let workers = [now[0].worker, now[1].worker];
-        let batch = Batch::draft(&workers, &pool).check().expect("valid");
-        for _ in 0..2 {
-            policy.decide(&batch, &mut Assignment::new());
-        }
-        assert_eq!(policy.bind(&Request::new(3, 5), &now), Some(0));
-        // Equal ranks: the scan starts one further each time.
-        let mut policy = super::tests::policy("vllm-0.33");
-        let mut equal = [rank(5, 1, 0, 0); 3];
-        let order: Vec<_> = (0..3)
-            .map(|id| {
-                let to = policy.bind(&Request::new(id, 5), &equal).expect("a rank");
-                equal[to as usize].queued_requests += 1;
-                to
-            })
-            .collect();
-        assert_eq!(order, [0, 1, 2]);
-    }
-
-    fn decide(name: &str, workers: &[Worker], requests: &[Request]) -> Vec<(u64, u32)> {
-        let pool = Pool::from_requests(requests).expect("valid");
-        let batch = Batch::draft(workers, &pool).check().expect("valid");
-        let mut out = Assignment::new();
-        policy(name).decide(&batch, &mut out);
-        out.admitted.iter().map(|admission| (admission.id, admission.worker)).collect()
-    }
-
-    #[test]
-    fn steps_serve_first_come_or_longest_first() {
-        let workers = [Worker::new(500, 5, 1), Worker::new(300, 3, 2), Worker::new(0, 0, 0)];
-        let requests: Vec<_> =
-            [10, 250, 40, 900].iter().zip(1..).map(|(&tokens, id)| Request::new(id, tokens)).collect();
-        // 300 takes 1, 310 takes 2, then 560 is full and 500 takes 3.
-        assert_eq!(decide("least-kv", &workers, &requests), [(1, 1), (2, 1), (3, 0)]);
-        // Three slots: the earliest three, 250 first. 900 came too late.
-        assert_eq!(decide("longest-first", &workers, &requests), [(2, 1), (3, 0), (1, 1)]);
-        let equal = [Worker::new(500, 5, 1), Worker::new(500, 3, 1)];
-        assert_eq!(decide("longest-first", &equal, &requests), [(2, 1), (1, 0)]);
-        // Bound requests wait for their own rank although another slot is free.
-        let bound: Vec<_> = (1..4).map(|id| Request::new(id, 10).bound_to(0)).collect();
-        assert_eq!(decide("jsq", &workers, &bound), [(1, 0)]);
-    }
-}
+mod tests;

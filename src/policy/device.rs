@@ -30,7 +30,7 @@ pub(super) fn open(
 
 /// Decides the same few batches on both sides, so that the first real one goes to the faster.
 fn calibrate(device: Device, kernels: &'static Kernels) -> Device {
-    let mut rule = Exact::new(ExactParameters::default(), false);
+    let mut rule = Exact::new(ExactParameters::new(), None);
     let mut offload = Offload::with(device, kernels);
     let mut out = Assignment::new();
     offload.device_mut().choose_by(Some(Choice::default()));

@@ -1,23 +1,27 @@
 //! The exact global greedy: the published F-score over the whole pool and every worker, nothing else.
 //!
-//! `F_g(s) = s - G * max(s - m_g, 0)` is minus the change of the imbalance `G * max L - sum L` when a request of length `s` enters a
-//! worker with margin `m_g = M - L_g` (arXiv 2605.06113). With a projection the same is summed over a horizon, discounted.
+//! `F_g(s) = s - G * max(s - m_g, 0)` is minus the change of the imbalance `G * max L - sum L` when a request
+//! of length `s` enters a worker with margin `m_g = M - L_g` (arXiv 2605.06113). With a projection the same
+//! is summed over a horizon, discounted.
 
 use crate::batch::{Batch, WEIGHT_ONE, Worker};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::lookahead::Lookahead;
-use crate::policy::{Order, PairCost, Plan, PolicyError, ProfileSpec, Repair, Rule, View};
+use crate::policy::{Policy, Recipe};
+use crate::rule::{Forecast, Needs, Order, PairCost, Plan, ProfileSpec, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
 /// Parameters of `exact`, `exact-survival` and `exact-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ExactParameters {
-    /// Tokens that a request gains per waited step, 0..=1e6. Two to five bound the wait at under 0.1 % of throughput
-    /// (measured); default 5.
+    /// Tokens that a request gains per waited step, 0..=1e6. Two to five bound the wait at under 0.1 % of
+    /// throughput (measured); default 5.
     pub aging_tokens_per_step: f64,
     /// How long a request may wait.
     pub wait_bound: WaitBound,
-    /// Steps looked ahead by `exact-survival` and `exact-oracle`, 0..=128; default 16 (the best of 8..64, measured).
+    /// Steps looked ahead by `exact-survival` and `exact-oracle`, 0..=128; default 16 (the best of 8..64,
+    /// measured).
     pub horizon_steps: usize,
     /// Discount per step looked ahead, 0..=1; default 0.9 (measured with the horizon).
     pub gamma: f64,
@@ -37,32 +41,40 @@ impl Default for ExactParameters {
     }
 }
 
-impl ExactParameters {
-    pub(crate) fn check(&self) -> Result<(), PolicyError> {
-        PolicyError::check("aging_tokens_per_step", self.aging_tokens_per_step, 0.0, 1e6)?;
-        self.wait_bound.check()?;
-        PolicyError::check("horizon_steps", self.horizon_steps as f64, 0.0, 128.0)?;
-        PolicyError::check("gamma", self.gamma, 0.0, 1.0)?;
-        PolicyError::check("repair_rounds", f64::from(self.repair_rounds), 0.0, 16.0)
-    }
+setters!(ExactParameters {
+    aging_tokens_per_step: f64,
+    wait_bound: WaitBound,
+    horizon_steps: usize,
+    gamma: f64,
+    repair_rounds: u32,
+});
+
+/// Builds `exact` or, with a forecast, one of its kin that look ahead.
+pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
+    let rule = Exact::new(made.parameters.exact, made.forecast);
+    Box::new(made.policy(rule))
 }
 
 /// The rule of the exact greedy.
 #[derive(Clone, Debug)]
 pub(crate) struct Exact {
     parameters: ExactParameters,
+    needs: Needs,
     /// Present when it looks ahead.
     lookahead: Option<Lookahead>,
 }
 
 impl Exact {
-    pub(crate) fn new(parameters: ExactParameters, lookahead: bool) -> Self {
-        let lookahead = lookahead.then(|| Lookahead::new(parameters.gamma, parameters.horizon_steps));
-        Self { parameters, lookahead }
+    pub(crate) fn new(parameters: ExactParameters, forecast: Option<Forecast>) -> Self {
+        let horizon = forecast.map(|_| parameters.horizon_steps);
+        let lookahead = horizon.map(|steps| Lookahead::new(parameters.gamma, steps));
+        let needs = Needs::new().forecast(forecast).projection_horizon(horizon);
+        Self { parameters, needs, lookahead }
     }
 }
 
-/// The envelope that a burst will reach anyway, in cost units: margins measured from it keep the first picks from being the shortest.
+/// The envelope that a burst will reach anyway, in cost units: margins measured from it keep the first picks
+/// from being the shortest.
 pub(crate) fn anticipated_envelope(batch: &Batch<'_>) -> i64 {
     let (uniform, workers) = (batch.is_uniform(), batch.workers());
     let admissions = batch.open_slots().min(batch.waiting().len() as u64) as i64;
@@ -83,15 +95,24 @@ pub(crate) fn draw_margin(view: &View<'_>, profile: &mut Profile) {
 }
 
 impl Rule for Exact {
-    fn begin(&mut self, batch: &Batch<'_>, _lift: &mut Vec<i64>) -> Plan {
+    fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    fn begin(&mut self, batch: &Batch<'_>, _load_offsets: &mut Vec<i64>) -> Plan {
         let uniform = batch.is_uniform();
         let cost_one = if uniform { 1 } else { WEIGHT_ONE };
         let looks_ahead = self.lookahead.is_some() && batch.projection().is_some();
         if let Some(lookahead) = &mut self.lookahead {
             lookahead.set_price((1.0, batch.workers().len() as f64));
         }
+        let everybody_fits = batch.waiting().len() as u64 <= batch.open_slots();
         Plan {
-            order: Order::Matrix,
+            order: if everybody_fits && !batch.has_pair_terms() {
+                Order::LongestFirst { fewest_requests: false }
+            } else {
+                Order::Matrix
+            },
             nested: !looks_ahead,
             unit: cost_one * if looks_ahead { self.discount_sum() } else { 1 },
             age: Age { linear: self.parameters.aging_tokens_per_step, quadratic: 0.0 },
@@ -99,7 +120,6 @@ impl Rule for Exact {
             refill_tokens: 0,
             envelope_floor: anticipated_envelope(batch),
             follows_envelope: true,
-            longest_first: batch.waiting().len() as u64 <= batch.open_slots() && !batch.has_pair_terms(),
             repair: Repair {
                 tolerance_tokens: None,
                 rounds: self.parameters.repair_rounds,
@@ -146,7 +166,8 @@ impl Rule for Exact {
 }
 
 impl Exact {
-    /// One token over the whole horizon, in units: what an aging token must be worth to weigh as much as a token of F.
+    /// One token over the whole horizon, in units: what an aging token must be worth to weigh as much as a
+    /// token of F.
     fn discount_sum(&self) -> i64 {
         self.lookahead.as_ref().map_or(1, |lookahead| lookahead.discounts.iter().sum())
     }

@@ -1,7 +1,7 @@
 //! What waiting is worth, and when a request has waited long enough to go first.
 
 use crate::batch::{Batch, MAX_WAITED_STEPS};
-use crate::policy::{Overdue, PolicyError};
+use crate::rule::Overdue;
 
 /// The mean wait that the traffic implies: `W = N * E[o] / (G * B)` steps (Little), at least one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,7 +16,8 @@ impl MeanWait {
         Self { steps: steps.max(1.0) }
     }
 
-    /// When requests are overdue: nothing is before the first request has finished, for then nothing is known.
+    /// When requests are overdue: nothing is before the first request has finished, for then nothing is
+    /// known.
     pub(crate) fn overdue(self, batch: &Batch<'_>, bound: &WaitBound) -> Overdue {
         let steps = |mean_waits: f64| {
             let steps = (self.steps * mean_waits).min(f64::from(MAX_WAITED_STEPS));
@@ -36,12 +37,15 @@ impl MeanWait {
 
 /// How long a request may wait before it goes first.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct WaitBound {
-    /// Mean waits for requests of ordinary length, 1..=1e6; default 8 (a deadline near the mean wait ruins balance).
+    /// Mean waits for requests of ordinary length, 1..=1e6; default 8 (a deadline near the mean wait ruins
+    /// balance).
     pub overdue_mean_waits: f64,
     /// Standard deviations above the mean length up to which a length is ordinary, 0..=1e6; default 4.
     pub giant_spreads: f64,
-    /// Mean waits for longer requests, 1..=1e6; default 32: on heavy tails an early deadline doubles the imbalance (measured).
+    /// Mean waits for longer requests, 1..=1e6; default 32: on heavy tails an early deadline doubles the
+    /// imbalance (measured).
     pub giant_mean_waits: f64,
 }
 
@@ -51,10 +55,4 @@ impl Default for WaitBound {
     }
 }
 
-impl WaitBound {
-    pub(crate) fn check(&self) -> Result<(), PolicyError> {
-        PolicyError::check("overdue_mean_waits", self.overdue_mean_waits, 1.0, 1e6)?;
-        PolicyError::check("giant_spreads", self.giant_spreads, 0.0, 1e6)?;
-        PolicyError::check("giant_mean_waits", self.giant_mean_waits, 1.0, 1e6)
-    }
-}
+setters!(WaitBound { overdue_mean_waits: f64, giant_spreads: f64, giant_mean_waits: f64 });

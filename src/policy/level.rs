@@ -1,35 +1,40 @@
 //! level: the rule of our own that predicts nothing.
 //!
-//! Every full worker grows alike, so growth cancels. A completion takes `s + o` away and the refill brings `s'`; in the long run
-//! `E[s']` = `E[s]`, so every completion must lower its worker by `E[o]`. Filling up to the envelope (what F rewards) fights that: it
-//! spends the long requests and later lacks them. level aims each worker at one common level instead, `E[o]` below the mean
-//! of the others:
+//! Every full worker grows alike, so growth cancels. A completion takes `s + o` away and the refill brings
+//! `s'`; in the long run `E[s']` = `E[s]`, so every completion must lower its worker by `E[o]`. Filling up to
+//! the envelope (what F rewards) fights that: it spends the long requests and later lacks them. level aims
+//! each worker at one common level instead, `E[o]` below the mean of the others:
 //!
 //! ```text
 //! Lhat_j = L_j + c_j * mu                                       anticipated load, c_j free slots
-//! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on the least-loaded open worker x
-//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j) - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
+//! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on x, the least-loaded one
+//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j)
+//!        - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
 //! ```
 //!
-//! Once all slots are filled, each pick is looked at again: what it was chosen for has moved since. Then lengths change places between
-//! workers. Where no worker got more than one, they are reassigned: the longest to the worker that lies lowest, for no other order of the same
-//! lengths has a lower sum of any convex cost. Where some got more, pairs of picks are swapped, and both is done twice.
+//! Once all slots are filled, each pick is looked at again: what it was chosen for has moved since. Then
+//! lengths change places between workers. Where no worker got more than one, they are reassigned: the longest
+//! to the worker that lies lowest, for no other order of the same lengths has a lower sum of any convex cost.
+//! Where some got more, pairs of picks are swapped, and both is done twice.
 //!
-//! Where everybody fits and some prefer a worker (prefix affinity, a session), no slot is scarce and only the place is left to choose: then the
-//! F-score takes the whole matrix, and a bonus decides among workers that have room below the envelope.
+//! Where everybody fits and some prefer a worker (prefix affinity, a session), no slot is scarce and only the
+//! place is left to choose: then the F-score takes the whole matrix, and a bonus decides among workers that
+//! have room below the envelope.
 //!
-//! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load before one of its next
-//! `K` completions, takes the place of `E[o]`.
+//! With predicted ends it becomes *peak levelling*: `v_j`, the highest that worker `j` climbs above its load
+//! before one of its next `K` completions, takes the place of `E[o]`.
 
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::exact::{anticipated_envelope, draw_margin};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
-use crate::policy::{Order, PairCost, Pin, Plan, PolicyError, ProfileSpec, Repair, Rule, View};
+use crate::policy::{Policy, Recipe};
+use crate::rule::{Forecast, Needs, Order, PairCost, Pin, Plan, ProfileSpec, Repair, Rule, View};
 use crate::score::{Age, Knot, Profile};
 
-/// The more wait, the closer together their lengths, and the less it costs to prefer the older of two: the root of the pool over 32, at
-/// most 4. Past that, in a pool of thousands, age would leave nothing for the lengths to say.
+/// The more wait, the closer together their lengths, and the less it costs to prefer the older of two: the
+/// root of the pool over 32, at most 4. Past that, in a pool of thousands, age would leave nothing for the
+/// lengths to say.
 fn pool_factor(waiting: usize) -> f64 {
     (waiting as f64 / 32.0).sqrt().min(4.0)
 }
@@ -41,28 +46,31 @@ const FURTHEST_ENDS: i64 = 24;
 
 /// Parameters of `level`, `level-exactmatch`, `level-oracle` and `rollout-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct LevelParameters {
-    /// Share of the spread of lengths that a request gains after one mean wait when 32 wait, 0..=100; it grows with the square of
-    /// the wait and the root of the pool. Default 0.1 (measured on the table of settings and on open traces).
+    /// Share of the spread of lengths that a request gains after one mean wait when 32 wait, 0..=100; it
+    /// grows with the square of the wait and the root of the pool. Default 0.1 (measured on the table of
+    /// settings and on open traces).
     pub aging_spread: f64,
     /// How long a request may wait.
     pub wait_bound: WaitBound,
-    /// Passes of repair over a step's picks, 0..=16; default 2. Where no worker has more than one slot to fill, one at most: a second
-    /// changes nothing there (measured).
+    /// Passes of repair over a step's picks, 0..=16; default 2. Where no worker has more than one slot to
+    /// fill, one at most: a second changes nothing there (measured).
     pub repair_rounds: u32,
-    /// Share of the spread of lengths by which a wanted length may move before the pick is looked at again, 0..=10; default 0.04
-    /// (measured: costs no balance, and saves two searches of three).
+    /// Share of the spread of lengths by which a wanted length may move before the pick is looked at again,
+    /// 0..=10; default 0.04 (measured: costs no balance, and saves two searches of three).
     pub repair_tolerance_spread: f64,
     /// Predicted completions per worker looked at by peak levelling, 1..=64; default 16.
     pub ends_per_worker: usize,
-    /// Whether requests that have waited for long reserve a worker, off by default: it shortens the longest waits
-    /// of heavy tails and costs balance there.
+    /// Whether requests that have waited for long reserve a worker, off by default: it shortens the longest
+    /// waits of heavy tails and costs balance there.
     pub reserve: bool,
     /// Mean waits after which a request reserves, 1..=1e6; default 5 (measured).
     pub reserve_mean_waits: f64,
     /// Mean waits after which it enters its worker's next free slot, 1..=1e6; default 8 (measured).
     pub reserve_enter_mean_waits: f64,
-    /// Share of the workers that may be reserved at once, 0..=1, at least one worker; default 0.06 (measured).
+    /// Share of the workers that may be reserved at once, 0..=1, at least one worker; default 0.06
+    /// (measured).
     pub reserve_share: f64,
     /// Candidates that `rollout-oracle` plays ahead for each slot, 1..=64; default 6.
     pub rollout_candidates: usize,
@@ -85,27 +93,33 @@ impl Default for LevelParameters {
     }
 }
 
-impl LevelParameters {
-    pub(crate) fn check(&self) -> Result<(), PolicyError> {
-        PolicyError::check("aging_spread", self.aging_spread, 0.0, 100.0)?;
-        self.wait_bound.check()?;
-        PolicyError::check("repair_rounds", f64::from(self.repair_rounds), 0.0, 16.0)?;
-        PolicyError::check("repair_tolerance_spread", self.repair_tolerance_spread, 0.0, 10.0)?;
-        PolicyError::check("ends_per_worker", self.ends_per_worker as f64, 1.0, 64.0)?;
-        PolicyError::check("reserve_mean_waits", self.reserve_mean_waits, 1.0, 1e6)?;
-        PolicyError::check("reserve_enter_mean_waits", self.reserve_enter_mean_waits, 1.0, 1e6)?;
-        PolicyError::check("reserve_share", self.reserve_share, 0.0, 1.0)?;
-        PolicyError::check("rollout_candidates", self.rollout_candidates as f64, 1.0, 64.0)
-    }
+setters!(LevelParameters {
+    aging_spread: f64,
+    wait_bound: WaitBound,
+    repair_rounds: u32,
+    repair_tolerance_spread: f64,
+    ends_per_worker: usize,
+    reserve: bool,
+    reserve_mean_waits: f64,
+    reserve_enter_mean_waits: f64,
+    reserve_share: f64,
+    rollout_candidates: usize,
+});
+
+/// Builds `level` or, with a forecast, peak levelling.
+pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
+    let rule = Level::new(made.parameters.level, made.forecast);
+    Box::new(made.policy(rule))
 }
 
 /// The rule of level and of peak levelling.
 #[derive(Clone, Debug)]
 pub(crate) struct Level {
     parameters: LevelParameters,
-    /// Whether predicted ends are used when the batch has them.
-    peaks: bool,
-    /// Tokens by which a completion must lower its worker; zero where predicted ends say more, and for a thin pool.
+    /// The predicted ends, which are used when the batch has them.
+    forecast: Option<Forecast>,
+    /// Tokens by which a completion must lower its worker; zero where predicted ends say more, and for a thin
+    /// pool.
     drop_tokens: i64,
     /// Tokens that each further free slot is expected to receive; zero for a thin pool, where they stay free.
     refill_tokens: i64,
@@ -115,10 +129,10 @@ pub(crate) struct Level {
 }
 
 impl Level {
-    pub(crate) fn new(parameters: LevelParameters, peaks: bool) -> Self {
+    pub(crate) fn new(parameters: LevelParameters, forecast: Option<Forecast>) -> Self {
         Self {
             parameters,
-            peaks,
+            forecast,
             drop_tokens: 0,
             refill_tokens: 0,
             places: false,
@@ -141,8 +155,8 @@ impl Level {
         self.reservations.begin(batch, &terms, load_offsets, wanted);
     }
 
-    /// Whether at least half of the next few completions that the mean output implies are predicted. Fewer, or only distant ones, say too
-    /// little about what a worker will climb, and plain level does better.
+    /// Whether at least half of the next few completions that the mean output implies are predicted. Fewer,
+    /// or only distant ones, say too little about what a worker will climb, and plain level does better.
     fn knows_next_ends(&self, batch: &Batch<'_>) -> bool {
         let workers = batch.workers();
         let Some(ends) = batch.ends() else {
@@ -202,13 +216,18 @@ fn steps_for_ends(batch: &Batch<'_>, worker: usize, ends: i64) -> i64 {
 }
 
 impl Rule for Level {
+    fn needs(&self) -> Needs {
+        let ends = self.forecast.map(|_| self.parameters.ends_per_worker);
+        Needs::new().forecast(self.forecast).ends_per_worker(ends)
+    }
+
     fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan {
         let traffic = batch.traffic();
         let uniform = batch.is_uniform();
         let everybody_fits = batch.waiting().len() as u64 <= batch.open_slots();
         self.places = everybody_fits && batch.has_pair_terms();
         let thin = everybody_fits && !self.places;
-        let peaks = self.peaks && !everybody_fits && self.knows_next_ends(batch);
+        let peaks = self.forecast.is_some() && !everybody_fits && self.knows_next_ends(batch);
         self.drop_tokens = if peaks || everybody_fits { 0 } else { traffic.mean_output_tokens };
         if peaks || self.parameters.reserve {
             load_offsets.resize(batch.workers().len(), 0);
@@ -230,7 +249,11 @@ impl Rule for Level {
             PairCost::Level { offset: others * self.drop_tokens, overflow_weight: others * others }
         };
         Plan {
-            order: if self.places { Order::Matrix } else { Order::LeastLoaded },
+            order: match (self.places, thin) {
+                (true, _) => Order::Matrix,
+                (_, true) => Order::LongestFirst { fewest_requests: false },
+                _ => Order::LeastLoaded,
+            },
             nested: false,
             unit: if uniform { 1 } else { WEIGHT_ONE },
             age: Age {
@@ -244,7 +267,6 @@ impl Rule for Level {
             refill_tokens: self.refill_tokens,
             envelope_floor: if self.places { anticipated_envelope(batch) } else { 0 },
             follows_envelope: self.places,
-            longest_first: thin,
             repair: Repair {
                 // One is all that pays there (measured on the table of settings).
                 rounds: self.parameters.repair_rounds.min(if one_each { 1 } else { u32::MAX }),

@@ -1,7 +1,6 @@
 //! The F-score summed over a horizon: what its steps weigh, and the profile that they make.
 
-use crate::policy::View;
-use crate::rule::step_weights;
+use crate::rule::{View, step_weights};
 use crate::score::{Knot, Profile};
 
 /// Score units per token where discounts make weights fractional.
@@ -14,7 +13,8 @@ pub(crate) struct Lookahead {
     pub discounts: Vec<i64>,
     /// Alpha and beta of the batch.
     pub price: (f64, f64),
-    /// Of a request that surely runs: the slope of every step up to this one, and the weight of its knot, per unit that a token costs.
+    /// Of a request that surely runs: the slope of every step up to this one, and the weight of its knot, per
+    /// unit that a token costs.
     sure: Vec<(i64, i64)>,
 }
 

@@ -1,66 +1,88 @@
 //! Which request, which slot: the policies, their parameters and the names that choose them.
 //!
 //! A policy that scores is a [`Rule`]: it draws one [`crate::score::Profile`] per worker and says in which
-//! order workers choose. The greedy engine and the oracle ([`crate::reference`]) both run a rule, and agree pick for pick.
-//! Adding a policy is one file (or one struct in its family's file) and one line in [`NAMES`].
+//! order workers choose. The greedy engine and the oracle ([`crate::reference`]) both run a rule, and agree
+//! pick for pick.
+//!
+//! Adding a policy is one file and one line of the table below; parameters of its own are a struct in that
+//! file, a field of [`Parameters`] and a line each in `parameter_table`. A rule of another crate needs none
+//! of this: [`from_rule`] runs it on the engine.
 
+pub mod arrival;
+mod backends;
 pub mod balance_route;
 pub mod baseline;
 #[cfg(feature = "ascend")]
 mod device;
+mod error;
 pub mod exact;
 pub mod fairness;
 pub mod level;
 pub(crate) mod lookahead;
 mod parameter_table;
+mod parameters;
 pub(crate) mod reservation;
 pub(crate) mod rollout;
 mod rule_policy;
+mod submissions;
 
-use std::ffi::OsString;
-use std::time::Duration;
-
-use thiserror::Error;
-
+use self::balance_route as br;
+pub use self::error::PolicyError;
 pub use self::parameter_table::PARAMETER_NAMES;
+pub use self::parameters::Parameters;
+#[doc(hidden)]
+pub use self::parameters::Testing;
+use self::rule_policy::RulePolicy;
+pub use self::submissions::{Decided, Submissions, Ticket};
 use crate::assignment::Assignment;
-use crate::backend::ascend::AscendParameters;
+use crate::backend::Chosen;
 #[cfg(feature = "ascend")]
-use crate::backend::ascend::launch::{Device, Launch};
-use crate::backend::ascend::result::Counters;
-use crate::backend::cpu::{Isa, Kernels, Tier};
-#[cfg(feature = "ascend")]
-use crate::backend::offload::Offload;
-use crate::backend::{Backend, BackendKind, Chosen};
-pub use crate::backend::{Decided, Ticket};
-use crate::batch::{Batch, MAX_WAITING, Request, Worker};
-use crate::pool::CANDIDATE_WINDOW;
-pub use crate::rule::{Order, Overdue, PairCost, PairView, Pin, Plan, ProfileSpec, Repair, Rule, View};
+use crate::backend::{BackendKind, ascend::launch::Launch};
+use crate::batch::{Batch, Request, Worker};
+pub use crate::rule::{
+    Forecast, MAX_SUBSET_WINDOW, Needs, Order, Overdue, PairCost, PairView, Pin, Plan, ProfileSpec, Repair,
+    Rule, SubsetStage, View,
+};
 
-/// What a policy wants to know about running requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Forecast {
-    /// Output lengths given tokens generated so far, learned from finished requests.
-    Survival,
-    /// The same per prompt hash, falling back to survival.
-    ExactMatch,
-    /// The true lengths: for study only.
-    Oracle,
+/// A policy of the table.
+struct Entry {
+    name: &'static str,
+    forecast: Option<Forecast>,
+    build: fn(Recipe<'_>) -> Box<dyn Policy>,
 }
 
-/// What a caller must supply for a policy to work as meant; without it the policy falls back to what it has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Requests are bound to a rank when they arrive ([`Policy::bind`]).
-    pub binds_on_arrival: bool,
-    /// Which forecast feeds the projection or the predicted ends.
-    pub forecast: Option<Forecast>,
-    /// Projected loads over this horizon in steps ([`crate::batch::Projection`]).
-    pub projection_horizon: Option<usize>,
-    /// Predicted ends this many completions ahead per worker ([`crate::batch::PredictedEnds`]).
-    pub ends_per_worker: Option<usize>,
-    /// How many of the oldest requests it chooses among ([`crate::Pool::with_window`]); none for [`CANDIDATE_WINDOW`].
-    pub candidate_window: Option<usize>,
+macro_rules! policies {
+    ($($name:literal, $forecast:expr, $build:path, $about:literal;)*) => {
+        const TABLE: &[Entry] = &[$(Entry { name: $name, forecast: $forecast, build: $build }),*];
+
+        /// Every policy, by the name that chooses it:
+        ///
+        $(#[doc = concat!("* `", $name, "`: ", $about)])*
+        pub const NAMES: &[&str] = &[$($name),*];
+    };
+}
+
+policies! {
+    "random", None, baseline::random, "bound on arrival to a rank drawn at random";
+    "round-robin", None, baseline::round_robin, "bound on arrival to the next rank in turn";
+    "power-of-two", None, baseline::power_of_two, "bound on arrival to the lighter of two ranks";
+    "jsq", None, baseline::jsq, "bound on arrival to the rank with fewest requests";
+    "vllm-legacy", None, baseline::vllm_legacy, "bound on arrival as vLLM did before 0.33";
+    "vllm-0.33", None, baseline::vllm_0_33, "bound on arrival as vLLM 0.33 does";
+    "sglang-total-tokens", None, baseline::sglang_total_tokens, "bound on arrival as SGLang does";
+    "least-kv", None, baseline::least_kv, "the least-loaded worker takes the earliest request";
+    "longest-first", None, baseline::longest_first, "the batch router of TensorRT-LLM";
+    "br0", None, br::build, "BalanceRoute as published, without predictions";
+    "brh-survival", Some(Forecast::Survival), br::build, "`br0` that looks ahead by survival estimates";
+    "brh-exactmatch", Some(Forecast::ExactMatch), br::build, "`br0` that looks ahead by equal prompts";
+    "brh-oracle", Some(Forecast::Oracle), br::build, "`br0` that looks ahead with true lengths, for study";
+    "exact", None, exact::build, "the greatest F of all pairs, again and again";
+    "exact-survival", Some(Forecast::Survival), exact::build, "`exact` with survival estimates";
+    "exact-oracle", Some(Forecast::Oracle), exact::build, "`exact` with true lengths, for study";
+    "level", None, level::build, "each completion lowers its worker by the mean output: the rule of our own";
+    "level-exactmatch", Some(Forecast::ExactMatch), level::build, "`level` with the ends of equal prompts";
+    "level-oracle", Some(Forecast::Oracle), level::build, "`level` with true lengths, for study";
+    "rollout-oracle", Some(Forecast::Oracle), rollout::build, "`level-oracle` that plays its best ahead";
 }
 
 /// A rank as a policy that binds on arrival sees it.
@@ -74,29 +96,42 @@ pub struct Rank {
     pub queued_tokens: u64,
 }
 
-/// Decides which waiting request enters which free slot. Deterministic: the same calls give the same answers.
+/// Decides which waiting request enters which free slot. Deterministic: equal calls give equal answers.
+///
+/// Most policies are a [`Rule`] and need no implementation of this ([`from_rule`]).
 pub trait Policy: Send {
     /// The name that chooses it, as in [`NAMES`].
     fn name(&self) -> &'static str;
 
     /// What it wants to be given.
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
+    fn needs(&self) -> Needs;
+
+    /// Decides a step into `out`, which is cleared first.
+    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment);
 
     /// Chooses the rank of an arriving request; `None` leaves it in the common pool.
     fn bind(&mut self, _arrival: &Request, _ranks: &[Rank]) -> Option<u32> {
         None
     }
 
-    /// Decides a step into `out`, which is cleared first.
-    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment);
+    /// The rule that it is made of, for the oracle to run.
+    fn rule(&mut self) -> Option<&mut dyn Rule> {
+        None
+    }
 
-    /// Decides the same step through the oracle: slow, allocates, and defines what [`Policy::decide`] must answer.
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment);
+    /// Decides a step through the oracle: slow, allocates, and defines what [`Policy::decide`] must answer.
+    ///
+    /// # Errors
+    /// [`PolicyError::NoRule`] where the policy is made of none: nothing but itself says then what is right.
+    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) -> Result<(), PolicyError> {
+        let policy = self.name();
+        let rule = self.rule().ok_or(PolicyError::NoRule { policy })?;
+        crate::reference::assign(rule, batch, out);
+        Ok(())
+    }
 
-    /// Scores every pair as the batch begins, in tokens, row by row in arrival order ([`Backend::score_into`]); false for a policy that has no
-    /// scores of pairs.
+    /// Scores every pair as the batch begins, in tokens, row by row in arrival order
+    /// ([`crate::backend::Backend::score_into`]); false for a policy that has no scores of pairs.
     fn score_into(&mut self, _batch: &Batch<'_>, _score_tokens: &mut Vec<f64>) -> bool {
         false
     }
@@ -106,140 +141,47 @@ pub trait Policy: Send {
         "no backend: this policy scores no pairs".to_owned()
     }
 
-    /// Hands what a device can do of a decision over to it, and returns: the decision then overlaps whatever the caller does. At most two
-    /// batches are under way; what is not handed over is decided when it is collected.
-    fn submit(&mut self, _batch: &Batch<'_>) -> Ticket {
-        Ticket::default()
+    /// The device that may make its decisions, if there is one.
+    fn device(&mut self) -> Option<&mut dyn Submissions> {
+        None
     }
 
-    /// Whether [`Policy::collect`] would not wait.
-    fn poll(&mut self, _ticket: &Ticket) -> bool {
-        true
-    }
-
-    /// Decides the batch that was submitted into `out`, as [`Policy::decide`] does, with what the device has made of it. Waits for it at most
-    /// `timeout`; the CPU decides where it is late, has failed or answers wrongly, and the answer is the same.
-    fn collect(
-        &mut self,
-        _ticket: Ticket,
-        batch: &Batch<'_>,
-        _timeout: Duration,
-        out: &mut Assignment,
-    ) -> Decided {
-        self.decide(batch, out);
-        Decided::Cpu
-    }
-
-    /// Gives a submission up.
-    fn discard(&mut self, _ticket: Ticket) {}
-
-    /// Runs of dense columns that were scored so far, and how many of these no lanes could hold exactly: their requests were scored one by one in
-    /// 64 bits.
+    /// Runs of dense columns that were scored so far, and how many of these no lanes could hold exactly:
+    /// their requests were scored one by one in 64 bits. For tests.
+    #[doc(hidden)]
     fn dense_columns(&self) -> (u64, u64) {
         (0, 0)
     }
+}
 
-    /// What the device has done, if there is one.
-    fn device_counters(&self) -> Option<Counters> {
-        None
+/// What a policy is built from.
+pub(crate) struct Recipe<'a> {
+    pub name: &'static str,
+    pub forecast: Option<Forecast>,
+    pub parameters: &'a Parameters,
+    backend: Chosen,
+}
+
+impl Recipe<'_> {
+    /// The policy of a rule.
+    pub(crate) fn policy<R: Rule + Send>(self, rule: R) -> RulePolicy<R> {
+        let needs = rule.needs();
+        let window = needs.candidate_window.unwrap_or(self.parameters.candidate_window);
+        let needs = needs.candidate_window(Some(window));
+        RulePolicy { name: self.name, needs, rule, backend: self.backend }
     }
 }
-
-/// Parameters of every family; each policy reads its own.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parameters {
-    /// Seeds the policies that draw at random.
-    pub seed: u64,
-    /// Oldest waiting requests that a decision chooses among, 1..=1048576; default 4096, for every policy.
-    pub candidate_window: usize,
-    /// The policies of engines in use.
-    pub baseline: baseline::BaselineParameters,
-    /// `br0`, `brh-survival`, `brh-exactmatch`, `brh-oracle`.
-    pub balance_route: balance_route::BalanceRouteParameters,
-    /// `exact`, `exact-survival`, `exact-oracle`.
-    pub exact: exact::ExactParameters,
-    /// `level`, `level-exactmatch`, `level-oracle`, `rollout-oracle`.
-    pub level: level::LevelParameters,
-    /// The instruction set of the kernels; none for what `BALANCEROUTE_ISA` says, or else the best that the CPU has.
-    pub isa: Option<Isa>,
-    /// Who evaluates: `auto`, `cpu`, `ascend` or `reference`.
-    pub backend: BackendKind,
-    /// Where the Ascend runtime and its kernel are, and how long to wait; for the backends `ascend` and `auto`.
-    pub ascend: AscendParameters,
-    /// The only lanes that dense columns of the `cpu` backend may use, for tests; none for the fastest exact ones.
-    pub lanes: Option<Tier>,
-    /// Whether the backend `auto` searches columns by length wherever that is possible, also where the matrix is faster; for measurements and tests.
-    pub search_by_length: bool,
-}
-
-impl Default for Parameters {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            candidate_window: CANDIDATE_WINDOW,
-            baseline: Default::default(),
-            balance_route: Default::default(),
-            exact: Default::default(),
-            level: Default::default(),
-            isa: None,
-            backend: BackendKind::default(),
-            ascend: Default::default(),
-            lanes: None,
-            search_by_length: false,
-        }
-    }
-}
-
-impl Parameters {
-    /// Checks every range.
-    ///
-    /// # Errors
-    /// The first parameter out of its range.
-    pub fn check(&self) -> Result<(), PolicyError> {
-        PolicyError::check("candidate_window", self.candidate_window as f64, 1.0, MAX_WAITING as f64)?;
-        self.baseline.check()?;
-        self.balance_route.check()?;
-        self.exact.check()?;
-        self.level.check()
-    }
-}
-
-/// Every policy, by the name that chooses it.
-pub const NAMES: &[&str] = &[
-    "random",
-    "round-robin",
-    "power-of-two",
-    "jsq",
-    "vllm-legacy",
-    "vllm-0.33",
-    "sglang-total-tokens",
-    "least-kv",
-    "longest-first",
-    "br0",
-    "brh-survival",
-    "brh-exactmatch",
-    "brh-oracle",
-    "exact",
-    "exact-survival",
-    "exact-oracle",
-    "level",
-    "level-exactmatch",
-    "level-oracle",
-    "rollout-oracle",
-];
 
 /// Builds a policy by name.
 ///
 /// # Errors
 /// An unknown name, a parameter out of its range, or an instruction set that this CPU lacks.
 pub fn build(name: &str, parameters: &Parameters) -> Result<Box<dyn Policy>, PolicyError> {
-    #[cfg(feature = "ascend")]
-    return assemble(name, parameters, None);
-    #[cfg(not(feature = "ascend"))]
-    assemble(name, parameters)
+    assemble(name, parameters, None)
 }
 
-/// Builds a policy by name whose scored part runs on a device; [`Parameters::backend`] has no say then.
+/// Builds a policy by name whose scored part runs on a device;
+/// [`Parameters::backend`](field@Parameters::backend) has no say then.
 ///
 /// # Errors
 /// As [`build`].
@@ -249,219 +191,63 @@ pub fn build_on(
     parameters: &Parameters,
     launcher: Box<dyn Launch>,
 ) -> Result<Box<dyn Policy>, PolicyError> {
-    let parameters = Parameters { backend: BackendKind::Auto, ..parameters.clone() };
-    assemble(name, &parameters, Some(launcher))
+    assemble(name, &parameters.clone().backend(BackendKind::Auto), Some(launcher))
+}
+
+/// Makes a policy of a rule, under a name of the caller's, that runs on the backend of these parameters: on
+/// the engine that runs the policies of this crate.
+///
+/// ```
+/// use balanceroute::policy::{self, Parameters, Plan, Rule, View};
+/// use balanceroute::score::Profile;
+/// use balanceroute::{Assignment, Batch, Pool, Request, Worker};
+///
+/// /// The least-loaded worker takes the shortest request.
+/// struct Shortest;
+///
+/// impl Rule for Shortest {
+///     fn begin(&mut self, _: &Batch<'_>, _: &mut Vec<i64>) -> Plan {
+///         Plan::default()
+///     }
+///     fn profile(&self, _: &View<'_>, _: Option<&[f32]>, profile: &mut Profile) {
+///         profile.slope = -1;
+///     }
+/// }
+///
+/// let mut shortest = policy::from_rule("shortest", Shortest, &Parameters::default())?;
+/// let pool = Pool::from_requests(&[Request::new(1, 300), Request::new(2, 200)])?;
+/// let workers = [Worker::new(900, 3, 1), Worker::new(500, 2, 0)];
+/// let batch = Batch::draft(&workers, &pool).check()?;
+/// let (mut answer, mut expected) = (Assignment::new(), Assignment::new());
+/// shortest.decide(&batch, &mut answer);
+/// shortest.decide_by_reference(&batch, &mut expected)?;
+/// assert_eq!(answer, expected);
+/// assert_eq!(answer.admitted[0].id, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// A parameter out of its range, or an instruction set that this CPU lacks.
+pub fn from_rule(
+    name: &'static str,
+    rule: impl Rule + Send + 'static,
+    parameters: &Parameters,
+) -> Result<Box<dyn Policy>, PolicyError> {
+    parameters.check()?;
+    let backend = backends::open(parameters, None)?;
+    Ok(Box::new(Recipe { name, forecast: None, parameters, backend }.policy(rule)))
 }
 
 fn assemble(
     name: &str,
     parameters: &Parameters,
-    #[cfg(feature = "ascend")] launcher: Option<Box<dyn Launch>>,
+    launcher: backends::Launcher,
 ) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
-    let (kernels, why) = kernels(parameters.isa)?;
-    #[cfg(not(feature = "ascend"))]
-    if parameters.backend == BackendKind::Ascend {
-        return Err(PolicyError::Backend { found: "ascend" });
-    }
-    // Opened for who asks, and once.
-    #[cfg(feature = "ascend")]
-    let mut launcher = launcher;
-    #[cfg(feature = "ascend")]
-    let mut opened = || match launcher.take() {
-        Some(launcher) => (Some(Device::new(launcher)), None),
-        None => device::open(parameters.backend, &parameters.ascend, kernels),
-    };
-    #[allow(unused_mut, reason = "opens a device where there may be one")]
-    let mut backend = || {
-        #[cfg(feature = "ascend")]
-        let no_device = match opened() {
-            (Some(device), _) => return Chosen::Offload(Box::new(Offload::with(device, kernels))),
-            (None, reason) => reason,
-        };
-        #[cfg(not(feature = "ascend"))]
-        let no_device = None;
-        let columns = (parameters.lanes, parameters.search_by_length);
-        Chosen::new(parameters.backend, (kernels, why), no_device, columns)
-    };
-    let unknown = || PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") };
-    let name = *NAMES.iter().find(|&&known| known == name).ok_or_else(unknown)?;
-    let forecast = if name.ends_with("-oracle") {
-        Some(Forecast::Oracle)
-    } else if name.ends_with("-survival") {
-        Some(Forecast::Survival)
-    } else if name.ends_with("-exactmatch") {
-        Some(Forecast::ExactMatch)
-    } else {
-        None
-    };
-    let needs = Needs { forecast, candidate_window: Some(parameters.candidate_window), ..Needs::default() };
-    let policy: Box<dyn Policy> = match name {
-        "br0" | "brh-survival" | "brh-exactmatch" | "brh-oracle" => {
-            let policy = balance_route::BalanceRoute::new(name, &parameters.balance_route, needs, kernels);
-            #[cfg(feature = "ascend")]
-            let policy = {
-                let (device, no_device) = opened();
-                policy.on(device, no_device)
-            };
-            Box::new(policy)
-        }
-        "exact" | "exact-survival" | "exact-oracle" => {
-            let horizon = forecast.map(|_| parameters.exact.horizon_steps);
-            let needs = Needs { projection_horizon: horizon, ..needs };
-            let rule = exact::Exact::new(parameters.exact, forecast.is_some());
-            Box::new(rule_policy::RulePolicy { name, needs, rule, backend: backend() })
-        }
-        "level" | "level-exactmatch" | "level-oracle" => {
-            let ends = forecast.map(|_| parameters.level.ends_per_worker);
-            let needs = Needs { ends_per_worker: ends, ..needs };
-            let rule = level::Level::new(parameters.level, forecast.is_some());
-            Box::new(rule_policy::RulePolicy { name, needs, rule, backend: backend() })
-        }
-        "rollout-oracle" => {
-            let ends = Some(parameters.level.ends_per_worker);
-            let needs = Needs { ends_per_worker: ends, ..needs };
-            let rule = rollout::Rollout::new(parameters.level);
-            Box::new(rule_policy::RulePolicy { name, needs, rule, backend: backend() })
-        }
-        _ => baseline::build(name, (parameters.baseline, parameters.seed), needs, kernels, backend())
-            .ok_or_else(unknown)?,
-    };
-    Ok(match parameters.backend {
-        BackendKind::Reference => Box::new(ByReference(policy)),
-        _ => policy,
-    })
-}
-
-/// A policy whose every decision is the oracle's.
-struct ByReference(Box<dyn Policy>);
-
-impl Policy for ByReference {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn needs(&self) -> Needs {
-        self.0.needs()
-    }
-
-    fn bind(&mut self, arrival: &Request, ranks: &[Rank]) -> Option<u32> {
-        self.0.bind(arrival, ranks)
-    }
-
-    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        self.0.decide_by_reference(batch, out);
-    }
-
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        self.0.decide_by_reference(batch, out);
-    }
-
-    fn score_into(&mut self, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) -> bool {
-        self.0.score_into(batch, score_tokens)
-    }
-
-    fn describe(&self) -> String {
-        crate::backend::Reference.describe()
-    }
-}
-
-/// The kernels of an instruction set, of the one that the environment names, or of the best; and which of these.
-fn kernels(isa: Option<Isa>) -> Result<(&'static Kernels, &'static str), PolicyError> {
-    kernels_of(isa, std::env::var_os("BALANCEROUTE_ISA"))
-}
-
-fn kernels_of(
-    isa: Option<Isa>,
-    from_environment: Option<OsString>,
-) -> Result<(&'static Kernels, &'static str), PolicyError> {
-    let named = |isa: Isa| Kernels::of(isa).ok_or(PolicyError::Isa { found: isa.name().to_owned() });
-    if let Some(isa) = isa {
-        return Ok((named(isa)?, "asked for"));
-    }
-    let name = from_environment.unwrap_or_default();
-    let name = name.to_string_lossy();
-    // An empty variable is an unset one.
-    if name.trim().is_empty() {
-        return Ok((Kernels::best(), "the best of this CPU"));
-    }
-    let isa = Isa::from_name(name.trim()).ok_or_else(|| PolicyError::Isa { found: name.into_owned() })?;
-    Ok((named(isa)?, "BALANCEROUTE_ISA"))
-}
-
-/// A policy name that does not exist, parameters out of range, or an instruction set that is not there.
-#[derive(Clone, Debug, Error, PartialEq)]
-#[non_exhaustive]
-pub enum PolicyError {
-    /// No such name.
-    #[error("unknown policy {found:?}; expected one of {expected}")]
-    Unknown {
-        /// The name asked for.
-        found: String,
-        /// All names.
-        expected: String,
-    },
-    /// A parameter out of its range.
-    #[error("policy parameter {name}: must be in {low}..={high}, found {found}")]
-    Parameter {
-        /// Field name.
-        name: &'static str,
-        /// Least value.
-        low: f64,
-        /// Greatest value.
-        high: f64,
-        /// Value found.
-        found: f64,
-    },
-    /// No such parameter.
-    #[error("unknown policy parameter {found:?}; expected one of {expected}")]
-    ParameterName {
-        /// The name asked for.
-        found: String,
-        /// All names.
-        expected: String,
-    },
-    /// A fraction where a whole number belongs.
-    #[error("policy parameter {name}: must be a whole number, found {found}")]
-    Whole {
-        /// Field name.
-        name: &'static str,
-        /// Value found.
-        found: f64,
-    },
-    /// A backend that this build has not.
-    #[error("backend {found:?}: this build lacks the feature of that name")]
-    Backend {
-        /// The backend asked for.
-        found: &'static str,
-    },
-    /// An instruction set that has no name here, or that this CPU lacks.
-    #[error("instruction set {found:?}: expected scalar, avx2, avx512 or neon, and one that this CPU has")]
-    Isa {
-        /// The name asked for.
-        found: String,
-    },
-}
-
-impl PolicyError {
-    /// Refuses a value outside `low..=high` (and NaN).
-    pub(crate) fn check(name: &'static str, found: f64, low: f64, high: f64) -> Result<(), Self> {
-        if (low..=high).contains(&found) { Ok(()) } else { Err(Self::Parameter { name, low, high, found }) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_variable_is_an_unset_one() {
-        let of = |value: Option<&str>| kernels_of(None, value.map(OsString::from)).map(|(_, why)| why);
-        let unset = of(None);
-        assert!(unset.is_ok());
-        assert_eq!(of(Some("")), unset);
-        assert_eq!(of(Some(" \t")), unset);
-        assert_eq!(of(Some("scalar")), Ok("BALANCEROUTE_ISA"));
-        assert_eq!(of(Some("mmx")), Err(PolicyError::Isa { found: "mmx".to_owned() }));
-    }
+    let entry = TABLE
+        .iter()
+        .find(|entry| entry.name == name)
+        .ok_or_else(|| PolicyError::Unknown { found: name.to_owned(), expected: NAMES.join(", ") })?;
+    let backend = backends::open(parameters, launcher)?;
+    Ok((entry.build)(Recipe { name: entry.name, forecast: entry.forecast, parameters, backend }))
 }

@@ -1,16 +1,23 @@
-//! Parameters by name, for callers that have no Rust structs: C, Python, command lines.
+//! Parameters by name, for callers that have no Rust structs (C, Python, command lines), and the range of
+//! each.
 
-use super::{Parameters, PolicyError};
+use super::{MAX_SUBSET_WINDOW, Parameters, PolicyError};
+use crate::batch::{MAX_HORIZON, MAX_WAITING};
 
 /// A field that a number can set.
 trait Field {
     fn set(&mut self, name: &'static str, value: f64) -> Result<(), PolicyError>;
+    fn value(&self) -> f64;
 }
 
 impl Field for f64 {
     fn set(&mut self, _: &'static str, value: f64) -> Result<(), PolicyError> {
         *self = value;
         Ok(())
+    }
+
+    fn value(&self) -> f64 {
+        *self
     }
 }
 
@@ -19,12 +26,20 @@ impl Field for bool {
         *self = whole(name, value, 1)? == 1;
         Ok(())
     }
+
+    fn value(&self) -> f64 {
+        f64::from(u8::from(*self))
+    }
 }
 
 impl Field for u32 {
     fn set(&mut self, name: &'static str, value: f64) -> Result<(), PolicyError> {
         *self = whole(name, value, u32::MAX.into())? as u32;
         Ok(())
+    }
+
+    fn value(&self) -> f64 {
+        f64::from(*self)
     }
 }
 
@@ -33,12 +48,20 @@ impl Field for usize {
         *self = whole(name, value, u32::MAX.into())? as usize;
         Ok(())
     }
+
+    fn value(&self) -> f64 {
+        *self as f64
+    }
 }
 
 impl Field for u64 {
     fn set(&mut self, name: &'static str, value: f64) -> Result<(), PolicyError> {
         *self = whole(name, value, 1 << 53)?;
         Ok(())
+    }
+
+    fn value(&self) -> f64 {
+        *self as f64
     }
 }
 
@@ -48,12 +71,13 @@ fn whole(name: &'static str, found: f64, high: u64) -> Result<u64, PolicyError> 
 }
 
 macro_rules! fields {
-    ($($name:literal => $($field:ident).+,)*) => {
+    ($($name:literal => $($field:ident).+, $low:expr, $high:expr;)*) => {
         /// Every parameter that [`Parameters::set`] knows.
         pub const PARAMETER_NAMES: &[&str] = &[$($name),*];
 
         impl Parameters {
-            /// Sets one parameter by its name among [`PARAMETER_NAMES`], true as 1. Ranges are checked when a policy is built.
+            /// Sets one parameter by its name among [`PARAMETER_NAMES`], true as 1. Ranges are checked when a
+            /// policy is built.
             ///
             /// # Errors
             /// No such name, or a fraction where a whole number belongs.
@@ -66,40 +90,49 @@ macro_rules! fields {
                     }),
                 }
             }
+
+            /// Checks every range.
+            ///
+            /// # Errors
+            /// The first parameter out of its range.
+            pub fn check(&self) -> Result<(), PolicyError> {
+                $(PolicyError::check($name, self.$($field).+.value(), $low as f64, $high as f64)?;)*
+                Ok(())
+            }
         }
     };
 }
 
 fields! {
-    "seed" => seed,
-    "candidate_window" => candidate_window,
-    "baseline.stats_refresh_steps" => baseline.stats_refresh_steps,
-    "balance_route.greedy_slots" => balance_route.greedy_slots,
-    "balance_route.subset_window" => balance_route.subset_window,
-    "balance_route.candidate_window" => balance_route.candidate_window,
-    "balance_route.horizon_steps" => balance_route.horizon_steps,
-    "balance_route.alpha" => balance_route.alpha,
-    "balance_route.beta_workers" => balance_route.beta_workers,
-    "balance_route.gamma" => balance_route.gamma,
-    "exact.aging_tokens_per_step" => exact.aging_tokens_per_step,
-    "exact.overdue_mean_waits" => exact.wait_bound.overdue_mean_waits,
-    "exact.giant_spreads" => exact.wait_bound.giant_spreads,
-    "exact.giant_mean_waits" => exact.wait_bound.giant_mean_waits,
-    "exact.horizon_steps" => exact.horizon_steps,
-    "exact.gamma" => exact.gamma,
-    "exact.repair_rounds" => exact.repair_rounds,
-    "level.aging_spread" => level.aging_spread,
-    "level.overdue_mean_waits" => level.wait_bound.overdue_mean_waits,
-    "level.giant_spreads" => level.wait_bound.giant_spreads,
-    "level.giant_mean_waits" => level.wait_bound.giant_mean_waits,
-    "level.repair_rounds" => level.repair_rounds,
-    "level.repair_tolerance_spread" => level.repair_tolerance_spread,
-    "level.ends_per_worker" => level.ends_per_worker,
-    "level.reserve" => level.reserve,
-    "level.reserve_mean_waits" => level.reserve_mean_waits,
-    "level.reserve_enter_mean_waits" => level.reserve_enter_mean_waits,
-    "level.reserve_share" => level.reserve_share,
-    "level.rollout_candidates" => level.rollout_candidates,
+    "seed" => seed, 0, u64::MAX;
+    "candidate_window" => candidate_window, 1, MAX_WAITING;
+    "baseline.stats_refresh_steps" => baseline.stats_refresh_steps, 1, 1e6;
+    "balance_route.greedy_slots" => balance_route.greedy_slots, 0, 1e6;
+    "balance_route.subset_window" => balance_route.subset_window, 1, MAX_SUBSET_WINDOW;
+    "balance_route.candidate_window" => balance_route.candidate_window, 1, MAX_WAITING;
+    "balance_route.horizon_steps" => balance_route.horizon_steps, 0, MAX_HORIZON;
+    "balance_route.alpha" => balance_route.alpha, 0, 16;
+    "balance_route.beta_workers" => balance_route.beta_workers, 0, 16;
+    "balance_route.gamma" => balance_route.gamma, 0, 1;
+    "exact.aging_tokens_per_step" => exact.aging_tokens_per_step, 0, 1e6;
+    "exact.overdue_mean_waits" => exact.wait_bound.overdue_mean_waits, 1, 1e6;
+    "exact.giant_spreads" => exact.wait_bound.giant_spreads, 0, 1e6;
+    "exact.giant_mean_waits" => exact.wait_bound.giant_mean_waits, 1, 1e6;
+    "exact.horizon_steps" => exact.horizon_steps, 0, MAX_HORIZON;
+    "exact.gamma" => exact.gamma, 0, 1;
+    "exact.repair_rounds" => exact.repair_rounds, 0, 16;
+    "level.aging_spread" => level.aging_spread, 0, 100;
+    "level.overdue_mean_waits" => level.wait_bound.overdue_mean_waits, 1, 1e6;
+    "level.giant_spreads" => level.wait_bound.giant_spreads, 0, 1e6;
+    "level.giant_mean_waits" => level.wait_bound.giant_mean_waits, 1, 1e6;
+    "level.repair_rounds" => level.repair_rounds, 0, 16;
+    "level.repair_tolerance_spread" => level.repair_tolerance_spread, 0, 10;
+    "level.ends_per_worker" => level.ends_per_worker, 1, 64;
+    "level.reserve" => level.reserve, 0, 1;
+    "level.reserve_mean_waits" => level.reserve_mean_waits, 1, 1e6;
+    "level.reserve_enter_mean_waits" => level.reserve_enter_mean_waits, 1, 1e6;
+    "level.reserve_share" => level.reserve_share, 0, 1;
+    "level.rollout_candidates" => level.rollout_candidates, 1, 64;
 }
 
 #[cfg(test)]
@@ -129,5 +162,19 @@ mod tests {
         assert!(matches!(parameters.set(name, -1.0), Err(PolicyError::Parameter { found: -1.0, .. })));
         assert!(parameters.set("level.reserve", f64::NAN).is_err());
         assert_eq!(parameters, Parameters::default());
+    }
+
+    #[test]
+    fn a_value_outside_its_range_is_refused_by_name() {
+        let too_much = ["exact.gamma", "balance_route.alpha", "level.reserve_share", "level.aging_spread"];
+        for name in too_much {
+            let mut parameters = Parameters::new();
+            parameters.set(name, 1e9).expect("a number");
+            let found = parameters.check().expect_err("too much");
+            assert!(matches!(found, PolicyError::Parameter { name: which, found: 1e9, .. } if which == name));
+        }
+        let parameters = Parameters::new().candidate_window(0);
+        assert!(matches!(parameters.check(), Err(PolicyError::Parameter { name: "candidate_window", .. })));
+        assert_eq!(Parameters::new().seed(u64::MAX).check(), Ok(()));
     }
 }

@@ -1,12 +1,13 @@
 //! Reservation: a request that has waited for long gets a worker that runs low for it.
 //!
-//! A giant that fits nowhere would enter at the backstop wherever a slot is free, and the whole cluster would wait for that worker. With a reservation the
-//! least-loaded worker counts the giant's excess over the mean length as if it were there, so it is refilled with shorter
-//! requests until the giant fits. It costs balance while it lasts, so it is an option.
+//! A giant that fits nowhere would enter at the backstop wherever a slot is free, and the whole cluster would
+//! wait for that worker. With a reservation the least-loaded worker counts the giant's excess over the mean
+//! length as if it were there, so it is refilled with shorter requests until the giant fits. It costs balance
+//! while it lasts, so it is an option.
 
 use crate::batch::{Batch, Traffic};
-use crate::policy::Pin;
 use crate::policy::fairness::MeanWait;
+use crate::rule::Pin;
 
 /// When a request reserves and when it enters at the latest.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,8 +36,8 @@ impl Reservations {
         &self.pins
     }
 
-    /// Renews the reservations, adds to `load_offsets` what they count for, and pins those that enter now. `wanted(worker)` is
-    /// the length that a worker wants as things stand.
+    /// Renews the reservations, adds to `load_offsets` what they count for, and pins those that enter now.
+    /// `wanted(worker)` is the length that a worker wants as things stand.
     pub(crate) fn begin(
         &mut self,
         batch: &Batch<'_>,

@@ -1,15 +1,24 @@
-//! Rollout: play the predicted completions of the next steps for the best few candidates and admit the one that costs least.
+//! Rollout: play the predicted completions of the next steps for the best few candidates and admit the one
+//! that costs least.
 //!
-//! Every refill of the played steps follows level on the lengths that wait now; each played step costs its imbalance, and
-//! what is left at the end costs the imbalance there for as long as it takes a worker to turn over.
+//! Every refill of the played steps follows level on the lengths that wait now; each played step costs its
+//! imbalance, and what is left at the end costs the imbalance there for as long as it takes a worker to turn
+//! over.
 
 use crate::batch::Batch;
 use crate::policy::level::{Level, LevelParameters};
-use crate::policy::{Pin, Plan, Rule, View};
+use crate::policy::{Policy, Recipe};
+use crate::rule::{Forecast, Needs, Pin, Plan, Rule, View};
 use crate::score::Profile;
 
 /// Steps played.
 const DEPTH_STEPS: u32 = 64;
+
+/// Builds `rollout-oracle`.
+pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
+    let rule = Rollout::new(made.parameters.level, made.forecast);
+    Box::new(made.policy(rule))
+}
 
 /// The rule of peak levelling with a judge that plays ahead.
 #[derive(Clone, Debug)]
@@ -22,10 +31,10 @@ pub(crate) struct Rollout {
 }
 
 impl Rollout {
-    pub(crate) fn new(parameters: LevelParameters) -> Self {
+    pub(crate) fn new(parameters: LevelParameters, forecast: Option<Forecast>) -> Self {
         Self {
             candidates: parameters.rollout_candidates,
-            level: Level::new(parameters, true),
+            level: Level::new(parameters, forecast),
             loads: Vec::new(),
             next_end: Vec::new(),
             waiting: Vec::new(),
@@ -93,6 +102,10 @@ impl Rollout {
 }
 
 impl Rule for Rollout {
+    fn needs(&self) -> Needs {
+        self.level.needs()
+    }
+
     fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan {
         self.waiting.clear();
         self.waiting.extend_from_slice(batch.waiting().ordered().tokens);

@@ -1,13 +1,13 @@
 //! A policy made of one rule and the backend that runs it.
 
+use std::time::Duration;
+
 use crate::assignment::Assignment;
-#[cfg(feature = "ascend")]
 use crate::backend::ascend::result::Counters;
-use crate::backend::{Backend, Chosen, Reference};
+use crate::backend::{Backend, Chosen};
 use crate::batch::Batch;
-#[cfg(feature = "ascend")]
-use crate::policy::{Decided, Ticket};
-use crate::policy::{Needs, Policy, Rule};
+use crate::policy::{Decided, Policy, Submissions, Ticket};
+use crate::rule::{Needs, Rule};
 
 /// A policy made of one rule.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
         self.backend.assign(&mut self.rule, batch, out);
     }
 
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        Reference.assign(&mut self.rule, batch, out);
+    fn rule(&mut self) -> Option<&mut dyn Rule> {
+        Some(&mut self.rule)
     }
 
     fn score_into(&mut self, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) -> bool {
@@ -53,46 +53,60 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
     }
 
     #[cfg(feature = "ascend")]
+    fn device(&mut self) -> Option<&mut dyn Submissions> {
+        matches!(self.backend, Chosen::Offload(_)).then_some(self as &mut dyn Submissions)
+    }
+}
+
+/// Without a device nothing is handed over, and the CPU decides when the answer is collected.
+impl<R: Rule + Send> Submissions for RulePolicy<R> {
+    #[cfg_attr(not(feature = "ascend"), expect(unused_variables, reason = "no device in this build"))]
     fn submit(&mut self, batch: &Batch<'_>) -> Ticket {
         match &mut self.backend {
+            #[cfg(feature = "ascend")]
             Chosen::Offload(backend) => backend.submit(&mut self.rule, batch),
             _ => Ticket::default(),
         }
     }
 
-    #[cfg(feature = "ascend")]
-    fn poll(&mut self, ticket: &Ticket) -> bool {
+    #[cfg_attr(not(feature = "ascend"), expect(unused_variables, reason = "no device in this build"))]
+    fn poll(&self, ticket: &Ticket) -> bool {
         match &self.backend {
+            #[cfg(feature = "ascend")]
             Chosen::Offload(backend) => backend.device().poll(ticket.serial),
             _ => true,
         }
     }
 
-    #[cfg(feature = "ascend")]
+    #[cfg_attr(not(feature = "ascend"), expect(unused_variables, reason = "no device in this build"))]
     fn collect(
         &mut self,
         ticket: Ticket,
         batch: &Batch<'_>,
-        timeout: std::time::Duration,
+        timeout: Duration,
         out: &mut Assignment,
     ) -> Decided {
-        if let Chosen::Offload(backend) = &mut self.backend {
-            return backend.collect(&mut self.rule, ticket, (batch, timeout), out);
+        match &mut self.backend {
+            #[cfg(feature = "ascend")]
+            Chosen::Offload(backend) => backend.collect(&mut self.rule, ticket, (batch, timeout), out),
+            _ => {
+                self.decide(batch, out);
+                Decided::Cpu
+            }
         }
-        self.decide(batch, out);
-        Decided::Cpu
     }
 
-    #[cfg(feature = "ascend")]
+    #[cfg_attr(not(feature = "ascend"), expect(unused_variables, reason = "no device in this build"))]
     fn discard(&mut self, ticket: Ticket) {
+        #[cfg(feature = "ascend")]
         if let Chosen::Offload(backend) = &mut self.backend {
             backend.device_mut().discard(ticket.serial);
         }
     }
 
-    #[cfg(feature = "ascend")]
-    fn device_counters(&self) -> Option<Counters> {
+    fn counters(&self) -> Option<Counters> {
         match &self.backend {
+            #[cfg(feature = "ascend")]
             Chosen::Offload(backend) => backend.device().counters(),
             _ => None,
         }

@@ -492,8 +492,8 @@ mod tests {
                     });
                 }
             }
-            fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-                self.decide(batch, out);
+            fn needs(&self) -> crate::Needs {
+                crate::Needs::new()
             }
         }
         let mut router = Router::with_policy(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();

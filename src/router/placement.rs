@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::batch::{Batch, Request};
-use crate::policy::balance_route::{Routed, route_scored};
+use crate::policy::arrival::{Routed, route_scored};
 use crate::router::error::unless_panicked;
 use crate::router::explain::margin_tokens;
 use crate::router::{

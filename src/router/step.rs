@@ -235,7 +235,7 @@ impl Router {
             self.explainer.look(self.policy.as_mut(), &batch);
         }
         if by_reference {
-            self.policy.decide_by_reference(&batch, &mut self.assignment);
+            self.policy.decide_by_reference(&batch, &mut self.assignment)?;
         } else {
             self.policy.decide(&batch, &mut self.assignment);
         }

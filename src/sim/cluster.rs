@@ -514,6 +514,7 @@ mod tests {
     use super::*;
     use crate::assignment::{Admission, Assignment};
     use crate::batch::Batch;
+    use crate::policy::Needs;
     use crate::sim::metrics::StepCost;
     use crate::sim::prefix::PrefixModel;
     use crate::sim::supply::Source;
@@ -553,8 +554,8 @@ mod tests {
             }
         }
 
-        fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-            self.decide(batch, out);
+        fn needs(&self) -> Needs {
+            Needs::default()
         }
     }
 

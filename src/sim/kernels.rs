@@ -188,7 +188,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
             if available {
                 let backend = if lanes.is_some() { BackendKind::Cpu } else { BackendKind::Auto };
                 let search_by_length = lanes.is_none();
-                let parameters = Parameters { isa: Some(isa), backend, lanes, search_by_length, ..on_cpu() };
+                let parameters = on_cpu().isa(Some(isa)).backend(backend).testing(lanes, search_by_length);
                 contenders.push((paths.len(), build_all(&parameters)?));
             }
             paths.push(path);
@@ -200,8 +200,8 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
     let definition = [definition(1), definition(HORIZON + 1)];
     compare(&mut paths, definition);
     // A test waits for the answer; a decision would not.
-    let ascend = AscendParameters { answer_timeout_ms: SELF_TEST_MS, ..AscendParameters::default() };
-    let parameters = Parameters { backend: BackendKind::Ascend, ascend, ..Parameters::default() };
+    let ascend = AscendParameters::new().answer_timeout_ms(SELF_TEST_MS);
+    let parameters = Parameters::new().backend(BackendKind::Ascend).ascend(ascend);
     let (available, reason) = device(&parameters);
     let mut path = PathReport::new(BackendKind::Ascend.name().to_owned(), available, reason);
     if available {
@@ -223,10 +223,7 @@ pub fn report(batches: u64) -> Result<KernelReport, SimError> {
 
 /// Whatever this build and this machine have beside the CPU is a path of its own.
 fn on_cpu() -> Parameters {
-    Parameters {
-        ascend: AscendParameters { device: None, ..AscendParameters::default() },
-        ..Parameters::default()
-    }
+    Parameters::new().ascend(AscendParameters::new().device(None))
 }
 
 /// Whether there is a device, and which, or why not: opened and closed again.
@@ -441,7 +438,7 @@ impl Parts {
 type Contender = (usize, Vec<Box<dyn Policy>>);
 
 fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) -> Result<(), SimError> {
-    let reference = Parameters { backend: BackendKind::Reference, ..on_cpu() };
+    let reference = on_cpu().backend(BackendKind::Reference);
     let mut oracle = build_all(&reference)?;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let (mut expected, mut out) = (Assignment::new(), Assignment::new());
@@ -455,8 +452,8 @@ fn test(batches: u64, paths: &mut [PathReport], contenders: &mut [Contender]) ->
         }
     }
     // The host refuses a device's wrong answer and decides itself: that is a difference as well.
-    for (path, policies) in contenders.iter() {
-        let counters: Vec<_> = policies.iter().filter_map(|policy| policy.device_counters()).collect();
+    for (path, policies) in contenders.iter_mut() {
+        let counters: Vec<_> = policies.iter_mut().filter_map(|policy| policy.device()?.counters()).collect();
         if counters.is_empty() {
             continue;
         }
@@ -482,7 +479,7 @@ fn test_in_lanes(
     paths: &mut [PathReport],
     mut contenders: Vec<Contender>,
 ) -> Result<(), SimError> {
-    let reference = Parameters { backend: BackendKind::Reference, ..on_cpu() };
+    let reference = on_cpu().backend(BackendKind::Reference);
     let mut oracle = build_all(&reference)?;
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let (mut expected, mut out) = (Assignment::new(), Assignment::new());
@@ -560,7 +557,7 @@ fn auto(definition: [Option<f64>; 2]) -> Result<AutoReport, SimError> {
 
 fn cross(waiting: usize, workers: usize, horizon: usize) -> Result<Crossing, SimError> {
     let made = Made::new(waiting, workers, workers / 2, horizon, false);
-    let structured_ns = made.time(&Parameters { search_by_length: true, ..on_cpu() }, 300)?;
+    let structured_ns = made.time(&on_cpu().testing(None, true), 300)?;
     let dense_ns = made.least_ns(BackendKind::Cpu)?;
     Ok(Crossing { waiting, workers, horizon, structured_ns, dense_ns })
 }
@@ -623,7 +620,7 @@ impl Made {
     }
 
     fn least_ns(&self, backend: BackendKind) -> Result<f64, SimError> {
-        self.time(&Parameters { backend, ..on_cpu() }, 300)
+        self.time(&on_cpu().backend(backend), 300)
     }
 
     fn time(&self, parameters: &Parameters, rounds: u32) -> Result<f64, SimError> {

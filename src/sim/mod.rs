@@ -341,7 +341,7 @@ impl Scenario {
     }
 
     fn build(&self, name: &str, seed: u64) -> Result<Box<dyn Policy>, PolicyError> {
-        policy::build(name, &Parameters { seed, ..self.parameters.clone() })
+        policy::build(name, &self.parameters.clone().seed(seed))
     }
 }
 

@@ -229,7 +229,7 @@ impl World {
             expire_after_ms: Some(EXPIRE_MS),
             ..RouterConfig::new(0, 0)
         };
-        let parameters = Parameters { candidate_window: setting.window, ..Parameters::default() };
+        let parameters = Parameters::new().candidate_window(setting.window);
         let router = Router::new(config, setting.policy, &parameters).expect("valid");
         let mut world = Self {
             setting,

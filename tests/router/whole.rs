@@ -5,7 +5,7 @@
 use std::sync::Once;
 
 use balanceroute::forecast::{Running, Survival, Termination, TerminationClassifier};
-use balanceroute::policy::{self, Needs, Parameters, Rank};
+use balanceroute::policy::{self, Needs, Parameters, PolicyError, Rank, Rule};
 use balanceroute::router::Metrics;
 use balanceroute::{
     Assignment, Batch, BatchError, Mode, PairTerms, Policy, Request, ReturnReason, Router, RouterConfig,
@@ -115,8 +115,12 @@ impl Policy for Unsound {
         }
     }
 
-    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-        self.inner.decide_by_reference(batch, out);
+    fn rule(&mut self) -> Option<&mut dyn Rule> {
+        self.inner.rule()
+    }
+
+    fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) -> Result<(), PolicyError> {
+        self.inner.decide_by_reference(batch, out)
     }
 }
 
@@ -142,7 +146,7 @@ struct World {
 impl World {
     fn new(name: &str, mode: Mode, window: usize, seed: u64) -> Self {
         let unsound = std::sync::Arc::default();
-        let parameters = Parameters { candidate_window: window, ..Parameters::default() };
+        let parameters = Parameters::new().candidate_window(window);
         let build = |next: &std::sync::Arc<std::sync::atomic::AtomicU32>| {
             let config = RouterConfig {
                 mode,

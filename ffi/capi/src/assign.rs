@@ -272,8 +272,8 @@ mod tests {
             fn decide(&mut self, _: &Batch<'_>, _: &mut Assignment) {
                 std::panic::resume_unwind(Box::new("asked for"));
             }
-            fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-                self.decide(batch, out);
+            fn needs(&self) -> policy::Needs {
+                policy::Needs::new()
             }
         }
         let assigner = Box::into_raw(Box::new(br_assigner(Handle::new(State::new((

@@ -4,10 +4,8 @@ use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::{self, Parameters, Policy};
-use balanceroute::{BatchError, PolicyError};
+use balanceroute::{BatchError, PolicyError, UnknownName};
 
 /// What a call answers. The text of the error is kept in the handle.
 #[repr(i32)]
@@ -418,17 +416,13 @@ pub(crate) unsafe fn build_policy(
         let options = unsafe { read_versioned(options) }?;
         // SAFETY: as above.
         if let Some(found) = unsafe { text("br_options.backend", options.backend) }? {
-            parameters.backend = BackendKind::from_name(found).ok_or_else(|| {
-                let known = BackendKind::ALL.map(BackendKind::name).join(", ");
-                Failure::new(
-                    br_status::BR_POLICY,
-                    format!("unknown backend {found:?}; expected one of {known}"),
-                )
-            })?;
+            parameters.backend = found
+                .parse()
+                .map_err(|unknown: UnknownName| Failure::new(br_status::BR_POLICY, unknown.to_string()))?;
         }
         // SAFETY: as above.
         if let Some(found) = unsafe { text("br_options.isa", options.isa) }? {
-            let isa = Isa::from_name(found).ok_or_else(|| PolicyError::Isa { found: found.to_owned() })?;
+            let isa = found.parse().map_err(|_| PolicyError::Isa { found: found.to_owned() })?;
             parameters.isa = Some(isa);
         }
         let count = options.parameter_count;

@@ -1477,7 +1477,7 @@ fn rank_metrics(of: &core::RankMetrics) -> br_rank_metrics {
 mod tests {
     use super::*;
     use balanceroute::policy::Parameters;
-    use balanceroute::{Assignment, Batch, Policy};
+    use balanceroute::{Assignment, Batch, Needs, Policy};
 
     fn made(router: Router) -> *mut br_router {
         Box::into_raw(Box::new(br_router(Handle::new(State {
@@ -1567,8 +1567,8 @@ mod tests {
             fn decide(&mut self, _: &Batch<'_>, _: &mut Assignment) {
                 std::panic::resume_unwind(Box::new("asked for"));
             }
-            fn decide_by_reference(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
-                self.decide(batch, out);
+            fn needs(&self) -> Needs {
+                Needs::new()
             }
         }
         let made_of = Router::with_policy(RouterConfig::new(1, 1), Box::new(Panics), None);

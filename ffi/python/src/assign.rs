@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 
 use balanceroute::backend::BackendKind;
-use balanceroute::backend::cpu::Isa;
 use balanceroute::batch::{MAX_CLASSES, MAX_HORIZON, MAX_SLOTS, MAX_WAITING, MAX_WORKERS};
 use balanceroute::policy::{self, Parameters, Policy};
 use balanceroute::pool::CANDIDATE_WINDOW;
@@ -70,7 +69,7 @@ pub(crate) fn parameters(
         let (name, value) = item.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
         parameters.set(&name.extract::<String>()?, value.extract::<f64>()?)?;
     }
-    parameters.backend = BackendKind::from_name(backend).ok_or_else(|| Failure::Argument {
+    parameters.backend = backend.parse().map_err(|_| Failure::Argument {
         kind: "Backend",
         name: "backend",
         index: None,
@@ -78,8 +77,7 @@ pub(crate) fn parameters(
         found: format!("{backend:?}"),
     })?;
     if let Some(found) = isa {
-        parameters.isa =
-            Some(Isa::from_name(found).ok_or_else(|| PolicyError::Isa { found: found.to_owned() })?);
+        parameters.isa = Some(found.parse().map_err(|_| PolicyError::Isa { found: found.to_owned() })?);
     }
     Ok(parameters)
 }

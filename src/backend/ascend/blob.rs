@@ -263,15 +263,6 @@ impl Soc {
     pub const ASCEND_910B: Self = Self { vector_cores: 40, ub_bytes: 184 * 1024, tile_limit: None };
 }
 
-/// Which workers choose in turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// A rule's order.
-    Rule(Order),
-    /// Most open slots first, until no more than this many are open.
-    MostSlots { stop_open_slots: u32 },
-}
-
 /// Where profiles come from.
 pub(crate) enum Source<'a> {
     /// The device draws them.
@@ -284,7 +275,6 @@ pub(crate) enum Source<'a> {
 pub(crate) struct Problem<'a> {
     pub batch: &'a Batch<'a>,
     pub plan: &'a Plan,
-    pub turn: Turn,
     pub source: Source<'a>,
     pub loads: &'a Loads,
     /// By pool slot: who has been placed by the host.
@@ -380,16 +370,16 @@ impl Packing {
     pub(crate) fn plan(&mut self, problem: &Problem<'_>, soc: Soc) -> Result<(), Kept> {
         let (batch, plan) = (problem.batch, problem.plan);
         let workers = batch.workers().len();
-        if plan.longest_first {
-            return Err(Kept::LongestFirst);
-        }
+        // The kernel's number of the order, and how many open slots it leaves to the host.
+        let (order, stop_open_slots) = match plan.order {
+            Order::Matrix => (0, 0),
+            Order::LeastLoaded => (1, 0),
+            Order::MostOpenSlots(stage) => (2, stage.greedy_slots),
+            Order::LongestFirst { .. } => return Err(Kept::LongestFirst),
+        };
         limit("workers", MAX_WORKERS, workers)?;
         let open: i64 = (0..workers).map(|worker| problem.loads.open_slots(worker)).sum();
-        let least = match problem.turn {
-            Turn::MostSlots { stop_open_slots } => i64::from(stop_open_slots),
-            Turn::Rule(_) => 0,
-        };
-        if open <= least {
+        if open <= i64::from(stop_open_slots) {
             return Err(Kept::Nobody);
         }
         let mut header = Header {
@@ -399,12 +389,9 @@ impl Packing {
             unit: plan.unit,
             refill_tokens: plan.refill_tokens,
             growth_tokens: i64::from(batch.request_growth_tokens()),
+            order,
+            stop_open_slots,
             ..Header::default()
-        };
-        (header.order, header.stop_open_slots) = match problem.turn {
-            Turn::Rule(Order::Matrix) => (0, 0),
-            Turn::Rule(Order::LeastLoaded) => (1, 0),
-            Turn::MostSlots { stop_open_slots } => (2, stop_open_slots),
         };
         self.gather(problem, &mut header)?;
         let per_token = problem.loads.dearest_token();

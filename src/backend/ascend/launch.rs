@@ -274,11 +274,6 @@ impl Device {
         }
     }
 
-    /// Whether the device has made the picks of the decision under way.
-    pub(crate) fn has_decided(&self) -> bool {
-        self.by_device
-    }
-
     fn took(&mut self, batch: &Batch<'_>, side: Side, time: Option<Duration>) {
         if let (Some(choice), Some(time)) = (&mut self.choice, time) {
             choice.measured(batch, side, time.as_nanos() as f64);

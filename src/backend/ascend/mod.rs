@@ -9,12 +9,13 @@
 //! | `blob`, `launch` | a batch as the kernel reads it, and how it goes there and comes back |
 //! | `choice` | whether the CPU or the device is faster |
 //!
-//! The runtime is looked up when a policy is built: [`AscendParameters::library`] (or `BALANCEROUTE_ACL_LIBRARY`), then the toolkit of
-//! `ASCEND_HOME_PATH` or `ASCEND_TOOLKIT_HOME`, then the loader's own places. Nothing is linked. Without it, or without a device or a
-//! kernel, the CPU decides, and `describe` says why.
+//! The runtime is looked up when a policy is built: [`AscendParameters::library`] (or
+//! `BALANCEROUTE_ACL_LIBRARY`), then the toolkit of `ASCEND_HOME_PATH` or `ASCEND_TOOLKIT_HOME`, then the
+//! loader's own places. Nothing is linked. Without it, or without a device or a kernel, the CPU decides, and
+//! `describe` says why.
 //!
-//! A device that fails, hangs or answers wrongly costs nobody a request: the CPU decides the same batch, the device is closed, left alone
-//! and opened again ([`result::Counters`] tells how often).
+//! A device that fails, hangs or answers wrongly costs nobody a request: the CPU decides the same batch, the
+//! device is closed, left alone and opened again ([`result::Counters`] tells how often).
 
 #[cfg(feature = "ascend")]
 pub mod blob;
@@ -39,14 +40,18 @@ pub use kernel::{KERNEL_VARIABLE, LIBRARY_VARIABLE};
 
 /// Where runtime and kernel are, and how long to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AscendParameters {
-    /// The runtime's library; none for `BALANCEROUTE_ACL_LIBRARY`, or else where the toolkit and the loader have it.
+    /// The runtime's library; none for `BALANCEROUTE_ACL_LIBRARY`, or else where the toolkit and the loader
+    /// have it.
     pub library: Option<PathBuf>,
-    /// The kernel file, or a folder with one `balanceroute-<chip>.o` each; none for `BALANCEROUTE_ASCEND_KERNEL`, or else what was built with this crate.
+    /// The kernel file, or a folder with one `balanceroute-<chip>.o` each; none for
+    /// `BALANCEROUTE_ASCEND_KERNEL`, or else what was built with this crate.
     pub kernel: Option<PathBuf>,
     /// Which device; none to look for none.
     pub device: Option<u32>,
-    /// How long a decision waits for the device before the CPU makes it; default 50 ms, some thousand times what a decision takes.
+    /// How long a decision waits for the device before the CPU makes it; default 50 ms, some thousand times
+    /// what a decision takes.
     pub answer_timeout_ms: u32,
     /// After how long the device itself is given up; default 2 s.
     pub device_timeout_ms: u32,
@@ -73,8 +78,19 @@ impl Default for AscendParameters {
     }
 }
 
-/// Finalises every runtime that this process has loaded, each once its last device is closed. For the end of a process; devices that are
-/// opened later load theirs anew.
+setters!(AscendParameters {
+    library: Option<PathBuf>,
+    kernel: Option<PathBuf>,
+    device: Option<u32>,
+    answer_timeout_ms: u32,
+    device_timeout_ms: u32,
+    open_timeout_ms: u32,
+    rest_ms: u32,
+    longest_rest_ms: u32,
+});
+
+/// Finalises every runtime that this process has loaded, each once its last device is closed. For the end of
+/// a process; devices that are opened later load theirs anew.
 #[cfg(feature = "ascend")]
 pub fn finalize() {
     sys::finalize();

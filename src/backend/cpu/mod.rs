@@ -62,12 +62,6 @@ impl Isa {
         }
     }
 
-    /// The instruction set of a name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|isa| isa.name() == name)
-    }
-
     /// Whether this CPU has it.
     #[must_use]
     pub fn is_available(self) -> bool {

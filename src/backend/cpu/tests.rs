@@ -178,7 +178,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                     .collect();
                 let pool = Pool::new();
                 let batch = Batch::draft(&workers, &pool).traffic(TRAFFIC).check().expect("valid");
-                let plan = Level::new(LevelParameters::default(), false).begin(&batch, &mut Vec::new());
+                let plan = Level::new(LevelParameters::default(), None).begin(&batch, &mut Vec::new());
                 let mut loads = Loads::new(kernels.loads);
                 loads.prepare(&batch);
                 loads.load(&batch, &plan, false);
@@ -260,7 +260,7 @@ fn level_refill_picks_what_the_matrix_picks() {
                     .request_growth(next(9) as u32)
                     .check()
                     .expect("valid");
-                let mut rule = Level::new(LevelParameters::default(), false);
+                let mut rule = Level::new(LevelParameters::default(), None);
                 let (mut out, mut expected) = (Assignment::new(), Assignment::new());
                 Greedy::new(kernels).assign(&mut rule, &batch, &mut out);
                 Greedy::new(kernels).dense(None).assign(&mut rule, &batch, &mut expected);
@@ -323,14 +323,14 @@ fn ages_are_the_definition_to_the_bit() {
 fn an_instruction_set_that_this_cpu_lacks_is_refused_and_names_come_back() {
     use crate::policy::{Parameters, PolicyError, build};
     for isa in Isa::ALL {
-        assert_eq!(Isa::from_name(isa.name()), Some(isa));
-        let built = build("level", &Parameters { isa: Some(isa), ..Parameters::default() });
+        assert_eq!(isa.name().parse(), Ok(isa));
+        let built = build("level", &Parameters::new().isa(Some(isa)));
         match built {
             Ok(_) => assert!(isa.is_available()),
             Err(error) => assert_eq!(error, PolicyError::Isa { found: isa.name().to_owned() }),
         }
     }
-    assert_eq!(Isa::from_name("sse9"), None);
+    assert!("sse9".parse::<Isa>().is_err());
 }
 
 /// A dense column as it stands in memory: tokens, ages plus bonuses, eligibility words, ranks in an arrival order that is not the column's.

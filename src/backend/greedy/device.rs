@@ -3,7 +3,7 @@
 use super::Greedy;
 use super::step::Step;
 use crate::assignment::Assignment;
-use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Turn, Work};
+use crate::backend::ascend::blob::{AnswerError, DevicePick, Kept, Problem, Source, Work};
 use crate::backend::ascend::launch::{Device, Outcome};
 use crate::backend::column::Found;
 use crate::backend::cpu::Kernels;
@@ -11,16 +11,9 @@ use crate::batch::Batch;
 use crate::rule::{Order, Plan, ProfileSpec, Rule};
 use crate::score::Profile;
 
-/// What a decision keeps for the device, from step to step.
-#[derive(Clone, Debug, Default)]
-pub(super) struct OnDevice {
-    /// By pool slot: who was placed before the device was asked.
-    taken: Vec<bool>,
-    picks: Vec<DevicePick>,
-}
-
 impl Greedy {
-    /// The same with the greedy picks, or the first look at the columns, on a device where it can and answers well.
+    /// Runs a rule with its greedy picks, or the first look at the columns, on a device where it can and
+    /// answers well.
     pub(crate) fn assign_on(
         &mut self,
         device: &mut Device,
@@ -33,17 +26,25 @@ impl Greedy {
             return;
         }
         let mut step = self.step(rule, batch, &plan);
-        self.load(&mut step, false, out);
+        self.load(&mut step, false, true, out);
         let mut begin = device.clock();
-        if !(device.is_wanted(batch) && self.place_on(device, &mut step)) {
+        let by_device = device.is_wanted(batch) && self.place_on(device, &mut step);
+        if !by_device {
             if device.is_submitting() {
                 return;
             }
             begin = device.clock();
+        }
+        if !by_device || Self::goes_on(&plan) {
             self.place(&mut step);
         }
         device.picked(batch, begin);
         self.finish(&step, out);
+    }
+
+    /// Whether the host goes on where the device has ended: subsets are its own.
+    fn goes_on(plan: &Plan) -> bool {
+        matches!(plan.order, Order::MostOpenSlots(_))
     }
 
     /// Decides many batches with one launch. Engines are added as they are needed.
@@ -68,8 +69,7 @@ impl Greedy {
                     return None;
                 }
                 let mut step = greedy.step(rule, batch, plan);
-                greedy.load(&mut step, false, out);
-                greedy.mark_taken(&step);
+                greedy.load(&mut step, false, true, out);
                 Some((greedy, step, out))
             })
             .collect();
@@ -82,7 +82,7 @@ impl Greedy {
         let answers = device.many(&problems);
         drop(problems);
         for ((greedy, step, out), (work, picks)) in begun.iter_mut().zip(answers) {
-            if !greedy.accept(step, work, &picks, device) {
+            if !greedy.accept(step, work, &picks, device) || Self::goes_on(step.plan) {
                 greedy.place(step);
             }
             greedy.finish(step, out);
@@ -92,7 +92,6 @@ impl Greedy {
     /// Has a device make the picks; false, and none made, where the CPU must.
     fn place_on(&mut self, device: &mut Device, step: &mut Step<'_, '_, &mut impl Rule>) -> bool {
         let batch = step.batch;
-        self.mark_taken(step);
         let kept = match step.rule.candidates() {
             0 | 1 => None,
             _ => Some(Kept::Judge),
@@ -100,10 +99,10 @@ impl Greedy {
         match (kept, step.rule.profile_spec(batch)) {
             (Some(kept), _) => device.note(Outcome::Kept(kept)),
             (None, Some(profile_spec)) => {
-                let mut picks = std::mem::take(&mut self.on_device.picks);
+                let mut picks = std::mem::take(&mut self.device_picks);
                 let work = device.picks(&self.problem(step, profile_spec), &mut picks);
                 let accepted = self.accept(step, work, &picks, device);
-                self.on_device.picks = picks;
+                self.device_picks = picks;
                 return accepted;
             }
             (None, None) if step.plan.order == Order::Matrix => {
@@ -119,7 +118,8 @@ impl Greedy {
         false
     }
 
-    /// Makes the picks of a device, if it has any and they are good; false, and none made, where the CPU must.
+    /// Makes the picks of a device, if it has any and they are good; false, and none made, where the CPU
+    /// must.
     fn accept(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
@@ -142,15 +142,6 @@ impl Greedy {
         }
     }
 
-    /// Notes who was placed before the device is asked.
-    fn mark_taken(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
-        self.on_device.taken.clear();
-        self.on_device.taken.resize(step.batch.waiting().slot_bound(), false);
-        for pick in &self.picks {
-            self.on_device.taken[step.waiting.slots[pick.position] as usize] = true;
-        }
-    }
-
     fn problem<'a, R: Rule>(
         &'a self,
         step: &'a Step<'_, '_, &mut R>,
@@ -159,10 +150,9 @@ impl Greedy {
         Problem {
             batch: step.batch,
             plan: step.plan,
-            turn: Turn::Rule(step.plan.order),
             source: Source::Spec(profile_spec),
             loads: &self.loads,
-            taken: &self.on_device.taken,
+            taken: &self.placed,
         }
     }
 
@@ -207,14 +197,8 @@ impl Greedy {
             let view = loads.view(worker);
             step.rule.profile(&view, batch.survival(class, view.row.len().max(1)), profile);
         };
-        let problem = Problem {
-            batch,
-            plan: step.plan,
-            turn: Turn::Rule(Order::Matrix),
-            source: Source::Fixed(&draw),
-            loads,
-            taken: &self.on_device.taken,
-        };
+        let problem =
+            Problem { batch, plan: step.plan, source: Source::Fixed(&draw), loads, taken: &self.placed };
         let Some(columns) = device.columns(&problem) else { return false };
         let (workers, pool) = (batch.workers().len(), batch.waiting());
         self.begin_rivals(step);
@@ -227,7 +211,8 @@ impl Greedy {
             let Some(position) = pool.position(slot) else { return false };
             for run in 0..runs {
                 if searched || matrix.run(run).class == column.class {
-                    // The best of its run, and a bound for the other runs of its class, which tighter bounds may spare a look.
+                    // The best of its run, and a bound for the other runs of its class, which tighter bounds
+                    // may spare a look.
                     let own = searched || matrix.holds(run, position);
                     column_queue.know(column.worker, run, Found { position, score }, own);
                 }

@@ -1,16 +1,19 @@
 //! The greedy engine: what [`crate::reference`] defines, without the matrix.
 //!
-//! Scores never fall as a worker's load falls (for the plain F and for rules that fill the least-loaded worker first), so one
-//! admission is one column: the profile of one worker, searched in the pool's length order. Rules without that order look at
-//! one column per open worker. Terms per pair (bonus, eligibility, rank, survival class) break the length order: then a
-//! column is scored entry by entry ([`crate::backend::cpu::dense`]). Where they are bonuses of few pairs, it is searched as if there were
-//! none, and who has one is compared with what was found. level, a rule that is known as data, has a kernel of its own for all of a
-//! step's admissions ([`crate::backend::cpu::level`]); what does not fit its lanes comes back here.
+//! Scores never fall as a worker's load falls (for the plain F and for rules that fill the least-loaded
+//! worker first), so one admission is one column: the profile of one worker, searched in the pool's length
+//! order. Rules without that order look at one column per open worker. Terms per pair (bonus, eligibility,
+//! rank, survival class) break the length order: then a column is scored entry by entry
+//! ([`crate::backend::cpu::dense`]). Where they are bonuses of few pairs, it is searched as if there were
+//! none, and who has one is compared with what was found. level, a rule that is known as data, has a kernel
+//! of its own for all of a step's admissions ([`crate::backend::cpu::level`]); what does not fit its lanes
+//! comes back here.
 //!
 //! | module | |
 //! |---|---|
 //! | `step` | what a decision works on, and how its columns are searched |
 //! | `search` | the best of one column |
+//! | `turns` | who is admitted in turn: overdue requests, the longest first, workers with most open slots |
 //! | `column_queue` | columns that compete for the next admission |
 //! | `repair` | what the picks gain once all are known |
 //! | `device` | picks that a device makes |
@@ -21,6 +24,7 @@ mod device;
 mod repair;
 mod search;
 mod step;
+mod turns;
 
 use crate::assignment::{Admission, Assignment, Balance};
 use crate::backend::column::{Column, Found, Terms};
@@ -31,13 +35,14 @@ use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::swap::Pairs;
 use crate::backend::loads::Loads;
 use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
-use crate::batch::{Batch, Request};
+use crate::batch::Batch;
 use crate::pool::PoolSlot;
-use crate::rule::{Pin, Plan, Rule};
+use crate::rule::{MAX_SUBSET_WINDOW, Order, Pin, Plan, Rule};
 use crate::score::Profile;
 
 use self::column_queue::ColumnQueue;
 use self::step::{MatrixThreshold, Step, reach};
+use self::turns::Candidate;
 
 /// A survival class, or none.
 type Class = Option<u8>;
@@ -54,7 +59,13 @@ pub(crate) struct Greedy {
     kernels: &'static Kernels,
     /// Open workers by descending (load, index), packed: the next one is the last.
     open: Vec<u64>,
-    overdue: Vec<(u32, u64, usize)>,
+    /// Requests to be placed in turn: (what comes first, arrival, position).
+    queue: Vec<(u32, u64, usize)>,
+    /// By pool slot: who has been placed. Kept where requests are looked at in order of arrival, and for a
+    /// device.
+    placed: Vec<bool>,
+    /// What a subset may be made of.
+    candidates: Vec<Candidate>,
     found: Vec<Found>,
     tokens: Vec<i64>,
     pairs: Pairs,
@@ -69,7 +80,7 @@ pub(crate) struct Greedy {
     /// Bounds of the runs of one column, and which they are.
     run_bounds: Vec<(i64, usize)>,
     #[cfg(feature = "ascend")]
-    on_device: device::OnDevice,
+    device_picks: Vec<crate::backend::ascend::blob::DevicePick>,
 }
 
 /// How the best of a column is found.
@@ -99,7 +110,9 @@ impl Greedy {
             changes: UNCHANGED,
             kernels,
             open: Vec::new(),
-            overdue: Vec::new(),
+            queue: Vec::new(),
+            placed: Vec::new(),
+            candidates: Vec::with_capacity(MAX_SUBSET_WINDOW),
             found: Vec::new(),
             tokens: Vec::new(),
             pairs: Pairs::default(),
@@ -111,7 +124,7 @@ impl Greedy {
             column_queue: ColumnQueue::default(),
             run_bounds: Vec::new(),
             #[cfg(feature = "ascend")]
-            on_device: device::OnDevice::default(),
+            device_picks: Vec::new(),
         }
     }
 
@@ -134,7 +147,7 @@ impl Greedy {
         let mut step = self.step(rule, batch, &plan);
         // Who judges among candidates asks for every worker, and a pinned request for its own.
         let open_only = step.rule.candidates() <= 1 && step.rule.pins().is_empty();
-        self.load(&mut step, open_only, out);
+        self.load(&mut step, open_only, plan.order.scans_arrivals(), out);
         self.place(&mut step);
         self.finish(&step, out);
     }
@@ -145,7 +158,7 @@ impl Greedy {
         out.clear();
         self.loads.prepare(batch);
         self.picks.clear();
-        let plan = rule.begin(batch, &mut self.loads.load_offsets);
+        let plan = rule.begin(batch, &mut self.loads.load_offsets).settled();
         out.passed_over = plan.passed_over;
         plan
     }
@@ -176,10 +189,23 @@ impl Greedy {
         Step::new(batch, rule, plan, terms, reach)
     }
 
-    /// Takes what a step works on and places who is pinned or overdue.
+    /// Takes what a step works on and places who is pinned or overdue. With `by_slot` it is noted who is
+    /// placed.
     #[inline(always)]
-    fn load(&mut self, step: &mut Step<'_, '_, &mut impl Rule>, open_only: bool, out: &mut Assignment) {
+    fn load(
+        &mut self,
+        step: &mut Step<'_, '_, &mut impl Rule>,
+        open_only: bool,
+        by_slot: bool,
+        out: &mut Assignment,
+    ) {
         let (batch, plan) = (step.batch, step.plan);
+        self.placed.clear();
+        // A rule may change its order with the batch: that day must not allocate either.
+        hold(&mut self.placed, batch.waiting().slot_bound());
+        if by_slot {
+            self.placed.resize(batch.waiting().slot_bound(), false);
+        }
         self.loads.load(batch, plan, open_only);
         out.before = Balance::of_totals(batch, self.loads.before());
         self.column.reset(&step.waiting, step.searches());
@@ -189,7 +215,8 @@ impl Greedy {
             self.matrix.lay_out(batch);
         }
         if !step.ordered || step.reach == MatrixThreshold::Further {
-            // A rule may change its order with the batch, and a step its way: that day must not allocate either.
+            // A rule may change its order with the batch, and a step its way: that day must not allocate
+            // either.
             self.column_queue.reserve(
                 batch.workers().len(),
                 self.matrix.runs(),
@@ -206,10 +233,10 @@ impl Greedy {
 
     #[inline(always)]
     fn place(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
-        if step.plan.longest_first {
-            self.place_longest_first(step);
-        } else {
-            self.place_best(step);
+        match step.plan.order {
+            Order::LongestFirst { .. } => self.place_longest_first(step),
+            Order::MostOpenSlots(stage) => self.place_by_open_slots(step, stage.in_range()),
+            Order::Matrix | Order::LeastLoaded => self.place_best(step),
         }
     }
 
@@ -321,9 +348,19 @@ impl Greedy {
     }
 
     fn admit(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found, overdue: bool) {
-        let ordered = &step.waiting;
-        let tokens = i64::from(ordered.tokens[found.position]);
         self.take(step, found.position);
+        self.admit_taken(step, worker, found, overdue);
+    }
+
+    /// Admits a request that has been taken from who waits.
+    fn admit_taken(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        worker: usize,
+        found: Found,
+        overdue: bool,
+    ) {
+        let tokens = i64::from(step.waiting.tokens[found.position]);
         self.loads.admit(worker, tokens);
         self.picks.push(Pick {
             position: found.position,
@@ -354,7 +391,14 @@ impl Greedy {
         }
     }
 
+    fn note_placed(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize, placed: bool) {
+        if !self.placed.is_empty() {
+            self.placed[step.waiting.slots[position] as usize] = placed;
+        }
+    }
+
     fn take(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
+        self.note_placed(step, position, true);
         self.column.take(&step.waiting, position);
         if !step.ordered {
             self.matrix.take(position);
@@ -362,19 +406,11 @@ impl Greedy {
     }
 
     fn give_back(&mut self, step: &Step<'_, '_, &mut impl Rule>, position: usize) {
+        self.note_placed(step, position, false);
         self.column.give_back(&step.waiting, position);
         if !step.ordered {
             self.matrix.give_back(step.batch, position);
         }
-    }
-
-    /// The least-loaded open worker that may take a request: its place in `open`.
-    fn open_for(&self, batch: &Batch<'_>, request: &Request) -> Option<usize> {
-        self.open.iter().rposition(|&key| {
-            let worker = worker_of(key);
-            i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker)
-                && batch.eligible(request, worker)
-        })
     }
 
     fn place_pinned(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
@@ -385,60 +421,6 @@ impl Greedy {
             if !refused && let Some(position) = pool.position(slot) {
                 self.admit(step, worker, Found { position, score: 0 }, true);
             }
-        }
-    }
-
-    fn place_overdue(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
-        let pool = step.batch.waiting();
-        if !step.plan.overdue.may_be_due(step.terms.longest_wait_steps) && !pool.any_deadline() {
-            return;
-        }
-        self.overdue.clear();
-        // All at once some day: that day must not allocate either.
-        self.overdue.reserve(step.waiting.tokens.len());
-        let ordered = &step.waiting;
-        for (position, &slot) in ordered.slots.iter().enumerate() {
-            let slot = PoolSlot(slot);
-            let waited = ordered.now_step - ordered.enqueued[position];
-            if !self.column.is_taken(position) && step.plan.overdue.is_due(pool.request(slot), waited) {
-                self.overdue.push((u32::MAX - waited, pool.arrival(slot), position));
-            }
-        }
-        self.overdue.sort_unstable();
-        self.list_open();
-        let overdue = std::mem::take(&mut self.overdue);
-        for &(_, _, position) in &overdue {
-            let request = pool.request(PoolSlot(ordered.slots[position]));
-            if let Some(at) = self.open_for(step.batch, request) {
-                let worker = worker_of(self.open.remove(at));
-                self.admit(step, worker, Found { position, score: 0 }, true);
-                self.reopen(worker);
-            }
-        }
-        self.overdue = overdue;
-    }
-
-    fn place_longest_first(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
-        self.list_open();
-        let pool = step.batch.waiting();
-        let ordered = &step.waiting;
-        let mut to = ordered.tokens.len();
-        while to > 0 && !self.open.is_empty() {
-            // Equal lengths go by arrival, the length order keeps them by insertion: the same.
-            let tokens = ordered.tokens[to - 1];
-            let from = ordered.tokens[..to].partition_point(|&other| other < tokens);
-            for position in from..to {
-                if self.column.is_taken(position) {
-                    continue;
-                }
-                let slot = PoolSlot(ordered.slots[position]);
-                let Some(at) = self.open_for(step.batch, pool.request(slot)) else { continue };
-                let worker = worker_of(self.open.remove(at));
-                let score = self.score(step, worker, position);
-                self.admit(step, worker, Found { position, score }, false);
-                self.reopen(worker);
-            }
-            to = from;
         }
     }
 
@@ -498,7 +480,7 @@ impl Greedy {
 mod tests {
     use super::*;
     use crate::backend::cpu::Isa;
-    use crate::batch::{Traffic, Worker};
+    use crate::batch::{Request, Traffic, Worker};
     use crate::policy::level::{Level, LevelParameters};
     use crate::pool::Pool;
 
@@ -519,11 +501,11 @@ mod tests {
         let batch = Batch::draft(&workers, &pool).traffic(traffic).check().expect("valid");
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::of) {
             let mut greedy = Greedy::new(kernels);
-            let mut rule = Level::new(LevelParameters::default(), false);
+            let mut rule = Level::new(LevelParameters::new(), None);
             let mut out = Assignment::new();
             let plan = greedy.plan(&mut rule, &batch, &mut out);
             let mut step = greedy.step(&mut rule, &batch, &plan);
-            greedy.load(&mut step, true, &mut out);
+            greedy.load(&mut step, true, false, &mut out);
             assert!(step.refill_drop_tokens.is_some(), "the kernel serves");
             greedy.place(&mut step);
             let places = |picks: &[Pick]| -> Vec<(usize, usize)> {

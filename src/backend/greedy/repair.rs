@@ -1,4 +1,5 @@
-//! What the picks of a step gain once all of them are known: reassigned, sorted, swapped in pairs, replaced by who waits.
+//! What the picks of a step gain once all of them are known: reassigned, sorted, swapped in pairs, replaced
+//! by who waits.
 
 use super::Greedy;
 use super::step::Step;
@@ -17,7 +18,8 @@ fn tokens_of(key: u64) -> i64 {
 }
 
 impl Greedy {
-    /// Makes room for a repair: whether picks are reassigned or swapped may change with the batch, and that day must not allocate.
+    /// Makes room for a repair: whether picks are reassigned or swapped may change with the batch, and that
+    /// day must not allocate.
     pub(super) fn hold_repair(&mut self, workers: usize, picks: usize) {
         if self.repair_room.grow(workers, picks) {
             hold(&mut self.reassigned, picks);
@@ -26,8 +28,8 @@ impl Greedy {
         }
     }
 
-    /// Deals the picks anew, the longest to the worker that lies lowest without its own: whether any came to another worker; none where one
-    /// would not fit.
+    /// Deals the picks anew, the longest to the worker that lies lowest without its own: whether any came to
+    /// another worker; none where one would not fit.
     pub(super) fn reassign_sorted(&mut self, checked_later: bool) -> Option<bool> {
         let (picks, loads) = (&self.picks, &self.loads);
         let bare = |pick: &Pick| (loads.without(pick.worker, pick.tokens), pick.worker);
@@ -162,7 +164,8 @@ impl Greedy {
                 self.loads.change_tokens(pick.worker, tokens - pick.tokens);
                 self.picks[index] = Pick { position, tokens, ..pick };
             }
-            // Its own change leaves it the best: its worker without it is the same, and who went back to the pool was worse.
+            // Its own change leaves it the best: its worker without it is the same, and who went back to the
+            // pool was worse.
             let pick = &mut self.picks[index];
             (pick.score, pick.best_at, pick.peak_tokens) = (score, self.changes, peak_tokens);
         }

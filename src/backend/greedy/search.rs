@@ -20,7 +20,7 @@ impl Greedy {
         worker: usize,
     ) -> Option<Found> {
         let candidates = step.rule.candidates();
-        if candidates <= 1 {
+        if candidates <= 1 || !step.plan.order.is_in_turn() {
             return self.best(step, worker);
         }
         self.found.clear();
@@ -34,12 +34,13 @@ impl Greedy {
         for at in 0..self.found.len() {
             self.give_back(step, self.found[at].position);
         }
+        let best = self.found.first().copied();
         if self.found.len() <= 1 {
-            return self.found.first().copied();
+            return best;
         }
         let (costs, open_slots) = (self.loads.costs(), self.loads.all_open_slots());
         let chosen = step.rule.judge(step.batch, costs, open_slots, worker, &self.tokens);
-        self.found.get(chosen).copied()
+        self.found.get(chosen).copied().or(best)
     }
 
     /// The best free request for a worker as things stand.
@@ -135,6 +136,7 @@ impl Greedy {
         step.rule.profile(&view, step.batch.survival(class, view.row.len().max(1)), &mut self.profile);
     }
 
+    /// The score of a request for the profile drawn last.
     pub(super) fn score_drawn(
         &self,
         step: &Step<'_, '_, &mut impl Rule>,
@@ -152,9 +154,23 @@ impl Greedy {
         worker: usize,
         position: usize,
     ) -> i64 {
+        let request = step.batch.waiting().request(PoolSlot(step.waiting.slots[position]));
+        self.score_of_length(step, worker, position)
+            + step.plan.unit * step.batch.bonus_tokens(request, worker)
+    }
+
+    /// That score without a bonus.
+    pub(super) fn score_of_length(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        worker: usize,
+        position: usize,
+    ) -> i64 {
         let pool = step.batch.waiting();
         let slot = PoolSlot(step.waiting.slots[position]);
-        self.profile(step, worker, pool.request(slot).survival_class);
-        self.score_drawn(step, worker, pool.request(slot), pool.waited_steps(slot))
+        let request = pool.request(slot);
+        self.profile(step, worker, request.survival_class);
+        self.profile.score(i64::from(request.prompt_tokens))
+            + step.plan.unit * step.plan.age.tokens(pool.waited_steps(slot))
     }
 }

@@ -59,7 +59,8 @@ pub(super) struct Step<'a, 'b, R> {
     pub reach: MatrixThreshold,
     /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
     pub ordered: bool,
-    /// What a completion must lower its worker by, where the rule is level and the kernel made for it can run it.
+    /// What a completion must lower its worker by, where the rule is level and the kernel made for it can run
+    /// it.
     pub refill_drop_tokens: Option<i64>,
 }
 
@@ -71,6 +72,8 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         terms: Terms,
         reach: MatrixThreshold,
     ) -> Self {
+        // Who goes longest first is found in the length order itself.
+        let searches_nothing = matches!(plan.order, Order::LongestFirst { .. }) && plan.repair.rounds == 0;
         Self {
             batch,
             waiting: batch.waiting().ordered(),
@@ -78,7 +81,7 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
             plan,
             terms,
             reach,
-            ordered: reach != MatrixThreshold::Far && !batch.has_pair_terms(),
+            ordered: searches_nothing || (reach != MatrixThreshold::Far && !batch.has_pair_terms()),
             refill_drop_tokens: None,
         }
     }
@@ -91,7 +94,14 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
 
     /// About how many columns will be searched.
     pub(super) fn searches(&self) -> usize {
-        let admissions = self.batch.open_slots().min(self.batch.waiting().len() as u64) as usize;
+        let waiting = self.batch.waiting().len();
+        let mut admissions = self.batch.open_slots().min(waiting as u64) as usize;
+        if let Order::MostOpenSlots(stage) = self.plan.order
+            && stage.candidate_window < waiting
+        {
+            // Once slots are scarce, requests are looked at in order of arrival.
+            admissions = admissions.saturating_sub(stage.greedy_slots as usize);
+        }
         let columns = if self.one_column() { 0 } else { self.batch.workers().len() };
         admissions + columns
     }
@@ -102,7 +112,9 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         R: std::ops::Deref<Target: Rule>,
     {
         let batch = self.batch;
-        let one_by_one = self.plan.order == Order::LeastLoaded && self.rule.candidates() <= 1;
+        // Longest first asks that kernel for its repair only.
+        let by_load = matches!(self.plan.order, Order::LeastLoaded | Order::LongestFirst { .. });
+        let one_by_one = by_load && self.rule.candidates() <= 1;
         let alike = batch.is_uniform() && batch.workers().len() >= 2 && batch.projection().is_none();
         if !(one_by_one && alike && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
             return None;
@@ -113,9 +125,9 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         }
     }
 
-    /// Whether the best pair is always in the column of the least-loaded open worker.
+    /// Whether the best pair is always in the column of the worker whose turn it is.
     pub(super) fn one_column(&self) -> bool {
         let nested = self.plan.nested && self.ordered && self.batch.is_uniform() && !self.batch.is_bounded();
-        self.plan.order == Order::LeastLoaded || nested
+        self.plan.order.is_in_turn() || nested
     }
 }
