@@ -46,6 +46,7 @@ pub mod assigner;
 pub mod assignment;
 pub mod backend;
 pub mod batch;
+mod entities;
 pub mod forecast;
 pub mod ids;
 pub mod names;

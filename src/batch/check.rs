@@ -2,11 +2,11 @@
 
 use half::f16;
 
-use super::limits::{
+use super::{Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker};
+use crate::entities::limits::{
     MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WEIGHT,
     MAX_WORKERS,
 };
-use super::{Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker};
 use crate::ids::WorkerIndex;
 
 /// The first inconsistency of a batch.

@@ -5,8 +5,8 @@
 //! only for who left and who came: one pass over the columns, however many they are. Nothing allocates once
 //! the largest size has been seen.
 
-use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS};
-use crate::batch::request::Request;
+use crate::entities::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS};
+use crate::entities::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::waiting::{Mark, Waiting};
 
@@ -547,17 +547,12 @@ impl Candidates {
     pub(crate) fn position(&self, slot: PoolSlot) -> Option<usize> {
         let Waiting { request: Request { prompt_tokens, .. }, arrival, .. } =
             self.entries[slot.index()].waiting;
+        let tokens = &self.tokens[..self.count];
+        let from = tokens.partition_point(|&other| other < prompt_tokens);
         // Equal lengths stand in order of arrival.
-        let (mut low, mut high) = (0, self.count);
-        while low < high {
-            let middle = low.midpoint(high);
-            if (self.tokens[middle], self.arrived[middle]) < (prompt_tokens, arrival) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        (low < self.count && self.slots[low] == slot.0).then_some(low)
+        let to = from + tokens[from..].partition_point(|&other| other == prompt_tokens);
+        let at = from + self.arrived[from..to].partition_point(|&other| other < arrival);
+        (at < to && self.slots[at] == slot.0).then_some(at)
     }
 }
 

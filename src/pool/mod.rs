@@ -29,9 +29,9 @@ pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
 use self::queue::{Heads, Queue};
 pub(crate) use self::waiting::Waiting;
-use crate::batch::error::BatchError;
-use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
-use crate::batch::request::Request;
+use crate::entities::error::BatchError;
+use crate::entities::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
+use crate::entities::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
 
 /// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16

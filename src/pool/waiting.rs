@@ -1,6 +1,6 @@
 //! A request that waits, as the pool keeps it.
 
-use crate::batch::request::Request;
+use crate::entities::request::Request;
 use crate::ids::WorkerIndex;
 
 /// A request that waits, and since when.

@@ -3,8 +3,8 @@
 use super::queue::{Heads, Wanted};
 use super::waiting::{Mark, Waiting};
 use super::{Place, Pool};
-use crate::batch::request::Request;
-use crate::batch::worker::Worker;
+use crate::entities::request::Request;
+use crate::entities::worker::Worker;
 use crate::ids::{RequestId, WorkerIndex};
 
 impl Pool {
