@@ -1,0 +1,284 @@
+//! A device as the engine asks it: whether to ask it for a batch, which batches it holds, who made the last
+//! decision, and what the measurements say.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::super::blob::{AnswerError, BLOB_ALIGN, DeviceColumn, Packing};
+use super::super::choice::{Choice, Side};
+use super::super::device::LANES;
+use super::super::queue::{Handle, Queue};
+use super::super::result::{Counters, DeviceError};
+use super::{Launch, Outcome};
+use crate::backend::{Decided, Ticket};
+use crate::batch::Batch;
+
+/// Bytes that begin at a 64-byte boundary, kept from batch to batch.
+#[derive(Debug, Default)]
+pub(super) struct Aligned {
+    bytes: Vec<u8>,
+}
+
+impl Aligned {
+    /// The first `len` bytes, with whatever was there.
+    pub(super) fn take(&mut self, len: usize) -> &mut [u8] {
+        if self.bytes.len() < len + BLOB_ALIGN {
+            self.bytes.resize(len + BLOB_ALIGN, 0);
+        }
+        let at = self.bytes.as_ptr().align_offset(BLOB_ALIGN);
+        &mut self.bytes[at..at + len]
+    }
+}
+
+/// What launches.
+pub(super) enum Way {
+    /// At once, through the caller's launcher.
+    Launcher(Box<dyn Launch>),
+    /// Through a device's queue; each batch is given so long.
+    Queue(Queue, Duration),
+}
+
+/// A batch at the device.
+#[derive(Debug, Default)]
+pub(super) struct Flown {
+    /// None where the place is free.
+    pub(super) handle: Option<Handle>,
+    /// What it was packed from.
+    pub(super) stamp: u64,
+    pub(super) packing: Packing,
+}
+
+/// What the decision under way wants of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The answer.
+    Now,
+    /// To hand over and go.
+    Submit,
+    /// The answer to what was handed over.
+    Collect { ticket: u64, patience: Duration },
+}
+
+/// A device and the buffers of its batches.
+pub(crate) struct Device {
+    pub(super) way: Way,
+    pub(super) mode: Mode,
+    pub(super) flown: [Flown; LANES],
+    /// The ticket of the batch that was just handed over.
+    pub(super) ticket: Option<u64>,
+    /// Whether the device made the picks of the last decision, and why not if it was asked.
+    by_device: bool,
+    pub(super) fallback: Option<DeviceError>,
+    choice: Option<Choice>,
+    only: Option<Side>,
+    /// How long the host waited for the last answer.
+    pub(super) waited: Duration,
+    pub(super) input: Aligned,
+    pub(super) output: Aligned,
+    pub(super) columns: Vec<DeviceColumn>,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("device", &self.describe()).finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    pub(crate) fn new(launcher: Box<dyn Launch>) -> Self {
+        Self::of(Way::Launcher(launcher))
+    }
+
+    pub(in crate::backend::ascend) fn queued(queue: Queue, patience: Duration) -> Self {
+        Self::of(Way::Queue(queue, patience))
+    }
+
+    fn of(way: Way) -> Self {
+        Self {
+            way,
+            mode: Mode::Now,
+            flown: Default::default(),
+            ticket: None,
+            by_device: false,
+            fallback: None,
+            choice: None,
+            only: None,
+            waited: Duration::ZERO,
+            input: Aligned::default(),
+            output: Aligned::default(),
+            columns: Vec::new(),
+        }
+    }
+
+    /// The device and what it has done; who decides when, where that is measured.
+    pub(crate) fn describe(&self) -> String {
+        let device = self.state();
+        match &self.choice {
+            Some(choice) => format!("auto: {}; ascend: {device}", choice.describe()),
+            None => format!("ascend: {device}"),
+        }
+    }
+
+    fn state(&self) -> String {
+        match &self.way {
+            Way::Launcher(launcher) => launcher.describe(),
+            Way::Queue(queue, _) => {
+                let Counters { decided, kept, fallen_back, .. } = queue.counters();
+                let state = queue.ready().map_or_else(|error| error.to_string(), |opened| opened.name);
+                let last = queue.last_error().map_or(String::new(), |error| format!("; last error: {error}"));
+                format!("{state}; {decided} batches decided, {kept} kept, {fallen_back} fallen back{last}")
+            }
+        }
+    }
+
+    /// The open device, in words.
+    pub(in crate::backend::ascend) fn name(&self) -> Result<String, DeviceError> {
+        match &self.way {
+            Way::Launcher(launcher) => Ok(launcher.describe()),
+            Way::Queue(queue, _) => match queue.ready() {
+                Ok(opened) => Ok(opened.name),
+                Err(resting) => Err(queue.last_error().unwrap_or(resting)),
+            },
+        }
+    }
+
+    /// Lets measurements decide who decides.
+    pub(crate) fn choose_by(&mut self, choice: Option<Choice>) {
+        self.choice = choice;
+    }
+
+    /// Sends everything to one side, for measurements.
+    pub(crate) fn only(&mut self, side: Option<Side>) {
+        self.only = side;
+    }
+
+    pub(crate) fn choice(&self) -> Option<Choice> {
+        self.choice
+    }
+
+    pub(crate) fn counters(&self) -> Option<Counters> {
+        match &self.way {
+            Way::Launcher(_) => None,
+            Way::Queue(queue, _) => Some(queue.counters()),
+        }
+    }
+
+    pub(crate) fn note(&mut self, outcome: Outcome<'_>) {
+        self.by_device = matches!(outcome, Outcome::Decided(_) | Outcome::Looked);
+        let Way::Queue(queue, _) = &self.way else {
+            if let Way::Launcher(launcher) = &mut self.way {
+                launcher.note(outcome);
+            }
+            return;
+        };
+        match outcome {
+            Outcome::Decided(_) | Outcome::Looked => queue.praise(),
+            Outcome::Kept(kept) => {
+                queue.count(|counters| counters.kept += 1);
+                self.fallback = Some(DeviceError::Kept(kept));
+            }
+            // As much as the device can say of this batch; nothing is wrong with it.
+            Outcome::Refused(AnswerError::Ties) => {
+                queue.count(|counters| counters.kept += 1);
+                self.fallback = Some(DeviceError::Answer(AnswerError::Ties));
+            }
+            Outcome::Refused(error) => {
+                let error = DeviceError::Answer(error);
+                queue.count(|counters| counters.fallen_back += 1);
+                queue.distrust(error.clone());
+                self.fallback = Some(error);
+            }
+            Outcome::Failed(_) => queue.count(|counters| counters.fallen_back += 1),
+        }
+    }
+
+    /// Whether the decision under way ends once the device has its part.
+    pub(crate) fn is_submitting(&self) -> bool {
+        self.mode == Mode::Submit
+    }
+
+    /// Whether the device is to be asked for this batch at all.
+    pub(crate) fn is_wanted(&mut self, batch: &Batch<'_>) -> bool {
+        self.by_device = false;
+        let queued = matches!(self.way, Way::Queue(..));
+        match self.mode {
+            Mode::Collect { ticket, .. } if queued => ticket != 0,
+            Mode::Submit if !queued => false,
+            _ if self.only.is_some() => self.only != Some(Side::Cpu),
+            mode => self.choice.as_mut().is_none_or(|choice| choice.device(batch, mode == Mode::Submit)),
+        }
+    }
+
+    /// Begins a measurement, where somebody wants to know.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        self.choice.is_some().then(Instant::now)
+    }
+
+    /// Ends a measurement of whoever made the picks.
+    pub(crate) fn picked(&mut self, batch: &Batch<'_>, since: Option<Instant>) {
+        let time = since.map(|since| since.elapsed());
+        if !self.by_device {
+            self.took(batch, Side::Cpu, time);
+        } else if self.mode == Mode::Now {
+            self.took(batch, Side::Device, time);
+            self.took(batch, Side::Host, time.map(|time| time.saturating_sub(self.waited)));
+        }
+    }
+
+    pub(super) fn took(&mut self, batch: &Batch<'_>, side: Side, time: Option<Duration>) {
+        if let (Some(choice), Some(time)) = (&mut self.choice, time) {
+            choice.measured(batch, side, time.as_nanos() as f64);
+        }
+    }
+
+    /// The decision that begins hands over and goes.
+    pub(crate) fn submitting(&mut self) {
+        (self.mode, self.ticket, self.fallback) = (Mode::Submit, None, None);
+    }
+
+    /// Ends a submission: its number, zero for none, and why there is none.
+    pub(crate) fn submitted(&mut self) -> Ticket {
+        self.mode = Mode::Now;
+        Ticket { serial: self.ticket.take().unwrap_or(0), refused: self.fallback.take() }
+    }
+
+    /// The decision that begins takes the answer to this ticket.
+    pub(crate) fn collecting(&mut self, ticket: Ticket, patience: Duration) {
+        self.mode = Mode::Collect { ticket: ticket.serial, patience };
+        self.by_device = false;
+        self.fallback = ticket.refused;
+    }
+
+    /// Ends a decision: who made its picks.
+    pub(crate) fn decided(&mut self) -> Decided {
+        // The rule kept a batch that had been handed over: nobody will ask for it again.
+        if let Mode::Collect { ticket, .. } = self.mode {
+            self.discard(ticket);
+        }
+        self.mode = Mode::Now;
+        match self.fallback.take() {
+            _ if self.by_device => Decided::Device,
+            Some(error) => Decided::InsteadOfDevice(error),
+            None => Decided::Cpu,
+        }
+    }
+
+    pub(crate) fn poll(&self, ticket: u64) -> bool {
+        let Way::Queue(queue, _) = &self.way else { return true };
+        self.flown
+            .iter()
+            .filter_map(|flown| flown.handle)
+            .all(|handle| handle.serial() != ticket || queue.poll(handle))
+    }
+
+    pub(crate) fn discard(&mut self, ticket: u64) {
+        let Way::Queue(queue, _) = &self.way else { return };
+        for flown in &mut self.flown {
+            if flown.handle.is_some_and(|handle| handle.serial() == ticket)
+                && let Some(handle) = flown.handle.take()
+            {
+                queue.discard(handle);
+            }
+        }
+    }
+}

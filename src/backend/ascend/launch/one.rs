@@ -1,0 +1,266 @@
+//! One batch: packed, launched, awaited and read.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use super::super::blob::{
+    self, AnswerError, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, Packing, Problem, Soc, Work,
+};
+use super::super::choice::Side;
+use super::super::device::LANES;
+use super::super::queue::Timing;
+use super::super::result::DeviceError;
+use super::super::sys;
+use super::device::{Device, Mode, Way};
+use super::{Launch, Outcome};
+
+impl Device {
+    /// What batches are packed for now.
+    pub(super) fn soc(&mut self) -> Result<Soc, Outcome<'static>> {
+        match &self.way {
+            Way::Launcher(launcher) => Ok(launcher.soc()),
+            Way::Queue(queue, _) => queue.soc().map_err(|error| {
+                self.fallback = Some(error);
+                Outcome::Failed(&Nobody)
+            }),
+        }
+    }
+
+    /// Plans and packs a batch, and hands it over.
+    fn start(&mut self, problem: &Problem<'_>) -> Result<(), Outcome<'static>> {
+        let soc = self.soc()?;
+        let Way::Queue(queue, _) = &self.way else { return Ok(()) };
+        let failed = |fallback: &mut Option<DeviceError>, error: DeviceError| {
+            *fallback = Some(error);
+            Outcome::Failed(&Nobody)
+        };
+        let free = self.flown.iter_mut().find(|flown| flown.handle.is_none());
+        let Some(flown) = free else {
+            return Err(failed(&mut self.fallback, DeviceError::Busy { in_flight: LANES }));
+        };
+        flown.packing.plan(problem, soc).map_err(Outcome::Kept)?;
+        let from = blob::launch_head_bytes(1);
+        let packing = &flown.packing;
+        let handle = queue.submit(|input, output| {
+            let mut flight = sys::Flight {
+                input_bytes: from + packing.in_bytes(),
+                output_bytes: packing.out_bytes(),
+                head_bytes: packing.zeroed_bytes(),
+                ..sys::Flight::default()
+            };
+            fits((flight.input_bytes, flight.output_bytes), (input.len(), output.len()))?;
+            blob::write_launch_head(&[(from, 0)], input);
+            packing.write(problem, &mut input[from..flight.input_bytes]);
+            output[..flight.head_bytes].fill(0);
+            for (entry, blocks) in packing.launches() {
+                let function = usize::from(entry != ENTRY_COLUMNS);
+                flight.launches[flight.launch_count] = sys::Launch { function, blocks };
+                flight.launch_count += 1;
+            }
+            Ok(flight)
+        });
+        match handle {
+            Ok(handle) => {
+                flown.handle = Some(handle);
+                flown.stamp = stamp(problem);
+                self.ticket = Some(handle.serial());
+                Ok(())
+            }
+            Err(error) => Err(failed(&mut self.fallback, error)),
+        }
+    }
+
+    /// Waits for the answer to a ticket and reads it.
+    fn finish<T>(
+        &mut self,
+        ticket: u64,
+        patience: Duration,
+        problem: &Problem<'_>,
+        read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
+    ) -> Result<(T, Timing), Outcome<'static>> {
+        let unknown = DeviceError::Ticket { ticket };
+        let found =
+            self.flown.iter_mut().find(|flown| flown.handle.is_some_and(|handle| handle.serial() == ticket));
+        let (Way::Queue(queue, _), Some(flown)) = (&self.way, found) else {
+            self.fallback = Some(unknown);
+            return Err(Outcome::Failed(&Nobody));
+        };
+        let Some(handle) = flown.handle.take() else { return Err(Outcome::Failed(&Nobody)) };
+        if flown.stamp != stamp(problem) {
+            queue.discard(handle);
+            self.fallback = Some(unknown);
+            return Err(Outcome::Failed(&Nobody));
+        }
+        let packing = &flown.packing;
+        match queue.collect(handle, patience, |output| {
+            read(packing, &output[..packing.out_bytes().min(output.len())])
+        }) {
+            Ok((Ok(answer), timing)) => Ok((answer, timing)),
+            Ok((Err(error), _)) => Err(Outcome::Refused(error)),
+            Err(error) => {
+                self.fallback = Some(error);
+                Err(Outcome::Failed(&Nobody))
+            }
+        }
+    }
+
+    /// Packs, launches, waits and reads, or the half of it that this decision is for; none where the CPU must
+    /// decide.
+    fn run<T>(
+        &mut self,
+        problem: &Problem<'_>,
+        read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
+    ) -> Option<T> {
+        if matches!(self.way, Way::Launcher(_)) {
+            return self.launch(problem, read);
+        }
+        let begin = self.clock();
+        let (ticket, patience) = match (self.mode, &self.way) {
+            (Mode::Collect { ticket, patience }, _) => (ticket, patience),
+            (_, Way::Queue(_, patience)) => {
+                let patience = *patience;
+                if let Err(outcome) = self.start(problem) {
+                    self.note(outcome);
+                    return None;
+                }
+                (self.ticket.unwrap_or(0), patience)
+            }
+            _ => return None,
+        };
+        if self.mode == Mode::Submit {
+            let host = begin.map(|begin| begin.elapsed());
+            self.took(problem.batch, Side::Host, host);
+            return None;
+        }
+        match self.finish(ticket, patience, problem, read) {
+            Ok((answer, timing)) => {
+                self.waited = timing.waited;
+                Some(answer)
+            }
+            Err(outcome) => {
+                self.note(outcome);
+                // In vain, but not for nothing: a device that is late is a slow one.
+                if self.mode == Mode::Now {
+                    self.took(problem.batch, Side::Device, begin.map(|begin| begin.elapsed()));
+                }
+                None
+            }
+        }
+    }
+
+    /// The same at once, through a launcher.
+    fn launch<T>(
+        &mut self,
+        problem: &Problem<'_>,
+        read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
+    ) -> Option<T> {
+        let Way::Launcher(launcher) = &mut self.way else { return None };
+        let packing = &mut self.flown[0].packing;
+        if let Err(kept) = packing.plan(problem, launcher.soc()) {
+            self.note(Outcome::Kept(kept));
+            return None;
+        }
+        let from = blob::launch_head_bytes(1);
+        let input = self.input.take(from + packing.in_bytes());
+        blob::write_launch_head(&[(from, 0)], input);
+        packing.write(problem, &mut input[from..]);
+        let output = self.output.take(packing.out_bytes());
+        output[..packing.zeroed_bytes()].fill(0);
+        let mut launches = [("", 0); 2];
+        let mut count = 0;
+        for launch in packing.launches() {
+            launches[count] = launch;
+            count += 1;
+        }
+        if !launched(&mut **launcher, &launches[..count], input, output) {
+            return None;
+        }
+        match read(packing, output) {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.note(Outcome::Refused(error));
+                None
+            }
+        }
+    }
+
+    /// The picks of a decision into `picks`; none where the CPU must make them.
+    pub(crate) fn picks(&mut self, problem: &Problem<'_>, picks: &mut Vec<DevicePick>) -> Option<Work> {
+        self.run(problem, |packing, output| packing.read(output, picks))
+    }
+
+    /// The best of every column as the decision begins; none where the CPU must look.
+    pub(crate) fn columns(&mut self, problem: &Problem<'_>) -> Option<&[DeviceColumn]> {
+        let mut columns = std::mem::take(&mut self.columns);
+        let read = self.run(problem, |packing, output| packing.read_columns(output, &mut columns));
+        self.columns = columns;
+        read.map(|()| &self.columns[..])
+    }
+}
+
+/// An error where a blob is larger than the memory kept for it.
+pub(super) fn fits(needed: (usize, usize), found: (usize, usize)) -> Result<(), DeviceError> {
+    for (what, limit, found) in [("input bytes", found.0, needed.0), ("output bytes", found.1, needed.1)] {
+        if found > limit {
+            return Err(DeviceError::Kept(Kept::Limit { what, limit: limit as i64, found: found as i64 }));
+        }
+    }
+    Ok(())
+}
+
+/// The device's own error stands in [`Device::fallback`].
+#[derive(Debug)]
+pub(super) struct Nobody;
+
+impl fmt::Display for Nobody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the device failed")
+    }
+}
+
+impl Error for Nobody {}
+
+/// What a batch was packed from, mixed into one number: plan, loads, who was placed before.
+fn stamp(problem: &Problem<'_>) -> u64 {
+    let mut stamp = 0xcbf2_9ce4_8422_2325u64;
+    let mut mix = |value: i64| stamp = (stamp ^ value as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+    let (batch, plan) = (problem.batch, problem.plan);
+    let (envelope, envelope_row) = problem.loads.envelopes();
+    mix(batch.waiting().len() as i64);
+    mix(i64::from(batch.waiting().ordered().now_step));
+    mix(plan.unit);
+    mix(plan.refill_tokens);
+    mix(plan.age.linear.to_bits() as i64);
+    mix(plan.age.quadratic.to_bits() as i64);
+    mix(envelope);
+    envelope_row.iter().copied().for_each(&mut mix);
+    for worker in 0..batch.workers().len() {
+        let view = problem.loads.view(worker);
+        mix(view.cost);
+        mix(view.cost_per_token);
+        mix(view.anticipated);
+        mix(view.open_slots);
+        mix(problem.loads.longest_tokens(worker));
+    }
+    for (slot, _) in problem.taken.iter().enumerate().filter(|&(_, &taken)| taken) {
+        mix(slot as i64);
+    }
+    stamp
+}
+
+/// Launches and waits; false and noted where that fails.
+pub(super) fn launched(
+    launcher: &mut dyn Launch,
+    launches: &[(&'static str, u32)],
+    input: &[u8],
+    output: &mut [u8],
+) -> bool {
+    match launcher.launch(launches, input, output) {
+        Ok(()) => true,
+        Err(error) => {
+            launcher.note(Outcome::Failed(&*error));
+            false
+        }
+    }
+}
