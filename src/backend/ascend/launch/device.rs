@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::blob::{AnswerError, BLOB_ALIGN, DeviceColumn, Packing};
 use super::super::choice::{Choice, Side};
-use super::super::device::LANES;
+use super::super::device::MAX_IN_FLIGHT;
 use super::super::queue::{Handle, Queue};
 use super::super::result::{Counters, DeviceError};
 use super::{Launch, Outcome};
@@ -31,7 +31,7 @@ impl Aligned {
 }
 
 /// What launches.
-pub(super) enum Way {
+pub(super) enum Transport {
     /// At once, through the caller's launcher.
     Launcher(Box<dyn Launch>),
     /// Through a device's queue; each batch is given so long.
@@ -40,7 +40,7 @@ pub(super) enum Way {
 
 /// A batch at the device.
 #[derive(Debug, Default)]
-pub(super) struct Flown {
+pub(super) struct Pending {
     /// None where the place is free.
     pub(super) handle: Option<Handle>,
     /// What it was packed from.
@@ -56,14 +56,14 @@ pub(super) enum Mode {
     /// To hand over and go.
     Submit,
     /// The answer to what was handed over.
-    Collect { ticket: u64, patience: Duration },
+    Collect { ticket: u64, timeout: Duration },
 }
 
 /// A device and the buffers of its batches.
 pub(crate) struct Device {
-    pub(super) way: Way,
+    pub(super) transport: Transport,
     pub(super) mode: Mode,
-    pub(super) flown: [Flown; LANES],
+    pub(super) pending: [Pending; MAX_IN_FLIGHT],
     /// The ticket of the batch that was just handed over.
     pub(super) ticket: Option<u64>,
     /// Whether the device made the picks of the last decision, and why not if it was asked.
@@ -86,18 +86,18 @@ impl fmt::Debug for Device {
 
 impl Device {
     pub(crate) fn new(launcher: Box<dyn Launch>) -> Self {
-        Self::of(Way::Launcher(launcher))
+        Self::of(Transport::Launcher(launcher))
     }
 
-    pub(in crate::backend::ascend) fn queued(queue: Queue, patience: Duration) -> Self {
-        Self::of(Way::Queue(queue, patience))
+    pub(in crate::backend::ascend) fn queued(queue: Queue, timeout: Duration) -> Self {
+        Self::of(Transport::Queue(queue, timeout))
     }
 
-    fn of(way: Way) -> Self {
+    fn of(transport: Transport) -> Self {
         Self {
-            way,
+            transport,
             mode: Mode::Now,
-            flown: Default::default(),
+            pending: Default::default(),
             ticket: None,
             by_device: false,
             fallback: None,
@@ -120,9 +120,9 @@ impl Device {
     }
 
     fn state(&self) -> String {
-        match &self.way {
-            Way::Launcher(launcher) => launcher.describe(),
-            Way::Queue(queue, _) => {
+        match &self.transport {
+            Transport::Launcher(launcher) => launcher.describe(),
+            Transport::Queue(queue, _) => {
                 let Counters { decided, kept, fallen_back, .. } = queue.counters();
                 let state = queue.ready().map_or_else(|error| error.to_string(), |opened| opened.name);
                 let last = queue.last_error().map_or(String::new(), |error| format!("; last error: {error}"));
@@ -133,9 +133,9 @@ impl Device {
 
     /// The open device, in words.
     pub(in crate::backend::ascend) fn name(&self) -> Result<String, DeviceError> {
-        match &self.way {
-            Way::Launcher(launcher) => Ok(launcher.describe()),
-            Way::Queue(queue, _) => match queue.ready() {
+        match &self.transport {
+            Transport::Launcher(launcher) => Ok(launcher.describe()),
+            Transport::Queue(queue, _) => match queue.ready() {
                 Ok(opened) => Ok(opened.name),
                 Err(resting) => Err(queue.last_error().unwrap_or(resting)),
             },
@@ -157,22 +157,22 @@ impl Device {
     }
 
     pub(crate) fn counters(&self) -> Option<Counters> {
-        match &self.way {
-            Way::Launcher(_) => None,
-            Way::Queue(queue, _) => Some(queue.counters()),
+        match &self.transport {
+            Transport::Launcher(_) => None,
+            Transport::Queue(queue, _) => Some(queue.counters()),
         }
     }
 
     pub(crate) fn note(&mut self, outcome: Outcome<'_>) {
         self.by_device = matches!(outcome, Outcome::Decided(_) | Outcome::Looked);
-        let Way::Queue(queue, _) = &self.way else {
-            if let Way::Launcher(launcher) = &mut self.way {
+        let Transport::Queue(queue, _) = &self.transport else {
+            if let Transport::Launcher(launcher) = &mut self.transport {
                 launcher.note(outcome);
             }
             return;
         };
         match outcome {
-            Outcome::Decided(_) | Outcome::Looked => queue.praise(),
+            Outcome::Decided(_) | Outcome::Looked => queue.note_answer(),
             Outcome::Kept(kept) => {
                 queue.count(|counters| counters.kept += 1);
                 self.fallback = Some(DeviceError::Kept(kept));
@@ -185,7 +185,7 @@ impl Device {
             Outcome::Refused(error) => {
                 let error = DeviceError::Answer(error);
                 queue.count(|counters| counters.fallen_back += 1);
-                queue.distrust(error.clone());
+                queue.note_wrong_answer(error.clone());
                 self.fallback = Some(error);
             }
             Outcome::Failed(_) => queue.count(|counters| counters.fallen_back += 1),
@@ -200,7 +200,7 @@ impl Device {
     /// Whether the device is to be asked for this batch at all.
     pub(crate) fn is_wanted(&mut self, batch: &Batch<'_>) -> bool {
         self.by_device = false;
-        let queued = matches!(self.way, Way::Queue(..));
+        let queued = matches!(self.transport, Transport::Queue(..));
         match self.mode {
             Mode::Collect { ticket, .. } if queued => ticket != 0,
             Mode::Submit if !queued => false,
@@ -218,14 +218,14 @@ impl Device {
     pub(crate) fn picked(&mut self, batch: &Batch<'_>, since: Option<Instant>) {
         let time = since.map(|since| since.elapsed());
         if !self.by_device {
-            self.took(batch, Side::Cpu, time);
+            self.record(batch, Side::Cpu, time);
         } else if self.mode == Mode::Now {
-            self.took(batch, Side::Device, time);
-            self.took(batch, Side::Host, time.map(|time| time.saturating_sub(self.waited)));
+            self.record(batch, Side::Device, time);
+            self.record(batch, Side::Host, time.map(|time| time.saturating_sub(self.waited)));
         }
     }
 
-    pub(super) fn took(&mut self, batch: &Batch<'_>, side: Side, time: Option<Duration>) {
+    pub(super) fn record(&mut self, batch: &Batch<'_>, side: Side, time: Option<Duration>) {
         if let (Some(choice), Some(time)) = (&mut self.choice, time) {
             choice.measured(batch, side, time.as_nanos() as f64);
         }
@@ -243,8 +243,8 @@ impl Device {
     }
 
     /// The decision that begins takes the answer to this ticket.
-    pub(crate) fn collecting(&mut self, ticket: Ticket, patience: Duration) {
-        self.mode = Mode::Collect { ticket: ticket.serial, patience };
+    pub(crate) fn collecting(&mut self, ticket: Ticket, timeout: Duration) {
+        self.mode = Mode::Collect { ticket: ticket.serial, timeout };
         self.by_device = false;
         self.fallback = ticket.refused;
     }
@@ -264,18 +264,18 @@ impl Device {
     }
 
     pub(crate) fn poll(&self, ticket: u64) -> bool {
-        let Way::Queue(queue, _) = &self.way else { return true };
-        self.flown
+        let Transport::Queue(queue, _) = &self.transport else { return true };
+        self.pending
             .iter()
-            .filter_map(|flown| flown.handle)
+            .filter_map(|pending| pending.handle)
             .all(|handle| handle.serial() != ticket || queue.poll(handle))
     }
 
     pub(crate) fn discard(&mut self, ticket: u64) {
-        let Way::Queue(queue, _) = &self.way else { return };
-        for flown in &mut self.flown {
-            if flown.handle.is_some_and(|handle| handle.serial() == ticket)
-                && let Some(handle) = flown.handle.take()
+        let Transport::Queue(queue, _) = &self.transport else { return };
+        for pending in &mut self.pending {
+            if pending.handle.is_some_and(|handle| handle.serial() == ticket)
+                && let Some(handle) = pending.handle.take()
             {
                 queue.discard(handle);
             }

@@ -3,8 +3,8 @@
 use super::super::blob::{self, DevicePick, Kept, MAX_BATCHES, Packing, Problem, Work};
 use super::super::sys;
 use super::Outcome;
-use super::device::{Device, Way};
-use super::one::{Nobody, fits, launched};
+use super::device::{Device, Transport};
+use super::one::{DeviceFailed, fits, launched};
 
 impl Device {
     /// The same for many decisions in one launch, one block each; no problem for a rule that only the CPU can
@@ -69,8 +69,8 @@ impl Device {
             refused
         };
         let blocks = packed.len() as u32;
-        let refused = match &mut self.way {
-            Way::Launcher(launcher) => {
+        let refused = match &mut self.transport {
+            Transport::Launcher(launcher) => {
                 let input = self.input.take(from);
                 let output = self.output.take(to);
                 write(input, output);
@@ -81,24 +81,22 @@ impl Device {
                     Ok(Vec::new())
                 }
             }
-            Way::Queue(queue, patience) => {
+            Transport::Queue(queue, timeout) => {
                 let sizes = (from, to);
-                let flight = queue.submit(|input, output| {
+                let job = queue.submit(|input, output| {
                     fits(sizes, (input.len(), output.len()))?;
                     write(input, output);
-                    let mut flight = sys::Flight {
+                    let mut job = sys::Job {
                         input_bytes: from,
                         output_bytes: to,
                         head_bytes: to,
-                        ..sys::Flight::default()
+                        ..sys::Job::default()
                     };
-                    flight.launches[0] = sys::Launch { function: 1, blocks };
-                    flight.launch_count = 1;
-                    Ok(flight)
+                    job.launches[0] = sys::KernelLaunch { function: 1, blocks };
+                    job.launch_count = 1;
+                    Ok(job)
                 });
-                flight
-                    .and_then(|handle| queue.collect(handle, *patience, &mut read))
-                    .map(|(refused, _)| refused)
+                job.and_then(|handle| queue.collect(handle, *timeout, &mut read)).map(|(refused, _)| refused)
             }
         };
         match refused {
@@ -109,7 +107,7 @@ impl Device {
             }
             Err(error) => {
                 self.fallback = Some(error);
-                self.note(Outcome::Failed(&Nobody));
+                self.note(Outcome::Failed(&DeviceFailed));
             }
         }
         answers

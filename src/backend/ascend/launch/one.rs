@@ -8,21 +8,21 @@ use super::super::blob::{
     self, AnswerError, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, Packing, Problem, Soc, Work,
 };
 use super::super::choice::Side;
-use super::super::device::LANES;
+use super::super::device::MAX_IN_FLIGHT;
 use super::super::queue::Timing;
 use super::super::result::DeviceError;
 use super::super::sys;
-use super::device::{Device, Mode, Way};
+use super::device::{Device, Mode, Transport};
 use super::{Launch, Outcome};
 
 impl Device {
     /// What batches are packed for now.
     pub(super) fn soc(&mut self) -> Result<Soc, Outcome<'static>> {
-        match &self.way {
-            Way::Launcher(launcher) => Ok(launcher.soc()),
-            Way::Queue(queue, _) => queue.soc().map_err(|error| {
+        match &self.transport {
+            Transport::Launcher(launcher) => Ok(launcher.soc()),
+            Transport::Queue(queue, _) => queue.soc().map_err(|error| {
                 self.fallback = Some(error);
-                Outcome::Failed(&Nobody)
+                Outcome::Failed(&DeviceFailed)
             }),
         }
     }
@@ -30,40 +30,40 @@ impl Device {
     /// Plans and packs a batch, and hands it over.
     fn start(&mut self, problem: &Problem<'_>) -> Result<(), Outcome<'static>> {
         let soc = self.soc()?;
-        let Way::Queue(queue, _) = &self.way else { return Ok(()) };
+        let Transport::Queue(queue, _) = &self.transport else { return Ok(()) };
         let failed = |fallback: &mut Option<DeviceError>, error: DeviceError| {
             *fallback = Some(error);
-            Outcome::Failed(&Nobody)
+            Outcome::Failed(&DeviceFailed)
         };
-        let free = self.flown.iter_mut().find(|flown| flown.handle.is_none());
-        let Some(flown) = free else {
-            return Err(failed(&mut self.fallback, DeviceError::Busy { in_flight: LANES }));
+        let free = self.pending.iter_mut().find(|pending| pending.handle.is_none());
+        let Some(pending) = free else {
+            return Err(failed(&mut self.fallback, DeviceError::Busy { in_flight: MAX_IN_FLIGHT }));
         };
-        flown.packing.plan(problem, soc).map_err(Outcome::Kept)?;
+        pending.packing.plan(problem, soc).map_err(Outcome::Kept)?;
         let from = blob::launch_head_bytes(1);
-        let packing = &flown.packing;
+        let packing = &pending.packing;
         let handle = queue.submit(|input, output| {
-            let mut flight = sys::Flight {
+            let mut job = sys::Job {
                 input_bytes: from + packing.in_bytes(),
                 output_bytes: packing.out_bytes(),
                 head_bytes: packing.zeroed_bytes(),
-                ..sys::Flight::default()
+                ..sys::Job::default()
             };
-            fits((flight.input_bytes, flight.output_bytes), (input.len(), output.len()))?;
+            fits((job.input_bytes, job.output_bytes), (input.len(), output.len()))?;
             blob::write_launch_head(&[(from, 0)], input);
-            packing.write(problem, &mut input[from..flight.input_bytes]);
-            output[..flight.head_bytes].fill(0);
+            packing.write(problem, &mut input[from..job.input_bytes]);
+            output[..job.head_bytes].fill(0);
             for (entry, blocks) in packing.launches() {
                 let function = usize::from(entry != ENTRY_COLUMNS);
-                flight.launches[flight.launch_count] = sys::Launch { function, blocks };
-                flight.launch_count += 1;
+                job.launches[job.launch_count] = sys::KernelLaunch { function, blocks };
+                job.launch_count += 1;
             }
-            Ok(flight)
+            Ok(job)
         });
         match handle {
             Ok(handle) => {
-                flown.handle = Some(handle);
-                flown.stamp = stamp(problem);
+                pending.handle = Some(handle);
+                pending.stamp = stamp(problem);
                 self.ticket = Some(handle.serial());
                 Ok(())
             }
@@ -75,32 +75,34 @@ impl Device {
     fn finish<T>(
         &mut self,
         ticket: u64,
-        patience: Duration,
+        timeout: Duration,
         problem: &Problem<'_>,
         read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
     ) -> Result<(T, Timing), Outcome<'static>> {
         let unknown = DeviceError::Ticket { ticket };
-        let found =
-            self.flown.iter_mut().find(|flown| flown.handle.is_some_and(|handle| handle.serial() == ticket));
-        let (Way::Queue(queue, _), Some(flown)) = (&self.way, found) else {
+        let found = self
+            .pending
+            .iter_mut()
+            .find(|pending| pending.handle.is_some_and(|handle| handle.serial() == ticket));
+        let (Transport::Queue(queue, _), Some(pending)) = (&self.transport, found) else {
             self.fallback = Some(unknown);
-            return Err(Outcome::Failed(&Nobody));
+            return Err(Outcome::Failed(&DeviceFailed));
         };
-        let Some(handle) = flown.handle.take() else { return Err(Outcome::Failed(&Nobody)) };
-        if flown.stamp != stamp(problem) {
+        let Some(handle) = pending.handle.take() else { return Err(Outcome::Failed(&DeviceFailed)) };
+        if pending.stamp != stamp(problem) {
             queue.discard(handle);
             self.fallback = Some(unknown);
-            return Err(Outcome::Failed(&Nobody));
+            return Err(Outcome::Failed(&DeviceFailed));
         }
-        let packing = &flown.packing;
-        match queue.collect(handle, patience, |output| {
+        let packing = &pending.packing;
+        match queue.collect(handle, timeout, |output| {
             read(packing, &output[..packing.out_bytes().min(output.len())])
         }) {
             Ok((Ok(answer), timing)) => Ok((answer, timing)),
             Ok((Err(error), _)) => Err(Outcome::Refused(error)),
             Err(error) => {
                 self.fallback = Some(error);
-                Err(Outcome::Failed(&Nobody))
+                Err(Outcome::Failed(&DeviceFailed))
             }
         }
     }
@@ -112,28 +114,28 @@ impl Device {
         problem: &Problem<'_>,
         read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
     ) -> Option<T> {
-        if matches!(self.way, Way::Launcher(_)) {
+        if matches!(self.transport, Transport::Launcher(_)) {
             return self.launch(problem, read);
         }
         let begin = self.clock();
-        let (ticket, patience) = match (self.mode, &self.way) {
-            (Mode::Collect { ticket, patience }, _) => (ticket, patience),
-            (_, Way::Queue(_, patience)) => {
-                let patience = *patience;
+        let (ticket, timeout) = match (self.mode, &self.transport) {
+            (Mode::Collect { ticket, timeout }, _) => (ticket, timeout),
+            (_, Transport::Queue(_, timeout)) => {
+                let timeout = *timeout;
                 if let Err(outcome) = self.start(problem) {
                     self.note(outcome);
                     return None;
                 }
-                (self.ticket.unwrap_or(0), patience)
+                (self.ticket.unwrap_or(0), timeout)
             }
             _ => return None,
         };
         if self.mode == Mode::Submit {
             let host = begin.map(|begin| begin.elapsed());
-            self.took(problem.batch, Side::Host, host);
+            self.record(problem.batch, Side::Host, host);
             return None;
         }
-        match self.finish(ticket, patience, problem, read) {
+        match self.finish(ticket, timeout, problem, read) {
             Ok((answer, timing)) => {
                 self.waited = timing.waited;
                 Some(answer)
@@ -142,7 +144,7 @@ impl Device {
                 self.note(outcome);
                 // In vain, but not for nothing: a device that is late is a slow one.
                 if self.mode == Mode::Now {
-                    self.took(problem.batch, Side::Device, begin.map(|begin| begin.elapsed()));
+                    self.record(problem.batch, Side::Device, begin.map(|begin| begin.elapsed()));
                 }
                 None
             }
@@ -155,8 +157,8 @@ impl Device {
         problem: &Problem<'_>,
         read: impl FnOnce(&Packing, &[u8]) -> Result<T, AnswerError>,
     ) -> Option<T> {
-        let Way::Launcher(launcher) = &mut self.way else { return None };
-        let packing = &mut self.flown[0].packing;
+        let Transport::Launcher(launcher) = &mut self.transport else { return None };
+        let packing = &mut self.pending[0].packing;
         if let Err(kept) = packing.plan(problem, launcher.soc()) {
             self.note(Outcome::Kept(kept));
             return None;
@@ -211,15 +213,15 @@ pub(super) fn fits(needed: (usize, usize), found: (usize, usize)) -> Result<(), 
 
 /// The device's own error stands in [`Device::fallback`].
 #[derive(Debug)]
-pub(super) struct Nobody;
+pub(super) struct DeviceFailed;
 
-impl fmt::Display for Nobody {
+impl fmt::Display for DeviceFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the device failed")
     }
 }
 
-impl Error for Nobody {}
+impl Error for DeviceFailed {}
 
 /// What a batch was packed from, mixed into one number: plan, loads, who was placed before.
 fn stamp(problem: &Problem<'_>) -> u64 {

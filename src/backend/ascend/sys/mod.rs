@@ -2,7 +2,7 @@
 //! backend.
 //!
 //! The call that creates an object makes its handle, and the call that destroys the object consumes it. The
-//! host reaches memory through a [`Lane`], which knows whether the device may be writing it. What the runtime
+//! host reaches memory through a [`Buffers`], which knows whether the device may be writing it. What the runtime
 //! checks itself (a foreign context, a bad length) it reports as an error value.
 //!
 //! | module | |
@@ -10,11 +10,11 @@
 //! | `bindings` | the calls and types, made by bindgen |
 //! | `api` | the library: found, loaded, checked, initialised, finalised |
 //! | `handles` | device, context, stream, events, memory, kernel file |
-//! | `lane` | the memory of one batch in flight, its copies and launches |
+//! | `buffers` | the memory of one batch in flight, its copies and launches |
 
 mod api;
+mod buffers;
 mod handles;
-mod lane;
 
 #[rustfmt::skip]
 #[expect(
@@ -33,8 +33,8 @@ mod bindings {
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) use api::{Api, finalize};
+pub(super) use buffers::{Buffers, Job, KernelLaunch};
 pub(super) use handles::{Binary, Context, Device, Stream};
-pub(super) use lane::{Flight, Lane, Launch};
 
 /// Locks, whoever panicked while holding it.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

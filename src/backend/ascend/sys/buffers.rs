@@ -37,25 +37,25 @@ impl Arguments {
 
 /// What one batch needs of a lane.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Flight {
+pub(crate) struct Job {
     pub input_bytes: usize,
     pub output_bytes: usize,
     /// Output bytes that the device must find as the host left them.
     pub head_bytes: usize,
-    pub launches: [Launch; 2],
+    pub launches: [KernelLaunch; 2],
     pub launch_count: usize,
 }
 
 /// One entry and how many blocks of it run.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Launch {
+pub(crate) struct KernelLaunch {
     /// Index into the functions that the lane was made for.
     pub function: usize,
     pub blocks: u32,
 }
 
 /// Memory for one batch on both sides. While it is in flight the host reaches none of it.
-pub(crate) struct Lane {
+pub(crate) struct Buffers {
     api: Arc<Api>,
     input: PinnedMemory,
     output: PinnedMemory,
@@ -71,9 +71,9 @@ pub(crate) struct Lane {
 
 // SAFETY: the host memory belongs to the lane alone and any thread may write it; calls are made on the thread
 // of the context only, for the owner hands a lane to other threads behind a lock and drops it on its own.
-unsafe impl Send for Lane {}
+unsafe impl Send for Buffers {}
 
-impl Lane {
+impl Buffers {
     pub(crate) fn new(
         context: &Context,
         functions: &[Function],
@@ -123,9 +123,9 @@ impl Lane {
     }
 
     /// Enqueues copies, launches and the copy back. The device finds the first `head_bytes` of the output as
-    /// the host left them. In flight from here until [`Lane::landed`], also after an error: a part may have
+    /// the host left them. In flight from here until [`Buffers::complete`], also after an error: a part may have
     /// been enqueued.
-    pub(crate) fn fly(&mut self, stream: &Stream, flight: &Flight) -> Result<(), CallError> {
+    pub(crate) fn enqueue(&mut self, stream: &Stream, job: &Job) -> Result<(), CallError> {
         self.in_flight = true;
         self.start.record(stream)?;
         let (input, device_input) = (self.input.at.cast(), self.device_input.at);
@@ -134,31 +134,31 @@ impl Lane {
             stream,
             (device_input, self.device_input.bytes),
             (input, self.input.bytes),
-            flight.input_bytes,
+            job.input_bytes,
             true,
         )?;
         self.copy(
             stream,
             (device_output, self.device_output.bytes),
             (output, self.output.bytes),
-            flight.head_bytes,
+            job.head_bytes,
             true,
         )?;
-        for launch in &flight.launches[..flight.launch_count] {
+        for launch in &job.launches[..job.launch_count] {
             self.launch(stream, launch)?;
         }
         self.copy(
             stream,
             (output, self.output.bytes),
             (device_output, self.device_output.bytes),
-            flight.output_bytes,
+            job.output_bytes,
             false,
         )?;
         self.end.record(stream)
     }
 
     /// Leaves its memory to the runtime, which may still write it.
-    pub(crate) fn strand(self) {
+    pub(crate) fn leak(self) {
         if self.in_flight {
             std::mem::forget(self);
         }
@@ -166,7 +166,7 @@ impl Lane {
 
     /// Says that the stream was synchronised; returns what it took on the device, if the runtime knows, in
     /// milliseconds.
-    pub(crate) fn landed(&mut self) -> Option<f32> {
+    pub(crate) fn complete(&mut self) -> Option<f32> {
         self.in_flight = false;
         let mut ms = 0.0;
         // SAFETY: both events live and are recorded; a place to write to.
@@ -196,7 +196,7 @@ impl Lane {
         self.api.done("aclrtMemcpyAsync", code)
     }
 
-    fn launch(&self, stream: &Stream, launch: &Launch) -> Result<(), CallError> {
+    fn launch(&self, stream: &Stream, launch: &KernelLaunch) -> Result<(), CallError> {
         let function = self.functions[launch.function].0;
         if let Some(arguments) = self.arguments.get(launch.function) {
             // SAFETY: function, stream and arguments live; the arguments are this function's, no attributes,
