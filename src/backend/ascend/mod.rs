@@ -1,4 +1,4 @@
-//! The Ascend NPU beside the CPU: the device makes the greedy picks of a decision, the host does all the rest.
+//! The Ascend NPU beside the CPU: the device makes the greedy picks of a decision, the host does the rest.
 //!
 //! | module | |
 //! |---|---|
@@ -51,8 +51,8 @@ pub struct AscendParameters {
     pub kernel: Option<PathBuf>,
     /// Which device; none to use no device.
     pub device: Option<u32>,
-    /// How long a decision waits for the device before the CPU makes it. Default 50 ms: some thousand times as
-    /// long as a decision takes.
+    /// How long a decision waits for the device before the CPU makes it. Default 50 ms: some thousand times
+    /// as long as a decision takes.
     pub answer_timeout_ms: u32,
     /// After how long a batch on the device counts as failed; default 2 s.
     pub device_timeout_ms: u32,

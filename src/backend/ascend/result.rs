@@ -136,7 +136,8 @@ pub struct Counters {
     pub submitted: u64,
     /// Batches that the device decided.
     pub decided: u64,
-    /// Batches that the host kept: nothing to place, a limit, a rule whose profiles the device cannot compute.
+    /// Batches that the host kept: nothing to place, a limit, or a rule whose profiles the device cannot
+    /// compute.
     pub kept: u64,
     /// Batches that the CPU decided because the device failed, was late, rested or was busy.
     pub fallen_back: u64,

@@ -6,31 +6,31 @@ use super::layout::*;
 use super::{DeviceColumn, DevicePick, Packing, Work};
 use crate::pool::PoolSlot;
 
-/// What the device answered, if it is no answer.
+/// Why an answer of the device cannot be used.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AnswerError {
     /// The output is too short or of another version.
     #[error("answer of the device: {what}: expected {expected}, found {found}")]
     Malformed {
-        /// What.
+        /// Which part of it.
         what: &'static str,
-        /// Expected.
+        /// The value expected.
         expected: u64,
-        /// Found.
+        /// The value found.
         found: u64,
     },
-    /// Too many requests of a column are within the rounding of its vectors.
+    /// In some column, more requests than the kernel scores again are within rounding of the best.
     #[error("the device found too many near ties in a column")]
     Ties,
-    /// A pick that may not be.
+    /// A pick that breaks a limit of the batch.
     #[error("pick {index} of the device, request in pool slot {slot} on worker {worker}: {what}")]
     Pick {
         /// Its index.
         index: usize,
-        /// The request's slot in its pool.
+        /// The pool slot of its request.
         slot: u32,
-        /// The worker.
+        /// Its worker.
         worker: u32,
         /// What is wrong with it.
         what: &'static str,
@@ -38,13 +38,13 @@ pub enum AnswerError {
 }
 
 impl Packing {
-    /// The picks of an answer, [`Packing::out_bytes`] long, into `picks`.
+    /// Reads the picks of an answer, which is [`Packing::out_bytes`] long, into `picks`.
     pub(crate) fn read(&self, bytes: &[u8], picks: &mut Vec<DevicePick>) -> Result<Work, AnswerError> {
         picks.clear();
         let out = self.head(bytes)?;
         match out.status {
             STATUS_OK => {}
-            2 => return Err(AnswerError::Ties),
+            STATUS_TIES => return Err(AnswerError::Ties),
             found => return Err(malformed("status", STATUS_OK.into(), found.into())),
         }
         if out.picks > self.header.max_picks {
@@ -66,7 +66,7 @@ impl Packing {
         Ok(Work { columns: out.columns, rescored: out.rescored })
     }
 
-    /// The columns of an answer, worker by worker.
+    /// Reads the columns of an answer, worker by worker.
     pub(crate) fn read_columns(
         &self,
         bytes: &[u8],
@@ -84,7 +84,7 @@ impl Packing {
                 let column = ColumnBytes::get(&bytes[from..]);
                 match column.status {
                     STATUS_OK => {}
-                    2 => return Err(AnswerError::Ties),
+                    STATUS_TIES => return Err(AnswerError::Ties),
                     found => return Err(malformed("status of a column", STATUS_OK.into(), found.into())),
                 }
                 let best = match column.entry {
@@ -100,6 +100,7 @@ impl Packing {
         Ok(())
     }
 
+    /// Reads the head of an answer and checks length, magic and version.
     fn head(&self, bytes: &[u8]) -> Result<Out, AnswerError> {
         if bytes.len() < self.out_bytes() {
             return Err(malformed("bytes", self.out_bytes() as u64, bytes.len() as u64));
@@ -114,6 +115,7 @@ impl Packing {
         Ok(out)
     }
 
+    /// The pool slot of an entry; none for padding and beyond the last entry.
     fn slot(&self, entry: u32) -> Option<PoolSlot> {
         let &(slot, _) = self.entries.get(entry as usize)?;
         (slot != NOBODY).then_some(PoolSlot(slot))

@@ -1,17 +1,17 @@
 //! The bytes of a launch, as `kernels/ascendc/tiling.h` declares them: its structures, constants and limits.
 //!
 //! This is the host's copy of that header. A test compiles the header and compares every size, offset and
-//! constant with the ones here.
+//! public constant with the ones here.
 
 /// The entry that scores columns, one block for each group of workers.
 pub const ENTRY_COLUMNS: &str = "balanceroute_columns";
 /// The entry that picks, one block for each batch.
 pub const ENTRY_GREEDY: &str = "balanceroute_greedy";
-/// Version of the layout; a kernel of another version refuses.
+/// Version of the layout; a kernel refuses any other.
 pub const VERSION: u32 = 1;
-/// First word of every part of a blob.
+/// First word of a launch, of each batch and of each answer.
 pub const MAGIC: u32 = 0x314b_5242;
-/// Blobs and the batches in them begin at multiples of this many bytes.
+/// Blobs, and the batches in them, begin at multiples of this many bytes.
 pub const BLOB_ALIGN: usize = 64;
 /// Most requests of a batch on the device.
 pub const MAX_REQUESTS: usize = 4096;
@@ -24,28 +24,41 @@ pub const MAX_RUNS: usize = 16;
 /// Most batches of one launch.
 pub const MAX_BATCHES: usize = 1024;
 
+/// A run begins at a multiple of this many entries.
 pub(super) const ENTRY_ALIGN: usize = 128;
+/// Sections begin at multiples of this many bytes.
 pub(super) const BLOCK_BYTES: usize = 32;
+/// Scores stay below this, so that the kernel's sums do not overflow.
 pub(super) const GREATEST: i64 = 1 << 56;
+/// Below this, single precision holds every whole number.
 pub(super) const EXACT_F32: i64 = 1 << 24;
+/// The entry of no request.
 pub(super) const NOBODY: u32 = u32::MAX;
+// How a profile follows from loads.
 pub(super) const MODE_F: u32 = 0;
 pub(super) const MODE_LOOKAHEAD: u32 = 1;
 pub(super) const MODE_LEVEL: u32 = 2;
 pub(super) const MODE_FIXED: u32 = 3;
+// How bonuses are stored.
 pub(super) const BONUS_NONE: u32 = 0;
 pub(super) const BONUS_F16: u32 = 1;
 pub(super) const BONUS_F32: u32 = 2;
+// What a batch has, beside lengths and ages.
 pub(super) const FLAG_COLUMNS_READY: u32 = 1;
 pub(super) const FLAG_ELIGIBILITY: u32 = 2;
 pub(super) const FLAG_ROOM: u32 = 4;
+// What the kernel says of its answer.
 pub(super) const STATUS_OK: u32 = 1;
-/// Bytes of the unified buffer that hold what does not depend on the shape: reduction, staging of picks.
+pub(super) const STATUS_TIES: u32 = 2;
+/// Bytes of the unified buffer that a batch of any shape takes: for reductions, and for staging picks.
 pub(super) const FIXED_UB: usize = 32 + 1024 + 2048;
 
-/// Declares a structure of the layout: its C name, size and fields in order, without padding.
+/// Declares structures of the layout: name, name in C, size, and the fields in order, without padding.
 macro_rules! layout {
-    ($($(#[$doc:meta])* struct $name:ident = $c:literal, $size:literal { $($field:ident: $type:ty),* $(,)? })*) => {
+    ($(
+        $(#[$doc:meta])*
+        struct $name:ident = $c:literal, $size:literal { $($field:ident: $type:ty),* $(,)? }
+    )*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,23 +68,27 @@ macro_rules! layout {
             const _: () = assert!(size_of::<$name>() == $size);
 
             impl $name {
-                /// Writes it to the beginning of `bytes`; what is reserved past the last field is zeroed.
+                /// Writes its fields to the beginning of `bytes`.
                 #[allow(dead_code, reason = "some are only read")]
                 pub(super) fn put(&self, bytes: &mut [u8]) {
                     $(bytes[std::mem::offset_of!(Self, $field)..][..size_of::<$type>()]
                         .copy_from_slice(&Bytes::to_le(self.$field)[..size_of::<$type>()]);)*
                 }
 
-                /// Reads it from the beginning of `bytes`.
+                /// Reads its fields from the beginning of `bytes`.
                 #[allow(dead_code, reason = "some are only written")]
                 pub(super) fn get(bytes: &[u8]) -> Self {
-                    Self { $($field: Bytes::from_le(&bytes[std::mem::offset_of!(Self, $field)..][..size_of::<$type>()])),* }
+                    Self {
+                        $($field: Bytes::from_le(
+                            &bytes[std::mem::offset_of!(Self, $field)..][..size_of::<$type>()],
+                        )),*
+                    }
                 }
             }
         )*
 
-        /// Every field of the layout: structure and field as C names them, offset and size in bytes. For the
-        /// test that compares them.
+        /// Every field of the layout: structure and field as C names them, offset and size in bytes. A test
+        /// compares them with the header.
         #[doc(hidden)]
         pub const FIELDS: &[(&str, &str, usize, usize)] =
             &[$($(($c, stringify!($field), std::mem::offset_of!($name, $field), size_of::<$type>()),)*)*];
@@ -81,7 +98,7 @@ macro_rules! layout {
     };
 }
 
-/// Numbers as bytes in the device's order.
+/// Numbers as the device orders their bytes: little-endian.
 trait Bytes: Sized {
     fn to_le(self) -> [u8; 64];
     fn from_le(bytes: &[u8]) -> Self;
@@ -124,13 +141,13 @@ impl<const N: usize> Bytes for [u32; N] {
 }
 
 layout! {
-    /// Begins the input blob.
+    /// The head of the input blob.
     struct Launch = "BrLaunch", 64 { magic: u32, version: u32, batches: u32, reserved: [u32; 13] }
 
     /// Where a batch lies in each blob.
     struct Slot = "BrSlot", 16 { in_offset: u64, out_offset: u64 }
 
-    /// Begins a batch.
+    /// The head of a batch.
     struct Header = "BrHeader", 256 {
         magic: u32, version: u32, mode: u32, order: u32,
         flags: u32, bonus_format: u32, requests: u32, workers: u32,
@@ -145,44 +162,45 @@ layout! {
         reserved: [u32; 9],
     }
 
-    /// A worker as the host's placements leave it.
+    /// A worker after the host's placements.
     struct WorkerState = "BrWorker", 64 {
         cost: i64, cost_per_token: i64, anticipated: i64, longest_tokens: i64, row_added: i64,
         open_slots: u32, reserved: [u32; 5],
     }
 
-    /// Entries of one survival class.
+    /// A run: the entries of one survival class.
     struct Run = "BrRun", 32 { from: u32, count: u32, slope: i64, reserved: [u32; 4] }
 
-    /// The head of a profile from the host.
+    /// The head of a profile that the host computed.
     struct ProfileHead = "BrProfile", 32 { intercept: i64, slope: i64, knots: u32, reserved: [u32; 3] }
 
-    /// A knot of it.
+    /// A knot of such a profile.
     struct KnotBytes = "BrKnot", 16 { at_tokens: i64, weight: i64 }
 
-    /// Begins the answer to a batch.
+    /// The head of the answer to a batch.
     struct Out = "BrOut", 64 {
         magic: u32, version: u32, status: u32, picks: u32, columns: u32, rescored: u32, reserved: [u32; 10],
     }
 
-    /// The best of a run on a worker.
+    /// The best request of a run on a worker.
     struct ColumnBytes = "BrColumn", 16 { score: i64, entry: u32, status: u32 }
 
-    /// A pick.
+    /// A pick of the device.
     struct PickBytes = "BrPick", 16 { entry: u32, worker: u32, score: i64 }
 }
 
+/// Rounds up to a multiple of `to`.
 pub(super) fn align(bytes: usize, to: usize) -> usize {
     bytes.next_multiple_of(to)
 }
 
-/// Bytes that the launch's own head takes before the first batch.
+/// Bytes before the first batch of a launch.
 #[must_use]
 pub fn launch_head_bytes(batches: usize) -> usize {
     align(size_of::<Launch>() + batches * size_of::<Slot>(), BLOB_ALIGN)
 }
 
-/// Writes the head of a launch of batches at these (input, output) offsets.
+/// Writes the head of a launch: where each batch begins in the input and in the output.
 pub fn write_launch_head(offsets: &[(usize, usize)], bytes: &mut [u8]) {
     Launch { magic: MAGIC, version: VERSION, batches: offsets.len() as u32, reserved: [0; 13] }.put(bytes);
     for (at, &(input, output)) in offsets.iter().enumerate() {

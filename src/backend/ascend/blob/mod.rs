@@ -1,8 +1,7 @@
 //! One batch as the device kernel reads it, and the device's answer.
 //!
-//! The text of `kernels/ascendc/tiling.h` says how host and device split a decision, and why rounding on the
-//! device cannot change a pick. What the device cannot hold stays with the host, which is told why by
-//! [`Kept`].
+//! `kernels/ascendc/tiling.h` says how host and device split a decision, and why rounding on the device
+//! cannot change a pick. The host keeps a batch that the device cannot hold; [`Kept`] is the reason.
 //!
 //! | module | |
 //! |---|---|
@@ -32,73 +31,73 @@ use crate::pool::PoolSlot;
 use crate::rule::{Plan, ProfileSpec};
 use crate::score::Profile;
 
-/// Why the host keeps a batch: the CPU decides it.
+/// Why the host keeps a batch, so that the CPU decides it.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kept {
-    /// No open slot, or nobody left after pinned and overdue requests.
+    /// No slot is open, or no request is left after the pinned and the overdue ones.
     #[error("nobody to place")]
     Nobody,
-    /// The rule's profiles cannot be drawn on the device.
-    #[error("the device cannot draw this rule's profiles")]
-    NoDrawer,
-    /// A judge on the host chooses among several requests.
+    /// The rule gives no [`ProfileSpec`], from which the device could compute profiles.
+    #[error("the device cannot compute this rule's profiles")]
+    NoProfileSpec,
+    /// A judge on the host chooses among the best requests.
     #[error("the rule chooses among several requests on the host")]
     Judge,
-    /// Nothing is scored.
+    /// The longest go first, so nothing is scored.
     #[error("the longest go first: nothing to score")]
     LongestFirst,
-    /// A limit of the device is passed.
+    /// The batch exceeds a limit of the device.
     #[error("{what}: at most {limit} on the device, found {found}")]
     Limit {
         /// What is limited.
         what: &'static str,
-        /// Its limit.
+        /// The limit.
         limit: i64,
-        /// Found.
+        /// What the batch has.
         found: i64,
     },
-    /// The unified buffer of the device cannot hold the planes of the batch.
+    /// The planes of the batch do not fit into the unified buffer.
     #[error("unified buffer: {planned} bytes planned, {needed} needed")]
     UnifiedBuffer {
-        /// Bytes of the device.
+        /// Bytes that the device has.
         planned: usize,
-        /// Bytes of the batch with the smallest tile.
+        /// Bytes that the batch takes with the smallest tile.
         needed: usize,
     },
 }
 
-/// The device that batches are packed for.
+/// The chip that batches are packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Soc {
-    /// Vector cores: blocks that run at once.
+    /// Vector cores: so many blocks run at once.
     pub vector_cores: u32,
-    /// Bytes of the unified buffer of each that a kernel may use.
+    /// Bytes of each core's unified buffer that a kernel may use.
     pub ub_bytes: u32,
-    /// Most entries of a tile, for tests; none for what fits.
+    /// Most entries of a tile, for tests; none for as many as fit.
     pub tile_limit: Option<u32>,
 }
 
 impl Soc {
-    /// Ascend 910B3/B4 and A3 with 40 cores: the least of the family.
+    /// Ascend 910B3, 910B4 and A3 with 40 cores: the smallest chips of the family.
     pub const ASCEND_910B: Self = Self { vector_cores: 40, ub_bytes: 184 * 1024, tile_limit: None };
 }
 
-/// Where profiles come from.
+/// Who computes the profiles.
 pub(crate) enum Source<'a> {
-    /// The device draws them.
+    /// The device, from this.
     Spec(ProfileSpec<'a>),
-    /// The host has drawn them: `draw(worker, class, profile)`. Columns only.
+    /// The host, by `profile(worker, class, into)`. The device scores the first columns and picks nothing.
     Fixed(&'a dyn Fn(usize, Option<u8>, &mut Profile)),
 }
 
-/// A decision after the host's placements.
+/// What is left of a decision after the host's placements.
 pub(crate) struct Problem<'a> {
     pub batch: &'a Batch<'a>,
     pub plan: &'a Plan,
     pub source: Source<'a>,
     pub loads: &'a Loads,
-    /// By pool slot: who has been placed by the host.
+    /// For each pool slot, whether the host has placed its request.
     pub taken: &'a [bool],
 }
 
@@ -110,7 +109,7 @@ pub(crate) struct DevicePick {
     pub score: i64,
 }
 
-/// The best of each survival class on each worker, as the device found it.
+/// The best request of a survival class on a worker, as the device found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceColumn {
     pub worker: usize,
@@ -121,30 +120,31 @@ pub(crate) struct DeviceColumn {
 /// What a launch did, for reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Columns scored by the greedy, after those of the first look.
+    /// Columns that the greedy scored, after those of the first look.
     pub columns: u32,
-    /// Requests scored again in integers.
+    /// Requests that were scored again in integers.
     pub rescored: u32,
 }
 
-/// A packed batch: its shape, and whose entries are whose. Its buffers are kept from batch to batch.
+/// A planned batch: its shape, and which entry is which request. Its vectors are reused from batch to batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Packing {
     header: Header,
     runs: Vec<Run>,
     classes: Vec<Option<u8>>,
-    /// Pool slot, place in the arrival order, of each entry; of padding, nobody's.
+    /// Pool slot and place in the arrival order of each entry; the slot of padding is [`NOBODY`].
     entries: Vec<(u32, u32)>,
     profiles: Vec<Profile>,
     weights: Vec<i32>,
 }
 
 impl Packing {
-    /// Says that the batch shares its launch with others: its block scores the first columns itself.
+    /// Notes that the batch shares its launch with others: its block scores the first columns itself.
     pub(crate) fn share(&mut self) {
         self.header.flags &= !FLAG_COLUMNS_READY;
     }
 
+    /// The pool slots of all entries, without padding.
     fn occupied(&self) -> impl Iterator<Item = PoolSlot> {
         self.entries.iter().filter(|(slot, _)| *slot != NOBODY).map(|&(slot, _)| PoolSlot(slot))
     }
@@ -163,13 +163,13 @@ impl Packing {
         self.header.out_bytes as usize
     }
 
-    /// Bytes at the beginning of its answer that are zeroed before a launch: an unwritten status is an error
-    /// then.
+    /// Bytes at the beginning of its answer that the host zeroes before a launch, so that a status which the
+    /// kernel never wrote is an error.
     pub(crate) fn zeroed_bytes(&self) -> usize {
         self.header.out_picks_at as usize
     }
 
-    /// What to launch for this batch alone, in one stream: entries and their blocks.
+    /// The entries to launch for this batch alone, one after the other, with the blocks of each.
     pub(crate) fn launches(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let blocks = self.header.workers.div_ceil(self.header.group.max(1));
         let fixed = self.header.mode == MODE_FIXED;

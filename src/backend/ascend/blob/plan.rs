@@ -1,4 +1,4 @@
-//! Planning a batch for the device: which requests become which entries, how profiles are given, how large a
+//! Planning a batch for the device: which request becomes which entry, who computes profiles, how large a
 //! tile fits, and where each section of the blob begins.
 
 use half::f16;
@@ -9,20 +9,22 @@ use crate::batch::Request;
 use crate::rule::{Order, ProfileSpec, step_weights};
 use crate::score::Profile;
 
+/// An error where `found` is above a limit.
 fn limit(what: &'static str, limit: usize, found: usize) -> Result<(), Kept> {
     if found <= limit { Ok(()) } else { Err(Kept::Limit { what, limit: limit as i64, found: found as i64 }) }
 }
 
+/// An error where `found` reaches a limit.
 fn limit_i64(what: &'static str, limit: i64, found: i64) -> Result<(), Kept> {
     if found < limit { Ok(()) } else { Err(Kept::Limit { what, limit, found }) }
 }
 
 impl Packing {
-    /// Lays a batch out for a device, or says why the host keeps it.
+    /// Plans a batch for a chip, or says why the host keeps it.
     pub(crate) fn plan(&mut self, problem: &Problem<'_>, soc: Soc) -> Result<(), Kept> {
         let (batch, plan) = (problem.batch, problem.plan);
         let workers = batch.workers().len();
-        // The kernel's number of the order, and how many open slots it leaves to the host.
+        // The number of the order in `tiling.h`, and how many open slots the device leaves to the host.
         let (order, stop_open_slots) = match plan.order {
             Order::Matrix => (0, 0),
             Order::LeastLoaded => (1, 0),
@@ -100,7 +102,7 @@ impl Packing {
         Ok(())
     }
 
-    /// Orders the waiting requests into runs of entries.
+    /// Makes an entry of each waiting request, one run for each survival class.
     fn gather(&mut self, problem: &Problem<'_>, header: &mut Header) -> Result<(), Kept> {
         let batch = problem.batch;
         let by_class = batch.classes().is_some()
@@ -166,7 +168,7 @@ impl Packing {
         Ok(())
     }
 
-    /// What draws profiles; returns the greatest sum of slope and weights per cost unit.
+    /// Notes how profiles are computed; returns the greatest sum of slope and weights per cost unit.
     fn profile(&mut self, problem: &Problem<'_>, header: &mut Header) -> Result<i64, Kept> {
         let (envelope, envelope_row) = problem.loads.envelopes();
         header.envelope = envelope;
@@ -186,7 +188,7 @@ impl Packing {
                 header.mode = MODE_LOOKAHEAD;
                 let steps = discounts.len().min(envelope_row.len());
                 if steps == 0 {
-                    return Err(Kept::NoDrawer);
+                    return Err(Kept::NoProfileSpec);
                 }
                 header.steps = steps as u32;
                 let width = envelope_row.len().max(1);
@@ -208,7 +210,7 @@ impl Packing {
                 }
                 Ok(steepest)
             }
-            Source::Fixed(draw) => {
+            Source::Fixed(compute) => {
                 header.mode = MODE_FIXED;
                 let count = self.runs.len() * header.workers as usize;
                 self.profiles.resize_with(count, Profile::default);
@@ -217,7 +219,7 @@ impl Packing {
                 for worker in 0..header.workers as usize {
                     for (&class, profile) in self.classes.iter().zip(&mut profiles) {
                         profile.clear();
-                        draw(worker, class, profile);
+                        compute(worker, class, profile);
                         header.steps = header.steps.max(profile.knots.len() as u32);
                         let sum = profile.knots.iter().map(|knot| knot.weight);
                         steepest = sum.fold(profile.slope.abs(), i64::saturating_add).max(steepest);
@@ -235,7 +237,7 @@ fn is_half(whole: i64) -> bool {
     single.abs() <= f32::from(f16::MAX) && f32::from(f16::from_f32(single)) == single
 }
 
-/// The largest tile with which the batch fits.
+/// Sets the largest tile with which the batch fits into the unified buffer.
 fn fit_tile(header: &mut Header, soc: Soc) -> Result<(), Kept> {
     let most = soc.tile_limit.unwrap_or(2048).max(ENTRY_ALIGN as u32);
     header.tile = (most / ENTRY_ALIGN as u32 * ENTRY_ALIGN as u32).min(header.stride);
@@ -249,6 +251,7 @@ fn fit_tile(header: &mut Header, soc: Soc) -> Result<(), Kept> {
     Ok(())
 }
 
+/// Sets where each section begins, in the input and in the output.
 fn place_sections(header: &mut Header) {
     let (workers, runs) = (header.workers as usize, header.runs as usize);
     let (steps, stride) = (header.steps as usize, header.stride as usize);

@@ -8,7 +8,7 @@ use crate::batch::Batch;
 use crate::pool::PoolSlot;
 
 impl Packing {
-    /// Writes the batch as planned to `bytes`, [`Packing::in_bytes`] long. Padding keeps whatever is there.
+    /// Writes the planned batch to `bytes`, which are [`Packing::in_bytes`] long. Padding is not written.
     pub(crate) fn write(&self, problem: &Problem<'_>, bytes: &mut [u8]) {
         let header = &self.header;
         header.put(bytes);
@@ -71,6 +71,7 @@ impl Packing {
         }
     }
 
+    /// Writes envelopes, weights and projected rows.
     fn write_lookahead(&self, problem: &Problem<'_>, bytes: &mut [u8]) {
         let header = &self.header;
         let steps = header.steps as usize;
@@ -94,6 +95,7 @@ impl Packing {
         }
     }
 
+    /// Writes eligibility, one bit for each worker, in planes of 16 workers.
     fn write_words(&self, batch: &Batch<'_>, bytes: &mut [u8]) {
         let stride = self.header.stride as usize;
         for (entry, &(slot, _)) in self.entries.iter().enumerate() {
@@ -111,6 +113,7 @@ impl Packing {
         }
     }
 
+    /// Writes bonuses, one plane for each worker.
     fn write_bonuses(&self, batch: &Batch<'_>, bytes: &mut [u8]) {
         let (stride, workers) = (self.header.stride as usize, self.header.workers as usize);
         let half = self.header.bonus_format == BONUS_F16;

@@ -1,5 +1,5 @@
-//! A device as the engine asks it: whether to ask it for a batch, which batches it holds, who made the last
-//! decision, and what the measurements say.
+//! A device as the engine sees it: whether to ask it for a batch, which batches it holds, who made the last
+//! decision, and how long each side took.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(super) struct Aligned {
 }
 
 impl Aligned {
-    /// The first `len` bytes, with whatever was there.
+    /// The first `len` bytes, with what they held before.
     pub(super) fn take(&mut self, len: usize) -> &mut [u8] {
         if self.bytes.len() < len + BLOB_ALIGN {
             self.bytes.resize(len + BLOB_ALIGN, 0);
@@ -30,43 +30,43 @@ impl Aligned {
     }
 }
 
-/// What launches.
+/// How batches reach the device.
 pub(super) enum Transport {
-    /// At once, through the caller's launcher.
+    /// Through the caller's launcher, which waits for them.
     Launcher(Box<dyn Launch>),
-    /// Through a device's queue; each batch is given so long.
+    /// Through the queue of an open device, and how long a decision waits for its answer.
     Queue(Queue, Duration),
 }
 
-/// A batch at the device.
+/// A batch that was submitted and not collected yet.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// None where the place is free.
+    /// None where there is no such batch.
     pub(super) handle: Option<Handle>,
-    /// What it was packed from.
+    /// A hash of what it was packed from.
     pub(super) stamp: u64,
     pub(super) packing: Packing,
 }
 
-/// What the decision under way wants of the device.
+/// What the current decision does with the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// The answer.
+    /// Submits the batch and waits for the answer.
     Now,
-    /// To hand over and go.
+    /// Submits the batch and returns.
     Submit,
-    /// The answer to what was handed over.
+    /// Waits for the answer to a batch submitted before.
     Collect { ticket: u64, timeout: Duration },
 }
 
-/// A device and the buffers of its batches.
+/// A device, what is submitted to it, and how the last decision went.
 pub(crate) struct Device {
     pub(super) transport: Transport,
     pub(super) mode: Mode,
     pub(super) pending: [Pending; MAX_IN_FLIGHT],
-    /// The ticket of the batch that was just handed over.
+    /// The ticket of the batch that was submitted last.
     pub(super) ticket: Option<u64>,
-    /// Whether the device made the picks of the last decision, and why not if it was asked.
+    /// Whether the device made the picks of the last decision; if it was asked and did not, why.
     by_device: bool,
     pub(super) fallback: Option<DeviceError>,
     choice: Option<Choice>,
@@ -110,7 +110,7 @@ impl Device {
         }
     }
 
-    /// The device and what it has done; who decides when, where that is measured.
+    /// Words for the device and what it has done, and for which batches it is faster where that is measured.
     pub(crate) fn describe(&self) -> String {
         let device = self.state();
         match &self.choice {
@@ -119,6 +119,7 @@ impl Device {
         }
     }
 
+    /// Words for the device and what it has done.
     fn state(&self) -> String {
         match &self.transport {
             Transport::Launcher(launcher) => launcher.describe(),
@@ -131,7 +132,7 @@ impl Device {
         }
     }
 
-    /// The open device, in words.
+    /// Words for the open device.
     pub(in crate::backend::ascend) fn name(&self) -> Result<String, DeviceError> {
         match &self.transport {
             Transport::Launcher(launcher) => Ok(launcher.describe()),
@@ -142,12 +143,12 @@ impl Device {
         }
     }
 
-    /// Lets measurements decide who decides.
+    /// Lets measurements choose between CPU and device; none to always ask the device.
     pub(crate) fn choose_by(&mut self, choice: Option<Choice>) {
         self.choice = choice;
     }
 
-    /// Sends everything to one side, for measurements.
+    /// Sends every batch to one side, so that it is measured.
     pub(crate) fn only(&mut self, side: Option<Side>) {
         self.only = side;
     }
@@ -163,6 +164,7 @@ impl Device {
         }
     }
 
+    /// Counts the outcome of a decision, and keeps the error for the caller.
     pub(crate) fn note(&mut self, outcome: Outcome<'_>) {
         self.by_device = matches!(outcome, Outcome::Decided(_) | Outcome::Looked);
         let Transport::Queue(queue, _) = &self.transport else {
@@ -177,7 +179,7 @@ impl Device {
                 queue.count(|counters| counters.kept += 1);
                 self.fallback = Some(DeviceError::Kept(kept));
             }
-            // As much as the device can say of this batch; nothing is wrong with it.
+            // The device is sound: this batch has more near ties than it can tell apart.
             Outcome::Refused(AnswerError::Ties) => {
                 queue.count(|counters| counters.kept += 1);
                 self.fallback = Some(DeviceError::Answer(AnswerError::Ties));
@@ -192,12 +194,12 @@ impl Device {
         }
     }
 
-    /// Whether the decision under way ends once the device has its part.
+    /// Whether the current decision ends once the device has its part.
     pub(crate) fn is_submitting(&self) -> bool {
         self.mode == Mode::Submit
     }
 
-    /// Whether the device is to be asked for this batch at all.
+    /// Whether the device is to be asked for this batch.
     pub(crate) fn is_wanted(&mut self, batch: &Batch<'_>) -> bool {
         self.by_device = false;
         let queued = matches!(self.transport, Transport::Queue(..));
@@ -209,12 +211,12 @@ impl Device {
         }
     }
 
-    /// Begins a measurement, where somebody wants to know.
+    /// Begins a measurement; none where nothing is measured.
     pub(crate) fn clock(&self) -> Option<Instant> {
         self.choice.is_some().then(Instant::now)
     }
 
-    /// Ends a measurement of whoever made the picks.
+    /// Ends a measurement and adds it to the side that made the picks.
     pub(crate) fn picked(&mut self, batch: &Batch<'_>, since: Option<Instant>) {
         let time = since.map(|since| since.elapsed());
         if !self.by_device {
@@ -225,33 +227,34 @@ impl Device {
         }
     }
 
+    /// Adds a measurement.
     pub(super) fn record(&mut self, batch: &Batch<'_>, side: Side, time: Option<Duration>) {
         if let (Some(choice), Some(time)) = (&mut self.choice, time) {
             choice.measured(batch, side, time.as_nanos() as f64);
         }
     }
 
-    /// The decision that begins hands over and goes.
+    /// Makes the next decision a submission.
     pub(crate) fn submitting(&mut self) {
         (self.mode, self.ticket, self.fallback) = (Mode::Submit, None, None);
     }
 
-    /// Ends a submission: its number, zero for none, and why there is none.
+    /// Ends a submission: the ticket's number, or zero and why nothing was submitted.
     pub(crate) fn submitted(&mut self) -> Ticket {
         self.mode = Mode::Now;
         Ticket { serial: self.ticket.take().unwrap_or(0), refused: self.fallback.take() }
     }
 
-    /// The decision that begins takes the answer to this ticket.
+    /// Makes the next decision wait for the answer to this ticket.
     pub(crate) fn collecting(&mut self, ticket: Ticket, timeout: Duration) {
         self.mode = Mode::Collect { ticket: ticket.serial, timeout };
         self.by_device = false;
         self.fallback = ticket.refused;
     }
 
-    /// Ends a decision: who made its picks.
+    /// Ends a decision, and says who made its picks.
     pub(crate) fn decided(&mut self) -> Decided {
-        // The rule kept a batch that had been handed over: nobody will ask for it again.
+        // The rule may have kept the batch this time: nobody will collect it then.
         if let Mode::Collect { ticket, .. } = self.mode {
             self.discard(ticket);
         }
@@ -263,6 +266,7 @@ impl Device {
         }
     }
 
+    /// Whether the answer to a ticket is there, or will never be.
     pub(crate) fn poll(&self, ticket: u64) -> bool {
         let Transport::Queue(queue, _) = &self.transport else { return true };
         self.pending
@@ -271,6 +275,7 @@ impl Device {
             .all(|handle| handle.serial() != ticket || queue.poll(handle))
     }
 
+    /// Gives up the batch of a ticket.
     pub(crate) fn discard(&mut self, ticket: u64) {
         let Transport::Queue(queue, _) = &self.transport else { return };
         for pending in &mut self.pending {

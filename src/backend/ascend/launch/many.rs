@@ -7,8 +7,8 @@ use super::device::{Device, Transport};
 use super::one::{DeviceFailed, fits, launched};
 
 impl Device {
-    /// The same for many decisions in one launch, one block each; no problem for a rule that only the CPU can
-    /// run.
+    /// The picks of many decisions from one launch, one block each. A decision that only the CPU can make has
+    /// no problem here.
     pub(crate) fn many(&mut self, problems: &[Option<Problem<'_>>]) -> Vec<(Option<Work>, Vec<DevicePick>)> {
         let mut answers: Vec<(Option<Work>, Vec<DevicePick>)> = Vec::new();
         answers.resize_with(problems.len(), Default::default);
@@ -29,7 +29,7 @@ impl Device {
                     limit: MAX_BATCHES as i64,
                     found: problems.len() as i64,
                 }),
-                None => Err(Kept::NoDrawer),
+                None => Err(Kept::NoProfileSpec),
             };
             match (planned, problem) {
                 (Ok(()), Some(problem)) => {

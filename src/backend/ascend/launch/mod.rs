@@ -1,5 +1,5 @@
-//! A batch's way to a device and back: at once through a launcher of the caller, or through the queue of an
-//! open device.
+//! A batch's way to a device and back: through a launcher of the caller, which returns with the answer, or
+//! through the queue of an open device.
 //!
 //! If a launch fails, if the answer is wrong, or if the device cannot hold the batch, the CPU decides and
 //! [`Launch::note`] is told.
@@ -24,17 +24,16 @@ pub(crate) use device::Device;
 
 use super::blob::{AnswerError, Kept, Soc, Work};
 
-/// Runs packed batches and waits for them.
+/// Runs packed batches on a device and waits for them.
 pub trait Launch: Send {
-    /// What batches are packed for.
+    /// The chip that batches are packed for.
     fn soc(&self) -> Soc;
 
-    /// Runs entries of the kernel, each with its number of blocks, one after the other in one stream, over
-    /// one input and one output blob. Both are 64-byte aligned; the output comes with zeroes where the kernel
-    /// expects them.
+    /// Runs entries of the kernel one after the other, each with its number of blocks, over one input and one
+    /// output blob. Both are 64-byte aligned. The caller has zeroed the output where the kernel expects it.
     ///
     /// # Errors
-    /// What went wrong. The CPU decides the batch then.
+    /// What went wrong; the CPU then decides the batch.
     fn launch(
         &mut self,
         launches: &[(&'static str, u32)],
@@ -42,10 +41,10 @@ pub trait Launch: Send {
         output: &mut [u8],
     ) -> Result<(), Box<dyn Error + Send + Sync>>;
 
-    /// Is told how each decision went.
+    /// Is called with the outcome of each decision.
     fn note(&mut self, _outcome: Outcome<'_>) {}
 
-    /// Which device.
+    /// Names the device.
     fn describe(&self) -> String;
 }
 
@@ -55,12 +54,12 @@ pub trait Launch: Send {
 pub enum Outcome<'a> {
     /// The device made the picks.
     Decided(Work),
-    /// The device scored the first look at every column, the host did the rest.
+    /// The device scored every column once, and the host made the picks.
     Looked,
     /// The host kept the batch.
     Kept(Kept),
     /// The launch failed.
     Failed(&'a (dyn Error + Send + Sync)),
-    /// The answer is none.
+    /// The answer failed a check.
     Refused(AnswerError),
 }

@@ -16,7 +16,7 @@ use super::device::{Device, Mode, Transport};
 use super::{Launch, Outcome};
 
 impl Device {
-    /// What batches are packed for now.
+    /// The chip that batches are packed for; an error where the device cannot be used now.
     pub(super) fn soc(&mut self) -> Result<Soc, Outcome<'static>> {
         match &self.transport {
             Transport::Launcher(launcher) => Ok(launcher.soc()),
@@ -27,7 +27,7 @@ impl Device {
         }
     }
 
-    /// Plans and packs a batch, and hands it over.
+    /// Plans a batch, writes it and submits it to the queue.
     fn start(&mut self, problem: &Problem<'_>) -> Result<(), Outcome<'static>> {
         let soc = self.soc()?;
         let Transport::Queue(queue, _) = &self.transport else { return Ok(()) };
@@ -107,8 +107,8 @@ impl Device {
         }
     }
 
-    /// Packs, launches, waits and reads, or the half of it that this decision is for; none where the CPU must
-    /// decide.
+    /// Submits the batch, or collects its answer, or both, as the current decision asks. None where there is
+    /// no answer and the CPU must decide.
     fn run<T>(
         &mut self,
         problem: &Problem<'_>,
@@ -142,7 +142,7 @@ impl Device {
             }
             Err(outcome) => {
                 self.note(outcome);
-                // In vain, but not for nothing: a device that is late is a slow one.
+                // A late device is a slow one: the wait counts as its time.
                 if self.mode == Mode::Now {
                     self.record(problem.batch, Side::Device, begin.map(|begin| begin.elapsed()));
                 }
@@ -151,7 +151,7 @@ impl Device {
         }
     }
 
-    /// The same at once, through a launcher.
+    /// Writes the batch, runs it through the caller's launcher and reads the answer.
     fn launch<T>(
         &mut self,
         problem: &Problem<'_>,
@@ -187,12 +187,12 @@ impl Device {
         }
     }
 
-    /// The picks of a decision into `picks`; none where the CPU must make them.
+    /// Reads the device's picks into `picks`; none where the CPU must make them.
     pub(crate) fn picks(&mut self, problem: &Problem<'_>, picks: &mut Vec<DevicePick>) -> Option<Work> {
         self.run(problem, |packing, output| packing.read(output, picks))
     }
 
-    /// The best of every column as the decision begins; none where the CPU must look.
+    /// The best request of every column as the decision begins; none where the CPU must score them.
     pub(crate) fn columns(&mut self, problem: &Problem<'_>) -> Option<&[DeviceColumn]> {
         let mut columns = std::mem::take(&mut self.columns);
         let read = self.run(problem, |packing, output| packing.read_columns(output, &mut columns));
@@ -201,7 +201,7 @@ impl Device {
     }
 }
 
-/// An error where a blob is larger than the memory kept for it.
+/// An error where a blob does not fit into its buffer.
 pub(super) fn fits(needed: (usize, usize), found: (usize, usize)) -> Result<(), DeviceError> {
     for (what, limit, found) in [("input bytes", found.0, needed.0), ("output bytes", found.1, needed.1)] {
         if found > limit {
@@ -211,7 +211,7 @@ pub(super) fn fits(needed: (usize, usize), found: (usize, usize)) -> Result<(), 
     Ok(())
 }
 
-/// The device's own error stands in [`Device::fallback`].
+/// Stands for an error of the device; [`Device::fallback`] holds the error itself.
 #[derive(Debug)]
 pub(super) struct DeviceFailed;
 
@@ -223,7 +223,7 @@ impl fmt::Display for DeviceFailed {
 
 impl Error for DeviceFailed {}
 
-/// What a batch was packed from, mixed into one number: plan, loads, who was placed before.
+/// A hash of what a batch was packed from: plan, loads, and who was placed before.
 fn stamp(problem: &Problem<'_>) -> u64 {
     let mut stamp = 0xcbf2_9ce4_8422_2325u64;
     let mut mix = |value: i64| stamp = (stamp ^ value as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
@@ -251,7 +251,7 @@ fn stamp(problem: &Problem<'_>) -> u64 {
     stamp
 }
 
-/// Launches and waits; false and noted where that fails.
+/// Runs entries through a launcher. Where that fails, notes the error and returns false.
 pub(super) fn launched(
     launcher: &mut dyn Launch,
     launches: &[(&'static str, u32)],

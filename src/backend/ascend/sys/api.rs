@@ -13,35 +13,35 @@ use super::lock;
 
 /// A loaded and initialised runtime.
 pub(crate) struct Api {
-    /// Never unloaded: threads of the runtime may outlive its last call.
+    /// Never unloaded: threads of the runtime may run on after its last call.
     pub(super) acl: ManuallyDrop<Acl>,
     path: PathBuf,
     version: String,
-    /// Whether it was this crate that initialised it, and must finalise it.
+    /// Whether this crate initialised the runtime, and so must finalise it.
     own: bool,
-    /// Whether it stands in [`LOADED`].
+    /// Whether it is in [`LOADED`].
     listed: bool,
-    /// The first error of a destruction since the last call that could report one.
+    /// The first error of a destruction that no call has reported yet.
     deferred: Mutex<Option<CallError>>,
 }
 
-/// A runtime of this process: known until it is finalised, and kept open until [`finalize`].
+/// A runtime of this process. It is listed until it is finalised, and `kept` holds it until [`finalize`].
 pub(super) struct Loaded {
     path: PathBuf,
     api: Weak<Api>,
     kept: Option<Arc<Api>>,
 }
 
-/// Initialisation is the process's in the runtime itself, so it cannot be anybody's own here.
+/// All runtimes of this process. The runtime initialises the whole process, so this list is global too.
 static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 
-/// Lets go of every runtime; each is finalised once its last device is closed.
+/// Releases every runtime; each is finalised when its last device is closed.
 pub(crate) fn finalize() {
     let gone: Vec<_> = lock(&LOADED).iter_mut().filter_map(|loaded| loaded.kept.take()).collect();
     drop(gone);
 }
 
-/// The files to try, in order.
+/// The files of a runtime to try, in order.
 fn candidates(asked: Option<&Path>) -> Vec<PathBuf> {
     if let Some(path) = asked {
         return vec![path.to_owned()];
@@ -76,12 +76,11 @@ impl Api {
                         }
                     }
                 }
-                // Its last user is about to finalise it.
+                // Another thread is about to finalise it.
                 drop(loaded);
                 std::thread::sleep(std::time::Duration::from_millis(1));
             };
-            // SAFETY: loading runs the library's initialisers; the path is the operator's or the toolkit's
-            // own.
+            // SAFETY: loading runs the library's initialisers; the operator or the toolkit named the path.
             match unsafe { Acl::new(&path) } {
                 Ok(acl) => {
                     let api = Arc::new(Self::check(acl, path.clone())?);
@@ -92,7 +91,7 @@ impl Api {
                     if !tried.is_empty() {
                         tried.push_str("; ");
                     }
-                    // The loader's own words stand in the source.
+                    // The error's source holds the loader's own words.
                     let cause =
                         std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
                     tried.push_str(&format!("{}: {cause}", path.display()));
@@ -102,6 +101,7 @@ impl Api {
         Err(LoadError::NoLibrary { tried })
     }
 
+    /// Checks that the calls are there and that the version is known, and initialises the runtime.
     fn check(acl: Acl, path: PathBuf) -> Result<Self, LoadError> {
         let library = path.display().to_string();
         macro_rules! missing {
@@ -110,10 +110,11 @@ impl Api {
             };
         }
         let base: Option<&'static str> = missing!(
-            aclInit aclFinalize aclrtGetVersion aclGetRecentErrMsg aclrtGetSocName aclrtGetDeviceCount aclrtSetDevice aclrtResetDevice
-            aclrtCreateContext aclrtSetCurrentContext aclrtDestroyContext aclrtCreateStream aclrtDestroyStream
-            aclrtSynchronizeStreamWithTimeout aclrtCreateEvent aclrtRecordEvent aclrtEventElapsedTime aclrtDestroyEvent aclrtMalloc
-            aclrtFree aclrtMallocHost aclrtFreeHost aclrtMemcpyAsync
+            aclInit aclFinalize aclrtGetVersion aclGetRecentErrMsg aclrtGetSocName aclrtGetDeviceCount
+            aclrtSetDevice aclrtResetDevice aclrtCreateContext aclrtSetCurrentContext aclrtDestroyContext
+            aclrtCreateStream aclrtDestroyStream aclrtSynchronizeStreamWithTimeout aclrtCreateEvent
+            aclrtRecordEvent aclrtEventElapsedTime aclrtDestroyEvent aclrtMalloc aclrtFree aclrtMallocHost
+            aclrtFreeHost aclrtMemcpyAsync
         );
         if let Some(symbol) = base {
             return Err(LoadError::Symbol { library, symbol });
@@ -131,7 +132,9 @@ impl Api {
         }
         let from_file: Option<&'static str> =
             missing!(aclrtBinaryLoadFromFile aclrtBinaryGetFunction aclrtBinaryUnLoad);
-        let by_handle: Option<&'static str> = missing!(aclrtKernelArgsInit aclrtKernelArgsAppend aclrtKernelArgsFinalize aclrtLaunchKernelWithConfig);
+        let by_handle: Option<&'static str> = missing!(
+            aclrtKernelArgsInit aclrtKernelArgsAppend aclrtKernelArgsFinalize aclrtLaunchKernelWithConfig
+        );
         let launch = by_handle.filter(|_| acl.aclrtLaunchKernelWithHostArgs.is_err());
         if let Some(symbol) = from_file.or(launch) {
             return Err(LoadError::TooOld { library, found, symbol });
@@ -148,14 +151,15 @@ impl Api {
         Ok(api)
     }
 
-    /// Library and version, in words.
+    /// Names the library and its version.
     pub(crate) fn name(&self) -> String {
         format!("{}, API {}", self.path.display(), self.version)
     }
 
+    /// The error of a call that failed, with the runtime's message.
     pub(super) fn error(&self, call: &'static str, code: i32) -> CallError {
-        // SAFETY: the call takes nothing; what it returns is null or a string that lives until this thread's
-        // next call.
+        // SAFETY: the call takes nothing. It returns null, or a string that lives until this thread's next
+        // call.
         let message = unsafe {
             let text = self.acl.aclGetRecentErrMsg();
             if text.is_null() {
@@ -167,12 +171,13 @@ impl Api {
         CallError { call, code, message }
     }
 
+    /// The error of a call, unless it returned zero.
     pub(super) fn done(&self, call: &'static str, code: i32) -> Result<(), CallError> {
         if code == 0 { Ok(()) } else { Err(self.error(call, code)) }
     }
 
-    /// A destruction: tried twice, for what stays is lost until its context goes; the error waits for the
-    /// next call that can report it.
+    /// Destroys an object. A failed call is repeated once, because what it leaves stays until its context is
+    /// destroyed. The first error is kept for [`Api::deferred`].
     pub(super) fn destroy(&self, call: &'static str, destroy: impl Fn() -> i32) -> bool {
         let code = destroy();
         if code == 0 {
@@ -183,7 +188,7 @@ impl Api {
         destroy() == 0
     }
 
-    /// The error of an earlier destruction, if there was one.
+    /// The error of an earlier destruction that nobody has seen yet.
     pub(crate) fn deferred(&self) -> Result<(), CallError> {
         lock(&self.deferred).take().map_or(Ok(()), Err)
     }
@@ -196,7 +201,7 @@ impl Api {
     }
 
     pub(crate) fn soc(&self) -> Result<String, CallError> {
-        // SAFETY: null or a string of the runtime, which lives as long as that.
+        // SAFETY: the call returns null, or a string that lives as long as the runtime.
         unsafe {
             let name = self.acl.aclrtGetSocName();
             if name.is_null() {
@@ -206,8 +211,8 @@ impl Api {
         }
     }
 
-    /// Vector cores and unified buffer of a device in bytes; none where the runtime cannot tell (before CANN
-    /// 8.5).
+    /// Vector cores of a device, and bytes of the unified buffer of each; none where the runtime cannot tell
+    /// (before CANN 8.5).
     pub(crate) fn cores(&self, device: u32) -> Result<Option<(i64, i64)>, CallError> {
         if self.acl.aclrtGetDeviceInfo.is_err() {
             return Ok(None);
@@ -229,7 +234,7 @@ impl Drop for Api {
         }
         let mut loaded = lock(&LOADED);
         if self.own {
-            // SAFETY: the last user is gone, for every object holds the runtime.
+            // SAFETY: every object holds the runtime, so none of them is left.
             self.destroy("aclFinalize", || unsafe { self.acl.aclFinalize() });
         }
         loaded.retain(|loaded| loaded.path != self.path);

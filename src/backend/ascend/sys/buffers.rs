@@ -1,4 +1,4 @@
-//! The memory of one batch in flight, and the copies and launches that the batch needs.
+//! The memory of one batch on both sides, and the copies and launches that run it.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -12,8 +12,8 @@ use super::bindings::{
 };
 use super::handles::{Context, DeviceMemory, Event, Function, PinnedMemory, Stream};
 
-/// Arguments by handle, for runtimes without launches with host arguments; they live as long as the kernel
-/// file.
+/// Arguments behind a handle, for runtimes that take no host arguments at a launch. They live as long as the
+/// kernel file.
 struct Arguments(aclrtArgsHandle);
 
 impl Arguments {
@@ -35,26 +35,26 @@ impl Arguments {
     }
 }
 
-/// What one batch needs of a lane.
+/// What to copy and launch for one batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Job {
     pub input_bytes: usize,
     pub output_bytes: usize,
-    /// Output bytes that the device must find as the host left them.
+    /// Bytes at the beginning of the output that are copied to the device first.
     pub head_bytes: usize,
     pub launches: [KernelLaunch; 2],
     pub launch_count: usize,
 }
 
-/// One entry and how many blocks of it run.
+/// An entry of the kernel, and how many blocks of it run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KernelLaunch {
-    /// Index into the functions that the lane was made for.
+    /// Index into the functions that the buffers were made for.
     pub function: usize,
     pub blocks: u32,
 }
 
-/// Memory for one batch on both sides. While it is in flight the host reaches none of it.
+/// Memory for one batch on host and device. While the batch is in flight, the host cannot reach it.
 pub(crate) struct Buffers {
     api: Arc<Api>,
     input: PinnedMemory,
@@ -69,8 +69,8 @@ pub(crate) struct Buffers {
     timeout_s: u16,
 }
 
-// SAFETY: the host memory belongs to the lane alone and any thread may write it; calls are made on the thread
-// of the context only, for the owner hands a lane to other threads behind a lock and drops it on its own.
+// SAFETY: nothing else points to the host memory, and any thread may write it. Calls are made on the thread of
+// the context only: its owner lends buffers to other threads behind a lock, and drops them on that thread.
 unsafe impl Send for Buffers {}
 
 impl Buffers {
@@ -112,8 +112,8 @@ impl Buffers {
         if self.in_flight {
             return (&mut [], &mut []);
         }
-        // SAFETY: both were handed out with these lengths and initialised, belong to this lane, do not
-        // overlap, and no copy is under way.
+        // SAFETY: the runtime handed out both with these lengths, they are initialised and do not overlap,
+        // nothing else points to them, and no copy is under way.
         unsafe {
             (
                 std::slice::from_raw_parts_mut(self.input.at, self.input.bytes),
@@ -122,9 +122,8 @@ impl Buffers {
         }
     }
 
-    /// Enqueues copies, launches and the copy back. The device finds the first `head_bytes` of the output as
-    /// the host left them. In flight from here until [`Buffers::complete`], also after an error: a part may have
-    /// been enqueued.
+    /// Enqueues the copies to the device, the launches and the copy back. The batch is in flight from here
+    /// until [`Buffers::complete`], even after an error: part of it may have been enqueued.
     pub(crate) fn enqueue(&mut self, stream: &Stream, job: &Job) -> Result<(), CallError> {
         self.in_flight = true;
         self.start.record(stream)?;
@@ -157,15 +156,15 @@ impl Buffers {
         self.end.record(stream)
     }
 
-    /// Leaves its memory to the runtime, which may still write it.
+    /// Drops the buffers, unless the batch is in flight: the device may still write its memory, which leaks.
     pub(crate) fn leak(self) {
         if self.in_flight {
             std::mem::forget(self);
         }
     }
 
-    /// Says that the stream was synchronised; returns what it took on the device, if the runtime knows, in
-    /// milliseconds.
+    /// Notes that the stream was synchronised. Returns the milliseconds that the batch took on the device;
+    /// none where the runtime does not tell.
     pub(crate) fn complete(&mut self) -> Option<f32> {
         self.in_flight = false;
         let mut ms = 0.0;
@@ -190,8 +189,8 @@ impl Buffers {
             return Err(CallError { call: "aclrtMemcpyAsync", code: ACL_INVALID_PARAM, message });
         }
         let kind = if forth { ACL_HOST_TO_DEVICE } else { ACL_DEVICE_TO_HOST };
-        // SAFETY: both sides are the lane's, hold as many bytes, and live until the stream is synchronised or
-        // destroyed.
+        // SAFETY: both sides belong to these buffers, hold as many bytes, and live until the stream is
+        // synchronised or destroyed.
         let code = unsafe { self.api.acl.aclrtMemcpyAsync(to, to_bytes, from, bytes, kind, stream.stream) };
         self.api.done("aclrtMemcpyAsync", code)
     }
@@ -199,8 +198,8 @@ impl Buffers {
     fn launch(&self, stream: &Stream, launch: &KernelLaunch) -> Result<(), CallError> {
         let function = self.functions[launch.function].0;
         if let Some(arguments) = self.arguments.get(launch.function) {
-            // SAFETY: function, stream and arguments live; the arguments are this function's, no attributes,
-            // nothing reserved.
+            // SAFETY: function, stream and arguments live, and the arguments are this function's; there are
+            // no attributes.
             let code = unsafe {
                 self.api.acl.aclrtLaunchKernelWithConfig(
                     function,
@@ -221,7 +220,7 @@ impl Buffers {
         attributes[0].value.engine = ACL_ENGINE_VECTOR;
         attributes[1].value.timeout_s = self.timeout_s;
         let mut config = aclrtLaunchConfig { attributes: attributes.as_mut_ptr(), count: attributes.len() };
-        // SAFETY: function and stream live; configuration and arguments are read before the call returns.
+        // SAFETY: function and stream live; the call reads configuration and arguments before it returns.
         let code = unsafe {
             self.api.acl.aclrtLaunchKernelWithHostArgs(
                 function,

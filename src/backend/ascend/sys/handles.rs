@@ -11,7 +11,7 @@ use super::bindings::{
     ACL_HUGE_PAGES_FIRST, aclrtBinHandle, aclrtContext, aclrtEvent, aclrtFuncHandle, aclrtStream,
 };
 
-/// A device that this process has set.
+/// A device that this process has set; dropping it resets the device.
 pub(crate) struct Device {
     api: Arc<Api>,
     device: i32,
@@ -33,8 +33,8 @@ impl Drop for Device {
     }
 }
 
-/// A context, current on the thread that made it. Everything below belongs to one and is used on that thread
-/// only.
+/// A context, current on the thread that made it. Every handle below belongs to a context and is used on its
+/// thread only.
 pub(crate) struct Context {
     device: Device,
     context: aclrtContext,
@@ -60,12 +60,12 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let api = self.api();
-        // SAFETY: made once, destroyed once; the owner drops what lives in it first.
+        // SAFETY: made once, destroyed once; the owner drops the context last.
         api.destroy("aclrtDestroyContext", || unsafe { api.acl.aclrtDestroyContext(self.context) });
     }
 }
 
-/// A stream.
+/// A stream: copies and launches that run one after the other.
 pub(crate) struct Stream {
     api: Arc<Api>,
     pub(super) stream: aclrtStream,
@@ -80,15 +80,15 @@ impl Stream {
         Ok(Self { api: Arc::clone(api), stream, closed: false })
     }
 
-    /// Waits for everything enqueued so far.
+    /// Waits for all that was enqueued so far.
     pub(crate) fn synchronize(&self, timeout_ms: i32) -> Result<(), CallError> {
         // SAFETY: the stream lives.
         let code = unsafe { self.api.acl.aclrtSynchronizeStreamWithTimeout(self.stream, timeout_ms) };
         self.api.done("aclrtSynchronizeStreamWithTimeout", code)
     }
 
-    /// Destroys the stream and what runs on it; false where the runtime would not, and lanes in flight must
-    /// stay where they are.
+    /// Destroys the stream and stops what runs on it. False where the runtime refused: buffers in flight must
+    /// then stay allocated.
     pub(crate) fn close(mut self) -> bool {
         self.destroy()
     }
@@ -109,6 +109,7 @@ impl Drop for Stream {
     }
 }
 
+/// A mark in a stream, from which the device takes the time.
 pub(super) struct Event {
     api: Arc<Api>,
     pub(super) event: aclrtEvent,
@@ -135,7 +136,7 @@ impl Drop for Event {
     }
 }
 
-/// Memory of the device.
+/// Memory on the device.
 pub(super) struct DeviceMemory {
     api: Arc<Api>,
     pub(super) at: *mut c_void,
@@ -158,7 +159,7 @@ impl Drop for DeviceMemory {
     }
 }
 
-/// Memory of the host that the device reads and writes by itself.
+/// Pinned memory of the host, which the device reads and writes directly.
 pub(super) struct PinnedMemory {
     api: Arc<Api>,
     pub(super) at: *mut u8,
@@ -171,7 +172,7 @@ impl PinnedMemory {
         // SAFETY: a place to write to.
         api.done("aclrtMallocHost", unsafe { api.acl.aclrtMallocHost(&mut at, bytes) })?;
         let at = at.cast::<u8>();
-        // SAFETY: the runtime handed out `bytes` writable bytes; as bytes they are initialised from here on.
+        // SAFETY: the runtime handed out `bytes` writable bytes; this initialises them.
         unsafe { at.write_bytes(0, bytes) };
         Ok(Self { api: Arc::clone(api), at, bytes })
     }
@@ -207,6 +208,7 @@ impl Binary {
         Ok(Self { api: Arc::clone(api), binary })
     }
 
+    /// The entry of this name.
     pub(crate) fn function(&self, name: &CStr) -> Result<Function, CallError> {
         let mut function = ptr::null_mut();
         // SAFETY: the binary lives; a string that ends in zero, a place to write to.
@@ -223,6 +225,6 @@ impl Drop for Binary {
     }
 }
 
-/// An entry of a kernel file; lives as long as that.
+/// An entry of a kernel file. It is valid as long as its [`Binary`].
 #[derive(Clone, Copy)]
 pub(crate) struct Function(pub(super) aclrtFuncHandle);
