@@ -1,6 +1,6 @@
 /*
  * What host and device agree on: the bytes of one launch. C11 and C++17; host code repeats the layout in
- * src/backend/ascend/blob.rs and asserts the same sizes and offsets.
+ * src/backend/ascend/blob/layout.rs and asserts the same sizes and offsets.
  *
  * The split between host and device
  * ---------------------------------

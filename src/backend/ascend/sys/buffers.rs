@@ -69,8 +69,8 @@ pub(crate) struct Buffers {
     timeout_s: u16,
 }
 
-// SAFETY: nothing else points to the host memory, and any thread may write it. Calls are made on the thread of
-// the context only: its owner lends buffers to other threads behind a lock, and drops them on that thread.
+// SAFETY: nothing else points to the host memory, and any thread may write it. Calls are made on the
+// context's thread only: the owner lends buffers to other threads behind a lock, and drops them there.
 unsafe impl Send for Buffers {}
 
 impl Buffers {
