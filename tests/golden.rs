@@ -183,9 +183,9 @@ impl Case {
             } = self.traffic;
             let _ = write!(
                 out,
-                ",\n{INDENT}\"traffic\": {{\"mean_prompt_tokens\": {mean_prompt_tokens}, \"sd_prompt_tokens\": \
-                 {sd_prompt_tokens}, \"small_prompt_tokens\": {small_prompt_tokens}, \"mean_output_tokens\": \
-                 {mean_output_tokens}}}"
+                ",\n{INDENT}\"traffic\": {{\"mean_prompt_tokens\": {mean_prompt_tokens}, \
+                 \"sd_prompt_tokens\": {sd_prompt_tokens}, \"small_prompt_tokens\": {small_prompt_tokens}, \
+                 \"mean_output_tokens\": {mean_output_tokens}}}"
             );
         }
         if self.request_growth_tokens != 0 {

@@ -164,7 +164,8 @@ impl Gaps {
     fn print(&self, name: &str) {
         let count = f64::from(self.count);
         println!(
-            "{name}: {} instances, {:.1} % at the optimum, mean imbalance {:.0} against {:.0} (ratio {:.3}), gap {:.0}, at most {:.0}",
+            "{name}: {} instances, {:.1} % at the optimum, mean imbalance {:.0} against {:.0} (ratio {:.3}), \
+             gap {:.0}, at most {:.0}",
             self.count,
             100.0 * self.share(),
             self.greedy / count,

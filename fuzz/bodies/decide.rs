@@ -481,7 +481,7 @@ impl Parts {
         }
     }
 
-    /// The same with terms that say nothing for whoever has none.
+    /// A copy in which every request without terms gets neutral ones.
     fn with_neutral_terms(&self, salt: u64) -> Self {
         let mut parts = self.clone();
         let (g, words) = (self.workers.len(), self.workers.len().div_ceil(64));
@@ -519,7 +519,7 @@ impl Parts {
         parts
     }
 
-    /// The same with other bits past the last worker.
+    /// A copy with other bits past the last worker.
     fn with_other_bits(&self, salt: u64) -> Self {
         let mut parts = self.clone();
         let (g, words) = (self.workers.len(), self.workers.len().div_ceil(64));

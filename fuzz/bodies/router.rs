@@ -68,7 +68,7 @@ fn mostly_below(u: &mut Unstructured<'_>, bound: u16) -> Drawn<u64> {
     if one_in(u, 32)? { u64::arbitrary(u) } else { Ok(u64::from(u16::arbitrary(u)? % bound)) }
 }
 
-/// The same in 32 bits.
+/// As [`mostly_below`], in 32 bits.
 fn mostly_below_32(u: &mut Unstructured<'_>, bound: u16) -> Drawn<u32> {
     Ok(mostly_below(u, bound)? as u32)
 }

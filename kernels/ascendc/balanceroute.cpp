@@ -1,10 +1,10 @@
-// Which waiting request enters which free slot, on the vector cores of an Ascend NPU. `tiling.h` says what
-// goes in and comes out.
+// Decides on the vector cores of an Ascend NPU which waiting request enters which free slot. `tiling.h`
+// describes input and output.
 #include "greedy.h"
 
 namespace br {
 
-// The best of each (worker, run) of one block's group of workers.
+// Finds the best request of each (worker, run) for the workers of one block.
 class Look {
  public:
   __aicore__ inline void Run(TPipe *pipe, const Batch &batch, uint32_t block) {
@@ -48,19 +48,19 @@ class Look {
 
 } // namespace br
 
-// The first look at every column: block b scores workers b * group to (b + 1) * group of the only batch.
+// The first look at every column: block b scores the workers from b * group to (b + 1) * group - 1.
 extern "C" __global__ __aicore__ void balanceroute_columns(GM_ADDR input, GM_ADDR output) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   br::Batch batch;
   if (batch.Open(input, output, 0) != BR_STATUS_OK) {
-    return; // The columns stay unwritten; the greedy says why.
+    return; // The columns stay unwritten; balanceroute_greedy answers with the status.
   }
   AscendC::TPipe pipe;
   br::Look look;
   look.Run(&pipe, batch, static_cast<uint32_t>(AscendC::GetBlockIdx()));
 }
 
-// The picks: block b decides batch b.
+// Makes the picks: block b decides batch b.
 extern "C" __global__ __aicore__ void balanceroute_greedy(GM_ADDR input, GM_ADDR output) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   br::Batch batch;

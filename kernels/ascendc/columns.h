@@ -13,7 +13,7 @@ struct Best {
 
 class Columns {
  public:
-  // Takes the unified buffer and loads what all columns share.
+  // Lays out the unified buffer and loads the planes that all columns share.
   __aicore__ inline void Load(TPipe *pipe, const Batch &batch) {
     pipe_ = pipe;
     batch_ = &batch;
@@ -80,7 +80,7 @@ class Columns {
         CopyIn(ages_[from_[run]], ages[from_[run]], count_[run]);
       }
     }
-    // The scalar unit reads these planes too, but only after it has waited for vectors that came after this.
+    // The scalar unit reads these planes too, but only after it has waited for later vector instructions.
     Order<HardEvent::MTE2_V>(pipe);
     rescored = 0;
   }
@@ -98,7 +98,7 @@ class Columns {
     return best;
   }
 
-  // Keeps the better of two bests of different runs.
+  // Replaces the best of one run by that of another, if the other is better.
   __aicore__ inline void Keep(Best &best, const Best &other) const {
     if (other.entry == BR_NOBODY) {
       return;
@@ -122,7 +122,7 @@ class Columns {
     return Greatest(run, longest);
   }
 
-  // Takes an entry out of all columns to come.
+  // Removes an entry from all columns scored later.
   __aicore__ inline void Take(uint32_t entry) {
     ages_.SetValue(entry, FromBits(kMinusInfinity));
     Order<HardEvent::S_V>(pipe_);
@@ -130,14 +130,14 @@ class Columns {
 
   __aicore__ inline int64_t TokensOf(uint32_t entry) const { return At(tokens_, entry); }
 
-  // Where answers wait to be copied out; the scalar unit writes it.
+  // The buffer in which the scalar unit writes answers before they are copied out.
   template <typename T> __aicore__ inline LocalTensor<T> Stage() { return stage_buffer_.Get<T>(); }
 
   uint32_t rescored;
 
  private:
-  // Scores a run on a worker, tile by tile: base + slope * s, then - weight * max(0, s - at) knot by knot,
-  // then minus infinity where the request may not run.
+  // Scores a run on a worker, tile by tile: first base + slope * s, then minus weight * max(0, s - at) for
+  // each knot, then minus infinity where the request may not run.
   __aicore__ inline void Score(uint32_t worker, uint32_t run, int64_t longest) {
     uint32_t from = from_[run], count = count_[run], tile = batch_->tile;
     if (eligibility_) {
@@ -156,7 +156,7 @@ class Columns {
     }
   }
 
-  // Begins to load the bonuses and words of a tile.
+  // Starts to load the bonuses and eligibility words of a tile.
   __aicore__ inline void Fetch(uint32_t worker, uint32_t from, uint32_t count, uint32_t at) {
     uint32_t size = count - at < batch_->tile ? count - at : batch_->tile;
     uint64_t entry = static_cast<uint64_t>(worker) * batch_->stride + from + at;
@@ -177,7 +177,7 @@ class Columns {
     }
   }
 
-  // Age plus bonus of a tile.
+  // Adds age and bonus of a tile.
   __aicore__ inline void AddBonuses(uint32_t entry, uint32_t size) {
     int32_t count = static_cast<int32_t>(size);
     if (batch_->bonus_format == BR_BONUS_F16) {
@@ -203,8 +203,8 @@ class Columns {
     PipeBarrier<PIPE_V>();
     AscendC::Add(scores, scores, first_, count);
     PipeBarrier<PIPE_V>();
-    // Two knots at a time, and the sums of one pair between the steps of the next: what waits for a barrier
-    // has company.
+    // Two knots are computed at a time, and the products of the pair before are subtracted meanwhile. So more
+    // instructions share each barrier.
     int32_t done = 0;
     for (int32_t k = 0; k < profile_.knots; k += 2) {
       bool two = k + 1 < profile_.knots;
@@ -246,8 +246,8 @@ class Columns {
 
   __aicore__ inline void MaskTile(uint32_t entry, uint32_t size, int64_t longest) {
     int32_t count = static_cast<int32_t>(size);
-    // Whole repeats of 64 floats: what lies past the true length is compared too, and its bits are never
-    // used.
+    // Comparisons take whole repeats of 64 floats. They also compare what lies past the end; Select uses none
+    // of those bits.
     uint32_t whole = RoundUp(size, 64);
     LocalTensor<float> scores = scores_[entry];
     if (eligibility_) {
@@ -272,8 +272,8 @@ class Columns {
     }
   }
 
-  // The greatest score of a run: the vectors' own where they are exact, else the greatest integer among those
-  // that rounding leaves in doubt.
+  // The greatest score of a run. Where f32 scores are exact, it is the greatest of them. Elsewhere every
+  // entry that rounding leaves in doubt is scored again in integers.
   __aicore__ inline Best Greatest(uint32_t run, int64_t longest) {
     Best best{kLeast, BR_NOBODY, BR_STATUS_OK};
     uint32_t from = from_[run], index = 0;
@@ -292,7 +292,7 @@ class Columns {
       int64_t extra = At(extras_, entry);
       int64_t score = profile_.Score(TokensOf(entry)) + batch_->unit * extra;
       rescored++;
-      // Entries come by falling f32 score, not by arrival.
+      // Entries come in the order of their f32 scores, so equal scores are compared by arrival.
       if (score > best.score || (score == best.score && entry < best.entry)) {
         best.score = score;
         best.entry = entry;

@@ -1,4 +1,4 @@
-// What every part of the kernel uses.
+// What every part of the kernel uses: conversions, copies, order between pipes, the header of a batch.
 #pragma once
 
 #include "kernel_operator.h"
@@ -19,7 +19,7 @@ using AscendC::TQue;
 constexpr int64_t kLeast = INT64_MIN;
 constexpr uint32_t kMinusInfinity = 0xff800000; // bits of a float
 
-// The scalar unit works on integers. Floats pass through it as bits, except that it widens an int32_t.
+// The scalar unit works on integers and handles floats as bits. Its only float operation converts an int32_t.
 union FloatBits {
   float value;
   uint32_t bits;
@@ -31,7 +31,7 @@ __aicore__ inline float FromBits(uint32_t bits) {
   return both.value;
 }
 
-// A float near an integer below 2^62: exact below 2^24, within a unit in the last place beyond.
+// The float of an integer below 2^62: exact below 2^24, else at most a unit in the last place off.
 __aicore__ inline float FloatOf(int64_t value) {
   uint32_t shift = 0;
   while (value >= INT64_C(1) << 30 || value <= -(INT64_C(1) << 30)) {
@@ -57,7 +57,7 @@ __aicore__ inline int64_t WholeOf(uint32_t bits) {
   return (bits >> 31) != 0 ? -whole : whole;
 }
 
-// One pipe waits until another has done what it was told so far.
+// Makes one pipe wait until another has finished its instructions so far.
 template <HardEvent event> __aicore__ inline void Order(TPipe *pipe) {
   AscendC::TEventID id = pipe->FetchEventID(event);
   AscendC::SetFlag<event>(id);
@@ -91,8 +91,8 @@ __aicore__ inline void CopyOut(const GlobalTensor<T> &to, const LocalTensor<T> &
 // A batch in global memory: its header, read word by word by the scalar unit.
 class Batch {
  public:
-  // Finds a batch in the blobs: BR_STATUS_UNWRITTEN where they are not of this version and say nothing of
-  // where to answer.
+  // Opens a batch of the blobs. BR_STATUS_UNWRITTEN: the blobs are not of this version, so the place of the
+  // answer is unknown and nothing is written.
   __aicore__ inline uint32_t Open(GM_ADDR input, GM_ADDR output, uint32_t index) {
     Words launch;
     launch.Open(input);
@@ -131,7 +131,7 @@ class Batch {
   __aicore__ inline uint32_t U32(uint32_t offset) const { return words_.U32(offset); }
   __aicore__ inline int64_t I64(uint32_t offset) const { return words_.I64(offset); }
 
-  // A section of the batch or of its answer that begins at an offset which the header names.
+  // A section of the batch or of its answer; the header has its offset.
   template <typename T> __aicore__ inline GlobalTensor<T> Section(uint32_t offset, uint64_t count) const {
     GlobalTensor<T> section;
     section.SetGlobalBuffer(reinterpret_cast<__gm__ T *>(in_ + offset), count);
@@ -143,7 +143,7 @@ class Batch {
     return section;
   }
 
-  // Answers with a status and nothing else.
+  // Writes an answer that holds a status only.
   __aicore__ inline void Refuse(TPipe *pipe, uint32_t status) const {
     TBuf<TPosition::VECCALC> buffer;
     pipe->InitBuffer(buffer, BR_BLOCK_BYTES);
@@ -170,7 +170,7 @@ class Batch {
     GlobalTensor<int64_t> i64;
   };
 
-  // Nothing larger than what the buffers below are made for.
+  // Whether sizes are within the limits, and mode, order and format are known.
   __aicore__ inline bool IsSound() const {
     bool sizes = requests >= 1 && requests <= BR_MAX_REQUESTS && workers >= 1 && workers <= BR_MAX_WORKERS &&
                  steps <= BR_MAX_STEPS && runs >= 1 && runs <= BR_MAX_RUNS && stride <= BR_MAX_STRIDE;

@@ -1,11 +1,11 @@
-// The greedy: one pick after the other, each from columns that are scored only when they may matter.
+// The greedy picks, one after the other. A column is scored again only when it may hold the next pick.
 #pragma once
 
 #include "columns.h"
 
 namespace br {
 
-// Picks on their way out: staged by the scalar unit, copied by whole stages.
+// Collects picks in a buffer and copies it out when it is full.
 class Picks {
  public:
   __aicore__ inline void Open(TPipe *pipe, const Batch &batch, Columns &columns) {
@@ -35,7 +35,7 @@ class Picks {
     Order<HardEvent::S_MTE3>(pipe_);
     uint32_t words = staged_ * (sizeof(BrPick) / 4);
     CopyOut(out_[uint64_t(count - staged_) * (sizeof(BrPick) / 4)], stage_, words);
-    // The stage is written again.
+    // The next pick overwrites the buffer.
     Order<HardEvent::MTE3_S>(pipe_);
     staged_ = 0;
   }
@@ -71,7 +71,7 @@ class Greedy {
   }
 
  private:
-  // Orders in which the worker is known before anything is scored: one column for each pick.
+  // Picks in an order that names the worker before anything is scored: one column per pick.
   __aicore__ inline uint32_t PickInTurn() {
     for (uint32_t g = 0; g < batch_->workers; g++) {
       closed_[g] = loads_.open_slots[g] <= 0;
@@ -89,7 +89,7 @@ class Greedy {
         return best.status;
       }
       if (best.entry == BR_NOBODY) {
-        // Rooms and the pool only shrink.
+        // Room and pool only shrink: this worker never takes a request again.
         closed_[worker] = true;
         continue;
       }
@@ -119,7 +119,7 @@ class Greedy {
     return next;
   }
 
-  // The first best of every open column, from the launch before or scored here.
+  // Takes the best of every open column from the launch before, or leaves the columns to be scored later.
   __aicore__ inline uint32_t Look(bool ready) {
     rise_ = 0;
     LocalTensor<uint32_t> stage = columns_.Stage<uint32_t>();
@@ -145,7 +145,7 @@ class Greedy {
         }
         columns_.Keep(best, other);
       }
-      // The stage is loaded again.
+      // The next column overwrites the buffer.
       Order<HardEvent::S_MTE2>(pipe_);
       Note(g, best);
     }
@@ -158,8 +158,9 @@ class Greedy {
     entries_[worker] = best.entry;
   }
 
-  // What was found of a column bounds what it holds now: taking entries lowers it, and what envelopes lift is
-  // counted in `rise_`. So only a column that leads is scored again.
+  // The best score that was found in a column bounds what the column holds now: taken entries only lower it,
+  // and `rise_` counts by how much growing envelopes may have raised it. So only the column with the greatest
+  // bound is scored again.
   __aicore__ inline uint32_t PickFromMatrix() {
     while (picks_.count < batch_->max_picks) {
       uint32_t leader = BR_NOBODY;

@@ -1,12 +1,12 @@
-// Profiles: what a request's length is worth on a worker, made again by the scalar unit as loads change.
+// Profiles: what a request's length is worth on a worker. The scalar unit computes them anew as loads change.
 #pragma once
 
 #include "common.h"
 
 namespace br {
 
-// A concave piecewise-linear profile, cut to the lengths of a column: knots below them are part of slope and
-// intercept, knots above them never bend. All in 64-bit integers.
+// A concave piecewise-linear profile, cut to the lengths of a column. Knots below them become part of slope
+// and intercept; knots above them are left out. All numbers are 64-bit integers.
 class Profile {
  public:
   __aicore__ inline void Begin(int64_t shortest_tokens, int64_t longest_tokens) {
@@ -28,7 +28,7 @@ class Profile {
     }
   }
 
-  // The definition: what a request is worth, its age and bonus in units aside.
+  // The exact score of a request, without age and bonus.
   __aicore__ inline int64_t Score(int64_t tokens) const {
     int64_t score = intercept + slope * tokens;
     for (int32_t k = 0; k < knots; k++) {
@@ -39,7 +39,7 @@ class Profile {
 
   int64_t intercept;
   int64_t slope;
-  int64_t losses; // bound of what the knots take
+  int64_t losses; // the most that the knots can subtract
   int32_t knots;
   int64_t at[BR_MAX_STEPS];
   int64_t weight[BR_MAX_STEPS];
@@ -49,7 +49,7 @@ class Profile {
   int64_t longest_;
 };
 
-// The loads of a decision as its admissions change them, and the profiles that follow from them.
+// The loads of a decision as admissions change them, and the profiles that follow from the loads.
 class Loads {
  public:
   __aicore__ inline void Load(const Batch &batch) {
@@ -93,7 +93,7 @@ class Loads {
     }
   }
 
-  // Fills in the profile of a worker for the requests of a run, at most `longest` tokens long.
+  // Computes the profile of a worker for the requests of a run that are at most `longest` tokens long.
   __aicore__ inline void Fill(uint32_t worker, uint32_t run, int64_t longest, Profile &profile) const {
     profile.Begin(batch_->shortest_tokens, longest);
     switch (batch_->mode) {
@@ -112,7 +112,7 @@ class Loads {
     }
   }
 
-  // Puts a request on a worker; returns by how many units any score may have risen at most.
+  // Puts a request on a worker. Returns a bound, in units, of how much any score may have risen.
   __aicore__ inline int64_t Admit(uint32_t worker, int64_t tokens) {
     int64_t per_token = PerToken(worker), rise = 0;
     cost[worker] += tokens * per_token;
@@ -126,7 +126,7 @@ class Loads {
     anticipated_sum_ += more;
     if (cost[worker] > envelope) {
       if (batch_->mode == BR_MODE_F) {
-        // A knot moves by whole tokens.
+        // A knot moves by whole tokens: the bound is rounded up.
         rise += f_weight_ * (cost[worker] - envelope + dearest_ - 1);
       }
       envelope = cost[worker];
@@ -164,7 +164,7 @@ class Loads {
     return Of(worker, offsetof(BrWorker, cost_per_token));
   }
 
-  // Cost that this step has put on a worker's whole row.
+  // The cost that this step has added to every step of a worker's row.
   __aicore__ inline int64_t Added(uint32_t worker) const {
     return cost[worker] - Of(worker, offsetof(BrWorker, cost)) + Of(worker, offsetof(BrWorker, row_added));
   }
@@ -207,7 +207,7 @@ class Loads {
       }
     }
     int64_t per_token = PerToken(worker);
-    // The slot that is being filled counts no refill.
+    // The slot that is about to be filled expects no refill.
     int64_t own = anticipated_[worker] - refill_tokens_ * per_token;
     int64_t wanted =
         FloorDiv(anticipated_sum_ - anticipated_[worker], others) - drop_tokens_ * per_token - own;

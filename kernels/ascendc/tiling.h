@@ -1,14 +1,13 @@
 /*
- * What host and device agree on: the bytes of one launch. C11 and C++17; host code repeats the layout in
- * src/backend/ascend/blob.rs and asserts the same sizes and offsets.
+ * What host and device agree on: the bytes of one launch. C11 and C++17. The host has its own copy of the
+ * layout in src/backend/ascend/blob/layout.rs; a test compares sizes and offsets.
  *
  * The split between host and device
  * ---------------------------------
- * The host runs the rule: it begins the plan, places pinned and overdue requests, and packs what they leave.
- * The device then runs the part of a decision that scores pairs: the greedy picks, one after the other, each
- * from columns of N scores. The host reads the picks, checks each (slot, room, eligibility, score) and goes
- * on with the code that it runs without a device: repair rounds (level, exact), the subsets of BalanceRoute's
- * second stage, reasons, balance.
+ * The host runs the rule. It begins the plan, places pinned and overdue requests, and packs the remaining
+ * ones. The device then makes the greedy picks, one after the other, each from columns of N scores. The host
+ * checks every pick (slot, room, eligibility, score) and does the rest, as it does without a device: repair
+ * rounds (level, exact), the subsets of BalanceRoute's second stage, reasons, balance.
  *
  *   policy                                    mode        order         what stays on the host
  *   exact                                     F           MATRIX        repair
@@ -20,36 +19,41 @@
  *   least-kv, sglang-*, vllm-*, jsq,
  *   power-of-two, round-robin, random
  *   (once bound)                              F, slope 0  LEAST_LOADED  binding on arrival
- *   any other rule in matrix order            FIXED       (none)        all but the first look at each column
+ *   any other rule in matrix order            FIXED       (none)        all but the first columns
  *
- * The host keeps a batch, with a typed reason, and the CPU decides it, when a plan places longest first
- * (nothing is scored), when a judge chooses among several (rollout-oracle), when the rule has no profile spec,
- * when a limit below is passed, or when the device answers anything but BR_STATUS_OK.
+ * The host keeps a batch, and the CPU decides it, when the plan places the longest first (nothing is scored),
+ * when a judge chooses among several requests (rollout-oracle), when the rule has no profile spec, or when
+ * the batch exceeds a limit below. Each has a typed reason. The CPU also decides when the device answers
+ * anything but BR_STATUS_OK.
  *
  * Numbers
  * -------
- * Answers are those of integer arithmetic. Vectors hold f32: tokens, knots inside the range of lengths, ages
- * and bonuses in tokens are whole numbers below 2^24 (the host keeps anything else), so differences and
- * maxima of them are exact; products and sums are exact while they stay below 2^24. Where they may not
- * (BrHeader and the profile say so), the vector scores are a filter with a proven error bound: with K knots,
- * u = 2^-24, S >= |slope * s| + |unit * (age + bonus)| for every entry and v the greatest f32 score, every
- * entry whose exact score is greatest has an f32 score of at least v - 4 * (K + 7) * u * (2 * S - v). (A
- * score is a sum of K + 2 products whose magnitudes add up to at most 2 * S - score; single rounding would
- * need half of it, so an operation may be off by a whole unit in the last place, or be fused.) The scalar
- * unit scores these few again in 64-bit integers; the greatest integer wins, then the earliest. More than
- * BR_MAX_RESCORED of them in one column end in BR_STATUS_TIES. No f32 value decides anything unless it is
- * exact.
+ * Answers are those of integer arithmetic. Vectors hold f32. Tokens, knots inside the range of lengths, ages
+ * and bonuses in tokens are whole numbers below 2^24 (the host keeps a batch with any other), so their
+ * differences and maxima are exact. Products and sums are exact while they stay below 2^24.
+ *
+ * Where they may grow larger, which BrHeader and the profile tell, the vector scores are a filter with a
+ * proven error bound. Let K be the number of knots, u = 2^-24, v the greatest f32 score, and S at least
+ * |slope * s| + |unit * (age + bonus)| for every entry. Then every entry whose exact score is greatest has an
+ * f32 score of at least v - 4 * (K + 7) * u * (2 * S - v). (A score is a sum of K + 2 products whose
+ * magnitudes add up to at most 2 * S - score. Correct rounding would need half of this bound, so an operation
+ * may be off by a whole unit in the last place, or be fused.)
+ *
+ * The scalar unit scores these few entries again in 64-bit integers; the greatest integer wins, then the
+ * earliest entry. More than BR_MAX_RESCORED of them in one column end in BR_STATUS_TIES. No f32 value decides
+ * anything unless it is exact.
  *
  * Two launch shapes
  * -----------------
- * 1. One batch over many blocks: BR_ENTRY_COLUMNS with ceil(workers / BrHeader.group) blocks, each a group
- *    of workers, writes the best of each (worker, run); then, in the same stream, BR_ENTRY_GREEDY with one
- *    block and BR_FLAG_COLUMNS_READY set in the header. For FIXED, BR_ENTRY_COLUMNS alone. For LEAST_LOADED
- *    and MOST_SLOTS BR_ENTRY_GREEDY alone: they look at one column per pick.
- * 2. Many batches: BR_ENTRY_GREEDY with as many blocks as BrLaunch.batches; block b decides batch b, its own
- *    columns included.
- * Both entries take two pointers, packed in this order: input blob, output blob (16 bytes of arguments). Both
- * blobs are 64-byte aligned.
+ * 1. One batch over many blocks. BR_ENTRY_COLUMNS runs with ceil(workers / BrHeader.group) blocks; each
+ *    writes the best of every (worker, run) of its group of workers. Then, in the same stream,
+ *    BR_ENTRY_GREEDY runs with one block, and BR_FLAG_COLUMNS_READY is set in the header. FIXED launches
+ *    BR_ENTRY_COLUMNS alone. LEAST_LOADED and MOST_SLOTS launch BR_ENTRY_GREEDY alone, for they score one
+ *    column per pick.
+ * 2. Many batches. BR_ENTRY_GREEDY runs with as many blocks as BrLaunch.batches; block b decides batch b and
+ *    scores all of its columns.
+ * Both entries take two pointers (16 bytes of arguments): the input blob, then the output blob. Both blobs
+ * are 64-byte aligned.
  *
  * Input blob:  BrLaunch, BrSlot[batches], then each batch at BrSlot.in_offset: BrHeader and the sections that
  *              it names.
@@ -57,8 +61,8 @@
  *              BrOut before a launch.
  *
  * Requests of a batch are entries, grouped by survival class into runs (run 0 has none) in arrival order. A
- * run begins at a multiple of BR_ENTRY_ALIGN; entries between runs are padding and are never read for their
- * value. Requests that are not open to the device (placed by the host already) are no entries.
+ * run begins at a multiple of BR_ENTRY_ALIGN; entries between runs are padding, whose values nothing depends
+ * on. Requests that the host has placed are no entries.
  */
 #ifndef BALANCEROUTE_TILING_H
 #define BALANCEROUTE_TILING_H
@@ -82,7 +86,7 @@
 #define BR_MODEL_LIBRARY "libbalanceroute_model_kernel.so"
 #define BR_MODEL_LAUNCH "br_model_launch"
 
-/* Limits of the device; the host keeps what is larger. */
+/* Limits of the device; the host keeps larger batches. */
 #define BR_MAX_REQUESTS 4096u /* N, entries without padding */
 #define BR_MAX_WORKERS 256u   /* G */
 #define BR_MAX_STEPS 129u     /* H + 1, and knots of one profile */
@@ -91,16 +95,16 @@
 #define BR_MAX_RESCORED 512u
 #define BR_MAX_PICKS 4096u
 
-/* Entries: 256 bytes of the narrowest plane, so that every tile and every run is aligned in all planes. */
+/* So many entries take 256 bytes of the narrowest plane: tiles and runs are aligned in all planes. */
 #define BR_ENTRY_ALIGN 128u
 #define BR_MAX_STRIDE (BR_MAX_REQUESTS + BR_MAX_RUNS * BR_ENTRY_ALIGN)
 #define BR_BLOB_ALIGN 64u
 #define BR_BLOCK_BYTES 32u
 #define BR_EXACT_F32 16777216 /* 2^24 */
-#define BR_GREATEST (INT64_C(1) << 56) /* of S and of a profile's losses: sums stay below 2^60 */
+#define BR_GREATEST (INT64_C(1) << 56) /* bound of S and of a profile's losses: sums stay below 2^60 */
 #define BR_NOBODY UINT32_C(0xffffffff)
 
-/* What a worker's profile follows from after each admission (BrHeader.mode). */
+/* How a worker's profile follows from the loads (BrHeader.mode). */
 #define BR_MODE_F 0u         /* slope f_slope, one knot (envelope - cost, f_weight), both per token times the
                                 cost of a token on the worker */
 #define BR_MODE_LOOKAHEAD 1u /* one knot per step: (envelope_row[h] - row[h], weights[run][h]); slope of the
@@ -109,9 +113,9 @@
 #define BR_MODE_FIXED 3u     /* profiles from the host, one per (worker, run); columns only */
 
 /* Which worker is next (BrHeader.order). */
-#define BR_ORDER_MATRIX 0u       /* the best score; then least load, lowest index; F and LOOKAHEAD only */
-#define BR_ORDER_LEAST_LOADED 1u /* the open worker with least load, then lowest index */
-#define BR_ORDER_MOST_SLOTS 2u   /* the worker with most open slots, then least load, then lowest index */
+#define BR_ORDER_MATRIX 0u       /* greatest score, then least load, then lowest index; F, LOOKAHEAD only */
+#define BR_ORDER_LEAST_LOADED 1u /* least load of the open workers, then lowest index */
+#define BR_ORDER_MOST_SLOTS 2u   /* most open slots, then least load, then lowest index */
 
 #define BR_BONUS_NONE 0u
 #define BR_BONUS_F16 1u /* whole tokens, each exact in half precision */
@@ -119,12 +123,12 @@
 
 #define BR_FLAG_COLUMNS_READY 1u /* BR_ENTRY_COLUMNS ran before, in the same stream, on the same blobs */
 #define BR_FLAG_ELIGIBILITY 2u   /* there are eligibility words */
-#define BR_FLAG_ROOM 4u          /* some worker's room is bounded: lengths are compared with it */
+#define BR_FLAG_ROOM 4u          /* some worker has bounded room: lengths are compared with it */
 
 /*
- * Bytes of the unified buffer of a batch: planes of entries (tokens, ages, scores; age plus bonus where there
- * is one), four tiles of steps, mask, eligibility bits with their queue of two tiles, the bonuses' queue of
- * two tiles, reduction and staging.
+ * Bytes of the unified buffer that a batch takes: planes of all entries (tokens, ages, scores; with bonuses
+ * also age plus bonus), four tiles of intermediate results, the mask, the eligibility bits and their queue of
+ * two tiles, the bonuses' queue of two tiles, the reduction, and the staging of answers.
  */
 #define BR_REDUCE_BYTES 32u
 #define BR_SCRATCH_BYTES 1024u
@@ -141,10 +145,10 @@
 #define BR_STATUS_UNWRITTEN 0u
 #define BR_STATUS_OK 1u
 #define BR_STATUS_TIES 2u   /* too many near ties in a column: the CPU decides */
-#define BR_STATUS_HEADER 3u /* mode, order or a limit is not this kernel's; after a magic or version that is
-                               not, the status stays unwritten */
+#define BR_STATUS_HEADER 3u /* this kernel does not know the mode or order, or a limit is exceeded; where
+                               magic or version differ, the status stays unwritten */
 
-/* The input blob begins with this. */
+/* The head of the input blob. */
 typedef struct BrLaunch {
   uint32_t magic;
   uint32_t version;
@@ -210,18 +214,18 @@ typedef struct BrHeader {
   uint32_t reserved[9];
 } BrHeader;
 
-/* A worker as the host's placements leave it. */
+/* A worker after the host's placements. */
 typedef struct BrWorker {
   int64_t cost;
   int64_t cost_per_token;
   int64_t anticipated;
-  int64_t longest_tokens; /* that its room holds beside the growth of a request */
+  int64_t longest_tokens; /* the longest request that fits into its room with its growth */
   int64_t row_added;      /* cost that the host has put on its whole row */
   uint32_t open_slots;
   uint32_t reserved[5];
 } BrWorker;
 
-/* Entries of one survival class. */
+/* A run: the entries of one survival class. */
 typedef struct BrRun {
   uint32_t from; /* a multiple of BR_ENTRY_ALIGN */
   uint32_t count;
@@ -229,7 +233,7 @@ typedef struct BrRun {
   uint32_t reserved[4];
 } BrRun;
 
-/* FIXED: a profile's head; its knots follow. */
+/* FIXED: the head of a profile; its knots follow. */
 typedef struct BrProfile {
   int64_t intercept;
   int64_t slope;
@@ -246,14 +250,14 @@ typedef struct BrKnot {
 typedef struct BrOut {
   uint32_t magic;
   uint32_t version;
-  uint32_t status; /* of the greedy; FIXED leaves it unwritten, each column has its own */
+  uint32_t status; /* of the picks; FIXED leaves it unwritten, for each column has its own */
   uint32_t picks;
-  uint32_t columns;  /* scored by the greedy */
+  uint32_t columns;  /* scored while picking */
   uint32_t rescored; /* requests that the scalar unit scored again */
   uint32_t reserved[10];
 } BrOut;
 
-/* The best of a run on a worker as the step begins. */
+/* The best request of a run on a worker as the step begins. */
 typedef struct BrColumn {
   int64_t score; /* units */
   uint32_t entry; /* BR_NOBODY for none, and on a worker without an open slot */

@@ -1,6 +1,6 @@
-// The Ascend C calls that the kernel uses, on a CPU: own code, written from the public descriptions of the
-// calls. It takes the place of the toolkit's header of this name, so that the kernel source compiles
-// unchanged. What each call checks is said in ../README.md.
+// The Ascend C calls that the kernel uses, for a CPU. The toolkit has a header of this name; this one takes
+// its place in tests, so that the kernel source compiles unchanged. It is our own text, written from the
+// public descriptions of the calls. ../README.md lists what each call checks.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@
 #define GM_ADDR uint8_t *
 #define KERNEL_TASK_TYPE_DEFAULT(type) static_assert(AscendC::type, "a kernel type of the model")
 
-// Half precision as bits; arithmetic on it goes through float.
+// Half precision, kept as bits; arithmetic converts it to float.
 struct half {
   uint16_t bits;
   operator float() const {
@@ -80,7 +80,7 @@ constexpr Ends EndsOf(HardEvent event) {
 
 inline Machine &It() { return Machine::Get(); }
 
-// Where a buffer of a queue is.
+// Which state a buffer of a queue is in.
 struct Buffer {
   enum State { kFree, kAllocated, kQueued, kTaken } state = kFree;
   size_t at = 0;
@@ -100,7 +100,7 @@ template <typename T> class LocalTensor {
   LocalTensor(size_t at, size_t bytes, TPosition position, model::Buffer *buffer = nullptr)
       : at_(at), bytes_(bytes), position_(position), buffer_(buffer) {}
 
-  // The tensor from an element on.
+  // The part of the tensor that begins at an element.
   LocalTensor operator[](uint32_t offset) const {
     if (offset * sizeof(T) > bytes_) {
       model::It().Stop("element %u of a tensor of %zu", offset, bytes_ / sizeof(T));
@@ -238,7 +238,7 @@ template <TPosition position> class TBuf {
   size_t bytes_ = 0;
 };
 
-// Fills on one pipe and is emptied by another: copied in and computed on, or computed and copied out.
+// A queue between two pipes: one fills its buffers, the other empties them.
 template <TPosition position, int32_t depth> class TQue {
   static_assert(position == TPosition::VECIN || position == TPosition::VECOUT, "a queue of vectors");
   static constexpr model::Pipe kFills = position == TPosition::VECIN ? model::MTE2 : model::V;
@@ -427,7 +427,7 @@ void DataCopyPad(const LocalTensor<T> &to, const GlobalTensor<T> &from, const Da
   for (size_t at = bytes; at + sizeof(T) <= filled; at += sizeof(T)) {
     memcpy(data + at, &pad.paddingValue, sizeof(T));
   }
-  // What fills the last 32 bytes is anybody's guess.
+  // What a copy fills the last 32 bytes with is undefined.
   memset(data + filled, 0x7f, whole - filled);
   memset(valid, 0xff, filled);
   memset(valid + filled, 0, whole - filled);
@@ -571,7 +571,7 @@ template <typename T> void Duplicate(const LocalTensor<T> &to, T scalar, int32_t
   memset(to.Valid(), 0xff, bytes);
 }
 
-// Widening only: half or int16_t to float, which is exact.
+// Converts half or int16_t to float, which is exact.
 template <typename T, typename U>
 void Cast(const LocalTensor<T> &to, const LocalTensor<U> &from, RoundMode mode, int32_t count) {
   static_assert(std::is_same<T, float>::value &&
@@ -659,8 +659,8 @@ void Select(const LocalTensor<T> &to, const LocalTensor<uint8_t> &mask, const Lo
   }
 }
 
-// Bytes of scratch that ReduceMax with an index needs: a (value, index) pair for each repeat, and again for
-// what is left of them.
+// Bytes of scratch that ReduceMax with an index needs. It reduces in rounds, and each round leaves a
+// (value, index) pair for every repeat.
 template <typename T> size_t ReduceScratchBytes(int32_t count) {
   size_t per_block = model::kBlockBytes / sizeof(T), per_repeat = model::kRepeatBytes / sizeof(T), all = 0;
   size_t left = count;
@@ -671,7 +671,7 @@ template <typename T> size_t ReduceScratchBytes(int32_t count) {
   return all * sizeof(T);
 }
 
-// The greatest value and, as bits, the lowest index that has it.
+// Writes the greatest value and, as bits, the lowest index that holds it.
 template <typename T>
 void ReduceMax(const LocalTensor<T> &to, const LocalTensor<T> &from, const LocalTensor<T> &scratch,
                int32_t count, bool with_index = false) {

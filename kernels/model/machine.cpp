@@ -52,7 +52,7 @@ void Machine::BeginBlock(uint32_t block) {
   used_ = 0;
   buffers = 0;
   owed.clear();
-  // What a core finds in its buffer is left over from anybody.
+  // A core finds the bytes of an earlier kernel in its buffer.
   memset(ub_, 0xa5, kUbBytes);
   memset(valid_, 0, kUbBytes);
   memset(tags_, kPlain, kUbBytes);
@@ -151,7 +151,7 @@ void Machine::Reads(size_t at, size_t bytes) {
   uint64_t now = issued_[pipe_];
   for (size_t cell = at / kBlockBytes; cell * kBlockBytes < at + bytes; cell++) {
     Cell &of = cells_[cell];
-    // The scalar unit waits for itself.
+    // Scalar instructions wait for each other.
     bool own = of.writer == S && pipe_ == S;
     if (of.written > knows_[pipe_][of.writer] && !own) {
       Hazard("read after write", cell * kBlockBytes, of.writer);

@@ -1,9 +1,9 @@
-// The machine behind the model: one vector core's unified buffer, its pipes, and what a device would punish.
+// The machine behind the model: the unified buffer of one vector core, its pipes, and the checks on both.
 //
-// Instructions run at once and in program order. Beside the data the machine keeps, for every 32 bytes of the
-// unified buffer, which pipe wrote them last and which pipes have read them since; and for every pipe how far
-// it knows the others to be. A barrier or a pair of events moves that knowledge. An access that the knowledge
-// does not cover is a hazard, though in this order it would do no harm.
+// Instructions run immediately and in program order. For every 32 bytes of the unified buffer the machine
+// remembers which pipe wrote them last and which pipes have read them since. For every pipe it remembers how
+// far the pipe knows each other pipe to be; barriers and pairs of events pass that knowledge on. An access
+// that the pipe's knowledge does not cover is a violation, though program order makes it harmless here.
 #pragma once
 
 #include <cstddef>
@@ -21,16 +21,16 @@ enum Pipe : uint8_t { S, V, MTE2, MTE3, kPipes, kAll };
 const char *NameOf(Pipe pipe);
 
 constexpr size_t kUbBytes = 192 * 1024;
-constexpr size_t kReservedBytes = 8 * 1024; // Select and the compiler work here
+constexpr size_t kReservedBytes = 8 * 1024; // Select and the compiler use them
 constexpr size_t kBlockBytes = 32;
 constexpr size_t kRepeatBytes = 256;
 constexpr int kEvents = 8;
 constexpr int kMaxBuffers = 64;
 
-// What the bytes mean where a wrong reading of them is a mistake of its own.
+// What bytes hold, where reading them as something else is a violation.
 enum Tag : uint8_t { kPlain = 0, kIndexBits = 1, kMaskBits = 2 };
 
-// Thrown where a block cannot go on.
+// Thrown when a block cannot go on.
 struct Stopped {};
 
 struct Range {
@@ -47,7 +47,7 @@ class Machine {
   void EndBlock();
   const std::vector<std::string> &Violations() const { return violations_; }
 
-  // Notes a violation; what follows a printf format.
+  // Notes a violation; the arguments are those of printf.
   void Violate(const char *format, ...) __attribute__((format(printf, 2, 3)));
   [[noreturn]] void Stop(const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -61,7 +61,7 @@ class Machine {
   void SetTag(size_t at, size_t bytes, Tag tag);
   bool HasTag(size_t at, size_t bytes, Tag tag) const;
 
-  // An instruction begins on a pipe; its accesses follow.
+  // Begins an instruction on a pipe; the calls after it note its accesses.
   void Begin(Pipe pipe, const char *name);
   void Reads(size_t at, size_t bytes);
   void Writes(size_t at, size_t bytes);
@@ -88,11 +88,11 @@ class Machine {
     uint64_t scalar_gm_reads = 0;
     uint64_t barriers = 0;
     uint64_t events = 0;
-    uint64_t ub_bytes = 0; // the most of one block
+    uint64_t ub_bytes = 0; // the most that a block took
   };
   Counts counts;
 
-  // Things that must be given back by the end of a block.
+  // What must be given back by the end of a block.
   std::deque<std::string> owed;
   int buffers = 0;
 

@@ -1,5 +1,5 @@
 /*
- * How a host runs a kernel on the model: what libbalanceroute_model_kernel.so exports. C.
+ * What libbalanceroute_model_kernel.so exports to C: how a host runs a kernel on the model.
  */
 #ifndef BALANCEROUTE_MODEL_H
 #define BALANCEROUTE_MODEL_H
@@ -27,7 +27,7 @@ typedef struct BrModelCounts {
   uint64_t scalar_gm_reads;
   uint64_t barriers;
   uint64_t events; /* pairs */
-  uint64_t ub_bytes; /* the most of one block */
+  uint64_t ub_bytes; /* the most that a block took */
 } BrModelCounts;
 
 #define BR_MODEL_OK 0
@@ -38,9 +38,9 @@ typedef struct BrModelCounts {
 /*
  * Runs `blocks` blocks of the entry named `entry`, one after the other. `arguments` are the kernel's
  * parameters, packed as for a launch with host arguments: for both entries two pointers, input and output.
- * With `ranges`, global memory outside of them is a violation; without, it is not checked. Writes the first
- * violations, or an empty string, to `message` (may be null). Not for two threads at once: each call waits
- * for the one before.
+ * With `ranges`, an access to global memory outside of them is a violation; without, it is not checked.
+ * Writes the first violations, or an empty string, to `message` (may be null). A call waits for one that
+ * another thread has begun.
  */
 int32_t br_model_launch(const char *entry, uint32_t blocks, const void *arguments, size_t argument_bytes,
                         const BrModelRange *ranges, size_t range_count, char *message, size_t message_bytes);

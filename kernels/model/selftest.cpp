@@ -1,5 +1,5 @@
-// Each rule of the model broken once, by itself, and once kept: the model must name the one and pass the
-// other.
+// Breaks each rule of the model once, by itself, and keeps it once. The model must name the broken rule and
+// report nothing where the rule is kept.
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -15,7 +15,7 @@ alignas(64) float input[1024];
 alignas(64) float output[1024];
 constexpr DataCopyPadExtParams<float> kNoPad{false, 0, 0, 0};
 
-// A pipe with four buffers of 256 floats, the first filled by vectors.
+// A pipe with four buffers of 256 floats; vectors have filled the first.
 struct Bench {
   TPipe pipe;
   TBuf<TPosition::VECCALC> buffers[4];
@@ -43,7 +43,7 @@ struct Bench {
 };
 
 struct Rule {
-  const char *says; // null where nothing may be said
+  const char *says; // null where the model must report nothing
   std::function<void()> body;
 };
 
@@ -57,7 +57,7 @@ const std::vector<Rule> kRules = {
     {nullptr, [] { Bench it; Adds(it.b, it.a, 1.0f, 256); Adds(it.c, it.a, 1.0f, 256); }},
     {"pipe S does not know that pipe V", [] { Bench it; it.a.GetValue(0); }},
     {nullptr, [] { Bench it; it.Order<HardEvent::V_S>(); it.a.GetValue(0); }},
-    // Knowledge passes on: V knows what MTE2 did, S what V knows.
+    // Knowledge passes on: V knows what MTE2 did, and S knows what V knows.
     {nullptr,
      [] {
        Bench it;
@@ -66,7 +66,7 @@ const std::vector<Rule> kRules = {
        it.Order<HardEvent::V_S>();
        it.b.GetValue(0);
      }},
-    // An event covers what came before it only.
+    // An event covers only the instructions before it.
     {"pipe S does not know that pipe V",
      [] {
        Bench it;
@@ -95,7 +95,7 @@ const std::vector<Rule> kRules = {
        it.Order<HardEvent::V_S>();
        it.b.ReinterpretCast<uint8_t>().GetValue(0);
      }},
-    // What was never written may pass through vectors, but not out of them.
+    // Unwritten bytes may pass through vectors, but their results may not leave the buffer.
     {nullptr, [] { Bench it; Add(it.c, it.a, it.b, 256); }},
     {"is dummy data", [] { Bench it; ReduceMax(it.c, it.b, it.d, 256, true); }},
     {"is dummy data",
@@ -123,7 +123,7 @@ const std::vector<Rule> kRules = {
      }},
     {"up to 32 bytes",
      [] { Bench it; DataCopyPad(it.b, it.in, it.Bytes(12), DataCopyPadExtParams<float>{true, 0, 9, 0.0f}); }},
-    // A mask of dummy data selects dummy data.
+    // A mask computed from dummy data selects dummy data.
     {"is dummy data",
      [] {
        Bench it;
@@ -189,7 +189,7 @@ const std::vector<Rule> kRules = {
          PipeBarrier<PIPE_V>();
        }
      }},
-    // Freed before its last reader: the copy that comes next knows only of what came before the free.
+    // Freed before its last reader: the next copy knows only of instructions before the free.
     {"pipe MTE2 does not know that pipe V",
      [] {
        Bench it;

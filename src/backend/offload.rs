@@ -1,4 +1,4 @@
-//! The backend of a device: the greedy engine, with its scored part launched where the device can.
+//! The backend of a device: the greedy engine, whose scored part the device runs where it can.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::backend::{Backend, Decided, Ticket};
 use crate::batch::Batch;
 use crate::rule::Rule;
 
-/// Greedy picks on a device, everything else on the CPU.
+/// The device makes the greedy picks, the CPU does the rest.
 #[derive(Debug)]
 pub struct Offload {
     greedy: Greedy,
-    /// One for each batch of a group.
+    /// One engine for each batch of a group.
     group: Vec<Greedy>,
     kernels: &'static Kernels,
     device: Device,
@@ -30,10 +30,10 @@ impl Offload {
         Self::with(Device::new(launcher), Kernels::best())
     }
 
-    /// A backend on the device that these parameters name.
+    /// A backend that opens the device which these parameters name.
     ///
     /// # Errors
-    /// [`LoadError`]: why there is none.
+    /// [`LoadError`]: why there is no device.
     pub fn open(parameters: &AscendParameters) -> Result<Self, LoadError> {
         Ok(Self::with(super::ascend::open(parameters)?, Kernels::best()))
     }
@@ -54,27 +54,27 @@ impl Offload {
         &mut self.device
     }
 
-    /// Hands the scored part of a decision to the device.
+    /// Submits the scored part of a decision to the device.
     pub(crate) fn submit<R: Rule>(&mut self, rule: &mut R, batch: &Batch<'_>) -> Ticket {
         self.device.submitting();
         self.greedy.assign_on(&mut self.device, rule, batch, &mut self.scratch);
         self.device.submitted()
     }
 
-    /// Decides with what the device has made of a submission.
+    /// Decides with the answer to a submission.
     pub(crate) fn collect<R: Rule>(
         &mut self,
         rule: &mut R,
         ticket: Ticket,
-        (batch, patience): (&Batch<'_>, Duration),
+        (batch, timeout): (&Batch<'_>, Duration),
         out: &mut Assignment,
     ) -> Decided {
-        self.device.collecting(ticket, patience);
+        self.device.collecting(ticket, timeout);
         self.greedy.assign_on(&mut self.device, rule, batch, out);
         self.device.decided()
     }
 
-    /// Runs a rule of its own on each of many batches, all in one launch. Allocates.
+    /// Decides many batches in one launch, each by a rule of its own. Allocates memory.
     pub fn assign_many<R: Rule>(&mut self, rules: &mut [R], batches: &[Batch<'_>], outs: &mut [Assignment]) {
         Greedy::assign_many_on(&mut self.group, self.kernels, &mut self.device, rules, batches, outs);
     }

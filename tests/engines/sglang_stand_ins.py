@@ -1,4 +1,4 @@
-"""Lets SGLang's data-parallel controller be imported without the accelerator packages that its import chain names.
+"""Lets SGLang's data-parallel controller be imported without the accelerator packages that it imports.
 
 The packages below are answered by empty modules whose attributes are inert; none of them is used by routing.
 """
@@ -22,7 +22,8 @@ class _Inert:
 
     def __call__(self, *args, **kwargs):
         # A decorator leaves what it decorates.
-        return args[0] if len(args) == 1 and callable(args[0]) and not isinstance(args[0], _Inert) else _Inert()
+        decorates = len(args) == 1 and callable(args[0]) and not isinstance(args[0], _Inert)
+        return args[0] if decorates else _Inert()
 
     def __getitem__(self, key):
         return _Inert()
@@ -51,7 +52,9 @@ class _Module(types.ModuleType):
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] in ABSENT else None
+        if name.split(".")[0] not in ABSENT:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec):
         return _Module(spec.name)

@@ -1,9 +1,11 @@
-"""Writes empty stand-ins for the CUDA libraries that a PyTorch wheel wants to load, so that it can be imported where there is no CUDA.
+"""Writes empty stand-ins for the CUDA libraries that a PyTorch wheel loads, so that a machine without CUDA
+can import it.
 
     python stub_libraries.py SITE_PACKAGES        # needs gcc, readelf and nm
 
-Every symbol that the wheel's own libraries leave open and that none of them defines becomes a function that returns an error code, under the
-version that it is asked for. Nothing that touches a device works; vLLM's client does not.
+Every symbol that the wheel's libraries use and none of them defines becomes a function that returns an
+error code, under the version that it is asked for. Nothing that touches a device works; vLLM's client
+touches none.
 """
 
 import re
@@ -51,10 +53,15 @@ def main(site_packages: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             source, script = Path(scratch) / "stub.c", Path(scratch) / "stub.map"
             names = sorted(set().union(*versions.values())) if versions else []
-            source.write_text("".join(f"long {name}(void) {{ return {ANSWER}; }}\n" for name in names) or "int balanceroute_empty;\n")
-            command = ["gcc", "-shared", "-fPIC", "-w", "-fno-builtin", "-o", str(folder / library), str(source), f"-Wl,-soname,{library}"]
+            functions = "".join(f"long {name}(void) {{ return {ANSWER}; }}\n" for name in names)
+            source.write_text(functions or "int balanceroute_empty;\n")
+            command = ["gcc", "-shared", "-fPIC", "-w", "-fno-builtin", "-o", str(folder / library)]
+            command += [str(source), f"-Wl,-soname,{library}"]
             if named := {version: symbols for version, symbols in versions.items() if version}:
-                script.write_text("".join(f"{v} {{ global: {' '.join(f'{s};' for s in sorted(symbols))} }};\n" for v, symbols in named.items()))
+                blocks = []
+                for version, symbols in named.items():
+                    blocks.append(f"{version} {{ global: {' '.join(f'{s};' for s in sorted(symbols))} }};\n")
+                script.write_text("".join(blocks))
                 command.append(f"-Wl,--version-script={script}")
             subprocess.run(command, check=True)
             print(f"{library}: {len(names)} symbols")

@@ -1,4 +1,5 @@
-"""The Ray Serve example: 8 replicas in lock-step, every request answered once, KV tokens more level than with Ray's own router.
+"""The Ray Serve example: 8 replicas in lock-step answer every request once, and their KV tokens are more
+level than with Ray's own router.
 
 `tests/engines/run ray` makes the environment and runs this; `-s` prints the figures.
 """
@@ -35,7 +36,8 @@ def test_eight_replicas_in_lock_step(cluster):
         assert len(answers) == 600
         per_replica = Counter(answers)
         print(
-            f"\n    {'balanceroute' if balanced else 'ray serve'}: fullest replica {imbalance[balanced]:.1%} above the mean,"
+            f"\n    {'balanceroute' if balanced else 'ray serve'}:"
+            f" fullest replica {imbalance[balanced]:.1%} above the mean,"
             f" requests {sorted(per_replica.values())}",
             end="",
         )

@@ -1,4 +1,5 @@
-"""The plugin in SGLang's real controller class, found by its entry point, applied by SGLang's hook registry, with real snapshots in shared memory.
+"""The plugin in SGLang's real controller class: found by its entry point, applied by SGLang's hook registry,
+with real snapshots in shared memory.
 
 `tests/engines/run sglang` makes the environment and runs this; `-s` prints the figures.
 """
@@ -45,7 +46,7 @@ def plugged(monkeypatch):
 
 
 class Ranks:
-    """A controller that was not launched, real sockets to its ranks, and what the ranks' schedulers would write."""
+    """A controller that was not launched, real sockets to its ranks, and what their schedulers write."""
 
     def __init__(self, path, ranks=8, capacity=1_000_000):
         self.context = zmq.Context()
@@ -90,8 +91,9 @@ class Ranks:
     def write(self, rank):
         self.writers[rank].write(
             LoadSnapshot(
-                timestamp=time.time(), dp_rank=rank, num_running_reqs=self.requests[rank], num_total_tokens=self.held[rank],
-                num_used_tokens=self.held[rank], max_total_num_tokens=self.capacity, max_running_requests=2048,
+                timestamp=time.time(), dp_rank=rank, num_running_reqs=self.requests[rank],
+                num_total_tokens=self.held[rank], num_used_tokens=self.held[rank],
+                max_total_num_tokens=self.capacity, max_running_requests=2048,
             )
         )  # fmt: skip
 
@@ -116,7 +118,8 @@ def test_off_is_sglang_itself(plugged, monkeypatch):
 
 
 def burst(ranks, seed):
-    """Requests for a second, while each scheduler takes in what has come, runs 0.25 s, and then writes what it had taken in."""
+    """Sends requests for a second. Each scheduler takes in what has come, runs 0.25 s, and then writes what
+    it had taken in."""
     rng = random.Random(seed)
     start = time.monotonic()
     next_write = [start + 0.05 * (1 + rank % 5) for rank in range(len(ranks.writers))]
@@ -146,7 +149,8 @@ def test_a_burst_over_snapshots_a_quarter_second_old(plugged, monkeypatch, tmp_p
             ranks.held[rank], ranks.requests[rank] = (0, 0) if rank == 5 else (30_000, 30)
             ranks.write(rank)
         count = burst(ranks, 1)
-        assert sorted(r.rid for received in ranks.received for r in received) == sorted(f"r{i}" for i in range(count))
+        arrived = sorted(r.rid for received in ranks.received for r in received)
+        assert arrived == sorted(f"r{i}" for i in range(count))
         excess = max(ranks.held) * 8 / sum(ranks.held) - 1
         say(f"{name}: {count} requests, KV tokens {ranks.held}, fullest rank {excess:.1%} above the mean")
         if name == "arrival":
@@ -178,7 +182,8 @@ def test_a_full_rank_and_a_named_one(plugged, tmp_path):
 
 
 def test_one_decision_costs_little(plugged, tmp_path):
-    """Beside SGLang's own, which serializes and sends as well. Median of 2,000; other work on the machine moves it."""
+    """Beside SGLang's own, which serializes and sends as well. Median of 2,000; other work on the machine
+    changes it."""
     ranks = Ranks(tmp_path / "loads", ranks=8, capacity=100_000_000)
 
     def cost():

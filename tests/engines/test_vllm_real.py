@@ -1,4 +1,5 @@
-"""The plugin inside vLLM's real client, with its real coordinator process and statistics, over engines that decode numbers.
+"""The plugin inside vLLM's real client, with its real coordinator process and statistics, over engines that
+decode numbers.
 
 `tests/engines/run vllm` makes the environment and runs this; `-s` prints the figures.
 """
@@ -106,7 +107,8 @@ def test_40_requests_over_skewed_reports(mode, name):
 
     async def main():
         async with Setup(slots=200, capacity=100_000, step_s=0.2) as setup:
-            for engine, extra in zip(setup.cluster.engines, [(50, 20, 99_000), (10, 0, 30_000), (3, 0, 20_000), (90, 0, 80_000)]):
+            extras = [(50, 20, 99_000), (10, 0, 30_000), (3, 0, 20_000), (90, 0, 80_000)]
+            for engine, extra in zip(setup.cluster.engines, extras):
                 engine.extra = extra
             await asyncio.sleep(0.8)
             work = [(f"r{j}", 100 * (1 + j % 5), 8) for j in range(40)]
@@ -114,8 +116,10 @@ def test_40_requests_over_skewed_reports(mode, name):
                 await setup.add(*one)
             await asyncio.sleep(0.3)
             received = setup.received()
-            tokens = [sum(100 * (1 + int(n[1:]) % 5) for n in engine.received) for engine in setup.cluster.engines]
-            say(f"{name}: 40 requests as {received}, KV tokens {[t + x for t, x in zip(tokens, [99_000, 30_000, 20_000, 80_000])]}")
+            engines = setup.cluster.engines
+            tokens = [sum(100 * (1 + int(n[1:]) % 5) for n in engine.received) for engine in engines]
+            held = [own + extra[2] for own, extra in zip(tokens, extras)]
+            say(f"{name}: 40 requests as {received}, KV tokens {held}")
             # 12,000 tokens raise the emptiest rank to the next one, and both from there.
             assert tokens[0] == tokens[3] == 0
             assert abs((tokens[1] + 30_000) - (tokens[2] + 20_000)) <= 1000
@@ -148,14 +152,18 @@ def test_4000_requests(mode, load):
         mode(name)
         results[name] = asyncio.run(run())
         imbalance, took, received, preempted = results[name]
-        say(f"{load}, {name}: fullest rank {imbalance:.1%} above the mean, {took:.1f} s, {received}, {preempted} preempted")
+        say(
+            f"{load}, {name}: fullest rank {imbalance:.1%} above the mean, {took:.1f} s, {received},"
+            f" {preempted} preempted"
+        )
     assert results["step"][0] < 0.5 * results["off"][0]
     if load == "slots to spare":
         assert results["arrival"][0] < 0.8 * results["off"][0]
 
 
 def test_three_front_ends(mode):
-    """They see each other by the coordinator's statistics and a third of the engines' only; each admits to its own third of every rank."""
+    """They see each other by the coordinator's statistics and a third of the engines' only. Each admits to
+    its own third of every rank."""
     work = workload(3000, 13)
 
     async def run(name):
@@ -163,7 +171,10 @@ def test_three_front_ends(mode):
             # No front end has more than its part of the traffic for long.
             took = await feed(setup, work, int(4 * 64 * 1.5), client=lambda number: number % 3)
             complete(setup, work)
-            say(f"three front ends, {name}: fullest rank {setup.cluster.imbalance():.1%} above the mean, {took:.1f} s, {setup.received()}")
+            say(
+                f"three front ends, {name}: fullest rank {setup.cluster.imbalance():.1%} above the mean,"
+                f" {took:.1f} s, {setup.received()}"
+            )
             return setup.cluster.imbalance()
 
     stock = asyncio.run(run("off"))
@@ -222,7 +233,10 @@ def test_a_burst_while_the_coordinator_is_silent_for_5_s(mode, name):
             await asyncio.sleep(1)
             kv = [engine.kv + sum(r.kv for r in engine.queue) for engine in setup.cluster.engines]
             excess = max(kv) * len(kv) / sum(kv) - 1
-            say(f"{name}: burst of 400, sent within {held:.2f} s, KV {kv}, fullest rank {excess:.1%} above the mean")
+            say(
+                f"{name}: burst of 400, sent within {held:.2f} s, KV {kv},"
+                f" fullest rank {excess:.1%} above the mean"
+            )
             if name != "off":
                 assert excess <= 0.1, kv
             await asyncio.sleep(max(0, 5 - (time.monotonic() - start)))
@@ -245,7 +259,10 @@ def test_engines_without_statistics(mode):
             await feed(setup, work, 384)
             complete(setup, work)
             state = plugin.state_of(setup.client)
-            say(f"no statistics: fullest rank {setup.cluster.imbalance():.1%} above the mean, {state.gate.stalls} stalls")
+            say(
+                f"no statistics: fullest rank {setup.cluster.imbalance():.1%} above the mean,"
+                f" {state.gate.stalls} stalls"
+            )
             assert state.gate.stalls == 0
             assert setup.cluster.imbalance() < 0.08
 
@@ -277,7 +294,7 @@ def test_nothing_is_held_beyond_the_bound_when_everything_is_silent(mode):
 
 @pytest.mark.parametrize("name", ["off", "arrival", "step"])
 def test_a_rank_that_fills_up(mode, name):
-    """For 4 seconds somebody else takes nearly all KV tokens of rank 0: what is sent there waits behind them."""
+    """For 4 seconds somebody else takes nearly all KV tokens of rank 0: requests sent there wait."""
     mode(name)
 
     async def main():
@@ -289,7 +306,10 @@ def test_a_rank_that_fills_up(mode, name):
             release = asyncio.get_running_loop().call_later(4, setattr, full, "extra", (0, 0, 0))
             took = await feed(setup, work, 60)
             received = setup.received()
-            say(f"{name}: full rank 0 got {received[0]} of {sum(received)} requests, all done in {took:.1f} s")
+            say(
+                f"{name}: full rank 0 got {received[0]} of {sum(received)} requests,"
+                f" all done in {took:.1f} s"
+            )
             if name == "off":
                 assert received[0] > 3 and took > 3.4
             else:
@@ -308,7 +328,8 @@ def test_a_rank_that_fills_up(mode, name):
 
 @pytest.mark.parametrize("name", ["arrival", "step"])
 def test_one_decision_costs_little(mode, name):
-    """Beside vLLM's own, which the wrapped one includes. Median of 2,000; other work on the machine moves it."""
+    """Beside vLLM's own, which the wrapped one includes. Median of 2,000; other work on the machine changes
+    it."""
 
     async def cost():
         async with Setup(slots=4096, capacity=100_000_000) as setup:
@@ -317,8 +338,9 @@ def test_one_decision_costs_little(mode, name):
             times = []
             for j in range(2000):
                 request = EngineCoreRequest(
-                    request_id=f"b{j}", prompt_token_ids=[1] * 100, mm_features=None, sampling_params=None, pooling_params=None,
-                    arrival_time=0.0, lora_request=None, cache_salt=None, data_parallel_rank=None,
+                    request_id=f"b{j}", prompt_token_ids=[1] * 100, mm_features=None, sampling_params=None,
+                    pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None,
+                    data_parallel_rank=None,
                 )
                 start = time.perf_counter_ns()
                 setup.client.get_core_engine_for_request(request)

@@ -1,8 +1,9 @@
-"""vLLM's real data-parallel client and coordinator process over engines that decode numbers: no model, no accelerator.
+"""vLLM's real data-parallel client and coordinator process over engines that decode numbers: no model, no
+accelerator.
 
-The engines live in one thread and step together, as data-parallel ranks of a mixture-of-experts model do: every running request gets one
-token a step. They speak vLLM's own wire format, admit from their own queues (slots and KV tokens permitting), preempt when the KV cache is
-full, and report as the real ones do.
+The engines live in one thread and step together, as data-parallel ranks of a mixture-of-experts model do:
+every running request gets one token a step. They speak vLLM's own wire format, admit from their own queues
+(slots and KV tokens permitting), preempt when the KV cache is full, and report as the real ones do.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ import vllm.v1.engine.core_client as core_client
 import zmq
 from vllm.config import ParallelConfig
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, EngineCoreRequestType, FinishReason
+from vllm.v1.engine import (
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    EngineCoreRequestType,
+    FinishReason,
+)
 from vllm.v1.engine.coordinator import DPCoordinator
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -65,9 +72,12 @@ class _Engine:
 
 
 class Cluster(threading.Thread):
-    """The engines. `paused` stops them and all that they send; `statistics` = False leaves out the statistics only."""
+    """The engines. `paused` stops them and all that they send; `statistics` = False leaves out the statistics
+    only."""
 
-    def __init__(self, addresses: list, coordinator, ranks: int, slots: int, capacity: int, step_s: float) -> None:
+    def __init__(
+        self, addresses: list, coordinator, ranks: int, slots: int, capacity: int, step_s: float
+    ) -> None:
         super().__init__(daemon=True)
         self.addresses, self.coordinator = addresses, coordinator
         self.slots, self.capacity, self.step_s = slots, capacity, step_s
@@ -181,7 +191,11 @@ class Cluster(threading.Thread):
 
     def _step(self, engine: _Engine) -> dict[int, list]:
         slots = self.slots - engine.extra[0]
-        while engine.queue and len(engine.running) < slots and engine.kv + engine.queue[0].kv + 1 <= self.capacity:
+        while (
+            engine.queue
+            and len(engine.running) < slots
+            and engine.kv + engine.queue[0].kv + 1 <= self.capacity
+        ):
             engine.running.append(engine.queue.popleft())
         while engine.running and engine.kv + len(engine.running) > self.capacity:
             engine.queue.appendleft(engine.running.pop())
@@ -211,13 +225,14 @@ class Cluster(threading.Thread):
     # What came out.
 
     def imbalance(self, tail: int = 120) -> float:
-        """Mean over steps of (greatest - mean KV) / mean KV, without the first tenth and the last `tail` steps, as the system fills and empties."""
+        """Mean over steps of (greatest - mean KV) / mean KV. The first tenth and the last `tail` steps do not
+        count: the system fills and empties then."""
         loads = [s for s in self.samples[len(self.samples) // 10 : -tail] if sum(s)]
         return statistics.mean(max(s) * len(s) / sum(s) - 1 for s in loads)
 
 
 class Setup:
-    """Clients, their coordinator process and their engines; `tokens` and `ended` have what the clients were given."""
+    """Clients, their coordinator process and their engines; `tokens` and `ended` have what those got."""
 
     def __init__(self, ranks=4, slots=16, capacity=40_000, step_s=0.004, clients=1) -> None:
         parallel = ParallelConfig(data_parallel_size=ranks, data_parallel_size_local=ranks)
@@ -225,14 +240,20 @@ class Setup:
             parallel_config=parallel,
             model_config=None,
             scheduler_config=types.SimpleNamespace(max_num_seqs=slots, max_num_active_seqs=None),
-            cache_config=types.SimpleNamespace(num_gpu_blocks=0, block_size=16, kv_cache_size_tokens=capacity),
+            cache_config=types.SimpleNamespace(
+                num_gpu_blocks=0, block_size=16, kv_cache_size_tokens=capacity
+            ),
             fault_tolerance_config=types.SimpleNamespace(enable_fault_tolerance=False),
         )
         self.coordinator = DPCoordinator(parallel, enable_wave_coordination=True)
         stats = self.coordinator.get_stats_publish_address()
         bases = [f"ipc://{tempfile.mkdtemp()}/" for _ in range(clients)]
-        self.addresses = [dict(input_address=b + "in", output_address=b + "out", stats_update_address=stats) for b in bases]
-        self.cluster = Cluster(self.addresses, self.coordinator.get_engine_socket_addresses(), ranks, slots, capacity, step_s)
+        self.addresses = [
+            dict(input_address=base + "in", output_address=base + "out", stats_update_address=stats)
+            for base in bases
+        ]
+        sockets = self.coordinator.get_engine_socket_addresses()
+        self.cluster = Cluster(self.addresses, sockets, ranks, slots, capacity, step_s)
         self.tokens: dict[str, int] = {}
         self.ended: dict[str, str] = {}
         self._waits: dict[str, asyncio.Future] = {}
@@ -241,7 +262,12 @@ class Setup:
         self.cluster.start()
         self.clients = [
             core_client.EngineCoreClient.make_async_mp_client(
-                self.config, None, True, client_addresses=addresses, client_count=len(self.addresses), client_index=index
+                self.config,
+                None,
+                True,
+                client_addresses=addresses,
+                client_count=len(self.addresses),
+                client_index=index,
             )
             for index, addresses in enumerate(self.addresses)
         ]
@@ -265,7 +291,8 @@ class Setup:
     async def _read(self, client) -> None:
         while True:
             for output in (await client.get_output_async()).outputs:
-                self.tokens[output.request_id] = self.tokens.get(output.request_id, 0) + len(output.new_token_ids)
+                before = self.tokens.get(output.request_id, 0)
+                self.tokens[output.request_id] = before + len(output.new_token_ids)
                 if output.finish_reason is not None:
                     self.ended[output.request_id] = str(output.finish_reason)
                     if waits := self._waits.pop(output.request_id, None):
@@ -283,11 +310,14 @@ class Setup:
     def resume_coordinator(self) -> None:
         os.kill(self.coordinator.proc.pid, signal.SIGCONT)
 
-    async def add(self, name: str, prompt: int, tokens: int, rank: int | None = None, client=0, **more) -> None:
+    async def add(
+        self, name: str, prompt: int, tokens: int, rank: int | None = None, client=0, **more
+    ) -> None:
         await self.clients[client].add_request_async(
             EngineCoreRequest(
-                request_id=name, prompt_token_ids=[1] * prompt, mm_features=None, sampling_params=SamplingParams(max_tokens=tokens),
-                pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None, data_parallel_rank=rank, **more,
+                request_id=name, prompt_token_ids=[1] * prompt, mm_features=None,
+                sampling_params=SamplingParams(max_tokens=tokens), pooling_params=None, arrival_time=0.0,
+                lora_request=None, cache_salt=None, data_parallel_rank=rank, **more,
             )
         )
 

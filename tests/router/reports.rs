@@ -41,7 +41,7 @@ fn a_stale_snapshot_erases_nothing() {
     let found = rank(&router);
     assert_eq!((found.load_tokens, found.foreign_tokens, found.foreign_requests), (800, 500, 1));
     assert_eq!((found.unseen, found.acknowledged, found.free_slots), (2, 1, 4));
-    // The same snapshot under a new number: nothing moves but our own growth, which it has not measured.
+    // A new number on an old snapshot: nothing moves but our own growth, which it has not measured.
     router.progress(0, 5).expect("a worker");
     assert_eq!(router.report(0, report(2, 1, 2, 600), None), Ok(Verdict::Taken));
     assert_eq!(rank(&router).load_tokens, 105 + 495 + 210);
@@ -55,7 +55,7 @@ fn order_and_repetition() {
     let mut router = router(None);
     dispatch(&mut router, 1..=4, 0);
     assert_eq!(router.report(0, report(5, 2, 2, 900), None), Ok(Verdict::Taken));
-    // The same number, whatever it says.
+    // A number again, whatever the report says.
     assert_eq!(router.report(0, report(5, 4, 8, 9_000), None), Ok(Verdict::Repeated));
     assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (900 + 200, 2));
     // Overtaken on the way: it does not measure any more, but what it has seen has been seen.

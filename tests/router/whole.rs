@@ -176,8 +176,8 @@ impl World {
         self.refused[kind] += 1;
     }
 
-    /// The same where it may as well be taken, if it never comes to what is wrong with it: then the twin
-    /// takes it too.
+    /// A step whose terms may be wrong. The router may take it all the same, if it never reads what is wrong:
+    /// then the twin takes it too.
     fn step_or_refused(&mut self, kind: usize, terms: Terms) {
         let before = state(&self.router);
         let (now_ms, mut given) = (self.now_ms, terms);
@@ -499,7 +499,7 @@ fn beginning_anew_gives_everybody_back_once_and_goes_on() {
     assert_eq!(router.workers().iter().map(|worker| worker.load_tokens).collect::<Vec<_>>(), before);
     assert!(router.workers().iter().all(|worker| worker.free_slots == 0));
     assert!(router.recover().is_empty());
-    // The same ids come again, their workers report, and the dispatches are numbered on.
+    // The ids come again, their workers report, and the dispatches are numbered on.
     for returned in returned {
         router.enqueue(Request::new(returned.id, 100), 1).expect("it has left");
     }

@@ -47,7 +47,7 @@ fn bonus_rows((waiting, workers, _): Size) -> Vec<f32> {
     rows
 }
 
-/// The same requests; each names its row of pair terms where it has a bonus.
+/// A copy of the requests in which each names its row of pair terms where it has a bonus.
 fn with_rows(pool: &Pool, bonus_tokens: &[f32], workers: usize) -> Pool {
     let requests: Vec<Request> = pool
         .iter()

@@ -1,32 +1,32 @@
-//! Who decides a batch faster, the CPU or the device: measured when a policy is built, and again with every
-//! decision.
+//! Whether the CPU or the device decides a batch faster. Both are measured when a policy is built, and with
+//! every decision after that.
 //!
-//! Either side's time is a line over the batch's work, `a + b * work`, fitted by least squares of the
-//! relative error. Old measurements fade, so a machine that is busy, throttled or shared is followed within
-//! some ten decisions. The slower side is tried again now and then, for what is not measured cannot get
-//! better.
+//! The time of each side is modelled as a line over the batch's work, `a + b * work`, fitted by least squares
+//! of the relative error. Old measurements lose weight, so the lines follow a busy, throttled or shared
+//! machine within some ten decisions. The slower side is measured again now and then: it may have become the
+//! faster one.
 
 use crate::batch::Batch;
 
-/// What an old measurement counts for after another: half of it after some 13.
+/// A new measurement multiplies the weight of all older ones by this: after some 13 half of it is left.
 const FADE: f64 = 0.95;
-/// One decision of this many goes to the slower side.
+/// One in this many decisions goes to the slower side.
 const EXPLORE: u32 = 128;
-/// The slower side is tried again only where it is expected to take at most this many times longer.
+/// The slower side is tried only where it is expected to take at most this many times longer.
 const AFFORDABLE: f64 = 4.0;
 
-/// Whose time.
+/// Whose time was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// The CPU's picks.
+    /// The CPU making the picks.
     Cpu,
-    /// The device's, from packing to the last check.
+    /// The device making the picks: from packing to the last check.
     Device,
-    /// What the host does for the device's: the device's own time overlaps something else.
+    /// The host's share of that. It counts alone where the host has other work while the device runs.
     Host,
 }
 
-/// A line through fading points.
+/// Sums of weighted measurements, and the line fitted through them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Line {
     weight: f64,
@@ -38,7 +38,7 @@ struct Line {
 
 impl Line {
     fn add(&mut self, work: f64, ns: f64) {
-        // A microsecond off matters more at ten than at a thousand.
+        // Errors count relative to the time measured.
         let weight = 1.0 / (ns * ns).max(1.0);
         for (sum, value) in [
             (&mut self.weight, 1.0),
@@ -58,7 +58,7 @@ impl Line {
         }
         let mean = self.time / self.weight;
         let determinant = self.weight * self.work_squared - self.work * self.work;
-        // One size says nothing about the slope.
+        // Measurements at one size give no slope.
         if determinant <= 1e-9 * self.weight * self.work_squared {
             return Some(mean);
         }
@@ -72,12 +72,13 @@ impl Line {
     }
 }
 
-/// Batches that cost alike: those that the CPU searches by length, and those that it scores pair by pair.
+/// Batches are measured in two classes: the CPU searches the first by length, and scores the second pair by
+/// pair.
 fn class(batch: &Batch<'_>) -> usize {
     usize::from(batch.has_pair_terms())
 }
 
-/// Pairs to score as a decision begins, steps included.
+/// Pairs to score as a decision begins, times the steps of each.
 fn work(batch: &Batch<'_>) -> f64 {
     let open = batch.workers().iter().filter(|worker| worker.open_slots() > 0).count();
     let steps = batch.projection().map_or(1, |projection| projection.horizon + 1);
@@ -97,7 +98,8 @@ impl Choice {
         self.lines[class(batch)][side as usize].add(work(batch), ns);
     }
 
-    /// Whether the device is to decide; `overlapped` where its own time costs nobody anything.
+    /// Whether the device is to decide. `overlapped`: the host does other work while the device runs, so only
+    /// its own share counts.
     pub(crate) fn device(&mut self, batch: &Batch<'_>, overlapped: bool) -> bool {
         let lines = &self.lines[class(batch)];
         let work = work(batch);
@@ -107,11 +109,12 @@ impl Choice {
         };
         self.decisions = self.decisions.wrapping_add(1);
         let faster = device < cpu;
-        let again = self.decisions.is_multiple_of(EXPLORE) && device.max(cpu) < AFFORDABLE * device.min(cpu);
-        faster != again
+        let explore =
+            self.decisions.is_multiple_of(EXPLORE) && device.max(cpu) < AFFORDABLE * device.min(cpu);
+        faster != explore
     }
 
-    /// In words: from which work on the device is faster, per class.
+    /// Words that say, for each class, from how many pairs on the device is faster.
     pub(crate) fn describe(&self) -> String {
         let text = |class: usize| {
             let from = (0..40).map(|power| f64::from(1 << 6) * 2f64.powi(power)).find(|&work| {
@@ -143,7 +146,7 @@ mod tests {
     #[test]
     fn the_faster_side_is_chosen_on_either_side_of_the_crossover() {
         let mut choice = Choice::default();
-        // A launch of 30 us and then a tenth of the CPU's time per pair.
+        // The device takes 30 us for a launch and a tenth of the CPU's time per pair.
         for waiting in [64, 4096] {
             with_batch(waiting, |batch| {
                 let pairs = (waiting * 4) as f64;
@@ -175,7 +178,7 @@ mod tests {
                 choice.measured(batch, Side::Cpu, 50_000.0);
             }
             assert!(choice.device(batch, false));
-            // The CPU is fast again, and only exploring can tell.
+            // The CPU is fast again; only a decision that explores can find that.
             let mut tried = 0;
             for _ in 0..20 * EXPLORE {
                 if !choice.device(batch, false) {

@@ -1,4 +1,4 @@
-//! One open device: context, stream, kernel and the memory of the batches in flight, all on one thread.
+//! One open device: its context, stream, kernel and the memory of the batches in flight, all on one thread.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use super::blob::Soc;
 use super::kernel;
 use super::result::{CallError, LoadError};
-use super::sys::{Api, Binary, Context, Device, Lane, Stream};
+use super::sys::{Api, Binary, Buffers, Context, Device, Stream};
 
-/// Batches that may be in flight at once: one is filled while the other runs.
-pub(super) const LANES: usize = 2;
-/// Input bytes of a batch: 256 workers with single-precision bonuses for 4,096 requests in 16 survival
-/// classes, and the rest.
+/// Batches that may be in flight at once: the host writes one while the device runs the other.
+pub(super) const MAX_IN_FLIGHT: usize = 2;
+/// Input bytes of a batch: enough for 256 workers with single-precision bonuses for 4,096 requests in 16
+/// survival classes.
 const INPUT_BYTES: usize = 8 << 20;
-/// Output bytes: a column of each of 256 workers and 16 classes, and 4,096 picks.
+/// Output bytes of a batch: one column for each of 256 workers and 16 classes, and 4,096 picks.
 const OUTPUT_BYTES: usize = 256 << 10;
 
-/// Where runtime and kernel are, and how long to wait for them.
+/// Where the runtime and the kernel are, which device to open, and how long the device may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct OpenOptions {
     pub library: Option<PathBuf>,
     pub kernel: Option<PathBuf>,
     pub device: u32,
@@ -33,72 +33,73 @@ pub(super) struct Opened {
     pub name: String,
 }
 
-/// An open device. Made, used and dropped on one thread; fields go in order, what depends on others first.
+/// An open device, made, used and dropped on one thread. Fields are dropped in order: what needs another
+/// field comes before it.
 pub(super) struct Session {
     stream: Option<Stream>,
-    /// Holds the functions.
+    /// Keeps the kernel's functions alive.
     _binary: Binary,
     context: Context,
     timeout_ms: i32,
 }
 
 impl Session {
-    /// Opens a device: every step of it, to the memory of its lanes.
-    pub(super) fn open(place: &Place) -> Result<(Self, Opened, [Lane; LANES]), LoadError> {
-        let api = Api::load(place.library.as_deref())?;
+    /// Opens a device, loads its kernel and allocates the buffers of its batches.
+    pub(super) fn open(options: &OpenOptions) -> Result<(Self, Opened, [Buffers; MAX_IN_FLIGHT]), LoadError> {
+        let api = Api::load(options.library.as_deref())?;
         api.deferred()?;
         let found = api.device_count()?;
-        if place.device >= found {
-            return Err(LoadError::NoDevice { library: api.name(), asked: place.device, found });
+        if options.device >= found {
+            return Err(LoadError::NoDevice { library: api.name(), asked: options.device, found });
         }
-        let context = Context::create(Device::set(&api, place.device)?)?;
+        let context = Context::create(Device::set(&api, options.device)?)?;
         let chip = api.soc()?;
-        let soc = kernel::soc(&chip, api.cores(place.device)?)?;
-        let file = kernel::file(place.kernel.as_deref(), &chip)?;
+        let soc = kernel::soc(&chip, api.cores(options.device)?)?;
+        let file = kernel::file(options.kernel.as_deref(), &chip)?;
         let binary = Binary::load(&context, &file)?;
         let mut functions = Vec::new();
         for entry in kernel::ENTRIES {
             functions.push(binary.function(entry)?);
         }
         let stream = Stream::create(&context)?;
-        let timeout_s = place.timeout_ms.div_ceil(1000).clamp(1, u32::from(u16::MAX)) as u16;
+        let timeout_s = options.timeout_ms.div_ceil(1000).clamp(1, u32::from(u16::MAX)) as u16;
         let bytes = (INPUT_BYTES, OUTPUT_BYTES);
-        let first = Lane::new(&context, &functions, bytes, timeout_s)?;
-        let second = Lane::new(&context, &functions, bytes, timeout_s)?;
+        let first = Buffers::new(&context, &functions, bytes, timeout_s)?;
+        let second = Buffers::new(&context, &functions, bytes, timeout_s)?;
         let opened = Opened {
             soc,
             name: format!(
                 "{chip}, device {}, {} vector cores, {} ({})",
-                place.device,
+                options.device,
                 soc.vector_cores,
                 file.display(),
                 api.name()
             ),
         };
-        let timeout_ms = place.timeout_ms.min(i32::MAX as u32) as i32;
+        let timeout_ms = options.timeout_ms.min(i32::MAX as u32) as i32;
         Ok((Self { stream: Some(stream), _binary: binary, context, timeout_ms }, opened, [first, second]))
     }
 
-    /// The error of a destruction that nobody has heard of yet.
+    /// The error of an earlier destruction, once.
     pub(super) fn deferred(&self) -> Result<(), CallError> {
         Arc::clone(self.context.api()).deferred()
     }
 
-    /// The stream.
+    /// The stream; none once the device is closing.
     pub(super) fn stream(&self) -> Option<&Stream> {
         self.stream.as_ref()
     }
 
-    /// Waits for the stream.
+    /// Waits for all that the stream was given.
     pub(super) fn synchronize(&self) -> Result<(), CallError> {
         self.stream.as_ref().map_or(Ok(()), |stream| stream.synchronize(self.timeout_ms))
     }
 
-    /// Ends what runs and gives everything back.
-    pub(super) fn close(mut self, lanes: impl IntoIterator<Item = Lane>) {
+    /// Stops what runs and frees everything. Buffers that the device may still write are leaked.
+    pub(super) fn close(mut self, all: impl IntoIterator<Item = Buffers>) {
         let quiet = self.stream.take().is_none_or(Stream::close);
-        for lane in lanes {
-            if quiet { drop(lane) } else { lane.strand() }
+        for buffers in all {
+            if quiet { drop(buffers) } else { buffers.leak() }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which kernel file runs on which chip, and what the chip has.
+//! Which kernel file runs on which chip, how many cores the chip has, and how much memory each core has.
 
 use std::ffi::{CStr, OsString};
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ pub const LIBRARY_VARIABLE: &str = "BALANCEROUTE_ACL_LIBRARY";
 /// The entries of a kernel file, as `tiling.h` names them.
 pub(super) const ENTRIES: [&CStr; 2] = [c"balanceroute_columns", c"balanceroute_greedy"];
 
-/// What the vector unit keeps for itself at the end of the unified buffer.
+/// Bytes at the end of the unified buffer that the vector unit keeps for itself.
 const RESERVED_UB_BYTES: i64 = 8 * 1024;
 
-/// Chips of the family that the kernel is written for: beginning of the name, vector cores, bytes of the
-/// unified buffer.
+/// Chips that the kernel is written for: how their names begin, vector cores, bytes of the unified buffer of
+/// each core. The first match counts.
 const CHIPS: [(&str, u32, i64); 7] = [
     ("Ascend910B1", 48, 192 * 1024),
     ("Ascend910B2", 48, 192 * 1024),
@@ -29,7 +29,8 @@ const CHIPS: [(&str, u32, i64); 7] = [
     ("Ascend950", 64, 248 * 1024),
 ];
 
-/// What batches are packed for on a chip of this name; what the runtime reports goes first.
+/// What batches are packed for on a chip of this name. Figures that the runtime reports replace those of
+/// [`CHIPS`].
 pub(super) fn soc(name: &str, reported: Option<(i64, i64)>) -> Result<Soc, LoadError> {
     let known = CHIPS.iter().find(|(prefix, ..)| name.starts_with(prefix));
     let Some(&(_, cores, bytes)) = known else {
@@ -44,7 +45,7 @@ pub(super) fn soc(name: &str, reported: Option<(i64, i64)>) -> Result<Soc, LoadE
     Ok(Soc { vector_cores: cores, ub_bytes: (bytes - RESERVED_UB_BYTES) as u32, tile_limit: None })
 }
 
-/// What a variable of the environment says; nothing where it is empty.
+/// The path in a variable of the environment; none where it is unset or empty.
 pub(super) fn environment(name: &str) -> Option<PathBuf> {
     stated(std::env::var_os(name))
 }
@@ -62,7 +63,7 @@ pub(super) fn file(asked: Option<&Path>, soc: &str) -> Result<PathBuf, LoadError
             none(format!("none was built with this crate, and {KERNEL_VARIABLE} is not set"))
         })?;
     let path = if path.is_dir() { path.join(format!("balanceroute-{soc}.o")) } else { path };
-    // The runtime wants an absolute path.
+    // The runtime takes absolute paths only.
     path.canonicalize().map_err(|error| none(format!("{}: {error}", path.display())))
 }
 
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_variable_says_nothing() {
+    fn an_empty_variable_counts_as_unset() {
         let of = |value: Option<&str>| stated(value.map(OsString::from));
         assert_eq!((of(None), of(Some("")), of(Some("  "))), (None, None, None));
         assert_eq!(of(Some("/opt/a b")), Some(PathBuf::from("/opt/a b")));

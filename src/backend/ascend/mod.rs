@@ -1,12 +1,13 @@
-//! The Ascend NPU beside the CPU: the greedy picks of a decision on the device, everything else on the host.
+//! The Ascend NPU beside the CPU: the device makes the greedy picks of a decision, the host does the rest.
 //!
 //! | module | |
 //! |---|---|
 //! | [`result`] | what can go wrong, as values |
 //! | `sys` | the runtime's calls behind handles: all unsafe code |
-//! | `device`, `kernel` | an open device, and what runs on it |
-//! | `queue` | the thread that owns it: batches in flight, failures, rests |
-//! | `blob`, `launch` | a batch as the kernel reads it, and how it goes there and comes back |
+//! | `device`, `kernel` | an open device, and the kernel file that runs on it |
+//! | `queue` | the thread that owns the device: batches in flight, failures, rests |
+//! | `blob` | a batch as the kernel reads it, and the device's answer |
+//! | `launch` | a batch's way to the device and back |
 //! | `choice` | whether the CPU or the device is faster |
 //!
 //! The runtime is looked up when a policy is built: [`AscendParameters::library`] (or
@@ -14,8 +15,8 @@
 //! loader's own places. Nothing is linked. Without it, or without a device or a kernel, the CPU decides, and
 //! `describe` says why.
 //!
-//! A device that fails, hangs or answers wrongly costs nobody a request: the CPU decides the same batch, the
-//! device is closed, left alone and opened again ([`result::Counters`] tells how often).
+//! No request is lost when a device fails, hangs or answers wrongly. The CPU decides the batch instead, and
+//! the device is closed, left alone for a while and opened again ([`result::Counters`] tells how often).
 
 #[cfg(feature = "ascend")]
 pub mod blob;
@@ -42,24 +43,24 @@ pub use kernel::{KERNEL_VARIABLE, LIBRARY_VARIABLE};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AscendParameters {
-    /// The runtime's library; none for `BALANCEROUTE_ACL_LIBRARY`, or else where the toolkit and the loader
-    /// have it.
+    /// The runtime's library. None for the file that `BALANCEROUTE_ACL_LIBRARY` names, or else the first that
+    /// the toolkit or the loader has.
     pub library: Option<PathBuf>,
-    /// The kernel file, or a folder with one `balanceroute-<chip>.o` each; none for
-    /// `BALANCEROUTE_ASCEND_KERNEL`, or else what was built with this crate.
+    /// The kernel file, or a folder with a `balanceroute-<chip>.o` for each chip. None for what
+    /// `BALANCEROUTE_ASCEND_KERNEL` names, or else the kernel that was built with this crate.
     pub kernel: Option<PathBuf>,
-    /// Which device; none to look for none.
+    /// Which device; none to use no device.
     pub device: Option<u32>,
-    /// How long a decision waits for the device before the CPU makes it; default 50 ms, some thousand times
-    /// what a decision takes.
+    /// How long a decision waits for the device before the CPU makes it. Default 50 ms: some thousand times
+    /// as long as a decision takes.
     pub answer_timeout_ms: u32,
-    /// After how long the device itself is given up; default 2 s.
+    /// After how long a batch on the device counts as failed; default 2 s.
     pub device_timeout_ms: u32,
     /// How long opening a device may take; default 60 s.
     pub open_timeout_ms: u32,
-    /// How long a device is left alone after a failure, doubled after each further one; default 1 s.
+    /// How long a device rests after a failure, doubled after each further one; default 1 s.
     pub rest_ms: u32,
-    /// The longest such rest; default 60 s.
+    /// The longest rest; default 60 s.
     pub longest_rest_ms: u32,
 }
 
@@ -89,14 +90,14 @@ setters!(AscendParameters {
     longest_rest_ms: u32,
 });
 
-/// Finalises every runtime that this process has loaded, each once its last device is closed. For the end of
-/// a process; devices that are opened later load theirs anew.
+/// Finalises every runtime that this process has loaded, each when its last device is closed. For the end of
+/// a process: a device that is opened later loads its runtime anew.
 #[cfg(feature = "ascend")]
 pub fn finalize() {
     sys::finalize();
 }
 
-/// Opens a device and closes it again; what it is, in words.
+/// Opens a device, closes it again and returns its description.
 ///
 /// # Errors
 /// [`result::DeviceError`]: why there is none.
@@ -109,21 +110,21 @@ pub fn probe(parameters: &AscendParameters) -> Result<String, result::DeviceErro
 pub(crate) fn open(parameters: &AscendParameters) -> Result<launch::Device, result::LoadError> {
     use std::time::Duration;
 
-    use device::Place;
+    use device::OpenOptions;
 
     let Some(device) = parameters.device else { return Err(result::LoadError::NotAsked) };
     let ms = |ms: u32| Duration::from_millis(u64::from(ms));
-    let files = Place {
+    let options = OpenOptions {
         library: parameters.library.clone().or_else(|| kernel::environment(LIBRARY_VARIABLE)),
         kernel: parameters.kernel.clone(),
         device,
         timeout_ms: parameters.device_timeout_ms,
     };
-    let patience = queue::Patience {
+    let timeouts = queue::Timeouts {
         open: ms(parameters.open_timeout_ms),
         rest: ms(parameters.rest_ms),
         longest_rest: ms(parameters.longest_rest_ms),
     };
-    let queue = queue::Queue::open(files, patience)?;
+    let queue = queue::Queue::open(options, timeouts)?;
     Ok(launch::Device::queued(queue, ms(parameters.answer_timeout_ms)))
 }

@@ -1,22 +1,23 @@
 //! A device behind a thread of its own.
 //!
-//! The runtime keeps its context per thread and may block in any call. With a thread of its own the caller's
-//! context is left alone (a serving engine has one), the caller waits for as long as it says and no longer,
-//! and a device that failed is closed, left alone for a while and opened again without anybody waiting for
-//! it. Batches are filled by the caller, straight into pinned memory.
+//! The runtime keeps one context per thread, and any of its calls may block. A thread of its own has three
+//! uses. The caller's context is untouched: a serving engine has one. The caller waits no longer than it
+//! asks to. And a device that failed is closed, left alone for a while and opened again while nobody waits.
+//!
+//! The caller writes its batches straight into pinned memory.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::device::{LANES, Opened, Place as Files, Session};
+use super::device::{MAX_IN_FLIGHT, OpenOptions, Opened, Session};
 use super::result::{CallError, Counters, DeviceError, LoadError};
-use super::sys::{Flight, Lane, lock};
+use super::sys::{Buffers, Job, lock};
 
-/// How long things may take.
+/// How long opening a device may take, and how long it rests after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     /// The whole opening of a device.
     pub open: Duration,
     /// The first rest after a failure; doubled after each further one.
@@ -25,13 +26,13 @@ pub(super) struct Patience {
     pub longest_rest: Duration,
 }
 
-/// How long the end of a queue waits for its thread.
-const CLOSE: Duration = Duration::from_millis(500);
+/// How long dropping a queue waits for its thread.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A batch on its way.
+/// A batch that was submitted and not collected yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Handle {
-    place: usize,
+    index: usize,
     serial: u64,
 }
 
@@ -41,17 +42,18 @@ impl Handle {
     }
 }
 
-/// What a batch took.
+/// How long a batch took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Timing {
     /// From its submission to its answer.
     pub total: Duration,
     /// How long the caller waited in [`Queue::collect`].
     pub waited: Duration,
-    /// Copies and kernels on the device, in milliseconds, if the runtime knows.
+    /// Copies and kernels on the device, in milliseconds; none where the runtime does not tell.
     pub device_ms: Option<f32>,
 }
 
+/// Whether the device can be used.
 #[derive(Debug)]
 enum Phase {
     Opening,
@@ -60,62 +62,66 @@ enum Phase {
     Closed(LoadError),
 }
 
+/// How far a batch has come.
 #[derive(Debug)]
-enum Slot {
+enum Stage {
     Free,
-    /// The caller writes its input.
+    /// The caller writes its input, or reads its output.
     Filling,
-    Queued(Flight),
+    Queued(Job),
     Running,
     Done(Result<Timing, CallError>),
 }
 
+/// A place for one batch; each has buffers of its own.
 #[derive(Debug)]
-struct Berth {
-    slot: Slot,
+struct InFlight {
+    stage: Stage,
     serial: u64,
     since: Instant,
-    /// Nobody waits for it any more.
+    /// Nobody will collect it.
     abandoned: bool,
-    /// Because it came too late: nobody is sent after it until it lands.
+    /// Its caller stopped waiting; no batch is submitted until the device is done with it.
     late: bool,
 }
 
-impl Berth {
-    fn new(slot: Slot, serial: u64) -> Self {
-        Self { slot, serial, since: Instant::now(), abandoned: false, late: false }
+impl InFlight {
+    fn new(stage: Stage, serial: u64) -> Self {
+        Self { stage, serial, since: Instant::now(), abandoned: false, late: false }
     }
 }
 
+/// What callers and thread share, under one lock.
 struct State {
     phase: Phase,
-    berths: [Berth; LANES],
+    in_flight: [InFlight; MAX_IN_FLIGHT],
     serial: u64,
     stop: bool,
-    /// Whether the thread has nothing left to do.
-    gone: bool,
-    /// Set by the caller: the answers are wrong.
-    distrusted: Option<DeviceError>,
+    /// Whether the thread has ended.
+    finished: bool,
+    /// Set by a caller that got a wrong answer.
+    wrong_answer: Option<DeviceError>,
     failures_in_a_row: u32,
-    /// Late answers since the last good one, and until when nobody is to wait for another.
+    /// Late answers since the last good one, and until when no further batch is submitted.
     late_in_a_row: u32,
-    quiet_until: Option<Instant>,
+    pause_until: Option<Instant>,
     last_error: Option<DeviceError>,
     counters: Counters,
 }
 
+/// What the queue and its thread hold together.
 struct Shared {
     state: Mutex<State>,
     to_device: Condvar,
     to_host: Condvar,
-    lanes: [Mutex<Option<Lane>>; LANES],
+    buffers: [Mutex<Option<Buffers>>; MAX_IN_FLIGHT],
 }
 
 /// A device and its thread.
 pub(super) struct Queue {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    patience: Patience,
+    timeouts: Timeouts,
 }
 
 impl fmt::Debug for Queue {
@@ -125,41 +131,41 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Opens a device; one that only may work later is opened later.
-    pub(super) fn open(files: Files, patience: Patience) -> Result<Self, LoadError> {
+    /// Opens a device. Where a call of the runtime fails, the thread tries again later.
+    pub(super) fn open(options: OpenOptions, timeouts: Timeouts) -> Result<Self, LoadError> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 phase: Phase::Opening,
-                berths: std::array::from_fn(|_| Berth::new(Slot::Free, 0)),
+                in_flight: std::array::from_fn(|_| InFlight::new(Stage::Free, 0)),
                 serial: 0,
                 stop: false,
-                gone: false,
-                distrusted: None,
+                finished: false,
+                wrong_answer: None,
                 failures_in_a_row: 0,
                 late_in_a_row: 0,
-                quiet_until: None,
+                pause_until: None,
                 last_error: None,
                 counters: Counters::default(),
             }),
             to_device: Condvar::new(),
             to_host: Condvar::new(),
-            lanes: std::array::from_fn(|_| Mutex::new(None)),
+            buffers: std::array::from_fn(|_| Mutex::new(None)),
         });
         let own = Arc::clone(&shared);
         let spawned = std::thread::Builder::new().name("balanceroute-ascend".to_owned()).spawn(move || {
-            own.run(&files, patience);
-            lock(&own.state).gone = true;
+            own.run(&options, timeouts);
+            lock(&own.state).finished = true;
             own.to_host.notify_all();
         });
         let thread =
             spawned.map_err(|error| CallError { call: "spawn", code: 0, message: error.to_string() })?;
-        let queue = Self { shared, thread: Some(thread), patience };
+        let queue = Self { shared, thread: Some(thread), timeouts };
         let opening = |state: &mut State| matches!(state.phase, Phase::Opening);
-        let state = queue.shared.wait_while(patience.open, opening);
+        let state = queue.shared.wait_while(timeouts.open, opening);
         match &state.phase {
             Phase::Closed(error) => Err(error.clone()),
             Phase::Opening => {
-                let message = format!("not open after {} ms", patience.open.as_millis());
+                let message = format!("not open after {} ms", timeouts.open.as_millis());
                 Err(CallError { call: "open", code: 0, message }.into())
             }
             _ => {
@@ -179,7 +185,7 @@ impl Queue {
         }
     }
 
-    /// Chip of the open device, if it may be used now: as [`Queue::ready`], without allocating.
+    /// Chip of the open device, if it may be used now. Unlike [`Queue::ready`] it allocates nothing.
     pub(super) fn soc(&self) -> Result<super::blob::Soc, DeviceError> {
         let state = lock(&self.shared.state);
         state.usable()?;
@@ -189,24 +195,24 @@ impl Queue {
         }
     }
 
-    /// Fills a batch into memory of the device's own and hands it over.
+    /// Lets `fill` write a batch into pinned memory, and submits it.
     pub(super) fn submit(
         &self,
-        fill: impl FnOnce(&mut [u8], &mut [u8]) -> Result<Flight, DeviceError>,
+        fill: impl FnOnce(&mut [u8], &mut [u8]) -> Result<Job, DeviceError>,
     ) -> Result<Handle, DeviceError> {
         let handle = {
             let mut state = lock(&self.shared.state);
             state.usable()?;
-            let free = state.berths.iter().position(|berth| matches!(berth.slot, Slot::Free));
-            let place = free.ok_or(DeviceError::Busy { in_flight: LANES })?;
+            let free = state.in_flight.iter().position(|entry| matches!(entry.stage, Stage::Free));
+            let index = free.ok_or(DeviceError::Busy { in_flight: MAX_IN_FLIGHT })?;
             state.serial += 1;
             let serial = state.serial;
-            state.berths[place] = Berth::new(Slot::Filling, serial);
-            Handle { place, serial }
+            state.in_flight[index] = InFlight::new(Stage::Filling, serial);
+            Handle { index, serial }
         };
-        let filled = match lock(&self.shared.lanes[handle.place]).as_mut() {
-            Some(lane) => {
-                let (input, output) = lane.bytes();
+        let filled = match lock(&self.shared.buffers[handle.index]).as_mut() {
+            Some(buffers) => {
+                let (input, output) = buffers.bytes();
                 fill(input, output)
             }
             None => Err(DeviceError::Load(LoadError::Call(CallError {
@@ -216,74 +222,74 @@ impl Queue {
             }))),
         };
         let mut state = lock(&self.shared.state);
-        // A device that closed meanwhile has freed every place.
-        let berth = &mut state.berths[handle.place];
-        if berth.serial != handle.serial || !matches!(berth.slot, Slot::Filling) {
+        // The device may have closed meanwhile; every place is free then.
+        let entry = &mut state.in_flight[handle.index];
+        if entry.serial != handle.serial || !matches!(entry.stage, Stage::Filling) {
             return Err(filled.err().unwrap_or_else(|| state.resting()));
         }
         match filled {
-            Ok(flight) => {
-                berth.slot = Slot::Queued(flight);
+            Ok(job) => {
+                entry.stage = Stage::Queued(job);
                 state.counters.submitted += 1;
                 self.shared.to_device.notify_one();
                 Ok(handle)
             }
             Err(error) => {
-                berth.slot = Slot::Free;
+                entry.stage = Stage::Free;
                 Err(error)
             }
         }
     }
 
-    /// Whether a batch has its answer, good or bad.
+    /// Whether a batch has an answer or an error.
     pub(super) fn poll(&self, handle: Handle) -> bool {
         let state = lock(&self.shared.state);
-        let berth = &state.berths[handle.place];
-        berth.serial != handle.serial || matches!(berth.slot, Slot::Done(_) | Slot::Free)
+        let entry = &state.in_flight[handle.index];
+        entry.serial != handle.serial || matches!(entry.stage, Stage::Done(_) | Stage::Free)
     }
 
     /// Waits for a batch and reads its output.
     pub(super) fn collect<T>(
         &self,
         handle: Handle,
-        patience: Duration,
+        timeout: Duration,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<(T, Timing), DeviceError> {
         let out = |state: &mut State| {
-            let berth = &state.berths[handle.place];
-            berth.serial == handle.serial && matches!(berth.slot, Slot::Queued(_) | Slot::Running)
+            let entry = &state.in_flight[handle.index];
+            entry.serial == handle.serial && matches!(entry.stage, Stage::Queued(_) | Stage::Running)
         };
         let begin = Instant::now();
-        let mut state = self.shared.wait_while(patience, out);
+        let mut state = self.shared.wait_while(timeout, out);
         let waited = begin.elapsed();
-        let berth = &mut state.berths[handle.place];
-        if berth.serial != handle.serial {
+        let entry = &mut state.in_flight[handle.index];
+        if entry.serial != handle.serial {
             return Err(DeviceError::Ticket { ticket: handle.serial });
         }
-        let timing = match std::mem::replace(&mut berth.slot, Slot::Free) {
-            Slot::Done(Ok(timing)) => Timing { waited, ..timing },
-            Slot::Done(Err(error)) => return Err(error.into()),
-            slot @ (Slot::Queued(_) | Slot::Running) => {
-                (berth.slot, berth.abandoned, berth.late) = (slot, true, true);
+        let timing = match std::mem::replace(&mut entry.stage, Stage::Free) {
+            Stage::Done(Ok(timing)) => Timing { waited, ..timing },
+            Stage::Done(Err(error)) => return Err(error.into()),
+            stage @ (Stage::Queued(_) | Stage::Running) => {
+                (entry.stage, entry.abandoned, entry.late) = (stage, true, true);
                 state.counters.late += 1;
-                // A device that is slow rather than stuck would be waited for again and again.
-                let rest = self.patience.rest * 2u32.saturating_pow(state.late_in_a_row.min(16));
-                state.quiet_until = Some(Instant::now() + rest.min(self.patience.longest_rest));
+                // Without a pause, every decision would wait in vain for a device that is merely slow.
+                let rest = self.timeouts.rest * 2u32.saturating_pow(state.late_in_a_row.min(16));
+                state.pause_until = Some(Instant::now() + rest.min(self.timeouts.longest_rest));
                 state.late_in_a_row += 1;
-                let late = DeviceError::Late { waited_ms: patience.as_millis() as u64 };
+                let late = DeviceError::Late { waited_ms: timeout.as_millis() as u64 };
                 state.last_error = Some(late.clone());
                 return Err(late);
             }
-            Slot::Free | Slot::Filling => return Err(DeviceError::Ticket { ticket: handle.serial }),
+            Stage::Free | Stage::Filling => return Err(DeviceError::Ticket { ticket: handle.serial }),
         };
-        // Read before anybody else may fill it.
-        berth.slot = Slot::Filling;
+        // The place stays taken while its output is read.
+        entry.stage = Stage::Filling;
         drop(state);
-        let read = lock(&self.shared.lanes[handle.place]).as_mut().map(|lane| read(lane.bytes().1));
+        let read = lock(&self.shared.buffers[handle.index]).as_mut().map(|buffers| read(buffers.bytes().1));
         let mut state = lock(&self.shared.state);
-        let berth = &mut state.berths[handle.place];
-        if berth.serial == handle.serial && matches!(berth.slot, Slot::Filling) {
-            berth.slot = Slot::Free;
+        let entry = &mut state.in_flight[handle.index];
+        if entry.serial == handle.serial && matches!(entry.stage, Stage::Filling) {
+            entry.stage = Stage::Free;
         }
         match read {
             Some(read) => Ok((read, timing)),
@@ -291,38 +297,38 @@ impl Queue {
         }
     }
 
-    /// Gives a batch up.
+    /// Gives up a batch: nobody will collect it.
     pub(super) fn discard(&self, handle: Handle) {
         let mut state = lock(&self.shared.state);
-        let berth = &mut state.berths[handle.place];
-        if berth.serial == handle.serial {
-            match berth.slot {
-                Slot::Done(_) => berth.slot = Slot::Free,
-                _ => berth.abandoned = true,
+        let entry = &mut state.in_flight[handle.index];
+        if entry.serial == handle.serial {
+            match entry.stage {
+                Stage::Done(_) => entry.stage = Stage::Free,
+                _ => entry.abandoned = true,
             }
         }
     }
 
-    /// Says that the device answers wrongly: it is closed, left alone and opened again.
-    pub(super) fn distrust(&self, error: DeviceError) {
+    /// Notes a wrong answer: the device is closed, left alone for a while and opened again.
+    pub(super) fn note_wrong_answer(&self, error: DeviceError) {
         let mut state = lock(&self.shared.state);
         state.counters.refused += 1;
-        if matches!(state.phase, Phase::Ready(_)) && state.distrusted.is_none() {
-            state.distrusted = Some(error);
+        if matches!(state.phase, Phase::Ready(_)) && state.wrong_answer.is_none() {
+            state.wrong_answer = Some(error);
             self.shared.to_device.notify_one();
         }
     }
 
-    /// Counts, under the lock.
+    /// Changes the counters under the lock.
     pub(super) fn count(&self, change: impl FnOnce(&mut Counters)) {
         change(&mut lock(&self.shared.state).counters);
     }
 
-    /// A good answer ends the row of failures.
-    pub(super) fn praise(&self) {
+    /// Notes a good answer: it ends the row of failures.
+    pub(super) fn note_answer(&self) {
         let mut state = lock(&self.shared.state);
         state.counters.decided += 1;
-        (state.failures_in_a_row, state.late_in_a_row, state.quiet_until) = (0, 0, None);
+        (state.failures_in_a_row, state.late_in_a_row, state.pause_until) = (0, 0, None);
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -338,24 +344,24 @@ impl Drop for Queue {
     fn drop(&mut self) {
         lock(&self.shared.state).stop = true;
         self.shared.to_device.notify_all();
-        let gone = self.shared.wait_while(CLOSE, |state| !state.gone).gone;
-        // A thread that hangs in the runtime is left behind with what it holds.
-        if gone && let Some(thread) = self.thread.take() {
-            // It has nothing to say, and it never panics on a device's account.
+        let finished = self.shared.wait_while(CLOSE_TIMEOUT, |state| !state.finished).finished;
+        // A thread that hangs in the runtime keeps what it holds.
+        if finished && let Some(thread) = self.thread.take() {
+            // The thread returns nothing, and no failure of a device makes it panic.
             let _ = thread.join();
         }
     }
 }
 
 impl State {
-    /// An error where nothing should be handed over now.
+    /// An error where no batch should be submitted now.
     fn usable(&self) -> Result<(), DeviceError> {
         let late = self
-            .berths
+            .in_flight
             .iter()
-            .any(|berth| berth.late && matches!(berth.slot, Slot::Queued(_) | Slot::Running));
-        let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
-        let ready = matches!(self.phase, Phase::Ready(_)) && !late && !quiet && self.distrusted.is_none();
+            .any(|entry| entry.late && matches!(entry.stage, Stage::Queued(_) | Stage::Running));
+        let pausing = self.pause_until.is_some_and(|until| Instant::now() < until);
+        let ready = matches!(self.phase, Phase::Ready(_)) && !late && !pausing && self.wrong_answer.is_none();
         if ready { Ok(()) } else { Err(self.resting()) }
     }
 
@@ -371,23 +377,24 @@ enum End {
 }
 
 impl Shared {
+    /// Waits until the condition ends, at most for `timeout`.
     fn wait_while(
         &self,
-        patience: Duration,
+        timeout: Duration,
         condition: impl FnMut(&mut State) -> bool,
     ) -> MutexGuard<'_, State> {
         let state = lock(&self.state);
-        self.to_host.wait_timeout_while(state, patience, condition).unwrap_or_else(PoisonError::into_inner).0
+        self.to_host.wait_timeout_while(state, timeout, condition).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The life of the thread.
-    fn run(&self, files: &Files, patience: Patience) {
-        let mut rest = patience.rest;
+    /// What the thread does: open the device, serve, rest after a failure, open again.
+    fn run(&self, options: &OpenOptions, timeouts: Timeouts) {
+        let mut rest = timeouts.rest;
         loop {
-            let failure = match Session::open(files) {
-                Ok((session, opened, lanes)) => {
-                    for (place, lane) in self.lanes.iter().zip(lanes) {
-                        *lock(place) = Some(lane);
+            let failure = match Session::open(options) {
+                Ok((session, opened, buffers)) => {
+                    for (place, buffers) in self.buffers.iter().zip(buffers) {
+                        *lock(place) = Some(buffers);
                     }
                     {
                         let mut state = lock(&self.state);
@@ -396,10 +403,11 @@ impl Shared {
                     }
                     self.to_host.notify_all();
                     let end = self.serve(&session);
-                    // Nobody is to fill or await anything any more when the memory goes.
+                    // All places end before their memory is freed: nobody may fill or await one after that.
                     self.fail_all(&end);
-                    let lanes: Vec<Lane> = self.lanes.iter().filter_map(|lane| lock(lane).take()).collect();
-                    session.close(lanes);
+                    let buffers: Vec<Buffers> =
+                        self.buffers.iter().filter_map(|buffers| lock(buffers).take()).collect();
+                    session.close(buffers);
                     match end {
                         End::Stop => return,
                         End::Failed(error) => error,
@@ -416,11 +424,11 @@ impl Shared {
                 }
             };
             let mut state = lock(&self.state);
-            // After a good answer the row begins anew.
+            // A good answer has ended the row of failures: the first rest is short again.
             rest = if state.failures_in_a_row == 0 {
-                patience.rest
+                timeouts.rest
             } else {
-                (rest * 2).min(patience.longest_rest)
+                (rest * 2).min(timeouts.longest_rest)
             };
             state.failures_in_a_row += 1;
             state.counters.failures += 1;
@@ -440,57 +448,62 @@ impl Shared {
     /// Runs batches until told to stop or until something fails.
     fn serve(&self, session: &Session) -> End {
         loop {
-            let mut jobs = [None; LANES];
+            let mut jobs = [None; MAX_IN_FLIGHT];
             {
                 let mut state = lock(&self.state);
                 loop {
                     if state.stop {
                         return End::Stop;
                     }
-                    if let Some(error) = state.distrusted.take() {
+                    if let Some(error) = state.wrong_answer.take() {
                         return End::Failed(error);
                     }
-                    if state.berths.iter().any(|berth| matches!(berth.slot, Slot::Queued(_))) {
+                    if state.in_flight.iter().any(|entry| matches!(entry.stage, Stage::Queued(_))) {
                         break;
                     }
                     state = self.to_device.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                for (place, (job, berth)) in jobs.iter_mut().zip(&mut state.berths).enumerate() {
-                    if let Slot::Queued(flight) = berth.slot {
-                        berth.slot = if berth.abandoned { Slot::Free } else { Slot::Running };
-                        *job = (!berth.abandoned).then_some((berth.serial, place, flight));
+                for (index, (next, entry)) in jobs.iter_mut().zip(&mut state.in_flight).enumerate() {
+                    if let Stage::Queued(job) = entry.stage {
+                        entry.stage = if entry.abandoned { Stage::Free } else { Stage::Running };
+                        *next = (!entry.abandoned).then_some((entry.serial, index, job));
                     }
                 }
             }
-            // In the order of submission.
+            // Batches run in the order of their submission.
             jobs.sort_by_key(|job| job.map_or(u64::MAX, |(serial, ..)| serial));
-            if let Err(error) = self.fly(session, &jobs) {
+            if let Err(error) = self.run_jobs(session, &jobs) {
                 return End::Failed(error.into());
             }
         }
     }
 
-    fn fly(&self, session: &Session, jobs: &[Option<(u64, usize, Flight)>; LANES]) -> Result<(), CallError> {
+    /// Enqueues batches, waits for the stream and hands out their answers.
+    fn run_jobs(
+        &self,
+        session: &Session,
+        jobs: &[Option<(u64, usize, Job)>; MAX_IN_FLIGHT],
+    ) -> Result<(), CallError> {
         session.deferred()?;
-        for (_, place, flight) in jobs.iter().flatten() {
-            if let (Some(lane), Some(stream)) = (lock(&self.lanes[*place]).as_mut(), session.stream()) {
-                lane.fly(stream, flight)?;
+        for (_, index, job) in jobs.iter().flatten() {
+            if let (Some(buffers), Some(stream)) = (lock(&self.buffers[*index]).as_mut(), session.stream()) {
+                buffers.enqueue(stream, job)?;
             }
         }
         session.synchronize()?;
-        for (serial, place, _) in jobs.iter().flatten() {
-            let device_ms = lock(&self.lanes[*place]).as_mut().and_then(Lane::landed);
+        for (serial, index, _) in jobs.iter().flatten() {
+            let device_ms = lock(&self.buffers[*index]).as_mut().and_then(Buffers::complete);
             let mut state = lock(&self.state);
-            let berth = &mut state.berths[*place];
-            debug_assert_eq!(berth.serial, *serial);
-            let timing = Timing { total: berth.since.elapsed(), waited: Duration::ZERO, device_ms };
-            berth.slot = if berth.abandoned { Slot::Free } else { Slot::Done(Ok(timing)) };
+            let entry = &mut state.in_flight[*index];
+            debug_assert_eq!(entry.serial, *serial);
+            let timing = Timing { total: entry.since.elapsed(), waited: Duration::ZERO, device_ms };
+            entry.stage = if entry.abandoned { Stage::Free } else { Stage::Done(Ok(timing)) };
         }
         self.to_host.notify_all();
         Ok(())
     }
 
-    /// Answers everybody with an error, and closes the door.
+    /// Ends every batch in flight with an error, and lets nobody submit.
     fn fail_all(&self, end: &End) {
         let mut state = lock(&self.state);
         let error = match end {
@@ -501,20 +514,20 @@ impl Shared {
             }
         };
         state.phase = Phase::Resting;
-        state.distrusted = None;
-        for berth in &mut state.berths {
-            match berth.slot {
-                Slot::Queued(_) | Slot::Running if !berth.abandoned => {
-                    berth.slot = Slot::Done(Err(error.clone()))
+        state.wrong_answer = None;
+        for entry in &mut state.in_flight {
+            match entry.stage {
+                Stage::Queued(_) | Stage::Running if !entry.abandoned => {
+                    entry.stage = Stage::Done(Err(error.clone()))
                 }
-                Slot::Done(_) => {}
-                _ => berth.slot = Slot::Free,
+                Stage::Done(_) => {}
+                _ => entry.stage = Stage::Free,
             }
         }
-        // A good answer that is not read yet goes with the memory that it is in.
-        for berth in &mut state.berths {
-            if matches!(berth.slot, Slot::Done(Ok(_))) {
-                berth.slot = Slot::Done(Err(error.clone()));
+        // A good answer that nobody has read yet is lost with its memory.
+        for entry in &mut state.in_flight {
+            if matches!(entry.stage, Stage::Done(Ok(_))) {
+                entry.stage = Stage::Done(Err(error.clone()));
             }
         }
         self.to_host.notify_all();

@@ -1,4 +1,4 @@
-//! What can go wrong with a device, in numbers.
+//! What can go wrong with a device, as error values, and what a device has done, in numbers.
 
 use thiserror::Error;
 
@@ -8,9 +8,9 @@ use thiserror::Error;
 pub struct CallError {
     /// The call.
     pub call: &'static str,
-    /// What it returned; zero where it returned no value at all.
+    /// The error value that it returned; zero where it returns none.
     pub code: i32,
-    /// What the runtime says of it.
+    /// The runtime's own message; may be empty.
     pub message: String,
 }
 
@@ -24,7 +24,7 @@ pub enum LoadError {
     /// No file of the runtime could be opened.
     #[error("no Ascend runtime: {tried}")]
     NoLibrary {
-        /// What was tried, and what came of it.
+        /// Each file that was tried, with its error.
         tried: String,
     },
     /// The library is no Ascend runtime, or a broken one.
@@ -45,7 +45,7 @@ pub enum LoadError {
         /// The first call that is missing.
         symbol: &'static str,
     },
-    /// A runtime whose calls may have changed.
+    /// A runtime of another major version: its calls may have changed.
     #[error("{library}: API version {found}, expected 1.x")]
     Version {
         /// The library.
@@ -63,21 +63,21 @@ pub enum LoadError {
         /// How many there are.
         found: u32,
     },
-    /// Nothing to run on this chip.
+    /// There is no kernel for this chip.
     #[error("no kernel for {soc}: {detail}")]
     NoKernel {
         /// The chip's name.
         soc: String,
-        /// Where it was looked for.
+        /// Where a kernel was looked for, or which chips have one.
         detail: String,
     },
-    /// A call failed on the way.
+    /// A call failed while the device was opened.
     #[error(transparent)]
     Call(#[from] CallError),
 }
 
 impl LoadError {
-    /// Whether the same may work later.
+    /// Whether opening the device may succeed later.
     #[cfg(feature = "ascend")]
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self, Self::Call(_))
@@ -91,7 +91,7 @@ pub enum DeviceError {
     /// There is no device.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A call failed, or a task of the stream.
+    /// A call failed, or a kernel or copy on the stream.
     #[error(transparent)]
     Call(#[from] CallError),
     /// The answer was not there in time; the device may still be at work.
@@ -100,7 +100,7 @@ pub enum DeviceError {
         /// How long the caller waited.
         waited_ms: u64,
     },
-    /// It failed or was late, and is left alone for a while.
+    /// The device failed or was late, and is left alone for a while.
     #[error("the device rests after {failures} failures or late answers in a row")]
     Resting {
         /// Failures and late answers since it last answered in time.
@@ -112,11 +112,11 @@ pub enum DeviceError {
         /// How many.
         in_flight: usize,
     },
-    /// The kernel does not take this batch.
+    /// The device cannot hold this batch, or cannot decide it.
     #[cfg(feature = "ascend")]
     #[error("not for the device: {0}")]
     Kept(super::blob::Kept),
-    /// The device's answer is none: it is checked like anybody's.
+    /// The device's answer failed a check.
     #[cfg(feature = "ascend")]
     #[error(transparent)]
     Answer(super::blob::AnswerError),
@@ -136,13 +136,14 @@ pub struct Counters {
     pub submitted: u64,
     /// Batches that the device decided.
     pub decided: u64,
-    /// Batches that the host kept: nothing to place, a limit, a rule that the device cannot draw.
+    /// Batches that the host kept: nothing to place, a limit, or a rule whose profiles the device cannot
+    /// compute.
     pub kept: u64,
     /// Batches that the CPU decided because the device failed, was late, rested or was busy.
     pub fallen_back: u64,
     /// Answers that came too late.
     pub late: u64,
-    /// Answers that were none.
+    /// Answers that failed a check.
     pub refused: u64,
     /// Failures of the device.
     pub failures: u64,

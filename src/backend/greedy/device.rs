@@ -113,7 +113,7 @@ impl Greedy {
                     return true;
                 }
             }
-            (None, None) => device.note(Outcome::Kept(Kept::NoDrawer)),
+            (None, None) => device.note(Outcome::Kept(Kept::NoProfileSpec)),
         }
         false
     }
@@ -193,12 +193,12 @@ impl Greedy {
     fn look_on(&mut self, device: &mut Device, step: &Step<'_, '_, &mut impl Rule>) -> bool {
         let batch = step.batch;
         let loads = &self.loads;
-        let draw = |worker: usize, class: Option<u8>, profile: &mut Profile| {
+        let compute = |worker: usize, class: Option<u8>, profile: &mut Profile| {
             let view = loads.view(worker);
             step.rule.profile(&view, batch.survival(class, view.row.len().max(1)), profile);
         };
         let problem =
-            Problem { batch, plan: step.plan, source: Source::Fixed(&draw), loads, taken: &self.placed };
+            Problem { batch, plan: step.plan, source: Source::Fixed(&compute), loads, taken: &self.placed };
         let Some(columns) = device.columns(&problem) else { return false };
         let (workers, pool) = (batch.workers().len(), batch.waiting());
         self.begin_column_queue(step);

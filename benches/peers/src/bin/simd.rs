@@ -159,7 +159,8 @@ fn least<const N: usize>(calls: &mut [&mut dyn FnMut(); N]) -> [f64; N] {
 
 fn main() {
     println!(
-        "| 1024 requests, one worker | knots | std::arch ns | fearless_simd ns | ratio |\n|---|---|---|---|---|"
+        "| 1024 requests, one worker | knots | std::arch ns | fearless_simd ns | ratio |\n\
+         |---|---|---|---|---|"
     );
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         for knots in [1, 17, 81] {

@@ -212,8 +212,10 @@ impl KernelReport {
         );
         let _ = writeln!(
             text,
-            "times one by one: as many times as fast as the definition, a request at a time; times plain lanes: as\n\
-             the scalar path, which the compiler turns into the vector instructions of the target's baseline;\n\
+            "times one by one: as many times as fast as the definition, a request at a time; \
+             times plain lanes: as\n\
+             the scalar path, which the compiler turns into the vector instructions \
+             of the target's baseline;\n\
              of peak: of the speed of the scores' instructions on registers alone"
         );
         let _ =

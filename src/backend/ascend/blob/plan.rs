@@ -1,0 +1,296 @@
+//! Planning a batch for the device: which request becomes which entry, who computes profiles, how large a
+//! tile fits, and where each section of the blob begins.
+
+use half::f16;
+
+use super::layout::*;
+use super::{Kept, Packing, Problem, Soc, Source};
+use crate::batch::Request;
+use crate::rule::{Order, ProfileSpec, step_weights};
+use crate::score::Profile;
+
+/// An error where `found` is above a limit.
+fn limit(what: &'static str, limit: usize, found: usize) -> Result<(), Kept> {
+    if found <= limit { Ok(()) } else { Err(Kept::Limit { what, limit: limit as i64, found: found as i64 }) }
+}
+
+/// An error where `found` reaches a limit.
+fn limit_i64(what: &'static str, limit: i64, found: i64) -> Result<(), Kept> {
+    if found < limit { Ok(()) } else { Err(Kept::Limit { what, limit, found }) }
+}
+
+impl Packing {
+    /// Plans a batch for a chip, or says why the host keeps it.
+    pub(crate) fn plan(&mut self, problem: &Problem<'_>, soc: Soc) -> Result<(), Kept> {
+        let (batch, plan) = (problem.batch, problem.plan);
+        let workers = batch.workers().len();
+        // The number of the order in `tiling.h`, and how many open slots the device leaves to the host.
+        let (order, stop_open_slots) = match plan.order {
+            Order::Matrix => (0, 0),
+            Order::LeastLoaded => (1, 0),
+            Order::MostOpenSlots(stage) => (2, stage.greedy_slots),
+            Order::LongestFirst { .. } => return Err(Kept::LongestFirst),
+        };
+        limit("workers", MAX_WORKERS, workers)?;
+        let open: i64 = (0..workers).map(|worker| problem.loads.open_slots(worker)).sum();
+        if open <= i64::from(stop_open_slots) {
+            return Err(Kept::Nobody);
+        }
+        let mut header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            workers: workers as u32,
+            unit: plan.unit,
+            refill_tokens: plan.refill_tokens,
+            growth_tokens: i64::from(batch.request_growth_tokens()),
+            order,
+            stop_open_slots,
+            ..Header::default()
+        };
+        self.gather(problem, &mut header)?;
+        let per_token = problem.loads.dearest_token();
+        let steepest = self.profile(problem, &mut header)?;
+        limit("knots of a profile", MAX_STEPS, header.steps as usize)?;
+
+        let mut greatest_bonus = 0;
+        header.bonus_format = BONUS_NONE;
+        for request in self.requests(batch) {
+            let Some(row) = request.pair_row else { continue };
+            if let Some(bonuses) = batch.bonuses() {
+                if header.bonus_format == BONUS_NONE {
+                    header.bonus_format = BONUS_F16;
+                }
+                for worker in 0..workers {
+                    let bonus = bonuses.at(row as usize * workers + worker);
+                    greatest_bonus = greatest_bonus.max(bonus.abs());
+                    if !is_half(bonus) {
+                        header.bonus_format = BONUS_F32;
+                    }
+                }
+            }
+        }
+        let pool = batch.waiting();
+        let greatest_age =
+            self.occupied().map(|slot| plan.age.tokens(pool.waited_steps(slot))).max().unwrap_or(0);
+        header.greatest_extra_tokens = greatest_age.saturating_add(greatest_bonus);
+        limit_i64("age plus bonus in tokens", EXACT_F32, header.greatest_extra_tokens)?;
+        let extra = header.unit.saturating_mul(header.greatest_extra_tokens);
+        let dearest = if header.mode == MODE_FIXED { 1 } else { per_token };
+        let bound =
+            steepest.saturating_mul(dearest).saturating_mul(header.longest_tokens).saturating_add(extra);
+        limit_i64("score units", GREATEST, bound)?;
+
+        let any_eligible = self.requests(batch).any(|request| {
+            request.rank.is_some()
+                || (0..workers.div_ceil(64)).any(|word| batch.eligible_word(request, word) != u64::MAX)
+        });
+        if any_eligible {
+            header.flags |= FLAG_ELIGIBILITY;
+        }
+        if batch.is_bounded() {
+            header.flags |= FLAG_ROOM;
+        }
+        header.max_picks = (i64::from(header.requests)).min(open) as u32;
+        let blocks = soc.vector_cores.clamp(1, workers as u32);
+        header.group = (workers as u32).div_ceil(blocks);
+        if header.order == 0 && header.mode != MODE_FIXED {
+            header.flags |= FLAG_COLUMNS_READY;
+        }
+        fit_tile(&mut header, soc)?;
+        place_sections(&mut header);
+        self.header = header;
+        Ok(())
+    }
+
+    /// Makes an entry of each waiting request, one run for each survival class.
+    fn gather(&mut self, problem: &Problem<'_>, header: &mut Header) -> Result<(), Kept> {
+        let batch = problem.batch;
+        let by_class = batch.classes().is_some()
+            && match problem.source {
+                Source::Spec(ProfileSpec::Lookahead { by_class, .. }) => by_class,
+                Source::Spec(_) => false,
+                Source::Fixed(_) => true,
+            };
+        let class_of = |request: &Request| if by_class { batch.class_of(request) } else { None };
+        self.runs.clear();
+        self.classes.clear();
+        self.runs.push(Run::default());
+        self.classes.push(None);
+        let (mut shortest, mut longest, mut count) = (i64::MAX, 0, 0usize);
+        for (slot, request, _) in batch.waiting().iter() {
+            if problem.taken[slot.index()] {
+                continue;
+            }
+            count += 1;
+            shortest = shortest.min(i64::from(request.prompt_tokens));
+            longest = longest.max(i64::from(request.prompt_tokens));
+            let class = class_of(request);
+            let run = match self.classes.iter().position(|&other| other == class) {
+                Some(run) => run,
+                None => {
+                    self.classes.push(class);
+                    self.runs.push(Run::default());
+                    self.runs.len() - 1
+                }
+            };
+            self.runs[run].count += 1;
+        }
+        if count == 0 {
+            return Err(Kept::Nobody);
+        }
+        limit("waiting requests", MAX_REQUESTS, count)?;
+        limit("survival classes in use", MAX_RUNS, self.runs.len())?;
+        let mut at = 0;
+        for run in &mut self.runs {
+            run.from = at as u32;
+            at += align(run.count as usize, ENTRY_ALIGN);
+            run.count = 0;
+        }
+        self.entries.clear();
+        self.entries.resize(at, (NOBODY, 0));
+        let mut arrival = 0;
+        for (slot, request, _) in batch.waiting().iter() {
+            if problem.taken[slot.index()] {
+                continue;
+            }
+            let class = class_of(request);
+            let run = self.classes.iter().position(|&other| other == class).unwrap_or(0);
+            let run = &mut self.runs[run];
+            self.entries[(run.from + run.count) as usize] = (slot.0, arrival);
+            run.count += 1;
+            arrival += 1;
+        }
+        header.requests = count as u32;
+        header.runs = self.runs.len() as u32;
+        header.stride = at as u32;
+        header.shortest_tokens = shortest;
+        header.longest_tokens = longest;
+        Ok(())
+    }
+
+    /// Notes how profiles are computed; returns the greatest sum of slope and weights per cost unit.
+    fn profile(&mut self, problem: &Problem<'_>, header: &mut Header) -> Result<i64, Kept> {
+        let (envelope, envelope_row) = problem.loads.envelopes();
+        header.envelope = envelope;
+        self.weights.clear();
+        match problem.source {
+            Source::Spec(ProfileSpec::Margin { slope, weight }) => {
+                header.mode = MODE_F;
+                (header.f_slope, header.f_weight) = (slope, weight);
+                Ok(slope.abs().saturating_add(weight))
+            }
+            Source::Spec(ProfileSpec::Level { drop_tokens }) => {
+                header.mode = MODE_LEVEL;
+                header.drop_tokens = drop_tokens;
+                Ok(i64::from(header.workers) + 3)
+            }
+            Source::Spec(ProfileSpec::Lookahead { discounts, alpha, beta, .. }) => {
+                header.mode = MODE_LOOKAHEAD;
+                let steps = discounts.len().min(envelope_row.len());
+                if steps == 0 {
+                    return Err(Kept::NoProfileSpec);
+                }
+                header.steps = steps as u32;
+                let width = envelope_row.len().max(1);
+                let mut steepest = 0;
+                for (run, class) in self.runs.iter_mut().zip(&self.classes) {
+                    let survival = problem.batch.survival(*class, width);
+                    let (mut slope, mut sum) = (0i64, 0i64);
+                    for (h, &discount) in discounts[..steps].iter().enumerate() {
+                        let alive =
+                            survival.and_then(|row| row.get(h)).map_or(1.0, |&alive| f64::from(alive));
+                        let (gain, lost) = step_weights((alpha, beta), discount, alive);
+                        slope += gain;
+                        limit_i64("weight of a step", 1 << 31, lost)?;
+                        sum = sum.saturating_add(lost);
+                        self.weights.push(lost as i32);
+                    }
+                    run.slope = slope;
+                    steepest = steepest.max(sum.saturating_add(slope));
+                }
+                Ok(steepest)
+            }
+            Source::Fixed(compute) => {
+                header.mode = MODE_FIXED;
+                let count = self.runs.len() * header.workers as usize;
+                self.profiles.resize_with(count, Profile::default);
+                let mut steepest = 0;
+                let mut profiles = self.profiles.iter_mut();
+                for worker in 0..header.workers as usize {
+                    for (&class, profile) in self.classes.iter().zip(&mut profiles) {
+                        profile.clear();
+                        compute(worker, class, profile);
+                        header.steps = header.steps.max(profile.knots.len() as u32);
+                        let sum = profile.knots.iter().map(|knot| knot.weight);
+                        steepest = sum.fold(profile.slope.abs(), i64::saturating_add).max(steepest);
+                    }
+                }
+                Ok(steepest)
+            }
+        }
+    }
+}
+
+/// Whether half precision holds a whole number exactly.
+fn is_half(whole: i64) -> bool {
+    let single = whole as f32;
+    single.abs() <= f32::from(f16::MAX) && f32::from(f16::from_f32(single)) == single
+}
+
+/// Sets the largest tile with which the batch fits into the unified buffer.
+fn fit_tile(header: &mut Header, soc: Soc) -> Result<(), Kept> {
+    let most = soc.tile_limit.unwrap_or(2048).max(ENTRY_ALIGN as u32);
+    header.tile = (most / ENTRY_ALIGN as u32 * ENTRY_ALIGN as u32).min(header.stride);
+    header.ub_bytes = soc.ub_bytes;
+    while ub_bytes(header) > soc.ub_bytes as usize {
+        if header.tile <= ENTRY_ALIGN as u32 {
+            return Err(Kept::UnifiedBuffer { planned: soc.ub_bytes as usize, needed: ub_bytes(header) });
+        }
+        header.tile -= ENTRY_ALIGN as u32;
+    }
+    Ok(())
+}
+
+/// Sets where each section begins, in the input and in the output.
+fn place_sections(header: &mut Header) {
+    let (workers, runs) = (header.workers as usize, header.runs as usize);
+    let (steps, stride) = (header.steps as usize, header.stride as usize);
+    let mut end = size_of::<Header>();
+    let mut section = |bytes: usize| {
+        let at = end;
+        end = align(end + bytes, BLOCK_BYTES);
+        if bytes == 0 { 0 } else { at as u32 }
+    };
+    header.workers_at = section(workers * size_of::<WorkerState>());
+    header.runs_at = section(runs * size_of::<Run>());
+    if header.mode == MODE_LOOKAHEAD {
+        header.row_stride = align(steps * 4, BLOCK_BYTES) as u32;
+        header.weight_stride = header.row_stride;
+        header.envelope_at = section(steps * 8);
+        header.rows_at = section(workers * header.row_stride as usize);
+        header.weights_at = section(runs * header.weight_stride as usize);
+    }
+    if header.mode == MODE_FIXED {
+        let bytes = size_of::<ProfileHead>() + steps * size_of::<KnotBytes>();
+        header.profile_stride = align(bytes, BLOCK_BYTES) as u32;
+        header.profiles_at = section(workers * runs * header.profile_stride as usize);
+    }
+    header.tokens_at = section(stride * 4);
+    header.ages_at = section(stride * 4);
+    header.arrivals_at = section(stride * 4);
+    if header.flags & FLAG_ELIGIBILITY != 0 {
+        header.words_at = section(workers.div_ceil(16) * stride * 2);
+    }
+    header.bonus_at = match header.bonus_format {
+        BONUS_F16 => section(workers * stride * 2),
+        BONUS_F32 => section(workers * stride * 4),
+        _ => 0,
+    };
+    header.in_bytes = align(end, BLOB_ALIGN) as u32;
+
+    header.column_stride = align(runs * size_of::<ColumnBytes>(), BLOCK_BYTES) as u32;
+    header.out_columns_at = size_of::<Out>() as u32;
+    header.out_picks_at = header.out_columns_at + workers as u32 * header.column_stride;
+    let end = header.out_picks_at as usize + header.max_picks as usize * size_of::<PickBytes>();
+    header.out_bytes = align(end, BLOB_ALIGN) as u32;
+}

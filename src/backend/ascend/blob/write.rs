@@ -1,0 +1,136 @@
+//! Writing a planned batch as the bytes that the kernel reads.
+
+use half::f16;
+
+use super::layout::*;
+use super::{Packing, Problem};
+use crate::batch::Batch;
+use crate::pool::PoolSlot;
+
+impl Packing {
+    /// Writes the planned batch to `bytes`, which are [`Packing::in_bytes`] long. Padding is not written.
+    pub(crate) fn write(&self, problem: &Problem<'_>, bytes: &mut [u8]) {
+        let header = &self.header;
+        header.put(bytes);
+        let at = |section: u32| section as usize;
+        let (batch, pool) = (problem.batch, problem.batch.waiting());
+        for worker in 0..header.workers as usize {
+            let view = problem.loads.view(worker);
+            let first = batch.projection().map_or(0, |projection| {
+                projection.rows[worker * (projection.horizon + 1)] as i64 * view.cost_per_token
+            });
+            WorkerState {
+                cost: view.cost,
+                cost_per_token: view.cost_per_token,
+                anticipated: view.anticipated,
+                longest_tokens: problem.loads.longest_tokens(worker),
+                row_added: view.row.first().map_or(0, |now| now - first),
+                open_slots: view.open_slots as u32,
+                reserved: [0; 5],
+            }
+            .put(&mut bytes[at(header.workers_at) + worker * size_of::<WorkerState>()..]);
+        }
+        for (index, run) in self.runs.iter().enumerate() {
+            run.put(&mut bytes[at(header.runs_at) + index * size_of::<Run>()..]);
+        }
+        if header.mode == MODE_LOOKAHEAD {
+            self.write_lookahead(problem, bytes);
+        }
+        if header.mode == MODE_FIXED {
+            for (index, profile) in self.profiles.iter().enumerate() {
+                let into = &mut bytes[at(header.profiles_at) + index * at(header.profile_stride)..];
+                let (intercept, slope, knots) =
+                    (profile.intercept, profile.slope, profile.knots.len() as u32);
+                ProfileHead { intercept, slope, knots, reserved: [0; 3] }.put(into);
+                for (index, knot) in profile.knots.iter().enumerate() {
+                    KnotBytes { at_tokens: knot.at_tokens, weight: knot.weight }
+                        .put(&mut into[size_of::<ProfileHead>() + index * size_of::<KnotBytes>()..]);
+                }
+            }
+        }
+        for (entry, &(slot, arrival)) in self.entries.iter().enumerate() {
+            if slot == NOBODY {
+                continue;
+            }
+            let slot = PoolSlot(slot);
+            let tokens = pool.request(slot).prompt_tokens as f32;
+            let age = problem.plan.age.tokens(pool.waited_steps(slot)) as f32;
+            for (section, word) in [
+                (header.tokens_at, tokens.to_bits()),
+                (header.ages_at, age.to_bits()),
+                (header.arrivals_at, arrival),
+            ] {
+                bytes[at(section) + entry * 4..][..4].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        if header.flags & FLAG_ELIGIBILITY != 0 {
+            self.write_words(batch, &mut bytes[at(header.words_at)..]);
+        }
+        if header.bonus_format != BONUS_NONE {
+            self.write_bonuses(batch, &mut bytes[at(header.bonus_at)..]);
+        }
+    }
+
+    /// Writes envelopes, weights and projected rows.
+    fn write_lookahead(&self, problem: &Problem<'_>, bytes: &mut [u8]) {
+        let header = &self.header;
+        let steps = header.steps as usize;
+        let (_, envelope_row) = problem.loads.envelopes();
+        for (h, envelope) in envelope_row[..steps].iter().enumerate() {
+            bytes[header.envelope_at as usize + h * 8..][..8].copy_from_slice(&envelope.to_le_bytes());
+        }
+        for (run, weights) in self.weights.chunks_exact(steps).enumerate() {
+            let from = header.weights_at as usize + run * header.weight_stride as usize;
+            for (into, weight) in bytes[from..].chunks_exact_mut(4).zip(weights) {
+                into.copy_from_slice(&weight.to_le_bytes());
+            }
+        }
+        if let Some(projection) = problem.batch.projection() {
+            for (worker, row) in projection.rows.chunks_exact(projection.horizon + 1).enumerate() {
+                let from = header.rows_at as usize + worker * header.row_stride as usize;
+                for (into, &tokens) in bytes[from..].chunks_exact_mut(4).zip(&row[..steps]) {
+                    into.copy_from_slice(&(tokens as u32).to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// Writes eligibility, one bit for each worker, in planes of 16 workers.
+    fn write_words(&self, batch: &Batch<'_>, bytes: &mut [u8]) {
+        let stride = self.header.stride as usize;
+        for (entry, &(slot, _)) in self.entries.iter().enumerate() {
+            if slot == NOBODY {
+                continue;
+            }
+            let request = batch.waiting().request(PoolSlot(slot));
+            for plane in 0..(self.header.workers as usize).div_ceil(16) {
+                let mut word = (batch.eligible_word(request, plane / 4) >> (plane % 4 * 16)) as u16;
+                if let Some(rank) = request.rank.map(crate::WorkerIndex::index) {
+                    word &= if rank / 16 == plane { 1 << (rank % 16) } else { 0 };
+                }
+                bytes[(plane * stride + entry) * 2..][..2].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+
+    /// Writes bonuses, one plane for each worker.
+    fn write_bonuses(&self, batch: &Batch<'_>, bytes: &mut [u8]) {
+        let (stride, workers) = (self.header.stride as usize, self.header.workers as usize);
+        let half = self.header.bonus_format == BONUS_F16;
+        for (entry, &(slot, _)) in self.entries.iter().enumerate() {
+            if slot == NOBODY {
+                continue;
+            }
+            let request = batch.waiting().request(PoolSlot(slot));
+            for worker in 0..workers {
+                let bonus = batch.bonus_tokens(request, worker) as f32;
+                let at = worker * stride + entry;
+                if half {
+                    bytes[at * 2..][..2].copy_from_slice(&f16::from_f32(bonus).to_bits().to_le_bytes());
+                } else {
+                    bytes[at * 4..][..4].copy_from_slice(&bonus.to_bits().to_le_bytes());
+                }
+            }
+        }
+    }
+}
