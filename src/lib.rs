@@ -48,6 +48,7 @@ pub mod backend;
 pub mod batch;
 pub mod forecast;
 pub mod ids;
+mod input;
 pub mod names;
 pub mod policy;
 pub mod pool;

@@ -2,12 +2,12 @@
 
 use half::f16;
 
-use super::limits::{
+use super::{Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker};
+use crate::ids::WorkerIndex;
+use crate::input::limits::{
     MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WEIGHT,
     MAX_WORKERS,
 };
-use super::{Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker};
-use crate::ids::WorkerIndex;
 
 /// The first inconsistency of a batch.
 pub(super) fn check(batch: &Batch<'_>) -> Result<(), BatchError> {

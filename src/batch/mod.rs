@@ -6,22 +6,18 @@
 //! is then empty.
 
 mod check;
-pub(crate) mod error;
-pub(crate) mod limits;
-pub(crate) mod request;
 mod terms;
 mod totals;
-pub(crate) mod worker;
 
-pub use error::BatchError;
-pub use limits::{
+pub use crate::input::error::BatchError;
+pub use crate::input::limits::{
     MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS,
     MAX_WAITED_STEPS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS, WEIGHT_ONE,
 };
-pub use request::Request;
+pub use crate::input::request::Request;
+pub use crate::input::worker::Worker;
 pub(crate) use terms::Bonuses;
 pub use terms::{Pairs, PredictedEnd, PredictedEnds, Projection, SurvivalClasses, Traffic};
-pub use worker::Worker;
 
 use crate::ids::RequestId;
 use crate::pool::{Candidates, Pool, PoolSlot};

@@ -1,7 +1,7 @@
 //! Sums over the workers of a batch.
 
-use super::limits::MAX_WORKERS;
-use super::worker::Worker;
+use crate::input::limits::MAX_WORKERS;
+use crate::input::worker::Worker;
 
 /// What every decision wants to know of the workers: added up in the validation, where each is looked at
 /// anyway.

@@ -5,9 +5,9 @@
 //! only for who left and who came: one pass over the columns, however many they are. Nothing allocates once
 //! the largest size has been seen.
 
-use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS};
-use crate::batch::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
+use crate::input::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS};
+use crate::input::request::Request;
 use crate::pool::waiting::{Mark, Waiting};
 
 /// Entries per block of the length order: a cache line of `u32`, and the width of the column kernels.

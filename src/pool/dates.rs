@@ -61,7 +61,7 @@ impl Dates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::request::Request;
+    use crate::input::request::Request;
 
     fn waiting(arrival: u64) -> Waiting {
         Waiting {

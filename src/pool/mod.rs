@@ -29,10 +29,10 @@ pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
 use self::queue::{Heads, Queue};
 pub(crate) use self::waiting::Waiting;
-use crate::batch::error::BatchError;
-use crate::batch::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
-use crate::batch::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
+use crate::input::error::BatchError;
+use crate::input::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
+use crate::input::request::Request;
 
 /// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16
 /// a worker costs no balance (measured).

@@ -1,7 +1,7 @@
 //! The pool against a list that is looked through.
 
 use super::*;
-use crate::batch::worker::Worker;
+use crate::input::worker::Worker;
 
 struct Random(u64);
 

@@ -1,7 +1,7 @@
 //! A request that waits, as the pool keeps it.
 
-use crate::batch::request::Request;
 use crate::ids::WorkerIndex;
+use crate::input::request::Request;
 
 /// A request that waits, and since when.
 #[derive(Clone, Copy, Debug)]

@@ -3,9 +3,9 @@
 use super::queue::{Heads, Wanted};
 use super::waiting::{Mark, Waiting};
 use super::{Place, Pool};
-use crate::batch::request::Request;
-use crate::batch::worker::Worker;
 use crate::ids::{RequestId, WorkerIndex};
+use crate::input::request::Request;
+use crate::input::worker::Worker;
 
 impl Pool {
     /// For a pool of one decision, before its batch is drafted: where more wait than the window holds, it is

@@ -26,7 +26,7 @@ pub struct Request<W = WorkerIndex> {
     /// The only worker that may take it (sticky session, explicit rank, or bound on arrival).
     #[cfg_attr(feature = "serde", serde(default))]
     pub rank: Option<W>,
-    /// Its row in the batch's [`Pairs`](super::Pairs).
+    /// Its row in the batch's [`Pairs`](crate::batch::Pairs).
     #[cfg_attr(feature = "serde", serde(default))]
     pub pair_row: Option<u32>,
     /// Its row in the batch's survival classes.
