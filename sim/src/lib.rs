@@ -25,6 +25,7 @@
 pub mod cluster;
 mod error;
 pub mod evaluation;
+mod job;
 pub mod report;
 pub mod traces;
 pub mod workloads;
@@ -32,3 +33,4 @@ pub mod workloads;
 pub use cluster::{Arrivals, PrefixModel, Run, Scenario, Source, StepCost};
 pub use error::SimError;
 pub use evaluation::run;
+pub use job::Job;

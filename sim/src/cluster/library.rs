@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 
-use crate::workloads::Job;
+use crate::job::Job;
 
 /// What all runs of a scenario share about its source.
 pub(crate) struct Library {

@@ -33,7 +33,7 @@ use super::prefix::Prefixes;
 use super::scenario::Scenario;
 use super::source::{Arrivals, RequestSource, Stream, Timetable, stream};
 use crate::error::SimError;
-use crate::workloads::Job;
+use crate::job::Job;
 
 /// Steps between two predictions for the same running request.
 const REFRESH_STEPS: u32 = 16;

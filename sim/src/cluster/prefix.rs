@@ -37,7 +37,7 @@ use std::sync::Arc;
 use balanceroute::batch::Request;
 use balanceroute::router::PairTerms;
 
-use crate::workloads::Job;
+use crate::job::Job;
 
 /// Tokens of a prefix block in Mooncake's traces.
 pub const BLOCK_TOKENS: u64 = 512;

@@ -12,7 +12,8 @@ use super::metrics::StepCost;
 use super::prefix::PrefixModel;
 use super::source::{Arrivals, Source};
 use crate::error::{SimError, argument};
-use crate::workloads::{Job, Workload};
+use crate::job::Job;
+use crate::workloads::Workload;
 
 /// A cluster, its traffic and the policies to compare.
 #[derive(Clone, Debug)]

@@ -7,8 +7,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1};
 
+use crate::job::Job;
 use crate::traces::Trace;
-use crate::workloads::{Job, Workload};
+use crate::workloads::Workload;
 
 /// Lengths of requests: built in, or from a trace.
 #[derive(Clone, Debug)]

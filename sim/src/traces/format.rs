@@ -3,7 +3,7 @@
 use std::io::BufRead;
 
 use super::error::TraceError;
-use crate::workloads::Job;
+use crate::job::Job;
 
 /// How a format is recognised and read.
 #[derive(Clone, Copy)]

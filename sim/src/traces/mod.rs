@@ -22,7 +22,7 @@ use format::{Format, Rows, TICKS_PER_SECOND};
 pub use format::{MAX_LINE_BYTES, ReadOptions};
 use lines::read_line;
 
-use crate::workloads::Job;
+use crate::job::Job;
 
 /// Every format, in the order in which a trace is tried.
 const FORMATS: [Format; 2] = [azure::FORMAT, mooncake::FORMAT];

@@ -13,7 +13,7 @@ use super::format::{
     Bad, Format, MAX_OUTPUT_TOKENS, OUTPUT_EXPECTED, PROMPT_EXPECTED, Rows, TICKS_PER_SECOND,
 };
 use super::lines::read_line;
-use crate::workloads::Job;
+use crate::job::Job;
 
 pub(super) const FORMAT: Format = Format {
     name: "mooncake",
