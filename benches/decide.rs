@@ -110,7 +110,7 @@ fn decide(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("brh-oracle", "hot"), |b| {
             b.iter(|| ahead.decide(black_box(&batch), &mut out));
         });
-        group.bench_function("door", |b| b.iter(|| black_box(&step).batch().open_slots()));
+        group.bench_function("validation", |b| b.iter(|| black_box(&step).batch().open_slots()));
         let mut admitted = Vec::new();
         if size.0 * size.1 * size.2 <= 1 << 22 {
             group.bench_function("naive-matrix", |b| {

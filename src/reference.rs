@@ -1,6 +1,6 @@
 //! The oracle: the greedy assignment over the full matrix of scores, and the only definition of right.
 //!
-//! Nothing here is fast and nothing is kept between picks: loads are added up again, profiles are drawn again
+//! Nothing here is fast and nothing is kept between picks: loads are added up again, profiles are made again
 //! and every pair is scored again after each admission. Every other path must answer the same, pick for pick.
 //!
 //! Decided are the batch's candidates, the oldest who wait up to the pool's window. The rules, in order:

@@ -59,7 +59,7 @@ setters!(Needs {
 #[non_exhaustive]
 pub enum Order {
     /// The best score of the whole matrix. A profile may then depend on the worker's own load and row and on
-    /// the envelopes only: it is drawn again when these change.
+    /// the envelopes only: it is made again when these change.
     Matrix,
     /// The least-loaded open worker takes its best request.
     LeastLoaded,
@@ -236,7 +236,7 @@ pub struct Plan {
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
-    /// Whether profiles are drawn from the envelope: [`View::envelope`] follows the admissions only then.
+    /// Whether profiles are made from the envelope: [`View::envelope`] follows the admissions only then.
     pub follows_envelope: bool,
     /// The joint improvement of the picks.
     pub repair: Repair,
@@ -394,7 +394,7 @@ pub trait Rule {
         false
     }
 
-    /// What [`Rule::profile`] draws for a batch after [`Rule::begin`], as data; none where only the rule can
+    /// What [`Rule::profile`] makes for a batch after [`Rule::begin`], as data; none where only the rule can
     /// say.
     fn profile_spec(&self, _batch: &Batch<'_>) -> Option<ProfileSpec<'_>> {
         None

@@ -1,6 +1,6 @@
-//! Bytes are a batch, often one that a caller got wrong: the door takes what is sound and refuses the rest
-//! with an error. Every policy answers what the oracle answers and keeps its promises, and what says nothing
-//! changes no answer.
+//! Bytes are a batch, often one that a caller got wrong: the validation takes what is sound and refuses the
+//! rest with an error. Every policy answers what the oracle answers and keeps its promises, and what says
+//! nothing changes no answer.
 //!
 //! Included by the fuzz target and by `tests/fuzz_bodies.rs`.
 
@@ -21,8 +21,8 @@ use half::f16;
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(dead_code, reason = "who fuzzes reads none of it")]
 pub(crate) struct Seen {
-    /// Batches, sound or not; those with something wrong put into them on purpose; and those that the door
-    /// refused.
+    /// Batches, sound or not; those with something wrong put into them on purpose; and those that the
+    /// validation refused.
     pub(crate) batches: usize,
     pub(crate) spoilt: usize,
     pub(crate) refused: usize,
@@ -30,8 +30,8 @@ pub(crate) struct Seen {
     pub(crate) errors: u32,
     /// Requests that the pool refused.
     pub(crate) refused_requests: usize,
-    /// Of those that the door took: with somebody behind the window, with bonuses in half precision, decided
-    /// again with terms that say nothing, and again with other bits past the last worker.
+    /// Of those that the validation took: with somebody behind the window, with bonuses in half precision,
+    /// decided again with terms that say nothing, and again with other bits past the last worker.
     pub(crate) windowed: usize,
     pub(crate) halves: usize,
     pub(crate) neutral: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Seen {
     pub(crate) admitted: usize,
 }
 
-/// How many errors a door has.
+/// How many errors a batch has.
 #[allow(dead_code, reason = "who fuzzes counts none of it")]
 pub(crate) const KINDS: u32 = 13;
 
@@ -58,7 +58,7 @@ fn kind(error: &BatchError) -> u32 {
         BatchError::Value { .. } => 10,
         BatchError::Traffic { .. } => 11,
         BatchError::PredictedEnd { .. } => 12,
-        _ => panic!("none of this door's: {error}"),
+        _ => panic!("none of a batch: {error}"),
     }
 }
 
@@ -77,7 +77,7 @@ impl std::ops::AddAssign for Seen {
     }
 }
 
-/// A batch as owned parts; what the door refuses is kept, for the door is under test as well.
+/// A batch as owned parts; what the validation refuses is kept, for it is under test as well.
 #[derive(Clone, Debug, Default)]
 struct Parts {
     workers: Vec<Worker>,
@@ -399,7 +399,7 @@ impl Parts {
         if self.rows.is_some() { self.horizon.saturating_add(1) } else { 1 }
     }
 
-    /// What the door must take, written down once more.
+    /// What the validation must take, written down once more.
     fn is_sound(&self, candidates: &[Request]) -> bool {
         let g = self.workers.len();
         let is_worker_sound = |worker: &Worker| {

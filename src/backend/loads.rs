@@ -1,4 +1,4 @@
-//! Worker loads as a step's admissions change them, with the sums and maxima that profiles are drawn from
+//! Worker loads as a step's admissions change them, with the sums and maxima that profiles are made from
 //! kept up to date.
 
 use crate::backend::cpu::loads::{LoadKernels, Top};
@@ -315,7 +315,7 @@ impl Loads {
         }
     }
 
-    /// The view of one worker, as its profile is drawn from.
+    /// The view of one worker, as its profile is made from.
     #[inline(always)]
     pub(crate) fn view(&self, worker: usize) -> View<'_> {
         let own = self.anticipated[worker];

@@ -126,7 +126,7 @@ impl BalanceRoute {
         }
     }
 
-    /// Whether profiles are drawn from projected rows of this many steps.
+    /// Whether profiles are made from projected rows of this many steps.
     fn looks_ahead(&self, steps: usize) -> bool {
         self.lookahead.discounts.len() > 1 && steps > 0
     }

@@ -24,7 +24,7 @@ impl Lookahead {
         Self { discounts: discounts.collect(), price: (0.0, 0.0), sure: Vec::new() }
     }
 
-    /// Sets alpha and beta, for all profiles that are drawn from now on.
+    /// Sets alpha and beta, for all profiles that are made from now on.
     pub(crate) fn set_price(&mut self, price: (f64, f64)) {
         if self.price == price && self.sure.len() == self.discounts.len() {
             return;

@@ -1,6 +1,6 @@
 //! Which request, which slot: the policies, their parameters and the names that choose them.
 //!
-//! A policy that scores is a [`Rule`]: it draws one [`crate::score::Profile`] per worker and says in which
+//! A policy that scores is a [`Rule`]: it makes one [`crate::score::Profile`] per worker and says in which
 //! order workers choose. The greedy engine and the oracle ([`crate::reference`]) both run a rule, and agree
 //! pick for pick.
 //!

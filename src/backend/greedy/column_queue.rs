@@ -1,9 +1,9 @@
 //! Columns that compete for the next admission.
 //!
 //! Each column keeps the best that it found, which stays an upper bound until it is looked at again. Placing
-//! requests only lowers what is left, and an envelope that rises lifts every score by a bounded amount, equal
-//! for all columns ([`Rule::envelope_weights`]). Only a column whose bound comes first is scored again, so
-//! the answer is that of scoring everything.
+//! requests only lowers what is left, and an envelope that rises raises every score by a bounded amount,
+//! equal for all columns ([`Rule::envelope_weights`]). Only a column whose bound comes first is scored again,
+//! so the answer is that of scoring everything.
 
 use super::step::Step;
 use super::{Greedy, UNCHANGED, UNKNOWN};

@@ -103,7 +103,7 @@ impl Greedy {
         Self {
             loads: Loads::new(kernels.loads),
             column: Column::new(kernels),
-            // Room for the knots of level, which draws a profile only where its kernel does not serve.
+            // Room for the knots of level, which makes a profile only where its kernel does not serve.
             profile: Profile { knots: Vec::with_capacity(2), ..Profile::default() },
             picks: Vec::new(),
             changes: UNCHANGED,
@@ -305,14 +305,14 @@ impl Greedy {
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         let step = Step::new(batch, rule, &plan, terms, MatrixThreshold::Far);
         for worker in 0..workers {
-            let mut drawn = None;
+            let mut profiled = None;
             for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
                 let fits = i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker);
                 if !fits || !batch.eligible(request, worker) {
                     continue;
                 }
-                if drawn != Some(request.survival_class) {
-                    drawn = Some(request.survival_class);
+                if profiled != Some(request.survival_class) {
+                    profiled = Some(request.survival_class);
                     self.profile(&step, worker, request.survival_class);
                 }
                 let score = self.score_drawn(&step, worker, request, waited);

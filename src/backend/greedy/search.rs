@@ -49,13 +49,13 @@ impl Greedy {
     }
 
     /// [`Self::best`], which may leave out what scores less than `wanted`. The profile of one class may be
-    /// drawn already.
+    /// made already.
     pub(super) fn best_of_at_least(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         wanted: i64,
-        drawn: Option<Class>,
+        profiled: Option<Class>,
     ) -> Option<Found> {
         let longest = self.loads.longest_tokens(worker);
         if step.ordered {
@@ -63,7 +63,7 @@ impl Greedy {
             step.rule.profile(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
         }
-        self.best_in_pairs(step, worker, (longest, wanted), drawn)
+        self.best_in_pairs(step, worker, (longest, wanted), profiled)
     }
 
     /// [`Self::best_of_at_least`] where requests have terms per pair.
@@ -73,10 +73,10 @@ impl Greedy {
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         (longest, wanted): (i64, i64),
-        drawn: Option<Class>,
+        profiled: Option<Class>,
     ) -> Option<Found> {
         if self.is_searched(step) {
-            if drawn != Some(None) {
+            if profiled != Some(None) {
                 self.profile(step, worker, None);
             }
             let found = self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
@@ -92,7 +92,7 @@ impl Greedy {
             let class = self.matrix.run(from).class;
             let to = (from..self.matrix.runs()).find(|&run| self.matrix.run(run).class != class);
             let runs = from..to.unwrap_or(self.matrix.runs());
-            if from > 0 || drawn != Some(class) {
+            if from > 0 || profiled != Some(class) {
                 self.profile(step, worker, class);
             }
             from = runs.end;
@@ -133,7 +133,7 @@ impl Greedy {
         step.rule.profile(&view, step.batch.survival(class, view.row.len().max(1)), &mut self.profile);
     }
 
-    /// The score of a request for the profile drawn last.
+    /// The score of a request for the profile made last.
     pub(super) fn score_drawn(
         &self,
         step: &Step<'_, '_, &mut impl Rule>,

@@ -209,7 +209,7 @@ impl Greedy {
         }
     }
 
-    /// Finds the best requests of a worker's window, best first, and draws its profile.
+    /// Finds the best requests of a worker's window, best first, and makes its profile.
     fn find_candidates(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, stage: &SubsetStage) {
         self.candidates.clear();
         self.profile(step, worker, None);

@@ -148,7 +148,7 @@ fn the_table_in_the_readme_is_what_the_model_counts() {
         // What is above the formula are reductions that settle rounding doubts.
         let again = columns.vector_instructions - k as u64 * instructions;
         assert_eq!(columns.vector_repeats, k as u64 * repeats + again * n.div_ceil(64) as u64, "{shape:?}");
-        // An envelope that rises lifts some knots above every length; they cost nothing then.
+        // An envelope that rises moves some knots above every length; they cost nothing then.
         let formula = cost.scored * repeats;
         assert!(greedy.vector_repeats.abs_diff(formula) * 10 <= formula, "{shape:?}: {greedy:?}");
         // Tokens and ages once for each block, bonus and words once for each column.

@@ -499,7 +499,7 @@ trait OwnRefill {
 
 impl OwnRefill for View<'_> {
     fn refill_tokens_of_own(&self) -> i64 {
-        // load + open * refill = anticipated, as this rule lifts nobody.
+        // load + open * refill = anticipated, as this rule has no load offsets.
         (self.anticipated - self.cost).checked_div(self.open_slots).unwrap_or(0)
     }
 }

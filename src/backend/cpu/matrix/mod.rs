@@ -220,7 +220,7 @@ impl Matrix {
         }
     }
 
-    /// Says that a profile is about to be drawn anew.
+    /// Says that a new profile is about to be made.
     pub(crate) fn forget(&mut self) {
         self.prepared = None;
     }
