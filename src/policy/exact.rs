@@ -86,7 +86,7 @@ pub(crate) fn anticipated_envelope(batch: &Batch<'_>) -> i64 {
 
 /// The F-score: a token below the margin is worth one, a token past it costs all the workers that wait.
 #[inline(always)]
-pub(crate) fn draw_margin(view: &View<'_>, profile: &mut Profile) {
+pub(crate) fn margin_profile(view: &View<'_>, profile: &mut Profile) {
     profile.slope = view.cost_per_token;
     profile.knots.push(Knot {
         at_tokens: (view.envelope - view.cost).div_euclid(view.cost_per_token),
@@ -160,7 +160,7 @@ impl Rule for Exact {
     fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {
         match &self.lookahead {
             Some(lookahead) if !view.row.is_empty() => lookahead.profile(view, class, profile),
-            _ => draw_margin(view, profile),
+            _ => margin_profile(view, profile),
         }
     }
 }

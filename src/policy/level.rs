@@ -25,7 +25,7 @@
 //! before one of its next `K` completions, takes the place of `E[o]`.
 
 use crate::batch::{Batch, WEIGHT_ONE};
-use crate::policy::exact::{anticipated_envelope, draw_margin};
+use crate::policy::exact::{anticipated_envelope, margin_profile};
 use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::reservation::{ReservationTerms, Reservations};
 use crate::policy::{Policy, Recipe};
@@ -283,7 +283,7 @@ impl Rule for Level {
     #[inline(always)]
     fn profile(&self, view: &View<'_>, _class: Option<&[f32]>, profile: &mut Profile) {
         if self.places {
-            draw_margin(view, profile);
+            margin_profile(view, profile);
             return;
         }
         let others = view.workers - 1;
