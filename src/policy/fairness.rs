@@ -16,8 +16,8 @@ impl MeanWait {
         Self { steps: steps.max(1.0) }
     }
 
-    /// When requests are overdue: nothing is before the first request has finished, for then nothing is
-    /// known.
+    /// When requests are overdue: never while the mean wait is at most a step, for then nothing is known yet
+    /// or most enter at once.
     pub(crate) fn overdue(self, batch: &Batch<'_>, bound: &WaitBound) -> Overdue {
         let steps = |mean_waits: f64| {
             let steps = (self.steps * mean_waits).min(f64::from(MAX_WAITED_STEPS));
