@@ -276,6 +276,7 @@ impl<'a> State<'a> {
     fn place_pinned(&mut self, pins: &[Pin]) {
         for pin in pins {
             let waiting = self.left.iter().position(|left| left.slot == pin.slot);
+            let waiting = waiting.filter(|_| pin.worker < self.batch.workers().len());
             if let Some(at) = waiting.filter(|&at| self.may_take(&self.left[at].request, pin.worker)) {
                 self.admit(at, pin.worker, 0, true);
             }

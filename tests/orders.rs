@@ -7,7 +7,7 @@ mod parts;
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::{
-    self, Order, Overdue, PairCost, Parameters, Plan, PolicyError, Repair, Rule, SubsetStage, View,
+    self, Order, Overdue, PairCost, Parameters, Pin, Plan, PolicyError, Repair, Rule, SubsetStage, View,
 };
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch, Needs, Policy, Request, Traffic, WaitReason, Worker};
@@ -17,17 +17,23 @@ use rand_chacha::ChaCha8Rng;
 
 /// A rule with a plan of anybody's: F with a slope and a weight of its own, and the judge that takes the
 /// last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Own {
     plan: Plan,
     slope: i64,
     weight: i64,
     candidates: usize,
+    /// Places in the pool and workers that requests are kept for; some twice, some that are not there.
+    kept: [(usize, usize); 3],
+    pins: Vec<Pin>,
 }
 
 impl Rule for Own {
     fn begin(&mut self, batch: &Batch<'_>, _: &mut Vec<i64>) -> Plan {
         let mut plan = self.plan;
+        let slots: Vec<_> = batch.waiting().iter().map(|(slot, ..)| slot).collect();
+        let there = self.kept.iter().filter_map(|&(at, worker)| Some(Pin { slot: *slots.get(at)?, worker }));
+        self.pins = there.collect();
         // Swaps are for workers that cost alike.
         plan.repair.swap = plan.repair.swap.filter(|_| batch.is_uniform());
         plan
@@ -44,6 +50,10 @@ impl Rule for Own {
 
     fn candidates(&self) -> usize {
         self.candidates
+    }
+
+    fn pins(&self) -> &[Pin] {
+        &self.pins
     }
 
     fn judge(&mut self, _: &Batch<'_>, _: &[i64], _: &[i64], worker: usize, tokens: &[i64]) -> usize {
@@ -89,7 +99,12 @@ fn rule(rng: &mut ChaCha8Rng) -> Own {
         .envelope_floor([0, 2_000][rng.random_range(0..2)])
         .repair(repair);
     let candidates = [1, 1, 3][rng.random_range(0..3)];
-    Own { plan, slope: rng.random_range(-1..4), weight: rng.random_range(0..9), candidates }
+    let kept = std::array::from_fn(|_| match rng.random_range(0..3) {
+        0 => (rng.random_range(0..3), rng.random_range(0..10)),
+        _ => (usize::MAX, 0),
+    });
+    let (slope, weight) = (rng.random_range(-1..4), rng.random_range(0..9));
+    Own { plan, slope, weight, candidates, kept, pins: vec![] }
 }
 
 fn parts(rng: &mut ChaCha8Rng) -> Parts {
@@ -157,7 +172,7 @@ fn any_plan_of_anybody_is_decided_as_the_oracle_decides_it() {
         let isa = available[case % available.len()];
         let backend = [BackendKind::Auto, BackendKind::Cpu][case / 2 % 2];
         let parameters = Parameters::new().isa(Some(isa)).backend(backend);
-        let mut policy = policy::from_rule("own", rule, &parameters).expect("valid");
+        let mut policy = policy::from_rule("own", rule.clone(), &parameters).expect("valid");
         policy.decide(&batch, &mut out);
         policy.decide_by_reference(&batch, &mut expected).expect("a rule");
         assert_eq!(out, expected, "case {case} on {isa}, {backend}: {rule:?} {parts:#?}");

@@ -38,11 +38,14 @@ use crate::assignment::Assignment;
 use crate::backend::Chosen;
 #[cfg(feature = "ascend")]
 use crate::backend::{BackendKind, ascend::launch::Launch};
-use crate::batch::{Batch, Request, Worker};
+use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, Worker};
 pub use crate::rule::{
     Forecast, MAX_SUBSET_WINDOW, Needs, Order, Overdue, PairCost, PairView, Pin, Plan, ProfileSpec, Repair,
     Rule, SubsetStage, View,
 };
+
+/// Most predicted ends of a worker that a policy asks for.
+const MAX_ENDS_PER_WORKER: usize = 64;
 
 /// A policy of the table.
 struct Entry {
@@ -227,13 +230,23 @@ pub fn build_on(
 /// ```
 ///
 /// # Errors
-/// A parameter out of its range, or an instruction set that this CPU lacks.
+/// A parameter or a need of the rule out of its range, or an instruction set that this CPU lacks.
 pub fn from_rule(
     name: &'static str,
     rule: impl Rule + Send + 'static,
     parameters: &Parameters,
 ) -> Result<Box<dyn Policy>, PolicyError> {
     parameters.check()?;
+    let needs = rule.needs();
+    for (name, found, low, high) in [
+        ("needs.candidate_window", needs.candidate_window, 1, MAX_WAITING),
+        ("needs.projection_horizon", needs.projection_horizon, 0, MAX_HORIZON),
+        ("needs.ends_per_worker", needs.ends_per_worker, 1, MAX_ENDS_PER_WORKER),
+    ] {
+        if let Some(found) = found {
+            PolicyError::check(name, found as f64, low as f64, high as f64)?;
+        }
+    }
     let backend = backends::open(parameters, None)?;
     Ok(Box::new(Recipe { name, forecast: None, parameters, backend }.policy(rule)))
 }

@@ -5,7 +5,7 @@ from enum import IntEnum
 
 class WaitReason(IntEnum):
     """What became of a request. Arrays hold its numbers, everything else its members; `str` of one is its
-    name.
+    name. It is a number where JSON is written: write `str(reason)` for the name.
     """
 
     ADMITTED = 0
@@ -19,7 +19,7 @@ class WaitReason(IntEnum):
         return self.name.lower()
 
     def __format__(self, spec: str) -> str:
-        return format(str(self), spec)
+        return int.__format__(self, spec) if spec[-1:] in set("bcdoxXneEfFgG%") else format(str(self), spec)
 
 
 # Shown and pickled as what users import.

@@ -202,6 +202,8 @@ impl Greedy {
         self.placed.clear();
         // A rule may change its order with the batch: that day must not allocate either.
         hold(&mut self.placed, batch.waiting().slot_bound());
+        self.queue.clear();
+        hold(&mut self.queue, batch.waiting().len());
         if by_slot {
             self.placed.resize(batch.waiting().slot_bound(), false);
         }
@@ -415,9 +417,13 @@ impl Greedy {
     fn place_pinned(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let pool = step.batch.waiting();
         for &Pin { slot, worker } in step.rule.pins() {
-            let request = pool.request(slot);
-            let refused = self.loads.refusal(step.batch, request, worker).is_some();
-            if !refused && let Some(position) = pool.position(slot) {
+            if slot.index() >= pool.slot_bound() || worker >= step.batch.workers().len() {
+                continue;
+            }
+            let Some(position) = pool.position(slot).filter(|&at| !self.column.is_taken(at)) else {
+                continue;
+            };
+            if self.loads.refusal(step.batch, pool.request(slot), worker).is_none() {
                 self.admit(step, worker, Found { position, score: 0 }, true);
             }
         }

@@ -72,8 +72,13 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         terms: Terms,
         reach: MatrixThreshold,
     ) -> Self {
-        // Who goes longest first is found in the length order itself.
-        let searches_nothing = matches!(plan.order, Order::LongestFirst { .. }) && plan.repair.rounds == 0;
+        // Who goes longest first is found in the length order itself, and the few of a subset one by one.
+        let searches_nothing = plan.repair.rounds == 0
+            && match plan.order {
+                Order::LongestFirst { .. } => true,
+                Order::MostOpenSlots(stage) => batch.open_slots() <= u64::from(stage.greedy_slots),
+                Order::Matrix | Order::LeastLoaded => false,
+            };
         Self {
             batch,
             waiting: batch.waiting().ordered(),

@@ -72,8 +72,6 @@ impl Greedy {
             return;
         }
         self.queue.clear();
-        // All at once some day: that day must not allocate either.
-        self.queue.reserve(step.waiting.tokens.len());
         let ordered = &step.waiting;
         for (position, &slot) in ordered.slots.iter().enumerate() {
             let slot = PoolSlot(slot);
@@ -100,7 +98,6 @@ impl Greedy {
         loop {
             let slots = self.all_open_slots();
             self.queue.clear();
-            self.queue.reserve(step.waiting.tokens.len());
             for (slot, request, _) in pool.iter() {
                 if self.queue.len() as i64 == slots {
                     break;

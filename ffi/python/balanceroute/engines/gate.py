@@ -5,8 +5,7 @@ The engine's adapter awaits :meth:`Gate.hold` where it would have sent the reque
 together.
 
 Nothing waits for ever: when no news of any rank has come for `stall` seconds, or a request has waited
-    `max_hold` seconds, it goes to a
-rank at once, by the rule for arrivals. Nothing here knows an engine.
+`max_hold` seconds, it goes to a rank at once, by the rule for arrivals. Nothing here knows an engine.
 """
 
 from __future__ import annotations

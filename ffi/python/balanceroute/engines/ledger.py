@@ -4,15 +4,14 @@ The router counts and decides; the ledger translates (names to ids, ranks to wor
 engine's statistics are worth:
 
 * Which dispatches an engine has: requests travel in order, so a token of one shows that all sent to its rank
-    before it have arrived.
+  before it have arrived.
 * What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens contains the requests of
-    ours that the rank had surely taken in
-  when it was made, and at most all that we had sent, those included that have ended since: between `M` less
-      the most and `M` less the least is
-  foreign. The estimate before is kept where it lies in between and moved to the nearer end where not, so
-  neither a stale snapshot nor a prefill in progress moves it.
+  ours that the rank had surely taken in when it was made, and at most all that we had sent, those included
+  that have ended since: between `M` less the most and `M` less the least is foreign. The estimate before is
+  kept where it lies in between and moved to the nearer end where not, so neither a stale snapshot nor a
+  prefill in progress moves it.
 * What the router would not admit and the engine was given all the same: an engine queues whatever it is sent.
-    Such requests are foreign to the router and ours here.
+  Such requests are foreign to the router and ours here.
 
 Nothing here waits, nothing here knows an engine.
 """

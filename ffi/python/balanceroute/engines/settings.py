@@ -2,17 +2,18 @@
 
 | variable | default | meaning |
 |---|---|---|
-| `BALANCEROUTE_MODE` | `off` | `off`: the engine is not touched. `arrival`: every request gets its rank when
-it arrives. `step`: requests wait in the front end until a rank has room, and are decided together |
+| `BALANCEROUTE_MODE` | `off` | `off`, `arrival` or `step`: see below |
 | `BALANCEROUTE_POLICY` | `level` | policy of the pool (`step`); arrivals use the F-score |
 | `BALANCEROUTE_SLOTS` | the engine's | running requests per rank |
 | `BALANCEROUTE_KV_CAPACITY_TOKENS` | the engine's | KV tokens per rank; 0 for no bound |
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
-| `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for this long, what waits is sent at once;
-longer than the longest prefill of a step |
+| `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for so long, what waits is sent at once |
 | `BALANCEROUTE_MAX_HOLD_MS` | 60000 | `step`: no request waits longer |
-| `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, while there is traffic; 0 for never
-|
+| `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, under traffic; 0 for never |
+
+`off` leaves the engine as it is. With `arrival` every request gets its rank when it arrives. With `step`
+requests wait in the front end until a rank has room, and are decided together; the stall time is to be longer
+than the longest prefill of a step.
 """
 
 from __future__ import annotations

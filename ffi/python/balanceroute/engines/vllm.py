@@ -5,15 +5,14 @@ there is chosen by environment variables (:mod:`balanceroute.engines.settings`).
 `BALANCEROUTE_MODE=off`: nothing is patched.
 
 * `arrival` replaces the choice inside `DPLBAsyncMPClient.get_core_engine_for_request`; vLLM's own method
-    still runs, with the rank filled in, and keeps its books.
+  still runs, with the rank filled in, and keeps its books.
 * `step` also holds requests inside `add_request_async` and decides when an engine's output shows that a slot
-    or KV tokens are free.
+  or KV tokens are free.
 
 Left to vLLM: requests that name their rank, parts of a streaming input (they follow their session), pooling
-    requests, one engine
-(no data parallelism), and external load balancing; the first three are counted all the same. A request with
-`n > 1` samples enters as `n` requests, one after the other, as vLLM sends them. vLLM's own priorities order
-what a rank has been given, not what is held.
+requests, one engine (no data parallelism), and external load balancing; the first three are counted all the
+same. A request with `n > 1` samples enters as `n` requests, one after the other, as vLLM sends them. vLLM's
+own priorities order what a rank has been given, not what is held.
 
 Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part
 of every rank's slots and KV tokens, so together they never overfill one, and one of them that gets more than
