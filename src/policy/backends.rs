@@ -81,4 +81,12 @@ mod tests {
         assert_eq!(of(Some("scalar")), Ok("BALANCEROUTE_ISA"));
         assert_eq!(of(Some("mmx")), Err(PolicyError::Isa { found: "mmx".to_owned() }));
     }
+
+    #[cfg(not(feature = "ascend"))]
+    #[test]
+    fn a_build_without_the_device_refuses_it_by_name() {
+        let parameters = Parameters::new().backend(crate::backend::BackendKind::Ascend);
+        let refused = crate::policy::build("level", &parameters).err();
+        assert_eq!(refused, Some(PolicyError::Backend { found: "ascend" }));
+    }
 }
