@@ -19,9 +19,15 @@ pub enum RouterError {
     /// The policy cannot be built.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The request neither waits nor runs here; for calls about running requests: it does not run.
+    /// The request neither waits nor runs here.
     #[error("request {id} neither waits nor runs")]
     Unknown {
+        /// Request id.
+        id: RequestId,
+    },
+    /// The request waits, and the call is about one that runs.
+    #[error("request {id} waits and does not run")]
+    NotRunning {
         /// Request id.
         id: RequestId,
     },

@@ -264,7 +264,7 @@ impl Router {
     }
 
     fn grow_request(&mut self, id: RequestId, tokens: u32) -> Result<(), RouterError> {
-        let index = self.slab.index_of(id).ok_or(RouterError::Unknown { id })?;
+        let index = self.index_of_running(id)?;
         let Active { worker, born_step, .. } = self.slab.entries[index as usize];
         let place = self.place_of(worker)?;
         self.check_progress(worker, tokens)?;

@@ -417,9 +417,17 @@ impl Router {
         Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 }
     }
 
+    /// Where a running request stands in the slab.
+    fn index_of_running(&self, id: RequestId) -> Result<u32, RouterError> {
+        self.slab.index_of(id).ok_or_else(|| match self.pool.contains(id) {
+            true => RouterError::NotRunning { id },
+            false => RouterError::Unknown { id },
+        })
+    }
+
     /// A request ends to run. With the tokens that it has generated.
     fn leave_worker(&mut self, id: RequestId) -> Result<(Active, u32), RouterError> {
-        let index = self.slab.index_of(id).ok_or(RouterError::Unknown { id })?;
+        let index = self.index_of_running(id)?;
         let place = self.place_of(self.slab.entries[index as usize].worker)?;
         let account = &mut self.accounts[place];
         let active = account.end(&mut self.slab, index);

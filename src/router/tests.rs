@@ -46,6 +46,14 @@ fn refusals_change_nothing() {
     ));
     assert_eq!(router.pool().len(), 0);
     assert_eq!(router.preempt(9), Err(RouterError::Unknown { id: RequestId(9) }));
+    // Who waits is told apart from who is not here; nothing has changed by the calls.
+    router.enqueue(Request::new(8, 10), None).unwrap();
+    let waits = RouterError::NotRunning { id: RequestId(8) };
+    assert_eq!(waits.to_string(), "request 8 waits and does not run");
+    assert_eq!(router.finish(8, None), Err(waits.clone()));
+    assert_eq!(router.preempt(8), Err(waits.clone()));
+    assert_eq!(router.progress_request(8, 1), Err(waits));
+    assert_eq!(router.abort(8, None), Ok(None));
     assert!(router.set_accepting(7, false).is_err());
     let wrong = RouterConfig::uniform(2, WorkerConfig::new(1).weight(f32::NAN));
     assert!(Router::new(wrong, "level", &Parameters::default()).is_err());

@@ -159,6 +159,7 @@ fn policy_facts(error: &PolicyError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
 fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'static str> {
     Ok(facts!(error, into, RouterError:
         Unknown { id }
+        NotRunning { id }
         Running { id, worker }
         Worker { workers, found }
         Refused { policy, id, worker }
@@ -228,7 +229,7 @@ impl Failure {
             Self::Policy(error) => ("PolicyError", error.to_string(), policy_facts(&error, &facts)?),
             Self::Router(error) => {
                 let class = match error {
-                    RouterError::Unknown { .. } => "UnknownRequestError",
+                    RouterError::Unknown { .. } | RouterError::NotRunning { .. } => "UnknownRequestError",
                     RouterError::Worker { .. } => "UnknownWorkerError",
                     RouterError::Panicked { .. } => "PanicError",
                     _ => "RouterError",

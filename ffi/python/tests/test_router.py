@@ -196,6 +196,9 @@ def test_refusals():
     with pytest.raises(br.UnknownRequestError, match="request 2 neither waits nor runs") as info:
         found.finish(2)
     assert info.value.id == 2 and info.value.kind == "Unknown"
+    with pytest.raises(br.UnknownRequestError, match="request 1 waits and does not run") as info:
+        found.finish(1)
+    assert info.value.id == 1 and info.value.kind == "NotRunning"
     with pytest.raises(br.BatchError, match="already waits"):
         found.enqueue(1, 5)
     with pytest.raises(br.BatchError, match="prompt tokens"):
