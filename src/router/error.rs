@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use thiserror::Error;
 
 use crate::batch::BatchError;
-use crate::ids::{RequestId, WorkerId, WorkerIndex};
+use crate::ids::{RequestId, WorkerId};
 use crate::policy::PolicyError;
 
 /// A refused call. Nothing has changed then.
@@ -49,14 +49,14 @@ pub enum RouterError {
     },
     /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that
     /// may not take it.
-    #[error("policy {policy} may not send request {id} to worker {worker}")]
+    #[error("policy {policy} may not send request {id} to {}", worker_of(*worker))]
     Refused {
         /// Name of the policy.
         policy: &'static str,
         /// Request id.
         id: RequestId,
-        /// Its position in the batch.
-        worker: WorkerIndex,
+        /// Worker; none where the policy named a position past the last worker.
+        worker: Option<WorkerId>,
     },
     /// The worker has no free slot for a request that is said to run there.
     #[error("worker {worker} has no free slot for request {id}")]
@@ -105,6 +105,10 @@ pub enum RouterError {
         /// What it said.
         message: String,
     },
+}
+
+fn worker_of(worker: Option<WorkerId>) -> String {
+    worker.map_or_else(|| "a worker that is not there".to_owned(), |worker| format!("worker {worker}"))
 }
 
 /// Runs what may be the caller's code.

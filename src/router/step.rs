@@ -262,7 +262,7 @@ impl Router {
                 self.taken[worker.index()] <= at.open_slots()
             });
             if !waits || !open {
-                let policy = self.policy.name();
+                let (policy, worker) = (self.policy.name(), self.ids.get(worker.index()).copied());
                 self.assignment.clear();
                 return Err(RouterError::Refused { policy, id, worker });
             }

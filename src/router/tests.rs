@@ -66,7 +66,8 @@ fn refusals_change_nothing() {
 
 #[test]
 fn a_policy_that_breaks_its_promise_admits_nobody() {
-    struct Twice;
+    /// Sends everybody to this position.
+    struct Twice(WorkerIndex);
     impl Policy for Twice {
         fn name(&self) -> &'static str {
             "twice"
@@ -78,7 +79,7 @@ fn a_policy_that_breaks_its_promise_admits_nobody() {
                 out.admitted.push(crate::Admission {
                     id,
                     slot,
-                    worker: WorkerIndex(0),
+                    worker: self.0,
                     prompt_tokens,
                     score_tokens: 0.0,
                 });
@@ -88,14 +89,29 @@ fn a_policy_that_breaks_its_promise_admits_nobody() {
             crate::Needs::new()
         }
     }
-    let mut router = Router::with_policy(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();
-    router.enqueue(Request::new(1, 10), None).unwrap();
-    router.enqueue(Request::new(2, 10), None).unwrap();
-    assert_eq!(
-        router.step(0).unwrap_err(),
-        RouterError::Refused { policy: "twice", id: RequestId(2), worker: WorkerIndex(0) }
-    );
-    assert_eq!((router.pool().len(), router.running_len()), (2, 0));
+    let told = |position, removed: u32| {
+        let policy = Box::new(Twice(WorkerIndex(position)));
+        let mut router = Router::with_policy(RouterConfig::new(1 + removed as usize, 1), policy, None).unwrap();
+        for worker in 0..removed {
+            router.remove_worker(worker, &mut Vec::new()).unwrap();
+        }
+        router.enqueue(Request::new(1, 10), None).unwrap();
+        router.enqueue(Request::new(2, 10), None).unwrap();
+        let error = router.step(0).unwrap_err();
+        assert_eq!((router.pool().len(), router.running_len()), (2, 0));
+        error
+    };
+    let refused = |id, worker: Option<u32>| RouterError::Refused {
+        policy: "twice",
+        id: RequestId(id),
+        worker: worker.map(WorkerId),
+    };
+    assert_eq!(told(0, 0), refused(2, Some(0)));
+    // The worker at this position is known by another number.
+    assert_eq!(told(0, 2), refused(2, Some(2)));
+    assert_eq!(told(0, 2).to_string(), "policy twice may not send request 2 to worker 2");
+    assert_eq!(told(1, 2), refused(1, None));
+    assert_eq!(told(1, 2).to_string(), "policy twice may not send request 1 to a worker that is not there");
 }
 
 #[test]

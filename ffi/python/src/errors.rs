@@ -85,6 +85,14 @@ trait Plain {
     fn plain(&self) -> Self::Plain;
 }
 
+impl<T: Plain> Plain for Option<T> {
+    type Plain = Option<T::Plain>;
+
+    fn plain(&self) -> Self::Plain {
+        self.as_ref().map(Plain::plain)
+    }
+}
+
 macro_rules! plain {
     ($($type:ty),*; $($name:ty: $number:ty),*) => {
         $(impl Plain for $type {
