@@ -1,6 +1,7 @@
 //! The router as its own module sees it.
 
 use super::*;
+use crate::forecast::{Running, Termination};
 use crate::ids::WorkerIndex;
 use std::collections::HashMap;
 
@@ -259,4 +260,34 @@ fn an_oracles_projection_is_the_future() {
         }
     }
     assert!(id > 100);
+}
+
+/// What a classifier answers is the caller's: a probability that is none projects what the nearest one does.
+#[test]
+fn a_probability_that_is_none_is_put_in_its_range() {
+    struct Says(Termination);
+    impl TerminationClassifier for Says {
+        fn predict(&mut self, _request: &Running, _horizon_steps: u32) -> Termination {
+            self.0
+        }
+    }
+    let projected = |probability, remaining_steps| {
+        let policy = policy::build("exact-survival", &Parameters::default()).unwrap();
+        let says = Box::new(Says(Termination { probability, remaining_steps }));
+        let mut router = Router::with_policy(RouterConfig::new(2, 2), policy, Some(says)).unwrap();
+        for id in 0..2 {
+            router.enqueue(Request::new(id, 100), None).unwrap();
+            router.step(id).unwrap();
+            router.advance();
+        }
+        router.enqueue(Request::new(2, 100), None).unwrap();
+        router.step(2).unwrap();
+        router.forecast_state.unwrap().rows
+    };
+    let (never, surely) = (projected(0.0, 5.0), projected(1.0, 5.0));
+    assert_ne!(never, surely);
+    for (found, meant) in [(f64::NAN, &never), (-3.0, &never), (7.5, &surely), (f64::INFINITY, &surely)] {
+        assert_eq!(&projected(found, 5.0), meant, "{found}");
+    }
+    assert_eq!(projected(1.0, f64::NAN), never);
 }
