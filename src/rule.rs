@@ -37,7 +37,8 @@ pub struct Needs {
     pub binds_on_arrival: bool,
     /// Which forecast feeds the projection or the predicted ends.
     pub forecast: Option<Forecast>,
-    /// Projected loads over this horizon in steps ([`crate::batch::Projection`]).
+    /// Projected loads over this horizon in steps, at most [`crate::batch::MAX_HORIZON`]
+    /// ([`crate::batch::Projection`]).
     pub projection_horizon: Option<usize>,
     /// Predicted ends this many completions ahead per worker ([`crate::batch::PredictedEnds`]).
     pub ends_per_worker: Option<usize>,

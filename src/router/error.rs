@@ -96,6 +96,18 @@ pub enum RouterError {
         /// Most front ends.
         limit: u32,
     },
+    /// A configuration's number out of its range.
+    #[error("{name} must be in {low}..={high}, found {found}")]
+    Config {
+        /// Field name.
+        name: &'static str,
+        /// Least value.
+        low: u32,
+        /// Greatest value.
+        high: u32,
+        /// Value found.
+        found: u32,
+    },
     /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be
     /// in disorder, the router's is not.
     #[error("policy {policy}, or what was supplied to it, panicked: {message}")]

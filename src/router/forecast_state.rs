@@ -51,7 +51,7 @@ impl ForecastState {
             fault: Fault::None,
             buckets: EventBuckets::new(config.workers.len(), window.clamp(1, 1 << 16)),
             needs,
-            phases: vec![Vec::new(); config.refresh_steps.clamp(1, 1 << 16) as usize],
+            phases: vec![Vec::new(); config.refresh_steps as usize],
             due: Vec::new(),
             passed: Vec::new(),
             before: Vec::new(),

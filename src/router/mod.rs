@@ -108,7 +108,7 @@ use self::pairs::PairRows;
 use self::step::Planned;
 use crate::account::{Account, Active, Slab};
 use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
-use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
+use crate::batch::{Batch, BatchError, MAX_HORIZON, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::{TerminationClassifier, classifier_for};
 use crate::ids::{RequestId, WorkerId};
 use crate::policy::{self, Parameters, Policy, Rank};
@@ -188,10 +188,12 @@ impl Router {
     }
 
     /// A router with a policy and a classifier of the caller's. The classifier serves policies that name a
-    /// forecast among their needs.
+    /// forecast among their needs. Without one such a policy decides without a forecast: only [`Router::new`]
+    /// supplies it.
     ///
     /// # Errors
-    /// A configuration out of its ranges.
+    /// A configuration out of its ranges, or a policy that needs a projection past
+    /// [`MAX_HORIZON`].
     pub fn with_policy(
         config: RouterConfig,
         policy: Box<dyn Policy>,
@@ -199,6 +201,9 @@ impl Router {
     ) -> Result<Self, RouterError> {
         config.check()?;
         let needs = policy.needs();
+        if let Some(found) = needs.projection_horizon.filter(|&horizon| horizon > MAX_HORIZON) {
+            return Err(BatchError::Horizon { what: "projection", limit: MAX_HORIZON, found }.into());
+        }
         let window = needs.candidate_window.unwrap_or(CANDIDATE_WINDOW);
         let forecast_state = classifier
             .filter(|_| needs.forecast.is_some())

@@ -58,6 +58,16 @@ fn refusals_change_nothing() {
     assert!(router.set_accepting(7, false).is_err());
     let wrong = RouterConfig::uniform(2, WorkerConfig::new(1).weight(f32::NAN));
     assert!(Router::new(wrong, "level", &Parameters::default()).is_err());
+    for found in [0, 65_537] {
+        let wrong = RouterConfig::new(2, 1).refresh_steps(found);
+        let refused = Router::new(wrong, "level", &Parameters::default()).err();
+        let (name, low, high) = ("refresh_steps", 1, 65_536);
+        assert_eq!(refused, Some(RouterError::Config { name, low, high, found }));
+    }
+    for within in [1, 65_536] {
+        let config = RouterConfig::new(2, 1).refresh_steps(within);
+        assert!(Router::new(config, "exact-survival", &Parameters::default()).is_ok());
+    }
     let wrong = RouterConfig { share: Share { index: 2, of: 2 }, ..RouterConfig::new(2, 1) };
     assert!(matches!(
         Router::new(wrong, "level", &Parameters::default()),
@@ -290,4 +300,23 @@ fn a_probability_that_is_none_is_put_in_its_range() {
         assert_eq!(&projected(found, 5.0), meant, "{found}");
     }
     assert_eq!(projected(1.0, f64::NAN), never);
+}
+
+#[test]
+fn a_policy_that_looks_too_far_ahead_is_refused_before_the_first_step() {
+    struct Far(usize);
+    impl Policy for Far {
+        fn name(&self) -> &'static str {
+            "far"
+        }
+        fn decide(&mut self, _batch: &Batch<'_>, out: &mut Assignment) {
+            out.clear();
+        }
+        fn needs(&self) -> crate::Needs {
+            crate::Needs::new().projection_horizon(Some(self.0))
+        }
+    }
+    let built = |horizon| Router::with_policy(RouterConfig::new(1, 1), Box::new(Far(horizon)), None).err();
+    let refused = BatchError::Horizon { what: "projection", limit: MAX_HORIZON, found: 129 };
+    assert_eq!((built(129), built(128)), (Some(refused.into()), None));
 }

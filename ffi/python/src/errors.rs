@@ -175,6 +175,7 @@ fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Dispatch { worker, sent, found }
         Progress { worker, limit, found }
         Share { index, of, limit }
+        Config { name, low, high, found }
         Panicked { policy, message }
     ))
 }

@@ -208,6 +208,9 @@ def test_refusals():
     with pytest.raises(br.RouterError, match="share") as info:
         router(share=(2, 2))
     assert (info.value.index, info.value.of) == (2, 2)
+    with pytest.raises(br.RouterError, match="refresh_steps must be in 1..=65536, found 0") as info:
+        router(refresh_steps=0)
+    assert info.value.kind == "Config"
     with pytest.raises(br.PolicyError):
         router(policy="levle")
     with pytest.raises(br.BatchError):
