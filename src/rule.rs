@@ -227,7 +227,7 @@ pub struct Plan {
     /// least-loaded worker. A promise about the profiles; where it is not kept the engine and the oracle
     /// differ.
     pub nested: bool,
-    /// Score units per token, at least 1.
+    /// Score units per token, 1..=2^28; zero or less counts as 1.
     pub unit: Unit,
     /// What waiting adds.
     pub age: Age,
@@ -237,7 +237,9 @@ pub struct Plan {
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
-    /// Whether profiles are made from the envelope: [`View::envelope`] follows the admissions only then.
+    /// Whether profiles are made from the envelope: [`View::envelope`] and [`View::envelope_row`] follow the
+    /// admissions only then. A rule that reads either must not say false: its picks would be made for loads
+    /// that the step has left behind, and the engine and the oracle might differ.
     pub follows_envelope: bool,
     /// The joint improvement of the picks.
     pub repair: Repair,
@@ -276,8 +278,9 @@ setters!(Plan {
 });
 
 impl Plan {
-    /// The plan without what has no effect in its order.
+    /// The plan in its ranges, without what has no effect in its order.
     pub(crate) fn settled(mut self) -> Self {
+        self.unit = self.unit.max(1);
         if !self.order.is_in_turn() {
             self.repair.tolerance_tokens = None;
         }

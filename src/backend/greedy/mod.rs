@@ -300,7 +300,7 @@ impl Greedy {
         score_tokens.clear();
         score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
         self.loads.prepare(batch);
-        let plan = rule.begin(batch, &mut self.loads.load_offsets);
+        let plan = rule.begin(batch, &mut self.loads.load_offsets).settled();
         self.loads.load(batch, &plan, false);
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         let step = Step::new(batch, rule, &plan, terms, MatrixThreshold::Far);
