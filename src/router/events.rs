@@ -182,7 +182,8 @@ impl Router {
     fn give_up(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Option<WorkerId>, RouterError> {
         let worker = match self.pool.leave(id) {
             Some(waiting) => {
-                self.left_queue(waiting.request);
+                // Nobody is to be given it back.
+                let _ = self.left_queue(waiting.request);
                 None
             }
             None => Some(self.leave_worker(id)?.0.worker),
