@@ -40,7 +40,7 @@ pub enum RouterError {
         worker: WorkerId,
     },
     /// No such worker: never there, or removed.
-    #[error("no worker {found} among {workers}")]
+    #[error("no worker has id {found} ({})", here(*workers))]
     Worker {
         /// Number of workers.
         workers: usize,
@@ -117,6 +117,10 @@ pub enum RouterError {
         /// What it said.
         message: String,
     },
+}
+
+fn here(workers: usize) -> String {
+    if workers == 1 { "1 worker is here".to_owned() } else { format!("{workers} workers are here") }
 }
 
 fn worker_of(worker: Option<WorkerId>) -> String {

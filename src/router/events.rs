@@ -120,7 +120,7 @@ impl Router {
         }
         let found = request.prompt_tokens;
         if found == 0 || found > MAX_PROMPT_TOKENS {
-            return Err(BatchError::PromptTokens { index: 0, id, limit: MAX_PROMPT_TOKENS, found }.into());
+            return Err(BatchError::PromptTokens { index: None, id, limit: MAX_PROMPT_TOKENS, found }.into());
         }
         let place = self.place_of(worker)?;
         if self.workers[place].free_slots == 0 {

@@ -40,6 +40,17 @@ fn refusals_change_nothing() {
         router.enqueue(Request::new(2, 1).bound_to(2), None),
         Err(RouterError::Worker { workers: 2, found: WorkerId(2) })
     );
+    // A message names what the caller knows: ids, and no index of the router's.
+    let limits = "must be in 1..=4194304, found 0";
+    for refused in [router.enqueue(Request::new(2, 0), None), router.adopt(Request::new(2, 0), 0, 0)] {
+        assert_eq!(refused.unwrap_err().to_string(), format!("request 2: prompt tokens {limits}"));
+    }
+    let nobody = router.drain_worker(7).unwrap_err();
+    assert_eq!(nobody.to_string(), "no worker has id 7 (2 workers are here)");
+    let one = Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).unwrap().drain_worker(7);
+    assert_eq!(one.unwrap_err().to_string(), "no worker has id 7 (1 worker is here)");
+    let wide = Router::new(RouterConfig::new(1, 70_000), "level", &Parameters::default()).err().unwrap();
+    assert_eq!(wide.to_string(), "worker 0: slots must be at most 65536, found 70000");
     router.step(0).unwrap();
     assert!(matches!(
         router.enqueue(Request::new(1, 100), None),

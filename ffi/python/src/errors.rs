@@ -142,7 +142,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         PairRow { index, id, rows, found }
         SurvivalClass { index, id, classes, found }
         WorkerTokens { index, what, limit, found }
-        WorkerSlots { index, limit, found }
+        WorkerSlots { index, what, limit, found }
         Weight { index, limit, found }
         Horizon { what, limit, found }
         Length { what, expected, found }
