@@ -98,7 +98,7 @@ impl Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubsetStage {
-    /// Open slots over all workers above which slots are plenty; default 0: they always are.
+    /// Open slots over all workers above which slots are plenty; default 0: then no subset is ever tried.
     pub greedy_slots: u32,
     /// Requests that subsets are made of, the best of the window, 1..=8; default 1.
     pub subset_window: usize,
@@ -387,7 +387,7 @@ pub trait Rule {
     /// worker: cost units to add to its anticipated load.
     fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan;
 
-    /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival
+    /// Makes the profile of one worker in `profile`, which is empty, for requests of the given survival
     /// class.
     fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
 

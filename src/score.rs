@@ -4,10 +4,9 @@
 //! score(i, g) = c_g + k_g * s_i - sum_j w_{g,j} * max(0, s_i - b_{g,j}) + age_i + bonus_{i,g}
 //! ```
 //!
-//! BR-0, BR-H, the exact greedy and level refill differ only in the profiles that they draw: nothing past
-//! this type knows which policy it serves. All values are integers in *score units*; a policy chooses how
-//! many units make one token ([`Unit`]), so the order of any two scores of one decision is exact on every
-//! machine.
+//! BR-0, BR-H, the exact greedy and level differ only in the profiles that they make: nothing past this type
+//! knows which policy it serves. All values are integers in *score units*; a policy chooses how many units
+//! make one token ([`Unit`]), so the order of any two scores of one decision is exact on every machine.
 
 /// Score units per token of KV cache: 1 where every weight is whole, more where a policy needs fractions.
 pub type Unit = i64;

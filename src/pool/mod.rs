@@ -5,7 +5,7 @@
 //! few thousand do, and to come, to leave or to be refused costs the same however many wait. Where nobody in
 //! the window may enter an open worker, the router moves the window on past them for that step.
 //!
-//! | room | holds |
+//! | module | holds |
 //! |---|---|
 //! | `candidates` | who a decision chooses among, in order of arrival and, in blocks, by length |
 //! | `queue` | everybody behind them: a list for each rank, in stretches of known lengths |

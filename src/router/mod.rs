@@ -148,7 +148,7 @@ pub struct Router {
     /// Before the step under way and after it.
     balance: (Balance, Balance),
     plan: Plan,
-    /// Left since.
+    /// Left since the last plan; told in the next.
     pending: Vec<Returned>,
     explainer: Explainer,
     counters: Counters,
@@ -371,7 +371,7 @@ impl Router {
         Some(self.clock.read(now_ms.into()?))
     }
 
-    /// What is counted of a request that waits for one worker ends; its rank is an id then.
+    /// The router stops counting a request as queued for its worker; its rank becomes an id again.
     fn left_queue(&mut self, request: Request) -> Request<WorkerId> {
         let worker = request.rank.map(|rank| {
             let (requests, tokens) = &mut self.queued[rank.index()];

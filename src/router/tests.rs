@@ -113,7 +113,8 @@ fn a_policy_that_breaks_its_promise_admits_nobody() {
     }
     let told = |position, removed: u32| {
         let policy = Box::new(Twice(WorkerIndex(position)));
-        let mut router = Router::with_policy(RouterConfig::new(1 + removed as usize, 1), policy, None).unwrap();
+        let mut router =
+            Router::with_policy(RouterConfig::new(1 + removed as usize, 1), policy, None).unwrap();
         for worker in 0..removed {
             router.remove_worker(worker, &mut Vec::new()).unwrap();
         }

@@ -315,7 +315,7 @@ impl Greedy {
                     profiled = Some(request.survival_class);
                     self.profile(&step, worker, request.survival_class);
                 }
-                let score = self.score_drawn(&step, worker, request, waited);
+                let score = self.score_of_profile(&step, worker, request, waited);
                 score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
             }
         }
