@@ -248,6 +248,9 @@ impl Assigner {
     ///
     /// # Errors
     /// The first inconsistency of the step.
+    ///
+    /// # Panics
+    /// Where a policy of the caller's does; the next call begins anew.
     pub fn assign<'a>(&'a mut self, step: &Step<'a>) -> Result<Decision<'a>, BatchError> {
         self.assign_if(step, |_| Ok(()))
     }
@@ -257,6 +260,9 @@ impl Assigner {
     ///
     /// # Errors
     /// The first inconsistency of the step, or what `agrees` answers.
+    ///
+    /// # Panics
+    /// As [`Assigner::assign`].
     pub fn assign_if<'a, E: From<BatchError>>(
         &'a mut self,
         step: &Step<'a>,
@@ -299,6 +305,35 @@ mod tests {
             assert_eq!(decision.assignment(), &expected);
             assert_eq!((decision.before(), decision.after()), (expected.before, expected.after));
         }
+    }
+
+    #[test]
+    fn after_a_panic_of_a_policy_the_next_call_begins_anew() {
+        /// Panics where more than one waits, once half of its answer is written.
+        struct Panics;
+        impl Policy for Panics {
+            fn name(&self) -> &'static str {
+                "panics"
+            }
+            fn needs(&self) -> crate::Needs {
+                crate::Needs::new()
+            }
+            fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+                out.clear();
+                let (slot, request, _) = batch.waiting().iter().next().unwrap();
+                let (id, prompt_tokens) = (request.id, request.prompt_tokens);
+                let worker = crate::WorkerIndex(0);
+                out.admitted.push(Admission { id, slot, worker, prompt_tokens, score_tokens: 0.0 });
+                assert!(batch.waiting().len() == 1, "too many");
+            }
+        }
+        let (workers, requests) = ([Worker::new(0, 0, 2)], [Request::new(7, 5), Request::new(8, 5)]);
+        let mut assigner = Assigner::with_policy(Box::new(Panics));
+        let both = std::panic::AssertUnwindSafe(|| assigner.assign(&Step::new(&workers, &requests)).is_ok());
+        assert!(std::panic::catch_unwind(both).is_err());
+        let decision = assigner.assign(&Step::new(&workers, &requests[1..])).unwrap();
+        let admitted: Vec<_> = decision.admissions().map(|(row, admission)| (row, admission.id.0)).collect();
+        assert_eq!(admitted, [(0, 8)]);
     }
 
     #[test]

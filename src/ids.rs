@@ -17,7 +17,7 @@ macro_rules! number {
         pub struct $name(pub $inner);
 
         impl $name {
-            /// A name of this number.
+            /// The id with this number.
             #[inline]
             #[must_use]
             pub const fn new(number: $inner) -> Self {

@@ -99,7 +99,7 @@ pub fn assign<R: Rule + ?Sized>(rule: &mut R, batch: &Batch<'_>, out: &mut Assig
 /// order; minus infinity where the request may not run.
 pub fn score_into<R: Rule + ?Sized>(rule: &mut R, batch: &Batch<'_>, score_tokens: &mut Vec<f64>) {
     let mut load_offsets = Vec::new();
-    let plan = rule.begin(batch, &mut load_offsets);
+    let plan = rule.begin(batch, &mut load_offsets).settled();
     load_offsets.resize(batch.workers().len(), 0);
     let state = State::new(batch, plan, load_offsets);
     score_tokens.clear();

@@ -37,7 +37,8 @@ pub struct Needs {
     pub binds_on_arrival: bool,
     /// Which forecast feeds the projection or the predicted ends.
     pub forecast: Option<Forecast>,
-    /// Projected loads over this horizon in steps ([`crate::batch::Projection`]).
+    /// Projected loads over this horizon in steps, at most [`crate::batch::MAX_HORIZON`]
+    /// ([`crate::batch::Projection`]).
     pub projection_horizon: Option<usize>,
     /// Predicted ends this many completions ahead per worker ([`crate::batch::PredictedEnds`]).
     pub ends_per_worker: Option<usize>,
@@ -97,7 +98,7 @@ impl Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubsetStage {
-    /// Open slots over all workers above which slots are plenty; default 0: they always are.
+    /// Open slots over all workers above which slots are plenty; default 0: then no subset is ever tried.
     pub greedy_slots: u32,
     /// Requests that subsets are made of, the best of the window, 1..=8; default 1.
     pub subset_window: usize,
@@ -226,7 +227,7 @@ pub struct Plan {
     /// least-loaded worker. A promise about the profiles; where it is not kept the engine and the oracle
     /// differ.
     pub nested: bool,
-    /// Score units per token, at least 1.
+    /// Score units per token, 1..=2^28; zero or less counts as 1.
     pub unit: Unit,
     /// What waiting adds.
     pub age: Age,
@@ -236,7 +237,9 @@ pub struct Plan {
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
-    /// Whether profiles are made from the envelope: [`View::envelope`] follows the admissions only then.
+    /// Whether profiles are made from the envelope: [`View::envelope`] and [`View::envelope_row`] follow the
+    /// admissions only then. A rule that reads either must not say false: its picks would be made for loads
+    /// that the step has left behind, and the engine and the oracle might differ.
     pub follows_envelope: bool,
     /// The joint improvement of the picks.
     pub repair: Repair,
@@ -275,8 +278,9 @@ setters!(Plan {
 });
 
 impl Plan {
-    /// The plan without what has no effect in its order.
+    /// The plan in its ranges, without what has no effect in its order.
     pub(crate) fn settled(mut self) -> Self {
+        self.unit = self.unit.max(1);
         if !self.order.is_in_turn() {
             self.repair.tolerance_tokens = None;
         }
@@ -383,7 +387,7 @@ pub trait Rule {
     /// worker: cost units to add to its anticipated load.
     fn begin(&mut self, batch: &Batch<'_>, load_offsets: &mut Vec<i64>) -> Plan;
 
-    /// Draws the profile of one worker into `profile`, which is empty, for requests of the given survival
+    /// Makes the profile of one worker in `profile`, which is empty, for requests of the given survival
     /// class.
     fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
 

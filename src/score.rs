@@ -4,10 +4,9 @@
 //! score(i, g) = c_g + k_g * s_i - sum_j w_{g,j} * max(0, s_i - b_{g,j}) + age_i + bonus_{i,g}
 //! ```
 //!
-//! BR-0, BR-H, the exact greedy and level refill differ only in the profiles that they draw: nothing past
-//! this type knows which policy it serves. All values are integers in *score units*; a policy chooses how
-//! many units make one token ([`Unit`]), so the order of any two scores of one decision is exact on every
-//! machine.
+//! BR-0, BR-H, the exact greedy and level differ only in the profiles that they make: nothing past this type
+//! knows which policy it serves. All values are integers in *score units*; a policy chooses how many units
+//! make one token ([`Unit`]), so the order of any two scores of one decision is exact on every machine.
 
 /// Score units per token of KV cache: 1 where every weight is whole, more where a policy needs fractions.
 pub type Unit = i64;
@@ -25,11 +24,16 @@ pub struct Knot {
 }
 
 /// A concave piecewise-linear score of a request's length on one worker.
+///
+/// Scores are added up in 64 bits without checks, so a profile must be small enough for every length up to
+/// [`MAX_PROMPT_TOKENS`](crate::batch::MAX_PROMPT_TOKENS). It surely is with a slope within `-2^28..=2^28`,
+/// weights that add up to at most `2^28`, knots within `-2^32..=2^32` tokens, an intercept within
+/// `-2^60..=2^60` and a [`Unit`] of at most `2^28`. Past that a score may wrap, and any request may be picked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     /// Score units at length zero, before the knots.
     pub intercept: i64,
-    /// Score units per token below the first knot.
+    /// Score units per token below the first knot; may be negative.
     pub slope: i64,
     /// The bends, in any order.
     pub knots: Vec<Knot>,

@@ -95,7 +95,7 @@ fn a_subscriber_sees_what_happens() {
         assert!(router.drain_worker(7).is_err());
         let refused = [
             "WARN message=refused call=\"finish\" error=request 9 neither waits nor runs",
-            "WARN message=refused call=\"drain_worker\" error=no worker 7 among 2",
+            "WARN message=refused call=\"drain_worker\" error=no worker has id 7 (2 workers are here)",
         ];
         assert_eq!(lines.take(), refused);
 

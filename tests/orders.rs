@@ -188,6 +188,31 @@ fn any_plan_of_anybody_is_decided_as_the_oracle_decides_it() {
     assert!(subsets as usize > cases / 500, "{subsets} subsets of several");
 }
 
+/// Scores are told in tokens, so a token has at least one unit.
+#[test]
+fn a_unit_of_nothing_counts_as_one() {
+    let plan = Plan::new().age(Age { linear: 3.0, quadratic: 0.0 });
+    let workers = [Worker::new(900, 3, 2), Worker::new(500, 2, 2)];
+    let pool = balanceroute::Pool::from_requests(&[Request::new(1, 300), Request::new(2, 70).waited(4)]);
+    let pool = pool.expect("valid");
+    let batch = Batch::draft(&workers, &pool).check().expect("valid");
+    let decided = |unit| {
+        let rule = Own { plan: plan.unit(unit), slope: 1, weight: 2, candidates: 1 };
+        let mut policy = policy::from_rule("own", rule, &Parameters::new()).expect("valid");
+        let (mut fast, mut oracle, mut scores) = (Assignment::new(), Assignment::new(), Vec::new());
+        policy.decide(&batch, &mut fast);
+        policy.decide_by_reference(&batch, &mut oracle).expect("a rule");
+        assert!(policy.score_into(&batch, &mut scores));
+        assert_eq!(fast, oracle);
+        (fast, scores)
+    };
+    let (expected, scores) = decided(1);
+    assert!(expected.admitted.len() == 2 && scores.iter().all(|score| score.is_finite()), "{scores:?}");
+    for unit in [0, -7] {
+        assert_eq!(decided(unit), (expected.clone(), scores.clone()));
+    }
+}
+
 /// A policy that is no rule has nothing to be compared with, and says so.
 #[test]
 fn a_policy_without_a_rule_has_no_oracle() {

@@ -127,7 +127,8 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
 
 fn is_config_sound(config: &RouterConfig) -> bool {
     let Share { index, of } = config.share;
-    config.workers.iter().all(is_sound) && (1..=1024).contains(&of) && index < of
+    let refreshes = (1..=65_536).contains(&config.refresh_steps);
+    config.workers.iter().all(is_sound) && (1..=1024).contains(&of) && index < of && refreshes
 }
 
 fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>> {
@@ -330,6 +331,7 @@ impl World {
                 tally.refused_configs += 1;
                 config.workers.retain(is_sound);
                 config.share = Share::WHOLE;
+                config.refresh_steps = 16;
                 Router::new(config.clone(), name, &parameters).expect("mended")
             }
         };

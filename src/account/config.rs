@@ -45,7 +45,7 @@ impl WorkerConfig {
     pub(crate) fn check(&self, index: usize) -> Result<(), BatchError> {
         if self.slots > MAX_SLOTS {
             let found = u64::from(self.slots);
-            return Err(BatchError::WorkerSlots { index, limit: MAX_SLOTS, found });
+            return Err(BatchError::WorkerSlots { index, what: "slots", limit: MAX_SLOTS, found });
         }
         let capacity = self.kv_capacity_tokens.unwrap_or(0);
         if capacity > MAX_LOAD_TOKENS {

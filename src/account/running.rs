@@ -14,12 +14,14 @@ pub(crate) struct Active {
     pub request: Request<WorkerId>,
     /// Worker id.
     pub worker: WorkerId,
-    /// The worker's growth when it had generated nothing; may lie before the worker's first.
+    /// Tokens that the worker had grown by when this request had generated none; below zero if it is older
+    /// than our record.
     pub born_tokens: i64,
     /// The step clock when it had generated nothing.
     pub born_step: i64,
-    /// Its refresh phase and its place in the list of that phase.
+    /// Refresh phase.
     pub phase: u32,
+    /// Position in that phase's list.
     pub phase_at: u32,
     /// Its dispatch number; zero for one that was adopted.
     pub number: u64,

@@ -70,7 +70,8 @@ fn check_worker(index: usize, worker: &Worker) -> Result<(), BatchError> {
     }
     let slots = u64::from(worker.running) + u64::from(worker.free_slots);
     if slots > u64::from(MAX_SLOTS) {
-        return Err(BatchError::WorkerSlots { index, limit: MAX_SLOTS, found: slots });
+        let what = "running plus free slots";
+        return Err(BatchError::WorkerSlots { index, what, limit: MAX_SLOTS, found: slots });
     }
     if !(0.0..=MAX_WEIGHT).contains(&worker.weight) {
         return Err(BatchError::Weight { index, limit: MAX_WEIGHT, found: worker.weight });
@@ -238,7 +239,7 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
         let id = request.id;
         match (request.rank, request.pair_row, request.survival_class) {
             (Some(found), ..) if found.index() >= workers => {
-                Err(BatchError::Rank { index, id, workers, found })
+                Err(BatchError::Rank { index: Some(index), id, workers, found })
             }
             (_, Some(found), _) if found as usize >= rows => {
                 Err(BatchError::PairRow { index, id, rows, found })

@@ -19,20 +19,20 @@ pub enum BatchError {
     DuplicateId { index: usize, id: RequestId, first: usize },
     #[error("request {id} already waits")]
     Waits { id: RequestId },
-    #[error("request {index} (id {id}): prompt tokens must be in 1..={limit}, found {found}")]
-    PromptTokens { index: usize, id: RequestId, limit: u32, found: u32 },
-    #[error("request {index} (id {id}): waited steps must be at most {limit}, found {found}")]
-    WaitedSteps { index: usize, id: RequestId, limit: u32, found: u32 },
-    #[error("request {index} (id {id}): rank must be below {workers}, found {found}")]
-    Rank { index: usize, id: RequestId, workers: usize, found: WorkerIndex },
+    #[error("{}: prompt tokens must be in 1..={limit}, found {found}", request(*index, *id))]
+    PromptTokens { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
+    #[error("{}: waited steps must be at most {limit}, found {found}", request(*index, *id))]
+    WaitedSteps { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
+    #[error("{}: rank must be below {workers}, found {found}", request(*index, *id))]
+    Rank { index: Option<usize>, id: RequestId, workers: usize, found: WorkerIndex },
     #[error("request {index} (id {id}): pair row must be below {rows}, found {found}")]
     PairRow { index: usize, id: RequestId, rows: usize, found: u32 },
     #[error("request {index} (id {id}): survival class must be below {classes}, found {found}")]
     SurvivalClass { index: usize, id: RequestId, classes: usize, found: u8 },
     #[error("worker {index}: {what} must be at most {limit}, found {found}")]
     WorkerTokens { index: usize, what: &'static str, limit: u64, found: u64 },
-    #[error("worker {index}: running plus free slots must be at most {limit}, found {found}")]
-    WorkerSlots { index: usize, limit: u32, found: u64 },
+    #[error("worker {index}: {what} must be at most {limit}, found {found}")]
+    WorkerSlots { index: usize, what: &'static str, limit: u32, found: u64 },
     #[error("worker {index}: weight must be in 0..={limit}, found {found}")]
     Weight { index: usize, limit: f32, found: f32 },
     #[error("{what}: horizon must be at most {limit}, found {found}")]
@@ -47,4 +47,9 @@ pub enum BatchError {
     Traffic { what: &'static str, limit: i64, found: i64 },
     #[error("predicted ends of worker {worker}, entry {index}: {expected}, found {found}")]
     PredictedEnd { worker: WorkerIndex, index: usize, expected: &'static str, found: u64 },
+}
+
+/// A request by its row, where the caller has given rows, and its id.
+fn request(index: Option<usize>, id: RequestId) -> String {
+    index.map_or_else(|| format!("request {id}"), |index| format!("request {index} (id {id})"))
 }

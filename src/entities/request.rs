@@ -8,6 +8,7 @@ use crate::ids::{RequestId, WorkerIndex};
 /// ([`WorkerId`](crate::WorkerId)). Calls say which they take, so `Request::new(1, 900)` serves both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use = "it waits nowhere: enqueue it"]
 #[non_exhaustive]
 pub struct Request<W = WorkerIndex> {
     /// Unique among the waiting.
@@ -36,7 +37,6 @@ pub struct Request<W = WorkerIndex> {
 
 impl<W> Request<W> {
     /// A request that just arrived and fits anywhere.
-    #[must_use]
     pub fn new(id: impl Into<RequestId>, prompt_tokens: u32) -> Self {
         Self {
             id: id.into(),
@@ -51,43 +51,36 @@ impl<W> Request<W> {
     }
 
     /// Sets the steps waited so far.
-    #[must_use]
     pub fn waited(self, waited_steps: u32) -> Self {
         Self { waited_steps, ..self }
     }
 
     /// Sets the deadline in waited steps.
-    #[must_use]
     pub fn deadline(self, deadline_steps: impl Into<Option<u32>>) -> Self {
         Self { deadline_steps: deadline_steps.into(), ..self }
     }
 
     /// Sets the prompt hash.
-    #[must_use]
     pub fn hash(self, prompt_hash: impl Into<Option<u64>>) -> Self {
         Self { prompt_hash: prompt_hash.into(), ..self }
     }
 
     /// Binds it to one worker.
-    #[must_use]
     pub fn bound_to(self, rank: impl Into<W>) -> Self {
         Self { rank: Some(rank.into()), ..self }
     }
 
     /// Binds it to one worker, or to none.
-    #[must_use]
     pub fn rank(self, rank: Option<impl Into<W>>) -> Self {
         Self { rank: rank.map(Into::into), ..self }
     }
 
     /// Names its row of pair terms.
-    #[must_use]
     pub fn pairs(self, pair_row: impl Into<Option<u32>>) -> Self {
         Self { pair_row: pair_row.into(), ..self }
     }
 
     /// Names its survival class.
-    #[must_use]
     pub fn class(self, survival_class: impl Into<Option<u8>>) -> Self {
         Self { survival_class: survival_class.into(), ..self }
     }

@@ -49,7 +49,8 @@ pub fn judge(
         if id >= requests.len() / 2 {
             classifier.told(RequestId::new(id as u64), request.output_tokens);
             for age in (0..request.output_tokens).step_by(every_steps.max(1) as usize) {
-                let found = classifier.predict(&running(id, request, age), horizon_steps);
+                let found =
+                    classifier.predict(&running(id, request, age), horizon_steps).in_range(horizon_steps);
                 let remaining = request.output_tokens - age;
                 let ends = remaining <= horizon_steps;
                 scored.push((found.probability, ends));

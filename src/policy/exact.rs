@@ -1,4 +1,4 @@
-//! The exact global greedy: the published F-score over the whole pool and every worker, nothing else.
+//! F over the whole pool and every worker, with aging, an anticipated envelope and repair.
 //!
 //! `F_g(s) = s - G * max(s - m_g, 0)` is minus the change of the imbalance `G * max L - sum L` when a request
 //! of length `s` enters a worker with margin `m_g = M - L_g` (arXiv 2605.06113). With a projection the same

@@ -6,9 +6,10 @@
 //! each worker at one common level instead, `E[o]` below the mean of the others:
 //!
 //! ```text
-//! Lhat_j = L_j + c_j * mu                                       anticipated load, c_j free slots
-//! t      = mean_{j != x} Lhat_j - E[o] - L_x - (c_x - 1) * mu   the length wanted on x, the least-loaded one
-//! cost_i = |s_i - t| + (G - 1) * max(0, L_x + s_i - max_{j != x} Lhat_j)
+//! A_j    = L_j + c_j * mu                     what worker j will hold once its c_j free slots are filled
+//! own    = L_x + (c_x - 1) * mu               the load of x, the least-loaded one, without the slot to fill
+//! t      = mean_{j != x} A_j - E[o] - own     the length wanted on x
+//! cost_i = |s_i - t| + (G - 1) * max(0, own + s_i - max_{j != x} A_j)
 //!        - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
 //! ```
 //!

@@ -39,7 +39,7 @@ impl Lookahead {
         }));
     }
 
-    /// Draws `alpha * sum_h d_h * s - beta * sum_h d_h * max(0, s - m_h)` from the rows of a view.
+    /// Makes `alpha * sum_h d_h * s - beta * sum_h d_h * max(0, s - m_h)` from the rows of a view.
     ///
     /// `class` scales each step's weight by the probability that the request still runs.
     pub(crate) fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile) {

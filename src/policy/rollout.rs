@@ -70,7 +70,7 @@ impl Rollout {
                     self.next_end[x] += 1;
                     self.loads[x] -= end.freed_tokens as i64;
                     sum -= end.freed_tokens as i64;
-                    // What each worker climbs until its own next end is what it must be lowered by.
+                    // A completion must lower its worker by what that worker will climb until its next one.
                     let climb = |j: usize| {
                         let next = ends.of(j).get(self.next_end[j]);
                         let steps =

@@ -5,7 +5,7 @@
 //! few thousand do, and to come, to leave or to be refused costs the same however many wait. Where nobody in
 //! the window may enter an open worker, the router moves the window on past them for that step.
 //!
-//! | room | holds |
+//! | module | holds |
 //! |---|---|
 //! | `candidates` | who a decision chooses among, in order of arrival and, in blocks, by length |
 //! | `queue` | everybody behind them: a list for each rank, in stretches of known lengths |
@@ -139,7 +139,7 @@ impl Pool {
             // Something is wrong, or ids must be looked at one by one.
             self.by_row = false;
             let refused = requests.iter().enumerate().try_for_each(|(index, request)| {
-                check_new(index, request)?;
+                check_new(index, Some(index), request)?;
                 let place = self.place_of_row(index);
                 match self.places.entry(request.id) {
                     hash_map::Entry::Occupied(first) => {
@@ -215,7 +215,7 @@ impl Pool {
 
     /// What [`Pool::insert`] refuses.
     pub(crate) fn check(&self, request: &Request) -> Result<(), BatchError> {
-        check_new(self.len(), request)?;
+        check_new(self.len(), None, request)?;
         match self.contains(request.id) {
             true => Err(BatchError::Waits { id: request.id }),
             false => Ok(()),
@@ -450,10 +450,11 @@ fn is_valid(request: &Request) -> bool {
         & (request.rank.is_none_or(|rank| rank.index() < MAX_WORKERS))
 }
 
-/// Checks what a request says of itself, as the one at `index`.
-fn check_new(index: usize, request: &Request) -> Result<(), BatchError> {
-    if index >= MAX_WAITING {
-        return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: index + 1 });
+/// Checks what a request says of itself, as the one that comes behind `before` others; `index` is its row
+/// where the caller has given rows.
+fn check_new(before: usize, index: Option<usize>, request: &Request) -> Result<(), BatchError> {
+    if before >= MAX_WAITING {
+        return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: before + 1 });
     }
     if request.prompt_tokens == 0 || request.prompt_tokens > MAX_PROMPT_TOKENS {
         return Err(BatchError::PromptTokens {

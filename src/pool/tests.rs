@@ -315,10 +315,10 @@ fn a_rank_of_no_batch_is_refused() {
     };
     let mut pool = Pool::with_window(1);
     pool.insert(Request::new(1, 10)).unwrap();
-    assert_eq!(pool.insert(Request::new(2, 10).bound_to(u32::MAX)), refused(1, 2, u32::MAX));
+    assert_eq!(pool.insert(Request::new(2, 10).bound_to(u32::MAX)), refused(None, 2, u32::MAX));
     pool.insert(Request::new(2, 10).bound_to(1023)).unwrap();
     let requests = [Request::new(0, 10), Request::new(1, 10).bound_to(1024)];
-    assert_eq!(pool.refill(&requests), refused(1, 1, 1024));
+    assert_eq!(pool.refill(&requests), refused(Some(1), 1, 1024));
     assert!(pool.is_empty());
 }
 
@@ -370,12 +370,12 @@ fn a_refilled_pool_is_the_one_filled_request_by_request() {
         let late = [Request::new(0, 5), Request::new(1, 5).waited(MAX_WAITED_STEPS + 1)];
         assert!(matches!(
             bulk.refill(&late),
-            Err(BatchError::WaitedSteps { index: 1, id: RequestId(1), .. })
+            Err(BatchError::WaitedSteps { index: Some(1), id: RequestId(1), .. })
         ));
         let none = [Request::new(0, 5), Request::new(0, 0)];
         assert!(matches!(
             bulk.refill(&none),
-            Err(BatchError::PromptTokens { index: 1, id: RequestId(0), .. })
+            Err(BatchError::PromptTokens { index: Some(1), id: RequestId(0), .. })
         ));
         let candidates = bulk.candidates();
         assert!(bulk.is_empty() && !candidates.any_pair_terms() && !candidates.any_deadline());

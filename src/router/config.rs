@@ -68,7 +68,7 @@ pub struct RouterConfig {
     /// Steps of growth that an admission leaves free for each running request and for itself; only used where
     /// the KV cache is bounded.
     pub headroom_steps: u32,
-    /// Steps between two predictions for the same running request, at least 1.
+    /// Steps between two predictions for the same running request, 1..=65536.
     pub refresh_steps: u32,
     /// How far ahead predicted ends are kept for policies that level peaks, in steps.
     pub ends_horizon_steps: u32,
@@ -166,6 +166,9 @@ impl RouterConfig {
         Self { expire_after_ms: expire_after_ms.into(), ..self }
     }
 
+    /// Greatest [`RouterConfig::refresh_steps`].
+    const MOST_REFRESH_STEPS: u32 = 1 << 16;
+
     pub(super) fn check(&self) -> Result<(), RouterError> {
         if self.workers.len() > MAX_WORKERS {
             return Err(BatchError::TooManyWorkers { limit: MAX_WORKERS, found: self.workers.len() }.into());
@@ -176,6 +179,10 @@ impl RouterConfig {
         let Share { index, of } = self.share;
         if of == 0 || of > Share::MOST || index >= of {
             return Err(RouterError::Share { index, of, limit: Share::MOST });
+        }
+        let (low, high, found) = (1, Self::MOST_REFRESH_STEPS, self.refresh_steps);
+        if !(low..=high).contains(&found) {
+            return Err(RouterError::Config { name: "refresh_steps", low, high, found });
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use thiserror::Error;
 
 use crate::batch::BatchError;
-use crate::ids::{RequestId, WorkerId, WorkerIndex};
+use crate::ids::{RequestId, WorkerId};
 use crate::policy::PolicyError;
 
 /// A refused call. Nothing has changed then.
@@ -19,9 +19,15 @@ pub enum RouterError {
     /// The policy cannot be built.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The request neither waits nor runs here; for calls about running requests: it does not run.
+    /// The request neither waits nor runs here.
     #[error("request {id} neither waits nor runs")]
     Unknown {
+        /// Request id.
+        id: RequestId,
+    },
+    /// The request waits, and the call is about one that runs.
+    #[error("request {id} waits and does not run")]
+    NotRunning {
         /// Request id.
         id: RequestId,
     },
@@ -34,7 +40,7 @@ pub enum RouterError {
         worker: WorkerId,
     },
     /// No such worker: never there, or removed.
-    #[error("no worker {found} among {workers}")]
+    #[error("no worker has id {found} ({})", here(*workers))]
     Worker {
         /// Number of workers.
         workers: usize,
@@ -43,14 +49,14 @@ pub enum RouterError {
     },
     /// The policy broke its promise: it sent a request that does not wait, or one twice, or to a worker that
     /// may not take it.
-    #[error("policy {policy} may not send request {id} to worker {worker}")]
+    #[error("policy {policy} may not send request {id} to {}", worker_of(*worker))]
     Refused {
         /// Name of the policy.
         policy: &'static str,
         /// Request id.
         id: RequestId,
-        /// Its position in the batch.
-        worker: WorkerIndex,
+        /// Worker; none where the policy named a position past the last worker.
+        worker: Option<WorkerId>,
     },
     /// The worker has no free slot for a request that is said to run there.
     #[error("worker {worker} has no free slot for request {id}")]
@@ -90,6 +96,18 @@ pub enum RouterError {
         /// Most front ends.
         limit: u32,
     },
+    /// A configuration's number out of its range.
+    #[error("{name} must be in {low}..={high}, found {found}")]
+    Config {
+        /// Field name.
+        name: &'static str,
+        /// Least value.
+        low: u32,
+        /// Greatest value.
+        high: u32,
+        /// Value found.
+        found: u32,
+    },
     /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be
     /// in disorder, the router's is not.
     #[error("policy {policy}, or what was supplied to it, panicked: {message}")]
@@ -99,6 +117,14 @@ pub enum RouterError {
         /// What it said.
         message: String,
     },
+}
+
+fn here(workers: usize) -> String {
+    if workers == 1 { "1 worker is here".to_owned() } else { format!("{workers} workers are here") }
+}
+
+fn worker_of(worker: Option<WorkerId>) -> String {
+    worker.map_or_else(|| "a worker that is not there".to_owned(), |worker| format!("worker {worker}"))
 }
 
 /// Runs what may be the caller's code.

@@ -120,7 +120,7 @@ impl Router {
         }
         let found = request.prompt_tokens;
         if found == 0 || found > MAX_PROMPT_TOKENS {
-            return Err(BatchError::PromptTokens { index: 0, id, limit: MAX_PROMPT_TOKENS, found }.into());
+            return Err(BatchError::PromptTokens { index: None, id, limit: MAX_PROMPT_TOKENS, found }.into());
         }
         let place = self.place_of(worker)?;
         if self.workers[place].free_slots == 0 {
@@ -182,7 +182,8 @@ impl Router {
     fn give_up(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Option<WorkerId>, RouterError> {
         let worker = match self.pool.leave(id) {
             Some(waiting) => {
-                self.left_queue(waiting.request);
+                // Nobody is to be given it back.
+                let _ = self.left_queue(waiting.request);
                 None
             }
             None => Some(self.leave_worker(id)?.0.worker),
@@ -264,7 +265,7 @@ impl Router {
     }
 
     fn grow_request(&mut self, id: RequestId, tokens: u32) -> Result<(), RouterError> {
-        let index = self.slab.index_of(id).ok_or(RouterError::Unknown { id })?;
+        let index = self.index_of_running(id)?;
         let Active { worker, born_step, .. } = self.slab.entries[index as usize];
         let place = self.place_of(worker)?;
         self.check_progress(worker, tokens)?;

@@ -51,7 +51,7 @@ impl ForecastState {
             fault: Fault::None,
             buckets: EventBuckets::new(config.workers.len(), window.clamp(1, 1 << 16)),
             needs,
-            phases: vec![Vec::new(); config.refresh_steps.clamp(1, 1 << 16) as usize],
+            phases: vec![Vec::new(); config.refresh_steps as usize],
             due: Vec::new(),
             passed: Vec::new(),
             before: Vec::new(),
@@ -150,8 +150,9 @@ impl ForecastState {
         // to it.
         let horizon = self.buckets.window_steps();
         let in_steps = if self.needs.projection_horizon.is_some() {
-            let termination =
-                self.ask(Termination::NEVER, |classifier| classifier.predict(&running, horizon));
+            let termination = self
+                .ask(Termination::NEVER, |classifier| classifier.predict(&running, horizon))
+                .in_range(horizon);
             let counted = termination.counted_steps(horizon).round() as u32;
             // Counted over the whole window: unless it is expected to end with it, it is taken to go on.
             (counted < horizon || termination.probability >= 0.5).then_some(counted)

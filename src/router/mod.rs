@@ -108,7 +108,7 @@ use self::pairs::PairRows;
 use self::step::Planned;
 use crate::account::{Account, Active, Slab};
 use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
-use crate::batch::{Batch, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
+use crate::batch::{Batch, BatchError, MAX_HORIZON, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::{TerminationClassifier, classifier_for};
 use crate::ids::{RequestId, WorkerId};
 use crate::policy::{self, Parameters, Policy, Rank};
@@ -148,7 +148,7 @@ pub struct Router {
     /// Before the step under way and after it.
     balance: (Balance, Balance),
     plan: Plan,
-    /// Left since.
+    /// Left since the last plan; told in the next.
     pending: Vec<Returned>,
     explainer: Explainer,
     counters: Counters,
@@ -188,10 +188,12 @@ impl Router {
     }
 
     /// A router with a policy and a classifier of the caller's. The classifier serves policies that name a
-    /// forecast among their needs.
+    /// forecast among their needs. Without one such a policy decides without a forecast: only [`Router::new`]
+    /// supplies it.
     ///
     /// # Errors
-    /// A configuration out of its ranges.
+    /// A configuration out of its ranges, or a policy that needs a projection past
+    /// [`MAX_HORIZON`].
     pub fn with_policy(
         config: RouterConfig,
         policy: Box<dyn Policy>,
@@ -199,6 +201,9 @@ impl Router {
     ) -> Result<Self, RouterError> {
         config.check()?;
         let needs = policy.needs();
+        if let Some(found) = needs.projection_horizon.filter(|&horizon| horizon > MAX_HORIZON) {
+            return Err(BatchError::Horizon { what: "projection", limit: MAX_HORIZON, found }.into());
+        }
         let window = needs.candidate_window.unwrap_or(CANDIDATE_WINDOW);
         let forecast_state = classifier
             .filter(|_| needs.forecast.is_some())
@@ -366,7 +371,7 @@ impl Router {
         Some(self.clock.read(now_ms.into()?))
     }
 
-    /// What is counted of a request that waits for one worker ends; its rank is an id then.
+    /// The router stops counting a request as queued for its worker; its rank becomes an id again.
     fn left_queue(&mut self, request: Request) -> Request<WorkerId> {
         let worker = request.rank.map(|rank| {
             let (requests, tokens) = &mut self.queued[rank.index()];
@@ -417,9 +422,17 @@ impl Router {
         Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 }
     }
 
+    /// Where a running request stands in the slab.
+    fn index_of_running(&self, id: RequestId) -> Result<u32, RouterError> {
+        self.slab.index_of(id).ok_or_else(|| match self.pool.contains(id) {
+            true => RouterError::NotRunning { id },
+            false => RouterError::Unknown { id },
+        })
+    }
+
     /// A request ends to run. With the tokens that it has generated.
     fn leave_worker(&mut self, id: RequestId) -> Result<(Active, u32), RouterError> {
-        let index = self.slab.index_of(id).ok_or(RouterError::Unknown { id })?;
+        let index = self.index_of_running(id)?;
         let place = self.place_of(self.slab.entries[index as usize].worker)?;
         let account = &mut self.accounts[place];
         let active = account.end(&mut self.slab, index);

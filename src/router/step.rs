@@ -20,7 +20,9 @@ pub(super) struct Planned {
 }
 
 impl Router {
-    /// Decides the step: admits, and accounts for what it admitted. `now_ms` is the caller's clock.
+    /// Decides the step: admits, and accounts for what it admitted. `now_ms` is the caller's clock. Its plan
+    /// must be read: whoever it admits counts as running, and whoever it returns has left. [`Router::plan`]
+    /// tells it again until the next step.
     ///
     /// # Errors
     /// A policy that breaks its promise, or panics.
@@ -262,7 +264,7 @@ impl Router {
                 self.taken[worker.index()] <= at.open_slots()
             });
             if !waits || !open {
-                let policy = self.policy.name();
+                let (policy, worker) = (self.policy.name(), self.ids.get(worker.index()).copied());
                 self.assignment.clear();
                 return Err(RouterError::Refused { policy, id, worker });
             }

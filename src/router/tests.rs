@@ -1,6 +1,7 @@
 //! The router as its own module sees it.
 
 use super::*;
+use crate::forecast::{Running, Termination};
 use crate::ids::WorkerIndex;
 use std::collections::HashMap;
 
@@ -39,6 +40,17 @@ fn refusals_change_nothing() {
         router.enqueue(Request::new(2, 1).bound_to(2), None),
         Err(RouterError::Worker { workers: 2, found: WorkerId(2) })
     );
+    // A message names what the caller knows: ids, and no index of the router's.
+    let limits = "must be in 1..=4194304, found 0";
+    for refused in [router.enqueue(Request::new(2, 0), None), router.adopt(Request::new(2, 0), 0, 0)] {
+        assert_eq!(refused.unwrap_err().to_string(), format!("request 2: prompt tokens {limits}"));
+    }
+    let nobody = router.drain_worker(7).unwrap_err();
+    assert_eq!(nobody.to_string(), "no worker has id 7 (2 workers are here)");
+    let one = Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).unwrap().drain_worker(7);
+    assert_eq!(one.unwrap_err().to_string(), "no worker has id 7 (1 worker is here)");
+    let wide = Router::new(RouterConfig::new(1, 70_000), "level", &Parameters::default()).err().unwrap();
+    assert_eq!(wide.to_string(), "worker 0: slots must be at most 65536, found 70000");
     router.step(0).unwrap();
     assert!(matches!(
         router.enqueue(Request::new(1, 100), None),
@@ -46,9 +58,27 @@ fn refusals_change_nothing() {
     ));
     assert_eq!(router.pool().len(), 0);
     assert_eq!(router.preempt(9), Err(RouterError::Unknown { id: RequestId(9) }));
+    // Who waits is told apart from who is not here; nothing has changed by the calls.
+    router.enqueue(Request::new(8, 10), None).unwrap();
+    let waits = RouterError::NotRunning { id: RequestId(8) };
+    assert_eq!(waits.to_string(), "request 8 waits and does not run");
+    assert_eq!(router.finish(8, None), Err(waits.clone()));
+    assert_eq!(router.preempt(8), Err(waits.clone()));
+    assert_eq!(router.progress_request(8, 1), Err(waits));
+    assert_eq!(router.abort(8, None), Ok(None));
     assert!(router.set_accepting(7, false).is_err());
     let wrong = RouterConfig::uniform(2, WorkerConfig::new(1).weight(f32::NAN));
     assert!(Router::new(wrong, "level", &Parameters::default()).is_err());
+    for found in [0, 65_537] {
+        let wrong = RouterConfig::new(2, 1).refresh_steps(found);
+        let refused = Router::new(wrong, "level", &Parameters::default()).err();
+        let (name, low, high) = ("refresh_steps", 1, 65_536);
+        assert_eq!(refused, Some(RouterError::Config { name, low, high, found }));
+    }
+    for within in [1, 65_536] {
+        let config = RouterConfig::new(2, 1).refresh_steps(within);
+        assert!(Router::new(config, "exact-survival", &Parameters::default()).is_ok());
+    }
     let wrong = RouterConfig { share: Share { index: 2, of: 2 }, ..RouterConfig::new(2, 1) };
     assert!(matches!(
         Router::new(wrong, "level", &Parameters::default()),
@@ -58,7 +88,8 @@ fn refusals_change_nothing() {
 
 #[test]
 fn a_policy_that_breaks_its_promise_admits_nobody() {
-    struct Twice;
+    /// Sends everybody to this position.
+    struct Twice(WorkerIndex);
     impl Policy for Twice {
         fn name(&self) -> &'static str {
             "twice"
@@ -70,7 +101,7 @@ fn a_policy_that_breaks_its_promise_admits_nobody() {
                 out.admitted.push(crate::Admission {
                     id,
                     slot,
-                    worker: WorkerIndex(0),
+                    worker: self.0,
                     prompt_tokens,
                     score_tokens: 0.0,
                 });
@@ -80,14 +111,30 @@ fn a_policy_that_breaks_its_promise_admits_nobody() {
             crate::Needs::new()
         }
     }
-    let mut router = Router::with_policy(RouterConfig::new(1, 1), Box::new(Twice), None).unwrap();
-    router.enqueue(Request::new(1, 10), None).unwrap();
-    router.enqueue(Request::new(2, 10), None).unwrap();
-    assert_eq!(
-        router.step(0).unwrap_err(),
-        RouterError::Refused { policy: "twice", id: RequestId(2), worker: WorkerIndex(0) }
-    );
-    assert_eq!((router.pool().len(), router.running_len()), (2, 0));
+    let told = |position, removed: u32| {
+        let policy = Box::new(Twice(WorkerIndex(position)));
+        let mut router =
+            Router::with_policy(RouterConfig::new(1 + removed as usize, 1), policy, None).unwrap();
+        for worker in 0..removed {
+            router.remove_worker(worker, &mut Vec::new()).unwrap();
+        }
+        router.enqueue(Request::new(1, 10), None).unwrap();
+        router.enqueue(Request::new(2, 10), None).unwrap();
+        let error = router.step(0).unwrap_err();
+        assert_eq!((router.pool().len(), router.running_len()), (2, 0));
+        error
+    };
+    let refused = |id, worker: Option<u32>| RouterError::Refused {
+        policy: "twice",
+        id: RequestId(id),
+        worker: worker.map(WorkerId),
+    };
+    assert_eq!(told(0, 0), refused(2, Some(0)));
+    // The worker at this position is known by another number.
+    assert_eq!(told(0, 2), refused(2, Some(2)));
+    assert_eq!(told(0, 2).to_string(), "policy twice may not send request 2 to worker 2");
+    assert_eq!(told(1, 2), refused(1, None));
+    assert_eq!(told(1, 2).to_string(), "policy twice may not send request 1 to a worker that is not there");
 }
 
 #[test]
@@ -235,4 +282,53 @@ fn an_oracles_projection_is_the_future() {
         }
     }
     assert!(id > 100);
+}
+
+/// What a classifier answers is the caller's: a probability that is none projects what the nearest one does.
+#[test]
+fn a_probability_that_is_none_is_put_in_its_range() {
+    struct Says(Termination);
+    impl TerminationClassifier for Says {
+        fn predict(&mut self, _request: &Running, _horizon_steps: u32) -> Termination {
+            self.0
+        }
+    }
+    let projected = |probability, remaining_steps| {
+        let policy = policy::build("exact-survival", &Parameters::default()).unwrap();
+        let says = Box::new(Says(Termination { probability, remaining_steps }));
+        let mut router = Router::with_policy(RouterConfig::new(2, 2), policy, Some(says)).unwrap();
+        for id in 0..2 {
+            router.enqueue(Request::new(id, 100), None).unwrap();
+            router.step(id).unwrap();
+            router.advance();
+        }
+        router.enqueue(Request::new(2, 100), None).unwrap();
+        router.step(2).unwrap();
+        router.forecast_state.unwrap().rows
+    };
+    let (never, surely) = (projected(0.0, 5.0), projected(1.0, 5.0));
+    assert_ne!(never, surely);
+    for (found, meant) in [(f64::NAN, &never), (-3.0, &never), (7.5, &surely), (f64::INFINITY, &surely)] {
+        assert_eq!(&projected(found, 5.0), meant, "{found}");
+    }
+    assert_eq!(projected(1.0, f64::NAN), never);
+}
+
+#[test]
+fn a_policy_that_looks_too_far_ahead_is_refused_before_the_first_step() {
+    struct Far(usize);
+    impl Policy for Far {
+        fn name(&self) -> &'static str {
+            "far"
+        }
+        fn decide(&mut self, _batch: &Batch<'_>, out: &mut Assignment) {
+            out.clear();
+        }
+        fn needs(&self) -> crate::Needs {
+            crate::Needs::new().projection_horizon(Some(self.0))
+        }
+    }
+    let built = |horizon| Router::with_policy(RouterConfig::new(1, 1), Box::new(Far(horizon)), None).err();
+    let refused = BatchError::Horizon { what: "projection", limit: MAX_HORIZON, found: 129 };
+    assert_eq!((built(129), built(128)), (Some(refused.into()), None));
 }

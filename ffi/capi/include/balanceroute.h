@@ -372,7 +372,7 @@ typedef struct {
     // Steps of growth that an admission leaves free for each running request and for itself, where the KV
     // cache is bounded; 256.
     uint32_t headroom_steps;
-    // Steps between two predictions for the same running request; 16.
+    // Steps between two predictions for the same running request, 1 to 65536; 16.
     uint32_t refresh_steps;
     // How far ahead predicted ends are kept, in steps; 512.
     uint32_t ends_horizon_steps;

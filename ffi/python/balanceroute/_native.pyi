@@ -525,7 +525,7 @@ class Router:
             share: (index, number of front ends): which part of every worker is this router's.
             headroom_steps: growth that an admission leaves free for each running request, where the KV cache
                 is bounded.
-            refresh_steps: steps between two predictions for the same running request.
+            refresh_steps: steps between two predictions for the same running request, 1 to 65536.
             ends_horizon_steps: how far ahead predicted ends are kept.
             dispatch_timeout_ms: a dispatch is lost when a report that comes this long after it has not seen
                 it.

@@ -85,6 +85,14 @@ trait Plain {
     fn plain(&self) -> Self::Plain;
 }
 
+impl<T: Plain> Plain for Option<T> {
+    type Plain = Option<T::Plain>;
+
+    fn plain(&self) -> Self::Plain {
+        self.as_ref().map(Plain::plain)
+    }
+}
+
 macro_rules! plain {
     ($($type:ty),*; $($name:ty: $number:ty),*) => {
         $(impl Plain for $type {
@@ -134,7 +142,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         PairRow { index, id, rows, found }
         SurvivalClass { index, id, classes, found }
         WorkerTokens { index, what, limit, found }
-        WorkerSlots { index, limit, found }
+        WorkerSlots { index, what, limit, found }
         Weight { index, limit, found }
         Horizon { what, limit, found }
         Length { what, expected, found }
@@ -159,6 +167,7 @@ fn policy_facts(error: &PolicyError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
 fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'static str> {
     Ok(facts!(error, into, RouterError:
         Unknown { id }
+        NotRunning { id }
         Running { id, worker }
         Worker { workers, found }
         Refused { policy, id, worker }
@@ -166,6 +175,7 @@ fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Dispatch { worker, sent, found }
         Progress { worker, limit, found }
         Share { index, of, limit }
+        Config { name, low, high, found }
         Panicked { policy, message }
     ))
 }
@@ -228,7 +238,7 @@ impl Failure {
             Self::Policy(error) => ("PolicyError", error.to_string(), policy_facts(&error, &facts)?),
             Self::Router(error) => {
                 let class = match error {
-                    RouterError::Unknown { .. } => "UnknownRequestError",
+                    RouterError::Unknown { .. } | RouterError::NotRunning { .. } => "UnknownRequestError",
                     RouterError::Worker { .. } => "UnknownWorkerError",
                     RouterError::Panicked { .. } => "PanicError",
                     _ => "RouterError",

@@ -196,6 +196,9 @@ def test_refusals():
     with pytest.raises(br.UnknownRequestError, match="request 2 neither waits nor runs") as info:
         found.finish(2)
     assert info.value.id == 2 and info.value.kind == "Unknown"
+    with pytest.raises(br.UnknownRequestError, match="request 1 waits and does not run") as info:
+        found.finish(1)
+    assert info.value.id == 1 and info.value.kind == "NotRunning"
     with pytest.raises(br.BatchError, match="already waits"):
         found.enqueue(1, 5)
     with pytest.raises(br.BatchError, match="prompt tokens"):
@@ -205,6 +208,9 @@ def test_refusals():
     with pytest.raises(br.RouterError, match="share") as info:
         router(share=(2, 2))
     assert (info.value.index, info.value.of) == (2, 2)
+    with pytest.raises(br.RouterError, match="refresh_steps must be in 1..=65536, found 0") as info:
+        router(refresh_steps=0)
+    assert info.value.kind == "Config"
     with pytest.raises(br.PolicyError):
         router(policy="levle")
     with pytest.raises(br.BatchError):

@@ -13,23 +13,7 @@
 //! Admissions of one step count in order, so the second of two equal prompts finds the first. Loads and KV
 //! capacity are the same with and without a hit: blocks are not shared between running requests.
 //!
-//! Measured (8 workers of 72 slots, 32 waiting; mean over the seeds) with
-//!
-//! ```text
-//! cargo sim simulate --trace mooncake_conversation.jsonl --affinity 0,0.1,0.3,1,3 \
-//!     --policy exact,level --seeds 5 --steps 5000 --warmup 1000
-//! ```
-//!
-//! | bonus per cached token | cached: exact, level | imbalance: exact, level | tokens/s: exact, level |
-//! |---|---|---|---|
-//! | 0 | 8.1 %, 8.1 % | 80.3k, 46.6k | 4457, 4480 |
-//! | 0.1 | 9.2 %, 9.9 % | 82.1k, 48.4k | 4464, 4485 |
-//! | 0.3 | 10.2 %, 12.3 % | 84.8k, 48.3k | 4467, 4511 |
-//! | 1 | 11.5 %, 15.6 % | 84.5k, 50.1k | 4477, 4548 |
-//! | 3 | 13.0 %, 18.8 % | 110k, 71.2k | 4479, 4563 |
-//!
-//! With 128 waiting (`--pool 128`) there is more to choose from: `level` goes from 8.2 % to 16.1 % at 0.3 for
-//! an imbalance of 26.1k instead of 25.2k, and to 21.7 % at 1 for 31.8k.
+//! `docs/affinity.md` has the figures.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -88,7 +72,7 @@ impl Lru {
     }
 
     fn keep(&mut self, blocks: &[u64]) {
-        // The last block first: what goes first then is a tail, whose head is still worth something.
+        // Touch the last block first, so that eviction takes tails and the heads stay usable.
         for &block in blocks.iter().rev() {
             self.touch(block);
         }

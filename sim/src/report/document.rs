@@ -35,7 +35,7 @@ pub struct Arguments {
     pub seeds: u64,
     /// Measured steps, if bounded.
     pub steps: Option<u64>,
-    /// Steps before them.
+    /// Warm-up steps, which are not measured.
     pub warmup: u64,
     /// KV tokens of each worker, if bounded.
     pub kv_capacity_tokens: Option<u64>,

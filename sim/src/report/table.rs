@@ -82,7 +82,7 @@ pub fn table(runs: &[Run]) -> String {
     aligned(&rows)
 }
 
-/// What was simulated, and what every policy shares: two or three lines to stand above and below the table.
+/// Two or three lines that stand above the table: the workload, and the settings that all policies share.
 #[must_use]
 pub fn heading(scenario: &Scenario) -> String {
     let arrivals = match scenario.arrivals {

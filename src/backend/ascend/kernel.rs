@@ -19,14 +19,12 @@ const RESERVED_UB_BYTES: i64 = 8 * 1024;
 
 /// Chips that the kernel is written for: how their names begin, vector cores, bytes of the unified buffer of
 /// each core. The first match counts.
-const CHIPS: [(&str, u32, i64); 7] = [
+const CHIPS: [(&str, u32, i64); 5] = [
     ("Ascend910B1", 48, 192 * 1024),
     ("Ascend910B2", 48, 192 * 1024),
     ("Ascend910B", 40, 192 * 1024),
     ("Ascend910_9362", 40, 192 * 1024),
     ("Ascend910_93", 48, 192 * 1024),
-    ("Ascend950PR", 72, 248 * 1024),
-    ("Ascend950", 64, 248 * 1024),
 ];
 
 /// What batches are packed for on a chip of this name. Figures that the runtime reports replace those of
@@ -34,7 +32,7 @@ const CHIPS: [(&str, u32, i64); 7] = [
 pub(super) fn soc(name: &str, reported: Option<(i64, i64)>) -> Result<Soc, LoadError> {
     let known = CHIPS.iter().find(|(prefix, ..)| name.starts_with(prefix));
     let Some(&(_, cores, bytes)) = known else {
-        let detail = "it is written for Ascend 910B, A3 and 950".to_owned();
+        let detail = "it is written for Ascend 910B and A3".to_owned();
         return Err(LoadError::NoKernel { soc: name.to_owned(), detail });
     };
     let (cores, bytes) = reported
@@ -87,7 +85,9 @@ mod tests {
         assert_eq!(plan("Ascend910_9362", None), Ok((40, 184 * 1024)));
         assert_eq!(plan("Ascend910B3", Some((32, 128 * 1024))), Ok((32, 120 * 1024)));
         assert_eq!(plan("Ascend910B3", Some((0, -1))), Ok((40, 184 * 1024)));
-        assert!(matches!(plan("Ascend310P3", Some((8, 256 * 1024))), Err(LoadError::NoKernel { .. })));
+        for unknown in ["Ascend310P3", "Ascend950PR"] {
+            assert!(matches!(plan(unknown, Some((8, 256 * 1024))), Err(LoadError::NoKernel { .. })));
+        }
     }
 
     #[test]

@@ -302,7 +302,7 @@ impl Greedy {
         score_tokens.clear();
         score_tokens.resize(batch.waiting().len() * workers, f64::NEG_INFINITY);
         self.loads.prepare(batch);
-        let plan = rule.begin(batch, &mut self.loads.load_offsets);
+        let plan = rule.begin(batch, &mut self.loads.load_offsets).settled();
         self.loads.load(batch, &plan, false);
         let terms = Terms::new(batch.waiting(), plan.age, plan.unit);
         let step = Step::new(batch, rule, &plan, terms, MatrixThreshold::Far);
@@ -317,7 +317,7 @@ impl Greedy {
                     profiled = Some(request.survival_class);
                     self.profile(&step, worker, request.survival_class);
                 }
-                let score = self.score_drawn(&step, worker, request, waited);
+                let score = self.score_of_profile(&step, worker, request, waited);
                 score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
             }
         }

@@ -134,7 +134,7 @@ impl Greedy {
     }
 
     /// The score of a request for the profile made last.
-    pub(super) fn score_drawn(
+    pub(super) fn score_of_profile(
         &self,
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,

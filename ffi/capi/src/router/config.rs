@@ -41,7 +41,7 @@ pub struct br_router_config {
     /// Steps of growth that an admission leaves free for each running request and for itself, where the KV
     /// cache is bounded; 256.
     pub headroom_steps: u32,
-    /// Steps between two predictions for the same running request; 16.
+    /// Steps between two predictions for the same running request, 1 to 65536; 16.
     pub refresh_steps: u32,
     /// How far ahead predicted ends are kept, in steps; 512.
     pub ends_horizon_steps: u32,

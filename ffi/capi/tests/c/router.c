@@ -108,6 +108,8 @@ static void a_life(void) {
     CHECK(told.runner_up == BR_NONE && isnan(told.runner_up_score_tokens));
     CHECK(br_router_abort(router, ids[0], &generated) == BR_OK && generated == worker);
     enqueue(router, 9, 10);
+    CHECK(br_router_finish(router, 9, NULL, NULL) == BR_UNKNOWN_REQUEST &&
+          strstr(error_of(router), "request 9 waits and does not run"));
     CHECK(br_router_abort(router, 9, &worker) == BR_OK && worker == BR_NONE);
 
     br_rank_metrics ranks[2];
