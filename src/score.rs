@@ -28,7 +28,8 @@ pub struct Knot {
 /// Scores are added up in 64 bits without checks, so a profile must be small enough for every length up to
 /// [`MAX_PROMPT_TOKENS`](crate::batch::MAX_PROMPT_TOKENS). It surely is with a slope within `-2^28..=2^28`,
 /// weights that add up to at most `2^28`, knots within `-2^32..=2^32` tokens, an intercept within
-/// `-2^60..=2^60` and a [`Unit`] of at most `2^28`. Past that a score may wrap, and any request may be picked.
+/// `-2^60..=2^60` and a [`Unit`] of at most `2^28`. Past that a score may wrap, and any request may be
+/// picked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     /// Score units at length zero, before the knots.

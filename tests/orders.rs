@@ -197,7 +197,8 @@ fn a_unit_of_nothing_counts_as_one() {
     let pool = pool.expect("valid");
     let batch = Batch::draft(&workers, &pool).check().expect("valid");
     let decided = |unit| {
-        let rule = Own { plan: plan.unit(unit), slope: 1, weight: 2, candidates: 1 };
+        let plan = plan.unit(unit);
+        let rule = Own { plan, slope: 1, weight: 2, candidates: 1, kept: [(usize::MAX, 0); 3], pins: vec![] };
         let mut policy = policy::from_rule("own", rule, &Parameters::new()).expect("valid");
         let (mut fast, mut oracle, mut scores) = (Assignment::new(), Assignment::new(), Vec::new());
         policy.decide(&batch, &mut fast);

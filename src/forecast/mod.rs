@@ -42,8 +42,8 @@ impl Termination {
     /// It surely runs past the horizon.
     pub const NEVER: Self = Self { probability: 0.0, remaining_steps: 1.0 };
 
-    /// The forecast with both fields in their ranges. What is no number says nothing: such a probability is 0,
-    /// and such remaining steps are the whole horizon.
+    /// The forecast with both fields in their ranges. What is no number says nothing: such a probability is
+    /// 0, and such remaining steps are the whole horizon.
     #[must_use]
     pub fn in_range(self, horizon_steps: u32) -> Self {
         let within = |found: f64, low: f64, high: f64, otherwise: f64| {
@@ -65,14 +65,14 @@ impl Termination {
 
 /// Predicts whether a running request ends within a horizon, and when.
 ///
-/// A router asks over [`RouterConfig::refresh_steps`](crate::RouterConfig::refresh_steps) more than the policy
-/// looks ahead ([`Needs::projection_horizon`](crate::Needs::projection_horizon), or
+/// A router asks over [`RouterConfig::refresh_steps`](crate::RouterConfig::refresh_steps) more than the
+/// policy looks ahead ([`Needs::projection_horizon`](crate::Needs::projection_horizon), or
 /// [`RouterConfig::ends_horizon_steps`](crate::RouterConfig::ends_horizon_steps)), at most over 65536 steps:
 /// so an end is known before the policy's horizon comes to it.
 pub trait TerminationClassifier: Send {
-    /// The forecast for a running request over `horizon_steps`: a probability in 0..=1, and remaining steps in
-    /// `1..=horizon_steps`. What lies outside is taken as the nearest that does not, and NaN as no prediction
-    /// ([`Termination::in_range`]).
+    /// The forecast for a running request over `horizon_steps`: a probability in 0..=1, and remaining steps
+    /// in `1..=horizon_steps`. What lies outside is taken as the nearest that does not, and NaN as no
+    /// prediction ([`Termination::in_range`]).
     fn predict(&mut self, request: &Running, horizon_steps: u32) -> Termination;
 
     /// The remaining steps where the classifier knows this request's end, not only how requests end on the
