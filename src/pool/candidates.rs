@@ -465,7 +465,6 @@ impl Candidates {
     ///
     /// # Panics
     /// When the slot never belonged to these candidates.
-    #[must_use]
     pub fn request(&self, slot: PoolSlot) -> &Request {
         &self.entries[slot.index()].waiting.request
     }
