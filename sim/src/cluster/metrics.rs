@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_bound_of_the_published_setting() {
-        assert!((bound_imbalance(8, 1251.0) - 17_193.0).abs() < 1.0);
+        approx::assert_abs_diff_eq!(bound_imbalance(8, 1251.0), 17_193.0, epsilon = 1.0);
         assert_eq!(bound_imbalance(1, 1251.0), 0.0);
     }
 
@@ -290,8 +290,8 @@ mod tests {
         let ms = sums.step(&cost, &[200, 100], &[1.0, 2.0], 2, 4);
         let mut run = Run::default();
         sums.write(ms, &mut run);
-        assert!((ms - 0.2).abs() < 1e-12);
+        approx::assert_abs_diff_eq!(ms, 0.2, epsilon = 1e-12);
         assert_eq!((run.imbalance_mean, run.imbalance_norm_mean, run.empty_slot_fraction), (0.0, 0.0, 0.5));
-        assert!((run.balanced_fraction - 1.0).abs() < 1e-12);
+        approx::assert_abs_diff_eq!(run.balanced_fraction, 1.0, epsilon = 1e-12);
     }
 }

@@ -207,9 +207,10 @@ mod tests {
         prefixes.admitted(2, 700, 0, true);
         // Worker 1 computes 1000 + (1400 - 1024), worker 0 all 700.
         let (most, mean) = prefixes.take_prefill_ms();
-        assert!((most - 13.76).abs() < 1e-9 && (mean - 10.38).abs() < 1e-9, "{most} {mean}");
+        approx::assert_abs_diff_eq!(most, 13.76, epsilon = 1e-9);
+        approx::assert_abs_diff_eq!(mean, 10.38, epsilon = 1e-9);
         assert_eq!(prefixes.take_prefill_ms(), (0.0, 0.0));
-        assert!((prefixes.cached_share() - 1_024.0 / 3_100.0).abs() < 1e-12);
+        approx::assert_abs_diff_eq!(prefixes.cached_share(), 1_024.0 / 3_100.0, epsilon = 1e-12);
         // A cached prompt shorter than its blocks is cached to its end, no further.
         prefixes.admitted(0, 1_000, 1, false);
         assert_eq!(prefixes.take_prefill_ms(), (0.0, 0.0));

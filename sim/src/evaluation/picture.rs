@@ -208,7 +208,7 @@ mod tests {
     fn excess_is_of_the_mean() {
         let panel = Panel { policy: "level", loads: vec![vec![90, 110], vec![80, 120]] };
         assert_eq!(panel.greatest(), [110.0, 120.0]);
-        assert!((panel.excess() - 0.15).abs() < 1e-12, "{}", panel.excess());
+        approx::assert_abs_diff_eq!(panel.excess(), 0.15, epsilon = 1e-12);
         assert_eq!(Panel { policy: "level", loads: vec![vec![0, 0]] }.excess(), 0.0);
     }
 }

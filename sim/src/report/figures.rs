@@ -93,7 +93,7 @@ mod tests {
     fn spread_is_mean_and_sample_deviation() {
         let spread = Spread::of([2.0, 4.0, 9.0]);
         assert_eq!((spread.mean, spread.min, spread.max), (5.0, 2.0, 9.0));
-        assert!((spread.sd - 13f64.sqrt()).abs() < 1e-12);
+        approx::assert_abs_diff_eq!(spread.sd, 13f64.sqrt(), epsilon = 1e-12);
         assert_eq!(Spread::of([3.0]).sd, 0.0);
         assert_eq!(Spread::of([]), Spread::default());
     }

@@ -22,7 +22,7 @@ fn azure_of_both_years() {
     .expect("valid");
     assert_eq!(trace.format, "azure");
     assert_eq!(trace.jobs, [Job::new(374, 44), Job::new(396, 109)]);
-    assert!((trace.arrival_s[1] - 4.314579).abs() < 1e-9);
+    approx::assert_abs_diff_eq!(trace.arrival_s[1], 4.314579, epsilon = 1e-9);
 
     let trace = parse(
         "\u{feff}TIMESTAMP,ContextTokens,GeneratedTokens\r\n\
@@ -31,7 +31,7 @@ fn azure_of_both_years() {
     )
     .expect("valid");
     assert_eq!(trace.jobs, [Job::new(2162, 5), Job::new(1, 7)]);
-    assert!((trace.arrival_s[1] - 0.99007).abs() < 1e-9);
+    approx::assert_abs_diff_eq!(trace.arrival_s[1], 0.99007, epsilon = 1e-9);
 }
 
 #[test]

@@ -129,8 +129,8 @@ fn prompt_tokens_that_are_not_cached_hold_up_the_step() {
     let run = cluster.run().expect("it ends");
     // 11 ms for the first, 1 ms for the second, which finds both blocks; perfect balance halves the 10 ms.
     assert_eq!((run.requests_done, run.cached_token_share), (2, Some(0.5)));
-    assert!((run.tokens_per_s - 2.0 / 1.001).abs() < 1e-9, "{}", run.tokens_per_s);
-    assert!((run.balanced_fraction - 7.0 / 12.0).abs() < 1e-9, "{}", run.balanced_fraction);
+    approx::assert_abs_diff_eq!(run.tokens_per_s, 2.0 / 1.001, epsilon = 1e-9);
+    approx::assert_abs_diff_eq!(run.balanced_fraction, 7.0 / 12.0, epsilon = 1e-9);
 }
 
 #[test]
