@@ -46,6 +46,6 @@ mod worker;
 
 pub use self::config::{Share, WorkerConfig};
 pub use self::report::{Verdict, WorkerReport};
-pub(crate) use self::running::{Active, Slab};
+pub(crate) use self::running::{Active, Slab, Stage};
 pub(crate) use self::worker::Account;
 pub use self::worker::ReportCounts;

@@ -29,6 +29,9 @@ pub struct WorkerReport {
     pub kv_used_tokens: u64,
     /// KV tokens that fit; None leaves the capacity as it was.
     pub kv_capacity_tokens: Option<u64>,
+    /// How long ago the KV tokens in use may have been measured, in milliseconds: what has begun since may be
+    /// missing from them, and what has ended since may be among them. At most five seconds count.
+    pub age_ms: u32,
 }
 
 impl WorkerReport {
@@ -79,6 +82,12 @@ impl WorkerReport {
     #[must_use]
     pub fn capacity(self, kv_capacity_tokens: impl Into<Option<u64>>) -> Self {
         Self { kv_capacity_tokens: kv_capacity_tokens.into(), ..self }
+    }
+
+    /// Sets how long ago the KV tokens in use may have been measured.
+    #[must_use]
+    pub fn age(self, age_ms: u32) -> Self {
+        Self { age_ms, ..self }
     }
 
     /// Whether the worker had received a dispatch.

@@ -7,6 +7,17 @@ use crate::ids::{RequestId, WorkerId};
 
 pub(super) const NONE: u32 = u32::MAX;
 
+/// How far a request is on its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing has shown that the worker has it.
+    Sent,
+    /// A report has acknowledged it. Its KV cache may still be on the way, or be filled part by part.
+    Received,
+    /// It has shown tokens: its KV cache is there.
+    Decoding,
+}
+
 /// A running request; its slab index names it to the event buckets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Active {
@@ -25,12 +36,13 @@ pub(crate) struct Active {
     pub phase_at: u32,
     /// Its dispatch number; zero for one that was adopted.
     pub number: u64,
-    /// When it was dispatched; once seen, when it was seen.
+    /// When it was dispatched; once its worker is known to have it, when that was known.
     pub since_ms: u64,
-    /// Whether the worker is known to have it.
-    pub seen: bool,
+    pub stage: Stage,
+    /// Tokens that the worker had grown by when it was acknowledged.
+    pub received_tokens: i64,
     pub live: bool,
-    /// Its neighbours among the worker's dispatches that are not seen yet.
+    /// Its neighbours among the worker's requests of its stage, where it is not decoding.
     pub(super) previous: u32,
     pub(super) next: u32,
 }
@@ -52,7 +64,8 @@ impl Active {
             phase_at: 0,
             number: 0,
             since_ms,
-            seen: true,
+            stage: Stage::Decoding,
+            received_tokens: 0,
             live: true,
             previous: NONE,
             next: NONE,

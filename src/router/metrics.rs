@@ -152,8 +152,10 @@ pub struct RankMetrics {
     pub kv_capacity_tokens: Option<u64>,
     /// Requests and tokens that the last report showed and that are none of ours.
     pub foreign_requests: u32,
-    /// The tokens of these.
+    /// The tokens of these, or of blocks that nobody who runs holds.
     pub foreign_tokens: u64,
+    /// Tokens by which our requests hold less than their lengths, for they share.
+    pub shared_tokens: u64,
     /// Dispatches made.
     pub dispatches: u64,
     /// The last one acknowledged by a report.
@@ -221,7 +223,8 @@ impl Router {
                 kv_growth_tokens: worker.kv_growth_tokens,
                 kv_capacity_tokens: worker.kv_capacity_tokens,
                 foreign_requests: account.foreign_requests,
-                foreign_tokens: account.foreign_tokens,
+                foreign_tokens: account.foreign_tokens(),
+                shared_tokens: account.shared_tokens(),
                 dispatches: account.sent,
                 acknowledged: account.acknowledged,
                 unseen: account.unseen(),

@@ -434,8 +434,9 @@ impl Router {
     fn leave_worker(&mut self, id: RequestId) -> Result<(Active, u32), RouterError> {
         let index = self.index_of_running(id)?;
         let place = self.place_of(self.slab.entries[index as usize].worker)?;
+        let now_ms = self.now_ms();
         let account = &mut self.accounts[place];
-        let active = account.end(&mut self.slab, index);
+        let active = account.end(&mut self.slab, index, now_ms);
         let generated = account.generated_tokens(&active);
         self.settle(place);
         if let Some(forecast_state) = &mut self.forecast_state {

@@ -1,6 +1,6 @@
 //! What happens to workers: they report, join, drain and fail.
 
-use crate::account::Account;
+use crate::account::{Account, Stage};
 use crate::batch::{BatchError, MAX_LOAD_TOKENS, MAX_WORKERS, Worker};
 use crate::ids::{WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
@@ -83,7 +83,7 @@ impl Router {
             let active = &self.slab.entries[index];
             if active.live
                 && active.worker == worker
-                && active.seen
+                && active.stage != Stage::Sent
                 && self.now_ms().saturating_sub(active.since_ms) >= timeout_ms
             {
                 self.give_back(index as u32, ReturnReason::WorkerForgot);

@@ -47,10 +47,18 @@ impl Rng {
     }
 }
 
+/// How far a request is on its worker: sent, acknowledged when the worker had grown by so much, or decoding.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    Sent,
+    Received { reach: i64 },
+    Decoding,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Waits,
-    Runs { worker: WorkerId, number: u64, seen: bool, since_ms: u64 },
+    Runs { worker: WorkerId, number: u64, stage: Stage, since_ms: u64 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +87,8 @@ struct Side {
     acknowledged: u64,
     sequence: Option<u64>,
     foreign_requests: u64,
-    foreign_tokens: u64,
+    /// Measured tokens less the lengths of those who decode.
+    correction: i64,
     empty_since_ms: Option<u64>,
     // The engine.
     on_the_way: VecDeque<(u64, RequestId)>,
@@ -279,18 +288,38 @@ impl World {
     }
 
     /// Requests and tokens that a sum over all records finds on a worker, of those that `which` wants.
-    fn sum(&self, worker: WorkerId, which: impl Fn(bool) -> bool) -> (u64, u64) {
+    fn sum(&self, worker: WorkerId, which: impl Fn(Stage) -> bool) -> (u64, u64) {
         let mut found = (0, 0);
         for id in &self.running {
             let record = &self.records[id];
-            if let State::Runs { worker: on, seen, .. } = record.state
+            if let State::Runs { worker: on, stage, .. } = record.state
                 && on == worker
-                && which(seen)
+                && which(stage)
             {
                 found = (found.0 + 1, found.1 + record.prompt + record.generated);
             }
         }
         found
+    }
+
+    /// KV tokens as they count: those of the worker's own requests, and all.
+    fn counted(&self, side: &Side) -> (u64, u64) {
+        let (_, own) = self.sum(side.id, |_| true);
+        let (_, decoding) = self.sum(side.id, |stage| stage == Stage::Decoding);
+        let all = (decoding as i64 + side.correction).max(0) as u64 + own - decoding;
+        (own.min(all), all)
+    }
+
+    /// Somebody who decodes leaves a worker, and with it its part of what they share.
+    fn release(&mut self, worker: WorkerId, stage: Stage, tokens: u64) {
+        let (_, decoding) = self.sum(worker, |stage| stage == Stage::Decoding);
+        let at = self.side(worker);
+        let side = &mut self.sides[at];
+        // It has left the list already.
+        let decoding = (decoding + tokens) as i64;
+        if stage == Stage::Decoding && side.correction < 0 && decoding > 0 {
+            side.correction -= side.correction * tokens as i64 / decoding;
+        }
     }
 
     /// Whether the engine has a running request.
@@ -308,7 +337,8 @@ impl World {
     /// Tokens that one more request may have on a worker, by our part of it and by the whole.
     fn room(&self, side: &Side) -> i64 {
         let Some(capacity) = side.capacity else { return i64::MAX };
-        let (own, tokens) = self.sum(side.id, |_| true);
+        let (own, _) = self.sum(side.id, |_| true);
+        let (tokens, all_tokens) = self.counted(side);
         let growth = u64::from(HEADROOM_STEPS);
         let room = |capacity: u64, requests: u64, tokens: u64| {
             capacity as i64 - tokens as i64 - ((requests + 1) * growth) as i64
@@ -316,7 +346,7 @@ impl World {
         room(part(self.setting.share, capacity), own, tokens).min(room(
             capacity,
             own + side.foreign_requests,
-            tokens + side.foreign_tokens,
+            all_tokens,
         ))
     }
 
@@ -361,7 +391,7 @@ impl World {
         assert_eq!(number, side.sent, "dispatch numbers have no gap");
         record.generated = 0;
         record.step = self.clock;
-        record.state = State::Runs { worker, number, seen: false, since_ms: self.told_ms };
+        record.state = State::Runs { worker, number, stage: Stage::Sent, since_ms: self.told_ms };
         self.enlist(id, record);
         // Some are lost on the way.
         if !self.rng.one_in(20) {
@@ -436,11 +466,7 @@ impl World {
             Mode::Arrival => open > 0,
             Mode::Mixed { free_slots } => open > u64::from(free_slots),
         };
-        let loads: Vec<i64> = self
-            .sides
-            .iter()
-            .map(|side| (self.sum(side.id, |_| true).1 + side.foreign_tokens) as i64)
-            .collect();
+        let loads: Vec<i64> = self.sides.iter().map(|side| self.counted(side).1 as i64).collect();
         let most = loads.iter().copied().max().unwrap_or(0);
         let score = |g: usize| {
             let tokens = record.prompt as i64;
@@ -505,7 +531,7 @@ impl World {
         }
         if self.setting.silence {
             for &id in &self.running {
-                if let State::Runs { seen: false, since_ms, .. } = self.records[&id].state
+                if let State::Runs { stage: Stage::Sent, since_ms, .. } = self.records[&id].state
                     && self.told_ms - since_ms >= SILENCE_MS
                 {
                     found.push((id, ReturnReason::WorkerSilent));
@@ -519,7 +545,10 @@ impl World {
 
     /// A request comes back with the next plan.
     fn gone(&mut self, id: RequestId, reason: ReturnReason) {
-        self.strike(id);
+        let record = self.strike(id);
+        if let State::Runs { worker, stage, .. } = record.state {
+            self.release(worker, stage, record.prompt + record.generated);
+        }
         self.left += 1;
         assert!(self.expected.insert(id, reason).is_none());
     }
@@ -653,8 +682,8 @@ impl World {
                 let record = self.records.get_mut(&id).expect("it runs");
                 record.generated += tokens;
                 self.clock = self.clock.max(record.step + record.generated as i64);
-                if let State::Runs { seen, since_ms, .. } = &mut record.state
-                    && !std::mem::replace(seen, true)
+                if let State::Runs { stage, since_ms, .. } = &mut record.state
+                    && std::mem::replace(stage, Stage::Decoding) == Stage::Sent
                 {
                     *since_ms = self.told_ms;
                 }
@@ -672,7 +701,8 @@ impl World {
             return;
         }
         let record = self.strike(id);
-        let State::Runs { worker, .. } = record.state else { unreachable!("it runs") };
+        let State::Runs { worker, stage, .. } = record.state else { unreachable!("it runs") };
+        self.release(worker, stage, record.prompt + record.generated);
         match self.rng.below(8) {
             0 => {
                 let now_ms = self.tell_perhaps();
@@ -750,7 +780,7 @@ impl World {
             acknowledged: 0,
             sequence: None,
             foreign_requests: 0,
-            foreign_tokens: 0,
+            correction: 0,
             empty_since_ms: None,
             on_the_way: VecDeque::new(),
             received: Vec::new(),
@@ -917,34 +947,52 @@ impl World {
             return;
         }
         let on = |record: &Record| match record.state {
-            State::Runs { worker: on, number, seen, since_ms } if on == worker => {
-                Some((number, seen, since_ms))
+            State::Runs { worker: on, number, stage, since_ms } if on == worker => {
+                Some((number, stage, since_ms))
             }
             _ => None,
         };
+        let reach = self.sides[at].reach;
+        for id in &self.running {
+            let record = self.records.get_mut(id).expect("it runs");
+            if let Some((number, Stage::Received { reach: then }, since_ms)) = on(record)
+                && then < reach
+            {
+                record.state = State::Runs { worker, number, stage: Stage::Decoding, since_ms };
+            }
+        }
         if let Some(last) = report.last_dispatch {
             self.sides[at].acknowledged = self.sides[at].acknowledged.max(last);
             for id in &self.running {
                 let record = self.records.get_mut(id).expect("it runs");
-                let Some((number, false, _)) = on(record) else { continue };
+                let Some((number, Stage::Sent, _)) = on(record) else { continue };
                 let back = last.wrapping_sub(number).wrapping_sub(1);
                 let missed = number > last || (number < last && back < 64 && report.missing >> back & 1 == 1);
                 if !missed {
-                    record.state = State::Runs { worker, number, seen: true, since_ms: self.told_ms };
+                    let stage = Stage::Received { reach };
+                    record.state = State::Runs { worker, number, stage, since_ms: self.told_ms };
                 }
             }
         }
         if verdict == Verdict::Late {
             return;
         }
-        let (seen, seen_tokens) = self.sum(worker, |seen| seen);
+        let (sent, sent_tokens) = self.sum(worker, |stage| stage == Stage::Sent);
+        let (own, own_tokens) = self.sum(worker, |_| true);
+        let (_, decoding) = self.sum(worker, |stage| stage == Stage::Decoding);
+        let seen = own - sent;
+        let (most, most_tokens) = match report.last_dispatch {
+            Some(_) => (seen, own_tokens - sent_tokens),
+            None => (own, own_tokens),
+        };
         let held = u64::from(report.running) + u64::from(report.waiting);
-        let now_ms = self.told_ms;
+        let (now_ms, measured) = (self.told_ms, report.kv_used_tokens as i64);
         let side = &mut self.sides[at];
         side.sequence = report.sequence.or(side.sequence);
         side.capacity = report.kv_capacity_tokens.or(side.capacity);
-        side.foreign_requests = held.saturating_sub(seen);
-        side.foreign_tokens = report.kv_used_tokens.saturating_sub(seen_tokens);
+        side.foreign_requests =
+            side.foreign_requests.clamp(held.saturating_sub(most), held.saturating_sub(seen));
+        side.correction = side.correction.clamp(measured - most_tokens as i64, measured - decoding as i64);
         side.empty_since_ms = if held == 0 && seen > 0 { side.empty_since_ms.or(Some(now_ms)) } else { None };
         let forgets = side.empty_since_ms.is_some_and(|since| now_ms - since >= TIMEOUT_MS);
         if forgets {
@@ -952,8 +1000,8 @@ impl World {
         }
         let mut lost = Vec::new();
         for &id in &self.running {
-            let Some((_, seen, since_ms)) = on(&self.records[&id]) else { continue };
-            let old = now_ms - since_ms >= TIMEOUT_MS;
+            let Some((_, stage, since_ms)) = on(&self.records[&id]) else { continue };
+            let (old, seen) = (now_ms - since_ms >= TIMEOUT_MS, stage != Stage::Sent);
             if old && !seen && report.last_dispatch.is_some() {
                 lost.push((id, ReturnReason::LostDispatch));
             } else if old && seen && forgets {
@@ -997,15 +1045,17 @@ impl World {
         assert_eq!(metrics.waiting_by_reason.iter().sum::<u64>(), metrics.waiting);
         assert_eq!(self.router.worker_ids(), self.sides.iter().map(|side| side.id).collect::<Vec<_>>());
         for (rank, side) in metrics.ranks.iter().zip(&self.sides) {
-            let (own, tokens) = self.sum(side.id, |_| true);
+            let (own, _) = self.sum(side.id, |_| true);
             assert_eq!((rank.worker, u64::from(rank.running)), (side.id, own));
-            assert_eq!(rank.load_tokens, (tokens + side.foreign_tokens).min(1 << 30));
+            assert_eq!(rank.load_tokens, self.counted(side).1.min(1 << 30));
+            let correction = rank.foreign_tokens as i64 - rank.shared_tokens as i64;
+            assert_eq!(correction, side.correction);
             assert_eq!(u64::from(rank.free_slots), self.free_slots(side));
-            assert_eq!(u64::from(rank.unseen), self.sum(side.id, |seen| !seen).0);
+            assert_eq!(u64::from(rank.unseen), self.sum(side.id, |stage| stage == Stage::Sent).0);
             assert_eq!((rank.dispatches, rank.acknowledged), (side.sent, side.acknowledged));
             assert_eq!(u64::from(rank.foreign_requests), side.foreign_requests);
             assert_eq!((rank.accepting, rank.draining), (side.accepting, side.draining));
-            if side.capacity.is_some() && side.foreign_tokens < 1 << 29 {
+            if side.capacity.is_some() && side.correction < 1 << 29 {
                 let room = rank.kv_capacity_tokens.expect("bounded") as i64
                     - (rank.kv_used_tokens + rank.kv_growth_tokens) as i64;
                 assert_eq!(room - i64::from(HEADROOM_STEPS), self.room(side));
@@ -1039,7 +1089,10 @@ impl World {
     fn close(&mut self) {
         self.step();
         while let Some(&id) = self.running.first() {
-            self.strike(id);
+            let record = self.strike(id);
+            if let State::Runs { worker, stage, .. } = record.state {
+                self.release(worker, stage, record.prompt + record.generated);
+            }
             self.router.finish(id, None).expect("it runs");
         }
         while let Some(&id) = self.waiting.first() {
@@ -1053,7 +1106,7 @@ impl World {
                 .workers()
                 .iter()
                 .zip(&self.sides)
-                .all(|(worker, side)| { worker.load_tokens == side.foreign_tokens })
+                .all(|(worker, side)| { worker.load_tokens == side.correction.max(0) as u64 })
         );
         let plan = self.router.step(self.told_ms).expect("nothing to decide");
         assert!(plan.admissions.is_empty() && plan.returned.is_empty());

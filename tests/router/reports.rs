@@ -45,9 +45,16 @@ fn a_stale_snapshot_erases_nothing() {
     router.progress(0, 5).expect("a worker");
     assert_eq!(router.report(0, report(2, 1, 2, 600), None), Ok(Verdict::Taken));
     assert_eq!(rank(&router).load_tokens, 105 + 495 + 210);
-    // Less than what we know is there does not count: 315 are ours.
+    // Much less than our lengths: they share. What has only just been acknowledged counts in full.
     assert_eq!(router.report(0, report(3, 3, 3, 7), None), Ok(Verdict::Taken));
-    assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (315, 0));
+    assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (7 + 210, 0));
+    // Once they decode, what is measured is what there is.
+    router.progress(0, 1).expect("a worker");
+    assert_eq!(router.report(0, report(4, 3, 3, 10), None), Ok(Verdict::Taken));
+    assert_eq!((rank(&router).load_tokens, rank(&router).shared_tokens), (10, 308));
+    // Who leaves takes its part of that, not its length.
+    router.finish(2, None).expect("it runs");
+    assert_eq!(rank(&router).load_tokens, 6);
 }
 
 #[test]
@@ -67,13 +74,17 @@ fn order_and_repetition() {
     // Without a number the order of coming counts, and what it has seen.
     let plain = |last| report(0, last, 4, 400).sequence(None);
     assert_eq!(router.report(0, plain(2), None), Ok(Verdict::Late));
+    // Those 400 tokens may be ours or, while ours are on their way, still somebody else's.
     assert_eq!(router.report(0, plain(4), None), Ok(Verdict::Taken));
-    assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (400, 0));
+    assert_eq!((rank(&router).load_tokens, rank(&router).unseen), (800, 0));
+    router.progress(0, 1).expect("a worker");
+    assert_eq!(router.report(0, plain(4).kv_used(404), None), Ok(Verdict::Taken));
+    assert_eq!(rank(&router).load_tokens, 404);
     // Numbers go on where they were.
     assert_eq!(router.report(0, report(6, 4, 5, 450), None), Ok(Verdict::Taken));
     let counts = rank(&router).reports;
     let found = (counts.taken, counts.repeated, counts.late, counts.contradictory);
-    assert_eq!(found, (3, 1, 2, 1));
+    assert_eq!(found, (4, 1, 2, 1));
 }
 
 #[test]
