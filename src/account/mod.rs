@@ -26,6 +26,7 @@
 //! | with the last sequence again | ignored, whatever it says ([`Verdict::Repeated`]) |
 //! | with a lower sequence, or with none and having seen less | acknowledges only ([`Verdict::Late`]) |
 //! | with a higher sequence and having seen less | ignored ([`Verdict::Contradictory`]) |
+//! | of another epoch, or late for a second and rising all the while | of a new life ([`Verdict::Restarted`]) |
 //! | having seen a dispatch that was never made | an error, ignored |
 //! | of a worker that is not there | an error, ignored |
 //! | using more than it says fits | taken: the worker is full |

@@ -29,6 +29,9 @@ pub struct WorkerReport {
     pub kv_used_tokens: u64,
     /// KV tokens that fit; None leaves the capacity as it was.
     pub kv_capacity_tokens: Option<u64>,
+    /// Which life of the worker this is, where it can tell: any other number than before says that it has
+    /// started anew. Its start time will do.
+    pub epoch: Option<u64>,
     /// How long ago the KV tokens in use may have been measured, in milliseconds: what has begun since may be
     /// missing from them, and what has ended since may be among them. At most five seconds count.
     pub age_ms: u32,
@@ -84,6 +87,12 @@ impl WorkerReport {
         Self { kv_capacity_tokens: kv_capacity_tokens.into(), ..self }
     }
 
+    /// Sets which life of the worker this is.
+    #[must_use]
+    pub fn epoch(self, epoch: impl Into<Option<u64>>) -> Self {
+        Self { epoch: epoch.into(), ..self }
+    }
+
     /// Sets how long ago the KV tokens in use may have been measured.
     #[must_use]
     pub fn age(self, age_ms: u32) -> Self {
@@ -115,9 +124,11 @@ pub enum Verdict {
     Repeated,
     /// It is older than the newest one: its acknowledgement counts, its measurement does not.
     Late,
-    /// It is newer by its number and has seen less than the one before: ignored. A worker that lost its
-    /// memory must be removed and added.
+    /// It is newer by its number and has seen less than the one before: ignored.
     Contradictory,
+    /// Its worker has started anew under the same id: it is the first of the new life, and taken. What ran
+    /// there comes back with the next plan.
+    Restarted,
 }
 
 names! {
@@ -126,4 +137,5 @@ names! {
     Repeated = "repeated",
     Late = "late",
     Contradictory = "contradictory",
+    Restarted = "restarted",
 }

@@ -92,7 +92,22 @@ pub struct ReportCounts {
     pub late: u64,
     /// At odds with what was acknowledged before.
     pub contradictory: u64,
+    /// First of a new life.
+    pub restarted: u64,
 }
+
+/// Reports that are no newer than the last one taken, yet rise among themselves: of a new life perhaps.
+#[derive(Clone, Copy, Debug)]
+struct Anew {
+    since_ms: u64,
+    sequence: Option<u64>,
+    reports: u32,
+}
+
+/// So long, and so often, do reports rise below the last one taken until they count as those of a new life: by
+/// far longer than the way of a report that others overtake.
+const ANEW_MS: u64 = 1_000;
+const ANEW_REPORTS: u32 = 3;
 
 /// What is known of one worker.
 #[derive(Clone, Debug)]
@@ -113,6 +128,10 @@ pub(crate) struct Account {
     pub sent: u64,
     pub acknowledged: u64,
     sequence: Option<u64>,
+    epoch: Option<u64>,
+    anew: Option<Anew>,
+    /// When its present life was first heard of.
+    restarted_ms: u64,
     pub reported_ms: Option<u64>,
     pub foreign_requests: u32,
     /// What the measured KV tokens are above the lengths of those who decode; below zero where requests share.
@@ -142,6 +161,9 @@ impl Account {
             sent: 0,
             acknowledged: 0,
             sequence: None,
+            epoch: None,
+            anew: None,
+            restarted_ms: 0,
             reported_ms: None,
             foreign_requests: 0,
             correction_tokens: 0,
@@ -325,24 +347,46 @@ impl Account {
         account
     }
 
-    /// Takes a report in, but for its capacity. Its last dispatch was made.
-    pub(crate) fn report(&mut self, slab: &mut Slab, report: &WorkerReport, now_ms: u64) -> Verdict {
-        let seen_less = report.last_dispatch.is_some_and(|number| number < self.acknowledged);
-        let verdict = match (report.sequence, self.sequence) {
-            (Some(number), Some(last)) if number == last => Verdict::Repeated,
-            (Some(number), Some(last)) if number < last => Verdict::Late,
-            (Some(_), Some(_)) if seen_less => Verdict::Contradictory,
-            (None, _) if seen_less => Verdict::Late,
-            _ => Verdict::Taken,
+    /// Judges a report whose last dispatch was made. After [`Verdict::Restarted`] the account is that of a new
+    /// life, but for the requests of the old one ([`Account::is_forgotten`]).
+    pub(crate) fn judge(&mut self, report: &WorkerReport, now_ms: u64) -> Verdict {
+        let verdict = self.verdict(report, now_ms);
+        let count = match verdict {
+            Verdict::Taken => &mut self.counts.taken,
+            Verdict::Repeated => &mut self.counts.repeated,
+            Verdict::Late => &mut self.counts.late,
+            Verdict::Contradictory => &mut self.counts.contradictory,
+            Verdict::Restarted => &mut self.counts.restarted,
         };
-        match verdict {
-            Verdict::Taken => self.counts.taken += 1,
-            Verdict::Repeated => self.counts.repeated += 1,
-            Verdict::Late => self.counts.late += 1,
-            Verdict::Contradictory => self.counts.contradictory += 1,
+        *count += 1;
+        if verdict == Verdict::Restarted {
+            self.restarted_ms = self.anew.take().map_or(now_ms, |anew| anew.since_ms);
+            (self.sequence, self.acknowledged, self.empty_since_ms) = (None, 0, None);
+            self.correct(0);
+            self.foreign_requests = 0;
+            self.changes.clear();
         }
+        if !matches!(verdict, Verdict::Repeated | Verdict::Contradictory) {
+            self.epoch = report.epoch.or(self.epoch);
+        }
+        verdict
+    }
+
+    /// Whether a request was the old life's. What was sent a moment ago may still arrive in the new one.
+    pub(crate) fn is_forgotten(&self, active: &Active, report: &WorkerReport, now_ms: u64) -> bool {
+        match active.stage {
+            Stage::Sent => {
+                let from_ms = self.restarted_ms.min(now_ms.saturating_sub(ANEW_MS));
+                active.since_ms < from_ms && !report.has_seen(active.number)
+            }
+            _ => active.since_ms < self.restarted_ms,
+        }
+    }
+
+    /// Takes a report in, but for its capacity.
+    pub(crate) fn take(&mut self, slab: &mut Slab, report: &WorkerReport, verdict: Verdict, now_ms: u64) {
         if let Verdict::Repeated | Verdict::Contradictory = verdict {
-            return verdict;
+            return;
         }
         let last = report.last_dispatch.unwrap_or(0);
         self.acknowledged = self.acknowledged.max(last);
@@ -363,11 +407,48 @@ impl Account {
             at = next;
         }
         if verdict == Verdict::Late {
-            return verdict;
+            return;
         }
         self.sequence = report.sequence.or(self.sequence);
         self.reported_ms = Some(now_ms);
         self.measure(report, now_ms);
+    }
+
+    fn verdict(&mut self, report: &WorkerReport, now_ms: u64) -> Verdict {
+        if let (Some(epoch), Some(last)) = (report.epoch, self.epoch)
+            && epoch != last
+        {
+            self.anew = None;
+            return Verdict::Restarted;
+        }
+        let seen_less = report.last_dispatch.is_some_and(|number| number < self.acknowledged);
+        let verdict = match (report.sequence, self.sequence) {
+            (Some(number), Some(last)) if number == last => Verdict::Repeated,
+            (Some(number), Some(last)) if number < last => Verdict::Late,
+            (Some(_), Some(_)) if seen_less => Verdict::Contradictory,
+            (None, _) if seen_less => Verdict::Late,
+            _ => Verdict::Taken,
+        };
+        match verdict {
+            Verdict::Taken => self.anew = None,
+            Verdict::Repeated | Verdict::Restarted => {}
+            Verdict::Late | Verdict::Contradictory => {
+                let begins = Anew { since_ms: now_ms, sequence: report.sequence, reports: 0 };
+                let before = self.anew.filter(|anew| match (report.sequence, anew.sequence) {
+                    (Some(number), Some(last)) => number > last,
+                    (None, None) => true,
+                    _ => false,
+                });
+                let mut anew = before.unwrap_or(begins);
+                anew.reports += 1;
+                anew.sequence = report.sequence;
+                self.anew = Some(anew);
+                let lasts = now_ms.saturating_sub(anew.since_ms) >= ANEW_MS;
+                if lasts && anew.reports >= ANEW_REPORTS {
+                    return Verdict::Restarted;
+                }
+            }
+        }
         verdict
     }
 

@@ -58,14 +58,6 @@ pub enum RouterError {
         /// Worker; none where the policy named a position past the last worker.
         worker: Option<WorkerId>,
     },
-    /// The worker has no free slot for a request that is said to run there.
-    #[error("worker {worker} has no free slot for request {id}")]
-    NoSlot {
-        /// Request id.
-        id: RequestId,
-        /// Worker.
-        worker: WorkerId,
-    },
     /// A report acknowledges a dispatch that was never made: it is meant for another router.
     #[error("worker {worker} reports dispatch {found}, but only {sent} were made")]
     Dispatch {

@@ -90,11 +90,13 @@ impl Router {
         Ok(())
     }
 
-    /// Takes over a request that already runs on a worker (a restart, a warm start). It has no dispatch
-    /// number and counts as seen.
+    /// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes what
+    /// it had preempted). It has no dispatch number and counts as seen. What an engine says it runs is so: also
+    /// past the worker's slots and capacity ([`Counters::adopted_beyond`](crate::router::Counters)), and a
+    /// request that waits here waits no longer.
     ///
     /// # Errors
-    /// An id that waits or runs already, an invalid length, an unknown worker, or one without a free slot.
+    /// An id that runs already, an invalid length, or an unknown worker.
     pub fn adopt(
         &mut self,
         request: Request<WorkerId>,
@@ -115,18 +117,18 @@ impl Router {
         let request = Request { rank: request.rank.filter(|&rank| rank == worker), ..request };
         let request = self.admissible(request)?.ranked(request.rank);
         let id = request.id;
-        if self.pool.contains(id) {
-            return Err(BatchError::Waits { id }.into());
-        }
         let found = request.prompt_tokens;
         if found == 0 || found > MAX_PROMPT_TOKENS {
             return Err(BatchError::PromptTokens { index: None, id, limit: MAX_PROMPT_TOKENS, found }.into());
         }
         let place = self.place_of(worker)?;
-        if self.workers[place].free_slots == 0 {
-            return Err(RouterError::NoSlot { id, worker });
+        let (at, tokens) = (&self.workers[place], i64::from(found) + i64::from(generated_tokens));
+        self.counters.adopted_beyond += u64::from(at.free_slots == 0 || at.room_tokens() < tokens);
+        match self.pool.leave(id) {
+            // Nobody is to be given it back.
+            Some(waiting) => drop(self.left_queue(waiting.request)),
+            None => self.arrived(request.prompt_tokens),
         }
-        self.arrived(request.prompt_tokens);
         // It runs already: nobody is to be told.
         let _ = self.begin(request, place, generated_tokens, false);
         Ok(())

@@ -49,9 +49,13 @@ impl Router {
             self.tell(clock);
         }
         let now_ms = self.now_ms();
+        let verdict = self.accounts[place].judge(report, now_ms);
+        if verdict == Verdict::Restarted {
+            self.return_forgotten(place, report);
+        }
         let account = &mut self.accounts[place];
-        let verdict = account.report(&mut self.slab, report, now_ms);
-        if verdict == Verdict::Taken {
+        account.take(&mut self.slab, report, verdict, now_ms);
+        if let Verdict::Taken | Verdict::Restarted = verdict {
             let capacity = report.kv_capacity_tokens.or(account.whole_capacity_tokens);
             if capacity != account.whole_capacity_tokens {
                 account.set_capacity(capacity, self.config.share);
@@ -85,6 +89,20 @@ impl Router {
                 && active.worker == worker
                 && active.stage != Stage::Sent
                 && self.now_ms().saturating_sub(active.since_ms) >= timeout_ms
+            {
+                self.give_back(index as u32, ReturnReason::WorkerForgot);
+            }
+        }
+    }
+
+    /// What a worker had in the life before comes back.
+    fn return_forgotten(&mut self, place: usize, report: &WorkerReport) {
+        let (worker, now_ms) = (self.ids[place], self.now_ms());
+        for index in 0..self.slab.entries.len() {
+            let active = &self.slab.entries[index];
+            if active.live
+                && active.worker == worker
+                && self.accounts[place].is_forgotten(active, report, now_ms)
             {
                 self.give_back(index as u32, ReturnReason::WorkerForgot);
             }

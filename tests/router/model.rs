@@ -86,6 +86,8 @@ struct Side {
     sent: u64,
     acknowledged: u64,
     sequence: Option<u64>,
+    /// Reports that rise below the last one taken: since when, the last number, how many.
+    anew: Option<(u64, Option<u64>, u32)>,
     foreign_requests: u64,
     /// Measured tokens less the lengths of those who decode.
     correction: i64,
@@ -194,7 +196,7 @@ struct Tally {
     placed: u64,
     finished: u64,
     returned: [u64; ReturnReason::ALL.len()],
-    verdicts: [u64; 4],
+    verdicts: [u64; 5],
     refused_reports: u64,
     refused_steps: u64,
     joins: u64,
@@ -779,6 +781,7 @@ impl World {
             sent: 0,
             acknowledged: 0,
             sequence: None,
+            anew: None,
             foreign_requests: 0,
             correction: 0,
             empty_since_ms: None,
@@ -941,6 +944,25 @@ impl World {
             (None, _) if less => Verdict::Late,
             _ => Verdict::Taken,
         };
+        let now_ms = self.told_ms;
+        let side = &mut self.sides[at];
+        let mut restarted_ms = None;
+        match verdict {
+            Verdict::Late | Verdict::Contradictory => {
+                let rises = |last: Option<u64>| match (report.sequence, last) {
+                    (Some(new), Some(old)) => new > old,
+                    (new, old) => new == old,
+                };
+                let (since, _, count) = side.anew.filter(|anew| rises(anew.1)).unwrap_or((now_ms, None, 0));
+                side.anew = Some((since, report.sequence, count + 1));
+                if count + 1 >= 3 && now_ms - since >= 1_000 {
+                    restarted_ms = Some(since);
+                }
+            }
+            Verdict::Taken => side.anew = None,
+            _ => {}
+        }
+        let verdict = restarted_ms.map_or(verdict, |_| Verdict::Restarted);
         assert_eq!(found, Ok(verdict));
         self.tally.verdicts[verdict as usize] += 1;
         if matches!(verdict, Verdict::Repeated | Verdict::Contradictory) {
@@ -952,6 +974,23 @@ impl World {
             }
             _ => None,
         };
+        if let Some(restarted_ms) = restarted_ms {
+            let side = &mut self.sides[at];
+            (side.anew, side.sequence, side.acknowledged, side.empty_since_ms) = (None, None, 0, None);
+            (side.foreign_requests, side.correction) = (0, 0);
+            let forgotten = |record: &Record| match on(record) {
+                Some((number, Stage::Sent, since_ms)) => {
+                    since_ms < restarted_ms.min(now_ms.saturating_sub(1_000)) && !report.has_seen(number)
+                }
+                Some((_, _, since_ms)) => since_ms < restarted_ms,
+                None => false,
+            };
+            let gone: Vec<RequestId> =
+                self.running.iter().copied().filter(|id| forgotten(&self.records[id])).collect();
+            for id in gone {
+                self.gone(id, ReturnReason::WorkerForgot);
+            }
+        }
         let reach = self.sides[at].reach;
         for id in &self.running {
             let record = self.records.get_mut(id).expect("it runs");
@@ -1177,7 +1216,7 @@ fn random_events_against_a_model() {
     // Nobody asks it to begin anew here.
     let (recovered, returned) = tally.returned.split_last().expect("reasons");
     assert!(*recovered == 0 && returned.iter().all(|&count| count > 5), "{tally:?}");
-    assert!(tally.verdicts.iter().all(|&count| count > 50), "{tally:?}");
+    assert!(tally.verdicts[..4].iter().all(|&count| count > 50) && tally.verdicts[4] > 0, "{tally:?}");
     assert!(tally.refused_steps > 100, "{tally:?}");
     assert!(tally.refused_reports > 50 && tally.overdue > 200 && tally.held_back > 500, "{tally:?}");
     assert!(tally.joins > 60 && tally.removals > 30, "{tally:?}");

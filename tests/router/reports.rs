@@ -212,3 +212,86 @@ fn a_report_of_a_removed_worker_cannot_be_taken_for_anothers() {
     dispatch(&mut router, 1..=1, 2);
     assert_eq!((router.plan().admissions[0].worker, router.plan().admissions[0].number), (WorkerId(1), 1));
 }
+
+/// Whoever ran on a worker that starts anew comes back, once; what was sent to its new life stays there.
+#[test]
+fn a_worker_that_starts_anew_gives_back_what_it_forgot() {
+    // Its numbers begin anew; it cannot number its reports; it tells its life.
+    let plain = |sequence: u64, epoch: u64| WorkerReport::new(0, 0).sequence(sequence).epoch(epoch);
+    type Life = fn(&dyn Fn(u64, u64) -> WorkerReport, u64) -> WorkerReport;
+    let lives: [(Life, bool); 4] = [
+        (|plain, round| plain(round, 1).epoch(None).last_dispatch(0), false),
+        (|plain, round| plain(round, 1).epoch(None), false),
+        (|plain, _| plain(0, 1).epoch(None).sequence(None).last_dispatch(0), false),
+        (|plain, round| plain(round, 2), true),
+    ];
+    for (at, (life, at_once)) in lives.into_iter().enumerate() {
+        let mut router = router(None);
+        dispatch(&mut router, 1..=4, 0);
+        for round in 1..=50 {
+            router.advance();
+            let report = report(1_000 + round, 4, 4, 400 + 4 * round).epoch(at_once.then_some(1));
+            assert_eq!(router.report(0, report, 20 * round), Ok(Verdict::Taken));
+        }
+        let (mut back, mut restarts) = (Vec::new(), 0);
+        for round in 1..=100 {
+            let now_ms = 1_000 + 20 * round;
+            // Where nothing is numbered, what arrives in the new life hides that it is one.
+            if round == if at == 2 { 60 } else { 20 } {
+                dispatch(&mut router, 9..=9, now_ms);
+            }
+            let mut report = life(&plain, round);
+            if report.last_dispatch.is_some() && router.running_on(9).is_some() && round > 65 {
+                report = report.last_dispatch(5).running(1).kv_used(100);
+            }
+            restarts += u32::from(router.report(0, report, now_ms) == Ok(Verdict::Restarted));
+            let plan = router.step(now_ms).expect("a decision");
+            back.extend(plan.returned.iter().map(|back| (back.id.0, back.reason)));
+        }
+        let forgot = |id| (id, ReturnReason::WorkerForgot);
+        assert_eq!((restarts, back), (1, vec![forgot(1), forgot(2), forgot(3), forgot(4)]), "life {at}");
+        assert_eq!(router.running_on(9), Some(WorkerId(0)), "life {at}");
+        assert_eq!(rank(&router).reports.restarted, 1);
+    }
+}
+
+/// What others overtake on their way is no new life, however long that goes on.
+#[test]
+fn reports_out_of_order_are_no_new_life() {
+    let mut router = router(None);
+    dispatch(&mut router, 1..=4, 0);
+    for round in 1..=500 {
+        let now_ms = 20 * round;
+        assert_eq!(router.report(0, report(10 * round, 4, 4, 400), now_ms), Ok(Verdict::Taken));
+        for behind in 1..4 {
+            let late = report(10 * round - 5 + behind, 4, 4, 400);
+            assert_eq!(router.report(0, late, now_ms), Ok(Verdict::Late));
+        }
+    }
+    assert_eq!((rank(&router).reports.restarted, router.running_len()), (0, 4));
+}
+
+/// What an engine says it runs is so.
+#[test]
+fn adopting_is_never_refused_for_want_of_room() {
+    let config = RouterConfig::uniform(1, WorkerConfig::new(2).capacity(1_000)).headroom_steps(10);
+    let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+    for id in 1..=3 {
+        router.enqueue(Request::new(id, 400), None).expect("valid");
+    }
+    assert_eq!(router.step(0).expect("a decision").admissions.len(), 2);
+    // It resumes one of its own, and runs one that waits here.
+    router.adopt(Request::new(7, 300), 0, 50).expect("its word is good");
+    router.adopt(Request::new(3, 400), 0, 0).expect("its word is good");
+    assert_eq!((router.pool().len(), router.running_len()), (0, 4));
+    assert_eq!(router.counters().adopted_beyond, 2);
+    assert_eq!((rank(&router).running, rank(&router).free_slots, rank(&router).load_tokens), (4, 0, 1_550));
+    router.enqueue(Request::new(8, 1), None).expect("valid");
+    assert!(router.step(1).expect("a decision").admissions.is_empty());
+    for id in [1, 2, 3, 7] {
+        router.finish(id, None).expect("it runs");
+    }
+    assert_eq!(router.step(2).expect("a decision").admissions.len(), 1);
+    let arrived = router.counters().arrived;
+    assert_eq!(arrived, 5);
+}

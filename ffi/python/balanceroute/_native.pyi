@@ -35,7 +35,7 @@ _ReturnReason = Literal[
     "expired",
     "recovered",
 ]
-_Verdict = Literal["taken", "repeated", "late", "contradictory"]
+_Verdict = Literal["taken", "repeated", "late", "contradictory", "restarted"]
 
 def isas() -> list[str]:
     """Instruction sets that this CPU has, the best one last."""
@@ -374,6 +374,8 @@ class ReportCounts:
     def late(self) -> int: ...
     @property
     def contradictory(self) -> int: ...
+    @property
+    def restarted(self) -> int: ...
 
 @final
 class RankMetrics:
@@ -405,6 +407,10 @@ class RankMetrics:
     def foreign_requests(self) -> int: ...
     @property
     def foreign_tokens(self) -> int: ...
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens by which our requests hold less than their lengths, for they share."""
+
     @property
     def dispatches(self) -> int: ...
     @property
@@ -454,6 +460,10 @@ class Metrics:
     def aborted(self) -> int: ...
     @property
     def preempted(self) -> int: ...
+    @property
+    def adopted_beyond(self) -> int:
+        """Adopted requests for which this router counted no slot or no room."""
+
     @property
     def returned(self) -> dict[str, int]: ...
     @property
@@ -612,12 +622,15 @@ class Router:
         sequence: int | None = None,
         last_dispatch: int | None = None,
         missing: int = 0,
+        epoch: int | None = None,
+        age_ms: int = 0,
         now_ms: int | None = None,
     ) -> _Verdict:
         """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest
         dispatch number that it had received, `None` if it cannot tell; bit `i` of `missing` says that it
         lacked number `last_dispatch - 1 - i`. Dispatches that it has not seen stay counted on top of what it
-        measured."""
+        measured. Any other `epoch` than before says that it has started anew; `age_ms` is how long ago
+        `kv_used_tokens` may have been measured."""
 
     def add_worker(self, worker: WorkerConfig) -> _WorkerId:
         """A worker joins, empty. Its id."""

@@ -171,7 +171,6 @@ fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Running { id, worker }
         Worker { workers, found }
         Refused { policy, id, worker }
-        NoSlot { id, worker }
         Dispatch { worker, sent, found }
         Progress { worker, limit, found }
         Share { index, of, limit }

@@ -49,7 +49,7 @@ impl From<core::Histogram> for Histogram {
 
 record! {
     /// Reports of a worker by what became of them.
-    ReportCounts { taken: u64, repeated: u64, late: u64, contradictory: u64 }
+    ReportCounts { taken: u64, repeated: u64, late: u64, contradictory: u64, restarted: u64 }
 }
 
 record! {
@@ -68,6 +68,7 @@ record! {
         kv_capacity_tokens: Option<u64>,
         foreign_requests: u32,
         foreign_tokens: u64,
+        shared_tokens: u64,
         dispatches: u64,
         acknowledged: u64,
         unseen: u32,
@@ -95,6 +96,7 @@ record! {
         finished: u64,
         aborted: u64,
         preempted: u64,
+        adopted_beyond: u64,
         returned: BTreeMap<String, u64>,
         clock_jumps: u64,
         decide_ns: Py<Histogram>,
@@ -107,7 +109,7 @@ impl Metrics {
     /// As Python reads them, of what was copied out of a router.
     pub(crate) fn of(py: Python<'_>, of: &core::Metrics) -> PyResult<Self> {
         let ranks = of.ranks.iter().map(|rank| {
-            let core::ReportCounts { taken, repeated, late, contradictory } = rank.reports;
+            let core::ReportCounts { taken, repeated, late, contradictory, restarted } = rank.reports;
             Py::new(
                 py,
                 RankMetrics {
@@ -124,11 +126,12 @@ impl Metrics {
                     kv_capacity_tokens: rank.kv_capacity_tokens,
                     foreign_requests: rank.foreign_requests,
                     foreign_tokens: rank.foreign_tokens,
+                    shared_tokens: rank.shared_tokens,
                     dispatches: rank.dispatches,
                     acknowledged: rank.acknowledged,
                     unseen: rank.unseen,
                     report_age_ms: rank.report_age_ms,
-                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory })?,
+                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory, restarted })?,
                 },
             )
         });
@@ -157,6 +160,7 @@ impl Metrics {
             finished: counters.finished,
             aborted: counters.aborted,
             preempted: counters.preempted,
+            adopted_beyond: counters.adopted_beyond,
             returned: returned.collect(),
             clock_jumps: counters.clock_jumps,
             decide_ns: Py::new(py, Histogram::from(counters.decide_ns))?,

@@ -377,7 +377,7 @@ impl Router {
     /// What a worker measured; what became of the report.
     #[pyo3(signature = (
         worker, *, running, kv_used_tokens, waiting = 0, kv_capacity_tokens = None, sequence = None,
-        last_dispatch = None, missing = 0, now_ms = None
+        last_dispatch = None, missing = 0, epoch = None, age_ms = 0, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a report")]
     fn report(
@@ -391,6 +391,8 @@ impl Router {
         sequence: Option<u64>,
         last_dispatch: Option<u64>,
         missing: u64,
+        epoch: Option<u64>,
+        age_ms: u32,
         now_ms: Option<u64>,
     ) -> Result<&'static str, Failure> {
         let report = core::WorkerReport::new(running, kv_used_tokens)
@@ -398,6 +400,8 @@ impl Router {
             .sequence(sequence)
             .last_dispatch(last_dispatch)
             .missing(missing)
+            .epoch(epoch)
+            .age(age_ms)
             .capacity(kv_capacity_tokens);
         Ok(self.shared.call(py, |state| state.router.report(worker, report, now_ms))??.name())
     }

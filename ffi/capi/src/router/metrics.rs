@@ -53,8 +53,7 @@ pub struct br_rank_metrics {
     pub acknowledged: u64,
     /// Milliseconds since a report was taken; `BR_NONE64` before the first.
     pub report_age_ms: u64,
-    /// Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count
-    /// included.
+    /// Reports: taken, repeated, late, contradictory, restarted.
     pub reports: [u64; 5],
     /// Worker id.
     pub worker: u32,
@@ -230,7 +229,7 @@ unsafe fn fill_metrics(of: &Metrics, into: &mut br_metrics) -> Result<(), Failur
 }
 
 fn rank_metrics(of: &RankMetrics) -> br_rank_metrics {
-    let ReportCounts { taken, repeated, late, contradictory } = of.reports;
+    let ReportCounts { taken, repeated, late, contradictory, restarted } = of.reports;
     br_rank_metrics {
         load_tokens: of.load_tokens,
         margin_tokens: of.margin_tokens,
@@ -241,7 +240,7 @@ fn rank_metrics(of: &RankMetrics) -> br_rank_metrics {
         dispatches: of.dispatches,
         acknowledged: of.acknowledged,
         report_age_ms: of.report_age_ms.unwrap_or(BR_NONE64),
-        reports: [taken, repeated, late, contradictory, 0],
+        reports: [taken, repeated, late, contradictory, restarted],
         worker: of.worker.0,
         accepting: of.accepting.into(),
         draining: of.draining.into(),

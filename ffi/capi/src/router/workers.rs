@@ -28,6 +28,11 @@ pub struct br_report {
     pub running: u32,
     /// Requests that it holds and that do not decode yet.
     pub waiting: u32,
+    /// Which life of the worker this is, 0 where it cannot tell: any other than before says that it has
+    /// started anew.
+    pub epoch: u64,
+    /// How long ago the KV tokens in use may have been measured, in milliseconds.
+    pub age_ms: u32,
 }
 
 // SAFETY: begins with its size; zero is allowed everywhere.
@@ -48,6 +53,8 @@ pub enum br_verdict {
     BR_LATE = 2,
     /// It is newer by its number and has seen less than the one before: ignored.
     BR_CONTRADICTORY = 3,
+    /// Its worker has started anew under the same id: taken, and what ran there comes back.
+    BR_RESTARTED = 4,
     /// A verdict that this version has no name for.
     BR_OTHER_VERDICT = 255,
 }
@@ -72,12 +79,15 @@ pub unsafe extern "C" fn br_router_report(
                 .sequence(some64(of.sequence))
                 .last_dispatch(some64(of.last_dispatch))
                 .missing(of.missing)
+                .epoch((of.epoch != 0).then_some(of.epoch))
+                .age(of.age_ms)
                 .capacity(some64(of.kv_capacity_tokens));
             let found = match state.router.report(worker, report, state.now_ms)? {
                 Verdict::Taken => br_verdict::BR_TAKEN,
                 Verdict::Repeated => br_verdict::BR_REPEATED,
                 Verdict::Late => br_verdict::BR_LATE,
                 Verdict::Contradictory => br_verdict::BR_CONTRADICTORY,
+                Verdict::Restarted => br_verdict::BR_RESTARTED,
                 _ => br_verdict::BR_OTHER_VERDICT,
             };
             write_if(verdict, found as u32);
