@@ -4,20 +4,22 @@
 //! # The count
 //! A worker's *own* tokens are the lengths of the requests that this router sent there and that have not
 //! ended, grown by what [`Router::progress`](crate::Router::progress) and its like told. Every dispatch to a
-//! worker has a number; a request is *seen* once a report acknowledges its number or it has shown progress
-//! itself.
+//! worker has a number. A request is *sent*; it is *received* once a report acknowledges its number; it
+//! *decodes* once it, or what was received with it, has shown tokens.
 //!
-//! A report measures `kv_used` tokens and `running + waiting` requests. What of it our own seen requests do
-//! not explain is *foreign*: other front ends, shared blocks, requests that we returned as lost and that run
-//! all the same. It is kept until the next report. So
+//! A report measures `kv_used` tokens. They are less than the lengths where requests share a prefix, and more
+//! where somebody else's blocks are there: both are one signed *correction*, which each report renews:
 //!
 //! ```text
-//! counted = own + foreign = max(measured, own seen) + own not seen
+//! counted = max(0, decoding + correction) + received + sent
 //! ```
 //!
-//! and whatever the order and age of reports, the count is never below what our own requests hold: a report
-//! adds, events take away. An old measurement therefore errs on the full side, by what ended between
-//! measuring and hearing of it, until the next one.
+//! What was sent or received counts in full: its blocks may still be filled part by part. What the measurement
+//! holds of ours is known between two bounds: at least those who decode, at most also those received, those
+//! sent where the worker cannot tell what it has, and those ended within [`WorkerReport::age_ms`]. So the
+//! correction lies between `measured - most` and `measured - least`; it stays where it is between them, and
+//! moves to the nearer bound where it is not. Between two reports the count is off by at most what has
+//! happened since: who ends takes its part of what is shared, by length.
 //!
 //! # Reports that are not in order
 //! | a report | is |

@@ -174,6 +174,8 @@ enum br_verdict
     BR_LATE = 2,
     // It is newer by its number and has seen less than the one before: ignored.
     BR_CONTRADICTORY = 3,
+    // Its worker has started anew under the same id: taken, and what ran there comes back.
+    BR_RESTARTED = 4,
     // A verdict that this version has no name for.
     BR_OTHER_VERDICT = 255,
 };
@@ -442,8 +444,7 @@ typedef struct {
     uint64_t acknowledged;
     // Milliseconds since a report was taken; `BR_NONE64` before the first.
     uint64_t report_age_ms;
-    // Reports: taken, repeated, late, contradictory, and 0: a refused one changes nothing, this count
-    // included.
+    // Reports: taken, repeated, late, contradictory, restarted.
     uint64_t reports[5];
     // Worker id.
     uint32_t worker;
@@ -637,6 +638,11 @@ typedef struct {
     uint32_t running;
     // Requests that it holds and that do not decode yet.
     uint32_t waiting;
+    // Which life of the worker this is, 0 where it cannot tell: any other than before says that it has
+    // started anew.
+    uint64_t epoch;
+    // How long ago the KV tokens in use may have been measured, in milliseconds.
+    uint32_t age_ms;
 } br_report;
 
 #ifdef __cplusplus
