@@ -14,8 +14,8 @@
 //! counted = max(0, decoding + correction) + received + sent
 //! ```
 //!
-//! What was sent or received counts in full: its blocks may still be filled part by part. What the measurement
-//! holds of ours is known between two bounds: at least those who decode, at most also those received, those
+//! What was sent or received counts in full: its blocks may still be filled part by part. What the
+//! measurement holds of ours is known between two bounds: at least those who decode, at most also those received, those
 //! sent where the worker cannot tell what it has, and those ended within [`WorkerReport::age_ms`]. So the
 //! correction lies between `measured - most` and `measured - least`; it stays where it is between them, and
 //! moves to the nearer bound where it is not. Between two reports the count is off by at most what has
@@ -28,7 +28,7 @@
 //! | with the last sequence again | ignored, whatever it says ([`Verdict::Repeated`]) |
 //! | with a lower sequence, or with none and having seen less | acknowledges only ([`Verdict::Late`]) |
 //! | with a higher sequence and having seen less | ignored ([`Verdict::Contradictory`]) |
-//! | of another epoch, or late for a second and rising all the while | of a new life ([`Verdict::Restarted`]) |
+//! | of another epoch, or late for a second and rising | of a new life ([`Verdict::Restarted`]) |
 //! | having seen a dispatch that was never made | an error, ignored |
 //! | of a worker that is not there | an error, ignored |
 //! | using more than it says fits | taken: the worker is full |

@@ -104,8 +104,8 @@ struct Anew {
     reports: u32,
 }
 
-/// So long, and so often, do reports rise below the last one taken until they count as those of a new life: by
-/// far longer than the way of a report that others overtake.
+/// So long, and so often, do reports rise below the last one taken until they count as those of a new life:
+/// by far longer than the way of a report that others overtake.
 const ANEW_MS: u64 = 1_000;
 const ANEW_REPORTS: u32 = 3;
 
@@ -134,7 +134,7 @@ pub(crate) struct Account {
     restarted_ms: u64,
     pub reported_ms: Option<u64>,
     pub foreign_requests: u32,
-    /// What the measured KV tokens are above the lengths of those who decode; below zero where requests share.
+    /// What the measured KV tokens are above the lengths of those who decode; below zero where they share.
     correction_tokens: i64,
     /// What a report that was measured a while ago does not know, the oldest first; none is kept before a
     /// report tells an age.
@@ -267,8 +267,8 @@ impl Account {
         active
     }
 
-    /// One of those who decode leaves. What they share stays with the others: it takes its part of what all of
-    /// them hold, by length.
+    /// One of those who decode leaves. What they share stays with the others: it takes its part of what all
+    /// of them hold, by length.
     fn release(&mut self, tokens: u64) {
         let decoding = self.decoding_tokens();
         if self.correction_tokens < 0 && decoding > 0 {
@@ -347,8 +347,8 @@ impl Account {
         account
     }
 
-    /// Judges a report whose last dispatch was made. After [`Verdict::Restarted`] the account is that of a new
-    /// life, but for the requests of the old one ([`Account::is_forgotten`]).
+    /// Judges a report whose last dispatch was made. After [`Verdict::Restarted`] the account is that of a
+    /// new life, but for the requests of the old one ([`Account::is_forgotten`]).
     pub(crate) fn judge(&mut self, report: &WorkerReport, now_ms: u64) -> Verdict {
         let verdict = self.verdict(report, now_ms);
         let count = match verdict {

@@ -104,7 +104,8 @@ pub struct Counters {
     pub aborted: u64,
     /// Requests put off their worker.
     pub preempted: u64,
-    /// Of those adopted, how many had no slot or no room by our count: the engine's word is good all the same.
+    /// Of those adopted, how many had no slot or no room by our count: the engine's word is good all the
+    /// same.
     pub adopted_beyond: u64,
     /// Requests returned, in the order of [`ReturnReason::ALL`].
     pub returned: [u64; ReturnReason::ALL.len()],
