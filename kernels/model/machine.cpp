@@ -183,9 +183,6 @@ void Machine::Writes(size_t at, size_t bytes) {
 }
 
 void Machine::CheckGlobal(uintptr_t from, size_t bytes, const char *kind) {
-  if (ranges_.empty()) {
-    return;
-  }
   for (const Range &range : ranges_) {
     if (from >= range.from && from + bytes <= range.to) {
       return;
@@ -241,6 +238,13 @@ void Machine::Learn(Pipe to, const Knowledge &knowledge) {
   for (int of = 0; of < kPipes; of++) {
     knows_[to][of] = std::max(knows_[to][of], knowledge[of]);
   }
+}
+
+void Machine::Order(Pipe from, Pipe to) {
+  counts.events++;
+  Knowledge knowledge;
+  Snapshot(from, knowledge);
+  Learn(to, knowledge);
 }
 
 void Machine::SetFlag(Pipe from, Pipe to, int id) {

@@ -72,6 +72,8 @@ class Machine {
   void Barrier(Pipe pipe);
   void SetFlag(Pipe from, Pipe to, int id);
   void WaitFlag(Pipe from, Pipe to, int id);
+  // A pair of events inside a call.
+  void Order(Pipe from, Pipe to);
 
   // Knowledge that a queue hands from one pipe to another.
   using Knowledge = uint64_t[kPipes];
@@ -91,6 +93,10 @@ class Machine {
     uint64_t ub_bytes = 0; // the most that a block took
   };
   Counts counts;
+
+  // Whether results beyond the greatest finite value become that value instead of infinity. A device has both
+  // modes.
+  bool saturates = false;
 
   // What must be given back by the end of a block.
   std::deque<std::string> owed;
