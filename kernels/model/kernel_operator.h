@@ -793,6 +793,35 @@ inline void ReduceWholeRepeats(const LocalTensor<float> &to, const LocalTensor<f
 }
 } // namespace model
 
+enum class ReduceOrder { ORDER_VALUE_INDEX, ORDER_INDEX_VALUE, ORDER_ONLY_VALUE, ORDER_ONLY_INDEX };
+
+// Of each repeat the greatest value among the lanes of a mask, and its lane as bits: one instruction.
+inline void WholeReduceMax(const LocalTensor<float> &to, const LocalTensor<float> &from,
+                           const uint64_t lanes[], int32_t repeats, int32_t to_stride, int32_t block_stride,
+                           int32_t from_stride, ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {
+  model::Machine &machine = model::It();
+  machine.Begin(model::V, "WholeReduceMax");
+  if (repeats < 1 || repeats > 255) {
+    machine.Stop("%d repeats: 1 to 255", repeats);
+  }
+  if (lanes[0] == 0 || lanes[1] != 0) {
+    machine.Stop("a mask of no lanes, or of more than a repeat of floats has");
+  }
+  if (to_stride != 1 || block_stride != 1 || from_stride != 8 || order != ReduceOrder::ORDER_VALUE_INDEX) {
+    machine.Stop("the model reduces whole repeats, one behind the other, to pairs of value and lane");
+  }
+  model::ReduceRepeats(to, from, lanes[0], repeats);
+}
+inline void WholeReduceMax(const LocalTensor<float> &to, const LocalTensor<float> &from, int32_t lanes,
+                           int32_t repeats, int32_t to_stride, int32_t block_stride, int32_t from_stride,
+                           ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {
+  if (lanes < 1 || lanes > model::kLanes) {
+    model::It().Stop("%d lanes: 1 to %d", lanes, model::kLanes);
+  }
+  uint64_t low[2] = {model::LowLanes(lanes), 0};
+  WholeReduceMax(to, from, low, repeats, to_stride, block_stride, from_stride, order);
+}
+
 // Bytes of scratch that ReduceMax with an index needs: the pairs of each round from a block's beginning on.
 inline size_t ReduceScratchBytes(int32_t count) {
   size_t left = count, all = 0;

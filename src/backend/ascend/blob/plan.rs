@@ -74,6 +74,8 @@ impl Packing {
             self.occupied().map(|slot| plan.age.tokens(pool.waited_steps(slot))).max().unwrap_or(0);
         header.greatest_extra_tokens = greatest_age.saturating_add(greatest_bonus);
         limit_i64("age plus bonus in tokens", EXACT_F32, header.greatest_extra_tokens)?;
+        // The age of an entry that is taken stays finite when it is multiplied.
+        limit_i64("units of a token", GREATEST, header.unit)?;
         let extra = header.unit.saturating_mul(header.greatest_extra_tokens);
         let dearest = if header.mode == MODE_FIXED { 1 } else { per_token };
         let bound =
