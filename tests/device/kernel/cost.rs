@@ -104,7 +104,7 @@ fn run(library: &std::path::Path, Shape { n, g, h, k }: Shape) -> Cost {
     parameters.exact.gamma = 0.98;
     parameters.exact.repair_rounds = 0;
     let name = if h > 0 { "exact-oracle" } else { "exact" };
-    let mut device = policy::build_on(name, &parameters, Box::new(model)).expect("a policy");
+    let mut device = policy::build_on(name, &parameters, Box::new(model.counting())).expect("a policy");
     let mut host = policy::build(name, &parameters).expect("a policy");
     let (mut found, mut expected) = (Assignment::new(), Assignment::new());
     device.decide(&batch, &mut found);

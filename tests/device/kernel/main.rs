@@ -669,6 +669,13 @@ fn a_header_that_is_not_this_kernels_is_refused() {
     }
 }
 
+/// Without the host's memory declared, nothing would bound what the kernel reads and writes.
+#[test]
+fn a_launch_declares_its_memory() {
+    let (model, _) = Model::open(&model::plain_copy("memory"), soc(None));
+    assert_eq!(model.launch_without_memory(), 3, "BR_MODEL_ARGUMENTS");
+}
+
 /// The model's own rules, each broken once by itself.
 #[test]
 fn the_model_names_what_breaks_its_rules() {

@@ -124,6 +124,7 @@ pub struct Model {
     library: Library,
     soc: Soc,
     tally: Arc<Mutex<Tally>>,
+    only_counts: bool,
 }
 
 impl Model {
@@ -131,7 +132,24 @@ impl Model {
         // SAFETY: the library is ours and runs no code when it is loaded but its constructors of static data.
         let library = unsafe { Library::new(path) }.expect("the model loads");
         let tally = Arc::default();
-        (Self { library, soc, tally: Arc::clone(&tally) }, tally)
+        (Self { library, soc, tally: Arc::clone(&tally), only_counts: false }, tally)
+    }
+
+    /// Runs launches in one mode only, which is enough to count what they do.
+    pub fn counting(self) -> Self {
+        Self { only_counts: true, ..self }
+    }
+
+    /// What the model says to a launch that declares no memory.
+    pub fn launch_without_memory(&self) -> i32 {
+        let arguments = [std::ptr::null::<c_void>(); 2];
+        let (bytes, packed) = (size_of_val(&arguments), arguments.as_ptr().cast());
+        let (nowhere, entry) = (std::ptr::null_mut(), c"balanceroute_greedy".as_ptr());
+        // SAFETY: the signature is that of `kernels/model/model.h`; the model reads the arguments only.
+        unsafe {
+            let launch: Symbol<'_, LaunchFn> = self.library.get(b"br_model_launch\0").expect("exported");
+            launch(entry, 1, packed, bytes, std::ptr::null(), 0, nowhere, 0)
+        }
     }
 
     /// Runs launches in one mode of the device: results beyond the greatest finite value become that value, or
@@ -205,6 +223,9 @@ impl Launch for Model {
         input: &[u8],
         output: &mut [u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if self.only_counts {
+            return self.run(false, launches, input, output);
+        }
         // What a device answers may not depend on its mode.
         let before = output.to_vec();
         self.run(true, launches, input, output)?;
