@@ -1,5 +1,5 @@
-//! With the feature `ascend` on a machine with a CANN toolkit: builds the device kernel for the library to find
-//! at run time. Everywhere else it does nothing, and the library takes a kernel file by its path.
+//! With the feature `ascend` on a machine with a CANN toolkit: builds the device kernel for the library to
+//! find at run time. Everywhere else it does nothing, and the library takes a kernel file by its path.
 //!
 //! | variable | |
 //! |---|---|

@@ -3,8 +3,8 @@
 //   balanceroute-cpu INPUT OUTPUT ENTRY BLOCKS [ENTRY BLOCKS]...
 //
 // INPUT is the input blob of a launch. OUTPUT is the output blob as the host prepares it; it is overwritten
-// with what the entries have made of it, one after the other. The vendor's library says on the standard output
-// how each block ended: a block that fails leaves its answer unwritten.
+// with what the entries have made of it, one after the other. The vendor's library says on the standard
+// output how each block ended: a block that fails leaves its answer unwritten.
 #include "tikicpulib.h"
 
 #include <cstdint>

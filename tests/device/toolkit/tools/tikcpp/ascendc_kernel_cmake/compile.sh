@@ -1,4 +1,5 @@
-# compile.sh FAULT SOURCE OBJECT SOC INCLUDE: the stand-in's object compiler. Its object says what it is made of.
+# compile.sh FAULT SOURCE OBJECT SOC INCLUDE: the stand-in's object compiler. Its object says what it is made
+# of.
 set -eu
 fault=$(cat "$1" 2>/dev/null || true)
 echo "compiling $2"

@@ -1,5 +1,5 @@
-// A stand-in for the header of the toolkit's CPU mode, for tests: the calls that cpu/run.cpp makes, on our own
-// model of the machine. It is our own text, written from the public descriptions of the calls.
+// A stand-in for the header of the toolkit's CPU mode, for tests: the calls that cpu/run.cpp makes, on our
+// own model of the machine. It is our own text, written from the public descriptions of the calls.
 #pragma once
 
 #include <cstdio>
