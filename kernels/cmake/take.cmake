@@ -2,7 +2,6 @@
 #
 # Copies the object that the toolkit has made to where it is looked for. The toolkit's last steps can fail
 # without an error: then there is no object, or the one of an earlier build.
-file(REMOVE "${KERNEL}")
 if(NOT EXISTS "${OBJECT}")
   message(FATAL_ERROR "the toolkit has reported no error and made no ${OBJECT}")
 endif()

@@ -403,4 +403,12 @@ fn cmake_by_hand_writes_where_it_is_told() {
     assert!(!out.status.success(), "{}", text(&out));
     assert!(text(&out).contains("is stale, of an earlier build"), "{}", text(&out));
     assert!(!machine.kernel().exists(), "a stale kernel");
+
+    // A step that fails before that leaves no old kernel either.
+    for fault in ["", "compiler"] {
+        machine.fault(fault);
+        let out = compile();
+        let fine = fault.is_empty();
+        assert_eq!((out.status.success(), machine.kernel().exists()), (fine, fine), "{}", text(&out));
+    }
 }
