@@ -46,8 +46,8 @@ pub struct AscendParameters {
     /// The runtime's library. None for the file that `BALANCEROUTE_ACL_LIBRARY` names, or else the first that
     /// the toolkit or the loader has.
     pub library: Option<PathBuf>,
-    /// The kernel file, or a folder with a `balanceroute-<chip>.o` for each chip. None for what
-    /// `BALANCEROUTE_ASCEND_KERNEL` names, or else the kernel that was built with this crate.
+    /// The kernel file, or a folder with `balanceroute-c220.o`, which serves every 910B and A3 chip. None for
+    /// what `BALANCEROUTE_ASCEND_KERNEL` names, or else the kernel that was built with this crate.
     pub kernel: Option<PathBuf>,
     /// Which device; none to use no device.
     pub device: Option<u32>,

@@ -63,12 +63,20 @@ pub enum LoadError {
         /// How many there are.
         found: u32,
     },
-    /// There is no kernel for this chip.
+    /// A chip that no kernel was ever compiled for.
+    #[error("no kernel for {soc}: {detail}")]
+    UnknownChip {
+        /// The chip's name.
+        soc: String,
+        /// Which chips have one.
+        detail: &'static str,
+    },
+    /// The kernel for this chip is not where it was looked for.
     #[error("no kernel for {soc}: {detail}")]
     NoKernel {
         /// The chip's name.
         soc: String,
-        /// Where a kernel was looked for, or which chips have one.
+        /// Where it was looked for.
         detail: String,
     },
     /// A call failed while the device was opened.
