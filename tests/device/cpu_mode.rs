@@ -91,6 +91,8 @@ fn program() -> Option<PathBuf> {
     }
     let cmake = cmake()?;
     let build = folder().join("cpu mode");
+    // One of another checkout would be refused.
+    let _ = std::fs::remove_dir_all(&build);
     let run = |command: &mut Command| {
         let out = command.output().expect("CMake runs");
         assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
