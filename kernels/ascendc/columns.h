@@ -134,8 +134,8 @@ class Columns {
   uint32_t rescored;
 
  private:
-  // Scores a run on a worker, tile by tile: base + slope * s, then minus weight * max(0, s - at) for each pair
-  // of knots, then taken where the request may not run.
+  // Scores a run on a worker, tile by tile: base + slope * s, minus weight * max(0, s - at) of two knots at a
+  // time; then crosses out who may not run.
   __aicore__ inline void Score(uint32_t worker, uint32_t run, int64_t longest) {
     uint32_t from = from_[run], count = count_[run], tile = batch_->tile;
     // The scalar unit has read the column before this one, and may have taken an entry.

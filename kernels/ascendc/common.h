@@ -19,8 +19,8 @@ using AscendC::TQue;
 constexpr int64_t kLeast = INT64_MIN;
 constexpr uint32_t kLanes = 64; // floats of a repeat
 
-// The bits of -2^70: the age of an entry that is taken, and the score of one that may not run. Times the unit,
-// below 2^57, it stays finite, so it does not matter whether a device knows infinity or saturates.
+// The bits of -2^70: the age of an entry that is taken, and the score of one that may not run. Times the
+// unit, below 2^57, it stays finite, so it does not matter whether a device knows infinity or saturates.
 constexpr uint32_t kTaken = 0xe2800000;
 // Whether a score is that of an entry that is taken: at most -2^64, far below every other.
 __aicore__ inline bool IsTaken(uint32_t bits) { return bits >= 0xdf800000; }

@@ -39,8 +39,8 @@
  * magnitudes add up to at most 2 * S - score, in whatever order they are added. Correct rounding would need
  * half of this bound, so an operation may be off by a whole unit in the last place, or be fused.)
  *
- * No result is infinite: an entry that is taken has an age of -2^70, and is told by its range. So a device that
- * saturates answers as one that does not.
+ * No result is infinite: an entry that is taken has an age of -2^70, and is told by its range. So a device
+ * that saturates answers as one that does not.
  *
  * The scalar unit scores these few entries again in 64-bit integers; the greatest integer wins, then the
  * earliest entry. More than BR_MAX_RESCORED of them in one column end in BR_STATUS_TIES. No f32 value decides

@@ -685,7 +685,9 @@ constexpr int32_t kPair = 2; // a value, and its lane as bits
 // The lanes that hold the values of pairs.
 constexpr uint64_t kValueLanes = 0x5555555555555555;
 
-inline uint64_t LowLanes(int32_t count) { return count >= kLanes ? ~uint64_t(0) : (uint64_t(1) << count) - 1; }
+inline uint64_t LowLanes(int32_t count) {
+  return count >= kLanes ? ~uint64_t(0) : (uint64_t(1) << count) - 1;
+}
 
 // Reduces repeats inside an instruction that has begun: of each the greatest value among some lanes, and the
 // lowest lane that holds it.
@@ -742,7 +744,9 @@ inline void ReduceRepeats(const LocalTensor<float> &to, const LocalTensor<float>
 
 // What the scalar unit reads of a pair.
 inline float ValueOf(const LocalTensor<float> &pair) { return pair.GetValue(0); }
-inline uint32_t LaneOf(const LocalTensor<float> &pair) { return pair.ReinterpretCast<uint32_t>().GetValue(1); }
+inline uint32_t LaneOf(const LocalTensor<float> &pair) {
+  return pair.ReinterpretCast<uint32_t>().GetValue(1);
+}
 
 // The scalar unit writes a result; vectors and copies may use it.
 inline void WritePair(const LocalTensor<float> &to, float value, uint32_t index) {

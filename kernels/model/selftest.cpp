@@ -178,7 +178,8 @@ const std::vector<Rule> kRules = {
        ReduceMax(it.b, it.a, it.d, 256, true);
        Adds(it.c, it.b, 1.0f, 1);
      }},
-    {"pipe S does not know that pipe V", [] { Bench it; ReduceMax(it.b, it.a, it.d, 64, true); it.b.GetValue(0); }},
+    {"pipe S does not know that pipe V",
+     [] { Bench it; ReduceMax(it.b, it.a, it.d, 64, true); it.b.GetValue(0); }},
     {"holds the bits of an index",
      [] {
        Bench it;

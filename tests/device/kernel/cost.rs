@@ -159,7 +159,7 @@ fn the_table_in_the_readme_is_what_the_model_counts() {
         let cost = run(&library, shape);
         let Column { instructions, repeats, barriers_and_events } = column(n, h + 1);
         let (columns, greedy) = (cost.columns, cost.greedy);
-        // Scores are crossed out once a block. What is above the formula settles rounding doubts: few repeats.
+        // Scores are crossed out once a block. What is above the formula settles doubts: few repeats.
         let blocks = u64::from(cost.blocks);
         let (formula, again) = (k as u64 * repeats + blocks * n.div_ceil(64) as u64, columns.vector_repeats);
         assert!(again >= formula && again - formula <= formula / 20, "{shape:?}: {columns:?} for {formula}");

@@ -428,8 +428,8 @@ fn built(name: &str, bug: Option<&Bug>, build: &cc::Build, machine: &[PathBuf]) 
     library
 }
 
-/// The machine, and the compiler for kernels with bugs, some of which are worth a warning. Most bugs are noticed
-/// in the first batch: what is compiled fast is done first.
+/// The machine, and the compiler for kernels with bugs, some of which are worth a warning. Most bugs are
+/// noticed in the first batch: what is compiled fast is done first.
 fn tools() -> (cc::Build, Vec<PathBuf>) {
     let folder = folder().join("seeded");
     std::fs::create_dir_all(&folder).expect("a folder");

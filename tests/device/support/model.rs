@@ -152,8 +152,8 @@ impl Model {
         }
     }
 
-    /// Runs launches in one mode of the device: results beyond the greatest finite value become that value, or
-    /// infinity.
+    /// Runs launches in one mode of the device: results beyond the greatest finite value become that value,
+    /// or infinity.
     fn run(
         &self,
         saturates: bool,
