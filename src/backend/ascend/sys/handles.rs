@@ -1,10 +1,10 @@
 //! Handles of the runtime's objects: each is created by one call and destroyed by another when it is dropped.
 
 use std::ffi::{CStr, CString, c_void};
-use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 
+use super::super::object::{KernelFile, PrivateCopy};
 use super::super::result::CallError;
 use super::api::Api;
 use super::bindings::{
@@ -66,46 +66,40 @@ impl Drop for Context {
 }
 
 /// A stream: copies and launches that run one after the other.
-pub(crate) struct Stream {
+pub(super) struct Stream {
     api: Arc<Api>,
     pub(super) stream: aclrtStream,
-    closed: bool,
+    /// Whether the runtime has destroyed it; none before it was asked to.
+    closed: Option<bool>,
 }
 
 impl Stream {
-    pub(crate) fn create(context: &Context) -> Result<Self, CallError> {
+    pub(super) fn create(context: &Context) -> Result<Self, CallError> {
         let (api, mut stream) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtCreateStream", unsafe { api.acl.aclrtCreateStream(&mut stream) })?;
-        Ok(Self { api: Arc::clone(api), stream, closed: false })
+        Ok(Self { api: Arc::clone(api), stream, closed: None })
     }
 
     /// Waits for all that was enqueued so far.
-    pub(crate) fn synchronize(&self, timeout_ms: i32) -> Result<(), CallError> {
+    pub(super) fn synchronize(&self, timeout_ms: i32) -> Result<(), CallError> {
         // SAFETY: the stream lives.
         let code = unsafe { self.api.acl.aclrtSynchronizeStreamWithTimeout(self.stream, timeout_ms) };
         self.api.done("aclrtSynchronizeStreamWithTimeout", code)
     }
 
-    /// Destroys the stream and stops what runs on it. False where the runtime refused: buffers in flight must
-    /// then stay allocated.
-    pub(crate) fn close(mut self) -> bool {
-        self.destroy()
-    }
-
-    fn destroy(&mut self) -> bool {
-        if !self.closed {
-            // SAFETY: made once, and not destroyed yet.
-            let destroy = || unsafe { self.api.acl.aclrtDestroyStream(self.stream) };
-            self.closed = self.api.destroy("aclrtDestroyStream", destroy);
-        }
-        self.closed
+    /// Destroys the stream and stops what runs on it. False where the runtime refused: what is in flight may
+    /// still be read and written.
+    pub(super) fn close(&mut self) -> bool {
+        // SAFETY: made once, and not destroyed yet.
+        let destroy = || unsafe { self.api.acl.aclrtDestroyStream(self.stream) };
+        *self.closed.get_or_insert_with(|| self.api.destroy("aclrtDestroyStream", destroy))
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.destroy();
+        self.close();
     }
 }
 
@@ -126,6 +120,14 @@ impl Event {
     pub(super) fn record(&self, stream: &Stream) -> Result<(), CallError> {
         // SAFETY: both live.
         self.api.done("aclrtRecordEvent", unsafe { self.api.acl.aclrtRecordEvent(self.event, stream.stream) })
+    }
+
+    /// Milliseconds from here to another mark of the stream; both have been passed.
+    pub(super) fn until(&self, end: &Self) -> Result<f32, CallError> {
+        let mut ms = 0.0;
+        // SAFETY: both live; a place to write to.
+        let code = unsafe { self.api.acl.aclrtEventElapsedTime(&mut ms, self.event, end.event) };
+        self.api.done("aclrtEventElapsedTime", code).map(|()| ms)
     }
 }
 
@@ -148,6 +150,9 @@ impl DeviceMemory {
         let mut at = ptr::null_mut();
         // SAFETY: a place to write to.
         api.done("aclrtMalloc", unsafe { api.acl.aclrtMalloc(&mut at, bytes, ACL_HUGE_PAGES_FIRST) })?;
+        if at.is_null() {
+            return Err(api.error("aclrtMalloc", 0));
+        }
         Ok(Self { api: Arc::clone(api), at, bytes })
     }
 }
@@ -166,15 +171,32 @@ pub(super) struct PinnedMemory {
     pub(super) bytes: usize,
 }
 
+// SAFETY:
+// - this is the only owner of the memory, which any thread may read and write;
+// - freeing it on another thread is safe: where the runtime wants a context for that, it returns an error and
+//   the memory stays.
+unsafe impl Send for PinnedMemory {}
+
 impl PinnedMemory {
     pub(super) fn new(api: &Arc<Api>, bytes: usize) -> Result<Self, CallError> {
         let mut at = ptr::null_mut();
         // SAFETY: a place to write to.
         api.done("aclrtMallocHost", unsafe { api.acl.aclrtMallocHost(&mut at, bytes) })?;
         let at = at.cast::<u8>();
+        if at.is_null() {
+            return Err(api.error("aclrtMallocHost", 0));
+        }
         // SAFETY: the runtime handed out `bytes` writable bytes; this initialises them.
         unsafe { at.write_bytes(0, bytes) };
         Ok(Self { api: Arc::clone(api), at, bytes })
+    }
+
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY:
+        // - the runtime handed out as many bytes, and `new` initialised them;
+        // - nothing else points there: a copy is enqueued only from memory that a lane owns, and a lane lends
+        //   nothing out.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
     }
 }
 
@@ -189,23 +211,52 @@ impl Drop for PinnedMemory {
 pub(crate) struct Binary {
     api: Arc<Api>,
     binary: aclrtBinHandle,
+    /// What the runtime may still read: the content that it was given, or the copy that it was told of.
+    _content: KernelFile,
+    _copy: Option<PrivateCopy>,
 }
 
 impl Binary {
-    /// Loads a file by its absolute path.
-    pub(crate) fn load(context: &Context, path: &Path) -> Result<Self, CallError> {
+    /// Loads the content of a kernel file; with it the reason why it went through a copy on disk, if it did.
+    ///
+    /// A path could name another file by the time the runtime opens it, also one in `/proc/self/fd`, which
+    /// the runtime resolves. So it gets the bytes that were read where it takes bytes, and else the path of a
+    /// copy that nobody else can write. The call with bytes is younger, and some versions document it for
+    /// other kernels only: where it fails, the copy is tried as well.
+    pub(crate) fn load(
+        context: &Context,
+        content: KernelFile,
+    ) -> Result<(Self, Option<CallError>), CallError> {
         let api = context.api();
-        let invalid = |_| CallError {
-            call: "aclrtBinaryLoadFromFile",
-            code: 0,
-            message: format!("{}: a zero byte in the path", path.display()),
-        };
-        let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(invalid)?;
         let mut binary = ptr::null_mut();
+        let mut refused = None;
+        if api.acl.aclrtBinaryLoadFromData.is_ok() {
+            let (at, bytes) = (content.bytes().as_ptr().cast(), content.bytes().len());
+            // SAFETY: as many readable bytes, which live as long as the handle; no options; a place to write
+            // to.
+            let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
+            match api.done("aclrtBinaryLoadFromData", code) {
+                Ok(()) => {
+                    let api = Arc::clone(api);
+                    return Ok((Self { api, binary, _content: content, _copy: None }, None));
+                }
+                Err(error) if api.acl.aclrtBinaryLoadFromFile.is_err() => return Err(error),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let failed = |message: String| CallError { call: "aclrtBinaryLoadFromFile", code: 0, message };
+        let copy = content.copy().map_err(|error| failed(format!("no copy of the kernel: {error}")))?;
+        let path = CString::new(copy.path().as_os_str().as_encoded_bytes())
+            .map_err(|_| failed(format!("{}: a zero byte in the path", copy.path().display())))?;
         // SAFETY: a string that ends in zero, no options, a place to write to.
         let code = unsafe { api.acl.aclrtBinaryLoadFromFile(path.as_ptr(), ptr::null_mut(), &mut binary) };
-        api.done("aclrtBinaryLoadFromFile", code)?;
-        Ok(Self { api: Arc::clone(api), binary })
+        if let Err(mut error) = api.done("aclrtBinaryLoadFromFile", code) {
+            if let Some(refused) = refused {
+                error.message.push_str(&format!("; before that {refused}"));
+            }
+            return Err(error);
+        }
+        Ok((Self { api: Arc::clone(api), binary, _content: content, _copy: Some(copy) }, refused))
     }
 
     /// The entry of this name.
@@ -225,6 +276,6 @@ impl Drop for Binary {
     }
 }
 
-/// An entry of a kernel file. It is valid as long as its [`Binary`].
+/// An entry of a kernel file. It is valid as long as its [`Binary`]; [`super::Lanes`] keep both.
 #[derive(Clone, Copy)]
 pub(crate) struct Function(pub(super) aclrtFuncHandle);
