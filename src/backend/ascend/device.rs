@@ -35,11 +35,11 @@ pub(super) struct Opened {
     pub name: String,
 }
 
-/// An open device, made, used and dropped on one thread. Fields are dropped in order: what needs another
-/// field comes before it.
+/// An open device, made, used and dropped on one thread. Its context goes with the last memory of its
+/// batches.
 pub(super) struct Session {
     lanes: Lanes,
-    context: Context,
+    api: Arc<Api>,
     timeout_ms: i32,
 }
 
@@ -79,12 +79,12 @@ impl Session {
             ),
         };
         let timeout_ms = options.timeout_ms.min(i32::MAX as u32) as i32;
-        Ok((Self { lanes, context, timeout_ms }, opened, hosts))
+        Ok((Self { lanes, api, timeout_ms }, opened, hosts))
     }
 
     /// The error of an earlier destruction, once.
     pub(super) fn deferred(&self) -> Result<(), CallError> {
-        self.context.api().deferred()
+        self.api.deferred()
     }
 
     /// Enqueues a batch, whose memory is in flight from here on.
@@ -103,11 +103,8 @@ impl Session {
     /// Stops what runs and frees everything, also the host's memory that is not in flight. The first error of
     /// a destruction.
     pub(super) fn close(self, idle: impl IntoIterator<Item = HostBuffers>) -> Result<(), CallError> {
-        let Self { lanes, context, .. } = self;
-        let api = Arc::clone(context.api());
-        drop(lanes);
+        drop(self.lanes);
         idle.into_iter().for_each(drop);
-        drop(context);
-        api.deferred()
+        self.api.deferred()
     }
 }

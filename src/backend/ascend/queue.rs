@@ -435,9 +435,9 @@ impl Shared {
                 catch_unwind(AssertUnwindSafe(|| self.open_and_serve(options, patience, &mut closing)));
             let end = once.unwrap_or_else(|panic| {
                 let end = End::Failed(panicked(panic));
-                // Context and stream went with the panic. Memory of theirs is not freed any more.
                 self.fail_all(&end);
-                self.hosts.iter().for_each(|host| std::mem::forget(lock(host).take()));
+                // The stream went with the panic, and the context goes with these.
+                self.hosts.iter().for_each(|host| drop(lock(host).take()));
                 end
             });
             let failure = match end {

@@ -85,12 +85,13 @@ struct Lane {
 
 impl Lane {
     fn new(
-        api: &Arc<Api>,
+        context: &Arc<Context>,
         functions: &[Function],
         (input_bytes, output_bytes): (usize, usize),
     ) -> Result<Self, CallError> {
-        let device_input = DeviceMemory::new(api, input_bytes)?;
-        let device_output = DeviceMemory::new(api, output_bytes)?;
+        let api = context.api();
+        let device_input = DeviceMemory::new(context, input_bytes)?;
+        let device_output = DeviceMemory::new(context, output_bytes)?;
         let arguments = if api.acl.aclrtLaunchKernelWithHostArgs.is_ok() {
             Vec::new()
         } else {
@@ -100,7 +101,7 @@ impl Lane {
                 .map(|&function| Arguments::new(api, function, &mut pointers))
                 .collect::<Result<_, _>>()?
         };
-        let (start, end) = (Event::create(api)?, Event::create(api)?);
+        let (start, end) = (Event::create(context)?, Event::create(context)?);
         Ok(Self { device_input, device_output, start, end, arguments, in_flight: None })
     }
 }
@@ -120,7 +121,7 @@ pub(crate) struct Lanes {
 impl Lanes {
     /// As many lanes as asked for, and the host's memory of each.
     pub(crate) fn new<const COUNT: usize>(
-        context: &Context,
+        context: &Arc<Context>,
         (binary, functions): (Binary, Vec<Function>),
         bytes: (usize, usize),
         timeout_s: u16,
@@ -129,8 +130,9 @@ impl Lanes {
         let stream = Stream::create(context)?;
         let (mut all, mut hosts) = (Vec::with_capacity(COUNT), Vec::with_capacity(COUNT));
         for _ in 0..COUNT {
-            all.push(Lane::new(api, &functions, bytes)?);
-            let (input, output) = (PinnedMemory::new(api, bytes.0)?, PinnedMemory::new(api, bytes.1)?);
+            all.push(Lane::new(context, &functions, bytes)?);
+            let (input, output) =
+                (PinnedMemory::new(context, bytes.0)?, PinnedMemory::new(context, bytes.1)?);
             hosts.push(HostBuffers { input, output });
         }
         let lanes = Self { stream, all, functions, binary: Some(binary), api: Arc::clone(api), timeout_s };
@@ -246,10 +248,22 @@ impl Drop for Lanes {
             // What ran on the stream has been stopped: everything may be freed.
             return;
         }
-        for lane in self.all.drain(..).filter(|lane| lane.in_flight.is_some()) {
-            mem::forget(lane);
-            // Its kernel may still run.
-            mem::forget(self.binary.take());
+        let mut lost = false;
+        for Lane { device_input, device_output, start, end, in_flight, .. } in self.all.drain(..) {
+            let Some(host) = in_flight else { continue };
+            host.input.leak();
+            host.output.leak();
+            // The rest goes with the context.
+            device_input.leave();
+            device_output.leave();
+            start.leave();
+            end.leave();
+            lost = true;
+        }
+        if lost {
+            self.binary.take().into_iter().for_each(Binary::leave);
+            // A runtime with leaked memory is not finalised.
+            mem::forget(Arc::clone(&self.api));
         }
     }
 }

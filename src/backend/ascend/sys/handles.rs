@@ -1,6 +1,7 @@
 //! Handles of the runtime's objects: each is created by one call and destroyed by another when it is dropped.
 
 use std::ffi::{CStr, CString, c_void};
+use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
@@ -33,15 +34,20 @@ impl Drop for Device {
     }
 }
 
-/// A context, current on the thread that made it. Every handle below belongs to a context and is used on its
-/// thread only.
+/// A context, current on the thread that made it. Every handle below keeps its context, which is destroyed
+/// after the last of them.
 pub(crate) struct Context {
     device: Device,
     context: aclrtContext,
 }
 
+// SAFETY: the handle is only ever passed to the runtime, which takes it on every thread.
+unsafe impl Send for Context {}
+// SAFETY: as above; a shared context lends out its runtime and nothing else.
+unsafe impl Sync for Context {}
+
 impl Context {
-    pub(crate) fn create(device: Device) -> Result<Self, CallError> {
+    pub(crate) fn create(device: Device) -> Result<Arc<Self>, CallError> {
         let (api, mut context) = (&device.api, ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtCreateContext", unsafe { api.acl.aclrtCreateContext(&mut context, device.device) })?;
@@ -49,7 +55,7 @@ impl Context {
         let api = context.api();
         // SAFETY: the context was just made.
         api.done("aclrtSetCurrentContext", unsafe { api.acl.aclrtSetCurrentContext(context.context) })?;
-        Ok(context)
+        Ok(Arc::new(context))
     }
 
     pub(crate) fn api(&self) -> &Arc<Api> {
@@ -60,40 +66,42 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let api = self.api();
-        // SAFETY: made once, destroyed once; the owner drops the context last.
+        // SAFETY: made once, destroyed once; every object in it has kept it.
         api.destroy("aclrtDestroyContext", || unsafe { api.acl.aclrtDestroyContext(self.context) });
     }
 }
 
 /// A stream: copies and launches that run one after the other.
 pub(super) struct Stream {
-    api: Arc<Api>,
+    context: Arc<Context>,
     pub(super) stream: aclrtStream,
     /// Whether the runtime has destroyed it; none before it was asked to.
     closed: Option<bool>,
 }
 
 impl Stream {
-    pub(super) fn create(context: &Context) -> Result<Self, CallError> {
+    pub(super) fn create(context: &Arc<Context>) -> Result<Self, CallError> {
         let (api, mut stream) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtCreateStream", unsafe { api.acl.aclrtCreateStream(&mut stream) })?;
-        Ok(Self { api: Arc::clone(api), stream, closed: None })
+        Ok(Self { context: Arc::clone(context), stream, closed: None })
     }
 
     /// Waits for all that was enqueued so far.
     pub(super) fn synchronize(&self, timeout_ms: i32) -> Result<(), CallError> {
+        let api = self.context.api();
         // SAFETY: the stream lives.
-        let code = unsafe { self.api.acl.aclrtSynchronizeStreamWithTimeout(self.stream, timeout_ms) };
-        self.api.done("aclrtSynchronizeStreamWithTimeout", code)
+        let code = unsafe { api.acl.aclrtSynchronizeStreamWithTimeout(self.stream, timeout_ms) };
+        api.done("aclrtSynchronizeStreamWithTimeout", code)
     }
 
     /// Destroys the stream and stops what runs on it. False where the runtime refused: what is in flight may
     /// still be read and written.
     pub(super) fn close(&mut self) -> bool {
+        let api = self.context.api();
         // SAFETY: made once, and not destroyed yet.
-        let destroy = || unsafe { self.api.acl.aclrtDestroyStream(self.stream) };
-        *self.closed.get_or_insert_with(|| self.api.destroy("aclrtDestroyStream", destroy))
+        let destroy = || unsafe { api.acl.aclrtDestroyStream(self.stream) };
+        *self.closed.get_or_insert_with(|| api.destroy("aclrtDestroyStream", destroy))
     }
 }
 
@@ -105,81 +113,104 @@ impl Drop for Stream {
 
 /// A mark in a stream, from which the device takes the time.
 pub(super) struct Event {
-    api: Arc<Api>,
-    pub(super) event: aclrtEvent,
+    context: Arc<Context>,
+    /// Null once it is left to the context.
+    event: aclrtEvent,
 }
 
 impl Event {
-    pub(super) fn create(api: &Arc<Api>) -> Result<Self, CallError> {
-        let mut event = ptr::null_mut();
+    pub(super) fn create(context: &Arc<Context>) -> Result<Self, CallError> {
+        let (api, mut event) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtCreateEvent", unsafe { api.acl.aclrtCreateEvent(&mut event) })?;
-        Ok(Self { api: Arc::clone(api), event })
+        Ok(Self { context: Arc::clone(context), event })
     }
 
     pub(super) fn record(&self, stream: &Stream) -> Result<(), CallError> {
+        let api = self.context.api();
         // SAFETY: both live.
-        self.api.done("aclrtRecordEvent", unsafe { self.api.acl.aclrtRecordEvent(self.event, stream.stream) })
+        api.done("aclrtRecordEvent", unsafe { api.acl.aclrtRecordEvent(self.event, stream.stream) })
     }
 
     /// Milliseconds from here to another mark of the stream; both have been passed.
     pub(super) fn until(&self, end: &Self) -> Result<f32, CallError> {
-        let mut ms = 0.0;
+        let (api, mut ms) = (self.context.api(), 0.0);
         // SAFETY: both live; a place to write to.
-        let code = unsafe { self.api.acl.aclrtEventElapsedTime(&mut ms, self.event, end.event) };
-        self.api.done("aclrtEventElapsedTime", code).map(|()| ms)
+        let code = unsafe { api.acl.aclrtEventElapsedTime(&mut ms, self.event, end.event) };
+        api.done("aclrtEventElapsedTime", code).map(|()| ms)
+    }
+
+    /// Does not destroy it: the stream may still use it.
+    pub(super) fn leave(mut self) {
+        self.event = ptr::null_mut();
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
+        if self.event.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: made once, destroyed once.
-        self.api.destroy("aclrtDestroyEvent", || unsafe { self.api.acl.aclrtDestroyEvent(self.event) });
+        api.destroy("aclrtDestroyEvent", || unsafe { api.acl.aclrtDestroyEvent(self.event) });
     }
 }
 
 /// Memory on the device.
 pub(super) struct DeviceMemory {
-    api: Arc<Api>,
+    context: Arc<Context>,
+    /// Null once it is left to the context.
     pub(super) at: *mut c_void,
     pub(super) bytes: usize,
 }
 
 impl DeviceMemory {
-    pub(super) fn new(api: &Arc<Api>, bytes: usize) -> Result<Self, CallError> {
-        let mut at = ptr::null_mut();
+    pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, CallError> {
+        let (api, mut at) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtMalloc", unsafe { api.acl.aclrtMalloc(&mut at, bytes, ACL_HUGE_PAGES_FIRST) })?;
         if at.is_null() {
             return Err(api.error("aclrtMalloc", 0));
         }
-        Ok(Self { api: Arc::clone(api), at, bytes })
+        Ok(Self { context: Arc::clone(context), at, bytes })
+    }
+
+    /// Does not free it: the stream may still use it.
+    pub(super) fn leave(mut self) {
+        self.at = ptr::null_mut();
     }
 }
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
+        if self.at.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        self.api.destroy("aclrtFree", || unsafe { self.api.acl.aclrtFree(self.at) });
+        api.destroy("aclrtFree", || unsafe { api.acl.aclrtFree(self.at) });
     }
 }
 
 /// Pinned memory of the host, which the device reads and writes directly.
 pub(super) struct PinnedMemory {
-    api: Arc<Api>,
+    context: Arc<Context>,
+    /// Null once it is leaked.
     pub(super) at: *mut u8,
     pub(super) bytes: usize,
 }
 
 // SAFETY:
 // - this is the only owner of the memory, which any thread may read and write;
+// - the memory lives as long as this does, for it keeps its context;
 // - freeing it on another thread is safe: where the runtime wants a context for that, it returns an error and
 //   the memory stays.
 unsafe impl Send for PinnedMemory {}
 
 impl PinnedMemory {
-    pub(super) fn new(api: &Arc<Api>, bytes: usize) -> Result<Self, CallError> {
-        let mut at = ptr::null_mut();
+    pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, CallError> {
+        let (api, mut at) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtMallocHost", unsafe { api.acl.aclrtMallocHost(&mut at, bytes) })?;
         let at = at.cast::<u8>();
@@ -188,7 +219,7 @@ impl PinnedMemory {
         }
         // SAFETY: the runtime handed out `bytes` writable bytes; this initialises them.
         unsafe { at.write_bytes(0, bytes) };
-        Ok(Self { api: Arc::clone(api), at, bytes })
+        Ok(Self { context: Arc::clone(context), at, bytes })
     }
 
     pub(super) fn bytes(&mut self) -> &mut [u8] {
@@ -198,22 +229,31 @@ impl PinnedMemory {
         //   nothing out.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
     }
+
+    /// Never frees it: the device may still read and write it.
+    pub(super) fn leak(mut self) {
+        self.at = ptr::null_mut();
+    }
 }
 
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
+        if self.at.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        self.api.destroy("aclrtFreeHost", || unsafe { self.api.acl.aclrtFreeHost(self.at.cast()) });
+        api.destroy("aclrtFreeHost", || unsafe { api.acl.aclrtFreeHost(self.at.cast()) });
     }
 }
 
 /// A loaded kernel file.
 pub(crate) struct Binary {
-    api: Arc<Api>,
+    context: Arc<Context>,
+    /// Null once it is left to the context.
     binary: aclrtBinHandle,
     /// What the runtime may still read: the content that it was given, or the copy that it was told of.
-    _content: KernelFile,
-    _copy: Option<PrivateCopy>,
+    content: Option<(KernelFile, Option<PrivateCopy>)>,
 }
 
 impl Binary {
@@ -224,7 +264,7 @@ impl Binary {
     /// copy that nobody else can write. The call with bytes is younger, and some versions document it for
     /// other kernels only: where it fails, the copy is tried as well.
     pub(crate) fn load(
-        context: &Context,
+        context: &Arc<Context>,
         content: KernelFile,
     ) -> Result<(Self, Option<CallError>), CallError> {
         let api = context.api();
@@ -237,8 +277,8 @@ impl Binary {
             let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
             match api.done("aclrtBinaryLoadFromData", code) {
                 Ok(()) => {
-                    let api = Arc::clone(api);
-                    return Ok((Self { api, binary, _content: content, _copy: None }, None));
+                    let (context, content) = (Arc::clone(context), Some((content, None)));
+                    return Ok((Self { context, binary, content }, None));
                 }
                 Err(error) if api.acl.aclrtBinaryLoadFromFile.is_err() => return Err(error),
                 Err(error) => refused = Some(error),
@@ -256,23 +296,34 @@ impl Binary {
             }
             return Err(error);
         }
-        Ok((Self { api: Arc::clone(api), binary, _content: content, _copy: Some(copy) }, refused))
+        let (context, content) = (Arc::clone(context), Some((content, Some(copy))));
+        Ok((Self { context, binary, content }, refused))
     }
 
     /// The entry of this name.
     pub(crate) fn function(&self, name: &CStr) -> Result<Function, CallError> {
-        let mut function = ptr::null_mut();
+        let (api, mut function) = (self.context.api(), ptr::null_mut());
         // SAFETY: the binary lives; a string that ends in zero, a place to write to.
-        let code = unsafe { self.api.acl.aclrtBinaryGetFunction(self.binary, name.as_ptr(), &mut function) };
-        self.api.done("aclrtBinaryGetFunction", code)?;
+        let code = unsafe { api.acl.aclrtBinaryGetFunction(self.binary, name.as_ptr(), &mut function) };
+        api.done("aclrtBinaryGetFunction", code)?;
         Ok(Function(function))
+    }
+
+    /// Does not unload it: its kernels may still run.
+    pub(super) fn leave(mut self) {
+        self.binary = ptr::null_mut();
+        mem::forget(self.content.take());
     }
 }
 
 impl Drop for Binary {
     fn drop(&mut self) {
+        if self.binary.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: loaded once, unloaded once.
-        self.api.destroy("aclrtBinaryUnLoad", || unsafe { self.api.acl.aclrtBinaryUnLoad(self.binary) });
+        api.destroy("aclrtBinaryUnLoad", || unsafe { api.acl.aclrtBinaryUnLoad(self.binary) });
     }
 }
 
