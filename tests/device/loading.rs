@@ -107,7 +107,7 @@ fn a_hang_in_the_runtime_holds_up_only_who_needs_that_runtime() {
     for call in ["aclInit", "aclFinalize"] {
         let (fake, other) = (Fake::new(), Fake::new());
         let mut hurried = parameters(&fake);
-        hurried.ascend.open_timeout_ms = 50;
+        hurried.ascend.open_timeout_ms = 1_000;
         if call == "aclFinalize" {
             assert_decides(&parameters(&fake));
         }
@@ -127,12 +127,12 @@ fn a_hang_in_the_runtime_holds_up_only_who_needs_that_runtime() {
             let parts = Parts::new(1);
             let expected = decide(&mut *on_cpu("exact"), &parts.batch());
             assert_eq!(decide(&mut *waiting, &parts.batch()), expected);
-            assert!(begin.elapsed() < Duration::from_secs(5), "{call}: {:?}", begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_secs(20), "{call}: {:?}", begin.elapsed());
             // Others neither wait for it nor notice it.
             assert_decides(&parameters(&other));
             ascend::finalize();
             until(call, || other.live("init") == 0);
-            assert!(begin.elapsed() < Duration::from_secs(10), "{call}: {:?}", begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_secs(40), "{call}: {:?}", begin.elapsed());
             assert_eq!(fake.calls(call), 1, "{call}");
             fake.release();
             hung.join().expect("it returns");

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -334,8 +335,16 @@ static int32_t free_memory(void *address, enum kind kind, const char *call) {
     }
     found->live = false;
     memory_used -= found->bytes;
-    /* The pages stay: what still points there finds poison. */
-    memset(found->base, POISON, found->bytes);
+    /* The address stays taken: what still points there finds poison, or zeros far from the beginning, whose
+     * pages go back to the system. */
+    size_t kept = found->bytes < 64 * 1024 ? found->bytes : 64 * 1024;
+    memset(found->base, POISON, kept);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)found->base + kept + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)found->base + found->bytes) / page * page;
+    if (from < to) {
+        madvise((void *)from, to - from, MADV_DONTNEED);
+    }
     return 0;
 }
 

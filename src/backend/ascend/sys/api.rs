@@ -91,7 +91,7 @@ enum Found {
 
 impl Claim {
     /// Finds a library in the list, or enters it.
-    fn new(path: &Path, patience: Duration) -> Result<Found, CallError> {
+    fn find(path: &Path, patience: Duration) -> Result<Found, CallError> {
         let begin = Instant::now();
         let mut loaded = lock(&LOADED);
         loop {
@@ -161,7 +161,7 @@ impl Api {
     pub(crate) fn load(asked: Option<&Path>, patience: Duration) -> Result<Arc<Self>, LoadError> {
         let mut tried = String::new();
         for path in candidates(asked) {
-            let claim = match Claim::new(&path, patience)? {
+            let claim = match Claim::find(&path, patience)? {
                 Found::Open(api) => return Ok(api),
                 Found::Claimed(claim) => claim,
             };
