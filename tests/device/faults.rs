@@ -1,5 +1,5 @@
-//! One fault in each call of the runtime that the host makes: it fails or never returns. Every decision is the
-//! oracle's, the description has the reason, everything is given back, and the device is there again.
+//! One fault in each call of the runtime that the host makes: it fails or never returns. Every decision is
+//! the oracle's, the description has the reason, everything is given back, and the device is there again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
