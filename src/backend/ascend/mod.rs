@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`result`] | what can go wrong, as values |
 //! | `sys` | the runtime's calls behind handles: all unsafe code |
-//! | `device`, `kernel` | an open device, and the kernel file that runs on it |
+//! | `device`, `kernel`, `object` | an open device, the kernel file for it, and that file's content |
 //! | `queue` | the thread that owns the device: batches in flight, failures, rests |
 //! | `blob` | a batch as the kernel reads it, and the device's answer |
 //! | `launch` | a batch's way to the device and back |
@@ -28,6 +28,8 @@ mod device;
 mod kernel;
 #[cfg(feature = "ascend")]
 pub mod launch;
+#[cfg(feature = "ascend")]
+mod object;
 #[cfg(feature = "ascend")]
 mod queue;
 pub mod result;
@@ -90,8 +92,8 @@ setters!(AscendParameters {
     longest_rest_ms: u32,
 });
 
-/// Finalises every runtime that this process has loaded, each when its last device is closed. For the end of
-/// a process: a device that is opened later loads its runtime anew.
+/// Finalises every runtime that this process has loaded, each when its last device is closed; where none is
+/// open, on this thread. For the end of a process: a device that is opened later loads its runtime anew.
 #[cfg(feature = "ascend")]
 pub fn finalize() {
     sys::finalize();

@@ -114,6 +114,12 @@ pub enum DeviceError {
         /// Failures and late answers since it last answered in time.
         failures: u32,
     },
+    /// The thread that owns the device panicked; the device was closed and is opened again.
+    #[error("the device's thread panicked: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: String,
+    },
     /// Every place for a batch is taken.
     #[error("{in_flight} batches are in flight, as many as fit")]
     Busy {
@@ -155,6 +161,8 @@ pub struct Counters {
     pub refused: u64,
     /// Failures of the device.
     pub failures: u64,
+    /// How many of these were a panic of the thread that owns the device.
+    pub panics: u64,
     /// How often it was opened.
     pub openings: u64,
 }
