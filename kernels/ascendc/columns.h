@@ -41,7 +41,7 @@ class Columns {
       pipe->InitBuffer(extras_buffer_, plane);
       extras_ = extras_buffer_.Get<float>();
       uint32_t bytes = tile * BR_BONUS_BYTES(batch.bonus_format);
-      pipe->InitBuffer(bonuses_queue_, 2, bytes);
+      pipe->InitBuffer(bonuses_queue_, 1, bytes);
     }
     if (room_) {
       pipe->InitBuffer(fits_buffer_, BR_MASK_BYTES(tile));
@@ -52,7 +52,7 @@ class Columns {
       eligible_ = eligible_buffer_.Get<uint8_t>();
       pipe->InitBuffer(bits_buffer_, tile * sizeof(int16_t));
       pipe->InitBuffer(bit_buffer_, tile * sizeof(int16_t));
-      pipe->InitBuffer(words_queue_, 2, tile * sizeof(int16_t));
+      pipe->InitBuffer(words_queue_, 1, tile * sizeof(int16_t));
       bits_ = bits_buffer_.Get<int16_t>();
       bit_ = bit_buffer_.Get<int16_t>();
       words_ = batch.Section<int16_t>(batch.U32(offsetof(BrHeader, words_at)),
@@ -146,11 +146,7 @@ class Columns {
     }
     Fetch(worker, from, count, 0);
     for (uint32_t at = 0; at < count; at += tile) {
-      if (at + tile < count) {
-        Fetch(worker, from, count, at + tile);
-      }
-      uint32_t size = count - at < tile ? count - at : tile;
-      ScoreTile(from + at, size, longest);
+      ScoreTile(worker, from, count, at, longest);
     }
   }
 
@@ -178,11 +174,18 @@ class Columns {
   // Work is cut into intervals between two barriers. A pair of knots takes five of them, and each begins a
   // new pair, so that all vector instructions of an interval are independent. The first four also compute the
   // base and the masks.
-  __aicore__ inline void ScoreTile(uint32_t entry, uint32_t size, int64_t longest) {
+  __aicore__ inline void ScoreTile(uint32_t worker, uint32_t from, uint32_t count, uint32_t at,
+                                   int64_t longest) {
+    uint32_t size = count - at < batch_->tile ? count - at : batch_->tile, entry = from + at;
     int32_t pairs = (profile_.knots + 1) / 2;
     for (int32_t interval = 0; interval < pairs + 4; interval++) {
       BaseStep(interval, entry, size, longest);
       KnotSteps(interval, entry, size);
+      // The queues have this tile's buffers back, one each: with a second one a queue could pass an event
+      // again for which the other pipe has not waited yet.
+      if (interval == 1 && at + batch_->tile < count) {
+        Fetch(worker, from, count, at + batch_->tile);
+      }
       PipeBarrier<PIPE_V>();
     }
     if (eligibility_) {
@@ -374,7 +377,7 @@ class Columns {
   TBuf<TPosition::VECCALC> work_buffers_[BR_WORK_TILES];
   TBuf<TPosition::VECCALC> greatest_buffer_, repeats_buffer_, stage_buffer_;
   TBuf<TPosition::VECCALC> fits_buffer_, eligible_buffer_, bits_buffer_, bit_buffer_;
-  TQue<TPosition::VECIN, 2> bonuses_queue_, words_queue_;
+  TQue<TPosition::VECIN, 1> bonuses_queue_, words_queue_;
   LocalTensor<float> tokens_, ages_, extras_, scores_, greatest_, repeats_;
   LocalTensor<float> work_[BR_WORK_TILES];
   LocalTensor<uint8_t> fits_, eligible_;

@@ -131,8 +131,8 @@
 /*
  * Bytes of the unified buffer that a batch takes: planes of all entries (tokens, ages, scores; with bonuses
  * also age plus bonus), nine tiles of intermediate results, a mask each for room and eligibility, the
- * eligibility bits and their queue of two tiles, the bonuses' queue of two tiles, the greatest score of each
- * repeat of 64 and of all, and the staging of answers.
+ * eligibility bits and the tile of them that comes in, the tile of bonuses that comes in, the greatest score
+ * of each repeat of 64 and of all, and the staging of answers.
  */
 #define BR_WORK_TILES 9u
 #define BR_REPEATS_BYTES 1024u
@@ -143,8 +143,8 @@
 #define BR_UB_BYTES(stride, tile, format, flags)                                                           \
   (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride) * 4u + BR_WORK_TILES * (tile) * 4u +                   \
    (((flags) & BR_FLAG_ROOM) != 0 ? BR_MASK_BYTES(tile) : 0u) +                                            \
-   (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? BR_MASK_BYTES(tile) + 4u * (tile) * 2u : 0u) +                  \
-   2u * (tile) * BR_BONUS_BYTES(format) + BR_REPEATS_BYTES + BR_GREATEST_BYTES + BR_STAGE_BYTES)
+   (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? BR_MASK_BYTES(tile) + 3u * (tile) * 2u : 0u) +                  \
+   (tile) * BR_BONUS_BYTES(format) + BR_REPEATS_BYTES + BR_GREATEST_BYTES + BR_STAGE_BYTES)
 #define BR_MASK_BYTES(tile) (((tile) / 8u + BR_BLOCK_BYTES - 1u) / BR_BLOCK_BYTES * BR_BLOCK_BYTES)
 
 #define BR_STATUS_UNWRITTEN 0u
@@ -181,8 +181,7 @@ typedef struct BrHeader {
   uint32_t steps; /* knots of LOOKAHEAD; knot slots of each profile of FIXED; else 0 */
   uint32_t runs;  /* at least 1 */
   uint32_t stride; /* entries of each plane: the end of the last run, a multiple of BR_ENTRY_ALIGN */
-  uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN; two
-                      tiles are in the UB */
+  uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN */
   uint32_t group;  /* workers of one block of BR_ENTRY_COLUMNS */
   uint32_t max_picks; /* at most min(requests, open slots) */
   uint32_t stop_open_slots; /* picks end when no more slots than this are open; 0 for none */

@@ -86,6 +86,9 @@ struct Buffer {
   size_t at = 0;
   Machine::Knowledge filled = {};
   Machine::Knowledge freed = {};
+  // The events that tell the other pipe, where it has not been told to wait yet.
+  int filled_event = -1;
+  int freed_event = -1;
 };
 } // namespace model
 
@@ -250,6 +253,10 @@ template <TPosition position, int32_t depth> class TQue {
       model::Buffer &buffer = buffers_[index];
       if (buffer.state == model::Buffer::kFree) {
         buffer.state = model::Buffer::kAllocated;
+        if (buffer.freed_event >= 0) {
+          model::It().GiveEvent(kEmpties, kFills, buffer.freed_event);
+          buffer.freed_event = -1;
+        }
         model::It().Learn(kFills, buffer.freed);
         return LocalTensor<T>(buffer.at, bytes_, position, &buffer);
       }
@@ -266,8 +273,7 @@ template <TPosition position, int32_t depth> class TQue {
       model::It().Stop("EnQue: the queue holds its depth of %d already", depth);
     }
     buffer->state = model::Buffer::kQueued;
-    // DeQue waits for this event, as AllocTensor does for that of FreeTensor.
-    model::It().counts.events++;
+    buffer->filled_event = model::It().TakeEvent(kFills, kEmpties);
     model::It().Snapshot(kFills, buffer->filled);
     order_[(first_ + queued_++) % kMost] = buffer;
     return true;
@@ -281,6 +287,7 @@ template <TPosition position, int32_t depth> class TQue {
     first_ = (first_ + 1) % kMost;
     queued_--;
     buffer->state = model::Buffer::kTaken;
+    model::It().GiveEvent(kFills, kEmpties, buffer->filled_event);
     model::It().Learn(kEmpties, buffer->filled);
     return LocalTensor<T>(buffer->at, bytes_, position, buffer);
   }
@@ -294,7 +301,7 @@ template <TPosition position, int32_t depth> class TQue {
       model::It().Stop("FreeTensor of a tensor that is still queued");
     }
     buffer->state = model::Buffer::kFree;
-    model::It().counts.events++;
+    buffer->freed_event = model::It().TakeEvent(kEmpties, kFills);
     model::It().Snapshot(kEmpties, buffer->freed);
   }
 

@@ -271,6 +271,28 @@ const std::vector<Rule> kRules = {
          PipeBarrier<PIPE_V>();
        }
      }},
+    // The event that a copy is to wait for is passed again before it has: the second copy may not have begun.
+    {"may not have waited for it yet",
+     [] {
+       Bench it;
+       TQue<TPosition::VECIN, 2> queue;
+       it.pipe.InitBuffer(queue, 2, 1024);
+       auto fetch = [&] {
+         auto tensor = queue.AllocTensor<float>();
+         DataCopyPad(tensor, it.in, it.Bytes(1024), kNoPad);
+         queue.EnQue(tensor);
+       };
+       auto use = [&](const LocalTensor<float> &to) {
+         auto tensor = queue.DeQue<float>();
+         Adds(to, tensor, 1.0f, 256);
+         queue.FreeTensor(tensor);
+       };
+       fetch();
+       fetch();
+       use(it.b);
+       fetch();
+       use(it.c);
+     }},
     {"all 1 buffers of the queue are in use",
      [] {
        Bench it;

@@ -94,8 +94,8 @@ const BUGS: &[Bug] = &[
     bug(
         "barrier between intervals",
         "columns.h",
-        "KnotSteps(interval, entry, size);\nPipeBarrier<PIPE_V>();",
-        "KnotSteps(interval, entry, size);",
+        "}\nPipeBarrier<PIPE_V>();\n}\nif (eligibility_) {",
+        "}\n}\nif (eligibility_) {",
         NO_BARRIER,
     ),
     bug(
@@ -211,8 +211,8 @@ const BUGS: &[Bug] = &[
     bug(
         "misaligned tile",
         "columns.h",
-        "ScoreTile(from + at, size, longest);",
-        "ScoreTile(from + at + 1, size, longest);",
+        "entry = from + at;\nint32_t pairs",
+        "entry = from + at + 1;\nint32_t pairs",
         By::Model("not a multiple of 32"),
     ),
     bug(
@@ -246,9 +246,17 @@ const BUGS: &[Bug] = &[
     bug(
         "tile nobody takes",
         "columns.h",
-        "if (at + tile < count) {\nFetch(worker, from, count, at + tile);\n}",
-        "Fetch(worker, from, count, at + tile < count ? at + tile : at);",
+        "if (interval == 1 && at + batch_->tile < count) {\n\
+         Fetch(worker, from, count, at + batch_->tile);\n}",
+        "if (interval == 1) {\nFetch(worker, from, count, at);\n}",
         By::Model("waits for ever"),
+    ),
+    bug(
+        "next tile too early",
+        "columns.h",
+        "if (interval == 1 && at",
+        "if (interval == 0 && at",
+        By::Model("buffers of the queue are in use"),
     ),
     bug(
         "index as number",

@@ -221,13 +221,12 @@ pub(super) fn ub_bytes(header: &Header) -> usize {
         bytes += mask;
     }
     if header.flags & FLAG_ELIGIBILITY != 0 {
-        bytes += mask + 4 * tile * 2;
+        bytes += mask + 3 * tile * 2;
     }
-    bytes
-        + 2 * tile
-            * match header.bonus_format {
-                BONUS_F16 => 2,
-                BONUS_F32 => 4,
-                _ => 0,
-            }
+    let bonus = match header.bonus_format {
+        BONUS_F16 => 2,
+        BONUS_F32 => 4,
+        _ => 0,
+    };
+    bytes + tile * bonus
 }
