@@ -231,7 +231,7 @@ pub(crate) fn build(
     std::fs::copy(&made, &kernel)
         .map_err(|error| Failure::NotMade(format!("{}: {error}", made.display())))?;
     let cache = std::fs::read_to_string(place.build.join("CMakeCache.txt")).unwrap_or_default();
-    let module = cache.lines().find_map(|line| line.strip_prefix("ASCENDC_CMAKE:FILEPATH=")).map(Path::new);
+    let module = cache.lines().find_map(|line| line.strip_prefix("USED_ASCENDC_CMAKE:INTERNAL=")).map(Path::new);
     let module = module.map(|module| match module.strip_prefix(&place.toolkit) {
         Ok(below) => toolkit.join(below),
         Err(_) => module.to_owned(),
@@ -272,6 +272,8 @@ pub(crate) fn directives(environment: Environment<'_>, temporary: &Path) -> Vec<
             // One line for cargo, whatever a path has in it.
             let why = failure.to_string().replace(char::is_control, " ");
             lines.push(complaint(&format!("no device kernel: {why}")));
+            // A file that is never there: the next build tries again, for the toolkit may be mended by then.
+            lines.push("cargo::rerun-if-changed=kernels/not-built".to_owned());
             lines.push(format!("cargo::rustc-env=BALANCEROUTE_ASCEND_NOT_BUILT={why}"));
         }
     }
