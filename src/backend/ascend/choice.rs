@@ -6,7 +6,8 @@
 //! machine within some ten decisions. The slower side is measured again now and then: it may have become the
 //! faster one.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Pairs, Request, Worker};
+use crate::pool::Pool;
 
 /// A new measurement multiplies the weight of all older ones by this: after some 13 half of it is left.
 const FADE: f64 = 0.95;
@@ -130,11 +131,73 @@ impl Choice {
     }
 }
 
+/// Has each of the batches decided by which the sides are measured when a policy is built.
+pub(crate) fn calibration(mut decide: impl FnMut(&Batch<'_>)) {
+    for (waiting, workers, paired) in [(64, 16, true), (512, 64, true), (64, 16, false), (512, 64, false)] {
+        // Lengths and loads that repeat nowhere near each other; what they are does not matter.
+        let scattered = |at: usize, below: u32| (at as u32).wrapping_mul(2_654_435_761) % below;
+        let requests: Vec<Request> = (0..waiting)
+            .map(|at| {
+                let request = Request::new(at as u64, 1 + scattered(at, 4_000));
+                if paired { request.pairs(at as u32) } else { request }
+            })
+            .collect();
+        let list: Vec<Worker> = (0..workers)
+            .map(|at| Worker::new(100_000 + u64::from(scattered(at + 7, 5_000)), 32, 1))
+            .collect();
+        let bonus: Vec<f32> =
+            (0..if paired { waiting * workers } else { 0 }).map(|at| scattered(at, 900) as f32).collect();
+        let Ok(pool) = Pool::from_requests(&requests) else { continue };
+        let draft = Batch::draft(&list, &pool).pairs(Pairs { bonus_tokens: &bonus, ..Pairs::default() });
+        if let Ok(batch) = draft.check() {
+            decide(&batch);
+        }
+    }
+}
+
+/// The choice between CPU and device on times that are given and not measured, for studies of where a device
+/// would be chosen.
+#[derive(Debug, Default)]
+pub struct ChoiceProbe(Choice);
+
+impl ChoiceProbe {
+    /// A choice as a policy begins with it. `ns` is asked how long the CPU takes for each batch, and the
+    /// device.
+    #[must_use]
+    pub fn calibrated(mut ns: impl FnMut(&Batch<'_>) -> [f64; 2]) -> Self {
+        let mut probe = Self::default();
+        calibration(|batch| {
+            let [cpu, device] = ns(batch);
+            // So many rounds of each are measured.
+            for _ in 0..3 {
+                probe.cpu_took(batch, cpu);
+            }
+            for _ in 0..3 {
+                probe.device_took(batch, device);
+            }
+        });
+        probe
+    }
+
+    /// Adds a decision of the CPU.
+    pub fn cpu_took(&mut self, batch: &Batch<'_>, ns: f64) {
+        self.0.measured(batch, Side::Cpu, ns);
+    }
+
+    /// Adds a decision of the device that the host waited for.
+    pub fn device_took(&mut self, batch: &Batch<'_>, ns: f64) {
+        self.0.measured(batch, Side::Device, ns);
+    }
+
+    /// Whether the device would decide this batch, and the host wait for it.
+    pub fn device(&mut self, batch: &Batch<'_>) -> bool {
+        self.0.device(batch, false)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Request, Worker};
-    use crate::pool::Pool;
 
     fn with_batch(waiting: u64, test: impl FnOnce(&Batch<'_>)) {
         let requests: Vec<Request> = (0..waiting).map(|id| Request::new(id, 100)).collect();
