@@ -70,6 +70,8 @@ pub(crate) struct Group {
     pub link: f64,
     /// Of one block, which decides one batch.
     pub block: f64,
+    /// Host and link of a batch without terms per pair.
+    pub plain: [f64; 2],
 }
 
 /// Blocks that run at once.
@@ -80,6 +82,12 @@ impl Group {
     pub(crate) fn device(&self, batches: usize, launch: f64) -> f64 {
         let waves = batches.div_ceil(CORES);
         self.host + self.link + (launch + waves as f64 * self.block) / batches as f64
+    }
+
+    /// As if the terms lay on the device already.
+    pub(crate) fn resident(&self) -> Self {
+        let [host, link] = self.plain;
+        Self { host, link, ..*self }
     }
 
     /// From how many batches on the device is faster; none up to 400.
@@ -253,12 +261,17 @@ impl Rule for Borrowed<'_> {
 }
 
 /// Batches that are measured together; the host's time of one is its part.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 2;
 
 /// A batch with terms per pair among others of its kind in one launch.
 pub(crate) fn group(shape: Shape) -> Group {
-    let drawn = Drawn::new(shape, true);
-    let (cpu, expected) = cpu(Kind::Pairs, shape.h, &drawn.batch());
+    let [pairs, plain] = [Kind::Pairs, Kind::Plain].map(|kind| grouped(kind, shape));
+    Group { plain: [plain.host, plain.link], ..pairs }
+}
+
+fn grouped(kind: Kind, shape: Shape) -> Group {
+    let drawn = Drawn::new(shape, kind == Kind::Pairs);
+    let (cpu, expected) = cpu(kind, shape.h, &drawn.batch());
     let (name, parameters) = sheet::exact(shape.h);
     let mut policies: Vec<_> =
         (0..TOGETHER).map(|_| policy::build(name, &parameters).expect("a policy")).collect();
@@ -278,7 +291,7 @@ pub(crate) fn group(shape: Shape) -> Group {
         outside(&recorded, begun, Instant::now())
     });
     let [host, link, block] = [host, times.link, times.likely].map(|us| us / TOGETHER as f64);
-    Group { shape, cpu, host, link, block }
+    Group { shape, cpu, host, link, block, plain: [host, link] }
 }
 
 /// Times of the batches that `auto` begins with: the CPU, the device without its launch, and the horizon.

@@ -26,6 +26,8 @@ const PLAIN: RGBColor = RGBColor(52, 158, 108);
 const SHORT: RGBColor = RGBColor(230, 110, 36);
 const LONG: RGBColor = RGBColor(192, 84, 160);
 
+const RESIDENT: RGBColor = RGBColor(150, 126, 60);
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;
 
@@ -84,6 +86,7 @@ fn together(group: &Group) -> Panel {
             (PAIRS, line(&|_| group.cpu)),
             (LONG, line(&|at| group.device(at, LAUNCH_US[1]))),
             (SHORT, line(&|at| group.device(at, LAUNCH_US[0]))),
+            (RESIDENT, line(&|at| group.resident().device(at, LAUNCH_US[0]))),
         ],
         marked: false,
     }
@@ -110,13 +113,14 @@ fn draw(panels: &[Panel], document: &mut String) -> Drawn {
 
 fn draw_legend(area: &Area<'_>) -> Drawn {
     let entries = [
-        (PAIRS, "CPU, terms per pair (measured)", 230),
-        (PLAIN, "CPU, none (measured)", 170),
-        (SHORT, "device, launch 20 us (computed)", 230),
-        (LONG, "31 us (computed)", 130),
+        (PAIRS, "CPU (measured)", 110),
+        (PLAIN, "CPU, no terms per pair (measured)", 225),
+        (SHORT, "device, 20 us (computed)", 170),
+        (LONG, "31 us", 45),
+        (RESIDENT, "20 us, terms on the device already", 230),
     ];
     let middle = LEGEND_HEIGHT as i32 / 2;
-    let mut x = 50;
+    let mut x = 12;
     for (colour, words, width) in entries {
         area.draw(&PathElement::new(vec![(x, middle), (x + 22, middle)], colour.stroke_width(3)))?;
         area.draw(&Text::new(words, (x + 30, middle), text(14, false, HPos::Left)))?;
