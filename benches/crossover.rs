@@ -69,7 +69,10 @@ fn main() {
         }
     }
     one_decision(&decisions);
-    let groups: Vec<Group> = GROUPS.into_iter().map(measure::group).collect();
+    let groups: Vec<[Group; 2]> = GROUPS
+        .into_iter()
+        .map(|shape| [Kind::Pairs, Kind::Plain].map(|kind| measure::group(kind, shape)))
+        .collect();
     many(&groups);
     automatic(&decisions);
     if let Some(file) = picture {
@@ -130,30 +133,34 @@ fn faster(cpu: f64, device: [f64; 2]) -> &'static str {
     }
 }
 
-fn many(groups: &[Group]) {
+fn many(groups: &[[Group; 2]]) {
     println!(
-        "\nB batches with terms per pair in one launch, microseconds a batch; 40 cores, a batch on each."
+        "\nB batches in one launch, microseconds a batch; 40 cores, a batch on each. A wave: the kernel on"
     );
+    println!(
+        "one core. resident: if the terms per pair lay on the device already, so that packing and link were"
+    );
+    println!("those of a batch without any; that is not built.");
     let batches = BATCHES.map(|batches| format!("B = {batches}")).join(" | ");
     println!(
-        "`resident`: if the terms lay on the device already, so that packing and link are those of a batch"
+        "| terms | N, G, H, K | cpu | host | link | a wave | {batches} | faster from | resident: from |"
     );
-    println!("without any. That is not built.");
-    println!("| N, G, H, K | cpu | host | link | a wave | {batches} | faster from | resident: host | from |");
-    println!("|---|---|---|---|---|{}---|---|---|", "---|".repeat(BATCHES.len()));
-    for group in groups {
-        let Group { shape: Shape { n, g, h, k }, cpu, host, link, block, .. } = group;
-        let of = |batches: usize| {
-            let [short, long] = LAUNCH_US.map(|launch| group.device(batches, launch));
-            format!("{short:.1} to {long:.1}")
-        };
-        println!(
-            "| {n}, {g}, {h}, {k} | {cpu:.1} | {host:.1} | {link:.1} | {block:.1} | {} | {} | {:.1} | {} |",
-            BATCHES.map(of).join(" | "),
-            from(group),
-            group.resident().host,
-            from(&group.resident()),
-        );
+    println!("|---|---|---|---|---|---|{}---|---|", "---|".repeat(BATCHES.len()));
+    for [pairs, plain] in groups {
+        let resident = from(&pairs.resident(plain));
+        for (group, resident) in [(pairs, &*resident), (plain, "")] {
+            let Group { kind, shape: Shape { n, g, h, k }, cpu, host, link, block } = group;
+            let of = |batches: usize| {
+                let [short, long] = LAUNCH_US.map(|launch| group.device(batches, launch));
+                format!("{short:.1} to {long:.1}")
+            };
+            println!(
+                "| {} | {n}, {g}, {h}, {k} | {cpu:.1} | {host:.1} | {link:.1} | {block:.1} | {} | {} | {resident} |",
+                kind.name(),
+                BATCHES.map(of).join(" | "),
+                from(group),
+            );
+        }
     }
     println!("`auto` does not decide about groups: whoever has them calls `Offload::assign_many`.");
 }

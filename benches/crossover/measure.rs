@@ -62,7 +62,9 @@ impl Decision {
 }
 
 /// A group of equal batches in one launch, in microseconds.
+#[derive(Clone, Copy)]
 pub(crate) struct Group {
+    pub kind: Kind,
     pub shape: Shape,
     /// Of one batch each.
     pub cpu: f64,
@@ -70,8 +72,6 @@ pub(crate) struct Group {
     pub link: f64,
     /// Of one block, which decides one batch.
     pub block: f64,
-    /// Host and link of a batch without terms per pair.
-    pub plain: [f64; 2],
 }
 
 /// Blocks that run at once.
@@ -84,10 +84,9 @@ impl Group {
         self.host + self.link + (launch + waves as f64 * self.block) / batches as f64
     }
 
-    /// As if the terms lay on the device already.
-    pub(crate) fn resident(&self) -> Self {
-        let [host, link] = self.plain;
-        Self { host, link, ..*self }
+    /// As if the terms per pair lay on the device already: packing and link are those of a batch without any.
+    pub(crate) fn resident(&self, plain: &Self) -> Self {
+        Self { host: plain.host, link: plain.link, ..*self }
     }
 
     /// From how many batches on the device is faster; none up to 400.
@@ -263,13 +262,8 @@ impl Rule for Borrowed<'_> {
 /// Batches that are measured together; the host's time of one is its part.
 const TOGETHER: usize = 2;
 
-/// A batch with terms per pair among others of its kind in one launch.
-pub(crate) fn group(shape: Shape) -> Group {
-    let [pairs, plain] = [Kind::Pairs, Kind::Plain].map(|kind| grouped(kind, shape));
-    Group { plain: [plain.host, plain.link], ..pairs }
-}
-
-fn grouped(kind: Kind, shape: Shape) -> Group {
+/// A batch among equal ones in one launch.
+pub(crate) fn group(kind: Kind, shape: Shape) -> Group {
     let drawn = Drawn::new(shape, kind == Kind::Pairs);
     let (cpu, expected) = cpu(kind, shape.h, &drawn.batch());
     let (name, parameters) = sheet::exact(shape.h);
@@ -291,7 +285,7 @@ fn grouped(kind: Kind, shape: Shape) -> Group {
         outside(&recorded, begun, Instant::now())
     });
     let [host, link, block] = [host, times.link, times.likely].map(|us| us / TOGETHER as f64);
-    Group { shape, cpu, host, link, block, plain: [host, link] }
+    Group { kind, shape, cpu, host, link, block }
 }
 
 /// Times of the batches that `auto` begins with: the CPU, the device without its launch, and the horizon.

@@ -26,7 +26,7 @@ const PLAIN: RGBColor = RGBColor(52, 158, 108);
 const SHORT: RGBColor = RGBColor(230, 110, 36);
 const LONG: RGBColor = RGBColor(192, 84, 160);
 
-const RESIDENT: RGBColor = RGBColor(150, 126, 60);
+const PLAIN_DEVICE: RGBColor = RGBColor(150, 126, 60);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;
@@ -39,13 +39,13 @@ struct Panel {
     x: &'static str,
     y: &'static str,
     series: Vec<Series>,
-    /// Whether points are marked.
+    /// Points, not lines: time depends on more than what is to the right.
     marked: bool,
 }
 
-pub(crate) fn svg(decisions: &[Decision], groups: &[Group]) -> Result<String, Box<dyn Error>> {
+pub(crate) fn svg(decisions: &[Decision], groups: &[[Group; 2]]) -> Result<String, Box<dyn Error>> {
     let mut panels = vec![single("8 free slots", decisions, true), single("one slot each", decisions, false)];
-    panels.extend(groups.iter().filter(|group| group.shape.k > 8).map(together));
+    panels.extend(groups.iter().filter(|[group, _]| group.shape.k > 8).map(together));
     let mut document = String::new();
     draw(&panels, &mut document)?;
     Ok(document)
@@ -65,6 +65,7 @@ fn single(title: &str, decisions: &[Decision], few: bool) -> Panel {
         x: "waiting x open workers x steps",
         y: "us",
         series: vec![
+            (PLAIN_DEVICE, line(Kind::Plain, &|one| one.device(LAUNCH_US[0]))),
             (PLAIN, line(Kind::Plain, &|one| one.cpu)),
             (LONG, line(Kind::Pairs, &|one| one.device(LAUNCH_US[1]))),
             (SHORT, line(Kind::Pairs, &|one| one.device(LAUNCH_US[0]))),
@@ -75,7 +76,7 @@ fn single(title: &str, decisions: &[Decision], few: bool) -> Panel {
 }
 
 /// Many batches in one launch, by their number.
-fn together(group: &Group) -> Panel {
+fn together([group, plain]: &[Group; 2]) -> Panel {
     let Shape { n, g, h, .. } = group.shape;
     let line = |us: &dyn Fn(usize) -> f64| (1..=400).map(|at| (at as f64, us(at))).collect::<Vec<_>>();
     Panel {
@@ -83,10 +84,11 @@ fn together(group: &Group) -> Panel {
         x: "batches",
         y: "us a batch",
         series: vec![
+            (PLAIN, line(&|_| plain.cpu)),
             (PAIRS, line(&|_| group.cpu)),
             (LONG, line(&|at| group.device(at, LAUNCH_US[1]))),
             (SHORT, line(&|at| group.device(at, LAUNCH_US[0]))),
-            (RESIDENT, line(&|at| group.resident().device(at, LAUNCH_US[0]))),
+            (PLAIN_DEVICE, line(&|at| plain.device(at, LAUNCH_US[0]))),
         ],
         marked: false,
     }
@@ -114,10 +116,10 @@ fn draw(panels: &[Panel], document: &mut String) -> Drawn {
 fn draw_legend(area: &Area<'_>) -> Drawn {
     let entries = [
         (PAIRS, "CPU (measured)", 110),
-        (PLAIN, "CPU, no terms per pair (measured)", 225),
-        (SHORT, "device, 20 us (computed)", 170),
+        (PLAIN, "CPU, no terms per pair", 155),
+        (SHORT, "device, launch 20 us (computed)", 215),
         (LONG, "31 us", 45),
-        (RESIDENT, "20 us, terms on the device already", 230),
+        (PLAIN_DEVICE, "device, no terms per pair, 20 us", 230),
     ];
     let middle = LEGEND_HEIGHT as i32 / 2;
     let mut x = 12;
@@ -143,7 +145,7 @@ fn draw_panel(panel: &Panel, area: &Area<'_>) -> Drawn {
         .margin_left(10)
         .margin_right(16)
         .margin_bottom(8)
-        .build_cartesian_2d((x.0 * 0.8..x.1 * 1.25).log_scale(), (y.0 * 0.8..y.1 * 1.25).log_scale())?;
+        .build_cartesian_2d((x.0 * 0.8..x.1 * 1.25).log_scale(), decades(y).log_scale())?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -160,12 +162,18 @@ fn draw_panel(panel: &Panel, area: &Area<'_>) -> Drawn {
         .y_desc(panel.y)
         .draw()?;
     for (colour, points) in &panel.series {
-        chart.draw_series([PathElement::new(points.clone(), colour.stroke_width(2))])?;
         if panel.marked {
-            chart.draw_series(points.iter().map(|&at| Circle::new(at, 3, colour.filled())))?;
+            chart.draw_series(points.iter().map(|&at| Circle::new(at, 4, colour.filled())))?;
+        } else {
+            chart.draw_series([PathElement::new(points.clone(), colour.stroke_width(2))])?;
         }
     }
     Ok(())
+}
+
+/// Whole powers of ten around a range, so that every axis has labels.
+fn decades((least, most): (f64, f64)) -> std::ops::Range<f64> {
+    10f64.powf(least.log10().floor())..10f64.powf(most.log10().ceil())
 }
 
 /// A number of an axis.
