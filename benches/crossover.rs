@@ -108,8 +108,14 @@ fn head() {
 
 fn one_decision(decisions: &[Decision]) {
     println!("\nOne decision. host marked `+`: packing alone, and a kernel's counts from kernels/README.md.");
-    println!("| terms | N, G, H, K | cpu | host | link | kernel | device, 20 us | 31 us | faster |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "overlapped: who is faster if the host does other work while the device runs, so that only its own"
+    );
+    println!("share counts (`Submissions::submit` and `collect`).");
+    println!(
+        "| terms | N, G, H, K | cpu | host | link | kernel | device, 20 us | 31 us | faster | overlapped |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for decision in decisions {
         let Decision { kind, shape, cpu, host, link, kernel, counted, .. } = decision;
         let Shape { n, g, h, k } = shape;
@@ -117,9 +123,10 @@ fn one_decision(decisions: &[Decision]) {
         let mark = if *counted { "" } else { "+" };
         println!(
             "| {} | {n}, {g}, {h}, {k} | {cpu:.1} | {host:.1}{mark} | {link:.1} | {kernel:.1} \
-             | {short:.1} | {long:.1} | {} |",
+             | {short:.1} | {long:.1} | {} | {} |",
             kind.name(),
             faster(*cpu, [short, long]),
+            faster(*cpu, [*host; 2]),
         );
     }
 }
@@ -179,38 +186,43 @@ fn automatic(decisions: &[Decision]) {
     let sides: Vec<[f64; 3]> = measure::calibration();
     println!("\n`auto`, given these times. first: right after a policy was built, and what a wrong choice");
     println!("costs; wrong: how many of {DECISIONS} decisions of one shape in a row go to the slower side.");
-    println!("| terms | N, G, H, K | first at 20 us | wrong | first at 31 us | wrong |");
-    println!("|---|---|---|---|---|---|");
+    println!("| terms | N, G, H, K | first at 20 us | wrong | first at 31 us | wrong | overlapped | wrong |");
+    println!("|---|---|---|---|---|---|---|---|");
     for decision in decisions {
         let Shape { n, g, h, k } = decision.shape;
-        let cells = LAUNCH_US.map(|launch| {
-            let mut at = sides.iter();
-            let mut choice = ChoiceProbe::calibrated(|_| {
-                let [cpu, device, _] = at.next().expect("as many batches");
-                [cpu * 1e3, (device + launch) * 1e3]
-            });
-            let drawn = Drawn::new(decision.shape, decision.kind == Kind::Pairs);
-            let batch = drawn.batch();
-            let (cpu, device) = (decision.cpu, decision.device(launch));
-            let is_wrong = |by_device: bool| by_device != (device < cpu);
-            let (mut first, mut wrong) = (None, 0);
-            for _ in 0..DECISIONS {
-                let by_device = choice.device(&batch);
-                first.get_or_insert(by_device);
-                wrong += usize::from(is_wrong(by_device));
-                match by_device {
-                    true => choice.device_took(&batch, device * 1e3),
-                    false => choice.cpu_took(&batch, cpu * 1e3),
-                }
-            }
-            let lost = (device - cpu).abs();
-            let first = if first.is_some_and(is_wrong) {
-                format!("disagrees, {lost:.0} us, {:.0} %", 100.0 * lost / cpu.min(device))
-            } else {
-                "agrees".to_owned()
-            };
-            format!("{first} | {wrong}")
-        });
+        let [short, long] = LAUNCH_US;
+        let cells = [(short, false), (long, false), (short, true)]
+            .map(|(launch, overlapped)| chosen(&sides, decision, launch, overlapped));
         println!("| {} | {n}, {g}, {h}, {k} | {} |", decision.kind.name(), cells.join(" | "));
+    }
+}
+
+/// Whether the first choice agrees with the times, and how many of those after it do not.
+fn chosen(sides: &[[f64; 3]], decision: &Decision, launch: f64, overlapped: bool) -> String {
+    let mut at = sides.iter();
+    let mut choice = ChoiceProbe::calibrated(|_| {
+        let [cpu, device, host] = at.next().expect("as many batches");
+        [cpu * 1e3, (device + launch) * 1e3, host * 1e3]
+    });
+    let drawn = Drawn::new(decision.shape, decision.kind == Kind::Pairs);
+    let batch = drawn.batch();
+    let cpu = decision.cpu;
+    let device = if overlapped { decision.host } else { decision.device(launch) };
+    let is_wrong = |by_device: bool| by_device != (device < cpu);
+    let (mut first, mut wrong) = (None, 0);
+    for _ in 0..DECISIONS {
+        let by_device = choice.device(&batch, overlapped);
+        first.get_or_insert(by_device);
+        wrong += usize::from(is_wrong(by_device));
+        match by_device {
+            true => choice.device_took(&batch, device * 1e3, overlapped),
+            false => choice.cpu_took(&batch, cpu * 1e3),
+        }
+    }
+    let lost = (device - cpu).abs();
+    if first.is_some_and(is_wrong) {
+        format!("disagrees, {lost:.0} us, {:.0} % | {wrong}", 100.0 * lost / cpu.min(device))
+    } else {
+        format!("agrees | {wrong}")
     }
 }

@@ -156,7 +156,7 @@ fn replay(refuses: bool) -> (Box<Replay>, Shared<Recorded>, Shared<Tally>) {
 fn least(mut call: impl FnMut() -> Duration) -> f64 {
     let begun = Instant::now();
     let (mut least, mut runs) = (Duration::MAX, 0);
-    while runs < 5 || begun.elapsed() < Duration::from_millis(150) && runs < 5000 {
+    while runs < 20 || begun.elapsed() < Duration::from_millis(150) && runs < 5000 {
         least = least.min(call());
         runs += 1;
     }
@@ -288,7 +288,8 @@ pub(crate) fn group(kind: Kind, shape: Shape) -> Group {
     Group { kind, shape, cpu, host, link, block }
 }
 
-/// Times of the batches that `auto` begins with: the CPU, the device without its launch, and the horizon.
+/// Times of the batches that `auto` begins with: the CPU, the device without its launch, and the host's share
+/// of that.
 pub(crate) fn calibration() -> Vec<[f64; 3]> {
     let mut sides = Vec::new();
     let _ = ChoiceProbe::calibrated(|batch| {
@@ -298,8 +299,8 @@ pub(crate) fn calibration() -> Vec<[f64; 3]> {
         let (cpu, _) = cpu(Kind::Plain, h, batch);
         let (host, _, cost) = device(Kind::Plain, h, batch, true);
         let times = Times::of(&cost.expect("counted"), shape);
-        sides.push([cpu, host + times.link + times.likely, h as f64]);
-        [1.0, 1.0]
+        sides.push([cpu, host + times.link + times.likely, host]);
+        [1.0; 3]
     });
     sides
 }

@@ -161,19 +161,20 @@ pub(crate) fn calibration(mut decide: impl FnMut(&Batch<'_>)) {
 pub struct ChoiceProbe(Choice);
 
 impl ChoiceProbe {
-    /// A choice as a policy begins with it. `ns` is asked how long the CPU takes for each batch, and the
-    /// device.
+    /// A choice as a policy begins with it. `ns` is asked how long the CPU takes for each batch, the device,
+    /// and the host's share of what the device takes.
     #[must_use]
-    pub fn calibrated(mut ns: impl FnMut(&Batch<'_>) -> [f64; 2]) -> Self {
+    pub fn calibrated(mut ns: impl FnMut(&Batch<'_>) -> [f64; 3]) -> Self {
         let mut probe = Self::default();
         calibration(|batch| {
-            let [cpu, device] = ns(batch);
+            let [cpu, device, host] = ns(batch);
             // So many rounds of each are measured.
             for _ in 0..3 {
                 probe.cpu_took(batch, cpu);
             }
             for _ in 0..3 {
-                probe.device_took(batch, device);
+                probe.0.measured(batch, Side::Device, device);
+                probe.0.measured(batch, Side::Host, host);
             }
         });
         probe
@@ -184,14 +185,14 @@ impl ChoiceProbe {
         self.0.measured(batch, Side::Cpu, ns);
     }
 
-    /// Adds a decision of the device that the host waited for.
-    pub fn device_took(&mut self, batch: &Batch<'_>, ns: f64) {
-        self.0.measured(batch, Side::Device, ns);
+    /// Adds a decision of the device: all of it, or the host's share of one that was `overlapped`.
+    pub fn device_took(&mut self, batch: &Batch<'_>, ns: f64, overlapped: bool) {
+        self.0.measured(batch, if overlapped { Side::Host } else { Side::Device }, ns);
     }
 
-    /// Whether the device would decide this batch, and the host wait for it.
-    pub fn device(&mut self, batch: &Batch<'_>) -> bool {
-        self.0.device(batch, false)
+    /// Whether the device would decide this batch. `overlapped`: the host does other work meanwhile.
+    pub fn device(&mut self, batch: &Batch<'_>, overlapped: bool) -> bool {
+        self.0.device(batch, overlapped)
     }
 }
 
