@@ -8,6 +8,7 @@ use crate::backend::cpu::Kernels;
 use crate::backend::offload::Offload;
 use crate::backend::{Backend, BackendKind};
 use crate::policy::exact::{Exact, ExactParameters};
+use crate::rule::Forecast;
 
 /// Opens the device that a policy is to use, or says why it uses none.
 pub(super) fn open(
@@ -28,17 +29,19 @@ pub(super) fn open(
 
 /// Decides the same few batches on both sides, so that the first real one goes to the faster.
 fn calibrate(device: Device, kernels: &'static Kernels) -> Device {
-    let mut rule = Exact::new(ExactParameters::new(), None);
+    let mut rules =
+        [None, Some(Forecast::Oracle)].map(|forecast| Exact::new(ExactParameters::new(), forecast));
     let mut offload = Offload::with(device, kernels);
     let mut out = Assignment::new();
     offload.device_mut().choose_by(Some(Choice::default()));
     calibration(|batch| {
+        let rule = &mut rules[usize::from(batch.projection().is_some())];
         for side in [Side::Cpu, Side::Device] {
             // The first of each warms caches and buffers up.
             for round in 0..4 {
                 let before = offload.device_mut().choice();
                 offload.device_mut().only(Some(side));
-                offload.assign(&mut rule, batch, &mut out);
+                offload.assign(rule, batch, &mut out);
                 if round == 0 {
                     offload.device_mut().choose_by(before);
                 }
