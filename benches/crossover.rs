@@ -162,7 +162,8 @@ fn many(groups: &[[Group; 2]]) {
                 format!("{short:.1} to {long:.1}")
             };
             println!(
-                "| {} | {n}, {g}, {h}, {k} | {cpu:.1} | {host:.1} | {link:.1} | {block:.1} | {} | {} | {resident} |",
+                "| {} | {n}, {g}, {h}, {k} | {cpu:.1} | {host:.1} | {link:.1} | {block:.1} | {} | {} \
+                 | {resident} |",
                 kind.name(),
                 BATCHES.map(of).join(" | "),
                 from(group),
