@@ -39,6 +39,8 @@ mod sys;
 use std::path::PathBuf;
 
 #[cfg(feature = "ascend")]
+pub use choice::ChoiceProbe;
+#[cfg(feature = "ascend")]
 pub use kernel::{KERNEL_VARIABLE, LIBRARY_VARIABLE};
 
 /// Where runtime and kernel are, and how long to wait.

@@ -9,6 +9,9 @@ mod cost;
 #[path = "../../support/parts.rs"]
 mod parts;
 mod seeded;
+#[path = "../support/sheet.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the bench of the crossover uses the rest")]
+mod sheet;
 #[path = "../support/mod.rs"]
 mod support;
 
