@@ -231,7 +231,8 @@ pub(crate) fn build(
     std::fs::copy(&made, &kernel)
         .map_err(|error| Failure::NotMade(format!("{}: {error}", made.display())))?;
     let cache = std::fs::read_to_string(place.build.join("CMakeCache.txt")).unwrap_or_default();
-    let module = cache.lines().find_map(|line| line.strip_prefix("USED_ASCENDC_CMAKE:INTERNAL=")).map(Path::new);
+    let module =
+        cache.lines().find_map(|line| line.strip_prefix("USED_ASCENDC_CMAKE:INTERNAL=")).map(Path::new);
     let module = module.map(|module| match module.strip_prefix(&place.toolkit) {
         Ok(below) => toolkit.join(below),
         Err(_) => module.to_owned(),

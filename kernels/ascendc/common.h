@@ -20,7 +20,7 @@ constexpr int64_t kLeast = INT64_MIN;
 constexpr uint32_t kLanes = 64; // floats of a repeat
 
 // The bits of -2^70: the age of an entry that is taken, and the score of one that may not run. Times the
-// unit, below 2^57, it stays finite, so it does not matter whether a device knows infinity or saturates.
+// unit, at most 2^56, it stays finite, so it does not matter whether a device knows infinity or saturates.
 constexpr uint32_t kTaken = 0xe2800000;
 // Whether a score is that of an entry that is taken: at most -2^64, far below every other.
 __aicore__ inline bool IsTaken(uint32_t bits) { return bits >= 0xdf800000; }
@@ -190,7 +190,7 @@ class Batch {
         tile >= BR_ENTRY_ALIGN && tile % BR_ENTRY_ALIGN == 0 && stride % BR_ENTRY_ALIGN == 0 && group >= 1;
     bool kinds = mode <= BR_MODE_FIXED && order <= BR_ORDER_MOST_SLOTS && bonus_format <= BR_BONUS_F32 &&
                  !(mode == BR_MODE_LEVEL && order == BR_ORDER_MATRIX && workers > 0) && unit >= 1 &&
-                 max_picks <= BR_MAX_PICKS;
+                 unit <= BR_GREATEST && max_picks <= BR_MAX_PICKS;
     return sizes && tiles && kinds &&
            BR_UB_BYTES(stride, tile, bonus_format, flags) <= U32(offsetof(BrHeader, ub_bytes));
   }

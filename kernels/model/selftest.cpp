@@ -171,6 +171,31 @@ const std::vector<Rule> kRules = {
          machine.Order(S, V);
        }
      }},
+    // What the call becomes: reductions, barriers, events.
+    {nullptr,
+     [] {
+       TPipe pipe;
+       TBuf<TPosition::VECCALC> values, pairs, answer;
+       pipe.InitBuffer(values, 4096 * sizeof(float));
+       pipe.InitBuffer(pairs, 1024);
+       pipe.InitBuffer(answer, 32);
+       Machine &machine = Machine::Get();
+       Duplicate(values.Get<float>(), 1.0f, 4096);
+       struct Cost {
+         int32_t count;
+         uint64_t reductions, barriers, events;
+       };
+       for (Cost of : {Cost{64, 1, 0, 0}, Cost{512, 2, 2, 3}, Cost{4096, 3, 2, 3}, Cost{100, 3, 0, 6}}) {
+         machine.Barrier(br_model::kAll);
+         Machine::Counts before = machine.counts;
+         ReduceMax(answer.Get<float>(), values.Get<float>(), pairs.Get<float>(), of.count, true);
+         const Machine::Counts &after = machine.counts;
+         if (after.vector_instructions - before.vector_instructions != of.reductions ||
+             after.barriers - before.barriers != of.barriers || after.events - before.events != of.events) {
+           machine.Violate("%d values: another cost", of.count);
+         }
+       }
+     }},
     // The index is the scalar unit's: vectors may use the result, for the call has told them.
     {nullptr,
      [] {

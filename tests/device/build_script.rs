@@ -260,6 +260,8 @@ fn assert_told(machine: &Machine, cmake: &str, failure: &Failure) {
             "{lines:?}"
         );
         assert!(!lines.iter().any(|line| line.contains("ASCEND_BUILT=")), "{lines:?}");
+        // What is never there makes cargo try again each time: the toolkit may be mended meanwhile.
+        assert!(lines.contains(&"cargo::rerun-if-changed=kernels/not-built".to_owned()), "{lines:?}");
         assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:?}");
     }
 }
@@ -391,6 +393,21 @@ fn cmake_by_hand_writes_where_it_is_told() {
     let out = machine.call(&cmake, &[&"--install", &machine.out, &"--prefix", &prefix]);
     assert!(out.status.success(), "{}", text(&out));
     assert_eq!(std::fs::read_to_string(prefix.join(KERNEL)).expect("installed"), object);
+
+    // With another toolkit nothing of the first is used.
+    let other = machine.folder.join("other toolkit");
+    copy(&root().join("tests/device/toolkit"), &other);
+    let second = machine.folder.join("second");
+    let with = |toolkit: &Path| {
+        let toolkit = format!("-DASCEND_CANN_PACKAGE_PATH={}", toolkit.display());
+        let out = machine.call(&cmake, &[&"-S", &machine.source, &"-B", &second, &toolkit]);
+        assert!(out.status.success(), "{}", text(&out));
+        let cache = std::fs::read_to_string(second.join("CMakeCache.txt")).expect("configured");
+        cache.lines().find_map(|line| line.strip_prefix("USED_ASCENDC_CMAKE:INTERNAL=").map(PathBuf::from))
+    };
+    for toolkit in [&machine.toolkit, &other] {
+        assert!(with(toolkit).expect("a module").starts_with(toolkit), "{}", toolkit.display());
+    }
 
     // The linker fails and does not say so. What is left is of the sources as they are, until they change.
     machine.fault("silent");
