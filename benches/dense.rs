@@ -122,12 +122,52 @@ fn pairs(c: &mut Criterion) {
     }
 }
 
+/// Whole decisions of the device beside the CPU's, or why there are none.
+#[cfg(feature = "ascend")]
+fn device(c: &mut Criterion) {
+    use balanceroute::backend::ascend::{self, AscendParameters};
+
+    // Late answers are measured, not replaced.
+    let parameters = AscendParameters::new().answer_timeout_ms(5_000).device_timeout_ms(5_000);
+    match ascend::probe(&parameters) {
+        Ok(name) => println!("device: {name}"),
+        Err(reason) => return println!("no row of a device: {reason}"),
+    }
+    for (size, open) in
+        [((512, 64, 0), 8), ((1024, 144, 16), 144), ((1024, 144, 80), 144), ((4096, 256, 80), 8)]
+    {
+        let step = Paired::new(size, open, true);
+        let batch = step.batch();
+        let (waiting, workers, horizon) = size;
+        let mut group = c.benchmark_group(format!("device-{waiting}x{workers}-H{horizon}-K{open}"));
+        group.sample_size(10);
+        let (mut out, mut expected) = (Assignment::new(), Assignment::new());
+        let mut cpu = step.policy(BackendKind::Cpu, None);
+        cpu.decide(&batch, &mut expected);
+        group.bench_function("cpu", |b| b.iter(|| cpu.decide(black_box(&batch), &mut out)));
+        let mut built = Parameters::new().backend(BackendKind::Ascend).ascend(parameters.clone());
+        built.exact.horizon_steps = horizon;
+        let mut device = policy::build(step.name(), &built).expect("known");
+        device.decide(&batch, &mut out);
+        assert_eq!(out, expected);
+        group.bench_function("ascend", |b| b.iter(|| device.decide(black_box(&batch), &mut out)));
+        group.finish();
+        // Whether the times above are the device's.
+        println!("{}", device.describe());
+    }
+}
+
+#[cfg(not(feature = "ascend"))]
+fn device(_: &mut Criterion) {
+    println!("no row of a device: built without the feature `ascend`");
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(std::time::Duration::from_millis(200))
         .measurement_time(std::time::Duration::from_millis(600))
         .sample_size(30);
-    targets = columns, pairs, decisions
+    targets = columns, pairs, decisions, device
 }
 criterion_main!(benches);

@@ -30,7 +30,9 @@ fn files() -> Vec<(String, String)> {
     let read = paths.filter_map(|path| {
         let name = path.rsplit('/').next().expect("a name");
         let ours = match name.rsplit_once('.') {
-            Some((_, end)) => ["rs", "c", "h", "hpp", "cpp", "py", "pyi", "sh", "toml"].contains(&end),
+            Some((_, end)) => {
+                ["rs", "c", "h", "hpp", "cpp", "py", "pyi", "sh", "toml", "cmake"].contains(&end)
+            }
             // Scripts.
             None => name != "LICENSE",
         };

@@ -51,7 +51,11 @@ typedef void *aclrtParamHandle;
 #define ACL_VECTOR_CORES 201
 #define ACL_UNIFIED_BUFFER_BYTES 204
 
-/* Attributes of a launch. */
+/* aclrtGetDeviceSatMode's answer: what becomes of a result that is too great. */
+#define ACL_OVERFLOW_SATURATES 0
+#define ACL_OVERFLOW_TO_INFINITY 1
+
+/* Attributes of a launch; of the two limits of time at most one. */
 #define ACL_LAUNCH_ENGINE 3
 #define ACL_LAUNCH_TIMEOUT_S 7
 #define ACL_LAUNCH_TIMEOUT_US 8
@@ -77,13 +81,15 @@ typedef struct {
 /* Process. */
 aclError aclInit(const char *config_path);
 aclError aclFinalize(void);
-aclError aclrtGetVersion(int32_t *major, int32_t *minor, int32_t *patch);
+aclError aclrtGetVersion(int32_t *major, int32_t *minor, int32_t *patch); /* may be missing one day */
 const char *aclrtGetSocName(void);
 const char *aclGetRecentErrMsg(void);
 
 /* Device. */
 aclError aclrtGetDeviceCount(uint32_t *count);
 aclError aclrtGetDeviceInfo(uint32_t device, int32_t attribute, int64_t *value); /* from 8.5 */
+/* Of the device that is set; may be missing. */
+aclError aclrtGetDeviceSatMode(int32_t *mode);
 aclError aclrtSetDevice(int32_t device);
 aclError aclrtResetDevice(int32_t device);
 
@@ -109,6 +115,8 @@ aclError aclrtMemcpyAsync(void *to, size_t to_bytes, const void *from, size_t by
 
 /* Kernel. */
 aclError aclrtBinaryLoadFromFile(const char *absolute_path, void *options, aclrtBinHandle *binary);
+/* From 8.3 for every kernel; no options. */
+aclError aclrtBinaryLoadFromData(const void *data, size_t bytes, const void *options, aclrtBinHandle *binary);
 aclError aclrtBinaryGetFunction(aclrtBinHandle binary, const char *name, aclrtFuncHandle *function);
 aclError aclrtBinaryUnLoad(aclrtBinHandle binary);
 aclError aclrtKernelArgsInit(aclrtFuncHandle function, aclrtArgsHandle *arguments);

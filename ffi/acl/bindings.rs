@@ -19,6 +19,8 @@ pub const ACL_DEVICE_TO_HOST: i32 = 2;
 pub const ACL_DEVICE_TO_DEVICE: i32 = 3;
 pub const ACL_VECTOR_CORES: i32 = 201;
 pub const ACL_UNIFIED_BUFFER_BYTES: i32 = 204;
+pub const ACL_OVERFLOW_SATURATES: i32 = 0;
+pub const ACL_OVERFLOW_TO_INFINITY: i32 = 1;
 pub const ACL_LAUNCH_ENGINE: i32 = 3;
 pub const ACL_LAUNCH_TIMEOUT_S: i32 = 7;
 pub const ACL_LAUNCH_TIMEOUT_US: i32 = 8;
@@ -126,6 +128,10 @@ pub struct Acl {
         unsafe extern "C" fn(device: u32, attribute: i32, value: *mut i64) -> aclError,
         ::libloading::Error,
     >,
+    pub aclrtGetDeviceSatMode: Result<
+        unsafe extern "C" fn(mode: *mut i32) -> aclError,
+        ::libloading::Error,
+    >,
     pub aclrtSetDevice: Result<
         unsafe extern "C" fn(device: i32) -> aclError,
         ::libloading::Error,
@@ -220,6 +226,15 @@ pub struct Acl {
         ) -> aclError,
         ::libloading::Error,
     >,
+    pub aclrtBinaryLoadFromData: Result<
+        unsafe extern "C" fn(
+            data: *const ::core::ffi::c_void,
+            bytes: usize,
+            options: *const ::core::ffi::c_void,
+            binary: *mut aclrtBinHandle,
+        ) -> aclError,
+        ::libloading::Error,
+    >,
     pub aclrtBinaryGetFunction: Result<
         unsafe extern "C" fn(
             binary: aclrtBinHandle,
@@ -300,6 +315,9 @@ impl Acl {
             .get(b"aclrtGetDeviceCount\0")
             .map(|sym| *sym);
         let aclrtGetDeviceInfo = __library.get(b"aclrtGetDeviceInfo\0").map(|sym| *sym);
+        let aclrtGetDeviceSatMode = __library
+            .get(b"aclrtGetDeviceSatMode\0")
+            .map(|sym| *sym);
         let aclrtSetDevice = __library.get(b"aclrtSetDevice\0").map(|sym| *sym);
         let aclrtResetDevice = __library.get(b"aclrtResetDevice\0").map(|sym| *sym);
         let aclrtCreateContext = __library.get(b"aclrtCreateContext\0").map(|sym| *sym);
@@ -327,6 +345,9 @@ impl Acl {
         let aclrtMemcpyAsync = __library.get(b"aclrtMemcpyAsync\0").map(|sym| *sym);
         let aclrtBinaryLoadFromFile = __library
             .get(b"aclrtBinaryLoadFromFile\0")
+            .map(|sym| *sym);
+        let aclrtBinaryLoadFromData = __library
+            .get(b"aclrtBinaryLoadFromData\0")
             .map(|sym| *sym);
         let aclrtBinaryGetFunction = __library
             .get(b"aclrtBinaryGetFunction\0")
@@ -356,6 +377,7 @@ impl Acl {
             aclGetRecentErrMsg,
             aclrtGetDeviceCount,
             aclrtGetDeviceInfo,
+            aclrtGetDeviceSatMode,
             aclrtSetDevice,
             aclrtResetDevice,
             aclrtCreateContext,
@@ -374,6 +396,7 @@ impl Acl {
             aclrtFreeHost,
             aclrtMemcpyAsync,
             aclrtBinaryLoadFromFile,
+            aclrtBinaryLoadFromData,
             aclrtBinaryGetFunction,
             aclrtBinaryUnLoad,
             aclrtKernelArgsInit,
@@ -422,6 +445,12 @@ impl Acl {
             .aclrtGetDeviceInfo
             .as_ref()
             .expect("Expected function, got error."))(device, attribute, value)
+    }
+    pub unsafe fn aclrtGetDeviceSatMode(&self, mode: *mut i32) -> aclError {
+        (self
+            .aclrtGetDeviceSatMode
+            .as_ref()
+            .expect("Expected function, got error."))(mode)
     }
     pub unsafe fn aclrtSetDevice(&self, device: i32) -> aclError {
         (self.aclrtSetDevice.as_ref().expect("Expected function, got error."))(device)
@@ -550,6 +579,18 @@ impl Acl {
             .aclrtBinaryLoadFromFile
             .as_ref()
             .expect("Expected function, got error."))(absolute_path, options, binary)
+    }
+    pub unsafe fn aclrtBinaryLoadFromData(
+        &self,
+        data: *const ::core::ffi::c_void,
+        bytes: usize,
+        options: *const ::core::ffi::c_void,
+        binary: *mut aclrtBinHandle,
+    ) -> aclError {
+        (self
+            .aclrtBinaryLoadFromData
+            .as_ref()
+            .expect("Expected function, got error."))(data, bytes, options, binary)
     }
     pub unsafe fn aclrtBinaryGetFunction(
         &self,

@@ -24,37 +24,35 @@ class Columns {
     pipe->InitBuffer(tokens_buffer_, plane);
     pipe->InitBuffer(ages_buffer_, plane);
     pipe->InitBuffer(scores_buffer_, plane);
-    pipe->InitBuffer(first_buffer_, tile * sizeof(float));
-    pipe->InitBuffer(second_buffer_, tile * sizeof(float));
-    pipe->InitBuffer(third_buffer_, tile * sizeof(float));
-    pipe->InitBuffer(fourth_buffer_, tile * sizeof(float));
-    pipe->InitBuffer(reduce_buffer_, BR_REDUCE_BYTES);
-    pipe->InitBuffer(scratch_buffer_, BR_SCRATCH_BYTES);
+    for (uint32_t index = 0; index < BR_WORK_TILES; index++) {
+      pipe->InitBuffer(work_buffers_[index], tile * sizeof(float));
+      work_[index] = work_buffers_[index].Get<float>();
+    }
+    pipe->InitBuffer(greatest_buffer_, BR_GREATEST_BYTES);
+    pipe->InitBuffer(repeats_buffer_, BR_REPEATS_BYTES);
     pipe->InitBuffer(stage_buffer_, BR_STAGE_BYTES);
     tokens_ = tokens_buffer_.Get<float>();
     ages_ = ages_buffer_.Get<float>();
     scores_ = scores_buffer_.Get<float>();
-    first_ = first_buffer_.Get<float>();
-    second_ = second_buffer_.Get<float>();
-    third_ = third_buffer_.Get<float>();
-    fourth_ = fourth_buffer_.Get<float>();
-    reduce_ = reduce_buffer_.Get<float>();
-    scratch_ = scratch_buffer_.Get<float>();
+    greatest_ = greatest_buffer_.Get<float>();
+    repeats_ = repeats_buffer_.Get<float>();
     extras_ = ages_;
     if (bonus_) {
       pipe->InitBuffer(extras_buffer_, plane);
       extras_ = extras_buffer_.Get<float>();
       uint32_t bytes = tile * BR_BONUS_BYTES(batch.bonus_format);
-      pipe->InitBuffer(bonuses_queue_, 2, bytes);
+      pipe->InitBuffer(bonuses_queue_, 1, bytes);
     }
-    if (eligibility_ || room_) {
-      pipe->InitBuffer(mask_buffer_, BR_MASK_BYTES(tile));
-      mask_ = mask_buffer_.Get<uint8_t>();
+    if (room_) {
+      pipe->InitBuffer(fits_buffer_, BR_MASK_BYTES(tile));
+      fits_ = fits_buffer_.Get<uint8_t>();
     }
     if (eligibility_) {
+      pipe->InitBuffer(eligible_buffer_, BR_MASK_BYTES(tile));
+      eligible_ = eligible_buffer_.Get<uint8_t>();
       pipe->InitBuffer(bits_buffer_, tile * sizeof(int16_t));
       pipe->InitBuffer(bit_buffer_, tile * sizeof(int16_t));
-      pipe->InitBuffer(words_queue_, 2, tile * sizeof(int16_t));
+      pipe->InitBuffer(words_queue_, 1, tile * sizeof(int16_t));
       bits_ = bits_buffer_.Get<int16_t>();
       bit_ = bit_buffer_.Get<int16_t>();
       words_ = batch.Section<int16_t>(batch.U32(offsetof(BrHeader, words_at)),
@@ -80,6 +78,9 @@ class Columns {
         CopyIn(ages_[from_[run]], ages[from_[run]], count_[run]);
       }
     }
+    // Reductions take whole repeats: what lies behind the end of a run is taken.
+    AscendC::Duplicate(scores_, FromBits(kTaken), static_cast<int32_t>(batch.stride));
+    PipeBarrier<PIPE_V>();
     // The scalar unit reads these planes too, but only after it has waited for later vector instructions.
     Order<HardEvent::MTE2_V>(pipe);
     rescored = 0;
@@ -123,10 +124,7 @@ class Columns {
   }
 
   // Removes an entry from all columns scored later.
-  __aicore__ inline void Take(uint32_t entry) {
-    ages_.SetValue(entry, FromBits(kMinusInfinity));
-    Order<HardEvent::S_V>(pipe_);
-  }
+  __aicore__ inline void Take(uint32_t entry) { ages_.SetValue(entry, FromBits(kTaken)); }
 
   __aicore__ inline int64_t TokensOf(uint32_t entry) const { return At(tokens_, entry); }
 
@@ -136,23 +134,19 @@ class Columns {
   uint32_t rescored;
 
  private:
-  // Scores a run on a worker, tile by tile: first base + slope * s, then minus weight * max(0, s - at) for
-  // each knot, then minus infinity where the request may not run.
+  // Scores a run on a worker, tile by tile: base + slope * s, minus weight * max(0, s - at) of two knots at a
+  // time; then crosses out who may not run.
   __aicore__ inline void Score(uint32_t worker, uint32_t run, int64_t longest) {
     uint32_t from = from_[run], count = count_[run], tile = batch_->tile;
+    // The scalar unit has read the column before this one, and may have taken an entry.
+    Order<HardEvent::S_V>(pipe_);
     if (eligibility_) {
       AscendC::Duplicate(bit_, static_cast<int16_t>(1u << (worker % 16)), static_cast<int32_t>(tile));
+      PipeBarrier<PIPE_V>();
     }
     Fetch(worker, from, count, 0);
     for (uint32_t at = 0; at < count; at += tile) {
-      if (at + tile < count) {
-        Fetch(worker, from, count, at + tile);
-      }
-      uint32_t size = count - at < tile ? count - at : tile;
-      uint32_t entry = from + at;
-      AddBonuses(entry, size);
-      ScoreTile(entry, size);
-      MaskTile(entry, size, longest);
+      ScoreTile(worker, from, count, at, longest);
     }
   }
 
@@ -177,108 +171,135 @@ class Columns {
     }
   }
 
-  // Adds age and bonus of a tile.
-  __aicore__ inline void AddBonuses(uint32_t entry, uint32_t size) {
-    int32_t count = static_cast<int32_t>(size);
-    if (batch_->bonus_format == BR_BONUS_F16) {
-      LocalTensor<half> bonuses = bonuses_queue_.DeQue<half>();
-      AscendC::Cast(first_, bonuses, AscendC::RoundMode::CAST_NONE, count);
-      bonuses_queue_.FreeTensor(bonuses);
+  // Work is cut into intervals between two barriers. A pair of knots takes five of them, and each begins a
+  // new pair, so that all vector instructions of an interval are independent. The first four also compute the
+  // base and the masks.
+  __aicore__ inline void ScoreTile(uint32_t worker, uint32_t from, uint32_t count, uint32_t at,
+                                   int64_t longest) {
+    uint32_t size = count - at < batch_->tile ? count - at : batch_->tile, entry = from + at;
+    int32_t pairs = (profile_.knots + 1) / 2;
+    for (int32_t interval = 0; interval < pairs + 4; interval++) {
+      BaseStep(interval, entry, size, longest);
+      KnotSteps(interval, entry, size);
+      // The queues have this tile's buffers back, one each: with a second one a queue could pass an event
+      // again for which the other pipe has not waited yet.
+      if (interval == 1 && at + batch_->tile < count) {
+        Fetch(worker, from, count, at + batch_->tile);
+      }
       PipeBarrier<PIPE_V>();
-      AscendC::Add(extras_[entry], ages_[entry], first_, count);
-      PipeBarrier<PIPE_V>();
-    } else if (batch_->bonus_format == BR_BONUS_F32) {
-      LocalTensor<float> bonuses = bonuses_queue_.DeQue<float>();
-      AscendC::Add(extras_[entry], ages_[entry], bonuses, count);
-      bonuses_queue_.FreeTensor(bonuses);
-      PipeBarrier<PIPE_V>();
+    }
+    if (eligibility_) {
+      Mask(eligible_, entry, size);
+    }
+    if (room_ && longest < batch_->longest_tokens) {
+      Mask(fits_, entry, size);
     }
   }
 
-  __aicore__ inline void ScoreTile(uint32_t entry, uint32_t size) {
-    int32_t count = static_cast<int32_t>(size);
-    LocalTensor<float> tokens = tokens_[entry], scores = scores_[entry];
-    AscendC::Muls(scores, extras_[entry], FloatOf(batch_->unit), count);
-    AscendC::Muls(first_, tokens, FloatOf(profile_.slope), count);
-    PipeBarrier<PIPE_V>();
-    AscendC::Add(scores, scores, first_, count);
-    PipeBarrier<PIPE_V>();
-    // Two knots are computed at a time, and the products of the pair before are subtracted meanwhile. So more
-    // instructions share each barrier.
-    int32_t done = 0;
-    for (int32_t k = 0; k < profile_.knots; k += 2) {
-      bool two = k + 1 < profile_.knots;
-      const LocalTensor<float> &first = k % 4 == 0 ? first_ : third_,
-                               &second = k % 4 == 0 ? second_ : fourth_;
-      const LocalTensor<float> &before = k % 4 == 0 ? third_ : first_, &last = k % 4 == 0 ? fourth_ : second_;
-      AscendC::Adds(first, tokens, FloatOf(-profile_.at[k]), count);
-      if (two) {
-        AscendC::Adds(second, tokens, FloatOf(-profile_.at[k + 1]), count);
-      }
-      if (done < k) {
-        AscendC::Sub(scores, scores, before, count);
-      }
-      PipeBarrier<PIPE_V>();
-      AscendC::Maxs(first, first, 0.0f, count);
-      if (two) {
-        AscendC::Maxs(second, second, 0.0f, count);
-      }
-      if (done < k) {
-        AscendC::Sub(scores, scores, last, count);
-        done += 2;
-      }
-      PipeBarrier<PIPE_V>();
-      AscendC::Muls(first, first, FloatOf(profile_.weight[k]), count);
-      if (two) {
-        AscendC::Muls(second, second, FloatOf(profile_.weight[k + 1]), count);
-      }
-      PipeBarrier<PIPE_V>();
-    }
-    if (done < profile_.knots) {
-      AscendC::Sub(scores, scores, done % 4 == 0 ? first_ : third_, count);
-      PipeBarrier<PIPE_V>();
-    }
-    if (done + 1 < profile_.knots) {
-      AscendC::Sub(scores, scores, done % 4 == 0 ? second_ : fourth_, count);
-      PipeBarrier<PIPE_V>();
-    }
-  }
-
-  __aicore__ inline void MaskTile(uint32_t entry, uint32_t size, int64_t longest) {
+  // Scores become unit * (age + bonus) + slope * s.
+  __aicore__ inline void BaseStep(int32_t interval, uint32_t entry, uint32_t size, int64_t longest) {
     int32_t count = static_cast<int32_t>(size);
     // Comparisons take whole repeats of 64 floats. They also compare what lies past the end; Select uses none
     // of those bits.
-    uint32_t whole = RoundUp(size, 64);
+    uint32_t whole = RoundUp(size, kLanes);
+    // Two tiles that KnotSteps does not use yet.
+    const LocalTensor<float> &sum = work_[4], &bits = work_[8];
     LocalTensor<float> scores = scores_[entry];
-    if (eligibility_) {
-      LocalTensor<int16_t> words = words_queue_.DeQue<int16_t>();
-      AscendC::And(bits_, words, bit_, count);
-      words_queue_.FreeTensor(words);
-      PipeBarrier<PIPE_V>();
-      AscendC::Cast(first_, bits_, AscendC::RoundMode::CAST_NONE, count);
-      PipeBarrier<PIPE_V>();
-      AscendC::CompareScalar(mask_, first_, 0.0f, AscendC::CMPMODE::NE, whole);
-      PipeBarrier<PIPE_V>();
-      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity),
-                      AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
-      PipeBarrier<PIPE_V>();
+    switch (interval) {
+    case 0:
+      AscendC::Muls(scores, tokens_[entry], FloatOf(profile_.slope), count);
+      if (batch_->bonus_format == BR_BONUS_F16) {
+        LocalTensor<half> bonuses = bonuses_queue_.DeQue<half>();
+        AscendC::Cast(sum, bonuses, AscendC::RoundMode::CAST_NONE, count);
+        bonuses_queue_.FreeTensor(bonuses);
+      }
+      if (eligibility_) {
+        LocalTensor<int16_t> words = words_queue_.DeQue<int16_t>();
+        AscendC::And(bits_, words, bit_, count);
+        words_queue_.FreeTensor(words);
+      }
+      if (room_ && longest < batch_->longest_tokens) {
+        AscendC::CompareScalar(fits_, tokens_[entry], FloatOf(longest), AscendC::CMPMODE::LE, whole);
+      }
+      break;
+    case 1:
+      if (batch_->bonus_format == BR_BONUS_F16) {
+        AscendC::Add(extras_[entry], ages_[entry], sum, count);
+      } else if (batch_->bonus_format == BR_BONUS_F32) {
+        LocalTensor<float> bonuses = bonuses_queue_.DeQue<float>();
+        AscendC::Add(extras_[entry], ages_[entry], bonuses, count);
+        bonuses_queue_.FreeTensor(bonuses);
+      }
+      if (eligibility_) {
+        AscendC::Cast(bits, bits_, AscendC::RoundMode::CAST_NONE, count);
+      }
+      break;
+    case 2:
+      AscendC::Muls(sum, extras_[entry], FloatOf(batch_->unit), count);
+      if (eligibility_) {
+        AscendC::CompareScalar(eligible_, bits, 0.0f, AscendC::CMPMODE::NE, whole);
+      }
+      break;
+    case 3:
+      AscendC::Add(scores, scores, sum, count);
+      break;
+    default: break;
     }
-    if (room_ && longest < batch_->longest_tokens) {
-      AscendC::CompareScalar(mask_, tokens_[entry], FloatOf(longest), AscendC::CMPMODE::LE, whole);
-      PipeBarrier<PIPE_V>();
-      AscendC::Select(scores, mask_, scores, FromBits(kMinusInfinity),
-                      AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
-      PipeBarrier<PIPE_V>();
+  }
+
+  // One step of each of five pairs of knots: the pair that begins in this interval, and the four before it.
+  __aicore__ inline void KnotSteps(int32_t interval, uint32_t entry, uint32_t size) {
+    int32_t count = static_cast<int32_t>(size);
+    if (HasKnot(2 * interval)) {
+      AscendC::Adds(First(interval), tokens_[entry], FloatOf(-profile_.at[2 * interval]), count);
     }
+    if (HasKnot(2 * interval + 1)) {
+      AscendC::Adds(Second(interval), tokens_[entry], FloatOf(-profile_.at[2 * interval + 1]), count);
+    }
+    int32_t pair = interval - 1;
+    if (HasKnot(2 * pair)) {
+      AscendC::Maxs(First(pair), First(pair), 0.0f, count);
+    }
+    if (HasKnot(2 * pair + 1)) {
+      AscendC::Maxs(Second(pair), Second(pair), 0.0f, count);
+    }
+    pair = interval - 2;
+    if (HasKnot(2 * pair)) {
+      AscendC::Muls(First(pair), First(pair), FloatOf(profile_.weight[2 * pair]), count);
+    }
+    if (HasKnot(2 * pair + 1)) {
+      AscendC::Muls(Second(pair), Second(pair), FloatOf(profile_.weight[2 * pair + 1]), count);
+    }
+    pair = interval - 3;
+    if (HasKnot(2 * pair + 1)) {
+      AscendC::Add(First(pair), First(pair), Second(pair), count);
+    }
+    pair = interval - 4;
+    if (HasKnot(2 * pair)) {
+      AscendC::Sub(scores_[entry], scores_[entry], First(pair), count);
+    }
+  }
+
+  __aicore__ inline bool HasKnot(int32_t knot) const { return knot >= 0 && knot < profile_.knots; }
+  // The tiles of a pair of knots: the first is in use for five intervals, the second for four.
+  __aicore__ inline const LocalTensor<float> &First(int32_t pair) const { return work_[pair % 5]; }
+  __aicore__ inline const LocalTensor<float> &Second(int32_t pair) const { return work_[5 + pair % 4]; }
+
+  // Takes the entries of a tile whose bit in a mask is not set.
+  __aicore__ inline void Mask(const LocalTensor<uint8_t> &mask, uint32_t entry, uint32_t size) {
+    LocalTensor<float> scores = scores_[entry];
+    AscendC::Select(scores, mask, scores, FromBits(kTaken), AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);
+    PipeBarrier<PIPE_V>();
   }
 
   // The greatest score of a run. Where f32 scores are exact, it is the greatest of them. Elsewhere every
   // entry that rounding leaves in doubt is scored again in integers.
   __aicore__ inline Best Greatest(uint32_t run, int64_t longest) {
     Best best{kLeast, BR_NOBODY, BR_STATUS_OK};
-    uint32_t from = from_[run], index = 0;
-    uint32_t value = Reduce(run, index);
-    if (value == kMinusInfinity) {
+    uint32_t from = from_[run], repeats = RoundUp(count_[run], kLanes) / kLanes, index = 0;
+    Reduce(from, 0, repeats);
+    uint32_t value = Top(repeats, index);
+    if (IsTaken(value)) {
       return best;
     }
     int64_t reach = Magnitude(profile_.slope) * longest + batch_->unit * batch_->greatest_extra_tokens;
@@ -297,10 +318,11 @@ class Columns {
         best.score = score;
         best.entry = entry;
       }
-      scores_.SetValue(entry, FromBits(kMinusInfinity));
+      scores_.SetValue(entry, FromBits(kTaken));
       Order<HardEvent::S_V>(pipe_);
-      value = Reduce(run, index);
-      if (value == kMinusInfinity || WholeOf(value) < greatest - doubt) {
+      Reduce(from, index / kLanes, 1);
+      value = Top(repeats, index);
+      if (IsTaken(value) || WholeOf(value) < greatest - doubt) {
         return best;
       }
     }
@@ -308,16 +330,34 @@ class Columns {
     return best;
   }
 
-  // The bits of the greatest score of a run, and its index in the run.
-  __aicore__ inline uint32_t Reduce(uint32_t run, uint32_t &index) {
-    uint32_t count = count_[run];
-    AscendC::ReduceMax(reduce_, scores_[from_[run]], scratch_, static_cast<int32_t>(count), true);
+  // Finds the greatest score of some repeats of a run, and its lane: a pair for each.
+  __aicore__ inline void Reduce(uint32_t from, uint32_t first, uint32_t repeats) {
+    AscendC::WholeReduceMax(repeats_[first * 2], scores_[from + first * kLanes], static_cast<int32_t>(kLanes),
+                            static_cast<int32_t>(repeats), 1, 1, 8);
+    PipeBarrier<PIPE_V>();
+  }
+
+  // The bits of the greatest score of all repeats of a run, and the lowest index that has it.
+  __aicore__ inline uint32_t Top(uint32_t repeats, uint32_t &index) {
+    // A repeat holds the pairs of 32 repeats: two reductions for the longest run.
+    for (uint32_t first = 0; first < repeats; first += kLanes / 2) {
+      uint32_t some = repeats - first < kLanes / 2 ? repeats - first : kLanes / 2;
+      // The even lanes hold the scores.
+      uint64_t lanes[2] = {UINT64_C(0x5555555555555555) >> (kLanes - 2 * some), 0};
+      AscendC::WholeReduceMax(greatest_[first / (kLanes / 2) * BR_BLOCK_BYTES / sizeof(float)],
+                              repeats_[first * 2], lanes, 1, 1, 1, 8);
+    }
     Order<HardEvent::V_S>(pipe_);
-    LocalTensor<uint32_t> bits = reduce_.ReinterpretCast<uint32_t>();
-    index = bits.GetValue(1);
-    uint32_t value = bits.GetValue(0);
-    // The next reduction writes what was read here.
-    Order<HardEvent::S_V>(pipe_);
+    LocalTensor<uint32_t> greatest = greatest_.ReinterpretCast<uint32_t>();
+    uint32_t value = greatest.GetValue(0), lane = greatest.GetValue(1);
+    if (repeats > kLanes / 2) {
+      uint32_t other = greatest.GetValue(BR_BLOCK_BYTES / sizeof(float));
+      if (OrderOf(other) > OrderOf(value)) {
+        value = other;
+        lane = kLanes + greatest.GetValue(BR_BLOCK_BYTES / sizeof(float) + 1);
+      }
+    }
+    index = lane / 2 * kLanes + repeats_.ReinterpretCast<uint32_t>().GetValue(lane + 1);
     return value;
   }
 
@@ -333,14 +373,14 @@ class Columns {
   uint32_t from_[BR_MAX_RUNS];
   uint32_t count_[BR_MAX_RUNS];
   Profile profile_;
-  TBuf<TPosition::VECCALC> tokens_buffer_, ages_buffer_, extras_buffer_, scores_buffer_, first_buffer_,
-      second_buffer_;
-  TBuf<TPosition::VECCALC> third_buffer_, fourth_buffer_;
-  TBuf<TPosition::VECCALC> reduce_buffer_, scratch_buffer_, stage_buffer_, mask_buffer_, bits_buffer_,
-      bit_buffer_;
-  TQue<TPosition::VECIN, 2> bonuses_queue_, words_queue_;
-  LocalTensor<float> tokens_, ages_, extras_, scores_, first_, second_, third_, fourth_, reduce_, scratch_;
-  LocalTensor<uint8_t> mask_;
+  TBuf<TPosition::VECCALC> tokens_buffer_, ages_buffer_, extras_buffer_, scores_buffer_;
+  TBuf<TPosition::VECCALC> work_buffers_[BR_WORK_TILES];
+  TBuf<TPosition::VECCALC> greatest_buffer_, repeats_buffer_, stage_buffer_;
+  TBuf<TPosition::VECCALC> fits_buffer_, eligible_buffer_, bits_buffer_, bit_buffer_;
+  TQue<TPosition::VECIN, 1> bonuses_queue_, words_queue_;
+  LocalTensor<float> tokens_, ages_, extras_, scores_, greatest_, repeats_;
+  LocalTensor<float> work_[BR_WORK_TILES];
+  LocalTensor<uint8_t> fits_, eligible_;
   LocalTensor<int16_t> bits_, bit_;
   GlobalTensor<int16_t> words_;
   GlobalTensor<half> half_bonuses_;

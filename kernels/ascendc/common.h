@@ -17,7 +17,13 @@ using AscendC::TPosition;
 using AscendC::TQue;
 
 constexpr int64_t kLeast = INT64_MIN;
-constexpr uint32_t kMinusInfinity = 0xff800000; // bits of a float
+constexpr uint32_t kLanes = 64; // floats of a repeat
+
+// The bits of -2^70: the age of an entry that is taken, and the score of one that may not run. Times the
+// unit, at most 2^56, it stays finite, so it does not matter whether a device knows infinity or saturates.
+constexpr uint32_t kTaken = 0xe2800000;
+// Whether a score is that of an entry that is taken: at most -2^64, far below every other.
+__aicore__ inline bool IsTaken(uint32_t bits) { return bits >= 0xdf800000; }
 
 // The scalar unit works on integers and handles floats as bits. Its only float operation converts an int32_t.
 union FloatBits {
@@ -44,6 +50,12 @@ __aicore__ inline float FloatOf(int64_t value) {
     scaled.bits += shift << 23;
   }
   return scaled.value;
+}
+
+// Integers that are ordered as floats are.
+__aicore__ inline int32_t OrderOf(uint32_t bits) {
+  int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffff);
+  return (bits >> 31) != 0 ? -magnitude : magnitude;
 }
 
 // The integer of a float that is whole and below 2^62.
@@ -178,7 +190,7 @@ class Batch {
         tile >= BR_ENTRY_ALIGN && tile % BR_ENTRY_ALIGN == 0 && stride % BR_ENTRY_ALIGN == 0 && group >= 1;
     bool kinds = mode <= BR_MODE_FIXED && order <= BR_ORDER_MOST_SLOTS && bonus_format <= BR_BONUS_F32 &&
                  !(mode == BR_MODE_LEVEL && order == BR_ORDER_MATRIX && workers > 0) && unit >= 1 &&
-                 max_picks <= BR_MAX_PICKS;
+                 unit <= BR_GREATEST && max_picks <= BR_MAX_PICKS;
     return sizes && tiles && kinds &&
            BR_UB_BYTES(stride, tile, bonus_format, flags) <= U32(offsetof(BrHeader, ub_bytes));
   }

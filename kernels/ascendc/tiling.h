@@ -36,8 +36,11 @@
  * proven error bound. Let K be the number of knots, u = 2^-24, v the greatest f32 score, and S at least
  * |slope * s| + |unit * (age + bonus)| for every entry. Then every entry whose exact score is greatest has an
  * f32 score of at least v - 4 * (K + 7) * u * (2 * S - v). (A score is a sum of K + 2 products whose
- * magnitudes add up to at most 2 * S - score. Correct rounding would need half of this bound, so an operation
- * may be off by a whole unit in the last place, or be fused.)
+ * magnitudes add up to at most 2 * S - score, in whatever order they are added. Correct rounding would need
+ * half of this bound, so an operation may be off by a whole unit in the last place, or be fused.)
+ *
+ * No result is infinite: an entry that is taken has an age of -2^70, and is told by its range. So a device
+ * that saturates answers as one that does not.
  *
  * The scalar unit scores these few entries again in 64-bit integers; the greatest integer wins, then the
  * earliest entry. More than BR_MAX_RESCORED of them in one column end in BR_STATUS_TIES. No f32 value decides
@@ -78,7 +81,7 @@
 #endif
 
 #define BR_MAGIC 0x314b5242u /* "BRK1" in memory */
-#define BR_VERSION 1u
+#define BR_VERSION 2u
 
 /* Kernel entries, and what the model's shared library exports (kernels/model/model.h). */
 #define BR_ENTRY_COLUMNS "balanceroute_columns"
@@ -127,19 +130,21 @@
 
 /*
  * Bytes of the unified buffer that a batch takes: planes of all entries (tokens, ages, scores; with bonuses
- * also age plus bonus), four tiles of intermediate results, the mask, the eligibility bits and their queue of
- * two tiles, the bonuses' queue of two tiles, the reduction, and the staging of answers.
+ * also age plus bonus), nine tiles of intermediate results, a mask each for room and eligibility, the
+ * eligibility bits and the tile of them that comes in, the tile of bonuses that comes in, the greatest score
+ * of each repeat of 64 and of all, and the staging of answers.
  */
-#define BR_REDUCE_BYTES 32u
-#define BR_SCRATCH_BYTES 1024u
+#define BR_WORK_TILES 9u
+#define BR_REPEATS_BYTES 1024u
+#define BR_GREATEST_BYTES 64u
 #define BR_STAGE_PICKS 128u
 #define BR_STAGE_BYTES (BR_STAGE_PICKS * 16u)
 #define BR_BONUS_BYTES(format) ((format) == BR_BONUS_F16 ? 2u : (format) == BR_BONUS_F32 ? 4u : 0u)
 #define BR_UB_BYTES(stride, tile, format, flags)                                                           \
-  (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride) * 4u + 4u * (tile) * 4u +                              \
-   (((flags) & (BR_FLAG_ELIGIBILITY | BR_FLAG_ROOM)) != 0 ? BR_MASK_BYTES(tile) : 0u) +                    \
-   (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? 4u * (tile) * 2u : 0u) + 2u * (tile) * BR_BONUS_BYTES(format) + \
-   BR_REDUCE_BYTES + BR_SCRATCH_BYTES + BR_STAGE_BYTES)
+  (((format) == BR_BONUS_NONE ? 3u : 4u) * (stride) * 4u + BR_WORK_TILES * (tile) * 4u +                   \
+   (((flags) & BR_FLAG_ROOM) != 0 ? BR_MASK_BYTES(tile) : 0u) +                                            \
+   (((flags) & BR_FLAG_ELIGIBILITY) != 0 ? BR_MASK_BYTES(tile) + 3u * (tile) * 2u : 0u) +                  \
+   (tile) * BR_BONUS_BYTES(format) + BR_REPEATS_BYTES + BR_GREATEST_BYTES + BR_STAGE_BYTES)
 #define BR_MASK_BYTES(tile) (((tile) / 8u + BR_BLOCK_BYTES - 1u) / BR_BLOCK_BYTES * BR_BLOCK_BYTES)
 
 #define BR_STATUS_UNWRITTEN 0u
@@ -176,8 +181,7 @@ typedef struct BrHeader {
   uint32_t steps; /* knots of LOOKAHEAD; knot slots of each profile of FIXED; else 0 */
   uint32_t runs;  /* at least 1 */
   uint32_t stride; /* entries of each plane: the end of the last run, a multiple of BR_ENTRY_ALIGN */
-  uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN; two
-                      tiles are in the UB */
+  uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN */
   uint32_t group;  /* workers of one block of BR_ENTRY_COLUMNS */
   uint32_t max_picks; /* at most min(requests, open slots) */
   uint32_t stop_open_slots; /* picks end when no more slots than this are open; 0 for none */

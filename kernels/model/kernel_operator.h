@@ -86,6 +86,9 @@ struct Buffer {
   size_t at = 0;
   Machine::Knowledge filled = {};
   Machine::Knowledge freed = {};
+  // The events that tell the other pipe, where it has not been told to wait yet.
+  int filled_event = -1;
+  int freed_event = -1;
 };
 } // namespace model
 
@@ -250,6 +253,10 @@ template <TPosition position, int32_t depth> class TQue {
       model::Buffer &buffer = buffers_[index];
       if (buffer.state == model::Buffer::kFree) {
         buffer.state = model::Buffer::kAllocated;
+        if (buffer.freed_event >= 0) {
+          model::It().GiveEvent(kEmpties, kFills, buffer.freed_event);
+          buffer.freed_event = -1;
+        }
         model::It().Learn(kFills, buffer.freed);
         return LocalTensor<T>(buffer.at, bytes_, position, &buffer);
       }
@@ -266,6 +273,7 @@ template <TPosition position, int32_t depth> class TQue {
       model::It().Stop("EnQue: the queue holds its depth of %d already", depth);
     }
     buffer->state = model::Buffer::kQueued;
+    buffer->filled_event = model::It().TakeEvent(kFills, kEmpties);
     model::It().Snapshot(kFills, buffer->filled);
     order_[(first_ + queued_++) % kMost] = buffer;
     return true;
@@ -279,6 +287,7 @@ template <TPosition position, int32_t depth> class TQue {
     first_ = (first_ + 1) % kMost;
     queued_--;
     buffer->state = model::Buffer::kTaken;
+    model::It().GiveEvent(kFills, kEmpties, buffer->filled_event);
     model::It().Learn(kEmpties, buffer->filled);
     return LocalTensor<T>(buffer->at, bytes_, position, buffer);
   }
@@ -292,6 +301,7 @@ template <TPosition position, int32_t depth> class TQue {
       model::It().Stop("FreeTensor of a tensor that is still queued");
     }
     buffer->state = model::Buffer::kFree;
+    buffer->freed_event = model::It().TakeEvent(kEmpties, kFills);
     model::It().Snapshot(kEmpties, buffer->freed);
   }
 
@@ -326,6 +336,9 @@ template <TPosition position, int32_t depth> class TQue {
 
 class TPipe {
  public:
+  // All pipes finish before a kernel ends.
+  ~TPipe() { model::It().Barrier(model::kAll); }
+
   template <TPosition position> bool InitBuffer(TBuf<position> &buffer, uint32_t bytes) {
     buffer.at_ = model::It().TakeUb(bytes, "a buffer");
     buffer.bytes_ = bytes;
@@ -480,6 +493,12 @@ inline void CheckCount(int32_t count) {
   }
 }
 
+// What arithmetic leaves in the buffer: in the saturating mode nothing beyond the greatest finite value.
+inline float Settled(float x) {
+  return It().saturates && std::isinf(x) ? std::copysign(std::numeric_limits<float>::max(), x) : x;
+}
+inline int16_t Settled(int16_t x) { return x; }
+
 template <typename T, typename Op>
 void Unary(const char *name, const LocalTensor<T> &to, const LocalTensor<T> &from, int32_t count, Op op) {
   Machine &machine = It();
@@ -495,7 +514,7 @@ void Unary(const char *name, const LocalTensor<T> &to, const LocalTensor<T> &fro
   T *result = to.Data();
   const T *source = from.Data();
   for (int32_t i = 0; i < count; i++) {
-    result[i] = op(source[i]);
+    result[i] = Settled(op(source[i]));
   }
   if (to.At() != from.At()) {
     memcpy(to.Valid(), from.Valid(), bytes);
@@ -521,7 +540,7 @@ void Binary(const char *name, const LocalTensor<T> &to, const LocalTensor<T> &a,
   T *result = to.Data();
   const T *first = a.Data(), *second = b.Data();
   for (int32_t i = 0; i < count; i++) {
-    result[i] = op(first[i], second[i]);
+    result[i] = Settled(op(first[i], second[i]));
   }
   uint8_t *valid = to.Valid();
   const uint8_t *first_valid = a.Valid(), *second_valid = b.Valid();
@@ -647,6 +666,11 @@ void Select(const LocalTensor<T> &to, const LocalTensor<uint8_t> &mask, const Lo
   model::CheckTensor(mask, mask_bytes, "mask");
   model::CheckOverlap(to.At(), bytes, from.At(), bytes);
   model::CheckOverlap(to.At(), bytes, mask.At(), mask_bytes);
+  // The family fills a block of the reserved buffer with the scalar, and points the vector unit to it.
+  model::CountVector(model::kBlockBytes);
+  machine.Barrier(model::V);
+  machine.Barrier(model::V);
+  machine.Begin(model::V, "Select");
   machine.Reads(from.At(), bytes);
   machine.Reads(mask.At(), mask_bytes);
   machine.Writes(to.At(), bytes);
@@ -659,62 +683,213 @@ void Select(const LocalTensor<T> &to, const LocalTensor<uint8_t> &mask, const Lo
   }
 }
 
-// Bytes of scratch that ReduceMax with an index needs. It reduces in rounds, and each round leaves a
-// (value, index) pair for every repeat.
-template <typename T> size_t ReduceScratchBytes(int32_t count) {
-  size_t per_block = model::kBlockBytes / sizeof(T), per_repeat = model::kRepeatBytes / sizeof(T), all = 0;
-  size_t left = count;
-  for (int pass = 0; pass < 3; pass++) {
-    left = (left + per_repeat - 1) / per_repeat * 2;
-    all += (left + per_block - 1) / per_block * per_block;
-  }
-  return all * sizeof(T);
+// ---- Reductions
+
+namespace model {
+constexpr int32_t kLanes = kRepeatBytes / sizeof(float);
+constexpr int32_t kPair = 2; // a value, and its lane as bits
+
+// The lanes that hold the values of pairs.
+constexpr uint64_t kValueLanes = 0x5555555555555555;
+
+inline uint64_t LowLanes(int32_t count) {
+  return count >= kLanes ? ~uint64_t(0) : (uint64_t(1) << count) - 1;
 }
 
-// Writes the greatest value and, as bits, the lowest index that holds it.
-template <typename T>
-void ReduceMax(const LocalTensor<T> &to, const LocalTensor<T> &from, const LocalTensor<T> &scratch,
-               int32_t count, bool with_index = false) {
+// Reduces repeats inside an instruction that has begun: of each the greatest value among some lanes, and the
+// lowest lane that holds it.
+inline void ReduceRepeats(const LocalTensor<float> &to, const LocalTensor<float> &from, uint64_t lanes,
+                          int32_t repeats) {
+  Machine &machine = It();
+  size_t pair_bytes = kPair * sizeof(float);
+  CheckTensor(from, (repeats - 1) * kRepeatBytes + (64 - __builtin_clzll(lanes)) * sizeof(float), "source");
+  if (to.At() % pair_bytes != 0) {
+    machine.Violate("destination begins at UB byte %zu: not a multiple of %zu", to.At(), pair_bytes);
+  }
+  if (repeats * pair_bytes > to.Bytes()) {
+    machine.Stop("destination: %zu bytes of a tensor of %zu", repeats * pair_bytes, to.Bytes());
+  }
+  size_t read = (repeats - 1) * kRepeatBytes + (64 - __builtin_clzll(lanes)) * sizeof(float);
+  CheckOverlap(to.At(), repeats * pair_bytes, from.At(), read);
+  machine.Reads(from.At(), read);
+  CountVector(repeats * kRepeatBytes);
+  for (int32_t repeat = 0; repeat < repeats; repeat++) {
+    LocalTensor<float> of = from[repeat * kLanes];
+    int32_t best = -1;
+    for (int32_t lane = 0; lane < kLanes; lane++) {
+      if ((lanes >> lane & 1) == 0) {
+        continue;
+      }
+      float value = of.Data()[lane];
+      int32_t element = repeat * kLanes + lane;
+      if (!of.IsValid(lane)) {
+        machine.Violate("element %d is dummy data", element);
+        break;
+      }
+      if (value != value) {
+        machine.Violate("element %d is not a number", element);
+        break;
+      }
+      if (machine.HasTag(of.At() + lane * sizeof(float), sizeof(float), kIndexBits)) {
+        machine.Violate("element %d holds the bits of an index, not a number", element);
+        break;
+      }
+      if (best < 0 || value > of.Data()[best]) {
+        best = lane;
+      }
+    }
+    best = best < 0 ? 0 : best;
+    float value = of.Data()[best];
+    LocalTensor<float> pair = to[repeat * kPair];
+    machine.Writes(pair.At(), pair_bytes);
+    pair.Data()[0] = value;
+    memcpy(pair.Data() + 1, &best, sizeof best);
+    memset(pair.Valid(), 0xff, pair_bytes);
+    machine.SetTag(pair.At() + sizeof(float), sizeof(float), kIndexBits);
+  }
+}
+
+// What the scalar unit reads of a pair.
+inline float ValueOf(const LocalTensor<float> &pair) { return pair.GetValue(0); }
+inline uint32_t LaneOf(const LocalTensor<float> &pair) {
+  return pair.ReinterpretCast<uint32_t>().GetValue(1);
+}
+
+// The scalar unit writes a result; vectors and copies may use it.
+inline void WritePair(const LocalTensor<float> &to, float value, uint32_t index) {
+  Machine &machine = It();
+  to.SetValue(0, value);
+  to.ReinterpretCast<uint32_t>().SetValue(1, index);
+  machine.SetTag(to.At() + sizeof(float), sizeof(float), kIndexBits);
+  machine.Order(S, V);
+  machine.Order(S, MTE3);
+}
+
+// The greatest of whole repeats and its index, in rounds that each leave a pair for every repeat.
+inline void ReduceWholeRepeats(const LocalTensor<float> &to, const LocalTensor<float> &from,
+                               const LocalTensor<float> &scratch, int32_t repeats) {
+  Machine &machine = It();
+  auto begin = [&] { machine.Begin(V, "ReduceMax"); };
+  auto next = [](int32_t end) { return (end + 7) / 8 * 8; };
+  begin();
+  if (repeats == 1) {
+    ReduceRepeats(to, from, ~uint64_t(0), 1);
+    return;
+  }
+  ReduceRepeats(scratch, from, ~uint64_t(0), repeats);
+  machine.Barrier(V);
+  LocalTensor<float> first = scratch, second = scratch[next(repeats * kPair)];
+  int32_t full = repeats * kPair / kLanes, left = repeats * kPair % kLanes, pairs = full + (left > 0);
+  begin();
+  if (full > 0) {
+    ReduceRepeats(second, first, kValueLanes, full);
+  }
+  if (left > 0) {
+    ReduceRepeats(second[full * kPair], first[full * kLanes], kValueLanes & LowLanes(left), 1);
+  }
+  machine.Barrier(V);
+  uint32_t lane = 0; // of the greatest in the second round
+  if (pairs > 1) {
+    LocalTensor<float> third = scratch[next(next(repeats * kPair) + pairs * kPair)];
+    begin();
+    ReduceRepeats(third, second, kValueLanes & LowLanes(pairs * kPair), 1);
+    machine.Order(V, S);
+    lane = LaneOf(third);
+  } else {
+    machine.Order(V, S);
+  }
+  float value = ValueOf(second[lane]);
+  uint32_t repeat = lane / kPair * (kLanes / kPair) + LaneOf(second[lane]) / kPair;
+  WritePair(to, value, repeat * kLanes + LaneOf(first[repeat * kPair]));
+}
+} // namespace model
+
+enum class ReduceOrder { ORDER_VALUE_INDEX, ORDER_INDEX_VALUE, ORDER_ONLY_VALUE, ORDER_ONLY_INDEX };
+
+// Of each repeat the greatest value among the lanes of a mask, and its lane as bits: one instruction.
+inline void WholeReduceMax(const LocalTensor<float> &to, const LocalTensor<float> &from,
+                           const uint64_t lanes[], int32_t repeats, int32_t to_stride, int32_t block_stride,
+                           int32_t from_stride, ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {
+  model::Machine &machine = model::It();
+  machine.Begin(model::V, "WholeReduceMax");
+  if (repeats < 1 || repeats > 255) {
+    machine.Stop("%d repeats: 1 to 255", repeats);
+  }
+  if (lanes[0] == 0 || lanes[1] != 0) {
+    machine.Stop("a mask of no lanes, or of more than a repeat of floats has");
+  }
+  if (to_stride != 1 || block_stride != 1 || from_stride != 8 || order != ReduceOrder::ORDER_VALUE_INDEX) {
+    machine.Stop("the model reduces whole repeats, one behind the other, to pairs of value and lane");
+  }
+  model::ReduceRepeats(to, from, lanes[0], repeats);
+}
+inline void WholeReduceMax(const LocalTensor<float> &to, const LocalTensor<float> &from, int32_t lanes,
+                           int32_t repeats, int32_t to_stride, int32_t block_stride, int32_t from_stride,
+                           ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {
+  if (lanes < 1 || lanes > model::kLanes) {
+    model::It().Stop("%d lanes: 1 to %d", lanes, model::kLanes);
+  }
+  uint64_t low[2] = {model::LowLanes(lanes), 0};
+  WholeReduceMax(to, from, low, repeats, to_stride, block_stride, from_stride, order);
+}
+
+// Bytes of scratch that ReduceMax with an index needs: the pairs of each round from a block's beginning on.
+inline size_t ReduceScratchBytes(int32_t count) {
+  size_t left = count, all = 0;
+  for (int round = 0; round < 3; round++) {
+    left = (left + model::kLanes - 1) / model::kLanes * model::kPair;
+    all += model::RoundUp(left * sizeof(float));
+  }
+  return all;
+}
+
+// Writes the greatest value and, as bits, the lowest index that holds it: on the family a call of several
+// reductions, whose last step is the scalar unit's. What is left of whole repeats is reduced by itself.
+inline void ReduceMax(const LocalTensor<float> &to, const LocalTensor<float> &from,
+                      const LocalTensor<float> &scratch, int32_t count, bool with_index) {
   model::Machine &machine = model::It();
   machine.Begin(model::V, "ReduceMax");
   model::CheckCount(count);
-  size_t bytes = count * sizeof(T), result_bytes = with_index ? 2 * sizeof(T) : sizeof(T);
-  size_t scratch_bytes = ReduceScratchBytes<T>(count);
+  if (!with_index) {
+    machine.Stop("the model reduces with an index");
+  }
+  size_t bytes = count * sizeof(float), scratch_bytes = ReduceScratchBytes(count);
   model::CheckTensor(from, bytes, "source");
-  model::CheckTensor(to, result_bytes, "destination");
+  model::CheckTensor(to, model::kPair * sizeof(float), "destination");
   if (scratch_bytes > scratch.Bytes()) {
     machine.Stop("scratch of %zu bytes: %zu needed", scratch.Bytes(), scratch_bytes);
   }
   model::CheckTensor(scratch, scratch_bytes, "scratch");
   model::CheckOverlap(scratch.At(), scratch_bytes, from.At(), bytes);
-  model::CheckOverlap(scratch.At(), scratch_bytes, to.At(), result_bytes);
-  machine.Reads(from.At(), bytes);
-  machine.Writes(scratch.At(), scratch_bytes);
-  machine.Writes(to.At(), result_bytes);
-  model::CountVector(bytes);
-  memset(scratch.Valid(), 0, scratch_bytes);
-  uint32_t best = 0;
-  for (int32_t i = 0; i < count; i++) {
-    if (!from.IsValid(i)) {
-      machine.Violate("element %d of %d is dummy data", i, count);
-      break;
-    }
-    if (from.Data()[i] != from.Data()[i]) {
-      machine.Violate("element %d of %d is not a number", i, count);
-      break;
-    }
-    if (from.Data()[i] > from.Data()[best]) {
-      best = i;
-    }
+  model::CheckOverlap(scratch.At(), scratch_bytes, to.At(), model::kPair * sizeof(float));
+  int32_t whole = count / model::kLanes, rest = count % model::kLanes;
+  if (whole == 0) {
+    model::ReduceRepeats(to, from, model::LowLanes(rest), 1);
+    return;
   }
-  to.Data()[0] = from.Data()[best];
-  to.SetValid(0, true);
-  if (with_index) {
-    static_assert(sizeof(T) == 4, "the model keeps indices of float");
-    memcpy(to.Data() + 1, &best, sizeof best);
-    to.SetValid(1, true);
-    machine.SetTag(to.At() + sizeof(T), sizeof(T), model::kIndexBits);
+  model::ReduceWholeRepeats(to, from, scratch, whole);
+  if (rest == 0) {
+    return;
   }
+  machine.Order(model::V, model::S);
+  float body = model::ValueOf(to);
+  uint32_t body_index = model::LaneOf(to);
+  // The scalar unit has what it read before the next instruction is issued: no event in between.
+  model::Machine::Knowledge read;
+  machine.Snapshot(model::S, read);
+  machine.Learn(model::V, read);
+  machine.Begin(model::V, "ReduceMax");
+  model::ReduceRepeats(to, from[whole * model::kLanes], model::LowLanes(rest), 1);
+  machine.Order(model::V, model::S);
+  float tail = model::ValueOf(to);
+  uint32_t tail_index = whole * model::kLanes + model::LaneOf(to);
+  scratch.SetValue(0, body);
+  scratch.SetValue(1, tail);
+  machine.Order(model::S, model::V);
+  machine.Begin(model::V, "ReduceMax");
+  model::ReduceRepeats(to, scratch, model::LowLanes(2), 1);
+  machine.Order(model::V, model::S);
+  model::WritePair(to, model::ValueOf(to), model::LaneOf(to) == 1 ? tail_index : body_index);
 }
 
 } // namespace AscendC

@@ -14,6 +14,8 @@ extern "C" {
 BrModelCounts br_model_counts;
 }
 
+extern "C" void br_model_saturate(int32_t on) { br_model::Machine::Get().saturates = on != 0; }
+
 extern "C" int32_t br_model_launch(const char *entry, uint32_t blocks, const void *arguments,
                                    size_t argument_bytes, const BrModelRange *ranges, size_t range_count,
                                    char *message, size_t message_bytes) {
@@ -31,14 +33,15 @@ extern "C" int32_t br_model_launch(const char *entry, uint32_t blocks, const voi
     return BR_MODEL_ENTRY;
   }
   uint8_t *pointers[2];
-  if (arguments == nullptr || argument_bytes != sizeof pointers || blocks == 0) {
+  if (arguments == nullptr || argument_bytes != sizeof pointers || blocks == 0 || ranges == nullptr ||
+      range_count == 0) {
     return BR_MODEL_ARGUMENTS;
   }
   memcpy(pointers, arguments, sizeof pointers);
 
   br_model::Machine &machine = br_model::Machine::Get();
   std::vector<br_model::Range> allocated;
-  for (size_t index = 0; index < range_count && ranges != nullptr; index++) {
+  for (size_t index = 0; index < range_count; index++) {
     uintptr_t from = reinterpret_cast<uintptr_t>(ranges[index].address);
     allocated.push_back({from, from + ranges[index].bytes});
   }

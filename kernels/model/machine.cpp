@@ -66,6 +66,11 @@ void Machine::BeginBlock(uint32_t block) {
       }
     }
   }
+  for (auto &from : queue_events_) {
+    for (auto &to : from) {
+      std::fill(std::begin(to), std::end(to), QueueEvent{});
+    }
+  }
   instruction_ = "the beginning";
 }
 
@@ -183,9 +188,6 @@ void Machine::Writes(size_t at, size_t bytes) {
 }
 
 void Machine::CheckGlobal(uintptr_t from, size_t bytes, const char *kind) {
-  if (ranges_.empty()) {
-    return;
-  }
   for (const Range &range : ranges_) {
     if (from >= range.from && from + bytes <= range.to) {
       return;
@@ -241,6 +243,34 @@ void Machine::Learn(Pipe to, const Knowledge &knowledge) {
   for (int of = 0; of < kPipes; of++) {
     knows_[to][of] = std::max(knows_[to][of], knowledge[of]);
   }
+}
+
+void Machine::Order(Pipe from, Pipe to) {
+  counts.events++;
+  Knowledge knowledge;
+  Snapshot(from, knowledge);
+  Learn(to, knowledge);
+}
+
+int Machine::TakeEvent(Pipe from, Pipe to) {
+  counts.events++;
+  for (int id = 0; id < kEvents; id++) {
+    QueueEvent &event = queue_events_[from][to][id];
+    if (event.taken) {
+      continue;
+    }
+    if (event.waited > knows_[from][to]) {
+      Violate("event %s_%s %d of a queue is set again, and pipe %s may not have waited for it yet",
+              NameOf(from), NameOf(to), id, NameOf(to));
+    }
+    event.taken = true;
+    return id;
+  }
+  Stop("all %d events %s_%s are taken by queues", kEvents, NameOf(from), NameOf(to));
+}
+
+void Machine::GiveEvent(Pipe from, Pipe to, int id) {
+  queue_events_[from][to][id] = {false, issued_[to] + 1};
 }
 
 void Machine::SetFlag(Pipe from, Pipe to, int id) {

@@ -72,6 +72,13 @@ class Machine {
   void Barrier(Pipe pipe);
   void SetFlag(Pipe from, Pipe to, int id);
   void WaitFlag(Pipe from, Pipe to, int id);
+  // A pair of events inside a call.
+  void Order(Pipe from, Pipe to);
+
+  // The events of queues. One is taken as it is set, the lowest that is free, and is free again as the other
+  // pipe is told to wait, though that pipe may reach its wait later.
+  int TakeEvent(Pipe from, Pipe to);
+  void GiveEvent(Pipe from, Pipe to, int id);
 
   // Knowledge that a queue hands from one pipe to another.
   using Knowledge = uint64_t[kPipes];
@@ -92,6 +99,10 @@ class Machine {
   };
   Counts counts;
 
+  // Whether results beyond the greatest finite value become that value instead of infinity. A device has both
+  // modes.
+  bool saturates = false;
+
   // What must be given back by the end of a block.
   std::deque<std::string> owed;
   int buffers = 0;
@@ -110,6 +121,10 @@ class Machine {
     bool set = false;
     Knowledge knowledge = {};
   };
+  struct QueueEvent {
+    bool taken = false;
+    uint64_t waited = 0; // the first instruction of the other pipe behind its wait
+  };
   struct Written {
     uintptr_t from;
     uintptr_t to;
@@ -124,6 +139,7 @@ class Machine {
   uint64_t issued_[kPipes] = {};
   uint64_t knows_[kPipes][kPipes] = {};
   Flag flags_[kPipes][kPipes][kEvents];
+  QueueEvent queue_events_[kPipes][kPipes][kEvents];
   Pipe pipe_ = S;
   const char *instruction_ = "";
   uint32_t block_ = 0;

@@ -33,17 +33,23 @@ typedef struct BrModelCounts {
 #define BR_MODEL_OK 0
 #define BR_MODEL_VIOLATION 1 /* the kernel did what a device would punish; the message says what and where */
 #define BR_MODEL_ENTRY 2     /* no such entry */
-#define BR_MODEL_ARGUMENTS 3 /* the arguments do not have this entry's size */
+#define BR_MODEL_ARGUMENTS 3 /* the arguments do not have this entry's size, or no memory is declared */
 
 /*
  * Runs `blocks` blocks of the entry named `entry`, one after the other. `arguments` are the kernel's
  * parameters, packed as for a launch with host arguments: for both entries two pointers, input and output.
- * With `ranges`, an access to global memory outside of them is a violation; without, it is not checked.
+ * An access to global memory outside of `ranges` is a violation.
  * Writes the first violations, or an empty string, to `message` (may be null). A call waits for one that
  * another thread has begun.
  */
 int32_t br_model_launch(const char *entry, uint32_t blocks, const void *arguments, size_t argument_bytes,
                         const BrModelRange *ranges, size_t range_count, char *message, size_t message_bytes);
+
+/*
+ * The device's mode for the launches from here on: with 1, results beyond the greatest finite value become
+ * that value; with 0, as at first, they become infinity.
+ */
+void br_model_saturate(int32_t on);
 
 #ifdef __cplusplus
 }

@@ -8,6 +8,9 @@
 #include "kernel_operator.h"
 
 using namespace AscendC;
+using br_model::Machine;
+using br_model::S;
+using br_model::V;
 
 namespace {
 
@@ -107,7 +110,7 @@ const std::vector<Rule> kRules = {
      }},
     {"holds dummy data", [] { Bench it; it.b.GetValue(3); }},
     {"is dummy data", [] { Bench it; DataCopyPad(it.out, it.b, it.Bytes(64)); }},
-    {"element 3 of 8 is dummy data",
+    {"element 3 is dummy data",
      [] {
        Bench it;
        DataCopyPad(it.b, it.in, it.Bytes(12), kNoPad);
@@ -139,6 +142,94 @@ const std::vector<Rule> kRules = {
        ReduceMax(it.b, it.a, it.d, 256, true);
        it.Order<HardEvent::V_S>();
        it.b.GetValue(1);
+     }},
+    // The greatest of as many values as there are, and its lowest index, through one, two and three rounds.
+    {nullptr,
+     [] {
+       TPipe pipe;
+       TBuf<TPosition::VECCALC> values, pairs, answer;
+       pipe.InitBuffer(values, 6144 * sizeof(float));
+       pipe.InitBuffer(pairs, 1024);
+       pipe.InitBuffer(answer, 32);
+       LocalTensor<float> of = values.Get<float>(), to = answer.Get<float>();
+       for (int32_t count : {1, 63, 64, 65, 256, 1000, 4096, 4100, 6144}) {
+         for (int32_t at = 0; at < count; at++) {
+           of.SetValue(at, float(at * 37 % 501));
+         }
+         uint32_t best = 0;
+         for (int32_t at = 0; at < count; at++) {
+           best = at * 37 % 501 > int32_t(best) * 37 % 501 ? at : best;
+         }
+         Machine &machine = Machine::Get();
+         machine.Order(S, V);
+         ReduceMax(to, of, pairs.Get<float>(), count, true);
+         machine.Order(V, S);
+         uint32_t found = to.ReinterpretCast<uint32_t>().GetValue(1);
+         if (found != best || to.GetValue(0) != float(best * 37 % 501)) {
+           machine.Violate("%d values: index %u, expected %u", count, found, best);
+         }
+         machine.Order(S, V);
+       }
+     }},
+    // What the call becomes: reductions, barriers, events.
+    {nullptr,
+     [] {
+       TPipe pipe;
+       TBuf<TPosition::VECCALC> values, pairs, answer;
+       pipe.InitBuffer(values, 4096 * sizeof(float));
+       pipe.InitBuffer(pairs, 1024);
+       pipe.InitBuffer(answer, 32);
+       Machine &machine = Machine::Get();
+       Duplicate(values.Get<float>(), 1.0f, 4096);
+       struct Cost {
+         int32_t count;
+         uint64_t reductions, barriers, events;
+       };
+       for (Cost of : {Cost{64, 1, 0, 0}, Cost{512, 2, 2, 3}, Cost{4096, 3, 2, 3}, Cost{100, 3, 0, 6}}) {
+         machine.Barrier(br_model::kAll);
+         Machine::Counts before = machine.counts;
+         ReduceMax(answer.Get<float>(), values.Get<float>(), pairs.Get<float>(), of.count, true);
+         const Machine::Counts &after = machine.counts;
+         if (after.vector_instructions - before.vector_instructions != of.reductions ||
+             after.barriers - before.barriers != of.barriers || after.events - before.events != of.events) {
+           machine.Violate("%d values: another cost", of.count);
+         }
+       }
+     }},
+    // The index is the scalar unit's: vectors may use the result, for the call has told them.
+    {nullptr,
+     [] {
+       Bench it;
+       ReduceMax(it.b, it.a, it.d, 256, true);
+       Adds(it.c, it.b, 1.0f, 1);
+     }},
+    {"pipe S does not know that pipe V",
+     [] { Bench it; ReduceMax(it.b, it.a, it.d, 64, true); it.b.GetValue(0); }},
+    {"holds the bits of an index",
+     [] {
+       Bench it;
+       ReduceMax(it.b, it.a, it.d, 256, true);
+       ReduceMax(it.c, it.b, it.d, 2, true);
+     }},
+    // Results beyond the greatest finite value, in either mode.
+    {nullptr,
+     [] {
+       Bench it;
+       Machine &machine = Machine::Get();
+       auto greatest = [&](bool saturates) {
+         machine.saturates = saturates;
+         Muls(it.b, it.a, 3e38f, 64);
+         PipeBarrier<PIPE_V>();
+         Add(it.b, it.b, it.b, 64);
+         machine.saturates = false;
+         it.Order<HardEvent::V_S>();
+         float value = it.b.GetValue(0);
+         it.Order<HardEvent::S_V>();
+         return value;
+       };
+       if (!std::isinf(greatest(false)) || greatest(true) != std::numeric_limits<float>::max()) {
+         machine.Violate("infinity and the greatest finite value were expected");
+       }
      }},
     {"is not a number",
      [] {
@@ -204,6 +295,28 @@ const std::vector<Rule> kRules = {
          Adds(it.b, tensor, 1.0f, 256);
          PipeBarrier<PIPE_V>();
        }
+     }},
+    // The event that a copy is to wait for is passed again before it has: the second copy may not have begun.
+    {"may not have waited for it yet",
+     [] {
+       Bench it;
+       TQue<TPosition::VECIN, 2> queue;
+       it.pipe.InitBuffer(queue, 2, 1024);
+       auto fetch = [&] {
+         auto tensor = queue.AllocTensor<float>();
+         DataCopyPad(tensor, it.in, it.Bytes(1024), kNoPad);
+         queue.EnQue(tensor);
+       };
+       auto use = [&](const LocalTensor<float> &to) {
+         auto tensor = queue.DeQue<float>();
+         Adds(to, tensor, 1.0f, 256);
+         queue.FreeTensor(tensor);
+       };
+       fetch();
+       fetch();
+       use(it.b);
+       fetch();
+       use(it.c);
      }},
     {"all 1 buffers of the queue are in use",
      [] {

@@ -6,6 +6,8 @@ mod bindings;
 mod build_script;
 mod contract;
 #[cfg(feature = "ascend")]
+mod cpu_mode;
+#[cfg(feature = "ascend")]
 mod real;
 #[cfg(feature = "ascend")]
 mod support;

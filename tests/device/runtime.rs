@@ -2,6 +2,8 @@
 //! CPU's, whatever fails, and everything given back. The kernel is the device's own source on the model
 //! (`kernels/model`).
 
+mod faults;
+mod loading;
 mod support;
 
 use std::time::Duration;
@@ -77,56 +79,6 @@ fn the_device_answers_as_the_cpu() {
         assert_eq!(calls, [host_arguments, !host_arguments]);
         assert_eq!(fake.reclaimed(), 0);
         fake.assert_clean("answers");
-    }
-}
-
-#[test]
-fn every_call_may_fail_at_its_first_and_second_use() {
-    // As the runtime's own codes: a failure inside, out of memory, a lost context, a device that is gone.
-    let codes = [500_003, 207_001, 107_002, 507_018];
-    // The two ways to launch, each call seen on one of them.
-    for (hidden, by_handle) in [(&[][..], false), (&["aclrtLaunchKernelWithHostArgs"], true)] {
-        let is_by_handle =
-            |call: &str| call.starts_with("aclrtKernelArgs") || call == "aclrtLaunchKernelWithConfig";
-        for (at, call) in Fake::new().call_names().into_iter().enumerate() {
-            if is_by_handle(&call) != by_handle {
-                continue;
-            }
-            for nth in [1, 2] {
-                let context = format!("{call}, use {nth}");
-                let fake = Fake::without(hidden);
-                fake.fail(&call, nth, 1, codes[at % codes.len()]);
-                if call == "aclGetRecentErrMsg" {
-                    // It is asked after another failure only.
-                    fake.fail("aclrtRecordEvent", 1, 2, 500_003);
-                }
-                // Two devices, one after the other, so that calls of the opening and of the end have a second
-                // use.
-                for round in 0..2u64 {
-                    let mut device = on_device("exact", &parameters(&fake));
-                    let mut cpu = on_cpu("exact");
-                    let mut step = |device: &mut dyn Policy, seed: u64| {
-                        let parts = Parts::new(seed);
-                        let out = decide(device, &parts.batch());
-                        parts.assert_sound(&out, &context);
-                        assert_eq!(out, decide(&mut *cpu, &parts.batch()), "{context}, seed {seed}");
-                    };
-                    for seed in 0..3 {
-                        step(&mut *device, 10 * round + seed);
-                    }
-                    // Failed or not, it comes back.
-                    let mut seed = 100;
-                    until(&context, || {
-                        seed += 1;
-                        step(&mut *device, seed % 20);
-                        decided(&mut *device) > 0
-                    });
-                    drop(device);
-                    fake.assert_clean(&context);
-                }
-                assert!(fake.calls(&call) >= u64::from(nth), "{context}: {} calls", fake.calls(&call));
-            }
-        }
     }
 }
 
@@ -282,7 +234,7 @@ fn a_device_that_is_not_there_is_a_reason() {
     check(&fake(), &missing, &["no Ascend runtime", "/no/such/libacl_rt.so"]);
     check(&Fake::without(&["aclrtMallocHost"]), &none, &["no symbol aclrtMallocHost"]);
     check(
-        &Fake::without(&["aclrtBinaryLoadFromFile"]),
+        &Fake::without(&["aclrtBinaryLoadFromFile", "aclrtBinaryLoadFromData"]),
         &none,
         &["API version 1.16.0", "CANN 8.1", "aclrtBinaryLoadFromFile"],
     );

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,6 +31,7 @@
     X(aclGetRecentErrMsg)                \
     X(aclrtGetDeviceCount)               \
     X(aclrtGetDeviceInfo)                \
+    X(aclrtGetDeviceSatMode)             \
     X(aclrtSetDevice)                    \
     X(aclrtResetDevice)                  \
     X(aclrtCreateContext)                \
@@ -48,6 +50,7 @@
     X(aclrtFreeHost)                     \
     X(aclrtMemcpyAsync)                  \
     X(aclrtBinaryLoadFromFile)           \
+    X(aclrtBinaryLoadFromData)           \
     X(aclrtBinaryGetFunction)            \
     X(aclrtBinaryUnLoad)                 \
     X(aclrtKernelArgsInit)               \
@@ -134,6 +137,8 @@ static int32_t version[3] = {1, 16, 0};
 static uint32_t devices = 1;
 static char soc[64] = "Ascend910B3";
 static int64_t vector_cores = 40, unified_buffer_bytes = 192 * 1024;
+static int32_t overflow_mode = ACL_OVERFLOW_TO_INFINITY;
+static uint64_t seconds_limits, microseconds_limits;
 static uint64_t memory_limit = UINT64_MAX, memory_used, set_device, reclaimed, violations;
 static uint32_t corrupt_in;
 static uint64_t corrupt_offset;
@@ -330,8 +335,16 @@ static int32_t free_memory(void *address, enum kind kind, const char *call) {
     }
     found->live = false;
     memory_used -= found->bytes;
-    /* The pages stay: what still points there finds poison. */
-    memset(found->base, POISON, found->bytes);
+    /* The address stays taken: what still points there finds poison, or zeros far from the beginning, whose
+     * pages go back to the system. */
+    size_t kept = found->bytes < 64 * 1024 ? found->bytes : 64 * 1024;
+    memset(found->base, POISON, kept);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)found->base + kept + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)found->base + found->bytes) / page * page;
+    if (from < to) {
+        madvise((void *)from, to - from, MADV_DONTNEED);
+    }
     return 0;
 }
 
@@ -585,6 +598,16 @@ aclError aclrtGetDeviceInfo(uint32_t device, int32_t attribute, int64_t *value) 
     return 0;
 }
 
+aclError aclrtGetDeviceSatMode(int32_t *mode) {
+    ENTER(aclrtGetDeviceSatMode);
+    pthread_mutex_lock(&lock);
+    int32_t code = check_context("aclrtGetDeviceSatMode");
+    if (code == 0) {
+        *mode = overflow_mode;
+    }
+    LEAVE(code);
+}
+
 aclError aclrtSetDevice(int32_t device) {
     ENTER(aclrtSetDevice);
     if (device < 0 || (uint32_t)device >= devices) {
@@ -821,6 +844,18 @@ aclError aclrtMemcpyAsync(void *to, size_t to_bytes, const void *from, size_t by
                   (struct task){.call = TASK_COPY, .to = to, .from = from, .bytes = bytes, .back = back}));
 }
 
+/* Under the lock. */
+static int32_t load_library(const char *path, const char *call, aclrtBinHandle *binary) {
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        return refuse(ACL_RT_FILE_OPEN, "%s: %s", call, dlerror());
+    }
+    struct object *made = make(BINARY, current);
+    made->library = library;
+    *binary = made;
+    return 0;
+}
+
 aclError aclrtBinaryLoadFromFile(const char *absolute_path, void *options, aclrtBinHandle *binary) {
     ENTER(aclrtBinaryLoadFromFile);
     pthread_mutex_lock(&lock);
@@ -832,14 +867,44 @@ aclError aclrtBinaryLoadFromFile(const char *absolute_path, void *options, aclrt
         violate("aclrtBinaryLoadFromFile: the path is not absolute, or unknown options");
         LEAVE(ACL_RT_PARAM);
     }
-    void *library = dlopen(absolute_path, RTLD_NOW | RTLD_LOCAL);
-    if (library == NULL) {
-        LEAVE(refuse(ACL_RT_FILE_OPEN, "aclrtBinaryLoadFromFile: %s", dlerror()));
+    /* As the real one, which opens what the path leads to. */
+    char *resolved = realpath(absolute_path, NULL);
+    if (resolved == NULL) {
+        LEAVE(refuse(ACL_RT_FILE_OPEN, "aclrtBinaryLoadFromFile: %s: %s", absolute_path, strerror(errno)));
     }
-    struct object *made = make(BINARY, current);
-    made->library = library;
-    *binary = made;
-    LEAVE(0);
+    code = load_library(resolved, "aclrtBinaryLoadFromFile", binary);
+    free(resolved);
+    LEAVE(code);
+}
+
+aclError aclrtBinaryLoadFromData(const void *data, size_t bytes, const void *options,
+                                 aclrtBinHandle *binary) {
+    ENTER(aclrtBinaryLoadFromData);
+    pthread_mutex_lock(&lock);
+    int32_t code = check_context("aclrtBinaryLoadFromData");
+    if (code != 0) {
+        LEAVE(code);
+    }
+    if (data == NULL || bytes == 0 || options != NULL) {
+        violate("aclrtBinaryLoadFromData: no data, or unknown options");
+        LEAVE(ACL_RT_PARAM);
+    }
+    char path[] = "/tmp/balanceroute-fake-XXXXXX";
+    int file = mkstemp(path);
+    if (file < 0) {
+        LEAVE(refuse(ACL_RT_FILE_OPEN, "aclrtBinaryLoadFromData: %s", strerror(errno)));
+    }
+    bool written = true;
+    for (size_t at = 0; written && at < bytes;) {
+        ssize_t count = write(file, (const char *)data + at, bytes - at);
+        written = count > 0;
+        at += written ? (size_t)count : 0;
+    }
+    close(file);
+    code = written ? load_library(path, "aclrtBinaryLoadFromData", binary)
+                   : refuse(ACL_RT_FILE_OPEN, "aclrtBinaryLoadFromData: %s", strerror(errno));
+    unlink(path);
+    LEAVE(code);
 }
 
 aclError aclrtBinaryGetFunction(aclrtBinHandle binary, const char *name, aclrtFuncHandle *function) {
@@ -932,14 +997,29 @@ static int32_t launch(struct object *function, uint32_t blocks, aclrtStream stre
         violate("%s: %u blocks, %zu bytes of arguments", call, blocks, bytes);
         return ACL_RT_PARAM;
     }
+    uint64_t seconds = 0, microseconds = 0;
     for (size_t at = 0; config != NULL && at < config->count; at++) {
         const aclrtLaunchAttribute *attribute = &config->attributes[at];
-        bool fine = (attribute->id == ACL_LAUNCH_ENGINE && attribute->value.engine == ACL_ENGINE_VECTOR) ||
-                    (attribute->id == ACL_LAUNCH_TIMEOUT_S && attribute->value.timeout_s > 0);
+        bool limit = attribute->value.words[0] != 0, fine = false;
+        switch (attribute->id) {
+        case ACL_LAUNCH_ENGINE:
+            fine = attribute->value.engine == ACL_ENGINE_VECTOR;
+            break;
+        case ACL_LAUNCH_TIMEOUT_S:
+            fine = limit && seconds++ == 0;
+            break;
+        case ACL_LAUNCH_TIMEOUT_US:
+            fine = limit && microseconds++ == 0;
+            break;
+        }
         if (!fine) {
             violate("%s: attribute %d", call, attribute->id);
             return ACL_RT_PARAM;
         }
+    }
+    if (seconds != 0 && microseconds != 0) {
+        violate("%s: a limit in seconds and one in microseconds", call);
+        return ACL_RT_PARAM;
     }
     struct task task = {.call = TASK_LAUNCH, .function = function, .blocks = blocks, .argument_bytes = bytes};
     memcpy(task.arguments, arguments, bytes);
@@ -952,6 +1032,8 @@ static int32_t launch(struct object *function, uint32_t blocks, aclrtStream stre
             return ACL_RT_PARAM;
         }
     }
+    seconds_limits += seconds;
+    microseconds_limits += microseconds;
     return enqueue(onto, task);
 }
 
@@ -1077,6 +1159,12 @@ void fake_cores(int64_t cores, int64_t bytes) {
     pthread_mutex_unlock(&lock);
 }
 
+void fake_overflow(int32_t mode) {
+    pthread_mutex_lock(&lock);
+    overflow_mode = mode;
+    pthread_mutex_unlock(&lock);
+}
+
 void fake_memory(uint64_t bytes) {
     pthread_mutex_lock(&lock);
     memory_limit = bytes;
@@ -1106,6 +1194,10 @@ uint64_t fake_live(const char *kind) {
         count = initialised && !foreign_init;
     } else if (strcmp(kind, "set-device") == 0) {
         count = set_device;
+    } else if (strcmp(kind, "limits-in-seconds") == 0) {
+        count = seconds_limits;
+    } else if (strcmp(kind, "limits-in-microseconds") == 0) {
+        count = microseconds_limits;
     } else {
         bool all = strcmp(kind, "all") == 0;
         for (struct object *object = objects; object != NULL; object = object->next) {

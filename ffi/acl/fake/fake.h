@@ -30,6 +30,8 @@ void fake_version(int32_t major, int32_t minor, int32_t patch);
 void fake_devices(uint32_t count);
 void fake_soc(const char *name);
 void fake_cores(int64_t vector_cores, int64_t unified_buffer_bytes);
+/* What aclrtGetDeviceSatMode answers. */
+void fake_overflow(int32_t mode);
 /* Bytes that aclrtMalloc and aclrtMallocHost hand out together at most. */
 void fake_memory(uint64_t bytes);
 /* Whether the process has called aclInit by itself already: the next one is told so. */
@@ -38,7 +40,8 @@ void fake_foreign_init(int32_t yes);
 /* How often a call was made, failed ones included. */
 uint64_t fake_calls(const char *call);
 /* Objects that live: "context", "stream", "event", "device", "host", "binary", "arguments"; "all"; "bytes"
- * for memory; "init", "set-device". */
+ * for memory; "init", "set-device". And launches so far with a limit of time: "limits-in-seconds",
+ * "limits-in-microseconds". */
 uint64_t fake_live(const char *kind);
 /* Objects that nobody destroyed before their context. */
 uint64_t fake_reclaimed(void);

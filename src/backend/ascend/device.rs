@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::blob::Soc;
 use super::kernel;
+use super::object::KernelFile;
 use super::result::{CallError, LoadError};
-use super::sys::{Api, Binary, Buffers, Context, Device, Stream};
+use super::sys::{Api, Binary, Context, Device, HostBuffers, Job, Lanes};
 
 /// Batches that may be in flight at once: the host writes one while the device runs the other.
 pub(super) const MAX_IN_FLIGHT: usize = 2;
@@ -33,20 +35,22 @@ pub(super) struct Opened {
     pub name: String,
 }
 
-/// An open device, made, used and dropped on one thread. Fields are dropped in order: what needs another
-/// field comes before it.
+/// An open device, made, used and dropped on one thread. Its context goes with the last memory of its
+/// batches.
 pub(super) struct Session {
-    stream: Option<Stream>,
-    /// Keeps the kernel's functions alive.
-    _binary: Binary,
-    context: Context,
+    lanes: Lanes,
+    api: Arc<Api>,
     timeout_ms: i32,
 }
 
 impl Session {
-    /// Opens a device, loads its kernel and allocates the buffers of its batches.
-    pub(super) fn open(options: &OpenOptions) -> Result<(Self, Opened, [Buffers; MAX_IN_FLIGHT]), LoadError> {
-        let api = Api::load(options.library.as_deref())?;
+    /// Opens a device, loads its kernel and allocates the memory of its batches. Waits `patience` for another
+    /// thread that initialises or finalises the runtime.
+    pub(super) fn open(
+        options: &OpenOptions,
+        patience: Duration,
+    ) -> Result<(Self, Opened, [HostBuffers; MAX_IN_FLIGHT]), LoadError> {
+        let api = Api::load(options.library.as_deref(), patience)?;
         api.deferred()?;
         let found = api.device_count()?;
         if options.device >= found {
@@ -55,51 +59,52 @@ impl Session {
         let context = Context::create(Device::set(&api, options.device)?)?;
         let chip = api.soc()?;
         let soc = kernel::soc(&chip, api.cores(options.device)?)?;
-        let file = kernel::file(options.kernel.as_deref(), &chip)?;
-        let binary = Binary::load(&context, &file)?;
-        let mut functions = Vec::new();
-        for entry in kernel::ENTRIES {
-            functions.push(binary.function(entry)?);
-        }
-        let stream = Stream::create(&context)?;
+        let overflow = api.overflow().map_or(String::new(), |overflow| format!(", {overflow}"));
+        let file = KernelFile::read(kernel::file(options.kernel.as_deref(), &chip)?, &chip)?;
+        let content = file.describe();
+        let (binary, refused) = Binary::load(&context, file)?;
+        let copied = refused.map_or(String::new(), |error| format!(", through a copy, for {error}"));
+        let functions =
+            kernel::ENTRIES.iter().map(|entry| binary.function(entry)).collect::<Result<_, _>>()?;
         let timeout_s = options.timeout_ms.div_ceil(1000).clamp(1, u32::from(u16::MAX)) as u16;
         let bytes = (INPUT_BYTES, OUTPUT_BYTES);
-        let first = Buffers::new(&context, &functions, bytes, timeout_s)?;
-        let second = Buffers::new(&context, &functions, bytes, timeout_s)?;
+        let (lanes, hosts) = Lanes::new(&context, (binary, functions), bytes, timeout_s)?;
         let opened = Opened {
             soc,
             name: format!(
-                "{chip}, device {}, {} vector cores, {} ({})",
+                "{chip}, device {}, {} vector cores{overflow}, {content}{copied} ({})",
                 options.device,
                 soc.vector_cores,
-                file.display(),
                 api.name()
             ),
         };
         let timeout_ms = options.timeout_ms.min(i32::MAX as u32) as i32;
-        Ok((Self { stream: Some(stream), _binary: binary, context, timeout_ms }, opened, [first, second]))
+        Ok((Self { lanes, api, timeout_ms }, opened, hosts))
     }
 
     /// The error of an earlier destruction, once.
     pub(super) fn deferred(&self) -> Result<(), CallError> {
-        Arc::clone(self.context.api()).deferred()
+        self.api.deferred()
     }
 
-    /// The stream; none once the device is closing.
-    pub(super) fn stream(&self) -> Option<&Stream> {
-        self.stream.as_ref()
+    /// Enqueues a batch, whose memory is in flight from here on.
+    pub(super) fn enqueue(&mut self, lane: usize, host: HostBuffers, job: &Job) -> Result<(), CallError> {
+        self.lanes.enqueue(lane, host, job)
     }
 
-    /// Waits for all that the stream was given.
-    pub(super) fn synchronize(&self) -> Result<(), CallError> {
-        self.stream.as_ref().map_or(Ok(()), |stream| stream.synchronize(self.timeout_ms))
+    /// Waits for all batches and gives their memory back, with the milliseconds that each took on the device.
+    pub(super) fn synchronize(
+        &mut self,
+        back: impl FnMut(usize, HostBuffers, Result<f32, CallError>),
+    ) -> Result<(), CallError> {
+        self.lanes.synchronize(self.timeout_ms, back)
     }
 
-    /// Stops what runs and frees everything. Buffers that the device may still write are leaked.
-    pub(super) fn close(mut self, all: impl IntoIterator<Item = Buffers>) {
-        let quiet = self.stream.take().is_none_or(Stream::close);
-        for buffers in all {
-            if quiet { drop(buffers) } else { buffers.leak() }
-        }
+    /// Stops what runs and frees everything, also the host's memory that is not in flight. The first error of
+    /// a destruction.
+    pub(super) fn close(self, idle: impl IntoIterator<Item = HostBuffers>) -> Result<(), CallError> {
+        drop(self.lanes);
+        idle.into_iter().for_each(drop);
+        self.api.deferred()
     }
 }

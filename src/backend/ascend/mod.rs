@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`result`] | what can go wrong, as values |
 //! | `sys` | the runtime's calls behind handles: all unsafe code |
-//! | `device`, `kernel` | an open device, and the kernel file that runs on it |
+//! | `device`, `kernel`, `object` | an open device, the kernel file for it, and that file's content |
 //! | `queue` | the thread that owns the device: batches in flight, failures, rests |
 //! | `blob` | a batch as the kernel reads it, and the device's answer |
 //! | `launch` | a batch's way to the device and back |
@@ -29,6 +29,8 @@ mod kernel;
 #[cfg(feature = "ascend")]
 pub mod launch;
 #[cfg(feature = "ascend")]
+mod object;
+#[cfg(feature = "ascend")]
 mod queue;
 pub mod result;
 #[cfg(feature = "ascend")]
@@ -36,6 +38,8 @@ mod sys;
 
 use std::path::PathBuf;
 
+#[cfg(feature = "ascend")]
+pub use choice::ChoiceProbe;
 #[cfg(feature = "ascend")]
 pub use kernel::{KERNEL_VARIABLE, LIBRARY_VARIABLE};
 
@@ -46,8 +50,8 @@ pub struct AscendParameters {
     /// The runtime's library. None for the file that `BALANCEROUTE_ACL_LIBRARY` names, or else the first that
     /// the toolkit or the loader has.
     pub library: Option<PathBuf>,
-    /// The kernel file, or a folder with a `balanceroute-<chip>.o` for each chip. None for what
-    /// `BALANCEROUTE_ASCEND_KERNEL` names, or else the kernel that was built with this crate.
+    /// The kernel file, or a folder with `balanceroute-c220.o`, which serves every 910B and A3 chip. None for
+    /// what `BALANCEROUTE_ASCEND_KERNEL` names, or else the kernel that was built with this crate.
     pub kernel: Option<PathBuf>,
     /// Which device; none to use no device.
     pub device: Option<u32>,
@@ -90,8 +94,8 @@ setters!(AscendParameters {
     longest_rest_ms: u32,
 });
 
-/// Finalises every runtime that this process has loaded, each when its last device is closed. For the end of
-/// a process: a device that is opened later loads its runtime anew.
+/// Finalises every runtime that this process has loaded, each when its last device is closed; where none is
+/// open, on this thread. For the end of a process: a device that is opened later loads its runtime anew.
 #[cfg(feature = "ascend")]
 pub fn finalize() {
     sys::finalize();

@@ -3,17 +3,23 @@
 //! The runtime keeps one context per thread, and any of its calls may block. A thread of its own has three
 //! uses. The caller's context is untouched: a serving engine has one. The caller waits no longer than it
 //! asks to. And a device that failed is closed, left alone for a while and opened again while nobody waits.
+//! A panic of the thread is such a failure: every batch in flight ends with it.
 //!
-//! The caller writes its batches straight into pinned memory.
+//! The caller writes its batches straight into pinned memory. That memory lies in its place, behind a lock,
+//! while the host may use it, and is gone from there while a batch of it is in flight.
+
+#[cfg(test)]
+mod tests;
+mod thread;
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::device::{MAX_IN_FLIGHT, OpenOptions, Opened, Session};
+use super::device::{MAX_IN_FLIGHT, OpenOptions, Opened};
 use super::result::{CallError, Counters, DeviceError, LoadError};
-use super::sys::{Buffers, Job, lock};
+use super::sys::{HostBuffers, Job, lock};
 
 /// How long opening a device may take, and how long it rests after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +49,12 @@ impl Handle {
 }
 
 /// How long a batch took.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timing {
     /// From its submission to its answer.
     pub total: Duration,
     /// How long the caller waited in [`Queue::collect`].
     pub waited: Duration,
-    /// Copies and kernels on the device, in milliseconds; none where the runtime does not tell.
-    pub device_ms: Option<f32>,
 }
 
 /// Whether the device can be used.
@@ -70,10 +74,10 @@ enum Stage {
     Filling,
     Queued(Job),
     Running,
-    Done(Result<Timing, CallError>),
+    Done(Result<Timing, DeviceError>),
 }
 
-/// A place for one batch; each has buffers of its own.
+/// A place for one batch; each has memory of its own.
 #[derive(Debug)]
 struct InFlight {
     stage: Stage,
@@ -106,6 +110,8 @@ struct State {
     late_in_a_row: u32,
     pause_until: Option<Instant>,
     last_error: Option<DeviceError>,
+    /// How long the last batch took on the device, copies included; none where the runtime does not tell.
+    device_ms: Option<f32>,
     counters: Counters,
 }
 
@@ -114,7 +120,8 @@ struct Shared {
     state: Mutex<State>,
     to_device: Condvar,
     to_host: Condvar,
-    buffers: [Mutex<Option<Buffers>>; MAX_IN_FLIGHT],
+    /// None while the batch is in flight, and while no device is open.
+    hosts: [Mutex<Option<HostBuffers>>; MAX_IN_FLIGHT],
 }
 
 /// A device and its thread.
@@ -145,17 +152,17 @@ impl Queue {
                 late_in_a_row: 0,
                 pause_until: None,
                 last_error: None,
+                device_ms: None,
                 counters: Counters::default(),
             }),
             to_device: Condvar::new(),
             to_host: Condvar::new(),
-            buffers: std::array::from_fn(|_| Mutex::new(None)),
+            hosts: std::array::from_fn(|_| Mutex::new(None)),
         });
         let own = Arc::clone(&shared);
         let spawned = std::thread::Builder::new().name("balanceroute-ascend".to_owned()).spawn(move || {
+            let _ended = thread::Ended(&own);
             own.run(&options, timeouts);
-            lock(&own.state).finished = true;
-            own.to_host.notify_all();
         });
         let thread =
             spawned.map_err(|error| CallError { call: "spawn", code: 0, message: error.to_string() })?;
@@ -210,9 +217,10 @@ impl Queue {
             state.in_flight[index] = InFlight::new(Stage::Filling, serial);
             Handle { index, serial }
         };
-        let filled = match lock(&self.shared.buffers[handle.index]).as_mut() {
-            Some(buffers) => {
-                let (input, output) = buffers.bytes();
+        let _held = Held { shared: &self.shared, handle };
+        let filled = match lock(&self.shared.hosts[handle.index]).as_mut() {
+            Some(host) => {
+                let (input, output) = host.bytes();
                 fill(input, output)
             }
             None => Err(DeviceError::Load(LoadError::Call(CallError {
@@ -227,18 +235,10 @@ impl Queue {
         if entry.serial != handle.serial || !matches!(entry.stage, Stage::Filling) {
             return Err(filled.err().unwrap_or_else(|| state.resting()));
         }
-        match filled {
-            Ok(job) => {
-                entry.stage = Stage::Queued(job);
-                state.counters.submitted += 1;
-                self.shared.to_device.notify_one();
-                Ok(handle)
-            }
-            Err(error) => {
-                entry.stage = Stage::Free;
-                Err(error)
-            }
-        }
+        entry.stage = Stage::Queued(filled?);
+        state.counters.submitted += 1;
+        self.shared.to_device.notify_one();
+        Ok(handle)
     }
 
     /// Whether a batch has an answer or an error.
@@ -268,7 +268,7 @@ impl Queue {
         }
         let timing = match std::mem::replace(&mut entry.stage, Stage::Free) {
             Stage::Done(Ok(timing)) => Timing { waited, ..timing },
-            Stage::Done(Err(error)) => return Err(error.into()),
+            Stage::Done(Err(error)) => return Err(error),
             stage @ (Stage::Queued(_) | Stage::Running) => {
                 (entry.stage, entry.abandoned, entry.late) = (stage, true, true);
                 state.counters.late += 1;
@@ -285,15 +285,11 @@ impl Queue {
         // The place stays taken while its output is read.
         entry.stage = Stage::Filling;
         drop(state);
-        let read = lock(&self.shared.buffers[handle.index]).as_mut().map(|buffers| read(buffers.bytes().1));
-        let mut state = lock(&self.shared.state);
-        let entry = &mut state.in_flight[handle.index];
-        if entry.serial == handle.serial && matches!(entry.stage, Stage::Filling) {
-            entry.stage = Stage::Free;
-        }
+        let _held = Held { shared: &self.shared, handle };
+        let read = lock(&self.shared.hosts[handle.index]).as_mut().map(|host| read(host.bytes().1));
         match read {
             Some(read) => Ok((read, timing)),
-            None => Err(state.resting()),
+            None => Err(lock(&self.shared.state).resting()),
         }
     }
 
@@ -335,6 +331,11 @@ impl Queue {
         lock(&self.shared.state).counters
     }
 
+    /// How long the last batch took on the device, in milliseconds; none where the runtime does not tell.
+    pub(super) fn device_ms(&self) -> Option<f32> {
+        lock(&self.shared.state).device_ms
+    }
+
     pub(super) fn last_error(&self) -> Option<DeviceError> {
         lock(&self.shared.state).last_error.clone()
     }
@@ -347,7 +348,7 @@ impl Drop for Queue {
         let finished = self.shared.wait_while(CLOSE_TIMEOUT, |state| !state.finished).finished;
         // A thread that hangs in the runtime keeps what it holds.
         if finished && let Some(thread) = self.thread.take() {
-            // The thread returns nothing, and no failure of a device makes it panic.
+            // The thread returns nothing, and has noted its panics.
             let _ = thread.join();
         }
     }
@@ -370,10 +371,20 @@ impl State {
     }
 }
 
-/// Why the thread stopped serving.
-enum End {
-    Stop,
-    Failed(DeviceError),
+/// A place that its caller fills or reads. It is free again when this goes, also after a panic.
+struct Held<'a> {
+    shared: &'a Shared,
+    handle: Handle,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        let entry = &mut state.in_flight[self.handle.index];
+        if entry.serial == self.handle.serial && matches!(entry.stage, Stage::Filling) {
+            entry.stage = Stage::Free;
+        }
+    }
 }
 
 impl Shared {
@@ -385,151 +396,5 @@ impl Shared {
     ) -> MutexGuard<'_, State> {
         let state = lock(&self.state);
         self.to_host.wait_timeout_while(state, timeout, condition).unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// What the thread does: open the device, serve, rest after a failure, open again.
-    fn run(&self, options: &OpenOptions, timeouts: Timeouts) {
-        let mut rest = timeouts.rest;
-        loop {
-            let failure = match Session::open(options) {
-                Ok((session, opened, buffers)) => {
-                    for (place, buffers) in self.buffers.iter().zip(buffers) {
-                        *lock(place) = Some(buffers);
-                    }
-                    {
-                        let mut state = lock(&self.state);
-                        state.phase = Phase::Ready(opened);
-                        state.counters.openings += 1;
-                    }
-                    self.to_host.notify_all();
-                    let end = self.serve(&session);
-                    // All places end before their memory is freed: nobody may fill or await one after that.
-                    self.fail_all(&end);
-                    let buffers: Vec<Buffers> =
-                        self.buffers.iter().filter_map(|buffers| lock(buffers).take()).collect();
-                    session.close(buffers);
-                    match end {
-                        End::Stop => return,
-                        End::Failed(error) => error,
-                    }
-                }
-                Err(error) if error.may_pass() => error.into(),
-                Err(error) => {
-                    let mut state = lock(&self.state);
-                    state.last_error = Some(error.clone().into());
-                    state.phase = Phase::Closed(error);
-                    drop(state);
-                    self.to_host.notify_all();
-                    return;
-                }
-            };
-            let mut state = lock(&self.state);
-            // A good answer has ended the row of failures: the first rest is short again.
-            rest = if state.failures_in_a_row == 0 {
-                timeouts.rest
-            } else {
-                (rest * 2).min(timeouts.longest_rest)
-            };
-            state.failures_in_a_row += 1;
-            state.counters.failures += 1;
-            state.last_error = Some(failure);
-            state.phase = Phase::Resting;
-            self.to_host.notify_all();
-            let (state, _) = self
-                .to_device
-                .wait_timeout_while(state, rest, |state| !state.stop)
-                .unwrap_or_else(PoisonError::into_inner);
-            if state.stop {
-                return;
-            }
-        }
-    }
-
-    /// Runs batches until told to stop or until something fails.
-    fn serve(&self, session: &Session) -> End {
-        loop {
-            let mut jobs = [None; MAX_IN_FLIGHT];
-            {
-                let mut state = lock(&self.state);
-                loop {
-                    if state.stop {
-                        return End::Stop;
-                    }
-                    if let Some(error) = state.wrong_answer.take() {
-                        return End::Failed(error);
-                    }
-                    if state.in_flight.iter().any(|entry| matches!(entry.stage, Stage::Queued(_))) {
-                        break;
-                    }
-                    state = self.to_device.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-                for (index, (next, entry)) in jobs.iter_mut().zip(&mut state.in_flight).enumerate() {
-                    if let Stage::Queued(job) = entry.stage {
-                        entry.stage = if entry.abandoned { Stage::Free } else { Stage::Running };
-                        *next = (!entry.abandoned).then_some((entry.serial, index, job));
-                    }
-                }
-            }
-            // Batches run in the order of their submission.
-            jobs.sort_by_key(|job| job.map_or(u64::MAX, |(serial, ..)| serial));
-            if let Err(error) = self.run_jobs(session, &jobs) {
-                return End::Failed(error.into());
-            }
-        }
-    }
-
-    /// Enqueues batches, waits for the stream and hands out their answers.
-    fn run_jobs(
-        &self,
-        session: &Session,
-        jobs: &[Option<(u64, usize, Job)>; MAX_IN_FLIGHT],
-    ) -> Result<(), CallError> {
-        session.deferred()?;
-        for (_, index, job) in jobs.iter().flatten() {
-            if let (Some(buffers), Some(stream)) = (lock(&self.buffers[*index]).as_mut(), session.stream()) {
-                buffers.enqueue(stream, job)?;
-            }
-        }
-        session.synchronize()?;
-        for (serial, index, _) in jobs.iter().flatten() {
-            let device_ms = lock(&self.buffers[*index]).as_mut().and_then(Buffers::complete);
-            let mut state = lock(&self.state);
-            let entry = &mut state.in_flight[*index];
-            debug_assert_eq!(entry.serial, *serial);
-            let timing = Timing { total: entry.since.elapsed(), waited: Duration::ZERO, device_ms };
-            entry.stage = if entry.abandoned { Stage::Free } else { Stage::Done(Ok(timing)) };
-        }
-        self.to_host.notify_all();
-        Ok(())
-    }
-
-    /// Ends every batch in flight with an error, and lets nobody submit.
-    fn fail_all(&self, end: &End) {
-        let mut state = lock(&self.state);
-        let error = match end {
-            End::Failed(DeviceError::Call(error)) => error.clone(),
-            End::Failed(error) => CallError { call: "serve", code: 0, message: error.to_string() },
-            End::Stop => {
-                CallError { call: "serve", code: 0, message: "the device is being closed".to_owned() }
-            }
-        };
-        state.phase = Phase::Resting;
-        state.wrong_answer = None;
-        for entry in &mut state.in_flight {
-            match entry.stage {
-                Stage::Queued(_) | Stage::Running if !entry.abandoned => {
-                    entry.stage = Stage::Done(Err(error.clone()))
-                }
-                Stage::Done(_) => {}
-                _ => entry.stage = Stage::Free,
-            }
-        }
-        // A good answer that nobody has read yet is lost with its memory.
-        for entry in &mut state.in_flight {
-            if matches!(entry.stage, Stage::Done(Ok(_))) {
-                entry.stage = Stage::Done(Err(error.clone()));
-            }
-        }
-        self.to_host.notify_all();
     }
 }

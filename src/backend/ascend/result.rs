@@ -63,12 +63,20 @@ pub enum LoadError {
         /// How many there are.
         found: u32,
     },
-    /// There is no kernel for this chip.
+    /// A chip that no kernel was ever compiled for.
+    #[error("no kernel for {soc}: {detail}")]
+    UnknownChip {
+        /// The chip's name.
+        soc: String,
+        /// Which chips have one.
+        detail: &'static str,
+    },
+    /// The kernel for this chip is not where it was looked for.
     #[error("no kernel for {soc}: {detail}")]
     NoKernel {
         /// The chip's name.
         soc: String,
-        /// Where a kernel was looked for, or which chips have one.
+        /// Where it was looked for.
         detail: String,
     },
     /// A call failed while the device was opened.
@@ -105,6 +113,12 @@ pub enum DeviceError {
     Resting {
         /// Failures and late answers since it last answered in time.
         failures: u32,
+    },
+    /// The thread that owns the device panicked; the device was closed and is opened again.
+    #[error("the device's thread panicked: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: String,
     },
     /// Every place for a batch is taken.
     #[error("{in_flight} batches are in flight, as many as fit")]
@@ -147,6 +161,8 @@ pub struct Counters {
     pub refused: u64,
     /// Failures of the device.
     pub failures: u64,
+    /// How many of these were a panic of the thread that owns the device.
+    pub panics: u64,
     /// How often it was opened.
     pub openings: u64,
 }

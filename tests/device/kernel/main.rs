@@ -9,6 +9,9 @@ mod cost;
 #[path = "../../support/parts.rs"]
 mod parts;
 mod seeded;
+#[path = "../support/sheet.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the bench of the crossover uses the rest")]
+mod sheet;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -181,6 +184,7 @@ fn parameters(backend: BackendKind) -> Parameters {
     let mut parameters = Parameters::new().backend(backend);
     // The first stage of `br0` and `brh` is what runs on the device.
     parameters.balance_route.greedy_slots = 2;
+    parameters.exact.horizon_steps = 40;
     parameters.level.reserve = true;
     parameters.level.reserve_mean_waits = 1.0;
     parameters
@@ -283,7 +287,10 @@ fn every_policy_on_random_batches(library: &Path, per_policy: usize) {
                 horizon: [0, 1, 4, 7, 16, 40][rng.random_range(0..6)],
                 free: rng.random_range(1..5),
             };
-            let parts = draw(&mut rng, shape);
+            let mut parts = draw(&mut rng, shape);
+            if case % 4 == 0 {
+                crowd(&mut rng, &mut parts);
+            }
             pairs[case % 3].agree(&parts, &format!("{name}, case {case}, {shape:?}"));
         }
         let (mut own, mut columns, mut rescored, mut kept) = (0, 0, 0, Vec::new());
@@ -386,6 +393,19 @@ fn enlarge(rng: &mut impl Rng, parts: &mut Parts) {
                 *load = worker.load_tokens - worker.load_tokens % 7 + rng.random_range(0..1 << 20);
             }
         }
+    }
+}
+
+/// Loads so alike that most margins lie among the lengths: every step of the horizon is a knot that counts.
+fn crowd(rng: &mut impl Rng, parts: &mut Parts) {
+    for worker in &mut parts.workers {
+        worker.load_tokens = 100_000 + rng.random_range(0..5000);
+        worker.kv_used_tokens = worker.load_tokens;
+        worker.kv_capacity_tokens = worker.kv_capacity_tokens.map(|_| 106_000);
+    }
+    for (worker, row) in parts.workers.iter().zip(parts.rows.chunks_mut(parts.horizon + 1)) {
+        row.fill_with(|| 100_000 + rng.random_range(0..5000));
+        row[0] = worker.load_tokens;
     }
 }
 
@@ -620,7 +640,7 @@ fn a_header_that_is_not_this_kernels_is_refused() {
     // reserved memory.
     for (word, value, status) in [
         (0, 7, 0),
-        (1, 2, 0),
+        (1, 1, 0),
         (2, 4, 3),
         (2, 3, 3),
         (3, 3, 3),
@@ -650,6 +670,13 @@ fn a_header_that_is_not_this_kernels_is_refused() {
         assert!(!tally.refused.is_empty(), "word {word}");
         assert!(tally.refused.iter().all(|text| text.contains(&says)), "word {word}: {:?}", tally.refused);
     }
+}
+
+/// Without the host's memory declared, nothing would bound what the kernel reads and writes.
+#[test]
+fn a_launch_declares_its_memory() {
+    let (model, _) = Model::open(&model::plain_copy("memory"), soc(None));
+    assert_eq!(model.launch_without_memory(), 3, "BR_MODEL_ARGUMENTS");
 }
 
 /// The model's own rules, each broken once by itself.

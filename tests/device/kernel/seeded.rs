@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::support::model::{self, Model, Tally};
 use super::support::{folder, root};
-use super::{Own, Shape, Tampered, draw, enlarge, parameters, soc};
+use super::{Own, Shape, Tampered, crowd, draw, enlarge, parameters, soc};
 
 /// What must notice a bug.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,8 @@ enum By {
     Host(&'static str),
     /// The oracle alone, which answers otherwise.
     Oracle,
+    /// Both modes of the device, in which the answers differ.
+    Modes,
 }
 
 /// Text of a source file, without the indentation of its lines, and what takes its place.
@@ -62,115 +64,10 @@ macro_rules! early {
 /// Left-out barriers and events first: every one of the kernel's is here.
 const BUGS: &[Bug] = &[
     bug(
-        "barrier after slope",
+        "barrier after scores are crossed out",
         "columns.h",
-        "Muls(first_, tokens, FloatOf(profile_.slope), count);\nPipeBarrier<PIPE_V>();",
-        "Muls(first_, tokens, FloatOf(profile_.slope), count);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier before knots",
-        "columns.h",
-        "Add(scores, scores, first_, count);\nPipeBarrier<PIPE_V>();",
-        "Add(scores, scores, first_, count);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after knot difference",
-        "columns.h",
-        "Sub(scores, scores, before, count);\n}\nPipeBarrier<PIPE_V>();",
-        "Sub(scores, scores, before, count);\n}",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after knot maximum",
-        "columns.h",
-        "done += 2;\n}\nPipeBarrier<PIPE_V>();",
-        "done += 2;\n}",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after knot product",
-        "columns.h",
-        "Muls(second, second, FloatOf(profile_.weight[k + 1]), count);\n}\nPipeBarrier<PIPE_V>();",
-        "Muls(second, second, FloatOf(profile_.weight[k + 1]), count);\n}",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier between last knots",
-        "columns.h",
-        "Sub(scores, scores, done % 4 == 0 ? first_ : third_, count);\nPipeBarrier<PIPE_V>();",
-        "Sub(scores, scores, done % 4 == 0 ? first_ : third_, count);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after last knot",
-        "columns.h",
-        "Sub(scores, scores, done % 4 == 0 ? second_ : fourth_, count);\nPipeBarrier<PIPE_V>();",
-        "Sub(scores, scores, done % 4 == 0 ? second_ : fourth_, count);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after bonus cast",
-        "columns.h",
-        "bonuses_queue_.FreeTensor(bonuses);\nPipeBarrier<PIPE_V>();\nAscendC::Add(extras_",
-        "bonuses_queue_.FreeTensor(bonuses);\nAscendC::Add(extras_",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after f16 bonuses",
-        "columns.h",
-        "Add(extras_[entry], ages_[entry], first_, count);\nPipeBarrier<PIPE_V>();",
-        "Add(extras_[entry], ages_[entry], first_, count);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after f32 bonuses",
-        "columns.h",
-        "ages_[entry], bonuses, count);\nbonuses_queue_.FreeTensor(bonuses);\nPipeBarrier<PIPE_V>();",
-        "ages_[entry], bonuses, count);\nbonuses_queue_.FreeTensor(bonuses);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after eligibility bits",
-        "columns.h",
-        "words_queue_.FreeTensor(words);\nPipeBarrier<PIPE_V>();",
-        "words_queue_.FreeTensor(words);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after eligibility cast",
-        "columns.h",
-        "Cast(first_, bits_, AscendC::RoundMode::CAST_NONE, count);\nPipeBarrier<PIPE_V>();",
-        "Cast(first_, bits_, AscendC::RoundMode::CAST_NONE, count);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after eligibility comparison",
-        "columns.h",
-        "CompareScalar(mask_, first_, 0.0f, AscendC::CMPMODE::NE, whole);\nPipeBarrier<PIPE_V>();",
-        "CompareScalar(mask_, first_, 0.0f, AscendC::CMPMODE::NE, whole);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after eligibility selection",
-        "columns.h",
-        "PipeBarrier<PIPE_V>();\n}\nif (room_ && ",
-        "}\nif (room_ && ",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after room comparison",
-        "columns.h",
-        "AscendC::CMPMODE::LE, whole);\nPipeBarrier<PIPE_V>();",
-        "AscendC::CMPMODE::LE, whole);",
-        NO_BARRIER,
-    ),
-    bug(
-        "barrier after room selection",
-        "columns.h",
-        "PipeBarrier<PIPE_V>();\n}\n}\n\n// The greatest score of a run",
-        "}\n}\n\n// The greatest score of a run",
+        "static_cast<int32_t>(batch.stride));\nPipeBarrier<PIPE_V>();",
+        "static_cast<int32_t>(batch.stride));",
         NO_BARRIER,
     ),
     bug(
@@ -181,33 +78,72 @@ const BUGS: &[Bug] = &[
         By::Model(early!("V", "MTE2")),
     ),
     bug(
-        "event after entry is taken",
+        "event before next column",
         "columns.h",
-        "ages_.SetValue(entry, FromBits(kMinusInfinity));\nOrder<HardEvent::S_V>(pipe_);",
-        "ages_.SetValue(entry, FromBits(kMinusInfinity));",
-        By::Model("does not know that pipe S has finished"),
+        "Order<HardEvent::S_V>(pipe_);\nif (eligibility_) {",
+        "if (eligibility_) {",
+        By::Model(early!("V", "S")),
+    ),
+    bug(
+        "barrier after eligibility bit",
+        "columns.h",
+        "static_cast<int32_t>(tile));\nPipeBarrier<PIPE_V>();",
+        "static_cast<int32_t>(tile));",
+        NO_BARRIER,
+    ),
+    bug(
+        "barrier between intervals",
+        "columns.h",
+        "}\nPipeBarrier<PIPE_V>();\n}\nif (eligibility_) {",
+        "}\n}\nif (eligibility_) {",
+        NO_BARRIER,
+    ),
+    bug(
+        "barrier after masking",
+        "columns.h",
+        "AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);\nPipeBarrier<PIPE_V>();",
+        "AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE, size);",
+        NO_BARRIER,
     ),
     bug(
         "event after score is crossed out",
         "columns.h",
-        "scores_.SetValue(entry, FromBits(kMinusInfinity));\nOrder<HardEvent::S_V>(pipe_);",
-        "scores_.SetValue(entry, FromBits(kMinusInfinity));",
-        By::Model("does not know that pipe S has finished"),
+        "scores_.SetValue(entry, FromBits(kTaken));\nOrder<HardEvent::S_V>(pipe_);",
+        "scores_.SetValue(entry, FromBits(kTaken));",
+        By::Model(early!("V", "S")),
+    ),
+    bug(
+        "barrier between reductions",
+        "columns.h",
+        "static_cast<int32_t>(repeats), 1, 1, 8);\nPipeBarrier<PIPE_V>();",
+        "static_cast<int32_t>(repeats), 1, 1, 8);",
+        NO_BARRIER,
     ),
     bug(
         "event after reduction",
         "columns.h",
         "Order<HardEvent::V_S>(pipe_);",
         "",
-        By::Model("does not know that pipe V has finished"),
+        By::Model(early!("S", "V")),
     ),
+    // Steps of pairs of knots, an interval too early or in another's tile.
     bug(
-        "event before next reduction",
+        "maximum too early",
         "columns.h",
-        "// The next reduction writes what was read here.\nOrder<HardEvent::S_V>(pipe_);",
-        "",
-        By::Model(early!("V", "S")),
+        "int32_t pair = interval - 1;",
+        "int32_t pair = interval;",
+        NO_BARRIER,
     ),
+    bug("product too early", "columns.h", "pair = interval - 2;", "pair = interval - 1;", NO_BARRIER),
+    bug("sum of a pair too early", "columns.h", "pair = interval - 3;", "pair = interval - 2;", NO_BARRIER),
+    bug("difference too early", "columns.h", "pair = interval - 4;", "pair = interval - 3;", NO_BARRIER),
+    bug("four first tiles", "columns.h", "work_[pair % 5]", "work_[pair % 4]", NO_BARRIER),
+    bug("three second tiles", "columns.h", "work_[5 + pair % 4]", "work_[5 + pair % 3]", NO_BARRIER),
+    bug("base in a pair's tile", "columns.h", "&sum = work_[4]", "&sum = work_[2]", NO_BARRIER),
+    bug("bits in a pair's tile", "columns.h", "&bits = work_[8]", "&bits = work_[6]", NO_BARRIER),
+    bug("base too early", "columns.h", "break;\ncase 3:", "", NO_BARRIER),
+    bug("bonus too early", "columns.h", "break;\ncase 1:", "", NO_BARRIER),
+    bug("eligibility too early", "columns.h", "break;\ncase 2:", "", NO_BARRIER),
     bug(
         "event before picks go out",
         "greedy.h",
@@ -267,29 +203,29 @@ const BUGS: &[Bug] = &[
     bug(
         "partial overlap",
         "columns.h",
-        "AscendC::Maxs(first, first, 0.0f, count);",
-        "if (count > 8) {\nAscendC::Maxs(first, first[8], 0.0f, count - 8);\n}\n\
-         AscendC::Maxs(first, first, 0.0f, count);",
+        "AscendC::Maxs(First(pair), First(pair), 0.0f, count);",
+        "if (count > 8) {\nAscendC::Maxs(First(pair), First(pair)[8], 0.0f, count - 8);\n}\n\
+         AscendC::Maxs(First(pair), First(pair), 0.0f, count);",
         By::Model("overlap in part"),
     ),
     bug(
         "misaligned tile",
         "columns.h",
-        "uint32_t entry = from + at;",
-        "uint32_t entry = from + at + 1;",
+        "entry = from + at;\nint32_t pairs",
+        "entry = from + at + 1;\nint32_t pairs",
         By::Model("not a multiple of 32"),
     ),
     bug(
         "reduction over padding",
         "columns.h",
-        "uint32_t count = count_[run];",
-        "uint32_t count = RoundUp(count_[run], 64);",
+        "AscendC::Duplicate(scores_, FromBits(kTaken), static_cast<int32_t>(batch.stride));",
+        "",
         By::Model("is dummy data"),
     ),
     bug(
         "part of a repeat",
         "columns.h",
-        "uint32_t whole = RoundUp(size, 64);",
+        "uint32_t whole = RoundUp(size, kLanes);",
         "uint32_t whole = size;",
         By::Model("not a multiple of 256"),
     ),
@@ -301,33 +237,55 @@ const BUGS: &[Bug] = &[
         By::Model("of the unified buffer are taken"),
     ),
     bug(
-        "scratch too small",
+        "room for no repeat",
         "columns.h",
-        "InitBuffer(scratch_buffer_, BR_SCRATCH_BYTES);",
-        "InitBuffer(scratch_buffer_, BR_BLOCK_BYTES);",
-        By::Model("scratch of 32 bytes"),
+        "InitBuffer(repeats_buffer_, BR_REPEATS_BYTES);",
+        "InitBuffer(repeats_buffer_, BR_BLOCK_BYTES);",
+        By::Model("bytes of a tensor of 32"),
     ),
     bug(
         "tile nobody takes",
         "columns.h",
-        "if (at + tile < count) {\nFetch(worker, from, count, at + tile);\n}",
-        "Fetch(worker, from, count, at + tile < count ? at + tile : at);",
+        "if (interval == 1 && at + batch_->tile < count) {\n\
+         Fetch(worker, from, count, at + batch_->tile);\n}",
+        "if (interval == 1) {\nFetch(worker, from, count, at);\n}",
         By::Model("waits for ever"),
+    ),
+    bug(
+        "next tile too early",
+        "columns.h",
+        "if (interval == 1 && at",
+        "if (interval == 0 && at",
+        By::Model("buffers of the queue are in use"),
     ),
     bug(
         "index as number",
         "columns.h",
-        "index = bits.GetValue(1);",
-        "index = static_cast<uint32_t>(reduce_.GetValue(1));",
+        "lane = greatest.GetValue(1);",
+        "lane = static_cast<uint32_t>(greatest_.GetValue(1));",
         By::Model("holds the bits of an index"),
+    ),
+    bug(
+        "indices among the scores",
+        "columns.h",
+        "UINT64_C(0x5555555555555555)",
+        "UINT64_C(0xffffffffffffffff)",
+        By::Model("holds the bits of an index, not a number"),
     ),
     bug(
         "mask read by scalar unit",
         "columns.h",
-        "CompareScalar(mask_, first_, 0.0f, AscendC::CMPMODE::NE, whole);\nPipeBarrier<PIPE_V>();",
-        "CompareScalar(mask_, first_, 0.0f, AscendC::CMPMODE::NE, whole);\nPipeBarrier<PIPE_V>();\n\
-         Order<HardEvent::V_S>(pipe_);\n(void)mask_.GetValue(0);",
+        "LocalTensor<float> scores = scores_[entry];\nAscendC::Select(",
+        "LocalTensor<float> scores = scores_[entry];\nOrder<HardEvent::V_S>(pipe_);\n\
+         (void)mask.GetValue(0);\nAscendC::Select(",
         By::Model("holds mask bits"),
+    ),
+    bug(
+        "beyond the input",
+        "common.h",
+        "return u32.GetValue(offset / 4);",
+        "return u32.GetValue(offset / 4 + (1u << 24));",
+        By::Model("outside of what was allocated"),
     ),
     bug(
         "copy larger than buffer",
@@ -339,16 +297,15 @@ const BUGS: &[Bug] = &[
     bug(
         "tensor never freed",
         "columns.h",
-        "bonuses_queue_.FreeTensor(bonuses);\nPipeBarrier<PIPE_V>();\nAscendC::Add(extras_",
-        "PipeBarrier<PIPE_V>();\nAscendC::Add(extras_",
-        By::Model("was never freed"),
+        "words_queue_.FreeTensor(words);",
+        "",
+        By::Model("buffers of the queue are in use"),
     ),
     bug(
         "tensor freed twice",
         "columns.h",
-        "bonuses_queue_.FreeTensor(bonuses);\nPipeBarrier<PIPE_V>();\nAscendC::Add(extras_",
-        "bonuses_queue_.FreeTensor(bonuses);\nbonuses_queue_.FreeTensor(bonuses);\nPipeBarrier<PIPE_V>();\n\
-         AscendC::Add(extras_",
+        "words_queue_.FreeTensor(words);",
+        "words_queue_.FreeTensor(words);\nwords_queue_.FreeTensor(words);",
         By::Model("is free already"),
     ),
     bug(
@@ -380,13 +337,43 @@ const BUGS: &[Bug] = &[
         "CopyOut(out[0], stage, stride);",
         By::Model("has written in this launch"),
     ),
-    bug("bounds do not rise", "greedy.h", "rise_ += risen;", "rise_ += 0 * risen;", By::Oracle),
+    bug(
+        "bounds do not rise",
+        "greedy.h",
+        "rise_ += risen;",
+        "rise_ += 0 * risen;",
+        By::Host("its score is another"),
+    ),
     bug(
         "rounding decides",
         "columns.h",
         "int64_t doubt = 4 * (profile_.knots + 7) * (((2 * reach - greatest) >> 24) + 1);",
         "int64_t doubt = -1;",
         By::Oracle,
+    ),
+    bug(
+        "infinity for what is taken",
+        "common.h",
+        "constexpr uint32_t kTaken = 0xe2800000;\n\
+         // Whether a score is that of an entry that is taken: at most -2^64, far below every other.\n\
+         __aicore__ inline bool IsTaken(uint32_t bits) { return bits >= 0xdf800000; }",
+        "constexpr uint32_t kTaken = 0xff800000;\n\
+         __aicore__ inline bool IsTaken(uint32_t bits) { return bits == kTaken; }",
+        By::Modes,
+    ),
+    bug(
+        "nobody is taken",
+        "common.h",
+        "return bits >= 0xdf800000;",
+        "return bits == 0xff800000;",
+        By::Host("too many near ties"),
+    ),
+    bug(
+        "lane of another repeat",
+        "columns.h",
+        "GetValue(lane + 1);",
+        "GetValue(1);",
+        By::Host("too many near ties"),
     ),
     bug("just fits, left out", "columns.h", "AscendC::CMPMODE::LE", "AscendC::CMPMODE::LT", By::Oracle),
     bug(
@@ -425,7 +412,11 @@ impl Bug {
 
     /// Copies the sources with the bug, and compiles and links them.
     fn built(&self, build: &cc::Build, machine: &[PathBuf]) -> PathBuf {
-        built(self.name, Some(self), build, machine)
+        let mut build = build.clone();
+        if runs_through(self.noticed) {
+            build.opt_level(1);
+        }
+        built(self.name, Some(self), &build, machine)
     }
 }
 
@@ -445,12 +436,14 @@ fn built(name: &str, bug: Option<&Bug>, build: &cc::Build, machine: &[PathBuf]) 
     library
 }
 
-/// The machine and the compiler for kernels with bugs, some of which are worth a warning.
+/// The machine, and the compiler for kernels with bugs, some of which are worth a warning. Most bugs are
+/// noticed in the first batch: what is compiled fast is done first.
 fn tools() -> (cc::Build, Vec<PathBuf>) {
-    let mut build = model::compiler();
     let folder = folder().join("seeded");
     std::fs::create_dir_all(&folder).expect("a folder");
-    let machine = model::machine(&build, &folder);
+    let mut build = model::compiler();
+    let machine = model::machine(build.opt_level(2), &folder);
+    build.opt_level(0).debug(false);
     build.warnings(false).extra_warnings(false).warnings_into_errors(false);
     (build, machine)
 }
@@ -458,8 +451,8 @@ fn tools() -> (cc::Build, Vec<PathBuf>) {
 /// Batches with everything in them, under rules that use every part of the kernel; the first failure or
 /// mismatch.
 fn first_failure(library: &Path, noticed: By) -> Option<String> {
-    let runs_through = matches!(noticed, By::Oracle | By::Host(_));
-    let (cases, most) = if runs_through { (4_000, 40) } else { (40, 200) };
+    let runs_through = runs_through(noticed);
+    let cases = if runs_through { 4_000 } else { 40 };
     let mut rng = ChaCha8Rng::seed_from_u64(77);
     for name in ["exact", "level", "exact-oracle"] {
         let (model, tally) = Model::open(library, soc(Some(128)));
@@ -467,10 +460,14 @@ fn first_failure(library: &Path, noticed: By) -> Option<String> {
         let mut device = device.expect("a policy");
         let mut host = policy::build(name, &parameters(BackendKind::Reference)).expect("a policy");
         for case in 0..cases {
-            let shape = Shape { requests: rng.random_range(8..most), workers: 6, horizon: 3, free: 2 };
+            // Enough knots for every tile of theirs; now and then more requests than a few repeats have.
+            let most = if runs_through && case % 8 != 0 { 40 } else { 300 };
+            let shape = Shape { requests: rng.random_range(8..most), workers: 6, horizon: 24, free: 2 };
             let mut parts = draw(&mut rng, shape);
             if runs_through && case % 2 == 0 {
                 enlarge(&mut rng, &mut parts);
+            } else if case % 4 == 1 {
+                crowd(&mut rng, &mut parts);
             }
             let pool = parts.pool();
             let batch = parts.batch(&pool);
@@ -512,6 +509,11 @@ fn refusal(library: &Path) -> Option<String> {
     tally.lock().expect("no panic").failed.pop()
 }
 
+/// Whether a bug breaks no rule of the machine, so that it takes many batches to notice it.
+fn runs_through(noticed: By) -> bool {
+    matches!(noticed, By::Oracle | By::Host(_) | By::Modes)
+}
+
 /// Why a bug does not count as noticed.
 fn missed(bug: &Bug, found: Option<&str>) -> Option<String> {
     let Some(found) = found else { return Some(format!("{}: nobody noticed", bug.name)) };
@@ -519,6 +521,7 @@ fn missed(bug: &Bug, found: Option<&str>) -> Option<String> {
         By::Model(says) | By::ModelInRefusal(says) => found.contains(says) && found.contains("block "),
         By::Host(says) => found.contains(says),
         By::Oracle => found == "another answer than the oracle's",
+        By::Modes => found.contains(model::MODES_DIFFER),
     };
     (!as_expected).then(|| format!("{}: {:?} was expected, found {found}", bug.name, bug.noticed))
 }
@@ -577,5 +580,5 @@ fn every_barrier_and_event_has_its_bug() {
             from += line.len();
         }
     }
-    assert!(all >= 24, "{all}");
+    assert!(all >= 17, "{all}");
 }

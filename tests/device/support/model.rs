@@ -116,11 +116,15 @@ pub struct Tally {
     pub output_bytes: usize,
 }
 
-/// The kernel on the model.
+/// What a launch ends with whose answer depends on the device's mode.
+pub const MODES_DIFFER: &str = "saturating, the device answers otherwise";
+
+/// The kernel on the model, in both modes of the device.
 pub struct Model {
     library: Library,
     soc: Soc,
     tally: Arc<Mutex<Tally>>,
+    only_counts: bool,
 }
 
 impl Model {
@@ -128,23 +132,42 @@ impl Model {
         // SAFETY: the library is ours and runs no code when it is loaded but its constructors of static data.
         let library = unsafe { Library::new(path) }.expect("the model loads");
         let tally = Arc::default();
-        (Self { library, soc, tally: Arc::clone(&tally) }, tally)
-    }
-}
-
-impl Launch for Model {
-    fn soc(&self) -> Soc {
-        self.soc
+        (Self { library, soc, tally: Arc::clone(&tally), only_counts: false }, tally)
     }
 
-    fn launch(
-        &mut self,
+    /// Runs launches in one mode only, which is enough to count what they do.
+    pub fn counting(self) -> Self {
+        Self { only_counts: true, ..self }
+    }
+
+    /// What the model says to a launch that declares no memory.
+    pub fn launch_without_memory(&self) -> i32 {
+        let arguments = [std::ptr::null::<c_void>(); 2];
+        let (bytes, packed) = (size_of_val(&arguments), arguments.as_ptr().cast());
+        let (nowhere, entry) = (std::ptr::null_mut(), c"balanceroute_greedy".as_ptr());
+        // SAFETY: the signature is that of `kernels/model/model.h`; the model reads the arguments only.
+        unsafe {
+            let launch: Symbol<'_, LaunchFn> = self.library.get(b"br_model_launch\0").expect("exported");
+            launch(entry, 1, packed, bytes, std::ptr::null(), 0, nowhere, 0)
+        }
+    }
+
+    /// Runs launches in one mode of the device: results beyond the greatest finite value become that value,
+    /// or infinity.
+    fn run(
+        &self,
+        saturates: bool,
         launches: &[(&'static str, u32)],
         input: &[u8],
         output: &mut [u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // SAFETY: the signature is that of `kernels/model/model.h`.
         let launch: Symbol<'_, LaunchFn> = unsafe { self.library.get(b"br_model_launch\0") }?;
+        // SAFETY: as above.
+        let saturate: Symbol<'_, unsafe extern "C" fn(i32)> =
+            unsafe { self.library.get(b"br_model_saturate\0") }?;
+        // SAFETY: it sets a number, and no launch runs now.
+        unsafe { saturate(i32::from(saturates)) };
         let mut tally = self.tally.lock().expect("no panic while it is held");
         (tally.input_bytes, tally.output_bytes) = (input.len(), output.len());
         for &(name, blocks) in launches {
@@ -180,9 +203,36 @@ impl Launch for Model {
             // SAFETY: the model exports a variable of this type, and no launch runs now.
             let counts: Symbol<'_, *const Counts> = unsafe { self.library.get(b"br_model_counts\0") }?;
             // SAFETY: as above.
-            tally.launches.push((name, blocks, unsafe { **counts }));
+            let counts = unsafe { **counts };
+            if !saturates {
+                tally.launches.push((name, blocks, counts));
+            }
         }
         Ok(())
+    }
+}
+
+impl Launch for Model {
+    fn soc(&self) -> Soc {
+        self.soc
+    }
+
+    fn launch(
+        &mut self,
+        launches: &[(&'static str, u32)],
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if self.only_counts {
+            return self.run(false, launches, input, output);
+        }
+        // What a device answers may not depend on its mode.
+        let before = output.to_vec();
+        self.run(true, launches, input, output)?;
+        let saturating = output.to_vec();
+        output.copy_from_slice(&before);
+        self.run(false, launches, input, output)?;
+        if saturating == output { Ok(()) } else { Err(MODES_DIFFER.into()) }
     }
 
     fn note(&mut self, outcome: Outcome<'_>) {

@@ -81,6 +81,7 @@ impl Fake {
         forgive();
         version(major: i32, minor: i32, patch: i32);
         devices(count: u32);
+        overflow(mode: i32);
         cores(cores: i64, bytes: i64);
         memory(bytes: u64);
         foreign_init(yes: i32);
@@ -91,6 +92,15 @@ impl Fake {
     fn with_name<T>(&self, call: &str, run: impl FnOnce(*const std::ffi::c_char, &Library) -> T) -> T {
         let name = CString::new(call).expect("a name");
         run(name.as_ptr(), &self.library)
+    }
+
+    /// A symbol of the library.
+    ///
+    /// # Safety
+    /// The library declares it with this type, and it is not used after the library is gone.
+    pub(crate) unsafe fn symbol<T: Copy>(&self, name: &str) -> T {
+        // SAFETY: the caller's promise.
+        unsafe { *self.library.get::<T>(format!("{name}\0").as_bytes()).expect("a symbol") }
     }
 
     /// The `nth` call from now and the `times - 1` after it fail.

@@ -8,7 +8,7 @@ pub const ENTRY_COLUMNS: &str = "balanceroute_columns";
 /// The entry that picks, one block for each batch.
 pub const ENTRY_GREEDY: &str = "balanceroute_greedy";
 /// Version of the layout; a kernel refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// First word of a launch, of each batch and of each answer.
 pub const MAGIC: u32 = 0x314b_5242;
 /// Blobs, and the batches in them, begin at multiples of this many bytes.
@@ -51,7 +51,9 @@ pub(super) const FLAG_ROOM: u32 = 4;
 pub(super) const STATUS_OK: u32 = 1;
 pub(super) const STATUS_TIES: u32 = 2;
 /// Bytes of the unified buffer that a batch of any shape takes: for reductions, and for staging picks.
-pub(super) const FIXED_UB: usize = 32 + 1024 + 2048;
+pub(super) const FIXED_UB: usize = 1024 + 64 + 2048;
+/// Tiles of intermediate results.
+pub(super) const WORK_TILES: usize = 9;
 
 /// Declares structures of the layout: name, name in C, size, and the fields in order, without padding.
 macro_rules! layout {
@@ -213,18 +215,18 @@ pub fn write_launch_head(offsets: &[(usize, usize)], bytes: &mut [u8]) {
 pub(super) fn ub_bytes(header: &Header) -> usize {
     let (stride, tile) = (header.stride as usize, header.tile as usize);
     let planes = if header.bonus_format == BONUS_NONE { 3 } else { 4 };
-    let mut bytes = planes * stride * 4 + 4 * tile * 4 + FIXED_UB;
-    if header.flags & (FLAG_ELIGIBILITY | FLAG_ROOM) != 0 {
-        bytes += align(tile / 8, BLOCK_BYTES);
+    let mask = align(tile / 8, BLOCK_BYTES);
+    let mut bytes = planes * stride * 4 + WORK_TILES * tile * 4 + FIXED_UB;
+    if header.flags & FLAG_ROOM != 0 {
+        bytes += mask;
     }
     if header.flags & FLAG_ELIGIBILITY != 0 {
-        bytes += 4 * tile * 2;
+        bytes += mask + 3 * tile * 2;
     }
-    bytes
-        + 2 * tile
-            * match header.bonus_format {
-                BONUS_F16 => 2,
-                BONUS_F32 => 4,
-                _ => 0,
-            }
+    let bonus = match header.bonus_format {
+        BONUS_F16 => 2,
+        BONUS_F32 => 4,
+        _ => 0,
+    };
+    bytes + tile * bonus
 }

@@ -134,6 +134,8 @@ pub(crate) struct Packing {
     classes: Vec<Option<u8>>,
     /// Pool slot and place in the arrival order of each entry; the slot of padding is [`NOBODY`].
     entries: Vec<(u32, u32)>,
+    /// Workers with an open slot: only they have a column, and only their bonuses are written.
+    open: Vec<u32>,
     profiles: Vec<Profile>,
     weights: Vec<i32>,
 }

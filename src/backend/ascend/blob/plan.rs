@@ -5,9 +5,14 @@ use half::f16;
 
 use super::layout::*;
 use super::{Kept, Packing, Problem, Soc, Source};
-use crate::batch::Request;
+use crate::batch::{Batch, Bonuses, Request};
 use crate::rule::{Order, ProfileSpec, step_weights};
 use crate::score::Profile;
+
+/// The bits of a half without its sign.
+const HALF_SIZE: u16 = 0x7fff;
+/// The greatest number of half precision.
+const GREATEST_HALF: u64 = 65_504;
 
 /// An error where `found` is above a limit.
 fn limit(what: &'static str, limit: usize, found: usize) -> Result<(), Kept> {
@@ -52,28 +57,18 @@ impl Packing {
         let steepest = self.profile(problem, &mut header)?;
         limit("knots of a profile", MAX_STEPS, header.steps as usize)?;
 
-        let mut greatest_bonus = 0;
-        header.bonus_format = BONUS_NONE;
-        for request in self.requests(batch) {
-            let Some(row) = request.pair_row else { continue };
-            if let Some(bonuses) = batch.bonuses() {
-                if header.bonus_format == BONUS_NONE {
-                    header.bonus_format = BONUS_F16;
-                }
-                for worker in 0..workers {
-                    let bonus = bonuses.at(row as usize * workers + worker);
-                    greatest_bonus = greatest_bonus.max(bonus.abs());
-                    if !is_half(bonus) {
-                        header.bonus_format = BONUS_F32;
-                    }
-                }
-            }
-        }
+        self.open.clear();
+        let open_workers = (0..workers).filter(|&worker| problem.loads.open_slots(worker) > 0);
+        self.open.extend(open_workers.map(|worker| worker as u32));
+        let (format, greatest_bonus) = self.bonuses(batch);
+        header.bonus_format = format;
         let pool = batch.waiting();
         let greatest_age =
             self.occupied().map(|slot| plan.age.tokens(pool.waited_steps(slot))).max().unwrap_or(0);
         header.greatest_extra_tokens = greatest_age.saturating_add(greatest_bonus);
         limit_i64("age plus bonus in tokens", EXACT_F32, header.greatest_extra_tokens)?;
+        // The age of an entry that is taken stays finite when it is multiplied.
+        limit_i64("units of a token", GREATEST, header.unit)?;
         let extra = header.unit.saturating_mul(header.greatest_extra_tokens);
         let dearest = if header.mode == MODE_FIXED { 1 } else { per_token };
         let bound =
@@ -168,6 +163,40 @@ impl Packing {
         Ok(())
     }
 
+    /// The format that holds every bonus of an entry on an open worker, and the greatest of them in tokens.
+    fn bonuses(&self, batch: &Batch<'_>) -> (u32, i64) {
+        let workers = batch.workers().len();
+        let rows =
+            || self.requests(batch).filter_map(|request| request.pair_row.map(|row| row as usize * workers));
+        let Some(bonuses) = batch.bonuses().filter(|_| rows().next().is_some()) else {
+            return (BONUS_NONE, 0);
+        };
+        match bonuses {
+            // A half below 1,024 rounds to a whole number that is a half as well, and the others are whole.
+            Bonuses::F16(matrix) => {
+                // Whole rows take less time than a few of their columns, and a bound may be too great.
+                let sizes = rows().map(|row| {
+                    matrix[row..row + workers]
+                        .iter()
+                        .fold(0, |most, bonus| (bonus.to_bits() & HALF_SIZE).max(most))
+                });
+                let greatest = [f16::from_bits(sizes.max().unwrap_or(0))];
+                (BONUS_F16, Bonuses::F16(&greatest).at(0))
+            }
+            Bonuses::F32(_) => {
+                let (mut halves, mut greatest) = (true, 0);
+                for row in rows() {
+                    for &worker in &self.open {
+                        let bonus = bonuses.at(row + worker as usize);
+                        greatest = greatest.max(bonus.abs());
+                        halves &= is_half(bonus);
+                    }
+                }
+                (if halves { BONUS_F16 } else { BONUS_F32 }, greatest)
+            }
+        }
+    }
+
     /// Notes how profiles are computed; returns the greatest sum of slope and weights per cost unit.
     fn profile(&mut self, problem: &Problem<'_>, header: &mut Header) -> Result<i64, Kept> {
         let (envelope, envelope_row) = problem.loads.envelopes();
@@ -231,10 +260,20 @@ impl Packing {
     }
 }
 
-/// Whether half precision holds a whole number exactly.
+/// Whether half precision holds a whole number exactly: the last 13 bits of single precision are zero then.
 fn is_half(whole: i64) -> bool {
-    let single = whole as f32;
-    single.abs() <= f32::from(f16::MAX) && f32::from(f16::from_f32(single)) == single
+    whole.unsigned_abs() <= GREATEST_HALF && (whole as f32).to_bits() & 0x1fff == 0
+}
+
+/// The bits of a whole number that half precision holds exactly. A conversion in software would take most of
+/// the time of packing.
+pub(super) fn half_bits(whole: i64) -> u16 {
+    if whole == 0 {
+        return 0;
+    }
+    let single = (whole as f32).to_bits();
+    // The exponent of one is 127 in single precision, and 15 in half.
+    (single >> 16 & 0x8000) as u16 | ((single & 0x7fff_ffff) >> 13).wrapping_sub(112 << 10) as u16
 }
 
 /// Sets the largest tile with which the batch fits into the unified buffer.
@@ -293,4 +332,45 @@ fn place_sections(header: &mut Header) {
     header.out_picks_at = header.out_columns_at + workers as u32 * header.column_stride;
     let end = header.out_picks_at as usize + header.max_picks as usize * size_of::<PickBytes>();
     header.out_bytes = align(end, BLOB_ALIGN) as u32;
+}
+
+/// A half rounded to a whole number, halves away from zero. Without branches: sizes are as good as random.
+#[inline(always)]
+pub(super) fn whole_half(half: f16) -> u16 {
+    let bits = half.to_bits();
+    let size = u32::from(bits & HALF_SIZE);
+    // The exponent of one is 15, and from 25 on, which is 1,024, there is no fraction.
+    let dropped = 25u32.saturating_sub(size >> 10).min(10);
+    let rounded = (size + ((1 << dropped) >> 1)) >> dropped << dropped;
+    let below_one = if size < 14 << 10 { 0 } else { 15 << 10 };
+    let whole = if size < 15 << 10 { below_one } else { rounded };
+    let sign = if whole == 0 { 0 } else { bits & !HALF_SIZE };
+    sign | whole as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_become_halves_as_by_conversion() {
+        for whole in -70_000..70_000 {
+            let single = whole as f32;
+            let half = f16::from_f32(single);
+            assert_eq!(is_half(whole), half.is_finite() && half.to_f32() == single, "{whole}");
+            if is_half(whole) {
+                assert_eq!(half_bits(whole), half.to_bits(), "{whole}");
+            }
+        }
+        assert!(!is_half(i64::from(u32::MAX) + 1) && !is_half(i64::MIN));
+    }
+
+    #[test]
+    fn halves_round_to_halves() {
+        for bits in (0..=u16::MAX).filter(|&bits| f16::from_bits(bits).is_finite()) {
+            let whole = Bonuses::F16(&[f16::from_bits(bits)]).at(0);
+            assert!(is_half(whole), "{bits:#x}");
+            assert_eq!(whole_half(f16::from_bits(bits)), half_bits(whole), "{bits:#x}");
+        }
+    }
 }

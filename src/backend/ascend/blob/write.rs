@@ -1,11 +1,13 @@
 //! Writing a planned batch as the bytes that the kernel reads.
 
-use half::f16;
-
 use super::layout::*;
+use super::plan::{half_bits, whole_half};
 use super::{Packing, Problem};
-use crate::batch::Batch;
+use crate::batch::{Batch, Bonuses};
 use crate::pool::PoolSlot;
+
+/// Entries whose terms per pair are written together.
+const TOGETHER: usize = 32;
 
 impl Packing {
     /// Writes the planned batch to `bytes`, which are [`Packing::in_bytes`] long. Padding is not written.
@@ -98,37 +100,57 @@ impl Packing {
     /// Writes eligibility, one bit for each worker, in planes of 16 workers.
     fn write_words(&self, batch: &Batch<'_>, bytes: &mut [u8]) {
         let stride = self.header.stride as usize;
-        for (entry, &(slot, _)) in self.entries.iter().enumerate() {
-            if slot == NOBODY {
-                continue;
-            }
-            let request = batch.waiting().request(PoolSlot(slot));
+        for (at, entries) in self.entries.chunks(TOGETHER).enumerate() {
             for plane in 0..(self.header.workers as usize).div_ceil(16) {
-                let mut word = (batch.eligible_word(request, plane / 4) >> (plane % 4 * 16)) as u16;
-                if let Some(rank) = request.rank.map(crate::WorkerIndex::index) {
-                    word &= if rank / 16 == plane { 1 << (rank % 16) } else { 0 };
+                let into = &mut bytes[(plane * stride + at * TOGETHER) * 2..];
+                for (into, &(slot, _)) in into.chunks_exact_mut(2).zip(entries) {
+                    if slot == NOBODY {
+                        continue;
+                    }
+                    let request = batch.waiting().request(PoolSlot(slot));
+                    let mut word = (batch.eligible_word(request, plane / 4) >> (plane % 4 * 16)) as u16;
+                    if let Some(rank) = request.rank.map(crate::WorkerIndex::index) {
+                        word &= if rank / 16 == plane { 1 << (rank % 16) } else { 0 };
+                    }
+                    into.copy_from_slice(&word.to_le_bytes());
                 }
-                bytes[(plane * stride + entry) * 2..][..2].copy_from_slice(&word.to_le_bytes());
             }
         }
     }
 
-    /// Writes bonuses, one plane for each worker.
+    /// Writes bonuses, one plane for each open worker. Rows become columns by some entries at a time, so that
+    /// neither side leaves the cache.
     fn write_bonuses(&self, batch: &Batch<'_>, bytes: &mut [u8]) {
+        let Some(bonuses) = batch.bonuses() else { return };
         let (stride, workers) = (self.header.stride as usize, self.header.workers as usize);
         let half = self.header.bonus_format == BONUS_F16;
-        for (entry, &(slot, _)) in self.entries.iter().enumerate() {
-            if slot == NOBODY {
-                continue;
+        let mut rows = [None; TOGETHER];
+        for (at, entries) in self.entries.chunks(TOGETHER).enumerate() {
+            for (row, &(slot, _)) in rows.iter_mut().zip(entries) {
+                let request = (slot != NOBODY).then(|| batch.waiting().request(PoolSlot(slot)));
+                *row = request.and_then(|request| request.pair_row).map(|row| row as usize * workers);
             }
-            let request = batch.waiting().request(PoolSlot(slot));
-            for worker in 0..workers {
-                let bonus = batch.bonus_tokens(request, worker) as f32;
-                let at = worker * stride + entry;
-                if half {
-                    bytes[at * 2..][..2].copy_from_slice(&f16::from_f32(bonus).to_bits().to_le_bytes());
-                } else {
-                    bytes[at * 4..][..4].copy_from_slice(&bonus.to_bits().to_le_bytes());
+            let rows = &rows[..entries.len()];
+            for worker in self.open.iter().map(|&worker| worker as usize) {
+                let from = worker * stride + at * TOGETHER;
+                let at = |row: &Option<usize>| row.map(|row| row + worker);
+                if !half {
+                    for (into, row) in bytes[from * 4..].chunks_exact_mut(4).zip(rows) {
+                        let bonus = at(row).map_or(0, |at| bonuses.at(at)) as f32;
+                        into.copy_from_slice(&bonus.to_bits().to_le_bytes());
+                    }
+                    continue;
+                }
+                let into = bytes[from * 2..].chunks_exact_mut(2).zip(rows);
+                match bonuses {
+                    Bonuses::F16(matrix) => into.for_each(|(into, row)| {
+                        let bonus = at(row).map_or(0, |at| whole_half(matrix[at]));
+                        into.copy_from_slice(&bonus.to_le_bytes());
+                    }),
+                    Bonuses::F32(_) => into.for_each(|(into, row)| {
+                        let bonus = at(row).map_or(0, |at| half_bits(bonuses.at(at)));
+                        into.copy_from_slice(&bonus.to_le_bytes());
+                    }),
                 }
             }
         }

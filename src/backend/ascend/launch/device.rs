@@ -126,8 +126,11 @@ impl Device {
             Transport::Queue(queue, _) => {
                 let Counters { decided, kept, fallen_back, .. } = queue.counters();
                 let state = queue.ready().map_or_else(|error| error.to_string(), |opened| opened.name);
+                let time = queue.device_ms().map_or(String::new(), |ms| format!(", the last in {ms:.3} ms"));
                 let last = queue.last_error().map_or(String::new(), |error| format!("; last error: {error}"));
-                format!("{state}; {decided} batches decided, {kept} kept, {fallen_back} fallen back{last}")
+                format!(
+                    "{state}; {decided} batches decided{time}, {kept} kept, {fallen_back} fallen back{last}"
+                )
             }
         }
     }

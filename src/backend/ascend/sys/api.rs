@@ -1,14 +1,35 @@
 //! The runtime's library: found, loaded, checked, initialised, and finalised once nobody uses it.
+//!
+//! Which symbols must be there, and what happens without the others:
+//!
+//! | symbols | without them |
+//! |---|---|
+//! | process, device, context, stream, events, memory, but for what follows | [`LoadError::Symbol`] |
+//! | `aclrtBinaryGetFunction`, `aclrtBinaryUnLoad` | [`LoadError::TooOld`] |
+//! | `aclrtBinaryLoadFromData` or `...FromFile` | the other, else [`LoadError::TooOld`] |
+//! | `aclrtLaunchKernelWithHostArgs` or `...WithConfig` and `aclrtKernelArgs*` | likewise |
+//! | `aclrtGetVersion`, which the vendor marks as deprecated | the version is unknown |
+//! | `aclrtGetDeviceInfo` | cores and memory are those of the chip's name |
+//! | `aclrtGetDeviceSatMode` | nothing is said of overflow, on which no answer depends |
+//! | `aclGetRecentErrMsg` | errors have a number and no words |
+//!
+//! The runtime initialises the whole process, so one list holds every runtime of it. Loading, initialising
+//! and finalising may hang and happen outside the list's lock: who needs the same library waits, for a while,
+//! and nobody else does.
 
 use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use super::super::kernel;
 use super::super::result::{CallError, LoadError};
-use super::bindings::{ACL_INITIALISED_TWICE, ACL_UNIFIED_BUFFER_BYTES, ACL_VECTOR_CORES, Acl};
+use super::bindings::{
+    ACL_INITIALISED_TWICE, ACL_OVERFLOW_SATURATES, ACL_OVERFLOW_TO_INFINITY, ACL_UNIFIED_BUFFER_BYTES,
+    ACL_VECTOR_CORES, Acl,
+};
 use super::lock;
 
 /// A loaded and initialised runtime.
@@ -16,7 +37,8 @@ pub(crate) struct Api {
     /// Never unloaded: threads of the runtime may run on after its last call.
     pub(super) acl: ManuallyDrop<Acl>,
     path: PathBuf,
-    version: String,
+    /// None where the runtime cannot tell.
+    version: Option<String>,
     /// Whether this crate initialised the runtime, and so must finalise it.
     own: bool,
     /// Whether it is in [`LOADED`].
@@ -25,20 +47,93 @@ pub(crate) struct Api {
     deferred: Mutex<Option<CallError>>,
 }
 
-/// A runtime of this process. It is listed until it is finalised, and `kept` holds it until [`finalize`].
-pub(super) struct Loaded {
+/// A runtime of this process.
+struct Entry {
     path: PathBuf,
-    api: Weak<Api>,
-    kept: Option<Arc<Api>>,
+    stage: Stage,
 }
 
-/// All runtimes of this process. The runtime initialises the whole process, so this list is global too.
-static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+/// How far a runtime is.
+enum Stage {
+    /// A thread loads and initialises it. `keep`: [`finalize`] has not been called meanwhile.
+    Opening { keep: bool },
+    /// It is there until the last user drops it, and then until it is finalised. `kept` is a user: it goes
+    /// with [`finalize`].
+    Open { api: Weak<Api>, kept: Option<Arc<Api>> },
+}
 
-/// Releases every runtime; each is finalised when its last device is closed.
+/// All runtimes of this process.
+static LOADED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+/// Told of each change of [`LOADED`] that somebody may wait for.
+static CHANGED: Condvar = Condvar::new();
+
+/// Releases every runtime; each is finalised when its last device is closed, or here where none is open.
 pub(crate) fn finalize() {
-    let gone: Vec<_> = lock(&LOADED).iter_mut().filter_map(|loaded| loaded.kept.take()).collect();
+    let mut gone = Vec::new();
+    for entry in lock(&LOADED).iter_mut() {
+        match &mut entry.stage {
+            Stage::Opening { keep } => *keep = false,
+            Stage::Open { kept, .. } => gone.extend(kept.take()),
+        }
+    }
+    // The list is free while these are finalised.
     drop(gone);
+}
+
+/// The right of one thread to load and initialise a library. Others that want it wait until this is dropped.
+struct Claim(PathBuf);
+
+/// A library that is there, or the right to load it.
+enum Found {
+    Open(Arc<Api>),
+    Claimed(Claim),
+}
+
+impl Claim {
+    /// Finds a library in the list, or enters it.
+    fn find(path: &Path, patience: Duration) -> Result<Found, CallError> {
+        let begin = Instant::now();
+        let mut loaded = lock(&LOADED);
+        loop {
+            let Some(entry) = loaded.iter_mut().find(|entry| entry.path == path) else {
+                loaded.push(Entry { path: path.to_owned(), stage: Stage::Opening { keep: true } });
+                return Ok(Found::Claimed(Self(path.to_owned())));
+            };
+            if let Stage::Open { api, kept } = &mut entry.stage
+                && let Some(api) = api.upgrade()
+            {
+                *kept = Some(Arc::clone(&api));
+                return Ok(Found::Open(api));
+            }
+            // Another thread initialises or finalises it.
+            let Some(left) = patience.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else {
+                let message =
+                    format!("{} is still being initialised or finalised by another thread", path.display());
+                return Err(CallError { call: "load", code: 0, message });
+            };
+            loaded = CHANGED.wait_timeout(loaded, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Lists the runtime that this thread has initialised.
+    fn finish(self, mut api: Api) -> Arc<Api> {
+        api.listed = true;
+        let api = Arc::new(api);
+        if let Some(entry) = lock(&LOADED).iter_mut().find(|entry| entry.path == self.0) {
+            let keep = matches!(entry.stage, Stage::Opening { keep: true });
+            let kept = keep.then(|| Arc::clone(&api));
+            entry.stage = Stage::Open { api: Arc::downgrade(&api), kept };
+        }
+        api
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let unfinished = |entry: &Entry| entry.path == self.0 && matches!(entry.stage, Stage::Opening { .. });
+        lock(&LOADED).retain(|entry| !unfinished(entry));
+        CHANGED.notify_all();
+    }
 }
 
 /// The files of a runtime to try, in order.
@@ -58,35 +153,21 @@ fn candidates(asked: Option<&Path>) -> Vec<PathBuf> {
 }
 
 impl Api {
-    /// The runtime of this path, or the first that opens.
+    /// The runtime of this path, or the first that opens. Waits `patience` for another thread that
+    /// initialises or finalises it.
     ///
     /// # Errors
     /// [`LoadError`]: no library, a missing symbol, another version, or an initialisation that failed.
-    pub(crate) fn load(asked: Option<&Path>) -> Result<Arc<Self>, LoadError> {
+    pub(crate) fn load(asked: Option<&Path>, patience: Duration) -> Result<Arc<Self>, LoadError> {
         let mut tried = String::new();
         for path in candidates(asked) {
-            let mut loaded = loop {
-                let mut loaded = lock(&LOADED);
-                match loaded.iter_mut().find(|loaded| loaded.path == path) {
-                    None => break loaded,
-                    Some(found) => {
-                        if let Some(api) = found.api.upgrade() {
-                            found.kept = Some(Arc::clone(&api));
-                            return Ok(api);
-                        }
-                    }
-                }
-                // Another thread is about to finalise it.
-                drop(loaded);
-                std::thread::sleep(std::time::Duration::from_millis(1));
+            let claim = match Claim::find(&path, patience)? {
+                Found::Open(api) => return Ok(api),
+                Found::Claimed(claim) => claim,
             };
             // SAFETY: loading runs the library's initialisers; the operator or the toolkit named the path.
             match unsafe { Acl::new(&path) } {
-                Ok(acl) => {
-                    let api = Arc::new(Self::check(acl, path.clone())?);
-                    loaded.push(Loaded { path, api: Arc::downgrade(&api), kept: Some(Arc::clone(&api)) });
-                    return Ok(api);
-                }
+                Ok(acl) => return Ok(claim.finish(Self::initialise(acl, path)?)),
                 Err(error) => {
                     if !tried.is_empty() {
                         tried.push_str("; ");
@@ -102,7 +183,7 @@ impl Api {
     }
 
     /// Checks that the calls are there and that the version is known, and initialises the runtime.
-    fn check(acl: Acl, path: PathBuf) -> Result<Self, LoadError> {
+    fn initialise(acl: Acl, path: PathBuf) -> Result<Self, LoadError> {
         let library = path.display().to_string();
         macro_rules! missing {
             ($($call:ident)*) => {
@@ -110,56 +191,66 @@ impl Api {
             };
         }
         let base: Option<&'static str> = missing!(
-            aclInit aclFinalize aclrtGetVersion aclGetRecentErrMsg aclrtGetSocName aclrtGetDeviceCount
-            aclrtSetDevice aclrtResetDevice aclrtCreateContext aclrtSetCurrentContext aclrtDestroyContext
-            aclrtCreateStream aclrtDestroyStream aclrtSynchronizeStreamWithTimeout aclrtCreateEvent
-            aclrtRecordEvent aclrtEventElapsedTime aclrtDestroyEvent aclrtMalloc aclrtFree aclrtMallocHost
-            aclrtFreeHost aclrtMemcpyAsync
+            aclInit aclFinalize aclrtGetSocName aclrtGetDeviceCount aclrtSetDevice aclrtResetDevice
+            aclrtCreateContext aclrtSetCurrentContext aclrtDestroyContext aclrtCreateStream
+            aclrtDestroyStream aclrtSynchronizeStreamWithTimeout aclrtCreateEvent aclrtRecordEvent
+            aclrtEventElapsedTime aclrtDestroyEvent aclrtMalloc aclrtFree aclrtMallocHost aclrtFreeHost
+            aclrtMemcpyAsync
         );
         if let Some(symbol) = base {
             return Err(LoadError::Symbol { library, symbol });
         }
-        let mut version = [0i32; 3];
-        let [major, minor, patch] = &mut version;
-        // SAFETY: three places to write to; the call needs no initialisation.
-        let code = unsafe { acl.aclrtGetVersion(major, minor, patch) };
-        if code != 0 {
-            return Err(CallError { call: "aclrtGetVersion", code, message: String::new() }.into());
+        let mut version = None;
+        if acl.aclrtGetVersion.is_ok() {
+            let mut parts = [0i32; 3];
+            let [major, minor, patch] = &mut parts;
+            // SAFETY: the symbol is there; three places to write to; the call needs no initialisation.
+            let code = unsafe { acl.aclrtGetVersion(major, minor, patch) };
+            if code != 0 {
+                return Err(CallError { call: "aclrtGetVersion", code, message: String::new() }.into());
+            }
+            let found = parts.map(|part| part.to_string()).join(".");
+            if parts[0] != 1 {
+                return Err(LoadError::Version { library, found });
+            }
+            version = Some(found);
         }
-        let found = version.map(|part| part.to_string()).join(".");
-        if version[0] != 1 {
-            return Err(LoadError::Version { library, found });
-        }
-        let from_file: Option<&'static str> =
-            missing!(aclrtBinaryLoadFromFile aclrtBinaryGetFunction aclrtBinaryUnLoad);
+        let functions: Option<&'static str> = missing!(aclrtBinaryGetFunction aclrtBinaryUnLoad);
+        let from_file: Option<&'static str> = missing!(aclrtBinaryLoadFromFile);
+        let load = from_file.filter(|_| acl.aclrtBinaryLoadFromData.is_err());
         let by_handle: Option<&'static str> = missing!(
             aclrtKernelArgsInit aclrtKernelArgsAppend aclrtKernelArgsFinalize aclrtLaunchKernelWithConfig
         );
         let launch = by_handle.filter(|_| acl.aclrtLaunchKernelWithHostArgs.is_err());
-        if let Some(symbol) = from_file.or(launch) {
+        if let Some(symbol) = load.or(functions).or(launch) {
+            let found = version.unwrap_or_else(|| "unknown".to_owned());
             return Err(LoadError::TooOld { library, found, symbol });
         }
         // SAFETY: no configuration file.
         let code = unsafe { acl.aclInit(ptr::null()) };
         let acl = ManuallyDrop::new(acl);
-        let mut api =
-            Self { acl, path, version: found, own: code == 0, listed: false, deferred: Mutex::new(None) };
+        let api = Self { acl, path, version, own: code == 0, listed: false, deferred: Mutex::new(None) };
         if code != 0 && code != ACL_INITIALISED_TWICE {
             return Err(api.error("aclInit", code).into());
         }
-        api.listed = true;
         Ok(api)
     }
 
     /// Names the library and its version.
     pub(crate) fn name(&self) -> String {
-        format!("{}, API {}", self.path.display(), self.version)
+        match &self.version {
+            Some(version) => format!("{}, API {version}", self.path.display()),
+            None => format!("{}, version unknown", self.path.display()),
+        }
     }
 
     /// The error of a call that failed, with the runtime's message.
     pub(super) fn error(&self, call: &'static str, code: i32) -> CallError {
-        // SAFETY: the call takes nothing. It returns null, or a string that lives until this thread's next
-        // call.
+        if self.acl.aclGetRecentErrMsg.is_err() {
+            return CallError { call, code, message: String::new() };
+        }
+        // SAFETY: the symbol is there. It takes nothing, and returns null or a string that lives until this
+        // thread's next call.
         let message = unsafe {
             let text = self.acl.aclGetRecentErrMsg();
             if text.is_null() {
@@ -225,6 +316,23 @@ impl Api {
         };
         Ok(Some((ask(ACL_VECTOR_CORES)?, ask(ACL_UNIFIED_BUFFER_BYTES)?)))
     }
+
+    /// What the device that is set makes of results that are too great, in words; none where the runtime
+    /// cannot tell. For who compares two machines: the kernel answers the same in either mode.
+    pub(crate) fn overflow(&self) -> Option<String> {
+        if self.acl.aclrtGetDeviceSatMode.is_err() {
+            return None;
+        }
+        let mut mode = 0;
+        // SAFETY: the symbol is there; a place to write to.
+        let code = unsafe { self.acl.aclrtGetDeviceSatMode(&mut mode) };
+        Some(match self.done("aclrtGetDeviceSatMode", code) {
+            Ok(()) if mode == ACL_OVERFLOW_SATURATES => "overflow saturates".to_owned(),
+            Ok(()) if mode == ACL_OVERFLOW_TO_INFINITY => "overflow gives infinity".to_owned(),
+            Ok(()) => format!("overflow mode {mode}"),
+            Err(error) => format!("overflow mode unknown ({error})"),
+        })
+    }
 }
 
 impl Drop for Api {
@@ -232,11 +340,12 @@ impl Drop for Api {
         if !self.listed {
             return;
         }
-        let mut loaded = lock(&LOADED);
         if self.own {
             // SAFETY: every object holds the runtime, so none of them is left.
             self.destroy("aclFinalize", || unsafe { self.acl.aclFinalize() });
         }
-        loaded.retain(|loaded| loaded.path != self.path);
+        // Whoever wants it again has waited for this, and loads it anew.
+        lock(&LOADED).retain(|entry| entry.path != self.path);
+        CHANGED.notify_all();
     }
 }

@@ -1,6 +1,12 @@
-//! The memory of one batch on both sides, and the copies and launches that run it.
+//! The memory of batches on both sides, and the copies and launches that run them.
+//!
+//! Whether a copy is under way is a matter of ownership. The host reads and writes a [`HostBuffers`].
+//! [`Lanes::enqueue`] takes it, and [`Lanes::synchronize`] gives it back once the runtime has said that all
+//! work of the stream has ended. Nothing else takes it out again. When the lanes are dropped, the stream is
+//! destroyed first; where the runtime refuses that, memory in flight stays allocated for ever.
 
 use std::ffi::c_void;
+use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
@@ -10,7 +16,7 @@ use super::bindings::{
     ACL_DEVICE_TO_HOST, ACL_ENGINE_VECTOR, ACL_HOST_TO_DEVICE, ACL_INVALID_PARAM, ACL_LAUNCH_ENGINE,
     ACL_LAUNCH_TIMEOUT_S, aclrtArgsHandle, aclrtLaunchAttribute, aclrtLaunchConfig, aclrtLaunchValue,
 };
-use super::handles::{Context, DeviceMemory, Event, Function, PinnedMemory, Stream};
+use super::handles::{Binary, Context, DeviceMemory, Event, Function, PinnedMemory, Stream};
 
 /// Arguments behind a handle, for runtimes that take no host arguments at a launch. They live as long as the
 /// kernel file.
@@ -49,40 +55,43 @@ pub(crate) struct Job {
 /// An entry of the kernel, and how many blocks of it run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KernelLaunch {
-    /// Index into the functions that the buffers were made for.
+    /// Index into the functions that the lanes were made for.
     pub function: usize,
     pub blocks: u32,
 }
 
-/// Memory for one batch on host and device. While the batch is in flight, the host cannot reach it.
-pub(crate) struct Buffers {
-    api: Arc<Api>,
+/// Pinned memory of one batch. Who has it may read and write it: no copy is under way.
+pub(crate) struct HostBuffers {
     input: PinnedMemory,
     output: PinnedMemory,
+}
+
+impl HostBuffers {
+    /// Input and output.
+    pub(crate) fn bytes(&mut self) -> (&mut [u8], &mut [u8]) {
+        (self.input.bytes(), self.output.bytes())
+    }
+}
+
+/// The device's side of one batch, and the host's while it is in flight.
+struct Lane {
     device_input: DeviceMemory,
     device_output: DeviceMemory,
     start: Event,
     end: Event,
-    functions: Vec<Function>,
     arguments: Vec<Arguments>,
-    in_flight: bool,
-    timeout_s: u16,
+    in_flight: Option<HostBuffers>,
 }
 
-// SAFETY: nothing else points to the host memory, and any thread may write it. Calls are made on the
-// context's thread only: the owner lends buffers to other threads behind a lock, and drops them there.
-unsafe impl Send for Buffers {}
-
-impl Buffers {
-    pub(crate) fn new(
-        context: &Context,
+impl Lane {
+    fn new(
+        context: &Arc<Context>,
         functions: &[Function],
         (input_bytes, output_bytes): (usize, usize),
-        timeout_s: u16,
     ) -> Result<Self, CallError> {
         let api = context.api();
-        let device_input = DeviceMemory::new(api, input_bytes)?;
-        let device_output = DeviceMemory::new(api, output_bytes)?;
+        let device_input = DeviceMemory::new(context, input_bytes)?;
+        let device_output = DeviceMemory::new(context, output_bytes)?;
         let arguments = if api.acl.aclrtLaunchKernelWithHostArgs.is_ok() {
             Vec::new()
         } else {
@@ -92,94 +101,95 @@ impl Buffers {
                 .map(|&function| Arguments::new(api, function, &mut pointers))
                 .collect::<Result<_, _>>()?
         };
-        Ok(Self {
-            input: PinnedMemory::new(api, input_bytes)?,
-            output: PinnedMemory::new(api, output_bytes)?,
-            device_input,
-            device_output,
-            start: Event::create(api)?,
-            end: Event::create(api)?,
-            functions: functions.to_vec(),
-            arguments,
-            in_flight: false,
-            timeout_s,
-            api: Arc::clone(api),
-        })
+        let (start, end) = (Event::create(context)?, Event::create(context)?);
+        Ok(Self { device_input, device_output, start, end, arguments, in_flight: None })
+    }
+}
+
+/// A stream, the kernel, and the memory of the batches that run on them. Fields are dropped in order: what
+/// needs another field comes before it.
+pub(crate) struct Lanes {
+    stream: Stream,
+    all: Vec<Lane>,
+    functions: Vec<Function>,
+    /// Keeps the functions alive; there until the lanes are dropped.
+    binary: Option<Binary>,
+    api: Arc<Api>,
+    timeout_s: u16,
+}
+
+impl Lanes {
+    /// As many lanes as asked for, and the host's memory of each.
+    pub(crate) fn new<const COUNT: usize>(
+        context: &Arc<Context>,
+        (binary, functions): (Binary, Vec<Function>),
+        bytes: (usize, usize),
+        timeout_s: u16,
+    ) -> Result<(Self, [HostBuffers; COUNT]), CallError> {
+        let api = context.api();
+        let stream = Stream::create(context)?;
+        let (mut all, mut hosts) = (Vec::with_capacity(COUNT), Vec::with_capacity(COUNT));
+        for _ in 0..COUNT {
+            all.push(Lane::new(context, &functions, bytes)?);
+            let (input, output) =
+                (PinnedMemory::new(context, bytes.0)?, PinnedMemory::new(context, bytes.1)?);
+            hosts.push(HostBuffers { input, output });
+        }
+        let lanes = Self { stream, all, functions, binary: Some(binary), api: Arc::clone(api), timeout_s };
+        match hosts.try_into() {
+            Ok(hosts) => Ok((lanes, hosts)),
+            Err(_) => Err(api.error("aclrtMallocHost", ACL_INVALID_PARAM)),
+        }
     }
 
-    /// Input and output bytes on the host; empty while the batch is in flight.
-    pub(crate) fn bytes(&mut self) -> (&mut [u8], &mut [u8]) {
-        if self.in_flight {
-            return (&mut [], &mut []);
-        }
-        // SAFETY: the runtime handed out both with these lengths, they are initialised and do not overlap,
-        // nothing else points to them, and no copy is under way.
-        unsafe {
-            (
-                std::slice::from_raw_parts_mut(self.input.at, self.input.bytes),
-                std::slice::from_raw_parts_mut(self.output.at, self.output.bytes),
-            )
-        }
-    }
-
-    /// Enqueues the copies to the device, the launches and the copy back. The batch is in flight from here
-    /// until [`Buffers::complete`], even after an error: part of it may have been enqueued.
-    pub(crate) fn enqueue(&mut self, stream: &Stream, job: &Job) -> Result<(), CallError> {
-        self.in_flight = true;
-        self.start.record(stream)?;
-        let (input, device_input) = (self.input.at.cast(), self.device_input.at);
-        let (output, device_output) = (self.output.at.cast(), self.device_output.at);
-        self.copy(
-            stream,
-            (device_input, self.device_input.bytes),
-            (input, self.input.bytes),
-            job.input_bytes,
-            true,
-        )?;
-        self.copy(
-            stream,
-            (device_output, self.device_output.bytes),
-            (output, self.output.bytes),
-            job.head_bytes,
-            true,
-        )?;
+    /// Enqueues the copies to the device, the launches and the copy back. The memory is in flight from here
+    /// on, even after an error: part of the batch may have been enqueued.
+    pub(crate) fn enqueue(&mut self, lane: usize, host: HostBuffers, job: &Job) -> Result<(), CallError> {
+        let count = self.all.len();
+        let Some(free) = self.all.get_mut(lane).filter(|lane| lane.in_flight.is_none()) else {
+            let message = format!("lane {lane} of {count} is not there or taken");
+            return Err(CallError { call: "enqueue", code: ACL_INVALID_PARAM, message });
+        };
+        // It is in the lane before the first call: whatever happens then, nobody frees it under a copy.
+        free.in_flight = Some(host);
+        let lane = &self.all[lane];
+        let Some(host) = &lane.in_flight else { return Ok(()) };
+        lane.start.record(&self.stream)?;
+        let input = (host.input.at.cast(), host.input.bytes);
+        let output = (host.output.at.cast(), host.output.bytes);
+        let device_input = (lane.device_input.at, lane.device_input.bytes);
+        let device_output = (lane.device_output.at, lane.device_output.bytes);
+        self.copy(device_input, input, job.input_bytes, ACL_HOST_TO_DEVICE)?;
+        self.copy(device_output, output, job.head_bytes, ACL_HOST_TO_DEVICE)?;
         for launch in &job.launches[..job.launch_count] {
-            self.launch(stream, launch)?;
+            self.launch(lane, launch)?;
         }
-        self.copy(
-            stream,
-            (output, self.output.bytes),
-            (device_output, self.device_output.bytes),
-            job.output_bytes,
-            false,
-        )?;
-        self.end.record(stream)
+        self.copy(output, device_output, job.output_bytes, ACL_DEVICE_TO_HOST)?;
+        lane.end.record(&self.stream)
     }
 
-    /// Drops the buffers, unless the batch is in flight: the device may still write its memory, which leaks.
-    pub(crate) fn leak(self) {
-        if self.in_flight {
-            std::mem::forget(self);
+    /// Waits for everything enqueued so far. Gives each lane's memory back with the milliseconds that its
+    /// batch took on the device, or why the runtime does not tell. After an error all of it stays in flight.
+    pub(crate) fn synchronize(
+        &mut self,
+        timeout_ms: i32,
+        mut back: impl FnMut(usize, HostBuffers, Result<f32, CallError>),
+    ) -> Result<(), CallError> {
+        self.stream.synchronize(timeout_ms)?;
+        for (index, lane) in self.all.iter_mut().enumerate() {
+            if let Some(host) = lane.in_flight.take() {
+                back(index, host, lane.start.until(&lane.end));
+            }
         }
-    }
-
-    /// Notes that the stream was synchronised. Returns the milliseconds that the batch took on the device;
-    /// none where the runtime does not tell.
-    pub(crate) fn complete(&mut self) -> Option<f32> {
-        self.in_flight = false;
-        let mut ms = 0.0;
-        // SAFETY: both events live and are recorded; a place to write to.
-        let code = unsafe { self.api.acl.aclrtEventElapsedTime(&mut ms, self.start.event, self.end.event) };
-        self.api.done("aclrtEventElapsedTime", code).ok().map(|()| ms)
+        Ok(())
     }
 
     fn copy(
         &self,
-        stream: &Stream,
         (to, to_bytes): (*mut c_void, usize),
         (from, from_bytes): (*mut c_void, usize),
         bytes: usize,
-        forth: bool,
+        kind: i32,
     ) -> Result<(), CallError> {
         if bytes == 0 {
             return Ok(());
@@ -188,23 +198,23 @@ impl Buffers {
             let message = format!("{bytes} bytes from {from_bytes} to {to_bytes}");
             return Err(CallError { call: "aclrtMemcpyAsync", code: ACL_INVALID_PARAM, message });
         }
-        let kind = if forth { ACL_HOST_TO_DEVICE } else { ACL_DEVICE_TO_HOST };
-        // SAFETY: both sides belong to these buffers, hold as many bytes, and live until the stream is
-        // synchronised or destroyed.
-        let code = unsafe { self.api.acl.aclrtMemcpyAsync(to, to_bytes, from, bytes, kind, stream.stream) };
+        let stream = self.stream.stream;
+        // SAFETY: both sides belong to a lane in flight, which keeps them until the stream has been
+        // synchronised or destroyed, and they hold as many bytes.
+        let code = unsafe { self.api.acl.aclrtMemcpyAsync(to, to_bytes, from, bytes, kind, stream) };
         self.api.done("aclrtMemcpyAsync", code)
     }
 
-    fn launch(&self, stream: &Stream, launch: &KernelLaunch) -> Result<(), CallError> {
-        let function = self.functions[launch.function].0;
-        if let Some(arguments) = self.arguments.get(launch.function) {
+    fn launch(&self, lane: &Lane, launch: &KernelLaunch) -> Result<(), CallError> {
+        let (function, stream) = (self.functions[launch.function].0, self.stream.stream);
+        if let Some(arguments) = lane.arguments.get(launch.function) {
             // SAFETY: function, stream and arguments live, and the arguments are this function's; there are
             // no attributes.
             let code = unsafe {
                 self.api.acl.aclrtLaunchKernelWithConfig(
                     function,
                     launch.blocks,
-                    stream.stream,
+                    stream,
                     ptr::null_mut(),
                     arguments.0,
                     ptr::null_mut(),
@@ -212,20 +222,15 @@ impl Buffers {
             };
             return self.api.done("aclrtLaunchKernelWithConfig", code);
         }
-        let mut pointers = [self.device_input.at, self.device_output.at];
-        let mut attributes = [
-            aclrtLaunchAttribute { id: ACL_LAUNCH_ENGINE, value: aclrtLaunchValue { words: [0; 4] } },
-            aclrtLaunchAttribute { id: ACL_LAUNCH_TIMEOUT_S, value: aclrtLaunchValue { words: [0; 4] } },
-        ];
-        attributes[0].value.engine = ACL_ENGINE_VECTOR;
-        attributes[1].value.timeout_s = self.timeout_s;
+        let mut pointers = [lane.device_input.at, lane.device_output.at];
+        let mut attributes = attributes(self.timeout_s);
         let mut config = aclrtLaunchConfig { attributes: attributes.as_mut_ptr(), count: attributes.len() };
         // SAFETY: function and stream live; the call reads configuration and arguments before it returns.
         let code = unsafe {
             self.api.acl.aclrtLaunchKernelWithHostArgs(
                 function,
                 launch.blocks,
-                stream.stream,
+                stream,
                 &mut config,
                 pointers.as_mut_ptr().cast(),
                 size_of_val(&pointers),
@@ -234,5 +239,60 @@ impl Buffers {
             )
         };
         self.api.done("aclrtLaunchKernelWithHostArgs", code)
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        if self.stream.close() {
+            // What ran on the stream has been stopped: everything may be freed.
+            return;
+        }
+        let mut lost = false;
+        for Lane { device_input, device_output, start, end, in_flight, .. } in self.all.drain(..) {
+            let Some(host) = in_flight else { continue };
+            host.input.leak();
+            host.output.leak();
+            // The rest goes with the context.
+            device_input.leave();
+            device_output.leave();
+            start.leave();
+            end.leave();
+            lost = true;
+        }
+        if lost {
+            self.binary.take().into_iter().for_each(Binary::leave);
+            // A runtime with leaked memory is not finalised.
+            mem::forget(Arc::clone(&self.api));
+        }
+    }
+}
+
+/// What a launch carries beside its arguments. Of the two limits of time, in seconds and in microseconds, the
+/// runtime takes one: this has the older.
+fn attributes(timeout_s: u16) -> [aclrtLaunchAttribute; 2] {
+    let attribute = |id| aclrtLaunchAttribute { id, value: aclrtLaunchValue { words: [0; 4] } };
+    let mut attributes = [attribute(ACL_LAUNCH_ENGINE), attribute(ACL_LAUNCH_TIMEOUT_S)];
+    attributes[0].value.engine = ACL_ENGINE_VECTOR;
+    attributes[1].value.timeout_s = timeout_s;
+    attributes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bindings::ACL_LAUNCH_TIMEOUT_US;
+    use super::*;
+
+    #[test]
+    fn a_launch_carries_one_limit_of_time() {
+        for timeout_s in [1, 2, 600, u16::MAX] {
+            let ids = attributes(timeout_s).map(|attribute| attribute.id);
+            let limits = ids.iter().filter(|id| [ACL_LAUNCH_TIMEOUT_S, ACL_LAUNCH_TIMEOUT_US].contains(id));
+            assert_eq!(limits.count(), 1, "{ids:?}");
+            assert_eq!(ids, [3, 7]);
+            // SAFETY: every field of the union is plain numbers, and all its bytes are set.
+            let values = attributes(timeout_s).map(|attribute| unsafe { attribute.value.words });
+            assert_eq!(values, [[1, 0, 0, 0], [u32::from(timeout_s).to_le(), 0, 0, 0]]);
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Handles of the runtime's objects: each is created by one call and destroyed by another when it is dropped.
 
 use std::ffi::{CStr, CString, c_void};
-use std::path::Path;
+use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
+use super::super::object::{KernelFile, PrivateCopy};
 use super::super::result::CallError;
 use super::api::Api;
 use super::bindings::{
@@ -33,15 +34,20 @@ impl Drop for Device {
     }
 }
 
-/// A context, current on the thread that made it. Every handle below belongs to a context and is used on its
-/// thread only.
+/// A context, current on the thread that made it. Every handle below keeps its context, which is destroyed
+/// after the last of them.
 pub(crate) struct Context {
     device: Device,
     context: aclrtContext,
 }
 
+// SAFETY: the handle is only ever passed to the runtime, which takes it on every thread.
+unsafe impl Send for Context {}
+// SAFETY: as above; a shared context lends out its runtime and nothing else.
+unsafe impl Sync for Context {}
+
 impl Context {
-    pub(crate) fn create(device: Device) -> Result<Self, CallError> {
+    pub(crate) fn create(device: Device) -> Result<Arc<Self>, CallError> {
         let (api, mut context) = (&device.api, ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtCreateContext", unsafe { api.acl.aclrtCreateContext(&mut context, device.device) })?;
@@ -49,7 +55,7 @@ impl Context {
         let api = context.api();
         // SAFETY: the context was just made.
         api.done("aclrtSetCurrentContext", unsafe { api.acl.aclrtSetCurrentContext(context.context) })?;
-        Ok(context)
+        Ok(Arc::new(context))
     }
 
     pub(crate) fn api(&self) -> &Arc<Api> {
@@ -60,171 +66,267 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let api = self.api();
-        // SAFETY: made once, destroyed once; the owner drops the context last.
+        // SAFETY: made once, destroyed once; every object in it has kept it.
         api.destroy("aclrtDestroyContext", || unsafe { api.acl.aclrtDestroyContext(self.context) });
     }
 }
 
 /// A stream: copies and launches that run one after the other.
-pub(crate) struct Stream {
-    api: Arc<Api>,
+pub(super) struct Stream {
+    context: Arc<Context>,
     pub(super) stream: aclrtStream,
-    closed: bool,
+    /// Whether the runtime has destroyed it; none before it was asked to.
+    closed: Option<bool>,
 }
 
 impl Stream {
-    pub(crate) fn create(context: &Context) -> Result<Self, CallError> {
+    pub(super) fn create(context: &Arc<Context>) -> Result<Self, CallError> {
         let (api, mut stream) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtCreateStream", unsafe { api.acl.aclrtCreateStream(&mut stream) })?;
-        Ok(Self { api: Arc::clone(api), stream, closed: false })
+        Ok(Self { context: Arc::clone(context), stream, closed: None })
     }
 
     /// Waits for all that was enqueued so far.
-    pub(crate) fn synchronize(&self, timeout_ms: i32) -> Result<(), CallError> {
+    pub(super) fn synchronize(&self, timeout_ms: i32) -> Result<(), CallError> {
+        let api = self.context.api();
         // SAFETY: the stream lives.
-        let code = unsafe { self.api.acl.aclrtSynchronizeStreamWithTimeout(self.stream, timeout_ms) };
-        self.api.done("aclrtSynchronizeStreamWithTimeout", code)
+        let code = unsafe { api.acl.aclrtSynchronizeStreamWithTimeout(self.stream, timeout_ms) };
+        api.done("aclrtSynchronizeStreamWithTimeout", code)
     }
 
-    /// Destroys the stream and stops what runs on it. False where the runtime refused: buffers in flight must
-    /// then stay allocated.
-    pub(crate) fn close(mut self) -> bool {
-        self.destroy()
-    }
-
-    fn destroy(&mut self) -> bool {
-        if !self.closed {
-            // SAFETY: made once, and not destroyed yet.
-            let destroy = || unsafe { self.api.acl.aclrtDestroyStream(self.stream) };
-            self.closed = self.api.destroy("aclrtDestroyStream", destroy);
-        }
-        self.closed
+    /// Destroys the stream and stops what runs on it. False where the runtime refused: what is in flight may
+    /// still be read and written.
+    pub(super) fn close(&mut self) -> bool {
+        let api = self.context.api();
+        // SAFETY: made once, and not destroyed yet.
+        let destroy = || unsafe { api.acl.aclrtDestroyStream(self.stream) };
+        *self.closed.get_or_insert_with(|| api.destroy("aclrtDestroyStream", destroy))
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.destroy();
+        self.close();
     }
 }
 
 /// A mark in a stream, from which the device takes the time.
 pub(super) struct Event {
-    api: Arc<Api>,
-    pub(super) event: aclrtEvent,
+    context: Arc<Context>,
+    /// Null once it is left to the context.
+    event: aclrtEvent,
 }
 
 impl Event {
-    pub(super) fn create(api: &Arc<Api>) -> Result<Self, CallError> {
-        let mut event = ptr::null_mut();
+    pub(super) fn create(context: &Arc<Context>) -> Result<Self, CallError> {
+        let (api, mut event) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtCreateEvent", unsafe { api.acl.aclrtCreateEvent(&mut event) })?;
-        Ok(Self { api: Arc::clone(api), event })
+        Ok(Self { context: Arc::clone(context), event })
     }
 
     pub(super) fn record(&self, stream: &Stream) -> Result<(), CallError> {
+        let api = self.context.api();
         // SAFETY: both live.
-        self.api.done("aclrtRecordEvent", unsafe { self.api.acl.aclrtRecordEvent(self.event, stream.stream) })
+        api.done("aclrtRecordEvent", unsafe { api.acl.aclrtRecordEvent(self.event, stream.stream) })
+    }
+
+    /// Milliseconds from here to another mark of the stream; both have been passed.
+    pub(super) fn until(&self, end: &Self) -> Result<f32, CallError> {
+        let (api, mut ms) = (self.context.api(), 0.0);
+        // SAFETY: both live; a place to write to.
+        let code = unsafe { api.acl.aclrtEventElapsedTime(&mut ms, self.event, end.event) };
+        api.done("aclrtEventElapsedTime", code).map(|()| ms)
+    }
+
+    /// Does not destroy it: the stream may still use it.
+    pub(super) fn leave(mut self) {
+        self.event = ptr::null_mut();
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
+        if self.event.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: made once, destroyed once.
-        self.api.destroy("aclrtDestroyEvent", || unsafe { self.api.acl.aclrtDestroyEvent(self.event) });
+        api.destroy("aclrtDestroyEvent", || unsafe { api.acl.aclrtDestroyEvent(self.event) });
     }
 }
 
 /// Memory on the device.
 pub(super) struct DeviceMemory {
-    api: Arc<Api>,
+    context: Arc<Context>,
+    /// Null once it is left to the context.
     pub(super) at: *mut c_void,
     pub(super) bytes: usize,
 }
 
 impl DeviceMemory {
-    pub(super) fn new(api: &Arc<Api>, bytes: usize) -> Result<Self, CallError> {
-        let mut at = ptr::null_mut();
+    pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, CallError> {
+        let (api, mut at) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtMalloc", unsafe { api.acl.aclrtMalloc(&mut at, bytes, ACL_HUGE_PAGES_FIRST) })?;
-        Ok(Self { api: Arc::clone(api), at, bytes })
+        if at.is_null() {
+            return Err(api.error("aclrtMalloc", 0));
+        }
+        Ok(Self { context: Arc::clone(context), at, bytes })
+    }
+
+    /// Does not free it: the stream may still use it.
+    pub(super) fn leave(mut self) {
+        self.at = ptr::null_mut();
     }
 }
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
+        if self.at.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        self.api.destroy("aclrtFree", || unsafe { self.api.acl.aclrtFree(self.at) });
+        api.destroy("aclrtFree", || unsafe { api.acl.aclrtFree(self.at) });
     }
 }
 
 /// Pinned memory of the host, which the device reads and writes directly.
 pub(super) struct PinnedMemory {
-    api: Arc<Api>,
+    context: Arc<Context>,
+    /// Null once it is leaked.
     pub(super) at: *mut u8,
     pub(super) bytes: usize,
 }
 
+// SAFETY:
+// - this is the only owner of the memory, which any thread may read and write;
+// - the memory lives as long as this does, for it keeps its context;
+// - freeing it on another thread is safe: where the runtime wants a context for that, it returns an error and
+//   the memory stays.
+unsafe impl Send for PinnedMemory {}
+
 impl PinnedMemory {
-    pub(super) fn new(api: &Arc<Api>, bytes: usize) -> Result<Self, CallError> {
-        let mut at = ptr::null_mut();
+    pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, CallError> {
+        let (api, mut at) = (context.api(), ptr::null_mut());
         // SAFETY: a place to write to.
         api.done("aclrtMallocHost", unsafe { api.acl.aclrtMallocHost(&mut at, bytes) })?;
         let at = at.cast::<u8>();
+        if at.is_null() {
+            return Err(api.error("aclrtMallocHost", 0));
+        }
         // SAFETY: the runtime handed out `bytes` writable bytes; this initialises them.
         unsafe { at.write_bytes(0, bytes) };
-        Ok(Self { api: Arc::clone(api), at, bytes })
+        Ok(Self { context: Arc::clone(context), at, bytes })
+    }
+
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY:
+        // - the runtime handed out as many bytes, and `new` initialised them;
+        // - nothing else points there: a copy is enqueued only from memory that a lane owns, and a lane lends
+        //   nothing out.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
+    }
+
+    /// Never frees it: the device may still read and write it.
+    pub(super) fn leak(mut self) {
+        self.at = ptr::null_mut();
     }
 }
 
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
+        if self.at.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        self.api.destroy("aclrtFreeHost", || unsafe { self.api.acl.aclrtFreeHost(self.at.cast()) });
+        api.destroy("aclrtFreeHost", || unsafe { api.acl.aclrtFreeHost(self.at.cast()) });
     }
 }
 
 /// A loaded kernel file.
 pub(crate) struct Binary {
-    api: Arc<Api>,
+    context: Arc<Context>,
+    /// Null once it is left to the context.
     binary: aclrtBinHandle,
+    /// What the runtime may still read: the content that it was given, or the copy that it was told of.
+    content: Option<(KernelFile, Option<PrivateCopy>)>,
 }
 
 impl Binary {
-    /// Loads a file by its absolute path.
-    pub(crate) fn load(context: &Context, path: &Path) -> Result<Self, CallError> {
+    /// Loads the content of a kernel file; with it the reason why it went through a copy on disk, if it did.
+    ///
+    /// A path could name another file by the time the runtime opens it, also one in `/proc/self/fd`, which
+    /// the runtime resolves. So it gets the bytes that were read where it takes bytes, and else the path of a
+    /// copy that nobody else can write. The call with bytes is younger, and some versions document it for
+    /// other kernels only: where it fails, the copy is tried as well.
+    pub(crate) fn load(
+        context: &Arc<Context>,
+        content: KernelFile,
+    ) -> Result<(Self, Option<CallError>), CallError> {
         let api = context.api();
-        let invalid = |_| CallError {
-            call: "aclrtBinaryLoadFromFile",
-            code: 0,
-            message: format!("{}: a zero byte in the path", path.display()),
-        };
-        let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(invalid)?;
         let mut binary = ptr::null_mut();
+        let mut refused = None;
+        if api.acl.aclrtBinaryLoadFromData.is_ok() {
+            let (at, bytes) = (content.bytes().as_ptr().cast(), content.bytes().len());
+            // SAFETY: as many readable bytes, which live as long as the handle; no options; a place to write
+            // to.
+            let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
+            match api.done("aclrtBinaryLoadFromData", code) {
+                Ok(()) => {
+                    let (context, content) = (Arc::clone(context), Some((content, None)));
+                    return Ok((Self { context, binary, content }, None));
+                }
+                Err(error) if api.acl.aclrtBinaryLoadFromFile.is_err() => return Err(error),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let failed = |message: String| CallError { call: "aclrtBinaryLoadFromFile", code: 0, message };
+        let copy = content.copy().map_err(|error| failed(format!("no copy of the kernel: {error}")))?;
+        let path = CString::new(copy.path().as_os_str().as_encoded_bytes())
+            .map_err(|_| failed(format!("{}: a zero byte in the path", copy.path().display())))?;
         // SAFETY: a string that ends in zero, no options, a place to write to.
         let code = unsafe { api.acl.aclrtBinaryLoadFromFile(path.as_ptr(), ptr::null_mut(), &mut binary) };
-        api.done("aclrtBinaryLoadFromFile", code)?;
-        Ok(Self { api: Arc::clone(api), binary })
+        if let Err(mut error) = api.done("aclrtBinaryLoadFromFile", code) {
+            if let Some(refused) = refused {
+                error.message.push_str(&format!("; before that {refused}"));
+            }
+            return Err(error);
+        }
+        let (context, content) = (Arc::clone(context), Some((content, Some(copy))));
+        Ok((Self { context, binary, content }, refused))
     }
 
     /// The entry of this name.
     pub(crate) fn function(&self, name: &CStr) -> Result<Function, CallError> {
-        let mut function = ptr::null_mut();
+        let (api, mut function) = (self.context.api(), ptr::null_mut());
         // SAFETY: the binary lives; a string that ends in zero, a place to write to.
-        let code = unsafe { self.api.acl.aclrtBinaryGetFunction(self.binary, name.as_ptr(), &mut function) };
-        self.api.done("aclrtBinaryGetFunction", code)?;
+        let code = unsafe { api.acl.aclrtBinaryGetFunction(self.binary, name.as_ptr(), &mut function) };
+        api.done("aclrtBinaryGetFunction", code)?;
         Ok(Function(function))
+    }
+
+    /// Does not unload it: its kernels may still run.
+    pub(super) fn leave(mut self) {
+        self.binary = ptr::null_mut();
+        mem::forget(self.content.take());
     }
 }
 
 impl Drop for Binary {
     fn drop(&mut self) {
+        if self.binary.is_null() {
+            return;
+        }
+        let api = self.context.api();
         // SAFETY: loaded once, unloaded once.
-        self.api.destroy("aclrtBinaryUnLoad", || unsafe { self.api.acl.aclrtBinaryUnLoad(self.binary) });
+        api.destroy("aclrtBinaryUnLoad", || unsafe { api.acl.aclrtBinaryUnLoad(self.binary) });
     }
 }
 
-/// An entry of a kernel file. It is valid as long as its [`Binary`].
+/// An entry of a kernel file. It is valid as long as its [`Binary`]; [`super::Lanes`] keep both.
 #[derive(Clone, Copy)]
 pub(crate) struct Function(pub(super) aclrtFuncHandle);

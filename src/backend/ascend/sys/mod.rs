@@ -2,15 +2,15 @@
 //! backend.
 //!
 //! The call that creates an object makes its handle, and the call that destroys the object consumes it. The
-//! host reaches memory through [`Buffers`], which know whether the device may be writing it. What the runtime
-//! checks itself (a foreign context, a bad length), it reports as an error value.
+//! host reaches memory through [`HostBuffers`], which [`Lanes`] own while the device may be writing it. What
+//! the runtime checks itself (a foreign context, a bad length), it reports as an error value.
 //!
 //! | module | |
 //! |---|---|
 //! | `bindings` | the calls and types, made by bindgen |
 //! | `api` | the library: found, loaded, checked, initialised, finalised |
 //! | `handles` | device, context, stream, events, memory, kernel file |
-//! | `buffers` | the memory of one batch, its copies and launches |
+//! | `buffers` | the memory of batches, their copies and launches |
 
 mod api;
 mod buffers;
@@ -33,8 +33,8 @@ mod bindings {
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) use api::{Api, finalize};
-pub(super) use buffers::{Buffers, Job, KernelLaunch};
-pub(super) use handles::{Binary, Context, Device, Stream};
+pub(super) use buffers::{HostBuffers, Job, KernelLaunch, Lanes};
+pub(super) use handles::{Binary, Context, Device};
 
 /// Locks a mutex, also after another thread panicked while it held the lock.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

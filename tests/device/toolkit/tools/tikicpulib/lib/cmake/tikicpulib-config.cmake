@@ -1,0 +1,10 @@
+# A stand-in for the toolkit's CPU mode, for tests: the kernel runs on our own model of the machine.
+get_filename_component(stand_in "${CMAKE_CURRENT_LIST_DIR}/../include" ABSOLUTE)
+get_filename_component(model "${CMAKE_CURRENT_LIST_DIR}/../../../../../../../kernels/model" ABSOLUTE)
+add_library(tikicpulib_stand_in INTERFACE)
+target_sources(tikicpulib_stand_in INTERFACE "${model}/machine.cpp" "${model}/launch.cpp")
+target_include_directories(tikicpulib_stand_in INTERFACE "${stand_in}" "${model}")
+target_compile_options(tikicpulib_stand_in INTERFACE -O2 -ffp-contract=off)
+foreach(chip Ascend910B1 Ascend910B3 Ascend910_9382)
+  add_library(tikicpulib::${chip} ALIAS tikicpulib_stand_in)
+endforeach()
