@@ -16,7 +16,7 @@ use balanceroute::policy::{self, Parameters};
 use balanceroute::router::{Decided, Metrics};
 use balanceroute::{
     BatchError, Dispatch, Mode, PairTerms, Placement, Plan, Request, RequestId, ReturnReason, Returned,
-    Router, RouterConfig, RouterError, Share, WaitReason, WorkerConfig, WorkerId, WorkerReport,
+    Router, RouterConfig, RouterError, Share, Verdict, WaitReason, WorkerConfig, WorkerId, WorkerReport,
 };
 
 const MOST_CALLS: usize = 200;
@@ -682,12 +682,18 @@ impl World {
     fn adopt(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
         let (request, generated) = (request(u, &self.router)?, mostly_below_32(u, 50)?);
         let worker = worker(u, &self.router)?;
-        let place = self.router.worker_ids().iter().position(|&id| id == worker);
-        let refused = self.inside.contains_key(&request.id)
+        let before = self.inside.get(&request.id).copied();
+        let refused = matches!(before, Some(Life::Runs { .. }))
             || !(1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
-            || place.is_none_or(|place| self.router.workers()[place].free_slots == 0);
+            || !self.has_worker(worker);
         if self.call(refused, |router| router.adopt(request, worker, generated)).is_some() {
-            self.enters(request.id, Life::Runs { worker });
+            match before {
+                // It waited, and runs now.
+                Some(_) => {
+                    self.inside.insert(request.id, Life::Runs { worker });
+                }
+                None => self.enters(request.id, Life::Runs { worker }),
+            }
         }
         Ok(())
     }
@@ -710,20 +716,26 @@ impl World {
         })?)
         .missing(if one_in(u, 2)? { 0 } else { u.arbitrary()? })
         .waiting(if one_in(u, 2)? { 0 } else { mostly_below_32(u, 2)? })
-        .capacity(if one_in(u, 4)? { Some(mostly_below(u, 3_000)?) } else { None });
+        .capacity(if one_in(u, 4)? { Some(mostly_below(u, 3_000)?) } else { None })
+        .epoch(if one_in(u, 8)? { Some(u64::from(one_in(u, 4)?)) } else { None })
+        .age(if one_in(u, 4)? { mostly_below_32(u, 9_000)? } else { 0 });
         let now_ms = self.perhaps_reading(u)?;
         let refused = place.is_none()
             || report.kv_used_tokens > MAX_LOAD_TOKENS
             || report.kv_capacity_tokens.unwrap_or(0) > MAX_LOAD_TOKENS
             || report.last_dispatch.unwrap_or(0) > sent;
-        if self.call(refused, |router| router.report(worker, report, now_ms)).is_some() {
+        let verdict = self.call(refused, |router| router.report(worker, report, now_ms));
+        if let Some(verdict) = verdict {
             let lost = |life: &Life, id: &RequestId| {
                 matches!(life, Life::Runs { .. }) && self.router.running_on(*id).is_none()
             };
             let lost: Vec<RequestId> =
                 self.inside.iter().filter(|(id, life)| lost(life, id)).map(|(&id, _)| id).collect();
             for id in lost {
-                assert!(self.router.config().dispatch_timeout_ms.is_some());
+                assert!(
+                    self.router.config().dispatch_timeout_ms.is_some() || verdict == Verdict::Restarted,
+                    "{verdict}"
+                );
                 assert_eq!(self.leaves(id), Life::Runs { worker });
                 self.pending.push((id, worker));
             }
@@ -801,7 +813,8 @@ impl World {
         );
         for rank in &metrics.ranks {
             assert_eq!(rank.running, running.get(&rank.worker).copied().unwrap_or(0), "{rank:?}");
-            assert!(rank.running + rank.free_slots <= rank.slots, "{rank:?}");
+            // An engine may run more than it has slots.
+            assert!(rank.free_slots <= rank.slots.saturating_sub(rank.running), "{rank:?}");
         }
         let counters = &metrics.counters;
         let left =
