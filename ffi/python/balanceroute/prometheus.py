@@ -28,7 +28,11 @@ _OF_A_WORKER: tuple[tuple[str, str, Callable[[RankMetrics], float | None]], ...]
     ),
     ("kv_capacity_tokens", "KV tokens that fit, where bounded.", lambda rank: rank.kv_capacity_tokens),
     ("foreign_tokens", "KV tokens of requests that are not this router's.", lambda rank: rank.foreign_tokens),
-    ("shared_tokens", "KV tokens by which requests hold less than their lengths.", lambda rank: rank.shared_tokens),
+    (
+        "shared_tokens",
+        "KV tokens by which requests hold less than their lengths.",
+        lambda rank: rank.shared_tokens,
+    ),
     ("unseen_dispatches", "Dispatches that nothing has shown yet.", lambda rank: rank.unseen),
     ("accepting", "Whether the worker takes new requests.", lambda rank: rank.accepting),
     (
