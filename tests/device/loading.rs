@@ -103,6 +103,57 @@ fn two_threads_that_open_at_once_initialise_once() {
 }
 
 #[test]
+fn a_runtime_of_two_paths_is_finalised_after_the_last_device() {
+    let fake = Fake::new();
+    let link = fake.path.with_extension("link.so");
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(&fake.path, &link).expect("a link");
+    let mut linked = parameters(&fake);
+    linked.ascend.library = Some(link);
+    // Either of the two may be closed first.
+    for first_goes in [true, false] {
+        let finalised = fake.calls("aclFinalize");
+        let (first, second) = (on_device("exact", &parameters(&fake)), on_device("exact", &linked));
+        let (closed, mut open) = if first_goes { (first, second) } else { (second, first) };
+        drop(closed);
+        ascend::finalize();
+        until("closed", || fake.live("context") == 1);
+        for seed in 0..5 {
+            let parts = Parts::new(seed);
+            let expected = decide(&mut *on_cpu("exact"), &parts.batch());
+            assert_eq!(decide(&mut *open, &parts.batch()), expected, "seed {seed}");
+        }
+        let counters = counters(&mut *open);
+        assert!(counters.decided > 0 && counters.failures == 0, "{counters:?} {}", open.describe());
+        assert_eq!(fake.calls("aclFinalize"), finalised);
+        drop(open);
+        fake.assert_clean("two paths");
+    }
+}
+
+#[test]
+fn a_runtime_that_its_engine_has_finalised_is_initialised_anew() {
+    let fake = Fake::new();
+    fake.foreign_init(1);
+    drop(on_device("exact", &parameters(&fake)));
+    let again = Parts::new(1);
+    until("closed", || fake.live("all") == 0);
+    fake.foreign_init(0);
+    // SAFETY: as acl_min.h declares it.
+    let finalize = unsafe { fake.symbol::<unsafe extern "C" fn() -> i32>("aclFinalize") };
+    // SAFETY: the engine's turn; nothing lives.
+    assert_eq!(unsafe { finalize() }, 0);
+    let mut device = on_device("exact", &parameters(&fake));
+    until("initialised", || {
+        let expected = decide(&mut *on_cpu("exact"), &again.batch());
+        assert_eq!(decide(&mut *device, &again.batch()), expected);
+        decided(&mut *device) > 0
+    });
+    drop(device);
+    fake.assert_clean("finalised by the engine");
+}
+
+#[test]
 fn a_hang_in_the_runtime_holds_up_only_who_needs_that_runtime() {
     for call in ["aclInit", "aclFinalize"] {
         let (fake, other) = (Fake::new(), Fake::new());
