@@ -3,6 +3,8 @@
 //! (`kernels/model`).
 
 mod faults;
+#[cfg(unix)]
+mod forks;
 mod loading;
 mod support;
 

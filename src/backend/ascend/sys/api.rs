@@ -25,7 +25,7 @@ use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -76,8 +76,22 @@ static LOADED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 /// Told of each change of [`LOADED`] that somebody may wait for.
 static CHANGED: Condvar = Condvar::new();
 
+/// The process that loads runtimes; zero before the first.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process was forked from one that had loaded a runtime. Neither the runtime nor the list is
+/// of any use here: the threads that might hold their locks are not there.
+fn forked() -> bool {
+    let own = std::process::id();
+    PROCESS.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed).is_err_and(|first| first != own)
+}
+
 /// Releases every runtime; each is finalised when its last device is closed, or here where none is open.
+/// Those of a parent process are the parent's.
 pub(crate) fn finalize() {
+    if forked() {
+        return;
+    }
     let mut gone = Vec::new();
     for entry in lock(&LOADED).iter_mut() {
         match &mut entry.stage {
@@ -183,8 +197,11 @@ impl Api {
     /// initialises or finalises it.
     ///
     /// # Errors
-    /// [`LoadError`]: no library, a missing symbol, another version, or an initialisation that failed.
+    /// [`LoadError`]: a forked process, no library, a missing symbol, another version, or an initialisation that failed.
     pub(crate) fn load(asked: Option<&Path>, patience: Duration) -> Result<Arc<Self>, LoadError> {
+        if forked() {
+            return Err(LoadError::Forked);
+        }
         let mut tried = String::new();
         for path in candidates(asked) {
             let claim = match Claim::find(&path, patience)? {
