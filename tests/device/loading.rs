@@ -257,15 +257,26 @@ fn what_is_described_is_what_is_loaded() {
 
 #[test]
 fn a_kernel_that_the_runtime_takes_as_a_file_only_is_loaded_so() {
+    // The call fails, or takes the bytes and then finds no first or no second entry in them.
+    for (call, nth) in
+        [("aclrtBinaryLoadFromData", 1), ("aclrtBinaryGetFunction", 1), ("aclrtBinaryGetFunction", 2)]
+    {
+        let fake = Fake::new();
+        fake.fail(call, nth, 1, 507_018);
+        let described = assert_decides(&parameters(&fake));
+        let told = format!("through a copy, for {call} returned 507018: {call}");
+        assert!(described.contains(&told), "{described}");
+        assert_eq!((fake.calls("aclrtBinaryLoadFromData"), fake.calls("aclrtBinaryLoadFromFile")), (1, 1));
+        assert_eq!((fake.calls("aclrtSetDevice"), fake.reclaimed()), (1, 0), "{call}, {nth}");
+        fake.assert_clean("as a file");
+    }
+    // Neither way finds it: both are told.
     let fake = Fake::new();
-    fake.fail("aclrtBinaryLoadFromData", 1, 1, 507_018);
-    let described = assert_decides(&parameters(&fake));
-    assert!(
-        described.contains("through a copy, for aclrtBinaryLoadFromData returned 507018: aclrtBinaryLoad"),
-        "{described}"
-    );
-    assert_eq!((fake.calls("aclrtBinaryLoadFromData"), fake.calls("aclrtBinaryLoadFromFile")), (1, 1));
-    fake.assert_clean("as a file");
+    fake.fail("aclrtBinaryGetFunction", 1, 2, 507_018);
+    let described = assert_failure_is_told(&fake);
+    let told = "; before that aclrtBinaryGetFunction returned 507018";
+    assert!(described.contains(told), "{described}");
+    fake.assert_clean("neither way");
 }
 
 #[test]

@@ -62,13 +62,11 @@ impl Session {
         let overflow = api.overflow().map_or(String::new(), |overflow| format!(", {overflow}"));
         let file = KernelFile::read(kernel::file(options.kernel.as_deref(), &chip)?, &chip)?;
         let content = file.describe();
-        let (binary, refused) = Binary::load(&context, file)?;
+        let (binary, refused) = Binary::load(&context, file, &kernel::ENTRIES)?;
         let copied = refused.map_or(String::new(), |error| format!(", through a copy, for {error}"));
-        let functions =
-            kernel::ENTRIES.iter().map(|entry| binary.function(entry)).collect::<Result<_, _>>()?;
         let timeout_s = options.timeout_ms.div_ceil(1000).clamp(1, u32::from(u16::MAX)) as u16;
         let bytes = (INPUT_BYTES, OUTPUT_BYTES);
-        let (lanes, hosts) = Lanes::new(&context, (binary, functions), bytes, timeout_s)?;
+        let (lanes, hosts) = Lanes::new(&context, binary, bytes, timeout_s)?;
         let opened = Opened {
             soc,
             name: format!(

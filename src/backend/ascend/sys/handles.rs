@@ -247,66 +247,103 @@ impl Drop for PinnedMemory {
     }
 }
 
-/// A loaded kernel file.
+/// A loaded kernel file and its entries.
 pub(crate) struct Binary {
     context: Arc<Context>,
     /// Null once it is left to the context.
     binary: aclrtBinHandle,
+    /// Valid as long as the file is loaded.
+    functions: Vec<aclrtFuncHandle>,
     /// What the runtime may still read: the content that it was given, or the copy that it was told of.
     content: Option<(KernelFile, Option<PrivateCopy>)>,
 }
 
 impl Binary {
-    /// Loads the content of a kernel file; with it the reason why it went through a copy on disk, if it did.
+    /// Loads the content of a kernel file and finds its entries; with it the reason why it went through a copy
+    /// on disk, if it did.
     ///
     /// A path could name another file by the time the runtime opens it, also one in `/proc/self/fd`, which
     /// the runtime resolves. So it gets the bytes that were read where it takes bytes, and else the path of a
     /// copy that nobody else can write. The call with bytes is younger, and some versions document it for
-    /// other kernels only: where it fails, the copy is tried as well.
+    /// other kernels only: where it fails or finds no entry, the copy is tried as well.
     pub(crate) fn load(
         context: &Arc<Context>,
         content: KernelFile,
+        entries: &[&CStr],
     ) -> Result<(Self, Option<CallError>), CallError> {
         let api = context.api();
-        let mut binary = ptr::null_mut();
         let mut refused = None;
         if api.acl.aclrtBinaryLoadFromData.is_ok() {
-            let (at, bytes) = (content.bytes().as_ptr().cast(), content.bytes().len());
-            // SAFETY: as many readable bytes, which live as long as the handle; no options; a place to write
-            // to.
-            let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
-            match api.done("aclrtBinaryLoadFromData", code) {
-                Ok(()) => {
-                    let (context, content) = (Arc::clone(context), Some((content, None)));
-                    return Ok((Self { context, binary, content }, None));
+            match Self::from_data(context, &content, entries) {
+                Ok(mut binary) => {
+                    binary.content = Some((content, None));
+                    return Ok((binary, None));
                 }
                 Err(error) if api.acl.aclrtBinaryLoadFromFile.is_err() => return Err(error),
                 Err(error) => refused = Some(error),
             }
         }
+        match Self::from_copy(context, &content, entries) {
+            Ok((mut binary, copy)) => {
+                binary.content = Some((content, Some(copy)));
+                Ok((binary, refused))
+            }
+            Err(mut error) => {
+                if let Some(refused) = refused {
+                    error.message.push_str(&format!("; before that {refused}"));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn from_data(context: &Arc<Context>, content: &KernelFile, entries: &[&CStr]) -> Result<Self, CallError> {
+        let (api, mut binary) = (context.api(), ptr::null_mut());
+        let (at, bytes) = (content.bytes().as_ptr().cast(), content.bytes().len());
+        // SAFETY: as many readable bytes, which live as long as the handle: the caller drops it first or keeps
+        // both together; no options; a place to write to.
+        let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
+        api.done("aclrtBinaryLoadFromData", code)?;
+        Self::with_entries(context, binary, entries)
+    }
+
+    fn from_copy(
+        context: &Arc<Context>,
+        content: &KernelFile,
+        entries: &[&CStr],
+    ) -> Result<(Self, PrivateCopy), CallError> {
+        let (api, mut binary) = (context.api(), ptr::null_mut());
         let failed = |message: String| CallError { call: "aclrtBinaryLoadFromFile", code: 0, message };
         let copy = content.copy().map_err(|error| failed(format!("no copy of the kernel: {error}")))?;
         let path = CString::new(copy.path().as_os_str().as_encoded_bytes())
             .map_err(|_| failed(format!("{}: a zero byte in the path", copy.path().display())))?;
         // SAFETY: a string that ends in zero, no options, a place to write to.
         let code = unsafe { api.acl.aclrtBinaryLoadFromFile(path.as_ptr(), ptr::null_mut(), &mut binary) };
-        if let Err(mut error) = api.done("aclrtBinaryLoadFromFile", code) {
-            if let Some(refused) = refused {
-                error.message.push_str(&format!("; before that {refused}"));
-            }
-            return Err(error);
-        }
-        let (context, content) = (Arc::clone(context), Some((content, Some(copy))));
-        Ok((Self { context, binary, content }, refused))
+        api.done("aclrtBinaryLoadFromFile", code)?;
+        Self::with_entries(context, binary, entries).map(|binary| (binary, copy))
     }
 
-    /// The entry of this name.
-    pub(crate) fn function(&self, name: &CStr) -> Result<Function, CallError> {
-        let (api, mut function) = (self.context.api(), ptr::null_mut());
-        // SAFETY: the binary lives; a string that ends in zero, a place to write to.
-        let code = unsafe { api.acl.aclrtBinaryGetFunction(self.binary, name.as_ptr(), &mut function) };
-        api.done("aclrtBinaryGetFunction", code)?;
-        Ok(Function(function))
+    /// The entries of a file that was just loaded. Where one is missing, the file is unloaded.
+    fn with_entries(
+        context: &Arc<Context>,
+        binary: aclrtBinHandle,
+        entries: &[&CStr],
+    ) -> Result<Self, CallError> {
+        let mut made = Self { context: Arc::clone(context), binary, functions: Vec::new(), content: None };
+        let api = context.api();
+        for name in entries {
+            let mut function = ptr::null_mut();
+            // SAFETY: the binary lives; a string that ends in zero, a place to write to.
+            let code = unsafe { api.acl.aclrtBinaryGetFunction(binary, name.as_ptr(), &mut function) };
+            api.done("aclrtBinaryGetFunction", code)?;
+            made.functions.push(function);
+        }
+        Ok(made)
+    }
+
+    /// The entries, in the order in which they were asked for.
+    pub(super) fn functions(&self) -> &[aclrtFuncHandle] {
+        &self.functions
     }
 
     /// Does not unload it: its kernels may still run.
@@ -326,7 +363,3 @@ impl Drop for Binary {
         api.destroy("aclrtBinaryUnLoad", || unsafe { api.acl.aclrtBinaryUnLoad(self.binary) });
     }
 }
-
-/// An entry of a kernel file. It is valid as long as its [`Binary`]; [`super::Lanes`] keep both.
-#[derive(Clone, Copy)]
-pub(crate) struct Function(pub(super) aclrtFuncHandle);
