@@ -237,12 +237,12 @@ impl Queue {
             Handle { index, serial }
         };
         let _held = Held { shared: &self.shared, handle };
-        let filled = match lock(&self.shared.hosts[handle.index]).as_mut() {
-            Some(host) => {
+        let filled = match self.shared.held_host(handle).as_deref_mut() {
+            Some(Some(host)) => {
                 let (input, output) = host.bytes();
                 fill(input, output)
             }
-            None => Err(DeviceError::Load(LoadError::Call(CallError {
+            _ => Err(DeviceError::Load(LoadError::Call(CallError {
                 call: "submit",
                 code: 0,
                 message: "the device was closed meanwhile".to_owned(),
@@ -307,7 +307,10 @@ impl Queue {
         entry.stage = Stage::Filling;
         drop(state);
         let _held = Held { shared: &self.shared, handle };
-        let read = lock(&self.shared.hosts[handle.index]).as_mut().map(|host| read(host.bytes().1));
+        let read = match self.shared.held_host(handle).as_deref_mut() {
+            Some(Some(host)) => Some(read(host.bytes().1)),
+            _ => None,
+        };
         match read {
             Some(read) => Ok((read, timing)),
             None => Err(lock(&self.shared.state).resting()),
@@ -417,6 +420,17 @@ impl Drop for Held<'_> {
 }
 
 impl Shared {
+    /// The memory of a place that its caller fills or reads; none where the place is another batch's by now.
+    ///
+    /// Before the memory is locked, the device may be closed and opened again, and another batch may get the
+    /// place. Once it is locked, nobody gets it before this is dropped.
+    fn held_host(&self, handle: Handle) -> Option<MutexGuard<'_, Option<HostBuffers>>> {
+        let host = lock(&self.hosts[handle.index]);
+        let state = lock(&self.state);
+        let entry = &state.in_flight[handle.index];
+        (entry.serial == handle.serial && matches!(entry.stage, Stage::Filling)).then_some(host)
+    }
+
     /// Waits until the condition ends, at most for `timeout`.
     fn wait_while(
         &self,
