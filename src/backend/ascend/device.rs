@@ -98,8 +98,8 @@ impl Session {
         self.lanes.synchronize(self.timeout_ms, back)
     }
 
-    /// Stops what runs and frees everything, also the host's memory that is not in flight. The first error of
-    /// a destruction.
+    /// Waits for what runs and frees everything, also the host's memory that is not in flight. On a device
+    /// that hangs it may never return. The first error of a destruction.
     pub(super) fn close(self, idle: impl IntoIterator<Item = HostBuffers>) -> Result<(), CallError> {
         drop(self.lanes);
         idle.into_iter().for_each(drop);
