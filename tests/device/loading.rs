@@ -13,6 +13,15 @@ use super::support::model;
 use super::support::runtime::{Fake, Parts, parameters, until};
 use super::{counters, decide, decided, on_cpu, on_device};
 
+/// No copy of a kernel lies on the disk, but for the moment in which another test loads it.
+fn assert_no_copies() {
+    let own = format!("balanceroute-kernel-{}-", std::process::id());
+    until("copies go", || {
+        let all = std::fs::read_dir(std::env::temp_dir()).expect("a folder");
+        !all.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&own))
+    });
+}
+
 /// The device of a runtime decides as the CPU does. What it says of itself.
 fn assert_decides(parameters: &Parameters) -> String {
     let (mut device, mut cpu) = (on_device("exact", parameters), on_cpu("exact"));
@@ -22,6 +31,7 @@ fn assert_decides(parameters: &Parameters) -> String {
     }
     assert!(device.device().is_some(), "{}", device.describe());
     assert!(decided(&mut *device) > 0, "{}", device.describe());
+    assert_no_copies();
     device.describe()
 }
 

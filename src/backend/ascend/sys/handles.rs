@@ -5,7 +5,7 @@ use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
-use super::super::object::{KernelFile, PrivateCopy};
+use super::super::object::KernelFile;
 use super::super::result::CallError;
 use super::api::Api;
 use super::bindings::{
@@ -95,8 +95,8 @@ impl Stream {
         api.done("aclrtSynchronizeStreamWithTimeout", code)
     }
 
-    /// Destroys the stream and stops what runs on it. False where the runtime refused: what is in flight may
-    /// still be read and written.
+    /// Destroys the stream. The call waits for what was enqueued, so on a device that hangs it may never
+    /// return. False where the runtime refused: what is in flight may still be read and written.
     pub(super) fn close(&mut self) -> bool {
         let api = self.context.api();
         // SAFETY: made once, and not destroyed yet.
@@ -254,8 +254,8 @@ pub(crate) struct Binary {
     binary: aclrtBinHandle,
     /// Valid as long as the file is loaded.
     functions: Vec<aclrtFuncHandle>,
-    /// What the runtime may still read: the content that it was given, or the copy that it was told of.
-    content: Option<(KernelFile, Option<PrivateCopy>)>,
+    /// What the runtime may still read, where it was given bytes.
+    content: Option<KernelFile>,
 }
 
 impl Binary {
@@ -276,7 +276,7 @@ impl Binary {
         if api.acl.aclrtBinaryLoadFromData.is_ok() {
             match Self::from_data(context, &content, entries) {
                 Ok(mut binary) => {
-                    binary.content = Some((content, None));
+                    binary.content = Some(content);
                     return Ok((binary, None));
                 }
                 Err(error) if api.acl.aclrtBinaryLoadFromFile.is_err() => return Err(error),
@@ -284,10 +284,7 @@ impl Binary {
             }
         }
         match Self::from_copy(context, &content, entries) {
-            Ok((mut binary, copy)) => {
-                binary.content = Some((content, Some(copy)));
-                Ok((binary, refused))
-            }
+            Ok(binary) => Ok((binary, refused)),
             Err(mut error) => {
                 if let Some(refused) = refused {
                     error.message.push_str(&format!("; before that {refused}"));
@@ -307,11 +304,7 @@ impl Binary {
         Self::with_entries(context, binary, entries)
     }
 
-    fn from_copy(
-        context: &Arc<Context>,
-        content: &KernelFile,
-        entries: &[&CStr],
-    ) -> Result<(Self, PrivateCopy), CallError> {
+    fn from_copy(context: &Arc<Context>, content: &KernelFile, entries: &[&CStr]) -> Result<Self, CallError> {
         let (api, mut binary) = (context.api(), ptr::null_mut());
         let failed = |message: String| CallError { call: "aclrtBinaryLoadFromFile", code: 0, message };
         let copy = content.copy().map_err(|error| failed(format!("no copy of the kernel: {error}")))?;
@@ -320,7 +313,8 @@ impl Binary {
         // SAFETY: a string that ends in zero, no options, a place to write to.
         let code = unsafe { api.acl.aclrtBinaryLoadFromFile(path.as_ptr(), ptr::null_mut(), &mut binary) };
         api.done("aclrtBinaryLoadFromFile", code)?;
-        Self::with_entries(context, binary, entries).map(|binary| (binary, copy))
+        // The runtime has read the file once it knows the entries; the copy goes here.
+        Self::with_entries(context, binary, entries)
     }
 
     /// The entries of a file that was just loaded. Where one is missing, the file is unloaded.
