@@ -52,8 +52,6 @@ pub(crate) struct Api {
     lost: AtomicBool,
     /// Where somebody else initialised it: the runtimes of this crate that may be the same one.
     initialisers: Mutex<Vec<Arc<Api>>>,
-    /// The first error of a destruction that no call has reported yet.
-    deferred: Mutex<Option<CallError>>,
 }
 
 /// A runtime of this process.
@@ -280,7 +278,6 @@ impl Api {
             listed: false,
             lost: AtomicBool::new(false),
             initialisers: Mutex::default(),
-            deferred: Mutex::new(None),
         };
         if code != 0 && code != ACL_INITIALISED_TWICE {
             return Err(api.error("aclInit", code).into());
@@ -317,23 +314,6 @@ impl Api {
     /// The error of a call, unless it returned zero.
     pub(super) fn done(&self, call: &'static str, code: i32) -> Result<(), CallError> {
         if code == 0 { Ok(()) } else { Err(self.error(call, code)) }
-    }
-
-    /// Destroys an object. A failed call is repeated once, because what it leaves stays until its context is
-    /// destroyed. The first error is kept for [`Api::deferred`].
-    pub(super) fn destroy(&self, call: &'static str, destroy: impl Fn() -> i32) -> bool {
-        let code = destroy();
-        if code == 0 {
-            return true;
-        }
-        let error = self.error(call, code);
-        lock(&self.deferred).get_or_insert(error);
-        destroy() == 0
-    }
-
-    /// The error of an earlier destruction that nobody has seen yet.
-    pub(crate) fn deferred(&self) -> Result<(), CallError> {
-        lock(&self.deferred).take().map_or(Ok(()), Err)
     }
 
     /// How many devices there are. Where somebody else has finalised the runtime, this fails, and whoever
@@ -405,8 +385,9 @@ impl Drop for Api {
             return;
         }
         if self.own && !self.lost.load(Ordering::Relaxed) {
+            // Nobody is left to hear of a failure; a failed call is repeated once, as every destruction is.
             // SAFETY: every object holds the runtime, so none of them is left.
-            self.destroy("aclFinalize", || unsafe { self.acl.aclFinalize() });
+            let _ = unsafe { self.acl.aclFinalize() == 0 || self.acl.aclFinalize() == 0 };
         }
         // Whoever wants it again has waited for this, and loads it anew.
         lock(&LOADED).retain(|entry| entry.path != self.path);

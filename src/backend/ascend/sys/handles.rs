@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::mem;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::super::object::KernelFile;
 use super::super::result::CallError;
@@ -11,26 +11,52 @@ use super::api::Api;
 use super::bindings::{
     ACL_HUGE_PAGES_FIRST, aclrtBinHandle, aclrtContext, aclrtEvent, aclrtFuncHandle, aclrtStream,
 };
+use super::lock;
+
+/// The first error of a destruction that nobody has seen yet: what is dropped cannot return it.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred(Mutex<Option<CallError>>);
+
+impl Deferred {
+    /// The error, once.
+    pub(crate) fn take(&self) -> Result<(), CallError> {
+        lock(&self.0).take().map_or(Ok(()), Err)
+    }
+}
 
 /// A device that this process has set; dropping it resets the device.
 pub(crate) struct Device {
     api: Arc<Api>,
     device: i32,
+    deferred: Arc<Deferred>,
 }
 
 impl Device {
-    pub(crate) fn set(api: &Arc<Api>, device: u32) -> Result<Self, CallError> {
+    /// Sets a device. Errors of destructions, its own and those of everything on it, go to `deferred`.
+    pub(crate) fn set(api: &Arc<Api>, device: u32, deferred: &Arc<Deferred>) -> Result<Self, CallError> {
         let device = device as i32;
         // SAFETY: the runtime checks the number.
         api.done("aclrtSetDevice", unsafe { api.acl.aclrtSetDevice(device) })?;
-        Ok(Self { api: Arc::clone(api), device })
+        Ok(Self { api: Arc::clone(api), device, deferred: Arc::clone(deferred) })
+    }
+
+    /// Destroys an object. A failed call is repeated once, because what it leaves stays until its context is
+    /// destroyed.
+    fn destroy(&self, call: &'static str, destroy: impl Fn() -> i32) -> bool {
+        let code = destroy();
+        if code == 0 {
+            return true;
+        }
+        let error = self.api.error(call, code);
+        lock(&self.deferred.0).get_or_insert(error);
+        destroy() == 0
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: set once, reset once.
-        self.api.destroy("aclrtResetDevice", || unsafe { self.api.acl.aclrtResetDevice(self.device) });
+        self.destroy("aclrtResetDevice", || unsafe { self.api.acl.aclrtResetDevice(self.device) });
     }
 }
 
@@ -67,7 +93,7 @@ impl Drop for Context {
     fn drop(&mut self) {
         let api = self.api();
         // SAFETY: made once, destroyed once; every object in it has kept it.
-        api.destroy("aclrtDestroyContext", || unsafe { api.acl.aclrtDestroyContext(self.context) });
+        self.device.destroy("aclrtDestroyContext", || unsafe { api.acl.aclrtDestroyContext(self.context) });
     }
 }
 
@@ -101,7 +127,7 @@ impl Stream {
         let api = self.context.api();
         // SAFETY: made once, and not destroyed yet.
         let destroy = || unsafe { api.acl.aclrtDestroyStream(self.stream) };
-        *self.closed.get_or_insert_with(|| api.destroy("aclrtDestroyStream", destroy))
+        *self.closed.get_or_insert_with(|| self.context.device.destroy("aclrtDestroyStream", destroy))
     }
 }
 
@@ -153,7 +179,7 @@ impl Drop for Event {
         }
         let api = self.context.api();
         // SAFETY: made once, destroyed once.
-        api.destroy("aclrtDestroyEvent", || unsafe { api.acl.aclrtDestroyEvent(self.event) });
+        self.context.device.destroy("aclrtDestroyEvent", || unsafe { api.acl.aclrtDestroyEvent(self.event) });
     }
 }
 
@@ -189,7 +215,7 @@ impl Drop for DeviceMemory {
         }
         let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        api.destroy("aclrtFree", || unsafe { api.acl.aclrtFree(self.at) });
+        self.context.device.destroy("aclrtFree", || unsafe { api.acl.aclrtFree(self.at) });
     }
 }
 
@@ -243,7 +269,7 @@ impl Drop for PinnedMemory {
         }
         let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        api.destroy("aclrtFreeHost", || unsafe { api.acl.aclrtFreeHost(self.at.cast()) });
+        self.context.device.destroy("aclrtFreeHost", || unsafe { api.acl.aclrtFreeHost(self.at.cast()) });
     }
 }
 
@@ -354,6 +380,8 @@ impl Drop for Binary {
         }
         let api = self.context.api();
         // SAFETY: loaded once, unloaded once.
-        api.destroy("aclrtBinaryUnLoad", || unsafe { api.acl.aclrtBinaryUnLoad(self.binary) });
+        self.context
+            .device
+            .destroy("aclrtBinaryUnLoad", || unsafe { api.acl.aclrtBinaryUnLoad(self.binary) });
     }
 }
