@@ -24,8 +24,8 @@ const SIGKILL: i32 = 9;
 
 /// Runs this in a forked process. What it returned, or none where it did not end.
 fn forked(run: impl FnOnce() -> u8) -> Option<u8> {
-    // SAFETY: the child runs `run`, which takes no lock that another thread of this process may hold, and ends
-    // without running anything else.
+    // SAFETY: the child runs `run`, which takes no lock that another thread of this process may hold, and
+    // ends without running anything else.
     let child = unsafe { fork() };
     assert!(child >= 0, "no process");
     if child == 0 {

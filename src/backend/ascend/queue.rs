@@ -6,12 +6,12 @@
 //! A panic of the thread is such a failure: every batch in flight ends with it.
 //!
 //! Closing a device waits for what runs on it, because destroying a stream does. Where a task hangs and the
-//! launch's limit of time does not end it, the thread hangs as well, and the device is not opened again. Nobody
-//! else does: batches have got their errors before that, further ones are refused, and who drops the queue
-//! waits half a second and leaves the thread behind.
+//! launch's limit of time does not end it, the thread hangs as well, and the device is not opened again.
+//! Nobody else hangs: batches have got their errors before that, further ones are refused, and who drops the
+//! queue waits half a second and leaves the thread behind.
 //!
-//! A process that is forked from the one with the thread has the queue and no thread. Its batches are refused at
-//! once, and it frees nothing: device and pinned memory are its parent's.
+//! A process that is forked from the one with the thread has the queue and no thread. Its batches are refused
+//! at once, and it frees nothing: device and pinned memory are its parent's.
 //!
 //! The caller writes its batches straight into pinned memory. That memory lies in its place, behind a lock,
 //! while the host may use it, and is gone from there while a batch of it is in flight.

@@ -87,8 +87,8 @@ impl Shared {
         }
     }
 
-    /// Opens the device, runs batches until that ends, and closes the device. Fails with what was deferred when
-    /// the device was closed before.
+    /// Opens the device, runs batches until that ends, and closes the device. Fails with what was deferred
+    /// when the device was closed before.
     fn open_and_serve(&self, options: &OpenOptions, patience: Duration, deferred: &Arc<Deferred>) -> End {
         if let Err(error) = deferred.take() {
             return End::Failed(error.into());

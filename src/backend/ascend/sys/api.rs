@@ -195,7 +195,8 @@ impl Api {
     /// initialises or finalises it.
     ///
     /// # Errors
-    /// [`LoadError`]: a forked process, no library, a missing symbol, another version, or an initialisation that failed.
+    /// [`LoadError`]: a forked process, no library, a missing symbol, another version, or an initialisation
+    /// that failed.
     pub(crate) fn load(asked: Option<&Path>, patience: Duration) -> Result<Arc<Self>, LoadError> {
         if forked() {
             return Err(LoadError::Forked);

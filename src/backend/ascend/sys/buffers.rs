@@ -3,8 +3,8 @@
 //! Whether a copy is under way is a matter of ownership. The host reads and writes a [`HostBuffers`].
 //! [`Lanes::enqueue`] takes it, and [`Lanes::synchronize`] gives it back once the runtime has said that all
 //! work of the stream has ended. Nothing else takes it out again. When the lanes are dropped, the stream is
-//! destroyed first, which waits for its work; where the runtime refuses that, memory in flight stays allocated
-//! for ever.
+//! destroyed first, which waits for its work; where the runtime refuses that, memory in flight stays
+//! allocated for ever.
 
 use std::ffi::c_void;
 use std::mem;

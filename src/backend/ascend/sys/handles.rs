@@ -285,8 +285,8 @@ pub(crate) struct Binary {
 }
 
 impl Binary {
-    /// Loads the content of a kernel file and finds its entries; with it the reason why it went through a copy
-    /// on disk, if it did.
+    /// Loads the content of a kernel file and finds its entries; with it the reason why it went through a
+    /// copy on disk, if it did.
     ///
     /// A path could name another file by the time the runtime opens it, also one in `/proc/self/fd`, which
     /// the runtime resolves. So it gets the bytes that were read where it takes bytes, and else the path of a
@@ -323,8 +323,8 @@ impl Binary {
     fn from_data(context: &Arc<Context>, content: &KernelFile, entries: &[&CStr]) -> Result<Self, CallError> {
         let (api, mut binary) = (context.api(), ptr::null_mut());
         let (at, bytes) = (content.bytes().as_ptr().cast(), content.bytes().len());
-        // SAFETY: as many readable bytes, which live as long as the handle: the caller drops it first or keeps
-        // both together; no options; a place to write to.
+        // SAFETY: as many readable bytes, which live as long as the handle: the caller keeps them with it, or
+        // has none; no options; a place to write to.
         let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
         api.done("aclrtBinaryLoadFromData", code)?;
         Self::with_entries(context, binary, entries)
