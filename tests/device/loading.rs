@@ -13,6 +13,15 @@ use super::support::model;
 use super::support::runtime::{Fake, Parts, parameters, until};
 use super::{counters, decide, decided, on_cpu, on_device};
 
+/// No copy of a kernel lies on the disk, but for the moment in which another test loads it.
+fn assert_no_copies() {
+    let own = format!("balanceroute-kernel-{}-", std::process::id());
+    until("copies go", || {
+        let all = std::fs::read_dir(std::env::temp_dir()).expect("a folder");
+        !all.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&own))
+    });
+}
+
 /// The device of a runtime decides as the CPU does. What it says of itself.
 fn assert_decides(parameters: &Parameters) -> String {
     let (mut device, mut cpu) = (on_device("exact", parameters), on_cpu("exact"));
@@ -22,6 +31,7 @@ fn assert_decides(parameters: &Parameters) -> String {
     }
     assert!(device.device().is_some(), "{}", device.describe());
     assert!(decided(&mut *device) > 0, "{}", device.describe());
+    assert_no_copies();
     device.describe()
 }
 
@@ -100,6 +110,57 @@ fn two_threads_that_open_at_once_initialise_once() {
     assert_eq!(fake.calls("aclInit"), 1);
     fake.forgive();
     fake.assert_clean("together");
+}
+
+#[test]
+fn a_runtime_of_two_paths_is_finalised_after_the_last_device() {
+    let fake = Fake::new();
+    let link = fake.path.with_extension("link.so");
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(&fake.path, &link).expect("a link");
+    let mut linked = parameters(&fake);
+    linked.ascend.library = Some(link);
+    // Either of the two may be closed first.
+    for first_goes in [true, false] {
+        let finalised = fake.calls("aclFinalize");
+        let (first, second) = (on_device("exact", &parameters(&fake)), on_device("exact", &linked));
+        let (closed, mut open) = if first_goes { (first, second) } else { (second, first) };
+        drop(closed);
+        ascend::finalize();
+        until("closed", || fake.live("context") == 1);
+        for seed in 0..5 {
+            let parts = Parts::new(seed);
+            let expected = decide(&mut *on_cpu("exact"), &parts.batch());
+            assert_eq!(decide(&mut *open, &parts.batch()), expected, "seed {seed}");
+        }
+        let counters = counters(&mut *open);
+        assert!(counters.decided > 0 && counters.failures == 0, "{counters:?} {}", open.describe());
+        assert_eq!(fake.calls("aclFinalize"), finalised);
+        drop(open);
+        fake.assert_clean("two paths");
+    }
+}
+
+#[test]
+fn a_runtime_that_its_engine_has_finalised_is_initialised_anew() {
+    let fake = Fake::new();
+    fake.foreign_init(1);
+    drop(on_device("exact", &parameters(&fake)));
+    let again = Parts::new(1);
+    until("closed", || fake.live("all") == 0);
+    fake.foreign_init(0);
+    // SAFETY: as acl_min.h declares it.
+    let finalize = unsafe { fake.symbol::<unsafe extern "C" fn() -> i32>("aclFinalize") };
+    // SAFETY: the engine's turn; nothing lives.
+    assert_eq!(unsafe { finalize() }, 0);
+    let mut device = on_device("exact", &parameters(&fake));
+    until("initialised", || {
+        let expected = decide(&mut *on_cpu("exact"), &again.batch());
+        assert_eq!(decide(&mut *device, &again.batch()), expected);
+        decided(&mut *device) > 0
+    });
+    drop(device);
+    fake.assert_clean("finalised by the engine");
 }
 
 #[test]
@@ -206,15 +267,26 @@ fn what_is_described_is_what_is_loaded() {
 
 #[test]
 fn a_kernel_that_the_runtime_takes_as_a_file_only_is_loaded_so() {
+    // The call fails, or takes the bytes and then finds no first or no second entry in them.
+    for (call, nth) in
+        [("aclrtBinaryLoadFromData", 1), ("aclrtBinaryGetFunction", 1), ("aclrtBinaryGetFunction", 2)]
+    {
+        let fake = Fake::new();
+        fake.fail(call, nth, 1, 507_018);
+        let described = assert_decides(&parameters(&fake));
+        let told = format!("through a copy, for {call} returned 507018: {call}");
+        assert!(described.contains(&told), "{described}");
+        assert_eq!((fake.calls("aclrtBinaryLoadFromData"), fake.calls("aclrtBinaryLoadFromFile")), (1, 1));
+        assert_eq!((fake.calls("aclrtSetDevice"), fake.reclaimed()), (1, 0), "{call}, {nth}");
+        fake.assert_clean("as a file");
+    }
+    // Neither way finds it: both are told.
     let fake = Fake::new();
-    fake.fail("aclrtBinaryLoadFromData", 1, 1, 507_018);
-    let described = assert_decides(&parameters(&fake));
-    assert!(
-        described.contains("through a copy, for aclrtBinaryLoadFromData returned 507018: aclrtBinaryLoad"),
-        "{described}"
-    );
-    assert_eq!((fake.calls("aclrtBinaryLoadFromData"), fake.calls("aclrtBinaryLoadFromFile")), (1, 1));
-    fake.assert_clean("as a file");
+    fake.fail("aclrtBinaryGetFunction", 1, 2, 507_018);
+    let described = assert_failure_is_told(&fake);
+    let told = "; before that aclrtBinaryGetFunction returned 507018";
+    assert!(described.contains(told), "{described}");
+    fake.assert_clean("neither way");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! (`kernels/model`).
 
 mod faults;
+#[cfg(unix)]
+mod forks;
 mod loading;
 mod support;
 
@@ -503,6 +505,28 @@ fn a_policy_is_dropped_while_its_device_hangs() {
         fake.release();
         fake.assert_clean(call);
     }
+}
+
+#[test]
+fn an_error_of_closing_is_told_to_who_closed() {
+    let fake = Fake::new();
+    let (closing, mut open) =
+        (on_device("exact", &parameters(&fake)), on_device("exact", &parameters(&fake)));
+    let mut cpu = on_cpu("exact");
+    // Another device is still being closed, and has failed to give something back, while this one decides.
+    fake.fail("aclrtFree", 1, 1, 500_003);
+    fake.hang("aclrtDestroyContext", 1);
+    drop(closing);
+    until("closing", || fake.calls("aclrtFree") > 1 && fake.calls("aclrtDestroyContext") > 0);
+    for seed in 0..5 {
+        let parts = Parts::new(seed);
+        assert_eq!(decide(&mut *open, &parts.batch()), decide(&mut *cpu, &parts.batch()), "seed {seed}");
+    }
+    let counters = counters(&mut *open);
+    assert!(counters.decided > 0 && counters.failures == 0, "{counters:?} {}", open.describe());
+    fake.release();
+    drop(open);
+    fake.assert_clean("closing");
 }
 
 #[test]

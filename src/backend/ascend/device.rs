@@ -8,7 +8,7 @@ use super::blob::Soc;
 use super::kernel;
 use super::object::KernelFile;
 use super::result::{CallError, LoadError};
-use super::sys::{Api, Binary, Context, Device, HostBuffers, Job, Lanes};
+use super::sys::{Api, Binary, Context, Deferred, Device, HostBuffers, Job, Lanes};
 
 /// Batches that may be in flight at once: the host writes one while the device runs the other.
 pub(super) const MAX_IN_FLIGHT: usize = 2;
@@ -39,36 +39,34 @@ pub(super) struct Opened {
 /// batches.
 pub(super) struct Session {
     lanes: Lanes,
-    api: Arc<Api>,
+    deferred: Arc<Deferred>,
     timeout_ms: i32,
 }
 
 impl Session {
     /// Opens a device, loads its kernel and allocates the memory of its batches. Waits `patience` for another
-    /// thread that initialises or finalises the runtime.
+    /// thread that initialises or finalises the runtime. Errors of destructions go to `deferred`.
     pub(super) fn open(
         options: &OpenOptions,
         patience: Duration,
+        deferred: &Arc<Deferred>,
     ) -> Result<(Self, Opened, [HostBuffers; MAX_IN_FLIGHT]), LoadError> {
         let api = Api::load(options.library.as_deref(), patience)?;
-        api.deferred()?;
         let found = api.device_count()?;
         if options.device >= found {
             return Err(LoadError::NoDevice { library: api.name(), asked: options.device, found });
         }
-        let context = Context::create(Device::set(&api, options.device)?)?;
+        let context = Context::create(Device::set(&api, options.device, deferred)?)?;
         let chip = api.soc()?;
         let soc = kernel::soc(&chip, api.cores(options.device)?)?;
         let overflow = api.overflow().map_or(String::new(), |overflow| format!(", {overflow}"));
         let file = KernelFile::read(kernel::file(options.kernel.as_deref(), &chip)?, &chip)?;
         let content = file.describe();
-        let (binary, refused) = Binary::load(&context, file)?;
+        let (binary, refused) = Binary::load(&context, file, &kernel::ENTRIES)?;
         let copied = refused.map_or(String::new(), |error| format!(", through a copy, for {error}"));
-        let functions =
-            kernel::ENTRIES.iter().map(|entry| binary.function(entry)).collect::<Result<_, _>>()?;
         let timeout_s = options.timeout_ms.div_ceil(1000).clamp(1, u32::from(u16::MAX)) as u16;
         let bytes = (INPUT_BYTES, OUTPUT_BYTES);
-        let (lanes, hosts) = Lanes::new(&context, (binary, functions), bytes, timeout_s)?;
+        let (lanes, hosts) = Lanes::new(&context, binary, bytes, timeout_s)?;
         let opened = Opened {
             soc,
             name: format!(
@@ -79,12 +77,12 @@ impl Session {
             ),
         };
         let timeout_ms = options.timeout_ms.min(i32::MAX as u32) as i32;
-        Ok((Self { lanes, api, timeout_ms }, opened, hosts))
+        Ok((Self { lanes, deferred: Arc::clone(deferred), timeout_ms }, opened, hosts))
     }
 
     /// The error of an earlier destruction, once.
     pub(super) fn deferred(&self) -> Result<(), CallError> {
-        self.api.deferred()
+        self.deferred.take()
     }
 
     /// Enqueues a batch, whose memory is in flight from here on.
@@ -100,11 +98,10 @@ impl Session {
         self.lanes.synchronize(self.timeout_ms, back)
     }
 
-    /// Stops what runs and frees everything, also the host's memory that is not in flight. The first error of
-    /// a destruction.
-    pub(super) fn close(self, idle: impl IntoIterator<Item = HostBuffers>) -> Result<(), CallError> {
+    /// Waits for what runs and frees everything, also the host's memory that is not in flight. On a device
+    /// that hangs it may never return.
+    pub(super) fn close(self, idle: impl IntoIterator<Item = HostBuffers>) {
         drop(self.lanes);
         idle.into_iter().for_each(drop);
-        self.api.deferred()
     }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::hash::BuildHasher;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::result::LoadError;
 
@@ -69,6 +70,12 @@ fn fnv1a(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// How folders of copies are named; the number of their process and a random one follow.
+const COPIES: &str = "balanceroute-kernel-";
+/// After how long the copy of a process that is gone is removed. Processes of other containers may look gone;
+/// they need their copies while they open a device, which takes no hour.
+const STALE: Duration = Duration::from_secs(3600);
+
 /// A file in a folder of its own, which is this user's alone. Both go when it is dropped.
 #[derive(Debug)]
 pub(super) struct PrivateCopy {
@@ -78,7 +85,14 @@ pub(super) struct PrivateCopy {
 
 impl PrivateCopy {
     fn new(bytes: &[u8]) -> io::Result<Self> {
+        Self::new_in(&std::path::absolute(std::env::temp_dir())?, bytes)
+    }
+
+    /// In this folder, from which copies of processes that ended too early are removed.
+    fn new_in(all: &Path, bytes: &[u8]) -> io::Result<Self> {
         let mut builder = fs::DirBuilder::new();
+        // Creating the folder fails where something of this name is there, so a guess gains nobody anything.
+        builder.recursive(false);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -87,14 +101,40 @@ impl PrivateCopy {
             builder.mode(0o700);
             options.mode(0o600);
         }
-        // Creating the folder fails where something of this name is there, so a guess gains nobody anything.
-        let name = format!("balanceroute-{:016x}", RandomState::new().hash_one(std::process::id()));
-        let folder = std::path::absolute(std::env::temp_dir())?.join(name);
+        let process = std::process::id();
+        let folder = all.join(format!("{COPIES}{process}-{:016x}", RandomState::new().hash_one(process)));
         builder.create(&folder)?;
         let copy = Self { path: folder.join("balanceroute.o"), folder };
         options.open(&copy.path)?.write_all(bytes)?;
+        copy.remove_stale(all);
         Ok(copy)
     }
+
+    /// Removes the copies of this user's processes that are gone. What fails is left there.
+    #[cfg(unix)]
+    fn remove_stale(&self, all: &Path) {
+        use std::os::unix::fs::MetadataExt;
+        let (Ok(own), Ok(entries)) = (fs::symlink_metadata(&self.folder), fs::read_dir(all)) else { return };
+        // Without a list of processes none is known to be gone.
+        if !Path::new("/proc/self").exists() {
+            return;
+        }
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let process = name.to_str().and_then(|name| name.strip_prefix(COPIES)?.split('-').next());
+            let Some(process) = process.and_then(|process| process.parse::<u32>().ok()) else { continue };
+            // Not through a link, which could lead into a folder of another's choice.
+            let Ok(found) = fs::symlink_metadata(entry.path()) else { continue };
+            let is_old = found.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE));
+            let is_ours = found.is_dir() && found.uid() == own.uid();
+            if is_ours && is_old && !Path::new(&format!("/proc/{process}")).exists() {
+                drop(Self { path: entry.path().join("balanceroute.o"), folder: entry.path() });
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn remove_stale(&self, _all: &Path) {}
 
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -135,6 +175,39 @@ mod tests {
         }
         drop(copy);
         assert!(!folder.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn copies_of_processes_that_are_gone_go() {
+        let all = std::env::temp_dir().join(format!("balanceroute-copies-{}", std::process::id()));
+        // No process has so great a number.
+        let (gone, alive) = (u32::MAX, std::process::id());
+        let hours_ago = std::time::SystemTime::now() - 2 * STALE;
+        let leave = |name: String, old: bool| {
+            let folder = all.join(name);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join("balanceroute.o"), "left behind").expect("a file");
+            if old {
+                File::open(&folder).and_then(|file| file.set_modified(hours_ago)).expect("ours");
+            }
+            folder
+        };
+        let stale = leave(format!("{COPIES}{gone}-1"), true);
+        let kept = [
+            leave(format!("{COPIES}{gone}-2"), false),
+            leave(format!("{COPIES}{alive}-3"), true),
+            leave(format!("{COPIES}x-4"), true),
+            leave(format!("another-{gone}-5"), true),
+        ];
+        let copy = PrivateCopy::new_in(&all, b"kernel").expect("a copy");
+        assert!(!stale.exists());
+        for folder in &kept {
+            assert!(folder.join("balanceroute.o").exists(), "{}", folder.display());
+        }
+        assert!(copy.folder.starts_with(&all) && copy.path().exists());
+        drop(copy);
+        fs::remove_dir_all(all).expect("it was there");
     }
 
     #[test]

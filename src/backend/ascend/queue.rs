@@ -5,6 +5,14 @@
 //! asks to. And a device that failed is closed, left alone for a while and opened again while nobody waits.
 //! A panic of the thread is such a failure: every batch in flight ends with it.
 //!
+//! Closing a device waits for what runs on it, because destroying a stream does. Where a task hangs and the
+//! launch's limit of time does not end it, the thread hangs as well, and the device is not opened again.
+//! Nobody else hangs: batches have got their errors before that, further ones are refused, and who drops the
+//! queue waits half a second and leaves the thread behind.
+//!
+//! A process that is forked from the one with the thread has the queue and no thread. Its batches are refused
+//! at once, and it frees nothing: device and pinned memory are its parent's.
+//!
 //! The caller writes its batches straight into pinned memory. That memory lies in its place, behind a lock,
 //! while the host may use it, and is gone from there while a batch of it is in flight.
 
@@ -129,11 +137,17 @@ pub(super) struct Queue {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     timeouts: Timeouts,
+    /// The process that has the thread.
+    process: u32,
 }
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("phase", &lock(&self.shared.state).phase).finish_non_exhaustive()
+        let mut queue = f.debug_struct("Queue");
+        match self.state() {
+            Ok(state) => queue.field("phase", &state.phase).finish_non_exhaustive(),
+            Err(error) => queue.field("error", &error).finish_non_exhaustive(),
+        }
     }
 }
 
@@ -166,7 +180,7 @@ impl Queue {
         });
         let thread =
             spawned.map_err(|error| CallError { call: "spawn", code: 0, message: error.to_string() })?;
-        let queue = Self { shared, thread: Some(thread), timeouts };
+        let queue = Self { shared, thread: Some(thread), timeouts, process: std::process::id() };
         let opening = |state: &mut State| matches!(state.phase, Phase::Opening);
         let state = queue.shared.wait_while(timeouts.open, opening);
         match &state.phase {
@@ -182,9 +196,19 @@ impl Queue {
         }
     }
 
+    /// Whether this process was forked from the one that has the thread.
+    fn forked(&self) -> bool {
+        std::process::id() != self.process
+    }
+
+    /// Locks the state. A forked process may not: a thread that is not there may have locked it.
+    fn state(&self) -> Result<MutexGuard<'_, State>, DeviceError> {
+        if self.forked() { Err(LoadError::Forked.into()) } else { Ok(lock(&self.shared.state)) }
+    }
+
     /// The open device, if it may be used now.
     pub(super) fn ready(&self) -> Result<Opened, DeviceError> {
-        let state = lock(&self.shared.state);
+        let state = self.state()?;
         state.usable()?;
         match &state.phase {
             Phase::Ready(opened) => Ok(opened.clone()),
@@ -194,7 +218,7 @@ impl Queue {
 
     /// Chip of the open device, if it may be used now. Unlike [`Queue::ready`] it allocates nothing.
     pub(super) fn soc(&self) -> Result<super::blob::Soc, DeviceError> {
-        let state = lock(&self.shared.state);
+        let state = self.state()?;
         state.usable()?;
         match &state.phase {
             Phase::Ready(opened) => Ok(opened.soc),
@@ -208,7 +232,7 @@ impl Queue {
         fill: impl FnOnce(&mut [u8], &mut [u8]) -> Result<Job, DeviceError>,
     ) -> Result<Handle, DeviceError> {
         let handle = {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.state()?;
             state.usable()?;
             let free = state.in_flight.iter().position(|entry| matches!(entry.stage, Stage::Free));
             let index = free.ok_or(DeviceError::Busy { in_flight: MAX_IN_FLIGHT })?;
@@ -218,12 +242,12 @@ impl Queue {
             Handle { index, serial }
         };
         let _held = Held { shared: &self.shared, handle };
-        let filled = match lock(&self.shared.hosts[handle.index]).as_mut() {
-            Some(host) => {
+        let filled = match self.shared.held_host(handle).as_deref_mut() {
+            Some(Some(host)) => {
                 let (input, output) = host.bytes();
                 fill(input, output)
             }
-            None => Err(DeviceError::Load(LoadError::Call(CallError {
+            _ => Err(DeviceError::Load(LoadError::Call(CallError {
                 call: "submit",
                 code: 0,
                 message: "the device was closed meanwhile".to_owned(),
@@ -243,7 +267,8 @@ impl Queue {
 
     /// Whether a batch has an answer or an error.
     pub(super) fn poll(&self, handle: Handle) -> bool {
-        let state = lock(&self.shared.state);
+        // An error is there at once.
+        let Ok(state) = self.state() else { return true };
         let entry = &state.in_flight[handle.index];
         entry.serial != handle.serial || matches!(entry.stage, Stage::Done(_) | Stage::Free)
     }
@@ -259,6 +284,7 @@ impl Queue {
             let entry = &state.in_flight[handle.index];
             entry.serial == handle.serial && matches!(entry.stage, Stage::Queued(_) | Stage::Running)
         };
+        drop(self.state()?);
         let begin = Instant::now();
         let mut state = self.shared.wait_while(timeout, out);
         let waited = begin.elapsed();
@@ -286,7 +312,10 @@ impl Queue {
         entry.stage = Stage::Filling;
         drop(state);
         let _held = Held { shared: &self.shared, handle };
-        let read = lock(&self.shared.hosts[handle.index]).as_mut().map(|host| read(host.bytes().1));
+        let read = match self.shared.held_host(handle).as_deref_mut() {
+            Some(Some(host)) => Some(read(host.bytes().1)),
+            _ => None,
+        };
         match read {
             Some(read) => Ok((read, timing)),
             None => Err(lock(&self.shared.state).resting()),
@@ -295,7 +324,7 @@ impl Queue {
 
     /// Gives up a batch: nobody will collect it.
     pub(super) fn discard(&self, handle: Handle) {
-        let mut state = lock(&self.shared.state);
+        let Ok(mut state) = self.state() else { return };
         let entry = &mut state.in_flight[handle.index];
         if entry.serial == handle.serial {
             match entry.stage {
@@ -307,7 +336,7 @@ impl Queue {
 
     /// Notes a wrong answer: the device is closed, left alone for a while and opened again.
     pub(super) fn note_wrong_answer(&self, error: DeviceError) {
-        let mut state = lock(&self.shared.state);
+        let Ok(mut state) = self.state() else { return };
         state.counters.refused += 1;
         if matches!(state.phase, Phase::Ready(_)) && state.wrong_answer.is_none() {
             state.wrong_answer = Some(error);
@@ -317,32 +346,40 @@ impl Queue {
 
     /// Changes the counters under the lock.
     pub(super) fn count(&self, change: impl FnOnce(&mut Counters)) {
-        change(&mut lock(&self.shared.state).counters);
+        if let Ok(mut state) = self.state() {
+            change(&mut state.counters);
+        }
     }
 
     /// Notes a good answer: it ends the row of failures.
     pub(super) fn note_answer(&self) {
-        let mut state = lock(&self.shared.state);
+        let Ok(mut state) = self.state() else { return };
         state.counters.decided += 1;
         (state.failures_in_a_row, state.late_in_a_row, state.pause_until) = (0, 0, None);
     }
 
+    /// What the device has done; nothing in a forked process.
     pub(super) fn counters(&self) -> Counters {
-        lock(&self.shared.state).counters
+        self.state().map_or_else(|_| Counters::default(), |state| state.counters)
     }
 
     /// How long the last batch took on the device, in milliseconds; none where the runtime does not tell.
     pub(super) fn device_ms(&self) -> Option<f32> {
-        lock(&self.shared.state).device_ms
+        self.state().ok()?.device_ms
     }
 
     pub(super) fn last_error(&self) -> Option<DeviceError> {
-        lock(&self.shared.state).last_error.clone()
+        self.state().ok()?.last_error.clone()
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        if self.forked() {
+            // Neither the thread can be joined nor the memory freed.
+            std::mem::forget((self.thread.take(), Arc::clone(&self.shared)));
+            return;
+        }
         lock(&self.shared.state).stop = true;
         self.shared.to_device.notify_all();
         let finished = self.shared.wait_while(CLOSE_TIMEOUT, |state| !state.finished).finished;
@@ -388,6 +425,17 @@ impl Drop for Held<'_> {
 }
 
 impl Shared {
+    /// The memory of a place that its caller fills or reads; none where the place is another batch's by now.
+    ///
+    /// Before the memory is locked, the device may be closed and opened again, and another batch may get the
+    /// place. Once it is locked, nobody gets it before this is dropped.
+    fn held_host(&self, handle: Handle) -> Option<MutexGuard<'_, Option<HostBuffers>>> {
+        let host = lock(&self.hosts[handle.index]);
+        let state = lock(&self.state);
+        let entry = &state.in_flight[handle.index];
+        (entry.serial == handle.serial && matches!(entry.stage, Stage::Filling)).then_some(host)
+    }
+
     /// Waits until the condition ends, at most for `timeout`.
     fn wait_while(
         &self,

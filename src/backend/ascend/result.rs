@@ -79,6 +79,9 @@ pub enum LoadError {
         /// Where it was looked for.
         detail: String,
     },
+    /// The runtime's threads and the device's memory belong to the parent of this process.
+    #[error("this process was forked from the one that opened the device")]
+    Forked,
     /// A call failed while the device was opened.
     #[error(transparent)]
     Call(#[from] CallError),

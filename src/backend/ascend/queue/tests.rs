@@ -205,3 +205,58 @@ fn a_caller_that_panics_keeps_no_place() {
     drop(queue);
     fake.assert_clean();
 }
+
+/// Runs this while the memory of the first place is locked. Once it waits for that memory, the place becomes
+/// another batch's, as after a close and an opening in between.
+fn while_the_place_changes_hands<T: Send>(queue: &Queue, run: impl FnOnce() -> T + Send) -> T {
+    let memory = lock(&queue.shared.hosts[0]);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(run);
+        let begin = Instant::now();
+        loop {
+            let mut state = lock(&queue.shared.state);
+            let place = &mut state.in_flight[0];
+            if matches!(place.stage, Stage::Filling) {
+                *place = InFlight::new(Stage::Filling, place.serial + 1);
+                state.serial += 1;
+                break;
+            }
+            drop(state);
+            assert!(begin.elapsed() < PATIENCE, "it never took the place");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(memory);
+        let result = running.join().expect("no panic here");
+        // The other batch is left alone, and ends here.
+        let place = &mut lock(&queue.shared.state).in_flight[0];
+        assert!(matches!(place.stage, Stage::Filling));
+        place.stage = Stage::Free;
+        result
+    })
+}
+
+#[test]
+fn memory_that_is_another_batchs_by_now_is_neither_read_nor_written() {
+    let fake = Fake::new();
+    let queue = fake.open();
+    let handle = submit(&queue, good()).expect("a free place");
+    assert_eq!(handle.index, 0);
+    let begin = Instant::now();
+    while !queue.poll(handle) {
+        assert!(begin.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let read = while_the_place_changes_hands(&queue, || queue.collect(handle, PATIENCE, |_| ()).map(|_| ()));
+    assert!(matches!(read, Err(DeviceError::Resting { .. })), "{read:?}");
+    let filled = AtomicU32::new(0);
+    let fill = |_: &mut [u8], _: &mut [u8]| {
+        filled.store(1, Ordering::Relaxed);
+        Ok(good())
+    };
+    let submitted = while_the_place_changes_hands(&queue, || queue.submit(fill));
+    assert!(submitted.is_err(), "{submitted:?}");
+    assert_eq!(filled.load(Ordering::Relaxed), 0);
+    assert_every_place_is_free(&queue);
+    drop(queue);
+    fake.assert_clean();
+}

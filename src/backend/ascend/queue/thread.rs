@@ -2,12 +2,12 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::super::device::{MAX_IN_FLIGHT, OpenOptions, Session};
 use super::super::result::{CallError, DeviceError, LoadError};
-use super::super::sys::{Job, lock};
+use super::super::sys::{Deferred, Job, lock};
 use super::{Phase, Shared, Stage, Timeouts, Timing};
 
 /// Tells everybody that the thread has ended, however it did.
@@ -42,12 +42,11 @@ fn panicked(panic: Box<dyn Any + Send>) -> DeviceError {
 impl Shared {
     /// What the thread does: open the device, serve, rest after a failure, open again.
     pub(super) fn run(&self, options: &OpenOptions, timeouts: Timeouts) {
-        let (mut rest, mut closing) = (timeouts.rest, None);
+        let (mut rest, deferred) = (timeouts.rest, Arc::new(Deferred::default()));
         loop {
             // Who opens the device shall hear that another thread holds the runtime up.
             let patience = timeouts.open / 2;
-            let once =
-                catch_unwind(AssertUnwindSafe(|| self.open_and_serve(options, patience, &mut closing)));
+            let once = catch_unwind(AssertUnwindSafe(|| self.open_and_serve(options, patience, &deferred)));
             let end = once.unwrap_or_else(|panic| {
                 let end = End::Failed(panicked(panic));
                 self.fail_all(&end);
@@ -88,18 +87,13 @@ impl Shared {
         }
     }
 
-    /// Opens the device, runs batches until that ends, and closes the device. `closing` takes an error of the
-    /// last to the next call, which fails with it.
-    fn open_and_serve(
-        &self,
-        options: &OpenOptions,
-        patience: Duration,
-        closing: &mut Option<CallError>,
-    ) -> End {
-        if let Some(error) = closing.take() {
+    /// Opens the device, runs batches until that ends, and closes the device. Fails with what was deferred
+    /// when the device was closed before.
+    fn open_and_serve(&self, options: &OpenOptions, patience: Duration, deferred: &Arc<Deferred>) -> End {
+        if let Err(error) = deferred.take() {
             return End::Failed(error.into());
         }
-        let (mut session, opened, hosts) = match Session::open(options, patience) {
+        let (mut session, opened, hosts) = match Session::open(options, patience, deferred) {
             Ok(open) => open,
             Err(error) if error.may_pass() => return End::Failed(error.into()),
             Err(error) => return End::Closed(error),
@@ -117,7 +111,7 @@ impl Shared {
         let end = served.unwrap_or_else(|panic| End::Failed(panicked(panic)));
         // All places end before their memory is freed: nobody may fill or await one after that.
         self.fail_all(&end);
-        *closing = session.close(self.hosts.iter().filter_map(|place| lock(place).take())).err();
+        session.close(self.hosts.iter().filter_map(|place| lock(place).take()));
         end
     }
 

@@ -16,19 +16,24 @@
 //! The runtime initialises the whole process, so one list holds every runtime of it. Loading, initialising
 //! and finalising may hang and happen outside the list's lock: who needs the same library waits, for a while,
 //! and nobody else does.
+//!
+//! Two paths may lead to one runtime: a link, or the library's old name beside its new one. The second finds
+//! it initialised, and cannot tell by whom. So a runtime that somebody else initialised holds those that this
+//! crate did: they are finalised after it.
 
 use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::super::kernel;
 use super::super::result::{CallError, LoadError};
 use super::bindings::{
-    ACL_INITIALISED_TWICE, ACL_OVERFLOW_SATURATES, ACL_OVERFLOW_TO_INFINITY, ACL_UNIFIED_BUFFER_BYTES,
-    ACL_VECTOR_CORES, Acl,
+    ACL_INITIALISED_TWICE, ACL_NOT_INITIALISED, ACL_OVERFLOW_SATURATES, ACL_OVERFLOW_TO_INFINITY,
+    ACL_UNIFIED_BUFFER_BYTES, ACL_VECTOR_CORES, Acl,
 };
 use super::lock;
 
@@ -43,8 +48,10 @@ pub(crate) struct Api {
     own: bool,
     /// Whether it is in [`LOADED`].
     listed: bool,
-    /// The first error of a destruction that no call has reported yet.
-    deferred: Mutex<Option<CallError>>,
+    /// Whether somebody else has finalised it.
+    lost: AtomicBool,
+    /// Where somebody else initialised it: the runtimes of this crate that may be the same one.
+    initialisers: Mutex<Vec<Arc<Api>>>,
 }
 
 /// A runtime of this process.
@@ -67,8 +74,22 @@ static LOADED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 /// Told of each change of [`LOADED`] that somebody may wait for.
 static CHANGED: Condvar = Condvar::new();
 
+/// The process that loads runtimes; zero before the first.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process was forked from one that had loaded a runtime. Neither the runtime nor the list is
+/// of any use here: the threads that might hold their locks are not there.
+fn forked() -> bool {
+    let own = std::process::id();
+    PROCESS.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed).is_err_and(|first| first != own)
+}
+
 /// Releases every runtime; each is finalised when its last device is closed, or here where none is open.
+/// Those of a parent process are the parent's.
 pub(crate) fn finalize() {
+    if forked() {
+        return;
+    }
     let mut gone = Vec::new();
     for entry in lock(&LOADED).iter_mut() {
         match &mut entry.stage {
@@ -119,11 +140,28 @@ impl Claim {
     fn finish(self, mut api: Api) -> Arc<Api> {
         api.listed = true;
         let api = Arc::new(api);
-        if let Some(entry) = lock(&LOADED).iter_mut().find(|entry| entry.path == self.0) {
+        let mut loaded = lock(&LOADED);
+        let open = |entry: &Entry| match &entry.stage {
+            Stage::Open { api, .. } => api.upgrade(),
+            Stage::Opening { .. } => None,
+        };
+        let others: Vec<Arc<Api>> = loaded.iter().filter_map(open).collect();
+        // Whichever of two is listed last sees the other.
+        for other in &others {
+            match (api.own, other.own) {
+                (true, false) => lock(&other.initialisers).push(Arc::clone(&api)),
+                (false, true) => lock(&api.initialisers).push(Arc::clone(other)),
+                _ => {}
+            }
+        }
+        if let Some(entry) = loaded.iter_mut().find(|entry| entry.path == self.0) {
             let keep = matches!(entry.stage, Stage::Opening { keep: true });
             let kept = keep.then(|| Arc::clone(&api));
             entry.stage = Stage::Open { api: Arc::downgrade(&api), kept };
         }
+        // The last user of a runtime locks the list.
+        drop(loaded);
+        drop(others);
         api
     }
 }
@@ -157,8 +195,12 @@ impl Api {
     /// initialises or finalises it.
     ///
     /// # Errors
-    /// [`LoadError`]: no library, a missing symbol, another version, or an initialisation that failed.
+    /// [`LoadError`]: a forked process, no library, a missing symbol, another version, or an initialisation
+    /// that failed.
     pub(crate) fn load(asked: Option<&Path>, patience: Duration) -> Result<Arc<Self>, LoadError> {
+        if forked() {
+            return Err(LoadError::Forked);
+        }
         let mut tried = String::new();
         for path in candidates(asked) {
             let claim = match Claim::find(&path, patience)? {
@@ -229,7 +271,15 @@ impl Api {
         // SAFETY: no configuration file.
         let code = unsafe { acl.aclInit(ptr::null()) };
         let acl = ManuallyDrop::new(acl);
-        let api = Self { acl, path, version, own: code == 0, listed: false, deferred: Mutex::new(None) };
+        let api = Self {
+            acl,
+            path,
+            version,
+            own: code == 0,
+            listed: false,
+            lost: AtomicBool::new(false),
+            initialisers: Mutex::default(),
+        };
         if code != 0 && code != ACL_INITIALISED_TWICE {
             return Err(api.error("aclInit", code).into());
         }
@@ -267,27 +317,22 @@ impl Api {
         if code == 0 { Ok(()) } else { Err(self.error(call, code)) }
     }
 
-    /// Destroys an object. A failed call is repeated once, because what it leaves stays until its context is
-    /// destroyed. The first error is kept for [`Api::deferred`].
-    pub(super) fn destroy(&self, call: &'static str, destroy: impl Fn() -> i32) -> bool {
-        let code = destroy();
-        if code == 0 {
-            return true;
-        }
-        let error = self.error(call, code);
-        lock(&self.deferred).get_or_insert(error);
-        destroy() == 0
-    }
-
-    /// The error of an earlier destruction that nobody has seen yet.
-    pub(crate) fn deferred(&self) -> Result<(), CallError> {
-        lock(&self.deferred).take().map_or(Ok(()), Err)
-    }
-
-    pub(crate) fn device_count(&self) -> Result<u32, CallError> {
+    /// How many devices there are. Where somebody else has finalised the runtime, this fails, and whoever
+    /// loads it after its last user initialises it anew.
+    pub(crate) fn device_count(self: &Arc<Self>) -> Result<u32, CallError> {
         let mut count = 0;
         // SAFETY: a place to write to.
-        self.done("aclrtGetDeviceCount", unsafe { self.acl.aclrtGetDeviceCount(&mut count) })?;
+        let code = unsafe { self.acl.aclrtGetDeviceCount(&mut count) };
+        if code == ACL_NOT_INITIALISED {
+            self.lost.store(true, Ordering::Relaxed);
+            let mut loaded = lock(&LOADED);
+            let own = loaded.iter_mut().find(|entry| entry.path == self.path);
+            if let Some(Entry { stage: Stage::Open { kept, .. }, .. }) = own {
+                // Not the last user: that is the caller.
+                kept.take_if(|kept| Arc::ptr_eq(kept, self));
+            }
+        }
+        self.done("aclrtGetDeviceCount", code)?;
         Ok(count)
     }
 
@@ -340,9 +385,10 @@ impl Drop for Api {
         if !self.listed {
             return;
         }
-        if self.own {
+        if self.own && !self.lost.load(Ordering::Relaxed) {
+            // Nobody is left to hear of a failure; a failed call is repeated once, as every destruction is.
             // SAFETY: every object holds the runtime, so none of them is left.
-            self.destroy("aclFinalize", || unsafe { self.acl.aclFinalize() });
+            let _ = unsafe { self.acl.aclFinalize() == 0 || self.acl.aclFinalize() == 0 };
         }
         // Whoever wants it again has waited for this, and loads it anew.
         lock(&LOADED).retain(|entry| entry.path != self.path);

@@ -3,7 +3,8 @@
 //! Whether a copy is under way is a matter of ownership. The host reads and writes a [`HostBuffers`].
 //! [`Lanes::enqueue`] takes it, and [`Lanes::synchronize`] gives it back once the runtime has said that all
 //! work of the stream has ended. Nothing else takes it out again. When the lanes are dropped, the stream is
-//! destroyed first; where the runtime refuses that, memory in flight stays allocated for ever.
+//! destroyed first, which waits for its work; where the runtime refuses that, memory in flight stays
+//! allocated for ever.
 
 use std::ffi::c_void;
 use std::mem;
@@ -14,19 +15,26 @@ use super::super::result::CallError;
 use super::api::Api;
 use super::bindings::{
     ACL_DEVICE_TO_HOST, ACL_ENGINE_VECTOR, ACL_HOST_TO_DEVICE, ACL_INVALID_PARAM, ACL_LAUNCH_ENGINE,
-    ACL_LAUNCH_TIMEOUT_S, aclrtArgsHandle, aclrtLaunchAttribute, aclrtLaunchConfig, aclrtLaunchValue,
+    ACL_LAUNCH_TIMEOUT_S, aclrtArgsHandle, aclrtFuncHandle, aclrtLaunchAttribute, aclrtLaunchConfig,
+    aclrtLaunchValue,
 };
-use super::handles::{Binary, Context, DeviceMemory, Event, Function, PinnedMemory, Stream};
+use super::handles::{Binary, Context, DeviceMemory, Event, PinnedMemory, Stream};
 
 /// Arguments behind a handle, for runtimes that take no host arguments at a launch. They live as long as the
 /// kernel file.
 struct Arguments(aclrtArgsHandle);
 
 impl Arguments {
-    fn new(api: &Api, function: Function, pointers: &mut [*mut c_void; 2]) -> Result<Self, CallError> {
+    /// # Safety
+    /// The file of the function is loaded.
+    unsafe fn new(
+        api: &Api,
+        function: aclrtFuncHandle,
+        pointers: &mut [*mut c_void; 2],
+    ) -> Result<Self, CallError> {
         let mut handle = ptr::null_mut();
-        // SAFETY: the function lives; a place to write to.
-        api.done("aclrtKernelArgsInit", unsafe { api.acl.aclrtKernelArgsInit(function.0, &mut handle) })?;
+        // SAFETY: the caller's promise; a place to write to.
+        api.done("aclrtKernelArgsInit", unsafe { api.acl.aclrtKernelArgsInit(function, &mut handle) })?;
         for pointer in pointers {
             let (at, mut parameter) = (ptr::from_mut(pointer).cast(), ptr::null_mut());
             // SAFETY: the call copies the pointer's bytes.
@@ -55,7 +63,7 @@ pub(crate) struct Job {
 /// An entry of the kernel, and how many blocks of it run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct KernelLaunch {
-    /// Index into the functions that the lanes were made for.
+    /// Index into the entries of the kernel file.
     pub function: usize,
     pub blocks: u32,
 }
@@ -86,7 +94,7 @@ struct Lane {
 impl Lane {
     fn new(
         context: &Arc<Context>,
-        functions: &[Function],
+        binary: &Binary,
         (input_bytes, output_bytes): (usize, usize),
     ) -> Result<Self, CallError> {
         let api = context.api();
@@ -96,9 +104,10 @@ impl Lane {
             Vec::new()
         } else {
             let mut pointers = [device_input.at, device_output.at];
+            let functions = binary.functions().iter();
             functions
-                .iter()
-                .map(|&function| Arguments::new(api, function, &mut pointers))
+                // SAFETY: they are this file's, and it is loaded.
+                .map(|&function| unsafe { Arguments::new(api, function, &mut pointers) })
                 .collect::<Result<_, _>>()?
         };
         let (start, end) = (Event::create(context)?, Event::create(context)?);
@@ -111,8 +120,7 @@ impl Lane {
 pub(crate) struct Lanes {
     stream: Stream,
     all: Vec<Lane>,
-    functions: Vec<Function>,
-    /// Keeps the functions alive; there until the lanes are dropped.
+    /// There until the lanes are dropped.
     binary: Option<Binary>,
     api: Arc<Api>,
     timeout_s: u16,
@@ -122,7 +130,7 @@ impl Lanes {
     /// As many lanes as asked for, and the host's memory of each.
     pub(crate) fn new<const COUNT: usize>(
         context: &Arc<Context>,
-        (binary, functions): (Binary, Vec<Function>),
+        binary: Binary,
         bytes: (usize, usize),
         timeout_s: u16,
     ) -> Result<(Self, [HostBuffers; COUNT]), CallError> {
@@ -130,12 +138,12 @@ impl Lanes {
         let stream = Stream::create(context)?;
         let (mut all, mut hosts) = (Vec::with_capacity(COUNT), Vec::with_capacity(COUNT));
         for _ in 0..COUNT {
-            all.push(Lane::new(context, &functions, bytes)?);
+            all.push(Lane::new(context, &binary, bytes)?);
             let (input, output) =
                 (PinnedMemory::new(context, bytes.0)?, PinnedMemory::new(context, bytes.1)?);
             hosts.push(HostBuffers { input, output });
         }
-        let lanes = Self { stream, all, functions, binary: Some(binary), api: Arc::clone(api), timeout_s };
+        let lanes = Self { stream, all, binary: Some(binary), api: Arc::clone(api), timeout_s };
         match hosts.try_into() {
             Ok(hosts) => Ok((lanes, hosts)),
             Err(_) => Err(api.error("aclrtMallocHost", ACL_INVALID_PARAM)),
@@ -206,7 +214,12 @@ impl Lanes {
     }
 
     fn launch(&self, lane: &Lane, launch: &KernelLaunch) -> Result<(), CallError> {
-        let (function, stream) = (self.functions[launch.function].0, self.stream.stream);
+        let function = self.binary.as_ref().and_then(|binary| binary.functions().get(launch.function));
+        let Some(&function) = function else {
+            let message = format!("the kernel file has no entry {}", launch.function);
+            return Err(CallError { call: "launch", code: ACL_INVALID_PARAM, message });
+        };
+        let stream = self.stream.stream;
         if let Some(arguments) = lane.arguments.get(launch.function) {
             // SAFETY: function, stream and arguments live, and the arguments are this function's; there are
             // no attributes.
@@ -245,7 +258,7 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         if self.stream.close() {
-            // What ran on the stream has been stopped: everything may be freed.
+            // Nothing runs on the stream any more: everything may be freed.
             return;
         }
         let mut lost = false;

@@ -3,34 +3,60 @@
 use std::ffi::{CStr, CString, c_void};
 use std::mem;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::super::object::{KernelFile, PrivateCopy};
+use super::super::object::KernelFile;
 use super::super::result::CallError;
 use super::api::Api;
 use super::bindings::{
     ACL_HUGE_PAGES_FIRST, aclrtBinHandle, aclrtContext, aclrtEvent, aclrtFuncHandle, aclrtStream,
 };
+use super::lock;
+
+/// The first error of a destruction that nobody has seen yet: what is dropped cannot return it.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred(Mutex<Option<CallError>>);
+
+impl Deferred {
+    /// The error, once.
+    pub(crate) fn take(&self) -> Result<(), CallError> {
+        lock(&self.0).take().map_or(Ok(()), Err)
+    }
+}
 
 /// A device that this process has set; dropping it resets the device.
 pub(crate) struct Device {
     api: Arc<Api>,
     device: i32,
+    deferred: Arc<Deferred>,
 }
 
 impl Device {
-    pub(crate) fn set(api: &Arc<Api>, device: u32) -> Result<Self, CallError> {
+    /// Sets a device. Errors of destructions, its own and those of everything on it, go to `deferred`.
+    pub(crate) fn set(api: &Arc<Api>, device: u32, deferred: &Arc<Deferred>) -> Result<Self, CallError> {
         let device = device as i32;
         // SAFETY: the runtime checks the number.
         api.done("aclrtSetDevice", unsafe { api.acl.aclrtSetDevice(device) })?;
-        Ok(Self { api: Arc::clone(api), device })
+        Ok(Self { api: Arc::clone(api), device, deferred: Arc::clone(deferred) })
+    }
+
+    /// Destroys an object. A failed call is repeated once, because what it leaves stays until its context is
+    /// destroyed.
+    fn destroy(&self, call: &'static str, destroy: impl Fn() -> i32) -> bool {
+        let code = destroy();
+        if code == 0 {
+            return true;
+        }
+        let error = self.api.error(call, code);
+        lock(&self.deferred.0).get_or_insert(error);
+        destroy() == 0
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: set once, reset once.
-        self.api.destroy("aclrtResetDevice", || unsafe { self.api.acl.aclrtResetDevice(self.device) });
+        self.destroy("aclrtResetDevice", || unsafe { self.api.acl.aclrtResetDevice(self.device) });
     }
 }
 
@@ -67,7 +93,7 @@ impl Drop for Context {
     fn drop(&mut self) {
         let api = self.api();
         // SAFETY: made once, destroyed once; every object in it has kept it.
-        api.destroy("aclrtDestroyContext", || unsafe { api.acl.aclrtDestroyContext(self.context) });
+        self.device.destroy("aclrtDestroyContext", || unsafe { api.acl.aclrtDestroyContext(self.context) });
     }
 }
 
@@ -95,13 +121,13 @@ impl Stream {
         api.done("aclrtSynchronizeStreamWithTimeout", code)
     }
 
-    /// Destroys the stream and stops what runs on it. False where the runtime refused: what is in flight may
-    /// still be read and written.
+    /// Destroys the stream. The call waits for what was enqueued, so on a device that hangs it may never
+    /// return. False where the runtime refused: what is in flight may still be read and written.
     pub(super) fn close(&mut self) -> bool {
         let api = self.context.api();
         // SAFETY: made once, and not destroyed yet.
         let destroy = || unsafe { api.acl.aclrtDestroyStream(self.stream) };
-        *self.closed.get_or_insert_with(|| api.destroy("aclrtDestroyStream", destroy))
+        *self.closed.get_or_insert_with(|| self.context.device.destroy("aclrtDestroyStream", destroy))
     }
 }
 
@@ -153,7 +179,7 @@ impl Drop for Event {
         }
         let api = self.context.api();
         // SAFETY: made once, destroyed once.
-        api.destroy("aclrtDestroyEvent", || unsafe { api.acl.aclrtDestroyEvent(self.event) });
+        self.context.device.destroy("aclrtDestroyEvent", || unsafe { api.acl.aclrtDestroyEvent(self.event) });
     }
 }
 
@@ -189,7 +215,7 @@ impl Drop for DeviceMemory {
         }
         let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        api.destroy("aclrtFree", || unsafe { api.acl.aclrtFree(self.at) });
+        self.context.device.destroy("aclrtFree", || unsafe { api.acl.aclrtFree(self.at) });
     }
 }
 
@@ -243,70 +269,101 @@ impl Drop for PinnedMemory {
         }
         let api = self.context.api();
         // SAFETY: handed out once, freed once.
-        api.destroy("aclrtFreeHost", || unsafe { api.acl.aclrtFreeHost(self.at.cast()) });
+        self.context.device.destroy("aclrtFreeHost", || unsafe { api.acl.aclrtFreeHost(self.at.cast()) });
     }
 }
 
-/// A loaded kernel file.
+/// A loaded kernel file and its entries.
 pub(crate) struct Binary {
     context: Arc<Context>,
     /// Null once it is left to the context.
     binary: aclrtBinHandle,
-    /// What the runtime may still read: the content that it was given, or the copy that it was told of.
-    content: Option<(KernelFile, Option<PrivateCopy>)>,
+    /// Valid as long as the file is loaded.
+    functions: Vec<aclrtFuncHandle>,
+    /// What the runtime may still read, where it was given bytes.
+    content: Option<KernelFile>,
 }
 
 impl Binary {
-    /// Loads the content of a kernel file; with it the reason why it went through a copy on disk, if it did.
+    /// Loads the content of a kernel file and finds its entries; with it the reason why it went through a
+    /// copy on disk, if it did.
     ///
     /// A path could name another file by the time the runtime opens it, also one in `/proc/self/fd`, which
     /// the runtime resolves. So it gets the bytes that were read where it takes bytes, and else the path of a
     /// copy that nobody else can write. The call with bytes is younger, and some versions document it for
-    /// other kernels only: where it fails, the copy is tried as well.
+    /// other kernels only: where it fails or finds no entry, the copy is tried as well.
     pub(crate) fn load(
         context: &Arc<Context>,
         content: KernelFile,
+        entries: &[&CStr],
     ) -> Result<(Self, Option<CallError>), CallError> {
         let api = context.api();
-        let mut binary = ptr::null_mut();
         let mut refused = None;
         if api.acl.aclrtBinaryLoadFromData.is_ok() {
-            let (at, bytes) = (content.bytes().as_ptr().cast(), content.bytes().len());
-            // SAFETY: as many readable bytes, which live as long as the handle; no options; a place to write
-            // to.
-            let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
-            match api.done("aclrtBinaryLoadFromData", code) {
-                Ok(()) => {
-                    let (context, content) = (Arc::clone(context), Some((content, None)));
-                    return Ok((Self { context, binary, content }, None));
+            match Self::from_data(context, &content, entries) {
+                Ok(mut binary) => {
+                    binary.content = Some(content);
+                    return Ok((binary, None));
                 }
                 Err(error) if api.acl.aclrtBinaryLoadFromFile.is_err() => return Err(error),
                 Err(error) => refused = Some(error),
             }
         }
+        match Self::from_copy(context, &content, entries) {
+            Ok(binary) => Ok((binary, refused)),
+            Err(mut error) => {
+                if let Some(refused) = refused {
+                    error.message.push_str(&format!("; before that {refused}"));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn from_data(context: &Arc<Context>, content: &KernelFile, entries: &[&CStr]) -> Result<Self, CallError> {
+        let (api, mut binary) = (context.api(), ptr::null_mut());
+        let (at, bytes) = (content.bytes().as_ptr().cast(), content.bytes().len());
+        // SAFETY: as many readable bytes, which live as long as the handle: the caller keeps them with it, or
+        // has none; no options; a place to write to.
+        let code = unsafe { api.acl.aclrtBinaryLoadFromData(at, bytes, ptr::null(), &mut binary) };
+        api.done("aclrtBinaryLoadFromData", code)?;
+        Self::with_entries(context, binary, entries)
+    }
+
+    fn from_copy(context: &Arc<Context>, content: &KernelFile, entries: &[&CStr]) -> Result<Self, CallError> {
+        let (api, mut binary) = (context.api(), ptr::null_mut());
         let failed = |message: String| CallError { call: "aclrtBinaryLoadFromFile", code: 0, message };
         let copy = content.copy().map_err(|error| failed(format!("no copy of the kernel: {error}")))?;
         let path = CString::new(copy.path().as_os_str().as_encoded_bytes())
             .map_err(|_| failed(format!("{}: a zero byte in the path", copy.path().display())))?;
         // SAFETY: a string that ends in zero, no options, a place to write to.
         let code = unsafe { api.acl.aclrtBinaryLoadFromFile(path.as_ptr(), ptr::null_mut(), &mut binary) };
-        if let Err(mut error) = api.done("aclrtBinaryLoadFromFile", code) {
-            if let Some(refused) = refused {
-                error.message.push_str(&format!("; before that {refused}"));
-            }
-            return Err(error);
-        }
-        let (context, content) = (Arc::clone(context), Some((content, Some(copy))));
-        Ok((Self { context, binary, content }, refused))
+        api.done("aclrtBinaryLoadFromFile", code)?;
+        // The runtime has read the file once it knows the entries; the copy goes here.
+        Self::with_entries(context, binary, entries)
     }
 
-    /// The entry of this name.
-    pub(crate) fn function(&self, name: &CStr) -> Result<Function, CallError> {
-        let (api, mut function) = (self.context.api(), ptr::null_mut());
-        // SAFETY: the binary lives; a string that ends in zero, a place to write to.
-        let code = unsafe { api.acl.aclrtBinaryGetFunction(self.binary, name.as_ptr(), &mut function) };
-        api.done("aclrtBinaryGetFunction", code)?;
-        Ok(Function(function))
+    /// The entries of a file that was just loaded. Where one is missing, the file is unloaded.
+    fn with_entries(
+        context: &Arc<Context>,
+        binary: aclrtBinHandle,
+        entries: &[&CStr],
+    ) -> Result<Self, CallError> {
+        let mut made = Self { context: Arc::clone(context), binary, functions: Vec::new(), content: None };
+        let api = context.api();
+        for name in entries {
+            let mut function = ptr::null_mut();
+            // SAFETY: the binary lives; a string that ends in zero, a place to write to.
+            let code = unsafe { api.acl.aclrtBinaryGetFunction(binary, name.as_ptr(), &mut function) };
+            api.done("aclrtBinaryGetFunction", code)?;
+            made.functions.push(function);
+        }
+        Ok(made)
+    }
+
+    /// The entries, in the order in which they were asked for.
+    pub(super) fn functions(&self) -> &[aclrtFuncHandle] {
+        &self.functions
     }
 
     /// Does not unload it: its kernels may still run.
@@ -323,10 +380,8 @@ impl Drop for Binary {
         }
         let api = self.context.api();
         // SAFETY: loaded once, unloaded once.
-        api.destroy("aclrtBinaryUnLoad", || unsafe { api.acl.aclrtBinaryUnLoad(self.binary) });
+        self.context
+            .device
+            .destroy("aclrtBinaryUnLoad", || unsafe { api.acl.aclrtBinaryUnLoad(self.binary) });
     }
 }
-
-/// An entry of a kernel file. It is valid as long as its [`Binary`]; [`super::Lanes`] keep both.
-#[derive(Clone, Copy)]
-pub(crate) struct Function(pub(super) aclrtFuncHandle);

@@ -34,7 +34,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) use api::{Api, finalize};
 pub(super) use buffers::{HostBuffers, Job, KernelLaunch, Lanes};
-pub(super) use handles::{Binary, Context, Device};
+pub(super) use handles::{Binary, Context, Deferred, Device};
 
 /// Locks a mutex, also after another thread panicked while it held the lock.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
