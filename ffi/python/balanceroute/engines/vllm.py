@@ -1,4 +1,4 @@
-"""vLLM plugin (0.33): decides which data-parallel rank a request enters.
+"""vLLM plugin (0.18 to 0.33): decides which data-parallel rank a request enters.
 
 Declared as entry point `vllm.general_plugins`, so vLLM calls :func:`register` in every process; what it does
 there is chosen by environment variables (:mod:`balanceroute.engines.settings`). Unset, or
@@ -13,6 +13,11 @@ Left to vLLM: requests that name their rank, parts of a streaming input (they fo
 requests, one engine (no data parallelism), and external load balancing; the first three are counted all the
 same. A request with `n > 1` samples enters as `n` requests, one after the other, as vLLM sends them. vLLM's
 own priorities order what a rank has been given, not what is held.
+
+Versions differ in what they tell, and the plugin asks for what is there: the KV usage of a coordinator row
+(from 0.27.1), the KV tokens of a rank (from 0.24; blocks before), requests that wait and hold blocks already.
+Before 0.24 the capacity of a model with several kinds of KV cache cannot be told from its blocks, and with
+several API servers 0.18 tells none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
 
 Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part
 of every rank's slots and KV tokens, so together they never overfill one, and one of them that gets more than
@@ -186,6 +191,8 @@ class State:
         self.active = True
         self.chosen: dict[str, int] = {}
         self._coordinator_seen: Any = None
+        # By rank: the coordinator's row that was reported, and when it was first seen.
+        self._rows: dict[int, tuple[Any, ...]] = {}
         self._direct_at = [-1e9] * engines
         self._logged_at = self.ledger.clock()
         logger.info(
@@ -218,9 +225,15 @@ class State:
         self._coordinator_seen = counts
         self.gate.news()
         fresh = self.ledger.clock() - _DIRECT_FRESH
-        for rank, (waiting, running, usage) in enumerate(counts[:engines]):
-            if self._direct_at[rank] < fresh:
-                self._report(rank, running, waiting, usage, _COORDINATOR_AGE)
+        for rank, row in enumerate(counts[:engines]):
+            if self._direct_at[rank] >= fresh:
+                self._rows.pop(rank, None)
+            elif self._rows.get(rank) != (row := tuple(row)):
+                # The coordinator hears of a rank when its counts change, and sends all rows when one has: a
+                # row that is as it was has measured nothing since.
+                self._rows[rank] = row
+                waiting, running, *usage = row
+                self._report(rank, running, waiting, usage[0] if usage else None, _COORDINATOR_AGE)
 
     def outputs(self, client: Any, outputs: Any) -> None:
         """One engine step: tokens, ends, statistics."""
@@ -238,7 +251,9 @@ class State:
         rank = outputs.engine_index - self.first_rank
         if stats is not None and 0 <= rank < ledger.ranks:
             self._direct_at[rank] = ledger.clock()
-            self._report(rank, stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage)
+            # Those that wait for KV from elsewhere have their blocks; older versions count them as waiting.
+            waiting = stats.num_waiting_reqs + getattr(stats, "num_skipped_waiting_reqs", 0)
+            self._report(rank, stats.num_running_reqs, waiting, getattr(stats, "kv_cache_usage", None))
             left = True
         if left:
             self.gate.stir()
@@ -246,8 +261,8 @@ class State:
             self._logged_at = ledger.clock()
             logger.info("balanceroute: %d held, %s", len(self.gate), ledger.summary())
 
-    def _report(self, rank: int, running: int, waiting: int, usage: float, age: float = 0.0) -> None:
-        used = int(usage * self.capacity) if self.capacity else None
+    def _report(self, rank: int, running: int, waiting: int, usage: float | None, age: float = 0.0) -> None:
+        used = None if usage is None or not self.capacity else round(usage * self.capacity)
         self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, age=age)
 
 
@@ -263,9 +278,15 @@ def _capacity(config: Any, settings: Settings, engines: int) -> int | None:
     tokens = getattr(cache, "kv_cache_size_tokens", None)
     if tokens:
         return int(tokens)
-    # vLLM adds up the blocks of all engines.
+    # vLLM adds up the blocks of all engines, each of which keeps one to itself. With context parallelism a
+    # block holds so many times more tokens.
     blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
-    return blocks * size // engines if blocks and size else None
+    if not blocks or not size:
+        return None
+    parallel = getattr(config, "parallel_config", None)
+    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+        size *= getattr(parallel, name, None) or 1
+    return max(0, blocks // engines - 1) * size or None
 
 
 def _prompt_tokens(request: Any) -> int:
@@ -285,10 +306,10 @@ def _is_ours(client: Any, request: Any) -> bool:
     return (
         request.data_parallel_rank is None
         and request.pooling_params is None
-        and not request.resumable
+        and not getattr(request, "resumable", False)
         and not getattr(request, "abort_immediately", False)
         and name not in client.reqs_in_flight
-        and name not in client.streaming_reqs
+        and name not in getattr(client, "streaming_reqs", ())
     )
 
 

@@ -5,6 +5,7 @@ client.
 import asyncio
 import inspect
 import logging
+import os
 import random
 import sys
 import types
@@ -27,16 +28,18 @@ METHODS = (
 
 
 @pytest.fixture
-def core(monkeypatch):
+def shape():
+    """The version of vLLM, the newest unless a test says otherwise."""
+    return fake_vllm.NEWEST
+
+
+@pytest.fixture
+def core(monkeypatch, shape):
     """vLLM's modules, without a plugin."""
-    for name in (
-        "BALANCEROUTE_MODE",
-        "BALANCEROUTE_POLICY",
-        "BALANCEROUTE_STALL_MS",
-        "VLLM_USE_RUST_FRONTEND",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    for name, module in fake_vllm.modules().items():
+    for name in [name for name in os.environ if name.startswith("BALANCEROUTE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("VLLM_USE_RUST_FRONTEND", raising=False)
+    for name, module in fake_vllm.modules(shape).items():
         monkeypatch.setitem(sys.modules, name, module)
     return sys.modules["vllm.v1.engine.core_client"]
 
@@ -454,3 +457,79 @@ def test_a_line_says_how_things_stand(mode, caplog):
     assert any(
         line.startswith("balanceroute: 1 held, KV tokens [1") and "2 placed" in line for line in lines
     ), lines
+
+
+every_version = pytest.mark.parametrize("shape", fake_vllm.SHAPES.values(), ids=fake_vllm.SHAPES.keys())
+
+
+@every_version
+@pytest.mark.parametrize("name", ["arrival", "step"])
+def test_every_version_is_balanced_without_a_complaint(mode, shape, caplog, name):
+    """Somebody else fills rank 0 and queues there; statistics come from the engines and the coordinator."""
+
+    async def main():
+        client = mode(name)(ranks=4, slots=8, capacity=20_000)
+        request_of = sys.modules["vllm.v1.engine"].EngineCoreRequest
+        client.engines[0].foreign, client.engines[0].skipped = (2, 0, 19_600), 1
+        client.coordinator_says([[0, 2, 0.98], [0, 0, 0.0], [0, 0, 0.0], [0, 0, 0.0]])
+        await client.add_request_async(request_of("probe", [1], max_tokens=1))
+        await client.step()
+        await client.step()
+        names = [f"r{i}" for i in range(120)]
+        adds = [
+            asyncio.create_task(client.add_request_async(request_of(n, [1] * (50 + 7 * i), max_tokens=9)))
+            for i, n in enumerate(names)
+        ]
+        await asyncio.sleep(0.005)
+        state = plugin.state_of(client)
+        assert state.active and state.capacity == 20_000
+        # Beyond ours: those that run there, and the one whose KV is on its way.
+        assert state.ledger.foreign(0) == (19_600, 3)
+        sent = [len(e.received) for e in client.engines]
+        assert sum(sent) >= 25 and sent[0] <= 1 and min(sent[1:]) >= 8
+        if name == "step":
+            assert sum(sent) == 25 and len(state.gate) == 96
+        await drain(client, names)
+        await asyncio.gather(*adds)
+        assert sorted(n for e in client.engines for n, _, _ in e.received) == sorted([*names, "probe"])
+        assert client.stock_choices == 0 and state.active
+        assert all(row is not None and len(row) == shape.row for row in client.lb_engines)
+
+    asyncio.run(main())
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING], caplog.text
+
+
+@every_version
+def test_kv_of_coordinator_rows_where_they_have_it(mode, shape):
+    async def main():
+        client = mode("arrival")(ranks=2, slots=200, capacity=100_000)
+        request_of = sys.modules["vllm.v1.engine"].EngineCoreRequest
+        await client.add_request_async(request_of("first", [1] * 100))
+        client.coordinator_says([[0, 20, 0.5], [0, 20, 0.1]])
+        await client.add_request_async(request_of("next", [1] * 100))
+        ledger = plugin.state_of(client).ledger
+        # Without a KV column others are taken to be as long as ours. "first" may be one of the 20.
+        tokens = [round(ledger.foreign(rank)[0], -3) for rank in range(2)]
+        assert tokens == ([50_000, 10_000] if shape.row == 3 else [2_000, 2_000])
+
+    asyncio.run(main())
+
+
+def test_a_row_that_stays_as_it_was_measures_nothing_anew(mode, monkeypatch):
+    """The coordinator sends a rank's row again when another rank's has changed; its KV usage is as old as the
+    last change of its counts.
+    """
+
+    async def main():
+        client = mode("arrival")(ranks=2, slots=200, capacity=100_000)
+        await client.add_request_async(request("first", 100))
+        ledger = plugin.state_of(client).ledger
+        reports = []
+        monkeypatch.setattr(ledger, "report", lambda rank, **more: reports.append((rank, more)))
+        client.coordinator_says([[0, 20, 0.5], [0, 20, 0.1]])
+        await client.add_request_async(request("a", 100))
+        client.coordinator_says([[0, 20, 0.5], [0, 21, 0.1]])
+        await client.add_request_async(request("b", 100))
+        assert [rank for rank, _ in reports] == [0, 1, 1]
+
+    asyncio.run(main())
