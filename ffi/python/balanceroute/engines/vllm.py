@@ -24,8 +24,8 @@ of every rank's slots and KV tokens, so together they never overfill one, and on
 its part of the traffic holds requests while others have slots to spare.
 
 When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as
-it always does. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and runs no Python plugin of
-this kind: the plugin says so and does nothing.
+it always does; what is held then is sent. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and
+runs no Python plugin of this kind: the plugin says so and does nothing.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ import importlib
 import inspect
 import logging
 import os
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from .gate import Aborted, Gate
 from .ledger import Ledger
 from .settings import Settings, SettingsError
 
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
+
+_T = TypeVar("_T")
 
 # Below vLLM's own logger, so that it goes where vLLM's lines go.
 logger = logging.getLogger("vllm.balanceroute")
@@ -80,7 +83,7 @@ def register() -> None:
         return
     try:
         module = importlib.import_module(MODULE)
-        check(module)
+        check(module, settings.mode)
         install(module, settings)
     except Exception as error:
         version = (
@@ -102,8 +105,40 @@ def _has_vllm() -> bool:
     return True
 
 
-def check(module: Any) -> None:
-    """Whether the client class has what the plugin builds on. Raises `Unsupported` with what is missing."""
+# What the plugin reads and every version has. What a version may lack is asked for where it is used.
+_CLIENT = (
+    "client_count",
+    "client_index",
+    "core_engines",
+    "engine_ranks_managed",
+    "lb_engines",
+    "reqs_in_flight",
+    "vllm_config",
+)
+# To hold requests as well.
+_CLIENT_STEP = ("_ensure_output_queue_task", "_ensure_stats_update_task", "outputs_queue")
+# By module and type.
+_FIELDS = (
+    (
+        "vllm.v1.engine",
+        "EngineCoreRequest",
+        ("data_parallel_rank", "pooling_params", "prompt_token_ids", "request_id"),
+    ),
+    (
+        "vllm.v1.engine",
+        "EngineCoreOutputs",
+        ("engine_index", "finished_requests", "outputs", "scheduler_stats"),
+    ),
+    ("vllm.v1.engine", "EngineCoreOutput", ("finish_reason", "new_token_ids", "request_id")),
+    ("vllm.v1.engine", "FinishReason", ("ABORT",)),
+    ("vllm.v1.metrics.stats", "SchedulerStats", ("num_running_reqs", "num_waiting_reqs")),
+)
+
+
+def check(module: Any, mode: str = "step") -> None:
+    """Whether vLLM has what the plugin builds on in this mode. Raises `Unsupported` with all that is missing
+    of the first thing that is not as expected.
+    """
     client = getattr(module, CLIENT, None)
     if client is None:
         raise Unsupported(f"{module.__name__} has no {CLIENT}")
@@ -132,6 +167,46 @@ def check(module: Any) -> None:
             raise Unsupported(f"{CLIENT}.{name} does not use {', '.join(missing)}")
     if not isinstance(inspect.getattr_static(client, "process_engine_outputs"), staticmethod):
         raise Unsupported(f"{CLIENT}.process_engine_outputs is not a static method")
+    known = _names_in(client)
+    if missing := [name for name in _wanted(mode) if name not in known]:
+        raise Unsupported(f"{CLIENT} has no {', '.join(missing)}")
+    for of, kind, fields in _FIELDS:
+        found_type = getattr(importlib.import_module(of), kind, None)
+        if found_type is None:
+            raise Unsupported(f"{of} has no {kind}")
+        if missing := [name for name in fields if name not in _fields_of(found_type)]:
+            raise Unsupported(f"{kind} has no {', '.join(missing)}")
+
+
+def _wanted(mode: str) -> tuple[str, ...]:
+    return _CLIENT + _CLIENT_STEP if mode == "step" else _CLIENT
+
+
+def _names_in(client: type) -> set[str]:
+    """Every name that a class or one of its bases defines, sets or reads: what an instance has is only known
+    when there is one, and then it is looked at again.
+    """
+    names: set[str] = set()
+    for base in client.__mro__:
+        names.update(vars(base))
+        codes = [
+            inspect.unwrap(value).__code__
+            for value in vars(base).values()
+            if inspect.isfunction(value) and base is not object
+        ]
+        while codes:
+            code = codes.pop()
+            names.update(code.co_names)
+            codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
+    return names
+
+
+def _fields_of(kind: type) -> set[str]:
+    """Names of a type's fields: of a struct, a dataclass or an enumeration."""
+    fields = set(getattr(kind, "__struct_fields__", ())) | set(dir(kind))
+    for base in kind.__mro__:
+        fields.update(vars(base).get("__annotations__", ()))
+    return fields
 
 
 def install(module: Any, settings: Settings) -> None:
@@ -139,7 +214,7 @@ def install(module: Any, settings: Settings) -> None:
     client = getattr(module, CLIENT)
     if _STATE in vars(client):
         return
-    names = ["get_core_engine_for_request", "process_engine_outputs", "abort_requests_async"]
+    names = ["__init__", "get_core_engine_for_request", "process_engine_outputs", "abort_requests_async"]
     if settings.mode == "step":
         names.append("add_request_async")
     stock = {name: inspect.getattr_static(client, name) for name in names}
@@ -174,6 +249,8 @@ class State:
     """One client's ledger and gate, and what vLLM has told."""
 
     def __init__(self, client: Any, settings: Settings) -> None:
+        if missing := [name for name in _wanted(settings.mode) if not hasattr(client, name)]:
+            raise Unsupported(f"{CLIENT} has no {', '.join(missing)}")
         config = client.vllm_config
         engines = len(client.core_engines)
         self.settings = settings
@@ -186,7 +263,7 @@ class State:
             kv_capacity_tokens=self.capacity,
             share=(client.client_index, client.client_count),
         )
-        self.gate = Gate(self.ledger, settings.times, logger)
+        self.gate = Gate(self.ledger, settings.times, logger, lambda: self.give_up("cannot decide"))
         self.first_rank = client.engine_ranks_managed[0]
         self.active = True
         self.chosen: dict[str, int] = {}
@@ -205,10 +282,64 @@ class State:
         )
 
     def give_up(self, what: str) -> None:
-        """The router failed: vLLM decides from here on."""
-        logger.exception("balanceroute: %s; vLLM decides from here on", what)
+        """Something failed that must not: vLLM decides from here on. Says so once."""
+        if not self.active:
+            return
         self.active = False
-        self.gate.release_all("the router failed")
+        logger.exception(
+            "balanceroute: %s; vLLM decides from here on, and %d held requests are sent", what, len(self.gate)
+        )
+        self.chosen.clear()
+        self.gate.release_all()
+
+    def guard(self, what: str, act: Callable[..., _T], *arguments: Any) -> _T | None:
+        """Runs `act`, which may touch the client in any way; None once something has failed."""
+        if not self.active:
+            return None
+        try:
+            return act(*arguments)
+        except Exception:
+            self.give_up(what)
+            return None
+
+    def hold(self, client: Any, request: Any) -> Coroutine[Any, Any, int] | None:
+        """Waits for a rank; None where vLLM chooses or the caller has chosen."""
+        name = request.request_id
+        if not _is_ours(client, request) or name in self.ledger:
+            return None
+        # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
+        client._ensure_stats_update_task()
+        client._ensure_output_queue_task()
+        self.follow(client)
+        return self.gate.hold(name, _prompt_tokens(request), _session(request))
+
+    def choose(self, client: Any, request: Any) -> int | None:
+        """Fills in the rank of a request that is sent now; None where vLLM chooses or the caller has."""
+        name = request.request_id
+        rank = self.chosen.pop(name, None)
+        self.follow(client)
+        if rank is not None and rank >= len(client.core_engines):
+            # Its rank has left between the decision and now.
+            rank = None
+        if rank is None and _is_ours(client, request) and name not in self.ledger:
+            rank = self.ledger.place(name, _prompt_tokens(request), _session(request))
+        if rank is not None:
+            request.data_parallel_rank = rank
+        return rank
+
+    def bind(self, client: Any, request: Any, engine: Any) -> None:
+        """Chosen by vLLM or by the caller: it is load all the same."""
+        name = request.request_id
+        if name not in self.ledger:
+            rank = client.core_engines.index(engine)
+            self.ledger.bind(name, _prompt_tokens(request), rank, _session(request))
+
+    def count(self, client: Any, rank: int) -> None:
+        """As vLLM does for a rank that it has chosen: its own rule may have to take over at any time."""
+        rows = client.lb_engines
+        # A rank that has just joined may have no row yet.
+        if rank < len(rows):
+            rows[rank][0] += client.client_count
 
     def follow(self, client: Any) -> None:
         """Ranks that came or went, and statistics that the coordinator has sent since the last look."""
@@ -329,43 +460,33 @@ def _state(client: Any, settings: Settings) -> State | None:
     return state if state and state.active else None
 
 
+def _patch_init(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    def __init__(self: Any, *arguments: Any, **more: Any) -> None:
+        stock(self, *arguments, **more)
+        # Now, not at the first request: what is missing is said before anybody waits for an answer.
+        _state(self, settings)
+
+    return __init__
+
+
 def _patch_choice(stock: Any, settings: Settings) -> Any:
     @functools.wraps(stock)
     def get_core_engine_for_request(self: Any, request: Any) -> Any:
         state = _state(self, settings)
         if state is None:
             return stock(self, request)
-        name = request.request_id
-        chosen = state.chosen.pop(name, None)
-        try:
-            state.follow(self)
-            if chosen is not None and chosen >= len(self.core_engines):
-                # Its rank has left between the decision and now.
-                chosen = None
-            if chosen is None and _is_ours(self, request) and name not in state.ledger:
-                chosen = state.ledger.place(name, _prompt_tokens(request), _session(request))
-        except Exception:
-            state.give_up("the router failed on an arrival")
-            chosen = None
-        if chosen is None:
+        rank = state.guard("cannot place a request", state.choose, self, request)
+        if rank is None:
             engine = stock(self, request)
-            if state.active and name not in state.ledger:
-                # Chosen by vLLM or by the caller: it is load all the same.
-                try:
-                    state.ledger.bind(
-                        name, _prompt_tokens(request), self.core_engines.index(engine), _session(request)
-                    )
-                except Exception:
-                    state.give_up("the router failed on a bound request")
+            state.guard("cannot count a request", state.bind, self, request, engine)
             return engine
-        request.data_parallel_rank = chosen
         try:
             engine = stock(self, request)
         finally:
             # What the engine receives is what it would have received.
             request.data_parallel_rank = None
-        # As vLLM does for a rank that it has chosen: its own rule may have to take over at any time.
-        self.lb_engines[chosen][0] += self.client_count
+        state.guard("cannot count a request", state.count, self, rank)
         return engine
 
     return get_core_engine_for_request
@@ -375,21 +496,25 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
     @functools.wraps(stock)
     async def add_request_async(self: Any, request: Any) -> None:
         state = _state(self, settings)
-        name = request.request_id
-        if state is not None and _is_ours(self, request) and name not in state.ledger:
-            # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
-            self._ensure_stats_update_task()
-            self._ensure_output_queue_task()
-            state.follow(self)
-            try:
-                state.chosen[name] = await state.gate.hold(name, _prompt_tokens(request), _session(request))
-            except Aborted:
-                return
-            except asyncio.CancelledError:
-                _tell_cancelled(self, name)
-                raise
-            except Exception:
-                logger.exception("balanceroute: request %s could not be held; vLLM decides", name)
+        if state is not None:
+            held = state.guard("cannot hold a request", state.hold, self, request)
+            if held is not None:
+                name = request.request_id
+                try:
+                    rank = await held
+                except Aborted:
+                    return
+                except asyncio.CancelledError:
+                    try:
+                        _tell_cancelled(self, name)
+                    except Exception:
+                        state.give_up("cannot tell vLLM of a cancelled request")
+                    raise
+                except Exception:
+                    state.give_up("cannot hold a request")
+                else:
+                    if state.active:
+                        state.chosen[name] = rank
         await stock(self, request)
 
     return add_request_async
@@ -412,7 +537,11 @@ def _patch_abort(stock: Any, settings: Settings) -> Any:
         state = vars(self).get(_STATE)
         if state:
             # vLLM looks its requests up by where it has sent them: those that are held it would not find.
-            request_ids = state.gate.abort(request_ids)
+            # Also after a failure: some may be on their way out still.
+            try:
+                request_ids = state.gate.abort(request_ids)
+            except Exception:
+                state.give_up("cannot abort a request")
         await stock(self, request_ids)
 
     return abort_requests_async
@@ -423,16 +552,14 @@ def _patch_outputs(stock: Any, settings: Settings) -> Any:
     async def process_engine_outputs(self: Any, outputs: Any) -> None:
         await stock(self, outputs)
         state = vars(self).get(_STATE)
-        if state and state.active:
-            try:
-                state.outputs(self, outputs)
-            except Exception:
-                state.give_up("the router failed on an engine's output")
+        if state:
+            state.guard("cannot follow an engine's output", state.outputs, self, outputs)
 
     return process_engine_outputs
 
 
 _PATCHES = {
+    "__init__": _patch_init,
     "get_core_engine_for_request": _patch_choice,
     "add_request_async": _patch_add,
     "abort_requests_async": _patch_abort,

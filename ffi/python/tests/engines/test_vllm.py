@@ -3,6 +3,7 @@ client.
 """
 
 import asyncio
+import dataclasses
 import inspect
 import logging
 import os
@@ -531,5 +532,178 @@ def test_a_row_that_stays_as_it_was_measures_nothing_anew(mode, monkeypatch):
         client.coordinator_says([[0, 20, 0.5], [0, 21, 0.1]])
         await client.add_request_async(request("b", 100))
         assert [rank for rank, _ in reports] == [0, 1, 1]
+
+    asyncio.run(main())
+
+
+class Hidden:
+    """An attribute that vLLM's own code finds and the plugin does not, as after a renaming in vLLM."""
+
+    def __init__(self, owner, name):
+        self.name, self.static = name, inspect.getattr_static(owner, name, None)
+
+    def __get__(self, of, kind=None):
+        if sys._getframe(1).f_code.co_filename == plugin.__file__:
+            raise AttributeError(f"no {self.name}")
+        if of is None:
+            return self
+        return self.static.__get__(of) if inspect.isfunction(self.static) else vars(of)[self.name]
+
+    def __set__(self, of, value):
+        if sys._getframe(1).f_code.co_filename == plugin.__file__:
+            raise AttributeError(f"no {self.name}")
+        vars(of)[self.name] = value
+
+
+# In which modes something uses it, and whether it is used after the start.
+USED = {
+    **{("client", name): ("arrival", "step") for name in plugin._CLIENT},
+    **{("client", name): ("step",) for name in plugin._CLIENT_STEP},
+    **{
+        (kind, name): ("arrival", "step")
+        for _, kind, names in plugin._FIELDS
+        for name in names
+        if kind != "FinishReason"
+    },
+}
+AT_START_ONLY = {("client", name) for name in ("vllm_config", "client_index", "engine_ranks_managed")}
+
+
+@pytest.mark.parametrize("when", ["at start", "after 10 requests"])
+@pytest.mark.parametrize(("owner", "name"), USED)
+@pytest.mark.parametrize("in_mode", ["arrival", "step"])
+def test_what_goes_away_is_said_once_and_fails_nobody(
+    core, mode, monkeypatch, caplog, in_mode, owner, name, when
+):
+    owners = {
+        "client": core.DPLBAsyncMPClient,
+        "EngineCoreRequest": Request,
+        "SchedulerStats": fake_vllm.SchedulerStats,
+    }
+    of = owners.get(owner) or getattr(fake_vllm, owner)
+
+    def hide():
+        monkeypatch.setattr(of, name, Hidden(of, name), raising=False)
+
+    def complaints():
+        return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+    async def main():
+        client_class = mode(in_mode)
+        if when == "at start":
+            hide()
+        client = client_class(ranks=2, slots=4)
+        adds = {}
+
+        async def add(*names):
+            for n in names:
+                adds[n] = asyncio.create_task(client.add_request_async(request(n, tokens=6)))
+            await asyncio.sleep(0.004)
+
+        await add(*(f"r{i}" for i in range(10)))
+        if when != "at start":
+            assert not complaints()
+            # Two are held.
+            sent = 8 if in_mode == "step" else 10
+            await until(lambda: sum(len(e.received) for e in client.engines) == sent)
+            hide()
+        await add("late", "gone")
+        if not adds["gone"].done():
+            adds["gone"].cancel()
+        await asyncio.sleep(0)
+        # Until something uses it: a slot may have to become free first.
+        for _ in range(7):
+            await client.step()
+            await asyncio.sleep(0.004)
+            if complaints():
+                break
+        noticed = in_mode in USED[owner, name] and (when == "at start" or (owner, name) not in AT_START_ONLY)
+        if noticed:
+            # What was held is sent, free slots or not.
+            await until(lambda: all(add.done() for add in adds.values()))
+            own = client.stock_choices
+            await add("own")
+            assert client.stock_choices == own + 1 and adds["own"].done()
+        await drain_any(client)
+        results = await asyncio.gather(*adds.values(), return_exceptions=True)
+        assert [r for r in results if r is not None and not isinstance(r, asyncio.CancelledError)] == []
+        left = {n for n, a in adds.items() if a.cancelled()}
+        assert left <= {"gone"}
+        received = [n for e in client.engines for n, _, _ in e.received]
+        assert sorted(received) == sorted(set(adds) - left)
+        # What the engines receive carries no trace.
+        assert all(rank is None for e in client.engines for _, rank, _ in e.received)
+        assert len(complaints()) == noticed, complaints()
+        if noticed:
+            assert "vLLM decides from here on" in complaints()[0] or "vLLM routes as" in complaints()[0]
+            assert name in caplog.text
+
+    asyncio.run(main())
+
+
+async def until(true):
+    """Waits for what must come by itself."""
+    for _ in range(500):
+        if true():
+            return
+        await asyncio.sleep(0.002)
+    assert true()
+
+
+async def drain_any(client):
+    """Steps until the engines are empty and nothing is held."""
+    for _ in range(300):
+        await client.step()
+        await asyncio.sleep(0.002)
+        state = plugin.state_of(client)
+        if not any(e.queue or e.running or e.ended for e in client.engines) and not (state and state.gate):
+            return
+    raise AssertionError("requests are left")
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "field"), [(module, kind, f) for module, kind, names in plugin._FIELDS for f in names]
+)
+def test_a_field_that_a_version_lacks_is_named_before_any_request(core, mode, caplog, module, kind, field):
+    of = getattr(sys.modules[module], kind)
+    names = [n for n in getattr(of, "__dataclass_fields__", ("LENGTH",)) if n != field]
+    setattr(sys.modules[module], kind, dataclasses.make_dataclass(kind, names))
+    before = dict(vars(core.DPLBAsyncMPClient))
+    mode("step")
+    assert dict(vars(core.DPLBAsyncMPClient)) == before
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    assert f"{kind} has no {field}" in caplog.text
+
+
+def test_what_only_step_uses_is_no_reason_against_arrival(core, mode, caplog):
+    base = core.DPLBAsyncMPClient.__mro__[1]
+    method = base._ensure_output_queue_task
+    del base._ensure_output_queue_task
+    try:
+        assert plugin._STATE not in vars(mode("step"))
+        assert "has no _ensure_output_queue_task" in caplog.text
+        assert plugin._STATE in vars(mode("arrival"))
+    finally:
+        base._ensure_output_queue_task = method
+
+
+def test_an_abort_that_meets_a_failure_is_not_lost(mode):
+    """The router fails, and before what was held has been sent one of it is aborted."""
+
+    async def main():
+        client = mode("step")(ranks=2, slots=1)
+        adds = {n: asyncio.create_task(client.add_request_async(request(n))) for n in "abcd"}
+        await asyncio.sleep(0.01)
+        (held, other) = [n for n in "abcd" if n not in client.reqs_in_flight]
+        state = plugin.state_of(client)
+        state.ledger.place_waiting = lambda name: 1 / 0
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            state.give_up("spoiled")
+        await client.abort_requests_async([held])
+        await asyncio.gather(*adds.values())
+        received = {n for e in client.engines for n, _, _ in e.received}
+        assert held not in received and other in received
 
     asyncio.run(main())
