@@ -21,8 +21,10 @@ import logging
 import time
 from typing import Any
 
+import balanceroute
+
 from .ledger import Ledger
-from .settings import Settings, SettingsError
+from .settings import Settings, at_start, say
 
 __all__ = ["register", "state_of"]
 
@@ -37,13 +39,10 @@ _TRANSIT = 0.005
 
 
 def register() -> None:
-    """The entry point. May be called any number of times, never raises."""
-    try:
-        settings = Settings.from_env()
-    except SettingsError as error:
-        logger.error("balanceroute: %s; SGLang routes as it always does", error)
-        return
-    if settings.mode == "off":
+    """The entry point. May be called any number of times, and raises nothing but the `SystemExit` that
+    `BALANCEROUTE_STRICT` asks for.
+    """
+    if at_start("SGLang", logger) is None:
         return
     try:
         plugins = importlib.import_module("sglang.srt.plugins.hook_registry")
@@ -70,8 +69,12 @@ def state_of(controller: Any) -> State | None:
 
 def _say_method(_result: Any, controller: Any, *_args: Any, **_more: Any) -> None:
     method = getattr(getattr(controller, "load_balance_method", None), "name", None)
-    if method != "TOTAL_TOKENS":
-        logger.warning(
+    if method == "TOTAL_TOKENS":
+        say(logger, logging.INFO, "balanceroute %s: decides on arrival by F-score", balanceroute.__version__)
+    else:
+        say(
+            logger,
+            logging.WARNING,
             "balanceroute: the load balance method is %s; requests are only decided here with "
             "--load-balance-method total_tokens",
             method,

@@ -24,8 +24,8 @@ of every rank's slots and KV tokens, so together they never overfill one, and on
 its part of the traffic holds requests while others have slots to spare.
 
 When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as
-it always does; what is held then is sent. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and
-runs no Python plugin of this kind: the plugin says so and does nothing.
+it always does; what is held then is sent. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself
+and runs no Python plugin of this kind: the plugin says so and does nothing.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import balanceroute
+
 from .gate import Aborted, Gate
 from .ledger import Ledger
-from .settings import Settings, SettingsError
+from .settings import Settings, at_start, say
 
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
 
@@ -65,13 +67,11 @@ class Unsupported(Exception):
 
 
 def register() -> None:
-    """The entry point. May be called any number of times, never raises, patches at most once."""
-    try:
-        settings = Settings.from_env()
-    except SettingsError as error:
-        logger.error("balanceroute: %s; vLLM routes as it always does", error)
-        return
-    if settings.mode == "off":
+    """The entry point. May be called any number of times, patches at most once, and raises nothing but the
+    `SystemExit` that `BALANCEROUTE_STRICT` asks for.
+    """
+    settings = at_start("vLLM", logger)
+    if settings is None:
         return
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").strip() not in ("", "0"):
         logger.warning(
@@ -223,7 +223,7 @@ def install(module: Any, settings: Settings) -> None:
         patch = _PATCHES[name](getattr(client, name), settings)
         setattr(client, name, staticmethod(patch) if isinstance(stock[name], staticmethod) else patch)
     setattr(client, _STATE, (stock, own))
-    logger.info("balanceroute: mode %s, policy %s", settings.mode, settings.policy)
+    logger.debug("balanceroute: installed, mode %s", settings.mode)
 
 
 def unregister(module: Any | None = None) -> None:
@@ -272,11 +272,19 @@ class State:
         self._rows: dict[int, tuple[Any, ...]] = {}
         self._direct_at = [-1e9] * engines
         self._logged_at = self.ledger.clock()
-        logger.info(
-            "balanceroute: %d ranks of %d slots, KV capacity %s tokens a rank, front end %d of %d",
+        bound = f"{self.capacity} KV tokens" if self.capacity else "no bound on KV tokens"
+        if not self.capacity and settings.kv_capacity_tokens is None:
+            bound += " (vLLM tells none: BALANCEROUTE_KV_CAPACITY_TOKENS sets it)"
+        say(
+            logger,
+            logging.INFO,
+            "balanceroute %s: mode %s, policy %s, %d ranks of %d slots and %s, front end %d of %d",
+            balanceroute.__version__,
+            settings.mode,
+            settings.policy if settings.mode == "step" else "F-score",
             engines,
             slots,
-            self.capacity,
+            bound,
             client.client_index + 1,
             client.client_count,
         )

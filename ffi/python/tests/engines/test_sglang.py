@@ -126,6 +126,21 @@ def test_registers_once_and_only_when_asked(monkeypatch, caplog):
     assert "--load-balance-method total_tokens" in caplog.text
 
 
+def test_one_line_at_start_says_what_is_on(capsys):
+    method = types.SimpleNamespace(name="TOTAL_TOKENS")
+    plugin._say_method(None, types.SimpleNamespace(load_balance_method=method))
+    assert capsys.readouterr().err.count("decides on arrival by F-score") == 1
+
+
+def test_strict_ends_the_start(monkeypatch):
+    hooks = registry(monkeypatch)
+    monkeypatch.setenv("BALANCEROUTE_MODE", "arival")
+    monkeypatch.setenv("BALANCEROUTE_STRICT", "1")
+    with pytest.raises(SystemExit, match="nearest: arrival"):
+        plugin.register()
+    assert hooks == {}
+
+
 def test_without_sglang_nothing_breaks(monkeypatch, caplog):
     monkeypatch.setenv("BALANCEROUTE_MODE", "arrival")
     monkeypatch.setitem(sys.modules, "sglang", None)

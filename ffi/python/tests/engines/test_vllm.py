@@ -19,6 +19,7 @@ import fake_vllm
 from fake_vllm import FinishReason, Request
 
 from balanceroute.engines import vllm as plugin
+from balanceroute.engines.settings import Settings
 
 METHODS = (
     "get_core_engine_for_request",
@@ -140,6 +141,38 @@ def test_without_vllm_or_with_a_wrong_setting_nothing_breaks(core, monkeypatch, 
     monkeypatch.setitem(sys.modules, "vllm.v1.engine.core_client", None)
     plugin.register()
     assert "vLLM routes as it always does" in caplog.text
+
+
+def test_one_line_at_start_says_what_is_on(mode, caplog, capsys):
+    line = "mode step, policy level, 4 ranks of 4 slots and 10000 KV tokens, front end 2 of 3"
+    client = mode("step")(client_index=1, client_count=3)
+    assert plugin.state_of(client) is not None
+    # Nobody listens yet at this level.
+    assert capsys.readouterr().err.count(line) == 1 and line not in caplog.text
+    with caplog.at_level(logging.INFO, "vllm.balanceroute"):
+        mode("step")(client_index=1, client_count=3)
+    assert caplog.text.count(line) == 1 and line not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [fake_vllm.SHAPES["0.18.0"]])
+def test_a_capacity_that_is_not_told_is_asked_for(mode, shape, capsys, monkeypatch):
+    client_class = mode("step")
+    stock = vars(client_class)["__init__"].__wrapped__
+
+    def without_blocks(self):
+        stock(self)
+        self.vllm_config.cache_config.num_gpu_blocks = 0
+
+    monkeypatch.setattr(client_class, "__init__", plugin._patch_init(without_blocks, Settings("step")))
+    assert plugin.state_of(client_class()).capacity is None
+    assert "BALANCEROUTE_KV_CAPACITY_TOKENS sets it" in capsys.readouterr().err
+
+
+def test_strict_ends_the_start(core, mode, monkeypatch):
+    before = dict(vars(core.DPLBAsyncMPClient))
+    with pytest.raises(SystemExit, match="found 'jqs' .nearest: jsq.; BALANCEROUTE_STRICT ends the start"):
+        mode("step", policy="jqs", strict=1)
+    assert dict(vars(core.DPLBAsyncMPClient)) == before
 
 
 def test_the_rust_front_end_is_named(core, mode, monkeypatch, caplog):
