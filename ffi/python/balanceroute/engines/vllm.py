@@ -43,7 +43,7 @@ import balanceroute
 
 from .gate import Aborted, Gate
 from .ledger import Ledger
-from .settings import Settings, at_start, say
+from .settings import BIND_ON_ARRIVAL, Settings, at_start, say
 
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
 
@@ -281,7 +281,7 @@ class State:
             "balanceroute %s: mode %s, policy %s, %d ranks of %d slots and %s, front end %d of %d",
             balanceroute.__version__,
             settings.mode,
-            settings.policy if settings.mode == "step" else "F-score",
+            settings.policy if settings.mode == "step" or settings.policy in BIND_ON_ARRIVAL else "F-score",
             engines,
             slots,
             bound,
