@@ -13,11 +13,16 @@ pytest.importorskip("vllm", reason="vLLM is not installed: tests/engines/run vll
 
 import vllm.v1.engine.core_client as core_client
 from vllm.plugins import load_plugins_by_group
-from vllm_cluster import Setup, workload
+from vllm_cluster import BLOCKS_IN_EVERY_FRONT_END, KV_IN_ROWS, Setup, workload
 
 from balanceroute.engines import vllm as plugin
 
 CLIENT = core_client.DPLBAsyncMPClient
+
+# Somebody else's load is known by its KV usage only, and nothing of ours runs there that would tell it.
+needs_kv_in_rows = pytest.mark.skipif(
+    not KV_IN_ROWS, reason="coordinator rows of this version have no KV usage"
+)
 
 
 @pytest.fixture
@@ -60,7 +65,8 @@ def complete(setup, work):
     received = [name for engine in setup.cluster.engines for name in engine.received]
     assert sorted(received) == sorted(name for name, _, _ in work)
     for client in setup.clients:
-        assert not client.reqs_in_flight and not any(client.engine_inflight.values())
+        # Versions before 0.33 do not count by engine.
+        assert not client.reqs_in_flight and not any(getattr(client, "engine_inflight", {}).values())
         state = plugin.state_of(client)
         if state is None:
             continue
@@ -101,9 +107,10 @@ def test_engines_receive_the_bytes_they_always_received(mode, name):
     assert asyncio.run(run()) == stock
 
 
+@needs_kv_in_rows
 @pytest.mark.parametrize("name", ["arrival", "step"])
 def test_40_requests_over_skewed_reports(mode, name):
-    """The skewed loads that vLLM's own rule answers with 0 / 17 / 23 / 0."""
+    """The skewed loads that the rule of vLLM 0.33 answers with 0 / 17 / 23 / 0."""
 
     async def main():
         async with Setup(slots=200, capacity=100_000, step_s=0.2) as setup:
@@ -156,7 +163,7 @@ def test_4000_requests(mode, load):
             f"{load}, {name}: fullest rank {imbalance:.1%} above the mean, {took:.1f} s, {received},"
             f" {preempted} preempted"
         )
-    assert results["step"][0] < 0.5 * results["off"][0]
+    assert results["step"][0] <= min(0.05, 0.5 * results["off"][0])
     if load == "slots to spare":
         assert results["arrival"][0] < 0.8 * results["off"][0]
 
@@ -179,7 +186,9 @@ def test_three_front_ends(mode):
 
     stock = asyncio.run(run("off"))
     mode("step")
-    assert asyncio.run(run("step")) < 0.7 * stock
+    # Without a capacity what the others have is known by its count only.
+    at_most = 0.05 if BLOCKS_IN_EVERY_FRONT_END else 0.06
+    assert asyncio.run(run("step")) <= min(at_most, 0.7 * stock)
 
 
 def test_aborts_of_held_and_running_requests(mode):
@@ -292,6 +301,7 @@ def test_nothing_is_held_beyond_the_bound_when_everything_is_silent(mode):
     asyncio.run(main())
 
 
+@needs_kv_in_rows
 @pytest.mark.parametrize("name", ["off", "arrival", "step"])
 def test_a_rank_that_fills_up(mode, name):
     """For 4 seconds somebody else takes nearly all KV tokens of rank 0: requests sent there wait."""
@@ -307,8 +317,7 @@ def test_a_rank_that_fills_up(mode, name):
             took = await feed(setup, work, 60)
             received = setup.received()
             say(
-                f"{name}: full rank 0 got {received[0]} of {sum(received)} requests,"
-                f" all done in {took:.1f} s"
+                f"{name}: full rank 0 got {received[0]} of {sum(received)} requests, all done in {took:.1f} s"
             )
             if name == "off":
                 assert received[0] > 3 and took > 3.4
@@ -338,8 +347,14 @@ def test_one_decision_costs_little(mode, name):
             times = []
             for j in range(2000):
                 request = EngineCoreRequest(
-                    request_id=f"b{j}", prompt_token_ids=[1] * 100, mm_features=None, sampling_params=None,
-                    pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None,
+                    request_id=f"b{j}",
+                    prompt_token_ids=[1] * 100,
+                    mm_features=None,
+                    sampling_params=None,
+                    pooling_params=None,
+                    arrival_time=0.0,
+                    lora_request=None,
+                    cache_salt=None,
                     data_parallel_rank=None,
                 )
                 start = time.perf_counter_ns()

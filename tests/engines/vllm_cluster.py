@@ -24,7 +24,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import vllm.v1.engine.core_client as core_client
 import zmq
-from vllm.config import ParallelConfig
+from vllm.config import CacheConfig, ParallelConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import (
     EngineCoreOutput,
@@ -33,9 +33,16 @@ from vllm.v1.engine import (
     EngineCoreRequestType,
     FinishReason,
 )
-from vllm.v1.engine.coordinator import DPCoordinator
+from vllm.v1.engine.coordinator import DPCoordinator, EngineState
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+# What this version has: KV usage beside the counts of a coordinator row, the KV tokens of a rank beside the
+# blocks of all, and any of them where there are several front ends.
+KV_IN_ROWS = len(EngineState().request_counts) > 2
+KV_IN_TOKENS = "kv_cache_size_tokens" in CacheConfig.__dataclass_fields__
+BLOCKS_IN_EVERY_FRONT_END = hasattr(core_client.MPClient, "_apply_ready_response")
+BLOCK = 16
 
 ADD, ABORT = EngineCoreRequestType.ADD.value, EngineCoreRequestType.ABORT.value
 
@@ -236,13 +243,16 @@ class Setup:
 
     def __init__(self, ranks=4, slots=16, capacity=40_000, step_s=0.004, clients=1) -> None:
         parallel = ParallelConfig(data_parallel_size=ranks, data_parallel_size_local=ranks)
+        cache = types.SimpleNamespace(num_gpu_blocks=ranks * (capacity // BLOCK + 1), block_size=BLOCK)
+        if KV_IN_TOKENS:
+            cache.kv_cache_size_tokens = capacity
+        if clients > 1 and not BLOCKS_IN_EVERY_FRONT_END:
+            cache.num_gpu_blocks = None
         self.config = types.SimpleNamespace(
             parallel_config=parallel,
             model_config=None,
             scheduler_config=types.SimpleNamespace(max_num_seqs=slots, max_num_active_seqs=None),
-            cache_config=types.SimpleNamespace(
-                num_gpu_blocks=0, block_size=16, kv_cache_size_tokens=capacity
-            ),
+            cache_config=cache,
             fault_tolerance_config=types.SimpleNamespace(enable_fault_tolerance=False),
         )
         self.coordinator = DPCoordinator(parallel, enable_wave_coordination=True)
@@ -315,9 +325,16 @@ class Setup:
     ) -> None:
         await self.clients[client].add_request_async(
             EngineCoreRequest(
-                request_id=name, prompt_token_ids=[1] * prompt, mm_features=None,
-                sampling_params=SamplingParams(max_tokens=tokens), pooling_params=None, arrival_time=0.0,
-                lora_request=None, cache_salt=None, data_parallel_rank=rank, **more,
+                request_id=name,
+                prompt_token_ids=[1] * prompt,
+                mm_features=None,
+                sampling_params=SamplingParams(max_tokens=tokens),
+                pooling_params=None,
+                arrival_time=0.0,
+                lora_request=None,
+                cache_salt=None,
+                data_parallel_rank=rank,
+                **more,
             )
         )
 
