@@ -74,6 +74,11 @@ class Gate:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def leaving(self) -> int:
+        """How many are on their way out and have not been sent."""
+        return len(self._leaving)
+
     def holds(self, name: str) -> bool:
         """Whether an abort of it must come here: it waits, or it is on its way out and has not been sent."""
         return name in self._held or name in self._leaving

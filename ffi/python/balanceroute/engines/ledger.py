@@ -157,6 +157,11 @@ class Ledger:
         entry = self._by_name.get(name)
         return None if entry is None else entry.rank
 
+    def generated(self, name: str) -> int:
+        """Tokens that a request has brought, 0 where it is unknown."""
+        entry = self._by_name.get(name)
+        return 0 if entry is None else entry.generated
+
     def tokens(self, rank: int) -> int:
         """KV tokens of our requests on a rank, prompt and generated, whether they run or queue there."""
         return self._ranks[rank].tokens

@@ -8,8 +8,8 @@ once) it wraps `DataParallelController.total_tokens_scheduler`, so the server mu
 SGLang's controller hears nothing of ends: what it knows of a rank is the load snapshot that the rank writes.
 A dispatch stays counted on top until a snapshot surely contains it: a scheduler takes in what has arrived,
 runs a batch and writes a snapshot, so a snapshot contains all that was sent before the snapshot before it was
-written. From then on it is forgotten here, and counts as finished. An abort that passes through the controller
-before that is counted as one.
+written. From then on it is forgotten here, and counts as finished. An abort that passes through the
+controller before that is counted as one.
 
 Requests that name their rank go there, and are counted. When the router fails, one message says so and SGLang
 decides as it always does.

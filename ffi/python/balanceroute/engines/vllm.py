@@ -23,6 +23,11 @@ Several API servers (`--api-server-count`) do not see each other: in `step` mode
 of every rank's slots and KV tokens, so together they never overfill one, and one of them that gets more than
 its part of the traffic holds requests while others have slots to spare.
 
+What is held is sent before vLLM shuts down, so that its engines can drain it, and fails at once when an
+engine has died. An engine that drains answers what comes late with an abort: of a request that was held, that
+becomes an error, since to a client an abort looks like an empty answer. Held requests and the series of each
+rank are on vLLM's own `/metrics` page (:mod:`balanceroute.engines.series`).
+
 When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as
 it always does; what is held then is sent. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself
 and runs no Python plugin of this kind: the plugin says so and does nothing.
@@ -43,7 +48,9 @@ import balanceroute
 
 from .gate import Aborted, Gate
 from .ledger import Ledger
+from .series import Series
 from .settings import BIND_ON_ARRIVAL, Settings, at_start, say
+from .vllm_internals import CLIENT, Unsupported, check, wanted
 
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
 
@@ -53,17 +60,16 @@ _T = TypeVar("_T")
 logger = logging.getLogger("vllm.balanceroute")
 
 MODULE = "vllm.v1.engine.core_client"
-CLIENT = "DPLBAsyncMPClient"
 _STATE = "_balanceroute"
 # Statistics that come by way of the coordinator may be this old, in seconds.
 _COORDINATOR_AGE = 0.5
+# How often the series of the ranks are renewed, in seconds.
+_SHOW_EVERY = 1.0
+# For what is held to be sent before a shutdown goes on, in seconds.
+_SHUTDOWN_WAIT = 2.0
 # As long as an engine's own statistics are younger than this, the coordinator's are not looked at, in
 # seconds.
 _DIRECT_FRESH = 2.0
-
-
-class Unsupported(Exception):
-    """The engine's internals are not those that the plugin knows: what is missing."""
 
 
 def register() -> None:
@@ -105,110 +111,6 @@ def _has_vllm() -> bool:
     return True
 
 
-# What the plugin reads and every version has. What a version may lack is asked for where it is used.
-_CLIENT = (
-    "client_count",
-    "client_index",
-    "core_engines",
-    "engine_ranks_managed",
-    "lb_engines",
-    "reqs_in_flight",
-    "vllm_config",
-)
-# To hold requests as well.
-_CLIENT_STEP = ("_ensure_output_queue_task", "_ensure_stats_update_task", "outputs_queue")
-# By module and type.
-_FIELDS = (
-    (
-        "vllm.v1.engine",
-        "EngineCoreRequest",
-        ("data_parallel_rank", "pooling_params", "prompt_token_ids", "request_id"),
-    ),
-    (
-        "vllm.v1.engine",
-        "EngineCoreOutputs",
-        ("engine_index", "finished_requests", "outputs", "scheduler_stats"),
-    ),
-    ("vllm.v1.engine", "EngineCoreOutput", ("finish_reason", "new_token_ids", "request_id")),
-    ("vllm.v1.engine", "FinishReason", ("ABORT",)),
-    ("vllm.v1.metrics.stats", "SchedulerStats", ("num_running_reqs", "num_waiting_reqs")),
-)
-
-
-def check(module: Any, mode: str = "step") -> None:
-    """Whether vLLM has what the plugin builds on in this mode. Raises `Unsupported` with all that is missing
-    of the first thing that is not as expected.
-    """
-    client = getattr(module, CLIENT, None)
-    if client is None:
-        raise Unsupported(f"{module.__name__} has no {CLIENT}")
-    for name, parameters, asynchronous, reads in (
-        (
-            "get_core_engine_for_request",
-            ["self", "request"],
-            False,
-            ("data_parallel_rank", "reqs_in_flight", "core_engines"),
-        ),
-        ("add_request_async", ["self", "request"], True, ("get_core_engine_for_request",)),
-        ("abort_requests_async", ["self", "request_ids"], True, ("reqs_in_flight",)),
-        ("process_engine_outputs", ["self", "outputs"], True, ("finished_requests",)),
-    ):
-        method = getattr(client, name, None)
-        if method is None:
-            raise Unsupported(f"{CLIENT} has no {name}")
-        found = list(inspect.signature(method).parameters)
-        if found != parameters:
-            raise Unsupported(f"{CLIENT}.{name} takes {found}, expected {parameters}")
-        if inspect.iscoroutinefunction(method) != asynchronous:
-            raise Unsupported(f"{CLIENT}.{name} is {'not ' if asynchronous else ''}a coroutine function")
-        method = inspect.unwrap(method)
-        missing = [word for word in reads if word not in method.__code__.co_names]
-        if missing:
-            raise Unsupported(f"{CLIENT}.{name} does not use {', '.join(missing)}")
-    if not isinstance(inspect.getattr_static(client, "process_engine_outputs"), staticmethod):
-        raise Unsupported(f"{CLIENT}.process_engine_outputs is not a static method")
-    known = _names_in(client)
-    if missing := [name for name in _wanted(mode) if name not in known]:
-        raise Unsupported(f"{CLIENT} has no {', '.join(missing)}")
-    for of, kind, fields in _FIELDS:
-        found_type = getattr(importlib.import_module(of), kind, None)
-        if found_type is None:
-            raise Unsupported(f"{of} has no {kind}")
-        if missing := [name for name in fields if name not in _fields_of(found_type)]:
-            raise Unsupported(f"{kind} has no {', '.join(missing)}")
-
-
-def _wanted(mode: str) -> tuple[str, ...]:
-    return _CLIENT + _CLIENT_STEP if mode == "step" else _CLIENT
-
-
-def _names_in(client: type) -> set[str]:
-    """Every name that a class or one of its bases defines, sets or reads: what an instance has is only known
-    when there is one, and then it is looked at again.
-    """
-    names: set[str] = set()
-    for base in client.__mro__:
-        names.update(vars(base))
-        codes = [
-            inspect.unwrap(value).__code__
-            for value in vars(base).values()
-            if inspect.isfunction(value) and base is not object
-        ]
-        while codes:
-            code = codes.pop()
-            names.update(code.co_names)
-            codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
-    return names
-
-
-def _fields_of(kind: type) -> set[str]:
-    """Names of a type's fields: of a struct, a dataclass or an enumeration."""
-    fields = set(getattr(kind, "__struct_fields__", ())) | set(dir(kind))
-    for base in kind.__mro__:
-        fields.update(vars(base).get("__annotations__", ()))
-    return fields
-
-
 def install(module: Any, settings: Settings) -> None:
     """Patches the client class once; a second call changes nothing."""
     client = getattr(module, CLIENT)
@@ -216,7 +118,7 @@ def install(module: Any, settings: Settings) -> None:
         return
     names = ["__init__", "get_core_engine_for_request", "process_engine_outputs", "abort_requests_async"]
     if settings.mode == "step":
-        names.append("add_request_async")
+        names += ["add_request_async", "get_output_async", "shutdown"]
     stock = {name: inspect.getattr_static(client, name) for name in names}
     own = [name for name in names if name in vars(client)]
     for name in names:
@@ -249,7 +151,7 @@ class State:
     """One client's ledger and gate, and what vLLM has told."""
 
     def __init__(self, client: Any, settings: Settings) -> None:
-        if missing := [name for name in _wanted(settings.mode) if not hasattr(client, name)]:
+        if missing := [name for name in wanted(settings.mode) if not hasattr(client, name)]:
             raise Unsupported(f"{CLIENT} has no {', '.join(missing)}")
         config = client.vllm_config
         engines = len(client.core_engines)
@@ -266,12 +168,19 @@ class State:
         self.gate = Gate(self.ledger, settings.times, logger, lambda: self.give_up("cannot decide"))
         self.first_rank = client.engine_ranks_managed[0]
         self.active = True
+        self.holding = True
+        """Whether requests may be held: not when the engine stops."""
+        self.series = Series()
         self.chosen: dict[str, int] = {}
+        self.kept: set[str] = set()
+        """Requests that were held and have been sent."""
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._coordinator_seen: Any = None
         # By rank: the coordinator's row that was reported, and when it was first seen.
         self._rows: dict[int, tuple[Any, ...]] = {}
         self._direct_at = [-1e9] * engines
-        self._logged_at = self.ledger.clock()
+        self._logged_at = self._shown_at = self.ledger.clock()
+        self.series.show(self.ledger.router.metrics())
         bound = f"{self.capacity} KV tokens" if self.capacity else "no bound on KV tokens"
         if not self.capacity and settings.kv_capacity_tokens is None:
             bound += " (vLLM tells none: BALANCEROUTE_KV_CAPACITY_TOKENS sets it)"
@@ -294,6 +203,7 @@ class State:
         if not self.active:
             return
         self.active = False
+        self.series.active(False)
         logger.exception(
             "balanceroute: %s; vLLM decides from here on, and %d held requests are sent", what, len(self.gate)
         )
@@ -313,8 +223,9 @@ class State:
     def hold(self, client: Any, request: Any) -> Coroutine[Any, Any, int] | None:
         """Waits for a rank; None where vLLM chooses or the caller has chosen."""
         name = request.request_id
-        if not _is_ours(client, request) or name in self.ledger:
+        if not self.holding or not _is_ours(client, request) or name in self.ledger:
             return None
+        self.loop = asyncio.get_running_loop()
         # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
         client._ensure_stats_update_task()
         client._ensure_output_queue_task()
@@ -334,6 +245,53 @@ class State:
         if rank is not None:
             request.data_parallel_rank = rank
         return rank
+
+    def stop_holding(self, why: str) -> None:
+        """The engine stops: what is held is sent, and it says what becomes of it."""
+        self.holding = False
+        if held := len(self.gate):
+            logger.warning("balanceroute: %s: %d held requests are sent", why, held)
+            self.gate.release_all()
+
+    def before_shutdown(self) -> None:
+        """Sends what is held while the engines still take it. vLLM shuts down from a thread of its own, and
+        the loop goes on.
+        """
+        loop = self.loop
+        if loop is None or not loop.is_running():
+            return
+        try:
+            own = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            own = False
+        if own:
+            self.stop_holding("vLLM shuts down")
+        else:
+            asyncio.run_coroutine_threadsafe(self._send_all(), loop).result(_SHUTDOWN_WAIT)
+
+    async def _send_all(self) -> None:
+        self.stop_holding("vLLM shuts down")
+        while self.gate.leaving:
+            await asyncio.sleep(0.001)
+        # The last one is on its way when its coroutine has run once more.
+        await asyncio.sleep(0.01)
+
+    def refused(self, output: Any) -> bool:
+        """Whether an engine has refused a request that was held: as one does that drains. What is held still
+        shall not wait for a slot there.
+        """
+        name = output.request_id
+        core = importlib.import_module("vllm.v1.engine")
+        if output.finish_reason != core.FinishReason.ABORT or name not in self.kept:
+            return False
+        if output.new_token_ids or self.ledger.generated(name):
+            return False
+        output.finish_reason = core.FinishReason.ERROR
+        if hasattr(output, "error"):
+            kind = importlib.import_module("vllm.outputs").RequestError
+            output.error = kind("engine_draining", "The engine takes no new requests.", retryable=True)
+        self.gate.release_all("an engine takes no new requests")
+        return True
 
     def bind(self, client: Any, request: Any, engine: Any) -> None:
         """Chosen by vLLM or by the caller: it is load all the same."""
@@ -382,9 +340,13 @@ class State:
         for output in outputs.outputs:
             ledger.progress(output.request_id, len(output.new_token_ids))
             if output.finish_reason is not None:
+                if self.kept and self.refused(output):
+                    left |= ledger.abort(output.request_id)
                 left |= ledger.finish(output.request_id)
+                self.kept.discard(output.request_id)
         for name in outputs.finished_requests or ():
             left |= ledger.finish(name)
+            self.kept.discard(name)
         self.follow(client)
         stats = outputs.scheduler_stats
         rank = outputs.engine_index - self.first_rank
@@ -396,8 +358,12 @@ class State:
             left = True
         if left:
             self.gate.stir()
-        if self.settings.log_every and ledger.clock() - self._logged_at >= self.settings.log_every:
-            self._logged_at = ledger.clock()
+        now = ledger.clock()
+        if now - self._shown_at >= _SHOW_EVERY:
+            self._shown_at = now
+            self.series.show(ledger.router.metrics())
+        if self.settings.log_every and now - self._logged_at >= self.settings.log_every:
+            self._logged_at = now
             logger.info("balanceroute: %d held, %s", len(self.gate), ledger.summary())
 
     def _report(self, rank: int, running: int, waiting: int, usage: float | None, age: float = 0.0) -> None:
@@ -508,6 +474,7 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
             held = state.guard("cannot hold a request", state.hold, self, request)
             if held is not None:
                 name = request.request_id
+                state.series.held(1)
                 try:
                     rank = await held
                 except Aborted:
@@ -523,6 +490,9 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
                 else:
                     if state.active:
                         state.chosen[name] = rank
+                        state.kept.add(name)
+                finally:
+                    state.series.held(-1)
         await stock(self, request)
 
     return add_request_async
@@ -548,6 +518,7 @@ def _patch_abort(stock: Any, settings: Settings) -> Any:
             # Also after a failure: some may be on their way out still.
             try:
                 request_ids = state.gate.abort(request_ids)
+                state.kept.difference_update(request_ids)
             except Exception:
                 state.give_up("cannot abort a request")
         await stock(self, request_ids)
@@ -566,10 +537,38 @@ def _patch_outputs(stock: Any, settings: Settings) -> Any:
     return process_engine_outputs
 
 
+def _patch_get_output(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    async def get_output_async(self: Any) -> Any:
+        try:
+            return await stock(self)
+        except Exception:
+            # It raises when an engine has died: whatever is sent now fails at once.
+            state = vars(self).get(_STATE)
+            if state:
+                state.guard("cannot send what is held", state.stop_holding, "an engine has died")
+            raise
+
+    return get_output_async
+
+
+def _patch_shutdown(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    def shutdown(self: Any, *arguments: Any, **more: Any) -> Any:
+        state = vars(self).get(_STATE)
+        if state:
+            state.guard("cannot send what is held", state.before_shutdown)
+        return stock(self, *arguments, **more)
+
+    return shutdown
+
+
 _PATCHES = {
     "__init__": _patch_init,
     "get_core_engine_for_request": _patch_choice,
     "add_request_async": _patch_add,
     "abort_requests_async": _patch_abort,
+    "get_output_async": _patch_get_output,
     "process_engine_outputs": _patch_outputs,
+    "shutdown": _patch_shutdown,
 }

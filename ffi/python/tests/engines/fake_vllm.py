@@ -47,6 +47,11 @@ BLOCK = 16
 class FinishReason(enum.IntEnum):
     LENGTH = 1
     ABORT = 2
+    ERROR = 3
+
+
+class EngineDeadError(Exception):
+    pass
 
 
 @dataclass
@@ -54,6 +59,14 @@ class EngineCoreOutput:
     request_id: str
     new_token_ids: list
     finish_reason: Any = None
+    error: Any = None
+
+
+@dataclass
+class RequestError:
+    code: str
+    message: str
+    retryable: bool = False
 
 
 @dataclass
@@ -116,6 +129,9 @@ class Engine:
         self.received: list[tuple] = []
         self.foreign = (0, 0, 0)
         """Running, waiting and KV tokens of somebody else."""
+        self.drains = False
+        """Whether it refuses what is sent from now on."""
+        self.refused: list[str] = []
         self.skipped = 0
         """Requests of somebody else that wait for their KV to arrive, with their blocks taken already."""
 
@@ -127,6 +143,9 @@ class Engine:
         self.received.append(
             (request.request_id, request.data_parallel_rank, len(request.prompt_token_ids or ()))
         )
+        if self.drains:
+            self.refused.append(request.request_id)
+            return
         self.queue.append([request.request_id, len(request.prompt_token_ids or ()), request.max_tokens])
 
     def abort(self, name: str) -> None:
@@ -150,6 +169,10 @@ class Engine:
             if entry[2] == 0:
                 self.running.remove(entry)
                 self.ended.add(entry[0])
+        for name in self.refused:
+            outputs.append(EngineCoreOutput(name, [], FinishReason.ABORT))
+            self.ended.add(name)
+        self.refused = []
         ended, self.ended = self.ended, set()
         running, waiting = len(self.running) + self.foreign[0], len(self.queue) + self.foreign[1]
         usage = self.kv / self.capacity
@@ -174,7 +197,20 @@ class DPAsyncMPClient:
         request.current_wave = 0
         request.client_index = self.client_index
         chosen = self.get_core_engine_for_request(request)
+        if self.dead:
+            raise EngineDeadError
         await self._send(request, chosen)
+
+    async def get_output_async(self) -> EngineCoreOutputs:
+        outputs = await self.outputs_queue.get()
+        if isinstance(outputs, Exception):
+            raise outputs
+        return outputs
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """As vLLM's: the engines drain from here on."""
+        for engine in self.engines:
+            engine.drains = True
 
 
 class DPLBAsyncMPClient(DPAsyncMPClient):
@@ -203,6 +239,9 @@ class DPLBAsyncMPClient(DPAsyncMPClient):
         self.outputs_queue: asyncio.Queue = asyncio.Queue()
         self.engines = [Engine(slots, capacity, shape) for _ in self.core_engines]
         self.aborted: list[tuple] = []
+        self.outputs: list[EngineCoreOutput] = []
+        """What the front end gets to see."""
+        self.dead = False
         self.stock_choices = 0
 
     def get_core_engine_for_request(self, request: Request) -> bytes:
@@ -247,6 +286,7 @@ class DPLBAsyncMPClient(DPAsyncMPClient):
             outputs = engine.step(self.engine_ranks_managed[index], statistics)
             if outputs.outputs or outputs.finished_requests or outputs.scheduler_stats:
                 await type(self).process_engine_outputs(self, outputs)
+                self.outputs += outputs.outputs
         await asyncio.sleep(0)
         return [engine.kv for engine in self.engines]
 
@@ -289,12 +329,15 @@ def modules(shape: Shape = NEWEST) -> dict[str, types.ModuleType]:
     engine.EngineCoreRequest = Request if shape is NEWEST else request_class(shape)
     stats: Any = types.ModuleType("vllm.v1.metrics.stats")
     stats.SchedulerStats = SchedulerStats if shape.skipped_apart else OlderSchedulerStats
+    answers: Any = types.ModuleType("vllm.outputs")
+    answers.RequestError = RequestError
     core: Any = types.ModuleType("vllm.v1.engine.core_client")
     core.DPLBAsyncMPClient = client
     top: Any = types.ModuleType("vllm")
     top.__version__ = shape.version
     return {
         "vllm": top,
+        "vllm.outputs": answers,
         "vllm.v1": types.ModuleType("vllm.v1"),
         "vllm.v1.engine": engine,
         "vllm.v1.engine.core_client": core,

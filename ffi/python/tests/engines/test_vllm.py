@@ -4,6 +4,7 @@ client.
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
 import os
@@ -12,13 +13,16 @@ import sys
 import types
 from pathlib import Path
 
+import prometheus_client
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_vllm
 from fake_vllm import FinishReason, Request
 
+from balanceroute.engines import series
 from balanceroute.engines import vllm as plugin
+from balanceroute.engines import vllm_internals as internals
 from balanceroute.engines.settings import Settings
 
 METHODS = (
@@ -590,16 +594,19 @@ class Hidden:
 
 # In which modes something uses it, and whether it is used after the start.
 USED = {
-    **{("client", name): ("arrival", "step") for name in plugin._CLIENT},
-    **{("client", name): ("step",) for name in plugin._CLIENT_STEP},
+    **{("client", name): ("arrival", "step") for name in internals._CLIENT},
+    **{("client", name): ("step",) for name in internals._CLIENT_STEP},
     **{
         (kind, name): ("arrival", "step")
-        for _, kind, names in plugin._FIELDS
+        for _, kind, names in internals._FIELDS
         for name in names
         if kind != "FinishReason"
     },
 }
-AT_START_ONLY = {("client", name) for name in ("vllm_config", "client_index", "engine_ranks_managed")}
+AT_START_ONLY = {
+    ("client", name)
+    for name in ("vllm_config", "client_index", "engine_ranks_managed", "get_output_async", "shutdown")
+}
 
 
 @pytest.mark.parametrize("when", ["at start", "after 10 requests"])
@@ -695,7 +702,8 @@ async def drain_any(client):
 
 
 @pytest.mark.parametrize(
-    ("module", "kind", "field"), [(module, kind, f) for module, kind, names in plugin._FIELDS for f in names]
+    ("module", "kind", "field"),
+    [(module, kind, f) for module, kind, names in internals._FIELDS for f in names],
 )
 def test_a_field_that_a_version_lacks_is_named_before_any_request(core, mode, caplog, module, kind, field):
     of = getattr(sys.modules[module], kind)
@@ -740,3 +748,152 @@ def test_an_abort_that_meets_a_failure_is_not_lost(mode):
         assert held not in received and other in received
 
     asyncio.run(main())
+
+
+async def fill_and_hold(client, running=4, held=6):
+    """Requests in every slot, and some that wait."""
+    adds = {}
+    for i in range(running + held):
+        adds[f"r{i}"] = asyncio.create_task(client.add_request_async(request(f"r{i}", tokens=40)))
+    await until(lambda: len(client.reqs_in_flight) == running and len(plugin.state_of(client).gate) == held)
+    return adds
+
+
+def sent(client):
+    return sorted(n for e in client.engines for n, _, _ in e.received)
+
+
+def test_what_is_held_is_sent_before_vllm_shuts_down(mode, caplog):
+    """As vLLM does: from a thread, while the loop goes on serving. The engines drain all of it."""
+
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        await asyncio.get_running_loop().run_in_executor(None, functools.partial(client.shutdown, timeout=9))
+        await asyncio.gather(*adds.values())
+        assert sent(client) == sorted(adds)
+        await drain_any(client)
+        ended = {o.request_id: o.finish_reason for o in client.outputs if o.finish_reason is not None}
+        assert ended == dict.fromkeys(adds, FinishReason.LENGTH)
+
+    asyncio.run(main())
+    assert caplog.text.count("vLLM shuts down: 6 held requests are sent") == 1
+
+
+def test_a_shutdown_inside_the_loop_or_without_one_passes(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        client.shutdown()
+        await asyncio.wait_for(asyncio.gather(*adds.values()), 1)
+        return client
+
+    client = asyncio.run(main())
+    client.shutdown()
+    mode("step")().shutdown()
+
+
+def test_a_refusal_by_a_draining_engine_is_an_error_and_no_empty_answer(mode):
+    """Nobody has said that the engines drain: the first refusal does."""
+
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        for engine in client.engines:
+            engine.drains = True
+        # One of those that run is aborted: its slot is taken by one that was held, which is refused.
+        await client.abort_requests_async(["r0"])
+        for _ in range(4):
+            await client.step()
+            await asyncio.sleep(0.003)
+        await asyncio.wait_for(asyncio.gather(*adds.values()), 1)
+        await client.step()
+        ended = {o.request_id: o for o in client.outputs if o.finish_reason is not None}
+        held = [n for e in client.engines for n, _, _ in e.received][4:]
+        assert len(sent(client)) == 10
+        refused = {n: o for n, o in ended.items() if o.finish_reason == FinishReason.ERROR}
+        assert len(refused) == 6 and all(o.error.retryable and not o.new_token_ids for o in refused.values())
+        assert not [o for o in ended.values() if o.finish_reason == FinishReason.ABORT], held
+        counters = plugin.state_of(client).ledger.counters
+        assert (counters.aborted, counters.finished) == (6, 1)
+
+    asyncio.run(main())
+
+
+def test_an_abort_by_the_caller_stays_one(mode):
+    async def main():
+        client = mode("step")(ranks=1, slots=1)
+        await client.add_request_async(request("a"))
+        await client.abort_requests_async(["a"])
+        output = fake_vllm.EngineCoreOutput("a", [], FinishReason.ABORT)
+        outputs = fake_vllm.EngineCoreOutputs(0, [output], {"a"})
+        await type(client).process_engine_outputs(client, outputs)
+        assert output.finish_reason == FinishReason.ABORT and output.error is None
+        assert not plugin.state_of(client).kept
+
+    asyncio.run(main())
+
+
+def test_what_is_held_when_an_engine_dies_fails_at_once(mode):
+    async def main():
+        client = mode("step", stall_ms=60_000)(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        client.dead = True
+        client.outputs_queue.put_nowait(fake_vllm.EngineDeadError())
+        with pytest.raises(fake_vllm.EngineDeadError):
+            await client.get_output_async()
+        results = await asyncio.wait_for(asyncio.gather(*adds.values(), return_exceptions=True), 1)
+        assert sum(isinstance(r, fake_vllm.EngineDeadError) for r in results) == 6
+        with pytest.raises(fake_vllm.EngineDeadError):
+            await asyncio.wait_for(client.add_request_async(request("late")), 1)
+
+    asyncio.run(main())
+
+
+def page():
+    return prometheus_client.generate_latest().decode()
+
+
+def test_held_requests_and_ranks_are_on_the_engines_own_page(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        assert "balanceroute_held_requests 6.0" in page() and "balanceroute_active 1.0" in page()
+        assert 'balanceroute_free_slots{worker="1"} 2.0' in page()
+        state = plugin.state_of(client)
+        state._shown_at -= 10
+        await client.step()
+        assert 'balanceroute_running_requests{worker="1"} 2.0' in page()
+        assert 'balanceroute_load_tokens{worker="0"} 202.0' in page()
+        adds["r9"].cancel()
+        await until(lambda: "balanceroute_held_requests 5.0" in page())
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            state.give_up("spoiled")
+        await asyncio.gather(*adds.values(), return_exceptions=True)
+        assert "balanceroute_held_requests 0.0" in page() and "balanceroute_active 0.0" in page()
+
+    asyncio.run(main())
+
+
+def test_without_prometheus_client_everything_else_works(mode, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    series._gauges.cache_clear()
+    try:
+
+        async def main():
+            client = mode("step")(ranks=2, slots=2)
+            adds = await fill_and_hold(client)
+            await drain(client, list(adds))
+            await asyncio.gather(*adds.values())
+
+        asyncio.run(main())
+        assert series._gauges() is None
+    finally:
+        monkeypatch.undo()
+        series._gauges.cache_clear()
+        for name in [
+            n for n in prometheus_client.REGISTRY._names_to_collectors if n.startswith("balanceroute")
+        ]:
+            prometheus_client.REGISTRY.unregister(prometheus_client.REGISTRY._names_to_collectors[name])
