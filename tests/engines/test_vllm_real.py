@@ -6,6 +6,7 @@ decode numbers.
 
 import asyncio
 import time
+from collections import Counter
 
 import pytest
 
@@ -13,6 +14,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: tests/engines/run vll
 
 import vllm.v1.engine.core_client as core_client
 from vllm.plugins import load_plugins_by_group
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm_cluster import BLOCKS_IN_EVERY_FRONT_END, KV_IN_ROWS, Setup, workload
 
 from balanceroute.engines import vllm as plugin
@@ -219,6 +221,64 @@ def test_aborts_of_held_and_running_requests(mode):
                     break
                 await asyncio.sleep(0.02)
             assert not setup.client.reqs_in_flight and len(plugin.state_of(setup.client).ledger) == 0
+
+    asyncio.run(main())
+
+
+async def fill_and_hold(setup):
+    """16 requests in all slots and 30 that wait, by the tasks that add them."""
+    adds = {f"r{i}": asyncio.create_task(setup.add(f"r{i}", 100, 300)) for i in range(46)}
+    state = None
+    while state is None or len(state.gate) != 30:
+        await asyncio.sleep(0.01)
+        state = plugin.state_of(setup.client)
+    return adds
+
+
+def test_what_engines_refuse_when_they_drain_is_an_error(mode):
+    mode("step")
+
+    async def main():
+        async with Setup(slots=4) as setup:
+            adds = await fill_and_hold(setup)
+            setup.cluster.drains = True
+            await asyncio.wait_for(asyncio.gather(*adds.values()), 20)
+            await setup.ended_all(list(adds), 20)
+            # What had been sent is served, and no answer is an empty one.
+            assert Counter(setup.ended.values()) == {"length": 16, "error": 30}
+            assert setup.received() == [4, 4, 4, 4]
+
+    asyncio.run(main())
+
+
+def test_what_is_held_is_sent_before_the_client_shuts_down(mode):
+    """vLLM shuts down from a thread, while the loop serves on."""
+    mode("step")
+
+    async def main():
+        async with Setup(slots=4) as setup:
+            adds = await fill_and_hold(setup)
+            # Without vLLM's own part, which would end the sockets to engines that are not its own.
+            shutdown = plugin._patch_shutdown(lambda client: None, None)
+            await asyncio.get_running_loop().run_in_executor(None, shutdown, setup.client)
+            assert all(add.done() for add in adds.values())
+            await setup.ended_all(list(adds), 20)
+            assert set(setup.ended.values()) == {"length"} and sum(setup.received()) == 46
+
+    asyncio.run(main())
+
+
+def test_what_is_held_when_an_engine_dies_fails_at_once(mode):
+    mode("step", stall_ms=60_000)
+
+    async def main():
+        async with Setup(slots=4) as setup:
+            adds = await fill_and_hold(setup)
+            setup.cluster.dies = True
+            results = await asyncio.wait_for(asyncio.gather(*adds.values(), return_exceptions=True), 2)
+            assert sum(isinstance(result, EngineDeadError) for result in results) == 30
+            with pytest.raises(EngineDeadError):
+                await asyncio.wait_for(setup.add("late", 100, 3), 2)
 
     asyncio.run(main())
 

@@ -33,7 +33,9 @@ from vllm.v1.engine import (
     EngineCoreRequestType,
     FinishReason,
 )
+from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.coordinator import DPCoordinator, EngineState
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
@@ -69,6 +71,8 @@ class _Engine:
     received: list = field(default_factory=list)
     wire: list = field(default_factory=list)
     """Bytes of every request received."""
+    refused: list = field(default_factory=list)
+    """Client and name of what came too late."""
     preempted: int = 0
     extra: tuple = (0, 0, 0)
     """Running, waiting and KV tokens of somebody else, for whom it has so much less room."""
@@ -93,6 +97,10 @@ class Cluster(threading.Thread):
         """KV tokens of every rank after each step in which anything ran."""
         self.paused = False
         self.statistics = True
+        self.drains = False
+        """Whether the engines refuse what is new, as they do before they shut down."""
+        self.dies = False
+        """Whether the first one tells all clients that it has died."""
         self.stop = threading.Event()
         self.ready = threading.Event()
         self.failure: BaseException | None = None
@@ -148,6 +156,9 @@ class Cluster(threading.Thread):
                             break
                         if kind == ADD:
                             request = decoder.decode(frames)
+                            if self.drains:
+                                engine.refused.append((request.client_index, request.request_id))
+                                continue
                             engine.received.append(request.request_id)
                             engine.wire.append(b"".join(frames))
                             engine.queue.append(
@@ -162,6 +173,10 @@ class Cluster(threading.Thread):
                             for name in names.decode(frames):
                                 self._abort(engine, name)
             due = max(due + self.step_s, time.monotonic())
+            if self.dies:
+                for pushes in to_client:
+                    pushes[0].send(EngineCoreProc.ENGINE_CORE_DEAD)
+                self.dies, self.paused = False, True
             if self.paused:
                 continue
             step += 1
@@ -208,6 +223,12 @@ class Cluster(threading.Thread):
             engine.queue.appendleft(engine.running.pop())
             engine.preempted += 1
         outputs, still = {}, []
+        for client, name in engine.refused:
+            outputs.setdefault(client, []).append(
+                EngineCoreOutput(name, [], finish_reason=FinishReason.ABORT)
+            )
+            engine.finished.setdefault(client, set()).add(name)
+        engine.refused = []
         for request in engine.running:
             request.generated += 1
             ends = request.generated >= request.limit
@@ -300,7 +321,11 @@ class Setup:
 
     async def _read(self, client) -> None:
         while True:
-            for output in (await client.get_output_async()).outputs:
+            try:
+                outputs = (await client.get_output_async()).outputs
+            except EngineDeadError:
+                return
+            for output in outputs:
                 before = self.tokens.get(output.request_id, 0)
                 self.tokens[output.request_id] = before + len(output.new_token_ids)
                 if output.finish_reason is not None:

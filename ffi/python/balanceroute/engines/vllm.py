@@ -179,8 +179,9 @@ class State:
         # By rank: the coordinator's row that was reported, and when it was first seen.
         self._rows: dict[int, tuple[Any, ...]] = {}
         self._direct_at = [-1e9] * engines
-        self._logged_at = self._shown_at = self.ledger.clock()
-        self.series.show(self.ledger.router.metrics())
+        self._logged_at = self.ledger.clock()
+        self._show_at: asyncio.TimerHandle | None = None
+        self._show()
         bound = f"{self.capacity} KV tokens" if self.capacity else "no bound on KV tokens"
         if not self.capacity and settings.kv_capacity_tokens is None:
             bound += " (vLLM tells none: BALANCEROUTE_KV_CAPACITY_TOKENS sets it)"
@@ -358,13 +359,19 @@ class State:
             left = True
         if left:
             self.gate.stir()
+        if self._show_at is None:
+            # Later, so that the last of a burst is shown too.
+            self._show_at = asyncio.get_running_loop().call_later(
+                _SHOW_EVERY, self.guard, "cannot show the ranks", self._show
+            )
         now = ledger.clock()
-        if now - self._shown_at >= _SHOW_EVERY:
-            self._shown_at = now
-            self.series.show(ledger.router.metrics())
         if self.settings.log_every and now - self._logged_at >= self.settings.log_every:
             self._logged_at = now
             logger.info("balanceroute: %d held, %s", len(self.gate), ledger.summary())
+
+    def _show(self) -> None:
+        self._show_at = None
+        self.series.show(self.ledger.router.metrics())
 
     def _report(self, rank: int, running: int, waiting: int, usage: float | None, age: float = 0.0) -> None:
         used = None if usage is None or not self.capacity else round(usage * self.capacity)
