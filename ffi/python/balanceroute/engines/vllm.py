@@ -176,7 +176,7 @@ class State:
         """Requests that were held and have been sent."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self._coordinator_seen: Any = None
-        # By rank: the coordinator's row that was reported, and when it was first seen.
+        # By rank: the coordinator's row that was reported last.
         self._rows: dict[int, tuple[Any, ...]] = {}
         self._direct_at = [-1e9] * engines
         self._logged_at = self.ledger.clock()
@@ -260,6 +260,7 @@ class State:
         """
         loop = self.loop
         if loop is None or not loop.is_running():
+            self.holding = False
             return
         try:
             own = asyncio.get_running_loop() is loop
@@ -277,22 +278,26 @@ class State:
         # The last one is on its way when its coroutine has run once more.
         await asyncio.sleep(0.01)
 
-    def refused(self, output: Any) -> bool:
-        """Whether an engine has refused a request that was held: as one does that drains. What is held still
-        shall not wait for a slot there.
+    def refuse(self, outputs: Any) -> set[str]:
+        """Names of requests that were held and that an engine has refused, as one does that drains: an abort
+        without a token, which becomes an error. What is held still shall not wait for a slot there.
+
+        An engine that is told to pause aborts what runs as well, and that stays as it is.
         """
-        name = output.request_id
         core = importlib.import_module("vllm.v1.engine")
-        if output.finish_reason != core.FinishReason.ABORT or name not in self.kept:
-            return False
-        if output.new_token_ids or self.ledger.generated(name):
-            return False
-        output.finish_reason = core.FinishReason.ERROR
-        if hasattr(output, "error"):
-            kind = importlib.import_module("vllm.outputs").RequestError
-            output.error = kind("engine_draining", "The engine takes no new requests.", retryable=True)
-        self.gate.release_all("an engine takes no new requests")
-        return True
+        aborts = [output for output in outputs if output.finish_reason == core.FinishReason.ABORT]
+        late = [o for o in aborts if not o.new_token_ids and not self.ledger.generated(o.request_id)]
+        if len(late) < len(aborts) and self.holding:
+            return set()
+        refused = [output for output in late if output.request_id in self.kept]
+        for output in refused:
+            output.finish_reason = core.FinishReason.ERROR
+            if hasattr(output, "error"):
+                kind = importlib.import_module("vllm.outputs").RequestError
+                output.error = kind("engine_draining", "The engine takes no new requests.", retryable=True)
+        if refused:
+            self.gate.release_all("an engine takes no new requests")
+        return {output.request_id for output in refused}
 
     def bind(self, client: Any, request: Any, engine: Any) -> None:
         """Chosen by vLLM or by the caller: it is load all the same."""
@@ -314,6 +319,7 @@ class State:
         if engines != self.ledger.ranks:
             self.ledger.resize(engines)
             self._direct_at = (self._direct_at + [-1e9] * engines)[:engines]
+            self._rows.clear()
             self.gate.stir()
         counts = client.lb_engines
         if counts is self._coordinator_seen:
@@ -338,10 +344,13 @@ class State:
         self.gate.news()
         ledger = self.ledger
         left = False
+        refused: set[str] | None = None
         for output in outputs.outputs:
             ledger.progress(output.request_id, len(output.new_token_ids))
             if output.finish_reason is not None:
-                if self.kept and self.refused(output):
+                if refused is None:
+                    refused = self.refuse(outputs.outputs) if self.kept else set()
+                if output.request_id in refused:
                     left |= ledger.abort(output.request_id)
                 left |= ledger.finish(output.request_id)
                 self.kept.discard(output.request_id)

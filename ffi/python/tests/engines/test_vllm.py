@@ -820,6 +820,28 @@ def test_a_refusal_by_a_draining_engine_is_an_error_and_no_empty_answer(mode):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_aborts_of_an_engine_that_pauses_stay_aborts_unless_vllm_stops(mode, stops):
+    """Told to pause, an engine aborts all that it has, whether it has begun or not."""
+
+    async def main():
+        client = mode("step")(ranks=1, slots=2)
+        for name in ("begun", "waits"):
+            await client.add_request_async(request(name))
+        outputs = [fake_vllm.EngineCoreOutput("begun", [7])]
+        await type(client).process_engine_outputs(client, fake_vllm.EngineCoreOutputs(0, outputs))
+        if stops:
+            client.shutdown()
+        outputs = [fake_vllm.EngineCoreOutput(n, [], FinishReason.ABORT) for n in ("begun", "waits")]
+        ended = fake_vllm.EngineCoreOutputs(0, outputs, {"begun", "waits"})
+        await type(client).process_engine_outputs(client, ended)
+        found = [output.finish_reason for output in outputs]
+        assert found == [FinishReason.ABORT, FinishReason.ERROR if stops else FinishReason.ABORT]
+        assert not len(plugin.state_of(client).ledger)
+
+    asyncio.run(main())
+
+
 def test_an_abort_by_the_caller_stays_one(mode):
     async def main():
         client = mode("step")(ranks=1, slots=1)
