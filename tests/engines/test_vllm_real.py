@@ -15,7 +15,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: tests/engines/run vll
 import vllm.v1.engine.core_client as core_client
 from vllm.plugins import load_plugins_by_group
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm_cluster import BLOCKS_IN_EVERY_FRONT_END, KV_IN_ROWS, Setup, workload
+from vllm_cluster import BLOCKS_IN_EVERY_FRONT_END, KV_IN_ROWS, Setup, request, workload
 
 from balanceroute.engines import vllm as plugin
 
@@ -53,9 +53,9 @@ async def feed(setup, work, in_flight, client=lambda number: 0):
         await setup.end(name)
         slots.release()
 
-    for number, request in enumerate(work):
+    for number, what in enumerate(work):
         await slots.acquire()
-        adds.append(asyncio.create_task(one(*request, number)))
+        adds.append(asyncio.create_task(one(*what, number)))
     await asyncio.wait_for(asyncio.gather(*adds), 120)
     return time.monotonic() - start
 
@@ -402,23 +402,11 @@ def test_one_decision_costs_little(mode, name):
 
     async def cost():
         async with Setup(slots=4096, capacity=100_000_000) as setup:
-            from vllm.v1.engine import EngineCoreRequest
-
             times = []
             for j in range(2000):
-                request = EngineCoreRequest(
-                    request_id=f"b{j}",
-                    prompt_token_ids=[1] * 100,
-                    mm_features=None,
-                    sampling_params=None,
-                    pooling_params=None,
-                    arrival_time=0.0,
-                    lora_request=None,
-                    cache_salt=None,
-                    data_parallel_rank=None,
-                )
+                one = request(f"b{j}", 100)
                 start = time.perf_counter_ns()
-                setup.client.get_core_engine_for_request(request)
+                setup.client.get_core_engine_for_request(one)
                 times.append(time.perf_counter_ns() - start)
             state = plugin.state_of(setup.client)
             assert state is None or state.ledger.counters.placed == 2000

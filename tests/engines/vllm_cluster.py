@@ -276,7 +276,7 @@ class Setup:
             cache_config=cache,
             fault_tolerance_config=types.SimpleNamespace(enable_fault_tolerance=False),
         )
-        self.coordinator = DPCoordinator(parallel, enable_wave_coordination=True)
+        self.coordinator = DPCoordinator(parallel)
         stats = self.coordinator.get_stats_publish_address()
         bases = [f"ipc://{tempfile.mkdtemp()}/" for _ in range(clients)]
         self.addresses = [
@@ -316,7 +316,7 @@ class Setup:
         await asyncio.to_thread(self.cluster.join, 5)
         for client in self.clients:
             client.shutdown()
-        self.coordinator.shutdown()
+        (self.coordinator.shutdown if hasattr(DPCoordinator, "shutdown") else self.coordinator.close)()
         assert self.cluster.failure is None, self.cluster.failure
 
     async def _read(self, client) -> None:
@@ -348,20 +348,8 @@ class Setup:
     async def add(
         self, name: str, prompt: int, tokens: int, rank: int | None = None, client=0, **more
     ) -> None:
-        await self.clients[client].add_request_async(
-            EngineCoreRequest(
-                request_id=name,
-                prompt_token_ids=[1] * prompt,
-                mm_features=None,
-                sampling_params=SamplingParams(max_tokens=tokens),
-                pooling_params=None,
-                arrival_time=0.0,
-                lora_request=None,
-                cache_salt=None,
-                data_parallel_rank=rank,
-                **more,
-            )
-        )
+        sampling = SamplingParams(max_tokens=tokens)
+        await self.clients[client].add_request_async(request(name, prompt, sampling, rank, **more))
 
     async def ended_all(self, names, timeout: float) -> None:
         """Waits until every request has ended. Raises with those that have not."""
@@ -373,6 +361,17 @@ class Setup:
 
     def received(self) -> list[int]:
         return [len(engine.received) for engine in self.cluster.engines]
+
+
+def request(name: str, prompt: int, sampling=None, rank=None, **more) -> EngineCoreRequest:
+    """What a front end sends to an engine."""
+    if "eos_token_id" in EngineCoreRequest.__struct_fields__:
+        more["eos_token_id"] = None
+    return EngineCoreRequest(
+        request_id=name, prompt_token_ids=[1] * prompt, mm_features=None, sampling_params=sampling,
+        pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None,
+        data_parallel_rank=rank, **more,
+    )  # fmt: skip
 
 
 def workload(count: int, seed: int, prompt=(50, 1600), tokens=(10, 120)) -> list[tuple[str, int, int]]:

@@ -1,4 +1,4 @@
-"""vLLM plugin (0.18 to 0.33): decides which data-parallel rank a request enters.
+"""vLLM plugin (0.13 to 0.33): decides which data-parallel rank a request enters.
 
 Declared as entry point `vllm.general_plugins`, so vLLM calls :func:`register` in every process; what it does
 there is chosen by environment variables (:mod:`balanceroute.engines.settings`). Unset, or
@@ -17,7 +17,7 @@ own priorities order what a rank has been given, not what is held.
 Versions differ in what they tell, and the plugin asks for what is there: the KV usage of a coordinator row
 (from 0.27.1), the KV tokens of a rank (from 0.24; blocks before), requests that wait and hold blocks already.
 Before 0.24 the capacity of a model with several kinds of KV cache cannot be told from its blocks, and with
-several API servers 0.18 tells none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
+several API servers 0.18 and older tell none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
 
 Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part
 of every rank's slots and KV tokens, so together they never overfill one, and one of them that gets more than
