@@ -57,7 +57,9 @@ def register() -> None:
         registry.register(f"{TARGET}.__init__", _say_method, kinds.AFTER)
         registry.register(f"{TARGET}.send_control_message", _hear, kinds.AFTER)
     except Exception as error:
-        logger.error(
+        say(
+            logger,
+            logging.ERROR,
             "balanceroute: this SGLang has not the plugin interface that is known here: %s; "
             "it routes as it always does",
             error,
@@ -123,7 +125,9 @@ def _new_state(controller: Any) -> Any:
     try:
         state: Any = State(controller, Settings.from_env())
     except Exception as error:
-        logger.error(
+        say(
+            logger,
+            logging.ERROR,
             "balanceroute: cannot follow this controller (%s: %s); SGLang routes as it always does",
             type(error).__name__,
             error,

@@ -80,7 +80,9 @@ def register() -> None:
     if settings is None:
         return
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").strip() not in ("", "0"):
-        logger.warning(
+        say(
+            logger,
+            logging.WARNING,
             "balanceroute: VLLM_USE_RUST_FRONTEND is set: the Rust front end routes requests itself "
             "and runs no Python plugin, so "
             "BALANCEROUTE_MODE=%s has no effect; unset VLLM_USE_RUST_FRONTEND to use it",
@@ -95,7 +97,9 @@ def register() -> None:
         version = (
             getattr(importlib.import_module("vllm"), "__version__", "?") if _has_vllm() else "not importable"
         )
-        logger.error(
+        say(
+            logger,
+            logging.ERROR,
             "balanceroute: this vLLM (%s) is not the one that the plugin knows: %s; "
             "vLLM routes as it always does",
             version,
@@ -440,7 +444,9 @@ def _state(client: Any, settings: Settings) -> State | None:
         try:
             state = State(client, settings)
         except Exception as error:
-            logger.error(
+            say(
+                logger,
+                logging.ERROR,
                 "balanceroute: cannot follow this client (%s: %s); vLLM routes as it always does",
                 type(error).__name__,
                 error,
