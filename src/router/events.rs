@@ -93,7 +93,7 @@ impl Router {
     /// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes
     /// what it had preempted). It has no dispatch number and counts as seen. What an engine says it runs is
     /// so: also past the worker's slots and capacity
-    /// ([`Counters::adopted_beyond`](crate::router::Counters)), and a request that waits here waits no longer.
+    /// ([`Counters::adopted_beyond`](crate::router::Counters)), and a request that waits here waits no more.
     ///
     /// # Errors
     /// An id that runs already, an invalid length, or an unknown worker.

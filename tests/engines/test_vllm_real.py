@@ -6,6 +6,7 @@ decode numbers.
 
 import asyncio
 import time
+from collections import Counter
 
 import pytest
 
@@ -13,11 +14,17 @@ pytest.importorskip("vllm", reason="vLLM is not installed: tests/engines/run vll
 
 import vllm.v1.engine.core_client as core_client
 from vllm.plugins import load_plugins_by_group
-from vllm_cluster import Setup, workload
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm_cluster import BLOCKS_IN_EVERY_FRONT_END, KV_IN_ROWS, Setup, request, workload
 
 from balanceroute.engines import vllm as plugin
 
 CLIENT = core_client.DPLBAsyncMPClient
+
+# Somebody else's load is known by its KV usage only, and nothing of ours runs there that would tell it.
+needs_kv_in_rows = pytest.mark.skipif(
+    not KV_IN_ROWS, reason="coordinator rows of this version have no KV usage"
+)
 
 
 @pytest.fixture
@@ -46,9 +53,9 @@ async def feed(setup, work, in_flight, client=lambda number: 0):
         await setup.end(name)
         slots.release()
 
-    for number, request in enumerate(work):
+    for number, what in enumerate(work):
         await slots.acquire()
-        adds.append(asyncio.create_task(one(*request, number)))
+        adds.append(asyncio.create_task(one(*what, number)))
     await asyncio.wait_for(asyncio.gather(*adds), 120)
     return time.monotonic() - start
 
@@ -60,7 +67,8 @@ def complete(setup, work):
     received = [name for engine in setup.cluster.engines for name in engine.received]
     assert sorted(received) == sorted(name for name, _, _ in work)
     for client in setup.clients:
-        assert not client.reqs_in_flight and not any(client.engine_inflight.values())
+        # Versions before 0.33 do not count by engine.
+        assert not client.reqs_in_flight and not any(getattr(client, "engine_inflight", {}).values())
         state = plugin.state_of(client)
         if state is None:
             continue
@@ -101,9 +109,10 @@ def test_engines_receive_the_bytes_they_always_received(mode, name):
     assert asyncio.run(run()) == stock
 
 
+@needs_kv_in_rows
 @pytest.mark.parametrize("name", ["arrival", "step"])
 def test_40_requests_over_skewed_reports(mode, name):
-    """The skewed loads that vLLM's own rule answers with 0 / 17 / 23 / 0."""
+    """The skewed loads that the rule of vLLM 0.33 answers with 0 / 17 / 23 / 0."""
 
     async def main():
         async with Setup(slots=200, capacity=100_000, step_s=0.2) as setup:
@@ -156,7 +165,7 @@ def test_4000_requests(mode, load):
             f"{load}, {name}: fullest rank {imbalance:.1%} above the mean, {took:.1f} s, {received},"
             f" {preempted} preempted"
         )
-    assert results["step"][0] < 0.5 * results["off"][0]
+    assert results["step"][0] <= min(0.05, 0.5 * results["off"][0])
     if load == "slots to spare":
         assert results["arrival"][0] < 0.8 * results["off"][0]
 
@@ -179,7 +188,9 @@ def test_three_front_ends(mode):
 
     stock = asyncio.run(run("off"))
     mode("step")
-    assert asyncio.run(run("step")) < 0.7 * stock
+    # Without a capacity what the others have is known by its count only.
+    at_most = 0.05 if BLOCKS_IN_EVERY_FRONT_END else 0.06
+    assert asyncio.run(run("step")) <= min(at_most, 0.7 * stock)
 
 
 def test_aborts_of_held_and_running_requests(mode):
@@ -210,6 +221,64 @@ def test_aborts_of_held_and_running_requests(mode):
                     break
                 await asyncio.sleep(0.02)
             assert not setup.client.reqs_in_flight and len(plugin.state_of(setup.client).ledger) == 0
+
+    asyncio.run(main())
+
+
+async def fill_and_hold(setup):
+    """16 requests in all slots and 30 that wait, by the tasks that add them."""
+    adds = {f"r{i}": asyncio.create_task(setup.add(f"r{i}", 100, 300)) for i in range(46)}
+    state = None
+    while state is None or len(state.gate) != 30:
+        await asyncio.sleep(0.01)
+        state = plugin.state_of(setup.client)
+    return adds
+
+
+def test_what_engines_refuse_when_they_drain_is_an_error(mode):
+    mode("step")
+
+    async def main():
+        async with Setup(slots=4) as setup:
+            adds = await fill_and_hold(setup)
+            setup.cluster.drains = True
+            await asyncio.wait_for(asyncio.gather(*adds.values()), 20)
+            await setup.ended_all(list(adds), 20)
+            # What had been sent is served, and no answer is an empty one.
+            assert Counter(setup.ended.values()) == {"length": 16, "error": 30}
+            assert setup.received() == [4, 4, 4, 4]
+
+    asyncio.run(main())
+
+
+def test_what_is_held_is_sent_before_the_client_shuts_down(mode):
+    """vLLM shuts down from a thread, while the loop serves on."""
+    mode("step")
+
+    async def main():
+        async with Setup(slots=4) as setup:
+            adds = await fill_and_hold(setup)
+            # Without vLLM's own part, which would end the sockets to engines that are not its own.
+            shutdown = plugin._patch_shutdown(lambda client: None, None)
+            await asyncio.get_running_loop().run_in_executor(None, shutdown, setup.client)
+            assert all(add.done() for add in adds.values())
+            await setup.ended_all(list(adds), 20)
+            assert set(setup.ended.values()) == {"length"} and sum(setup.received()) == 46
+
+    asyncio.run(main())
+
+
+def test_what_is_held_when_an_engine_dies_fails_at_once(mode):
+    mode("step", stall_ms=60_000)
+
+    async def main():
+        async with Setup(slots=4) as setup:
+            adds = await fill_and_hold(setup)
+            setup.cluster.dies = True
+            results = await asyncio.wait_for(asyncio.gather(*adds.values(), return_exceptions=True), 2)
+            assert sum(isinstance(result, EngineDeadError) for result in results) == 30
+            with pytest.raises(EngineDeadError):
+                await asyncio.wait_for(setup.add("late", 100, 3), 2)
 
     asyncio.run(main())
 
@@ -292,6 +361,7 @@ def test_nothing_is_held_beyond_the_bound_when_everything_is_silent(mode):
     asyncio.run(main())
 
 
+@needs_kv_in_rows
 @pytest.mark.parametrize("name", ["off", "arrival", "step"])
 def test_a_rank_that_fills_up(mode, name):
     """For 4 seconds somebody else takes nearly all KV tokens of rank 0: requests sent there wait."""
@@ -307,8 +377,7 @@ def test_a_rank_that_fills_up(mode, name):
             took = await feed(setup, work, 60)
             received = setup.received()
             say(
-                f"{name}: full rank 0 got {received[0]} of {sum(received)} requests,"
-                f" all done in {took:.1f} s"
+                f"{name}: full rank 0 got {received[0]} of {sum(received)} requests, all done in {took:.1f} s"
             )
             if name == "off":
                 assert received[0] > 3 and took > 3.4
@@ -333,17 +402,11 @@ def test_one_decision_costs_little(mode, name):
 
     async def cost():
         async with Setup(slots=4096, capacity=100_000_000) as setup:
-            from vllm.v1.engine import EngineCoreRequest
-
             times = []
             for j in range(2000):
-                request = EngineCoreRequest(
-                    request_id=f"b{j}", prompt_token_ids=[1] * 100, mm_features=None, sampling_params=None,
-                    pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None,
-                    data_parallel_rank=None,
-                )
+                one = request(f"b{j}", 100)
                 start = time.perf_counter_ns()
-                setup.client.get_core_engine_for_request(request)
+                setup.client.get_core_engine_for_request(one)
                 times.append(time.perf_counter_ns() - start)
             state = plugin.state_of(setup.client)
             assert state is None or state.ledger.counters.placed == 2000

@@ -24,7 +24,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import vllm.v1.engine.core_client as core_client
 import zmq
-from vllm.config import ParallelConfig
+from vllm.config import CacheConfig, ParallelConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import (
     EngineCoreOutput,
@@ -33,9 +33,18 @@ from vllm.v1.engine import (
     EngineCoreRequestType,
     FinishReason,
 )
-from vllm.v1.engine.coordinator import DPCoordinator
+from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.engine.coordinator import DPCoordinator, EngineState
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+# What this version has: KV usage beside the counts of a coordinator row, the KV tokens of a rank beside the
+# blocks of all, and any of them where there are several front ends.
+KV_IN_ROWS = len(EngineState().request_counts) > 2
+KV_IN_TOKENS = "kv_cache_size_tokens" in CacheConfig.__dataclass_fields__
+BLOCKS_IN_EVERY_FRONT_END = hasattr(core_client.MPClient, "_apply_ready_response")
+BLOCK = 16
 
 ADD, ABORT = EngineCoreRequestType.ADD.value, EngineCoreRequestType.ABORT.value
 
@@ -62,6 +71,8 @@ class _Engine:
     received: list = field(default_factory=list)
     wire: list = field(default_factory=list)
     """Bytes of every request received."""
+    refused: list = field(default_factory=list)
+    """Client and name of what came too late."""
     preempted: int = 0
     extra: tuple = (0, 0, 0)
     """Running, waiting and KV tokens of somebody else, for whom it has so much less room."""
@@ -86,6 +97,10 @@ class Cluster(threading.Thread):
         """KV tokens of every rank after each step in which anything ran."""
         self.paused = False
         self.statistics = True
+        self.drains = False
+        """Whether the engines refuse what is new, as they do before they shut down."""
+        self.dies = False
+        """Whether the first one tells all clients that it has died."""
         self.stop = threading.Event()
         self.ready = threading.Event()
         self.failure: BaseException | None = None
@@ -141,6 +156,9 @@ class Cluster(threading.Thread):
                             break
                         if kind == ADD:
                             request = decoder.decode(frames)
+                            if self.drains:
+                                engine.refused.append((request.client_index, request.request_id))
+                                continue
                             engine.received.append(request.request_id)
                             engine.wire.append(b"".join(frames))
                             engine.queue.append(
@@ -155,6 +173,10 @@ class Cluster(threading.Thread):
                             for name in names.decode(frames):
                                 self._abort(engine, name)
             due = max(due + self.step_s, time.monotonic())
+            if self.dies:
+                for pushes in to_client:
+                    pushes[0].send(EngineCoreProc.ENGINE_CORE_DEAD)
+                self.dies, self.paused = False, True
             if self.paused:
                 continue
             step += 1
@@ -201,6 +223,12 @@ class Cluster(threading.Thread):
             engine.queue.appendleft(engine.running.pop())
             engine.preempted += 1
         outputs, still = {}, []
+        for client, name in engine.refused:
+            outputs.setdefault(client, []).append(
+                EngineCoreOutput(name, [], finish_reason=FinishReason.ABORT)
+            )
+            engine.finished.setdefault(client, set()).add(name)
+        engine.refused = []
         for request in engine.running:
             request.generated += 1
             ends = request.generated >= request.limit
@@ -236,16 +264,19 @@ class Setup:
 
     def __init__(self, ranks=4, slots=16, capacity=40_000, step_s=0.004, clients=1) -> None:
         parallel = ParallelConfig(data_parallel_size=ranks, data_parallel_size_local=ranks)
+        cache = types.SimpleNamespace(num_gpu_blocks=ranks * (capacity // BLOCK + 1), block_size=BLOCK)
+        if KV_IN_TOKENS:
+            cache.kv_cache_size_tokens = capacity
+        if clients > 1 and not BLOCKS_IN_EVERY_FRONT_END:
+            cache.num_gpu_blocks = None
         self.config = types.SimpleNamespace(
             parallel_config=parallel,
             model_config=None,
             scheduler_config=types.SimpleNamespace(max_num_seqs=slots, max_num_active_seqs=None),
-            cache_config=types.SimpleNamespace(
-                num_gpu_blocks=0, block_size=16, kv_cache_size_tokens=capacity
-            ),
+            cache_config=cache,
             fault_tolerance_config=types.SimpleNamespace(enable_fault_tolerance=False),
         )
-        self.coordinator = DPCoordinator(parallel, enable_wave_coordination=True)
+        self.coordinator = DPCoordinator(parallel)
         stats = self.coordinator.get_stats_publish_address()
         bases = [f"ipc://{tempfile.mkdtemp()}/" for _ in range(clients)]
         self.addresses = [
@@ -285,12 +316,16 @@ class Setup:
         await asyncio.to_thread(self.cluster.join, 5)
         for client in self.clients:
             client.shutdown()
-        self.coordinator.shutdown()
+        (self.coordinator.shutdown if hasattr(DPCoordinator, "shutdown") else self.coordinator.close)()
         assert self.cluster.failure is None, self.cluster.failure
 
     async def _read(self, client) -> None:
         while True:
-            for output in (await client.get_output_async()).outputs:
+            try:
+                outputs = (await client.get_output_async()).outputs
+            except EngineDeadError:
+                return
+            for output in outputs:
                 before = self.tokens.get(output.request_id, 0)
                 self.tokens[output.request_id] = before + len(output.new_token_ids)
                 if output.finish_reason is not None:
@@ -313,13 +348,8 @@ class Setup:
     async def add(
         self, name: str, prompt: int, tokens: int, rank: int | None = None, client=0, **more
     ) -> None:
-        await self.clients[client].add_request_async(
-            EngineCoreRequest(
-                request_id=name, prompt_token_ids=[1] * prompt, mm_features=None,
-                sampling_params=SamplingParams(max_tokens=tokens), pooling_params=None, arrival_time=0.0,
-                lora_request=None, cache_salt=None, data_parallel_rank=rank, **more,
-            )
-        )
+        sampling = SamplingParams(max_tokens=tokens)
+        await self.clients[client].add_request_async(request(name, prompt, sampling, rank, **more))
 
     async def ended_all(self, names, timeout: float) -> None:
         """Waits until every request has ended. Raises with those that have not."""
@@ -331,6 +361,17 @@ class Setup:
 
     def received(self) -> list[int]:
         return [len(engine.received) for engine in self.cluster.engines]
+
+
+def request(name: str, prompt: int, sampling=None, rank=None, **more) -> EngineCoreRequest:
+    """What a front end sends to an engine."""
+    if "eos_token_id" in EngineCoreRequest.__struct_fields__:
+        more["eos_token_id"] = None
+    return EngineCoreRequest(
+        request_id=name, prompt_token_ids=[1] * prompt, mm_features=None, sampling_params=sampling,
+        pooling_params=None, arrival_time=0.0, lora_request=None, cache_salt=None,
+        data_parallel_rank=rank, **more,
+    )  # fmt: skip
 
 
 def workload(count: int, seed: int, prompt=(50, 1600), tokens=(10, 120)) -> list[tuple[str, int, int]]:

@@ -10,7 +10,7 @@ from ._native import Histogram, Metrics, RankMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_OF_A_WORKER: tuple[tuple[str, str, Callable[[RankMetrics], float | None]], ...] = (
+OF_A_WORKER: tuple[tuple[str, str, Callable[[RankMetrics], float | None]], ...] = (
     ("load_tokens", "KV tokens that the worker reads each step.", lambda rank: rank.load_tokens),
     (
         "margin_tokens",
@@ -95,7 +95,7 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
     """
     page = _Page(prefix, labels or {})
     ranks = [({"worker": str(rank.worker)}, rank) for rank in metrics.ranks]
-    for name, about, value in _OF_A_WORKER:
+    for name, about, value in OF_A_WORKER:
         page.family(f"worker_{name}", "gauge", about, [(on, value(rank)) for on, rank in ranks])
     page.family(
         "worker_dispatches_total",

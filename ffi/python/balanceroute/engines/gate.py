@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .ledger import Ledger
@@ -45,11 +45,22 @@ class _Held:
 
 
 class Gate:
-    """Holds requests of one event loop. Every method must be called from that loop's thread."""
+    """Holds requests of one event loop. Every method must be called from that loop's thread.
 
-    def __init__(self, ledger: Ledger, times: GateTimes = GateTimes(), log: logging.Logger = logger) -> None:
+    A router that cannot decide releases all that waits; with `failed`, that is called instead, while the
+    exception is handled.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        times: GateTimes = GateTimes(),
+        log: logging.Logger = logger,
+        failed: Callable[[], None] | None = None,
+    ) -> None:
         self.ledger = ledger
         self.log = log
+        self.failed = failed
         self.times = times
         self.stalls = 0
         """Times that silence, or a wait that grew too long, sent requests on."""
@@ -62,6 +73,11 @@ class Gate:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def leaving(self) -> int:
+        """How many are on their way out and have not been sent."""
+        return len(self._leaving)
 
     def holds(self, name: str) -> bool:
         """Whether an abort of it must come here: it waits, or it is on its way out and has not been sent."""
@@ -81,11 +97,13 @@ class Gate:
         self._watch()
         try:
             rank = await held.future
-        except BaseException:
+        except BaseException as error:
             self._held.pop(name, None)
-            self._leaving.pop(name, None)
+            aborted = self._leaving.pop(name, False)
             if self.ledger.abort(name):
                 self.stir()
+            if aborted and isinstance(error, Exception):
+                raise Aborted(name) from None
             raise
         if self._leaving.pop(name, False):
             # Aborted between the decision and now.
@@ -122,8 +140,10 @@ class Gate:
             else:
                 self._decide_at = loop.call_soon(self._decide)
 
-    def release_all(self, why: str) -> int:
-        """Sends everything that waits to a rank at once. Returns how many."""
+    def release_all(self, why: str | None = None) -> int:
+        """Sends everything that waits to a rank at once, and says so where there is a reason to tell. Returns
+        how many.
+        """
         return self._release(list(self._held), why)
 
     def close(self) -> None:
@@ -145,6 +165,9 @@ class Gate:
             for name, rank in self.ledger.decide():
                 self._send(name, rank)
         except Exception:
+            if self.failed is not None:
+                self.failed()
+                return
             self.log.exception(
                 "balanceroute: the router failed to decide; %d waiting requests go to ranks at once",
                 len(self._held),
@@ -159,7 +182,7 @@ class Gate:
         self._leaving[name] = False
         held.future.set_result(rank)
 
-    def _release(self, names: list[str], why: str) -> int:
+    def _release(self, names: list[str], why: str | None) -> int:
         sent = 0
         for name in names:
             held = self._held.get(name)
@@ -170,6 +193,8 @@ class Gate:
             except Exception as error:
                 self._held.pop(name, None)
                 if not held.future.done():
+                    # Its coroutine has not run yet: an abort must still stop it.
+                    self._leaving[name] = False
                     held.future.set_exception(error)
                 continue
             if rank is not None:
@@ -177,6 +202,7 @@ class Gate:
                 sent += 1
         if sent:
             self.stalls += 1
+        if sent and why is not None:
             self.log.warning(
                 "balanceroute: %s: %d waiting requests went to ranks as if they had just arrived", why, sent
             )

@@ -157,6 +157,11 @@ class Ledger:
         entry = self._by_name.get(name)
         return None if entry is None else entry.rank
 
+    def generated(self, name: str) -> int:
+        """Tokens that a request has brought, 0 where it is unknown."""
+        entry = self._by_name.get(name)
+        return 0 if entry is None else entry.generated
+
     def tokens(self, rank: int) -> int:
         """KV tokens of our requests on a rank, prompt and generated, whether they run or queue there."""
         return self._ranks[rank].tokens
@@ -176,7 +181,7 @@ class Ledger:
             f"KV tokens {loads}, fullest rank {above:.1%} above the mean; "
             f"{done.placed} placed, {done.bound} named their rank, "
             f"{done.queued} queued for want of room, {done.finished} finished, {done.aborted} aborted"
-        )
+        ) + (f", {done.covered} part of what ranks report" if done.covered else "")
 
     # Requests.
 
@@ -270,7 +275,8 @@ class Ledger:
 
     def cover(self, rank: int, when: float) -> int:
         """For engines that tell no ends: what was sent to a rank at or before `when` is foreign from now on,
-        since the next report surely contains it.
+        since the next report surely contains it. To the router it has finished, at the length that is known:
+        a policy that learns lengths would learn wrong ones.
 
         Returns how many requests that were.
         """
@@ -381,11 +387,14 @@ class Ledger:
         if entry.seen_at is None:
             at.unseen_tokens -= entry.tokens
             at.unseen_requests -= 1
-        if how == "finished":
-            self.router.finish(entry.id, now_ms=self._now_ms())
-        else:
+            # Where nothing shows progress only this forgets those that have left.
+            while at.unseen and at.unseen[0].id not in at.entries:
+                at.unseen.popleft()
+        if how == "aborted":
             # Its length is not known and must teach nothing.
             self.router.abort(entry.id, now_ms=self._now_ms())
+        else:
+            self.router.finish(entry.id, now_ms=self._now_ms())
         return True
 
     def _place(self, entry: _Entry) -> int:

@@ -10,6 +10,7 @@
 | `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for so long, what waits is sent at once |
 | `BALANCEROUTE_MAX_HOLD_MS` | 60000 | `step`: no request waits longer |
 | `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, under traffic; 0 for never |
+| `BALANCEROUTE_STRICT` | 0 | 1: a wrong value or an unknown variable ends the start |
 
 `off` leaves the engine as it is. With `arrival` every request gets its rank when it arrives. With `step`
 requests wait in the front end until a rank has room, and are decided together; the stall time is to be longer
@@ -18,13 +19,55 @@ than the longest prefill of a step.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from balanceroute import POLICIES
 
 from .gate import GateTimes
 
 MODES = ("off", "arrival", "step")
+
+PREFIX = "BALANCEROUTE_"
+VARIABLES = tuple(
+    PREFIX + name
+    for name in (
+        "MODE",
+        "POLICY",
+        "SLOTS",
+        "KV_CAPACITY_TOKENS",
+        "WINDOW_MS",
+        "STALL_MS",
+        "MAX_HOLD_MS",
+        "LOG_MS",
+        "STRICT",
+    )
+)
+# Of the library, its build, its tests and its tools.
+_OF_OTHERS = frozenset(
+    PREFIX + name
+    for name in (
+        "ACL_LIBRARY",
+        "BLESS",
+        "CI",
+        "ENGINES",
+        "EVENTS",
+        "INSTALL",
+        "ISA",
+        "TRACES",
+        "VLLM_VERSIONS",
+    )
+)
+_PREFIXES_OF_OTHERS = (PREFIX + "ASCEND", PREFIX + "KERNEL", PREFIX + "WRITE_")
+
+# Bound to a rank on arrival: nothing would be left to decide in a step.
+BIND_ON_ARRIVAL = frozenset(
+    ("random", "round-robin", "power-of-two", "jsq", "vllm-legacy", "vllm-0.33", "sglang-total-tokens")
+)
 
 
 class SettingsError(ValueError):
@@ -43,18 +86,26 @@ class Settings:
     times: GateTimes = field(default_factory=GateTimes)
     log_every: float = 10.0
     """Seconds; 0 for never."""
+    strict: bool = False
+    """Whether what is wrong with the variables ends the start."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
         """Reads the variables; unset or empty means the default. Raises `SettingsError`."""
         env = os.environ if env is None else env
         mode = env.get("BALANCEROUTE_MODE", "").strip().lower() or "off"
-        if mode not in MODES:
-            raise SettingsError(f"BALANCEROUTE_MODE must be one of {', '.join(MODES)}, found {mode!r}")
+        _one_of("BALANCEROUTE_MODE", mode, MODES)
+        policy = env.get("BALANCEROUTE_POLICY", "").strip() or cls.policy
+        _one_of("BALANCEROUTE_POLICY", policy, POLICIES)
+        if mode == "step" and (policy in BIND_ON_ARRIVAL or policy.endswith("-oracle")):
+            why = "binds on arrival" if policy in BIND_ON_ARRIVAL else "needs to know when requests end"
+            raise SettingsError(
+                f"BALANCEROUTE_POLICY must be one that decides per step, found {policy!r}, which {why}"
+            )
         times = GateTimes()
         return cls(
             mode=mode,
-            policy=env.get("BALANCEROUTE_POLICY", "").strip() or cls.policy,
+            policy=policy,
             slots=_count(env, "BALANCEROUTE_SLOTS", 1),
             kv_capacity_tokens=_count(env, "BALANCEROUTE_KV_CAPACITY_TOKENS", 0),
             times=GateTimes(
@@ -63,7 +114,75 @@ class Settings:
                 max_hold=_seconds(env, "BALANCEROUTE_MAX_HOLD_MS", times.max_hold),
             ),
             log_every=_seconds(env, "BALANCEROUTE_LOG_MS", cls.log_every),
+            strict=_is_strict(env),
         )
+
+
+def at_start(engine: str, log: logging.Logger, env: Mapping[str, str] | None = None) -> Settings | None:
+    """What the plugin of an engine is to do; None for nothing. Says all that is wrong with the variables, and
+    ends the process where `BALANCEROUTE_STRICT` asks for it.
+    """
+    env = os.environ if env is None else env
+    without_effect = unknown(env)
+    settings, refused = None, None
+    try:
+        settings = Settings.from_env(env)
+    except SettingsError as error:
+        refused = str(error)
+    wrong = without_effect if refused is None else [*without_effect, refused]
+    if wrong and env.get("BALANCEROUTE_STRICT", "").strip() not in ("", "0"):
+        raise SystemExit(f"balanceroute: {'; '.join(wrong)}; BALANCEROUTE_STRICT ends the start")
+    for what in without_effect:
+        say(log, logging.WARNING, "balanceroute: %s, and has no effect", what)
+    if refused is not None:
+        say(log, logging.ERROR, "balanceroute: %s; %s routes as it always does", refused, engine)
+    return None if settings is None or settings.mode == "off" else settings
+
+
+def unknown(env: Mapping[str, str]) -> list[str]:
+    """Which variables bear our prefix and mean nothing, each with the name that is nearest."""
+    return [
+        f"{name} is no variable of ours{_nearest(name, VARIABLES)}"
+        for name in sorted(env)
+        if name.startswith(PREFIX)
+        and name not in VARIABLES
+        and name not in _OF_OTHERS
+        and not name.startswith(_PREFIXES_OF_OTHERS)
+    ]
+
+
+def say(log: logging.Logger, level: int, message: str, *values: object) -> None:
+    """To the log, or to stderr where the log would swallow it: a plugin may start before logging is set up,
+    or where it has been turned off.
+    """
+    at: logging.Logger | None = log
+    heard = False
+    while at is not None and not heard:
+        heard = any(handler.level <= level for handler in at.handlers)
+        at = at.parent if at.propagate else None
+    if heard and log.isEnabledFor(level):
+        log.log(level, message, *values)
+    else:
+        print(message % values, file=sys.stderr, flush=True)
+
+
+def _nearest(found: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(found, list(names), 1)
+    return f" (nearest: {near[0]})" if near else ""
+
+
+def _one_of(name: str, found: str, names: Iterable[str]) -> None:
+    if found not in names:
+        raise SettingsError(
+            f"{name} must be one of {', '.join(names)}, found {found!r}{_nearest(found, names)}"
+        )
+
+
+def _is_strict(env: Mapping[str, str]) -> bool:
+    text = env.get("BALANCEROUTE_STRICT", "").strip()
+    if text not in ("", "0", "1"):
+        raise SettingsError(f"BALANCEROUTE_STRICT must be 0 or 1, found {text!r}")
+    return text == "1"
 
 
 def _count(env: Mapping[str, str], name: str, least: int) -> int | None:

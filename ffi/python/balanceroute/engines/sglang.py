@@ -8,7 +8,8 @@ once) it wraps `DataParallelController.total_tokens_scheduler`, so the server mu
 SGLang's controller hears nothing of ends: what it knows of a rank is the load snapshot that the rank writes.
 A dispatch stays counted on top until a snapshot surely contains it: a scheduler takes in what has arrived,
 runs a batch and writes a snapshot, so a snapshot contains all that was sent before the snapshot before it was
-written.
+written. From then on it is forgotten here, and counts as finished. An abort that passes through the
+controller before that is counted as one.
 
 Requests that name their rank go there, and are counted. When the router fails, one message says so and SGLang
 decides as it always does.
@@ -21,8 +22,10 @@ import logging
 import time
 from typing import Any
 
+import balanceroute
+
 from .ledger import Ledger
-from .settings import Settings, SettingsError
+from .settings import BIND_ON_ARRIVAL, Settings, at_start, say
 
 __all__ = ["register", "state_of"]
 
@@ -37,13 +40,10 @@ _TRANSIT = 0.005
 
 
 def register() -> None:
-    """The entry point. May be called any number of times, never raises."""
-    try:
-        settings = Settings.from_env()
-    except SettingsError as error:
-        logger.error("balanceroute: %s; SGLang routes as it always does", error)
-        return
-    if settings.mode == "off":
+    """The entry point. May be called any number of times, and raises nothing but the `SystemExit` that
+    `BALANCEROUTE_STRICT` asks for.
+    """
+    if at_start("SGLang", logger) is None:
         return
     try:
         plugins = importlib.import_module("sglang.srt.plugins.hook_registry")
@@ -55,8 +55,11 @@ def register() -> None:
             return
         registry.register(f"{TARGET}.total_tokens_scheduler", route, kinds.AROUND)
         registry.register(f"{TARGET}.__init__", _say_method, kinds.AFTER)
+        registry.register(f"{TARGET}.send_control_message", _hear, kinds.AFTER)
     except Exception as error:
-        logger.error(
+        say(
+            logger,
+            logging.ERROR,
             "balanceroute: this SGLang has not the plugin interface that is known here: %s; "
             "it routes as it always does",
             error,
@@ -68,14 +71,19 @@ def state_of(controller: Any) -> State | None:
     return vars(controller).get(_STATE) or None
 
 
-def _say_method(_result: Any, controller: Any, *_args: Any, **_more: Any) -> None:
+def _say_method(result: Any, controller: Any, *_args: Any, **_more: Any) -> Any:
     method = getattr(getattr(controller, "load_balance_method", None), "name", None)
-    if method != "TOTAL_TOKENS":
-        logger.warning(
+    if method == "TOTAL_TOKENS":
+        say(logger, logging.INFO, "balanceroute %s: decides on arrival by F-score", balanceroute.__version__)
+    else:
+        say(
+            logger,
+            logging.WARNING,
             "balanceroute: the load balance method is %s; requests are only decided here with "
             "--load-balance-method total_tokens",
             method,
         )
+    return result
 
 
 def route(stock: Any, controller: Any, req: Any) -> Any:
@@ -105,11 +113,21 @@ def route(stock: Any, controller: Any, req: Any) -> Any:
     return result
 
 
+def _hear(result: Any, controller: Any, message: Any, *_args: Any, **_more: Any) -> Any:
+    """After `send_control_message`: aborts."""
+    state = vars(controller).get(_STATE)
+    if state and state.active and type(message).__name__ == "AbortReq":
+        state.guard(lambda: state.ledger.abort(message.rid))
+    return result
+
+
 def _new_state(controller: Any) -> Any:
     try:
         state: Any = State(controller, Settings.from_env())
     except Exception as error:
-        logger.error(
+        say(
+            logger,
+            logging.ERROR,
             "balanceroute: cannot follow this controller (%s: %s); SGLang routes as it always does",
             type(error).__name__,
             error,
@@ -143,18 +161,21 @@ class State:
     def choose(self, controller: Any, req: Any) -> int:
         """The rank for a request that has just come."""
         self._follow(controller)
-        return self.ranks[self.ledger.place(self._name(), _prompt_tokens(req), _session(req))]
+        return self.ranks[self.ledger.place(self._name(req), _prompt_tokens(req), _session(req))]
 
     def bind(self, controller: Any, req: Any, rank: int) -> None:
         """It names its rank, and SGLang has sent it there."""
         self._follow(controller)
         if rank in self.ranks:
-            self.ledger.bind(self._name(), _prompt_tokens(req), self.ranks.index(rank), _session(req))
+            self.ledger.bind(self._name(req), _prompt_tokens(req), self.ranks.index(rank), _session(req))
 
-    def _name(self) -> str:
-        # Request ids may repeat (retries), and nobody asks for a request again.
+    def _name(self, req: Any) -> str:
+        """Its id, by which it may be aborted; ids may repeat (retries) and then get a number more."""
+        name = str(getattr(req, "rid", ""))
+        if name not in self.ledger:
+            return name
         self._requests += 1
-        return str(self._requests)
+        return f"{name}\0{self._requests}"
 
     def _begin(self, controller: Any) -> None:
         """A new ledger: at the start, and when ranks have come or gone. What was sent and not yet reported is
@@ -172,7 +193,8 @@ class State:
         self.ledger = Ledger(
             len(self.ranks),
             self.settings.slots or slots or 256,
-            policy=self.settings.policy,
+            # Arrivals use the F-score, and no policy can learn from ends that nobody tells.
+            policy=self.settings.policy if self.settings.policy in BIND_ON_ARRIVAL else "level",
             kv_capacity_tokens=capacity or None,
             clock=time.time,
         )

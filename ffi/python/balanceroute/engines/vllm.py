@@ -1,4 +1,4 @@
-"""vLLM plugin (0.33): decides which data-parallel rank a request enters.
+"""vLLM plugin (0.13 to 0.33): decides which data-parallel rank a request enters.
 
 Declared as entry point `vllm.general_plugins`, so vLLM calls :func:`register` in every process; what it does
 there is chosen by environment variables (:mod:`balanceroute.engines.settings`). Unset, or
@@ -14,13 +14,23 @@ requests, one engine (no data parallelism), and external load balancing; the fir
 same. A request with `n > 1` samples enters as `n` requests, one after the other, as vLLM sends them. vLLM's
 own priorities order what a rank has been given, not what is held.
 
+Versions differ in what they tell, and the plugin asks for what is there: the KV usage of a coordinator row
+(from 0.27.1), the KV tokens of a rank (from 0.24; blocks before), requests that wait and hold blocks already.
+Before 0.24 the capacity of a model with several kinds of KV cache cannot be told from its blocks, and with
+several API servers 0.18 and older tell none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
+
 Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part
 of every rank's slots and KV tokens, so together they never overfill one, and one of them that gets more than
 its part of the traffic holds requests while others have slots to spare.
 
+What is held is sent before vLLM shuts down, so that its engines can drain it, and fails at once when an
+engine has died. An engine that drains answers what comes late with an abort: of a request that was held, that
+becomes an error, since to a client an abort looks like an empty answer. Held requests and the series of each
+rank are on vLLM's own `/metrics` page (:mod:`balanceroute.engines.series`).
+
 When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as
-it always does. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself and runs no Python plugin of
-this kind: the plugin says so and does nothing.
+it always does; what is held then is sent. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself
+and runs no Python plugin of this kind: the plugin says so and does nothing.
 """
 
 from __future__ import annotations
@@ -31,42 +41,48 @@ import importlib
 import inspect
 import logging
 import os
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import balanceroute
 
 from .gate import Aborted, Gate
 from .ledger import Ledger
-from .settings import Settings, SettingsError
+from .series import Series
+from .settings import BIND_ON_ARRIVAL, Settings, at_start, say
+from .vllm_internals import CLIENT, Unsupported, check, wanted
 
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
+
+_T = TypeVar("_T")
 
 # Below vLLM's own logger, so that it goes where vLLM's lines go.
 logger = logging.getLogger("vllm.balanceroute")
 
 MODULE = "vllm.v1.engine.core_client"
-CLIENT = "DPLBAsyncMPClient"
 _STATE = "_balanceroute"
 # Statistics that come by way of the coordinator may be this old, in seconds.
 _COORDINATOR_AGE = 0.5
+# How often the series of the ranks are renewed, in seconds.
+_SHOW_EVERY = 1.0
+# For what is held to be sent before a shutdown goes on, in seconds.
+_SHUTDOWN_WAIT = 2.0
 # As long as an engine's own statistics are younger than this, the coordinator's are not looked at, in
 # seconds.
 _DIRECT_FRESH = 2.0
 
 
-class Unsupported(Exception):
-    """The engine's internals are not those that the plugin knows: what is missing."""
-
-
 def register() -> None:
-    """The entry point. May be called any number of times, never raises, patches at most once."""
-    try:
-        settings = Settings.from_env()
-    except SettingsError as error:
-        logger.error("balanceroute: %s; vLLM routes as it always does", error)
-        return
-    if settings.mode == "off":
+    """The entry point. May be called any number of times, patches at most once, and raises nothing but the
+    `SystemExit` that `BALANCEROUTE_STRICT` asks for.
+    """
+    settings = at_start("vLLM", logger)
+    if settings is None:
         return
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").strip() not in ("", "0"):
-        logger.warning(
+        say(
+            logger,
+            logging.WARNING,
             "balanceroute: VLLM_USE_RUST_FRONTEND is set: the Rust front end routes requests itself "
             "and runs no Python plugin, so "
             "BALANCEROUTE_MODE=%s has no effect; unset VLLM_USE_RUST_FRONTEND to use it",
@@ -75,13 +91,15 @@ def register() -> None:
         return
     try:
         module = importlib.import_module(MODULE)
-        check(module)
+        check(module, settings.mode)
         install(module, settings)
     except Exception as error:
         version = (
             getattr(importlib.import_module("vllm"), "__version__", "?") if _has_vllm() else "not importable"
         )
-        logger.error(
+        say(
+            logger,
+            logging.ERROR,
             "balanceroute: this vLLM (%s) is not the one that the plugin knows: %s; "
             "vLLM routes as it always does",
             version,
@@ -97,53 +115,21 @@ def _has_vllm() -> bool:
     return True
 
 
-def check(module: Any) -> None:
-    """Whether the client class has what the plugin builds on. Raises `Unsupported` with what is missing."""
-    client = getattr(module, CLIENT, None)
-    if client is None:
-        raise Unsupported(f"{module.__name__} has no {CLIENT}")
-    for name, parameters, asynchronous, reads in (
-        (
-            "get_core_engine_for_request",
-            ["self", "request"],
-            False,
-            ("data_parallel_rank", "reqs_in_flight", "core_engines"),
-        ),
-        ("add_request_async", ["self", "request"], True, ("get_core_engine_for_request",)),
-        ("abort_requests_async", ["self", "request_ids"], True, ("reqs_in_flight",)),
-        ("process_engine_outputs", ["self", "outputs"], True, ("finished_requests",)),
-    ):
-        method = getattr(client, name, None)
-        if method is None:
-            raise Unsupported(f"{CLIENT} has no {name}")
-        found = list(inspect.signature(method).parameters)
-        if found != parameters:
-            raise Unsupported(f"{CLIENT}.{name} takes {found}, expected {parameters}")
-        if inspect.iscoroutinefunction(method) != asynchronous:
-            raise Unsupported(f"{CLIENT}.{name} is {'not ' if asynchronous else ''}a coroutine function")
-        method = inspect.unwrap(method)
-        missing = [word for word in reads if word not in method.__code__.co_names]
-        if missing:
-            raise Unsupported(f"{CLIENT}.{name} does not use {', '.join(missing)}")
-    if not isinstance(inspect.getattr_static(client, "process_engine_outputs"), staticmethod):
-        raise Unsupported(f"{CLIENT}.process_engine_outputs is not a static method")
-
-
 def install(module: Any, settings: Settings) -> None:
     """Patches the client class once; a second call changes nothing."""
     client = getattr(module, CLIENT)
     if _STATE in vars(client):
         return
-    names = ["get_core_engine_for_request", "process_engine_outputs", "abort_requests_async"]
+    names = ["__init__", "get_core_engine_for_request", "process_engine_outputs", "abort_requests_async"]
     if settings.mode == "step":
-        names.append("add_request_async")
+        names += ["add_request_async", "get_output_async", "shutdown"]
     stock = {name: inspect.getattr_static(client, name) for name in names}
     own = [name for name in names if name in vars(client)]
     for name in names:
         patch = _PATCHES[name](getattr(client, name), settings)
         setattr(client, name, staticmethod(patch) if isinstance(stock[name], staticmethod) else patch)
     setattr(client, _STATE, (stock, own))
-    logger.info("balanceroute: mode %s, policy %s", settings.mode, settings.policy)
+    logger.debug("balanceroute: installed, mode %s", settings.mode)
 
 
 def unregister(module: Any | None = None) -> None:
@@ -169,6 +155,8 @@ class State:
     """One client's ledger and gate, and what vLLM has told."""
 
     def __init__(self, client: Any, settings: Settings) -> None:
+        if missing := [name for name in wanted(settings.mode) if not hasattr(client, name)]:
+            raise Unsupported(f"{CLIENT} has no {', '.join(missing)}")
         config = client.vllm_config
         engines = len(client.core_engines)
         self.settings = settings
@@ -181,27 +169,153 @@ class State:
             kv_capacity_tokens=self.capacity,
             share=(client.client_index, client.client_count),
         )
-        self.gate = Gate(self.ledger, settings.times, logger)
+        self.gate = Gate(self.ledger, settings.times, logger, lambda: self.give_up("cannot decide"))
         self.first_rank = client.engine_ranks_managed[0]
         self.active = True
+        self.holding = True
+        """Whether requests may be held: not when the engine stops."""
+        self.series = Series()
         self.chosen: dict[str, int] = {}
+        self.kept: set[str] = set()
+        """Requests that were held and have been sent."""
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._coordinator_seen: Any = None
+        # By rank: the coordinator's row that was reported last.
+        self._rows: dict[int, tuple[Any, ...]] = {}
         self._direct_at = [-1e9] * engines
         self._logged_at = self.ledger.clock()
-        logger.info(
-            "balanceroute: %d ranks of %d slots, KV capacity %s tokens a rank, front end %d of %d",
+        self._show_at: asyncio.TimerHandle | None = None
+        self._show()
+        bound = f"{self.capacity} KV tokens" if self.capacity else "no bound on KV tokens"
+        if not self.capacity and settings.kv_capacity_tokens is None:
+            bound += " (vLLM tells none: BALANCEROUTE_KV_CAPACITY_TOKENS sets it)"
+        say(
+            logger,
+            logging.INFO,
+            "balanceroute %s: mode %s, policy %s, %d ranks of %d slots and %s, front end %d of %d",
+            balanceroute.__version__,
+            settings.mode,
+            settings.policy if settings.mode == "step" or settings.policy in BIND_ON_ARRIVAL else "F-score",
             engines,
             slots,
-            self.capacity,
+            bound,
             client.client_index + 1,
             client.client_count,
         )
 
     def give_up(self, what: str) -> None:
-        """The router failed: vLLM decides from here on."""
-        logger.exception("balanceroute: %s; vLLM decides from here on", what)
+        """Something failed that must not: vLLM decides from here on. Says so once."""
+        if not self.active:
+            return
         self.active = False
-        self.gate.release_all("the router failed")
+        self.series.active(False)
+        logger.exception(
+            "balanceroute: %s; vLLM decides from here on, and %d held requests are sent", what, len(self.gate)
+        )
+        self.chosen.clear()
+        self.gate.release_all()
+
+    def guard(self, what: str, act: Callable[..., _T], *arguments: Any) -> _T | None:
+        """Runs `act`, which may touch the client in any way; None once something has failed."""
+        if not self.active:
+            return None
+        try:
+            return act(*arguments)
+        except Exception:
+            self.give_up(what)
+            return None
+
+    def hold(self, client: Any, request: Any) -> Coroutine[Any, Any, int] | None:
+        """Waits for a rank; None where vLLM chooses or the caller has chosen."""
+        name = request.request_id
+        if not self.holding or not _is_ours(client, request) or name in self.ledger:
+            return None
+        self.loop = asyncio.get_running_loop()
+        # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
+        client._ensure_stats_update_task()
+        client._ensure_output_queue_task()
+        self.follow(client)
+        return self.gate.hold(name, _prompt_tokens(request), _session(request))
+
+    def choose(self, client: Any, request: Any) -> int | None:
+        """Fills in the rank of a request that is sent now; None where vLLM chooses or the caller has."""
+        name = request.request_id
+        rank = self.chosen.pop(name, None)
+        self.follow(client)
+        if rank is not None and rank >= len(client.core_engines):
+            # Its rank has left between the decision and now.
+            rank = None
+        if rank is None and _is_ours(client, request) and name not in self.ledger:
+            rank = self.ledger.place(name, _prompt_tokens(request), _session(request))
+        if rank is not None:
+            request.data_parallel_rank = rank
+        return rank
+
+    def stop_holding(self, why: str) -> None:
+        """The engine stops: what is held is sent, and it says what becomes of it."""
+        self.holding = False
+        if held := len(self.gate):
+            logger.warning("balanceroute: %s: %d held requests are sent", why, held)
+            self.gate.release_all()
+
+    def before_shutdown(self) -> None:
+        """Sends what is held while the engines still take it. vLLM shuts down from a thread of its own, and
+        the loop goes on.
+        """
+        loop = self.loop
+        if loop is None or not loop.is_running():
+            self.holding = False
+            return
+        try:
+            own = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            own = False
+        if own:
+            self.stop_holding("vLLM shuts down")
+        else:
+            asyncio.run_coroutine_threadsafe(self._send_all(), loop).result(_SHUTDOWN_WAIT)
+
+    async def _send_all(self) -> None:
+        self.stop_holding("vLLM shuts down")
+        while self.gate.leaving:
+            await asyncio.sleep(0.001)
+        # The last one is on its way when its coroutine has run once more.
+        await asyncio.sleep(0.01)
+
+    def refuse(self, outputs: Any) -> set[str]:
+        """Names of requests that were held and that an engine has refused, as one does that drains: an abort
+        without a token, which becomes an error. What is held still shall not wait for a slot there.
+
+        An engine that is told to pause aborts what runs as well, and that stays as it is.
+        """
+        core = importlib.import_module("vllm.v1.engine")
+        aborts = [output for output in outputs if output.finish_reason == core.FinishReason.ABORT]
+        late = [o for o in aborts if not o.new_token_ids and not self.ledger.generated(o.request_id)]
+        if len(late) < len(aborts) and self.holding:
+            return set()
+        refused = [output for output in late if output.request_id in self.kept]
+        for output in refused:
+            output.finish_reason = core.FinishReason.ERROR
+            if hasattr(output, "error"):
+                kind = importlib.import_module("vllm.outputs").RequestError
+                output.error = kind("engine_draining", "The engine takes no new requests.", retryable=True)
+        if refused:
+            self.gate.release_all("an engine takes no new requests")
+        return {output.request_id for output in refused}
+
+    def bind(self, client: Any, request: Any, engine: Any) -> None:
+        """Chosen by vLLM or by the caller: it is load all the same."""
+        name = request.request_id
+        if name not in self.ledger:
+            rank = client.core_engines.index(engine)
+            self.ledger.bind(name, _prompt_tokens(request), rank, _session(request))
+
+    def count(self, client: Any, rank: int) -> None:
+        """As vLLM does for a rank that it has chosen: its own rule may have to take over at any time."""
+        rows = client.lb_engines
+        # A rank that has just joined may have no row yet.
+        if rank < len(rows):
+            rows[rank][0] += client.client_count
 
     def follow(self, client: Any) -> None:
         """Ranks that came or went, and statistics that the coordinator has sent since the last look."""
@@ -209,6 +323,7 @@ class State:
         if engines != self.ledger.ranks:
             self.ledger.resize(engines)
             self._direct_at = (self._direct_at + [-1e9] * engines)[:engines]
+            self._rows.clear()
             self.gate.stir()
         counts = client.lb_engines
         if counts is self._coordinator_seen:
@@ -218,36 +333,61 @@ class State:
         self._coordinator_seen = counts
         self.gate.news()
         fresh = self.ledger.clock() - _DIRECT_FRESH
-        for rank, (waiting, running, usage) in enumerate(counts[:engines]):
-            if self._direct_at[rank] < fresh:
-                self._report(rank, running, waiting, usage, _COORDINATOR_AGE)
+        for rank, row in enumerate(counts[:engines]):
+            if self._direct_at[rank] >= fresh:
+                self._rows.pop(rank, None)
+            elif self._rows.get(rank) != (row := tuple(row)):
+                # The coordinator hears of a rank when its counts change, and sends all rows when one has: a
+                # row that is as it was has measured nothing since.
+                self._rows[rank] = row
+                waiting, running, *usage = row
+                self._report(rank, running, waiting, usage[0] if usage else None, _COORDINATOR_AGE)
 
     def outputs(self, client: Any, outputs: Any) -> None:
         """One engine step: tokens, ends, statistics."""
         self.gate.news()
         ledger = self.ledger
         left = False
+        refused: set[str] | None = None
         for output in outputs.outputs:
             ledger.progress(output.request_id, len(output.new_token_ids))
             if output.finish_reason is not None:
+                if refused is None:
+                    refused = self.refuse(outputs.outputs) if self.kept else set()
+                if output.request_id in refused:
+                    left |= ledger.abort(output.request_id)
                 left |= ledger.finish(output.request_id)
+                self.kept.discard(output.request_id)
         for name in outputs.finished_requests or ():
             left |= ledger.finish(name)
+            self.kept.discard(name)
         self.follow(client)
         stats = outputs.scheduler_stats
         rank = outputs.engine_index - self.first_rank
         if stats is not None and 0 <= rank < ledger.ranks:
             self._direct_at[rank] = ledger.clock()
-            self._report(rank, stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage)
+            # Those that wait for KV from elsewhere have their blocks; older versions count them as waiting.
+            waiting = stats.num_waiting_reqs + getattr(stats, "num_skipped_waiting_reqs", 0)
+            self._report(rank, stats.num_running_reqs, waiting, getattr(stats, "kv_cache_usage", None))
             left = True
         if left:
             self.gate.stir()
-        if self.settings.log_every and ledger.clock() - self._logged_at >= self.settings.log_every:
-            self._logged_at = ledger.clock()
+        if self._show_at is None:
+            # Later, so that the last of a burst is shown too.
+            self._show_at = asyncio.get_running_loop().call_later(
+                _SHOW_EVERY, self.guard, "cannot show the ranks", self._show
+            )
+        now = ledger.clock()
+        if self.settings.log_every and now - self._logged_at >= self.settings.log_every:
+            self._logged_at = now
             logger.info("balanceroute: %d held, %s", len(self.gate), ledger.summary())
 
-    def _report(self, rank: int, running: int, waiting: int, usage: float, age: float = 0.0) -> None:
-        used = int(usage * self.capacity) if self.capacity else None
+    def _show(self) -> None:
+        self._show_at = None
+        self.series.show(self.ledger.router.metrics())
+
+    def _report(self, rank: int, running: int, waiting: int, usage: float | None, age: float = 0.0) -> None:
+        used = None if usage is None or not self.capacity else round(usage * self.capacity)
         self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, age=age)
 
 
@@ -263,9 +403,15 @@ def _capacity(config: Any, settings: Settings, engines: int) -> int | None:
     tokens = getattr(cache, "kv_cache_size_tokens", None)
     if tokens:
         return int(tokens)
-    # vLLM adds up the blocks of all engines.
+    # vLLM adds up the blocks of all engines, each of which keeps one to itself. With context parallelism a
+    # block holds so many times more tokens.
     blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
-    return blocks * size // engines if blocks and size else None
+    if not blocks or not size:
+        return None
+    parallel = getattr(config, "parallel_config", None)
+    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+        size *= getattr(parallel, name, None) or 1
+    return max(0, blocks // engines - 1) * size or None
 
 
 def _prompt_tokens(request: Any) -> int:
@@ -285,10 +431,10 @@ def _is_ours(client: Any, request: Any) -> bool:
     return (
         request.data_parallel_rank is None
         and request.pooling_params is None
-        and not request.resumable
+        and not getattr(request, "resumable", False)
         and not getattr(request, "abort_immediately", False)
         and name not in client.reqs_in_flight
-        and name not in client.streaming_reqs
+        and name not in getattr(client, "streaming_reqs", ())
     )
 
 
@@ -298,7 +444,9 @@ def _state(client: Any, settings: Settings) -> State | None:
         try:
             state = State(client, settings)
         except Exception as error:
-            logger.error(
+            say(
+                logger,
+                logging.ERROR,
                 "balanceroute: cannot follow this client (%s: %s); vLLM routes as it always does",
                 type(error).__name__,
                 error,
@@ -308,43 +456,33 @@ def _state(client: Any, settings: Settings) -> State | None:
     return state if state and state.active else None
 
 
+def _patch_init(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    def __init__(self: Any, *arguments: Any, **more: Any) -> None:
+        stock(self, *arguments, **more)
+        # Now, not at the first request: what is missing is said before anybody waits for an answer.
+        _state(self, settings)
+
+    return __init__
+
+
 def _patch_choice(stock: Any, settings: Settings) -> Any:
     @functools.wraps(stock)
     def get_core_engine_for_request(self: Any, request: Any) -> Any:
         state = _state(self, settings)
         if state is None:
             return stock(self, request)
-        name = request.request_id
-        chosen = state.chosen.pop(name, None)
-        try:
-            state.follow(self)
-            if chosen is not None and chosen >= len(self.core_engines):
-                # Its rank has left between the decision and now.
-                chosen = None
-            if chosen is None and _is_ours(self, request) and name not in state.ledger:
-                chosen = state.ledger.place(name, _prompt_tokens(request), _session(request))
-        except Exception:
-            state.give_up("the router failed on an arrival")
-            chosen = None
-        if chosen is None:
+        rank = state.guard("cannot place a request", state.choose, self, request)
+        if rank is None:
             engine = stock(self, request)
-            if state.active and name not in state.ledger:
-                # Chosen by vLLM or by the caller: it is load all the same.
-                try:
-                    state.ledger.bind(
-                        name, _prompt_tokens(request), self.core_engines.index(engine), _session(request)
-                    )
-                except Exception:
-                    state.give_up("the router failed on a bound request")
+            state.guard("cannot count a request", state.bind, self, request, engine)
             return engine
-        request.data_parallel_rank = chosen
         try:
             engine = stock(self, request)
         finally:
             # What the engine receives is what it would have received.
             request.data_parallel_rank = None
-        # As vLLM does for a rank that it has chosen: its own rule may have to take over at any time.
-        self.lb_engines[chosen][0] += self.client_count
+        state.guard("cannot count a request", state.count, self, rank)
         return engine
 
     return get_core_engine_for_request
@@ -354,21 +492,29 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
     @functools.wraps(stock)
     async def add_request_async(self: Any, request: Any) -> None:
         state = _state(self, settings)
-        name = request.request_id
-        if state is not None and _is_ours(self, request) and name not in state.ledger:
-            # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
-            self._ensure_stats_update_task()
-            self._ensure_output_queue_task()
-            state.follow(self)
-            try:
-                state.chosen[name] = await state.gate.hold(name, _prompt_tokens(request), _session(request))
-            except Aborted:
-                return
-            except asyncio.CancelledError:
-                _tell_cancelled(self, name)
-                raise
-            except Exception:
-                logger.exception("balanceroute: request %s could not be held; vLLM decides", name)
+        if state is not None:
+            held = state.guard("cannot hold a request", state.hold, self, request)
+            if held is not None:
+                name = request.request_id
+                state.series.held(1)
+                try:
+                    rank = await held
+                except Aborted:
+                    return
+                except asyncio.CancelledError:
+                    try:
+                        _tell_cancelled(self, name)
+                    except Exception:
+                        state.give_up("cannot tell vLLM of a cancelled request")
+                    raise
+                except Exception:
+                    state.give_up("cannot hold a request")
+                else:
+                    if state.active:
+                        state.chosen[name] = rank
+                        state.kept.add(name)
+                finally:
+                    state.series.held(-1)
         await stock(self, request)
 
     return add_request_async
@@ -391,7 +537,12 @@ def _patch_abort(stock: Any, settings: Settings) -> Any:
         state = vars(self).get(_STATE)
         if state:
             # vLLM looks its requests up by where it has sent them: those that are held it would not find.
-            request_ids = state.gate.abort(request_ids)
+            # Also after a failure: some may be on their way out still.
+            try:
+                request_ids = state.gate.abort(request_ids)
+                state.kept.difference_update(request_ids)
+            except Exception:
+                state.give_up("cannot abort a request")
         await stock(self, request_ids)
 
     return abort_requests_async
@@ -402,18 +553,44 @@ def _patch_outputs(stock: Any, settings: Settings) -> Any:
     async def process_engine_outputs(self: Any, outputs: Any) -> None:
         await stock(self, outputs)
         state = vars(self).get(_STATE)
-        if state and state.active:
-            try:
-                state.outputs(self, outputs)
-            except Exception:
-                state.give_up("the router failed on an engine's output")
+        if state:
+            state.guard("cannot follow an engine's output", state.outputs, self, outputs)
 
     return process_engine_outputs
 
 
+def _patch_get_output(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    async def get_output_async(self: Any) -> Any:
+        try:
+            return await stock(self)
+        except Exception:
+            # It raises when an engine has died: whatever is sent now fails at once.
+            state = vars(self).get(_STATE)
+            if state:
+                state.guard("cannot send what is held", state.stop_holding, "an engine has died")
+            raise
+
+    return get_output_async
+
+
+def _patch_shutdown(stock: Any, settings: Settings) -> Any:
+    @functools.wraps(stock)
+    def shutdown(self: Any, *arguments: Any, **more: Any) -> Any:
+        state = vars(self).get(_STATE)
+        if state:
+            state.guard("cannot send what is held", state.before_shutdown)
+        return stock(self, *arguments, **more)
+
+    return shutdown
+
+
 _PATCHES = {
+    "__init__": _patch_init,
     "get_core_engine_for_request": _patch_choice,
     "add_request_async": _patch_add,
     "abort_requests_async": _patch_abort,
+    "get_output_async": _patch_get_output,
     "process_engine_outputs": _patch_outputs,
+    "shutdown": _patch_shutdown,
 }

@@ -1,5 +1,6 @@
 """What the environment says, and what it does not say."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,10 +9,8 @@ import pytest
 
 import balanceroute as br
 from balanceroute.engines.gate import GateTimes
-from balanceroute.engines.settings import Settings, SettingsError
-
-NAMES = ("MODE", "POLICY", "SLOTS", "KV_CAPACITY_TOKENS", "WINDOW_MS", "STALL_MS", "MAX_HOLD_MS", "LOG_MS")
-VARIABLES = [f"BALANCEROUTE_{name}" for name in NAMES]
+from balanceroute.engines import settings as module
+from balanceroute.engines.settings import VARIABLES, Settings, SettingsError
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "\t \n"])
@@ -24,9 +23,9 @@ def test_an_empty_variable_is_an_unset_one(nothing):
 
 
 def test_blanks_around_a_value_do_not_matter():
-    values = (" Step ", " exact ", " 8 ", " 0 ", " 2 ", " 500 ", " 9000 ", " 0 ")
-    found = Settings.from_env(dict(zip(VARIABLES, values)))
-    assert found == Settings("step", "exact", 8, 0, GateTimes(0.002, 0.5, 9.0), 0.0)
+    values = (" Step ", " exact ", " 8 ", " 0 ", " 2 ", " 500 ", " 9000 ", " 0 ", " 1 ")
+    found = Settings.from_env(dict(zip(VARIABLES, values, strict=True)))
+    assert found == Settings("step", "exact", 8, 0, GateTimes(0.002, 0.5, 9.0), 0.0, True)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +38,8 @@ def test_blanks_around_a_value_do_not_matter():
         ("STALL_MS", "nan"),
         ("LOG_MS", "inf"),
         ("WINDOW_MS", "-1"),
+        ("POLICY", "Level"),
+        ("STRICT", "yes"),
     ],
 )
 def test_a_value_that_means_nothing_is_named(name, value):
@@ -66,3 +67,114 @@ def test_the_instruction_set(tmp_path, value, found):
         [sys.executable, "-c", asks], capture_output=True, text=True, check=True, cwd=tmp_path, env=env
     )
     assert found in done.stdout, (br.isas(), done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nearest"),
+    [("MODE", "setp", "step"), ("POLICY", "levle", "level"), ("POLICY", "vllm-0.34", "vllm-0.33")],
+)
+def test_a_misspelt_name_is_told_the_nearest(name, value, nearest):
+    with pytest.raises(SettingsError, match=f"found '{value}' .nearest: {nearest}.$"):
+        Settings.from_env({f"BALANCEROUTE_{name}": value})
+
+
+def binds_on_arrival(policy):
+    """Whether of many that wait some are not admitted though only one rank ever has room."""
+    router = br.Router([br.WorkerConfig(1)] * 2, policy=policy, mode="step")
+    for id in range(2):
+        router.place(id, 100, 0, rank=id)
+    for id in range(2, 18):
+        router.enqueue(id, 100)
+    router.step(0)
+    here, sent = 0, 0
+    for _ in range(16):
+        router.finish(here)
+        admissions = router.step(0).admissions
+        if not admissions:
+            return True
+        (admission,) = admissions
+        assert admission.worker == 0
+        here, sent = admission.id, sent + 1
+    return sent < 16
+
+
+def test_what_binds_on_arrival_is_what_is_refused_for_it():
+    assert {policy for policy in br.POLICIES if binds_on_arrival(policy)} == module.BIND_ON_ARRIVAL
+
+
+def test_policies_that_cannot_decide_per_step_are_refused_in_step():
+    for policy in br.POLICIES:
+        Settings.from_env({"BALANCEROUTE_MODE": "arrival", "BALANCEROUTE_POLICY": policy})
+        step = {"BALANCEROUTE_MODE": "step", "BALANCEROUTE_POLICY": policy}
+        if policy in module.BIND_ON_ARRIVAL:
+            with pytest.raises(SettingsError, match="which binds on arrival"):
+                Settings.from_env(step)
+        elif policy.endswith("-oracle"):
+            with pytest.raises(SettingsError, match="which needs to know when requests end"):
+                Settings.from_env(step)
+        else:
+            assert Settings.from_env(step).policy == policy
+
+
+def say_at_start(caplog, **env):
+    caplog.clear()
+    found = module.at_start("vLLM", logging.getLogger("test"), env)
+    return found, [(r.levelname, r.getMessage()) for r in caplog.records]
+
+
+def test_an_unknown_variable_is_named_and_does_not_stop_the_rest(caplog):
+    found, said = say_at_start(
+        caplog,
+        BALANCEROUTE_MODE="step",
+        BALANCEROUTE_SLOT="8",
+        BALANCEROUTE_ISA="scalar",
+        BALANCEROUTE_ASCEND_CHIPS="x",
+        OTHERS="1",
+    )
+    assert found is not None and found.mode == "step" and found.slots is None
+    (line,) = said
+    assert line == (
+        "WARNING",
+        "balanceroute: BALANCEROUTE_SLOT is no variable of ours (nearest: BALANCEROUTE_SLOTS), "
+        "and has no effect",
+    )
+    # Also where the mode itself is the misspelt one.
+    found, said = say_at_start(caplog, BALANCEROUTE_MOD="step")
+    assert found is None and "nearest: BALANCEROUTE_MODE" in said[0][1]
+    assert say_at_start(caplog) == (None, [])
+
+
+def test_a_wrong_value_leaves_the_engine_as_it_is_or_ends_the_start(caplog):
+    wrong = {"BALANCEROUTE_MODE": "step", "BALANCEROUTE_POLICY": "levle", "BALANCEROUTE_STAL_MS": "9"}
+    found, said = say_at_start(caplog, **wrong)
+    assert found is None
+    assert [level for level, _ in said] == ["WARNING", "ERROR"]
+    assert "found 'levle' (nearest: level); vLLM routes as it always does" in said[1][1]
+    for strict in ("1", "yes"):
+        with pytest.raises(SystemExit, match="BALANCEROUTE_STAL_MS.*; BALANCEROUTE_.* must be"):
+            say_at_start(caplog, **wrong, BALANCEROUTE_STRICT=strict)
+    found, said = say_at_start(caplog, BALANCEROUTE_MODE="step", BALANCEROUTE_STRICT="1")
+    assert found is not None and said == []
+
+
+def test_what_the_log_would_swallow_goes_to_stderr(capsys):
+    log = logging.getLogger("alone")
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    module.say(log, logging.INFO, "no handler: %d", 1)
+    log.addHandler(logging.NullHandler(logging.ERROR))
+    module.say(log, logging.INFO, "a deaf handler: %d", 2)
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    module.say(log, logging.INFO, "heard: %d", 3)
+    log.setLevel(logging.ERROR)
+    module.say(log, logging.INFO, "too low: %d", 4)
+    log.disabled = True
+    module.say(log, logging.ERROR, "turned off: %d", 5)
+    heard = capsys.readouterr()
+    assert heard.err.splitlines() == [
+        "no handler: 1",
+        "a deaf handler: 2",
+        "too low: 4",
+        "turned off: 5",
+    ]
+    assert heard.out == "heard: 3\n"

@@ -3,6 +3,7 @@
 import enum
 import random
 import sys
+import tracemalloc
 import types
 from dataclasses import dataclass
 
@@ -119,11 +120,27 @@ def test_registers_once_and_only_when_asked(monkeypatch, caplog):
     assert {t: [(kind, hook) for kind, hook, _ in h] for t, h in hooks.items()} == {
         f"{TARGET}.total_tokens_scheduler": [(HookType.AROUND, plugin.route)],
         f"{TARGET}.__init__": [(HookType.AFTER, plugin._say_method)],
+        f"{TARGET}.send_control_message": [(HookType.AFTER, plugin._hear)],
     }
     plugin._say_method(
         None, types.SimpleNamespace(load_balance_method=types.SimpleNamespace(name="ROUND_ROBIN"))
     )
     assert "--load-balance-method total_tokens" in caplog.text
+
+
+def test_one_line_at_start_says_what_is_on(capsys):
+    method = types.SimpleNamespace(name="TOTAL_TOKENS")
+    plugin._say_method(None, types.SimpleNamespace(load_balance_method=method))
+    assert capsys.readouterr().err.count("decides on arrival by F-score") == 1
+
+
+def test_strict_ends_the_start(monkeypatch):
+    hooks = registry(monkeypatch)
+    monkeypatch.setenv("BALANCEROUTE_MODE", "arival")
+    monkeypatch.setenv("BALANCEROUTE_STRICT", "1")
+    with pytest.raises(SystemExit, match="nearest: arrival"):
+        plugin.register()
+    assert hooks == {}
 
 
 def test_without_sglang_nothing_breaks(monkeypatch, caplog):
@@ -174,6 +191,59 @@ def test_a_snapshot_covers_what_was_sent_before_the_one_before(clock):
     controller.snapshots[rank] = Snapshot(rank, 1000.25, 0, 0, 0)
     route(controller, Request("d", [0] * 10))
     assert len(controller.sent[rank]) == 2
+
+
+def test_100_000_requests_leave_nothing_behind(clock):
+    """Snapshots of each rank every 0.25 s, as of ranks that end what they get within half a second."""
+    controller = Controller(8)
+    controller.snapshots = [Snapshot(r, clock.value, max_running_requests=2048) for r in range(8)]
+    one = Request("", [0] * 50)
+
+    def send(first, last):
+        for i in range(first, last):
+            one.rid = f"r{i}"
+            route(controller, one)
+            clock.value += 0.0005
+            if i % 500 == 499:
+                controller.snapshots = [
+                    Snapshot(r, clock.value, 20, 0, 1_000, max_running_requests=2048) for r in range(8)
+                ]
+                for sent in controller.sent:
+                    sent.clear()
+
+    send(0, 10_000)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        send(10_000, 100_000)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    state = plugin.state_of(controller)
+    assert grown < 500_000, grown
+    assert state.active and len(state.ledger) <= 2_000
+    assert sum(len(at.unseen) for at in state.ledger._ranks) <= 2_000
+    # None of them was aborted, and the router says so too.
+    counters, metrics = state.ledger.counters, state.ledger.router.metrics()
+    assert counters.aborted == metrics.aborted == 0
+    assert counters.covered == metrics.finished == 100_000 - len(state.ledger)
+    assert f"0 aborted, {counters.covered} part of what ranks report" in state.ledger.summary()
+
+
+def test_an_abort_is_told_from_an_end(clock):
+    controller = Controller(2)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(2)]
+    for name in ("a", "b", "b"):
+        route(controller, Request(name, [0] * 100))
+    AbortReq = type("AbortReq", (), {"rid": "a"})
+    assert plugin._hear("kept", controller, AbortReq()) == "kept"
+    plugin._hear(None, controller, AbortReq())
+    AbortReq.rid = "stranger"
+    plugin._hear(None, controller, AbortReq())
+    plugin._hear(None, controller, types.SimpleNamespace(rid="b"))
+    ledger = plugin.state_of(controller).ledger
+    assert (ledger.counters.aborted, ledger.router.metrics().aborted) == (1, 1)
+    assert len(ledger) == 2 and sum(ledger.tokens(rank) for rank in range(2)) == 200
 
 
 def test_snapshots_are_read_as_often_as_sglang_reads_them(clock):

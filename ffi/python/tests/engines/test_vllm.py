@@ -3,20 +3,27 @@ client.
 """
 
 import asyncio
+import dataclasses
+import functools
 import inspect
 import logging
+import os
 import random
 import sys
 import types
 from pathlib import Path
 
+import prometheus_client
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_vllm
 from fake_vllm import FinishReason, Request
 
+from balanceroute.engines import series
 from balanceroute.engines import vllm as plugin
+from balanceroute.engines import vllm_internals as internals
+from balanceroute.engines.settings import Settings
 
 METHODS = (
     "get_core_engine_for_request",
@@ -27,16 +34,18 @@ METHODS = (
 
 
 @pytest.fixture
-def core(monkeypatch):
+def shape():
+    """The version of vLLM, the newest unless a test says otherwise."""
+    return fake_vllm.NEWEST
+
+
+@pytest.fixture
+def core(monkeypatch, shape):
     """vLLM's modules, without a plugin."""
-    for name in (
-        "BALANCEROUTE_MODE",
-        "BALANCEROUTE_POLICY",
-        "BALANCEROUTE_STALL_MS",
-        "VLLM_USE_RUST_FRONTEND",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    for name, module in fake_vllm.modules().items():
+    for name in [name for name in os.environ if name.startswith("BALANCEROUTE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("VLLM_USE_RUST_FRONTEND", raising=False)
+    for name, module in fake_vllm.modules(shape).items():
         monkeypatch.setitem(sys.modules, name, module)
     return sys.modules["vllm.v1.engine.core_client"]
 
@@ -136,6 +145,38 @@ def test_without_vllm_or_with_a_wrong_setting_nothing_breaks(core, monkeypatch, 
     monkeypatch.setitem(sys.modules, "vllm.v1.engine.core_client", None)
     plugin.register()
     assert "vLLM routes as it always does" in caplog.text
+
+
+def test_one_line_at_start_says_what_is_on(mode, caplog, capsys):
+    line = "mode step, policy level, 4 ranks of 4 slots and 10000 KV tokens, front end 2 of 3"
+    client = mode("step")(client_index=1, client_count=3)
+    assert plugin.state_of(client) is not None
+    # Nobody listens yet at this level.
+    assert capsys.readouterr().err.count(line) == 1 and line not in caplog.text
+    with caplog.at_level(logging.INFO, "vllm.balanceroute"):
+        mode("step")(client_index=1, client_count=3)
+    assert caplog.text.count(line) == 1 and line not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [fake_vllm.SHAPES["0.18.0"]])
+def test_a_capacity_that_is_not_told_is_asked_for(mode, shape, capsys, monkeypatch):
+    client_class = mode("step")
+    stock = vars(client_class)["__init__"].__wrapped__
+
+    def without_blocks(self):
+        stock(self)
+        self.vllm_config.cache_config.num_gpu_blocks = 0
+
+    monkeypatch.setattr(client_class, "__init__", plugin._patch_init(without_blocks, Settings("step")))
+    assert plugin.state_of(client_class()).capacity is None
+    assert "BALANCEROUTE_KV_CAPACITY_TOKENS sets it" in capsys.readouterr().err
+
+
+def test_strict_ends_the_start(core, mode, monkeypatch):
+    before = dict(vars(core.DPLBAsyncMPClient))
+    with pytest.raises(SystemExit, match="found 'jqs' .nearest: jsq.; BALANCEROUTE_STRICT ends the start"):
+        mode("step", policy="jqs", strict=1)
+    assert dict(vars(core.DPLBAsyncMPClient)) == before
 
 
 def test_the_rust_front_end_is_named(core, mode, monkeypatch, caplog):
@@ -454,3 +495,430 @@ def test_a_line_says_how_things_stand(mode, caplog):
     assert any(
         line.startswith("balanceroute: 1 held, KV tokens [1") and "2 placed" in line for line in lines
     ), lines
+
+
+every_version = pytest.mark.parametrize("shape", fake_vllm.SHAPES.values(), ids=fake_vllm.SHAPES.keys())
+
+
+@every_version
+@pytest.mark.parametrize("name", ["arrival", "step"])
+def test_every_version_is_balanced_without_a_complaint(mode, shape, caplog, name):
+    """Somebody else fills rank 0 and queues there; statistics come from the engines and the coordinator."""
+
+    async def main():
+        client = mode(name)(ranks=4, slots=8, capacity=20_000)
+        request_of = sys.modules["vllm.v1.engine"].EngineCoreRequest
+        client.engines[0].foreign, client.engines[0].skipped = (2, 0, 19_600), 1
+        client.coordinator_says([[0, 2, 0.98], [0, 0, 0.0], [0, 0, 0.0], [0, 0, 0.0]])
+        await client.add_request_async(request_of("probe", [1], max_tokens=1))
+        await client.step()
+        await client.step()
+        names = [f"r{i}" for i in range(120)]
+        adds = [
+            asyncio.create_task(client.add_request_async(request_of(n, [1] * (50 + 7 * i), max_tokens=9)))
+            for i, n in enumerate(names)
+        ]
+        await asyncio.sleep(0.005)
+        state = plugin.state_of(client)
+        assert state.active and state.capacity == 20_000
+        # Beyond ours: those that run there, and the one whose KV is on its way.
+        assert state.ledger.foreign(0) == (19_600, 3)
+        sent = [len(e.received) for e in client.engines]
+        assert sum(sent) >= 25 and sent[0] <= 1 and min(sent[1:]) >= 8
+        if name == "step":
+            assert sum(sent) == 25 and len(state.gate) == 96
+        await drain(client, names)
+        await asyncio.gather(*adds)
+        assert sorted(n for e in client.engines for n, _, _ in e.received) == sorted([*names, "probe"])
+        assert client.stock_choices == 0 and state.active
+        assert all(row is not None and len(row) == shape.row for row in client.lb_engines)
+
+    asyncio.run(main())
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING], caplog.text
+
+
+@every_version
+def test_kv_of_coordinator_rows_where_they_have_it(mode, shape):
+    async def main():
+        client = mode("arrival")(ranks=2, slots=200, capacity=100_000)
+        request_of = sys.modules["vllm.v1.engine"].EngineCoreRequest
+        await client.add_request_async(request_of("first", [1] * 100))
+        client.coordinator_says([[0, 20, 0.5], [0, 20, 0.1]])
+        await client.add_request_async(request_of("next", [1] * 100))
+        ledger = plugin.state_of(client).ledger
+        # Without a KV column others are taken to be as long as ours. "first" may be one of the 20.
+        tokens = [round(ledger.foreign(rank)[0], -3) for rank in range(2)]
+        assert tokens == ([50_000, 10_000] if shape.row == 3 else [2_000, 2_000])
+
+    asyncio.run(main())
+
+
+def test_a_row_that_stays_as_it_was_measures_nothing_anew(mode, monkeypatch):
+    """The coordinator sends a rank's row again when another rank's has changed; its KV usage is as old as the
+    last change of its counts.
+    """
+
+    async def main():
+        client = mode("arrival")(ranks=2, slots=200, capacity=100_000)
+        await client.add_request_async(request("first", 100))
+        ledger = plugin.state_of(client).ledger
+        reports = []
+        monkeypatch.setattr(ledger, "report", lambda rank, **more: reports.append((rank, more)))
+        client.coordinator_says([[0, 20, 0.5], [0, 20, 0.1]])
+        await client.add_request_async(request("a", 100))
+        client.coordinator_says([[0, 20, 0.5], [0, 21, 0.1]])
+        await client.add_request_async(request("b", 100))
+        assert [rank for rank, _ in reports] == [0, 1, 1]
+
+    asyncio.run(main())
+
+
+class Hidden:
+    """An attribute that vLLM's own code finds and the plugin does not, as after a renaming in vLLM."""
+
+    def __init__(self, owner, name):
+        self.name, self.static = name, inspect.getattr_static(owner, name, None)
+
+    def __get__(self, of, kind=None):
+        if sys._getframe(1).f_code.co_filename == plugin.__file__:
+            raise AttributeError(f"no {self.name}")
+        if of is None:
+            return self
+        return self.static.__get__(of) if inspect.isfunction(self.static) else vars(of)[self.name]
+
+    def __set__(self, of, value):
+        if sys._getframe(1).f_code.co_filename == plugin.__file__:
+            raise AttributeError(f"no {self.name}")
+        vars(of)[self.name] = value
+
+
+# In which modes something uses it, and whether it is used after the start.
+USED = {
+    **{("client", name): ("arrival", "step") for name in internals._CLIENT},
+    **{("client", name): ("step",) for name in internals._CLIENT_STEP},
+    **{
+        (kind, name): ("arrival", "step")
+        for _, kind, names in internals._FIELDS
+        for name in names
+        if kind != "FinishReason"
+    },
+}
+AT_START_ONLY = {
+    ("client", name)
+    for name in ("vllm_config", "client_index", "engine_ranks_managed", "get_output_async", "shutdown")
+}
+
+
+@pytest.mark.parametrize("when", ["at start", "after 10 requests"])
+@pytest.mark.parametrize(("owner", "name"), USED)
+@pytest.mark.parametrize("in_mode", ["arrival", "step"])
+def test_what_goes_away_is_said_once_and_fails_nobody(
+    core, mode, monkeypatch, caplog, in_mode, owner, name, when
+):
+    owners = {
+        "client": core.DPLBAsyncMPClient,
+        "EngineCoreRequest": Request,
+        "SchedulerStats": fake_vllm.SchedulerStats,
+    }
+    of = owners.get(owner) or getattr(fake_vllm, owner)
+
+    def hide():
+        monkeypatch.setattr(of, name, Hidden(of, name), raising=False)
+
+    def complaints():
+        return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+    async def main():
+        client_class = mode(in_mode)
+        if when == "at start":
+            hide()
+        client = client_class(ranks=2, slots=4)
+        adds = {}
+
+        async def add(*names):
+            for n in names:
+                adds[n] = asyncio.create_task(client.add_request_async(request(n, tokens=6)))
+            await asyncio.sleep(0.004)
+
+        await add(*(f"r{i}" for i in range(10)))
+        if when != "at start":
+            assert not complaints()
+            # Two are held.
+            sent = 8 if in_mode == "step" else 10
+            await until(lambda: sum(len(e.received) for e in client.engines) == sent)
+            hide()
+        await add("late", "gone")
+        if not adds["gone"].done():
+            adds["gone"].cancel()
+        await asyncio.sleep(0)
+        # Until something uses it: a slot may have to become free first.
+        for _ in range(7):
+            await client.step()
+            await asyncio.sleep(0.004)
+            if complaints():
+                break
+        noticed = in_mode in USED[owner, name] and (when == "at start" or (owner, name) not in AT_START_ONLY)
+        if noticed:
+            # What was held is sent, free slots or not.
+            await until(lambda: all(add.done() for add in adds.values()))
+            own = client.stock_choices
+            await add("own")
+            assert client.stock_choices == own + 1 and adds["own"].done()
+        await drain_any(client)
+        results = await asyncio.gather(*adds.values(), return_exceptions=True)
+        assert [r for r in results if r is not None and not isinstance(r, asyncio.CancelledError)] == []
+        left = {n for n, a in adds.items() if a.cancelled()}
+        assert left <= {"gone"}
+        received = [n for e in client.engines for n, _, _ in e.received]
+        assert sorted(received) == sorted(set(adds) - left)
+        # What the engines receive carries no trace.
+        assert all(rank is None for e in client.engines for _, rank, _ in e.received)
+        assert len(complaints()) == noticed, complaints()
+        if noticed:
+            assert "vLLM decides from here on" in complaints()[0] or "vLLM routes as" in complaints()[0]
+            assert name in caplog.text
+
+    asyncio.run(main())
+
+
+async def until(true):
+    """Waits for what must come by itself."""
+    for _ in range(500):
+        if true():
+            return
+        await asyncio.sleep(0.002)
+    assert true()
+
+
+async def drain_any(client):
+    """Steps until the engines are empty and nothing is held."""
+    for _ in range(300):
+        await client.step()
+        await asyncio.sleep(0.002)
+        state = plugin.state_of(client)
+        if not any(e.queue or e.running or e.ended for e in client.engines) and not (state and state.gate):
+            return
+    raise AssertionError("requests are left")
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "field"),
+    [(module, kind, f) for module, kind, names in internals._FIELDS for f in names],
+)
+def test_a_field_that_a_version_lacks_is_named_before_any_request(core, mode, caplog, module, kind, field):
+    of = getattr(sys.modules[module], kind)
+    names = [n for n in getattr(of, "__dataclass_fields__", ("LENGTH",)) if n != field]
+    setattr(sys.modules[module], kind, dataclasses.make_dataclass(kind, names))
+    before = dict(vars(core.DPLBAsyncMPClient))
+    mode("step")
+    assert dict(vars(core.DPLBAsyncMPClient)) == before
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    assert f"{kind} has no {field}" in caplog.text
+
+
+def test_what_only_step_uses_is_no_reason_against_arrival(core, mode, caplog):
+    base = core.DPLBAsyncMPClient.__mro__[1]
+    method = base._ensure_output_queue_task
+    del base._ensure_output_queue_task
+    try:
+        assert plugin._STATE not in vars(mode("step"))
+        assert "has no _ensure_output_queue_task" in caplog.text
+        assert plugin._STATE in vars(mode("arrival"))
+    finally:
+        base._ensure_output_queue_task = method
+
+
+def test_an_abort_that_meets_a_failure_is_not_lost(mode):
+    """The router fails, and before what was held has been sent one of it is aborted."""
+
+    async def main():
+        client = mode("step")(ranks=2, slots=1)
+        adds = {n: asyncio.create_task(client.add_request_async(request(n))) for n in "abcd"}
+        await asyncio.sleep(0.01)
+        (held, other) = [n for n in "abcd" if n not in client.reqs_in_flight]
+        state = plugin.state_of(client)
+        state.ledger.place_waiting = lambda name: 1 / 0
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            state.give_up("spoiled")
+        await client.abort_requests_async([held])
+        await asyncio.gather(*adds.values())
+        received = {n for e in client.engines for n, _, _ in e.received}
+        assert held not in received and other in received
+
+    asyncio.run(main())
+
+
+async def fill_and_hold(client, running=4, held=6):
+    """Requests in every slot, and some that wait."""
+    adds = {}
+    for i in range(running + held):
+        adds[f"r{i}"] = asyncio.create_task(client.add_request_async(request(f"r{i}", tokens=40)))
+    await until(lambda: len(client.reqs_in_flight) == running and len(plugin.state_of(client).gate) == held)
+    return adds
+
+
+def sent(client):
+    return sorted(n for e in client.engines for n, _, _ in e.received)
+
+
+def test_what_is_held_is_sent_before_vllm_shuts_down(mode, caplog):
+    """As vLLM does: from a thread, while the loop goes on serving. The engines drain all of it."""
+
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        await asyncio.get_running_loop().run_in_executor(None, functools.partial(client.shutdown, timeout=9))
+        await asyncio.gather(*adds.values())
+        assert sent(client) == sorted(adds)
+        await drain_any(client)
+        ended = {o.request_id: o.finish_reason for o in client.outputs if o.finish_reason is not None}
+        assert ended == dict.fromkeys(adds, FinishReason.LENGTH)
+
+    asyncio.run(main())
+    assert caplog.text.count("vLLM shuts down: 6 held requests are sent") == 1
+
+
+def test_a_shutdown_inside_the_loop_or_without_one_passes(mode):
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        client.shutdown()
+        await asyncio.wait_for(asyncio.gather(*adds.values()), 1)
+        return client
+
+    client = asyncio.run(main())
+    client.shutdown()
+    mode("step")().shutdown()
+
+
+def test_a_refusal_by_a_draining_engine_is_an_error_and_no_empty_answer(mode):
+    """Nobody has said that the engines drain: the first refusal does."""
+
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        for engine in client.engines:
+            engine.drains = True
+        # One of those that run is aborted: its slot is taken by one that was held, which is refused.
+        await client.abort_requests_async(["r0"])
+        for _ in range(4):
+            await client.step()
+            await asyncio.sleep(0.003)
+        await asyncio.wait_for(asyncio.gather(*adds.values()), 1)
+        await client.step()
+        ended = {o.request_id: o for o in client.outputs if o.finish_reason is not None}
+        held = [n for e in client.engines for n, _, _ in e.received][4:]
+        assert len(sent(client)) == 10
+        refused = {n: o for n, o in ended.items() if o.finish_reason == FinishReason.ERROR}
+        assert len(refused) == 6 and all(o.error.retryable and not o.new_token_ids for o in refused.values())
+        assert not [o for o in ended.values() if o.finish_reason == FinishReason.ABORT], held
+        counters = plugin.state_of(client).ledger.counters
+        assert (counters.aborted, counters.finished) == (6, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_aborts_of_an_engine_that_pauses_stay_aborts_unless_vllm_stops(mode, stops):
+    """Told to pause, an engine aborts all that it has, whether it has begun or not."""
+
+    async def main():
+        client = mode("step")(ranks=1, slots=2)
+        for name in ("begun", "waits"):
+            await client.add_request_async(request(name))
+        outputs = [fake_vllm.EngineCoreOutput("begun", [7])]
+        await type(client).process_engine_outputs(client, fake_vllm.EngineCoreOutputs(0, outputs))
+        if stops:
+            client.shutdown()
+        outputs = [fake_vllm.EngineCoreOutput(n, [], FinishReason.ABORT) for n in ("begun", "waits")]
+        ended = fake_vllm.EngineCoreOutputs(0, outputs, {"begun", "waits"})
+        await type(client).process_engine_outputs(client, ended)
+        found = [output.finish_reason for output in outputs]
+        assert found == [FinishReason.ABORT, FinishReason.ERROR if stops else FinishReason.ABORT]
+        assert not len(plugin.state_of(client).ledger)
+
+    asyncio.run(main())
+
+
+def test_an_abort_by_the_caller_stays_one(mode):
+    async def main():
+        client = mode("step")(ranks=1, slots=1)
+        await client.add_request_async(request("a"))
+        await client.abort_requests_async(["a"])
+        output = fake_vllm.EngineCoreOutput("a", [], FinishReason.ABORT)
+        outputs = fake_vllm.EngineCoreOutputs(0, [output], {"a"})
+        await type(client).process_engine_outputs(client, outputs)
+        assert output.finish_reason == FinishReason.ABORT and output.error is None
+        assert not plugin.state_of(client).kept
+
+    asyncio.run(main())
+
+
+def test_what_is_held_when_an_engine_dies_fails_at_once(mode):
+    async def main():
+        client = mode("step", stall_ms=60_000)(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        client.dead = True
+        client.outputs_queue.put_nowait(fake_vllm.EngineDeadError())
+        with pytest.raises(fake_vllm.EngineDeadError):
+            await client.get_output_async()
+        results = await asyncio.wait_for(asyncio.gather(*adds.values(), return_exceptions=True), 1)
+        assert sum(isinstance(r, fake_vllm.EngineDeadError) for r in results) == 6
+        with pytest.raises(fake_vllm.EngineDeadError):
+            await asyncio.wait_for(client.add_request_async(request("late")), 1)
+
+    asyncio.run(main())
+
+
+def page():
+    return prometheus_client.generate_latest().decode()
+
+
+def test_held_requests_and_ranks_are_on_the_engines_own_page(mode, monkeypatch):
+    monkeypatch.setattr(plugin, "_SHOW_EVERY", 0.01)
+
+    async def main():
+        client = mode("step")(ranks=2, slots=2)
+        adds = await fill_and_hold(client)
+        assert "balanceroute_held_requests 6.0" in page() and "balanceroute_active 1.0" in page()
+        assert 'balanceroute_free_slots{worker="1"} 2.0' in page()
+        state = plugin.state_of(client)
+        await client.step()
+        await client.step()
+        # Nothing happens after that, and the last of it is shown.
+        await until(lambda: 'balanceroute_load_tokens{worker="0"} 204.0' in page())
+        assert 'balanceroute_running_requests{worker="1"} 2.0' in page()
+        adds["r9"].cancel()
+        await until(lambda: "balanceroute_held_requests 5.0" in page())
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            state.give_up("spoiled")
+        await asyncio.gather(*adds.values(), return_exceptions=True)
+        assert "balanceroute_held_requests 0.0" in page() and "balanceroute_active 0.0" in page()
+
+    asyncio.run(main())
+
+
+def test_without_prometheus_client_everything_else_works(mode, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    series._gauges.cache_clear()
+    try:
+
+        async def main():
+            client = mode("step")(ranks=2, slots=2)
+            adds = await fill_and_hold(client)
+            await drain(client, list(adds))
+            await asyncio.gather(*adds.values())
+
+        asyncio.run(main())
+        assert series._gauges() is None
+    finally:
+        monkeypatch.undo()
+        series._gauges.cache_clear()
+        for name in [
+            n for n in prometheus_client.REGISTRY._names_to_collectors if n.startswith("balanceroute")
+        ]:
+            prometheus_client.REGISTRY.unregister(prometheus_client.REGISTRY._names_to_collectors[name])

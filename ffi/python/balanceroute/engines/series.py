@@ -1,0 +1,76 @@
+"""Series on an engine's own `/metrics` page: in prometheus_client's default registry, whose page it is, over
+the processes of several front ends too. Without prometheus_client there are none.
+
+* `balanceroute_held_requests`: requests that wait here, and that the engine knows nothing of;
+* `balanceroute_active`: 0 once the engine decides for itself again;
+* by worker, those of :mod:`balanceroute.prometheus`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from typing import Any
+
+from balanceroute import Metrics
+from balanceroute.prometheus import OF_A_WORKER
+
+logger = logging.getLogger("balanceroute")
+
+# Of a worker, what each front end has a part of; of all else each knows the whole.
+_PARTS = frozenset(("running_requests", "slots", "free_slots", "unseen_dispatches"))
+
+
+@functools.cache
+def _gauges() -> dict[str, Any] | None:
+    """Once a process: a registry takes a name once."""
+    try:
+        gauge = importlib.import_module("prometheus_client").Gauge
+        made = {
+            "held": gauge(
+                "balanceroute_held_requests",
+                "Requests that wait in the front ends for a slot.",
+                multiprocess_mode="livesum",
+            ),
+            "active": gauge(
+                "balanceroute_active",
+                "Whether all front ends decide; 0 when the engine does.",
+                multiprocess_mode="livemin",
+            ),
+        }
+        for name, help, _ in OF_A_WORKER:
+            mode = "livesum" if name in _PARTS else "livemostrecent"
+            made[name] = gauge(f"balanceroute_{name}", help, ["worker"], multiprocess_mode=mode)
+    except Exception as error:
+        logger.debug("balanceroute: no series on the engine's page: %s", error)
+        return None
+    return made
+
+
+class Series:
+    """One front end's."""
+
+    def __init__(self) -> None:
+        self._gauges = _gauges()
+        self.active(True)
+
+    def active(self, whether: bool) -> None:
+        """Whether this front end decides."""
+        if self._gauges is not None:
+            self._gauges["active"].set(int(whether))
+
+    def held(self, more: int) -> None:
+        """So many more wait."""
+        if self._gauges is not None:
+            self._gauges["held"].inc(more)
+
+    def show(self, metrics: Metrics) -> None:
+        """The ranks as they are now."""
+        if self._gauges is None:
+            return
+        for rank in metrics.ranks:
+            for name, _, value_of in OF_A_WORKER:
+                value = value_of(rank)
+                if value is not None:
+                    self._gauges[name].labels(str(rank.worker)).set(value)
