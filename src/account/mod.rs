@@ -18,8 +18,8 @@
 //! measurement holds of ours is known between two bounds: at least those who decode, at most also those
 //! received, those sent where the worker cannot tell what it has, and those ended within
 //! [`WorkerReport::age_ms`]. So the correction lies between `measured - most` and `measured - least`; it
-//! stays where it is between them, and moves to the nearer bound where it is not. Between two reports the count is
-//! off by at most what has happened since: who ends takes its part of what is shared, by length.
+//! stays where it is between them, and moves to the nearer bound where it is not. Between two reports the
+//! count is off by at most what has happened since: who ends takes its part of what is shared, by length.
 //!
 //! # Reports that are not in order
 //! | a report | is |
