@@ -7,9 +7,9 @@ engine's statistics are worth:
   before it have arrived.
 * What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens contains the requests of
   ours that the rank had surely taken in when it was made, and at most all that we had sent, those included
-  that have ended since: between `M` less the most and `M` less the least is foreign. The estimate before is
-  kept where it lies in between and moved to the nearer end where not, so neither a stale snapshot nor a
-  prefill in progress moves it.
+  that have ended since: between `M` less the most and `M` less the least is foreign. It is below zero where
+  requests share a prefix, which the rank holds once. The estimate before is kept where it lies in between and
+  moved to the nearer end where not, so neither a stale snapshot nor a prefill in progress moves it.
 * What the router would not admit and the engine was given all the same: an engine queues whatever it is sent.
   Such requests are foreign to the router and ours here.
 
@@ -82,7 +82,7 @@ class _Rank:
 
     @property
     def load(self) -> tuple[int, int]:
-        return self.tokens + self.foreign_tokens, len(self.entries) + self.foreign_requests
+        return max(0, self.tokens + self.foreign_tokens), len(self.entries) + self.foreign_requests
 
 
 @dataclass
@@ -169,7 +169,7 @@ class Ledger:
     def foreign(self, rank: int) -> tuple[int, int]:
         """KV tokens and requests that reports show beyond ours."""
         at = self._ranks[rank]
-        return at.foreign_tokens, at.foreign_requests
+        return max(0, at.foreign_tokens), at.foreign_requests
 
     def summary(self) -> str:
         """How things stand, in a line: the loads of the ranks in KV tokens, and what has been decided."""
@@ -319,13 +319,10 @@ class Ledger:
         at.foreign_requests = min(max(at.foreign_requests, held - ours, 0), max(held - seen, 0))
         if kv_used is None:
             at.foreign_tokens = at.foreign_requests * self._mean_tokens()
-        elif at.foreign_requests == 0:
-            # All there are ours, and ours are counted exactly.
-            at.foreign_tokens = 0
         else:
-            at.foreign_tokens = min(
-                max(at.foreign_tokens, kv_used - our_tokens, 0), max(kv_used - seen_tokens, 0)
-            )
+            # Also where all there are ours: blocks may be pinned that nobody who runs holds, and requests may
+            # share what each has in its length.
+            at.foreign_tokens = min(max(at.foreign_tokens, kv_used - our_tokens), kv_used - seen_tokens)
         self._tell(at, capacity)
 
     def resize(self, ranks: int) -> list[str]:
@@ -503,7 +500,7 @@ class Ledger:
             else min(at.foreign_requests, self._others_slots)
         )
         requests = len(at.entries) - at.unseen_requests + foreign
-        tokens = at.tokens - at.unseen_tokens + at.foreign_tokens
+        tokens = max(0, at.tokens - at.unseen_tokens + at.foreign_tokens)
         self.router.report(
             at.worker,
             running=requests,

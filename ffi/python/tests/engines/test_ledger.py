@@ -224,3 +224,38 @@ def test_a_request_waits_from_its_arrival_on():
     for rank in range(2):
         ledger.report(rank, running=0, waiting=0, kv_used=0)
     assert [rank.report_age_ms for rank in ledger.router.metrics().ranks] == [0, 0]
+
+
+@pytest.mark.parametrize("ours", [0, 3])
+def test_blocks_that_nobody_who_runs_holds_are_in_use(ours):
+    ledger, clock = make(slots=64, capacity=100_000)
+    for i in range(ours):
+        ledger.bind(f"own{i}", 500, 0)
+        ledger.progress(f"own{i}", 1)
+    for _ in range(5):
+        clock.now += 0.01
+        ledger.report(0, running=ours, waiting=0, kv_used=85_000)
+        ledger.report(1, running=0, waiting=0, kv_used=0)
+    assert ledger.foreign(0) == (85_000 - 501 * ours, 0)
+    ranks = [ledger.place(f"n{i}", 2_000) for i in range(40)]
+    assert ranks == [1] * 40
+    # They are freed: the next report says so.
+    clock.now += 0.01
+    ledger.report(0, running=ours, waiting=0, kv_used=501 * ours)
+    assert ledger.foreign(0) == (0, 0)
+
+
+def test_requests_that_share_a_prefix_hold_it_once():
+    ledger, clock = make(ranks=1, slots=72, capacity=400_000)
+    names = [f"r{i}" for i in range(72)]
+    for name in names:
+        ledger.enqueue(name, 30_500)
+    sent = []
+    for _ in range(20):
+        sent += [name for name, _ in ledger.decide()]
+        for name in sent:
+            ledger.progress(name, 1)
+        clock.now += 0.02
+        ledger.report(0, running=len(sent), waiting=0, kv_used=30_000 + 520 * len(sent))
+    assert sorted(sent) == sorted(names)
+    assert ledger.router.metrics().ranks[0].shared_tokens > 2_000_000
