@@ -4,8 +4,8 @@ The engine's adapter awaits :meth:`Gate.hold` where it would have sent the reque
 :meth:`Gate.stir` when something may have freed room. All that happens within `window` seconds is decided
 together.
 
-Nothing waits for ever: when no news of any rank has come for `stall` seconds, or a request has waited
-`max_hold` seconds, it goes to a rank at once, by the rule for arrivals. Nothing here knows an engine.
+Nothing waits for ever: when no news of any rank has come for `stall` seconds, what waits goes to ranks at
+once, by the rule for arrivals. Full ranks that show signs of life are no stall. Nothing here knows an engine.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class GateTimes:
     """Events this close together are decided in one step; 0 decides in the next turn of the event loop."""
     stall: float = 2.0
     """Without news of any rank for this long, what waits is sent as if it had just arrived."""
-    max_hold: float = 60.0
-    """No request waits longer, news or not."""
+    max_hold: float | None = None
+    """No request waits longer, news or not. None for no such bound: where generations are long, ranks are
+    full for longer than any bound that would help."""
 
 
 class Aborted(Exception):
@@ -214,7 +215,9 @@ class Gate:
         # The oldest is the first: they are held in the order of arrival.
         oldest = next(iter(self._held.values())).since
         now = self.ledger.clock()
-        due = min(max(self._last_news, oldest) + self.times.stall, oldest + self.times.max_hold)
+        due = max(self._last_news, oldest) + self.times.stall
+        if self.times.max_hold is not None:
+            due = min(due, oldest + self.times.max_hold)
         self._watch_at = asyncio.get_running_loop().call_later(max(0.0, due - now) + 1e-4, self._on_watch)
 
     def _on_watch(self) -> None:
@@ -226,8 +229,10 @@ class Gate:
                 [n for n, h in self._held.items() if h.since <= silent_since],
                 f"no news of any rank for {self.times.stall:g} s",
             )
-        too_long = now - self.times.max_hold
-        self._release(
-            [n for n, h in self._held.items() if h.since <= too_long], f"held for {self.times.max_hold:g} s"
-        )
+        if self.times.max_hold is not None:
+            too_long = now - self.times.max_hold
+            self._release(
+                [n for n, h in self._held.items() if h.since <= too_long],
+                f"held for {self.times.max_hold:g} s",
+            )
         self._watch()

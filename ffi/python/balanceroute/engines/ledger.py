@@ -334,7 +334,11 @@ class Ledger:
             for entry in at.entries.values():
                 gone.append(entry.name)
                 self._forget(entry)
-            self.router.remove_worker(at.worker)
+            for back in self.router.remove_worker(at.worker):
+                # A policy that binds on arrival had chosen this rank for it: it chooses another.
+                waits = self._by_id.get(back.id)
+                if waits is not None:
+                    self.router.enqueue(waits.id, waits.prompt, now_ms=self._now_ms())
         while self.ranks < ranks:
             worker = self.router.add_worker(self.worker)
             self._rank_of_worker[worker] = self.ranks

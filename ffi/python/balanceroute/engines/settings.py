@@ -8,7 +8,7 @@
 | `BALANCEROUTE_KV_CAPACITY_TOKENS` | the engine's | KV tokens per rank; 0 for no bound |
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
 | `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for so long, what waits is sent at once |
-| `BALANCEROUTE_MAX_HOLD_MS` | 60000 | `step`: no request waits longer |
+| `BALANCEROUTE_MAX_HOLD_MS` | no bound | `step`: no request waits longer |
 | `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, under traffic; 0 for never |
 | `BALANCEROUTE_STRICT` | 0 | 1: a wrong value or an unknown variable ends the start |
 
@@ -111,7 +111,7 @@ class Settings:
             times=GateTimes(
                 window=_seconds(env, "BALANCEROUTE_WINDOW_MS", times.window),
                 stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
-                max_hold=_seconds(env, "BALANCEROUTE_MAX_HOLD_MS", times.max_hold),
+                max_hold=_perhaps_seconds(env, "BALANCEROUTE_MAX_HOLD_MS"),
             ),
             log_every=_seconds(env, "BALANCEROUTE_LOG_MS", cls.log_every),
             strict=_is_strict(env),
@@ -193,8 +193,13 @@ def _count(env: Mapping[str, str], name: str, least: int) -> int | None:
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    seconds = _perhaps_seconds(env, name)
+    return default if seconds is None else seconds
+
+
+def _perhaps_seconds(env: Mapping[str, str], name: str) -> float | None:
     milliseconds = _number(env, name, 0)
-    return default if milliseconds is None else milliseconds / 1e3
+    return None if milliseconds is None else milliseconds / 1e3
 
 
 def _number(env: Mapping[str, str], name: str, least: float) -> float | None:

@@ -137,6 +137,26 @@ def test_news_keeps_requests_waiting_but_not_beyond_the_bound():
     asyncio.run(main())
 
 
+def test_full_ranks_with_news_are_no_stall():
+    async def main():
+        gate = make(ranks=1, stall=0.1)
+        assert gate.times.max_hold is None
+        loop = asyncio.get_running_loop()
+        await gate.hold("a", 10)
+        waits = asyncio.create_task(gate.hold("b", 10))
+        start = loop.time()
+        while loop.time() - start < 0.8:
+            gate.news()
+            gate.stir()
+            await asyncio.sleep(0.02)
+        assert not waits.done() and gate.stalls == 0
+        gate.ledger.finish("a")
+        gate.stir()
+        assert await waits == 0
+
+    asyncio.run(main())
+
+
 def test_a_router_that_fails_holds_nobody():
     async def main():
         gate = make(ranks=2, slots=4)

@@ -259,3 +259,23 @@ def test_requests_that_share_a_prefix_hold_it_once():
         ledger.report(0, running=len(sent), waiting=0, kv_used=30_000 + 520 * len(sent))
     assert sorted(sent) == sorted(names)
     assert ledger.router.metrics().ranks[0].shared_tokens > 2_000_000
+
+
+@pytest.mark.parametrize("policy", ["level", "jsq", "vllm-0.33", "sglang-total-tokens"])
+def test_requests_bound_to_a_rank_that_leaves_are_placed_again(policy):
+    ledger, _ = make(ranks=3, slots=1, policy=policy)
+    for i in range(3):
+        ledger.bind(f"runs{i}", 100, i)
+    waiting = [f"waits{i}" for i in range(6)]
+    for name in waiting:
+        ledger.enqueue(name, 100)
+    assert ledger.resize(2) == ["runs2"]
+    ledger.finish("runs0")
+    ledger.finish("runs1")
+    served = []
+    for _ in range(20):
+        for name, rank in ledger.decide():
+            assert rank < 2
+            served.append(name)
+            ledger.finish(name)
+    assert sorted(served) == waiting and len(ledger) == 0
