@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +62,9 @@ class _Entry:
 class _Rank:
     """What is known of one rank; KV tokens, prompt and generated."""
 
-    def __init__(self, worker: int) -> None:
+    def __init__(self, worker: int, weight: float) -> None:
         self.worker = worker
+        self.weight = weight
         self.entries: dict[int, _Entry] = {}
         self.tokens = 0
         self.sent = 0
@@ -81,8 +82,14 @@ class _Rank:
         """When requests ended, and their tokens."""
 
     @property
-    def load(self) -> tuple[int, int]:
-        return max(0, self.tokens + self.foreign_tokens), len(self.entries) + self.foreign_requests
+    def load(self) -> int:
+        """KV tokens there, others' too."""
+        return max(0, self.tokens + self.foreign_tokens)
+
+    @property
+    def cost(self) -> tuple[float, int]:
+        """What a step takes there, and how many requests share it."""
+        return self.load * self.weight, len(self.entries) + self.foreign_requests
 
 
 @dataclass
@@ -106,10 +113,12 @@ class Counters:
 class Ledger:
     """One front end's requests, by the engine's own names.
 
-    `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; of several
-    front ends that share the ranks this is number `share[0]` of `share[1]`. `clock` returns seconds. Requests
-    of one `session` are drawn to the rank of the one before, which may still hold their common prefix: by as
-    many tokens as that can be. Not thread-safe: one event loop or thread owns it.
+    `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; `weights`
+    are what a token costs on each rank, beside the others: 2 for one of half the speed, 1 for those that it
+    does not name. Of several front ends that share the ranks this is number `share[0]` of `share[1]`.
+    `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before, which may
+    still hold their common prefix: by as many tokens as that can be. Not thread-safe: one event loop or
+    thread owns it.
     """
 
     def __init__(
@@ -119,12 +128,18 @@ class Ledger:
         *,
         policy: str = "level",
         kv_capacity_tokens: int | None = None,
+        weights: Sequence[float] = (),
         share: tuple[int, int] = (0, 1),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.worker = balanceroute.WorkerConfig(slots, kv_capacity_tokens=kv_capacity_tokens)
+        if len(weights) > ranks:
+            raise ValueError(f"{len(weights)} weights for {ranks} ranks")
+        self._slots = slots
+        self._kv_capacity_tokens = kv_capacity_tokens
+        self._weights = tuple(weights)
         # "arrival": what is to be placed is placed at once; what is to wait is enqueued.
-        self.router = balanceroute.Router([self.worker] * ranks, policy=policy, mode="arrival", share=share)
+        workers = [self._config(rank) for rank in range(ranks)]
+        self.router = balanceroute.Router(workers, policy=policy, mode="arrival", share=share)
         index, of = share
         # What the other front ends may have there at most: their parts of the slots.
         self._others_slots = slots - (slots * (index + 1) // of - slots * index // of) if of > 1 else None
@@ -133,7 +148,7 @@ class Ledger:
         self._next_id = 1
         self._by_name: dict[str, _Entry] = {}
         self._by_id: dict[int, _Entry] = {}
-        self._ranks = [_Rank(worker) for worker in range(ranks)]
+        self._ranks = [_Rank(worker, workers[worker].weight) for worker in range(ranks)]
         self._rank_of_worker = {worker: worker for worker in range(ranks)}
         # Rank and length of the last request of each session, the oldest first.
         self._sessions: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -173,7 +188,7 @@ class Ledger:
 
     def summary(self) -> str:
         """How things stand, in a line: the loads of the ranks in KV tokens, and what has been decided."""
-        loads = [at.load[0] for at in self._ranks]
+        loads = [at.load for at in self._ranks]
         mean = sum(loads) / max(1, len(loads))
         above = max(loads, default=0) / mean - 1 if mean else 0.0
         done = self.counters
@@ -340,12 +355,19 @@ class Ledger:
                 if waits is not None:
                     self.router.enqueue(waits.id, waits.prompt, now_ms=self._now_ms())
         while self.ranks < ranks:
-            worker = self.router.add_worker(self.worker)
+            config = self._config(self.ranks)
+            worker = self.router.add_worker(config)
             self._rank_of_worker[worker] = self.ranks
-            self._ranks.append(_Rank(worker))
+            self._ranks.append(_Rank(worker, config.weight))
         return gone
 
     # Inside.
+
+    def _config(self, rank: int) -> balanceroute.WorkerConfig:
+        weight = self._weights[rank] if rank < len(self._weights) else 1.0
+        return balanceroute.WorkerConfig(
+            self._slots, kv_capacity_tokens=self._kv_capacity_tokens, weight=weight
+        )
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1e3)
@@ -441,7 +463,7 @@ class Ledger:
 
     def _queue(self, entry: _Entry, rank: int | None = None) -> int:
         if rank is None:
-            rank = min(range(self.ranks), key=lambda r: self._ranks[r].load)
+            rank = min(range(self.ranks), key=lambda r: self._ranks[r].cost)
         self.counters.queued += 1
         self._enter(entry, rank)
         at = self._ranks[rank]

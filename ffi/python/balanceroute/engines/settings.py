@@ -6,6 +6,7 @@
 | `BALANCEROUTE_POLICY` | `level` | policy of the pool (`step`); arrivals use the F-score |
 | `BALANCEROUTE_SLOTS` | the engine's | running requests per rank |
 | `BALANCEROUTE_KV_CAPACITY_TOKENS` | the engine's | KV tokens per rank; 0 for no bound |
+| `BALANCEROUTE_WEIGHTS` | 1 each | what a token costs on each rank, by commas: 2 at half the speed |
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
 | `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for so long, what waits is sent at once |
 | `BALANCEROUTE_MAX_HOLD_MS` | no bound | `step`: no request waits longer |
@@ -40,6 +41,7 @@ VARIABLES = tuple(
         "POLICY",
         "SLOTS",
         "KV_CAPACITY_TOKENS",
+        "WEIGHTS",
         "WINDOW_MS",
         "STALL_MS",
         "MAX_HOLD_MS",
@@ -83,6 +85,8 @@ class Settings:
     slots: int | None = None
     kv_capacity_tokens: int | None = None
     """None: ask the engine; 0: no bound."""
+    weights: tuple[float, ...] = ()
+    """What a token costs on each rank; 1 on those that are not named."""
     times: GateTimes = field(default_factory=GateTimes)
     log_every: float = 10.0
     """Seconds; 0 for never."""
@@ -108,6 +112,7 @@ class Settings:
             policy=policy,
             slots=_count(env, "BALANCEROUTE_SLOTS", 1),
             kv_capacity_tokens=_count(env, "BALANCEROUTE_KV_CAPACITY_TOKENS", 0),
+            weights=_weights(env, "BALANCEROUTE_WEIGHTS"),
             times=GateTimes(
                 window=_seconds(env, "BALANCEROUTE_WINDOW_MS", times.window),
                 stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
@@ -190,6 +195,22 @@ def _count(env: Mapping[str, str], name: str, least: int) -> int | None:
     if value is not None and value != int(value):
         raise SettingsError(f"{name} must be a whole number, found {value}")
     return None if value is None else int(value)
+
+
+def _weights(env: Mapping[str, str], name: str) -> tuple[float, ...]:
+    text = env.get(name, "").strip()
+    weights = []
+    for part in text.split(",") if text else ():
+        try:
+            weight = float(part)
+        except ValueError:
+            weight = float("nan")
+        if not 0 < weight <= 64:
+            raise SettingsError(
+                f"{name} must be numbers above 0 and up to 64 with commas between, found {text!r}"
+            )
+        weights.append(weight)
+    return tuple(weights)
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

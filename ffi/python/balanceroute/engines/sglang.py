@@ -196,6 +196,7 @@ class State:
             # Arrivals use the F-score, and no policy can learn from ends that nobody tells.
             policy=self.settings.policy if self.settings.policy in BIND_ON_ARRIVAL else "level",
             kv_capacity_tokens=capacity or None,
+            weights=self.settings.weights[: len(self.ranks)],
             clock=time.time,
         )
         self._written.clear()

@@ -167,6 +167,7 @@ class State:
             slots,
             policy=settings.policy,
             kv_capacity_tokens=self.capacity,
+            weights=settings.weights[client.engine_ranks_managed[0] :][:engines],
             share=(client.client_index, client.client_count),
         )
         self.gate = Gate(self.ledger, settings.times, logger, lambda: self.give_up("cannot decide"))

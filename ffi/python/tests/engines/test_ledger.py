@@ -279,3 +279,21 @@ def test_requests_bound_to_a_rank_that_leaves_are_placed_again(policy):
             served.append(name)
             ledger.finish(name)
     assert sorted(served) == waiting and len(ledger) == 0
+
+
+def test_a_slow_rank_gets_less():
+    ledger, _ = make(ranks=2, slots=100, capacity=1_000_000)
+    weighted = Ledger(2, 100, kv_capacity_tokens=1_000_000, weights=[2.0])
+    for at in (ledger, weighted):
+        for i in range(30):
+            at.enqueue(f"r{i}", 100)
+        for _ in range(30):
+            at.decide()
+    assert [ledger.tokens(rank) for rank in range(2)] == [1_500, 1_500]
+    slow, fast = (weighted.tokens(rank) for rank in range(2))
+    assert (slow, fast) == (1_000, 2_000)
+    # One that joins is as fast as the others, and so is who is not named.
+    weighted.resize(3)
+    assert weighted.place("next", 100) == 2
+    with pytest.raises(ValueError, match="3 weights for 2 ranks"):
+        Ledger(2, 1, weights=[1, 1, 1])
