@@ -1047,8 +1047,18 @@ impl World {
                 lost.push((id, ReturnReason::WorkerForgot));
             }
         }
+        let several = lost.len() as i64;
         for (id, reason) in lost {
             self.gone(id, reason);
+        }
+        // Each takes its part of what is shared, rounded: the last token depends on who goes first.
+        if several > 1 {
+            self.router.metrics(&mut self.metrics);
+            let rank = &self.metrics.ranks[at];
+            let correction = rank.foreign_tokens as i64 - rank.shared_tokens as i64;
+            let side = &mut self.sides[at];
+            assert!((correction - side.correction).abs() <= several, "{correction} {}", side.correction);
+            side.correction = correction;
         }
     }
 
