@@ -45,6 +45,22 @@ struct Bench {
   DataCopyExtParams Bytes(uint32_t bytes) { return {1, bytes, 0, 0, 0}; }
 };
 
+// As many values as a run may have, and what ReduceMax needs beside them.
+struct Reduction {
+  TPipe pipe;
+  TBuf<TPosition::VECCALC> buffers[3];
+  LocalTensor<float> values, scratch, answer;
+
+  Reduction() {
+    pipe.InitBuffer(buffers[0], 6144 * sizeof(float));
+    pipe.InitBuffer(buffers[1], 1024);
+    pipe.InitBuffer(buffers[2], 32);
+    values = buffers[0].Get<float>();
+    scratch = buffers[1].Get<float>();
+    answer = buffers[2].Get<float>();
+  }
+};
+
 struct Rule {
   const char *says; // null where the model must report nothing
   std::function<void()> body;
@@ -146,15 +162,10 @@ const std::vector<Rule> kRules = {
     // The greatest of as many values as there are, and its lowest index, through one, two and three rounds.
     {nullptr,
      [] {
-       TPipe pipe;
-       TBuf<TPosition::VECCALC> values, pairs, answer;
-       pipe.InitBuffer(values, 6144 * sizeof(float));
-       pipe.InitBuffer(pairs, 1024);
-       pipe.InitBuffer(answer, 32);
-       LocalTensor<float> of = values.Get<float>(), to = answer.Get<float>();
+       Reduction it;
        for (int32_t count : {1, 63, 64, 65, 256, 1000, 4096, 4100, 6144}) {
          for (int32_t at = 0; at < count; at++) {
-           of.SetValue(at, float(at * 37 % 501));
+           it.values.SetValue(at, float(at * 37 % 501));
          }
          uint32_t best = 0;
          for (int32_t at = 0; at < count; at++) {
@@ -162,10 +173,10 @@ const std::vector<Rule> kRules = {
          }
          Machine &machine = Machine::Get();
          machine.Order(S, V);
-         ReduceMax(to, of, pairs.Get<float>(), count, true);
+         ReduceMax(it.answer, it.values, it.scratch, count, true);
          machine.Order(V, S);
-         uint32_t found = to.ReinterpretCast<uint32_t>().GetValue(1);
-         if (found != best || to.GetValue(0) != float(best * 37 % 501)) {
+         uint32_t found = it.answer.ReinterpretCast<uint32_t>().GetValue(1);
+         if (found != best || it.answer.GetValue(0) != float(best * 37 % 501)) {
            machine.Violate("%d values: index %u, expected %u", count, found, best);
          }
          machine.Order(S, V);
@@ -174,13 +185,9 @@ const std::vector<Rule> kRules = {
     // What the call becomes: reductions, barriers, events.
     {nullptr,
      [] {
-       TPipe pipe;
-       TBuf<TPosition::VECCALC> values, pairs, answer;
-       pipe.InitBuffer(values, 4096 * sizeof(float));
-       pipe.InitBuffer(pairs, 1024);
-       pipe.InitBuffer(answer, 32);
+       Reduction it;
        Machine &machine = Machine::Get();
-       Duplicate(values.Get<float>(), 1.0f, 4096);
+       Duplicate(it.values, 1.0f, 4096);
        struct Cost {
          int32_t count;
          uint64_t reductions, barriers, events;
@@ -188,7 +195,7 @@ const std::vector<Rule> kRules = {
        for (Cost of : {Cost{64, 1, 0, 0}, Cost{512, 2, 2, 3}, Cost{4096, 3, 2, 3}, Cost{100, 3, 0, 6}}) {
          machine.Barrier(br_model::kAll);
          Machine::Counts before = machine.counts;
-         ReduceMax(answer.Get<float>(), values.Get<float>(), pairs.Get<float>(), of.count, true);
+         ReduceMax(it.answer, it.values, it.scratch, of.count, true);
          const Machine::Counts &after = machine.counts;
          if (after.vector_instructions - before.vector_instructions != of.reductions ||
              after.barriers - before.barriers != of.barriers || after.events - before.events != of.events) {
