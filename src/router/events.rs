@@ -149,7 +149,7 @@ impl Router {
     }
 
     fn end(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Finished, RouterError> {
-        let (active, generated_tokens) = self.leave_worker(id)?;
+        let (active, generated_tokens) = self.leave_worker(id, clock)?;
         if let Some(clock) = clock {
             self.tell(clock);
         }
@@ -188,7 +188,7 @@ impl Router {
                 let _ = self.left_queue(waiting.request);
                 None
             }
-            None => Some(self.leave_worker(id)?.0.worker),
+            None => Some(self.leave_worker(id, clock)?.0.worker),
         };
         if let Some(clock) = clock {
             self.tell(clock);
@@ -205,7 +205,7 @@ impl Router {
     /// The request does not run.
     #[must_use = "the request has left: enqueue it again"]
     pub fn preempt(&mut self, id: impl Into<RequestId>) -> Result<Request<WorkerId>, RouterError> {
-        let (active, generated) = refused("preempt", self.leave_worker(id.into()))?;
+        let (active, generated) = refused("preempt", self.leave_worker(id.into(), None))?;
         self.counters.preempted += 1;
         // Longer than any may be: the longest, so that it can be enqueued.
         let prompt_tokens = active.request.prompt_tokens.saturating_add(generated).min(MAX_PROMPT_TOKENS);

@@ -430,11 +430,12 @@ impl Router {
         })
     }
 
-    /// A request ends to run. With the tokens that it has generated.
-    fn leave_worker(&mut self, id: RequestId) -> Result<(Active, u32), RouterError> {
+    /// A request ends to run, at the reading of its call, which is told once nothing can fail any more. With
+    /// the tokens that it has generated.
+    fn leave_worker(&mut self, id: RequestId, clock: Option<Clock>) -> Result<(Active, u32), RouterError> {
         let index = self.index_of_running(id)?;
         let place = self.place_of(self.slab.entries[index as usize].worker)?;
-        let now_ms = self.now_ms();
+        let now_ms = clock.map_or(self.now_ms(), |clock| clock.now_ms());
         let account = &mut self.accounts[place];
         let active = account.end(&mut self.slab, index, now_ms);
         let generated = account.generated_tokens(&active);

@@ -107,7 +107,7 @@ impl Router {
     /// Moves a running request to `pending`.
     pub(super) fn give_back(&mut self, index: u32, reason: ReturnReason) {
         let id = self.slab.entries[index as usize].request.id;
-        let Ok((active, generated_tokens)) = self.leave_worker(id) else { return };
+        let Ok((active, generated_tokens)) = self.leave_worker(id, None) else { return };
         let returned = Returned { id, worker: Some(active.worker), reason, generated_tokens };
         trace::returned(&returned);
         self.pending.push(returned);

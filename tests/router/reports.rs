@@ -295,3 +295,28 @@ fn adopting_is_never_refused_for_want_of_room() {
     let arrived = router.counters().arrived;
     assert_eq!(arrived, 5);
 }
+
+/// A report that tells its age is not taken to know what has begun and ended since.
+#[test]
+fn what_a_report_is_too_old_to_know_is_neither_foreign_nor_shared() {
+    let mut router = router(None);
+    dispatch(&mut router, 1..=2, 0);
+    assert_eq!(router.report(0, report(1, 2, 2, 200).age(200), 10), Ok(Verdict::Taken));
+    router.progress(0, 1).expect("a worker");
+    assert_eq!(router.report(0, report(2, 2, 2, 202).age(200), 20), Ok(Verdict::Taken));
+    assert_eq!(rank(&router).load_tokens, 202);
+    // One ends, and is in the next measurement all the same.
+    router.finish(1, 1_000).expect("it runs");
+    assert_eq!(router.report(0, report(3, 2, 2, 202).age(200), 1_100), Ok(Verdict::Taken));
+    assert_eq!((rank(&router).load_tokens, rank(&router).foreign_requests), (101, 0));
+    // One begins, and is not in it yet; the token that it has grown by since counts as shared.
+    dispatch(&mut router, 3..=3, 1_150);
+    router.progress_request(3, 1).expect("it runs");
+    assert_eq!(router.report(0, report(4, 3, 1, 101).age(200), 1_200), Ok(Verdict::Taken));
+    assert_eq!((rank(&router).load_tokens, rank(&router).shared_tokens), (201, 1));
+    // Both were long ago: what is above and below our lengths is there, and is shared.
+    assert_eq!(router.report(0, report(5, 3, 3, 303).age(200), 2_000), Ok(Verdict::Taken));
+    assert_eq!((rank(&router).load_tokens, rank(&router).foreign_requests), (303, 1));
+    assert_eq!(router.report(0, report(6, 3, 2, 150).age(200), 2_100), Ok(Verdict::Taken));
+    assert_eq!((rank(&router).load_tokens, rank(&router).shared_tokens), (150, 52));
+}
