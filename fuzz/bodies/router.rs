@@ -721,7 +721,7 @@ impl World {
         .age(if one_in(u, 4)? { mostly_below_32(u, 9_000)? } else { 0 });
         let now_ms = self.perhaps_reading(u)?;
         let refused = place.is_none()
-            || report.kv_used_tokens > MAX_LOAD_TOKENS
+            || report.kv_used_tokens.unwrap_or(0) > MAX_LOAD_TOKENS
             || report.kv_capacity_tokens.unwrap_or(0) > MAX_LOAD_TOKENS
             || report.last_dispatch.unwrap_or(0) > sent;
         let verdict = self.call(refused, |router| router.report(worker, report, now_ms));

@@ -4,8 +4,17 @@
 //! # The count
 //! A worker's *own* tokens are the lengths of the requests that this router sent there and that have not
 //! ended, grown by what [`Router::progress`](crate::Router::progress) and its like told. Every dispatch to a
-//! worker has a number. A request is *sent*; it is *received* once a report acknowledges its number; it
-//! *decodes* once it, or what was received with it, has shown tokens.
+//! worker has a number. A request of ours is in one of five stages:
+//!
+//! | stage | is entered by | KV tokens | load | grows with its worker |
+//! |---|---|---|---|---|
+//! | *sent* | a dispatch | its length, on top of what was measured | its length | yes |
+//! | *received* | a report that has seen its number | the same | the same | yes |
+//! | *held* | [`Router::held`](crate::Router::held): transfer, chunked prefill | the same | the same | no |
+//! | *decoding* | tokens of it, or of what was received with it; [`Router::transfer_done`](crate::Router::transfer_done), [`Router::resumed`](crate::Router::resumed) | measured | measured | yes |
+//! | *preempted* | [`Router::preempted`](crate::Router::preempted): its engine goes on with it later | none, and room for its length is kept | its length | no |
+//!
+//! Who is held or preempted is load all the same: it will be read for longer than it is not.
 //!
 //! A report measures `kv_used` tokens. They are less than the lengths where requests share a prefix, and more
 //! where somebody else's blocks are there: both are one signed *correction*, which each report renews:
@@ -16,7 +25,7 @@
 //!
 //! What was sent or received counts in full: its blocks may still be filled part by part. What the
 //! measurement holds of ours is known between two bounds: at least those who decode, at most also those
-//! received, those sent where the worker cannot tell what it has, and those ended within
+//! received or held, those sent where the worker cannot tell what it has, and those ended within
 //! [`WorkerReport::age_ms`]. So the correction lies between `measured - most` and `measured - least`; it
 //! stays where it is between them, and moves to the nearer bound where it is not. Between two reports the
 //! count is off by at most what has happened since: who ends takes its part of what is shared, by length.
@@ -44,11 +53,15 @@
 
 mod config;
 mod report;
+mod reports;
+mod room;
 mod running;
+mod tally;
 mod worker;
 
 pub use self::config::{Share, WorkerConfig};
 pub use self::report::{Verdict, WorkerReport};
-pub(crate) use self::running::{Active, Slab, Stage};
-pub(crate) use self::worker::Account;
-pub use self::worker::ReportCounts;
+pub use self::reports::ReportCounts;
+pub(crate) use self::room::Sight;
+pub(crate) use self::running::{Active, NONE, Slab, Stage};
+pub(crate) use self::worker::{Account, Rules};

@@ -25,16 +25,19 @@ pub struct WorkerReport {
     pub running: u32,
     /// Requests that it holds and that do not decode yet.
     pub waiting: u32,
-    /// KV tokens in use.
-    pub kv_used_tokens: u64,
+    /// KV tokens in use. None where only requests are known: those that are none of ours are then taken to be
+    /// as long as ours are in the mean.
+    pub kv_used_tokens: Option<u64>,
     /// KV tokens that fit; None leaves the capacity as it was.
     pub kv_capacity_tokens: Option<u64>,
     /// Which life of the worker this is, where it can tell: any other number than before says that it has
     /// started anew. Its start time will do.
     pub epoch: Option<u64>,
-    /// How long ago the KV tokens in use may have been measured, in milliseconds: what has begun since may be
-    /// missing from them, and what has ended since may be among them. At most five seconds count.
+    /// How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
+    /// and what has ended since may be in it. At most five seconds count.
     pub age_ms: u32,
+    /// The same for the KV tokens alone, where they are older than the counts of requests.
+    pub kv_age_ms: Option<u32>,
 }
 
 impl WorkerReport {
@@ -42,7 +45,13 @@ impl WorkerReport {
     /// received.
     #[must_use]
     pub fn new(running: u32, kv_used_tokens: u64) -> Self {
-        Self { running, kv_used_tokens, ..Self::default() }
+        Self { running, kv_used_tokens: Some(kv_used_tokens), ..Self::default() }
+    }
+
+    /// A report of a worker that tells requests only.
+    #[must_use]
+    pub fn requests(running: u32, waiting: u32) -> Self {
+        Self { running, waiting, ..Self::default() }
     }
 
     /// Sets the requests that decode there.
@@ -53,8 +62,8 @@ impl WorkerReport {
 
     /// Sets the KV tokens in use.
     #[must_use]
-    pub fn kv_used(self, kv_used_tokens: u64) -> Self {
-        Self { kv_used_tokens, ..self }
+    pub fn kv_used(self, kv_used_tokens: impl Into<Option<u64>>) -> Self {
+        Self { kv_used_tokens: kv_used_tokens.into(), ..self }
     }
 
     /// Sets the requests that it holds and that do not decode yet.
@@ -93,10 +102,16 @@ impl WorkerReport {
         Self { epoch: epoch.into(), ..self }
     }
 
-    /// Sets how long ago the KV tokens in use may have been measured.
+    /// Sets how long ago it may have been measured.
     #[must_use]
     pub fn age(self, age_ms: u32) -> Self {
         Self { age_ms, ..self }
+    }
+
+    /// Sets how long ago the KV tokens alone may have been measured.
+    #[must_use]
+    pub fn kv_age(self, kv_age_ms: impl Into<Option<u32>>) -> Self {
+        Self { kv_age_ms: kv_age_ms.into(), ..self }
     }
 
     /// Whether the worker had received a dispatch.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::batch::Request;
 use crate::ids::{RequestId, WorkerId};
 
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// How far a request is on its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,19 +14,30 @@ pub(crate) enum Stage {
     Sent,
     /// A report has acknowledged it. Its KV cache may still be on the way, or be filled part by part.
     Received,
+    /// Its engine says that its KV cache is on the way or is filled part by part: it does not grow.
+    Held,
     /// It has shown tokens: its KV cache is there.
     Decoding,
+    /// Its engine has taken its KV cache away and will go on with it by itself: it does not grow.
+    Preempted,
+}
+
+impl Stage {
+    /// Whether it has a token more when its worker's requests have.
+    pub(crate) fn grows(self) -> bool {
+        !matches!(self, Self::Held | Self::Preempted)
+    }
 }
 
 /// A running request; its slab index names it to the event buckets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Active {
-    /// As it was admitted; its rank, if any, is a worker id.
+    /// As it was when it had generated nothing; its rank, if any, is a worker id.
     pub request: Request<WorkerId>,
     /// Worker id.
     pub worker: WorkerId,
     /// Tokens that the worker had grown by when this request had generated none; below zero if it is older
-    /// than our record.
+    /// than our record. While it does not grow: what it has generated, below zero.
     pub born_tokens: i64,
     /// The step clock when it had generated nothing.
     pub born_step: i64,
@@ -39,6 +50,10 @@ pub(crate) struct Active {
     /// When it was dispatched; once its worker is known to have it, when that was known.
     pub since_ms: u64,
     pub stage: Stage,
+    /// What it may grow by and an admission leaves free.
+    pub growth_tokens: u32,
+    /// The request that had progressed after it in a call for many: most likely it does again.
+    pub follower: u32,
     /// Tokens that the worker had grown by when it was acknowledged.
     pub received_tokens: i64,
     pub live: bool,
@@ -65,6 +80,8 @@ impl Active {
             number: 0,
             since_ms,
             stage: Stage::Decoding,
+            growth_tokens: 0,
+            follower: NONE,
             received_tokens: 0,
             live: true,
             previous: NONE,
@@ -72,7 +89,7 @@ impl Active {
         }
     }
 
-    /// Prompt tokens less the worker's growth at birth: add the growth now for what it holds.
+    /// Prompt tokens less the worker's growth at birth: add the growth now for what it holds, where it grows.
     pub(super) fn base_tokens(&self) -> i64 {
         i64::from(self.request.prompt_tokens) - self.born_tokens
     }
@@ -113,6 +130,14 @@ impl Slab {
     /// Ids of everybody, in no order.
     pub(crate) fn ids(&self) -> Vec<RequestId> {
         self.by_id.keys().copied().collect()
+    }
+
+    /// [`Slab::index_of`], where most likely it is this one.
+    pub(crate) fn index_near(&self, id: RequestId, likely: u32) -> Option<u32> {
+        match self.entries.get(likely as usize) {
+            Some(active) if active.live && active.request.id == id => Some(likely),
+            _ => self.index_of(id),
+        }
     }
 
     pub(super) fn remove(&mut self, index: u32) -> Active {

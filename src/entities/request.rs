@@ -13,8 +13,14 @@ use crate::ids::{RequestId, WorkerIndex};
 pub struct Request<W = WorkerIndex> {
     /// Unique among the waiting.
     pub id: RequestId,
-    /// KV tokens that it brings.
+    /// KV tokens that it brings: its length, less what its worker has of it already ([`Request::cached`]).
     pub prompt_tokens: u32,
+    /// Of these, tokens that it has generated on a worker before, for one that comes back.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub generated_tokens: u32,
+    /// Tokens that it may generate in all, if known: it needs no room for more.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub max_tokens: Option<u32>,
     /// Steps waited so far.
     #[cfg_attr(feature = "serde", serde(default))]
     pub waited_steps: u32,
@@ -41,6 +47,8 @@ impl<W> Request<W> {
         Self {
             id: id.into(),
             prompt_tokens,
+            generated_tokens: 0,
+            max_tokens: None,
             waited_steps: 0,
             deadline_steps: None,
             prompt_hash: None,
@@ -53,6 +61,28 @@ impl<W> Request<W> {
     /// Sets the steps waited so far.
     pub fn waited(self, waited_steps: u32) -> Self {
         Self { waited_steps, ..self }
+    }
+
+    /// Says that so many tokens of it are in the KV cache of its worker already, a shared prefix: it brings
+    /// that many less. Where this is not known, reports teach it.
+    pub fn cached(self, cached_tokens: u32) -> Self {
+        let brought = self.prompt_tokens.saturating_sub(cached_tokens).max(self.prompt_tokens.min(1));
+        Self { prompt_tokens: brought, ..self }
+    }
+
+    /// Says that it comes back, and that so many of its tokens it has generated before.
+    pub fn generated(self, generated_tokens: u32) -> Self {
+        Self { generated_tokens, ..self }
+    }
+
+    /// Sets how many tokens it may generate in all.
+    pub fn max_tokens(self, max_tokens: impl Into<Option<u32>>) -> Self {
+        Self { max_tokens: max_tokens.into(), ..self }
+    }
+
+    /// Tokens that it may still generate, if that is known.
+    pub(crate) fn left_tokens(&self) -> Option<u32> {
+        self.max_tokens.map(|most| most.saturating_sub(self.generated_tokens))
     }
 
     /// Sets the deadline in waited steps.
@@ -90,6 +120,8 @@ impl<W> Request<W> {
         let Self {
             id,
             prompt_tokens,
+            generated_tokens,
+            max_tokens,
             waited_steps,
             deadline_steps,
             prompt_hash,
@@ -100,6 +132,8 @@ impl<W> Request<W> {
         Request {
             id,
             prompt_tokens,
+            generated_tokens,
+            max_tokens,
             waited_steps,
             deadline_steps,
             prompt_hash,

@@ -9,6 +9,7 @@ use std::borrow::BorrowMut;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use crate::entities::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::candidates::NONE;
 use crate::pool::waiting::Waiting;
@@ -353,6 +354,19 @@ impl Queue {
         while let Some(node) = self.nodes.get_mut(at as usize) {
             mark(&mut node.waiting, &mut leaves);
             at = node.next;
+        }
+    }
+
+    /// Marks everybody of whom this is true.
+    pub(super) fn mark_if(&mut self, is_so: impl Fn(&Request) -> bool, mut leaves: impl FnMut(RequestId)) {
+        for lane in &self.lanes {
+            let mut at = lane.head;
+            while let Some(node) = self.nodes.get_mut(at as usize) {
+                if is_so(&node.waiting.bound_to(lane.rank).request) {
+                    mark(&mut node.waiting, &mut leaves);
+                }
+                at = node.next;
+            }
         }
     }
 

@@ -88,6 +88,13 @@ impl Pool {
         self.queue.mark_longer(limit_of, leaves);
     }
 
+    /// Marks everybody of whom this is true: it looks at all who wait.
+    pub(crate) fn mark_if(&mut self, is_so: impl Fn(&Request) -> bool, mut leaves: impl FnMut(RequestId)) {
+        self.candidates
+            .mark(|waiting| if is_so(&waiting.request) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
+        self.queue.mark_if(is_so, leaves);
+    }
+
     /// Takes marks back.
     pub(crate) fn unmark(&mut self, ids: impl Iterator<Item = RequestId>) {
         for id in ids {

@@ -74,8 +74,11 @@ pub struct RouterConfig {
     pub ends_horizon_steps: u32,
     /// When [`super::Router::place`] decides.
     pub mode: Mode,
-    /// Which part of every worker is this router's.
+    /// Which part of every worker this router is sure of.
     pub share: Share,
+    /// Whether requests reach a worker in the order of their dispatch: a token of one then shows that the
+    /// worker has those sent before it.
+    pub in_order: bool,
     /// A dispatch is lost, and returned, when a report that comes at least this long after it still has not
     /// seen it. None: never, for callers that hand requests over in process. Longer than a report may be
     /// late.
@@ -106,6 +109,7 @@ impl RouterConfig {
             ends_horizon_steps: 512,
             mode: Mode::Step,
             share: Share::WHOLE,
+            in_order: false,
             dispatch_timeout_ms: None,
             silence_timeout_ms: None,
             expire_after_ms: None,
@@ -142,10 +146,16 @@ impl RouterConfig {
         Self { mode, ..self }
     }
 
-    /// Sets which part of every worker is this router's.
+    /// Sets which part of every worker this router is sure of.
     #[must_use]
     pub fn share(self, share: Share) -> Self {
         Self { share, ..self }
+    }
+
+    /// Sets whether requests reach a worker in the order of their dispatch.
+    #[must_use]
+    pub fn in_order(self, in_order: bool) -> Self {
+        Self { in_order, ..self }
     }
 
     /// Sets after how long a dispatch that a report has not seen is lost.

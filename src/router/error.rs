@@ -39,6 +39,32 @@ pub enum RouterError {
         /// Worker that it runs on.
         worker: WorkerId,
     },
+    /// The request runs by another dispatch, or waits: what is told is of a life before.
+    #[error("request {id} is not of dispatch {number} to worker {worker}")]
+    OtherDispatch {
+        /// Request id.
+        id: RequestId,
+        /// Worker of the dispatch that was named.
+        worker: WorkerId,
+        /// Its number.
+        number: u64,
+    },
+    /// It has generated more tokens than it is long.
+    #[error("request {id} has {limit} tokens and cannot have generated {found} of them")]
+    Generated {
+        /// Request id.
+        id: RequestId,
+        /// Its length.
+        limit: u32,
+        /// Tokens found.
+        found: u32,
+    },
+    /// There is no worker at all to send a request to.
+    #[error("no worker is here to send request {id} to")]
+    NoWorker {
+        /// Request id.
+        id: RequestId,
+    },
     /// No such worker: never there, or removed.
     #[error("no worker has id {found} ({})", here(*workers))]
     Worker {

@@ -1,13 +1,13 @@
 //! What happens to requests: they arrive, grow, end.
 
-use crate::account::Active;
+use crate::account::{Active, NONE};
 use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::trace::refused;
-use crate::router::{Finished, Rank, Router, RouterError};
+use crate::router::{Dispatch, Finished, Rank, Router, RouterError};
 
 impl Router {
     /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank
@@ -34,6 +34,7 @@ impl Router {
         let mut request = self.admissible(request)?;
         self.pool.check(&request)?;
         self.bind(&mut request)?;
+        self.preempted.forget(request.id);
         if let Some(clock) = clock {
             self.tell(clock);
         }
@@ -55,7 +56,14 @@ impl Router {
             return Err(RouterError::Running { id: request.id, worker });
         }
         let rank = request.rank.map(|worker| self.place_of(worker)).transpose()?;
-        let request = Request { pair_row: None, survival_class: None, ..request };
+        let mut request = Request { pair_row: None, survival_class: None, ..request };
+        if request.generated_tokens == 0 {
+            request.generated_tokens = self.preempted.generated_tokens(request.id, request.prompt_tokens);
+        }
+        let (id, limit, found) = (request.id, request.prompt_tokens, request.generated_tokens);
+        if found > limit {
+            return Err(RouterError::Generated { id, limit, found });
+        }
         Ok(request.ranked(rank.map(WorkerIndex::at)))
     }
 
@@ -64,6 +72,10 @@ impl Router {
     pub(super) fn wait(&mut self, request: Request, since_ms: Option<u64>) {
         self.pool.enter(request, since_ms);
         let tokens = u64::from(request.prompt_tokens);
+        if let Some(left_tokens) = request.left_tokens() {
+            self.any_most = true;
+            self.rescan |= self.outgrows(&request, left_tokens);
+        }
         match request.rank {
             None => self.rescan |= self.longest_tokens.is_some_and(|longest| tokens > longest),
             Some(rank) => {
@@ -91,12 +103,13 @@ impl Router {
     }
 
     /// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes
-    /// what it had preempted). It has no dispatch number and counts as seen. What an engine says it runs is
-    /// so: also past the worker's slots and capacity
-    /// ([`Counters::adopted_beyond`](crate::router::Counters)), and a request that waits here waits no more.
+    /// what it had preempted): `prompt_tokens` are those without what it has generated. It has no dispatch
+    /// number and counts as seen. What an engine says it runs is so: also past the worker's slots and
+    /// capacity ([`Counters::adopted_beyond`](crate::router::Counters)); a request that waits here waits no
+    /// more, and one that we believed to run runs there from now on.
     ///
     /// # Errors
-    /// An id that runs already, an invalid length, or an unknown worker.
+    /// An invalid length, or an unknown worker.
     pub fn adopt(
         &mut self,
         request: Request<WorkerId>,
@@ -113,24 +126,30 @@ impl Router {
         worker: WorkerId,
         generated_tokens: u32,
     ) -> Result<(), RouterError> {
-        // A request that may only run elsewhere runs here all the same, and is bound no more.
-        let request = Request { rank: request.rank.filter(|&rank| rank == worker), ..request };
-        let request = self.admissible(request)?.ranked(request.rank);
-        let id = request.id;
-        let found = request.prompt_tokens;
+        let Request { id, prompt_tokens: found, .. } = request;
         if found == 0 || found > MAX_PROMPT_TOKENS {
             return Err(BatchError::PromptTokens { index: None, id, limit: MAX_PROMPT_TOKENS, found }.into());
         }
         let place = self.place_of(worker)?;
+        // A request that may only run elsewhere runs here all the same, and is bound no more.
+        let rank = request.rank.filter(|&rank| rank == worker);
+        let request =
+            Request { generated_tokens, pair_row: None, survival_class: None, ..request.ranked(rank) };
         let (at, tokens) = (&self.workers[place], i64::from(found) + i64::from(generated_tokens));
-        self.counters.adopted_beyond += u64::from(at.free_slots == 0 || at.room_tokens() < tokens);
-        match self.pool.leave(id) {
-            // Nobody is to be given it back.
-            Some(waiting) => drop(self.left_queue(waiting.request)),
-            None => self.arrived(request.prompt_tokens),
+        let beyond = at.free_slots == 0 || at.room_tokens() < tokens;
+        if self.slab.index_of(id).is_some() {
+            // Nobody is to be told: it goes on.
+            let _ = self.leave_worker(id, None)?;
+        } else {
+            self.counters.adopted_beyond += u64::from(beyond);
+            match self.pool.leave(id) {
+                // Nobody is to be given it back.
+                Some(waiting) => drop(self.left_queue(waiting.request)),
+                None => self.arrived(found),
+            }
         }
-        // It runs already: nobody is to be told.
-        let _ = self.begin(request, place, generated_tokens, false);
+        self.preempted.forget(id);
+        self.begin(request, place, found, false);
         Ok(())
     }
 
@@ -146,6 +165,50 @@ impl Router {
         let clock = self.read(now_ms);
         let done = self.end(id.into(), clock);
         refused("finish", done)
+    }
+
+    /// [`Router::finish`] of the life that this dispatch began: the end of an older one, which came late,
+    /// ends nothing.
+    ///
+    /// # Errors
+    /// As [`Router::finish`], and [`RouterError::OtherDispatch`] where the request waits or runs anew.
+    pub fn finish_dispatch(
+        &mut self,
+        dispatch: &Dispatch,
+        now_ms: impl Into<Option<u64>>,
+    ) -> Result<Finished, RouterError> {
+        let clock = self.read(now_ms);
+        let done = self.check_life(dispatch).and_then(|()| self.end(dispatch.id, clock));
+        refused("finish_dispatch", done)
+    }
+
+    /// [`Router::abort`] of the life that this dispatch began.
+    ///
+    /// # Errors
+    /// As [`Router::finish_dispatch`].
+    pub fn abort_dispatch(
+        &mut self,
+        dispatch: &Dispatch,
+        now_ms: impl Into<Option<u64>>,
+    ) -> Result<Option<WorkerId>, RouterError> {
+        let clock = self.read(now_ms);
+        let done = self.check_life(dispatch).and_then(|()| self.give_up(dispatch.id, clock));
+        refused("abort_dispatch", done)
+    }
+
+    fn check_life(&self, dispatch: &Dispatch) -> Result<(), RouterError> {
+        let &Dispatch { id, worker, number, .. } = dispatch;
+        let Some(index) = self.slab.index_of(id) else {
+            return match self.pool.contains(id) {
+                true => Err(RouterError::OtherDispatch { id, worker, number }),
+                false => Err(RouterError::Unknown { id }),
+            };
+        };
+        let active = &self.slab.entries[index as usize];
+        match (active.worker, active.number) == (worker, number) {
+            true => Ok(()),
+            false => Err(RouterError::OtherDispatch { id, worker, number }),
+        }
     }
 
     fn end(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Finished, RouterError> {
@@ -199,7 +262,9 @@ impl Router {
     }
 
     /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request
-    /// of the length that it has reached, for the caller to enqueue again. Nothing is learned.
+    /// of the length that it has reached, for the caller to enqueue again: one that comes again under its id
+    /// with this length goes on, also where it does not say what it had generated. Nothing is learned. Where
+    /// the engine itself goes on with it later, that is [`Router::preempted`].
     ///
     /// # Errors
     /// The request does not run.
@@ -209,7 +274,9 @@ impl Router {
         self.counters.preempted += 1;
         // Longer than any may be: the longest, so that it can be enqueued.
         let prompt_tokens = active.request.prompt_tokens.saturating_add(generated).min(MAX_PROMPT_TOKENS);
-        Ok(Request { prompt_tokens, waited_steps: 0, pair_row: None, ..active.request })
+        let generated_tokens = generated.min(prompt_tokens);
+        self.preempted.remember(active.request.id, prompt_tokens, generated_tokens);
+        Ok(Request { prompt_tokens, generated_tokens, waited_steps: 0, pair_row: None, ..active.request })
     }
 
     /// Tells the classifier the true output length of a request: only an oracle listens.
@@ -227,9 +294,7 @@ impl Router {
         for account in &mut self.accounts {
             account.grown_tokens += 1;
         }
-        for place in 0..self.accounts.len() {
-            self.settle(place);
-        }
+        self.settle_all();
         self.tick(1);
     }
 
@@ -247,7 +312,7 @@ impl Router {
         let place = self.place_of(worker)?;
         self.check_progress(worker, tokens)?;
         let account = &mut self.accounts[place];
-        if account.running() == 0 {
+        if !account.any_grows() {
             return Ok(());
         }
         account.grown_tokens += i64::from(tokens);
@@ -268,15 +333,64 @@ impl Router {
 
     fn grow_request(&mut self, id: RequestId, tokens: u32) -> Result<(), RouterError> {
         let index = self.index_of_running(id)?;
-        let Active { worker, born_step, .. } = self.slab.entries[index as usize];
-        let place = self.place_of(worker)?;
-        self.check_progress(worker, tokens)?;
-        let account = &mut self.accounts[place];
-        account.grow(&mut self.slab, index, tokens, self.clock.now_ms());
-        let generated = account.generated_tokens(&self.slab.entries[index as usize]);
+        self.check_progress(self.slab.entries[index as usize].worker, tokens)?;
+        let (place, ahead) = self.grow(index, tokens)?;
         self.settle(place);
-        self.tick(born_step + i64::from(generated) - self.now);
+        self.tick(ahead);
         Ok(())
+    }
+
+    /// [`Router::progress_request`] for many, at a fraction of its cost. Those that do not run are passed
+    /// over: engines bring tokens of requests that were given up here. How many have grown.
+    ///
+    /// # Errors
+    /// More than 2^22 tokens at once, of whomever; nobody has grown then.
+    pub fn progress_requests(&mut self, grown: &[(RequestId, u32)]) -> Result<usize, RouterError> {
+        let done = self.grow_requests(grown);
+        refused("progress_requests", done)
+    }
+
+    fn grow_requests(&mut self, grown: &[(RequestId, u32)]) -> Result<usize, RouterError> {
+        if let Some(&(id, tokens)) = grown.iter().find(|&&(_, tokens)| tokens > MAX_PROMPT_TOKENS) {
+            let worker = self.running_on(id).unwrap_or_default();
+            self.check_progress(worker, tokens)?;
+        }
+        let (mut count, mut most_ahead, mut before, mut unsettled) = (0, 0, NONE, None);
+        for &(id, tokens) in grown {
+            let likely = self.slab.entries.get(before as usize).map_or(NONE, |active| active.follower);
+            let Some(index) = self.slab.index_near(id, likely) else { continue };
+            if index != likely && before != NONE {
+                self.slab.entries[before as usize].follower = index;
+            }
+            before = index;
+            let (place, ahead) = self.grow(index, tokens)?;
+            most_ahead = most_ahead.max(ahead);
+            count += 1;
+            if unsettled != Some(place) {
+                if let Some(place) = unsettled.replace(place) {
+                    self.settle(place);
+                }
+            }
+        }
+        if let Some(place) = unsettled {
+            self.settle(place);
+        }
+        self.tick(most_ahead);
+        Ok(count)
+    }
+
+    /// One request grows. The place of its worker, and by how much it is ahead of the step clock.
+    fn grow(&mut self, index: u32, tokens: u32) -> Result<(usize, i64), RouterError> {
+        let Active { worker, stage, .. } = self.slab.entries[index as usize];
+        let place = self.place_of(worker)?;
+        let now_ms = self.clock.now_ms();
+        self.accounts[place].grow(&mut self.slab, index, tokens, now_ms);
+        if !stage.grows() {
+            self.grows_again(index, place);
+        }
+        let active = &self.slab.entries[index as usize];
+        let generated = self.accounts[place].generated_tokens(active);
+        Ok((place, active.born_step + i64::from(generated) - self.now))
     }
 
     fn check_progress(&self, worker: WorkerId, found: u32) -> Result<(), RouterError> {

@@ -3,9 +3,10 @@
 use crate::account::ReportCounts;
 use crate::assignment::WaitReason;
 use crate::ids::WorkerId;
-use crate::router::Router;
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
+use crate::router::trace::refused;
+use crate::router::{Router, RouterError};
 
 /// A histogram in powers of two: bucket `b` counts values of `b` binary digits, `2^(b-1) <= value < 2^b`,
 /// bucket 0 zeros; the last one all that are longer.
@@ -102,8 +103,14 @@ pub struct Counters {
     pub finished: u64,
     /// Requests given up.
     pub aborted: u64,
-    /// Requests put off their worker.
+    /// Requests put off their worker, to come again.
     pub preempted: u64,
+    /// Times that an engine put a request off to go on with it by itself.
+    pub preempted_in_place: u64,
+    /// Requests sent to a worker that had no room by our count.
+    pub sent_beyond: u64,
+    /// Requests whose ends are not told ([`Router::disown_sent`]).
+    pub disowned: u64,
     /// Of those adopted, how many had no slot or no room by our count: the engine's word is good all the
     /// same.
     pub adopted_beyond: u64,
@@ -143,7 +150,13 @@ pub struct RankMetrics {
     pub margin_tokens: f64,
     /// Requests of ours that run there.
     pub running: u32,
-    /// Slots of ours, and those that are free.
+    /// Of these, how many have KV there and do not decode yet.
+    pub held: u32,
+    /// Of these, how many the engine has put off.
+    pub preempted: u32,
+    /// The lengths of these, whatever they share.
+    pub own_tokens: u64,
+    /// Slots that this router is sure of.
     pub slots: u32,
     /// Slots that an admission could take.
     pub free_slots: u32,
@@ -151,7 +164,7 @@ pub struct RankMetrics {
     pub kv_used_tokens: u64,
     /// KV tokens kept free for the growth of what runs.
     pub kv_growth_tokens: u64,
-    /// KV tokens that fit, our share of them, if bounded.
+    /// KV tokens that fit, if bounded.
     pub kv_capacity_tokens: Option<u64>,
     /// Requests and tokens that the last report showed and that are none of ours.
     pub foreign_requests: u32,
@@ -209,31 +222,11 @@ impl Router {
         metrics.ranks.clear();
         let mut sum = 0.0;
         metrics.envelope_tokens = 0.0;
-        for (place, (worker, account)) in self.workers.iter().zip(&self.accounts).enumerate() {
+        for (place, worker) in self.workers.iter().enumerate() {
             let cost = worker.load_tokens as f64 * f64::from(worker.weight);
             sum += cost;
             metrics.envelope_tokens = metrics.envelope_tokens.max(cost);
-            metrics.ranks.push(RankMetrics {
-                worker: account.id,
-                accepting: worker.accepting,
-                draining: account.draining,
-                load_tokens: worker.load_tokens,
-                margin_tokens: margin_tokens(&self.workers, place),
-                running: account.running(),
-                slots: account.own_slots,
-                free_slots: worker.free_slots,
-                kv_used_tokens: worker.kv_used_tokens,
-                kv_growth_tokens: worker.kv_growth_tokens,
-                kv_capacity_tokens: worker.kv_capacity_tokens,
-                foreign_requests: account.foreign_requests,
-                foreign_tokens: account.foreign_tokens(),
-                shared_tokens: account.shared_tokens(),
-                dispatches: account.sent,
-                acknowledged: account.acknowledged,
-                unseen: account.unseen(),
-                report_age_ms: account.reported_ms.map(|then| self.now_ms() - then),
-                reports: account.counts,
-            });
+            metrics.ranks.push(self.rank_at(place));
         }
         metrics.imbalance_tokens = metrics.envelope_tokens * self.workers.len() as f64 - sum;
         metrics.waiting = self.pool.len() as u64;
@@ -259,6 +252,42 @@ impl Router {
         }
         metrics.counters = self.counters;
         metrics.counters.clock_jumps = self.clock.jumps;
+    }
+
+    /// One worker as it stands.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn rank_metrics(&self, worker: impl Into<WorkerId>) -> Result<RankMetrics, RouterError> {
+        Ok(self.rank_at(refused("rank_metrics", self.place_of(worker.into()))?))
+    }
+
+    fn rank_at(&self, place: usize) -> RankMetrics {
+        let (worker, account) = (&self.workers[place], &self.accounts[place]);
+        RankMetrics {
+            worker: account.id,
+            accepting: worker.accepting,
+            draining: account.draining,
+            load_tokens: worker.load_tokens,
+            margin_tokens: margin_tokens(&self.workers, place),
+            running: account.running(),
+            own_tokens: account.own_tokens(),
+            held: account.held_requests(),
+            preempted: account.preempted_requests(),
+            slots: account.own_slots,
+            free_slots: worker.free_slots,
+            kv_used_tokens: worker.kv_used_tokens,
+            kv_growth_tokens: worker.kv_growth_tokens,
+            kv_capacity_tokens: worker.kv_capacity_tokens,
+            foreign_requests: account.foreign_requests,
+            foreign_tokens: account.foreign_tokens(),
+            shared_tokens: account.shared_tokens(),
+            dispatches: account.sent,
+            acknowledged: account.acknowledged,
+            unseen: account.unseen(),
+            report_age_ms: account.reported_ms.map(|then| self.now_ms() - then),
+            reports: account.counts,
+        }
     }
 
     /// What has happened so far.

@@ -10,11 +10,18 @@
 //! | [`Router::step`] | who enters which worker now, and who comes back |
 //! | [`Router::advance`] | every running request has a token more |
 //! | [`Router::progress`], [`Router::progress_request`] | one worker's requests, or one, grow |
+//! | [`Router::send`] | a request enters a worker, whether or not it has room |
+//! | [`Router::adopt`] | a request runs already |
+//! | [`Router::held`], [`Router::transfer_done`] | a request has KV and does not decode yet; now it does |
+//! | [`Router::preempted`], [`Router::resumed`] | its engine put a request off and goes on with it itself |
+//! | [`Router::preempt`] | a request was put off its worker and comes back |
 //! | [`Router::finish`], [`Router::abort`] | a request ended, was given up |
-//! | [`Router::preempt`] | a request was put off its worker |
+//! | [`Router::finish_dispatch`], [`Router::abort_dispatch`] | the same, of one of its lives |
+//! | [`Router::disown_sent`] | the ends of requests will not be told |
 //! | [`Router::report`] | what a worker measured, and the last dispatch that it had seen |
-//! | [`Router::add_worker`], [`Router::remove_worker`] | a worker joins, is gone |
-//! | [`Router::drain_worker`] | a worker takes nobody new |
+//! | [`Router::add_worker`], [`Router::announce_worker`] | a worker joins, will join |
+//! | [`Router::configure_worker`] | its slots, capacity or weight are others |
+//! | [`Router::drain_worker`], [`Router::remove_worker`] | a worker takes nobody new, is gone |
 //! | [`Router::explain`], [`Router::waiting`], [`Router::metrics`] | why; how it stands |
 //! | [`Router::recover`] | everybody comes back, and it begins anew |
 //!
@@ -58,11 +65,10 @@
 //! in order of id without gaps, by their [`WorkerIndex`](crate::WorkerIndex).
 //!
 //! # Several front ends
-//! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: the parts add up to each
-//! worker, so slots and KV capacity are never exceeded by what they admit together, whatever their reports;
-//! they balance against each other as far as reports show the others' load. *Each has its own without
-//! shares*: each counts the others as foreign load since its last report and may overshoot by what they sent
-//! since then.
+//! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: each is sure of its part of
+//! every worker and borrows in turns what reports show to be free beyond all parts; requests are judged by the
+//! whole worker ([`Share`] tells how far they may overfill one). *Each has its own without shares*: each
+//! counts the others as foreign load since its last report and may overshoot by what they sent since then.
 //!
 //! # Cost
 //! An event costs O(1), whoever waits; one that changes the window also moves what stands between two places
@@ -86,6 +92,7 @@ mod placement;
 mod plan;
 mod recover;
 mod returns;
+mod stages;
 mod step;
 mod trace;
 mod traffic;
@@ -105,8 +112,9 @@ use self::clock::Clock;
 use self::explain::Explainer;
 use self::forecast_state::ForecastState;
 use self::pairs::PairRows;
+use self::stages::Preempted;
 use self::step::Planned;
-use crate::account::{Account, Active, Slab};
+use crate::account::{Account, Active, Rules, Sight, Slab};
 use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
 use crate::batch::{Batch, BatchError, MAX_HORIZON, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::{TerminationClassifier, classifier_for};
@@ -135,6 +143,12 @@ pub struct Router {
     longest_tokens: Option<u64>,
     /// Whether a waiting request may have become one that no worker will ever take.
     rescan: bool,
+    /// Whether somebody may wait who tells how many tokens it may generate.
+    any_most: bool,
+    /// From where the workers were last looked at.
+    sight: Sight,
+    /// Who was preempted, to come again by a call that may not say so.
+    preempted: Preempted,
     ranks: Vec<Rank>,
     slab: Slab,
     meter: TrafficMeter,
@@ -209,6 +223,7 @@ impl Router {
             .filter(|_| needs.forecast.is_some())
             .map(|classifier| ForecastState::new(classifier, needs, &config));
         let joining = config.workers.clone();
+        let sight = Sight::new(config.share, 0, joining.len(), false);
         let mut router = Self {
             config,
             policy,
@@ -224,6 +239,9 @@ impl Router {
             bounded: false,
             longest_tokens: None,
             rescan: false,
+            any_most: false,
+            sight,
+            preempted: Preempted::default(),
             ranks: Vec::new(),
             slab: Slab::default(),
             meter: TrafficMeter::new(),
@@ -340,6 +358,14 @@ impl Router {
         self.slab.index_of(id.into()).map(|index| self.slab.entries[index as usize].worker)
     }
 
+    /// Tokens that a running request has generated.
+    #[must_use]
+    pub fn generated_tokens(&self, id: impl Into<RequestId>) -> Option<u32> {
+        let active = &self.slab.entries[self.slab.index_of(id.into())? as usize];
+        let place = self.place_of(active.worker).ok()?;
+        Some(self.accounts[place].generated_tokens(active))
+    }
+
     // The count.
 
     fn place_of(&self, worker: WorkerId) -> Result<usize, RouterError> {
@@ -351,8 +377,35 @@ impl Router {
     }
 
     fn settle(&mut self, place: usize) {
-        let headroom_steps = self.headroom_steps();
-        self.accounts[place].settle(headroom_steps, &mut self.workers[place]);
+        let sight = self.sight.at(place);
+        self.accounts[place].settle(sight, &mut self.workers[place]);
+    }
+
+    fn settle_all(&mut self) {
+        self.sight.workers = self.accounts.len();
+        for place in 0..self.accounts.len() {
+            self.settle(place);
+        }
+    }
+
+    /// Looks at the workers from another time, and for those who wait now. From where it was before.
+    fn look(&mut self, now_ms: u64, tight: bool) -> Sight {
+        let sight = Sight::new(self.config.share, now_ms, self.accounts.len(), tight);
+        self.look_from(sight)
+    }
+
+    fn look_from(&mut self, sight: Sight) -> Sight {
+        let before = std::mem::replace(&mut self.sight, sight);
+        if before != sight {
+            self.settle_all();
+        }
+        before
+    }
+
+    /// What the accounts go by.
+    fn rules(&self) -> Rules {
+        let RouterConfig { share, headroom_steps, in_order, .. } = self.config;
+        Rules { share, headroom_tokens: headroom_steps.min(MAX_PROMPT_TOKENS), in_order }
     }
 
     /// The time.
@@ -392,23 +445,34 @@ impl Router {
 
     /// Workers or their capacities are others now.
     fn limits_changed(&mut self) {
-        self.bounded = self.accounts.iter().any(|account| account.whole_capacity_tokens.is_some());
+        self.bounded = self.accounts.iter().any(|account| account.capacity_tokens.is_some());
         self.longest_tokens = if self.bounded { self.find_longest_tokens() } else { None };
         self.rescan = true;
     }
 
-    /// A request begins to run.
+    /// A request that was let in begins to run.
+    fn dispatch(&mut self, request: Request<WorkerId>, place: usize) -> Dispatch {
+        let Request { id, prompt_tokens, generated_tokens, .. } = request;
+        let prompt = prompt_tokens.saturating_sub(generated_tokens);
+        let (worker, number) = (self.ids[place], self.begin(request, place, prompt, true));
+        Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 }
+    }
+
+    /// A request begins to run that had so many tokens when it had generated none. The number of its
+    /// dispatch.
     fn begin(
         &mut self,
         request: Request<WorkerId>,
         place: usize,
-        generated_tokens: u32,
+        prompt_tokens: u32,
         dispatched: bool,
-    ) -> Dispatch {
+    ) -> u64 {
+        let generated_tokens = request.generated_tokens;
+        let request = Request { prompt_tokens, generated_tokens: 0, ..request };
         let (worker, generated, now_ms) = (self.ids[place], i64::from(generated_tokens), self.now_ms());
         let account = &mut self.accounts[place];
-        if account.running() == 0 {
-            // Nobody's length depends on the growth of an empty worker: it comes along.
+        if !account.any_grows() {
+            // Nobody's length depends on its growth: it comes along.
             account.grown_tokens = self.now;
         }
         let (born_tokens, born_step) = (account.grown_tokens - generated, self.now - generated);
@@ -418,8 +482,7 @@ impl Router {
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.begin(&mut self.slab, index, place, generated_tokens);
         }
-        let Request { id, prompt_tokens, .. } = request;
-        Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 }
+        number
     }
 
     /// Where a running request stands in the slab.
@@ -440,7 +503,9 @@ impl Router {
         let active = account.end(&mut self.slab, index, now_ms);
         let generated = account.generated_tokens(&active);
         self.settle(place);
-        if let Some(forecast_state) = &mut self.forecast_state {
+        if active.stage.grows()
+            && let Some(forecast_state) = &mut self.forecast_state
+        {
             forecast_state.end(&mut self.slab, index);
         }
         Ok((active, generated))

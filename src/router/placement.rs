@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::batch::{Batch, Request};
 use crate::ids::WorkerId;
 use crate::policy::arrival::{Routed, route_scored};
+use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::explain::margin_tokens;
 use crate::router::trace::refused;
@@ -45,23 +46,13 @@ impl Router {
         terms: Option<&mut dyn PairTerms>,
     ) -> Result<Placement, RouterError> {
         let (clock, start) = (self.clock.read(now_ms), Instant::now());
-        let mut request = self.admissible(request)?;
-        self.pool.check(&request)?;
-        let open_slots: u64 = self.workers.iter().map(|worker| u64::from(worker.open_slots())).sum();
-        let at_once = match self.config.mode {
-            Mode::Step => false,
-            Mode::Arrival => open_slots > 0,
-            Mode::Mixed { free_slots } => open_slots > u64::from(free_slots),
-        };
-        let routed = if at_once {
-            self.arrival_row(&mut request, terms)?;
-            self.bind(&mut request)?;
-            self.route(&request)?
-        } else {
-            self.bind(&mut request)?;
-            None
-        };
-        request.pair_row = None;
+        let before = self.look(clock.now_ms(), self.sight.tight);
+        let routed = self.route_arrival(request, terms);
+        if routed.is_err() {
+            self.look_from(before);
+        }
+        let (request, routed) = routed?;
+        self.preempted.forget(request.id);
         self.tell(clock);
         self.arrived(request.prompt_tokens);
         let Some(Routed { worker: place, score_tokens, runner_up }) = routed else {
@@ -80,11 +71,98 @@ impl Router {
             waited_steps: 0,
         });
         let request = request.ranked(request.rank.map(|_| self.ids[place]));
-        let dispatch = self.begin(request, place, 0, true);
+        let dispatch = self.dispatch(request, place);
         self.counters.placed_on_arrival += 1;
         self.counters.waited(0, request.waited_steps);
         self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
         Ok(Placement::Placed(Dispatch { score_tokens, ..dispatch }))
+    }
+
+    /// The request as it is let in, and where it goes at once.
+    fn route_arrival(
+        &mut self,
+        request: Request<WorkerId>,
+        terms: Option<&mut dyn PairTerms>,
+    ) -> Result<(Request, Option<Routed>), RouterError> {
+        let mut request = self.admissible(request)?;
+        self.pool.check(&request)?;
+        let open_slots: u64 = self.workers.iter().map(|worker| u64::from(worker.open_slots())).sum();
+        let at_once = match self.config.mode {
+            Mode::Step => false,
+            Mode::Arrival => open_slots > 0,
+            Mode::Mixed { free_slots } => open_slots > u64::from(free_slots),
+        };
+        let routed = if at_once {
+            self.arrival_row(&mut request, terms)?;
+            self.bind(&mut request)?;
+            self.route(&request)?
+        } else {
+            self.bind(&mut request)?;
+            None
+        };
+        request.pair_row = None;
+        Ok((request, routed))
+    }
+
+    /// A request enters a worker whether or not that has room: an engine queues whatever it is sent. Without
+    /// a `worker` it is the one on which the fewest requests are beyond its slots, then the one with the most
+    /// room for it, then the least loaded. One that waits here waits no more.
+    ///
+    /// # Errors
+    /// As [`Router::enqueue`] for a request that does not wait here; an unknown worker, or none at all.
+    pub fn send(
+        &mut self,
+        request: Request<WorkerId>,
+        worker: Option<WorkerId>,
+        now_ms: impl Into<Option<u64>>,
+    ) -> Result<Dispatch, RouterError> {
+        let clock = self.read(now_ms);
+        refused("send", self.send_on(request, worker, clock))
+    }
+
+    fn send_on(
+        &mut self,
+        request: Request<WorkerId>,
+        worker: Option<WorkerId>,
+        clock: Option<Clock>,
+    ) -> Result<Dispatch, RouterError> {
+        let id = request.id;
+        let request = self.admissible(request)?;
+        let waits = self.pool.contains(id);
+        if !waits {
+            self.pool.check(&request)?;
+        }
+        let place = match worker {
+            Some(worker) => self.place_of(worker)?,
+            None => self.least_beyond(&request).ok_or(RouterError::NoWorker { id })?,
+        };
+        self.preempted.forget(id);
+        if let Some(clock) = clock {
+            self.tell(clock);
+        }
+        match waits.then(|| self.pool.leave(id)).flatten() {
+            // Nobody is to be given it back.
+            Some(waiting) => drop(self.left_queue(waiting.request)),
+            None => self.arrived(request.prompt_tokens),
+        }
+        let at = &self.workers[place];
+        let beyond = at.free_slots == 0 || at.room_tokens() < i64::from(request.prompt_tokens);
+        self.counters.sent_beyond += u64::from(beyond);
+        Ok(self.dispatch(request.ranked(request.rank.map(|_| self.ids[place])), place))
+    }
+
+    /// Where a request is to queue that fits nowhere.
+    fn least_beyond(&self, request: &Request) -> Option<usize> {
+        let tokens = i64::from(request.prompt_tokens);
+        let key = |place: &usize| {
+            let (worker, account) = (&self.workers[*place], &self.accounts[*place]);
+            let counted = account.running().saturating_add(account.foreign_requests);
+            let queued = (counted + 1).saturating_sub(account.whole_slots);
+            let lacking = tokens.saturating_sub(worker.room_tokens()).max(0);
+            let cost = (worker.load_tokens as i64 + tokens).saturating_mul(worker.cost_per_token());
+            (!worker.accepting, queued, lacking, cost)
+        };
+        (0..self.workers.len()).min_by_key(key)
     }
 
     /// Asks for the row of a request that arrives.

@@ -48,7 +48,7 @@ impl Router {
 
         self.pool = Pool::with_window(self.policy.needs().candidate_window.unwrap_or(CANDIDATE_WINDOW));
         self.slab = Slab::default();
-        self.accounts.iter_mut().for_each(|account| account.disown());
+        self.accounts.iter_mut().for_each(|account| account.disown_all());
         self.queued.fill((0, 0));
         self.leaving.clear();
         self.planned.clear();
@@ -62,9 +62,7 @@ impl Router {
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.forget_running(workers);
         }
-        for place in 0..workers {
-            self.settle(place);
-        }
+        self.settle_all();
         self.limits_changed();
         returned
     }

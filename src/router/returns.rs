@@ -1,5 +1,6 @@
 //! Who comes back without having finished, and why.
 
+use crate::account::Account;
 use crate::batch::Request;
 use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::Waiting;
@@ -9,7 +10,10 @@ use crate::router::{ReturnReason, Returned, Router};
 impl Router {
     /// Finds who of the pool leaves with the step under way: expired, or waiting for what will never be. They
     /// are marked, and stay until the step is done.
-    pub(super) fn find_leaving(&mut self, now_ms: u64) {
+    ///
+    /// Whether somebody stays who leaves no headroom even on an empty worker.
+    pub(super) fn find_leaving(&mut self, now_ms: u64) -> bool {
+        let mut tight = false;
         let mut leaving = std::mem::take(&mut self.leaving);
         leaving.clear();
         if let Some(after_ms) = self.config.expire_after_ms {
@@ -21,19 +25,45 @@ impl Router {
                     self.pool.mark_bound(place, |id| leaving.push((id, ReturnReason::WorkerDraining)));
                 }
             }
-            let limit_of = |rank: Option<WorkerIndex>| match rank {
-                None => self.longest_tokens,
-                Some(place) => {
-                    let capacity = self.accounts[place.index()].own_capacity_tokens?;
-                    Some(capacity.saturating_sub(u64::from(self.config.headroom_steps)))
-                }
-            };
             if self.bounded {
-                let limit_of = |rank| limit_of(rank).map(|limit| limit as i64);
-                self.pool.mark_longer(limit_of, |id| leaving.push((id, ReturnReason::NeverFits)));
+                let from = leaving.len();
+                let (accounts, pool) = (&self.accounts, &mut self.pool);
+                let headroom_tokens = i64::from(self.config.headroom_steps);
+                let of_rank = |rank| ceiling(accounts, rank).map(|tokens| tokens as i64);
+                pool.mark_longer(
+                    |rank| of_rank(rank).map(|tokens| tokens - headroom_tokens),
+                    |id| leaving.push((id, ReturnReason::NeverFits)),
+                );
+                let never = |request: &Request| {
+                    let needs =
+                        i64::from(request.prompt_tokens) + i64::from(request.left_tokens().unwrap_or(0));
+                    of_rank(request.rank).is_some_and(|tokens| needs > tokens)
+                };
+                if self.any_most {
+                    pool.mark_if(never, |id| leaving.push((id, ReturnReason::NeverFits)));
+                }
+                let mut kept = from;
+                for at in from..leaving.len() {
+                    let (id, _) = leaving[at];
+                    if pool.find(id).is_some_and(|(_, request, _)| !never(&request)) {
+                        tight = true;
+                        pool.unmark(std::iter::once(id));
+                    } else {
+                        leaving.swap(kept, at);
+                        kept += 1;
+                    }
+                }
+                leaving.truncate(kept);
             }
         }
         self.leaving = leaving;
+        tight
+    }
+
+    /// Whether no worker that a request may use could ever hold it with what it may still generate.
+    pub(super) fn outgrows(&self, request: &Request, left_tokens: u32) -> bool {
+        let needs = u64::from(request.prompt_tokens) + u64::from(left_tokens);
+        ceiling(&self.accounts, request.rank).is_some_and(|tokens| needs > tokens)
     }
 
     /// Nobody leaves after all.
@@ -48,7 +78,6 @@ impl Router {
         self.silent.clear();
         self.changed = false;
         let Some(timeout_ms) = self.config.silence_timeout_ms else { return };
-        let headroom_steps = self.headroom_steps();
         for (place, account) in self.accounts.iter().enumerate() {
             let from = self.silent.len();
             self.silent.extend(account.overdue_dispatches(&self.slab, timeout_ms, now_ms));
@@ -57,7 +86,7 @@ impl Router {
                     self.later.clone_from(&self.workers);
                 }
                 let gone = self.silent[from..].iter().map(|&index| &self.slab.entries[index as usize]);
-                account.without(gone).settle(headroom_steps, &mut self.later[place]);
+                account.without(gone).settle(self.sight.at(place), &mut self.later[place]);
             }
         }
     }
@@ -66,18 +95,14 @@ impl Router {
     pub(super) fn is_stranded(&self, request: &Request, place: usize) -> bool {
         let account = &self.accounts[place];
         let needs = u64::from(request.prompt_tokens) + u64::from(self.config.headroom_steps);
-        account.draining || account.own_capacity_tokens.is_some_and(|capacity| needs > capacity)
+        account.draining || account.ceiling_tokens.is_some_and(|tokens| needs > tokens)
     }
 
-    /// The longest request that some worker could take if it were empty; none where there is no such bound.
+    /// The longest request that some worker could take with its headroom if it were empty; none where there is
+    /// no such bound.
     pub(super) fn find_longest_tokens(&self) -> Option<u64> {
-        let staying = self.accounts.iter().filter(|account| !account.draining);
-        let mut most = None;
-        for account in staying {
-            let limit = account.own_capacity_tokens?.saturating_sub(u64::from(self.config.headroom_steps));
-            most = most.max(Some(limit));
-        }
-        most
+        let headroom_tokens = u64::from(self.config.headroom_steps);
+        ceiling(&self.accounts, None).map(|tokens| tokens.saturating_sub(headroom_tokens))
     }
 
     /// Everybody in `leaving` leaves the pool, to `pending`.
@@ -118,6 +143,21 @@ impl Router {
     pub(super) fn forget(&mut self, id: RequestId) {
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.aborted(id);
+        }
+    }
+}
+
+/// The most KV tokens that a worker has, or the one of this rank, whether it takes requests now or not; none
+/// where there is no such bound.
+fn ceiling(accounts: &[Account], rank: Option<WorkerIndex>) -> Option<u64> {
+    match rank {
+        Some(place) => accounts[place.index()].ceiling_tokens,
+        None => {
+            let mut most = None;
+            for account in accounts {
+                most = most.max(Some(account.ceiling_tokens?));
+            }
+            most
         }
     }
 }

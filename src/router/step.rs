@@ -70,8 +70,10 @@ impl Router {
         self.explainer.begin();
         self.former_rows.clear();
         self.asked.clear();
+        let before = self.sight;
         let decided = unless_panicked(self.policy.name(), || {
-            self.find_leaving(clock.now_ms());
+            let tight = self.find_leaving(clock.now_ms());
+            self.look(clock.now_ms(), tight);
             self.find_silent(clock.now_ms());
             self.pool.look_past_marked();
             self.decide_windows(by_reference, &mut terms)
@@ -82,6 +84,7 @@ impl Router {
             Err(error) => {
                 self.restore_rows();
                 self.keep_leaving();
+                self.look_from(before);
                 if let Some(forecast_state) = &mut self.forecast_state {
                     forecast_state.undo();
                 }
@@ -346,7 +349,9 @@ impl Router {
         for at in 0..self.silent.len() {
             self.give_back(self.silent[at], ReturnReason::WorkerSilent);
         }
-        self.rescan = false;
+        // Who may be placed on an empty worker only is looked at by every step.
+        self.rescan = self.sight.tight;
+        self.any_most &= !self.pool.is_empty();
         self.return_leaving();
         let mut left = std::mem::take(&mut self.left);
         left.clear();
@@ -359,7 +364,7 @@ impl Router {
             let request = self.left_queue(waiting.request);
             self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), request.waited_steps);
             self.counters.admitted_by_step += 1;
-            let dispatch = self.begin(request, place, 0, true);
+            let dispatch = self.dispatch(request, place);
             self.plan.admissions.push(Dispatch { score_tokens, ..dispatch });
         }
         self.left = left;

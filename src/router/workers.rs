@@ -33,7 +33,7 @@ impl Router {
     ) -> Result<Verdict, RouterError> {
         let place = self.place_of(worker)?;
         for (what, found) in [
-            ("KV tokens used", report.kv_used_tokens),
+            ("KV tokens used", report.kv_used_tokens.unwrap_or(0)),
             ("KV capacity tokens", report.kv_capacity_tokens.unwrap_or(0)),
         ] {
             if found > MAX_LOAD_TOKENS {
@@ -53,18 +53,25 @@ impl Router {
         if verdict == Verdict::Restarted {
             self.return_forgotten(place, report);
         }
+        let mean_tokens = if report.kv_used_tokens.is_none() { self.mean_tokens() } else { 0 };
         let account = &mut self.accounts[place];
-        account.take(&mut self.slab, report, verdict, now_ms);
+        account.take(&mut self.slab, report, verdict, now_ms, mean_tokens);
         if let Verdict::Taken | Verdict::Restarted = verdict {
-            let capacity = report.kv_capacity_tokens.or(account.whole_capacity_tokens);
-            if capacity != account.whole_capacity_tokens {
-                account.set_capacity(capacity, self.config.share);
+            let capacity = report.kv_capacity_tokens.or(account.capacity_tokens);
+            if capacity != account.capacity_tokens {
+                account.set_capacity(capacity);
                 self.limits_changed();
             }
             self.find_lost(place, report.last_dispatch.is_some());
         }
         self.settle(place);
         Ok(verdict)
+    }
+
+    /// How long our requests are in the mean.
+    fn mean_tokens(&self) -> u64 {
+        let sum = |of: fn(&Account) -> u64| self.accounts.iter().map(of).sum::<u64>();
+        sum(Account::own_tokens) / sum(|account| account.running().into()).max(1)
     }
 
     /// After a report was taken: dispatches that it should have seen, and requests that the worker has
@@ -136,12 +143,62 @@ impl Router {
         self.next_id += 1;
         self.ids.push(id);
         self.workers.push(Worker::new(0, 0, config.slots).weight(config.weight));
-        self.accounts.push(Account::new(id, config, self.config.share, self.now));
+        self.accounts.push(Account::new(id, config, self.rules(), self.now));
         self.queued.push((0, 0));
-        self.settle(self.ids.len() - 1);
+        self.settle_all();
         self.limits_changed();
         self.drop_rows();
         id
+    }
+
+    /// [`Router::add_worker`] for one that is yet to come: it takes nobody until [`Router::set_accepting`] says
+    /// that it is there, and until then requests wait that only it could hold.
+    ///
+    /// # Errors
+    /// As [`Router::add_worker`].
+    pub fn announce_worker(&mut self, config: WorkerConfig) -> Result<WorkerId, RouterError> {
+        let worker = refused("announce_worker", self.let_join(&config))?;
+        trace::worker(worker, "is announced");
+        if let Some(worker) = self.workers.last_mut() {
+            worker.accepting = false;
+        }
+        Ok(worker)
+    }
+
+    /// A worker has other slots, another KV capacity or another weight from now on. What runs there runs on,
+    /// also where it is more than fits now.
+    ///
+    /// # Errors
+    /// No such worker, or a configuration out of its ranges.
+    pub fn configure_worker(
+        &mut self,
+        worker: impl Into<WorkerId>,
+        config: WorkerConfig,
+    ) -> Result<(), RouterError> {
+        refused("configure_worker", self.change_worker(worker.into(), &config))
+    }
+
+    fn change_worker(&mut self, worker: WorkerId, config: &WorkerConfig) -> Result<(), RouterError> {
+        let place = self.place_of(worker)?;
+        config.check(place)?;
+        trace::worker(worker, "changes");
+        self.workers[place].weight = config.weight;
+        self.accounts[place].set_slots(config.slots);
+        self.accounts[place].set_capacity(config.kv_capacity_tokens);
+        self.settle(place);
+        self.limits_changed();
+        Ok(())
+    }
+
+    /// A worker as it is configured now.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn worker_config(&self, worker: impl Into<WorkerId>) -> Result<WorkerConfig, RouterError> {
+        let place = refused("worker_config", self.place_of(worker.into()))?;
+        let account = &self.accounts[place];
+        let config = WorkerConfig::new(account.whole_slots).capacity(account.capacity_tokens);
+        Ok(config.weight(self.workers[place].weight))
     }
 
     /// Lets a worker take nobody new. What runs there runs on; requests that wait for it alone are returned
@@ -220,9 +277,7 @@ impl Router {
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.buckets.remove_worker(place);
         }
-        for place in 0..self.accounts.len() {
-            self.settle(place);
-        }
+        self.settle_all();
         Ok(())
     }
 }

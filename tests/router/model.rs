@@ -916,7 +916,7 @@ impl World {
         match self.rng.below(40) {
             0 => report.last_dispatch = Some(report.last_dispatch.unwrap_or(0) + 1 + self.rng.below(50)),
             1 => report.last_dispatch = Some(self.rng.below(3)),
-            2 => report.kv_used_tokens = u64::MAX >> self.rng.below(40),
+            2 => report.kv_used_tokens = Some(u64::MAX >> self.rng.below(40)),
             3 => report.sequence = report.sequence.map(|number| number + self.rng.below(9)),
             4 => report.missing = self.rng.next(),
             _ => {}
@@ -931,7 +931,7 @@ impl World {
             return;
         };
         let side = &self.sides[at];
-        if report.kv_used_tokens > 1 << 30 || report.last_dispatch.is_some_and(|last| last > side.sent) {
+        if report.kv_used_tokens.is_some_and(|used| used > 1 << 30) || report.last_dispatch.is_some_and(|last| last > side.sent) {
             assert!(found.is_err(), "{report:?}");
             self.tally.refused_reports += 1;
             return;
@@ -1025,7 +1025,7 @@ impl World {
             None => (own, own_tokens),
         };
         let held = u64::from(report.running) + u64::from(report.waiting);
-        let (now_ms, measured) = (self.told_ms, report.kv_used_tokens as i64);
+        let (now_ms, measured) = (self.told_ms, report.kv_used_tokens.expect("measured") as i64);
         let side = &mut self.sides[at];
         side.sequence = report.sequence.or(side.sequence);
         side.capacity = report.kv_capacity_tokens.or(side.capacity);

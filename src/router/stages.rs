@@ -1,0 +1,161 @@
+//! Between dispatch and end: requests that hold KV and do not decode, and that their engine puts off.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::account::Stage;
+use crate::ids::RequestId;
+use crate::router::trace::refused;
+use crate::router::{Router, RouterError};
+
+impl Router {
+    /// A request has KV on its worker and does not decode yet: its cache is on the way from a prefill node, or
+    /// is filled part by part. It weighs its whole length and does not grow until [`Router::transfer_done`] or
+    /// a token of its own ([`Router::progress_request`]).
+    ///
+    /// # Errors
+    /// The request does not run.
+    pub fn held(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
+        refused("held", self.enter_stage(id.into(), Stage::Held, |_| true))
+    }
+
+    /// A request decodes from now on: its KV cache is there. Of one that is preempted it changes nothing.
+    ///
+    /// # Errors
+    /// The request does not run.
+    pub fn transfer_done(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
+        refused(
+            "transfer_done",
+            self.enter_stage(id.into(), Stage::Decoding, |stage| stage != Stage::Preempted),
+        )
+    }
+
+    /// The engine has taken a request's KV cache away and will go on with it by itself: it stays on its
+    /// worker, room for its length is kept there, and it does not grow until [`Router::resumed`] or a token of
+    /// its own. Where the caller is to send it again, that is [`Router::preempt`].
+    ///
+    /// # Errors
+    /// The request does not run.
+    pub fn preempted(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
+        let id = id.into();
+        let before = self.stage_of(id);
+        refused("preempted", self.enter_stage(id, Stage::Preempted, |_| true))?;
+        self.counters.preempted_in_place += u64::from(before != Some(Stage::Preempted));
+        Ok(())
+    }
+
+    /// The engine goes on with a request that it had preempted. Of one that is not preempted it changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// The request does not run.
+    pub fn resumed(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
+        refused("resumed", self.enter_stage(id.into(), Stage::Decoding, |stage| stage == Stage::Preempted))
+    }
+
+    fn stage_of(&self, id: RequestId) -> Option<Stage> {
+        self.slab.index_of(id).map(|index| self.slab.entries[index as usize].stage)
+    }
+
+    fn enter_stage(
+        &mut self,
+        id: RequestId,
+        stage: Stage,
+        from: impl Fn(Stage) -> bool,
+    ) -> Result<(), RouterError> {
+        let index = self.index_of_running(id)?;
+        let active = &self.slab.entries[index as usize];
+        let (before, place) = (active.stage, self.place_of(active.worker)?);
+        if before == stage || !from(before) {
+            return Ok(());
+        }
+        let now_ms = self.now_ms();
+        self.accounts[place].move_to(&mut self.slab, index, stage, now_ms);
+        match (before.grows(), stage.grows()) {
+            (true, false) => {
+                if let Some(forecast_state) = &mut self.forecast_state {
+                    forecast_state.end(&mut self.slab, index);
+                }
+            }
+            (false, true) => self.grows_again(index, place),
+            _ => {}
+        }
+        self.settle(place);
+        Ok(())
+    }
+
+    /// A request that did not grow for a while does again: by the step clock it has just reached its length.
+    pub(super) fn grows_again(&mut self, index: u32, place: usize) {
+        let generated = self.accounts[place].generated_tokens(&self.slab.entries[index as usize]);
+        self.slab.entries[index as usize].born_step = self.now - i64::from(generated);
+        if let Some(forecast_state) = &mut self.forecast_state {
+            forecast_state.begin(&mut self.slab, index, place, generated);
+        }
+    }
+
+    /// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, and that nothing has
+    /// shown, is foreign there from now on, for the next report to measure. Their ids are appended to `left`;
+    /// what they have generated is not known, so nothing is learned.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn disown_sent(
+        &mut self,
+        worker: impl Into<crate::WorkerId>,
+        until_ms: u64,
+        left: &mut Vec<RequestId>,
+    ) -> Result<(), RouterError> {
+        let place = refused("disown_sent", self.place_of(worker.into()))?;
+        let first = |router: &Self| router.accounts[place].first_sent(&router.slab, until_ms);
+        while let Some(index) = first(self) {
+            let active = self.accounts[place].disown(&mut self.slab, index);
+            if let Some(forecast_state) = &mut self.forecast_state {
+                forecast_state.end(&mut self.slab, index);
+            }
+            self.counters.disowned += 1;
+            self.forget(active.request.id);
+            left.push(active.request.id);
+        }
+        self.settle(place);
+        Ok(())
+    }
+}
+
+/// What requests had generated that were preempted and have not come again yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Preempted {
+    /// Length and generated tokens.
+    by_id: HashMap<RequestId, (u32, u32)>,
+    order: VecDeque<RequestId>,
+}
+
+impl Preempted {
+    /// So many are remembered; older ones may never come.
+    const MOST: usize = 4096;
+
+    pub(super) fn remember(&mut self, id: RequestId, tokens: u32, generated_tokens: u32) {
+        if generated_tokens == 0 {
+            return;
+        }
+        if self.order.len() >= Self::MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_id.remove(&oldest);
+        }
+        self.by_id.insert(id, (tokens, generated_tokens));
+        self.order.push_back(id);
+    }
+
+    /// What one of this length had generated.
+    pub(super) fn generated_tokens(&self, id: RequestId, tokens: u32) -> u32 {
+        if self.by_id.is_empty() {
+            return 0;
+        }
+        self.by_id.get(&id).filter(|&&(length, _)| length == tokens).map_or(0, |&(_, generated)| generated)
+    }
+
+    pub(super) fn forget(&mut self, id: RequestId) {
+        if !self.by_id.is_empty() && self.by_id.remove(&id).is_some() {
+            self.order.retain(|&other| other != id);
+        }
+    }
+}
