@@ -51,10 +51,10 @@ pub(crate) struct Account {
     pub foreign_requests: u32,
     /// What the measured KV tokens are above the lengths of those who decode; below zero where they share.
     pub(super) correction_tokens: i64,
-    /// What a report that was measured a while ago does not know, the oldest first; none is kept before a
-    /// report tells an age.
+    /// What a report that was measured a while ago does not know, the oldest first.
     pub(super) changes: VecDeque<Change>,
-    pub(super) oldest_report_ms: u64,
+    /// The greatest age that a report has told; none before the first report.
+    pub(super) oldest_report_ms: Option<u64>,
     /// Since when it reports that it holds nothing although requests of ours were seen there.
     pub empty_since_ms: Option<u64>,
     pub counts: ReportCounts,
@@ -86,7 +86,7 @@ impl Account {
             foreign_requests: 0,
             correction_tokens: 0,
             changes: VecDeque::new(),
-            oldest_report_ms: 0,
+            oldest_report_ms: None,
             empty_since_ms: None,
             counts: ReportCounts::default(),
         };

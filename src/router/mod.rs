@@ -388,9 +388,10 @@ impl Router {
         }
     }
 
-    /// Looks at the workers from another time, and for those who wait now. From where it was before.
-    fn look(&mut self, now_ms: u64, tight: bool) -> Sight {
-        let sight = Sight::new(self.config.share, now_ms, self.accounts.len(), tight);
+    /// Looks at the workers from another time, and for those who wait now. From where it was before. By the
+    /// caller's clock, which front ends may have in common.
+    fn look(&mut self, told_ms: u64, tight: bool) -> Sight {
+        let sight = Sight::new(self.config.share, told_ms, self.accounts.len(), tight);
         self.look_from(sight)
     }
 

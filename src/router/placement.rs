@@ -46,7 +46,7 @@ impl Router {
         terms: Option<&mut dyn PairTerms>,
     ) -> Result<Placement, RouterError> {
         let (clock, start) = (self.clock.read(now_ms), Instant::now());
-        let before = self.look(clock.now_ms(), self.sight.tight);
+        let before = self.look(clock.told_ms(), self.sight.tight);
         let routed = self.route_arrival(request, terms);
         if routed.is_err() {
             self.look_from(before);
@@ -105,8 +105,8 @@ impl Router {
     }
 
     /// A request enters a worker whether or not that has room: an engine queues whatever it is sent. Without
-    /// a `worker` it is the one on which the fewest requests are beyond its slots, then the one with the most
-    /// room for it, then the least loaded. One that waits here waits no more.
+    /// a `worker` it is the one with room for it, or with the shortest queue for those that it serves, and of
+    /// such ones the least loaded. One that waits here waits no more.
     ///
     /// # Errors
     /// As [`Router::enqueue`] for a request that does not wait here; an unknown worker, or none at all.
@@ -134,7 +134,7 @@ impl Router {
         }
         let place = match worker {
             Some(worker) => self.place_of(worker)?,
-            None => self.least_beyond(&request).ok_or(RouterError::NoWorker { id })?,
+            None => self.shortest_queue(&request).ok_or(RouterError::NoWorker { id })?,
         };
         self.preempted.forget(id);
         if let Some(clock) = clock {
@@ -151,18 +151,28 @@ impl Router {
         Ok(self.dispatch(request.ranked(request.rank.map(|_| self.ids[place])), place))
     }
 
-    /// Where a request is to queue that fits nowhere.
-    fn least_beyond(&self, request: &Request) -> Option<usize> {
+    /// Where a request is to queue that fits nowhere: a queue is served by those who end, so it waits for as
+    /// long as there are requests before it for each one in service.
+    fn shortest_queue(&self, request: &Request) -> Option<usize> {
         let tokens = i64::from(request.prompt_tokens);
-        let key = |place: &usize| {
-            let (worker, account) = (&self.workers[*place], &self.accounts[*place]);
+        let key = |place: usize| {
+            let (worker, account) = (&self.workers[place], &self.accounts[place]);
             let counted = account.running().saturating_add(account.foreign_requests);
-            let queued = (counted + 1).saturating_sub(account.whole_slots);
-            let lacking = tokens.saturating_sub(worker.room_tokens()).max(0);
+            let lacks_slots = counted.saturating_sub(account.whole_slots);
+            // Where KV tokens are short, whoever has shown nothing is taken to queue for them.
+            let used_tokens = account.counted_tokens() as i64 + tokens;
+            let lacks_room = account.capacity_tokens.is_some_and(|fit| used_tokens > fit as i64);
+            let queued = lacks_slots.max(if lacks_room { account.unseen() } else { 0 });
+            let ahead = if lacks_room || counted >= account.whole_slots { queued + 1 } else { 0 };
+            let wait = f64::from(ahead) / f64::from(counted.saturating_sub(queued).max(1));
             let cost = (worker.load_tokens as i64 + tokens).saturating_mul(worker.cost_per_token());
-            (!worker.accepting, queued, lacking, cost)
+            (!worker.accepting, wait, cost)
         };
-        (0..self.workers.len()).min_by_key(key)
+        let keys = (0..self.workers.len()).map(|place| (key(place), place));
+        let first = keys.min_by(|((closed, wait, cost), _), (other, _)| {
+            closed.cmp(&other.0).then(wait.total_cmp(&other.1)).then(cost.cmp(&other.2))
+        });
+        first.map(|(_, place)| place)
     }
 
     /// Asks for the row of a request that arrives.

@@ -92,9 +92,9 @@ impl Router {
         }
     }
 
-    /// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, and that nothing has
-    /// shown, is foreign there from now on, for the next report to measure. Their ids are appended to `left`;
-    /// what they have generated is not known, so nothing is learned.
+    /// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, a time of the clock
+    /// that was read last, and that nothing has shown, is foreign there from now on, for the next report to
+    /// measure. Their ids are appended to `left`; what they have generated is not known, so nothing is learned.
     ///
     /// # Errors
     /// No such worker.
@@ -105,6 +105,9 @@ impl Router {
         left: &mut Vec<RequestId>,
     ) -> Result<(), RouterError> {
         let place = refused("disown_sent", self.place_of(worker.into()))?;
+        // In our own time; before its beginning nothing was sent.
+        let age_ms = self.clock.told_ms().saturating_sub(until_ms);
+        let Some(until_ms) = self.now_ms().checked_sub(age_ms) else { return Ok(()) };
         let first = |router: &Self| router.accounts[place].first_sent(&router.slab, until_ms);
         while let Some(index) = first(self) {
             let active = self.accounts[place].disown(&mut self.slab, index);

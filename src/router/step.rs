@@ -73,7 +73,7 @@ impl Router {
         let before = self.sight;
         let decided = unless_panicked(self.policy.name(), || {
             let tight = self.find_leaving(clock.now_ms());
-            self.look(clock.now_ms(), tight);
+            self.look(clock.told_ms(), tight);
             self.find_silent(clock.now_ms());
             self.pool.look_past_marked();
             self.decide_windows(by_reference, &mut terms)

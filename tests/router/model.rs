@@ -931,7 +931,9 @@ impl World {
             return;
         };
         let side = &self.sides[at];
-        if report.kv_used_tokens.is_some_and(|used| used > 1 << 30) || report.last_dispatch.is_some_and(|last| last > side.sent) {
+        if report.kv_used_tokens.is_some_and(|used| used > 1 << 30)
+            || report.last_dispatch.is_some_and(|last| last > side.sent)
+        {
             assert!(found.is_err(), "{report:?}");
             self.tally.refused_reports += 1;
             return;

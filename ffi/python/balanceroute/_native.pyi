@@ -394,7 +394,21 @@ class RankMetrics:
     @property
     def running(self) -> int: ...
     @property
-    def slots(self) -> int: ...
+    def held(self) -> int:
+        """Of those running, how many have KV there and do not decode yet."""
+
+    @property
+    def preempted(self) -> int:
+        """Of those running, how many the engine has put off."""
+
+    @property
+    def own_tokens(self) -> int:
+        """The lengths of ours, whatever they share."""
+
+    @property
+    def slots(self) -> int:
+        """Slots that this router is sure of."""
+
     @property
     def free_slots(self) -> int: ...
     @property
@@ -461,6 +475,18 @@ class Metrics:
     @property
     def preempted(self) -> int: ...
     @property
+    def preempted_in_place(self) -> int:
+        """Times that an engine put a request off to go on with it by itself."""
+
+    @property
+    def sent_beyond(self) -> int:
+        """Requests sent to a worker that had no room by our count."""
+
+    @property
+    def disowned(self) -> int:
+        """Requests whose ends are not told."""
+
+    @property
     def adopted_beyond(self) -> int:
         """Adopted requests for which this router counted no slot or no room."""
 
@@ -516,6 +542,7 @@ class Router:
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
         mode: Literal["step", "arrival"] | int = "step",
         share: tuple[int, int] = (0, 1),
+        in_order: bool = False,
         headroom_steps: int = 256,
         refresh_steps: int = 16,
         ends_horizon_steps: int = 512,
@@ -532,7 +559,10 @@ class Router:
             backend, isa: who evaluates; the default is the fastest.
             mode: when `place` decides: never ("step"), always ("arrival"), or while more than this many slots
                 are open.
-            share: (index, number of front ends): which part of every worker is this router's.
+            share: (index, number of front ends): which part of every worker this router is sure of; beyond
+                it front ends take turns at what reports show free.
+            in_order: whether requests reach a worker in the order of their dispatch: a token of one then
+                shows that the worker has those sent before it.
             headroom_steps: growth that an admission leaves free for each running request, where the KV cache
                 is bounded.
             refresh_steps: steps between two predictions for the same running request, 1 to 65536.
@@ -550,6 +580,9 @@ class Router:
         id: _RequestId,
         prompt_tokens: int,
         *,
+        cached_tokens: int = 0,
+        generated_tokens: int = 0,
+        max_tokens: int | None = None,
         waited_steps: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
@@ -557,7 +590,9 @@ class Router:
         now_ms: int | None = None,
     ) -> None:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky
-        session, an explicit rank).
+        session, an explicit rank). Of `prompt_tokens`, its worker has `cached_tokens` already, and for one that
+        comes back `generated_tokens` are those that it had generated before; `max_tokens` is what it may
+        generate in all.
         """
 
     def place(
@@ -566,15 +601,35 @@ class Router:
         prompt_tokens: int,
         now_ms: int,
         *,
+        cached_tokens: int = 0,
+        generated_tokens: int = 0,
+        max_tokens: int | None = None,
         waited_steps: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: _WorkerId | None = None,
         bonus_tokens: _Bonus | None = None,
+        eligible: _Flag | None = None,
     ) -> Dispatch | None:
         """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else
-        it waits, and `None` comes. `bonus_tokens` is a row as those of `step`, for this call: a request that
-        waits is given its row again by whoever steps."""
+        it waits, and `None` comes. `bonus_tokens` and `eligible` are rows as those of `step`, for this call: a
+        request that waits is given its rows again by whoever steps."""
+
+    def send(
+        self,
+        id: _RequestId,
+        prompt_tokens: int,
+        *,
+        worker: _WorkerId | None = None,
+        cached_tokens: int = 0,
+        generated_tokens: int = 0,
+        max_tokens: int | None = None,
+        prompt_hash: int | None = None,
+        now_ms: int | None = None,
+    ) -> Dispatch:
+        """A request enters a worker whether or not that has room: an engine queues whatever it is sent.
+        Without a `worker` it is one with room for it, or the one with the shortest queue for those that it
+        serves, and of such ones the least loaded. One that waits here waits no more."""
 
     def adopt(
         self,
@@ -583,20 +638,45 @@ class Router:
         worker: _WorkerId,
         *,
         generated_tokens: int = 0,
+        max_tokens: int | None = None,
         prompt_hash: int | None = None,
     ) -> None:
-        """Takes over a request that already runs on a worker (a restart, a warm start)."""
+        """Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes
+        what it had preempted); here `prompt_tokens` are without `generated_tokens`. What an engine says it runs
+        is so, also past slots and capacity, and also of a request that waits here or was thought to run."""
 
     def finish(self, id: _RequestId, *, now_ms: int | None = None) -> Finished:
         """A running request has sent its last token."""
 
+    def finish_dispatch(self, dispatch: Dispatch, *, now_ms: int | None = None) -> Finished:
+        """`finish` of the life that this dispatch began: the end of an older one, which came late, is refused
+        (`UnknownRequestError` of kind "OtherDispatch") and ends nothing."""
+
     def abort(self, id: _RequestId, *, now_ms: int | None = None) -> _WorkerId | None:
         """A waiting or running request was given up; the worker that it ran on, if any."""
 
+    def abort_dispatch(self, dispatch: Dispatch, *, now_ms: int | None = None) -> _WorkerId | None:
+        """`abort` of the life that this dispatch began."""
+
     def preempt(self, id: _RequestId) -> int:
         """The engine took a running request's KV cache away: it leaves, to be enqueued again with the length
-        that is answered.
+        that is answered; then it goes on, with what it has generated. Where the engine itself goes on with it,
+        that is `preempted`.
         """
+
+    # Stages of a request that runs.
+    def held(self, id: _RequestId) -> None:
+        """It has KV on its worker and does not decode yet: transfer from a prefill node, chunked prefill. It
+        weighs its length and does not grow."""
+
+    def transfer_done(self, id: _RequestId) -> None:
+        """It decodes from now on."""
+
+    def preempted(self, id: _RequestId) -> None:
+        """Its engine has taken its KV cache away and will go on with it by itself: room for it is kept."""
+
+    def resumed(self, id: _RequestId) -> None:
+        """Its engine goes on with it."""
 
     # Progress.
     def advance(self) -> None:
@@ -610,13 +690,21 @@ class Router:
     def progress_request(self, id: _RequestId, tokens: int = 1) -> None:
         """One running request has this many tokens more."""
 
+    def progress_requests(self, ids: _Whole, tokens: _Whole | None = None) -> int:
+        """Many running requests have so many tokens more, one without `tokens`: one call for all that an
+        engine's step brings. Ids that do not run are passed over. How many grew."""
+
+    def disown_sent(self, worker: _WorkerId, until_ms: int) -> list[_RequestId]:
+        """For engines that tell no ends: whatever was sent to a worker by then and nothing has shown is foreign
+        there from now on, for the next report to measure. Ids of these; nothing is learned of them."""
+
     # Workers.
     def report(
         self,
         worker: _WorkerId,
         *,
         running: int,
-        kv_used_tokens: int,
+        kv_used_tokens: int | None,
         waiting: int = 0,
         kv_capacity_tokens: int | None = None,
         sequence: int | None = None,
@@ -624,16 +712,28 @@ class Router:
         missing: int = 0,
         epoch: int | None = None,
         age_ms: int = 0,
+        kv_age_ms: int | None = None,
         now_ms: int | None = None,
     ) -> _Verdict:
         """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest
         dispatch number that it had received, `None` if it cannot tell; bit `i` of `missing` says that it
         lacked number `last_dispatch - 1 - i`. Dispatches that it has not seen stay counted on top of what it
-        measured. Any other `epoch` than before says that it has started anew; `age_ms` is how long ago
-        `kv_used_tokens` may have been measured."""
+        measured. Without `kv_used_tokens` others are taken to be as long as ours. Any other `epoch` than before
+        says that it has started anew; `age_ms` is how long ago it may have been measured, and `kv_age_ms` its
+        KV tokens where they are older."""
 
     def add_worker(self, worker: WorkerConfig) -> _WorkerId:
         """A worker joins, empty. Its id."""
+
+    def announce_worker(self, worker: WorkerConfig) -> _WorkerId:
+        """A worker that is yet to come: it takes nobody until `set_accepting` says that it is there, and until
+        then requests wait that only it could hold. Its id."""
+
+    def configure_worker(self, worker: _WorkerId, config: WorkerConfig) -> None:
+        """It has other slots, another KV capacity or another weight from now on; what runs there runs on."""
+
+    def worker_config(self, worker: _WorkerId) -> WorkerConfig:
+        """As it is configured now."""
 
     def drain_worker(self, worker: _WorkerId) -> None:
         """It takes nobody new; what runs there runs on."""
@@ -654,11 +754,18 @@ class Router:
         until they report again."""
 
     # Decisions and questions.
-    def step(self, now_ms: int, *, bonus_tokens: dict[_RequestId, _Bonus] | None = None) -> Plan:
+    def step(
+        self,
+        now_ms: int,
+        *,
+        bonus_tokens: dict[_RequestId, _Bonus] | None = None,
+        eligible: dict[_RequestId, _Flag] | None = None,
+    ) -> Plan:
         """Decides a step and accounts for what it admits. `bonus_tokens` has a bonus in tokens per worker, in
         order of `worker_ids`, for those request ids that have any: float32 or float16 of any layout, copied;
         anything else, a list included, is refused by name. Rows are all looked at before the step begins,
-        also those of ids that do not wait: one entry per worker, finite, within 2**30."""
+        also those of ids that do not wait: one entry per worker, finite, within 2**30. `eligible` has rows of
+        bool or uint8 in the same order: which workers may take a request in this step."""
 
     def explain(self, id: _RequestId) -> Explanation | None:
         """Why the last step, or a placement since, decided as it did; why a waiting request waits."""
@@ -668,6 +775,12 @@ class Router:
 
     def metrics(self) -> Metrics:
         """How it stands."""
+
+    def rank_metrics(self, worker: _WorkerId) -> RankMetrics:
+        """One worker as it stands."""
+
+    def generated_tokens(self, id: _RequestId) -> int | None:
+        """Tokens that a running request has generated."""
 
     def running_on(self, id: _RequestId) -> _WorkerId | None:
         """The worker that a request runs on."""

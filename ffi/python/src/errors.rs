@@ -169,6 +169,9 @@ fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Unknown { id }
         NotRunning { id }
         Running { id, worker }
+        OtherDispatch { id, worker, number }
+        Generated { id, limit, found }
+        NoWorker { id }
         Worker { workers, found }
         Refused { policy, id, worker }
         Dispatch { worker, sent, found }
@@ -237,7 +240,9 @@ impl Failure {
             Self::Policy(error) => ("PolicyError", error.to_string(), policy_facts(&error, &facts)?),
             Self::Router(error) => {
                 let class = match error {
-                    RouterError::Unknown { .. } | RouterError::NotRunning { .. } => "UnknownRequestError",
+                    RouterError::Unknown { .. }
+                    | RouterError::NotRunning { .. }
+                    | RouterError::OtherDispatch { .. } => "UnknownRequestError",
                     RouterError::Worker { .. } => "UnknownWorkerError",
                     RouterError::Panicked { .. } => "PanicError",
                     _ => "RouterError",

@@ -4,9 +4,11 @@ mod arrays;
 mod assign;
 mod errors;
 mod metrics;
+mod plan;
 mod records;
 mod router;
 mod shared;
+mod terms;
 
 use pyo3::prelude::*;
 
@@ -23,9 +25,11 @@ mod _native {
     #[pymodule_export]
     use crate::metrics::{Histogram, Metrics, RankMetrics, ReportCounts};
     #[pymodule_export]
+    use crate::plan::{Dispatch, Explanation, Finished, Plan, Returned, RunnerUp, WorkerConfig};
+    #[pymodule_export]
     use crate::records::Balance;
     #[pymodule_export]
-    use crate::router::{Dispatch, Explanation, Finished, Plan, Returned, Router, RunnerUp, WorkerConfig};
+    use crate::router::Router;
 
     /// Decides one step: `Assigner(policy).assign(...)`; an assigner that is used again is faster.
     #[pyfunction]

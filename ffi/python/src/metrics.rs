@@ -61,6 +61,9 @@ record! {
         load_tokens: u64,
         margin_tokens: f64,
         running: u32,
+        held: u32,
+        preempted: u32,
+        own_tokens: u64,
         slots: u32,
         free_slots: u32,
         kv_used_tokens: u64,
@@ -96,7 +99,10 @@ record! {
         finished: u64,
         aborted: u64,
         preempted: u64,
+        preempted_in_place: u64,
         adopted_beyond: u64,
+        sent_beyond: u64,
+        disowned: u64,
         returned: BTreeMap<String, u64>,
         clock_jumps: u64,
         decide_ns: Py<Histogram>,
@@ -105,36 +111,40 @@ record! {
     }
 }
 
+impl RankMetrics {
+    pub(crate) fn of(py: Python<'_>, of: &core::RankMetrics) -> PyResult<Self> {
+        let core::ReportCounts { taken, repeated, late, contradictory, restarted } = of.reports;
+        Ok(Self {
+            worker: of.worker.get(),
+            accepting: of.accepting,
+            draining: of.draining,
+            load_tokens: of.load_tokens,
+            margin_tokens: of.margin_tokens,
+            running: of.running,
+            held: of.held,
+            preempted: of.preempted,
+            own_tokens: of.own_tokens,
+            slots: of.slots,
+            free_slots: of.free_slots,
+            kv_used_tokens: of.kv_used_tokens,
+            kv_growth_tokens: of.kv_growth_tokens,
+            kv_capacity_tokens: of.kv_capacity_tokens,
+            foreign_requests: of.foreign_requests,
+            foreign_tokens: of.foreign_tokens,
+            shared_tokens: of.shared_tokens,
+            dispatches: of.dispatches,
+            acknowledged: of.acknowledged,
+            unseen: of.unseen,
+            report_age_ms: of.report_age_ms,
+            reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory, restarted })?,
+        })
+    }
+}
+
 impl Metrics {
     /// As Python reads them, of what was copied out of a router.
     pub(crate) fn of(py: Python<'_>, of: &core::Metrics) -> PyResult<Self> {
-        let ranks = of.ranks.iter().map(|rank| {
-            let core::ReportCounts { taken, repeated, late, contradictory, restarted } = rank.reports;
-            Py::new(
-                py,
-                RankMetrics {
-                    worker: rank.worker.get(),
-                    accepting: rank.accepting,
-                    draining: rank.draining,
-                    load_tokens: rank.load_tokens,
-                    margin_tokens: rank.margin_tokens,
-                    running: rank.running,
-                    slots: rank.slots,
-                    free_slots: rank.free_slots,
-                    kv_used_tokens: rank.kv_used_tokens,
-                    kv_growth_tokens: rank.kv_growth_tokens,
-                    kv_capacity_tokens: rank.kv_capacity_tokens,
-                    foreign_requests: rank.foreign_requests,
-                    foreign_tokens: rank.foreign_tokens,
-                    shared_tokens: rank.shared_tokens,
-                    dispatches: rank.dispatches,
-                    acknowledged: rank.acknowledged,
-                    unseen: rank.unseen,
-                    report_age_ms: rank.report_age_ms,
-                    reports: Py::new(py, ReportCounts { taken, repeated, late, contradictory, restarted })?,
-                },
-            )
-        });
+        let ranks = of.ranks.iter().map(|rank| Py::new(py, RankMetrics::of(py, rank)?));
         let ranks = PyList::new(py, ranks.collect::<PyResult<Vec<_>>>()?)?.unbind();
         let by_reason = PyDict::new(py);
         for (reason, count) in WaitReason::ALL.into_iter().zip(of.waiting_by_reason) {
@@ -160,7 +170,10 @@ impl Metrics {
             finished: counters.finished,
             aborted: counters.aborted,
             preempted: counters.preempted,
+            preempted_in_place: counters.preempted_in_place,
             adopted_beyond: counters.adopted_beyond,
+            sent_beyond: counters.sent_beyond,
+            disowned: counters.disowned,
             returned: returned.collect(),
             clock_jumps: counters.clock_jumps,
             decide_ns: Py::new(py, Histogram::from(counters.decide_ns))?,

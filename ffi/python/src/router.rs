@@ -1,103 +1,18 @@
 //! The state across steps.
 
-use std::collections::HashMap;
-use std::ops::Range;
-
-use balanceroute::WorkerId;
-use balanceroute::batch::{MAX_BONUS_TOKENS, MAX_WORKERS};
-use balanceroute::router::{self as core, Decided, Mode, Placement, RouterConfig, Share};
+use balanceroute::router::{self as core, Mode, Placement, RouterConfig, Share};
+use balanceroute::{Request, RequestId, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::arrays::Column;
 use crate::assign::parameters;
 use crate::errors::Failure;
-use crate::metrics::Metrics;
-use crate::records::{Balance, record, wait_reason};
+use crate::metrics::{Metrics, RankMetrics};
+use crate::plan::{Dispatch, Explanation, Finished, Plan, Returned, WorkerConfig, list};
+use crate::records::{Balance, wait_reason};
 use crate::shared::{Shared, State, guarded};
-
-record! {
-    /// One worker (data-parallel rank) as the whole cluster has it.
-    WorkerConfig { slots: u32, kv_capacity_tokens: Option<u64>, weight: f32 } made with {
-        #[new]
-        #[pyo3(signature = (slots, *, kv_capacity_tokens = None, weight = 1.0))]
-        fn new(slots: u32, kv_capacity_tokens: Option<u64>, weight: f32) -> Self {
-            Self { slots, kv_capacity_tokens, weight }
-        }
-    }
-}
-
-impl From<&WorkerConfig> for core::WorkerConfig {
-    fn from(of: &WorkerConfig) -> Self {
-        let &WorkerConfig { slots, kv_capacity_tokens, weight } = of;
-        Self::new(slots).capacity(kv_capacity_tokens).weight(weight)
-    }
-}
-
-record! {
-    /// One admission, numbered.
-    Dispatch { id: u64, worker: u32, number: u64, prompt_tokens: u32, score_tokens: f64 }
-}
-
-impl From<core::Dispatch> for Dispatch {
-    fn from(of: core::Dispatch) -> Self {
-        let core::Dispatch { id, worker, number, prompt_tokens, score_tokens } = of;
-        Self { id: id.get(), worker: worker.get(), number, prompt_tokens, score_tokens }
-    }
-}
-
-record! {
-    /// A request that leaves without having finished; it may be enqueued again.
-    Returned { id: u64, worker: Option<u32>, reason: String, generated_tokens: u32 }
-}
-
-impl From<core::Returned> for Returned {
-    fn from(of: core::Returned) -> Self {
-        let core::Returned { id, worker, reason, generated_tokens } = of;
-        let (id, worker) = (id.get(), worker.map(WorkerId::get));
-        Self { id, worker, reason: reason.name().to_owned(), generated_tokens }
-    }
-}
-
-record! {
-    /// A request that ran to its end.
-    Finished { id: u64, worker: u32, generated_tokens: u32 }
-}
-
-record! {
-    /// The answer of one step.
-    Plan { admissions: Py<PyList>, returned: Py<PyList>, before: Py<Balance>, after: Py<Balance> }
-}
-
-record! {
-    /// The worker that came second.
-    RunnerUp { worker: u32, score_tokens: f64 }
-}
-
-record! {
-    /// Why a decision fell as it did.
-    Explanation {
-        id: u64,
-        decided: String,
-        wait_reason: Option<Py<PyAny>>,
-        worker: Option<u32>,
-        score_tokens: f64,
-        opening_score_tokens: f64,
-        runner_up: Option<Py<RunnerUp>>,
-        lead_tokens: Option<f64>,
-        margin_tokens: f64,
-        waited_steps: u32,
-    }
-}
-
-/// A list of records.
-fn list<C: pyo3::PyClass + Into<pyo3::PyClassInitializer<C>>>(
-    py: Python<'_>,
-    of: impl IntoIterator<Item: Into<C>>,
-) -> PyResult<Py<PyList>> {
-    let items = of.into_iter().map(|item| Py::new(py, item.into())).collect::<PyResult<Vec<Py<C>>>>()?;
-    Ok(PyList::new(py, items)?.unbind())
-}
+use crate::terms::Terms;
 
 fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
     let Some(of) = of else { return Ok(Mode::Step) };
@@ -114,64 +29,6 @@ fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
             expected: "'step', 'arrival' or a number of slots".to_owned(),
             found: of.repr()?.to_string(),
         }),
-    }
-}
-
-/// Bonuses per worker that single requests bring, read and checked: nothing of a call with a wrong one is
-/// kept.
-#[derive(Default)]
-struct Bonuses {
-    tokens: Vec<f32>,
-    rows: HashMap<u64, Range<usize>>,
-    /// As they were given.
-    ids: Vec<u64>,
-}
-
-impl Bonuses {
-    const NAME: &'static str = "bonus_tokens";
-
-    fn read(&mut self, id: u64, argument: &Bound<'_, PyAny>) -> Result<(), Failure> {
-        let (name, limit) = (Self::NAME, MAX_BONUS_TOKENS);
-        let column = Column::new(name, argument, None)?;
-        column.at_most(MAX_WORKERS)?;
-        let from = self.tokens.len();
-        column.bonuses(&mut self.tokens)?;
-        let row = &self.tokens[from..];
-        if let Some(index) = row.iter().position(|tokens| !(-limit..=limit).contains(tokens)) {
-            return Err(Failure::Entry { name, id, index, limit: limit.into(), found: row[index] });
-        }
-        if self.rows.insert(id, from..self.tokens.len()).is_some() {
-            return Err(Failure::Twice { name, id });
-        }
-        self.ids.push(id);
-        Ok(())
-    }
-
-    fn of(argument: Option<&Bound<'_, PyDict>>) -> Result<Self, Failure> {
-        let mut bonuses = Self::default();
-        // A list of its own: what a key does as it is read may change the dict.
-        for item in argument.map(|rows| rows.items()).into_iter().flatten() {
-            let (id, row) = item.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
-            bonuses.read(id.extract()?, &row)?;
-        }
-        Ok(bonuses)
-    }
-
-    /// Whether every row has an entry per worker, also those of requests that nobody knows.
-    fn fit(&self, expected: usize) -> Result<(), Failure> {
-        let found = |id: &u64| self.rows[id].len();
-        match self.ids.iter().find(|&id| found(id) != expected) {
-            Some(id) => Err(Failure::Row { name: Self::NAME, id: *id, expected, found: found(id) }),
-            None => Ok(()),
-        }
-    }
-}
-
-impl core::PairTerms for &Bonuses {
-    fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
-        let Some(row) = self.rows.get(&request.id.get()) else { return false };
-        into.copy_from_slice(&self.tokens[row.clone()]);
-        true
     }
 }
 
@@ -205,7 +62,7 @@ impl Router {
     #[new]
     #[pyo3(signature = (
         workers, *, policy = "level", parameters = None, backend = "auto", isa = None, mode = None,
-        share = (0, 1), headroom_steps = 256, refresh_steps = 16, ends_horizon_steps = 512,
+        share = (0, 1), in_order = false, headroom_steps = 256, refresh_steps = 16, ends_horizon_steps = 512,
         dispatch_timeout_ms = None, silence_timeout_ms = None, expire_after_ms = None, explaining = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a configuration")]
@@ -218,6 +75,7 @@ impl Router {
         isa: Option<&str>,
         mode: Option<&Bound<'_, PyAny>>,
         share: (u32, u32),
+        in_order: bool,
         headroom_steps: u32,
         refresh_steps: u32,
         ends_horizon_steps: u32,
@@ -234,6 +92,7 @@ impl Router {
             .ends_horizon_steps(ends_horizon_steps)
             .mode(self::mode(mode)?)
             .share(Share::new(share.0, share.1))
+            .in_order(in_order)
             .dispatch_timeout_ms(dispatch_timeout_ms)
             .silence_timeout_ms(silence_timeout_ms)
             .expire_after_ms(expire_after_ms);
@@ -255,8 +114,8 @@ impl Router {
 
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
     #[pyo3(signature = (
-        id, prompt_tokens, *, waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None,
-        now_ms = None
+        id, prompt_tokens, *, cached_tokens = 0, generated_tokens = 0, max_tokens = None, waited_steps = 0,
+        deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn enqueue(
@@ -264,13 +123,19 @@ impl Router {
         py: Python<'_>,
         id: u64,
         prompt_tokens: u32,
+        cached_tokens: u32,
+        generated_tokens: u32,
+        max_tokens: Option<u32>,
         waited_steps: u32,
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
-        let request = balanceroute::Request::new(id, prompt_tokens)
+        let request = Request::new(id, prompt_tokens)
+            .cached(cached_tokens)
+            .generated(generated_tokens)
+            .max_tokens(max_tokens)
             .waited(waited_steps)
             .deadline(deadline_steps)
             .hash(prompt_hash)
@@ -281,8 +146,9 @@ impl Router {
     /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
     /// waits, and `None` comes.
     #[pyo3(signature = (
-        id, prompt_tokens, now_ms, *, waited_steps = 0, deadline_steps = None, prompt_hash = None,
-        rank = None, bonus_tokens = None
+        id, prompt_tokens, now_ms, *, cached_tokens = 0, generated_tokens = 0, max_tokens = None,
+        waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None, bonus_tokens = None,
+        eligible = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn place(
@@ -291,29 +157,31 @@ impl Router {
         id: u64,
         prompt_tokens: u32,
         now_ms: u64,
+        cached_tokens: u32,
+        generated_tokens: u32,
+        max_tokens: Option<u32>,
         waited_steps: u32,
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
         bonus_tokens: Option<&Bound<'_, PyAny>>,
+        eligible: Option<&Bound<'_, PyAny>>,
     ) -> Result<Option<Dispatch>, Failure> {
-        let request = balanceroute::Request::new(id, prompt_tokens)
+        let request = Request::new(id, prompt_tokens)
+            .cached(cached_tokens)
+            .generated(generated_tokens)
+            .max_tokens(max_tokens)
             .waited(waited_steps)
             .deadline(deadline_steps)
             .hash(prompt_hash)
             .rank(rank);
-        let bonuses = match bonus_tokens {
-            Some(argument) => {
-                let mut bonuses = Bonuses::default();
-                bonuses.read(id, argument)?;
-                Some(bonuses)
-            }
-            None => None,
-        };
+        let terms = Terms::of_request(id, bonus_tokens, eligible)?;
         let placement = self.shared.call(py, |state| {
-            let Some(bonuses) = &bonuses else { return Ok(state.router.place(request, now_ms)?) };
-            bonuses.fit(state.router.worker_ids().len())?;
-            Ok::<_, Failure>(state.router.place_with(request, now_ms, &mut { bonuses })?)
+            if terms.is_empty() {
+                return Ok(state.router.place(request, now_ms)?);
+            }
+            terms.fit(state.router.worker_ids().len())?;
+            Ok::<_, Failure>(state.router.place_with(request, now_ms, &mut { &terms })?)
         })??;
         Ok(match placement {
             Placement::Placed(dispatch) => Some(dispatch.into()),
@@ -321,8 +189,39 @@ impl Router {
         })
     }
 
-    /// Takes over a request that already runs on a worker (a restart, a warm start).
-    #[pyo3(signature = (id, prompt_tokens, worker, *, generated_tokens = 0, prompt_hash = None))]
+    /// A request enters a worker whether or not that has room, or the one with the shortest queue; one that waits
+    /// here waits no more.
+    #[pyo3(signature = (
+        id, prompt_tokens, *, worker = None, cached_tokens = 0, generated_tokens = 0, max_tokens = None,
+        prompt_hash = None, now_ms = None
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
+    fn send(
+        &self,
+        py: Python<'_>,
+        id: u64,
+        prompt_tokens: u32,
+        worker: Option<u32>,
+        cached_tokens: u32,
+        generated_tokens: u32,
+        max_tokens: Option<u32>,
+        prompt_hash: Option<u64>,
+        now_ms: Option<u64>,
+    ) -> Result<Dispatch, Failure> {
+        let request = Request::new(id, prompt_tokens)
+            .cached(cached_tokens)
+            .generated(generated_tokens)
+            .max_tokens(max_tokens)
+            .hash(prompt_hash);
+        let worker = worker.map(WorkerId::new);
+        Ok(self.shared.call(py, |state| state.router.send(request, worker, now_ms))??.into())
+    }
+
+    /// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes).
+    #[pyo3(signature = (
+        id, prompt_tokens, worker, *, generated_tokens = 0, max_tokens = None, prompt_hash = None
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn adopt(
         &self,
         py: Python<'_>,
@@ -330,24 +229,68 @@ impl Router {
         prompt_tokens: u32,
         worker: u32,
         generated_tokens: u32,
+        max_tokens: Option<u32>,
         prompt_hash: Option<u64>,
     ) -> Result<(), Failure> {
-        let request = balanceroute::Request::new(id, prompt_tokens).hash(prompt_hash);
+        let request = Request::new(id, prompt_tokens).max_tokens(max_tokens).hash(prompt_hash);
         Ok(self.shared.call(py, |state| state.router.adopt(request, worker, generated_tokens))??)
     }
 
     /// A running request has sent its last token.
     #[pyo3(signature = (id, *, now_ms = None))]
     fn finish(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Finished, Failure> {
-        let core::Finished { id, worker, generated_tokens } =
-            self.shared.call(py, |state| state.router.finish(id, now_ms))??;
-        Ok(Finished { id: id.get(), worker: worker.get(), generated_tokens })
+        Ok(self.shared.call(py, |state| state.router.finish(id, now_ms))??.into())
+    }
+
+    /// The same, of the life that this dispatch began.
+    #[pyo3(signature = (dispatch, *, now_ms = None))]
+    fn finish_dispatch(
+        &self,
+        py: Python<'_>,
+        dispatch: &Bound<'_, Dispatch>,
+        now_ms: Option<u64>,
+    ) -> Result<Finished, Failure> {
+        let dispatch = core::Dispatch::from(dispatch.get());
+        Ok(self.shared.call(py, |state| state.router.finish_dispatch(&dispatch, now_ms))??.into())
     }
 
     /// A waiting or running request was given up; the worker that it ran on, if any.
     #[pyo3(signature = (id, *, now_ms = None))]
     fn abort(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Option<u32>, Failure> {
         Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??.map(WorkerId::get))
+    }
+
+    /// The same, of the life that this dispatch began.
+    #[pyo3(signature = (dispatch, *, now_ms = None))]
+    fn abort_dispatch(
+        &self,
+        py: Python<'_>,
+        dispatch: &Bound<'_, Dispatch>,
+        now_ms: Option<u64>,
+    ) -> Result<Option<u32>, Failure> {
+        let dispatch = core::Dispatch::from(dispatch.get());
+        let left = self.shared.call(py, |state| state.router.abort_dispatch(&dispatch, now_ms))??;
+        Ok(left.map(WorkerId::get))
+    }
+
+    /// It holds KV and does not decode yet: transfer from a prefill node, chunked prefill.
+    fn held(&self, py: Python<'_>, id: u64) -> Result<(), Failure> {
+        Ok(self.shared.call(py, |state| state.router.held(id))??)
+    }
+
+    /// It decodes from now on.
+    fn transfer_done(&self, py: Python<'_>, id: u64) -> Result<(), Failure> {
+        Ok(self.shared.call(py, |state| state.router.transfer_done(id))??)
+    }
+
+    /// Its engine has put it off and will go on with it by itself.
+    fn preempted(&self, py: Python<'_>, id: u64) -> Result<(), Failure> {
+        Ok(self.shared.call(py, |state| state.router.preempted(id))??)
+    }
+
+    /// Its engine goes on with it.
+    fn resumed(&self, py: Python<'_>, id: u64) -> Result<(), Failure> {
+        Ok(self.shared.call(py, |state| state.router.resumed(id))??)
     }
 
     /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length
@@ -374,10 +317,38 @@ impl Router {
         Ok(self.shared.call(py, |state| state.router.progress_request(id, tokens))??)
     }
 
+    /// Many running requests have so many tokens more; those that do not run are passed over. How many grew.
+    #[pyo3(signature = (ids, tokens = None))]
+    fn progress_requests(
+        &self,
+        py: Python<'_>,
+        ids: &Bound<'_, PyAny>,
+        tokens: Option<&Bound<'_, PyAny>>,
+    ) -> Result<usize, Failure> {
+        let column = Column::new("ids", ids, None)?;
+        let mut grown: Vec<(RequestId, u32)> = Vec::with_capacity(column.len());
+        column.whole(u64::MAX, |_, id| grown.push((RequestId::new(id), 1)))?;
+        if let Some(tokens) = tokens {
+            let tokens = Column::new("tokens", tokens, Some(grown.len()))?;
+            tokens.whole(u32::MAX.into(), |at, tokens| grown[at].1 = tokens as u32)?;
+        }
+        Ok(self.shared.call(py, |state| state.router.progress_requests(&grown))??)
+    }
+
+    /// Whatever was sent to a worker by then and that nothing has shown is no longer ours: its end will not be
+    /// told. Ids of these.
+    fn disown_sent(&self, py: Python<'_>, worker: u32, until_ms: u64) -> Result<Vec<u64>, Failure> {
+        let left = self.shared.call(py, |state| {
+            let mut left = Vec::new();
+            state.router.disown_sent(worker, until_ms, &mut left).map(|()| left)
+        })??;
+        Ok(left.into_iter().map(RequestId::get).collect())
+    }
+
     /// What a worker measured; what became of the report.
     #[pyo3(signature = (
         worker, *, running, kv_used_tokens, waiting = 0, kv_capacity_tokens = None, sequence = None,
-        last_dispatch = None, missing = 0, epoch = None, age_ms = 0, now_ms = None
+        last_dispatch = None, missing = 0, epoch = None, age_ms = 0, kv_age_ms = None, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a report")]
     fn report(
@@ -385,7 +356,7 @@ impl Router {
         py: Python<'_>,
         worker: u32,
         running: u32,
-        kv_used_tokens: u64,
+        kv_used_tokens: Option<u64>,
         waiting: u32,
         kv_capacity_tokens: Option<u64>,
         sequence: Option<u64>,
@@ -393,15 +364,17 @@ impl Router {
         missing: u64,
         epoch: Option<u64>,
         age_ms: u32,
+        kv_age_ms: Option<u32>,
         now_ms: Option<u64>,
     ) -> Result<&'static str, Failure> {
-        let report = core::WorkerReport::new(running, kv_used_tokens)
-            .waiting(waiting)
+        let report = core::WorkerReport::requests(running, waiting)
+            .kv_used(kv_used_tokens)
             .sequence(sequence)
             .last_dispatch(last_dispatch)
             .missing(missing)
             .epoch(epoch)
             .age(age_ms)
+            .kv_age(kv_age_ms)
             .capacity(kv_capacity_tokens);
         Ok(self.shared.call(py, |state| state.router.report(worker, report, now_ms))??.name())
     }
@@ -410,6 +383,28 @@ impl Router {
     fn add_worker(&self, py: Python<'_>, worker: &Bound<'_, WorkerConfig>) -> Result<u32, Failure> {
         let worker = worker.get().into();
         Ok(self.shared.call(py, |state| state.router.add_worker(worker))??.get())
+    }
+
+    /// A worker that is yet to come: closed until `set_accepting` opens it. Its id.
+    fn announce_worker(&self, py: Python<'_>, worker: &Bound<'_, WorkerConfig>) -> Result<u32, Failure> {
+        let worker = worker.get().into();
+        Ok(self.shared.call(py, |state| state.router.announce_worker(worker))??.get())
+    }
+
+    /// It has other slots, another KV capacity or another weight from now on.
+    fn configure_worker(
+        &self,
+        py: Python<'_>,
+        worker: u32,
+        config: &Bound<'_, WorkerConfig>,
+    ) -> Result<(), Failure> {
+        let config = config.get().into();
+        Ok(self.shared.call(py, |state| state.router.configure_worker(worker, config))??)
+    }
+
+    /// As it is configured now.
+    fn worker_config(&self, py: Python<'_>, worker: u32) -> Result<WorkerConfig, Failure> {
+        Ok(self.shared.call(py, |state| state.router.worker_config(worker))??.into())
     }
 
     /// It takes nobody new; what runs there runs on.
@@ -443,20 +438,21 @@ impl Router {
     }
 
     /// Decides a step and accounts for what it admits.
-    #[pyo3(signature = (now_ms, *, bonus_tokens = None))]
+    #[pyo3(signature = (now_ms, *, bonus_tokens = None, eligible = None))]
     fn step(
         &self,
         py: Python<'_>,
         now_ms: u64,
         bonus_tokens: Option<&Bound<'_, PyDict>>,
+        eligible: Option<&Bound<'_, PyDict>>,
     ) -> Result<Plan, Failure> {
-        let bonuses = Bonuses::of(bonus_tokens)?;
+        let terms = Terms::of_step(bonus_tokens, eligible)?;
         let plan = self.shared.call_detached(py, |state| {
-            bonuses.fit(state.router.worker_ids().len())?;
-            let plan = if bonuses.ids.is_empty() {
+            terms.fit(state.router.worker_ids().len())?;
+            let plan = if terms.is_empty() {
                 state.router.step(now_ms)?
             } else {
-                state.router.step_with(now_ms, &mut { &bonuses })?
+                state.router.step_with(now_ms, &mut { &terms })?
             };
             Ok::<_, Failure>(plan.clone())
         })??;
@@ -471,30 +467,7 @@ impl Router {
     /// Why the last step, or a placement since, decided as it did; why a waiting request waits.
     fn explain(&self, py: Python<'_>, id: u64) -> Result<Option<Explanation>, Failure> {
         let found = self.shared.call_detached(py, |state| state.router.explain(id))?;
-        let Some(found) = found else { return Ok(None) };
-        let (decided, wait_reason) = match found.decided {
-            Decided::Step => ("step", None),
-            Decided::Arrival => ("arrival", None),
-            Decided::Waits(reason) => ("waits", Some(wait_reason(py, reason)?)),
-        };
-        let runner_up = match found.runner_up {
-            Some(core::RunnerUp { worker, score_tokens }) => {
-                Some(Py::new(py, RunnerUp { worker: worker.get(), score_tokens })?)
-            }
-            None => None,
-        };
-        Ok(Some(Explanation {
-            id: found.id.get(),
-            decided: decided.to_owned(),
-            wait_reason,
-            worker: found.worker.map(WorkerId::get),
-            score_tokens: found.score_tokens,
-            opening_score_tokens: found.opening_score_tokens,
-            runner_up,
-            lead_tokens: found.lead_tokens(),
-            margin_tokens: found.margin_tokens,
-            waited_steps: found.waited_steps,
-        }))
+        Ok(found.map(|found| Explanation::of(py, &found)).transpose()?)
     }
 
     /// Why each request still waits, in order of arrival.
@@ -512,6 +485,17 @@ impl Router {
             metrics
         })?;
         Ok(Metrics::of(py, &metrics)?)
+    }
+
+    /// One worker as it stands.
+    fn rank_metrics(&self, py: Python<'_>, worker: u32) -> Result<RankMetrics, Failure> {
+        let rank = self.shared.call(py, |state| state.router.rank_metrics(worker))??;
+        Ok(RankMetrics::of(py, &rank)?)
+    }
+
+    /// Tokens that a running request has generated.
+    fn generated_tokens(&self, py: Python<'_>, id: u64) -> Result<Option<u32>, Failure> {
+        self.shared.call(py, |state| state.router.generated_tokens(id))
     }
 
     /// The worker that a request runs on.

@@ -86,8 +86,10 @@ impl From<RouterError> for Failure {
         let status = match &error {
             RouterError::Batch(_) => br_status::BR_BATCH,
             RouterError::Policy(_) => br_status::BR_POLICY,
-            RouterError::Unknown { .. } | RouterError::NotRunning { .. } => br_status::BR_UNKNOWN_REQUEST,
-            RouterError::Worker { .. } => br_status::BR_UNKNOWN_WORKER,
+            RouterError::Unknown { .. }
+            | RouterError::NotRunning { .. }
+            | RouterError::OtherDispatch { .. } => br_status::BR_UNKNOWN_REQUEST,
+            RouterError::Worker { .. } | RouterError::NoWorker { .. } => br_status::BR_UNKNOWN_WORKER,
             // Nothing has changed by it.
             RouterError::Panicked { .. } => br_status::BR_INTERNAL,
             _ => br_status::BR_STATE,

@@ -19,6 +19,9 @@ from .ledger import Ledger
 
 logger = logging.getLogger("balanceroute")
 
+# How often it is decided without an event where there are several front ends, in seconds.
+_TURN = 0.03
+
 
 @dataclass(frozen=True)
 class GateTimes:
@@ -69,6 +72,7 @@ class Gate:
         # Decided, but the coroutine that sends it has not run yet: an abort must still stop it.
         self._leaving: dict[str, bool] = {}
         self._decide_at: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._turn_at: asyncio.TimerHandle | None = None
         self._watch_at: asyncio.TimerHandle | None = None
         self._last_news = ledger.clock()
 
@@ -149,10 +153,10 @@ class Gate:
 
     def close(self) -> None:
         """Cancels the timers and every wait."""
-        for handle in (self._decide_at, self._watch_at):
+        for handle in (self._decide_at, self._turn_at, self._watch_at):
             if handle is not None:
                 handle.cancel()
-        self._decide_at = self._watch_at = None
+        self._decide_at = self._turn_at = self._watch_at = None
         for held in list(self._held.values()):
             held.future.cancel()
 
@@ -174,6 +178,13 @@ class Gate:
                 len(self._held),
             )
             self._release(list(self._held), "the router failed")
+        if self._held and self.ledger.share[1] > 1 and self._turn_at is None:
+            # What other front ends leave free changes hands with time, also while nothing happens.
+            self._turn_at = asyncio.get_running_loop().call_later(_TURN, self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._turn_at = None
+        self.stir()
 
     def _send(self, name: str, rank: int) -> None:
         held = self._held.pop(name, None)

@@ -1,26 +1,19 @@
-"""What one front end has sent where: an engine's request names and ranks over a :class:`balanceroute.Router`.
+"""What one front end has sent where, by an engine's own names: names to ids and ranks to workers over a
+:class:`balanceroute.Router`, which keeps the account.
 
-The router counts and decides; the ledger translates (names to ids, ranks to workers) and settles what an
-engine's statistics are worth:
+The account knows what an engine's statistics are worth (`src/account` has the rules): requests travel in
+order, so a token of one shows that all sent to its rank before it have arrived; what a measurement holds
+beyond ours, or less, is one correction that the next report renews.
 
-* Which dispatches an engine has: requests travel in order, so a token of one shows that all sent to its rank
-  before it have arrived.
-* What of a measurement is *foreign*, that is not ours. A measurement of `M` tokens contains the requests of
-  ours that the rank had surely taken in when it was made, and at most all that we had sent, those included
-  that have ended since: between `M` less the most and `M` less the least is foreign. It is below zero where
-  requests share a prefix, which the rank holds once. The estimate before is kept where it lies in between and
-  moved to the nearer end where not, so neither a stale snapshot nor a prefill in progress moves it.
-* What the router would not admit and the engine was given all the same: an engine queues whatever it is sent.
-  Such requests are foreign to the router and ours here.
-
-Nothing here waits, nothing here knows an engine.
+An engine queues whatever it is sent, so a request that has no room anywhere is sent all the same, where it is
+asked for at once. Nothing here waits, nothing here knows an engine.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,66 +23,23 @@ import balanceroute
 
 # What a router takes for a length, in tokens.
 _SHORTEST, _LONGEST = 1, 1 << 22
-# How long the end of a request is remembered, in seconds: no report is taken to be older.
-_OLDEST = 5.0
 # Sessions whose rank is remembered.
 _SESSIONS = 1 << 16
 
 
-class _Entry:
-    """A request that has not ended. `rank` is None while it waits; `number` is its dispatch, 0 where the
-    router does not know it.
-    """
+class _Waiting:
+    """What a request of the pool may need once more."""
 
-    __slots__ = ("generated", "id", "name", "number", "prompt", "rank", "seen_at", "sent_at", "session")
+    __slots__ = ("eligible", "max_tokens", "prompt", "session")
 
-    def __init__(self, id: int, name: str, prompt: int, session: str | None) -> None:
-        self.id = id
-        self.name = name
+    def __init__(
+        self, prompt: int, session: str | None, max_tokens: int | None, eligible: frozenset[int] | None
+    ) -> None:
         self.prompt = prompt
         self.session = session
-        self.generated = 0
-        self.rank: int | None = None
-        self.number = 0
-        self.sent_at = 0.0
-        self.seen_at: float | None = None
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt + self.generated
-
-
-class _Rank:
-    """What is known of one rank; KV tokens, prompt and generated."""
-
-    def __init__(self, worker: int, weight: float) -> None:
-        self.worker = worker
-        self.weight = weight
-        self.entries: dict[int, _Entry] = {}
-        self.tokens = 0
-        self.sent = 0
-        """Dispatches so far: the router numbers those to each worker 1, 2, 3 and so on."""
-        self.seen = 0
-        self.unseen: deque[_Entry] = deque()
-        self.unseen_tokens = 0
-        self.unseen_requests = 0
-        self.queued_tokens = 0
-        """Of requests that the router did not admit."""
-        self.queued_requests = 0
-        self.foreign_tokens = 0
-        self.foreign_requests = 0
-        self.ended: deque[tuple[float, int]] = deque()
-        """When requests ended, and their tokens."""
-
-    @property
-    def load(self) -> int:
-        """KV tokens there, others' too."""
-        return max(0, self.tokens + self.foreign_tokens)
-
-    @property
-    def cost(self) -> tuple[float, int]:
-        """What a step takes there, and how many requests share it."""
-        return self.load * self.weight, len(self.entries) + self.foreign_requests
+        self.max_tokens = max_tokens
+        self.eligible = eligible
+        """Workers that may take it."""
 
 
 @dataclass
@@ -108,6 +58,8 @@ class Counters:
     """Became part of what reports measure."""
     returned: int = 0
     """Waited, and came back from the router: longer than any rank's KV cache."""
+    lost: int = 0
+    """Ran on a rank that has forgotten it."""
 
 
 class Ledger:
@@ -138,28 +90,41 @@ class Ledger:
         self._kv_capacity_tokens = kv_capacity_tokens
         self._weights = tuple(weights)
         # "arrival": what is to be placed is placed at once; what is to wait is enqueued.
-        workers = [self._config(rank) for rank in range(ranks)]
-        self.router = balanceroute.Router(workers, policy=policy, mode="arrival", share=share)
-        index, of = share
-        # What the other front ends may have there at most: their parts of the slots.
-        self._others_slots = slots - (slots * (index + 1) // of - slots * index // of) if of > 1 else None
+        self.router = balanceroute.Router(
+            [self._config(rank) for rank in range(ranks)],
+            policy=policy,
+            mode="arrival",
+            share=share,
+            in_order=True,
+        )
+        self.share = share
         self.clock = clock
-        self.counters = Counters()
-        self._next_id = 1
-        self._by_name: dict[str, _Entry] = {}
-        self._by_id: dict[int, _Entry] = {}
-        self._ranks = [_Rank(worker, workers[worker].weight) for worker in range(ranks)]
-        self._rank_of_worker = {worker: worker for worker in range(ranks)}
-        # Rank and length of the last request of each session, the oldest first.
+        self._counters = Counters()
+        # An id is a place in the list of names, and is used again when its request has gone.
+        self._by_name: dict[str, int] = {}
+        self._names: list[str | None] = []
+        self._vacant: list[int] = []
+        self._waiting: dict[int, _Waiting] = {}
+        self._session_of: dict[int, tuple[str, int]] = {}
+        """Session and length of those sent."""
+        # Worker and length of the last request of each session, the oldest first.
         self._sessions: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._waiting_sessions: dict[int, _Entry] = {}
+        self._workers = list(range(ranks))
+        """By rank; ascending, as the router has them."""
+        self._rank_of_worker = {worker: worker for worker in range(ranks)}
 
     # What is where.
 
     @property
+    def counters(self) -> Counters:
+        """Events since the start."""
+        self._counters.queued = self.router.metrics().sent_beyond
+        return self._counters
+
+    @property
     def ranks(self) -> int:
         """Number of ranks."""
-        return len(self._ranks)
+        return len(self._workers)
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
@@ -169,26 +134,27 @@ class Ledger:
 
     def rank_of(self, name: str) -> int | None:
         """The rank a request was sent to, None while it waits or when it is unknown."""
-        entry = self._by_name.get(name)
-        return None if entry is None else entry.rank
+        id = self._by_name.get(name)
+        worker = None if id is None else self.router.running_on(id)
+        return None if worker is None else self._rank_of_worker[worker]
 
     def generated(self, name: str) -> int:
         """Tokens that a request has brought, 0 where it is unknown."""
-        entry = self._by_name.get(name)
-        return 0 if entry is None else entry.generated
+        id = self._by_name.get(name)
+        return 0 if id is None else self.router.generated_tokens(id) or 0
 
     def tokens(self, rank: int) -> int:
         """KV tokens of our requests on a rank, prompt and generated, whether they run or queue there."""
-        return self._ranks[rank].tokens
+        return self.router.rank_metrics(self._workers[rank]).own_tokens
 
     def foreign(self, rank: int) -> tuple[int, int]:
         """KV tokens and requests that reports show beyond ours."""
-        at = self._ranks[rank]
-        return max(0, at.foreign_tokens), at.foreign_requests
+        at = self.router.rank_metrics(self._workers[rank])
+        return at.foreign_tokens, at.foreign_requests
 
     def summary(self) -> str:
         """How things stand, in a line: the loads of the ranks in KV tokens, and what has been decided."""
-        loads = [at.load for at in self._ranks]
+        loads = [at.load_tokens for at in self.router.metrics().ranks]
         mean = sum(loads) / max(1, len(loads))
         above = max(loads, default=0) / mean - 1 if mean else 0.0
         done = self.counters
@@ -200,108 +166,157 @@ class Ledger:
 
     # Requests.
 
-    def enqueue(self, name: str, prompt_tokens: int, session: str | None = None) -> None:
-        """Into the pool: it waits for :meth:`decide`."""
-        entry = self._new(name, prompt_tokens, session)
+    def enqueue(
+        self,
+        name: str,
+        prompt_tokens: int,
+        session: str | None = None,
+        *,
+        max_tokens: int | None = None,
+        eligible: Collection[int] | None = None,
+    ) -> None:
+        """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most, `eligible`
+        are the ranks that may take it; None where nothing is said.
+        """
+        id, prompt = self._new(name), _length(prompt_tokens)
+        may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
         try:
-            self.router.enqueue(entry.id, entry.prompt, now_ms=self._now_ms())
-            if session is not None:
-                self._waiting_sessions[entry.id] = entry
+            self.router.enqueue(id, prompt, max_tokens=max_tokens, now_ms=self._now_ms())
         except BaseException:
-            self._forget(entry)
+            self._forget(id)
             raise
+        self._waiting[id] = _Waiting(prompt, session, max_tokens, may)
 
     def decide(self) -> list[tuple[str, int]]:
-        """One step of the router: who enters which rank now. What it gives back goes to the least loaded
-        rank: the engine has the last word.
+        """One step of the router: who enters which rank now. What waited and is given back goes to the rank
+        with the shortest queue: the engine has the last word.
         """
-        bonus = {
-            id: row for id, entry in self._waiting_sessions.items() if (row := self._bonus(entry)) is not None
-        }
-        plan = self.router.step(self._now_ms(), bonus_tokens=bonus or None)
+        bonus = eligible = None
+        if self._waiting and (self._sessions or any(at.eligible for at in self._waiting.values())):
+            bonus, eligible = self._terms()
+        plan = self.router.step(self._now_ms(), bonus_tokens=bonus, eligible=eligible)
         sent: list[tuple[str, int]] = []
         for dispatch in plan.admissions:
-            entry = self._by_id[dispatch.id]
-            rank = self._rank_of_worker[dispatch.worker]
-            self._sent(entry, rank, dispatch.number)
-            self.counters.placed += 1
-            sent.append((entry.name, rank))
+            waited = self._waiting.pop(dispatch.id)
+            self._counters.placed += 1
+            sent.append((self._name(dispatch.id), self._entered(dispatch, waited.session)))
         for returned in plan.returned:
-            back = self._by_id.get(returned.id)
-            if back is not None and back.rank is None:
-                self.counters.returned += 1
-                sent.append((back.name, self._queue(back)))
+            back = self._waiting.pop(returned.id, None)
+            if back is not None:
+                self._counters.returned += 1
+                sent.append((self._name(returned.id), self._send(returned.id, back)))
+            elif returned.reason == "worker_forgot" and self._names[returned.id] is not None:
+                self._counters.lost += 1
+                self._forget(returned.id)
         return sent
 
-    def place(self, name: str, prompt_tokens: int, session: str | None = None) -> int:
-        """On arrival: a rank at once, always. Without room anywhere it queues at the least loaded one."""
-        entry = self._new(name, prompt_tokens, session)
+    def place(
+        self,
+        name: str,
+        prompt_tokens: int,
+        session: str | None = None,
+        *,
+        max_tokens: int | None = None,
+        eligible: Collection[int] | None = None,
+    ) -> int:
+        """On arrival: a rank at once, always. Without room anywhere it queues where the queue is shortest."""
+        may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
+        id, arrives = self._new(name), _Waiting(_length(prompt_tokens), session, max_tokens, may)
         try:
-            return self._place(entry)
+            return self._place(id, arrives)
         except BaseException:
-            self._forget(entry)
+            self._forget(id)
             raise
 
     def place_waiting(self, name: str) -> int | None:
         """A rank at once for a request of the pool; None when it does not wait."""
-        entry = self._by_name.get(name)
-        if entry is None or entry.rank is not None:
+        id = self._by_name.get(name)
+        waits = None if id is None else self._waiting.pop(id, None)
+        if id is None or waits is None:
             return None
-        self.router.abort(entry.id, now_ms=self._now_ms())
-        return self._place(entry)
+        self.router.abort(id, now_ms=self._now_ms())
+        return self._place(id, waits)
 
     def bind(self, name: str, prompt_tokens: int, rank: int, session: str | None = None) -> None:
         """Somebody else has chosen the rank: count it there."""
-        entry = self._new(name, prompt_tokens, session)
-        self.counters.bound += 1
+        id = self._new(name)
+        self._counters.bound += 1
         try:
-            if self._try_place(entry, rank) is None:
-                self._queue(entry, rank)
+            self._send(id, _Waiting(_length(prompt_tokens), session, None, None), self._workers[rank])
         except BaseException:
-            self._forget(entry)
+            self._forget(id)
             raise
 
     def progress(self, name: str, tokens: int) -> None:
         """A request has `tokens` more; so its rank has it, and what was sent there before it."""
-        entry = self._by_name.get(name)
-        if entry is None or entry.rank is None:
-            return
-        at = self._ranks[entry.rank]
-        if entry.seen_at is None:
-            if entry.number:
-                self._see(at, entry.number)
-            else:
-                entry.seen_at = self.clock()
-        if tokens:
-            entry.generated += tokens
-            at.tokens += tokens
-            if entry.number:
-                self.router.progress_request(entry.id, tokens)
-            else:
-                at.queued_tokens += tokens
+        id = self._by_name.get(name)
+        if id is not None and id not in self._waiting:
+            self.router.progress_request(id, tokens)
+
+    def progress_many(self, names: Iterable[str], tokens: Collection[int]) -> None:
+        """:meth:`progress` for all of an engine's step; names that are unknown are passed over."""
+        ids = list(map(self._by_name.get, names))
+        if None in ids:
+            known = [(id, more) for id, more in zip(ids, tokens, strict=True) if id is not None]
+            ids, tokens = [id for id, _ in known], [more for _, more in known]
+        if ids:
+            self.router.progress_requests(np.array(ids, np.uint64), np.fromiter(tokens, np.uint32, len(ids)))
 
     def finish(self, name: str) -> bool:
         """It has left the engine, ended or aborted. False when it is not known (any more)."""
-        return self._leave(name, "finished")
+        id = self._by_name.get(name)
+        if id is None:
+            return False
+        self._counters.finished += 1
+        if self._waiting.pop(id, None) is not None:
+            self.router.abort(id, now_ms=self._now_ms())
+        else:
+            ended = self.router.finish(id, now_ms=self._now_ms())
+            if id in self._session_of:
+                session, prompt = self._session_of[id]
+                self._remember(session, ended.worker, prompt + ended.generated_tokens)
+        self._forget(id)
+        return True
 
     def abort(self, name: str) -> bool:
         """It never reached the engine: as if it had not been sent. False when it is not known."""
-        return self._leave(name, "aborted")
+        id = self._by_name.get(name)
+        if id is None:
+            return False
+        self._counters.aborted += 1
+        self._waiting.pop(id, None)
+        # Its length is not known and must teach nothing.
+        self.router.abort(id, now_ms=self._now_ms())
+        self._forget(id)
+        return True
+
+    def held(self, name: str) -> None:
+        """It has KV on its rank and does not decode yet: transfer, chunked prefill."""
+        self._change(name, self.router.held)
+
+    def transfer_done(self, name: str) -> None:
+        """It decodes from now on."""
+        self._change(name, self.router.transfer_done)
+
+    def preempted(self, name: str) -> None:
+        """Its engine has put it off, and goes on with it by itself."""
+        self._change(name, self.router.preempted)
+
+    def resumed(self, name: str) -> None:
+        """Its engine goes on with it."""
+        self._change(name, self.router.resumed)
 
     def cover(self, rank: int, when: float) -> int:
         """For engines that tell no ends: what was sent to a rank at or before `when` is foreign from now on,
-        since the next report surely contains it. To the router it has finished, at the length that is known:
-        a policy that learns lengths would learn wrong ones.
+        since the next report surely contains it.
 
         Returns how many requests that were.
         """
-        at = self._ranks[rank]
-        covered = [entry for entry in at.entries.values() if entry.sent_at <= when]
-        for entry in covered:
-            self._leave(entry.name, "covered")
-            at.foreign_tokens += entry.tokens
-            at.foreign_requests += 1
-        return len(covered)
+        left = self.router.disown_sent(self._workers[rank], int(when * 1e3))
+        for id in left:
+            self._forget(id)
+        self._counters.covered += len(left)
+        return len(left)
 
     # Ranks.
 
@@ -314,52 +329,91 @@ class Ledger:
         kv_used: int | None,
         seen: int | None = None,
         age: float = 0.0,
+        kv_age: float | None = None,
         capacity: int | None = None,
-    ) -> None:
+        epoch: int | None = None,
+    ) -> str:
         """What a rank says of itself, all front ends together.
 
         `seen`: the rank had received this many of our dispatches to it, where it counts them; progress tells
-            otherwise. `age`: it may have been
-        measured that many seconds ago, so what has begun since may be missing from it and what has ended
-        since may be in it. `kv_used` is None where only requests are known: others are then taken to be as
-        long as ours.
+        otherwise. `age`: it may have been measured that many seconds ago, so what has begun since may be
+        missing from it and what has ended since may be in it; `kv_age` where its KV tokens are older than its
+        counts. `kv_used` is None where only requests are known: others are then taken to be as long as ours.
+        `epoch`: which life of the rank this is, where it can tell; what it forgets in a restart is no longer
+        known after the next :meth:`decide`. What became of the report.
         """
-        at = self._ranks[rank]
+        worker = self._workers[rank]
         if seen is not None:
-            self._see(at, min(seen, at.sent))
-        ended, ended_tokens = self._ended(at, age)
-        ours, our_tokens = len(at.entries) + ended, at.tokens + ended_tokens
-        seen, seen_tokens = self._seen(at, self.clock() - age if age > 0 else None)
-        held = running + waiting
-        at.foreign_requests = min(max(at.foreign_requests, held - ours, 0), max(held - seen, 0))
-        if kv_used is None:
-            at.foreign_tokens = at.foreign_requests * self._mean_tokens()
-        else:
-            # Also where all there are ours: blocks may be pinned that nobody who runs holds, and requests may
-            # share what each has in its length.
-            at.foreign_tokens = min(max(at.foreign_tokens, kv_used - our_tokens), kv_used - seen_tokens)
-        self._tell(at, capacity)
+            seen = min(seen, self.router.rank_metrics(worker).dispatches)
+        return self.router.report(
+            worker,
+            running=running,
+            waiting=waiting,
+            kv_used_tokens=kv_used,
+            kv_capacity_tokens=capacity,
+            last_dispatch=seen,
+            epoch=epoch,
+            age_ms=int(age * 1e3),
+            kv_age_ms=None if kv_age is None else int(kv_age * 1e3),
+            now_ms=self._now_ms(),
+        )
 
     def resize(self, ranks: int) -> list[str]:
         """Elastic scaling: ranks join or leave at the end. Names of the requests whose rank is gone."""
         gone: list[str] = []
         while self.ranks > ranks:
-            at = self._ranks.pop()
-            del self._rank_of_worker[at.worker]
-            for entry in at.entries.values():
-                gone.append(entry.name)
-                self._forget(entry)
-            for back in self.router.remove_worker(at.worker):
-                # A policy that binds on arrival had chosen this rank for it: it chooses another.
-                waits = self._by_id.get(back.id)
-                if waits is not None:
-                    self.router.enqueue(waits.id, waits.prompt, now_ms=self._now_ms())
+            gone += self.remove(self.ranks - 1)
         while self.ranks < ranks:
-            config = self._config(self.ranks)
-            worker = self.router.add_worker(config)
+            worker = self.router.add_worker(self._config(self.ranks))
             self._rank_of_worker[worker] = self.ranks
-            self._ranks.append(_Rank(worker, config.weight))
+            self._workers.append(worker)
         return gone
+
+    def remove(self, rank: int) -> list[str]:
+        """A rank is gone, and those after it move up. Names of the requests that ran there; what waited for it
+        waits for another.
+        """
+        worker = self._workers.pop(rank)
+        self._rank_of_worker = {worker: rank for rank, worker in enumerate(self._workers)}
+        gone: list[str] = []
+        for back in self.router.remove_worker(worker):
+            waits = self._waiting.get(back.id)
+            if waits is None:
+                gone.append(self._name(back.id))
+                self._forget(back.id)
+            else:
+                # A policy that binds on arrival had chosen this rank for it: it chooses another.
+                self.router.enqueue(
+                    back.id, waits.prompt, max_tokens=waits.max_tokens, now_ms=self._now_ms()
+                )
+        return gone
+
+    def configure(
+        self,
+        rank: int,
+        *,
+        slots: int | None = None,
+        kv_capacity_tokens: int | None = None,
+        weight: float | None = None,
+        accepting: bool | None = None,
+    ) -> None:
+        """A rank is another from now on, in what is given."""
+        worker = self._workers[rank]
+        now = self.router.worker_config(worker)
+        tokens = now.kv_capacity_tokens if kv_capacity_tokens is None else kv_capacity_tokens
+        config = balanceroute.WorkerConfig(
+            now.slots if slots is None else slots,
+            kv_capacity_tokens=tokens,
+            weight=now.weight if weight is None else weight,
+        )
+        if config != now:
+            self.router.configure_worker(worker, config)
+        if accepting is not None:
+            self.router.set_accepting(worker, accepting)
+
+    def drain(self, rank: int) -> None:
+        """A rank takes nobody new; what runs there runs on."""
+        self.router.drain_worker(self._workers[rank])
 
     # Inside.
 
@@ -372,170 +426,100 @@ class Ledger:
     def _now_ms(self) -> int:
         return int(self.clock() * 1e3)
 
-    def _new(self, name: str, prompt_tokens: int, session: str | None) -> _Entry:
+    def _new(self, name: str) -> int:
         if name in self._by_name:
             raise ValueError(f"request {name!r} is already known")
-        entry = _Entry(self._next_id, name, min(max(prompt_tokens, _SHORTEST), _LONGEST), session)
-        self._next_id += 1
-        self._by_name[name] = entry
-        self._by_id[entry.id] = entry
-        return entry
-
-    def _forget(self, entry: _Entry) -> None:
-        self._by_name.pop(entry.name, None)
-        self._by_id.pop(entry.id, None)
-        self._waiting_sessions.pop(entry.id, None)
-
-    def _leave(self, name: str, how: str) -> bool:
-        entry = self._by_name.get(name)
-        if entry is None:
-            return False
-        setattr(self.counters, how, getattr(self.counters, how) + 1)
-        self._forget(entry)
-        if entry.rank is None:
-            self.router.abort(entry.id, now_ms=self._now_ms())
-            return True
-        if how == "finished":
-            self._remember(entry, entry.rank)
-        at = self._ranks[entry.rank]
-        if how == "finished":
-            at.ended.append((self.clock(), entry.tokens))
-        del at.entries[entry.id]
-        at.tokens -= entry.tokens
-        if not entry.number:
-            at.queued_tokens -= entry.tokens
-            at.queued_requests -= 1
-            self._tell(at)
-            return True
-        if entry.seen_at is None:
-            at.unseen_tokens -= entry.tokens
-            at.unseen_requests -= 1
-            # Where nothing shows progress only this forgets those that have left.
-            while at.unseen and at.unseen[0].id not in at.entries:
-                at.unseen.popleft()
-        if how == "aborted":
-            # Its length is not known and must teach nothing.
-            self.router.abort(entry.id, now_ms=self._now_ms())
+        if self._vacant:
+            id = self._vacant.pop()
+            self._names[id] = name
         else:
-            self.router.finish(entry.id, now_ms=self._now_ms())
-        return True
+            id = len(self._names)
+            self._names.append(name)
+        self._by_name[name] = id
+        return id
 
-    def _place(self, entry: _Entry) -> int:
-        rank = self._try_place(entry)
-        if rank is None:
-            return self._queue(entry)
-        self.counters.placed += 1
-        return rank
+    def _name(self, id: int) -> str:
+        name = self._names[id]
+        assert name is not None
+        return name
 
-    def _try_place(self, entry: _Entry, rank: int | None = None) -> int | None:
+    def _forget(self, id: int) -> None:
+        name = self._names[id]
+        if name is not None:
+            del self._by_name[name]
+            self._names[id] = None
+            self._vacant.append(id)
+        self._session_of.pop(id, None)
+
+    def _change(self, name: str, how: Callable[[int], None]) -> None:
+        id = self._by_name.get(name)
+        if id is not None and id not in self._waiting:
+            how(id)
+
+    def _place(self, id: int, arrives: _Waiting) -> int:
         dispatch = self.router.place(
-            entry.id,
-            entry.prompt,
+            id,
+            arrives.prompt,
             self._now_ms(),
-            rank=None if rank is None else self._ranks[rank].worker,
-            bonus_tokens=None if rank is not None else self._bonus(entry),
+            max_tokens=arrives.max_tokens,
+            bonus_tokens=self._bonus(arrives),
+            eligible=self._row(arrives),
         )
         if dispatch is None:
             # It waits in the router's pool now, and shall not.
-            self.router.abort(entry.id, now_ms=self._now_ms())
-            return None
-        rank = self._rank_of_worker[dispatch.worker]
-        self._sent(entry, rank, dispatch.number)
-        return rank
+            return self._send(id, arrives)
+        self._counters.placed += 1
+        return self._entered(dispatch, arrives.session)
 
-    def _bonus(self, entry: _Entry) -> Any:
+    def _send(self, id: int, of: _Waiting, worker: int | None = None) -> int:
+        if worker is None and of.eligible is not None:
+            worker = min(
+                (at for at in of.eligible if at in self._rank_of_worker), key=self._queue_of, default=None
+            )
+        dispatch = self.router.send(
+            id, of.prompt, worker=worker, max_tokens=of.max_tokens, now_ms=self._now_ms()
+        )
+        return self._entered(dispatch, of.session)
+
+    def _queue_of(self, worker: int) -> tuple[int, int]:
+        at = self.router.rank_metrics(worker)
+        return at.running + at.foreign_requests, at.load_tokens
+
+    def _entered(self, dispatch: balanceroute.Dispatch, session: str | None) -> int:
+        if session is not None:
+            self._session_of[dispatch.id] = session, dispatch.prompt_tokens
+            self._remember(session, dispatch.worker, dispatch.prompt_tokens)
+        return self._rank_of_worker[dispatch.worker]
+
+    def _terms(self) -> tuple[dict[int, Any] | None, dict[int, Any] | None]:
+        """Rows of the step, by request."""
+        bonus, eligible = {}, {}
+        for id, waits in self._waiting.items():
+            if (row := self._bonus(waits)) is not None:
+                bonus[id] = row
+            if (row := self._row(waits)) is not None:
+                eligible[id] = row
+        return bonus or None, eligible or None
+
+    def _bonus(self, of: _Waiting) -> Any:
         """Tokens per worker that the session's last rank may already hold; None without such a rank."""
-        last = self._sessions.get(entry.session) if entry.session is not None else None
-        if last is None or last[0] >= self.ranks:
+        last = self._sessions.get(of.session) if of.session is not None else None
+        if last is None or last[0] not in self._rank_of_worker:
             return None
         row = np.zeros(self.ranks, np.float32)
-        # Ranks only come and go at the end, so the router's order of workers is ours.
-        row[last[0]] = min(last[1], entry.prompt)
+        row[self._rank_of_worker[last[0]]] = min(last[1], of.prompt)
         return row
 
-    def _sent(self, entry: _Entry, rank: int, number: int) -> None:
-        at = self._ranks[rank]
-        self._enter(entry, rank)
-        entry.number = at.sent = number
-        at.unseen.append(entry)
-        at.unseen_tokens += entry.tokens
-        at.unseen_requests += 1
+    def _row(self, of: _Waiting) -> Any:
+        may = of.eligible
+        return None if may is None else np.array([worker in may for worker in self._workers], np.bool_)
 
-    def _queue(self, entry: _Entry, rank: int | None = None) -> int:
-        if rank is None:
-            rank = min(range(self.ranks), key=lambda r: self._ranks[r].cost)
-        self.counters.queued += 1
-        self._enter(entry, rank)
-        at = self._ranks[rank]
-        at.queued_tokens += entry.tokens
-        at.queued_requests += 1
-        self._tell(at)
-        return rank
-
-    def _enter(self, entry: _Entry, rank: int) -> None:
-        at = self._ranks[rank]
-        entry.rank, entry.sent_at = rank, self.clock()
-        at.entries[entry.id] = entry
-        at.tokens += entry.tokens
-        self._waiting_sessions.pop(entry.id, None)
-        self._remember(entry, rank)
-
-    def _remember(self, entry: _Entry, rank: int) -> None:
-        if entry.session is None:
-            return
-        self._sessions[entry.session] = (rank, entry.tokens)
-        self._sessions.move_to_end(entry.session)
+    def _remember(self, session: str, worker: int, tokens: int) -> None:
+        self._sessions[session] = (worker, tokens)
+        self._sessions.move_to_end(session)
         if len(self._sessions) > _SESSIONS:
             self._sessions.popitem(last=False)
 
-    def _see(self, at: _Rank, number: int) -> None:
-        at.seen = max(at.seen, number)
-        now = self.clock()
-        while at.unseen and at.unseen[0].number <= number:
-            entry = at.unseen.popleft()
-            if entry.id in at.entries:
-                entry.seen_at = now
-                at.unseen_tokens -= entry.tokens
-                at.unseen_requests -= 1
 
-    def _seen(self, at: _Rank, by: float | None) -> tuple[int, int]:
-        """Requests and KV tokens of ours that the rank had shown to have, now or by a time."""
-        if by is None and not at.queued_requests:
-            return len(at.entries) - at.unseen_requests, at.tokens - at.unseen_tokens
-        by = self.clock() if by is None else by
-        shown = [
-            entry.tokens for entry in at.entries.values() if entry.seen_at is not None and entry.seen_at <= by
-        ]
-        return len(shown), sum(shown)
-
-    def _ended(self, at: _Rank, age: float) -> tuple[int, int]:
-        """Requests and KV tokens of ours that have ended within `age` seconds."""
-        now = self.clock()
-        while at.ended and at.ended[0][0] < now - _OLDEST:
-            at.ended.popleft()
-        if age <= 0:
-            return 0, 0
-        recent = [tokens for when, tokens in at.ended if when > now - age]
-        return len(recent), sum(recent)
-
-    def _tell(self, at: _Rank, capacity: int | None = None) -> None:
-        """To the router: what of its own it may take as seen, and on top of it what is foreign to it."""
-        foreign = (
-            at.foreign_requests
-            if self._others_slots is None
-            else min(at.foreign_requests, self._others_slots)
-        )
-        requests = len(at.entries) - at.unseen_requests + foreign
-        tokens = max(0, at.tokens - at.unseen_tokens + at.foreign_tokens)
-        self.router.report(
-            at.worker,
-            running=requests,
-            kv_used_tokens=tokens,
-            kv_capacity_tokens=capacity,
-            last_dispatch=at.seen or None,
-            now_ms=self._now_ms(),
-        )
-
-    def _mean_tokens(self) -> int:
-        requests = sum(len(at.entries) for at in self._ranks)
-        return sum(at.tokens for at in self._ranks) // requests if requests else 0
+def _length(prompt_tokens: int) -> int:
+    return min(max(prompt_tokens, _SHORTEST), _LONGEST)

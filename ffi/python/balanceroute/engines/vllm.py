@@ -350,8 +350,11 @@ class State:
         ledger = self.ledger
         left = False
         refused: set[str] | None = None
+        ledger.progress_many(
+            [output.request_id for output in outputs.outputs],
+            [len(output.new_token_ids) for output in outputs.outputs],
+        )
         for output in outputs.outputs:
-            ledger.progress(output.request_id, len(output.new_token_ids))
             if output.finish_reason is not None:
                 if refused is None:
                     refused = self.refuse(outputs.outputs) if self.kept else set()

@@ -91,14 +91,35 @@ def test_what_has_ended_since_the_measurement_is_not_foreign():
     assert ledger.foreign(0) == (2002, 2)
 
 
-def test_other_front_ends_never_take_our_part():
+def test_a_part_of_a_rank_is_ours_as_soon_as_it_is_free():
     clock = Clock()
     ledger = Ledger(1, 30, share=(1, 3), clock=clock)
-    # An old report, or requests that queue: more than the parts of the others.
-    ledger.report(0, running=30, waiting=10, kv_used=None)
     for i in range(12):
         ledger.enqueue(f"r{i}", 10)
-    assert len(ledger.decide()) == 10
+    # The others have lent what is ours, and more queue: nobody would be served before them.
+    ledger.report(0, running=30, waiting=10, kv_used=None)
+    assert ledger.decide() == []
+    ledger.report(0, running=27, waiting=0, kv_used=None)
+    assert len(ledger.decide()) == 3
+    # Three of these are the ones that have just been sent.
+    clock.now += 0.1
+    ledger.report(0, running=23, waiting=0, kv_used=None, seen=3)
+    assert len(ledger.decide()) == 7
+
+
+def test_what_nobody_uses_is_lent():
+    clock = Clock()
+    ledgers = [Ledger(2, 16, share=(i, 4), clock=clock) for i in range(4)]
+    for i in range(40):
+        ledgers[2].enqueue(f"r{i}", 10)
+    sent = 0
+    for _ in range(40):
+        sent += len(ledgers[2].decide())
+        clock.now += 0.05
+        for rank in range(2):
+            ledgers[2].report(rank, running=ledgers[2].tokens(rank) // 10, waiting=0, kv_used=None, seen=sent)
+    # All but what is left to those who have nothing there yet: a slot of each of them, an eighth at most.
+    assert sent == 2 * (16 - 2)
 
 
 def test_without_a_capacity_others_are_as_long_as_ours():

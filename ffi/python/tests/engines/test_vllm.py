@@ -443,7 +443,9 @@ def test_front_ends_share_the_ranks(mode):
                 asyncio.create_task(client.add_request_async(request(f"c{i}r{j}", 10))) for j in range(20)
             ]
             await asyncio.sleep(0.01)
-            assert [len(e.received) for e in client.engines] == [4, 4]
+            # Its half of the slots, and some of what nobody uses.
+            received = [len(e.received) for e in client.engines]
+            assert min(received) >= 4 and sum(received) < 16
             await drain(client, [f"c{i}r{j}" for j in range(20)])
             await asyncio.gather(*adds)
 
@@ -524,9 +526,12 @@ def test_every_version_is_balanced_without_a_complaint(mode, shape, caplog, name
         # Beyond ours: those that run there, and the one whose KV is on its way.
         assert state.ledger.foreign(0) == (19_600, 3)
         sent = [len(e.received) for e in client.engines]
-        assert sum(sent) >= 25 and sent[0] <= 1 and min(sent[1:]) >= 8
+        # Three of the requests of rank 0 are served where the others serve eight: so much shorter is its queue.
+        assert sum(sent) >= 25 and sent[0] <= 15 and min(sent[1:]) >= 8
         if name == "step":
-            assert sum(sent) == 25 and len(state.gate) == 96
+            assert sent[0] <= 1 and sum(sent) == 25 and len(state.gate) == 96
+        # They leave, and what queues there is served.
+        client.engines[0].foreign, client.engines[0].skipped = (0, 0, 0), 0
         await drain(client, names)
         await asyncio.gather(*adds)
         assert sorted(n for e in client.engines for n, _, _ in e.received) == sorted([*names, "probe"])

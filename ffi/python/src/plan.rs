@@ -1,0 +1,139 @@
+//! What a router is told of workers, and what it answers.
+
+use balanceroute::WorkerId;
+use balanceroute::router as core;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::records::{Balance, record, wait_reason};
+
+record! {
+    /// One worker (data-parallel rank) as the whole cluster has it.
+    WorkerConfig { slots: u32, kv_capacity_tokens: Option<u64>, weight: f32 } made with {
+        #[new]
+        #[pyo3(signature = (slots, *, kv_capacity_tokens = None, weight = 1.0))]
+        fn new(slots: u32, kv_capacity_tokens: Option<u64>, weight: f32) -> Self {
+            Self { slots, kv_capacity_tokens, weight }
+        }
+    }
+}
+
+impl From<&WorkerConfig> for core::WorkerConfig {
+    fn from(of: &WorkerConfig) -> Self {
+        let &WorkerConfig { slots, kv_capacity_tokens, weight } = of;
+        Self::new(slots).capacity(kv_capacity_tokens).weight(weight)
+    }
+}
+
+impl From<core::WorkerConfig> for WorkerConfig {
+    fn from(of: core::WorkerConfig) -> Self {
+        Self { slots: of.slots, kv_capacity_tokens: of.kv_capacity_tokens, weight: of.weight }
+    }
+}
+
+record! {
+    /// One admission, numbered.
+    Dispatch { id: u64, worker: u32, number: u64, prompt_tokens: u32, score_tokens: f64 }
+}
+
+impl From<core::Dispatch> for Dispatch {
+    fn from(of: core::Dispatch) -> Self {
+        let core::Dispatch { id, worker, number, prompt_tokens, score_tokens } = of;
+        Self { id: id.get(), worker: worker.get(), number, prompt_tokens, score_tokens }
+    }
+}
+
+impl From<&Dispatch> for core::Dispatch {
+    fn from(of: &Dispatch) -> Self {
+        let &Dispatch { id, worker, number, prompt_tokens, score_tokens } = of;
+        Self { id: id.into(), worker: worker.into(), number, prompt_tokens, score_tokens }
+    }
+}
+
+record! {
+    /// A request that leaves without having finished; it may be enqueued again.
+    Returned { id: u64, worker: Option<u32>, reason: String, generated_tokens: u32 }
+}
+
+impl From<core::Returned> for Returned {
+    fn from(of: core::Returned) -> Self {
+        let core::Returned { id, worker, reason, generated_tokens } = of;
+        let (id, worker) = (id.get(), worker.map(WorkerId::get));
+        Self { id, worker, reason: reason.name().to_owned(), generated_tokens }
+    }
+}
+
+record! {
+    /// A request that ran to its end.
+    Finished { id: u64, worker: u32, generated_tokens: u32 }
+}
+
+impl From<core::Finished> for Finished {
+    fn from(of: core::Finished) -> Self {
+        let core::Finished { id, worker, generated_tokens } = of;
+        Self { id: id.get(), worker: worker.get(), generated_tokens }
+    }
+}
+
+record! {
+    /// The answer of one step.
+    Plan { admissions: Py<PyList>, returned: Py<PyList>, before: Py<Balance>, after: Py<Balance> }
+}
+
+record! {
+    /// The worker that came second.
+    RunnerUp { worker: u32, score_tokens: f64 }
+}
+
+record! {
+    /// Why a decision fell as it did.
+    Explanation {
+        id: u64,
+        decided: String,
+        wait_reason: Option<Py<PyAny>>,
+        worker: Option<u32>,
+        score_tokens: f64,
+        opening_score_tokens: f64,
+        runner_up: Option<Py<RunnerUp>>,
+        lead_tokens: Option<f64>,
+        margin_tokens: f64,
+        waited_steps: u32,
+    }
+}
+
+impl Explanation {
+    pub(crate) fn of(py: Python<'_>, found: &core::Explanation) -> PyResult<Self> {
+        let (decided, wait_reason) = match found.decided {
+            core::Decided::Step => ("step", None),
+            core::Decided::Arrival => ("arrival", None),
+            core::Decided::Waits(reason) => ("waits", Some(wait_reason(py, reason)?)),
+        };
+        let runner_up = match found.runner_up {
+            Some(core::RunnerUp { worker, score_tokens }) => {
+                Some(Py::new(py, RunnerUp { worker: worker.get(), score_tokens })?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            id: found.id.get(),
+            decided: decided.to_owned(),
+            wait_reason,
+            worker: found.worker.map(WorkerId::get),
+            score_tokens: found.score_tokens,
+            opening_score_tokens: found.opening_score_tokens,
+            runner_up,
+            lead_tokens: found.lead_tokens(),
+            margin_tokens: found.margin_tokens,
+            waited_steps: found.waited_steps,
+        })
+    }
+}
+
+/// A list of records.
+pub(crate) fn list<C: pyo3::PyClass + Into<pyo3::PyClassInitializer<C>>>(
+    py: Python<'_>,
+    of: impl IntoIterator<Item: Into<C>>,
+) -> PyResult<Py<PyList>> {
+    let items = of.into_iter().map(|item| Py::new(py, item.into())).collect::<PyResult<Vec<Py<C>>>>()?;
+    Ok(PyList::new(py, items)?.unbind())
+}
