@@ -18,7 +18,14 @@ OF_A_WORKER: tuple[tuple[str, str, Callable[[RankMetrics], float | None]], ...] 
         lambda rank: rank.margin_tokens,
     ),
     ("running_requests", "Requests of this router that run on the worker.", lambda rank: rank.running),
-    ("slots", "Batch slots of the worker that are this router's.", lambda rank: rank.slots),
+    (
+        "kv_held_requests",
+        "Of these, those that have KV there and do not decode yet.",
+        lambda rank: rank.held,
+    ),
+    ("preempted_requests", "Of these, those that the engine has put off.", lambda rank: rank.preempted),
+    ("own_tokens", "The lengths of these, whatever they share.", lambda rank: rank.own_tokens),
+    ("slots", "Batch slots of the worker that this router is sure of.", lambda rank: rank.slots),
     ("free_slots", "Slots that an admission could take.", lambda rank: rank.free_slots),
     ("kv_used_tokens", "KV tokens counted as used.", lambda rank: rank.kv_used_tokens),
     (
@@ -143,9 +150,20 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
             ({"how": "finished"}, metrics.finished),
             ({"how": "aborted"}, metrics.aborted),
             ({"how": "preempted"}, metrics.preempted),
+            ({"how": "disowned"}, metrics.disowned),
             *(({"how": reason}, count) for reason, count in metrics.returned.items()),
         ],
     )
+    for name, about, count in (
+        (
+            "sent_beyond_total",
+            "Requests sent to a worker that had no room by our count.",
+            metrics.sent_beyond,
+        ),
+        ("adopted_beyond_total", "Requests taken over without room by our count.", metrics.adopted_beyond),
+        ("engine_preemptions_total", "Times that an engine put a request off.", metrics.preempted_in_place),
+    ):
+        page.family(name, "counter", about, [(none, count)])
     page.family("clock_jumps_total", "counter", "Jumps of the caller's clock.", [(none, metrics.clock_jumps)])
     page.histogram("decide_seconds", "Time of a decision.", metrics.decide_ns, 1e-9)
     page.histogram("wait_seconds", "Waits of the admitted.", metrics.wait_ms, 1e-3)

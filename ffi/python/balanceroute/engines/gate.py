@@ -88,14 +88,16 @@ class Gate:
         """Whether an abort of it must come here: it waits, or it is on its way out and has not been sent."""
         return name in self._held or name in self._leaving
 
-    async def hold(self, name: str, prompt_tokens: int, session: str | None = None) -> int:
+    async def hold(
+        self, name: str, prompt_tokens: int, session: str | None = None, max_tokens: int | None = None
+    ) -> int:
         """Waits for a rank; the caller sends the request there without awaiting anything in between.
 
         Raises `Aborted` when :meth:`abort` named it, and what the router raises when it refuses the request.
         A cancelled wait leaves nothing behind.
         """
         loop = asyncio.get_running_loop()
-        self.ledger.enqueue(name, prompt_tokens, session)
+        self.ledger.enqueue(name, prompt_tokens, session, max_tokens=max_tokens)
         held = _Held(loop.create_future(), self.ledger.clock())
         self._held[name] = held
         self.stir()

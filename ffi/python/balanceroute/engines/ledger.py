@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,19 +27,9 @@ _SHORTEST, _LONGEST = 1, 1 << 22
 _SESSIONS = 1 << 16
 
 
-class _Waiting:
-    """What a request of the pool may need once more."""
-
-    __slots__ = ("eligible", "max_tokens", "prompt", "session")
-
-    def __init__(
-        self, prompt: int, session: str | None, max_tokens: int | None, eligible: frozenset[int] | None
-    ) -> None:
-        self.prompt = prompt
-        self.session = session
-        self.max_tokens = max_tokens
-        self.eligible = eligible
-        """Workers that may take it."""
+# What a request of the pool may need once more: its length, its session, what it may generate at most, and
+# the workers that may take it. A tuple, since one is made for every request.
+_Waiting: TypeAlias = tuple[int, str | None, int | None, frozenset[int] | None]
 
 
 @dataclass
@@ -105,6 +95,10 @@ class Ledger:
         self._names: list[str | None] = []
         self._vacant: list[int] = []
         self._waiting: dict[int, _Waiting] = {}
+        # Of those who wait: whose decision depends on more than a length.
+        self._special: set[int] = set()
+        # By source: the names that its last step brought, and their ids.
+        self._stepped: dict[int, tuple[list[str], Any]] = {}
         self._session_of: dict[int, tuple[str, int]] = {}
         """Session and length of those sent."""
         # Worker and length of the last request of each session, the oldest first.
@@ -179,31 +173,42 @@ class Ledger:
         are the ranks that may take it; None where nothing is said.
         """
         id, prompt = self._new(name), _length(prompt_tokens)
+        max_tokens = self._most(prompt, max_tokens)
         may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
         try:
             self.router.enqueue(id, prompt, max_tokens=max_tokens, now_ms=self._now_ms())
         except BaseException:
             self._forget(id)
             raise
-        self._waiting[id] = _Waiting(prompt, session, max_tokens, may)
+        self._waiting[id] = prompt, session, max_tokens, may
+        if session is not None or may is not None:
+            self._special.add(id)
 
     def decide(self) -> list[tuple[str, int]]:
         """One step of the router: who enters which rank now. What waited and is given back goes to the rank
         with the shortest queue: the engine has the last word.
         """
         bonus = eligible = None
-        if self._waiting and (self._sessions or any(at.eligible for at in self._waiting.values())):
+        if self._special:
             bonus, eligible = self._terms()
         plan = self.router.step(self._now_ms(), bonus_tokens=bonus, eligible=eligible)
         sent: list[tuple[str, int]] = []
+        names, rank_of_worker = self._names, self._rank_of_worker
         for dispatch in plan.admissions:
-            waited = self._waiting.pop(dispatch.id)
-            self._counters.placed += 1
-            sent.append((self._name(dispatch.id), self._entered(dispatch, waited.session)))
+            id = dispatch.id
+            _, session, _, _ = self._waiting.pop(id)
+            name = names[id]
+            assert name is not None
+            if session is not None:
+                self._entered(dispatch, session)
+            sent.append((name, rank_of_worker[dispatch.worker]))
+        self._counters.placed += len(sent)
+        self._special.difference_update(dispatch.id for dispatch in plan.admissions if self._special)
         for returned in plan.returned:
             back = self._waiting.pop(returned.id, None)
             if back is not None:
                 self._counters.returned += 1
+                self._special.discard(returned.id)
                 sent.append((self._name(returned.id), self._send(returned.id, back)))
             elif returned.reason == "worker_forgot" and self._names[returned.id] is not None:
                 self._counters.lost += 1
@@ -221,9 +226,9 @@ class Ledger:
     ) -> int:
         """On arrival: a rank at once, always. Without room anywhere it queues where the queue is shortest."""
         may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
-        id, arrives = self._new(name), _Waiting(_length(prompt_tokens), session, max_tokens, may)
+        id, prompt = self._new(name), _length(prompt_tokens)
         try:
-            return self._place(id, arrives)
+            return self._place(id, (prompt, session, self._most(prompt, max_tokens), may))
         except BaseException:
             self._forget(id)
             raise
@@ -234,6 +239,7 @@ class Ledger:
         waits = None if id is None else self._waiting.pop(id, None)
         if id is None or waits is None:
             return None
+        self._special.discard(id)
         self.router.abort(id, now_ms=self._now_ms())
         return self._place(id, waits)
 
@@ -242,7 +248,7 @@ class Ledger:
         id = self._new(name)
         self._counters.bound += 1
         try:
-            self._send(id, _Waiting(_length(prompt_tokens), session, None, None), self._workers[rank])
+            self._send(id, (_length(prompt_tokens), session, None, None), self._workers[rank])
         except BaseException:
             self._forget(id)
             raise
@@ -253,14 +259,28 @@ class Ledger:
         if id is not None and id not in self._waiting:
             self.router.progress_request(id, tokens)
 
-    def progress_many(self, names: Iterable[str], tokens: Collection[int]) -> None:
-        """:meth:`progress` for all of an engine's step; names that are unknown are passed over."""
-        ids = list(map(self._by_name.get, names))
-        if None in ids:
-            known = [(id, more) for id, more in zip(ids, tokens, strict=True) if id is not None]
-            ids, tokens = [id for id, _ in known], [more for _, more in known]
-        if ids:
-            self.router.progress_requests(np.array(ids, np.uint64), np.fromiter(tokens, np.uint32, len(ids)))
+    def step(self, source: int, names: list[str], tokens: list[int]) -> None:
+        """:meth:`progress` for all that a step of an engine brings: names and how many tokens more each has.
+        Those that are unknown are passed over. `source` is whatever tells the engine from others.
+        """
+        if not names:
+            return
+        # From step to step mostly the same requests have a token each.
+        before = self._stepped.get(source)
+        if before is not None and before[0] == names:
+            ids = before[1]
+        else:
+            found = list(map(self._by_name.get, names))
+            if None in found:
+                known = [(id, more) for id, more in zip(found, tokens, strict=True) if id is not None]
+                found, tokens = [id for id, _ in known], [more for _, more in known]
+                self._stepped.pop(source, None)
+                ids = np.array(found, np.uint64)
+            else:
+                ids = np.array(found, np.uint64)
+                self._stepped[source] = names, ids
+        each = None if tokens.count(1) == len(tokens) else np.array(tokens, np.uint32)
+        self.router.progress_requests(ids, each)
 
     def finish(self, name: str) -> bool:
         """It has left the engine, ended or aborted. False when it is not known (any more)."""
@@ -268,7 +288,8 @@ class Ledger:
         if id is None:
             return False
         self._counters.finished += 1
-        if self._waiting.pop(id, None) is not None:
+        if id in self._waiting:
+            self._drop(id)
             self.router.abort(id, now_ms=self._now_ms())
         else:
             ended = self.router.finish(id, now_ms=self._now_ms())
@@ -284,7 +305,7 @@ class Ledger:
         if id is None:
             return False
         self._counters.aborted += 1
-        self._waiting.pop(id, None)
+        self._drop(id)
         # Its length is not known and must teach nothing.
         self.router.abort(id, now_ms=self._now_ms())
         self._forget(id)
@@ -383,9 +404,8 @@ class Ledger:
                 self._forget(back.id)
             else:
                 # A policy that binds on arrival had chosen this rank for it: it chooses another.
-                self.router.enqueue(
-                    back.id, waits.prompt, max_tokens=waits.max_tokens, now_ms=self._now_ms()
-                )
+                prompt, _, most, _ = waits
+                self.router.enqueue(back.id, prompt, max_tokens=most, now_ms=self._now_ms())
         return gone
 
     def configure(
@@ -417,6 +437,13 @@ class Ledger:
 
     # Inside.
 
+    def _most(self, prompt: int, max_tokens: int | None) -> int | None:
+        """What it may generate, where that bounds it: one that could outgrow every rank mostly ends before."""
+        if max_tokens is None or not 0 < max_tokens < _LONGEST:
+            return None
+        capacity = self._kv_capacity_tokens
+        return max_tokens if capacity is None or prompt + max_tokens <= capacity else None
+
     def _config(self, rank: int) -> balanceroute.WorkerConfig:
         weight = self._weights[rank] if rank < len(self._weights) else 1.0
         return balanceroute.WorkerConfig(
@@ -443,13 +470,21 @@ class Ledger:
         assert name is not None
         return name
 
+    def _drop(self, id: int) -> None:
+        """It waits no more."""
+        self._waiting.pop(id, None)
+        self._special.discard(id)
+
     def _forget(self, id: int) -> None:
         name = self._names[id]
         if name is not None:
             del self._by_name[name]
             self._names[id] = None
             self._vacant.append(id)
-        self._session_of.pop(id, None)
+            # An id that is used again is another request.
+            self._stepped.clear()
+        if self._session_of:
+            self._session_of.pop(id, None)
 
     def _change(self, name: str, how: Callable[[int], None]) -> None:
         id = self._by_name.get(name)
@@ -459,9 +494,9 @@ class Ledger:
     def _place(self, id: int, arrives: _Waiting) -> int:
         dispatch = self.router.place(
             id,
-            arrives.prompt,
+            arrives[0],
             self._now_ms(),
-            max_tokens=arrives.max_tokens,
+            max_tokens=arrives[2],
             bonus_tokens=self._bonus(arrives),
             eligible=self._row(arrives),
         )
@@ -469,17 +504,15 @@ class Ledger:
             # It waits in the router's pool now, and shall not.
             return self._send(id, arrives)
         self._counters.placed += 1
-        return self._entered(dispatch, arrives.session)
+        return self._entered(dispatch, arrives[1])
 
     def _send(self, id: int, of: _Waiting, worker: int | None = None) -> int:
-        if worker is None and of.eligible is not None:
-            worker = min(
-                (at for at in of.eligible if at in self._rank_of_worker), key=self._queue_of, default=None
-            )
-        dispatch = self.router.send(
-            id, of.prompt, worker=worker, max_tokens=of.max_tokens, now_ms=self._now_ms()
-        )
-        return self._entered(dispatch, of.session)
+        prompt, session, most, eligible = of
+        if worker is None and eligible is not None:
+            may = (at for at in eligible if at in self._rank_of_worker)
+            worker = min(may, key=self._queue_of, default=None)
+        dispatch = self.router.send(id, prompt, worker=worker, max_tokens=most, now_ms=self._now_ms())
+        return self._entered(dispatch, session)
 
     def _queue_of(self, worker: int) -> tuple[int, int]:
         at = self.router.rank_metrics(worker)
@@ -494,7 +527,8 @@ class Ledger:
     def _terms(self) -> tuple[dict[int, Any] | None, dict[int, Any] | None]:
         """Rows of the step, by request."""
         bonus, eligible = {}, {}
-        for id, waits in self._waiting.items():
+        for id in self._special:
+            waits = self._waiting[id]
             if (row := self._bonus(waits)) is not None:
                 bonus[id] = row
             if (row := self._row(waits)) is not None:
@@ -503,15 +537,16 @@ class Ledger:
 
     def _bonus(self, of: _Waiting) -> Any:
         """Tokens per worker that the session's last rank may already hold; None without such a rank."""
-        last = self._sessions.get(of.session) if of.session is not None else None
+        prompt, session, _, _ = of
+        last = self._sessions.get(session) if session is not None else None
         if last is None or last[0] not in self._rank_of_worker:
             return None
         row = np.zeros(self.ranks, np.float32)
-        row[self._rank_of_worker[last[0]]] = min(last[1], of.prompt)
+        row[self._rank_of_worker[last[0]]] = min(last[1], prompt)
         return row
 
     def _row(self, of: _Waiting) -> Any:
-        may = of.eligible
+        may = of[3]
         return None if may is None else np.array([worker in may for worker in self._workers], np.bool_)
 
     def _remember(self, session: str, worker: int, tokens: int) -> None:
@@ -522,4 +557,6 @@ class Ledger:
 
 
 def _length(prompt_tokens: int) -> int:
+    if _SHORTEST <= prompt_tokens <= _LONGEST:
+        return prompt_tokens
     return min(max(prompt_tokens, _SHORTEST), _LONGEST)

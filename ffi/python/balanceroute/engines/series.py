@@ -19,7 +19,17 @@ from balanceroute.prometheus import OF_A_WORKER
 logger = logging.getLogger("balanceroute")
 
 # Of a worker, what each front end has a part of; of all else each knows the whole.
-_PARTS = frozenset(("running_requests", "slots", "free_slots", "unseen_dispatches"))
+_PARTS = frozenset(
+    (
+        "running_requests",
+        "kv_held_requests",
+        "preempted_requests",
+        "own_tokens",
+        "slots",
+        "free_slots",
+        "unseen_dispatches",
+    )
+)
 
 
 @functools.cache

@@ -19,9 +19,8 @@ Versions differ in what they tell, and the plugin asks for what is there: the KV
 Before 0.24 the capacity of a model with several kinds of KV cache cannot be told from its blocks, and with
 several API servers 0.18 and older tell none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
 
-Several API servers (`--api-server-count`) do not see each other: in `step` mode each admits to its equal part
-of every rank's slots and KV tokens, so together they never overfill one, and one of them that gets more than
-its part of the traffic holds requests while others have slots to spare.
+Several API servers (`--api-server-count`) do not see each other: in `step` mode each is sure of its equal part
+of every rank, a slot at least, and they take turns at what statistics show free beyond all parts.
 
 What is held is sent before vLLM shuts down, so that its engines can drain it, and fails at once when an
 engine has died. An engine that drains answers what comes late with an abort: of a request that was held, that
@@ -40,6 +39,7 @@ import functools
 import importlib
 import inspect
 import logging
+import operator
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -50,11 +50,24 @@ from .gate import Aborted, Gate
 from .ledger import Ledger
 from .series import Series
 from .settings import BIND_ON_ARRIVAL, Settings, at_start, say
-from .vllm_internals import CLIENT, Unsupported, check, wanted
+from .vllm_internals import (
+    CLIENT,
+    Unsupported,
+    capacity_of,
+    check,
+    max_tokens_of,
+    prompt_tokens_of,
+    session_of,
+    slots_of,
+    wanted,
+)
 
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
 
 _T = TypeVar("_T")
+
+_name_of = operator.attrgetter("request_id")
+_tokens_of = operator.attrgetter("new_token_ids")
 
 # Below vLLM's own logger, so that it goes where vLLM's lines go.
 logger = logging.getLogger("vllm.balanceroute")
@@ -160,8 +173,8 @@ class State:
         config = client.vllm_config
         engines = len(client.core_engines)
         self.settings = settings
-        self.capacity = _capacity(config, settings, engines)
-        slots = settings.slots or _slots(config)
+        self.capacity = capacity_of(config, settings, engines)
+        slots = settings.slots or slots_of(config)
         self.ledger = Ledger(
             engines,
             slots,
@@ -236,7 +249,7 @@ class State:
         client._ensure_stats_update_task()
         client._ensure_output_queue_task()
         self.follow(client)
-        return self.gate.hold(name, _prompt_tokens(request), _session(request))
+        return self.gate.hold(name, prompt_tokens_of(request), session_of(request), max_tokens_of(request))
 
     def choose(self, client: Any, request: Any) -> int | None:
         """Fills in the rank of a request that is sent now; None where vLLM chooses or the caller has."""
@@ -247,7 +260,8 @@ class State:
             # Its rank has left between the decision and now.
             rank = None
         if rank is None and _is_ours(client, request) and name not in self.ledger:
-            rank = self.ledger.place(name, _prompt_tokens(request), _session(request))
+            most = max_tokens_of(request)
+            rank = self.ledger.place(name, prompt_tokens_of(request), session_of(request), max_tokens=most)
         if rank is not None:
             request.data_parallel_rank = rank
         return rank
@@ -309,7 +323,7 @@ class State:
         name = request.request_id
         if name not in self.ledger:
             rank = client.core_engines.index(engine)
-            self.ledger.bind(name, _prompt_tokens(request), rank, _session(request))
+            self.ledger.bind(name, prompt_tokens_of(request), rank, session_of(request))
 
     def count(self, client: Any, rank: int) -> None:
         """As vLLM does for a rank that it has chosen: its own rule may have to take over at any time."""
@@ -350,10 +364,8 @@ class State:
         ledger = self.ledger
         left = False
         refused: set[str] | None = None
-        ledger.progress_many(
-            [output.request_id for output in outputs.outputs],
-            [len(output.new_token_ids) for output in outputs.outputs],
-        )
+        tokens = map(_tokens_of, outputs.outputs)
+        ledger.step(outputs.engine_index, list(map(_name_of, outputs.outputs)), list(map(len, tokens)))
         for output in outputs.outputs:
             if output.finish_reason is not None:
                 if refused is None:
@@ -393,40 +405,6 @@ class State:
     def _report(self, rank: int, running: int, waiting: int, usage: float | None, age: float = 0.0) -> None:
         used = None if usage is None or not self.capacity else round(usage * self.capacity)
         self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, age=age)
-
-
-def _slots(config: Any) -> int:
-    scheduler = getattr(config, "scheduler_config", None)
-    return getattr(scheduler, "max_num_active_seqs", None) or getattr(scheduler, "max_num_seqs", None) or 256
-
-
-def _capacity(config: Any, settings: Settings, engines: int) -> int | None:
-    if settings.kv_capacity_tokens is not None:
-        return settings.kv_capacity_tokens or None
-    cache = getattr(config, "cache_config", None)
-    tokens = getattr(cache, "kv_cache_size_tokens", None)
-    if tokens:
-        return int(tokens)
-    # vLLM adds up the blocks of all engines, each of which keeps one to itself. With context parallelism a
-    # block holds so many times more tokens.
-    blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
-    if not blocks or not size:
-        return None
-    parallel = getattr(config, "parallel_config", None)
-    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
-        size *= getattr(parallel, name, None) or 1
-    return max(0, blocks // engines - 1) * size or None
-
-
-def _prompt_tokens(request: Any) -> int:
-    if request.prompt_token_ids is not None:
-        return len(request.prompt_token_ids)
-    embeds = getattr(request, "prompt_embeds", None)
-    return 0 if embeds is None else int(embeds.shape[0])
-
-
-def _session(request: Any) -> str | None:
-    return getattr(request, "session_id", None)
 
 
 def _is_ours(client: Any, request: Any) -> bool:

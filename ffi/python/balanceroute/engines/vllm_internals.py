@@ -1,10 +1,12 @@
-"""What the vLLM plugin expects of vLLM's internals, and whether they are so."""
+"""What the vLLM plugin expects of vLLM's internals, whether they are so, and what it reads in them."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from typing import Any
+
+from .settings import Settings
 
 CLIENT = "DPLBAsyncMPClient"
 
@@ -122,3 +124,41 @@ def _fields_of(kind: type) -> set[str]:
     for base in kind.__mro__:
         fields.update(vars(base).get("__annotations__", ()))
     return fields
+
+
+def slots_of(config: Any) -> int:
+    scheduler = getattr(config, "scheduler_config", None)
+    return getattr(scheduler, "max_num_active_seqs", None) or getattr(scheduler, "max_num_seqs", None) or 256
+
+
+def capacity_of(config: Any, settings: Settings, engines: int) -> int | None:
+    if settings.kv_capacity_tokens is not None:
+        return settings.kv_capacity_tokens or None
+    cache = getattr(config, "cache_config", None)
+    tokens = getattr(cache, "kv_cache_size_tokens", None)
+    if tokens:
+        return int(tokens)
+    # vLLM adds up the blocks of all engines, each of which keeps one to itself. With context parallelism a
+    # block holds so many times more tokens.
+    blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
+    if not blocks or not size:
+        return None
+    parallel = getattr(config, "parallel_config", None)
+    for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+        size *= getattr(parallel, name, None) or 1
+    return max(0, blocks // engines - 1) * size or None
+
+
+def prompt_tokens_of(request: Any) -> int:
+    if request.prompt_token_ids is not None:
+        return len(request.prompt_token_ids)
+    embeds = getattr(request, "prompt_embeds", None)
+    return 0 if embeds is None else int(embeds.shape[0])
+
+
+def max_tokens_of(request: Any) -> int | None:
+    return getattr(getattr(request, "sampling_params", None), "max_tokens", None)
+
+
+def session_of(request: Any) -> str | None:
+    return getattr(request, "session_id", None)

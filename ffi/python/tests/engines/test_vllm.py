@@ -585,14 +585,14 @@ class Hidden:
         self.name, self.static = name, inspect.getattr_static(owner, name, None)
 
     def __get__(self, of, kind=None):
-        if sys._getframe(1).f_code.co_filename == plugin.__file__:
+        if sys._getframe(1).f_code.co_filename in (plugin.__file__, internals.__file__):
             raise AttributeError(f"no {self.name}")
         if of is None:
             return self
         return self.static.__get__(of) if inspect.isfunction(self.static) else vars(of)[self.name]
 
     def __set__(self, of, value):
-        if sys._getframe(1).f_code.co_filename == plugin.__file__:
+        if sys._getframe(1).f_code.co_filename in (plugin.__file__, internals.__file__):
             raise AttributeError(f"no {self.name}")
         vars(of)[self.name] = value
 
