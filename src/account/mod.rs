@@ -11,8 +11,12 @@
 //! | *sent* | a dispatch | its length, on top of what was measured | its length | yes |
 //! | *received* | a report that has seen its number | the same | the same | yes |
 //! | *held* | [`Router::held`](crate::Router::held): transfer, chunked prefill | the same | the same | no |
-//! | *decoding* | tokens of it, or of what was received with it; [`Router::transfer_done`](crate::Router::transfer_done), [`Router::resumed`](crate::Router::resumed) | measured | measured | yes |
-//! | *preempted* | [`Router::preempted`](crate::Router::preempted): its engine goes on with it later | none, and room for its length is kept | its length | no |
+//! | *decoding* | its tokens or its line's; [`transfer_done`], [`resumed`] | measured | measured | yes |
+//! | *preempted* | [`preempted`]: its engine goes on with it later | none; room is kept | its length | no |
+//!
+//! [`transfer_done`]: crate::Router::transfer_done
+//! [`resumed`]: crate::Router::resumed
+//! [`preempted`]: crate::Router::preempted
 //!
 //! Who is held or preempted is load all the same: it will be read for longer than it is not.
 //!

@@ -108,8 +108,8 @@ impl Account {
         }
     }
 
-    /// Takes a report in, but for its capacity. Where it tells no KV tokens, whoever is not ours there is taken
-    /// to hold `mean_tokens`.
+    /// Takes a report in, but for its capacity. Where it tells no KV tokens, whoever is not ours there is
+    /// taken to hold `mean_tokens`.
     pub(crate) fn take(
         &mut self,
         slab: &mut Slab,

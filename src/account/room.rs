@@ -13,8 +13,8 @@ use crate::account::Share;
 use crate::account::worker::Account;
 use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, Worker};
 
-/// How long a turn lasts. It begins with a quarter in which nothing is taken by it: what was taken in the turn
-/// before is in a report by then.
+/// How long a turn lasts. It begins with a quarter in which nothing is taken by it: what was taken in the
+/// turn before is in a report by then.
 pub(crate) const TURN_MS: u64 = 256;
 const QUIET_MS: u64 = TURN_MS / 4;
 /// The part of a worker that is left to front ends which use less.
@@ -43,7 +43,7 @@ impl Sight {
         Self { turn, open, place: 0, workers, tight }
     }
 
-    /// The same, of one worker.
+    /// One of the workers.
     pub(crate) fn at(self, place: usize) -> Self {
         Self { place, ..self }
     }

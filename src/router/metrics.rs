@@ -160,7 +160,7 @@ pub struct RankMetrics {
     pub slots: u32,
     /// Slots that an admission could take.
     pub free_slots: u32,
-    /// KV tokens counted as used.
+    /// KV tokens counted as used; with several front ends also those that are not for this one now.
     pub kv_used_tokens: u64,
     /// KV tokens kept free for the growth of what runs.
     pub kv_growth_tokens: u64,

@@ -66,8 +66,8 @@
 //!
 //! # Several front ends
 //! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: each is sure of its part of
-//! every worker and borrows in turns what reports show to be free beyond all parts; requests are judged by the
-//! whole worker ([`Share`] tells how far they may overfill one). *Each has its own without shares*: each
+//! every worker and borrows in turns what reports show to be free beyond all parts; requests are judged by
+//! the whole worker ([`Share`] tells how far they may overfill one). *Each has its own without shares*: each
 //! counts the others as foreign load since its last report and may overshoot by what they sent since then.
 //!
 //! # Cost

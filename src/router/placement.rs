@@ -141,8 +141,12 @@ impl Router {
             self.tell(clock);
         }
         match waits.then(|| self.pool.leave(id)).flatten() {
-            // Nobody is to be given it back.
-            Some(waiting) => drop(self.left_queue(waiting.request)),
+            Some(waiting) => {
+                self.counters
+                    .waited(self.now_ms().saturating_sub(waiting.since_ms), waiting.request.waited_steps);
+                // Nobody is to be given it back.
+                drop(self.left_queue(waiting.request));
+            }
             None => self.arrived(request.prompt_tokens),
         }
         let at = &self.workers[place];

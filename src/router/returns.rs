@@ -98,8 +98,8 @@ impl Router {
         account.draining || account.ceiling_tokens.is_some_and(|tokens| needs > tokens)
     }
 
-    /// The longest request that some worker could take with its headroom if it were empty; none where there is
-    /// no such bound.
+    /// The longest request that some worker could take with its headroom if it were empty; none where there
+    /// is no such bound.
     pub(super) fn find_longest_tokens(&self) -> Option<u64> {
         let headroom_tokens = u64::from(self.config.headroom_steps);
         ceiling(&self.accounts, None).map(|tokens| tokens.saturating_sub(headroom_tokens))

@@ -8,9 +8,9 @@ use crate::router::trace::refused;
 use crate::router::{Router, RouterError};
 
 impl Router {
-    /// A request has KV on its worker and does not decode yet: its cache is on the way from a prefill node, or
-    /// is filled part by part. It weighs its whole length and does not grow until [`Router::transfer_done`] or
-    /// a token of its own ([`Router::progress_request`]).
+    /// A request has KV on its worker and does not decode yet: its cache is on the way from a prefill node,
+    /// or is filled part by part. It weighs its whole length and does not grow until
+    /// [`Router::transfer_done`] or a token of its own ([`Router::progress_request`]).
     ///
     /// # Errors
     /// The request does not run.
@@ -30,8 +30,8 @@ impl Router {
     }
 
     /// The engine has taken a request's KV cache away and will go on with it by itself: it stays on its
-    /// worker, room for its length is kept there, and it does not grow until [`Router::resumed`] or a token of
-    /// its own. Where the caller is to send it again, that is [`Router::preempt`].
+    /// worker, room for its length is kept there, and it does not grow until [`Router::resumed`] or a token
+    /// of its own. Where the caller is to send it again, that is [`Router::preempt`].
     ///
     /// # Errors
     /// The request does not run.
@@ -92,9 +92,10 @@ impl Router {
         }
     }
 
-    /// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, a time of the clock
-    /// that was read last, and that nothing has shown, is foreign there from now on, for the next report to
-    /// measure. Their ids are appended to `left`; what they have generated is not known, so nothing is learned.
+    /// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, a time of the
+    /// clock that was read last, and that nothing has shown, is foreign there from now on, for the next
+    /// report to measure. Their ids are appended to `left`; what they have generated is not known, so nothing
+    /// is learned.
     ///
     /// # Errors
     /// No such worker.

@@ -151,8 +151,8 @@ impl Router {
         id
     }
 
-    /// [`Router::add_worker`] for one that is yet to come: it takes nobody until [`Router::set_accepting`] says
-    /// that it is there, and until then requests wait that only it could hold.
+    /// [`Router::add_worker`] for one that is yet to come: it takes nobody until [`Router::set_accepting`]
+    /// says that it is there, and until then requests wait that only it could hold.
     ///
     /// # Errors
     /// As [`Router::add_worker`].

@@ -590,8 +590,8 @@ class Router:
         now_ms: int | None = None,
     ) -> None:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky
-        session, an explicit rank). Of `prompt_tokens`, its worker has `cached_tokens` already, and for one that
-        comes back `generated_tokens` are those that it had generated before; `max_tokens` is what it may
+        session, an explicit rank). Of `prompt_tokens`, its worker has `cached_tokens` already, and for one
+        that comes back `generated_tokens` are those that it had generated before; `max_tokens` is what it may
         generate in all.
         """
 
@@ -612,8 +612,8 @@ class Router:
         eligible: _Flag | None = None,
     ) -> Dispatch | None:
         """A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else
-        it waits, and `None` comes. `bonus_tokens` and `eligible` are rows as those of `step`, for this call: a
-        request that waits is given its rows again by whoever steps."""
+        it waits, and `None` comes. `bonus_tokens` and `eligible` are rows as those of `step`, for this call:
+        a request that waits is given its rows again by whoever steps."""
 
     def send(
         self,
@@ -642,8 +642,9 @@ class Router:
         prompt_hash: int | None = None,
     ) -> None:
         """Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes
-        what it had preempted); here `prompt_tokens` are without `generated_tokens`. What an engine says it runs
-        is so, also past slots and capacity, and also of a request that waits here or was thought to run."""
+        what it had preempted); here `prompt_tokens` are without `generated_tokens`. What an engine says it
+        runs is so, also past slots and capacity, and also of a request that waits here or was thought to
+        run."""
 
     def finish(self, id: _RequestId, *, now_ms: int | None = None) -> Finished:
         """A running request has sent its last token."""
@@ -660,8 +661,8 @@ class Router:
 
     def preempt(self, id: _RequestId) -> int:
         """The engine took a running request's KV cache away: it leaves, to be enqueued again with the length
-        that is answered; then it goes on, with what it has generated. Where the engine itself goes on with it,
-        that is `preempted`.
+        that is answered; then it goes on, with what it has generated. Where the engine itself goes on with
+        it, that is `preempted`.
         """
 
     # Stages of a request that runs.
@@ -695,8 +696,9 @@ class Router:
         engine's step brings. Ids that do not run are passed over. How many grew."""
 
     def disown_sent(self, worker: _WorkerId, until_ms: int) -> list[_RequestId]:
-        """For engines that tell no ends: whatever was sent to a worker by then and nothing has shown is foreign
-        there from now on, for the next report to measure. Ids of these; nothing is learned of them."""
+        """For engines that tell no ends: whatever was sent to a worker by then and nothing has shown is
+        foreign there from now on, for the next report to measure. Ids of these; nothing is learned of
+        them."""
 
     # Workers.
     def report(
@@ -718,16 +720,16 @@ class Router:
         """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest
         dispatch number that it had received, `None` if it cannot tell; bit `i` of `missing` says that it
         lacked number `last_dispatch - 1 - i`. Dispatches that it has not seen stay counted on top of what it
-        measured. Without `kv_used_tokens` others are taken to be as long as ours. Any other `epoch` than before
-        says that it has started anew; `age_ms` is how long ago it may have been measured, and `kv_age_ms` its
-        KV tokens where they are older."""
+        measured. Without `kv_used_tokens` others are taken to be as long as ours. Any other `epoch` than
+        before says that it has started anew; `age_ms` is how long ago it may have been measured, and
+        `kv_age_ms` its KV tokens where they are older."""
 
     def add_worker(self, worker: WorkerConfig) -> _WorkerId:
         """A worker joins, empty. Its id."""
 
     def announce_worker(self, worker: WorkerConfig) -> _WorkerId:
-        """A worker that is yet to come: it takes nobody until `set_accepting` says that it is there, and until
-        then requests wait that only it could hold. Its id."""
+        """A worker that is yet to come: it takes nobody until `set_accepting` says that it is there, and
+        until then requests wait that only it could hold. Its id."""
 
     def configure_worker(self, worker: _WorkerId, config: WorkerConfig) -> None:
         """It has other slots, another KV capacity or another weight from now on; what runs there runs on."""

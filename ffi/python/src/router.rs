@@ -189,8 +189,8 @@ impl Router {
         })
     }
 
-    /// A request enters a worker whether or not that has room, or the one with the shortest queue; one that waits
-    /// here waits no more.
+    /// A request enters a worker whether or not that has room, or the one with the shortest queue; one that
+    /// waits here waits no more.
     #[pyo3(signature = (
         id, prompt_tokens, *, worker = None, cached_tokens = 0, generated_tokens = 0, max_tokens = None,
         prompt_hash = None, now_ms = None
@@ -242,7 +242,7 @@ impl Router {
         Ok(self.shared.call(py, |state| state.router.finish(id, now_ms))??.into())
     }
 
-    /// The same, of the life that this dispatch began.
+    /// `finish` of the life that this dispatch began.
     #[pyo3(signature = (dispatch, *, now_ms = None))]
     fn finish_dispatch(
         &self,
@@ -260,7 +260,7 @@ impl Router {
         Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??.map(WorkerId::get))
     }
 
-    /// The same, of the life that this dispatch began.
+    /// `abort` of the life that this dispatch began.
     #[pyo3(signature = (dispatch, *, now_ms = None))]
     fn abort_dispatch(
         &self,
@@ -335,8 +335,8 @@ impl Router {
         Ok(self.shared.call(py, |state| state.router.progress_requests(&grown))??)
     }
 
-    /// Whatever was sent to a worker by then and that nothing has shown is no longer ours: its end will not be
-    /// told. Ids of these.
+    /// Whatever was sent to a worker by then and that nothing has shown is no longer ours: its end will not
+    /// be told. Ids of these.
     fn disown_sent(&self, py: Python<'_>, worker: u32, until_ms: u64) -> Result<Vec<u64>, Failure> {
         let left = self.shared.call(py, |state| {
             let mut left = Vec::new();

@@ -53,8 +53,8 @@ impl<T> Rows<T> {
     }
 }
 
-/// What single requests gain on single workers, and which they may use: read and checked, so that nothing of a
-/// call with a wrong row is kept.
+/// What single requests gain on single workers, and which they may use: read and checked, so that nothing of
+/// a call with a wrong row is kept.
 #[derive(Default)]
 pub(crate) struct Terms {
     bonus_tokens: Rows<f32>,

@@ -169,8 +169,8 @@ class Ledger:
         max_tokens: int | None = None,
         eligible: Collection[int] | None = None,
     ) -> None:
-        """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most, `eligible`
-        are the ranks that may take it; None where nothing is said.
+        """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most,
+        `eligible` are the ranks that may take it; None where nothing is said.
         """
         id, prompt = self._new(name), _length(prompt_tokens)
         max_tokens = self._most(prompt, max_tokens)
@@ -391,8 +391,8 @@ class Ledger:
         return gone
 
     def remove(self, rank: int) -> list[str]:
-        """A rank is gone, and those after it move up. Names of the requests that ran there; what waited for it
-        waits for another.
+        """A rank is gone, and those after it move up. Names of the requests that ran there; what waited for
+        it waits for another.
         """
         worker = self._workers.pop(rank)
         self._rank_of_worker = {worker: rank for rank, worker in enumerate(self._workers)}
@@ -438,7 +438,8 @@ class Ledger:
     # Inside.
 
     def _most(self, prompt: int, max_tokens: int | None) -> int | None:
-        """What it may generate, where that bounds it: one that could outgrow every rank mostly ends before."""
+        """What it may generate, where that bounds it: one that could outgrow every rank mostly ends
+        before."""
         if max_tokens is None or not 0 < max_tokens < _LONGEST:
             return None
         capacity = self._kv_capacity_tokens

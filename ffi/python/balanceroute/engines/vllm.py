@@ -19,8 +19,8 @@ Versions differ in what they tell, and the plugin asks for what is there: the KV
 Before 0.24 the capacity of a model with several kinds of KV cache cannot be told from its blocks, and with
 several API servers 0.18 and older tell none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
 
-Several API servers (`--api-server-count`) do not see each other: in `step` mode each is sure of its equal part
-of every rank, a slot at least, and they take turns at what statistics show free beyond all parts.
+Several API servers (`--api-server-count`) do not see each other: in `step` mode each is sure of its equal
+part of every rank, a slot at least, and they take turns at what statistics show free beyond all parts.
 
 What is held is sent before vLLM shuts down, so that its engines can drain it, and fails at once when an
 engine has died. An engine that drains answers what comes late with an abort: of a request that was held, that

@@ -526,7 +526,8 @@ def test_every_version_is_balanced_without_a_complaint(mode, shape, caplog, name
         # Beyond ours: those that run there, and the one whose KV is on its way.
         assert state.ledger.foreign(0) == (19_600, 3)
         sent = [len(e.received) for e in client.engines]
-        # Three of the requests of rank 0 are served where the others serve eight: so much shorter is its queue.
+        # Three of the requests of rank 0 are served where the others serve eight: so much shorter is its
+        # queue.
         assert sum(sent) >= 25 and sent[0] <= 15 and min(sent[1:]) >= 8
         if name == "step":
             assert sent[0] <= 1 and sum(sent) == 25 and len(state.gate) == 96
