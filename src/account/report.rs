@@ -36,7 +36,8 @@ pub struct WorkerReport {
     /// How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
     /// and what has ended since may be in it. At most five seconds count.
     pub age_ms: u32,
-    /// How long ago the KV tokens alone may have been measured, where they are older than the counts of requests.
+    /// How long ago the KV tokens alone may have been measured, where they are older than the counts of
+    /// requests.
     pub kv_age_ms: Option<u32>,
 }
 

@@ -145,7 +145,7 @@ impl Router {
                 self.counters
                     .waited(self.now_ms().saturating_sub(waiting.since_ms), waiting.request.waited_steps);
                 // Nobody is to be given it back.
-                drop(self.left_queue(waiting.request));
+                let _ = self.left_queue(waiting.request);
             }
             None => self.arrived(request.prompt_tokens),
         }
