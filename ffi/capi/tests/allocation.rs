@@ -117,17 +117,12 @@ fn a_router_allocates_until_it_is_warm() {
         let arrivals: Vec<br_request> = (waiting..32)
             .map(|_| {
                 next_id += 1;
-                br_request {
-                    struct_size: size_of::<br_request>(),
-                    id: next_id,
-                    prompt_tokens: 1 + draw.below(5_000) as u32,
-                    fields: 0,
-                    rank: 0,
-                    deadline_steps: 0,
-                    prompt_hash: 0,
-                    waited_steps: 0,
-                    reserved: 0,
-                }
+                // SAFETY: every field may be zero.
+                let mut arrival: br_request = unsafe { std::mem::zeroed() };
+                arrival.struct_size = size_of::<br_request>();
+                arrival.id = next_id;
+                arrival.prompt_tokens = 1 + draw.below(5_000) as u32;
+                arrival
             })
             .collect();
         running.sort_unstable_by_key(|&(_, end)| std::cmp::Reverse(end));

@@ -114,6 +114,15 @@ fn a_router_keeps_its_state() {
 }
 
 #[test]
+fn a_request_has_stages_and_a_worker_may_change() {
+    for how in [How::Sanitized, How::Valgrind] {
+        if let Some(out) = compiled(&root().join("tests/c/stages.c"), how, "") {
+            assert_eq!(out, "stages: all as promised\n");
+        }
+    }
+}
+
+#[test]
 fn the_readme_compiles_and_runs() {
     let readme = std::fs::read_to_string(root().join("../../README.md")).expect("readable");
     let (_, from) = readme.split_once("```c\n").expect("a block of C");
