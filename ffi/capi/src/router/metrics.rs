@@ -247,7 +247,11 @@ pub unsafe extern "C" fn br_router_metrics(router: *mut br_router, metrics: *mut
 /// # Safety
 /// `router` is NULL or alive, `rank` NULL or a struct.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn br_router_rank(router: *mut br_router, worker: u32, rank: *mut br_rank) -> br_status {
+pub unsafe extern "C" fn br_router_rank(
+    router: *mut br_router,
+    worker: u32,
+    rank: *mut br_rank,
+) -> br_status {
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {

@@ -2,7 +2,9 @@
 
 use balanceroute::{Placement, Request, WorkerId};
 
-use super::{State, br_bonuses, br_dispatch, br_request, br_router, check_bonuses, dispatch_of, read_request};
+use super::{
+    State, br_bonuses, br_dispatch, br_request, br_router, check_bonuses, dispatch_of, read_request,
+};
 use super::{read_bonuses, read_terms};
 use crate::BR_NONE;
 use crate::guard::{Failure, array, br_status, needed, output};

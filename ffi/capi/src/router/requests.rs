@@ -85,21 +85,18 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
     // SAFETY: passed on.
     let from = unsafe { read_versioned(from) }?;
     let has = |flag: u32| from.fields & flag != 0;
-    let known = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | BR_HAS_MAX_TOKENS;
+    // A struct of the first version has no more fields to be set.
+    let size = from.struct_size;
+    let later = if size < offset_of!(br_request, reserved_too) { 0 } else { BR_HAS_MAX_TOKENS };
+    let known = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | later;
     if has(!known) {
         let found = from.fields;
         return Err(Failure::argument(format!(
-            "br_request.fields: expected flags of {known:#x}, found {found:#x}"
+            "br_request.fields: expected flags of {known:#x} in {size} bytes, found {found:#x}"
         )));
     }
     if let Some(found) = [from.reserved, from.reserved_too].into_iter().find(|&found| found != 0) {
         return Err(Failure::argument(format!("br_request.reserved: expected 0, found {found}")));
-    }
-    let (needs, found) = (offset_of!(br_request, reserved_too), from.struct_size);
-    if has(BR_HAS_MAX_TOKENS) && found < needs {
-        return Err(Failure::argument(format!(
-            "br_request.struct_size: expected at least {needs} with BR_HAS_MAX_TOKENS, found {found}"
-        )));
     }
     Ok(Request::new(from.id, from.prompt_tokens)
         .cached(from.cached_tokens)

@@ -11,7 +11,7 @@ _Static_assert(offsetof(br_report, age_ms) == 64 && offsetof(br_report, kv_age_m
 _Static_assert(offsetof(br_router_config, expire_after_ms) == 88 && offsetof(br_router_config, in_order) == 96,
                "br_router_config");
 _Static_assert(offsetof(br_bonuses, tokens) == 24 && offsetof(br_bonuses, eligible) == 32, "br_bonuses");
-_Static_assert(offsetof(br_metrics, clock_jumps) == 1224 && offsetof(br_metrics, preempted_in_place) == 1232,
+_Static_assert(offsetof(br_metrics, clock_jumps) == 1248 && offsetof(br_metrics, preempted_in_place) == 1256,
                "br_metrics");
 _Static_assert(sizeof(br_rank_metrics) == 144 && offsetof(br_rank_metrics, unseen) == 140, "br_rank_metrics");
 _Static_assert(sizeof(br_dispatch) == 32 && offsetof(br_dispatch, prompt_tokens) == 28, "br_dispatch");
@@ -395,7 +395,7 @@ static void requests(void) {
     arrival.struct_size = offsetof(br_request, cached_tokens);
     arrival.fields = BR_HAS_MAX_TOKENS;
     CHECK(br_router_enqueue(router, &arrival) == BR_ARGUMENT &&
-          strstr(error_of(router), "br_request.struct_size: expected at least"));
+          strstr(error_of(router), "br_request.fields: expected flags of 0x7 in"));
     arrival.fields = 0;
     CHECK(metrics_of(router).waiting == 0 && br_router_enqueue(router, &arrival) == BR_OK);
     CHECK(step(router, 2).admission_count == 1 && admissions[0].prompt_tokens == 1000 &&
@@ -408,6 +408,9 @@ static void reports(void) {
     br_router_config config = defaults(1, slots);
     for (int aged = 0; aged < 3; aged++) {
         br_router *router = entered(&config, 2);
+        const uint64_t both[] = {1, 2};
+        const uint32_t nothing[] = {0, 0};
+        CHECK(br_router_progress_requests(router, both, nothing, 2, NULL) == BR_OK);
         br_report report = {.struct_size = sizeof report,
                             .sequence = 1,
                             .last_dispatch = 2,
@@ -474,6 +477,7 @@ static void room_for_admissions(void) {
     config.share_index = 1;
     config.share_of = 2;
     br_router *router = made(&config, NULL);
+    CHECK(br_router_at(router, 0) == BR_OK);
     for (uint64_t id = 1; id <= 20; id++) enqueue(router, id, 10);
     CHECK(rank_of(router, 0).slots == 4 && rank_of(router, 0).free_slots == 4);
     br_plan plan = {.struct_size = sizeof plan, .admissions = admissions, .admission_capacity = 7};
