@@ -219,9 +219,10 @@ typedef struct br_assigner br_assigner;
 // A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from
 // any thread.
 //
-// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or what they do
-// for one dispatch, by `br_router_preempt` or `br_router_disown_sent`, or as a `br_returned`. `now_ms` is the caller's clock in milliseconds, any origin; a
-// clock that is set back or far ahead neither stops nor moves the time here.
+// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or what they
+// do for one dispatch, by `br_router_preempt` or `br_router_disown_sent`, or as a `br_returned`. `now_ms` is
+// the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor
+// moves the time here.
 typedef struct br_router br_router;
 
 // How a policy is built. All fields but the first may be zero.
@@ -385,8 +386,8 @@ typedef struct {
     uint32_t mode;
     // Used with `BR_MIXED`.
     uint32_t mixed_free_slots;
-    // Which part of every worker this router is sure of, below `share_of`; 0. Beyond it, it takes its turn with
-    // the others at what reports show to be free.
+    // Which part of every worker this router is sure of, below `share_of`; 0. Beyond it, it takes its turn
+    // with the others at what reports show to be free.
     uint32_t share_index;
     // Number of front ends that feed the same workers; 1.
     uint32_t share_of;
@@ -616,12 +617,11 @@ typedef struct {
     uint32_t waited_steps;
     // Zero.
     uint32_t reserved;
-    // Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many less,
-    // and one at least. Where this is not known, reports teach it.
+    // Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
+    // less, and one at least. Where this is not known, reports teach it.
     uint32_t cached_tokens;
     // Of the tokens that it brings, how many it has generated on a worker before, for one that comes back.
-    // One that `br_router_preempt` has put off needs no word of it where it comes again with the length that
-    // was told.
+    // It may be 0 for one that `br_router_preempt` has put off and that comes again with the length told.
     uint32_t generated_tokens;
     // Tokens that it may generate in all: no room is kept for more.
     uint32_t max_tokens;
@@ -658,6 +658,8 @@ typedef struct {
     // Which workers may take it: a row of one entry per worker, in order of id, for each, 0 for no and
     // anything else for yes; NULL where any may.
     const uint8_t *eligible;
+    // Entries of a row, as the caller has them: a call with other workers is refused. 0 says nothing.
+    size_t workers;
 } br_bonuses;
 
 // A request that leaves without having finished; it may be enqueued again.
@@ -680,8 +682,8 @@ typedef struct {
     size_t struct_size;
     // Who enters which worker, in the order of decision.
     br_dispatch *admissions;
-    // Entries that `admissions` holds; as many as requests wait, or as all workers have slots together (those
-    // of other front ends too), always suffice.
+    // Entries that `admissions` holds; as many as requests wait, or as all workers have slots together
+    // (those of other front ends too), always suffice.
     size_t admission_capacity;
     // Out: admissions; with `BR_SPACE` the capacity that suffices.
     size_t admission_count;
@@ -715,8 +717,8 @@ typedef struct {
     uint64_t last_dispatch;
     // Bit `i`: it had not received number `last_dispatch - 1 - i`.
     uint64_t missing;
-    // KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then taken
-    // to be as long as ours are in the mean.
+    // KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then
+    // taken to be as long as ours are in the mean.
     uint64_t kv_used_tokens;
     // KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
     uint64_t kv_capacity_tokens;
@@ -730,8 +732,8 @@ typedef struct {
     // How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
     // and what has ended since may be in it. At most five seconds count.
     uint32_t age_ms;
-    // The same for the KV tokens in use alone, where they are older than the counts of requests, 1 at least; 0
-    // or `BR_NONE64` where they are as old.
+    // The same for the KV tokens in use alone, where they are older than the counts of requests, 1 at least;
+    // 0 or `BR_NONE64` where they are as old.
     uint64_t kv_age_ms;
 } br_report;
 
@@ -838,9 +840,9 @@ br_status br_router_place_with(br_router *router,
                                br_dispatch *dispatch);
 
 // A request enters a worker whether or not that has room: an engine queues whatever it is sent
-// (`br_metrics.sent_beyond`). With `BR_NONE` for `worker` it is its rank, if it has one, or else the worker on
-// which the fewest requests are beyond its slots, then the one with the most room for it, then the least
-// loaded. One that waits here waits no more.
+// (`br_metrics.sent_beyond`). With `BR_NONE` for `worker` it is its rank, if it has one, or else the worker
+// with room for it, or with the shortest queue for those that it serves, and of such ones the least loaded.
+// One that waits here waits no more.
 br_status br_router_send(br_router *router,
                          const br_request *request,
                          uint32_t worker,
@@ -855,8 +857,8 @@ br_status br_router_at(br_router *router, uint64_t now_ms);
 // Lets a request wait for a step.
 br_status br_router_enqueue(br_router *router, const br_request *request);
 
-// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes what it
-// had preempted): `prompt_tokens` are those without the `generated_tokens` of this call, which count, not
+// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes what
+// it had preempted): `prompt_tokens` are those without the `generated_tokens` of this call, which count, not
 // those of the struct. What an engine says it runs is so: also past the worker's slots and capacity
 // (`br_metrics.adopted_beyond`), where it waits here, and where we believed it to run elsewhere.
 br_status br_router_adopt(br_router *router,
@@ -903,27 +905,27 @@ br_status br_router_progress_requests(br_router *router,
                                       size_t count,
                                       size_t *grown);
 
-// A running request has KV on its worker and does not decode yet: its cache is on the way from a prefill node, or
-// is filled part by part. It weighs its whole length and does not grow until `br_router_transfer_done` or a
-// token of its own (`br_router_progress_request`).
-br_status br_router_held(br_router *router,
-                         uint64_t id);
+// A running request has KV on its worker and does not decode yet: its cache is on the way from a prefill
+// node, or is filled part by part. It weighs its whole length and does not grow until
+// `br_router_transfer_done` or a token of its own (`br_router_progress_request`).
+br_status br_router_held(br_router *router, uint64_t id);
 
 // A running request decodes from now on: its KV cache is there. Of one that is preempted it changes nothing.
 br_status br_router_transfer_done(br_router *router, uint64_t id);
 
 // The engine has taken a running request's KV cache away and will go on with it by itself: it stays on its
-// worker, room for its length is kept there, and it does not grow until `br_router_resumed` or a token of its
-// own. Where the caller is to send it again: `br_router_preempt`.
+// worker, room for its length is kept there, and it does not grow until `br_router_resumed` or a token of
+// its own. Where the caller is to send it again: `br_router_preempt`.
 br_status br_router_preempted(br_router *router, uint64_t id);
 
 // The engine goes on with a request that it had preempted. Of one that is not preempted it changes nothing.
 br_status br_router_resumed(br_router *router, uint64_t id);
 
-// The ends of requests will not be told: whatever was sent to a worker by `until_ms` (`BR_NONE64`: whenever),
-// and that nothing has shown, is foreign there from now on, for the next report to measure. Their ids into an
-// array of `capacity` entries, how many into `count`. As many as `br_rank.unseen` says always suffice; with
-// less than may be needed nothing happens but `BR_SPACE`, and `count` says what suffices.
+// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, a time of the clock
+// that was read last (`BR_NONE64`: whenever), and that nothing has shown, is foreign there from now on, for
+// the next report to measure. Their ids into an array of `capacity` entries, how many into `count`. As many
+// as `br_rank.unseen` says always suffice; with less than may be needed nothing happens but `BR_SPACE`, and
+// `count` says what suffices.
 br_status br_router_disown_sent(br_router *router,
                                 uint32_t worker,
                                 uint64_t until_ms,
@@ -958,16 +960,16 @@ br_status br_router_add_worker(br_router *router,
                                float weight,
                                uint32_t *worker);
 
-// `br_router_add_worker` for one that is yet to come: it takes nobody until `br_router_set_accepting` says that
-// it is there, and until then requests wait that only it could hold.
+// `br_router_add_worker` for one that is yet to come: it takes nobody until `br_router_set_accepting` says
+// that it is there, and until then requests wait that only it could hold.
 br_status br_router_announce_worker(br_router *router,
                                     uint32_t slots,
                                     uint64_t kv_capacity_tokens,
                                     float weight,
                                     uint32_t *worker);
 
-// A worker has these slots, this KV capacity and this weight from now on. What runs there runs on, also where
-// it is more than fits now.
+// A worker has these slots, this KV capacity and this weight from now on. What runs there runs on, also
+// where it is more than fits now.
 br_status br_router_configure_worker(br_router *router,
                                      uint32_t worker,
                                      uint32_t slots,

@@ -91,7 +91,8 @@ fn compiled(source: &Path, how: How, input: &str) -> Option<String> {
             valgrind
         }
     };
-    command.env("UBSAN_OPTIONS", "print_stacktrace=1");
+    // Cargo's path begins with what was built last by itself, which may be an older library.
+    command.env_remove("LD_LIBRARY_PATH").env("UBSAN_OPTIONS", "print_stacktrace=1");
     Some(run(command, input))
 }
 

@@ -49,8 +49,8 @@ pub struct br_router_config {
     pub mode: u32,
     /// Used with `BR_MIXED`.
     pub mixed_free_slots: u32,
-    /// Which part of every worker this router is sure of, below `share_of`; 0. Beyond it, it takes its turn with
-    /// the others at what reports show to be free.
+    /// Which part of every worker this router is sure of, below `share_of`; 0. Beyond it, it takes its turn
+    /// with the others at what reports show to be free.
     pub share_index: u32,
     /// Number of front ends that feed the same workers; 1.
     pub share_of: u32,

@@ -34,9 +34,10 @@ use crate::guard::{Failure, Handle, Mend, br_status, copy_text, free};
 /// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from
 /// any thread.
 ///
-/// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or what they do
-/// for one dispatch, by `br_router_preempt` or `br_router_disown_sent`, or as a `br_returned`. `now_ms` is the caller's clock in milliseconds, any origin; a
-/// clock that is set back or far ahead neither stops nor moves the time here.
+/// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or what they
+/// do for one dispatch, by `br_router_preempt` or `br_router_disown_sent`, or as a `br_returned`. `now_ms` is
+/// the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor
+/// moves the time here.
 pub struct br_router(Handle<State>);
 
 struct State {

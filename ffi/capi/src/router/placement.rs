@@ -108,9 +108,9 @@ pub unsafe extern "C" fn br_router_place_with(
 }
 
 /// A request enters a worker whether or not that has room: an engine queues whatever it is sent
-/// (`br_metrics.sent_beyond`). With `BR_NONE` for `worker` it is its rank, if it has one, or else the worker on
-/// which the fewest requests are beyond its slots, then the one with the most room for it, then the least
-/// loaded. One that waits here waits no more.
+/// (`br_metrics.sent_beyond`). With `BR_NONE` for `worker` it is its rank, if it has one, or else the worker
+/// with room for it, or with the shortest queue for those that it serves, and of such ones the least loaded.
+/// One that waits here waits no more.
 ///
 /// # Safety
 /// `router` is NULL or alive, the others are NULL or what they are said to be.

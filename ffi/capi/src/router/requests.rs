@@ -43,12 +43,11 @@ pub struct br_request {
     pub waited_steps: u32,
     /// Zero.
     pub reserved: u32,
-    /// Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many less,
-    /// and one at least. Where this is not known, reports teach it.
+    /// Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
+    /// less, and one at least. Where this is not known, reports teach it.
     pub cached_tokens: u32,
     /// Of the tokens that it brings, how many it has generated on a worker before, for one that comes back.
-    /// One that `br_router_preempt` has put off needs no word of it where it comes again with the length that
-    /// was told.
+    /// It may be 0 for one that `br_router_preempt` has put off and that comes again with the length told.
     pub generated_tokens: u32,
     /// Tokens that it may generate in all: no room is kept for more.
     pub max_tokens: u32,
@@ -148,8 +147,8 @@ pub unsafe extern "C" fn br_router_enqueue(router: *mut br_router, request: *con
     }
 }
 
-/// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes what it
-/// had preempted): `prompt_tokens` are those without the `generated_tokens` of this call, which count, not
+/// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes what
+/// it had preempted): `prompt_tokens` are those without the `generated_tokens` of this call, which count, not
 /// those of the struct. What an engine says it runs is so: also past the worker's slots and capacity
 /// (`br_metrics.adopted_beyond`), where it waits here, and where we believed it to run elsewhere.
 ///

@@ -4,9 +4,9 @@
 use super::br_router;
 use crate::guard::{Failure, br_status, output};
 
-/// A running request has KV on its worker and does not decode yet: its cache is on the way from a prefill node, or
-/// is filled part by part. It weighs its whole length and does not grow until `br_router_transfer_done` or a
-/// token of its own (`br_router_progress_request`).
+/// A running request has KV on its worker and does not decode yet: its cache is on the way from a prefill
+/// node, or is filled part by part. It weighs its whole length and does not grow until
+/// `br_router_transfer_done` or a token of its own (`br_router_progress_request`).
 ///
 /// # Safety
 /// `router` is NULL or alive.
@@ -27,8 +27,8 @@ pub unsafe extern "C" fn br_router_transfer_done(router: *mut br_router, id: u64
 }
 
 /// The engine has taken a running request's KV cache away and will go on with it by itself: it stays on its
-/// worker, room for its length is kept there, and it does not grow until `br_router_resumed` or a token of its
-/// own. Where the caller is to send it again: `br_router_preempt`.
+/// worker, room for its length is kept there, and it does not grow until `br_router_resumed` or a token of
+/// its own. Where the caller is to send it again: `br_router_preempt`.
 ///
 /// # Safety
 /// `router` is NULL or alive.
@@ -48,10 +48,11 @@ pub unsafe extern "C" fn br_router_resumed(router: *mut br_router, id: u64) -> b
     unsafe { br_router::enter(router, |state| Ok(state.router.resumed(id)?)) }
 }
 
-/// The ends of requests will not be told: whatever was sent to a worker by `until_ms` (`BR_NONE64`: whenever),
-/// and that nothing has shown, is foreign there from now on, for the next report to measure. Their ids into an
-/// array of `capacity` entries, how many into `count`. As many as `br_rank.unseen` says always suffice; with
-/// less than may be needed nothing happens but `BR_SPACE`, and `count` says what suffices.
+/// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, a time of the clock
+/// that was read last (`BR_NONE64`: whenever), and that nothing has shown, is foreign there from now on, for
+/// the next report to measure. Their ids into an array of `capacity` entries, how many into `count`. As many
+/// as `br_rank.unseen` says always suffice; with less than may be needed nothing happens but `BR_SPACE`, and
+/// `count` says what suffices.
 ///
 /// # Safety
 /// `router` is NULL or alive, `ids` is NULL or holds `capacity` entries, `count` is NULL or may be written.

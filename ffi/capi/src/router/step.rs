@@ -74,8 +74,8 @@ pub struct br_plan {
     pub struct_size: usize,
     /// Who enters which worker, in the order of decision.
     pub admissions: *mut br_dispatch,
-    /// Entries that `admissions` holds; as many as requests wait, or as all workers have slots together (those
-    /// of other front ends too), always suffice.
+    /// Entries that `admissions` holds; as many as requests wait, or as all workers have slots together
+    /// (those of other front ends too), always suffice.
     pub admission_capacity: usize,
     /// Out: admissions; with `BR_SPACE` the capacity that suffices.
     pub admission_count: usize,

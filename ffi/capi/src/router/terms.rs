@@ -24,6 +24,8 @@ pub struct br_bonuses {
     /// Which workers may take it: a row of one entry per worker, in order of id, for each, 0 for no and
     /// anything else for yes; NULL where any may.
     pub eligible: *const u8,
+    /// Entries of a row, as the caller has them: a call with other workers is refused. 0 says nothing.
+    pub workers: usize,
 }
 
 // SAFETY: begins with its size; NULL and zero are allowed everywhere.
@@ -62,6 +64,11 @@ pub(super) unsafe fn read_terms<'a>(
     workers: usize,
     row_of: &'a mut HashMap<u64, usize>,
 ) -> Result<Terms<'a>, Failure> {
+    if from.workers != 0 && from.workers != workers {
+        let found = from.workers;
+        let text = format!("br_bonuses.workers: expected {workers}, one entry per worker, found {found}");
+        return Err(Failure::argument(text));
+    }
     let count = from.count.saturating_mul(workers);
     // SAFETY: the caller's word.
     let (ids, eligible, tokens) = unsafe {

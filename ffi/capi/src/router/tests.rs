@@ -118,7 +118,8 @@ fn room_for_all_slots_suffices_in_every_turn() {
         let config = RouterConfig::new(2, SLOTS as u32).share(balanceroute::Share::new(index, of));
         let router = made(Router::new(config, "level", &Parameters::default()).expect("valid"));
         for at in 0..200 {
-            // SAFETY: the handle is alive, every pointer is of the size that is said, and structs may be zero.
+            // SAFETY: the handle is alive, every pointer is of the size that is said, and structs may be
+            // zero.
             unsafe {
                 assert_eq!(br_router_at(router, at * 37), br_status::BR_OK);
                 let ids = 100 * at..100 * at + 2 * SLOTS as u64;

@@ -21,8 +21,8 @@ pub struct br_report {
     pub last_dispatch: u64,
     /// Bit `i`: it had not received number `last_dispatch - 1 - i`.
     pub missing: u64,
-    /// KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then taken
-    /// to be as long as ours are in the mean.
+    /// KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then
+    /// taken to be as long as ours are in the mean.
     pub kv_used_tokens: u64,
     /// KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
     pub kv_capacity_tokens: u64,
@@ -36,8 +36,8 @@ pub struct br_report {
     /// How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
     /// and what has ended since may be in it. At most five seconds count.
     pub age_ms: u32,
-    /// The same for the KV tokens in use alone, where they are older than the counts of requests, 1 at least; 0
-    /// or `BR_NONE64` where they are as old.
+    /// The same for the KV tokens in use alone, where they are older than the counts of requests, 1 at least;
+    /// 0 or `BR_NONE64` where they are as old.
     pub kv_age_ms: u64,
 }
 
@@ -128,8 +128,8 @@ pub unsafe extern "C" fn br_router_add_worker(
     }
 }
 
-/// `br_router_add_worker` for one that is yet to come: it takes nobody until `br_router_set_accepting` says that
-/// it is there, and until then requests wait that only it could hold.
+/// `br_router_add_worker` for one that is yet to come: it takes nobody until `br_router_set_accepting` says
+/// that it is there, and until then requests wait that only it could hold.
 ///
 /// # Safety
 /// `router` is NULL or alive, `worker` NULL or may be written.
@@ -152,8 +152,8 @@ pub unsafe extern "C" fn br_router_announce_worker(
     }
 }
 
-/// A worker has these slots, this KV capacity and this weight from now on. What runs there runs on, also where
-/// it is more than fits now.
+/// A worker has these slots, this KV capacity and this weight from now on. What runs there runs on, also
+/// where it is more than fits now.
 ///
 /// # Safety
 /// `router` is NULL or alive.

@@ -8,7 +8,8 @@ _Static_assert(offsetof(br_request, waited_steps) == 40 && offsetof(br_request, 
                "br_request");
 /* It ended with four bytes that nobody has set. */
 _Static_assert(offsetof(br_report, age_ms) == 64 && offsetof(br_report, kv_age_ms) == 72, "br_report");
-_Static_assert(offsetof(br_router_config, expire_after_ms) == 88 && offsetof(br_router_config, in_order) == 96,
+_Static_assert(offsetof(br_router_config, expire_after_ms) == 88 &&
+                   offsetof(br_router_config, in_order) == 96,
                "br_router_config");
 _Static_assert(offsetof(br_bonuses, tokens) == 24 && offsetof(br_bonuses, eligible) == 32, "br_bonuses");
 _Static_assert(offsetof(br_metrics, clock_jumps) == 1248 && offsetof(br_metrics, preempted_in_place) == 1256,
@@ -307,12 +308,18 @@ static void eligibility(void) {
     br_router_free(router);
     router = made(&config, "exact");
     enqueue(router, 5, 100);
+    bonuses.workers = WORKERS;
     CHECK(br_router_step(router, 2, &bonuses, &plan) == BR_OK && admissions[0].worker == 20);
     bonuses.tokens = NULL;
     bonuses.eligible = NULL;
     enqueue(router, 6, 100);
     CHECK(br_router_step(router, 3, &bonuses, &plan) == BR_ARGUMENT &&
           strstr(error_of(router), "br_bonuses.tokens: expected 70 entries, found NULL"));
+    bonuses.eligible = may;
+    bonuses.workers = WORKERS - 1;
+    CHECK(br_router_step(router, 3, &bonuses, &plan) == BR_ARGUMENT &&
+          strstr(error_of(router), "br_bonuses.workers: expected 70, one entry per worker, found 69"));
+    CHECK(metrics_of(router).waiting == 1);
     /* A program of the version before has no such field: what lies behind its struct says nothing. */
     memset(may, 0, sizeof may);
     bonuses.tokens = tokens;
