@@ -732,8 +732,8 @@ typedef struct {
     // How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
     // and what has ended since may be in it. At most five seconds count.
     uint32_t age_ms;
-    // The same for the KV tokens in use alone, where they are older than the counts of requests, 1 at least;
-    // 0 or `BR_NONE64` where they are as old.
+    // How long ago the KV tokens in use may have been measured, where they are older than the counts of
+    // requests, 1 at least; 0 or `BR_NONE64` where they are as old.
     uint64_t kv_age_ms;
 } br_report;
 

@@ -36,8 +36,8 @@ pub struct br_report {
     /// How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
     /// and what has ended since may be in it. At most five seconds count.
     pub age_ms: u32,
-    /// The same for the KV tokens in use alone, where they are older than the counts of requests, 1 at least;
-    /// 0 or `BR_NONE64` where they are as old.
+    /// How long ago the KV tokens in use may have been measured, where they are older than the counts of
+    /// requests, 1 at least; 0 or `BR_NONE64` where they are as old.
     pub kv_age_ms: u64,
 }
 
