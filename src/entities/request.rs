@@ -15,7 +15,10 @@ pub struct Request<W = WorkerIndex> {
     pub id: RequestId,
     /// KV tokens that it brings: its length, less what its worker has of it already ([`Request::cached`]).
     pub prompt_tokens: u32,
-    /// Of these, tokens that it has generated on a worker before, for one that comes back.
+    /// Tokens of its length that its worker has already, on top of those.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub cached_tokens: u32,
+    /// Of its length, tokens that it has generated on a worker before, for one that comes back.
     #[cfg_attr(feature = "serde", serde(default))]
     pub generated_tokens: u32,
     /// Tokens that it may generate in all, if known: it needs no room for more.
@@ -47,6 +50,7 @@ impl<W> Request<W> {
         Self {
             id: id.into(),
             prompt_tokens,
+            cached_tokens: 0,
             generated_tokens: 0,
             max_tokens: None,
             waited_steps: 0,
@@ -67,7 +71,7 @@ impl<W> Request<W> {
     /// that many less. Where this is not known, reports teach it.
     pub fn cached(self, cached_tokens: u32) -> Self {
         let brought = self.prompt_tokens.saturating_sub(cached_tokens).max(self.prompt_tokens.min(1));
-        Self { prompt_tokens: brought, ..self }
+        Self { prompt_tokens: brought, cached_tokens: self.prompt_tokens - brought, ..self }
     }
 
     /// Says that it comes back, and that so many of its tokens it has generated before.
@@ -120,6 +124,7 @@ impl<W> Request<W> {
         let Self {
             id,
             prompt_tokens,
+            cached_tokens,
             generated_tokens,
             max_tokens,
             waited_steps,
@@ -132,6 +137,7 @@ impl<W> Request<W> {
         Request {
             id,
             prompt_tokens,
+            cached_tokens,
             generated_tokens,
             max_tokens,
             waited_steps,

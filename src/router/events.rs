@@ -60,7 +60,8 @@ impl Router {
         if request.generated_tokens == 0 {
             request.generated_tokens = self.preempted.generated_tokens(request.id, request.prompt_tokens);
         }
-        let (id, limit, found) = (request.id, request.prompt_tokens, request.generated_tokens);
+        let limit = request.prompt_tokens.saturating_add(request.cached_tokens);
+        let (id, found) = (request.id, request.generated_tokens);
         if found > limit {
             return Err(RouterError::Generated { id, limit, found });
         }
@@ -366,10 +367,10 @@ impl Router {
             let (place, ahead) = self.grow(index, tokens)?;
             most_ahead = most_ahead.max(ahead);
             count += 1;
-            if unsettled != Some(place) {
-                if let Some(place) = unsettled.replace(place) {
-                    self.settle(place);
-                }
+            if unsettled != Some(place)
+                && let Some(before) = unsettled.replace(place)
+            {
+                self.settle(before);
             }
         }
         if let Some(place) = unsettled {

@@ -105,8 +105,8 @@ impl Router {
     }
 
     /// A request enters a worker whether or not that has room: an engine queues whatever it is sent. Without
-    /// a `worker` it is the one with room for it, or with the shortest queue for those that it serves, and of
-    /// such ones the least loaded. One that waits here waits no more.
+    /// a `worker` it is its rank, if it has one, or else the one with room for it, or with the shortest queue
+    /// for those that it serves, and of such ones the least loaded. One that waits here waits no more.
     ///
     /// # Errors
     /// As [`Router::enqueue`] for a request that does not wait here; an unknown worker, or none at all.
@@ -132,9 +132,10 @@ impl Router {
         if !waits {
             self.pool.check(&request)?;
         }
-        let place = match worker {
-            Some(worker) => self.place_of(worker)?,
-            None => self.shortest_queue(&request).ok_or(RouterError::NoWorker { id })?,
+        let place = match (worker, request.rank) {
+            (Some(worker), _) => self.place_of(worker)?,
+            (None, Some(rank)) => rank.index(),
+            (None, None) => self.shortest_queue(&request).ok_or(RouterError::NoWorker { id })?,
         };
         self.preempted.forget(id);
         if let Some(clock) = clock {

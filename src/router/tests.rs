@@ -31,6 +31,34 @@ fn a_request_is_counted_from_arrival_to_end() {
 }
 
 #[test]
+fn who_was_sent_later_is_not_disowned_whatever_the_clock_shows() {
+    for origin_ms in [0, 86_400_000] {
+        let mut router = router("level", 1, 4);
+        for (id, at_ms) in [(1, 10), (2, 20), (3, 30)] {
+            let _ = router.send(Request::new(id, 100), None, origin_ms + at_ms).unwrap();
+        }
+        let mut left = Vec::new();
+        for (until_ms, expected) in [(9, 0), (20, 2), (29, 2), (u64::MAX - origin_ms, 3)] {
+            router.disown_sent(0, origin_ms + until_ms, &mut left).unwrap();
+            assert_eq!(left.len(), expected, "by {until_ms} from {origin_ms} on: {left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_with_a_rank_is_sent_there_unless_a_worker_is_named() {
+    let mut router = router("level", 3, 1);
+    let mut sent_to = |id, rank: Option<u32>, worker: Option<WorkerId>| {
+        router.send(Request::new(id, 100).rank(rank), worker, 0).map(|dispatch| dispatch.worker.0)
+    };
+    // The rank is full, and others are free.
+    assert_eq!([1, 2].map(|id| sent_to(id, Some(2), None)), [Ok(2), Ok(2)]);
+    assert_eq!(sent_to(3, Some(2), Some(WorkerId(1))), Ok(1));
+    assert_eq!(sent_to(4, None, None), Ok(0));
+    assert!(matches!(sent_to(5, Some(9), None), Err(RouterError::Worker { .. })));
+}
+
+#[test]
 fn refusals_change_nothing() {
     let mut router = router("level", 2, 2);
     router.enqueue(Request::new(1, 100), None).unwrap();

@@ -16,7 +16,7 @@
 
 // Version of this interface: the major number in the upper 16 bits changes when a caller must be changed,
 // the minor number below when something is added.
-#define BR_ABI_VERSION ((1 << 16) | 1)
+#define BR_ABI_VERSION ((1 << 16) | 2)
 
 // In a `uint32_t` array: no value for this entry.
 #define BR_NONE UINT32_MAX
@@ -35,6 +35,9 @@
 
 // `br_request.fields`: `prompt_hash` is set.
 #define BR_HAS_PROMPT_HASH 4
+
+// `br_request.fields`: `max_tokens` is set.
+#define BR_HAS_MAX_TOKENS 8
 
 // What a call answers. The text of the error is kept in the handle.
 enum br_status
@@ -58,12 +61,12 @@ enum br_status
     // The library itself has failed in this call. An assigner decides on; a router may have lost its count,
     // and then answers BR_BROKEN.
     BR_INTERNAL = 6,
-    // The request neither waits nor runs; for calls about running requests: it does not run.
+    // The request neither waits nor runs; for calls about running requests: it does not run; for calls about
+    // a dispatch: it waits, or runs by another.
     BR_UNKNOWN_REQUEST = 7,
-    // No such worker: never there, or removed.
+    // No such worker: never there, or removed; for a request that any may take: there is none.
     BR_UNKNOWN_WORKER = 8,
-    // A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that
-    // was never made.
+    // A call that does not fit the router's state: an id that runs already, a dispatch that was never made.
     BR_STATE = 9,
     // An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover`
     // helps. Nothing has happened.
@@ -216,9 +219,10 @@ typedef struct br_assigner br_assigner;
 // A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from
 // any thread.
 //
-// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or
-// `br_router_preempt`, or as a `br_returned`. `now_ms` is the caller's clock in milliseconds, any origin; a
-// clock that is set back or far ahead neither stops nor moves the time here.
+// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or what they
+// do for one dispatch, by `br_router_preempt` or `br_router_disown_sent`, or as a `br_returned`. `now_ms` is
+// the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor
+// moves the time here.
 typedef struct br_router br_router;
 
 // How a policy is built. All fields but the first may be zero.
@@ -382,7 +386,8 @@ typedef struct {
     uint32_t mode;
     // Used with `BR_MIXED`.
     uint32_t mixed_free_slots;
-    // Which part of every worker is this router's, below `share_of`; 0.
+    // Which part of every worker this router is sure of, below `share_of`; 0. Beyond it, it takes its turn
+    // with the others at what reports show to be free.
     uint32_t share_index;
     // Number of front ends that feed the same workers; 1.
     uint32_t share_of;
@@ -396,6 +401,11 @@ typedef struct {
     uint64_t silence_timeout_ms;
     // A request is returned when it has waited this long; `BR_NONE64` for never, the default.
     uint64_t expire_after_ms;
+    // Whether requests reach a worker in the order of their dispatch: a token of one then shows that the
+    // worker has those sent before it; 0.
+    uint32_t in_order;
+    // Zero.
+    uint32_t reserved;
 } br_router_config;
 
 // Why a decision fell as it did.
@@ -424,7 +434,7 @@ typedef struct {
     uint32_t reserved;
 } br_explanation;
 
-// One worker as it stands.
+// One worker as it stands, an entry of `br_metrics.ranks`; `br_rank` says more.
 typedef struct {
     // KV tokens that it reads each step, foreign ones included.
     uint64_t load_tokens;
@@ -434,7 +444,7 @@ typedef struct {
     uint64_t kv_used_tokens;
     // KV tokens kept free for the growth of what runs.
     uint64_t kv_growth_tokens;
-    // KV tokens that fit, our share of them; `BR_NONE64` for no bound.
+    // KV tokens that fit; `BR_NONE64` for no bound.
     uint64_t kv_capacity_tokens;
     // Tokens that the last report showed and that are none of ours.
     uint64_t foreign_tokens;
@@ -448,13 +458,13 @@ typedef struct {
     uint64_t reports[5];
     // Worker id.
     uint32_t worker;
-    // Whether it takes new requests.
+    // Whether it takes new requests: 0 or 1.
     uint32_t accepting;
     // Whether it is being drained.
     uint32_t draining;
     // Requests of ours that run there.
     uint32_t running;
-    // Slots of ours.
+    // Slots that this router is sure of.
     uint32_t slots;
     // Slots that an admission could take.
     uint32_t free_slots;
@@ -525,7 +535,66 @@ typedef struct {
     // Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than
     // ten seconds behind it. No time passes by them.
     uint64_t clock_jumps;
+    // Out: times that an engine put a request off to go on with it by itself.
+    uint64_t preempted_in_place;
+    // Out: of those adopted, how many had no slot or no room by our count.
+    uint64_t adopted_beyond;
+    // Out: requests sent to a worker that had no room by our count.
+    uint64_t sent_beyond;
+    // Out: requests whose ends are not told (`br_router_disown_sent`).
+    uint64_t disowned;
 } br_metrics;
+
+// All of one worker as it stands.
+typedef struct {
+    // `sizeof(br_rank)`.
+    size_t struct_size;
+    // Out: KV tokens that it reads each step, foreign ones included.
+    uint64_t load_tokens;
+    // Out: tokens by which it is below the most loaded worker.
+    double margin_tokens;
+    // Out: the lengths of our requests there, whatever they share.
+    uint64_t own_tokens;
+    // Out: KV tokens counted as used.
+    uint64_t kv_used_tokens;
+    // Out: KV tokens kept free for the growth of what runs.
+    uint64_t kv_growth_tokens;
+    // Out: KV tokens that fit; `BR_NONE64` for no bound.
+    uint64_t kv_capacity_tokens;
+    // Out: KV tokens that reports show beyond our requests: of others, or of blocks that nobody who runs
+    // holds.
+    uint64_t foreign_tokens;
+    // Out: tokens by which our requests hold less than their lengths, for they share.
+    uint64_t shared_tokens;
+    // Out: dispatches made.
+    uint64_t dispatches;
+    // Out: the last one acknowledged by a report.
+    uint64_t acknowledged;
+    // Out: milliseconds since a report was taken; `BR_NONE64` before the first.
+    uint64_t report_age_ms;
+    // Out: reports: taken, repeated, late, contradictory, restarted.
+    uint64_t reports[5];
+    // Out: worker id.
+    uint32_t worker;
+    // Out: whether it takes new requests: 0 or 1.
+    uint32_t accepting;
+    // Out: whether it is being drained: 0 or 1.
+    uint32_t draining;
+    // Out: requests of ours that run there, in whichever stage.
+    uint32_t running;
+    // Out: of these, how many have KV there and do not decode yet.
+    uint32_t held;
+    // Out: of these, how many the engine has put off.
+    uint32_t preempted;
+    // Out: of these, how many dispatches nothing has shown yet.
+    uint32_t unseen;
+    // Out: slots that this router is sure of.
+    uint32_t slots;
+    // Out: slots that an admission could take.
+    uint32_t free_slots;
+    // Out: requests that the last report showed and that are none of ours.
+    uint32_t foreign_requests;
+} br_rank;
 
 // A request that arrives. All fields but the first three may be zero.
 typedef struct {
@@ -533,9 +602,10 @@ typedef struct {
     size_t struct_size;
     // Unique among those that wait or run.
     uint64_t id;
-    // KV tokens that it brings, 1 to 2^22.
+    // Its length, 1 to 2^22: KV tokens that it brings, less those of `cached_tokens`.
     uint32_t prompt_tokens;
-    // Which of the fields below are set: `BR_HAS_RANK`, `BR_HAS_DEADLINE`, `BR_HAS_PROMPT_HASH`.
+    // Which of the fields below are set: `BR_HAS_RANK`, `BR_HAS_DEADLINE`, `BR_HAS_PROMPT_HASH`,
+    // `BR_HAS_MAX_TOKENS`.
     uint32_t fields;
     // The id of the only worker that may take it (a sticky session, an explicit rank).
     uint32_t rank;
@@ -547,6 +617,16 @@ typedef struct {
     uint32_t waited_steps;
     // Zero.
     uint32_t reserved;
+    // Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
+    // less, and one at least. Where this is not known, reports teach it.
+    uint32_t cached_tokens;
+    // Of the tokens that it brings, how many it has generated on a worker before, for one that comes back.
+    // It may be 0 for one that `br_router_preempt` has put off and that comes again with the length told.
+    uint32_t generated_tokens;
+    // Tokens that it may generate in all: no room is kept for more.
+    uint32_t max_tokens;
+    // Zero.
+    uint32_t reserved_too;
 } br_request;
 
 // One admission, numbered.
@@ -560,9 +640,27 @@ typedef struct {
     double score_tokens;
     // Worker id.
     uint32_t worker;
-    // Its length in tokens.
+    // KV tokens that it brings.
     uint32_t prompt_tokens;
 } br_dispatch;
+
+// What single requests gain on single workers in tokens, such as prefix affinity, and which workers they may
+// use. Rows are for one call: a request that waits on needs its row again in the next step.
+typedef struct {
+    // `sizeof(br_bonuses)`.
+    size_t struct_size;
+    // Number of requests that have a row.
+    size_t count;
+    // Their ids.
+    const uint64_t *ids;
+    // A row of one entry per worker, in order of id, for each; NULL for no bonus where `eligible` has rows.
+    const float *tokens;
+    // Which workers may take it: a row of one entry per worker, in order of id, for each, 0 for no and
+    // anything else for yes; NULL where any may.
+    const uint8_t *eligible;
+    // Entries of a row, as the caller has them: a call with other workers is refused. 0 says nothing.
+    size_t workers;
+} br_bonuses;
 
 // A request that leaves without having finished; it may be enqueued again.
 typedef struct {
@@ -578,25 +676,14 @@ typedef struct {
     uint32_t reserved;
 } br_returned;
 
-// What single requests gain on single workers in tokens, such as prefix affinity.
-typedef struct {
-    // `sizeof(br_bonuses)`.
-    size_t struct_size;
-    // Number of requests that have a bonus.
-    size_t count;
-    // Their ids.
-    const uint64_t *ids;
-    // A row of one entry per worker, in order of id, for each.
-    const float *tokens;
-} br_bonuses;
-
 // The answer of one step, in arrays of the caller.
 typedef struct {
     // `sizeof(br_plan)`.
     size_t struct_size;
     // Who enters which worker, in the order of decision.
     br_dispatch *admissions;
-    // Entries that `admissions` holds; as many as requests wait, or as all slots together, always suffice.
+    // Entries that `admissions` holds; as many as requests wait, or as all workers have slots together
+    // (those of other front ends too), always suffice.
     size_t admission_capacity;
     // Out: admissions; with `BR_SPACE` the capacity that suffices.
     size_t admission_count;
@@ -630,7 +717,8 @@ typedef struct {
     uint64_t last_dispatch;
     // Bit `i`: it had not received number `last_dispatch - 1 - i`.
     uint64_t missing;
-    // KV tokens in use.
+    // KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then
+    // taken to be as long as ours are in the mean.
     uint64_t kv_used_tokens;
     // KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
     uint64_t kv_capacity_tokens;
@@ -641,8 +729,12 @@ typedef struct {
     // Which life of the worker this is, 0 where it cannot tell: any other than before says that it has
     // started anew.
     uint64_t epoch;
-    // How long ago the KV tokens in use may have been measured, in milliseconds.
+    // How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
+    // and what has ended since may be in it. At most five seconds count.
     uint32_t age_ms;
+    // How long ago the KV tokens in use may have been measured, where they are older than the counts of
+    // requests, 1 at least; 0 or `BR_NONE64` where they are as old.
+    uint64_t kv_age_ms;
 } br_report;
 
 #ifdef __cplusplus
@@ -726,13 +818,8 @@ br_status br_router_counts(br_router *router, size_t *waiting, size_t *running);
 // How the router stands. Nothing of it is computed before.
 br_status br_router_metrics(br_router *router, br_metrics *metrics);
 
-// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen
-// at `now_ms` until the clock is read again, here, by `br_router_step` or by `br_router_place`. Without it
-// they happen at the last reading, and a wait begins at the next one.
-br_status br_router_at(br_router *router, uint64_t now_ms);
-
-// Lets a request wait for a step.
-br_status br_router_enqueue(br_router *router, const br_request *request);
+// How one worker stands.
+br_status br_router_rank(br_router *router, uint32_t worker, br_rank *rank);
 
 // A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
 // waits, and `dispatch->number` is 0. `bonus_tokens` has one entry per worker, in order of id, or is NULL
@@ -744,7 +831,36 @@ br_status br_router_place(br_router *router,
                           size_t bonus_count,
                           br_dispatch *dispatch);
 
-// Takes over a request that already runs on a worker (a restart, a warm start).
+// `br_router_place` by the row of `bonuses` that has the request's id, with eligibility; other rows say
+// nothing. `bonuses` may be NULL. The row is for this call: if the request waits, a step needs it again.
+br_status br_router_place_with(br_router *router,
+                               const br_request *request,
+                               uint64_t now_ms,
+                               const br_bonuses *bonuses,
+                               br_dispatch *dispatch);
+
+// A request enters a worker whether or not that has room: an engine queues whatever it is sent
+// (`br_metrics.sent_beyond`). With `BR_NONE` for `worker` it is its rank, if it has one, or else the worker
+// with room for it, or with the shortest queue for those that it serves, and of such ones the least loaded.
+// One that waits here waits no more.
+br_status br_router_send(br_router *router,
+                         const br_request *request,
+                         uint32_t worker,
+                         br_dispatch *dispatch);
+
+// Tells the time: `br_router_enqueue`, `br_router_send`, `br_router_report`, `br_router_finish`,
+// `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until the
+// clock is read again, here, by `br_router_step` or by a placement. Without it they happen at the last
+// reading, and a wait begins at the next one. Every other call happens at the last reading.
+br_status br_router_at(br_router *router, uint64_t now_ms);
+
+// Lets a request wait for a step.
+br_status br_router_enqueue(br_router *router, const br_request *request);
+
+// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes what
+// it had preempted): `prompt_tokens` are those without the `generated_tokens` of this call, which count, not
+// those of the struct. What an engine says it runs is so: also past the worker's slots and capacity
+// (`br_metrics.adopted_beyond`), where it waits here, and where we believed it to run elsewhere.
 br_status br_router_adopt(br_router *router,
                           const br_request *request,
                           uint32_t worker,
@@ -753,12 +869,21 @@ br_status br_router_adopt(br_router *router,
 // A running request has sent its last token. `worker` and `generated_tokens` may be NULL.
 br_status br_router_finish(br_router *router, uint64_t id, uint32_t *worker, uint32_t *generated_tokens);
 
+// `br_router_finish` of the life that a dispatch began: the end of an older life, which came late, ends
+// nothing. `generated_tokens` may be NULL.
+br_status br_router_finish_dispatch(br_router *router,
+                                    const br_dispatch *dispatch,
+                                    uint32_t *generated_tokens);
+
 // A waiting or running request was given up. `worker`, which may be NULL, gets the one that it ran on,
 // `BR_NONE` if it waited.
 br_status br_router_abort(br_router *router, uint64_t id, uint32_t *worker);
 
+// `br_router_abort` of the life that a dispatch began. One that waits has none: it stays.
+br_status br_router_abort_dispatch(br_router *router, const br_dispatch *dispatch);
+
 // The engine took a running request's KV cache away: it leaves, to be enqueued again with the length in
-// `prompt_tokens`, which may be NULL.
+// `prompt_tokens`, which may be NULL. Where the engine itself goes on with it: `br_router_preempted`.
 br_status br_router_preempt(br_router *router, uint64_t id, uint32_t *prompt_tokens);
 
 // One lock-step decode step has run: every running request has a token more, everybody who waits has waited
@@ -770,6 +895,43 @@ br_status br_router_progress(br_router *router, uint32_t worker, uint32_t tokens
 
 // One running request has `tokens` more.
 br_status br_router_progress_request(br_router *router, uint64_t id, uint32_t tokens);
+
+// `br_router_progress_request` for `count` requests, at a fraction of its cost: `tokens` has what each has
+// more, NULL for one each. Those that do not run are passed over: engines bring tokens of requests that were
+// given up here. How many have grown into `grown`, which may be NULL.
+br_status br_router_progress_requests(br_router *router,
+                                      const uint64_t *ids,
+                                      const uint32_t *tokens,
+                                      size_t count,
+                                      size_t *grown);
+
+// A running request has KV on its worker and does not decode yet: its cache is on the way from a prefill
+// node, or is filled part by part. It weighs its whole length and does not grow until
+// `br_router_transfer_done` or a token of its own (`br_router_progress_request`).
+br_status br_router_held(br_router *router, uint64_t id);
+
+// A running request decodes from now on: its KV cache is there. Of one that is preempted it changes nothing.
+br_status br_router_transfer_done(br_router *router, uint64_t id);
+
+// The engine has taken a running request's KV cache away and will go on with it by itself: it stays on its
+// worker, room for its length is kept there, and it does not grow until `br_router_resumed` or a token of
+// its own. Where the caller is to send it again: `br_router_preempt`.
+br_status br_router_preempted(br_router *router, uint64_t id);
+
+// The engine goes on with a request that it had preempted. Of one that is not preempted it changes nothing.
+br_status br_router_resumed(br_router *router, uint64_t id);
+
+// The ends of requests will not be told: whatever was sent to a worker by `until_ms`, a time of the clock
+// that was read last (`BR_NONE64`: whenever), and that nothing has shown, is foreign there from now on, for
+// the next report to measure. Their ids into an array of `capacity` entries, how many into `count`. As many
+// as `br_rank.unseen` says always suffice; with less than may be needed nothing happens but `BR_SPACE`, and
+// `count` says what suffices.
+br_status br_router_disown_sent(br_router *router,
+                                uint32_t worker,
+                                uint64_t until_ms,
+                                uint64_t *ids,
+                                size_t capacity,
+                                size_t *count);
 
 // Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that
 // waits or runs comes back as `BR_RECOVERED`, told by `br_router_returned` and the next step. Workers stay,
@@ -797,6 +959,30 @@ br_status br_router_add_worker(br_router *router,
                                uint64_t kv_capacity_tokens,
                                float weight,
                                uint32_t *worker);
+
+// `br_router_add_worker` for one that is yet to come: it takes nobody until `br_router_set_accepting` says
+// that it is there, and until then requests wait that only it could hold.
+br_status br_router_announce_worker(br_router *router,
+                                    uint32_t slots,
+                                    uint64_t kv_capacity_tokens,
+                                    float weight,
+                                    uint32_t *worker);
+
+// A worker has these slots, this KV capacity and this weight from now on. What runs there runs on, also
+// where it is more than fits now.
+br_status br_router_configure_worker(br_router *router,
+                                     uint32_t worker,
+                                     uint32_t slots,
+                                     uint64_t kv_capacity_tokens,
+                                     float weight);
+
+// A worker as it is configured now, all of it whatever the share; a report may have changed its capacity.
+// `slots`, `kv_capacity_tokens` (`BR_NONE64` for no bound) and `weight` may be NULL.
+br_status br_router_worker_config(br_router *router,
+                                  uint32_t worker,
+                                  uint32_t *slots,
+                                  uint64_t *kv_capacity_tokens,
+                                  float *weight);
 
 // A worker takes nobody new; what runs there runs on. Requests that wait for it alone are returned by the
 // next step.

@@ -28,12 +28,12 @@ pub enum br_status {
     /// The library itself has failed in this call. An assigner decides on; a router may have lost its count,
     /// and then answers BR_BROKEN.
     BR_INTERNAL = 6,
-    /// The request neither waits nor runs; for calls about running requests: it does not run.
+    /// The request neither waits nor runs; for calls about running requests: it does not run; for calls about
+    /// a dispatch: it waits, or runs by another.
     BR_UNKNOWN_REQUEST = 7,
-    /// No such worker: never there, or removed.
+    /// No such worker: never there, or removed; for a request that any may take: there is none.
     BR_UNKNOWN_WORKER = 8,
-    /// A call that does not fit the router's state: an id that runs already, no free slot, a dispatch that
-    /// was never made.
+    /// A call that does not fit the router's state: an id that runs already, a dispatch that was never made.
     BR_STATE = 9,
     /// An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover`
     /// helps. Nothing has happened.
@@ -357,6 +357,18 @@ pub(crate) unsafe fn needed<'a, T>(what: &str, at: *const T, count: usize) -> Re
         None if count == 0 => Ok(&[]),
         None => Err(Failure::argument(format!("{what}: expected {count} entries, found NULL"))),
     }
+}
+
+/// A struct of one size for all versions.
+///
+/// # Safety
+/// `at` is NULL or points to one that may be read.
+pub(crate) unsafe fn input<T: Copy>(what: &str, at: *const T) -> Result<T, Failure> {
+    if at.is_null() || !at.is_aligned() {
+        return Err(Failure::argument(format!("{what}: expected an aligned pointer, found {at:p}")));
+    }
+    // SAFETY: not NULL, aligned, and the caller's word.
+    Ok(unsafe { at.read() })
 }
 
 /// A place of the caller to write to.

@@ -117,20 +117,18 @@ fn a_router_allocates_until_it_is_warm() {
         let arrivals: Vec<br_request> = (waiting..32)
             .map(|_| {
                 next_id += 1;
-                br_request {
-                    struct_size: size_of::<br_request>(),
-                    id: next_id,
-                    prompt_tokens: 1 + draw.below(5_000) as u32,
-                    fields: 0,
-                    rank: 0,
-                    deadline_steps: 0,
-                    prompt_hash: 0,
-                    waited_steps: 0,
-                    reserved: 0,
-                }
+                // SAFETY: every field may be zero.
+                let mut arrival: br_request = unsafe { std::mem::zeroed() };
+                arrival.struct_size = size_of::<br_request>();
+                arrival.id = next_id;
+                arrival.prompt_tokens = 1 + draw.below(5_000) as u32;
+                arrival
             })
             .collect();
         running.sort_unstable_by_key(|&(_, end)| std::cmp::Reverse(end));
+        let ids: Vec<u64> = running.iter().map(|&(id, _)| id).collect();
+        let no_tokens = vec![0; ids.len()];
+        let mut grown = 0;
         // SAFETY: see above.
         let mut plan: br_plan = unsafe { std::mem::zeroed() };
         plan.struct_size = size_of::<br_plan>();
@@ -144,6 +142,9 @@ fn a_router_allocates_until_it_is_warm() {
                 }
                 assert_eq!(br_router_step(router, step, null(), &mut plan), br_status::BR_OK);
                 assert_eq!(br_router_advance(router), br_status::BR_OK);
+                let (count, tokens) = (ids.len(), no_tokens.as_ptr());
+                let done = br_router_progress_requests(router, ids.as_ptr(), tokens, count, &mut grown);
+                assert_eq!((done, grown), (br_status::BR_OK, count));
                 while running.last().is_some_and(|&(_, end)| end <= step) {
                     let (id, _) = running.pop().expect("there is a last");
                     assert_eq!(br_router_finish(router, id, null_mut(), null_mut()), br_status::BR_OK);

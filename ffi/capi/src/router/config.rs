@@ -49,7 +49,8 @@ pub struct br_router_config {
     pub mode: u32,
     /// Used with `BR_MIXED`.
     pub mixed_free_slots: u32,
-    /// Which part of every worker is this router's, below `share_of`; 0.
+    /// Which part of every worker this router is sure of, below `share_of`; 0. Beyond it, it takes its turn
+    /// with the others at what reports show to be free.
     pub share_index: u32,
     /// Number of front ends that feed the same workers; 1.
     pub share_of: u32,
@@ -63,6 +64,11 @@ pub struct br_router_config {
     pub silence_timeout_ms: u64,
     /// A request is returned when it has waited this long; `BR_NONE64` for never, the default.
     pub expire_after_ms: u64,
+    /// Whether requests reach a worker in the order of their dispatch: a token of one then shows that the
+    /// worker has those sent before it; 0.
+    pub in_order: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 // SAFETY: begins with its size; NULL and zero are allowed everywhere.
@@ -107,6 +113,8 @@ pub unsafe extern "C" fn br_router_defaults(config: *mut br_router_config) -> br
             dispatch_timeout_ms: BR_NONE64,
             silence_timeout_ms: BR_NONE64,
             expire_after_ms: BR_NONE64,
+            in_order: 0,
+            reserved: 0,
         };
         // SAFETY: checked above.
         unsafe { write_versioned(&found, config) };
@@ -151,6 +159,10 @@ unsafe fn read_config(from: &br_router_config) -> Result<(RouterConfig, bool), F
         let limit = balanceroute::batch::MAX_WORKERS;
         return Err(balanceroute::BatchError::TooManyWorkers { limit, found: count }.into());
     }
+    if from.reserved != 0 {
+        let found = from.reserved;
+        return Err(Failure::argument(format!("br_router_config.reserved: expected 0, found {found}")));
+    }
     // SAFETY: the caller's word.
     let (slots, capacity, weight) = unsafe {
         (
@@ -181,6 +193,7 @@ unsafe fn read_config(from: &br_router_config) -> Result<(RouterConfig, bool), F
         .ends_horizon_steps(from.ends_horizon_steps)
         .mode(mode)
         .share(Share::new(from.share_index, from.share_of))
+        .in_order(from.in_order != 0)
         .dispatch_timeout_ms(some64(from.dispatch_timeout_ms))
         .silence_timeout_ms(some64(from.silence_timeout_ms))
         .expire_after_ms(some64(from.expire_after_ms));

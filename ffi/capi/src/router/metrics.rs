@@ -31,7 +31,7 @@ impl From<Histogram> for br_histogram {
     }
 }
 
-/// One worker as it stands.
+/// One worker as it stands, an entry of `br_metrics.ranks`; `br_rank` says more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct br_rank_metrics {
@@ -43,7 +43,7 @@ pub struct br_rank_metrics {
     pub kv_used_tokens: u64,
     /// KV tokens kept free for the growth of what runs.
     pub kv_growth_tokens: u64,
-    /// KV tokens that fit, our share of them; `BR_NONE64` for no bound.
+    /// KV tokens that fit; `BR_NONE64` for no bound.
     pub kv_capacity_tokens: u64,
     /// Tokens that the last report showed and that are none of ours.
     pub foreign_tokens: u64,
@@ -57,13 +57,13 @@ pub struct br_rank_metrics {
     pub reports: [u64; 5],
     /// Worker id.
     pub worker: u32,
-    /// Whether it takes new requests.
+    /// Whether it takes new requests: 0 or 1.
     pub accepting: u32,
     /// Whether it is being drained.
     pub draining: u32,
     /// Requests of ours that run there.
     pub running: u32,
-    /// Slots of ours.
+    /// Slots that this router is sure of.
     pub slots: u32,
     /// Slots that an admission could take.
     pub free_slots: u32,
@@ -128,6 +128,73 @@ pub struct br_metrics {
     /// Out: jumps of the caller's clock: readings more than ten minutes ahead of the last one or more than
     /// ten seconds behind it. No time passes by them.
     pub clock_jumps: u64,
+    /// Out: times that an engine put a request off to go on with it by itself.
+    pub preempted_in_place: u64,
+    /// Out: of those adopted, how many had no slot or no room by our count.
+    pub adopted_beyond: u64,
+    /// Out: requests sent to a worker that had no room by our count.
+    pub sent_beyond: u64,
+    /// Out: requests whose ends are not told (`br_router_disown_sent`).
+    pub disowned: u64,
+}
+
+/// All of one worker as it stands.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct br_rank {
+    /// `sizeof(br_rank)`.
+    pub struct_size: usize,
+    /// Out: KV tokens that it reads each step, foreign ones included.
+    pub load_tokens: u64,
+    /// Out: tokens by which it is below the most loaded worker.
+    pub margin_tokens: f64,
+    /// Out: the lengths of our requests there, whatever they share.
+    pub own_tokens: u64,
+    /// Out: KV tokens counted as used.
+    pub kv_used_tokens: u64,
+    /// Out: KV tokens kept free for the growth of what runs.
+    pub kv_growth_tokens: u64,
+    /// Out: KV tokens that fit; `BR_NONE64` for no bound.
+    pub kv_capacity_tokens: u64,
+    /// Out: KV tokens that reports show beyond our requests: of others, or of blocks that nobody who runs
+    /// holds.
+    pub foreign_tokens: u64,
+    /// Out: tokens by which our requests hold less than their lengths, for they share.
+    pub shared_tokens: u64,
+    /// Out: dispatches made.
+    pub dispatches: u64,
+    /// Out: the last one acknowledged by a report.
+    pub acknowledged: u64,
+    /// Out: milliseconds since a report was taken; `BR_NONE64` before the first.
+    pub report_age_ms: u64,
+    /// Out: reports: taken, repeated, late, contradictory, restarted.
+    pub reports: [u64; 5],
+    /// Out: worker id.
+    pub worker: u32,
+    /// Out: whether it takes new requests: 0 or 1.
+    pub accepting: u32,
+    /// Out: whether it is being drained: 0 or 1.
+    pub draining: u32,
+    /// Out: requests of ours that run there, in whichever stage.
+    pub running: u32,
+    /// Out: of these, how many have KV there and do not decode yet.
+    pub held: u32,
+    /// Out: of these, how many the engine has put off.
+    pub preempted: u32,
+    /// Out: of these, how many dispatches nothing has shown yet.
+    pub unseen: u32,
+    /// Out: slots that this router is sure of.
+    pub slots: u32,
+    /// Out: slots that an admission could take.
+    pub free_slots: u32,
+    /// Out: requests that the last report showed and that are none of ours.
+    pub foreign_requests: u32,
+}
+
+// SAFETY: begins with its size; zero is allowed everywhere.
+unsafe impl Versioned for br_rank {
+    const NAME: &'static str = "br_rank";
+    const FIRST_SIZE: usize = offset_of!(br_rank, foreign_requests) + size_of::<u32>();
 }
 
 // SAFETY: begins with its size; NULL and zero are allowed everywhere.
@@ -171,6 +238,27 @@ pub unsafe extern "C" fn br_router_metrics(router: *mut br_router, metrics: *mut
             let done = fill_metrics(&state.metrics, &mut found);
             write_versioned(&found, metrics);
             done
+        })
+    }
+}
+
+/// How one worker stands.
+///
+/// # Safety
+/// `router` is NULL or alive, `rank` NULL or a struct.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_rank(
+    router: *mut br_router,
+    worker: u32,
+    rank: *mut br_rank,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            let found = read_versioned(rank)?;
+            let told = rank_told(found.struct_size, &state.router.rank_metrics(worker)?);
+            write_versioned(&told, rank);
+            Ok(())
         })
     }
 }
@@ -222,6 +310,10 @@ unsafe fn fill_metrics(of: &Metrics, into: &mut br_metrics) -> Result<(), Failur
         }
     }
     into.clock_jumps = counters.clock_jumps;
+    into.preempted_in_place = counters.preempted_in_place;
+    into.adopted_beyond = counters.adopted_beyond;
+    into.sent_beyond = counters.sent_beyond;
+    into.disowned = counters.disowned;
     into.decide_ns = counters.decide_ns.into();
     into.wait_ms = counters.wait_ms.into();
     into.wait_steps = counters.wait_steps.into();
@@ -249,5 +341,34 @@ fn rank_metrics(of: &RankMetrics) -> br_rank_metrics {
         free_slots: of.free_slots,
         foreign_requests: of.foreign_requests,
         unseen: of.unseen,
+    }
+}
+
+fn rank_told(struct_size: usize, of: &RankMetrics) -> br_rank {
+    let ReportCounts { taken, repeated, late, contradictory, restarted } = of.reports;
+    br_rank {
+        struct_size,
+        load_tokens: of.load_tokens,
+        margin_tokens: of.margin_tokens,
+        own_tokens: of.own_tokens,
+        kv_used_tokens: of.kv_used_tokens,
+        kv_growth_tokens: of.kv_growth_tokens,
+        kv_capacity_tokens: of.kv_capacity_tokens.unwrap_or(BR_NONE64),
+        foreign_tokens: of.foreign_tokens,
+        shared_tokens: of.shared_tokens,
+        dispatches: of.dispatches,
+        acknowledged: of.acknowledged,
+        report_age_ms: of.report_age_ms.unwrap_or(BR_NONE64),
+        reports: [taken, repeated, late, contradictory, restarted],
+        worker: of.worker.0,
+        accepting: of.accepting.into(),
+        draining: of.draining.into(),
+        running: of.running,
+        held: of.held,
+        preempted: of.preempted,
+        unseen: of.unseen,
+        slots: of.slots,
+        free_slots: of.free_slots,
+        foreign_requests: of.foreign_requests,
     }
 }

@@ -3,8 +3,11 @@
 mod config;
 mod explain;
 mod metrics;
+mod placement;
 mod requests;
+mod stages;
 mod step;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -19,8 +22,11 @@ use balanceroute::{RequestId, Router, RouterError, WaitReason};
 pub use self::config::*;
 pub use self::explain::*;
 pub use self::metrics::*;
+pub use self::placement::*;
 pub use self::requests::*;
+pub use self::stages::*;
 pub use self::step::*;
+pub use self::terms::*;
 pub use self::workers::*;
 use crate::BR_NONE64;
 use crate::guard::{Failure, Handle, Mend, br_status, copy_text, free};
@@ -28,9 +34,10 @@ use crate::guard::{Failure, Handle, Mend, br_status, copy_text, free};
 /// A cluster's state across steps and the policy that decides. Calls with one handle come one at a time, from
 /// any thread.
 ///
-/// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or
-/// `br_router_preempt`, or as a `br_returned`. `now_ms` is the caller's clock in milliseconds, any origin; a
-/// clock that is set back or far ahead neither stops nor moves the time here.
+/// Every request that was let in leaves exactly once: by `br_router_finish`, `br_router_abort` or what they
+/// do for one dispatch, by `br_router_preempt` or `br_router_disown_sent`, or as a `br_returned`. `now_ms` is
+/// the caller's clock in milliseconds, any origin; a clock that is set back or far ahead neither stops nor
+/// moves the time here.
 pub struct br_router(Handle<State>);
 
 struct State {
@@ -39,7 +46,12 @@ struct State {
     /// Requests that have left and that the caller has not been told of yet, oldest first.
     returned: Vec<Returned>,
     waiting: Vec<(RequestId, WaitReason)>,
-    bonus_of: HashMap<u64, usize>,
+    /// Rows of the terms of the call under way.
+    row_of: HashMap<u64, usize>,
+    /// Who grows by the call under way.
+    grown: Vec<(RequestId, u32)>,
+    /// Who ends to be ours by it.
+    disowned: Vec<RequestId>,
     /// What `br_router_at` has said, until the next reading of the clock.
     now_ms: Option<u64>,
 }
@@ -51,7 +63,9 @@ impl State {
             metrics: Metrics::default(),
             returned: Vec::new(),
             waiting: Vec::new(),
-            bonus_of: HashMap::new(),
+            row_of: HashMap::new(),
+            grown: Vec::new(),
+            disowned: Vec::new(),
             now_ms: None,
         }
     }
@@ -84,7 +98,7 @@ impl br_router {
 impl From<RouterError> for Failure {
     fn from(error: RouterError) -> Self {
         let status = match &error {
-            RouterError::Batch(_) => br_status::BR_BATCH,
+            RouterError::Batch(_) | RouterError::Generated { .. } => br_status::BR_BATCH,
             RouterError::Policy(_) => br_status::BR_POLICY,
             RouterError::Unknown { .. }
             | RouterError::NotRunning { .. }

@@ -2,11 +2,11 @@
 
 use std::mem::offset_of;
 
-use balanceroute::{Dispatch, Placement, Request, WorkerId};
+use balanceroute::{Dispatch, Request, RequestId, WorkerId};
 
-use super::{br_router, check_bonuses, write_if};
+use super::{br_router, write_if};
 use crate::BR_NONE;
-use crate::guard::{Failure, Versioned, array, br_status, maybe_output, needed, output, read_versioned};
+use crate::guard::{Failure, Versioned, array, br_status, input, maybe_output, needed, read_versioned};
 
 /// `br_request.fields`: `rank` is set.
 pub const BR_HAS_RANK: u32 = 1;
@@ -17,6 +17,9 @@ pub const BR_HAS_DEADLINE: u32 = 2;
 /// `br_request.fields`: `prompt_hash` is set.
 pub const BR_HAS_PROMPT_HASH: u32 = 4;
 
+/// `br_request.fields`: `max_tokens` is set.
+pub const BR_HAS_MAX_TOKENS: u32 = 8;
+
 /// A request that arrives. All fields but the first three may be zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +28,10 @@ pub struct br_request {
     pub struct_size: usize,
     /// Unique among those that wait or run.
     pub id: u64,
-    /// KV tokens that it brings, 1 to 2^22.
+    /// Its length, 1 to 2^22: KV tokens that it brings, less those of `cached_tokens`.
     pub prompt_tokens: u32,
-    /// Which of the fields below are set: `BR_HAS_RANK`, `BR_HAS_DEADLINE`, `BR_HAS_PROMPT_HASH`.
+    /// Which of the fields below are set: `BR_HAS_RANK`, `BR_HAS_DEADLINE`, `BR_HAS_PROMPT_HASH`,
+    /// `BR_HAS_MAX_TOKENS`.
     pub fields: u32,
     /// The id of the only worker that may take it (a sticky session, an explicit rank).
     pub rank: u32,
@@ -39,6 +43,16 @@ pub struct br_request {
     pub waited_steps: u32,
     /// Zero.
     pub reserved: u32,
+    /// Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
+    /// less, and one at least. Where this is not known, reports teach it.
+    pub cached_tokens: u32,
+    /// Of the tokens that it brings, how many it has generated on a worker before, for one that comes back.
+    /// It may be 0 for one that `br_router_preempt` has put off and that comes again with the length told.
+    pub generated_tokens: u32,
+    /// Tokens that it may generate in all: no room is kept for more.
+    pub max_tokens: u32,
+    /// Zero.
+    pub reserved_too: u32,
 }
 
 // SAFETY: begins with its size; zero is allowed everywhere.
@@ -60,24 +74,33 @@ pub struct br_dispatch {
     pub score_tokens: f64,
     /// Worker id.
     pub worker: u32,
-    /// Its length in tokens.
+    /// KV tokens that it brings.
     pub prompt_tokens: u32,
 }
 
 /// # Safety
 /// `from` is NULL or as the header says.
-unsafe fn read_request(from: *const br_request) -> Result<Request<WorkerId>, Failure> {
+pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<WorkerId>, Failure> {
     // SAFETY: passed on.
     let from = unsafe { read_versioned(from) }?;
-    let known = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH;
-    if from.fields & !known != 0 || from.reserved != 0 {
+    let has = |flag: u32| from.fields & flag != 0;
+    // A struct of the first version has no more fields to be set.
+    let size = from.struct_size;
+    let later = if size < offset_of!(br_request, reserved_too) { 0 } else { BR_HAS_MAX_TOKENS };
+    let known = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | later;
+    if has(!known) {
         let found = from.fields;
         return Err(Failure::argument(format!(
-            "br_request.fields: expected flags of {known:#x}, found {found:#x}"
+            "br_request.fields: expected flags of {known:#x} in {size} bytes, found {found:#x}"
         )));
     }
-    let has = |flag: u32| from.fields & flag != 0;
+    if let Some(found) = [from.reserved, from.reserved_too].into_iter().find(|&found| found != 0) {
+        return Err(Failure::argument(format!("br_request.reserved: expected 0, found {found}")));
+    }
     Ok(Request::new(from.id, from.prompt_tokens)
+        .cached(from.cached_tokens)
+        .generated(from.generated_tokens)
+        .max_tokens(has(BR_HAS_MAX_TOKENS).then_some(from.max_tokens))
         .waited(from.waited_steps)
         .deadline(has(BR_HAS_DEADLINE).then_some(from.deadline_steps))
         .hash(has(BR_HAS_PROMPT_HASH).then_some(from.prompt_hash))
@@ -89,9 +112,15 @@ pub(super) fn dispatch_of(of: &Dispatch) -> br_dispatch {
     br_dispatch { id: id.0, number, score_tokens, worker: worker.0, prompt_tokens }
 }
 
-/// Tells the time: `br_router_enqueue`, `br_router_report`, `br_router_finish` and `br_router_abort` happen
-/// at `now_ms` until the clock is read again, here, by `br_router_step` or by `br_router_place`. Without it
-/// they happen at the last reading, and a wait begins at the next one.
+fn told_dispatch(of: &br_dispatch) -> Dispatch {
+    let &br_dispatch { id, number, score_tokens, worker, prompt_tokens } = of;
+    Dispatch { id: RequestId(id), worker: WorkerId(worker), number, prompt_tokens, score_tokens }
+}
+
+/// Tells the time: `br_router_enqueue`, `br_router_send`, `br_router_report`, `br_router_finish`,
+/// `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until the
+/// clock is read again, here, by `br_router_step` or by a placement. Without it they happen at the last
+/// reading, and a wait begins at the next one. Every other call happens at the last reading.
 ///
 /// # Safety
 /// `router` is NULL or alive.
@@ -118,67 +147,10 @@ pub unsafe extern "C" fn br_router_enqueue(router: *mut br_router, request: *con
     }
 }
 
-/// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
-/// waits, and `dispatch->number` is 0. `bonus_tokens` has one entry per worker, in order of id, or is NULL
-/// with a `bonus_count` of 0.
-///
-/// # Safety
-/// `router` is NULL or alive, structs and arrays are as the header says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn br_router_place(
-    router: *mut br_router,
-    request: *const br_request,
-    now_ms: u64,
-    bonus_tokens: *const f32,
-    bonus_count: usize,
-    dispatch: *mut br_dispatch,
-) -> br_status {
-    // SAFETY: the caller's word.
-    unsafe {
-        br_router::enter(router, |state| {
-            let request = read_request(request)?;
-            let dispatch = output("dispatch", dispatch)?;
-            // NULL is no row, but not one of so many entries.
-            let bonus = match array("bonus_tokens", bonus_tokens, bonus_count)? {
-                None => (bonus_count > 0)
-                    .then(|| needed("bonus_tokens", bonus_tokens, bonus_count))
-                    .transpose()?,
-                row => row,
-            };
-            let placement = match bonus {
-                None => state.router.place(request, now_ms)?,
-                Some(row) => {
-                    let expected = state.router.worker_ids().len();
-                    if row.len() != expected {
-                        let found = row.len();
-                        let text = format!("bonus_count: expected {expected}, one per worker, found {found}");
-                        return Err(Failure::argument(text));
-                    }
-                    check_bonuses("bonus_tokens", row)?;
-                    let mut terms = |_: &Request, into: &mut [f32]| {
-                        into.copy_from_slice(row);
-                        true
-                    };
-                    state.router.place_with(request, now_ms, &mut terms)?
-                }
-            };
-            state.now_ms = None;
-            dispatch.write(match placement {
-                Placement::Placed(found) => dispatch_of(&found),
-                Placement::Waits => br_dispatch {
-                    id: request.id.0,
-                    number: 0,
-                    score_tokens: 0.0,
-                    worker: BR_NONE,
-                    prompt_tokens: request.prompt_tokens,
-                },
-            });
-            Ok(())
-        })
-    }
-}
-
-/// Takes over a request that already runs on a worker (a restart, a warm start).
+/// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes what
+/// it had preempted): `prompt_tokens` are those without the `generated_tokens` of this call, which count, not
+/// those of the struct. What an engine says it runs is so: also past the worker's slots and capacity
+/// (`br_metrics.adopted_beyond`), where it waits here, and where we believed it to run elsewhere.
 ///
 /// # Safety
 /// `router` is NULL or alive, `request` NULL or a struct.
@@ -221,6 +193,29 @@ pub unsafe extern "C" fn br_router_finish(
     }
 }
 
+/// `br_router_finish` of the life that a dispatch began: the end of an older life, which came late, ends
+/// nothing. `generated_tokens` may be NULL.
+///
+/// # Safety
+/// `router` is NULL or alive, `dispatch` NULL or a struct, `generated_tokens` NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_finish_dispatch(
+    router: *mut br_router,
+    dispatch: *const br_dispatch,
+    generated_tokens: *mut u32,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            let dispatch = input("dispatch", dispatch)?;
+            let generated_tokens = maybe_output("generated_tokens", generated_tokens)?;
+            let finished = state.router.finish_dispatch(&told_dispatch(&dispatch), state.now_ms)?;
+            write_if(generated_tokens, finished.generated_tokens);
+            Ok(())
+        })
+    }
+}
+
 /// A waiting or running request was given up. `worker`, which may be NULL, gets the one that it ran on,
 /// `BR_NONE` if it waited.
 ///
@@ -239,8 +234,27 @@ pub unsafe extern "C" fn br_router_abort(router: *mut br_router, id: u64, worker
     }
 }
 
+/// `br_router_abort` of the life that a dispatch began. One that waits has none: it stays.
+///
+/// # Safety
+/// `router` is NULL or alive, `dispatch` NULL or a struct.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_abort_dispatch(
+    router: *mut br_router,
+    dispatch: *const br_dispatch,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            let dispatch = input("dispatch", dispatch)?;
+            state.router.abort_dispatch(&told_dispatch(&dispatch), state.now_ms)?;
+            Ok(())
+        })
+    }
+}
+
 /// The engine took a running request's KV cache away: it leaves, to be enqueued again with the length in
-/// `prompt_tokens`, which may be NULL.
+/// `prompt_tokens`, which may be NULL. Where the engine itself goes on with it: `br_router_preempted`.
 ///
 /// # Safety
 /// `router` is NULL or alive, `prompt_tokens` NULL or may be written.
@@ -299,4 +313,32 @@ pub unsafe extern "C" fn br_router_progress_request(
 ) -> br_status {
     // SAFETY: the caller's word.
     unsafe { br_router::enter(router, |state| Ok(state.router.progress_request(id, tokens)?)) }
+}
+
+/// `br_router_progress_request` for `count` requests, at a fraction of its cost: `tokens` has what each has
+/// more, NULL for one each. Those that do not run are passed over: engines bring tokens of requests that were
+/// given up here. How many have grown into `grown`, which may be NULL.
+///
+/// # Safety
+/// `router` is NULL or alive, arrays are NULL or have `count` entries, `grown` is NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_progress_requests(
+    router: *mut br_router,
+    ids: *const u64,
+    tokens: *const u32,
+    count: usize,
+    grown: *mut usize,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            let grown = maybe_output("grown", grown)?;
+            let (ids, tokens) = (needed("ids", ids, count)?, array("tokens", tokens, count)?);
+            state.grown.clear();
+            let more = |at: usize| tokens.map_or(1, |of| of[at]);
+            state.grown.extend(ids.iter().enumerate().map(|(at, &id)| (RequestId(id), more(at))));
+            write_if(grown, state.router.progress_requests(&state.grown)?);
+            Ok(())
+        })
+    }
 }

@@ -2,12 +2,12 @@
 
 use std::mem::offset_of;
 
-use balanceroute::{Request, ReturnReason, WorkerId};
+use balanceroute::{ReturnReason, WorkerId};
 
-use super::{State, br_dispatch, br_router, check_bonuses, dispatch_of, write_if};
+use super::{State, br_bonuses, br_dispatch, br_router, dispatch_of, read_bonuses, read_terms, write_if};
 use crate::BR_NONE;
 use crate::guard::{
-    Failure, Handle, Versioned, br_status, maybe_output, needed, output, read_versioned, write_versioned,
+    Failure, Handle, Versioned, br_status, maybe_output, output, read_versioned, write_versioned,
 };
 
 /// Why a request comes back.
@@ -74,7 +74,8 @@ pub struct br_plan {
     pub struct_size: usize,
     /// Who enters which worker, in the order of decision.
     pub admissions: *mut br_dispatch,
-    /// Entries that `admissions` holds; as many as requests wait, or as all slots together, always suffice.
+    /// Entries that `admissions` holds; as many as requests wait, or as all workers have slots together
+    /// (those of other front ends too), always suffice.
     pub admission_capacity: usize,
     /// Out: admissions; with `BR_SPACE` the capacity that suffices.
     pub admission_count: usize,
@@ -101,26 +102,6 @@ pub struct br_plan {
 unsafe impl Versioned for br_plan {
     const NAME: &'static str = "br_plan";
     const FIRST_SIZE: usize = offset_of!(br_plan, imbalance_after_tokens) + size_of::<f64>();
-}
-
-/// What single requests gain on single workers in tokens, such as prefix affinity.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct br_bonuses {
-    /// `sizeof(br_bonuses)`.
-    pub struct_size: usize,
-    /// Number of requests that have a bonus.
-    pub count: usize,
-    /// Their ids.
-    pub ids: *const u64,
-    /// A row of one entry per worker, in order of id, for each.
-    pub tokens: *const f32,
-}
-
-// SAFETY: begins with its size; NULL and zero are allowed everywhere.
-unsafe impl Versioned for br_bonuses {
-    const NAME: &'static str = "br_bonuses";
-    const FIRST_SIZE: usize = 4 * size_of::<usize>();
 }
 
 /// Begins anew, whatever has happened to the count, and is the way out of `BR_BROKEN`: every request that
@@ -207,7 +188,7 @@ pub unsafe extern "C" fn br_router_step(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let bonuses = if bonuses.is_null() { None } else { Some(read_versioned(bonuses)?) };
+            let bonuses = read_bonuses(bonuses)?;
             let mut found = read_versioned(plan)?;
             let done = state.step(now_ms, bonuses.as_ref(), &mut found);
             write_versioned(&found, plan);
@@ -226,9 +207,13 @@ impl State {
         plan: &mut br_plan,
     ) -> Result<(), Failure> {
         (plan.admission_count, plan.returned_count, plan.returned_left) = (0, 0, self.returned.len());
-        // A step may free slots before it decides, so that all of them count.
-        let slots = self.router.workers().iter().map(|of| u64::from(of.running) + u64::from(of.free_slots));
-        let most = slots.sum::<u64>().min(self.router.pool().len() as u64) as usize;
+        // A step may free slots before it decides, and what a front end may borrow changes with the time: of
+        // no worker more than it has.
+        let mut slots = 0;
+        for &worker in self.router.worker_ids() {
+            slots += u64::from(self.router.worker_config(worker)?.slots);
+        }
+        let most = slots.min(self.router.pool().len() as u64) as usize;
         if most > plan.admission_capacity {
             plan.admission_count = most;
             let found = plan.admission_capacity;
@@ -244,35 +229,12 @@ impl State {
                 "br_plan.admissions, returned: expected aligned arrays, found NULL or others",
             ));
         }
-        let answer = match bonuses.filter(|bonuses| bonuses.count > 0) {
+        let answer = match bonuses {
             None => self.router.step(now_ms)?,
-            Some(bonuses) => {
-                let workers = self.router.worker_ids().len();
+            Some(rows) => {
                 // SAFETY: the caller's word.
-                let (ids, rows) = unsafe {
-                    let count = bonuses.count.saturating_mul(workers);
-                    (
-                        needed("br_bonuses.ids", bonuses.ids, bonuses.count)?,
-                        needed("br_bonuses.tokens", bonuses.tokens, count)?,
-                    )
-                };
-                check_bonuses("br_bonuses.tokens", rows)?;
-                self.bonus_of.clear();
-                for (row, &id) in ids.iter().enumerate() {
-                    if let Some(first) = self.bonus_of.insert(id, row) {
-                        let text =
-                            format!("br_bonuses.ids, entry {row}: request {id} has entry {first} already");
-                        return Err(Failure::argument(text));
-                    }
-                }
-                let bonus_of = &self.bonus_of;
-                let mut terms = |request: &Request, into: &mut [f32]| match bonus_of.get(&request.id.0) {
-                    Some(&row) => {
-                        into.copy_from_slice(&rows[row * workers..][..workers]);
-                        true
-                    }
-                    None => false,
-                };
+                let mut terms =
+                    unsafe { read_terms(rows, self.router.worker_ids().len(), &mut self.row_of) }?;
                 self.router.step_with(now_ms, &mut terms)?
             }
         };

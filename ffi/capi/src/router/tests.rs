@@ -108,3 +108,38 @@ fn a_policy_that_panics_has_changed_nothing() {
         br_router_free(router);
     }
 }
+
+/// As many places as all workers have slots suffice for every step, whichever front end's turn it is by then.
+#[test]
+fn room_for_all_slots_suffices_in_every_turn() {
+    const SLOTS: usize = 8;
+    let mut borrowed = 0;
+    for (index, of) in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)] {
+        let config = RouterConfig::new(2, SLOTS as u32).share(balanceroute::Share::new(index, of));
+        let router = made(Router::new(config, "level", &Parameters::default()).expect("valid"));
+        for at in 0..200 {
+            // SAFETY: the handle is alive, every pointer is of the size that is said, and structs may be
+            // zero.
+            unsafe {
+                assert_eq!(br_router_at(router, at * 37), br_status::BR_OK);
+                let ids = 100 * at..100 * at + 2 * SLOTS as u64;
+                for id in ids.clone() {
+                    assert_eq!(br_router_enqueue(router, &request(id)), br_status::BR_OK);
+                }
+                let mut admissions: [br_dispatch; 2 * SLOTS] = std::mem::zeroed();
+                let mut plan: br_plan = std::mem::zeroed();
+                plan.struct_size = size_of::<br_plan>();
+                (plan.admissions, plan.admission_capacity) = (admissions.as_mut_ptr(), admissions.len());
+                let stepped = br_router_step(router, (at + 1) * 37, std::ptr::null(), &mut plan);
+                assert_eq!(stepped, br_status::BR_OK, "share {index} of {of}, step {at}");
+                borrowed += usize::from(of > 1 && plan.admission_count > SLOTS);
+                for id in ids {
+                    assert_eq!(br_router_abort(router, id, std::ptr::null_mut()), br_status::BR_OK);
+                }
+            }
+        }
+        // SAFETY: alive, and not used again.
+        unsafe { br_router_free(router) };
+    }
+    assert!(borrowed > 100, "{borrowed} steps beyond what a front end is sure of");
+}

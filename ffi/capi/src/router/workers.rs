@@ -5,6 +5,7 @@ use std::mem::offset_of;
 use balanceroute::{Verdict, WorkerConfig, WorkerReport};
 
 use super::{br_router, some64, write_if};
+use crate::BR_NONE64;
 use crate::guard::{Failure, Versioned, br_status, maybe_output, output, read_versioned};
 
 /// What a worker measured.
@@ -20,7 +21,8 @@ pub struct br_report {
     pub last_dispatch: u64,
     /// Bit `i`: it had not received number `last_dispatch - 1 - i`.
     pub missing: u64,
-    /// KV tokens in use.
+    /// KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then
+    /// taken to be as long as ours are in the mean.
     pub kv_used_tokens: u64,
     /// KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
     pub kv_capacity_tokens: u64,
@@ -31,8 +33,12 @@ pub struct br_report {
     /// Which life of the worker this is, 0 where it cannot tell: any other than before says that it has
     /// started anew.
     pub epoch: u64,
-    /// How long ago the KV tokens in use may have been measured, in milliseconds.
+    /// How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
+    /// and what has ended since may be in it. At most five seconds count.
     pub age_ms: u32,
+    /// How long ago the KV tokens in use may have been measured, where they are older than the counts of
+    /// requests, 1 at least; 0 or `BR_NONE64` where they are as old.
+    pub kv_age_ms: u64,
 }
 
 // SAFETY: begins with its size; zero is allowed everywhere.
@@ -74,13 +80,15 @@ pub unsafe extern "C" fn br_router_report(
     unsafe {
         br_router::enter(router, |state| {
             let (of, verdict) = (read_versioned(report)?, maybe_output("verdict", verdict)?);
-            let report = WorkerReport::new(of.running, of.kv_used_tokens)
-                .waiting(of.waiting)
+            let kv_age_ms = some64(of.kv_age_ms).filter(|&age_ms| age_ms > 0);
+            let report = WorkerReport::requests(of.running, of.waiting)
+                .kv_used(some64(of.kv_used_tokens))
                 .sequence(some64(of.sequence))
                 .last_dispatch(some64(of.last_dispatch))
                 .missing(of.missing)
                 .epoch((of.epoch != 0).then_some(of.epoch))
                 .age(of.age_ms)
+                .kv_age(kv_age_ms.map(|age_ms| u32::try_from(age_ms).unwrap_or(u32::MAX)))
                 .capacity(some64(of.kv_capacity_tokens));
             let found = match state.router.report(worker, report, state.now_ms)? {
                 Verdict::Taken => br_verdict::BR_TAKEN,
@@ -115,6 +123,79 @@ pub unsafe extern "C" fn br_router_add_worker(
             let worker = output("worker", worker)?;
             let config = WorkerConfig::new(slots).capacity(some64(kv_capacity_tokens)).weight(weight);
             worker.write(state.router.add_worker(config)?.0);
+            Ok(())
+        })
+    }
+}
+
+/// `br_router_add_worker` for one that is yet to come: it takes nobody until `br_router_set_accepting` says
+/// that it is there, and until then requests wait that only it could hold.
+///
+/// # Safety
+/// `router` is NULL or alive, `worker` NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_announce_worker(
+    router: *mut br_router,
+    slots: u32,
+    kv_capacity_tokens: u64,
+    weight: f32,
+    worker: *mut u32,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            let worker = output("worker", worker)?;
+            let config = WorkerConfig::new(slots).capacity(some64(kv_capacity_tokens)).weight(weight);
+            worker.write(state.router.announce_worker(config)?.0);
+            Ok(())
+        })
+    }
+}
+
+/// A worker has these slots, this KV capacity and this weight from now on. What runs there runs on, also
+/// where it is more than fits now.
+///
+/// # Safety
+/// `router` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_configure_worker(
+    router: *mut br_router,
+    worker: u32,
+    slots: u32,
+    kv_capacity_tokens: u64,
+    weight: f32,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            let config = WorkerConfig::new(slots).capacity(some64(kv_capacity_tokens)).weight(weight);
+            Ok(state.router.configure_worker(worker, config)?)
+        })
+    }
+}
+
+/// A worker as it is configured now, all of it whatever the share; a report may have changed its capacity.
+/// `slots`, `kv_capacity_tokens` (`BR_NONE64` for no bound) and `weight` may be NULL.
+///
+/// # Safety
+/// `router` is NULL or alive, the others are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_worker_config(
+    router: *mut br_router,
+    worker: u32,
+    slots: *mut u32,
+    kv_capacity_tokens: *mut u64,
+    weight: *mut f32,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            let (slots, weight) = (maybe_output("slots", slots)?, maybe_output("weight", weight)?);
+            let kv_capacity_tokens = maybe_output("kv_capacity_tokens", kv_capacity_tokens)?;
+            let found = state.router.worker_config(worker)?;
+            write_if(slots, found.slots);
+            write_if(kv_capacity_tokens, found.kv_capacity_tokens.unwrap_or(BR_NONE64));
+            write_if(weight, found.weight);
             Ok(())
         })
     }
