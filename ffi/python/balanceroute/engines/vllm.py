@@ -46,6 +46,7 @@ from typing import Any, TypeVar
 
 import balanceroute
 
+from . import vllm_ascend
 from .gate import Aborted, Gate
 from .ledger import Ledger
 from .series import Series
@@ -80,8 +81,7 @@ _COORDINATOR_AGE = 0.5
 _SHOW_EVERY = 1.0
 # For what is held to be sent before a shutdown goes on, in seconds.
 _SHUTDOWN_WAIT = 2.0
-# As long as an engine's own statistics are younger than this, the coordinator's are not looked at, in
-# seconds.
+# While an engine's own statistics are younger than this, in seconds, the coordinator's are not looked at.
 _DIRECT_FRESH = 2.0
 
 
@@ -96,9 +96,8 @@ def register() -> None:
         say(
             logger,
             logging.WARNING,
-            "balanceroute: VLLM_USE_RUST_FRONTEND is set: the Rust front end routes requests itself "
-            "and runs no Python plugin, so "
-            "BALANCEROUTE_MODE=%s has no effect; unset VLLM_USE_RUST_FRONTEND to use it",
+            "balanceroute: VLLM_USE_RUST_FRONTEND is set: the Rust front end routes requests itself and runs "
+            "no Python plugin, so BALANCEROUTE_MODE=%s has no effect; unset VLLM_USE_RUST_FRONTEND to use it",
             settings.mode,
         )
         return
@@ -216,6 +215,7 @@ class State:
             client.client_index + 1,
             client.client_count,
         )
+        vllm_ascend.tell(client, slots, slots_of(config), logger)
 
     def give_up(self, what: str) -> None:
         """Something failed that must not: vLLM decides from here on. Says so once."""

@@ -215,6 +215,8 @@ class DPAsyncMPClient:
 
 class DPLBAsyncMPClient(DPAsyncMPClient):
     shape = NEWEST
+    additional_config: dict | None = None
+    """What a platform's plug-in is told; absent where None."""
 
     def __init__(
         self, ranks=4, slots=4, capacity=10_000, client_index=0, client_count=1, first_rank=0
@@ -229,6 +231,8 @@ class DPLBAsyncMPClient(DPAsyncMPClient):
         else:
             cache.num_gpu_blocks = ranks * (capacity // BLOCK + 1)
         self.vllm_config = types.SimpleNamespace(scheduler_config=scheduler, cache_config=cache)
+        if self.additional_config is not None:
+            self.vllm_config.additional_config = self.additional_config
         self.core_engines = [rank.to_bytes(2, "little") for rank in range(first_rank, first_rank + ranks)]
         self.engine_ranks_managed = list(range(first_rank, first_rank + ranks))
         self.lb_engines = [[0, 0, 0.0][: shape.row] for _ in self.core_engines]

@@ -1,71 +1,19 @@
 """The SGLang plugin over a duck-typed controller; `tests/engines` has the real class and snapshots."""
 
-import enum
 import random
 import sys
 import tracemalloc
 import types
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_sglang import AbortReq, Budget, Controller, HookType, Request, Snapshot
 
 from balanceroute.engines import sglang as plugin
 
 TARGET = "sglang.srt.managers.data_parallel_controller.DataParallelController"
-
-
-class HookType(enum.Enum):
-    AFTER = 1
-    AROUND = 2
-
-
-@dataclass
-class Snapshot:
-    dp_rank: int
-    timestamp: float
-    num_running_reqs: int = 0
-    num_waiting_reqs: int = 0
-    num_total_tokens: int = 0
-    max_total_num_tokens: int = 100_000
-    max_running_requests: int = 64
-
-
-@dataclass
-class Request:
-    rid: str
-    input_ids: list | None
-    routed_dp_rank: int | None = None
-    session_id: str | None = None
-
-
-class Budget:
-    def __init__(self, ranks):
-        self.total_requests, self.total_tokens = [0] * ranks, [0] * ranks
-
-
-class Controller:
-    def __init__(self, ranks=4):
-        self.workers = [object() for _ in range(ranks)]
-        self.status = [True] * ranks
-        self._active_workers = list(range(ranks))
-        self.dp_budget = Budget(ranks)
-        self.load_snapshot_reader = self
-        self.snapshots = []
-        self.sent = [[] for _ in range(ranks)]
-        self.stock_choices = 0
-        self.reads = 0
-
-    def read_all(self):
-        self.reads += 1
-        return list(self.snapshots)
-
-    def total_tokens_scheduler(self, req):
-        if (rank := req.routed_dp_rank) is None:
-            self.stock_choices += 1
-            rank = 0
-        elif rank not in self._active_workers:
-            raise ValueError(f"DP rank {rank} is not active.")
-        self.sent[rank].append(req)
 
 
 def route(controller, req):
@@ -119,10 +67,10 @@ def test_registers_once_and_only_when_asked(monkeypatch, caplog):
     plugin.register()
     assert {t: [(kind, hook) for kind, hook, _ in h] for t, h in hooks.items()} == {
         f"{TARGET}.total_tokens_scheduler": [(HookType.AROUND, plugin.route)],
-        f"{TARGET}.__init__": [(HookType.AFTER, plugin._say_method)],
-        f"{TARGET}.send_control_message": [(HookType.AFTER, plugin._hear)],
+        f"{TARGET}.__init__": [(HookType.AFTER, plugin._started)],
+        f"{TARGET}.send_control_message": [(HookType.BEFORE, plugin._hear)],
     }
-    plugin._say_method(
+    plugin._started(
         None, types.SimpleNamespace(load_balance_method=types.SimpleNamespace(name="ROUND_ROBIN"))
     )
     assert "--load-balance-method total_tokens" in caplog.text
@@ -130,7 +78,7 @@ def test_registers_once_and_only_when_asked(monkeypatch, caplog):
 
 def test_one_line_at_start_says_what_is_on(capsys):
     method = types.SimpleNamespace(name="TOTAL_TOKENS")
-    plugin._say_method(None, types.SimpleNamespace(load_balance_method=method))
+    plugin._started(None, types.SimpleNamespace(load_balance_method=method))
     assert capsys.readouterr().err.count("decides on arrival by F-score") == 1
 
 
@@ -235,15 +183,141 @@ def test_an_abort_is_told_from_an_end(clock):
     controller.snapshots = [Snapshot(r, 999.0) for r in range(2)]
     for name in ("a", "b", "b"):
         route(controller, Request(name, [0] * 100))
-    AbortReq = type("AbortReq", (), {"rid": "a"})
-    assert plugin._hear("kept", controller, AbortReq()) == "kept"
-    plugin._hear(None, controller, AbortReq())
-    AbortReq.rid = "stranger"
-    plugin._hear(None, controller, AbortReq())
-    plugin._hear(None, controller, types.SimpleNamespace(rid="b"))
+    assert plugin._hear(controller, AbortReq("a")) is None
+    plugin._hear(controller, AbortReq("a"))
+    plugin._hear(controller, AbortReq("stranger"))
+    plugin._hear(controller, types.SimpleNamespace(rid="b"))
     ledger = plugin.state_of(controller).ledger
     assert (ledger.counters.aborted, ledger.router.metrics().aborted) == (1, 1)
     assert len(ledger) == 2 and sum(ledger.tokens(rank) for rank in range(2)) == 200
+
+
+def test_an_abort_names_heads_of_names_or_all(clock):
+    controller = Controller(2)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(2)]
+    for name in ("chat-1", "chat-2", "chat-2", "other", "more"):
+        route(controller, Request(name, [0] * 100))
+    route(controller, Request("chat-named", [0] * 100, routed_dp_rank=1))
+    ledger = plugin.state_of(controller).ledger
+    plugin._hear(controller, AbortReq("chat-"))
+    assert (ledger.counters.aborted, len(ledger)) == (4, 2)
+    plugin._hear(controller, AbortReq(None, abort_all=True))
+    assert (ledger.counters.aborted, len(ledger)) == (6, 0)
+    assert plugin.state_of(controller).active
+
+
+@pytest.mark.parametrize("skew", [0.0, 7.0, -7.0, 3600.0])
+def test_a_rank_whose_clock_is_off_is_followed_as_any_other(clock, skew):
+    """Each rank takes in what has come four times a second, and writes what it had taken in before; one is on
+    a node whose clock is off, and nothing else tells it from the others.
+    """
+    controller = Controller(4)
+    held, requests = [0] * 4, [0] * 4
+
+    def write(rank):
+        stamp = clock.value + (skew if rank == 2 else 0.0)
+        controller.snapshots[rank] = Snapshot(
+            rank, stamp, requests[rank], 0, held[rank], 10_000_000, max_running_requests=4096
+        )
+
+    controller.snapshots = [Snapshot(r, 0.0) for r in range(4)]
+    for rank in range(4):
+        write(rank)
+    rng = random.Random(3)
+    due = [clock.value + 0.05 * (1 + rank) for rank in range(4)]
+    most, above = [0] * 4, 0.0
+    for i in range(4000):
+        route(controller, Request(str(i), [0] * rng.choice([20, 50, 100, 3000])))
+        clock.value += 0.001
+        for rank in range(4):
+            if clock.value >= due[rank]:
+                due[rank] += 0.25
+                write(rank)
+                held[rank] += sum(len(r.input_ids) for r in controller.sent[rank])
+                requests[rank] += len(controller.sent[rank])
+                controller.sent[rank].clear()
+        if i >= 500:
+            # What is sent and has not been seen to be there.
+            ours = [at.running for at in plugin.state_of(controller).ledger.router.metrics().ranks]
+            most = [max(pair) for pair in zip(most, ours, strict=True)]
+            there = [h + sum(len(r.input_ids) for r in s) for h, s in zip(held, controller.sent, strict=True)]
+            above = max(above, max(there) - sum(there) / 4)
+    # About the longest request; 200,000 tokens come between two snapshots.
+    assert above <= 4_000, above
+    # Two snapshots and the time between two looks: about 150 requests of a rank.
+    assert max(most) <= 250, most
+
+
+def test_a_clock_of_the_rank_that_is_set_back_or_ahead_forgets_nothing(clock):
+    controller = Controller(2)
+    controller.snapshots = [Snapshot(r, clock.value) for r in range(2)]
+    ledger = None
+    for i in range(400):
+        route(controller, Request(f"n{i}", [0] * 100, routed_dp_rank=0))
+        ledger = plugin.state_of(controller).ledger
+        clock.value += 0.025
+        if i % 10 == 9:
+            # Set back by an hour, then ahead by two.
+            off = {0: 0.0, 1: -3600.0}.get(i // 130, 3600.0)
+            controller.snapshots[0] = Snapshot(0, clock.value + off, i - 15, 0, 1000)
+        if i >= 60:
+            # Of the last two snapshots' time, and no more.
+            assert 10 <= ledger.tokens(0) // 100 <= 31, i
+
+
+def test_sglangs_own_counters_are_as_it_would_have_them(clock):
+    """Those of a controller of SGLang alone that happens to choose the same ranks."""
+    controller, alone = Controller(4, lambda: clock.value), Controller(4, lambda: clock.value)
+    controller.around["total_tokens_scheduler"] = plugin.route
+    rng = random.Random(5)
+    for one in (controller, alone):
+        one.snapshots = [Snapshot(r, clock.value) for r in range(4)]
+    for i in range(600):
+        request = Request(str(i), [0] * rng.randint(1, 500), rng.choice([None, None, 0, 3]))
+        named = request.routed_dp_rank
+        before = [len(sent) for sent in controller.sent]
+        controller.handle(request)
+        (rank,) = [r for r in range(4) if len(controller.sent[r]) > before[r]]
+        # The other takes the same rank, by its own rule where none is named.
+        if clock.value - alone.refreshed >= 0.02:
+            alone.refreshed = clock.value
+            alone.dp_budget.update(alone.snapshots)
+        if named is None:
+            others = [r for r in range(4) if r != rank]
+            budget = alone.dp_budget
+            for r in others:
+                budget.total_tokens[r] += 1 << 40
+            assert budget.take(len(request.input_ids)) == rank
+            for r in others:
+                budget.total_tokens[r] -= 1 << 40
+        assert vars(controller.dp_budget) == vars(alone.dp_budget), i
+        clock.value += 0.004
+        if i % 7 == 0:
+            load = Snapshot(i % 4, clock.value, rng.randint(0, 60), rng.randint(0, 5), rng.randint(0, 40_000))
+            controller.snapshots[i % 4] = alone.snapshots[i % 4] = load
+
+
+def test_a_rank_that_sglangs_counters_do_not_know_is_served(clock):
+    """With elastic experts ranks join that its own rule never chooses."""
+    controller = Controller(3)
+    controller.dp_budget = Budget(2)
+    controller.snapshots = [Snapshot(r, 999.0) for r in range(3)]
+    for i in range(30):
+        route(controller, Request(str(i), [0] * 100))
+    assert [len(sent) for sent in controller.sent] == [10, 10, 10]
+    assert controller.dp_budget.total_requests == [10, 10] and plugin.state_of(controller).active
+
+
+def test_what_waits_for_its_kv_is_load(clock):
+    """A decode node tells of it in its total, and not as active."""
+    controller = Controller(2)
+    controller.snapshots = [
+        Snapshot(0, 999.0, 5, 20, 60_000, num_active_tokens=5_000),
+        Snapshot(1, 999.0, 25, 0, 30_000, num_active_tokens=30_000),
+    ]
+    for i in range(10):
+        route(controller, Request(str(i), [0] * 100))
+    assert [len(sent) for sent in controller.sent] == [0, 10]
 
 
 def test_snapshots_are_read_as_often_as_sglang_reads_them(clock):
