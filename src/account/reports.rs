@@ -24,7 +24,7 @@ pub(super) enum What {
 /// No report is taken to be older than this.
 const OLDEST_REPORT_MS: u64 = 5_000;
 
-/// So many changes are kept for a first report, which may have an age.
+/// So many changes are kept before a report has told an age.
 const FIRST_CHANGES: usize = 1024;
 
 /// How many reports of a worker met which verdict.
@@ -58,15 +58,13 @@ const ANEW_REPORTS: u32 = 3;
 
 impl Account {
     pub(super) fn changed(&mut self, change: Change) {
-        if self.oldest_report_ms == Some(0) {
-            return;
-        }
-        let from_ms = change.at_ms.saturating_sub(self.oldest_report_ms.unwrap_or(OLDEST_REPORT_MS));
-        let many = self.oldest_report_ms.is_none() && self.changes.len() >= FIRST_CHANGES;
-        if many {
-            self.changes.pop_front();
-        }
-        while self.changes.front().is_some_and(|first| first.at_ms < from_ms) {
+        // Whoever has never told an age may do so yet.
+        let (most, window_ms) = match self.oldest_report_ms {
+            0 => (FIRST_CHANGES, OLDEST_REPORT_MS),
+            oldest_ms => (usize::MAX, oldest_ms),
+        };
+        let from_ms = change.at_ms.saturating_sub(window_ms);
+        while self.changes.len() >= most || self.changes.front().is_some_and(|first| first.at_ms < from_ms) {
             self.changes.pop_front();
         }
         self.changes.push_back(change);
@@ -185,8 +183,7 @@ impl Account {
         let age_ms = u64::from(report.age_ms).min(OLDEST_REPORT_MS);
         let kv_age_ms =
             report.kv_age_ms.map_or(age_ms, |kv_age_ms| u64::from(kv_age_ms).min(OLDEST_REPORT_MS));
-        let oldest_ms = self.oldest_report_ms.unwrap_or(0).max(age_ms).max(kv_age_ms);
-        self.oldest_report_ms = Some(oldest_ms);
+        self.oldest_report_ms = self.oldest_report_ms.max(age_ms).max(kv_age_ms);
         let (mut begun_tokens, mut ended_tokens, mut begun, mut ended) = (0, 0, 0u32, 0u32);
         for change in self.changes.iter().rev() {
             let ago_ms = now_ms.saturating_sub(change.at_ms);

@@ -53,8 +53,8 @@ pub(crate) struct Account {
     pub(super) correction_tokens: i64,
     /// What a report that was measured a while ago does not know, the oldest first.
     pub(super) changes: VecDeque<Change>,
-    /// The greatest age that a report has told; none before the first report.
-    pub(super) oldest_report_ms: Option<u64>,
+    /// The greatest age that a report has told.
+    pub(super) oldest_report_ms: u64,
     /// Since when it reports that it holds nothing although requests of ours were seen there.
     pub empty_since_ms: Option<u64>,
     pub counts: ReportCounts,
@@ -86,7 +86,7 @@ impl Account {
             foreign_requests: 0,
             correction_tokens: 0,
             changes: VecDeque::new(),
-            oldest_report_ms: None,
+            oldest_report_ms: 0,
             empty_since_ms: None,
             counts: ReportCounts::default(),
         };
@@ -321,6 +321,12 @@ impl Account {
         }
         slab.entries[index as usize].born_tokens -= i64::from(tokens);
         self.own.base_tokens += i64::from(tokens);
+        if stage != Stage::Decoding
+            && let Some(begun) = self.changes.iter_mut().rev().find(|change| change.what == What::Begun)
+        {
+            // It has begun with these tokens.
+            begun.tokens += u64::from(tokens);
+        }
     }
 
     /// The worker has the dispatches up to this number, but for those that are missing.

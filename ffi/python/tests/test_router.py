@@ -259,3 +259,139 @@ def test_threads_are_served_one_after_the_other():
     assert not failures
     assert metrics.arrived == 2_000 == metrics.finished + metrics.aborted
     assert found.waiting_len == found.running_len == 0
+
+
+def test_a_request_that_comes_back_goes_on():
+    found = router(1, 2)
+    found.enqueue(1, 1_000, prompt_hash=7)
+    found.step(0)
+    for _ in range(400):
+        found.advance()
+    tokens = found.preempt(1)
+    assert tokens == 1_400
+    found.enqueue(1, tokens)
+    found.step(1)
+    assert found.generated_tokens(1) == 400
+    for _ in range(100):
+        found.advance()
+    assert found.finish(1).generated_tokens == 500
+    # The same id with another length is another request; and one may say it itself.
+    found.enqueue(1, 1_000)
+    found.enqueue(2, 900, generated_tokens=200, cached_tokens=850)
+    found.step(2)
+    assert found.generated_tokens(1) == 0 and found.generated_tokens(2) == 200
+    assert found.finish(2).generated_tokens == 200
+    with pytest.raises(br.RouterError, match="has 10 tokens and cannot have generated 11") as refused:
+        found.enqueue(3, 10, generated_tokens=11)
+    assert (refused.value.kind, refused.value.limit, refused.value.found) == ("Generated", 10, 11)
+
+
+def test_an_old_lifes_end_does_not_end_the_new_one():
+    found = router(2, 1)
+    found.enqueue(1, 100)
+    [old] = found.step(0).admissions
+    found.preempt(1)
+    for call in (found.finish_dispatch, found.abort_dispatch):
+        with pytest.raises(br.UnknownRequestError) as refused:
+            call(old)
+        assert refused.value.kind == "Unknown"
+    found.enqueue(1, 100)
+    with pytest.raises(br.UnknownRequestError) as refused:
+        found.abort_dispatch(old)
+    assert refused.value.kind == "OtherDispatch" and found.waiting_len == 1
+    [new] = found.step(1).admissions
+    with pytest.raises(br.UnknownRequestError):
+        found.finish_dispatch(old)
+    assert found.running_len == 1 and found.finish_dispatch(new).worker == new.worker
+
+
+def test_never_fits_is_said_of_what_never_fits():
+    found = router(2, 4, capacity=10_000)
+    found.enqueue(1, 12_000)
+    found.enqueue(2, 9_990)
+    found.enqueue(3, 9_000, max_tokens=2_000)
+    found.enqueue(4, 9_000, max_tokens=1_000)
+    plan = found.step(0)
+    assert sorted((back.id, back.reason) for back in plan.returned) == [(1, "never_fits"), (3, "never_fits")]
+    assert sorted(at.id for at in plan.admissions) == [2, 4]
+    # Not of what a worker could hold that is not up yet, drains, or is yet to come.
+    for worker in (0, 1):
+        found.report(worker, running=1, kv_used_tokens=9_500, kv_capacity_tokens=0)
+    found.enqueue(5, 5_000)
+    assert found.step(1).returned == []
+    found.drain_worker(0)
+    big = found.announce_worker(br.WorkerConfig(4, kv_capacity_tokens=50_000))
+    found.enqueue(6, 40_000)
+    plan = found.step(2)
+    assert plan.returned == [] and plan.admissions == []
+    found.set_accepting(big, True)
+    assert (6, big) in [(at.id, at.worker) for at in found.step(3).admissions]
+    found.remove_worker(big)
+    found.enqueue(7, 40_000)
+    assert [(back.id, back.reason) for back in found.step(4).returned if back.id == 7] == [(7, "never_fits")]
+
+
+def test_masks_of_a_step_and_of_an_arrival():
+    found = router(3, 2)
+    row = np.array([False, True, False])
+    for id in range(4):
+        found.enqueue(id, 100)
+    plan = found.step(0, eligible={0: row, 1: row, 2: row.astype(np.uint8)})
+    on = {at.id: at.worker for at in plan.admissions}
+    assert set(on) >= {3} and [id for id in (0, 1, 2) if on.get(id) == 1] and len(on) == 3
+    [(left, reason)] = found.waiting()
+    assert left in (0, 1, 2)
+    for wrong in (row[:2], [True, False, True], np.ones(3, np.int64)):
+        with pytest.raises(br.ArgumentError, match="eligible"):
+            found.step(1, eligible={left: wrong})
+    at_once = router(3, 4, mode="arrival")
+    assert [at_once.place(id, 10, 0, eligible=row).worker for id in range(4)] == [1] * 4
+    assert at_once.place(9, 10, 0, eligible=row) is None
+
+
+def test_sending_whether_or_not_there_is_room():
+    found = router(2, 1, in_order=True)
+    sent = [found.send(id, 100 * id, now_ms=id).worker for id in range(1, 5)]
+    assert sorted(sent) == [0, 0, 1, 1] and found.metrics().sent_beyond == 2
+    found.enqueue(9, 50)
+    assert found.send(9, 50, worker=1).number == 3 and found.waiting_len == 0
+    # Its token shows that those before it are there.
+    found.progress_request(9)
+    assert found.rank_metrics(1).unseen == 0 and found.rank_metrics(0).unseen == 2
+    empty = br.Router([])
+    with pytest.raises(br.RouterError) as refused:
+        empty.send(1, 10)
+    assert refused.value.kind == "NoWorker"
+
+
+def test_progress_of_many():
+    found = router(2, 8)
+    for id in range(10):
+        found.enqueue(id, 100)
+    found.step(0)
+    assert found.progress_requests(np.arange(12, dtype=np.int64)) == 10
+    assert found.progress_requests(np.array([3, 1, 3], np.uint64), np.array([5, 0, 2], np.uint8)) == 3
+    assert [found.generated_tokens(id) for id in (0, 1, 3, 11)] == [1, 1, 8, None]
+    with pytest.raises(br.RouterError) as refused:
+        found.progress_requests(np.array([0, 1]), np.array([1, 1 << 23]))
+    assert refused.value.kind == "Progress" and found.generated_tokens(0) == 1
+    with pytest.raises(br.ArgumentError, match="tokens"):
+        found.progress_requests(np.arange(3), np.arange(2))
+
+
+def test_ends_that_nobody_tells():
+    found = router(1, 8)
+    for id in range(4):
+        found.enqueue(id, 100, now_ms=1_000 * id)
+        found.step(1_000 * id)
+    found.progress_request(1)
+    assert found.disown_sent(0, 2_000) == [0, 2]
+    rank = found.rank_metrics(0)
+    assert (rank.running, rank.foreign_requests, rank.foreign_tokens) == (2, 2, 200)
+    assert found.metrics().disowned == 2
+    # One of ours may be in this measurement or may not.
+    found.report(0, running=2, kv_used_tokens=201)
+    assert found.rank_metrics(0).foreign_tokens == 100
+    found.progress_request(3)
+    found.report(0, running=2, kv_used_tokens=202)
+    assert found.rank_metrics(0).foreign_tokens == 0

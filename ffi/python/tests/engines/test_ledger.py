@@ -318,3 +318,160 @@ def test_a_slow_rank_gets_less():
     assert weighted.place("next", 100) == 2
     with pytest.raises(ValueError, match="3 weights for 2 ranks"):
         Ledger(2, 1, weights=[1, 1, 1])
+
+
+def test_a_rank_in_the_middle_leaves_and_those_after_it_move_up():
+    ledger, _ = make(ranks=3, slots=2)
+    for rank in range(3):
+        ledger.bind(f"runs{rank}", 100 + rank, rank)
+    for i in range(5):
+        ledger.enqueue(f"waits{i}", 50)
+    assert ledger.remove(1) == ["runs1"]
+    assert [ledger.rank_of(f"runs{i}") for i in (0, 2)] == [0, 1] and ledger.rank_of("runs1") is None
+    assert [ledger.tokens(rank) for rank in range(2)] == [100, 102]
+    assert sorted(rank for _, rank in ledger.decide()) == [0, 1]
+    # One that joins is the last.
+    ledger.resize(3)
+    assert sorted(rank for _, rank in ledger.decide()) == [2, 2]
+    ledger.report(2, running=9, waiting=0, kv_used=900)
+    assert ledger.foreign(2) == (800, 7) and ledger.foreign(1) == (0, 0)
+
+
+def test_a_rank_is_another_from_now_on():
+    ledger, _ = make(ranks=2, slots=1, capacity=1_400)
+    for i in range(8):
+        ledger.enqueue(f"r{i}", 300)
+    assert len(ledger.decide()) == 2
+    ledger.configure(1, slots=4)
+    assert [rank for _, rank in ledger.decide()] == [1]
+    ledger.configure(1, kv_capacity_tokens=3_000)
+    assert [rank for _, rank in ledger.decide()] == [1, 1]
+    ledger.configure(0, slots=3, kv_capacity_tokens=9_000, accepting=False)
+    assert ledger.decide() == []
+    ledger.configure(0, accepting=True)
+    assert [rank for _, rank in ledger.decide()] == [0, 0]
+    ledger.drain(0)
+    ledger.finish("r0")
+    ledger.finish("r1")
+    assert [rank for _, rank in ledger.decide()] == [1]
+    assert ledger.router.worker_config(1).slots == 4
+
+
+@pytest.mark.parametrize("policy", ["level", "exact", "br0", "jsq"])
+def test_some_ranks_may_not_take_a_request(policy):
+    ledger, _ = make(ranks=4, slots=4, policy=policy)
+    for i in range(6):
+        ledger.enqueue(f"r{i}", 100, eligible=[3, 1] if i % 2 else None)
+    sent = dict(ledger.decide())
+    assert len(sent) == 6 and {sent[f"r{i}"] for i in (1, 3, 5)} <= {1, 3}
+    assert ledger.place("now", 10, eligible=[1]) == 1
+    for i in range(20):
+        assert ledger.place(f"more{i}", 10, eligible=[1]) == 1
+    # It may use nothing that is here: the engine has the last word.
+    ledger.remove(1)
+    assert ledger.place("nowhere", 10, eligible=[]) in range(3)
+
+
+def test_what_is_held_or_put_off_does_not_grow():
+    ledger, _ = make(ranks=1, slots=8)
+    for name in ("moves", "off", "runs"):
+        ledger.place(name, 1_000)
+        ledger.progress(name, 1)
+    ledger.held("moves")
+    ledger.preempted("off")
+    ledger.router.progress(0, 50)
+    assert [ledger.generated(name) for name in ("moves", "off", "runs")] == [1, 1, 51]
+    assert ledger.tokens(0) == 3_053
+    rank = ledger.router.metrics().ranks[0]
+    assert (rank.held, rank.preempted, rank.running) == (1, 1, 3)
+    # The engine measures who decodes and who is on the way; room for the other is kept.
+    ledger.report(0, running=1, waiting=2, kv_used=1_051 + 1_001)
+    assert ledger.foreign(0) == (0, 0)
+    rank = ledger.router.metrics().ranks[0]
+    assert rank.kv_used_tokens == 2_052 and rank.kv_growth_tokens == 3 * 256 + 1_001
+    ledger.transfer_done("moves")
+    ledger.resumed("off")
+    ledger.router.progress(0, 10)
+    assert [ledger.generated(name) for name in ("moves", "off", "runs")] == [11, 11, 61]
+
+
+def test_a_step_of_an_engine_is_one_call():
+    ledger, _ = make(ranks=2, slots=8)
+    names = [f"r{i}" for i in range(6)]
+    for name in names:
+        ledger.place(name, 100)
+    ledger.enqueue("waits", 50)
+    one = [1] * 7
+    # "nobody" is not known, and tokens of one that waits cannot be.
+    ledger.step(0, [*names[:4], "nobody", *names[4:]], one)
+    assert [ledger.generated(name) for name in names] == [1] * 6
+    ledger.step(0, names, [3, 1, 1, 1, 1, 0])
+    ledger.step(0, names, [1] * 6)
+    assert [ledger.generated(name) for name in names] == [5, 3, 3, 3, 3, 2]
+    # An id is used again by another request: the one that stepped before is not taken for it.
+    ledger.finish("r5")
+    ledger.place("new", 100)
+    ledger.step(0, names, [1] * 6)
+    assert ledger.generated("new") == 0 and ledger.generated("r4") == 4
+    assert sum(ledger.tokens(rank) for rank in range(2)) == 600 + 6 + 4 * 4
+
+
+def test_a_rank_that_starts_anew_has_lost_what_it_had():
+    ledger, clock = make(ranks=1, slots=4)
+    for name in ("a", "b"):
+        ledger.place(name, 100)
+        ledger.progress(name, 1)
+    ledger.report(0, running=2, waiting=0, kv_used=202, epoch=7)
+    clock.now += 2
+    assert ledger.report(0, running=0, waiting=0, kv_used=0, epoch=8) == "restarted"
+    assert ledger.decide() == []
+    assert ledger.counters.lost == 2 and len(ledger) == 0 and ledger.tokens(0) == 0
+    # Late news of the old life.
+    ledger.progress("a", 1)
+    assert not ledger.finish("a")
+
+
+def test_kv_tokens_older_than_the_counts():
+    ledger, clock = make(ranks=1, slots=8)
+    ledger.report(0, running=0, waiting=0, kv_used=0)
+    for name in "abc":
+        ledger.place(name, 1_000)
+        ledger.progress(name, 1)
+    clock.now += 0.4
+    # All three are counted, and the KV tokens are of a time before them.
+    ledger.report(0, running=3, waiting=0, kv_used=0, kv_age=1.0)
+    assert ledger.foreign(0) == (0, 0)
+    assert ledger.router.metrics().ranks[0].shared_tokens == 0
+    # A fresh figure like this would say that they share.
+    ledger.report(0, running=3, waiting=0, kv_used=1_000)
+    assert ledger.router.metrics().ranks[0].shared_tokens == 2_003
+
+
+def test_short_answers_need_little_room():
+    ledger, _ = make(ranks=1, slots=64, capacity=1_000)
+    for i in range(8):
+        ledger.enqueue(f"short{i}", 100, max_tokens=10)
+    # Each leaves room for what it may grow by, not for 256 tokens.
+    for _ in range(8):
+        ledger.decide()
+    sent = sum(ledger.rank_of(f"short{i}") is not None for i in range(8))
+    assert sent == 6
+    other, _ = make(ranks=1, slots=64, capacity=1_000)
+    for i in range(8):
+        other.enqueue(f"r{i}", 100)
+    other.decide()
+    assert sum(other.rank_of(f"r{i}") is not None for i in range(8)) == 2
+
+
+def test_after_a_stall_the_queues_are_level():
+    ledger, _ = make(ranks=4, slots=2, capacity=100_000)
+    for i in range(8):
+        ledger.bind(f"runs{i}", 1_000 * (1 + i % 4), i % 4)
+    for i in range(40):
+        ledger.enqueue(f"waits{i}", 200 + 13 * i)
+    assert ledger.decide() == []
+    ranks = [ledger.place_waiting(f"waits{i}") for i in range(40)]
+    assert [ranks.count(rank) for rank in range(4)] == [10] * 4
+    # Of ranks with queues as long as each other the least loaded comes first.
+    assert ranks[:4] == [0, 1, 2, 3]
+    assert ledger.counters.queued == 40
