@@ -27,6 +27,9 @@ const OLDEST_REPORT_MS: u64 = 5_000;
 /// So many changes are kept before a report has told an age.
 const FIRST_CHANGES: usize = 1024;
 
+/// What has ended longer ago than this, and a report came since, others may have seen and filled already.
+const FRESH_MS: u64 = 32;
+
 /// How many reports of a worker met which verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -90,9 +93,17 @@ impl Account {
             self.changes.clear();
         }
         if !matches!(verdict, Verdict::Repeated | Verdict::Contradictory) {
+            if report.epoch.is_some() && report.epoch != self.epoch {
+                self.former_epoch = self.epoch;
+            }
             self.epoch = report.epoch.or(self.epoch);
         }
         verdict
+    }
+
+    /// What has ended with the old life cannot be in a measurement of the new one.
+    pub(crate) fn forget_changes(&mut self) {
+        self.changes.clear();
     }
 
     /// Whether a request was the old life's. What was sent a moment ago may still arrive in the new one.
@@ -139,6 +150,9 @@ impl Account {
         if let (Some(epoch), Some(last)) = (report.epoch, self.epoch)
             && epoch != last
         {
+            if self.former_epoch == Some(epoch) {
+                return Verdict::Contradictory;
+            }
             self.anew = None;
             return Verdict::Restarted;
         }
@@ -185,11 +199,15 @@ impl Account {
             report.kv_age_ms.map_or(age_ms, |kv_age_ms| u64::from(kv_age_ms).min(OLDEST_REPORT_MS));
         self.oldest_report_ms = self.oldest_report_ms.max(age_ms).max(kv_age_ms);
         let (mut begun_tokens, mut ended_tokens, mut begun, mut ended) = (0, 0, 0u32, 0u32);
+        let mut freed = (0, 0);
         for change in self.changes.iter().rev() {
             let ago_ms = now_ms.saturating_sub(change.at_ms);
             let within = |age_ms: u64| age_ms > 0 && ago_ms <= age_ms;
             if !within(age_ms.max(kv_age_ms)) {
                 break;
+            }
+            if change.what == What::Ended && within(age_ms.min(FRESH_MS)) {
+                freed = (freed.0 + 1, freed.1 + change.tokens);
             }
             match change.what {
                 What::Begun => begun += u32::from(within(age_ms)),
@@ -201,6 +219,8 @@ impl Account {
                     change.tokens;
             }
         }
+        self.freed = freed;
+        self.before = (self.foreign_requests, self.correction_tokens);
         let sent = self.sent_line.tally;
         let (unsure, unsure_tokens) = match report.last_dispatch {
             Some(_) => (0, 0),

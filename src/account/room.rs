@@ -1,22 +1,36 @@
 //! What a worker has left for one more request, and which part of that is for this front end.
 //!
 //! # Several front ends
-//! A [`Share`] is what a front end may always use, as far as the whole worker has it by the last report, and
-//! at least a slot. Beyond it there is what nobody uses. All front ends see the same report, so each takes of
-//! what is free only its part of that, less what it has sent since and the report cannot know; the parts
-//! change hands from worker to worker and from turn to turn ([`TURN_MS`]). A front end whose turn a worker is
-//! may take all that is free there: a request that is longer than any part waits for that. An eighth of the
-//! worker is left to the others until they use as much. So front ends whose reports are late may overfill a
-//! worker by what they borrow within the age of a report, and by no more.
+//! Nobody tells one front end what another has just sent; all of them hear the same reports, a little late.
+//! So each counts three things of a worker:
+//!
+//! - *Freed*: what its own requests have left since the last report was measured. It alone knows, and fills it
+//!   at once: past saturation every front end goes on with what it has, and no report is waited for.
+//! - *Free*: what the last two reports show, both of them, for what a single one shows is mostly what another
+//!   front end is about to fill again. Of that each takes only its part, less what it has sent and no report
+//!   knows of; parts that do not come out even go round from worker to worker and from turn to turn
+//!   ([`TURN_MS`]). Of slots one front end a turn may take all: a request too many waits in the engine, and
+//!   nobody's cache is lost by it. An eighth of a worker is left to the others, until they use as much, by
+//!   those who have used up their [`Share`].
+//! - *Whole turns*: every fourth turn of a worker, three quarters of its free KV tokens are one front end's,
+//!   and the others have their parts of the rest. So a request longer than any part finds its place. Who has
+//!   used up its share of a full worker does not fill what it frees then: so one that begins late gets its
+//!   share.
+//!
+//! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half a
+//! turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own last
+//! report. So what is too much on a worker is at most what the others have sent there since that report was
+//! measured, and those of its own that ended within the age of that report. Turns go by the caller's clock: front ends are to read one clock, or clocks that
+//! agree within half a turn.
 
 use crate::account::Share;
 use crate::account::worker::Account;
 use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, Worker};
 
-/// How long a turn lasts. It begins with a quarter in which nothing is taken by it: what was taken in the
-/// turn before is in a report by then.
+/// How long a turn lasts: its half is longer than a report is late.
 pub(crate) const TURN_MS: u64 = 256;
-const QUIET_MS: u64 = TURN_MS / 4;
+/// One turn of so many is a whole one.
+const WHOLE_TURNS: u64 = 4;
 /// The part of a worker that is left to front ends which use less.
 const RESERVE: u64 = 8;
 
@@ -24,8 +38,8 @@ const RESERVE: u64 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sight {
     turn: u64,
-    /// Whether a turn may be used yet.
-    open: bool,
+    /// Whether the turn is in its first half.
+    young: bool,
     /// Position of the worker, and how many there are.
     place: usize,
     pub workers: usize,
@@ -33,14 +47,23 @@ pub(crate) struct Sight {
     pub tight: bool,
 }
 
+/// Whose the free KV tokens of a worker are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Parts,
+    Ours,
+    /// Somebody else's, or nobody's yet.
+    Closed,
+}
+
 impl Sight {
-    pub(crate) fn new(share: Share, now_ms: u64, workers: usize, tight: bool) -> Self {
-        let (turn, open) = if share.of == 1 {
-            (0, true)
-        } else {
-            (now_ms / TURN_MS, now_ms < TURN_MS || now_ms % TURN_MS >= QUIET_MS)
+    /// `told_ms` is what the caller's clock shows, which other front ends read too.
+    pub(crate) fn new(share: Share, told_ms: u64, workers: usize, tight: bool) -> Self {
+        let (turn, young) = match share.of {
+            1 => (0, false),
+            _ => (told_ms / TURN_MS, told_ms % TURN_MS < TURN_MS / 2),
         };
-        Self { turn, open, place: 0, workers, tight }
+        Self { turn, young, place: 0, workers, tight }
     }
 
     /// One of the workers.
@@ -53,6 +76,17 @@ impl Sight {
         let index = (u64::from(share.index) + self.place as u64 + self.turn) % u64::from(share.of);
         Share { index: index as u32, ..share }
     }
+
+    /// After as many turns as there are front ends a whole turn is another one's.
+    fn turn_of(&self, share: Share) -> Turn {
+        let of = u64::from(share.of);
+        match (self.place as u64 + self.turn % of + self.turn / of) % WHOLE_TURNS {
+            0 if !self.young && self.part_of(share).index == 0 => Turn::Ours,
+            0 => Turn::Closed,
+            1 if self.young => Turn::Closed,
+            _ => Turn::Parts,
+        }
+    }
 }
 
 /// What a front end may take of what is free: all figures in slots, or all in tokens.
@@ -63,23 +97,44 @@ struct Free {
     own: i64,
     /// Sent by us and not in any report yet.
     unseen: i64,
+    /// Ended of ours since the last report was measured.
+    freed: i64,
+    /// What the others have less by the last report than by the one before.
+    gone: i64,
     /// To be left to the others.
     reserved: i64,
+    /// Whether a report has come yet.
+    reported: bool,
 }
 
 impl Free {
-    fn ours(&self, sight: &Sight, share: Share) -> i64 {
-        if share.of == 1 {
-            return self.left.min(self.own);
-        }
-        let part = sight.part_of(share);
-        let spare = self.left - self.reserved;
-        let borrowed = if part.index == 0 && sight.open {
-            spare
-        } else {
-            part.part((spare + self.unseen).max(0) as u64) as i64 - self.unseen
+    /// What the last two reports show to be free, as far as it is not left to the others.
+    fn spare(&self) -> i64 {
+        let reserved = if self.own > 0 { 0 } else { self.reserved };
+        (self.left + self.unseen - self.freed - self.gone - reserved).max(0)
+    }
+
+    fn ours(&self, turn: Turn, spare: i64, lent: i64) -> i64 {
+        // Who has more than its share leaves what it frees, for a while, to those who have less.
+        let gives = turn == Turn::Closed && self.own <= 0 && spare == 0;
+        self.left.min(if gives { 0 } else { self.freed } + lent - self.unseen)
+    }
+
+    fn slots(&self, sight: &Sight, share: Share) -> i64 {
+        let (spare, part, turn) = (self.spare(), sight.part_of(share), sight.turn_of(share));
+        let lent = if part.index == 0 && !sight.young && self.reported { spare } else { 0 };
+        let lent = lent.max(part.part(spare as u64) as i64);
+        self.ours(turn, spare, lent)
+    }
+
+    fn tokens(&self, sight: &Sight, share: Share) -> i64 {
+        let (spare, turn) = (self.spare(), sight.turn_of(share));
+        let lent = match turn {
+            Turn::Parts => sight.part_of(share).part(spare as u64) as i64,
+            Turn::Ours => spare * 3 / 4,
+            Turn::Closed => sight.part_of(share).part(spare as u64 / 4) as i64,
         };
-        self.left.min(self.own.max(borrowed))
+        self.ours(turn, spare, lent)
     }
 }
 
@@ -94,11 +149,15 @@ impl Account {
             left: i64::from(self.whole_slots) - i64::from(counted),
             own: i64::from(self.own_slots) - i64::from(own),
             unseen: i64::from(self.unseen()),
+            freed: i64::from(self.freed.0),
+            gone: (i64::from(self.before.0) - i64::from(self.foreign_requests)).max(0),
             reserved: (others.min(i64::from(self.whole_slots) / RESERVE as i64)
                 - i64::from(self.foreign_requests))
             .max(0),
+            reported: self.reported_ms.is_some(),
         };
-        worker.free_slots = slots.ours(&sight, share).max(0) as u32;
+        let free_slots = if share.of == 1 { slots.left } else { slots.slots(&sight, share) };
+        worker.free_slots = free_slots.max(0) as u32;
         worker.running = counted.min(MAX_SLOTS - worker.free_slots);
         let there = (counted_tokens + self.preempted_tokens()).min(MAX_LOAD_TOKENS);
         worker.load_tokens = there;
@@ -124,10 +183,13 @@ impl Account {
             left: capacity as i64 - counted_tokens as i64 - growth,
             own: share.part(capacity) as i64 - own_tokens as i64 - own_growth,
             unseen: self.sent_line.tally.tokens(self.grown_tokens) as i64,
+            freed: self.freed.1 as i64,
+            gone: (self.before.1 - self.correction_tokens).max(0),
             reserved: (capacity as i64 / RESERVE as i64 - self.foreign_tokens() as i64).max(0)
                 * others.min(1),
+            reported: self.reported_ms.is_some(),
         };
-        let mut room = tokens.ours(&sight, share);
+        let mut room = if share.of == 1 { tokens.left } else { tokens.tokens(&sight, share) };
         if sight.tight && counted == 0 {
             // It leaves no headroom for itself where it is as long as the whole cache.
             room += i64::from(self.rules.headroom_tokens);

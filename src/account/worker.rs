@@ -44,6 +44,8 @@ pub(crate) struct Account {
     pub acknowledged: u64,
     pub(super) sequence: Option<u64>,
     pub(super) epoch: Option<u64>,
+    /// That of the life before: reports of it may still be on their way.
+    pub(super) former_epoch: Option<u64>,
     pub(super) anew: Option<Anew>,
     /// When its present life was first heard of.
     pub(super) restarted_ms: u64,
@@ -55,6 +57,10 @@ pub(crate) struct Account {
     pub(super) changes: VecDeque<Change>,
     /// The greatest age that a report has told.
     pub(super) oldest_report_ms: u64,
+    /// Requests and tokens that have ended since the last report was measured: room that only we know of.
+    pub(super) freed: (u32, u64),
+    /// Foreign requests and the correction by the report before the last.
+    pub(super) before: (u32, i64),
     /// Since when it reports that it holds nothing although requests of ours were seen there.
     pub empty_since_ms: Option<u64>,
     pub counts: ReportCounts,
@@ -80,6 +86,7 @@ impl Account {
             acknowledged: 0,
             sequence: None,
             epoch: None,
+            former_epoch: None,
             anew: None,
             restarted_ms: 0,
             reported_ms: None,
@@ -87,6 +94,8 @@ impl Account {
             correction_tokens: 0,
             changes: VecDeque::new(),
             oldest_report_ms: 0,
+            freed: (0, 0),
+            before: (0, 0),
             empty_since_ms: None,
             counts: ReportCounts::default(),
         };
@@ -219,12 +228,15 @@ impl Account {
     /// Ends the count of a request, which leaves the slab.
     pub(crate) fn end(&mut self, slab: &mut Slab, index: u32, now_ms: u64) -> Active {
         let tokens = self.tokens_of(&slab.entries[index as usize]);
-        let stage = slab.entries[index as usize].stage;
+        let Active { stage, growth_tokens, .. } = slab.entries[index as usize];
         if stage == Stage::Decoding {
             self.release(tokens);
         }
         if stage != Stage::Preempted {
             self.changed(Change { at_ms: now_ms, tokens, what: What::Ended });
+        }
+        if stage != Stage::Sent {
+            self.freed = (self.freed.0 + 1, self.freed.1 + tokens + u64::from(growth_tokens));
         }
         self.leave_stage(slab, index);
         slab.remove(index)

@@ -52,6 +52,7 @@ impl Router {
         let verdict = self.accounts[place].judge(report, now_ms);
         if verdict == Verdict::Restarted {
             self.return_forgotten(place, report);
+            self.accounts[place].forget_changes();
         }
         let mean_tokens = if report.kv_used_tokens.is_none() { self.mean_tokens() } else { 0 };
         let account = &mut self.accounts[place];
