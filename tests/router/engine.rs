@@ -228,6 +228,12 @@ impl World {
         }
         self.enter(id, Stage::Decoding);
         self.records.get_mut(&id).expect("it runs").tokens += u64::from(tokens);
+        if stage != Stage::Decoding
+            && let Some(begun) = self.sides[rank].changes.last_mut()
+        {
+            // It has begun with these tokens.
+            begun.2 += u64::from(tokens);
+        }
         self.sides[rank].moved_tokens += u64::from(tokens);
     }
 
