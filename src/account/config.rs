@@ -61,12 +61,12 @@ impl WorkerConfig {
 
 /// Which part of every worker this router is sure of when several front ends feed the same workers.
 ///
-/// Part `index` of `of` has `slots * (index + 1) / of - slots * index / of` of each worker's slots, but one at
-/// least, and of its KV capacity likewise. It is no wall: front ends fill what they have freed themselves, take
-/// parts of what reports show to be free, and turns at all of it; one that has more than its part of a full
-/// worker gives way to those that have less. What all of them send together exceeds a worker by no more than
-/// the others have sent since the report was measured that the last of them went by, and what of its own has
-/// ended within that report's age.
+/// Part `index` of `of` has `slots * (index + 1) / of - slots * index / of` of each worker's slots, but one
+/// at least, and of its KV capacity likewise. It is no wall: front ends fill what they have freed themselves,
+/// take parts of what reports show to be free, and turns at all of it; one that has more than its part of a
+/// full worker gives way to those that have less. What all of them send together exceeds a worker by no more
+/// than the others have sent since the report was measured that the last of them went by, and what of its own
+/// has ended within that report's age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Share {

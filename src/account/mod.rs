@@ -40,7 +40,8 @@
 //! | with a sequence above the last, or without one | taken |
 //! | with the last sequence again | ignored, whatever it says ([`Verdict::Repeated`]) |
 //! | with a lower sequence, or with none and having seen less | acknowledges only ([`Verdict::Late`]) |
-//! | with a higher sequence and having seen less, or of the epoch before | ignored ([`Verdict::Contradictory`]) |
+//! | with a higher sequence and having seen less | ignored ([`Verdict::Contradictory`]) |
+//! | of the epoch before | ignored ([`Verdict::Contradictory`]) |
 //! | of another epoch, or late for a second and rising | of a new life ([`Verdict::Restarted`]) |
 //! | having seen a dispatch that was never made | an error, ignored |
 //! | of a worker that is not there | an error, ignored |

@@ -4,8 +4,8 @@
 //! Nobody tells one front end what another has just sent; all of them hear the same reports, a little late.
 //! So each counts three things of a worker:
 //!
-//! - *Freed*: what its own requests have left since the last report was measured. It alone knows, and fills it
-//!   at once: past saturation every front end goes on with what it has, and no report is waited for.
+//! - *Freed*: what its own requests have left since the last report was measured. It alone knows, and fills
+//!   it at once: past saturation every front end goes on with what it has, and no report is waited for.
 //! - *Free*: what the last two reports show, both of them, for what a single one shows is mostly what another
 //!   front end is about to fill again. Of that each takes only its part, less what it has sent and no report
 //!   knows of; parts that do not come out even go round from worker to worker and from turn to turn
@@ -17,11 +17,11 @@
 //!   used up its share of a full worker does not fill what it frees then: so one that begins late gets its
 //!   share.
 //!
-//! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half a
-//! turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own last
-//! report. So what is too much on a worker is at most what the others have sent there since that report was
-//! measured, and those of its own that ended within the age of that report. Turns go by the caller's clock: front ends are to read one clock, or clocks that
-//! agree within half a turn.
+//! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half
+//! a turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own
+//! last report. So what is too much on a worker is at most what the others have sent there since that report
+//! was measured, and those of its own that ended within the age of that report. Turns go by the caller's
+//! clock: front ends are to read one clock, or clocks that agree within half a turn.
 
 use crate::account::Share;
 use crate::account::worker::Account;

@@ -40,8 +40,8 @@ macro_rules! kinds {
 kinds! {
     Arrival, Abort, End, Foreign, Pinned, SharedPrefix, PrefillChunk, Transfer, Held, TransferDone, Preempted,
     PreemptedUntold, Resumed, Restart, RestartSeen, Forgotten, LostDispatch, LostReturned, Adopted, StaleEnd,
-    Progress, ProgressRequest, ProgressRequests, Silence, ReportLost, ReportTwice, Repeated, Late, Contradictory,
-    NoKv, OldKv, NoAge, NoNumber, NoSequence, Exact, Again,
+    Progress, ProgressRequest, ProgressRequests, Silence, ReportLost, ReportTwice, Repeated, Late,
+    Contradictory, NoKv, OldKv, NoAge, NoNumber, NoSequence, Exact, Again,
 }
 
 /// How often each has happened.

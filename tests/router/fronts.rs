@@ -315,7 +315,8 @@ impl Case {
 
     fn line(&self, fronts: usize, out: &Outcome, whole: &Outcome) -> String {
         format!(
-            "{:5} {:?} {:?} reports {} seed {} | {fronts:2} fronts: work {:.3}, slots {:.3}, over slots {} ({} ticks), over \
+            "{:5} {:?} {:?} reports {} seed {} | {fronts:2} fronts: work {:.3}, slots {:.3}, over slots {} \
+             ({} ticks), over \
              KV {}, wait mean {:.0} p95 {}, first p50 {} p95 {}, left {} never {}, first runs {}",
             self.policy,
             self.load,

@@ -126,8 +126,8 @@ impl World {
             Verdict::Taken => {}
             Verdict::Restarted => {
                 self.seen.add(Kind::RestartSeen);
-                // Who is lost by it comes back with the next plan, and is gone from the account by now; none of
-                // that can be in the measurement.
+                // Who is lost by it comes back with the next plan, and is gone from the account by now;
+                // none of that can be in the measurement.
                 self.forget_returned(at);
                 self.sides[at].changes.clear();
             }
@@ -225,8 +225,8 @@ impl World {
             (side.moved_tokens, side.truth) = (0, truth);
             return;
         };
-        // KV tokens: what was measured, those whose cache is not known to be there, and what has begun or ended
-        // since; and what the engine has allocated and freed since.
+        // KV tokens: what was measured, those whose cache is not known to be there, and what has begun or
+        // ended since; and what the engine has allocated and freed since.
         let age_ms = report.kv_age_ms.unwrap_or(report.age_ms);
         let begun = self.changed(at, age_ms, |what| what == What::Begun).1;
         let ended = self.changed(at, age_ms, |what| what != What::Begun).1;
@@ -239,8 +239,8 @@ impl World {
             (least..=most).contains(&believed)
                 && believed <= truth.kv_tokens + over
                 && truth.kv_tokens <= believed + under,
-            "{}: rank {at}, {believed} tokens believed, {} there, {} measured: {least}..={most}, over {over}, \
-             under {under}; {found:?} {report:?}",
+            "{}: rank {at}, {believed} tokens believed, {} there, {} measured: {least}..={most}, over \
+             {over}, under {under}; {found:?} {report:?}",
             self.again(),
             truth.kv_tokens,
             kv.kv_tokens
