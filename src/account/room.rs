@@ -93,8 +93,10 @@ impl Sight {
 struct Free {
     /// On the whole worker, by what we know.
     left: i64,
-    /// To the part that is surely ours.
+    /// To the part that is ours.
     own: i64,
+    /// Whether the others leave us that part: they have no more than theirs.
+    intact: bool,
     /// Sent by us and not in any report yet.
     unseen: i64,
     /// Ended of ours since the last report was measured.
@@ -110,6 +112,9 @@ struct Free {
 impl Free {
     /// What the last two reports show to be free, as far as it is not left to the others.
     fn spare(&self) -> i64 {
+        if !self.reported {
+            return 0;
+        }
         let reserved = if self.own > 0 { 0 } else { self.reserved };
         (self.left + self.unseen - self.freed - self.gone - reserved).max(0)
     }
@@ -117,12 +122,13 @@ impl Free {
     fn ours(&self, turn: Turn, spare: i64, lent: i64) -> i64 {
         // Who has more than its share leaves what it frees, for a while, to those who have less.
         let gives = turn == Turn::Closed && self.own <= 0 && spare == 0;
-        self.left.min(if gives { 0 } else { self.freed } + lent - self.unseen)
+        let taken = if gives { 0 } else { self.freed } + lent - self.unseen;
+        self.left.min(if self.intact { taken.max(self.own) } else { taken })
     }
 
     fn slots(&self, sight: &Sight, share: Share) -> i64 {
         let (spare, part, turn) = (self.spare(), sight.part_of(share), sight.turn_of(share));
-        let lent = if part.index == 0 && !sight.young && self.reported { spare } else { 0 };
+        let lent = if part.index == 0 && !sight.young { spare } else { 0 };
         let lent = lent.max(part.part(spare as u64) as i64);
         self.ours(turn, spare, lent)
     }
@@ -148,6 +154,7 @@ impl Account {
         let slots = Free {
             left: i64::from(self.whole_slots) - i64::from(counted),
             own: i64::from(self.own_slots) - i64::from(own),
+            intact: self.foreign_requests <= self.whole_slots - self.own_slots,
             unseen: i64::from(self.unseen()),
             freed: i64::from(self.freed.0),
             gone: (i64::from(self.before.0) - i64::from(self.foreign_requests)).max(0),
@@ -182,6 +189,7 @@ impl Account {
         let tokens = Free {
             left: capacity as i64 - counted_tokens as i64 - growth,
             own: share.part(capacity) as i64 - own_tokens as i64 - own_growth,
+            intact: self.foreign_tokens() <= capacity - share.part(capacity),
             unseen: self.sent_line.tally.tokens(self.grown_tokens) as i64,
             freed: self.freed.1 as i64,
             gone: (self.before.1 - self.correction_tokens).max(0),

@@ -90,7 +90,7 @@ struct Front {
     inbox: Vec<(u64, u64, u32, WorkerReport)>,
     came_ms: HashMap<RequestId, u64>,
     /// When the last report of each rank was measured that it has heard.
-    heard_ms: Vec<u64>,
+    heard_ms: Vec<(u64, u64)>,
 }
 
 /// What came of a case.
@@ -161,7 +161,12 @@ impl Case {
                     .headroom_steps(HEADROOM)
                     .share(Share::new(index as u32, fronts as u32));
                 let router = Router::new(config, self.policy, &Parameters::default()).expect("valid");
-                Front { router, inbox: Vec::new(), came_ms: HashMap::new(), heard_ms: vec![0; self.ranks] }
+                Front {
+                    router,
+                    inbox: Vec::new(),
+                    came_ms: HashMap::new(),
+                    heard_ms: vec![(0, 0); self.ranks],
+                }
             })
             .collect();
         let mut ranks: Vec<Rank> =
@@ -213,8 +218,11 @@ impl Case {
                 side.inbox.sort_by_key(|&(when, ..)| when);
                 let due = side.inbox.partition_point(|&(when, ..)| when <= now_ms);
                 for (_, measured_ms, rank, report) in side.inbox.drain(..due) {
-                    let heard_ms = &mut side.heard_ms[rank as usize];
-                    *heard_ms = measured_ms.max(*heard_ms);
+                    // Of the report before: what its age left open may stay so until the next one.
+                    let (before_ms, heard_ms) = &mut side.heard_ms[rank as usize];
+                    if measured_ms > *heard_ms {
+                        (*before_ms, *heard_ms) = (*heard_ms, measured_ms);
+                    }
                     side.router.report(rank, report, now_ms).expect("a report");
                 }
                 let plan = side.router.step(now_ms).expect("a decision");
@@ -239,7 +247,7 @@ impl Case {
                         log.drain(..log.len().saturating_sub(256));
                     }
                     let since_ms =
-                        side.heard_ms[dispatch.worker.0 as usize].saturating_sub(u64::from(AGE_MS));
+                        side.heard_ms[dispatch.worker.0 as usize].0.saturating_sub(u64::from(AGE_MS));
                     let ended =
                         rank.ended.iter().filter(|&&(when, who)| who == index && when >= since_ms).count();
                     let blind = ended
