@@ -63,8 +63,9 @@ impl WorkerConfig {
 ///
 /// Part `index` of `of` has `slots * (index + 1) / of - slots * index / of` of each worker's slots, but one
 /// at least, and of its KV capacity likewise. Within its part a front end admits as long as the whole worker
-/// has room by its last report; beyond it, it takes its turn with the others at what nobody uses. So what all
-/// of them admit together exceeds a worker by no more than was lent within the age of a report.
+/// has room by its last report; beyond it, it takes its turn with the others at what nobody uses by that
+/// report: before the first one nothing is lent. So what all of them admit together exceeds a worker by no
+/// more than was lent within the age of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Share {

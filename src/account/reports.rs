@@ -126,6 +126,8 @@ impl Account {
         {
             self.move_to(slab, self.received_line.head, Stage::Decoding, now_ms);
         }
+        // Not by progress: a report that was made before it has seen less and is right all the same.
+        self.acknowledged = self.acknowledged.max(last);
         self.receive_up_to(slab, last, now_ms, |number| report.has_seen(number));
         if verdict == Verdict::Late {
             return;

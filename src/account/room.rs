@@ -2,11 +2,12 @@
 //!
 //! # Several front ends
 //! A [`Share`] is what a front end may always use, as far as the whole worker has it by the last report, and
-//! at least a slot. Beyond it there is what nobody uses. All front ends see the same report, so each takes of
-//! what is free only its part of that, less what it has sent since and the report cannot know; the parts
-//! change hands from worker to worker and from turn to turn ([`TURN_MS`]). A front end whose turn a worker is
-//! may take all that is free there: a request that is longer than any part waits for that. An eighth of the
-//! worker is left to the others until they use as much. So front ends whose reports are late may overfill a
+//! at least a slot. Beyond it there is what nobody uses, once a report has shown it. All front ends see the
+//! same report, so each takes of what is free only its part of that, less what it has sent since and the
+//! report cannot know; the parts change hands from worker to worker and from turn to turn ([`TURN_MS`]). A
+//! front end whose turn a worker is may take all that is free there: a request that is longer than any part
+//! waits for that. An eighth of the worker is left to the others until they use as much, but for a request
+//! that nothing less than an empty worker can hold. So front ends whose reports are late may overfill a
 //! worker by what they borrow within the age of a report, and by no more.
 
 use crate::account::Share;
@@ -29,7 +30,8 @@ pub(crate) struct Sight {
     /// Position of the worker, and how many there are.
     place: usize,
     pub workers: usize,
-    /// Whether a request waits that only a worker with nobody on it can hold.
+    /// Whether a request waits that only a worker with nobody on it can hold: it leaves no headroom, or
+    /// nothing to other front ends.
     pub tight: bool,
 }
 
@@ -65,11 +67,13 @@ struct Free {
     unseen: i64,
     /// To be left to the others.
     reserved: i64,
+    /// Whether a report has shown what is free.
+    shown: bool,
 }
 
 impl Free {
     fn ours(&self, sight: &Sight, share: Share) -> i64 {
-        if share.of == 1 {
+        if share.of == 1 || !self.shown {
             return self.left.min(self.own);
         }
         let part = sight.part_of(share);
@@ -83,13 +87,25 @@ impl Free {
     }
 }
 
+/// The tokens of a worker that are left to other front ends.
+fn reserved_tokens(share: Share, capacity_tokens: u64) -> u64 {
+    if share.of > 1 { capacity_tokens / RESERVE } else { 0 }
+}
+
 impl Account {
+    /// What it may hold, when it is empty, beside what is left to others; none where there is no bound.
+    pub(crate) fn lent_tokens(&self) -> Option<u64> {
+        self.ceiling_tokens.map(|tokens| tokens - reserved_tokens(self.rules.share, tokens))
+    }
+
     /// Writes what a batch is to know of the worker.
     pub(crate) fn settle(&self, sight: Sight, worker: &mut Worker) {
         let share = self.rules.share;
         let (own, counted_tokens) = (self.running(), self.counted_tokens());
         let counted = own.saturating_add(self.foreign_requests);
         let others = i64::from(share.of) - 1;
+        let shown = self.reported_ms.is_some();
+        let eased = sight.tight && counted == 0;
         let slots = Free {
             left: i64::from(self.whole_slots) - i64::from(counted),
             own: i64::from(self.own_slots) - i64::from(own),
@@ -97,6 +113,7 @@ impl Account {
             reserved: (others.min(i64::from(self.whole_slots) / RESERVE as i64)
                 - i64::from(self.foreign_requests))
             .max(0),
+            shown,
         };
         worker.free_slots = slots.ours(&sight, share).max(0) as u32;
         worker.running = counted.min(MAX_SLOTS - worker.free_slots);
@@ -124,11 +141,15 @@ impl Account {
             left: capacity as i64 - counted_tokens as i64 - growth,
             own: share.part(capacity) as i64 - own_tokens as i64 - own_growth,
             unseen: self.sent_line.tally.tokens(self.grown_tokens) as i64,
-            reserved: (capacity as i64 / RESERVE as i64 - self.foreign_tokens() as i64).max(0)
-                * others.min(1),
+            reserved: if eased {
+                0
+            } else {
+                reserved_tokens(share, capacity).saturating_sub(self.foreign_tokens()) as i64
+            },
+            shown,
         };
         let mut room = tokens.ours(&sight, share);
-        if sight.tight && counted == 0 {
+        if eased {
             // It leaves no headroom for itself where it is as long as the whole cache.
             room += i64::from(self.rules.headroom_tokens);
             worker.kv_capacity_tokens =

@@ -312,11 +312,8 @@ impl Account {
     /// requests keep their order.
     pub(crate) fn grow(&mut self, slab: &mut Slab, index: u32, tokens: u32, now_ms: u64) {
         let Active { stage, number, .. } = slab.entries[index as usize];
-        if tokens == 0 && !stage.grows() {
-            return;
-        }
         self.move_to(slab, index, Stage::Decoding, now_ms);
-        if stage == Stage::Sent && self.rules.in_order {
+        if self.rules.in_order {
             self.receive_up_to(slab, number, now_ms, |_| true);
         }
         slab.entries[index as usize].born_tokens -= i64::from(tokens);
@@ -337,7 +334,6 @@ impl Account {
         now_ms: u64,
         has_seen: impl Fn(u64) -> bool,
     ) {
-        self.acknowledged = self.acknowledged.max(number);
         let mut at = self.sent_line.head;
         while let Some(&Active { number: found, next, .. }) = slab.entries.get(at as usize)
             && found <= number
