@@ -36,6 +36,13 @@ pub(crate) struct Tally {
     pub(crate) masked: usize,
     pub(crate) placed: usize,
     pub(crate) finished: usize,
+    pub(crate) sent: usize,
+    pub(crate) moved: usize,
+    pub(crate) stages: usize,
+    pub(crate) grown: usize,
+    pub(crate) by_life: usize,
+    pub(crate) disowned: usize,
+    pub(crate) configured: usize,
     pub(crate) behind_window: usize,
     pub(crate) jumps: u64,
     pub(crate) returned: [usize; ReturnReason::ALL.len()],
@@ -51,6 +58,13 @@ impl AddAssign for Tally {
         self.masked += other.masked;
         self.placed += other.placed;
         self.finished += other.finished;
+        self.sent += other.sent;
+        self.moved += other.moved;
+        self.stages += other.stages;
+        self.grown += other.grown;
+        self.by_life += other.by_life;
+        self.disowned += other.disowned;
+        self.configured += other.configured;
         self.behind_window += other.behind_window;
         self.jumps += other.jumps;
         for (sum, more) in self.returned.iter_mut().zip(other.returned) {
@@ -120,6 +134,7 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
         .ends_horizon_steps(mostly_below_32(u, 600)?)
         .mode(mode)
         .share(share)
+        .in_order(flags >> 3 & 1 == 1)
         .dispatch_timeout_ms(perhaps(u, |u| mostly_below(u, 1_000))?)
         .silence_timeout_ms(perhaps(u, |u| mostly_below(u, 20_000))?)
         .expire_after_ms(perhaps(u, |u| mostly_below(u, 20_000))?))
@@ -142,6 +157,12 @@ fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>
     if flags >> 3 & 3 == 0 {
         request.deadline_steps = Some(mostly_below_32(u, 20)?);
     }
+    match u8::arbitrary(u)? % 6 {
+        // Mostly no more than it is long.
+        0 => request.generated_tokens = mostly_below_32(u, 30)?,
+        1 => request.max_tokens = Some(mostly_below_32(u, 60)?),
+        _ => {}
+    }
     if flags >> 5 & 1 == 0 {
         request.prompt_hash = Some(u64::from(u8::arbitrary(u)? % 3));
     }
@@ -155,7 +176,9 @@ fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>
 }
 
 fn is_request_sound(request: &Request<WorkerId>) -> bool {
-    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) && request.waited_steps <= MAX_WAITED_STEPS
+    (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
+        && request.waited_steps <= MAX_WAITED_STEPS
+        && request.generated_tokens <= request.prompt_tokens
 }
 
 /// The id of a worker, now and then of none.
@@ -289,8 +312,14 @@ impl PairTerms for Terms {
 /// A request that is inside, from being let in until it leaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Life {
-    Waits { rank: Option<WorkerId> },
-    Runs { worker: WorkerId },
+    Waits {
+        rank: Option<WorkerId>,
+    },
+    /// By the dispatch of this number, zero for none.
+    Runs {
+        worker: WorkerId,
+        number: u64,
+    },
 }
 
 /// What can be asked.
@@ -310,6 +339,8 @@ struct World {
     inside: HashMap<RequestId, Life>,
     /// Who has left and is told with the next plan, by their lives: an id may be let in again before.
     pending: Vec<(RequestId, WorkerId)>,
+    /// Dispatches made lately.
+    lives: Vec<Dispatch>,
     arrived: u64,
     now_ms: u64,
     explains: bool,
@@ -342,6 +373,7 @@ impl World {
             remembers: !scores,
             inside: HashMap::new(),
             pending: Vec::new(),
+            lives: Vec::new(),
             arrived: 0,
             now_ms: 0,
             explains: false,
@@ -391,7 +423,7 @@ impl World {
 
     fn runs_on(&self, id: RequestId) -> Option<WorkerId> {
         match self.inside.get(&id)? {
-            Life::Runs { worker } => Some(*worker),
+            Life::Runs { worker, .. } => Some(*worker),
             Life::Waits { .. } => None,
         }
     }
@@ -429,8 +461,18 @@ impl World {
         self.inside.remove(&id).unwrap_or_else(|| panic!("{id} is not inside"))
     }
 
+    /// Somebody runs now.
+    fn begins(&mut self, dispatch: &Dispatch) {
+        let &Dispatch { id, worker, number, .. } = dispatch;
+        self.inside.insert(id, Life::Runs { worker, number });
+        self.lives.push(*dispatch);
+        if self.lives.len() > 16 {
+            let _ = self.lives.remove(0);
+        }
+    }
+
     fn event(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
-        match u8::arbitrary(u)? % 48 {
+        match u8::arbitrary(u)? % 64 {
             0..=9 => self.enqueue(u)?,
             10..=13 => self.place(u)?,
             14..=23 => self.step(u)?,
@@ -505,6 +547,18 @@ impl World {
                 self.router.tell_length(id, tokens);
                 self.twin.tell_length(id, tokens);
             }
+            48..=51 => self.change_stage(u)?,
+            52..=54 => self.send(u)?,
+            55 | 56 => self.progress_many(u)?,
+            57..=59 => self.end_life(u)?,
+            60 => self.disown(u)?,
+            61 => self.configure(u)?,
+            62 => {
+                let config = worker_config(u, true)?;
+                if self.router.worker_ids().len() < MOST_WORKERS {
+                    self.call(!is_sound(&config), |router| router.announce_worker(config));
+                }
+            }
             _ if one_in(u, 3)? => self.recover(),
             _ => {
                 self.explains = u.arbitrary()?;
@@ -545,6 +599,8 @@ impl World {
             Some(mut terms) => router.place_with(request, now_ms, &mut terms),
         };
         let (before, workers) = (state(&self.router), self.router.workers().to_vec());
+        // What is lent changes with the time.
+        let whole = self.router.config().share.of == 1;
         let placement = match place(&mut self.router) {
             Ok(placement) => placement,
             Err(error) => {
@@ -562,16 +618,19 @@ impl World {
             Placement::Placed(dispatch) => {
                 let place =
                     self.router.worker_ids().iter().position(|&id| id == dispatch.worker).expect("there");
-                assert!(workers[place].open_slots() > 0, "no slot on {dispatch:?}");
+                assert!(workers[place].accepting, "closed: {dispatch:?}");
+                assert!(!whole || workers[place].open_slots() > 0, "no slot on {dispatch:?}");
                 let needs = i64::from(request.prompt_tokens) + self.growth_tokens();
-                assert!(workers[place].room_tokens() >= needs, "no room on {dispatch:?}");
+                assert!(!whole || workers[place].room_tokens() >= needs, "no room on {dispatch:?}");
                 assert!(
                     request.rank.is_none_or(|rank| rank == dispatch.worker),
                     "bound elsewhere: {dispatch:?}"
                 );
                 assert!(terms.is_none_or(|terms| terms.may(request.id, place)), "masked: {dispatch:?}");
                 assert_eq!(dispatch.id, request.id);
-                self.enters(request.id, Life::Runs { worker: dispatch.worker });
+                self.arrived += 1;
+                assert!(!self.inside.contains_key(&request.id));
+                self.begins(&dispatch);
                 self.tally.placed += 1;
             }
         }
@@ -586,7 +645,7 @@ impl World {
 
     fn step(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
         let (now_ms, terms) = (self.reading(u)?, Option::<Terms>::arbitrary(u)?);
-        let before = state(&self.router);
+        let (before, whole) = (state(&self.router), self.router.config().share.of == 1);
         let decided = match terms {
             None => self.router.step(now_ms),
             Some(mut terms) => self.router.step_with(now_ms, &mut terms),
@@ -632,15 +691,22 @@ impl World {
             let found = &workers[place];
             assert_eq!(number, found.dispatches + u64::from(*count), "numbers have no gap");
             let given_back = silent.get(&worker).copied().unwrap_or(0);
-            assert!(found.accepting && *count <= found.free_slots + given_back, "no slot: {dispatch:?}");
+            // What is lent changes with the time; but never is it more than the worker has.
+            let slots = self.router.worker_config(worker).expect("there").slots;
+            let free_slots = if whole { found.free_slots } else { slots.saturating_sub(found.running) };
+            assert!(found.accepting && *count <= free_slots + given_back, "no slot: {dispatch:?}");
             if let Some(capacity) = found.kv_capacity_tokens
                 && given_back == 0
+                && whole
             {
                 let kept = found.kv_used_tokens + found.kv_growth_tokens;
-                assert!(kept as i64 + *tokens <= capacity as i64, "no room: {dispatch:?}");
+                // An empty worker may take one that leaves no headroom.
+                let most = capacity as i64 + if found.running == 0 { growth_tokens } else { 0 };
+                assert!(kept as i64 + *tokens <= most, "no room: {dispatch:?}");
             }
-            let life = self.inside.insert(id, Life::Runs { worker });
+            let life = self.inside.get(&id).copied();
             let Some(Life::Waits { rank }) = life else { panic!("{dispatch:?} of {life:?}") };
+            self.begins(dispatch);
             assert!(rank.is_none_or(|rank| rank == worker), "bound to {rank:?}: {dispatch:?}");
             assert!(terms.is_none_or(|terms| terms.may(id, place)), "masked: {dispatch:?}");
             self.tally.admitted += 1;
@@ -666,7 +732,7 @@ impl World {
         let life = self.leaves(id);
         let config = self.router.config();
         match life {
-            Life::Runs { worker: on } => {
+            Life::Runs { worker: on, .. } => {
                 assert_eq!((Some(on), reason), (worker, WorkerSilent));
                 assert!(config.silence_timeout_ms.is_some());
             }
@@ -680,20 +746,120 @@ impl World {
     }
 
     fn adopt(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
-        let (request, generated) = (request(u, &self.router)?, mostly_below_32(u, 50)?);
+        let (mut request, generated) = (request(u, &self.router)?, mostly_below_32(u, 50)?);
+        if one_in(u, 3)? {
+            request.id = self.somebody(u, true)?;
+        }
         let worker = worker(u, &self.router)?;
         let before = self.inside.get(&request.id).copied();
-        let refused = matches!(before, Some(Life::Runs { .. }))
-            || !(1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
-            || !self.has_worker(worker);
+        let refused = !(1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens) || !self.has_worker(worker);
         if self.call(refused, |router| router.adopt(request, worker, generated)).is_some() {
-            match before {
-                // It waited, and runs now.
-                Some(_) => {
-                    self.inside.insert(request.id, Life::Runs { worker });
-                }
-                None => self.enters(request.id, Life::Runs { worker }),
-            }
+            self.arrived += u64::from(before.is_none());
+            self.tally.moved += usize::from(matches!(before, Some(Life::Runs { .. })));
+            self.inside.insert(request.id, Life::Runs { worker, number: 0 });
+        }
+        Ok(())
+    }
+
+    /// An engine tells what it does with a request.
+    fn change_stage(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let (id, call) = (self.somebody(u, true)?, u8::arbitrary(u)? % 5);
+        let refused = self.runs_on(id).is_none();
+        let changed = self.call(refused, |router| match call {
+            0 | 1 => router.held(id),
+            2 => router.preempted(id),
+            3 => router.transfer_done(id),
+            _ => router.resumed(id),
+        });
+        self.tally.stages += usize::from(changed.is_some());
+        Ok(())
+    }
+
+    fn send(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let mut request = request(u, &self.router)?;
+        if one_in(u, 3)? {
+            request.id = self.somebody(u, false)?;
+        }
+        let (to, now_ms) = (perhaps(u, |u| worker(u, &self.router))?, self.perhaps_reading(u)?);
+        let waited = self.inside.contains_key(&request.id);
+        let refused = self.runs_on(request.id).is_some()
+            || !is_request_sound(&request)
+            || request.rank.is_some_and(|rank| !self.has_worker(rank))
+            || to.is_some_and(|to| !self.has_worker(to))
+            || self.router.worker_ids().is_empty();
+        if let Some(dispatch) = self.call(refused, |router| router.send(request, to, now_ms)) {
+            assert!(to.or(request.rank).is_none_or(|to| to == dispatch.worker), "{dispatch:?}");
+            assert_eq!((dispatch.id, dispatch.prompt_tokens), (request.id, request.prompt_tokens));
+            self.arrived += u64::from(!waited);
+            self.begins(&dispatch);
+            self.tally.sent += 1;
+        }
+        Ok(())
+    }
+
+    /// Tokens of several, in whatever order, twice, or of nobody.
+    fn progress_many(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let mut grown = Vec::new();
+        for _ in 0..u.int_in_range(0..=6)? {
+            grown.push((self.somebody(u, true)?, mostly_below_32(u, 6)?));
+        }
+        let refused = grown.iter().any(|&(_, tokens)| tokens > MAX_PROMPT_TOKENS);
+        let run = grown.iter().filter(|&&(id, _)| self.runs_on(id).is_some()).count();
+        if let Some(count) = self.call(refused, |router| router.progress_requests(&grown)) {
+            assert_eq!(count, run);
+            self.tally.grown += count;
+        }
+        Ok(())
+    }
+
+    /// The end of one life of a request, which may be an older one.
+    fn end_life(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let Some(&dispatch) = self.lives.get(usize::from(u8::arbitrary(u)? % 16)) else { return Ok(()) };
+        let (finishes, now_ms) = (u.arbitrary()?, self.perhaps_reading(u)?);
+        let Dispatch { id, worker, number, .. } = dispatch;
+        let refused = self.inside.get(&id) != Some(&Life::Runs { worker, number });
+        let ended = if finishes {
+            let finished = self.call(refused, |router| router.finish_dispatch(&dispatch, now_ms));
+            finished.map(|finished| finished.worker)
+        } else {
+            self.call(refused, |router| router.abort_dispatch(&dispatch, now_ms)).flatten()
+        };
+        if let Some(on) = ended {
+            assert_eq!(on, worker);
+            self.leaves(id);
+            self.tally.by_life += 1;
+        }
+        Ok(())
+    }
+
+    /// The ends of what a worker was sent will not be told.
+    fn disown(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let (worker, until_ms) = (worker(u, &self.router)?, self.reading(u)?);
+        let unseen = self.router.rank_metrics(worker).map_or(0, |rank| rank.unseen as usize);
+        let left = self.call(!self.has_worker(worker), |router| {
+            let mut left = Vec::new();
+            router.disown_sent(worker, until_ms, &mut left)?;
+            Ok(left)
+        });
+        let left = left.unwrap_or_default();
+        assert!(left.len() <= unseen, "{left:?} of {unseen}");
+        for id in left {
+            let life = self.leaves(id);
+            assert!(
+                matches!(life, Life::Runs { worker: on, number } if on == worker && number > 0),
+                "{life:?}"
+            );
+            self.tally.disowned += 1;
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let (worker, config) = (worker(u, &self.router)?, worker_config(u, true)?);
+        let refused = !self.has_worker(worker) || !is_sound(&config);
+        if self.call(refused, |router| router.configure_worker(worker, config)).is_some() {
+            assert_eq!(self.router.worker_config(worker), Ok(config));
+            self.tally.configured += 1;
         }
         Ok(())
     }
@@ -706,16 +872,17 @@ impl World {
             self.router.metrics(&mut metrics);
             metrics.ranks[place].dispatches
         });
-        let report = WorkerReport::new(
+        let report = WorkerReport::requests(
             if one_in(u, 2)? { 0 } else { mostly_below_32(u, 4)? },
-            mostly_below(u, 1_500)?,
+            if one_in(u, 2)? { 0 } else { mostly_below_32(u, 2)? },
         )
+        .kv_used(if one_in(u, 4)? { None } else { Some(mostly_below(u, 1_500)?) })
+        .kv_age(if one_in(u, 6)? { Some(mostly_below_32(u, 9_000)?) } else { None })
         .sequence(perhaps(u, |u| mostly_below(u, 50))?)
         .last_dispatch(perhaps(u, |u| {
             Ok(mostly_below(u, 255)? % sent.saturating_add(1 + u64::from(one_in(u, 8)?)))
         })?)
         .missing(if one_in(u, 2)? { 0 } else { u.arbitrary()? })
-        .waiting(if one_in(u, 2)? { 0 } else { mostly_below_32(u, 2)? })
         .capacity(if one_in(u, 4)? { Some(mostly_below(u, 3_000)?) } else { None })
         .epoch(if one_in(u, 8)? { Some(u64::from(one_in(u, 4)?)) } else { None })
         .age(if one_in(u, 4)? { mostly_below_32(u, 9_000)? } else { 0 });
@@ -736,7 +903,7 @@ impl World {
                     self.router.config().dispatch_timeout_ms.is_some() || verdict == Verdict::Restarted,
                     "{verdict}"
                 );
-                assert_eq!(self.leaves(id), Life::Runs { worker });
+                assert!(matches!(self.leaves(id), Life::Runs { worker: on, .. } if on == worker));
                 self.pending.push((id, worker));
             }
         }
@@ -753,7 +920,11 @@ impl World {
         for returned in removed.into_iter().flatten() {
             assert_eq!((returned.worker, returned.reason), (Some(worker), ReturnReason::WorkerRemoved));
             let life = self.leaves(returned.id);
-            assert!(life == Life::Runs { worker } || life == Life::Waits { rank: Some(worker) }, "{life:?}");
+            let on = match life {
+                Life::Runs { worker, .. } => Some(worker),
+                Life::Waits { rank } => rank,
+            };
+            assert_eq!(on, Some(worker));
             self.tally.returned[returned.reason as usize] += 1;
         }
         Ok(())
@@ -773,7 +944,7 @@ impl World {
             let life = self.leaves(returned.id);
             let worker = match life {
                 Life::Waits { rank } => rank,
-                Life::Runs { worker } => Some(worker),
+                Life::Runs { worker, .. } => Some(worker),
             };
             assert_eq!(returned.worker, worker);
             self.tally.returned[returned.reason as usize] += 1;
@@ -800,7 +971,7 @@ impl World {
         self.tally.behind_window += by_reason[WaitReason::OutsideWindow as usize] as usize;
         let mut running: BTreeMap<WorkerId, u32> = BTreeMap::new();
         for (&id, &life) in &self.inside {
-            if let Life::Runs { worker } = life {
+            if let Life::Runs { worker, .. } = life {
                 assert_eq!(self.router.running_on(id), Some(worker), "{id}");
                 *running.entry(worker).or_default() += 1;
             }
@@ -813,12 +984,17 @@ impl World {
         );
         for rank in &metrics.ranks {
             assert_eq!(rank.running, running.get(&rank.worker).copied().unwrap_or(0), "{rank:?}");
-            // An engine may run more than it has slots.
-            assert!(rank.free_slots <= rank.slots.saturating_sub(rank.running), "{rank:?}");
+            assert!(rank.held + rank.preempted + rank.unseen <= rank.running, "{rank:?}");
+            // An engine may run more than it has slots; beyond its part a front end borrows.
+            let whole = self.router.worker_config(rank.worker).expect("there").slots;
+            let slots = if self.router.config().share.of == 1 { rank.slots } else { whole };
+            assert!(rank.free_slots <= slots.saturating_sub(rank.running), "{rank:?}");
+            let sure = self.router.config().share.part(whole.into()).max(whole.min(1).into());
+            assert_eq!(u64::from(rank.slots), sure);
         }
         let counters = &metrics.counters;
-        let left =
-            counters.finished + counters.aborted + counters.preempted + counters.returned.iter().sum::<u64>();
+        let ended = counters.finished + counters.aborted + counters.preempted + counters.disowned;
+        let left = ended + counters.returned.iter().sum::<u64>();
         assert_eq!(counters.arrived, self.arrived);
         assert_eq!(counters.arrived, left + metrics.waiting + metrics.running);
         self.tally.jumps = counters.clock_jumps;

@@ -137,6 +137,8 @@ impl Account {
         {
             self.move_to(slab, self.received_line.head, Stage::Decoding, now_ms);
         }
+        // Not by progress: a report that was made before it has seen less and is right all the same.
+        self.acknowledged = self.acknowledged.max(last);
         self.receive_up_to(slab, last, now_ms, |number| report.has_seen(number));
         if verdict == Verdict::Late {
             return;
@@ -147,17 +149,19 @@ impl Account {
     }
 
     fn verdict(&mut self, report: &WorkerReport, now_ms: u64) -> Verdict {
+        // One of the life before is on its way still, unless that goes on.
+        let is_former =
+            report.epoch != self.epoch && report.epoch.is_some() && report.epoch == self.former_epoch;
         if let (Some(epoch), Some(last)) = (report.epoch, self.epoch)
             && epoch != last
+            && !is_former
         {
-            if self.former_epoch == Some(epoch) {
-                return Verdict::Contradictory;
-            }
             self.anew = None;
             return Verdict::Restarted;
         }
         let seen_less = report.last_dispatch.is_some_and(|number| number < self.acknowledged);
         let verdict = match (report.sequence, self.sequence) {
+            _ if is_former => Verdict::Contradictory,
             (Some(number), Some(last)) if number == last => Verdict::Repeated,
             (Some(number), Some(last)) if number < last => Verdict::Late,
             (Some(_), Some(_)) if seen_less => Verdict::Contradictory,

@@ -17,11 +17,15 @@
 //!   used up its share of a full worker does not fill what it frees then: so one that begins late gets its
 //!   share.
 //!
-//! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half
-//! a turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own
-//! last report. So what is too much on a worker is at most what the others have sent there since that report
-//! was measured, and those of its own that ended within the age of that report. Turns go by the caller's
-//! clock: front ends are to read one clock, or clocks that agree within half a turn.
+//! What a front end has of its [`Share`] left it may take at once where the others leave it that, which is
+//! where they have no more than theirs. Before the first report nothing else is free, for nothing has shown it.
+//! A request that nothing less than an empty worker can hold enters one in a whole turn.
+//!
+//! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half a
+//! turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own last
+//! report. So what is too much on a worker is at most what the others have sent there since that report was
+//! measured, and those of its own that ended within the age of that report. Turns go by the caller's clock:
+//! front ends are to read one clock, or clocks that agree within half a turn.
 
 use crate::account::Share;
 use crate::account::worker::Account;
@@ -43,7 +47,8 @@ pub(crate) struct Sight {
     /// Position of the worker, and how many there are.
     place: usize,
     pub workers: usize,
-    /// Whether a request waits that only a worker with nobody on it can hold.
+    /// Whether a request waits that only a worker with nobody on it can hold: it leaves no headroom, or
+    /// nothing to other front ends.
     pub tight: bool,
 }
 
@@ -137,14 +142,27 @@ impl Free {
         let (spare, turn) = (self.spare(), sight.turn_of(share));
         let lent = match turn {
             Turn::Parts => sight.part_of(share).part(spare as u64) as i64,
-            Turn::Ours => spare * 3 / 4,
+            Turn::Ours => whole_turn(spare as u64) as i64,
             Turn::Closed => sight.part_of(share).part(spare as u64 / 4) as i64,
         };
         self.ours(turn, spare, lent)
     }
 }
 
+/// What one front end may take in a whole turn of so many tokens.
+fn whole_turn(tokens: u64) -> u64 {
+    tokens / 4 * 3
+}
+
 impl Account {
+    /// What a request may have, with its headroom, on the worker when nobody is there; none where there is no
+    /// bound. Longer ones may enter it all the same when its turn is theirs ([`Sight::tight`]).
+    pub(crate) fn lent_tokens(&self) -> Option<u64> {
+        let share = self.rules.share;
+        let lent = |tokens| whole_turn(tokens).max(share.part(tokens));
+        self.ceiling_tokens.map(|tokens| if share.of == 1 { tokens } else { lent(tokens) })
+    }
+
     /// Writes what a batch is to know of the worker.
     pub(crate) fn settle(&self, sight: Sight, worker: &mut Worker) {
         let share = self.rules.share;
@@ -198,9 +216,10 @@ impl Account {
             reported: self.reported_ms.is_some(),
         };
         let mut room = if share.of == 1 { tokens.left } else { tokens.tokens(&sight, share) };
-        if sight.tight && counted == 0 {
+        let is_ours = share.of == 1 || (tokens.reported && sight.turn_of(share) == Turn::Ours);
+        if sight.tight && counted == 0 && is_ours {
             // It leaves no headroom for itself where it is as long as the whole cache.
-            room += i64::from(self.rules.headroom_tokens);
+            room = tokens.left + i64::from(self.rules.headroom_tokens);
             worker.kv_capacity_tokens =
                 Some((capacity + u64::from(self.rules.headroom_tokens)).min(MAX_LOAD_TOKENS));
         }

@@ -124,6 +124,7 @@ impl Account {
         self.own = Tally::default();
         (self.sent_line, self.received_line) = (Line::default(), Line::default());
         (self.held, self.preempted) = (Tally::default(), Tally::default());
+        self.freed = (0, 0);
         self.changes.clear();
         self.empty_since_ms = None;
     }
@@ -324,11 +325,8 @@ impl Account {
     /// requests keep their order.
     pub(crate) fn grow(&mut self, slab: &mut Slab, index: u32, tokens: u32, now_ms: u64) {
         let Active { stage, number, .. } = slab.entries[index as usize];
-        if tokens == 0 && !stage.grows() {
-            return;
-        }
         self.move_to(slab, index, Stage::Decoding, now_ms);
-        if stage == Stage::Sent && self.rules.in_order {
+        if self.rules.in_order {
             self.receive_up_to(slab, number, now_ms, |_| true);
         }
         slab.entries[index as usize].born_tokens -= i64::from(tokens);
@@ -349,7 +347,6 @@ impl Account {
         now_ms: u64,
         has_seen: impl Fn(u64) -> bool,
     ) {
-        self.acknowledged = self.acknowledged.max(number);
         let mut at = self.sent_line.head;
         while let Some(&Active { number: found, next, .. }) = slab.entries.get(at as usize)
             && found <= number

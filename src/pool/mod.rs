@@ -213,6 +213,11 @@ impl Pool {
         Ok(())
     }
 
+    /// What is refused of a request that does not wait, or waits already.
+    pub(crate) fn check_alone(request: &Request) -> Result<(), BatchError> {
+        check_new(0, None, request)
+    }
+
     /// What [`Pool::insert`] refuses.
     pub(crate) fn check(&self, request: &Request) -> Result<(), BatchError> {
         check_new(self.len(), None, request)?;

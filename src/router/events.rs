@@ -385,6 +385,12 @@ impl Router {
         let Active { worker, stage, .. } = self.slab.entries[index as usize];
         let place = self.place_of(worker)?;
         let now_ms = self.clock.now_ms();
+        if !stage.grows() {
+            if tokens == 0 {
+                return Ok((place, 0));
+            }
+            self.come_along(place);
+        }
         self.accounts[place].grow(&mut self.slab, index, tokens, now_ms);
         if !stage.grows() {
             self.grows_again(index, place);

@@ -115,7 +115,7 @@ impl ForecastState {
         self.predict(index, &slab.entries[index as usize], place, generated);
     }
 
-    /// A request that has left the slab ends.
+    /// A request has left the slab, or does not grow for a while.
     pub(super) fn end(&mut self, slab: &mut Slab, index: u32) {
         self.buckets.remove(index);
         let Active { phase, phase_at, .. } = slab.entries[index as usize];
@@ -171,7 +171,8 @@ impl ForecastState {
         let (due, phased) = (std::mem::take(&mut self.due), std::mem::take(&mut self.phases[phase]));
         for &index in due.iter().chain(&phased) {
             let active = &slab.entries[index as usize];
-            if active.live {
+            // Whoever does not grow is not on its way to an end.
+            if active.live && active.stage.grows() {
                 self.before.extend(self.buckets.prediction(index).map(|before| (index, before)));
                 let (place, generated) = locate(active);
                 self.predict(index, active, place, generated);

@@ -139,7 +139,8 @@ pub struct Router {
     next_id: u32,
     /// Whether any worker's KV cache is bounded.
     bounded: bool,
-    /// The longest request that some worker could take if it were empty, if there is such a bound.
+    /// The longest request that some worker could take if it were empty, with headroom and what is left to
+    /// others, if there is such a bound.
     longest_tokens: Option<u64>,
     /// Whether a waiting request may have become one that no worker will ever take.
     rescan: bool,
@@ -471,11 +472,8 @@ impl Router {
         let generated_tokens = request.generated_tokens;
         let request = Request { prompt_tokens, generated_tokens: 0, ..request };
         let (worker, generated, now_ms) = (self.ids[place], i64::from(generated_tokens), self.now_ms());
+        self.come_along(place);
         let account = &mut self.accounts[place];
-        if !account.any_grows() {
-            // Nobody's length depends on its growth: it comes along.
-            account.grown_tokens = self.now;
-        }
         let (born_tokens, born_step) = (account.grown_tokens - generated, self.now - generated);
         let index = self.slab.insert(Active::new(request, worker, born_tokens, born_step, now_ms));
         let number = account.begin(&mut self.slab, index, dispatched.then_some(now_ms));
@@ -484,6 +482,15 @@ impl Router {
             forecast_state.begin(&mut self.slab, index, place, generated_tokens);
         }
         number
+    }
+
+    /// Before somebody begins to grow on a worker: where nobody does, no length depends on its growth, and it
+    /// is where the step clock is.
+    fn come_along(&mut self, place: usize) {
+        let account = &mut self.accounts[place];
+        if !account.any_grows() {
+            account.grown_tokens = self.now;
+        }
     }
 
     /// Where a running request stands in the slab.

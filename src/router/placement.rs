@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::batch::{Batch, Request};
 use crate::ids::WorkerId;
 use crate::policy::arrival::{Routed, route_scored};
+use crate::pool::Pool;
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::explain::margin_tokens;
@@ -109,7 +110,7 @@ impl Router {
     /// for those that it serves, and of such ones the least loaded. One that waits here waits no more.
     ///
     /// # Errors
-    /// As [`Router::enqueue`] for a request that does not wait here; an unknown worker, or none at all.
+    /// As [`Router::enqueue`], but that it may wait here; an unknown worker, or none at all.
     pub fn send(
         &mut self,
         request: Request<WorkerId>,
@@ -128,10 +129,7 @@ impl Router {
     ) -> Result<Dispatch, RouterError> {
         let id = request.id;
         let request = self.admissible(request)?;
-        let waits = self.pool.contains(id);
-        if !waits {
-            self.pool.check(&request)?;
-        }
+        Pool::check_alone(&request)?;
         let place = match (worker, request.rank) {
             (Some(worker), _) => self.place_of(worker)?,
             (None, Some(rank)) => rank.index(),
@@ -141,7 +139,7 @@ impl Router {
         if let Some(clock) = clock {
             self.tell(clock);
         }
-        match waits.then(|| self.pool.leave(id)).flatten() {
+        match self.pool.leave(id) {
             Some(waiting) => {
                 self.counters
                     .waited(self.now_ms().saturating_sub(waiting.since_ms), waiting.request.waited_steps);
@@ -153,7 +151,9 @@ impl Router {
         let at = &self.workers[place];
         let beyond = at.free_slots == 0 || at.room_tokens() < i64::from(request.prompt_tokens);
         self.counters.sent_beyond += u64::from(beyond);
-        Ok(self.dispatch(request.ranked(request.rank.map(|_| self.ids[place])), place))
+        // As with one that is adopted: where it is sent elsewhere than it is bound to, it is bound no more.
+        let rank = request.rank.filter(|rank| rank.index() == place);
+        Ok(self.dispatch(request.ranked(rank.map(|_| self.ids[place])), place))
     }
 
     /// Where a request is to queue that fits nowhere: a queue is served by those who end, so it waits for as

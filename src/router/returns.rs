@@ -11,7 +11,8 @@ impl Router {
     /// Finds who of the pool leaves with the step under way: expired, or waiting for what will never be. They
     /// are marked, and stay until the step is done.
     ///
-    /// Whether somebody stays who leaves no headroom even on an empty worker.
+    /// Whether somebody stays who leaves no headroom, or nothing to other front ends, even on an empty
+    /// worker.
     pub(super) fn find_leaving(&mut self, now_ms: u64) -> bool {
         let mut tight = false;
         let mut leaving = std::mem::take(&mut self.leaving);
@@ -29,9 +30,11 @@ impl Router {
                 let from = leaving.len();
                 let (accounts, pool) = (&self.accounts, &mut self.pool);
                 let headroom_tokens = i64::from(self.config.headroom_steps);
-                let of_rank = |rank| ceiling(accounts, rank).map(|tokens| tokens as i64);
+                let of_rank =
+                    |rank| most(accounts, rank, |account| account.ceiling_tokens).map(|tokens| tokens as i64);
+                let lent = |rank| most(accounts, rank, Account::lent_tokens).map(|tokens| tokens as i64);
                 pool.mark_longer(
-                    |rank| of_rank(rank).map(|tokens| tokens - headroom_tokens),
+                    |rank| lent(rank).map(|tokens| tokens - headroom_tokens),
                     |id| leaving.push((id, ReturnReason::NeverFits)),
                 );
                 let never = |request: &Request| {
@@ -63,7 +66,8 @@ impl Router {
     /// Whether no worker that a request may use could ever hold it with what it may still generate.
     pub(super) fn outgrows(&self, request: &Request, left_tokens: u32) -> bool {
         let needs = u64::from(request.prompt_tokens) + u64::from(left_tokens);
-        ceiling(&self.accounts, request.rank).is_some_and(|tokens| needs > tokens)
+        most(&self.accounts, request.rank, |account| account.ceiling_tokens)
+            .is_some_and(|tokens| needs > tokens)
     }
 
     /// Nobody leaves after all.
@@ -91,18 +95,18 @@ impl Router {
         }
     }
 
-    /// Whether a request that may only go to this worker never will.
+    /// Whether a request that may only go to this worker never will, or only where nobody is on it.
     pub(super) fn is_stranded(&self, request: &Request, place: usize) -> bool {
         let account = &self.accounts[place];
         let needs = u64::from(request.prompt_tokens) + u64::from(self.config.headroom_steps);
-        account.draining || account.ceiling_tokens.is_some_and(|tokens| needs > tokens)
+        account.draining || account.lent_tokens().is_some_and(|tokens| needs > tokens)
     }
 
-    /// The longest request that some worker could take with its headroom if it were empty; none where there
-    /// is no such bound.
+    /// The longest request that some worker could take, if it were empty, with its headroom and what is left
+    /// to other front ends; none where there is no such bound.
     pub(super) fn find_longest_tokens(&self) -> Option<u64> {
         let headroom_tokens = u64::from(self.config.headroom_steps);
-        ceiling(&self.accounts, None).map(|tokens| tokens.saturating_sub(headroom_tokens))
+        most(&self.accounts, None, Account::lent_tokens).map(|tokens| tokens.saturating_sub(headroom_tokens))
     }
 
     /// Everybody in `leaving` leaves the pool, to `pending`.
@@ -147,15 +151,19 @@ impl Router {
     }
 }
 
-/// The most KV tokens that a worker has, or the one of this rank, whether it takes requests now or not; none
+/// The most KV tokens `of` a worker, or of the one of this rank, whether it takes requests now or not; none
 /// where there is no such bound.
-fn ceiling(accounts: &[Account], rank: Option<WorkerIndex>) -> Option<u64> {
+fn most(
+    accounts: &[Account],
+    rank: Option<WorkerIndex>,
+    of: impl Fn(&Account) -> Option<u64>,
+) -> Option<u64> {
     match rank {
-        Some(place) => accounts[place.index()].ceiling_tokens,
+        Some(place) => of(&accounts[place.index()]),
         None => {
             let mut most = None;
             for account in accounts {
-                most = most.max(Some(account.ceiling_tokens?));
+                most = most.max(Some(of(account)?));
             }
             most
         }

@@ -69,6 +69,9 @@ impl Router {
             return Ok(());
         }
         let now_ms = self.now_ms();
+        if !before.grows() && stage.grows() {
+            self.come_along(place);
+        }
         self.accounts[place].move_to(&mut self.slab, index, stage, now_ms);
         match (before.grows(), stage.grows()) {
             (true, false) => {

@@ -360,3 +360,37 @@ fn a_policy_that_looks_too_far_ahead_is_refused_before_the_first_step() {
     let refused = BatchError::Horizon { what: "projection", limit: MAX_HORIZON, found: 129 };
     assert_eq!((built(129), built(128)), (Some(refused.into()), None));
 }
+
+/// Who is held or preempted does not grow: nothing is predicted of it until it does again.
+#[test]
+fn who_does_not_grow_has_no_end() {
+    struct Soon;
+    impl crate::forecast::TerminationClassifier for Soon {
+        fn predict(&mut self, _: &Running, _: u32) -> Termination {
+            Termination { probability: 1.0, remaining_steps: 3.0 }
+        }
+    }
+    let policy = policy::build("level-exactmatch", &Parameters::default()).unwrap();
+    let config = RouterConfig::new(1, 2).refresh_steps(1_000);
+    let mut router = Router::with_policy(config, policy, Some(Box::new(Soon))).unwrap();
+    let ends = |router: &Router| {
+        let mut ends = Vec::new();
+        router.forecast_state.as_ref().unwrap().buckets.next_ends(0, 9, &mut ends);
+        ends.len()
+    };
+    router.enqueue(Request::new(1, 100), 0).unwrap();
+    router.step(0).unwrap();
+    assert_eq!(ends(&router), 1);
+    // It should have ended: the next step would ask again.
+    (0..3).for_each(|_| router.advance());
+    router.held(1).unwrap();
+    router.step(1).unwrap();
+    assert_eq!(ends(&router), 0);
+    router.progress_request(1, 0).unwrap();
+    assert_eq!((ends(&router), router.generated_tokens(1)), (0, Some(3)));
+    router.progress_request(1, 2).unwrap();
+    assert_eq!((ends(&router), router.generated_tokens(1)), (1, Some(5)));
+    router.preempted(1).unwrap();
+    router.finish(1, None).unwrap();
+    assert_eq!(ends(&router), 0);
+}

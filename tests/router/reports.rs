@@ -162,6 +162,28 @@ fn progress_is_as_good_as_an_acknowledgement() {
     assert_eq!(router.running_on(2), Some(WorkerId(0)));
 }
 
+/// Tokens overtake reports: one that was made before them has seen less and is right all the same.
+#[test]
+fn a_token_contradicts_no_report() {
+    let config = RouterConfig::new(1, 8).in_order(true).dispatch_timeout_ms(5_000);
+    let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+    dispatch(&mut router, 1..=4, 0);
+    router.held(4).expect("it runs");
+    router.progress_request(3, 1).expect("it runs");
+    assert_eq!((rank(&router).unseen, rank(&router).acknowledged), (0, 0));
+    for at in 1..6 {
+        let before = report(at, 1, 1, 100);
+        assert_eq!(router.report(0, before, 500 * at), Ok(Verdict::Taken));
+    }
+    assert!(router.step(3_000).expect("a decision").returned.is_empty());
+    // By a token of one that is held the worker has those sent before it as well.
+    dispatch(&mut router, 5..=6, 3_000);
+    router.held(6).expect("it runs");
+    assert_eq!(rank(&router).unseen, 1);
+    router.progress_request(6, 1).expect("it runs");
+    assert_eq!(rank(&router).unseen, 0);
+}
+
 #[test]
 fn a_worker_that_holds_nothing_for_a_timeout_has_forgotten() {
     let mut router = router(Some(1_000));
@@ -309,11 +331,11 @@ fn what_a_report_is_too_old_to_know_is_neither_foreign_nor_shared() {
     router.finish(1, 1_000).expect("it runs");
     assert_eq!(router.report(0, report(3, 2, 2, 202).age(200), 1_100), Ok(Verdict::Taken));
     assert_eq!((rank(&router).load_tokens, rank(&router).foreign_requests), (101, 0));
-    // One begins, and is not in it yet; the token that it has grown by since counts as shared.
+    // One begins, and is not in it yet, nor is the token that it began with.
     dispatch(&mut router, 3..=3, 1_150);
     router.progress_request(3, 1).expect("it runs");
     assert_eq!(router.report(0, report(4, 3, 1, 101).age(200), 1_200), Ok(Verdict::Taken));
-    assert_eq!((rank(&router).load_tokens, rank(&router).shared_tokens), (201, 1));
+    assert_eq!((rank(&router).load_tokens, rank(&router).shared_tokens), (202, 0));
     // Both were long ago: what is above and below our lengths is there, and is shared.
     assert_eq!(router.report(0, report(5, 3, 3, 303).age(200), 2_000), Ok(Verdict::Taken));
     assert_eq!((rank(&router).load_tokens, rank(&router).foreign_requests), (303, 1));

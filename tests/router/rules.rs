@@ -129,15 +129,65 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
 }
 
 #[test]
+fn what_is_sent_goes_where_it_must_and_is_no_longer_than_it_may_be() {
+    let mut router = build(RouterConfig::uniform(3, WorkerConfig::new(1).capacity(1_000)), "level");
+    router.adopt(Request::new(1, 900), 2, 0).unwrap();
+    router.enqueue(Request::new(2, 900).bound_to(2), 0).unwrap();
+    router.step(0).unwrap();
+    for tokens in [0, u32::MAX] {
+        let refused = router.send(Request::new(2, tokens), None, None).unwrap_err();
+        assert!(matches!(refused, RouterError::Batch(_)), "{refused}");
+    }
+    // It waits for its worker, which is full: there it queues, not on an empty one.
+    let dispatch = router.send(Request::new(2, 900).bound_to(2), None, None).unwrap();
+    assert_eq!((dispatch.worker, router.counters().sent_beyond), (WorkerId(2), 1));
+    // Whoever names another worker means it: the request is bound no more.
+    let dispatch = router.send(Request::new(3, 10).bound_to(2), Some(WorkerId(0)), None).unwrap();
+    assert_eq!((dispatch.worker, router.preempt(3).unwrap().rank), (WorkerId(0), None));
+    let (one, other) = (Request::new(4, 10), Request::new(5, 10));
+    assert_eq!(router.send(one, None, None).unwrap().worker, WorkerId(0));
+    assert_eq!(router.send(other, None, None).unwrap().worker, WorkerId(1));
+}
+
+/// A request that leaves nothing to the others enters an empty worker in this front end's turn, and one that
+/// is longer than its part goes where a report has shown that nobody is.
+#[test]
+fn what_is_longer_than_a_part_has_its_turn() {
+    for (of, index) in [(2, 0), (3, 1), (16, 15)] {
+        let worker = WorkerConfig::new(20).capacity(4_000);
+        let config = RouterConfig::uniform(2, worker).share(Share { index, of }).headroom_steps(50);
+        let mut router = build(config, "level");
+        for (id, tokens) in [(1, 3_990), (2, 2_900)] {
+            router.enqueue(Request::new(id, tokens), 0).unwrap();
+        }
+        // Nothing is lent that no report has shown to be free.
+        let turns = |from: u64| (0..200).map(move |at| from + 32 * at);
+        assert!(turns(0).all(|now_ms| router.step(now_ms).unwrap().admissions.is_empty()), "{of}");
+        for rank in [0, 1] {
+            router.report(rank, WorkerReport::new(0, 0), None).unwrap();
+        }
+        for now_ms in turns(10_000) {
+            assert!(router.step(now_ms).unwrap().returned.is_empty());
+        }
+        assert!(router.pool().is_empty(), "{of}: {:?}", router.waiting());
+        assert_ne!(router.running_on(1), router.running_on(2));
+    }
+}
+
+#[test]
 fn what_no_worker_can_ever_hold_comes_back() {
     let config = RouterConfig::uniform(2, WorkerConfig::new(4).capacity(1_000)).headroom_steps(100);
     let mut router = build(config, "level");
-    router.enqueue(Request::new(1, 901), None).unwrap();
+    router.enqueue(Request::new(1, 1_001), None).unwrap();
     router.enqueue(Request::new(2, 900), None).unwrap();
+    // It fits, and with what it may generate it does not; and one that leaves no headroom, but room enough.
+    router.enqueue(Request::new(3, 990).max_tokens(11), None).unwrap();
+    router.enqueue(Request::new(4, 990).max_tokens(10), None).unwrap();
     let plan = router.step(0).unwrap();
-    assert_eq!((plan.returned.len(), plan.returned[0].id), (1, RequestId(1)));
+    assert_eq!(plan.returned.iter().map(|back| back.id.0).collect::<Vec<_>>(), [1, 3]);
     assert_eq!((plan.returned[0].reason, plan.returned[0].worker), (ReturnReason::NeverFits, None));
-    assert_eq!(plan.admissions.len(), 1);
+    assert_eq!(plan.admissions.len(), 2);
+    router.finish(4, None).unwrap();
     // A cache that shrinks, and one that joins.
     for rank in [0, 1] {
         router.enqueue(Request::new(10 + rank, 600).bound_to(rank as u32), None).unwrap();
@@ -419,7 +469,7 @@ fn a_cluster_that_starts_is_filled_in_one_step() {
 #[test]
 fn a_million_leave_at_once() {
     for (count, equal) in [(100_000, true), (1 << 20, false)] {
-        let tokens = |id: u64| if equal { 1_000 } else { 1 + (id * 7919 % 5_000) as u32 };
+        let tokens = |id: u64| if equal { 1_000 } else { 2 + (id * 7919 % 5_000) as u32 };
         let config = RouterConfig::uniform(4, WorkerConfig::new(0).capacity(1 << 29)).expire_after_ms(1_000);
         let mut router = build(config, "level");
         let fill = |router: &mut Router, now_ms: u64| {
@@ -443,7 +493,7 @@ fn a_million_leave_at_once() {
         all(&router.step(1_001).unwrap().returned, ReturnReason::WorkerDraining);
         router.set_accepting(3, true).unwrap();
         fill(&mut router, 1_001);
-        let small = WorkerReport::new(0, 0).capacity(256);
+        let small = WorkerReport::new(0, 0).capacity(1);
         router.report(3, small, None).unwrap();
         all(&router.step(1_002).unwrap().returned, ReturnReason::NeverFits);
         router.report(3, small.capacity(1 << 29), None).unwrap();

@@ -10,8 +10,8 @@ use balanceroute::forecast::{Running, Survival, Termination, TerminationClassifi
 use balanceroute::policy::{self, Needs, Parameters, PolicyError, Rank, Rule};
 use balanceroute::router::Metrics;
 use balanceroute::{
-    Assignment, Batch, BatchError, Mode, PairTerms, Policy, Request, RequestId, ReturnReason, Router,
-    RouterConfig, RouterError, WaitReason, WorkerConfig, WorkerId, WorkerIndex, WorkerReport,
+    Assignment, Batch, BatchError, Dispatch, Mode, PairTerms, Policy, Request, RequestId, ReturnReason,
+    Router, RouterConfig, RouterError, WaitReason, WorkerConfig, WorkerId, WorkerIndex, WorkerReport,
 };
 
 struct Random(u64);
@@ -126,6 +126,11 @@ impl Policy for Unsound {
     }
 }
 
+/// The dispatch of nobody who runs here.
+fn dispatch(id: u64) -> Dispatch {
+    Dispatch { id: id.into(), worker: WorkerId(0), number: u64::MAX, prompt_tokens: 1, score_tokens: 0.0 }
+}
+
 /// What can be asked.
 fn state(router: &Router) -> (Metrics, Vec<(RequestId, WaitReason)>, balanceroute::Plan) {
     let mut metrics = Metrics::default();
@@ -217,7 +222,20 @@ impl World {
         self.now_ms += self.random.below(30);
         let now_ms = self.random.one_in(2).then_some(self.now_ms);
         let some = self.router.worker_ids().get(self.random.below(6) as usize).copied();
-        match self.random.below(40) {
+        match self.random.below(42) {
+            40 => {
+                if let Some(id) = self.running() {
+                    let call = [Router::held, Router::transfer_done, Router::preempted, Router::resumed]
+                        [self.random.below(4) as usize];
+                    assert_eq!(call(&mut self.router, id), Ok(()));
+                    assert_eq!(call(&mut self.twin, id), Ok(()));
+                }
+            }
+            41 => {
+                let request = self.request();
+                let sent = self.router.send(request, some, now_ms);
+                assert_eq!(sent, self.twin.send(request, some, now_ms));
+            }
             0..10 => {
                 let request = self.request();
                 self.router.enqueue(request, now_ms).expect("valid");
@@ -253,6 +271,11 @@ impl World {
                 }
             }
             26 => match (self.random.below(8), some) {
+                (0, Some(worker)) => {
+                    let config = WorkerConfig::new(4).capacity(1_500 + self.random.below(4_000));
+                    assert_eq!(self.router.configure_worker(worker, config), Ok(()));
+                    assert_eq!(self.twin.configure_worker(worker, config), Ok(()));
+                }
                 (0..3, _) if self.router.workers().len() < 7 => {
                     let config = WorkerConfig::new(3).capacity(2_000 + self.random.below(4_000));
                     assert_eq!(self.router.add_worker(config), self.twin.add_worker(config));
@@ -324,7 +347,10 @@ impl World {
             1 => {
                 if let Some(id) = self.running() {
                     self.refused(1, |router| router.place(Request::new(id, 5), later));
-                    self.refused(1, |router| router.adopt(Request::new(id, 5), worker, 3));
+                    self.refused(1, |router| router.send(Request::new(id, 5), Some(worker), later));
+                    let other = Dispatch { id: id.into(), worker: WorkerId(99), ..dispatch(0) };
+                    self.refused(1, |router| router.finish_dispatch(&other, later));
+                    self.refused(1, |router| router.abort_dispatch(&other, later));
                 }
             }
             2 => {
@@ -334,12 +360,24 @@ impl World {
                 self.refused(2, |router| router.enqueue(Request::new(id, 5).waited(u32::MAX), later));
                 self.refused(2, |router| router.enqueue(Request::new(id, 5).bound_to(999), later));
                 self.refused(2, |router| router.adopt(Request::new(id, 0), worker, 3));
+                self.refused(2, |router| router.enqueue(Request::new(id, 5).generated(6), later));
+                self.refused(2, |router| router.send(Request::new(id, 5), Some(WorkerId(999)), later));
+                let of_waiting = self.router.waiting().first().map_or(id.into(), |&(id, _)| id);
+                for tokens in [0, u32::MAX] {
+                    self.refused(2, |router| router.send(Request::new(of_waiting, tokens), None, later));
+                }
             }
             3 => {
                 self.refused(3, |router| router.finish(u64::MAX, later));
                 self.refused(3, |router| router.abort(u64::MAX, later));
                 self.refused(3, |router| router.preempt(u64::MAX));
                 self.refused(3, |router| router.progress_request(u64::MAX, 1));
+                self.refused(3, |router| router.held(u64::MAX));
+                self.refused(3, |router| router.transfer_done(u64::MAX));
+                self.refused(3, |router| router.preempted(u64::MAX));
+                self.refused(3, |router| router.resumed(u64::MAX));
+                self.refused(3, |router| router.finish_dispatch(&dispatch(u64::MAX), later));
+                self.refused(3, |router| router.abort_dispatch(&dispatch(u64::MAX), later));
             }
             4 => {
                 let report = WorkerReport::default();
@@ -351,10 +389,19 @@ impl World {
                 }
                 self.refused(4, |router| router.report(999, report, later));
                 self.refused(4, |router| router.progress(worker, u32::MAX));
+                let grown: Vec<(RequestId, u32)> =
+                    self.running().map(|id| (id.into(), 1)).into_iter().collect();
+                let grown = [grown, vec![(RequestId(u64::MAX), u32::MAX)]].concat();
+                self.refused(4, |router| router.progress_requests(&grown));
+                self.refused(4, |router| router.disown_sent(999, later, &mut Vec::new()));
             }
             5 => {
                 self.refused(5, |router| router.add_worker(WorkerConfig::new(u32::MAX)));
                 self.refused(5, |router| router.add_worker(WorkerConfig::new(1).weight(f32::NAN)));
+                self.refused(5, |router| router.announce_worker(WorkerConfig::new(u32::MAX)));
+                self.refused(5, |router| router.configure_worker(worker, WorkerConfig::new(u32::MAX)));
+                self.refused(5, |router| router.configure_worker(999, WorkerConfig::new(1)));
+                self.refused(5, |router| router.worker_config(999));
                 self.refused(5, |router| router.drain_worker(999));
                 self.refused(5, |router| router.set_accepting(999, true));
                 self.refused(5, |router| router.remove_worker(999, &mut Vec::new()));

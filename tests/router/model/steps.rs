@@ -1,0 +1,181 @@
+//! A step: who comes back, who is admitted, and that nobody waits beside room.
+
+use std::collections::BTreeMap;
+
+use balanceroute::router::Metrics;
+use balanceroute::{BatchError, Plan, Request, RequestId, ReturnReason, Router, RouterError, WorkerId};
+
+use super::account::{Record, Side, Stage};
+use super::{EXPIRE_MS, HEADROOM_STEPS, SILENCE_MS, Terms, World};
+
+impl World {
+    /// The most tokens that some worker could hold that a request may use; none where there is no bound.
+    fn ceiling(&self, record: &Record) -> Option<u64> {
+        match record.rank {
+            Some(rank) => self.sides[self.side(rank)].ceiling,
+            None => {
+                let ceilings: Option<Vec<u64>> = self.sides.iter().map(|side| side.ceiling).collect();
+                ceilings?.into_iter().max()
+            }
+        }
+    }
+
+    /// What the next plan must return beside what is expected already.
+    fn foresee(&mut self) {
+        let mut found = Vec::new();
+        self.tight = false;
+        for &id in &self.waiting {
+            let record = &self.records[&id];
+            let bound = record.rank.map(|rank| &self.sides[self.side(rank)]);
+            let ceiling = self.ceiling(record);
+            let exceeds = |tokens: u64| ceiling.is_some_and(|ceiling| tokens > ceiling);
+            // Dated: the step has told the time.
+            let reason = if self.told_ms - record.since_ms >= EXPIRE_MS {
+                Some(ReturnReason::Expired)
+            } else if bound.is_some_and(|side| side.draining) {
+                Some(ReturnReason::WorkerDraining)
+            } else if exceeds(record.length() + record.left()) {
+                Some(ReturnReason::NeverFits)
+            } else {
+                let needs = record.length() + u64::from(HEADROOM_STEPS);
+                self.tight |= ceiling.is_some_and(|ceiling| needs > self.lent_tokens(ceiling));
+                None
+            };
+            found.extend(reason.map(|reason| (id, reason)));
+        }
+        if self.setting.silence {
+            for &id in &self.running {
+                if let Some((_, _, Stage::Sent, since_ms)) = self.records[&id].runs()
+                    && self.told_ms - since_ms >= SILENCE_MS
+                {
+                    found.push((id, ReturnReason::WorkerSilent));
+                }
+            }
+        }
+        for (id, reason) in found {
+            self.gone(id, reason);
+        }
+    }
+
+    pub(super) fn step(&mut self) {
+        let reading = self.tell();
+        self.looked_ms = reading;
+        self.foresee();
+        let ids: Vec<WorkerId> = self.sides.iter().map(|side| side.id).collect();
+        let salt = (self.setting.terms && self.rng.one_in(3)).then(|| self.rng.next());
+        let terms = salt.map(|salt| Terms { salt, ids: &ids });
+        let may = |id: RequestId, worker: WorkerId| terms.as_ref().is_none_or(|terms| terms.may(id, worker));
+        let plan = match salt {
+            Some(salt) => {
+                let mut terms = Terms { salt, ids: &ids };
+                self.router.step_with(reading, &mut terms).expect("a decision").clone()
+            }
+            None => self.router.step(reading).expect("a decision").clone(),
+        };
+        let returned: BTreeMap<RequestId, ReturnReason> =
+            plan.returned.iter().map(|back| (back.id, back.reason)).collect();
+        assert_eq!(returned.len(), plan.returned.len(), "nobody comes back twice");
+        assert_eq!(returned, std::mem::take(&mut self.expected));
+        for reason in returned.values() {
+            self.tally.returned[*reason as usize] += 1;
+        }
+        self.admits(&plan, &may);
+        // Nobody waits beside a slot that would take it. Three cases leave room that the next step fills: the
+        // joint repair of `level` and `exact` may exchange a pick for a shorter or a bound one; who may
+        // generate little keeps less room than a decision takes for everybody; and what is lent is known
+        // again once somebody was sent.
+        let fits = |id: &RequestId| {
+            self.sides.iter().any(|side| self.fits(&self.records[id], side) && may(*id, side.id))
+        };
+        if self.waiting.iter().any(fits) {
+            let policy = self.setting.policy;
+            let keeps_less = plan.admissions.iter().any(|dispatch| self.keeps_less(dispatch.id));
+            let may_leave_room = self.setting.repairs || keeps_less || self.setting.share.of > 1;
+            assert!(
+                may_leave_room && !plan.admissions.is_empty(),
+                "{policy}: {plan:?}, {:?}",
+                self.router.waiting()
+            );
+            return self.step();
+        }
+        if !self.waiting.is_empty() {
+            self.tally.meets("held back");
+        }
+        if self.rng.one_in(8) {
+            self.refused_step();
+        }
+        // The bound of the wait.
+        let late = self.waiting.iter().any(|id| self.told_ms - self.records[id].since_ms >= EXPIRE_MS);
+        assert!(!late);
+    }
+
+    fn keeps_less(&self, id: RequestId) -> bool {
+        self.records[&id].growth < u64::from(HEADROOM_STEPS)
+    }
+
+    /// The admissions of a step, one by one.
+    fn admits(&mut self, plan: &Plan, may: &dyn Fn(RequestId, WorkerId) -> bool) {
+        let is_eased = |side: &&Side| self.is_eased(side);
+        let eased: Vec<WorkerId> = self.sides.iter().filter(is_eased).map(|side| side.id).collect();
+        // Whether what is left is what the decision saw: see above.
+        let mut is_exact = true;
+        let ids: Vec<WorkerId> = self.sides.iter().map(|side| side.id).collect();
+        let mut openings: Vec<(i64, i64)> = ids.iter().map(|&id| self.opening(id)).collect();
+        for dispatch in &plan.admissions {
+            let (id, worker) = (dispatch.id, dispatch.worker);
+            assert!(may(id, worker), "{dispatch:?} was masked");
+            let record = self.records[&id];
+            assert!(record.runs().is_none(), "{id} runs");
+            let due = |record: &Record| {
+                record.deadline.is_some_and(|steps| self.clock - record.step >= i64::from(steps))
+            };
+            if due(&record) {
+                self.tally.meets("overdue");
+            } else if self.setting.overdue_first && is_exact {
+                // Overdue by the policy's own bound, or nobody who is overdue by its deadline and has waited
+                // longer could have entered here.
+                let side = &self.sides[self.side(worker)];
+                for id in &self.waiting {
+                    let other = &self.records[id];
+                    let passed_over =
+                        due(other) && other.step < record.step && self.fits(other, side) && may(*id, worker);
+                    let policy = self.setting.policy;
+                    assert!(!passed_over, "{policy}: {id} is overdue: {other:?}, {dispatch:?} of {plan:?}");
+                }
+            }
+            let is_empty = self.is_eased(&self.sides[self.side(worker)]);
+            let opening = &mut openings[self.side(worker)];
+            let before = *opening;
+            *opening = (before.0 - 1, before.1 - record.length() as i64 - i64::from(HEADROOM_STEPS));
+            self.is_admitted(&record, worker, eased.contains(&worker) && !is_empty, before);
+            self.strike(id);
+            self.begins(id, record, worker, Stage::Sent);
+            self.goes_out(dispatch);
+            is_exact &= self.setting.share.of == 1 && !self.keeps_less(id);
+            self.tally.meets("admitted");
+        }
+    }
+
+    /// Terms that are refused, or that panic: the router says so, and is as it was.
+    fn refused_step(&mut self) {
+        // Somebody is asked for: nobody leaves at the time of the last step.
+        let open = self.sides.iter().any(|side| side.accepting && self.free_slots(side) > 0);
+        if self.waiting.is_empty() || !open {
+            return;
+        }
+        let state = |router: &Router| {
+            let mut metrics = Metrics::default();
+            router.metrics(&mut metrics);
+            (metrics, router.waiting(), router.plan().clone())
+        };
+        let before = state(&self.router);
+        let mut wrong = |_: &Request, bonus_tokens: &mut [f32]| {
+            bonus_tokens[0] = f32::NAN;
+            true
+        };
+        let refused = self.router.step_with(self.reading(self.told_ms), &mut wrong);
+        assert!(matches!(refused, Err(RouterError::Batch(BatchError::Bonus { .. }))), "{refused:?}");
+        assert_eq!(before, state(&self.router));
+        self.tally.meets("refused step");
+    }
+}
