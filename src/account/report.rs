@@ -31,7 +31,7 @@ pub struct WorkerReport {
     /// KV tokens that fit; None leaves the capacity as it was.
     pub kv_capacity_tokens: Option<u64>,
     /// Which life of the worker this is, where it can tell: any other number than before says that it has
-    /// started anew. Its start time will do; a number is not to come again.
+    /// started anew. Its start time will do; reports of the number before count as late ones.
     pub epoch: Option<u64>,
     /// How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
     /// and what has ended since may be in it. At most five seconds count.
@@ -140,7 +140,8 @@ pub enum Verdict {
     Repeated,
     /// It is older than the newest one: its acknowledgement counts, its measurement does not.
     Late,
-    /// It is newer by its number and has seen less than the one before, or is of the life before: ignored.
+    /// It is newer by its number and has seen less than the one before, or is of the life before: ignored,
+    /// unless that goes on.
     Contradictory,
     /// Its worker has started anew under the same id: it is the first of the new life, and taken. What ran
     /// there comes back with the next plan.

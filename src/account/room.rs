@@ -18,14 +18,14 @@
 //!   share.
 //!
 //! What a front end has of its [`Share`] left it may take at once where the others leave it that, which is
-//! where they have no more than theirs. Before the first report nothing else is free, for nothing has shown it.
-//! A request that nothing less than an empty worker can hold enters one in a whole turn.
+//! where they have no more than theirs. Before the first report nothing else is free, for nothing has shown
+//! it. A request that nothing less than an empty worker can hold enters one in a whole turn.
 //!
-//! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half a
-//! turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own last
-//! report. So what is too much on a worker is at most what the others have sent there since that report was
-//! measured, and those of its own that ended within the age of that report. Turns go by the caller's clock:
-//! front ends are to read one clock, or clocks that agree within half a turn.
+//! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half
+//! a turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own
+//! last report. So what is too much on a worker is at most what the others have sent there since that report
+//! was measured, and those of its own that ended within the age of that report. Turns go by the caller's
+//! clock: front ends are to read one clock, or clocks that agree within half a turn.
 
 use crate::account::Share;
 use crate::account::worker::Account;
