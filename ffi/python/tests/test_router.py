@@ -275,7 +275,7 @@ def test_a_request_that_comes_back_goes_on():
     for _ in range(100):
         found.advance()
     assert found.finish(1).generated_tokens == 500
-    # The same id with another length is another request; and one may say it itself.
+    # Under its id with another length it is another request; and one may say it itself.
     found.enqueue(1, 1_000)
     found.enqueue(2, 900, generated_tokens=200, cached_tokens=850)
     found.step(2)

@@ -386,7 +386,7 @@ fn random_events_against_a_model() {
     assert!(tally.verdicts[..4].iter().all(|&count| count > 50) && tally.verdicts[4] > 5, "{tally:?}");
     for (case, at_least) in [
         ("admitted", events / 50),
-        ("placed", events / 800),
+        ("placed", events / 1_500),
         ("finished", events / 50),
         ("refused step", 100),
         ("refused report", 50),

@@ -122,6 +122,10 @@ impl World {
             }
             self.sides[at].received.push(number);
         }
+        if self.rng.one_in(4) {
+            // Whoever was given up, or taken for lost, ends there as well.
+            self.sides[at].holds.retain(|(_, id)| self.records.contains_key(id));
+        }
         let turns = self.rng.one_in(if self.sides[at].dead { 8 } else { 300 });
         let side = &mut self.sides[at];
         if turns {
