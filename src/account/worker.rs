@@ -104,6 +104,11 @@ impl Account {
         account
     }
 
+    pub(crate) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        self.set_slots(self.whole_slots);
+    }
+
     /// Every front end is sure of a slot at least.
     pub(crate) fn set_slots(&mut self, slots: u32) {
         self.whole_slots = slots;

@@ -186,16 +186,20 @@ impl RouterConfig {
         for (index, worker) in self.workers.iter().enumerate() {
             worker.check(index)?;
         }
-        let Share { index, of } = self.share;
-        if of == 0 || of > Share::MOST || index >= of {
-            return Err(RouterError::Share { index, of, limit: Share::MOST });
-        }
+        check_share(self.share)?;
         let (low, high, found) = (1, Self::MOST_REFRESH_STEPS, self.refresh_steps);
         if !(low..=high).contains(&found) {
             return Err(RouterError::Config { name: "refresh_steps", low, high, found });
         }
         Ok(())
     }
+}
+
+pub(super) fn check_share(Share { index, of }: Share) -> Result<(), RouterError> {
+    if of == 0 || of > Share::MOST || index >= of {
+        return Err(RouterError::Share { index, of, limit: Share::MOST });
+    }
+    Ok(())
 }
 
 impl Default for RouterConfig {

@@ -21,6 +21,7 @@
 //! | [`Router::report`] | what a worker measured, and the last dispatch that it had seen |
 //! | [`Router::add_worker`], [`Router::announce_worker`] | a worker joins, will join |
 //! | [`Router::configure_worker`] | its slots, capacity or weight are others |
+//! | [`Router::set_share`] | our part of all workers is another |
 //! | [`Router::drain_worker`], [`Router::remove_worker`] | a worker takes nobody new, is gone |
 //! | [`Router::explain`], [`Router::waiting`], [`Router::metrics`] | why; how it stands |
 //! | [`Router::recover`] | everybody comes back, and it begins anew |

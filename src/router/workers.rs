@@ -1,9 +1,10 @@
 //! What happens to workers: they report, join, drain and fail.
 
-use crate::account::{Account, Stage};
+use crate::account::{Account, Share, Sight, Stage};
 use crate::batch::{BatchError, MAX_LOAD_TOKENS, MAX_WORKERS, Worker};
 use crate::ids::{WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
+use crate::router::config::check_share;
 use crate::router::trace::{self, refused};
 use crate::router::{ReturnReason, Returned, Router, RouterError, Verdict, WorkerConfig, WorkerReport};
 
@@ -187,6 +188,22 @@ impl Router {
         self.accounts[place].set_slots(config.slots);
         self.accounts[place].set_capacity(config.kv_capacity_tokens);
         self.settle(place);
+        self.limits_changed();
+        Ok(())
+    }
+
+    /// This router is another part of the front ends from now on: some have come or gone, or are decided for
+    /// here.
+    ///
+    /// # Errors
+    /// A share that is none.
+    pub fn set_share(&mut self, share: Share) -> Result<(), RouterError> {
+        refused("set_share", check_share(share))?;
+        self.config.share = share;
+        let rules = self.rules();
+        self.accounts.iter_mut().for_each(|account| account.set_rules(rules));
+        self.sight = Sight::new(share, self.clock.told_ms(), self.accounts.len(), self.sight.tight);
+        self.settle_all();
         self.limits_changed();
         Ok(())
     }

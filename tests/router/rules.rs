@@ -504,3 +504,21 @@ fn a_million_leave_at_once() {
         assert!(router.pool().is_empty());
     }
 }
+
+#[test]
+fn a_front_end_that_decides_for_the_others_has_the_whole() {
+    let config = RouterConfig::uniform(2, WorkerConfig::new(8).capacity(8_000)).headroom_steps(10);
+    let mut router = build(config.share(Share { index: 1, of: 4 }), "level");
+    for id in 0..20 {
+        router.enqueue(Request::new(id, 100), 0).unwrap();
+    }
+    assert_eq!(router.step(0).unwrap().admissions.len(), 4);
+    router.set_share(Share::WHOLE).unwrap();
+    assert_eq!(router.step(1).unwrap().admissions.len(), 12);
+    router.set_share(Share { index: 1, of: 4 }).unwrap();
+    (0..4).for_each(|id| drop(router.finish(id, 2).unwrap()));
+    assert_eq!(router.step(2).unwrap().admissions.len(), 0, "it has more than its part");
+    let refused = router.set_share(Share { index: 4, of: 4 }).unwrap_err();
+    assert_eq!(refused, RouterError::Share { index: 4, of: 4, limit: 1024 });
+    assert_eq!(router.config().share, Share { index: 1, of: 4 });
+}

@@ -997,6 +997,10 @@ br_status br_router_set_accepting(br_router *router, uint32_t worker, uint32_t a
 // A worker is gone. `br_router_returned` and the next step tell who ran there or waited for it alone.
 br_status br_router_remove_worker(br_router *router, uint32_t worker);
 
+// This router is number `index` of `of` front ends from now on: some have come or gone, or are decided for
+// here.
+br_status br_router_set_share(br_router *router, uint32_t index, uint32_t of);
+
 // The ids of the workers, ascending, into an array of `capacity` entries; how many into `count`; with
 // `BR_SPACE` how many there are.
 br_status br_router_worker_ids(br_router *router, uint32_t *ids, size_t capacity, size_t *count);

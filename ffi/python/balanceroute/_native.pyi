@@ -734,6 +734,10 @@ class Router:
     def configure_worker(self, worker: _WorkerId, config: WorkerConfig) -> None:
         """It has other slots, another KV capacity or another weight from now on; what runs there runs on."""
 
+    def set_share(self, index: int, of: int) -> None:
+        """This is number `index` of `of` front ends from now on: some have come or gone, or are decided for
+        here."""
+
     def worker_config(self, worker: _WorkerId) -> WorkerConfig:
         """As it is configured now."""
 

@@ -402,6 +402,11 @@ impl Router {
         Ok(self.shared.call(py, |state| state.router.configure_worker(worker, config))??)
     }
 
+    /// This is number `index` of `of` front ends from now on.
+    fn set_share(&self, py: Python<'_>, index: u32, of: u32) -> Result<(), Failure> {
+        Ok(self.shared.call(py, |state| state.router.set_share(Share::new(index, of)))??)
+    }
+
     /// As it is configured now.
     fn worker_config(&self, py: Python<'_>, worker: u32) -> Result<WorkerConfig, Failure> {
         Ok(self.shared.call(py, |state| state.router.worker_config(worker))??.into())

@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use balanceroute::{Verdict, WorkerConfig, WorkerReport};
+use balanceroute::{Share, Verdict, WorkerConfig, WorkerReport};
 
 use super::{br_router, some64, write_if};
 use crate::BR_NONE64;
@@ -254,6 +254,17 @@ pub unsafe extern "C" fn br_router_set_accepting(
 pub unsafe extern "C" fn br_router_remove_worker(router: *mut br_router, worker: u32) -> br_status {
     // SAFETY: the caller's word.
     unsafe { br_router::enter(router, |state| Ok(state.router.remove_worker(worker, &mut state.returned)?)) }
+}
+
+/// This router is number `index` of `of` front ends from now on: some have come or gone, or are decided for
+/// here.
+///
+/// # Safety
+/// `router` is NULL or alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_set_share(router: *mut br_router, index: u32, of: u32) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe { br_router::enter(router, |state| Ok(state.router.set_share(Share::new(index, of))?)) }
 }
 
 /// The ids of the workers, ascending, into an array of `capacity` entries; how many into `count`; with
