@@ -226,6 +226,9 @@ impl Account {
         self.freed = freed;
         self.before = (self.foreign_requests, self.correction_tokens);
         let sent = self.sent_line.tally;
+        // A worker that tells what it has had has measured that; another may have measured before it began.
+        let unsure = if report.last_dispatch.is_none() { (begun, begun_tokens) } else { (0, 0) };
+        self.since = (sent.requests + unsure.0, sent.tokens(self.grown_tokens) + unsure.1);
         let (unsure, unsure_tokens) = match report.last_dispatch {
             Some(_) => (0, 0),
             None => (sent.requests, sent.tokens(self.grown_tokens)),
@@ -237,7 +240,9 @@ impl Account {
             self.foreign_requests.clamp(held.saturating_sub(most), held.saturating_sub(least));
         self.empty_since_ms = if held == 0 && seen > 0 { self.empty_since_ms.or(Some(now_ms)) } else { None };
         let Some(measured) = report.kv_used_tokens else {
-            self.correct((u64::from(self.foreign_requests) * mean_tokens).min(MAX_LOAD_TOKENS) as i64);
+            // What was measured before goes on to be so.
+            let more = i64::from(self.foreign_requests) - i64::from(self.before.0);
+            self.correct(self.correction_tokens + more * mean_tokens.min(MAX_LOAD_TOKENS) as i64);
             return;
         };
         let decoding_tokens = self.decoding_tokens();

@@ -102,8 +102,8 @@ struct Free {
     own: i64,
     /// Whether the others leave us that part: they have no more than theirs.
     intact: bool,
-    /// Sent by us and not in any report yet.
-    unseen: i64,
+    /// Sent by us since the last report was measured.
+    since: i64,
     /// Ended of ours since the last report was measured.
     freed: i64,
     /// What the others have less by the last report than by the one before.
@@ -121,13 +121,16 @@ impl Free {
             return 0;
         }
         let reserved = if self.own > 0 { 0 } else { self.reserved };
-        (self.left + self.unseen - self.freed - self.gone - reserved).max(0)
+        (self.left + self.since - self.freed - self.gone - reserved).max(0)
     }
 
     fn ours(&self, turn: Turn, spare: i64, lent: i64) -> i64 {
+        if !self.reported {
+            return self.left.min(self.own);
+        }
         // Who has more than its share leaves what it frees, for a while, to those who have less.
         let gives = turn == Turn::Closed && self.own <= 0 && spare == 0;
-        let taken = if gives { 0 } else { self.freed } + lent - self.unseen;
+        let taken = if gives { 0 } else { self.freed } + lent - self.since;
         self.left.min(if self.intact { taken.max(self.own) } else { taken })
     }
 
@@ -159,7 +162,8 @@ impl Account {
     /// bound. Longer ones may enter it all the same when its turn is theirs ([`Sight::tight`]).
     pub(crate) fn lent_tokens(&self) -> Option<u64> {
         let share = self.rules.share;
-        let lent = |tokens| whole_turn(tokens).max(share.part(tokens));
+        let turn = |tokens| if self.reported_ms.is_some() { whole_turn(tokens) } else { 0 };
+        let lent = |tokens| turn(tokens).max(share.part(tokens));
         self.ceiling_tokens.map(|tokens| if share.of == 1 { tokens } else { lent(tokens) })
     }
 
@@ -173,7 +177,7 @@ impl Account {
             left: i64::from(self.whole_slots) - i64::from(counted),
             own: i64::from(self.own_slots) - i64::from(own),
             intact: self.foreign_requests <= self.whole_slots - self.own_slots,
-            unseen: i64::from(self.unseen()),
+            since: i64::from(self.since.0),
             freed: i64::from(self.freed.0),
             gone: (i64::from(self.before.0) - i64::from(self.foreign_requests)).max(0),
             reserved: (others.min(i64::from(self.whole_slots) / RESERVE as i64)
@@ -184,7 +188,7 @@ impl Account {
         let free_slots = if share.of == 1 { slots.left } else { slots.slots(&sight, share) };
         worker.free_slots = free_slots.max(0) as u32;
         worker.running = counted.min(MAX_SLOTS - worker.free_slots);
-        let there = (counted_tokens + self.preempted_tokens()).min(MAX_LOAD_TOKENS);
+        let there = self.load_tokens();
         worker.load_tokens = there;
         if share.of > 1 {
             // Front ends that see the same loads begin with different workers.
@@ -208,7 +212,7 @@ impl Account {
             left: capacity as i64 - counted_tokens as i64 - growth,
             own: share.part(capacity) as i64 - own_tokens as i64 - own_growth,
             intact: self.foreign_tokens() <= capacity - share.part(capacity),
-            unseen: self.sent_line.tally.tokens(self.grown_tokens) as i64,
+            since: self.since.1 as i64,
             freed: self.freed.1 as i64,
             gone: (self.before.1 - self.correction_tokens).max(0),
             reserved: (capacity as i64 / RESERVE as i64 - self.foreign_tokens() as i64).max(0)
@@ -216,7 +220,7 @@ impl Account {
             reported: self.reported_ms.is_some(),
         };
         let mut room = if share.of == 1 { tokens.left } else { tokens.tokens(&sight, share) };
-        let is_ours = share.of == 1 || (tokens.reported && sight.turn_of(share) == Turn::Ours);
+        let is_ours = share.of == 1 || sight.turn_of(share) == Turn::Ours;
         if sight.tight && counted == 0 && is_ours {
             // It leaves no headroom for itself where it is as long as the whole cache.
             room = tokens.left + i64::from(self.rules.headroom_tokens);

@@ -57,6 +57,9 @@ pub(crate) struct Account {
     pub(super) changes: VecDeque<Change>,
     /// The greatest age that a report has told.
     pub(super) oldest_report_ms: u64,
+    /// Requests and tokens that were sent since the last report was measured, seen by now or not: what that
+    /// report shows to be free was free before them.
+    pub(super) since: (u32, u64),
     /// Requests and tokens that have ended since the last report was measured: room that only we know of.
     pub(super) freed: (u32, u64),
     /// Foreign requests and the correction by the report before the last.
@@ -94,6 +97,7 @@ impl Account {
             correction_tokens: 0,
             changes: VecDeque::new(),
             oldest_report_ms: 0,
+            since: (0, 0),
             freed: (0, 0),
             before: (0, 0),
             empty_since_ms: None,
@@ -129,7 +133,7 @@ impl Account {
         self.own = Tally::default();
         (self.sent_line, self.received_line) = (Line::default(), Line::default());
         (self.held, self.preempted) = (Tally::default(), Tally::default());
-        self.freed = (0, 0);
+        (self.since, self.freed) = ((0, 0), (0, 0));
         self.changes.clear();
         self.empty_since_ms = None;
     }
@@ -187,6 +191,11 @@ impl Account {
         self.preempted.tokens(0)
     }
 
+    /// KV tokens that a step reads there, or will.
+    pub(crate) fn load_tokens(&self) -> u64 {
+        (self.counted_tokens() + self.preempted_tokens()).min(MAX_LOAD_TOKENS)
+    }
+
     /// KV tokens that reports show beyond our requests.
     pub(crate) fn foreign_tokens(&self) -> u64 {
         self.correction_tokens.max(0) as u64
@@ -220,12 +229,14 @@ impl Account {
     /// Numbers a dispatch and begins to count it.
     pub(crate) fn begin(&mut self, slab: &mut Slab, index: u32, dispatched_ms: Option<u64>) -> u64 {
         let generated_tokens = self.generated_tokens(&slab.entries[index as usize]);
+        let tokens = self.tokens_of(&slab.entries[index as usize]);
         let active = &mut slab.entries[index as usize];
         let most = active.request.max_tokens.map_or(u32::MAX, |most| most.saturating_sub(generated_tokens));
         active.growth_tokens = self.rules.headroom_tokens.min(most);
         self.own.add(active);
         let Some(now_ms) = dispatched_ms else { return 0 };
         self.sent += 1;
+        self.since = (self.since.0 + 1, self.since.1 + tokens);
         (active.number, active.since_ms, active.stage) = (self.sent, now_ms, Stage::Sent);
         self.sent_line.push(slab, index);
         self.sent
@@ -241,7 +252,9 @@ impl Account {
         if stage != Stage::Preempted {
             self.changed(Change { at_ms: now_ms, tokens, what: What::Ended });
         }
-        if stage != Stage::Sent {
+        if stage == Stage::Sent {
+            self.unsend(tokens);
+        } else {
             self.freed = (self.freed.0 + 1, self.freed.1 + tokens + u64::from(growth_tokens));
         }
         self.leave_stage(slab, index);
@@ -254,10 +267,18 @@ impl Account {
         let active = slab.entries[index as usize];
         self.leave_stage(slab, index);
         self.foreign_requests = self.foreign_requests.saturating_add(1);
+        if active.stage == Stage::Sent {
+            self.unsend(tokens as u64);
+        }
         if active.stage != Stage::Preempted {
             self.correct(self.correction_tokens + tokens);
         }
         slab.remove(index)
+    }
+
+    /// Somebody whom nothing has shown is not on the way any more.
+    fn unsend(&mut self, tokens: u64) {
+        self.since = (self.since.0.saturating_sub(1), self.since.1.saturating_sub(tokens));
     }
 
     /// One of those who decode leaves. What they share stays with the others: it takes its part of what all
@@ -331,6 +352,8 @@ impl Account {
     pub(crate) fn grow(&mut self, slab: &mut Slab, index: u32, tokens: u32, now_ms: u64) {
         let Active { stage, number, .. } = slab.entries[index as usize];
         self.move_to(slab, index, Stage::Decoding, now_ms);
+        // Whoever brings tokens has not been forgotten.
+        self.empty_since_ms = None;
         if self.rules.in_order {
             self.receive_up_to(slab, number, now_ms, |_| true);
         }
@@ -390,6 +413,8 @@ impl Account {
         for active in dispatches {
             account.own.take(active);
             account.sent_line.tally.take(active);
+            let tokens = account.tokens_of(active);
+            account.unsend(tokens);
         }
         account
     }

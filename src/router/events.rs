@@ -1,7 +1,7 @@
 //! What happens to requests: they arrive, grow, end.
 
 use crate::account::{Active, NONE};
-use crate::batch::{BatchError, MAX_PROMPT_TOKENS, Request};
+use crate::batch::{Batch, BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
@@ -88,7 +88,8 @@ impl Router {
         }
     }
 
-    /// Has a policy that binds on arrival choose the rank of a request that has none.
+    /// Has a policy that binds on arrival choose the rank of a request that has none, among those that its row
+    /// of an arrival allows.
     pub(super) fn bind(&mut self, request: &mut Request) -> Result<(), RouterError> {
         if request.rank.is_some() || !self.policy.needs().binds_on_arrival {
             return Ok(());
@@ -97,6 +98,13 @@ impl Router {
         self.ranks.extend(self.workers.iter().zip(&self.queued).map(
             |(&worker, &(queued_requests, queued_tokens))| Rank { worker, queued_requests, queued_tokens },
         ));
+        if request.pair_row.is_some() {
+            let batch =
+                Batch::draft(&self.workers, &self.nobody).pairs(self.arrival_rows.pairs()).unchecked();
+            for (place, rank) in self.ranks.iter_mut().enumerate() {
+                rank.worker.accepting &= batch.eligible(request, place);
+            }
+        }
         let (policy, ranks) = (&mut self.policy, &self.ranks);
         let rank = unless_panicked(policy.name(), || policy.bind(request, ranks))?;
         request.rank = rank.filter(|rank| rank.index() < self.workers.len());
@@ -317,6 +325,7 @@ impl Router {
             return Ok(());
         }
         account.grown_tokens += i64::from(tokens);
+        account.empty_since_ms = None;
         let ahead = account.grown_tokens - self.now;
         self.settle(place);
         self.tick(ahead);

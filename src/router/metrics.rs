@@ -268,7 +268,7 @@ impl Router {
             worker: account.id,
             accepting: worker.accepting,
             draining: account.draining,
-            load_tokens: worker.load_tokens,
+            load_tokens: account.load_tokens(),
             margin_tokens: margin_tokens(&self.workers, place),
             running: account.running(),
             own_tokens: account.own_tokens(),

@@ -160,9 +160,10 @@ fn what_is_longer_than_a_part_has_its_turn() {
         for (id, tokens) in [(1, 3_990), (2, 2_900)] {
             router.enqueue(Request::new(id, tokens), 0).unwrap();
         }
-        // Nothing is lent that no report has shown to be free.
+        // Nothing is lent that no report has shown to be free, but a whole worker that is empty for all we know.
         let turns = |from: u64| (0..200).map(move |at| from + 32 * at);
-        assert!(turns(0).all(|now_ms| router.step(now_ms).unwrap().admissions.is_empty()), "{of}");
+        let early: usize = turns(0).map(|now_ms| router.step(now_ms).unwrap().admissions.len()).sum();
+        assert!(early <= 2, "{of}: {early}");
         for rank in [0, 1] {
             router.report(rank, WorkerReport::new(0, 0), None).unwrap();
         }
@@ -516,7 +517,9 @@ fn a_front_end_that_decides_for_the_others_has_the_whole() {
     router.set_share(Share::WHOLE).unwrap();
     assert_eq!(router.step(1).unwrap().admissions.len(), 12);
     router.set_share(Share { index: 1, of: 4 }).unwrap();
-    (0..4).for_each(|id| drop(router.finish(id, 2).unwrap()));
+    for id in 0..4 {
+        router.finish(id, 2).unwrap();
+    }
     assert_eq!(router.step(2).unwrap().admissions.len(), 0, "it has more than its part");
     let refused = router.set_share(Share { index: 4, of: 4 }).unwrap_err();
     assert_eq!(refused, RouterError::Share { index: 4, of: 4, limit: 1024 });

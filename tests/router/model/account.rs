@@ -125,6 +125,8 @@ pub(super) struct Side {
     pub correction: i64,
     pub empty_since_ms: Option<u64>,
     pub changes: Vec<Change>,
+    /// Requests and tokens that were sent since the last report was measured.
+    pub since: (u64, u64),
     /// Requests and tokens that have ended since the last report was measured.
     pub freed: (u64, u64),
     /// Foreign requests and the correction by the report before the last.
@@ -162,6 +164,11 @@ impl Side {
         self.changes.push(Change { at_ms, tokens, what });
     }
 
+    /// Somebody whom nothing has shown is not on the way any more.
+    pub(super) fn unsend(&mut self, tokens: u64) {
+        self.since = (self.since.0.saturating_sub(1), self.since.1.saturating_sub(tokens));
+    }
+
     /// The slots that are surely this front end's.
     pub(super) fn own_slots(&self, share: Share) -> u64 {
         part(share, self.slots).max(self.slots.min(1))
@@ -179,7 +186,7 @@ struct Free {
     own: i64,
     /// Whether the others have no more than their parts.
     intact: bool,
-    unseen: i64,
+    since: i64,
     freed: i64,
     gone: i64,
     reserved: i64,
@@ -267,7 +274,7 @@ impl World {
             return 0;
         }
         let reserved = if free.own > 0 { 0 } else { free.reserved };
-        (free.left + free.unseen - free.freed - free.gone - reserved).max(0)
+        (free.left + free.since - free.freed - free.gone - reserved).max(0)
     }
 
     /// What this front end has freed itself and what it is lent, and its own part where the others leave it.
@@ -275,8 +282,11 @@ impl World {
         if self.setting.share.of == 1 {
             return free.left;
         }
+        if side.reported_ms.is_none() {
+            return free.left.min(free.own);
+        }
         let gives = self.turn(side).1 == Turn::Closed && free.own <= 0 && Self::spare(side, free) == 0;
-        let taken = if gives { 0 } else { free.freed } + lent - free.unseen;
+        let taken = if gives { 0 } else { free.freed } + lent - free.since;
         free.left.min(if free.intact { taken.max(free.own) } else { taken })
     }
 
@@ -289,7 +299,7 @@ impl World {
             left: slots - own - foreign,
             own: side.own_slots(self.setting.share) as i64 - own,
             intact: foreign <= slots - side.own_slots(self.setting.share) as i64,
-            unseen: self.sum(side.id, |stage| stage == Stage::Sent).0 as i64,
+            since: side.since.0 as i64,
             freed: side.freed.0 as i64,
             gone: (side.before.0 as i64 - foreign).max(0),
             reserved: (others.min(slots / 8) - foreign).max(0),
@@ -300,18 +310,19 @@ impl World {
     }
 
     /// What a request may have with its headroom on an empty worker, unless it waits for that alone.
-    pub(super) fn lent_tokens(&self, capacity: u64) -> u64 {
-        match self.setting.share {
+    pub(super) fn lent_tokens(&self, side: &Side) -> Option<u64> {
+        let capacity = side.ceiling?;
+        let turn = if side.reported_ms.is_some() { capacity / 4 * 3 } else { 0 };
+        Some(match self.setting.share {
             Share { of: 1, .. } => capacity,
-            share => (capacity / 4 * 3).max(part(share, capacity)),
-        }
+            share => turn.max(part(share, capacity)),
+        })
     }
 
     /// Whether a worker has one headroom more, and nothing is left of it to others, for a request that only
     /// an empty worker can hold.
     pub(super) fn is_eased(&self, side: &Side) -> bool {
-        let reported = side.reported_ms.is_some();
-        let is_ours = self.setting.share.of == 1 || (reported && self.turn(side).1 == Turn::Ours);
+        let is_ours = self.setting.share.of == 1 || self.turn(side).1 == Turn::Ours;
         self.tight && self.own(side).0 + side.foreign_requests == 0 && is_ours
     }
 
@@ -334,7 +345,7 @@ impl World {
             left: self.left_tokens(side),
             own: part(share, capacity) as i64 - own.min(counted) as i64 - growth.0 as i64,
             intact: side.correction.max(0) as u64 <= capacity - part(share, capacity),
-            unseen: self.sum(side.id, |stage| stage == Stage::Sent).1 as i64,
+            since: side.since.1 as i64,
             freed: side.freed.1 as i64,
             gone: (side.before.1 - side.correction).max(0),
             reserved: (capacity as i64 / 8 - side.correction.max(0)).max(0) * others,
@@ -413,6 +424,9 @@ impl World {
         self.comes_along(at);
         let side = &mut self.sides[at];
         side.sent += u64::from(stage == Stage::Sent);
+        if stage == Stage::Sent {
+            side.since = (side.since.0 + 1, side.since.1 + record.length());
+        }
         let number = if stage == Stage::Sent { side.sent } else { 0 };
         let headroom = u64::from(HEADROOM_STEPS);
         record.growth = if record.most.is_some() { record.left().min(headroom) } else { headroom };
@@ -455,8 +469,10 @@ impl World {
             let (at, now_ms) = (self.side(worker), self.told_ms);
             self.sides[at].changed(now_ms, record.length(), What::Ended);
         }
-        if stage != Stage::Sent {
-            let at = self.side(worker);
+        let at = self.side(worker);
+        if stage == Stage::Sent {
+            self.sides[at].unsend(record.length());
+        } else {
             let freed = &mut self.sides[at].freed;
             *freed = (freed.0 + 1, freed.1 + record.length() + record.growth);
         }

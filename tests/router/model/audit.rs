@@ -53,7 +53,8 @@ impl World {
         assert_eq!(self.router.worker_ids(), self.sides.iter().map(|side| side.id).collect::<Vec<_>>());
         for (place, (rank, side)) in metrics.ranks.iter().zip(&self.sides).enumerate() {
             assert_eq!(rank.worker, side.id);
-            assert_eq!(rank.load_tokens, self.load(place));
+            let load = self.counted(side) + self.preempted_tokens(side);
+            assert_eq!(rank.load_tokens, load.min(MOST_LOAD_TOKENS as u64));
             let correction = rank.foreign_tokens as i64 - rank.shared_tokens as i64;
             assert_eq!(correction, side.correction);
             assert_eq!(u64::from(rank.slots), side.own_slots(self.setting.share));

@@ -147,6 +147,7 @@ impl World {
             let record = self.strike(id);
             let side = &mut self.sides[at];
             side.foreign_requests += 1;
+            side.unsend(record.length());
             side.correct(side.correction + record.length() as i64);
             self.left += 1;
             self.counts.disowned += 1;

@@ -48,6 +48,7 @@ impl World {
             }
         }
         if any {
+            self.sides[at].empty_since_ms = None;
             self.sides[at].reach += tokens as i64;
             self.clock = self.clock.max(self.sides[at].reach);
         }
@@ -98,9 +99,10 @@ impl World {
             return self.clock;
         }
         self.moves(id, Stage::Decoding);
+        let at = self.side(worker);
+        self.sides[at].empty_since_ms = None;
         if stage != Stage::Decoding {
             // It has begun with these tokens: a report may know none of them.
-            let at = self.side(worker);
             self.sides[at].changes.last_mut().expect("it has begun").tokens += tokens;
         }
         if self.setting.in_order && number > 0 {

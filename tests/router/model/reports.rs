@@ -196,6 +196,8 @@ impl World {
         let (least, most) = (seen.saturating_sub(begun), seen + unsure + ended);
         let side = &mut self.sides[at];
         (side.freed, side.before) = (freed, (side.foreign_requests, side.correction));
+        let unsure = if report.last_dispatch.is_none() { (begun, begun_tokens) } else { (0, 0) };
+        side.since = (sent + unsure.0, sent_tokens + unsure.1);
         side.foreign_requests =
             side.foreign_requests.clamp(held.saturating_sub(most), held.saturating_sub(least));
         match report.kv_used_tokens {
@@ -206,7 +208,8 @@ impl World {
                 side.correct(side.correction.clamp(measured - most, measured - least));
             }
             None => {
-                side.correct((side.foreign_requests * mean) as i64);
+                let more = side.foreign_requests as i64 - side.before.0 as i64;
+                side.correct(side.correction + more * mean.min(MOST_LOAD_TOKENS as u64) as i64);
                 self.tally.meets("without KV tokens");
             }
         }

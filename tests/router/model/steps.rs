@@ -10,11 +10,11 @@ use super::{EXPIRE_MS, HEADROOM_STEPS, SILENCE_MS, Terms, World};
 
 impl World {
     /// The most tokens that some worker could hold that a request may use; none where there is no bound.
-    fn ceiling(&self, record: &Record) -> Option<u64> {
+    fn ceiling(&self, record: &Record, of: impl Fn(&Side) -> Option<u64>) -> Option<u64> {
         match record.rank {
-            Some(rank) => self.sides[self.side(rank)].ceiling,
+            Some(rank) => of(&self.sides[self.side(rank)]),
             None => {
-                let ceilings: Option<Vec<u64>> = self.sides.iter().map(|side| side.ceiling).collect();
+                let ceilings: Option<Vec<u64>> = self.sides.iter().map(of).collect();
                 ceilings?.into_iter().max()
             }
         }
@@ -27,7 +27,7 @@ impl World {
         for &id in &self.waiting {
             let record = &self.records[&id];
             let bound = record.rank.map(|rank| &self.sides[self.side(rank)]);
-            let ceiling = self.ceiling(record);
+            let ceiling = self.ceiling(record, |side| side.ceiling);
             let exceeds = |tokens: u64| ceiling.is_some_and(|ceiling| tokens > ceiling);
             // Dated: the step has told the time.
             let reason = if self.told_ms - record.since_ms >= EXPIRE_MS {
@@ -38,7 +38,8 @@ impl World {
                 Some(ReturnReason::NeverFits)
             } else {
                 let needs = record.length() + u64::from(HEADROOM_STEPS);
-                self.tight |= ceiling.is_some_and(|ceiling| needs > self.lent_tokens(ceiling));
+                let lent = self.ceiling(record, |side| self.lent_tokens(side));
+                self.tight |= lent.is_some_and(|lent| needs > lent);
                 None
             };
             found.extend(reason.map(|reason| (id, reason)));

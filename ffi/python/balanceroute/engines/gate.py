@@ -105,10 +105,12 @@ class Gate:
         try:
             rank = await held.future
         except BaseException as error:
-            self._held.pop(name, None)
-            aborted = self._leaving.pop(name, False)
-            if self.ledger.abort(name):
-                self.stir()
+            aborted = False
+            if self._held.get(name) is held or (name in self._leaving and name not in self._held):
+                self._held.pop(name, None)
+                aborted = self._leaving.pop(name, False)
+                if self.ledger.abort(name):
+                    self.stir()
             if aborted and isinstance(error, Exception):
                 raise Aborted(name) from None
             raise
@@ -140,7 +142,7 @@ class Gate:
 
     def stir(self) -> None:
         """Something may have made room: decide within the window."""
-        if self._held and self._decide_at is None:
+        if (self._held or self.ledger.waits_elsewhere) and self._decide_at is None:
             loop = asyncio.get_running_loop()
             if self.times.window > 0:
                 self._decide_at = loop.call_later(self.times.window, self._decide)
@@ -166,7 +168,7 @@ class Gate:
 
     def _decide(self) -> None:
         self._decide_at = None
-        if not self._held:
+        if not self._held and not self.ledger.waits_elsewhere:
             return
         try:
             for name, rank in self.ledger.decide():

@@ -23,6 +23,13 @@ import balanceroute
 
 # What a router takes for a length, in tokens.
 _SHORTEST, _LONGEST = 1, 1 << 22
+# Policies that choose a rank for a request when it arrives.
+BIND_ON_ARRIVAL = frozenset(
+    ("random", "round-robin", "power-of-two", "jsq", "vllm-legacy", "vllm-0.33", "sglang-total-tokens")
+)
+# Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has lost
+# it, in milliseconds.
+_FORGOTTEN_MS = 10_000
 # Sessions whose rank is remembered.
 _SESSIONS = 1 << 16
 
@@ -47,7 +54,7 @@ class Counters:
     covered: int = 0
     """Became part of what reports measure."""
     returned: int = 0
-    """Waited, and came back from the router: longer than any rank's KV cache."""
+    """Waited, and came back from the router: longer than any rank's KV cache. It was sent all the same."""
     lost: int = 0
     """Ran on a rank that has forgotten it."""
 
@@ -76,6 +83,7 @@ class Ledger:
     ) -> None:
         if len(weights) > ranks:
             raise ValueError(f"{len(weights)} weights for {ranks} ranks")
+        self._binds = policy in BIND_ON_ARRIVAL
         self._slots = slots
         self._kv_capacity_tokens = kv_capacity_tokens
         self._weights = tuple(weights)
@@ -86,6 +94,7 @@ class Ledger:
             mode="arrival",
             share=share,
             in_order=True,
+            dispatch_timeout_ms=_FORGOTTEN_MS,
         )
         self.share = share
         self.clock = clock
@@ -98,7 +107,7 @@ class Ledger:
         # Of those who wait: whose decision depends on more than a length.
         self._special: set[int] = set()
         # By source: the names that its last step brought, and their ids.
-        self._stepped: dict[int, tuple[list[str], Any]] = {}
+        self._stepped: dict[object, tuple[list[str], Any]] = {}
         self._session_of: dict[int, tuple[str, int]] = {}
         """Session and length of those sent."""
         # Worker and length of the last request of each session, the oldest first.
@@ -106,6 +115,8 @@ class Ledger:
         self._workers = list(range(ranks))
         """By rank; ascending, as the router has them."""
         self._rank_of_worker = {worker: worker for worker in range(ranks)}
+        # Dispatches that ranks had got in the lives before this one.
+        self._before: dict[int, int] = {}
 
     # What is where.
 
@@ -119,6 +130,11 @@ class Ledger:
     def ranks(self) -> int:
         """Number of ranks."""
         return len(self._workers)
+
+    @property
+    def waits_elsewhere(self) -> bool:
+        """Whether somebody waits here who is held by another front end."""
+        return False
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
@@ -175,8 +191,10 @@ class Ledger:
         id, prompt = self._new(name), _length(prompt_tokens)
         max_tokens = self._most(prompt, max_tokens)
         may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
+        # A policy that binds on arrival knows nothing of this.
+        rank = min(may, key=self._queue_of) if may and self._binds else None
         try:
-            self.router.enqueue(id, prompt, max_tokens=max_tokens, now_ms=self._now_ms())
+            self.router.enqueue(id, prompt, max_tokens=max_tokens, rank=rank, now_ms=self._now_ms())
         except BaseException:
             self._forget(id)
             raise
@@ -206,13 +224,17 @@ class Ledger:
         self._special.difference_update(dispatch.id for dispatch in plan.admissions if self._special)
         for returned in plan.returned:
             back = self._waiting.pop(returned.id, None)
-            if back is not None:
+            if back is not None and returned.reason == "worker_draining":
+                # A policy that binds on arrival had chosen this rank for it: it chooses another.
+                self._waiting[returned.id] = back
+                prompt, _, most, _ = back
+                self.router.enqueue(returned.id, prompt, max_tokens=most, now_ms=self._now_ms())
+            elif back is not None:
                 self._counters.returned += 1
                 self._special.discard(returned.id)
                 sent.append((self._name(returned.id), self._send(returned.id, back)))
-            elif returned.reason == "worker_forgot" and self._names[returned.id] is not None:
-                self._counters.lost += 1
-                self._forget(returned.id)
+            elif self._names[returned.id] is not None:
+                self._is_lost(returned.id)
         return sent
 
     def place(
@@ -236,10 +258,10 @@ class Ledger:
     def place_waiting(self, name: str) -> int | None:
         """A rank at once for a request of the pool; None when it does not wait."""
         id = self._by_name.get(name)
-        waits = None if id is None else self._waiting.pop(id, None)
-        if id is None or waits is None:
+        waits = None if id is None else self._waiting.get(id)
+        if id is None or waits is None or not self._workers:
             return None
-        self._special.discard(id)
+        self._drop(id)
         self.router.abort(id, now_ms=self._now_ms())
         return self._place(id, waits)
 
@@ -256,10 +278,10 @@ class Ledger:
     def progress(self, name: str, tokens: int) -> None:
         """A request has `tokens` more; so its rank has it, and what was sent there before it."""
         id = self._by_name.get(name)
-        if id is not None and id not in self._waiting:
+        if id is not None and self._runs(id):
             self.router.progress_request(id, tokens)
 
-    def step(self, source: int, names: list[str], tokens: list[int]) -> None:
+    def step(self, source: object, names: list[str], tokens: list[int]) -> None:
         """:meth:`progress` for all that a step of an engine brings: names and how many tokens more each has.
         Those that are unknown are passed over. `source` is whatever tells the engine from others.
         """
@@ -278,16 +300,15 @@ class Ledger:
                 ids = np.array(found, np.uint64)
             else:
                 ids = np.array(found, np.uint64)
-                self._stepped[source] = names, ids
+                self._stepped[source] = list(names), ids
         each = None if tokens.count(1) == len(tokens) else np.array(tokens, np.uint32)
         self.router.progress_requests(ids, each)
 
     def finish(self, name: str) -> bool:
         """It has left the engine, ended or aborted. False when it is not known (any more)."""
         id = self._by_name.get(name)
-        if id is None:
+        if id is None or self._is_lost(id):
             return False
-        self._counters.finished += 1
         if id in self._waiting:
             self._drop(id)
             self.router.abort(id, now_ms=self._now_ms())
@@ -296,18 +317,19 @@ class Ledger:
             if id in self._session_of:
                 session, prompt = self._session_of[id]
                 self._remember(session, ended.worker, prompt + ended.generated_tokens)
+        self._counters.finished += 1
         self._forget(id)
         return True
 
     def abort(self, name: str) -> bool:
         """It never reached the engine: as if it had not been sent. False when it is not known."""
         id = self._by_name.get(name)
-        if id is None:
+        if id is None or self._is_lost(id):
             return False
-        self._counters.aborted += 1
         self._drop(id)
         # Its length is not known and must teach nothing.
         self.router.abort(id, now_ms=self._now_ms())
+        self._counters.aborted += 1
         self._forget(id)
         return True
 
@@ -364,9 +386,11 @@ class Ledger:
         known after the next :meth:`decide`. What became of the report.
         """
         worker = self._workers[rank]
+        sent = self.router.rank_metrics(worker).dispatches if seen is not None else 0
         if seen is not None:
-            seen = min(seen, self.router.rank_metrics(worker).dispatches)
-        return self.router.report(
+            # In a new life it counts anew.
+            seen = min(seen + self._before.get(worker, 0), sent)
+        verdict = self.router.report(
             worker,
             running=running,
             waiting=waiting,
@@ -374,10 +398,13 @@ class Ledger:
             kv_capacity_tokens=capacity,
             last_dispatch=seen,
             epoch=epoch,
-            age_ms=int(age * 1e3),
-            kv_age_ms=None if kv_age is None else int(kv_age * 1e3),
+            age_ms=_age_ms(age),
+            kv_age_ms=None if kv_age is None else _age_ms(kv_age),
             now_ms=self._now_ms(),
         )
+        if verdict == "restarted" and seen is not None:
+            self._before[worker] = sent - self.router.rank_metrics(worker).unseen
+        return verdict
 
     def resize(self, ranks: int) -> list[str]:
         """Elastic scaling: ranks join or leave at the end. Names of the requests whose rank is gone."""
@@ -442,8 +469,11 @@ class Ledger:
         before."""
         if max_tokens is None or not 0 < max_tokens < _LONGEST:
             return None
-        capacity = self._kv_capacity_tokens
-        return max_tokens if capacity is None or prompt + max_tokens <= capacity else None
+        of_rank = [self.router.worker_config(worker).kv_capacity_tokens for worker in self._workers]
+        capacities = [tokens for tokens in of_rank if tokens]
+        if len(capacities) < len(of_rank):
+            return max_tokens
+        return max_tokens if prompt + max_tokens <= min(capacities, default=0) else None
 
     def _config(self, rank: int) -> balanceroute.WorkerConfig:
         weight = self._weights[rank] if rank < len(self._weights) else 1.0
@@ -489,8 +519,19 @@ class Ledger:
 
     def _change(self, name: str, how: Callable[[int], None]) -> None:
         id = self._by_name.get(name)
-        if id is not None and id not in self._waiting:
+        if id is not None and self._runs(id):
             how(id)
+
+    def _runs(self, id: int) -> bool:
+        return id not in self._waiting and self.router.running_on(id) is not None
+
+    def _is_lost(self, id: int) -> bool:
+        """Whether its rank has forgotten it; then it is forgotten here too."""
+        if id in self._waiting or self.router.running_on(id) is not None:
+            return False
+        self._counters.lost += 1
+        self._forget(id)
+        return True
 
     def _place(self, id: int, arrives: _Waiting) -> int:
         dispatch = self.router.place(
@@ -503,7 +544,11 @@ class Ledger:
         )
         if dispatch is None:
             # It waits in the router's pool now, and shall not.
-            return self._send(id, arrives)
+            try:
+                return self._send(id, arrives)
+            except BaseException:
+                self.router.abort(id)
+                raise
         self._counters.placed += 1
         return self._entered(dispatch, arrives[1])
 
@@ -515,9 +560,9 @@ class Ledger:
         dispatch = self.router.send(id, prompt, worker=worker, max_tokens=most, now_ms=self._now_ms())
         return self._entered(dispatch, session)
 
-    def _queue_of(self, worker: int) -> tuple[int, int]:
+    def _queue_of(self, worker: int) -> tuple[bool, int, int]:
         at = self.router.rank_metrics(worker)
-        return at.running + at.foreign_requests, at.load_tokens
+        return not at.accepting, at.running + at.foreign_requests, at.load_tokens
 
     def _entered(self, dispatch: balanceroute.Dispatch, session: str | None) -> int:
         if session is not None:
@@ -555,6 +600,10 @@ class Ledger:
         self._sessions.move_to_end(session)
         if len(self._sessions) > _SESSIONS:
             self._sessions.popitem(last=False)
+
+
+def _age_ms(age: float) -> int:
+    return int(min(max(age, 0.0), 60.0) * 1e3)
 
 
 def _length(prompt_tokens: int) -> int:

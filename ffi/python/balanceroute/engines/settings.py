@@ -10,6 +10,7 @@
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
 | `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for so long, what waits is sent at once |
 | `BALANCEROUTE_MAX_HOLD_MS` | no bound | `step`: no request waits longer |
+| `BALANCEROUTE_HUB` | 1 | `step`: the first of several front ends decides for all; 0: each for itself |
 | `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, under traffic; 0 for never |
 | `BALANCEROUTE_STRICT` | 0 | 1: a wrong value or an unknown variable ends the start |
 
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 from balanceroute import POLICIES
 
 from .gate import GateTimes
+from .ledger import BIND_ON_ARRIVAL
 
 MODES = ("off", "arrival", "step")
 
@@ -45,6 +47,7 @@ VARIABLES = tuple(
         "WINDOW_MS",
         "STALL_MS",
         "MAX_HOLD_MS",
+        "HUB",
         "LOG_MS",
         "STRICT",
     )
@@ -66,12 +69,6 @@ _OF_OTHERS = frozenset(
 )
 _PREFIXES_OF_OTHERS = (PREFIX + "ASCEND", PREFIX + "KERNEL", PREFIX + "WRITE_")
 
-# Bound to a rank on arrival: nothing would be left to decide in a step.
-BIND_ON_ARRIVAL = frozenset(
-    ("random", "round-robin", "power-of-two", "jsq", "vllm-legacy", "vllm-0.33", "sglang-total-tokens")
-)
-
-
 class SettingsError(ValueError):
     """An environment variable has a value that means nothing: which, expected, found."""
 
@@ -88,6 +85,8 @@ class Settings:
     weights: tuple[float, ...] = ()
     """What a token costs on each rank; 1 on those that are not named."""
     times: GateTimes = field(default_factory=GateTimes)
+    hub: bool = True
+    """Whether the first of several front ends decides for all."""
     log_every: float = 10.0
     """Seconds; 0 for never."""
     strict: bool = False
@@ -118,8 +117,9 @@ class Settings:
                 stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
                 max_hold=_perhaps_seconds(env, "BALANCEROUTE_MAX_HOLD_MS"),
             ),
+            hub=_flag(env, "BALANCEROUTE_HUB", True),
             log_every=_seconds(env, "BALANCEROUTE_LOG_MS", cls.log_every),
-            strict=_is_strict(env),
+            strict=_flag(env, "BALANCEROUTE_STRICT", False),
         )
 
 
@@ -183,11 +183,11 @@ def _one_of(name: str, found: str, names: Iterable[str]) -> None:
         )
 
 
-def _is_strict(env: Mapping[str, str]) -> bool:
-    text = env.get("BALANCEROUTE_STRICT", "").strip()
+def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
+    text = env.get(name, "").strip()
     if text not in ("", "0", "1"):
-        raise SettingsError(f"BALANCEROUTE_STRICT must be 0 or 1, found {text!r}")
-    return text == "1"
+        raise SettingsError(f"{name} must be 0 or 1, found {text!r}")
+    return text == "1" if text else default
 
 
 def _count(env: Mapping[str, str], name: str, least: int) -> int | None:

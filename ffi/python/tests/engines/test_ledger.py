@@ -100,11 +100,12 @@ def test_a_part_of_a_rank_is_ours_as_soon_as_it_is_free():
     ledger.report(0, running=30, waiting=10, kv_used=None)
     assert ledger.decide() == []
     ledger.report(0, running=27, waiting=0, kv_used=None)
-    assert len(ledger.decide()) == 3
-    # Three of these are the ones that have just been sent.
+    # Three are free, and may be what somebody has freed and fills again: no more than a part of them is ours.
+    assert len(ledger.decide()) <= 1
     clock.now += 0.1
-    ledger.report(0, running=23, waiting=0, kv_used=None, seen=3)
-    assert len(ledger.decide()) == 7
+    ledger.report(0, running=20, waiting=0, kv_used=None)
+    sent = sum(ledger.rank_of(f"r{i}") is not None for i in range(12))
+    assert sent + len(ledger.decide()) == 10
 
 
 def test_what_nobody_uses_is_lent():
