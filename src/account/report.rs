@@ -25,8 +25,8 @@ pub struct WorkerReport {
     pub running: u32,
     /// Requests that it holds and that do not decode yet.
     pub waiting: u32,
-    /// KV tokens in use. None where only requests are known: what was measured before goes on to be so, and who
-    /// has come since, or left, and is none of ours is taken to be as long as ours are in the mean.
+    /// KV tokens in use. None where only requests are known: what was measured before goes on to be so, and
+    /// who has come since, or left, and is none of ours is taken to be as long as ours are in the mean.
     pub kv_used_tokens: Option<u64>,
     /// KV tokens that fit; None leaves the capacity as it was.
     pub kv_capacity_tokens: Option<u64>,

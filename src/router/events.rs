@@ -88,8 +88,8 @@ impl Router {
         }
     }
 
-    /// Has a policy that binds on arrival choose the rank of a request that has none, among those that its row
-    /// of an arrival allows.
+    /// Has a policy that binds on arrival choose the rank of a request that has none, among those that its
+    /// row of an arrival allows.
     pub(super) fn bind(&mut self, request: &mut Request) -> Result<(), RouterError> {
         if request.rank.is_some() || !self.policy.needs().binds_on_arrival {
             return Ok(());

@@ -160,7 +160,8 @@ fn what_is_longer_than_a_part_has_its_turn() {
         for (id, tokens) in [(1, 3_990), (2, 2_900)] {
             router.enqueue(Request::new(id, tokens), 0).unwrap();
         }
-        // Nothing is lent that no report has shown to be free, but a whole worker that is empty for all we know.
+        // Nothing is lent that no report has shown to be free, but a whole worker that is empty for all we
+        // know.
         let turns = |from: u64| (0..200).map(move |at| from + 32 * at);
         let early: usize = turns(0).map(|now_ms| router.step(now_ms).unwrap().admissions.len()).sum();
         assert!(early <= 2, "{of}: {early}");

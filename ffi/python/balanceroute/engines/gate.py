@@ -142,7 +142,7 @@ class Gate:
 
     def stir(self) -> None:
         """Something may have made room: decide within the window."""
-        if (self._held or self.ledger.waits_elsewhere) and self._decide_at is None:
+        if self._held and self._decide_at is None:
             loop = asyncio.get_running_loop()
             if self.times.window > 0:
                 self._decide_at = loop.call_later(self.times.window, self._decide)
@@ -168,7 +168,7 @@ class Gate:
 
     def _decide(self) -> None:
         self._decide_at = None
-        if not self._held and not self.ledger.waits_elsewhere:
+        if not self._held:
             return
         try:
             for name, rank in self.ledger.decide():

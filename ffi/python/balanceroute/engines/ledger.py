@@ -27,8 +27,8 @@ _SHORTEST, _LONGEST = 1, 1 << 22
 BIND_ON_ARRIVAL = frozenset(
     ("random", "round-robin", "power-of-two", "jsq", "vllm-legacy", "vllm-0.33", "sglang-total-tokens")
 )
-# Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has lost
-# it, in milliseconds.
+# Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has
+# lost it, in milliseconds.
 _FORGOTTEN_MS = 10_000
 # Sessions whose rank is remembered.
 _SESSIONS = 1 << 16
@@ -130,11 +130,6 @@ class Ledger:
     def ranks(self) -> int:
         """Number of ranks."""
         return len(self._workers)
-
-    @property
-    def waits_elsewhere(self) -> bool:
-        """Whether somebody waits here who is held by another front end."""
-        return False
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name

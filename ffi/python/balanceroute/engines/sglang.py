@@ -40,9 +40,9 @@ from typing import Any, TypeVar
 
 import balanceroute
 
-from .ledger import Ledger
+from .ledger import BIND_ON_ARRIVAL, Ledger
 from .rank_clock import Look, RankClock
-from .settings import BIND_ON_ARRIVAL, Settings, at_start, say
+from .settings import Settings, at_start, say
 
 __all__ = ["register", "state_of"]
 

@@ -19,9 +19,8 @@ Versions differ in what they tell, and the plugin asks for what is there: the KV
 Before 0.24 the capacity of a model with several kinds of KV cache cannot be told from its blocks, and with
 several API servers 0.18 and older tell none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
 
-Of several API servers (`--api-server-count`) the first decides for all in `step` mode
-(:mod:`balanceroute.engines.hub`). Where it is not heard, each is sure of its equal part of every rank, a slot
-at least, and they take turns at what statistics show free beyond all parts.
+Several API servers (`--api-server-count`) do not see each other: in `step` mode each is sure of its equal
+part of every rank, a slot at least, and they take turns at what statistics show free beyond all parts.
 
 What is held is sent before vLLM shuts down, so that its engines can drain it, and fails at once when an
 engine has died. An engine that drains answers what comes late with an abort: of a request that was held, that
@@ -49,9 +48,9 @@ import balanceroute
 
 from . import vllm_ascend
 from .gate import Aborted, Gate
-from .hub import join, ledger_of
+from .ledger import BIND_ON_ARRIVAL, Ledger
 from .series import Series
-from .settings import BIND_ON_ARRIVAL, Settings, at_start, say
+from .settings import Settings, at_start, say
 from .vllm_internals import (
     CLIENT,
     Unsupported,
@@ -176,7 +175,7 @@ class State:
         self.capacity = capacity_of(config, settings, engines)
         slots = settings.slots or slots_of(config)
         share = client.client_index, client.client_count
-        self.ledger = ledger_of(settings, share)(
+        self.ledger = Ledger(
             engines,
             slots,
             policy=settings.policy,
@@ -185,7 +184,6 @@ class State:
             share=share,
         )
         self.gate = Gate(self.ledger, settings.times, logger, lambda: self.give_up("cannot decide"))
-        self.hub: asyncio.Task[None] | None = None
         self.first_rank = client.engine_ranks_managed[0]
         self.active = True
         self.holding = True
@@ -230,8 +228,6 @@ class State:
             "balanceroute: %s; vLLM decides from here on, and %d held requests are sent", what, len(self.gate)
         )
         self.chosen.clear()
-        if self.hub is not None:
-            self.hub.cancel()
         self.gate.release_all()
 
     def guard(self, what: str, act: Callable[..., _T], *arguments: Any) -> _T | None:
@@ -249,10 +245,7 @@ class State:
         name = request.request_id
         if not self.holding or not _is_ours(client, request) or name in self.ledger:
             return None
-        if self.loop is None:
-            self.loop = asyncio.get_running_loop()
-            # Front ends of one server have one parent.
-            self.hub = join(self.gate, os.getppid())
+        self.loop = asyncio.get_running_loop()
         # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
         client._ensure_stats_update_task()
         client._ensure_output_queue_task()
@@ -277,8 +270,6 @@ class State:
     def stop_holding(self, why: str) -> None:
         """The engine stops: what is held is sent, and it says what becomes of it."""
         self.holding = False
-        if self.hub is not None:
-            self.hub.cancel()
         if held := len(self.gate):
             logger.warning("balanceroute: %s: %d held requests are sent", why, held)
             self.gate.release_all()

@@ -436,7 +436,7 @@ def test_a_router_that_fails_leaves_everything_to_vllm(mode, name, caplog):
 def test_front_ends_share_the_ranks(mode):
     async def main():
         clients = [
-            mode("step", hub=0)(ranks=2, slots=8, capacity=10_000, client_index=i, client_count=2) for i in range(2)
+            mode("step")(ranks=2, slots=8, capacity=10_000, client_index=i, client_count=2) for i in range(2)
         ]
         for i, client in enumerate(clients):
             adds = [
