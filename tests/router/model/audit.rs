@@ -51,7 +51,7 @@ impl World {
         assert_eq!(metrics.running, self.running.len() as u64);
         assert_eq!(metrics.waiting_by_reason.iter().sum::<u64>(), metrics.waiting);
         assert_eq!(self.router.worker_ids(), self.sides.iter().map(|side| side.id).collect::<Vec<_>>());
-        for (place, (rank, side)) in metrics.ranks.iter().zip(&self.sides).enumerate() {
+        for (rank, side) in metrics.ranks.iter().zip(&self.sides) {
             assert_eq!(rank.worker, side.id);
             let load = self.counted(side) + self.preempted_tokens(side);
             assert_eq!(rank.load_tokens, load.min(MOST_LOAD_TOKENS as u64));

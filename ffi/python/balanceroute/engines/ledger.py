@@ -21,12 +21,10 @@ import numpy as np
 
 import balanceroute
 
+from .policies import BIND_ON_ARRIVAL
+
 # What a router takes for a length, in tokens.
 _SHORTEST, _LONGEST = 1, 1 << 22
-# Policies that choose a rank for a request when it arrives.
-BIND_ON_ARRIVAL = frozenset(
-    ("random", "round-robin", "power-of-two", "jsq", "vllm-legacy", "vllm-0.33", "sglang-total-tokens")
-)
 # Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has
 # lost it, in milliseconds.
 _FORGOTTEN_MS = 10_000
@@ -373,12 +371,10 @@ class Ledger:
     ) -> str:
         """What a rank says of itself, all front ends together.
 
-        `seen`: the rank had received this many of our dispatches to it, where it counts them; progress tells
-        otherwise. `age`: it may have been measured that many seconds ago, so what has begun since may be
-        missing from it and what has ended since may be in it; `kv_age` where its KV tokens are older than its
-        counts. `kv_used` is None where only requests are known: others are then taken to be as long as ours.
-        `epoch`: which life of the rank this is, where it can tell; what it forgets in a restart is no longer
-        known after the next :meth:`decide`. What became of the report.
+        `seen`: so many of our dispatches to it the rank had received, where it counts them. `age`: it may
+        have been measured that many seconds ago, `kv_age` where its KV tokens are older than its counts.
+        `kv_used` is None where only requests are known. `epoch`: which life of the rank this is, where it can
+        tell; what it forgets in a restart is unknown here from then on. What became of the report.
         """
         worker = self._workers[rank]
         sent = self.router.rank_metrics(worker).dispatches if seen is not None else 0

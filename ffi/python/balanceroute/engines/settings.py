@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from balanceroute import POLICIES
 
 from .gate import GateTimes
-from .ledger import BIND_ON_ARRIVAL
+from .policies import BIND_ON_ARRIVAL
 
 MODES = ("off", "arrival", "step")
 

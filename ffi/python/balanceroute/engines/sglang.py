@@ -40,7 +40,8 @@ from typing import Any, TypeVar
 
 import balanceroute
 
-from .ledger import BIND_ON_ARRIVAL, Ledger
+from .ledger import Ledger
+from .policies import BIND_ON_ARRIVAL
 from .rank_clock import Look, RankClock
 from .settings import Settings, at_start, say
 

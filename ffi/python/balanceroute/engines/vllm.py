@@ -48,7 +48,8 @@ import balanceroute
 
 from . import vllm_ascend
 from .gate import Aborted, Gate
-from .ledger import BIND_ON_ARRIVAL, Ledger
+from .ledger import Ledger
+from .policies import BIND_ON_ARRIVAL
 from .series import Series
 from .settings import Settings, at_start, say
 from .vllm_internals import (
