@@ -14,13 +14,13 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 import balanceroute
 
+from .counters import Counters
 from .policies import BIND_ON_ARRIVAL
 
 # What a router takes for a length, in tokens.
@@ -35,26 +35,6 @@ _SESSIONS = 1 << 16
 # What a request of the pool may need once more: its length, its session, what it may generate at most, and
 # the workers that may take it. A tuple, since one is made for every request.
 _Waiting: TypeAlias = tuple[int, str | None, int | None, frozenset[int] | None]
-
-
-@dataclass
-class Counters:
-    """Events since the start, for logs and metrics."""
-
-    placed: int = 0
-    """Decided by the router, on arrival or in a step."""
-    bound: int = 0
-    """Came with a rank of its own."""
-    queued: int = 0
-    """Found no room anywhere, or not on its rank, and was sent all the same: it queues in the engine."""
-    finished: int = 0
-    aborted: int = 0
-    covered: int = 0
-    """Became part of what reports measure."""
-    returned: int = 0
-    """Waited, and came back from the router: longer than any rank's KV cache. It was sent all the same."""
-    lost: int = 0
-    """Ran on a rank that has forgotten it."""
 
 
 class Ledger:
