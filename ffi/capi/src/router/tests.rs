@@ -116,7 +116,12 @@ fn room_for_all_slots_suffices_in_every_turn() {
     let mut borrowed = 0;
     for (index, of) in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)] {
         let config = RouterConfig::new(2, SLOTS as u32).share(balanceroute::Share::new(index, of));
-        let router = made(Router::new(config, "level", &Parameters::default()).expect("valid"));
+        let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+        // What is lent must have been shown to be free.
+        for worker in 0..2 {
+            router.report(worker, balanceroute::WorkerReport::new(0, 0), None).expect("a worker");
+        }
+        let router = made(router);
         for at in 0..200 {
             // SAFETY: the handle is alive, every pointer is of the size that is said, and structs may be
             // zero.
