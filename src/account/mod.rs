@@ -24,10 +24,10 @@
 //! where somebody else's blocks are there: both are one signed *correction*, which each report renews:
 //!
 //! ```text
-//! counted = max(0, decoding + correction) + received + sent
+//! counted = max(0, decoding + correction) + received + held + sent
 //! ```
 //!
-//! What was sent or received counts in full: its blocks may still be filled part by part. What the
+//! What was sent, received or held counts in full: its blocks may still be filled part by part. What the
 //! measurement holds of ours is known between two bounds: at least those who decode, at most also those
 //! received or held, those sent where the worker cannot tell what it has, and those ended within
 //! [`WorkerReport::age_ms`]. So the correction lies between `measured - most` and `measured - least`; it

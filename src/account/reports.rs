@@ -90,7 +90,6 @@ impl Account {
             (self.sequence, self.acknowledged, self.empty_since_ms) = (None, 0, None);
             self.correct(0);
             self.foreign_requests = 0;
-            self.changes.clear();
         }
         if !matches!(verdict, Verdict::Repeated | Verdict::Contradictory) {
             if report.epoch.is_some() && report.epoch != self.epoch {
@@ -225,16 +224,21 @@ impl Account {
         }
         self.freed = freed;
         self.before = (self.foreign_requests, self.correction_tokens);
-        let sent = self.sent_line.tally;
-        // A worker that tells what it has had has measured that; another may have measured before it began.
-        let unsure = if report.last_dispatch.is_none() { (begun, begun_tokens) } else { (0, 0) };
-        self.since = (sent.requests + unsure.0, sent.tokens(self.grown_tokens) + unsure.1);
+        let (sent, sent_tokens) = (self.unseen(), self.sent_line.tally.tokens(self.grown_tokens));
+        // A worker that tells what it has had has measured that, and nothing else that was sent. Of another
+        // what was sent may be in it, and what has just begun may not.
         let (unsure, unsure_tokens) = match report.last_dispatch {
-            Some(_) => (0, 0),
-            None => (sent.requests, sent.tokens(self.grown_tokens)),
+            Some(_) => {
+                self.since = (sent, sent_tokens);
+                (0, 0)
+            }
+            None => {
+                self.since = (sent + begun, sent_tokens + begun_tokens);
+                (sent, sent_tokens)
+            }
         };
         let held = report.running.saturating_add(report.waiting);
-        let seen = self.running() - sent.requests;
+        let seen = self.running() - sent;
         let (least, most) = (seen.saturating_sub(begun), seen.saturating_add(unsure).saturating_add(ended));
         self.foreign_requests =
             self.foreign_requests.clamp(held.saturating_sub(most), held.saturating_sub(least));

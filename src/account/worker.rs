@@ -360,7 +360,7 @@ impl Account {
         slab.entries[index as usize].born_tokens -= i64::from(tokens);
         self.own.base_tokens += i64::from(tokens);
         if stage != Stage::Decoding
-            && let Some(begun) = self.changes.iter_mut().rev().find(|change| change.what == What::Begun)
+            && let Some(begun) = self.changes.back_mut()
         {
             // It has begun with these tokens.
             begun.tokens += u64::from(tokens);

@@ -717,8 +717,9 @@ typedef struct {
     uint64_t last_dispatch;
     // Bit `i`: it had not received number `last_dispatch - 1 - i`.
     uint64_t missing;
-    // KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then
-    // taken to be as long as ours are in the mean.
+    // KV tokens in use; `BR_NONE64` where only requests are known: what was measured before goes on to be
+    // so, and who has come since, or left, and is none of ours is taken to be as long as ours are in the
+    // mean.
     uint64_t kv_used_tokens;
     // KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
     uint64_t kv_capacity_tokens;

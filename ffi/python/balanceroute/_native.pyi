@@ -720,9 +720,10 @@ class Router:
         """What a worker measured. `sequence` rises with each of its reports; `last_dispatch` is the greatest
         dispatch number that it had received, `None` if it cannot tell; bit `i` of `missing` says that it
         lacked number `last_dispatch - 1 - i`. Dispatches that it has not seen stay counted on top of what it
-        measured. Without `kv_used_tokens` others are taken to be as long as ours. Any other `epoch` than
-        before says that it has started anew; `age_ms` is how long ago it may have been measured, and
-        `kv_age_ms` its KV tokens where they are older."""
+        measured. Without `kv_used_tokens` what was measured before goes on to be so, and others who have come
+        or left since are taken to be as long as ours. Any other `epoch` than before says that it has started
+        anew; `age_ms` is how long ago it may have been measured, and `kv_age_ms` its KV tokens where they are
+        older."""
 
     def add_worker(self, worker: WorkerConfig) -> _WorkerId:
         """A worker joins, empty. Its id."""

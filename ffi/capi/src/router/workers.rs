@@ -21,8 +21,9 @@ pub struct br_report {
     pub last_dispatch: u64,
     /// Bit `i`: it had not received number `last_dispatch - 1 - i`.
     pub missing: u64,
-    /// KV tokens in use; `BR_NONE64` where only requests are known: those that are none of ours are then
-    /// taken to be as long as ours are in the mean.
+    /// KV tokens in use; `BR_NONE64` where only requests are known: what was measured before goes on to be
+    /// so, and who has come since, or left, and is none of ours is taken to be as long as ours are in the
+    /// mean.
     pub kv_used_tokens: u64,
     /// KV tokens that fit; `BR_NONE64` leaves the capacity as it was.
     pub kv_capacity_tokens: u64,

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,8 @@ import balanceroute
 from .counters import Counters
 from .policies import BIND_ON_ARRIVAL
 
+# Tokens of growth that are kept free for each request.
+_HEADROOM = 256
 # What a router takes for a length, in tokens.
 _SHORTEST, _LONGEST = 1, 1 << 22
 # Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has
@@ -72,6 +75,7 @@ class Ledger:
             mode="arrival",
             share=share,
             in_order=True,
+            headroom_steps=_HEADROOM,
             dispatch_timeout_ms=_FORGOTTEN_MS,
         )
         self.share = share
@@ -161,18 +165,14 @@ class Ledger:
         """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most,
         `eligible` are the ranks that may take it; None where nothing is said.
         """
-        id, prompt = self._new(name), _length(prompt_tokens)
-        max_tokens = self._most(prompt, max_tokens)
-        may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
-        # A policy that binds on arrival knows nothing of this.
-        rank = min(may, key=self._queue_of) if may and self._binds else None
+        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible)
+        id = self._new(name)
         try:
-            self.router.enqueue(id, prompt, max_tokens=max_tokens, rank=rank, now_ms=self._now_ms())
+            self._wait(id, arrives)
         except BaseException:
             self._forget(id)
             raise
-        self._waiting[id] = prompt, session, max_tokens, may
-        if session is not None or may is not None:
+        if session is not None or eligible is not None:
             self._special.add(id)
 
     def decide(self) -> list[tuple[str, int]]:
@@ -184,30 +184,27 @@ class Ledger:
             bonus, eligible = self._terms()
         plan = self.router.step(self._now_ms(), bonus_tokens=bonus, eligible=eligible)
         sent: list[tuple[str, int]] = []
-        names, rank_of_worker = self._names, self._rank_of_worker
+        rank_of_worker = self._rank_of_worker
         for dispatch in plan.admissions:
-            id = dispatch.id
-            _, session, _, _ = self._waiting.pop(id)
-            name = names[id]
-            assert name is not None
+            _, session, _, _ = self._waiting.pop(dispatch.id)
             if session is not None:
                 self._entered(dispatch, session)
-            sent.append((name, rank_of_worker[dispatch.worker]))
+            sent.append((self._name(dispatch.id), rank_of_worker[dispatch.worker]))
         self._counters.placed += len(sent)
         self._special.difference_update(dispatch.id for dispatch in plan.admissions if self._special)
         for returned in plan.returned:
-            back = self._waiting.pop(returned.id, None)
+            id = returned.id
+            back = self._waiting.get(id)
             if back is not None and returned.reason == "worker_draining":
                 # A policy that binds on arrival had chosen this rank for it: it chooses another.
-                self._waiting[returned.id] = back
-                prompt, _, most, _ = back
-                self.router.enqueue(returned.id, prompt, max_tokens=most, now_ms=self._now_ms())
+                self._wait(id, back)
             elif back is not None:
                 self._counters.returned += 1
-                self._special.discard(returned.id)
-                sent.append((self._name(returned.id), self._send(returned.id, back)))
-            elif self._names[returned.id] is not None:
-                self._is_lost(returned.id)
+                self._drop(id)
+                sent.append((self._name(id), self._send(id, back)))
+            elif self._names[id] is not None and self.router.running_on(id) is None:
+                # Its rank has forgotten it, and nobody else has that id by now.
+                self._lose(id)
         return sent
 
     def place(
@@ -220,10 +217,10 @@ class Ledger:
         eligible: Collection[int] | None = None,
     ) -> int:
         """On arrival: a rank at once, always. Without room anywhere it queues where the queue is shortest."""
-        may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
-        id, prompt = self._new(name), _length(prompt_tokens)
+        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible)
+        id = self._new(name)
         try:
-            return self._place(id, (prompt, session, self._most(prompt, max_tokens), may))
+            return self._place(id, arrives)
         except BaseException:
             self._forget(id)
             raise
@@ -250,9 +247,7 @@ class Ledger:
 
     def progress(self, name: str, tokens: int) -> None:
         """A request has `tokens` more; so its rank has it, and what was sent there before it."""
-        id = self._by_name.get(name)
-        if id is not None and self._runs(id):
-            self.router.progress_request(id, tokens)
+        self._change(name, lambda id: self.router.progress_request(id, tokens))
 
     def step(self, source: object, names: list[str], tokens: list[int]) -> None:
         """:meth:`progress` for all that a step of an engine brings: names and how many tokens more each has.
@@ -280,13 +275,16 @@ class Ledger:
     def finish(self, name: str) -> bool:
         """It has left the engine, ended or aborted. False when it is not known (any more)."""
         id = self._by_name.get(name)
-        if id is None or self._is_lost(id):
+        if id is None:
             return False
         if id in self._waiting:
             self._drop(id)
             self.router.abort(id, now_ms=self._now_ms())
         else:
-            ended = self.router.finish(id, now_ms=self._now_ms())
+            try:
+                ended = self.router.finish(id, now_ms=self._now_ms())
+            except balanceroute.UnknownRequestError:
+                return self._lose(id)
             if id in self._session_of:
                 session, prompt = self._session_of[id]
                 self._remember(session, ended.worker, prompt + ended.generated_tokens)
@@ -297,11 +295,14 @@ class Ledger:
     def abort(self, name: str) -> bool:
         """It never reached the engine: as if it had not been sent. False when it is not known."""
         id = self._by_name.get(name)
-        if id is None or self._is_lost(id):
+        if id is None:
             return False
         self._drop(id)
-        # Its length is not known and must teach nothing.
-        self.router.abort(id, now_ms=self._now_ms())
+        try:
+            # Its length is not known and must teach nothing.
+            self.router.abort(id, now_ms=self._now_ms())
+        except balanceroute.UnknownRequestError:
+            return self._lose(id)
         self._counters.aborted += 1
         self._forget(id)
         return True
@@ -402,8 +403,7 @@ class Ledger:
                 self._forget(back.id)
             else:
                 # A policy that binds on arrival had chosen this rank for it: it chooses another.
-                prompt, _, most, _ = waits
-                self.router.enqueue(back.id, prompt, max_tokens=most, now_ms=self._now_ms())
+                self._wait(back.id, waits)
         return gone
 
     def configure(
@@ -418,10 +418,9 @@ class Ledger:
         """A rank is another from now on, in what is given."""
         worker = self._workers[rank]
         now = self.router.worker_config(worker)
-        tokens = now.kv_capacity_tokens if kv_capacity_tokens is None else kv_capacity_tokens
         config = balanceroute.WorkerConfig(
             now.slots if slots is None else slots,
-            kv_capacity_tokens=tokens,
+            kv_capacity_tokens=now.kv_capacity_tokens if kv_capacity_tokens is None else kv_capacity_tokens,
             weight=now.weight if weight is None else weight,
         )
         if config != now:
@@ -436,9 +435,9 @@ class Ledger:
     # Inside.
 
     def _most(self, prompt: int, max_tokens: int | None) -> int | None:
-        """What it may generate, where that bounds it: one that could outgrow every rank mostly ends
-        before."""
-        if max_tokens is None or not 0 < max_tokens < _LONGEST:
+        """What it may generate, where that needs less room than is kept for everybody, and is no more than
+        any rank holds: one that could outgrow them mostly ends before."""
+        if max_tokens is None or not 0 < max_tokens < _HEADROOM:
             return None
         of_rank = [self.router.worker_config(worker).kv_capacity_tokens for worker in self._workers]
         capacities = [tokens for tokens in of_rank if tokens]
@@ -490,19 +489,38 @@ class Ledger:
 
     def _change(self, name: str, how: Callable[[int], None]) -> None:
         id = self._by_name.get(name)
-        if id is not None and self._runs(id):
-            how(id)
+        if id is not None:
+            # It may wait, or its rank may have forgotten it, which the next decision tells.
+            with suppress(balanceroute.UnknownRequestError):
+                how(id)
 
-    def _runs(self, id: int) -> bool:
-        return id not in self._waiting and self.router.running_on(id) is not None
-
-    def _is_lost(self, id: int) -> bool:
-        """Whether its rank has forgotten it; then it is forgotten here too."""
-        if id in self._waiting or self.router.running_on(id) is not None:
-            return False
+    def _lose(self, id: int) -> bool:
+        """Its rank has forgotten it, and so do we: False, for nobody has it."""
         self._counters.lost += 1
         self._forget(id)
-        return True
+        return False
+
+    def _arrives(
+        self,
+        prompt_tokens: int,
+        session: str | None,
+        max_tokens: int | None,
+        eligible: Collection[int] | None,
+    ) -> _Waiting:
+        prompt = _length(prompt_tokens)
+        may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
+        return prompt, session, self._most(prompt, max_tokens), may
+
+    def _wait(self, id: int, waits: _Waiting) -> None:
+        prompt, _, most, may = waits
+        # A policy that binds on arrival knows nothing of who may take it.
+        rank = self._least(may) if self._binds else None
+        self.router.enqueue(id, prompt, max_tokens=most, rank=rank, now_ms=self._now_ms())
+        self._waiting[id] = waits
+
+    def _least(self, may: frozenset[int] | None) -> int | None:
+        """Of these workers the one with the fewest requests; None where there are none of them."""
+        return min((at for at in may or () if at in self._rank_of_worker), key=self._queue_of, default=None)
 
     def _place(self, id: int, arrives: _Waiting) -> int:
         dispatch = self.router.place(
@@ -525,9 +543,8 @@ class Ledger:
 
     def _send(self, id: int, of: _Waiting, worker: int | None = None) -> int:
         prompt, session, most, eligible = of
-        if worker is None and eligible is not None:
-            may = (at for at in eligible if at in self._rank_of_worker)
-            worker = min(may, key=self._queue_of, default=None)
+        if worker is None:
+            worker = self._least(eligible)
         dispatch = self.router.send(id, prompt, worker=worker, max_tokens=most, now_ms=self._now_ms())
         return self._entered(dispatch, session)
 

@@ -182,3 +182,27 @@ def test_what_is_refused_is_told_and_leaves_nothing():
         assert await asyncio.wait_for(gate.hold("b", 0), 1) in (0, 1)
 
     asyncio.run(main())
+
+
+def test_a_name_that_is_used_again_at_once_is_another_wait():
+    async def main():
+        gate = make(1, 1, window=0)
+        await gate.hold("runs", 10)
+        first = asyncio.create_task(gate.hold("a", 10))
+        await asyncio.sleep(0.01)
+
+        async def again():
+            assert gate.abort(["a"]) == []
+            return await gate.hold("a", 10)
+
+        second = asyncio.create_task(again())
+        await asyncio.sleep(0.01)
+        with pytest.raises(Aborted):
+            await first
+        assert "a" in gate.ledger and len(gate) == 1
+        gate.ledger.finish("runs")
+        gate.stir()
+        assert await asyncio.wait_for(second, 1) == 0
+        gate.close()
+
+    asyncio.run(main())

@@ -2,6 +2,7 @@
 
 import pytest
 
+import balanceroute
 from balanceroute.engines.ledger import Ledger
 
 
@@ -476,3 +477,178 @@ def test_after_a_stall_the_queues_are_level():
     # Of ranks with queues as long as each other the least loaded comes first.
     assert ranks[:4] == [0, 1, 2, 3]
     assert ledger.counters.queued == 40
+
+
+def restarted(**more):
+    ledger, clock = make(ranks=2, slots=4, **more)
+    ledger.enqueue("a", 100)
+    ((_, rank),) = ledger.decide()
+    ledger.progress("a", 1)
+    ledger.report(rank, running=1, waiting=0, kv_used=101, epoch=1)
+    clock.now += 1
+    assert ledger.report(rank, running=0, waiting=0, kv_used=0, epoch=2) == "restarted"
+    return ledger
+
+
+@pytest.mark.parametrize("late", ["finish", "abort"])
+def test_late_news_of_what_a_restart_has_lost(late):
+    ledger = restarted()
+    for change in (ledger.held, ledger.preempted, ledger.resumed, ledger.transfer_done):
+        change("a")
+    ledger.progress("a", 1)
+    assert not getattr(ledger, late)("a") and "a" not in ledger
+    assert (ledger.counters.finished, ledger.counters.aborted, ledger.counters.lost) == (0, 0, 1)
+    # Its id may be somebody else's when the router tells of it.
+    ledger.place("b", 100)
+    assert ledger.decide() == [] and "b" in ledger and ledger.counters.lost == 1
+
+
+def test_a_rank_that_holds_nothing_for_long_has_lost_what_it_had():
+    ledger, clock = make(ranks=2, slots=4)
+    for i in range(8):
+        ledger.enqueue(f"r{i}", 100)
+    assert len(ledger.decide()) == 8
+    for i in range(8):
+        ledger.progress(f"r{i}", 1)
+    alive = [f"r{i}" for i in range(8) if ledger.rank_of(f"r{i}") == 1]
+    for _ in range(120):
+        clock.now += 0.1
+        for name in alive:
+            ledger.progress(name, 1)
+        ledger.report(0, running=0, waiting=0, kv_used=0)
+        # A rank whose requests bring tokens has not lost them, whatever it says of itself.
+        ledger.report(1, running=0, waiting=0, kv_used=0, age=0.02)
+        assert ledger.decide() == []
+    assert sorted(ledger._by_name) == sorted(alive) and ledger.counters.lost == 4
+    assert [ledger.place(f"new{i}", 10) for i in range(4)] == [0] * 4
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["random", "round-robin", "power-of-two", "jsq", "vllm-legacy", "vllm-0.33", "sglang-total-tokens"],
+)
+def test_policies_that_bind_know_who_may_take_a_request(policy):
+    ledger, _ = make(ranks=3, slots=4, policy=policy)
+    for i in range(6):
+        ledger.enqueue(f"r{i}", 100, eligible=[2])
+    assert sorted(ledger.decide()) == [(f"r{i}", 2) for i in range(4)]
+    assert ledger.place("now", 100, eligible=[0, 1]) in (0, 1)
+    for i in range(4):
+        ledger.finish(f"r{i}")
+    assert sorted(ledger.decide()) == [("r4", 2), ("r5", 2)]
+    # Where its rank leaves, another that may take it does.
+    for i in range(3):
+        ledger.enqueue(f"s{i}", 100, eligible=[1, 2])
+    ledger.remove(2)
+    assert sorted(name for name, rank in ledger.decide() if rank == 1) == ["s0", "s1", "s2"]
+
+
+@pytest.mark.parametrize("policy", ["level", "jsq"])
+def test_what_waits_for_a_draining_rank_waits_for_another(policy):
+    ledger, _ = make(ranks=2, slots=2, policy=policy)
+    for i in range(4):
+        ledger.bind(f"runs{i}", 100, i % 2)
+    for i in range(6):
+        ledger.enqueue(f"waits{i}", 100)
+    assert ledger.decide() == []
+    ledger.drain(0)
+    for _ in range(3):
+        assert ledger.decide() == []
+    ledger.finish("runs1")
+    ledger.finish("runs3")
+    assert [rank for _, rank in ledger.decide()] == [1, 1] and ledger.counters.returned == 0
+    # Nor is a draining rank chosen for its short queue.
+    assert ledger.place("now", 100, eligible=[0, 1]) == 1
+
+
+def test_a_list_of_names_is_the_callers():
+    ledger, _ = make(ranks=1, slots=8)
+    for name in "abc":
+        ledger.bind(name, 100, 0)
+    names = ["a", "b"]
+    ledger.step(0, names, [1, 1])
+    names[:] = ["b", "c"]
+    ledger.step(0, names, [1, 1])
+    assert [ledger.generated(name) for name in "abc"] == [1, 2, 1]
+
+
+def test_what_is_refused_leaves_no_trace():
+    ledger, _ = make(ranks=2, slots=2)
+    with pytest.raises(IndexError):
+        ledger.enqueue("a", 10, eligible=[7])
+    with pytest.raises(IndexError):
+        ledger.place("a", 10, eligible=[7])
+    ledger.resize(0)
+    with pytest.raises(balanceroute.RouterError):
+        ledger.place("a", 10)
+    assert "a" not in ledger and ledger.router.waiting_len == 0
+    ledger.enqueue("waits", 10)
+    assert ledger.place_waiting("waits") is None and ledger.decide() == []
+    ledger.resize(2)
+    assert ledger.place("a", 10) in (0, 1) and [name for name, _ in ledger.decide()] == ["waits"]
+
+
+def test_an_answer_that_may_outgrow_a_rank_waits_like_others():
+    ledger, _ = make(ranks=2, slots=2, capacity=None)
+    for rank in range(2):
+        ledger.report(rank, running=0, waiting=0, kv_used=0, capacity=1_000)
+    for i in range(4):
+        ledger.enqueue(f"r{i}", 100)
+    assert len(ledger.decide()) == 4
+    for i in range(4):
+        ledger.progress(f"r{i}", 1)
+    for most in (200, 20_000):
+        ledger.enqueue(f"x{most}", 850, max_tokens=most)
+    assert ledger.decide() == [] and ledger.counters.returned == 0
+
+
+def test_requests_alone_do_not_erase_what_was_measured():
+    ledger, _ = make(ranks=2, slots=64, capacity=20_000)
+    ledger.report(0, running=0, waiting=0, kv_used=17_000)
+    ledger.report(0, running=0, waiting=0, kv_used=None)
+    assert ledger.foreign(0) == (17_000, 0)
+    ledger.place("ours", 500)
+    ledger.report(0, running=2, waiting=0, kv_used=None)
+    assert ledger.foreign(0) == (18_000, 2)
+
+
+def test_front_ends_do_not_lend_twice_between_two_reports():
+    clock = Clock()
+    ledgers = [Ledger(1, 16, share=(i, 4), clock=clock) for i in range(4)]
+    for ledger in ledgers:
+        for _ in range(3):
+            ledger.report(0, running=0, waiting=0, kv_used=0)
+        for i in range(64):
+            ledger.enqueue(f"r{i}", 10)
+    for _ in range(6):
+        for ledger in ledgers:
+            for name, _ in ledger.decide():
+                ledger.progress(name, 1)
+        clock.now += 0.02
+    sent = [ledger.router.running_len for ledger in ledgers]
+    # One whose turn it is has taken what all the others have their parts of.
+    assert sum(sent) <= 16 + 12 and sorted(sent)[:3] == [4, 4, 4]
+
+
+def test_without_a_report_a_front_end_has_its_part_alone():
+    ledgers = [Ledger(1, 12, share=(i, 3)) for i in range(3)]
+    for ledger in ledgers:
+        for i in range(12):
+            ledger.enqueue(f"a{i}", 10)
+            for name, _ in ledger.decide():
+                ledger.progress(name, 1)
+                ledger.finish(name)
+        for i in range(12):
+            ledger.enqueue(f"b{i}", 10)
+    assert [len(ledger.decide()) for ledger in ledgers] == [4, 4, 4]
+
+
+def test_without_a_report_a_long_request_has_its_turn():
+    clock = Clock()
+    ledger = Ledger(4, 16, kv_capacity_tokens=40_000, share=(0, 4), clock=clock)
+    ledger.enqueue("long", 12_000)
+    sent = []
+    for _ in range(200):
+        sent += ledger.decide()
+        clock.now += 0.03
+    assert [name for name, _ in sent] == ["long"]
