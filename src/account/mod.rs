@@ -41,8 +41,8 @@
 //! | with the last sequence again | ignored, whatever it says ([`Verdict::Repeated`]) |
 //! | with a lower sequence, or with none and having seen less | acknowledges only ([`Verdict::Late`]) |
 //! | with a higher sequence and having seen less | ignored ([`Verdict::Contradictory`]) |
-//! | of the epoch before | ignored ([`Verdict::Contradictory`]) |
-//! | of another epoch, or late or ignored for a second and rising | of a new life ([`Verdict::Restarted`]) |
+//! | of one of the last eight epochs before | ignored ([`Verdict::Contradictory`]) |
+//! | of another epoch; of one that rises for a second below the last | of a new life ([`Verdict::Restarted`]) |
 //! | having seen a dispatch that was never made | an error, ignored |
 //! | of a worker that is not there | an error, ignored |
 //! | using more than it says fits | taken: the worker is full |

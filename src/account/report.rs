@@ -31,7 +31,8 @@ pub struct WorkerReport {
     /// KV tokens that fit; None leaves the capacity as it was.
     pub kv_capacity_tokens: Option<u64>,
     /// Which life of the worker this is, where it can tell: any other number than before says that it has
-    /// started anew. Its start time will do; reports of the number before count as late ones.
+    /// started anew. Its start time will do; reports of the eight numbers before are ignored, unless one of
+    /// them goes on.
     pub epoch: Option<u64>,
     /// How long ago it may have been measured, in milliseconds: what has begun since may be missing from it,
     /// and what has ended since may be in it. At most five seconds count.

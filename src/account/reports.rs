@@ -30,6 +30,9 @@ const FIRST_CHANGES: usize = 1024;
 /// What has ended longer ago than this, and a report came since, others may have seen and filled already.
 const FRESH_MS: u64 = 32;
 
+/// So many lives of a worker are told from a new one: more than it can have had while a report was on its way.
+pub(super) const FORMER_EPOCHS: usize = 8;
+
 /// How many reports of a worker met which verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -51,6 +54,7 @@ pub struct ReportCounts {
 pub(super) struct Anew {
     since_ms: u64,
     sequence: Option<u64>,
+    epoch: Option<u64>,
     reports: u32,
 }
 
@@ -92,12 +96,24 @@ impl Account {
             self.foreign_requests = 0;
         }
         if !matches!(verdict, Verdict::Repeated | Verdict::Contradictory) {
-            if report.epoch.is_some() && report.epoch != self.epoch {
-                self.former_epoch = self.epoch;
-            }
-            self.epoch = report.epoch.or(self.epoch);
+            self.enter(report.epoch);
         }
         verdict
+    }
+
+    /// The life that a taken report is of; those before it stay known.
+    fn enter(&mut self, epoch: Option<u64>) {
+        if epoch.is_none() || epoch == self.epoch {
+            return;
+        }
+        if self.epoch.is_some() {
+            // One that comes again is not among those before any more, and leaves its place to the last one.
+            let most = FORMER_EPOCHS - 1;
+            let at = self.former_epochs.iter().position(|&former| former == epoch).unwrap_or(most);
+            self.former_epochs[..=at].rotate_right(1);
+            self.former_epochs[0] = self.epoch;
+        }
+        self.epoch = epoch;
     }
 
     /// What has ended with the old life cannot be in a measurement of the new one.
@@ -148,9 +164,8 @@ impl Account {
     }
 
     fn verdict(&mut self, report: &WorkerReport, now_ms: u64) -> Verdict {
-        // One of the life before is on its way still, unless that goes on.
-        let is_former =
-            report.epoch != self.epoch && report.epoch.is_some() && report.epoch == self.former_epoch;
+        // One of a life before is on its way still, unless that goes on.
+        let is_former = report.epoch.is_some() && self.former_epochs.contains(&report.epoch);
         if let (Some(epoch), Some(last)) = (report.epoch, self.epoch)
             && epoch != last
             && !is_former
@@ -171,12 +186,14 @@ impl Account {
             Verdict::Taken => self.anew = None,
             Verdict::Repeated | Verdict::Restarted => {}
             Verdict::Late | Verdict::Contradictory => {
-                let begins = Anew { since_ms: now_ms, sequence: report.sequence, reports: 0 };
-                let before = self.anew.filter(|anew| match (report.sequence, anew.sequence) {
+                let (sequence, epoch) = (report.sequence, report.epoch);
+                let begins = Anew { since_ms: now_ms, sequence, epoch, reports: 0 };
+                let rises = |anew: &Anew| match (sequence, anew.sequence) {
                     (Some(number), Some(last)) => number > last,
                     (None, None) => true,
                     _ => false,
-                });
+                };
+                let before = self.anew.filter(|anew| anew.epoch == epoch && rises(anew));
                 let mut anew = before.unwrap_or(begins);
                 anew.reports += 1;
                 anew.sequence = report.sequence;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::account::reports::{Anew, Change, What};
+use crate::account::reports::{Anew, Change, FORMER_EPOCHS, What};
 use crate::account::running::{Active, Slab, Stage};
 use crate::account::tally::{Line, Tally};
 use crate::account::{ReportCounts, Share, WorkerConfig};
@@ -44,8 +44,8 @@ pub(crate) struct Account {
     pub acknowledged: u64,
     pub(super) sequence: Option<u64>,
     pub(super) epoch: Option<u64>,
-    /// That of the life before: reports of it may still be on their way.
-    pub(super) former_epoch: Option<u64>,
+    /// Those of the lives before, the last one first: reports of them may still be on their way.
+    pub(super) former_epochs: [Option<u64>; FORMER_EPOCHS],
     pub(super) anew: Option<Anew>,
     /// When its present life was first heard of.
     pub(super) restarted_ms: u64,
@@ -89,7 +89,7 @@ impl Account {
             acknowledged: 0,
             sequence: None,
             epoch: None,
-            former_epoch: None,
+            former_epochs: [None; FORMER_EPOCHS],
             anew: None,
             restarted_ms: 0,
             reported_ms: None,

@@ -277,6 +277,41 @@ fn a_worker_that_starts_anew_gives_back_what_it_forgot() {
     }
 }
 
+/// Whatever was reported before a restart, or two, may come after it; whichever life it was of, that is over.
+#[test]
+fn a_report_of_any_life_before_is_no_new_one() {
+    let mut router = router(None);
+    let of = |epoch: u64, sequence: u64| WorkerReport::new(0, 0).epoch(epoch).sequence(sequence);
+    assert_eq!(router.report(0, of(50, 9), 0), Ok(Verdict::Taken));
+    for (at, epoch) in [20, 40, 10, 30].into_iter().enumerate() {
+        assert_eq!(router.report(0, of(epoch, 1), 100 + at as u64), Ok(Verdict::Restarted));
+    }
+    dispatch(&mut router, 1..=2, 200);
+    let held = of(30, 2).running(2).kv_used(200).last_dispatch(2);
+    assert_eq!(router.report(0, held, 210), Ok(Verdict::Taken));
+    // Those of two lives, now and then, for longer than it takes to be seen as a new life.
+    for round in 0..30 {
+        for (step, epoch) in [(0, 50), (1, 40), (2, 10), (3, 20)] {
+            let late = of(epoch, 10 + round).running(7).last_dispatch(0);
+            assert_eq!(
+                router.report(0, late, 300 + 40 * round + step),
+                Ok(Verdict::Contradictory),
+                "{epoch}"
+            );
+        }
+        if round % 10 == 9 {
+            let held = held.sequence(3 + round);
+            assert_eq!(router.report(0, held, 310 + 40 * round), Ok(Verdict::Taken));
+        }
+    }
+    assert_eq!(router.step(2_000).expect("a decision").returned, []);
+    // One that goes on all the same is alive.
+    let verdicts: Vec<Verdict> =
+        (0..4).map(|at| router.report(0, of(50, 100 + at), 3_000 + 400 * at).expect("taken")).collect();
+    assert_eq!(verdicts[3], Verdict::Restarted, "{verdicts:?}");
+    assert_eq!(router.step(5_000).expect("a decision").returned.len(), 2);
+}
+
 /// What others overtake on their way is no new life, however long that goes on.
 #[test]
 fn reports_out_of_order_are_no_new_life() {

@@ -116,9 +116,10 @@ pub(super) struct Side {
     pub acknowledged: u64,
     pub sequence: Option<u64>,
     pub epoch: Option<u64>,
-    pub former_epoch: Option<u64>,
-    /// Reports that rise below the last one taken: since when, the last number, how many.
-    pub anew: Option<(u64, Option<u64>, u32)>,
+    /// Of the lives before, the last one last.
+    pub former_epochs: Vec<u64>,
+    /// Reports that rise below the last one taken: since when, the last number, how many, of which epoch.
+    pub anew: Option<(u64, Option<u64>, u32, Option<u64>)>,
     pub reported_ms: Option<u64>,
     pub foreign_requests: u64,
     /// Measured tokens less the lengths of those who decode.

@@ -398,6 +398,7 @@ fn random_events_against_a_model() {
         ("configured", 100),
         ("another epoch", 50),
         ("the epoch before", 20),
+        ("an epoch before that", 20),
         ("without KV tokens", 500),
         ("younger than its report", 500),
         ("shown by another", 50),

@@ -28,6 +28,7 @@ impl World {
             3 => report.sequence = report.sequence.map(|number| number + self.rng.below(9)),
             4 => report.missing = self.rng.next(),
             5 => report.epoch = report.epoch.map(|epoch| epoch + self.rng.below(2)),
+            6 | 7 => report.epoch = report.epoch.map(|epoch| epoch.saturating_sub(self.rng.below(4))),
             _ => {}
         }
         let reading = self.rng.one_in(2).then(|| self.reading(self.now_ms));
@@ -54,10 +55,13 @@ impl World {
         if let Some(restarted_ms) = restarted_ms {
             self.begins_anew(at, &report, restarted_ms);
         }
-        if report.epoch.is_some() && report.epoch != self.sides[at].epoch {
-            self.sides[at].former_epoch = self.sides[at].epoch;
+        if let Some(epoch) = report.epoch {
+            let side = &mut self.sides[at];
+            let last = side.epoch.replace(epoch);
+            side.former_epochs.retain(|&former| former != epoch);
+            side.former_epochs.extend(last.filter(|&last| last != epoch));
+            side.former_epochs.drain(..side.former_epochs.len().saturating_sub(8));
         }
-        self.sides[at].epoch = report.epoch.or(self.sides[at].epoch);
         // Told by the counts alone, whoever is not ours is as long as ours are in the mean.
         let lengths: u64 = self.running.iter().map(|id| self.records[id].length()).sum();
         let mean = lengths / (self.running.len() as u64).max(1);
@@ -78,16 +82,18 @@ impl World {
     /// What becomes of a report, and since when its worker lives anew if it does.
     fn judge(&mut self, at: usize, report: &WorkerReport) -> (Verdict, Option<u64>) {
         let (side, now_ms) = (&mut self.sides[at], self.told_ms);
-        if report.epoch.is_some() && side.epoch.is_some() && report.epoch != side.epoch {
-            if report.epoch != side.former_epoch {
+        let former = report.epoch.and_then(|epoch| side.former_epochs.iter().rposition(|&of| of == epoch));
+        let is_former = former.is_some();
+        match former {
+            Some(at) if at + 1 == side.former_epochs.len() => self.tally.meets("the epoch before"),
+            Some(_) => self.tally.meets("an epoch before that"),
+            None if report.epoch.is_some() && side.epoch.is_some() && report.epoch != side.epoch => {
                 side.anew = None;
                 self.tally.meets("another epoch");
                 return (Verdict::Restarted, Some(now_ms));
             }
-            self.tally.meets("the epoch before");
+            None => {}
         }
-        let is_former =
-            report.epoch.is_some() && report.epoch != side.epoch && report.epoch == side.former_epoch;
         let less = report.last_dispatch.is_some_and(|last| last < side.acknowledged);
         let verdict = match (report.sequence, side.sequence) {
             _ if is_former => Verdict::Contradictory,
@@ -99,12 +105,15 @@ impl World {
         };
         match verdict {
             Verdict::Late | Verdict::Contradictory => {
-                let rises = |last: Option<u64>| match (report.sequence, last) {
-                    (Some(new), Some(old)) => new > old,
-                    (new, old) => new == old,
+                let goes_on = |anew: &(u64, Option<u64>, u32, Option<u64>)| {
+                    let rises = match (report.sequence, anew.1) {
+                        (Some(new), Some(old)) => new > old,
+                        (new, old) => new == old,
+                    };
+                    rises && anew.3 == report.epoch
                 };
-                let (since, _, count) = side.anew.filter(|anew| rises(anew.1)).unwrap_or((now_ms, None, 0));
-                side.anew = Some((since, report.sequence, count + 1));
+                let (since, _, count, _) = side.anew.filter(goes_on).unwrap_or((now_ms, None, 0, None));
+                side.anew = Some((since, report.sequence, count + 1, report.epoch));
                 if count + 1 >= 3 && now_ms - since >= 1_000 {
                     side.anew = None;
                     return (Verdict::Restarted, Some(since));
