@@ -1,6 +1,6 @@
 """What the compiled module offers. Import these names from `balanceroute`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
@@ -593,6 +593,18 @@ class Router:
         session, an explicit rank). Of `prompt_tokens`, its worker has `cached_tokens` already, and for one
         that comes back `generated_tokens` are those that it had generated before; `max_tokens` is what it may
         generate in all.
+        """
+
+    def set_terms(
+        self,
+        id: _RequestId,
+        *,
+        bonus_tokens: dict[_WorkerId, float] | None = None,
+        eligible: Collection[_WorkerId] | None = None,
+    ) -> None:
+        """What a waiting request gains on single workers, in tokens, and which alone may take it, by their
+        ids and for as long as it waits, in place of what was said before; None for nothing, or all. Workers
+        that are not there count for nothing. A row that `step` is given for it goes before this.
         """
 
     def place(

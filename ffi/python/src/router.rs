@@ -12,7 +12,7 @@ use crate::metrics::{Metrics, RankMetrics};
 use crate::plan::{Dispatch, Explanation, Finished, Plan, Returned, WorkerConfig, list};
 use crate::records::{Balance, wait_reason};
 use crate::shared::{Shared, State, guarded};
-use crate::terms::Terms;
+use crate::terms::{Kept, OfStep, Terms, bonuses};
 
 fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
     let Some(of) = of else { return Ok(Mode::Step) };
@@ -42,6 +42,8 @@ pub(crate) struct Router {
 
 struct Cluster {
     router: core::Router,
+    /// Of those who wait.
+    terms: Kept,
     explaining: bool,
 }
 
@@ -108,7 +110,7 @@ impl Router {
         Ok(Self {
             policy: router.policy().name(),
             backend: router.policy().describe(),
-            shared: Shared::new(Cluster { router, explaining }),
+            shared: Shared::new(Cluster { router, terms: Kept::default(), explaining }),
         })
     }
 
@@ -141,6 +143,28 @@ impl Router {
             .hash(prompt_hash)
             .rank(rank);
         Ok(self.shared.call(py, |state| state.router.enqueue(request, now_ms))??)
+    }
+
+    /// What a waiting request gains on single workers, and which may take it, by their ids and for as long
+    /// as it waits.
+    #[pyo3(signature = (id, *, bonus_tokens = None, eligible = None))]
+    fn set_terms(
+        &self,
+        py: Python<'_>,
+        id: u64,
+        bonus_tokens: Option<&Bound<'_, PyDict>>,
+        eligible: Option<&Bound<'_, PyAny>>,
+    ) -> Result<(), Failure> {
+        let bonus_tokens = bonuses(id, bonus_tokens)?;
+        let workers = |of: &Bound<'_, PyAny>| of.try_iter()?.map(|worker| worker?.extract()).collect();
+        let eligible: Option<Vec<u32>> = eligible.map(workers).transpose().map_err(|e: PyErr| e)?;
+        Ok(self.shared.call(py, |state| {
+            if !state.router.pool().contains(id) {
+                return Err(core::RouterError::Unknown { id: id.into() });
+            }
+            state.terms.set(id, bonus_tokens, eligible);
+            Ok(())
+        })??)
     }
 
     /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
@@ -214,7 +238,12 @@ impl Router {
             .max_tokens(max_tokens)
             .hash(prompt_hash);
         let worker = worker.map(WorkerId::new);
-        Ok(self.shared.call(py, |state| state.router.send(request, worker, now_ms))??.into())
+        let dispatch = self.shared.call(py, |state| {
+            let sent = state.router.send(request, worker, now_ms)?;
+            state.terms.drop(id);
+            Ok::<_, core::RouterError>(sent)
+        })??;
+        Ok(dispatch.into())
     }
 
     /// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes).
@@ -233,7 +262,11 @@ impl Router {
         prompt_hash: Option<u64>,
     ) -> Result<(), Failure> {
         let request = Request::new(id, prompt_tokens).max_tokens(max_tokens).hash(prompt_hash);
-        Ok(self.shared.call(py, |state| state.router.adopt(request, worker, generated_tokens))??)
+        Ok(self.shared.call(py, |state| {
+            state.router.adopt(request, worker, generated_tokens)?;
+            state.terms.drop(id);
+            Ok::<_, core::RouterError>(())
+        })??)
     }
 
     /// A running request has sent its last token.
@@ -257,7 +290,12 @@ impl Router {
     /// A waiting or running request was given up; the worker that it ran on, if any.
     #[pyo3(signature = (id, *, now_ms = None))]
     fn abort(&self, py: Python<'_>, id: u64, now_ms: Option<u64>) -> Result<Option<u32>, Failure> {
-        Ok(self.shared.call(py, |state| state.router.abort(id, now_ms))??.map(WorkerId::get))
+        let left = self.shared.call(py, |state| {
+            let left = state.router.abort(id, now_ms)?;
+            state.terms.drop(id);
+            Ok::<_, core::RouterError>(left)
+        })??;
+        Ok(left.map(WorkerId::get))
     }
 
     /// `abort` of the life that this dispatch began.
@@ -431,14 +469,19 @@ impl Router {
     fn remove_worker(&self, py: Python<'_>, worker: u32) -> Result<Py<PyList>, Failure> {
         let returned = self.shared.call_detached(py, |state| {
             let mut returned = Vec::new();
-            state.router.remove_worker(worker, &mut returned).map(|()| returned)
+            state.router.remove_worker(worker, &mut returned)?;
+            returned.iter().for_each(|returned| state.terms.drop(returned.id.get()));
+            Ok::<_, core::RouterError>(returned)
         })??;
         Ok(list::<Returned>(py, returned)?)
     }
 
     /// Begins anew, whatever has happened to the count: every request comes back.
     fn recover(&self, py: Python<'_>) -> Result<Py<PyList>, Failure> {
-        let returned = self.shared.repair(py, |state| state.router.recover())?;
+        let returned = self.shared.repair(py, |state| {
+            state.terms.clear();
+            state.router.recover()
+        })?;
         Ok(list::<Returned>(py, returned)?)
     }
 
@@ -454,11 +497,15 @@ impl Router {
         let terms = Terms::of_step(bonus_tokens, eligible)?;
         let plan = self.shared.call_detached(py, |state| {
             terms.fit(state.router.worker_ids().len())?;
-            let plan = if terms.is_empty() {
-                state.router.step(now_ms)?
+            let Cluster { router, terms: kept, .. } = state;
+            let plan = if kept.is_empty() && terms.is_empty() {
+                router.step(now_ms)?
             } else {
-                state.router.step_with(now_ms, &mut { &terms })?
+                let ids = router.worker_ids().to_vec();
+                router.step_with(now_ms, &mut OfStep { given: &terms, kept, ids: &ids })?
             };
+            plan.admissions.iter().for_each(|dispatch| kept.drop(dispatch.id.get()));
+            plan.returned.iter().for_each(|returned| kept.drop(returned.id.get()));
             Ok::<_, Failure>(plan.clone())
         })??;
         Ok(Plan {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use balanceroute::WorkerId;
 use balanceroute::batch::{MAX_BONUS_TOKENS, MAX_WORKERS};
 use balanceroute::router as core;
 use pyo3::prelude::*;
@@ -117,6 +118,97 @@ impl Terms {
     }
 }
 
+/// What one who waits gains on single workers, and which may take it.
+#[derive(Default)]
+struct OfOne {
+    bonus_tokens: Vec<(WorkerId, f32)>,
+    eligible: Option<Vec<WorkerId>>,
+}
+
+/// Terms that hold for as long as a request waits. They name workers by their ids, which stay what they are
+/// when others come and go.
+#[derive(Default)]
+pub(crate) struct Kept {
+    by_id: HashMap<u64, OfOne>,
+}
+
+impl Kept {
+    /// In place of what was kept of a request; nothing may be.
+    pub(crate) fn set(&mut self, id: u64, bonus_tokens: Vec<(u32, f32)>, eligible: Option<Vec<u32>>) {
+        if bonus_tokens.is_empty() && eligible.is_none() {
+            self.drop(id);
+            return;
+        }
+        let bonus_tokens = bonus_tokens.into_iter().map(|(at, tokens)| (WorkerId::new(at), tokens)).collect();
+        let eligible = eligible.map(|of| of.into_iter().map(WorkerId::new).collect());
+        self.by_id.insert(id, OfOne { bonus_tokens, eligible });
+    }
+
+    /// It waits no more.
+    pub(crate) fn drop(&mut self, id: u64) {
+        if !self.by_id.is_empty() {
+            self.by_id.remove(&id);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.by_id.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}
+
+/// Bonuses by worker, within their limits.
+pub(crate) fn bonuses(id: u64, of: Option<&Bound<'_, PyDict>>) -> Result<Vec<(u32, f32)>, Failure> {
+    let mut read = Vec::new();
+    for item in of.map(|rows| rows.items()).into_iter().flatten() {
+        let (worker, tokens): (u32, f32) = item.extract()?;
+        let (name, limit, index) = (Terms::BONUS, MAX_BONUS_TOKENS, worker as usize);
+        if !(-limit..=limit).contains(&tokens) {
+            return Err(Failure::Entry { name, id, index, limit: limit.into(), found: tokens });
+        }
+        read.push((worker, tokens));
+    }
+    Ok(read)
+}
+
+/// The terms of a step: what is given for it, and for others what is kept.
+pub(crate) struct OfStep<'a> {
+    pub given: &'a Terms,
+    pub kept: &'a Kept,
+    /// Of the workers, ascending.
+    pub ids: &'a [WorkerId],
+}
+
+impl core::PairTerms for OfStep<'_> {
+    fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
+        if self.given.bonus(request, into) {
+            return true;
+        }
+        let Some(of) = self.kept.by_id.get(&request.id.get()) else { return false };
+        for (worker, tokens) in &of.bonus_tokens {
+            if let Ok(place) = self.ids.binary_search(worker) {
+                into[place] = *tokens;
+            }
+        }
+        !of.bonus_tokens.is_empty()
+    }
+
+    fn eligible(&mut self, request: &balanceroute::Request, workers: &mut [u64]) -> bool {
+        if self.given.eligible(request, workers) {
+            return true;
+        }
+        let of = self.kept.by_id.get(&request.id.get()).and_then(|of| of.eligible.as_ref());
+        let Some(may) = of else { return false };
+        for (place, _) in self.ids.iter().enumerate().filter(|(_, id)| !may.contains(id)) {
+            workers[place / 64] &= !(1 << (place % 64));
+        }
+        true
+    }
+}
+
 /// A list of its own: what a key does as it is read may change the dict.
 fn rows<'py>(of: Option<&Bound<'py, PyDict>>) -> Result<Vec<(u64, Bound<'py, PyAny>)>, Failure> {
     let items = of.map(|rows| rows.items());
@@ -127,18 +219,28 @@ fn rows<'py>(of: Option<&Bound<'py, PyDict>>) -> Result<Vec<(u64, Bound<'py, PyA
     Ok(items.into_iter().flatten().map(pair).collect::<PyResult<_>>()?)
 }
 
-impl core::PairTerms for &Terms {
-    fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
+impl Terms {
+    fn bonus(&self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
         let Some(row) = self.bonus_tokens.of(request.id.get()) else { return false };
         into.copy_from_slice(row);
         true
     }
 
-    fn eligible(&mut self, request: &balanceroute::Request, workers: &mut [u64]) -> bool {
+    fn eligible(&self, request: &balanceroute::Request, workers: &mut [u64]) -> bool {
         let Some(row) = self.eligible.of(request.id.get()) else { return false };
         for (place, _) in row.iter().enumerate().filter(|&(_, &may)| !may) {
             workers[place / 64] &= !(1 << (place % 64));
         }
         true
+    }
+}
+
+impl core::PairTerms for &Terms {
+    fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
+        Terms::bonus(self, request, into)
+    }
+
+    fn eligible(&mut self, request: &balanceroute::Request, workers: &mut [u64]) -> bool {
+        Terms::eligible(self, request, workers)
     }
 }

@@ -395,3 +395,66 @@ def test_ends_that_nobody_tells():
     found.progress_request(3)
     found.report(0, running=2, kv_used_tokens=202)
     assert found.rank_metrics(0).foreign_tokens == 0
+
+
+def test_terms_hold_for_as_long_as_a_request_waits():
+    found = router(3, 8, policy="exact")
+    for id in range(3):
+        found.adopt(90 + id, 1_000, id)
+    found.enqueue(1, 100)
+    found.set_terms(1, bonus_tokens={2: 5_000.0, 77: 1.0}, eligible=[1, 2, 77])
+    found.enqueue(2, 100)
+    found.set_terms(2, eligible={1})
+    found.enqueue(3, 100)
+    found.set_terms(3, eligible=[])
+    assert {dispatch.id: dispatch.worker for dispatch in found.step(0).admissions} == {1: 2, 2: 1}
+    assert found.waiting() == [(3, br.WaitReason.NOT_ELIGIBLE)]
+    # In place of what was said before; and a row of the step goes before both.
+    found.set_terms(3, bonus_tokens={0: -5_000, 2: 9.5})
+    row = np.array([0, 9_000, 0], np.float32)
+    assert found.step(1, bonus_tokens={3: row}).admissions[0].worker == 1
+    # They go by the worker's id, whoever comes and goes.
+    found.enqueue(4, 100)
+    found.set_terms(4, bonus_tokens={2: 5_000}, eligible=[0, 2])
+    found.remove_worker(1)
+    found.add_worker(br.WorkerConfig(8))
+    assert found.step(2).admissions[0].worker == 2
+    for refused in (lambda: found.set_terms(4), lambda: found.set_terms(55, eligible=[1])):
+        with pytest.raises(br.UnknownRequestError):
+            refused()
+    found.enqueue(5, 100)
+    found.set_terms(5, eligible=[3])
+    for bonus in ({0: float("nan")}, {0: 2.0**31}, {0: "many"}, {-1: 2.0}, [1.0]):
+        with pytest.raises((br.BalanceRouteError, TypeError, OverflowError)):
+            found.set_terms(5, bonus_tokens=bonus)
+    with pytest.raises((TypeError, OverflowError)):
+        found.set_terms(5, eligible=["first"])
+    # What was refused has changed nothing.
+    assert found.step(3).admissions[0].worker == 3
+
+
+@pytest.mark.parametrize("leaves", ["step", "abort", "send", "adopt", "expire", "remove", "recover"])
+def test_terms_end_with_the_wait(leaves):
+    found = router(2, 2, expire_after_ms=1_000)
+    found.enqueue(1, 100, rank=1 if leaves == "remove" else None, now_ms=0)
+    found.set_terms(1, eligible=[1] if leaves in ("step", "remove") else [])
+    match leaves:
+        case "step":
+            assert found.step(0).admissions[0].worker == 1
+        case "send":
+            found.send(1, 100)
+        case "adopt":
+            found.adopt(1, 100, 0)
+        case "expire":
+            assert [back.reason for back in found.step(5_000).returned] == ["expired"]
+        case "remove":
+            assert [back.id for back in found.remove_worker(1)] == [1]
+        case "recover":
+            assert [back.id for back in found.recover()] == [1]
+    if leaves in ("step", "abort", "send", "adopt"):
+        found.abort(1)
+    if leaves != "remove":
+        found.drain_worker(1)
+    # Another request of this id may go anywhere.
+    found.enqueue(1, 100)
+    assert found.step(6_000).admissions[0].worker == 0

@@ -12,10 +12,8 @@ asked for at once. Nothing here waits, nothing here knows an engine.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -23,6 +21,8 @@ import balanceroute
 
 from .counters import Counters
 from .policies import BIND_ON_ARRIVAL
+from .ranks import Ranks
+from .sessions import Sessions
 
 # Tokens of growth that are kept free for each request.
 _HEADROOM = 256
@@ -31,8 +31,6 @@ _SHORTEST, _LONGEST = 1, 1 << 22
 # Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has
 # lost it, in milliseconds.
 _FORGOTTEN_MS = 10_000
-# Sessions whose rank is remembered.
-_SESSIONS = 1 << 16
 
 
 # What a request of the pool may need once more: its length, its session, what it may generate at most, and
@@ -45,7 +43,8 @@ class Ledger:
 
     `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; `weights`
     are what a token costs on each rank, beside the others: 2 for one of half the speed, 1 for those that it
-    does not name. Of several front ends that share the ranks this is number `share[0]` of `share[1]`.
+    does not name. A weight goes with its rank when others leave before it, and waits for one that leaves at
+    the end and comes again. Of several front ends that share the ranks this is number `share[0]` of `share[1]`.
     `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before, which may
     still hold their common prefix: by as many tokens as that can be. Not thread-safe: one event loop or
     thread owns it.
@@ -62,15 +61,11 @@ class Ledger:
         share: tuple[int, int] = (0, 1),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if len(weights) > ranks:
-            raise ValueError(f"{len(weights)} weights for {ranks} ranks")
         self._binds = policy in BIND_ON_ARRIVAL
-        self._slots = slots
-        self._kv_capacity_tokens = kv_capacity_tokens
-        self._weights = tuple(weights)
+        self._ranks = Ranks(ranks, slots, kv_capacity_tokens, weights)
         # "arrival": what is to be placed is placed at once; what is to wait is enqueued.
         self.router = balanceroute.Router(
-            [self._config(rank) for rank in range(ranks)],
+            [self._ranks.config(rank) for rank in range(ranks)],
             policy=policy,
             mode="arrival",
             share=share,
@@ -86,17 +81,10 @@ class Ledger:
         self._names: list[str | None] = []
         self._vacant: list[int] = []
         self._waiting: dict[int, _Waiting] = {}
-        # Of those who wait: whose decision depends on more than a length.
-        self._special: set[int] = set()
         # By source: the names that its last step brought, and their ids.
         self._stepped: dict[object, tuple[list[str], Any]] = {}
-        self._session_of: dict[int, tuple[str, int]] = {}
-        """Session and length of those sent."""
-        # Worker and length of the last request of each session, the oldest first.
-        self._sessions: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._workers = list(range(ranks))
-        """By rank; ascending, as the router has them."""
-        self._rank_of_worker = {worker: worker for worker in range(ranks)}
+        self._sessions = Sessions()
+        self._with_session = self._sessions.sent
         # Dispatches that ranks had got in the lives before this one.
         self._before: dict[int, int] = {}
 
@@ -111,7 +99,7 @@ class Ledger:
     @property
     def ranks(self) -> int:
         """Number of ranks."""
-        return len(self._workers)
+        return len(self._ranks)
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
@@ -123,7 +111,7 @@ class Ledger:
         """The rank a request was sent to, None while it waits or when it is unknown."""
         id = self._by_name.get(name)
         worker = None if id is None else self.router.running_on(id)
-        return None if worker is None else self._rank_of_worker[worker]
+        return None if worker is None else self._ranks.of_worker[worker]
 
     def generated(self, name: str) -> int:
         """Tokens that a request has brought, 0 where it is unknown."""
@@ -132,11 +120,11 @@ class Ledger:
 
     def tokens(self, rank: int) -> int:
         """KV tokens of our requests on a rank, prompt and generated, whether they run or queue there."""
-        return self.router.rank_metrics(self._workers[rank]).own_tokens
+        return self.router.rank_metrics(self._ranks.workers[rank]).own_tokens
 
     def foreign(self, rank: int) -> tuple[int, int]:
         """KV tokens and requests that reports show beyond ours."""
-        at = self.router.rank_metrics(self._workers[rank])
+        at = self.router.rank_metrics(self._ranks.workers[rank])
         return at.foreign_tokens, at.foreign_requests
 
     def summary(self) -> str:
@@ -165,44 +153,49 @@ class Ledger:
         """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most,
         `eligible` are the ranks that may take it; None where nothing is said.
         """
-        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible)
+        # As `_arrives` has it, and without a call of it: most requests are nothing but a length.
+        prompt = prompt_tokens if _SHORTEST <= prompt_tokens <= _LONGEST else _length(prompt_tokens)
+        most = None if max_tokens is None else self._most(prompt, max_tokens)
+        may = None if eligible is None else self._ranks.workers_of(eligible)
         id = self._new(name)
         try:
-            self._wait(id, arrives)
+            self._wait(id, (prompt, session, most, may))
         except BaseException:
+            self._drop(id)
             self._forget(id)
             raise
-        if session is not None or eligible is not None:
-            self._special.add(id)
 
     def decide(self) -> list[tuple[str, int]]:
         """One step of the router: who enters which rank now. What waited and is given back goes to the rank
         with the shortest queue: the engine has the last word.
         """
-        bonus = eligible = None
-        if self._special:
-            bonus, eligible = self._terms()
-        plan = self.router.step(self._now_ms(), bonus_tokens=bonus, eligible=eligible)
+        router, waiting, rank_of_worker = self.router, self._waiting, self._ranks.of_worker
+        for id, bonus in self._sessions.news():
+            self._tell(id, bonus, waiting[id][3])
+        plan = router.step(int(self.clock() * 1e3))
+        # Whoever waits has a name.
+        names = cast("list[str]", self._names)
         sent: list[tuple[str, int]] = []
-        rank_of_worker = self._rank_of_worker
         for dispatch in plan.admissions:
-            _, session, _, _ = self._waiting.pop(dispatch.id)
+            id = dispatch.id
+            prompt, session, _, _ = waiting.pop(id)
             if session is not None:
-                self._entered(dispatch, session)
-            sent.append((self._name(dispatch.id), rank_of_worker[dispatch.worker]))
+                self._sessions.waits_no_more(id, session)
+                self._sessions.entered(id, session, dispatch.worker, prompt)
+            sent.append((names[id], rank_of_worker[dispatch.worker]))
         self._counters.placed += len(sent)
-        self._special.difference_update(dispatch.id for dispatch in plan.admissions if self._special)
         for returned in plan.returned:
             id = returned.id
-            back = self._waiting.get(id)
+            back = waiting.get(id)
             if back is not None and returned.reason == "worker_draining":
                 # A policy that binds on arrival had chosen this rank for it: it chooses another.
+                self._drop(id)
                 self._wait(id, back)
             elif back is not None:
                 self._counters.returned += 1
                 self._drop(id)
                 sent.append((self._name(id), self._send(id, back)))
-            elif self._names[id] is not None and self.router.running_on(id) is None:
+            elif self._names[id] is not None and router.running_on(id) is None:
                 # Its rank has forgotten it, and nobody else has that id by now.
                 self._lose(id)
         return sent
@@ -229,7 +222,7 @@ class Ledger:
         """A rank at once for a request of the pool; None when it does not wait."""
         id = self._by_name.get(name)
         waits = None if id is None else self._waiting.get(id)
-        if id is None or waits is None or not self._workers:
+        if id is None or waits is None or not self._ranks.workers:
             return None
         self._drop(id)
         self.router.abort(id, now_ms=self._now_ms())
@@ -240,14 +233,20 @@ class Ledger:
         id = self._new(name)
         self._counters.bound += 1
         try:
-            self._send(id, (_length(prompt_tokens), session, None, None), self._workers[rank])
+            self._send(id, (_length(prompt_tokens), session, None, None), self._ranks.workers[rank])
         except BaseException:
             self._forget(id)
             raise
 
     def progress(self, name: str, tokens: int) -> None:
         """A request has `tokens` more; so its rank has it, and what was sent there before it."""
-        self._change(name, lambda id: self.router.progress_request(id, tokens))
+        id = self._by_name.get(name)
+        if id is not None:
+            try:
+                self.router.progress_request(id, tokens)
+            except balanceroute.UnknownRequestError:
+                # It waits, or its rank has forgotten it, which the next decision tells.
+                pass
 
     def step(self, source: object, names: list[str], tokens: list[int]) -> None:
         """:meth:`progress` for all that a step of an engine brings: names and how many tokens more each has.
@@ -277,17 +276,16 @@ class Ledger:
         id = self._by_name.get(name)
         if id is None:
             return False
-        if id in self._waiting:
+        try:
+            ended = self.router.finish(id, now_ms=int(self.clock() * 1e3))
+        except balanceroute.UnknownRequestError:
+            if id not in self._waiting:
+                return self._lose(id)
             self._drop(id)
             self.router.abort(id, now_ms=self._now_ms())
         else:
-            try:
-                ended = self.router.finish(id, now_ms=self._now_ms())
-            except balanceroute.UnknownRequestError:
-                return self._lose(id)
-            if id in self._session_of:
-                session, prompt = self._session_of[id]
-                self._remember(session, ended.worker, prompt + ended.generated_tokens)
+            if id in self._with_session:
+                self._sessions.ended(id, ended.worker, ended.generated_tokens)
         self._counters.finished += 1
         self._forget(id)
         return True
@@ -329,7 +327,7 @@ class Ledger:
 
         Returns how many requests that were.
         """
-        left = self.router.disown_sent(self._workers[rank], int(when * 1e3))
+        left = self.router.disown_sent(self._ranks.workers[rank], int(when * 1e3))
         for id in left:
             self._forget(id)
         self._counters.covered += len(left)
@@ -357,11 +355,13 @@ class Ledger:
         `kv_used` is None where only requests are known. `epoch`: which life of the rank this is, where it can
         tell; what it forgets in a restart is unknown here from then on. What became of the report.
         """
-        worker = self._workers[rank]
+        worker = self._ranks.workers[rank]
         sent = self.router.rank_metrics(worker).dispatches if seen is not None else 0
         if seen is not None:
             # In a new life it counts anew.
             seen = min(seen + self._before.get(worker, 0), sent)
+        if capacity is not None:
+            self._ranks.in_each_tokens = None
         verdict = self.router.report(
             worker,
             running=running,
@@ -384,17 +384,14 @@ class Ledger:
         while self.ranks > ranks:
             gone += self.remove(self.ranks - 1)
         while self.ranks < ranks:
-            worker = self.router.add_worker(self._config(self.ranks))
-            self._rank_of_worker[worker] = self.ranks
-            self._workers.append(worker)
+            self._ranks.joins(self.router.add_worker(self._ranks.config(self.ranks)))
         return gone
 
     def remove(self, rank: int) -> list[str]:
         """A rank is gone, and those after it move up. Names of the requests that ran there; what waited for
         it waits for another.
         """
-        worker = self._workers.pop(rank)
-        self._rank_of_worker = {worker: rank for rank, worker in enumerate(self._workers)}
+        worker = self._ranks.leaves(rank)
         gone: list[str] = []
         for back in self.router.remove_worker(worker):
             waits = self._waiting.get(back.id)
@@ -403,6 +400,7 @@ class Ledger:
                 self._forget(back.id)
             else:
                 # A policy that binds on arrival had chosen this rank for it: it chooses another.
+                self._drop(back.id)
                 self._wait(back.id, waits)
         return gone
 
@@ -416,7 +414,7 @@ class Ledger:
         accepting: bool | None = None,
     ) -> None:
         """A rank is another from now on, in what is given."""
-        worker = self._workers[rank]
+        worker = self._ranks.workers[rank]
         now = self.router.worker_config(worker)
         config = balanceroute.WorkerConfig(
             now.slots if slots is None else slots,
@@ -425,37 +423,29 @@ class Ledger:
         )
         if config != now:
             self.router.configure_worker(worker, config)
+            self._ranks.in_each_tokens = None
         if accepting is not None:
             self.router.set_accepting(worker, accepting)
 
     def drain(self, rank: int) -> None:
         """A rank takes nobody new; what runs there runs on."""
-        self.router.drain_worker(self._workers[rank])
+        self.router.drain_worker(self._ranks.workers[rank])
 
     # Inside.
 
-    def _most(self, prompt: int, max_tokens: int | None) -> int | None:
+    def _most(self, prompt: int, max_tokens: int) -> int | None:
         """What it may generate, where that needs less room than is kept for everybody, and is no more than
         any rank holds: one that could outgrow them mostly ends before."""
-        if max_tokens is None or not 0 < max_tokens < _HEADROOM:
+        if not 0 < max_tokens < _HEADROOM:
             return None
-        of_rank = [self.router.worker_config(worker).kv_capacity_tokens for worker in self._workers]
-        capacities = [tokens for tokens in of_rank if tokens]
-        if len(capacities) < len(of_rank):
-            return max_tokens
-        return max_tokens if prompt + max_tokens <= min(capacities, default=0) else None
-
-    def _config(self, rank: int) -> balanceroute.WorkerConfig:
-        weight = self._weights[rank] if rank < len(self._weights) else 1.0
-        return balanceroute.WorkerConfig(
-            self._slots, kv_capacity_tokens=self._kv_capacity_tokens, weight=weight
-        )
+        return max_tokens if self._ranks.hold(prompt + max_tokens, self.router) else None
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1e3)
 
     def _new(self, name: str) -> int:
-        if name in self._by_name:
+        by_name = self._by_name
+        if name in by_name:
             raise ValueError(f"request {name!r} is already known")
         if self._vacant:
             id = self._vacant.pop()
@@ -463,7 +453,7 @@ class Ledger:
         else:
             id = len(self._names)
             self._names.append(name)
-        self._by_name[name] = id
+        by_name[name] = id
         return id
 
     def _name(self, id: int) -> str:
@@ -473,8 +463,9 @@ class Ledger:
 
     def _drop(self, id: int) -> None:
         """It waits no more."""
-        self._waiting.pop(id, None)
-        self._special.discard(id)
+        waits = self._waiting.pop(id, None)
+        if waits is not None and waits[1] is not None:
+            self._sessions.waits_no_more(id, waits[1])
 
     def _forget(self, id: int) -> None:
         name = self._names[id]
@@ -482,17 +473,20 @@ class Ledger:
             del self._by_name[name]
             self._names[id] = None
             self._vacant.append(id)
-            # An id that is used again is another request.
-            self._stepped.clear()
-        if self._session_of:
-            self._session_of.pop(id, None)
+            if self._stepped:
+                # An id that is used again is another request.
+                self._stepped.clear()
+            if id in self._with_session:
+                del self._with_session[id]
 
     def _change(self, name: str, how: Callable[[int], None]) -> None:
         id = self._by_name.get(name)
         if id is not None:
-            # It may wait, or its rank may have forgotten it, which the next decision tells.
-            with suppress(balanceroute.UnknownRequestError):
+            try:
                 how(id)
+            except balanceroute.UnknownRequestError:
+                # It waits, or its rank has forgotten it, which the next decision tells.
+                pass
 
     def _lose(self, id: int) -> bool:
         """Its rank has forgotten it, and so do we: False, for nobody has it."""
@@ -508,19 +502,32 @@ class Ledger:
         eligible: Collection[int] | None,
     ) -> _Waiting:
         prompt = _length(prompt_tokens)
-        may = None if eligible is None else frozenset(self._workers[rank] for rank in eligible)
-        return prompt, session, self._most(prompt, max_tokens), may
+        most = None if max_tokens is None else self._most(prompt, max_tokens)
+        return prompt, session, most, None if eligible is None else self._ranks.workers_of(eligible)
 
     def _wait(self, id: int, waits: _Waiting) -> None:
-        prompt, _, most, may = waits
+        prompt, session, most, may = waits
+        now_ms = int(self.clock() * 1e3)
         # A policy that binds on arrival knows nothing of who may take it.
         rank = self._least(may) if self._binds else None
-        self.router.enqueue(id, prompt, max_tokens=most, rank=rank, now_ms=self._now_ms())
+        if most is None and rank is None:
+            self.router.enqueue(id, prompt, now_ms=now_ms)
+        else:
+            self.router.enqueue(id, prompt, max_tokens=most, rank=rank, now_ms=now_ms)
         self._waiting[id] = waits
+        if session is not None:
+            self._sessions.waits(id, session, prompt)
+            self._tell(id, self._sessions.bonus_tokens(session, prompt), may)
+        elif may is not None:
+            self._tell(id, None, may)
+
+    def _tell(self, id: int, bonus_tokens: dict[int, float] | None, may: frozenset[int] | None) -> None:
+        """What the decision for one who waits depends on beside its length."""
+        self.router.set_terms(id, bonus_tokens=bonus_tokens, eligible=may)
 
     def _least(self, may: frozenset[int] | None) -> int | None:
         """Of these workers the one with the fewest requests; None where there are none of them."""
-        return min((at for at in may or () if at in self._rank_of_worker), key=self._queue_of, default=None)
+        return min((at for at in may or () if at in self._ranks.of_worker), key=self._queue_of, default=None)
 
     def _place(self, id: int, arrives: _Waiting) -> int:
         dispatch = self.router.place(
@@ -554,40 +561,19 @@ class Ledger:
 
     def _entered(self, dispatch: balanceroute.Dispatch, session: str | None) -> int:
         if session is not None:
-            self._session_of[dispatch.id] = session, dispatch.prompt_tokens
-            self._remember(session, dispatch.worker, dispatch.prompt_tokens)
-        return self._rank_of_worker[dispatch.worker]
-
-    def _terms(self) -> tuple[dict[int, Any] | None, dict[int, Any] | None]:
-        """Rows of the step, by request."""
-        bonus, eligible = {}, {}
-        for id in self._special:
-            waits = self._waiting[id]
-            if (row := self._bonus(waits)) is not None:
-                bonus[id] = row
-            if (row := self._row(waits)) is not None:
-                eligible[id] = row
-        return bonus or None, eligible or None
+            self._sessions.entered(dispatch.id, session, dispatch.worker, dispatch.prompt_tokens)
+        return self._ranks.of_worker[dispatch.worker]
 
     def _bonus(self, of: _Waiting) -> Any:
-        """Tokens per worker that the session's last rank may already hold; None without such a rank."""
-        prompt, session, _, _ = of
-        last = self._sessions.get(session) if session is not None else None
-        if last is None or last[0] not in self._rank_of_worker:
+        """Tokens per worker that the session's last one may already hold; None without such a worker."""
+        bonus_tokens = self._sessions.bonus_tokens(of[1], of[0])
+        if bonus_tokens is None:
             return None
-        row = np.zeros(self.ranks, np.float32)
-        row[self._rank_of_worker[last[0]]] = min(last[1], prompt)
-        return row
+        return np.array([bonus_tokens.get(worker, 0) for worker in self._ranks.workers], np.float32)
 
     def _row(self, of: _Waiting) -> Any:
         may = of[3]
-        return None if may is None else np.array([worker in may for worker in self._workers], np.bool_)
-
-    def _remember(self, session: str, worker: int, tokens: int) -> None:
-        self._sessions[session] = (worker, tokens)
-        self._sessions.move_to_end(session)
-        if len(self._sessions) > _SESSIONS:
-            self._sessions.popitem(last=False)
+        return None if may is None else np.array([worker in may for worker in self._ranks.workers], np.bool_)
 
 
 def _age_ms(age: float) -> int:

@@ -1,5 +1,7 @@
 """The ledger: what an engine's statistics are worth, and that nothing is counted twice or forgotten."""
 
+import sys
+
 import pytest
 
 import balanceroute
@@ -189,6 +191,69 @@ def test_a_session_is_drawn_to_its_rank_from_the_pool():
     assert ledger.decide() == [("second", rank)]
 
 
+def test_a_session_that_waits_is_drawn_to_where_it_went_meanwhile():
+    ledger, _ = make(ranks=4, slots=100, capacity=1_000_000, policy="exact")
+    for i in range(4):
+        ledger.bind(f"load{i}", 20_000 + 30 * (i == 2), i)
+    for i in range(2):
+        ledger.drain(i)
+    # It waits before anybody has heard of its session; nobody may take it yet.
+    ledger.enqueue("second", 2_100, session="s", eligible=[])
+    ledger.enqueue("third", 2_100, session="s")
+    ledger.bind("first", 2_000, 2, session="s")
+    assert ledger.decide() == [("third", 2)]
+    ledger.enqueue("fourth", 2_100, session="s")
+    # Its rank leaves, and a new one takes its place: nothing of the session is there.
+    assert sorted(ledger.remove(2)) == ["first", "load2", "third"]
+    ledger.resize(4)
+    assert ledger.decide() == [("fourth", 3)]
+    assert ledger.finish("second") and len(ledger) == 4
+
+
+def calls_of(run):
+    """Calls of Python's and of C's functions that it makes."""
+    made = {"call": 0, "c_call": 0}
+
+    def count(_, event, __):
+        if event in made:
+            made[event] += 1
+
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    # The last is that which ends the counting.
+    return made["call"], made["c_call"] - 1
+
+
+def test_a_token_is_one_call_of_the_router():
+    ledger, _ = make()
+    ledger.place("runs", 100)
+    ledger.enqueue("waits", 100)
+    for name in ("runs", "waits", "unknown"):
+        calls, of_c = calls_of(lambda name=name: ledger.progress(name, 2))
+        # The lambda, `progress`, what makes an error; the look-up of the name, the router's call.
+        assert calls <= 2 + (name == "waits") and of_c <= 2, name
+    assert ledger.tokens(ledger.rank_of("runs")) == 102
+
+
+def test_a_step_costs_by_what_has_changed_and_not_by_who_waits():
+    ledger, _ = make(ranks=2, slots=1, capacity=None)
+    for i in range(2):
+        ledger.bind(f"runs{i}", 100, i, session=f"s{i}")
+    for i in range(300):
+        ledger.enqueue(f"waits{i}", 100, session=f"s{i % 2}", eligible=[0, 1] if i % 3 else None)
+    assert sum(calls_of(ledger.decide)) < 20
+    # Of one session the rank or the length is another, for those of it who wait.
+    ledger.progress("runs0", 5)
+    ledger.finish("runs0")
+    assert 150 <= sum(calls_of(ledger.decide)) < 1_000
+    # Whoever of it was admitted is its last now.
+    assert 149 <= sum(calls_of(ledger.decide)) < 1_000
+    assert sum(calls_of(ledger.decide)) < 20
+
+
 def test_the_pool_waits_for_room_and_the_impossible_goes_on():
     ledger, _ = make(ranks=1, slots=1)
     ledger.enqueue("a", 100)
@@ -320,6 +385,27 @@ def test_a_slow_rank_gets_less():
     assert weighted.place("next", 100) == 2
     with pytest.raises(ValueError, match="3 weights for 2 ranks"):
         Ledger(2, 1, weights=[1, 1, 1])
+
+
+def test_a_weight_belongs_to_its_rank():
+    ledger = Ledger(4, 10, weights=[1.0, 2.0, 3.0, 4.0])
+
+    def weights():
+        return [ledger.router.worker_config(worker).weight for worker in ledger.router.worker_ids]
+
+    # At the end a rank leaves and comes again, as engines scale: it is the one that was named.
+    assert ledger.resize(2) == [] and weights() == [1, 2]
+    ledger.resize(5)
+    assert weights() == [1, 2, 3, 4, 1]
+    # Those behind one that leaves move up, each with its weight; whoever joins behind them was not named.
+    ledger.remove(0)
+    assert weights() == [2, 3, 4, 1]
+    ledger.resize(6)
+    assert weights() == [2, 3, 4, 1, 1, 1]
+    ledger.remove(1)
+    ledger.resize(1)
+    ledger.resize(3)
+    assert weights() == [2, 4, 1]
 
 
 def test_a_rank_in_the_middle_leaves_and_those_after_it_move_up():
