@@ -290,6 +290,29 @@ class Finished:
     def generated_tokens(self) -> int: ...
 
 @final
+class Preempted:
+    """A request that was put off, as it is to be enqueued again."""
+
+    @property
+    def id(self) -> _RequestId: ...
+    @property
+    def prompt_tokens(self) -> int:
+        """Its length, with what it has generated and what its worker had already."""
+
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def generated_tokens(self) -> int: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def deadline_steps(self) -> int | None: ...
+    @property
+    def prompt_hash(self) -> int | None: ...
+    @property
+    def rank(self) -> _WorkerId | None: ...
+
+@final
 class Plan:
     """The answer of one step."""
 
@@ -676,6 +699,10 @@ class Router:
         that is answered; then it goes on, with what it has generated. Where the engine itself goes on with
         it, that is `preempted`.
         """
+
+    def preempt_request(self, id: _RequestId) -> Preempted:
+        """`preempt` that answers with the whole request: enqueued with all that this tells, it goes on as what
+        it was, also where a part of it was cached."""
 
     # Stages of a request that runs.
     def held(self, id: _RequestId) -> None:

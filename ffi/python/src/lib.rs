@@ -25,7 +25,7 @@ mod _native {
     #[pymodule_export]
     use crate::metrics::{Histogram, Metrics, RankMetrics, ReportCounts};
     #[pymodule_export]
-    use crate::plan::{Dispatch, Explanation, Finished, Plan, Returned, RunnerUp, WorkerConfig};
+    use crate::plan::{Dispatch, Explanation, Finished, Plan, Preempted, Returned, RunnerUp, WorkerConfig};
     #[pymodule_export]
     use crate::records::Balance;
     #[pymodule_export]

@@ -1,11 +1,31 @@
 //! What a router is told of workers, and what it answers.
 
-use balanceroute::WorkerId;
-use balanceroute::router as core;
+use balanceroute::router::{self as core, Mode};
+use balanceroute::{Request, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::errors::Failure;
 use crate::records::{Balance, record, wait_reason};
+
+/// When a router decides.
+pub(crate) fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
+    let Some(of) = of else { return Ok(Mode::Step) };
+    if let Ok(free_slots) = of.extract::<u32>() {
+        return Ok(Mode::Mixed { free_slots });
+    }
+    match of.extract::<String>().as_deref() {
+        Ok("step") => Ok(Mode::Step),
+        Ok("arrival") => Ok(Mode::Arrival),
+        _ => Err(Failure::Argument {
+            kind: "Mode",
+            name: "mode",
+            index: None,
+            expected: "'step', 'arrival' or a number of slots".to_owned(),
+            found: of.repr()?.to_string(),
+        }),
+    }
+}
 
 record! {
     /// One worker (data-parallel rank) as the whole cluster has it.
@@ -60,6 +80,35 @@ impl From<core::Returned> for Returned {
         let core::Returned { id, worker, reason, generated_tokens } = of;
         let (id, worker) = (id.get(), worker.map(WorkerId::get));
         Self { id, worker, reason: reason.name().to_owned(), generated_tokens }
+    }
+}
+
+record! {
+    /// A request that was put off, as it is to be enqueued again.
+    Preempted {
+        id: u64,
+        prompt_tokens: u32,
+        cached_tokens: u32,
+        generated_tokens: u32,
+        max_tokens: Option<u32>,
+        deadline_steps: Option<u32>,
+        prompt_hash: Option<u64>,
+        rank: Option<u32>,
+    }
+}
+
+impl From<Request<WorkerId>> for Preempted {
+    fn from(of: Request<WorkerId>) -> Self {
+        Self {
+            id: of.id.get(),
+            prompt_tokens: of.prompt_tokens.saturating_add(of.cached_tokens),
+            cached_tokens: of.cached_tokens,
+            generated_tokens: of.generated_tokens,
+            max_tokens: of.max_tokens,
+            deadline_steps: of.deadline_steps,
+            prompt_hash: of.prompt_hash,
+            rank: of.rank.map(WorkerId::get),
+        }
     }
 }
 

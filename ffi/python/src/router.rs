@@ -1,6 +1,6 @@
 //! The state across steps.
 
-use balanceroute::router::{self as core, Mode, Placement, RouterConfig, Share};
+use balanceroute::router::{self as core, Placement, RouterConfig, Share};
 use balanceroute::{Request, RequestId, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -9,28 +9,10 @@ use crate::arrays::Column;
 use crate::assign::parameters;
 use crate::errors::Failure;
 use crate::metrics::{Metrics, RankMetrics};
-use crate::plan::{Dispatch, Explanation, Finished, Plan, Returned, WorkerConfig, list};
+use crate::plan::{Dispatch, Explanation, Finished, Plan, Preempted, Returned, WorkerConfig, list, mode};
 use crate::records::{Balance, wait_reason};
 use crate::shared::{Shared, State, guarded};
 use crate::terms::{Kept, OfStep, Terms, bonuses};
-
-fn mode(of: Option<&Bound<'_, PyAny>>) -> Result<Mode, Failure> {
-    let Some(of) = of else { return Ok(Mode::Step) };
-    if let Ok(free_slots) = of.extract::<u32>() {
-        return Ok(Mode::Mixed { free_slots });
-    }
-    match of.extract::<String>().as_deref() {
-        Ok("step") => Ok(Mode::Step),
-        Ok("arrival") => Ok(Mode::Arrival),
-        _ => Err(Failure::Argument {
-            kind: "Mode",
-            name: "mode",
-            index: None,
-            expected: "'step', 'arrival' or a number of slots".to_owned(),
-            found: of.repr()?.to_string(),
-        }),
-    }
-}
 
 /// The state across steps of one cluster, and one policy that decides.
 #[pyclass(frozen, module = "balanceroute")]
@@ -156,8 +138,10 @@ impl Router {
         eligible: Option<&Bound<'_, PyAny>>,
     ) -> Result<(), Failure> {
         let bonus_tokens = bonuses(id, bonus_tokens)?;
-        let workers = |of: &Bound<'_, PyAny>| of.try_iter()?.map(|worker| worker?.extract()).collect();
-        let eligible: Option<Vec<u32>> = eligible.map(workers).transpose().map_err(|e: PyErr| e)?;
+        let workers = |of: &Bound<'_, PyAny>| -> PyResult<Vec<u32>> {
+            of.try_iter()?.map(|worker| Ok(worker?.extract()?)).collect()
+        };
+        let eligible = eligible.map(workers).transpose()?;
         Ok(self.shared.call(py, |state| {
             if !state.router.pool().contains(id) {
                 return Err(core::RouterError::Unknown { id: id.into() });
@@ -335,6 +319,11 @@ impl Router {
     /// that is answered.
     fn preempt(&self, py: Python<'_>, id: u64) -> Result<u32, Failure> {
         Ok(self.shared.call(py, |state| state.router.preempt(id))??.prompt_tokens)
+    }
+
+    /// `preempt` that answers with the whole request.
+    fn preempt_request(&self, py: Python<'_>, id: u64) -> Result<Preempted, Failure> {
+        Ok(self.shared.call(py, |state| state.router.preempt(id))??.into())
     }
 
     /// One lock-step decode step has run: every running request has a token more, everybody who waits has

@@ -286,6 +286,25 @@ def test_a_request_that_comes_back_goes_on():
     assert (refused.value.kind, refused.value.limit, refused.value.found) == ("Generated", 10, 11)
 
 
+def test_who_is_put_off_comes_back_whole():
+    found = router(2, 2)
+    told = {"max_tokens": 50, "deadline_steps": 9, "prompt_hash": 77, "rank": 1}
+    found.enqueue(5, 1_000, cached_tokens=600, **told)
+    found.step(1)
+    for _ in range(20):
+        found.advance()
+    again = found.preempt_request(5)
+    assert again == br.Preempted(id=5, prompt_tokens=1_020, cached_tokens=600, generated_tokens=20, **told)
+    fields = "cached_tokens", "generated_tokens", "max_tokens", "deadline_steps", "prompt_hash", "rank"
+    found.enqueue(again.id, again.prompt_tokens, **{name: getattr(again, name) for name in fields})
+    [dispatch] = found.step(2).admissions
+    assert (dispatch.prompt_tokens, dispatch.worker) == (420, 1)
+    found.advance()
+    assert found.finish(5).generated_tokens == 21
+    with pytest.raises(br.UnknownRequestError):
+        found.preempt_request(5)
+
+
 def test_an_old_lifes_end_does_not_end_the_new_one():
     found = router(2, 1)
     found.enqueue(1, 100)

@@ -6,7 +6,9 @@ use balanceroute::{Dispatch, Request, RequestId, WorkerId};
 
 use super::{br_router, write_if};
 use crate::BR_NONE;
-use crate::guard::{Failure, Versioned, array, br_status, input, maybe_output, needed, read_versioned};
+use crate::guard::{
+    Failure, Versioned, array, br_status, input, maybe_output, needed, read_versioned, write_versioned,
+};
 
 /// `br_request.fields`: `rank` is set.
 pub const BR_HAS_RANK: u32 = 1;
@@ -105,6 +107,29 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
         .deadline(has(BR_HAS_DEADLINE).then_some(from.deadline_steps))
         .hash(has(BR_HAS_PROMPT_HASH).then_some(from.prompt_hash))
         .rank(has(BR_HAS_RANK).then_some(from.rank)))
+}
+
+/// What [`read_request`] reads as this.
+fn told_request(of: &Request<WorkerId>) -> br_request {
+    let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+    br_request {
+        struct_size: size_of::<br_request>(),
+        id: of.id.0,
+        prompt_tokens: of.prompt_tokens.saturating_add(of.cached_tokens),
+        fields: flag(of.rank.is_some(), BR_HAS_RANK)
+            | flag(of.deadline_steps.is_some(), BR_HAS_DEADLINE)
+            | flag(of.prompt_hash.is_some(), BR_HAS_PROMPT_HASH)
+            | flag(of.max_tokens.is_some(), BR_HAS_MAX_TOKENS),
+        rank: of.rank.map_or(0, |rank| rank.0),
+        deadline_steps: of.deadline_steps.unwrap_or(0),
+        prompt_hash: of.prompt_hash.unwrap_or(0),
+        waited_steps: of.waited_steps,
+        reserved: 0,
+        cached_tokens: of.cached_tokens,
+        generated_tokens: of.generated_tokens,
+        max_tokens: of.max_tokens.unwrap_or(0),
+        reserved_too: 0,
+    }
 }
 
 pub(super) fn dispatch_of(of: &Dispatch) -> br_dispatch {
@@ -270,6 +295,28 @@ pub unsafe extern "C" fn br_router_preempt(
             let prompt_tokens = maybe_output("prompt_tokens", prompt_tokens)?;
             let request = state.router.preempt(id)?;
             write_if(prompt_tokens, request.prompt_tokens);
+            Ok(())
+        })
+    }
+}
+
+/// `br_router_preempt` that answers with the whole request, for `br_router_enqueue` as it is: its length, what
+/// of it was generated and what its worker had already, and all that it was enqueued with.
+///
+/// # Safety
+/// `router` is NULL or alive, `again` as the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn br_router_preempt_request(
+    router: *mut br_router,
+    id: u64,
+    again: *mut br_request,
+) -> br_status {
+    // SAFETY: the caller's word.
+    unsafe {
+        br_router::enter(router, |state| {
+            read_versioned(again)?;
+            let told = told_request(&state.router.preempt(id)?);
+            write_versioned(&told, again);
             Ok(())
         })
     }

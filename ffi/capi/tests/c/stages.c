@@ -73,6 +73,30 @@ static void between_dispatch_and_end(void) {
     br_router_free(router);
 }
 
+/* Who is put off and comes again is whole: enqueued as it is told, it is what it was. */
+static void again(void) {
+    const uint32_t slots[] = {4, 4};
+    br_router_config config = defaults(2, slots);
+    br_router *router = entered(&config, 0);
+    br_request first = {.struct_size = sizeof first, .id = 5, .prompt_tokens = 1000, .fields = BR_HAS_RANK |
+                        BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | BR_HAS_MAX_TOKENS, .rank = 1, .deadline_steps = 9,
+                        .prompt_hash = 77, .cached_tokens = 600, .max_tokens = 50};
+    CHECK(br_router_enqueue(router, &first) == BR_OK && step(router, 1).admission_count == 1);
+    for (int token = 0; token < 20; token++) CHECK(br_router_advance(router) == BR_OK);
+    br_request told = {.struct_size = sizeof told};
+    CHECK(br_router_preempt_request(router, 6, &told) == BR_UNKNOWN_REQUEST && told.id == 0);
+    CHECK(br_router_preempt_request(router, 5, NULL) == BR_ARGUMENT && metrics_of(router).running == 1);
+    CHECK(br_router_preempt_request(router, 5, &told) == BR_OK);
+    CHECK(told.id == 5 && told.prompt_tokens == 1020 && told.cached_tokens == 600 &&
+          told.generated_tokens == 20 && told.max_tokens == 50 && told.fields == first.fields);
+    CHECK(told.rank == 1 && told.deadline_steps == 9 && told.prompt_hash == 77 && told.waited_steps == 0);
+    CHECK(br_router_enqueue(router, &told) == BR_OK && step(router, 2).admission_count == 1);
+    CHECK(admissions[0].prompt_tokens == 420 && admissions[0].worker == 1);
+    uint32_t generated;
+    CHECK(br_router_finish(router, 5, NULL, &generated) == BR_OK && generated == 20);
+    br_router_free(router);
+}
+
 static void lives(void) {
     const uint32_t slots[] = {4};
     br_router_config config = defaults(1, slots);
@@ -505,6 +529,7 @@ static void room_for_admissions(void) {
 
 int main(void) {
     between_dispatch_and_end();
+    again();
     lives();
     sending();
     growing();
