@@ -21,6 +21,11 @@
 //! where they have no more than theirs. Before the first report nothing else is free, for nothing has shown
 //! it. A request that nothing less than an empty worker can hold enters one in a whole turn.
 //!
+//! The same holds of loads. Where reports show that a worker has less than the others, every front end would
+//! fill that gap, and by the next report it would be filled as many times. So of what the others have there each
+//! counts one part in as many as there are front ends, and its own in full: together they fill the gap once. Of
+//! slots and KV tokens everything counts.
+//!
 //! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half
 //! a turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own
 //! last report. So what is too much on a worker is at most what the others have sent there since that report
@@ -193,7 +198,10 @@ impl Account {
         if share.of > 1 {
             // Front ends that see the same loads begin with different workers.
             let first = (sight.place as u64 + u64::from(share.index) + sight.turn) % sight.workers as u64;
-            worker.load_tokens = (there + first).min(MAX_LOAD_TOKENS);
+            // All of them see the same gap and fill it before a report shows that: each fills its part of it.
+            let foreign_tokens = self.foreign_tokens();
+            let seen = there - foreign_tokens.min(there) + foreign_tokens / u64::from(share.of);
+            worker.load_tokens = (seen + first).min(MAX_LOAD_TOKENS);
         }
         worker.kv_capacity_tokens = self.capacity_tokens;
         let Some(capacity) = self.capacity_tokens else {

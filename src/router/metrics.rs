@@ -222,8 +222,9 @@ impl Router {
         metrics.ranks.clear();
         let mut sum = 0.0;
         metrics.envelope_tokens = 0.0;
-        for (place, worker) in self.workers.iter().enumerate() {
-            let cost = worker.load_tokens as f64 * f64::from(worker.weight);
+        for (place, (worker, account)) in self.workers.iter().zip(&self.accounts).enumerate() {
+            // What is there, not what this front end decides by.
+            let cost = account.load_tokens() as f64 * f64::from(worker.weight);
             sum += cost;
             metrics.envelope_tokens = metrics.envelope_tokens.max(cost);
             metrics.ranks.push(self.rank_at(place));

@@ -1,5 +1,6 @@
 """The ledger: what an engine's statistics are worth, and that nothing is counted twice or forgotten."""
 
+import random
 import sys
 
 import pytest
@@ -738,3 +739,37 @@ def test_without_a_report_a_long_request_has_its_turn():
         sent += ledger.decide()
         clock.now += 0.03
     assert [name for name, _ in sent] == ["long"]
+
+
+def excess_of_front_ends(count, reports, ranks=8, steps=500):
+    """How far the fullest rank is above the mean where so many front ends place on arrival, none of which hears
+    from another: half of the slots are taken, and every 100 ms all ranks report."""
+    rng, clock = random.Random(1), Clock()
+    ledgers = [Ledger(ranks, 64, share=(i, count), clock=clock) for i in range(count)]
+    runs = [{} for _ in range(ranks)]
+    names, found = iter(range(1 << 30)), []
+    for step in range(steps):
+        clock.now += 0.02
+        while sum(map(len, runs)) < ranks * 32:
+            name, front, prompt = str(next(names)), rng.randrange(count), rng.randint(50, 1_600)
+            runs[ledgers[front].place(name, prompt)][name] = [front, prompt, rng.randint(10, 150)]
+        for there in runs:
+            for name, job in list(there.items()):
+                job[1], job[2] = job[1] + 1, job[2] - 1
+                ledgers[job[0]].progress(name, 1)
+                if not job[2]:
+                    ledgers[job[0]].finish(name)
+                    del there[name]
+        loads = [sum(job[1] for job in there.values()) for there in runs]
+        for rank in range(ranks) if reports and step % 5 == 0 else ():
+            for ledger in ledgers:
+                ledger.report(rank, running=len(runs[rank]), waiting=0, kv_used=loads[rank], age=0.02)
+        if step >= 100:
+            found.append(max(loads) / (sum(loads) / ranks) - 1)
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_front_ends_do_not_all_fill_the_same_gap(count):
+    """What reports show helps those who place on arrival; once it made them a herd."""
+    assert excess_of_front_ends(count, reports=True) < excess_of_front_ends(count, reports=False)
