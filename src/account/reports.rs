@@ -30,7 +30,7 @@ const FIRST_CHANGES: usize = 1024;
 /// What has ended longer ago than this, and a report came since, others may have seen and filled already.
 const FRESH_MS: u64 = 32;
 
-/// So many lives of a worker are told from a new one: more than it can have had while a report was on its way.
+/// So many lives of a worker are told from a new one: more than it has while a report is on its way.
 pub(super) const FORMER_EPOCHS: usize = 8;
 
 /// How many reports of a worker met which verdict.

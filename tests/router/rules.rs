@@ -113,8 +113,8 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
         assert!(requests <= 7 && tokens <= 5_000, "{requests} requests, {tokens} tokens");
         assert!(requests >= 6, "the parts are all of it");
     }
-    // What the others sent counts for the balance when a report shows it, and not against our part of the
-    // cache.
+    // What the others sent counts for the balance when a report shows it, as much of it as is ours to level,
+    // and not against our part of the cache.
     let mut alone = build(
         RouterConfig::uniform(2, WorkerConfig::new(8).capacity(4_000))
             .share(Share { index: 0, of: 2 })
@@ -123,7 +123,8 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
     );
     let others = WorkerReport::new(3, 1_000);
     alone.report(0, others, None).unwrap();
-    assert_eq!(alone.workers()[0].load_tokens, 1_000);
+    assert_eq!(alone.workers()[0].load_tokens, 500);
+    assert_eq!(alone.rank_metrics(0).unwrap().load_tokens, 1_000);
     assert_eq!(alone.workers()[0].room_tokens(), 2_000);
     assert_eq!(placed(alone.place(Request::new(1, 500), 0).unwrap()), Some(1));
 }

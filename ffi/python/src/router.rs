@@ -139,7 +139,7 @@ impl Router {
     ) -> Result<(), Failure> {
         let bonus_tokens = bonuses(id, bonus_tokens)?;
         let workers = |of: &Bound<'_, PyAny>| -> PyResult<Vec<u32>> {
-            of.try_iter()?.map(|worker| Ok(worker?.extract()?)).collect()
+            of.try_iter()?.map(|worker| worker?.extract()).collect()
         };
         let eligible = eligible.map(workers).transpose()?;
         Ok(self.shared.call(py, |state| {

@@ -245,7 +245,10 @@ impl World {
     pub(super) fn load(&self, place: usize) -> u64 {
         let side = &self.sides[place];
         let tokens = (self.counted(side) + self.preempted_tokens(side)).min(MOST_LOAD_TOKENS as u64);
-        (tokens + self.rotation(place)).min(MOST_LOAD_TOKENS as u64)
+        // Of what others have there a front end counts its part.
+        let foreign = side.correction.max(0) as u64;
+        let seen = tokens - foreign.min(tokens) + foreign / u64::from(self.setting.share.of);
+        (seen + self.rotation(place)).min(MOST_LOAD_TOKENS as u64)
     }
 
     /// KV tokens kept for the growth of whoever is there, and for those who come back by themselves.

@@ -78,9 +78,10 @@ static void again(void) {
     const uint32_t slots[] = {4, 4};
     br_router_config config = defaults(2, slots);
     br_router *router = entered(&config, 0);
-    br_request first = {.struct_size = sizeof first, .id = 5, .prompt_tokens = 1000, .fields = BR_HAS_RANK |
-                        BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | BR_HAS_MAX_TOKENS, .rank = 1, .deadline_steps = 9,
-                        .prompt_hash = 77, .cached_tokens = 600, .max_tokens = 50};
+    br_request first = {.struct_size = sizeof first, .id = 5, .prompt_tokens = 1000,
+                        .fields = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | BR_HAS_MAX_TOKENS,
+                        .rank = 1, .deadline_steps = 9, .prompt_hash = 77, .cached_tokens = 600,
+                        .max_tokens = 50};
     CHECK(br_router_enqueue(router, &first) == BR_OK && step(router, 1).admission_count == 1);
     for (int token = 0; token < 20; token++) CHECK(br_router_advance(router) == BR_OK);
     br_request told = {.struct_size = sizeof told};

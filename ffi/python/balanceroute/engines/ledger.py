@@ -44,7 +44,8 @@ class Ledger:
     `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; `weights`
     are what a token costs on each rank, beside the others: 2 for one of half the speed, 1 for those that it
     does not name. A weight goes with its rank when others leave before it, and waits for one that leaves at
-    the end and comes again. Of several front ends that share the ranks this is number `share[0]` of `share[1]`.
+    the end and comes again. Of several front ends that share the ranks this is number `share[0]` of
+    `share[1]`.
     `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before, which may
     still hold their common prefix: by as many tokens as that can be. Not thread-safe: one event loop or
     thread owns it.

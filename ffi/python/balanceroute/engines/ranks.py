@@ -1,7 +1,7 @@
 """Which worker of the router a rank is, and how large it is.
 
-A rank is a place among the ranks: those behind one that leaves move up. A worker keeps its id for as long as it
-is there, and no other gets it.
+A rank is a place among the ranks: those behind one that leaves move up. A worker keeps its id for as long as
+it is there, and no other gets it.
 """
 
 from __future__ import annotations

@@ -742,8 +742,8 @@ def test_without_a_report_a_long_request_has_its_turn():
 
 
 def excess_of_front_ends(count, reports, ranks=8, steps=500):
-    """How far the fullest rank is above the mean where so many front ends place on arrival, none of which hears
-    from another: half of the slots are taken, and every 100 ms all ranks report."""
+    """How far the fullest rank is above the mean where so many front ends place on arrival, none of which
+    hears from another: half of the slots are taken, and every 100 ms all ranks report."""
     rng, clock = random.Random(1), Clock()
     ledgers = [Ledger(ranks, 64, share=(i, count), clock=clock) for i in range(count)]
     runs = [{} for _ in range(ranks)]
