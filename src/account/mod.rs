@@ -42,7 +42,7 @@
 //! | with a lower sequence, or with none and having seen less | acknowledges only ([`Verdict::Late`]) |
 //! | with a higher sequence and having seen less | ignored ([`Verdict::Contradictory`]) |
 //! | of one of the last eight epochs before | ignored ([`Verdict::Contradictory`]) |
-//! | of another epoch; of one that rises below the last for a second | a new life's ([`Verdict::Restarted`]) |
+//! | of another epoch, or rising below the last for a second | a new life's ([`Verdict::Restarted`]) |
 //! | having seen a dispatch that was never made | an error, ignored |
 //! | of a worker that is not there | an error, ignored |
 //! | using more than it says fits | taken: the worker is full |

@@ -21,10 +21,10 @@
 //! where they have no more than theirs. Before the first report nothing else is free, for nothing has shown
 //! it. A request that nothing less than an empty worker can hold enters one in a whole turn.
 //!
-//! The same holds of loads. Where reports show that a worker has less than the others, every front end would
-//! fill that gap, and by the next report it would be filled as many times. So of what the others have there
-//! each counts one part in as many as there are front ends, and its own in full: together they fill the gap
-//! once. Of slots and KV tokens everything counts.
+//! Loads are shared out likewise. Where reports show that a worker has less than the others, every front end
+//! would fill that gap, and by the next report it would be filled as many times. So of what the others have
+//! there each counts one part in as many as there are front ends, and its own in full: together they fill the
+//! gap once. Of slots and KV tokens everything counts.
 //!
 //! In the first half of a turn nobody takes all of anything, and after a whole turn parts are small for half
 //! a turn: what was taken before is in a report by then. Nobody sends to a worker that is full by its own

@@ -887,8 +887,8 @@ br_status br_router_abort_dispatch(br_router *router, const br_dispatch *dispatc
 // `prompt_tokens`, which may be NULL. Where the engine itself goes on with it: `br_router_preempted`.
 br_status br_router_preempt(br_router *router, uint64_t id, uint32_t *prompt_tokens);
 
-// `br_router_preempt` that answers with the whole request, for `br_router_enqueue` as it is: its length, what
-// of it was generated and what its worker had already, and all that it was enqueued with.
+// `br_router_preempt` that answers with the whole request, for `br_router_enqueue` as it is: its length,
+// what of it was generated and what its worker had already, and all that it was enqueued with.
 br_status br_router_preempt_request(br_router *router, uint64_t id, br_request *again);
 
 // One lock-step decode step has run: every running request has a token more, everybody who waits has waited

@@ -701,8 +701,8 @@ class Router:
         """
 
     def preempt_request(self, id: _RequestId) -> Preempted:
-        """`preempt` that answers with the whole request: enqueued with all that this tells, it goes on as what
-        it was, also where a part of it was cached."""
+        """`preempt` that answers with the whole request: enqueued with all that this tells, it goes on as
+        what it was, also where a part of it was cached."""
 
     # Stages of a request that runs.
     def held(self, id: _RequestId) -> None:

@@ -300,8 +300,8 @@ pub unsafe extern "C" fn br_router_preempt(
     }
 }
 
-/// `br_router_preempt` that answers with the whole request, for `br_router_enqueue` as it is: its length, what
-/// of it was generated and what its worker had already, and all that it was enqueued with.
+/// `br_router_preempt` that answers with the whole request, for `br_router_enqueue` as it is: its length,
+/// what of it was generated and what its worker had already, and all that it was enqueued with.
 ///
 /// # Safety
 /// `router` is NULL or alive, `again` as the header says.
