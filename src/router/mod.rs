@@ -368,6 +368,12 @@ impl Router {
         Some(self.accounts[place].generated_tokens(active))
     }
 
+    /// Tokens of a running request's prompt.
+    #[must_use]
+    pub fn prompt_tokens(&self, id: impl Into<RequestId>) -> Option<u32> {
+        self.slab.index_of(id.into()).map(|index| self.slab.entries[index as usize].request.prompt_tokens)
+    }
+
     // The count.
 
     fn place_of(&self, worker: WorkerId) -> Result<usize, RouterError> {

@@ -828,6 +828,9 @@ class Router:
     def generated_tokens(self, id: _RequestId) -> int | None:
         """Tokens that a running request has generated."""
 
+    def prompt_tokens(self, id: _RequestId) -> int | None:
+        """Tokens of a running request's prompt."""
+
     def running_on(self, id: _RequestId) -> _WorkerId | None:
         """The worker that a request runs on."""
 

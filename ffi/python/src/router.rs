@@ -539,6 +539,11 @@ impl Router {
         self.shared.call(py, |state| state.router.generated_tokens(id))
     }
 
+    /// Tokens of a running request's prompt.
+    fn prompt_tokens(&self, py: Python<'_>, id: u64) -> Result<Option<u32>, Failure> {
+        self.shared.call(py, |state| state.router.prompt_tokens(id))
+    }
+
     /// The worker that a request runs on.
     fn running_on(&self, py: Python<'_>, id: u64) -> Result<Option<u32>, Failure> {
         Ok(self.shared.call(py, |state| state.router.running_on(id))?.map(WorkerId::get))

@@ -74,7 +74,8 @@ class Gate:
         self._decide_at: asyncio.TimerHandle | asyncio.Handle | None = None
         self._turn_at: asyncio.TimerHandle | None = None
         self._watch_at: asyncio.TimerHandle | None = None
-        self._last_news = ledger.clock()
+        self.last_news = ledger.clock()
+        """When a rank last showed that it lives, by the ledger's clock."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -138,11 +139,11 @@ class Gate:
 
     def news(self) -> None:
         """A rank has shown a sign of life (output or statistics)."""
-        self._last_news = self.ledger.clock()
+        self.last_news = self.ledger.clock()
 
     def stir(self) -> None:
         """Something may have made room: decide within the window."""
-        if self._held and self._decide_at is None:
+        if self._decide_at is None and (self._held or self.ledger.waits_for_others):
             loop = asyncio.get_running_loop()
             if self.times.window > 0:
                 self._decide_at = loop.call_later(self.times.window, self._decide)
@@ -168,7 +169,7 @@ class Gate:
 
     def _decide(self) -> None:
         self._decide_at = None
-        if not self._held:
+        if not self._held and not self.ledger.waits_for_others:
             return
         try:
             for name, rank in self.ledger.decide():
@@ -230,7 +231,7 @@ class Gate:
         # The oldest is the first: they are held in the order of arrival.
         oldest = next(iter(self._held.values())).since
         now = self.ledger.clock()
-        due = max(self._last_news, oldest) + self.times.stall
+        due = max(self.last_news, oldest) + self.times.stall
         if self.times.max_hold is not None:
             due = min(due, oldest + self.times.max_hold)
         self._watch_at = asyncio.get_running_loop().call_later(max(0.0, due - now) + 1e-4, self._on_watch)
@@ -239,7 +240,7 @@ class Gate:
         self._watch_at = None
         now = self.ledger.clock()
         silent_since = now - self.times.stall
-        if self._last_news <= silent_since:
+        if self.last_news <= silent_since:
             self._release(
                 [n for n, h in self._held.items() if h.since <= silent_since],
                 f"no news of any rank for {self.times.stall:g} s",

@@ -35,7 +35,7 @@ _FORGOTTEN_MS = 10_000
 
 # What a request of the pool may need once more: its length, its session, what it may generate at most, and
 # the workers that may take it. A tuple, since one is made for every request.
-_Waiting: TypeAlias = tuple[int, str | None, int | None, frozenset[int] | None]
+Waiting: TypeAlias = tuple[int, str | None, int | None, frozenset[int] | None]
 
 
 class Ledger:
@@ -81,7 +81,7 @@ class Ledger:
         self._by_name: dict[str, int] = {}
         self._names: list[str | None] = []
         self._vacant: list[int] = []
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Waiting] = {}
         # By source: the names that its last step brought, and their ids.
         self._stepped: dict[object, tuple[list[str], Any]] = {}
         self._sessions = Sessions()
@@ -96,6 +96,16 @@ class Ledger:
         """Events since the start."""
         self._counters.queued = self.router.metrics().sent_beyond
         return self._counters
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether requests of other front ends wait for a decision here (:mod:`.hub`)."""
+        return False
+
+    @property
+    def follows(self) -> bool:
+        """Whether another front end decides, and counts what is here (:mod:`.hub`)."""
+        return False
 
     @property
     def ranks(self) -> int:
@@ -225,8 +235,7 @@ class Ledger:
         waits = None if id is None else self._waiting.get(id)
         if id is None or waits is None or not self._ranks.workers:
             return None
-        self._drop(id)
-        self.router.abort(id, now_ms=self._now_ms())
+        self._leave_pool(id)
         return self._place(id, waits)
 
     def bind(self, name: str, prompt_tokens: int, rank: int, session: str | None = None) -> None:
@@ -270,7 +279,7 @@ class Ledger:
                 ids = np.array(found, np.uint64)
                 self._stepped[source] = list(names), ids
         each = None if tokens.count(1) == len(tokens) else np.array(tokens, np.uint32)
-        self.router.progress_requests(ids, each)
+        self._progress(source, ids, each)
 
     def finish(self, name: str) -> bool:
         """It has left the engine, ended or aborted. False when it is not known (any more)."""
@@ -282,8 +291,7 @@ class Ledger:
         except balanceroute.UnknownRequestError:
             if id not in self._waiting:
                 return self._lose(id)
-            self._drop(id)
-            self.router.abort(id, now_ms=self._now_ms())
+            self._leave_pool(id)
         else:
             if id in self._with_session:
                 self._sessions.ended(id, ended.worker, ended.generated_tokens)
@@ -296,12 +304,14 @@ class Ledger:
         id = self._by_name.get(name)
         if id is None:
             return False
-        self._drop(id)
-        try:
-            # Its length is not known and must teach nothing.
-            self.router.abort(id, now_ms=self._now_ms())
-        except balanceroute.UnknownRequestError:
-            return self._lose(id)
+        if id in self._waiting:
+            self._leave_pool(id)
+        else:
+            try:
+                # Its length is not known and must teach nothing.
+                self.router.abort(id, now_ms=self._now_ms())
+            except balanceroute.UnknownRequestError:
+                return self._lose(id)
         self._counters.aborted += 1
         self._forget(id)
         return True
@@ -462,6 +472,13 @@ class Ledger:
         assert name is not None
         return name
 
+    def _progress(self, source: object, ids: Any, each: Any) -> None:
+        self.router.progress_requests(ids, each)
+
+    def _leave_pool(self, id: int) -> None:
+        self._drop(id)
+        self.router.abort(id, now_ms=self._now_ms())
+
     def _drop(self, id: int) -> None:
         """It waits no more."""
         waits = self._waiting.pop(id, None)
@@ -501,12 +518,12 @@ class Ledger:
         session: str | None,
         max_tokens: int | None,
         eligible: Collection[int] | None,
-    ) -> _Waiting:
+    ) -> Waiting:
         prompt = _length(prompt_tokens)
         most = None if max_tokens is None else self._most(prompt, max_tokens)
         return prompt, session, most, None if eligible is None else self._ranks.workers_of(eligible)
 
-    def _wait(self, id: int, waits: _Waiting) -> None:
+    def _wait(self, id: int, waits: Waiting) -> None:
         prompt, session, most, may = waits
         now_ms = int(self.clock() * 1e3)
         # A policy that binds on arrival knows nothing of who may take it.
@@ -530,7 +547,7 @@ class Ledger:
         """Of these workers the one with the fewest requests; None where there are none of them."""
         return min((at for at in may or () if at in self._ranks.of_worker), key=self._queue_of, default=None)
 
-    def _place(self, id: int, arrives: _Waiting) -> int:
+    def _place(self, id: int, arrives: Waiting) -> int:
         dispatch = self.router.place(
             id,
             arrives[0],
@@ -549,7 +566,7 @@ class Ledger:
         self._counters.placed += 1
         return self._entered(dispatch, arrives[1])
 
-    def _send(self, id: int, of: _Waiting, worker: int | None = None) -> int:
+    def _send(self, id: int, of: Waiting, worker: int | None = None) -> int:
         prompt, session, most, eligible = of
         if worker is None:
             worker = self._least(eligible)
@@ -565,14 +582,14 @@ class Ledger:
             self._sessions.entered(dispatch.id, session, dispatch.worker, dispatch.prompt_tokens)
         return self._ranks.of_worker[dispatch.worker]
 
-    def _bonus(self, of: _Waiting) -> Any:
+    def _bonus(self, of: Waiting) -> Any:
         """Tokens per worker that the session's last one may already hold; None without such a worker."""
         bonus_tokens = self._sessions.bonus_tokens(of[1], of[0])
         if bonus_tokens is None:
             return None
         return np.array([bonus_tokens.get(worker, 0) for worker in self._ranks.workers], np.float32)
 
-    def _row(self, of: _Waiting) -> Any:
+    def _row(self, of: Waiting) -> Any:
         may = of[3]
         return None if may is None else np.array([worker in may for worker in self._ranks.workers], np.bool_)
 

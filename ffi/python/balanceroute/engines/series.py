@@ -75,12 +75,14 @@ class Series:
         if self._gauges is not None:
             self._gauges["held"].inc(more)
 
-    def show(self, metrics: Metrics) -> None:
-        """The ranks as they are now."""
+    def show(self, metrics: Metrics, counted_elsewhere: bool = False) -> None:
+        """The ranks as they are now; our part of them may be counted by another front end."""
         if self._gauges is None:
             return
         for rank in metrics.ranks:
             for name, _, value_of in OF_A_WORKER:
                 value = value_of(rank)
+                if counted_elsewhere and name in _PARTS:
+                    value = 0
                 if value is not None:
                     self._gauges[name].labels(str(rank.worker)).set(value)

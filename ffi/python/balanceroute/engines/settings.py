@@ -10,6 +10,7 @@
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
 | `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for so long, what waits is sent at once |
 | `BALANCEROUTE_MAX_HOLD_MS` | no bound | `step`: no request waits longer |
+| `BALANCEROUTE_HUB` | 1 | `step`: the first of several front ends decides for all; 0: each for itself |
 | `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, under traffic; 0 for never |
 | `BALANCEROUTE_STRICT` | 0 | 1: a wrong value or an unknown variable ends the start |
 
@@ -46,6 +47,7 @@ VARIABLES = tuple(
         "WINDOW_MS",
         "STALL_MS",
         "MAX_HOLD_MS",
+        "HUB",
         "LOG_MS",
         "STRICT",
     )
@@ -84,6 +86,8 @@ class Settings:
     weights: tuple[float, ...] = ()
     """What a token costs on each rank; 1 on those that are not named."""
     times: GateTimes = field(default_factory=GateTimes)
+    hub: bool = True
+    """Whether the first of several front ends decides for all."""
     log_every: float = 10.0
     """Seconds; 0 for never."""
     strict: bool = False
@@ -114,6 +118,7 @@ class Settings:
                 stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
                 max_hold=_perhaps_seconds(env, "BALANCEROUTE_MAX_HOLD_MS"),
             ),
+            hub=_flag(env, "BALANCEROUTE_HUB", True),
             log_every=_seconds(env, "BALANCEROUTE_LOG_MS", cls.log_every),
             strict=_flag(env, "BALANCEROUTE_STRICT", False),
         )

@@ -19,8 +19,9 @@ Versions differ in what they tell, and the plugin asks for what is there: the KV
 Before 0.24 the capacity of a model with several kinds of KV cache cannot be told from its blocks, and with
 several API servers 0.18 and older tell none: `BALANCEROUTE_KV_CAPACITY_TOKENS` has the last word.
 
-Several API servers (`--api-server-count`) do not see each other: in `step` mode each is sure of its equal
-part of every rank, a slot at least, and they take turns at what statistics show free beyond all parts.
+Of several API servers (`--api-server-count`) the first decides for all in `step` mode
+(:mod:`balanceroute.engines.hub`). Where it is not heard, each is sure of its equal part of every rank, a slot
+at least, and they take turns at what statistics show free beyond all parts.
 
 What is held is sent before vLLM shuts down, so that its engines can drain it, and fails at once when an
 engine has died. An engine that drains answers what comes late with an abort: of a request that was held, that
@@ -35,6 +36,7 @@ and runs no Python plugin of this kind: the plugin says so and does nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import inspect
@@ -48,7 +50,7 @@ import balanceroute
 
 from . import vllm_ascend
 from .gate import Aborted, Gate
-from .ledger import Ledger
+from .hub import join, ledger_of
 from .policies import BIND_ON_ARRIVAL
 from .series import Series
 from .settings import Settings, at_start, say
@@ -176,7 +178,7 @@ class State:
         self.capacity = capacity_of(config, settings, engines)
         slots = settings.slots or slots_of(config)
         share = client.client_index, client.client_count
-        self.ledger = Ledger(
+        self.ledger = ledger_of(settings, share)(
             engines,
             slots,
             policy=settings.policy,
@@ -185,6 +187,7 @@ class State:
             share=share,
         )
         self.gate = Gate(self.ledger, settings.times, logger, lambda: self.give_up("cannot decide"))
+        self.hub: asyncio.Task[None] | None = None
         self.first_rank = client.engine_ranks_managed[0]
         self.active = True
         self.holding = True
@@ -228,6 +231,7 @@ class State:
         logger.exception(
             "balanceroute: %s; vLLM decides from here on, and %d held requests are sent", what, len(self.gate)
         )
+        self.leave_hub()
         self.chosen.clear()
         self.gate.release_all()
 
@@ -246,7 +250,7 @@ class State:
         name = request.request_id
         if not self.holding or not _is_ours(client, request) or name in self.ledger:
             return None
-        self.loop = asyncio.get_running_loop()
+        self.start(client)
         # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
         client._ensure_stats_update_task()
         client._ensure_output_queue_task()
@@ -268,9 +272,24 @@ class State:
             request.data_parallel_rank = rank
         return rank
 
+    def start(self, client: Any) -> None:
+        """Once the loop runs: the front ends of one server have its coordinator in common."""
+        if self.loop is not None:
+            return
+        with contextlib.suppress(RuntimeError):
+            self.loop = asyncio.get_running_loop()
+        if self.loop is not None and client.stats_update_address is not None:
+            self.hub = join(self.gate, client.stats_update_address)
+
+    def leave_hub(self) -> None:
+        if self.hub is not None:
+            self.hub.cancel()
+            self.hub = None
+
     def stop_holding(self, why: str) -> None:
         """The engine stops: what is held is sent, and it says what becomes of it."""
         self.holding = False
+        self.leave_hub()
         if held := len(self.gate):
             logger.warning("balanceroute: %s: %d held requests are sent", why, held)
             self.gate.release_all()
@@ -402,7 +421,7 @@ class State:
 
     def _show(self) -> None:
         self._show_at = None
-        self.series.show(self.ledger.router.metrics())
+        self.series.show(self.ledger.router.metrics(), self.ledger.follows)
 
     def _report(self, rank: int, running: int, waiting: int, usage: float | None, age: float = 0.0) -> None:
         used = None if usage is None or not self.capacity else round(usage * self.capacity)
@@ -445,7 +464,9 @@ def _patch_init(stock: Any, settings: Settings) -> Any:
     def __init__(self: Any, *arguments: Any, **more: Any) -> None:
         stock(self, *arguments, **more)
         # Now, not at the first request: what is missing is said before anybody waits for an answer.
-        _state(self, settings)
+        state = _state(self, settings)
+        if state is not None and settings.mode == "step":
+            state.guard("cannot join the other front ends", state.start, self)
 
     return __init__
 

@@ -32,6 +32,7 @@ _CLIENT_STEP = (
     "get_output_async",
     "outputs_queue",
     "shutdown",
+    "stats_update_address",
 )
 # By module and type.
 _FIELDS = (

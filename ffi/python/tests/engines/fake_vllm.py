@@ -223,6 +223,7 @@ class DPLBAsyncMPClient(DPAsyncMPClient):
     ) -> None:
         shape = self.shape
         self.client_index, self.client_count = client_index, client_count
+        self.stats_update_address = "ipc:///tmp/coordinator-of-this-client"
         scheduler = types.SimpleNamespace(max_num_seqs=slots)
         cache = types.SimpleNamespace(num_gpu_blocks=None, block_size=BLOCK)
         if shape.capacity_in_tokens:

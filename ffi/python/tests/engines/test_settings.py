@@ -23,9 +23,9 @@ def test_an_empty_variable_is_an_unset_one(nothing):
 
 
 def test_blanks_around_a_value_do_not_matter():
-    values = (" Step ", " exact ", " 8 ", " 0 ", " 1, 2.5 ", " 2 ", " 500 ", " 9000 ", " 0 ", " 1 ")
+    values = (" Step ", " exact ", " 8 ", " 0 ", " 1, 2.5 ", " 2 ", " 500 ", " 9000 ", " 0 ", " 0 ", " 1 ")
     found = Settings.from_env(dict(zip(VARIABLES, values, strict=True)))
-    assert found == Settings("step", "exact", 8, 0, (1.0, 2.5), GateTimes(0.002, 0.5, 9.0), 0.0, True)
+    assert found == Settings("step", "exact", 8, 0, (1.0, 2.5), GateTimes(0.002, 0.5, 9.0), False, 0.0, True)
 
 
 @pytest.mark.parametrize(

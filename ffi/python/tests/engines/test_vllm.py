@@ -433,11 +433,16 @@ def test_a_router_that_fails_leaves_everything_to_vllm(mode, name, caplog):
     assert "vLLM decides" in caplog.text
 
 
+def two_front_ends(mode, **more):
+    return [
+        mode("step", **more)(ranks=2, slots=8, capacity=10_000, client_index=i, client_count=2)
+        for i in range(2)
+    ]
+
+
 def test_front_ends_share_the_ranks(mode):
     async def main():
-        clients = [
-            mode("step")(ranks=2, slots=8, capacity=10_000, client_index=i, client_count=2) for i in range(2)
-        ]
+        clients = two_front_ends(mode, hub=0)
         for i, client in enumerate(clients):
             adds = [
                 asyncio.create_task(client.add_request_async(request(f"c{i}r{j}", 10))) for j in range(20)
@@ -448,6 +453,32 @@ def test_front_ends_share_the_ranks(mode):
             assert min(received) >= 4 and sum(received) < 16
             await drain(client, [f"c{i}r{j}" for j in range(20)])
             await asyncio.gather(*adds)
+
+    asyncio.run(main())
+
+
+def test_the_first_front_end_decides_for_all(mode):
+    async def main():
+        clients = two_front_ends(mode)
+        first, second = (plugin.state_of(client).ledger for client in clients)
+        while not second.follows:
+            await asyncio.sleep(0.01)
+        adds = [asyncio.create_task(clients[1].add_request_async(request(f"r{i}", 10))) for i in range(20)]
+        await asyncio.sleep(0.05)
+        # Every slot, and no more, for one that has half of them by itself.
+        assert [len(e.received) for e in clients[1].engines] == [8, 8] and len(first) == 20
+        await drain(clients[1], [f"r{i}" for i in range(20)])
+        await asyncio.gather(*adds)
+        await asyncio.sleep(0.05)
+        assert len(first) == len(second) == 0
+        # It stops, and its follower goes on.
+        plugin.state_of(clients[0]).stop_holding("test")
+        while second.follows:
+            await asyncio.sleep(0.01)
+        await clients[1].add_request_async(request("last"))
+        await drain(clients[1], ["last"])
+        for client in clients:
+            plugin.state_of(client).leave_hub()
 
     asyncio.run(main())
 

@@ -1,0 +1,421 @@
+"""One router behind several front ends of a host: the first decides for all, as long as it is heard.
+
+Each front end keeps its own ledger, whoever decides. The first one *leads*: it listens on a socket of this host
+and has the others' requests in its router beside its own. The others *follow*: they tell it what they do, and
+send where it says. A follower that does not hear the leader decides by its own share of every rank, as without
+this, and so does the leader for what is its own. Nothing is lost by it, for nobody's requests are anywhere else.
+
+Messages are lines of JSON, lists that begin with a word. A follower names its requests by numbers that are used
+again: what the leader has decided for one that has just left may so come to the next of that number, which is
+sent there, and the leader hears of it.
+
+| | says |
+|---|---|
+| `waits`, number, prompt tokens, session, most tokens, ranks | a request waits, and which ranks may take it |
+| `runs`, number, prompt tokens, rank, generated tokens, session | it is on a rank, by whomever it was sent |
+| `left`, number, whether it has finished | it has ended, or was given up |
+| `step`, source, numbers, tokens | an engine's step |
+| `report`, rank, figures | what a rank has said to this follower alone |
+| `enters`, number, rank | from the leader: it enters this rank |
+| `beats`, whether | from the leader, who is alive, and whether it has had news of a rank since the last |
+
+Only processes of the same user are heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable, Collection
+from typing import Any
+
+from .gate import Gate
+from .ledger import Ledger, Waiting
+from .settings import Settings
+
+logger = logging.getLogger("balanceroute")
+
+# How often a follower looks for its leader, and how often that one says that it is alive, in seconds.
+_AGAIN = 0.5
+# A leader that is silent for so long is not waited for, in seconds.
+_SILENT = 2.0
+# Whoever is so far behind with reading, in bytes, is taken for lost.
+_MOST_BEHIND = 1 << 20
+# Longest line of a message, in bytes.
+_LONGEST = 1 << 20
+
+
+def address(key: object) -> str:
+    """Of the leader's socket: in the kernel's own name space, so that no file is left behind."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
+    return f"\0balanceroute-{os.getuid()}-{digest}"
+
+
+def ledger_of(settings: Settings, share: tuple[int, int]) -> type[Ledger]:
+    """What one of so many front ends keeps."""
+    index, of = share
+    if of == 1 or not settings.hub or settings.mode != "step" or not hasattr(socket, "SO_PEERCRED"):
+        return Ledger
+    return Leader if index == 0 else Follower
+
+
+def join(gate: Gate, key: object) -> asyncio.Task[None] | None:
+    """Begins to lead or to follow; None for a front end that decides for itself alone. The front ends that have
+    a key in common are one another's.
+    """
+    ledger = gate.ledger
+    if not isinstance(ledger, Leader | Follower):
+        return None
+    ledger.gate = gate
+    return asyncio.get_running_loop().create_task(ledger.run(address(key)))
+
+
+class _Wire:
+    """One end of a connection."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+
+    def say(self, *message: Any) -> bool:
+        """False when nobody listens."""
+        transport = self.writer.transport
+        if transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > _MOST_BEHIND:
+            transport.abort()
+            return False
+        self.writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        return True
+
+    def is_ours(self) -> bool:
+        """Whether the other end is a process of this user."""
+        end = self.writer.get_extra_info("socket")
+        found = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return bool(struct.unpack("3i", found)[1] == os.getuid())
+
+
+async def _hear_all(reader: asyncio.StreamReader, hear: Callable[[list[Any]], None]) -> None:
+    """Until the other end closes."""
+    while line := await reader.readline():
+        hear(json.loads(line))
+
+
+class _Guest:
+    """A follower, as the leader knows it."""
+
+    def __init__(self, number: int, wire: _Wire) -> None:
+        self.number = number
+        self.wire = wire
+        self.name_of: dict[int, str] = {}
+        """Its requests in the leader's ledger, by its own numbers."""
+
+    def name(self, number: int) -> str:
+        """A request of it, which may be new; no name of an engine begins so."""
+        return self.name_of.setdefault(number, f"\0{self.number} {number}")
+
+
+class Leader(Ledger):
+    """The ledger of the front end that decides for all."""
+
+    def __init__(self, *arguments: Any, share: tuple[int, int] = (0, 1), **more: Any) -> None:
+        super().__init__(*arguments, share=share, **more)
+        self.gate: Gate | None = None
+        self._of = share[1]
+        self._guests: list[_Guest] = []
+        self._next = 0
+        # Requests of followers that wait.
+        self._theirs: dict[str, tuple[_Guest, int]] = {}
+        self._told_until = self.clock()
+
+    @property
+    def followers(self) -> int:
+        """How many are decided for."""
+        return len(self._guests)
+
+    @property
+    def waits_for_others(self) -> bool:
+        return bool(self._theirs)
+
+    async def run(self, at: str) -> None:
+        """Listens until it is cancelled; followers decide for themselves then."""
+        try:
+            server = await asyncio.start_unix_server(self._serve, at, limit=_LONGEST)
+        except OSError as error:
+            logger.warning("balanceroute: each front end decides for itself: %s", error)
+            return
+        try:
+            while True:
+                await asyncio.sleep(_AGAIN)
+                news = self.gate is not None and self.gate.last_news > self._told_until
+                self._told_until = self.clock()
+                for guest in list(self._guests):
+                    guest.wire.say("beats", news)
+        finally:
+            server.close()
+            for guest in list(self._guests):
+                guest.wire.writer.transport.abort()
+
+    def decide(self) -> list[tuple[str, int]]:
+        """As of a ledger; what followers are to send is told to them."""
+        own = []
+        for name, rank in super().decide():
+            theirs = self._theirs.pop(name, None)
+            if theirs is None:
+                own.append((name, rank))
+            elif not theirs[0].wire.say("enters", theirs[1], rank):
+                self.abort(name)
+        return own
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire = _Wire(writer)
+        if not wire.is_ours():
+            writer.close()
+            return
+        guest, self._next = _Guest(self._next, wire), self._next + 1
+        self._guests.append(guest)
+        self._renew_share()
+        try:
+            await _hear_all(reader, lambda message: self._hear(guest, *message))
+        except asyncio.CancelledError:
+            # The loop ends, and so does this.
+            pass
+        except Exception as error:
+            logger.warning("balanceroute: a front end is not decided for any more: %r", error)
+        finally:
+            self._guests.remove(guest)
+            # What runs on is load that reports show.
+            for name in guest.name_of.values():
+                self._theirs.pop(name, None)
+                self.abort(name)
+            self._renew_share()
+            writer.close()
+
+    def _renew_share(self) -> None:
+        """Whoever follows needs no part of its own."""
+        self.share = 0, max(1, self._of - len(self._guests))
+        self.router.set_share(*self.share)
+        self._stir()
+
+    def _stir(self) -> None:
+        if self.gate is not None:
+            self.gate.stir()
+
+    def _news(self) -> None:
+        if self.gate is not None:
+            self.gate.news()
+
+    def _hear(self, guest: _Guest, what: str, *told: Any) -> None:
+        match what, told:
+            case "waits", (int(number), prompt, session, most, ranks):
+                name = guest.name(number)
+                may = None if ranks is None else [rank for rank in ranks if rank < self.ranks]
+                self.enqueue(name, prompt, session, max_tokens=most, eligible=may)
+                self._theirs[name] = guest, number
+            case "runs", (int(number), prompt, int(rank), generated, session):
+                name = guest.name(number)
+                self._theirs.pop(name, None)
+                if self.rank_of(name) != rank:
+                    # It waited here, was unknown, or was sent elsewhere by somebody else.
+                    self.abort(name)
+                    if rank < self.ranks:
+                        self.bind(name, prompt, rank, session)
+                        self.progress(name, generated)
+            case "left", (int(number), finished):
+                name = guest.name_of.pop(number, "")
+                self._theirs.pop(name, None)
+                self.finish(name) if finished else self.abort(name)
+            case "step", (source, numbers, tokens):
+                known = guest.name_of
+                self.step((guest.number, source), [known.get(number, "") for number in numbers], tokens)
+                self._news()
+            case "report", (int(rank), figures):
+                self._news()
+                if rank < self.ranks:
+                    self.report(rank, **figures)
+            case _:
+                raise ValueError(f"no message of ours: {what!r}")
+        self._stir()
+
+
+class Follower(Ledger):
+    """The ledger of a front end that is decided for, while it follows: what waits is in the leader's pool then,
+    and not in that of its own router.
+    """
+
+    def __init__(self, *arguments: Any, share: tuple[int, int] = (0, 1), **more: Any) -> None:
+        super().__init__(*arguments, share=share, **more)
+        self.gate: Gate | None = None
+        self._alone = share
+        self._wire: _Wire | None = None
+        self._silence: asyncio.TimerHandle | None = None
+        # Decided by the leader, and not sent yet: ids and ranks.
+        self._entering: list[tuple[int, int]] = []
+
+    @property
+    def follows(self) -> bool:
+        return self._wire is not None
+
+    async def run(self, at: str) -> None:
+        """Looks for the leader, tells it how things stand, and hears it, until it is cancelled."""
+        while True:
+            try:
+                reader, writer = await _connect(at)
+            except OSError:
+                await asyncio.sleep(_AGAIN)
+                continue
+            try:
+                wire = _Wire(writer)
+                if wire.is_ours():
+                    self._follow(wire)
+                    await _hear_all(reader, lambda message: self._hear(*message))
+            except Exception as error:
+                logger.warning("balanceroute: the first front end says what means nothing: %r", error)
+            finally:
+                self._part()
+                writer.close()
+            await asyncio.sleep(_AGAIN)
+
+    def _follow(self, wire: _Wire) -> None:
+        self._entering.clear()
+        self._wire = wire
+        self._await_beat()
+        self._share(0, 1)
+        for name, id in self._by_name.items():
+            waits = self._waiting.get(id)
+            if waits is not None:
+                self.router.abort(id, now_ms=self._now_ms())
+                self._say_waits(id, waits)
+            elif (rank := self.rank_of(name)) is not None:
+                self._say_runs(id, rank)
+
+    def _part(self) -> None:
+        """From now on this front end decides for itself."""
+        if self._wire is None:
+            return
+        self._wire.writer.transport.abort()
+        self._wire = None
+        if self._silence is not None:
+            self._silence.cancel()
+        self._share(*self._alone)
+        for id, waits in list(self._waiting.items()):
+            self._wait(id, waits)
+        self._stir()
+
+    def _await_beat(self) -> None:
+        """Parts when the leader has been silent for too long from now on."""
+        if self._silence is not None:
+            self._silence.cancel()
+        self._silence = asyncio.get_running_loop().call_later(_SILENT, self._part)
+
+    def _share(self, index: int, of: int) -> None:
+        self.share = index, of
+        self.router.set_share(index, of)
+
+    def _stir(self) -> None:
+        if self.gate is not None:
+            self.gate.stir()
+
+    def _hear(self, what: str, *told: Any) -> None:
+        match what, told:
+            case "beats", (news,):
+                self._await_beat()
+                if news and self.gate is not None:
+                    self.gate.news()
+            case "enters", (int(id), int(rank)):
+                self._entering.append((id, rank))
+                self._stir()
+            case _:
+                raise ValueError(f"no message of ours: {what!r}")
+
+    def decide(self) -> list[tuple[str, int]]:
+        """What the leader has decided; without one, what this ledger does."""
+        sent = super().decide()
+        for id, rank in self._entering:
+            waits = self._waiting.get(id)
+            if waits is not None and rank < self.ranks:
+                self._drop(id)
+                self._send(id, waits, self._workers[rank])
+                self._counters.placed += 1
+                sent.append((self._name(id), rank))
+                self._say_runs(id, rank)
+        self._entering.clear()
+        return sent
+
+    # What the leader is to know.
+
+    def _say(self, *message: Any) -> None:
+        if self._wire is not None and not self._wire.say(*message):
+            self._part()
+
+    def _say_waits(self, id: int, waits: Waiting) -> None:
+        prompt, session, most, may = waits
+        ranks = None if may is None else sorted(self._rank_of_worker[worker] for worker in may)
+        self._say("waits", id, prompt, session, most, ranks)
+
+    def _say_runs(self, id: int, rank: int) -> None:
+        prompt, generated = self.router.prompt_tokens(id), self.router.generated_tokens(id)
+        session = self._session_of.get(id)
+        self._say("runs", id, prompt, rank, generated, session and session[0])
+
+    def _wait(self, id: int, waits: Waiting) -> None:
+        if self._wire is None:
+            super()._wait(id, waits)
+        else:
+            self._waiting[id] = waits
+            self._say_waits(id, waits)
+
+    def _leave_pool(self, id: int) -> None:
+        if self._wire is None:
+            super()._leave_pool(id)
+        else:
+            self._drop(id)
+
+    def _entered(self, dispatch: Any, session: str | None) -> int:
+        rank = super()._entered(dispatch, session)
+        if self._wire is not None:
+            self._say_runs(dispatch.id, rank)
+        return rank
+
+    def progress(self, name: str, tokens: int) -> None:
+        super().progress(name, tokens)
+        id = self._by_name.get(name)
+        if id is not None:
+            self._say("step", None, [id], [tokens])
+
+    def _progress(self, source: object, ids: Any, each: Any) -> None:
+        super()._progress(source, ids, each)
+        if self._wire is not None:
+            self._say("step", source, ids.tolist(), [1] * len(ids) if each is None else each.tolist())
+
+    def report(self, rank: int, **figures: Any) -> str:
+        if not figures.get("age"):
+            # Others hear the coordinator themselves.
+            self._say("report", rank, figures)
+        return super().report(rank, **figures)
+
+    def finish(self, name: str) -> bool:
+        id = self._by_name.get(name)
+        if id is not None:
+            self._say("left", id, True)
+        return super().finish(name)
+
+    def _forget(self, id: int) -> None:
+        self._say("left", id, False)
+        super()._forget(id)
+
+
+async def _connect(at: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    # By hand, since uvloop hands a name on as a C string, which ends at the first zero.
+    end = socket.socket(socket.AF_UNIX)
+    end.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(end, at)
+        return await asyncio.open_unix_connection(sock=end, limit=_LONGEST)
+    except BaseException:
+        end.close()
+        raise
