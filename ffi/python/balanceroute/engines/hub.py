@@ -31,7 +31,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from .gate import Gate
@@ -44,6 +45,9 @@ logger = logging.getLogger("balanceroute")
 _AGAIN = 0.5
 # A leader that is silent for so long is not waited for, in seconds.
 _SILENT = 2.0
+# What a rank says of a step comes by way of one front end, and what has ended with that step by way of others:
+# its report is looked at when all of it has been heard, in seconds.
+_SETTLED = 0.02
 # Whoever is so far behind with reading, in bytes, is taken for lost.
 _MOST_BEHIND = 1 << 20
 # Longest line of a message, in bytes.
@@ -131,6 +135,8 @@ class Leader(Ledger):
         # Requests of followers that wait.
         self._theirs: dict[str, tuple[_Guest, int]] = {}
         self._told_until = self.clock()
+        # Reports that were heard a moment ago: when, of which rank, and what they say.
+        self._settling: deque[tuple[float, int, dict[str, Any]]] = deque()
 
     @property
     def followers(self) -> int:
@@ -162,6 +168,7 @@ class Leader(Ledger):
 
     def decide(self) -> list[tuple[str, int]]:
         """As of a ledger; what followers are to send is told to them."""
+        self._settle()
         own = []
         for name, rank in super().decide():
             theirs = self._theirs.pop(name, None)
@@ -170,6 +177,29 @@ class Leader(Ledger):
             elif not theirs[0].wire.say("enters", theirs[1], rank):
                 self.abort(name)
         return own
+
+    def report(self, rank: int, **figures: Any) -> str:
+        """As of a ledger; while there are followers it is looked at a little later: "settles"."""
+        self._settle()
+        if not self._guests:
+            return super().report(rank, **figures)
+        self._settling.append((self.clock(), rank, figures))
+        return "settles"
+
+    def _settle(self) -> None:
+        now = self.clock()
+        while self._settling and (not self._guests or self._settling[0][0] <= now - _SETTLED):
+            since, rank, figures = self._settling.popleft()
+            for of_which in ("age", "kv_age"):
+                if of_which == "age" or figures.get(of_which) is not None:
+                    figures[of_which] = figures.get(of_which, 0.0) + now - since
+            super().report(rank, **figures)
+
+    def remove(self, rank: int) -> list[str]:
+        """As of a ledger."""
+        # They name ranks by numbers that change.
+        self._settling.clear()
+        return super().remove(rank)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire = _Wire(writer)

@@ -642,7 +642,14 @@ USED = {
 }
 AT_START_ONLY = {
     ("client", name)
-    for name in ("vllm_config", "client_index", "engine_ranks_managed", "get_output_async", "shutdown")
+    for name in (
+        "vllm_config",
+        "client_index",
+        "engine_ranks_managed",
+        "get_output_async",
+        "shutdown",
+        "stats_update_address",
+    )
 }
 
 
