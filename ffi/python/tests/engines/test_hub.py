@@ -155,6 +155,30 @@ def test_loads_of_all_are_level():
     run(main)
 
 
+def test_a_report_waits_for_what_its_step_has_ended():
+    """A rank's figures come by way of one front end, and that a request has ended by way of another, later."""
+
+    async def main():
+        fronts = Fronts(2, slots=2)
+        fronts.join()
+        leader, follower = (gate.ledger for gate in fronts.gates)
+        await fronts.until(lambda: follower.follows)
+        for i, tokens in enumerate((3_000, 1_000, 900, 1_100)):
+            fronts.hold(0, f"r{i}", tokens)
+        await fronts.until(lambda: fronts.running == 4)
+        rank = next(rank for rank in range(RANKS) if "r0" in fronts.ranks[rank])
+        before = leader.tokens(rank)
+        follower.report(rank, running=1, waiting=0, kv_used=before - 3_001)
+        await fronts.settle()
+        leader.finish("r0")
+        leader.decide()
+        at = leader.router.rank_metrics(leader._workers[rank])
+        assert (at.load_tokens, at.shared_tokens, at.foreign_tokens) == (before - 3_001, 0, 0)
+        await fronts.close()
+
+    run(main)
+
+
 def test_an_abort_reaches_the_first():
     async def main():
         fronts = Fronts()
