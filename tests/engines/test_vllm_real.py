@@ -165,7 +165,9 @@ def test_4000_requests(mode, load):
             f"{load}, {name}: fullest rank {imbalance:.1%} above the mean, {took:.1f} s, {received},"
             f" {preempted} preempted"
         )
-    assert results["step"][0] <= min(0.05, 0.5 * results["off"][0])
+    # What somebody else runs leaves fewer slots to level with.
+    at_most = 0.06 if load == "skewed" else 0.05
+    assert results["step"][0] <= min(at_most, 0.5 * results["off"][0])
     if load == "slots to spare":
         assert results["arrival"][0] < 0.8 * results["off"][0]
 
