@@ -10,7 +10,6 @@ outputs, which looks at each and does nothing, is the limit for whatever reads t
 from __future__ import annotations
 
 import gc
-import operator
 import statistics
 import time
 import tracemalloc
@@ -23,8 +22,6 @@ import balanceroute as br
 from balanceroute.engines.ledger import Ledger
 
 RANKS, REQUESTS = 8, 200
-
-name_of, tokens_of = operator.attrgetter("request_id"), operator.attrgetter("new_token_ids")
 
 
 class Output:
@@ -69,7 +66,7 @@ def step_by_outputs() -> Callable[[], None]:
 
     def run() -> None:
         for rank, of in enumerate(told[0]):
-            ledger.step(rank, list(map(name_of, of)), list(map(len, map(tokens_of, of))))
+            ledger.step(rank, [o.request_id for o in of], [len(o.new_token_ids) for o in of])
         told.reverse()
 
     return run

@@ -369,7 +369,7 @@ class Follower(Ledger):
             waits = self._waiting.get(id)
             if waits is not None and rank < self.ranks:
                 self._drop(id)
-                self._send(id, waits, self._workers[rank])
+                self._send(id, waits, self._ranks.workers[rank])
                 self._counters.placed += 1
                 sent.append((self._name(id), rank))
                 self._say_runs(id, rank)
@@ -384,12 +384,12 @@ class Follower(Ledger):
 
     def _say_waits(self, id: int, waits: Waiting) -> None:
         prompt, session, most, may = waits
-        ranks = None if may is None else sorted(self._rank_of_worker[worker] for worker in may)
+        ranks = None if may is None else sorted(self._ranks.of_worker[worker] for worker in may)
         self._say("waits", id, prompt, session, most, ranks)
 
     def _say_runs(self, id: int, rank: int) -> None:
         prompt, generated = self.router.prompt_tokens(id), self.router.generated_tokens(id)
-        session = self._session_of.get(id)
+        session = self._with_session.get(id)
         self._say("runs", id, prompt, rank, generated, session and session[0])
 
     def _wait(self, id: int, waits: Waiting) -> None:
@@ -397,7 +397,13 @@ class Follower(Ledger):
             super()._wait(id, waits)
         else:
             self._waiting[id] = waits
+            if waits[1] is not None:
+                self._sessions.waits(id, waits[1], waits[0])
             self._say_waits(id, waits)
+
+    def _tell(self, id: int, bonus_tokens: dict[int, float] | None, may: frozenset[int] | None) -> None:
+        if self._wire is None:
+            super()._tell(id, bonus_tokens, may)
 
     def _leave_pool(self, id: int) -> None:
         if self._wire is None:

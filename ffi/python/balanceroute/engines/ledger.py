@@ -45,10 +45,8 @@ class Ledger:
     are what a token costs on each rank, beside the others: 2 for one of half the speed, 1 for those that it
     does not name. A weight goes with its rank when others leave before it, and waits for one that leaves at
     the end and comes again. Of several front ends that share the ranks this is number `share[0]` of
-    `share[1]`.
-    `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before, which may
-    still hold their common prefix: by as many tokens as that can be. Not thread-safe: one event loop or
-    thread owns it.
+    `share[1]`. `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before,
+    which may still hold their common prefix: by as many tokens as that can be. Not thread-safe.
     """
 
     def __init__(
@@ -334,9 +332,7 @@ class Ledger:
 
     def cover(self, rank: int, when: float) -> int:
         """For engines that tell no ends: what was sent to a rank at or before `when` is foreign from now on,
-        since the next report surely contains it.
-
-        Returns how many requests that were.
+        since the next report surely contains it. How many requests that were.
         """
         left = self.router.disown_sent(self._ranks.workers[rank], int(when * 1e3))
         for id in left:

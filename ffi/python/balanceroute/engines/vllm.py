@@ -41,7 +41,6 @@ import functools
 import importlib
 import inspect
 import logging
-import operator
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -69,9 +68,6 @@ from .vllm_internals import (
 __all__ = ["Unsupported", "check", "register", "state_of", "unregister"]
 
 _T = TypeVar("_T")
-
-_name_of = operator.attrgetter("request_id")
-_tokens_of = operator.attrgetter("new_token_ids")
 
 # Below vLLM's own logger, so that it goes where vLLM's lines go.
 logger = logging.getLogger("vllm.balanceroute")
@@ -385,8 +381,8 @@ class State:
         ledger = self.ledger
         left = False
         refused: set[str] | None = None
-        tokens = map(_tokens_of, outputs.outputs)
-        ledger.step(outputs.engine_index, list(map(_name_of, outputs.outputs)), list(map(len, tokens)))
+        names = [output.request_id for output in outputs.outputs]
+        ledger.step(outputs.engine_index, names, [len(output.new_token_ids) for output in outputs.outputs])
         for output in outputs.outputs:
             if output.finish_reason is not None:
                 if refused is None:

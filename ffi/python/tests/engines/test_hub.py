@@ -172,7 +172,7 @@ def test_a_report_waits_for_what_its_step_has_ended():
         await fronts.settle()
         leader.finish("r0")
         leader.decide()
-        at = leader.router.rank_metrics(leader._workers[rank])
+        at = leader.router.rank_metrics(leader._ranks.workers[rank])
         assert (at.load_tokens, at.shared_tokens, at.foreign_tokens) == (before - 3_001, 0, 0)
         await fronts.close()
 
