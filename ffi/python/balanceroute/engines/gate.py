@@ -183,7 +183,8 @@ class Gate:
                 len(self._held),
             )
             self._release(list(self._held), "the router failed")
-        if self._held and self.ledger.share[1] > 1 and self._turn_at is None:
+        waits = self._held or self.ledger.waits_for_others
+        if waits and self.ledger.share[1] > 1 and self._turn_at is None:
             # What other front ends leave free changes hands with time, also while nothing happens.
             self._turn_at = asyncio.get_running_loop().call_later(_TURN, self._on_turn)
 

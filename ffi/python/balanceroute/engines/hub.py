@@ -6,17 +6,21 @@ send where it says. A follower that does not hear the leader decides by its own 
 this, and so does the leader for what is its own. Nothing is lost by it, for nobody's requests are anywhere else.
 
 Messages are lines of JSON, lists that begin with a word. A follower names its requests by numbers that are used
-again: what the leader has decided for one that has just left may so come to the next of that number, which is
-sent there, and the leader hears of it.
+again, so each time that one waits has a number of its own too, the turn: what the leader has decided for one
+that has just left is nothing to the next of its number.
+
+A leader that hangs is still connected to. So a follower decides for itself until it has heard something, and is
+sure of its part at the leader until it has said that it follows.
 
 | | says |
 |---|---|
-| `waits`, number, prompt tokens, session, most tokens, ranks | a request waits, and which ranks may take it |
+| `waits`, number, turn, prompt tokens, session, most tokens, ranks | a request waits, and which ranks may take it |
 | `runs`, number, prompt tokens, rank, generated tokens, session | it is on a rank, by whomever it was sent |
 | `left`, number, whether it has finished | it has ended, or was given up |
-| `step`, source, numbers, tokens | an engine's step |
-| `report`, rank, figures | what a rank has said to this follower alone |
-| `enters`, number, rank | from the leader: it enters this rank |
+| `follows` | all that was there has been told, and the leader decides from here on |
+| `step`, source, numbers, tokens | an engine's step; nothing instead of the last numbers of this source, or of 1s |
+| `report`, rank, running, waiting, KV tokens | what a rank has said to this follower alone |
+| `enters`, number, turn, rank | from the leader: it enters this rank |
 | `beats`, whether | from the leader, who is alive, and whether it has had news of a rank since the last |
 
 Only processes of the same user are heard.
@@ -32,7 +36,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .gate import Gate
@@ -48,10 +52,15 @@ _SILENT = 2.0
 # What a rank says of a step comes by way of one front end, and what has ended with that step by way of others:
 # its report is looked at when all of it has been heard, in seconds.
 _SETTLED = 0.02
-# Whoever is so far behind with reading, in bytes, is taken for lost.
-_MOST_BEHIND = 1 << 20
+# Whoever is so far behind with reading, in bytes, is taken for lost. A follower has much to tell at once when it
+# begins: some hundred thousand requests are less.
+_MOST_BEHIND = 1 << 26
 # Longest line of a message, in bytes.
-_LONGEST = 1 << 20
+_LONGEST = 1 << 18
+# Other work has its turn after so many messages that have come together.
+_AT_A_TIME = 64
+# A session's name that is longer, in characters, is told by its digest: clients choose it.
+_LONGEST_SESSION = 64
 
 
 def address(key: object) -> str:
@@ -105,8 +114,12 @@ class _Wire:
 
 async def _hear_all(reader: asyncio.StreamReader, hear: Callable[[list[Any]], None]) -> None:
     """Until the other end closes."""
+    heard = 0
     while line := await reader.readline():
         hear(json.loads(line))
+        heard += 1
+        if heard % _AT_A_TIME == 0:
+            await asyncio.sleep(0)
 
 
 class _Guest:
@@ -115,8 +128,11 @@ class _Guest:
     def __init__(self, number: int, wire: _Wire) -> None:
         self.number = number
         self.wire = wire
+        self.follows = False
         self.name_of: dict[int, str] = {}
         """Its requests in the leader's ledger, by its own numbers."""
+        self.stepped: dict[object, list[str]] = {}
+        """Names of the last step of each source."""
 
     def name(self, number: int) -> str:
         """A request of it, which may be new; no name of an engine begins so."""
@@ -133,7 +149,7 @@ class Leader(Ledger):
         self._guests: list[_Guest] = []
         self._next = 0
         # Requests of followers that wait.
-        self._theirs: dict[str, tuple[_Guest, int]] = {}
+        self._theirs: dict[str, tuple[_Guest, int, int]] = {}
         self._told_until = self.clock()
         # Reports that were heard a moment ago: when, of which rank, and what they say.
         self._settling: deque[tuple[float, int, dict[str, Any]]] = deque()
@@ -141,7 +157,7 @@ class Leader(Ledger):
     @property
     def followers(self) -> int:
         """How many are decided for."""
-        return len(self._guests)
+        return sum(guest.follows for guest in self._guests)
 
     @property
     def waits_for_others(self) -> bool:
@@ -149,11 +165,7 @@ class Leader(Ledger):
 
     async def run(self, at: str) -> None:
         """Listens until it is cancelled; followers decide for themselves then."""
-        try:
-            server = await asyncio.start_unix_server(self._serve, at, limit=_LONGEST)
-        except OSError as error:
-            logger.warning("balanceroute: each front end decides for itself: %s", error)
-            return
+        server = await self._listen(at)
         try:
             while True:
                 await asyncio.sleep(_AGAIN)
@@ -166,6 +178,18 @@ class Leader(Ledger):
             for guest in list(self._guests):
                 guest.wire.writer.transport.abort()
 
+    async def _listen(self, at: str) -> asyncio.Server:
+        told = False
+        while True:
+            try:
+                return await asyncio.start_unix_server(self._serve, at, limit=_LONGEST)
+            except OSError as error:
+                # One that ends may have the address still.
+                if not told:
+                    logger.warning("balanceroute: each front end decides for itself for now: %s", error)
+                told = True
+                await asyncio.sleep(_AGAIN)
+
     def decide(self) -> list[tuple[str, int]]:
         """As of a ledger; what followers are to send is told to them."""
         self._settle()
@@ -174,21 +198,21 @@ class Leader(Ledger):
             theirs = self._theirs.pop(name, None)
             if theirs is None:
                 own.append((name, rank))
-            elif not theirs[0].wire.say("enters", theirs[1], rank):
+            elif not theirs[0].wire.say("enters", *theirs[1:], rank):
                 self.abort(name)
         return own
 
     def report(self, rank: int, **figures: Any) -> str:
         """As of a ledger; while there are followers it is looked at a little later: "settles"."""
         self._settle()
-        if not self._guests:
+        if not self.followers:
             return super().report(rank, **figures)
         self._settling.append((self.clock(), rank, figures))
         return "settles"
 
     def _settle(self) -> None:
         now = self.clock()
-        while self._settling and (not self._guests or self._settling[0][0] <= now - _SETTLED):
+        while self._settling and (self._settling[0][0] <= now - _SETTLED or not self.followers):
             since, rank, figures = self._settling.popleft()
             for of_which in ("age", "kv_age"):
                 if of_which == "age" or figures.get(of_which) is not None:
@@ -208,7 +232,7 @@ class Leader(Ledger):
             return
         guest, self._next = _Guest(self._next, wire), self._next + 1
         self._guests.append(guest)
-        self._renew_share()
+        wire.say("beats", False)
         try:
             await _hear_all(reader, lambda message: self._hear(guest, *message))
         except asyncio.CancelledError:
@@ -227,7 +251,7 @@ class Leader(Ledger):
 
     def _renew_share(self) -> None:
         """Whoever follows needs no part of its own."""
-        self.share = 0, max(1, self._of - len(self._guests))
+        self.share = 0, max(1, self._of - self.followers)
         self.router.set_share(*self.share)
         self._stir()
 
@@ -241,32 +265,43 @@ class Leader(Ledger):
 
     def _hear(self, guest: _Guest, what: str, *told: Any) -> None:
         match what, told:
-            case "waits", (int(number), prompt, session, most, ranks):
+            case "waits", (int(number), int(turn), int(prompt), session, int() | None as most, ranks):
                 name = guest.name(number)
-                may = None if ranks is None else [rank for rank in ranks if rank < self.ranks]
-                self.enqueue(name, prompt, session, max_tokens=most, eligible=may)
-                self._theirs[name] = guest, number
-            case "runs", (int(number), prompt, int(rank), generated, session):
+                may = None if ranks is None else [rank for rank in ranks if 0 <= rank < self.ranks]
+                self._theirs.pop(name, None)
+                self.abort(name)
+                self.enqueue(name, prompt, _checked(session), max_tokens=most, eligible=may)
+                self._theirs[name] = guest, number, turn
+            case "runs", (int(number), int(prompt), int(rank), int(generated), session):
                 name = guest.name(number)
                 self._theirs.pop(name, None)
                 if self.rank_of(name) != rank:
                     # It waited here, was unknown, or was sent elsewhere by somebody else.
                     self.abort(name)
-                    if rank < self.ranks:
-                        self.bind(name, prompt, rank, session)
+                    if 0 <= rank < self.ranks:
+                        self.bind(name, prompt, rank, _checked(session))
                         self.progress(name, generated)
             case "left", (int(number), finished):
-                name = guest.name_of.pop(number, "")
-                self._theirs.pop(name, None)
-                self.finish(name) if finished else self.abort(name)
+                gone = guest.name_of.pop(number, None)
+                if gone is not None:
+                    self._theirs.pop(gone, None)
+                    self.finish(gone) if finished else self.abort(gone)
+            case "follows", ():
+                guest.follows = True
+                self._renew_share()
             case "step", (source, numbers, tokens):
-                known = guest.name_of
-                self.step((guest.number, source), [known.get(number, "") for number in numbers], tokens)
+                if numbers is not None:
+                    known = guest.name_of
+                    guest.stepped[source] = [known.get(number, "") for number in numbers]
+                names = guest.stepped[source]
+                self.step((guest.number, source), names, [1] * len(names) if tokens is None else tokens)
                 self._news()
-            case "report", (int(rank), figures):
+            case "report", (int(rank), int(running), int(waiting), int() | None as kv_used):
+                if min(rank, running, waiting, kv_used or 0) < 0:
+                    raise ValueError(f"no report: {told}")
                 self._news()
                 if rank < self.ranks:
-                    self.report(rank, **figures)
+                    self.report(rank, running=running, waiting=waiting, kv_used=kv_used)
             case _:
                 raise ValueError(f"no message of ours: {what!r}")
         self._stir()
@@ -283,8 +318,14 @@ class Follower(Ledger):
         self._alone = share
         self._wire: _Wire | None = None
         self._silence: asyncio.TimerHandle | None = None
-        # Decided by the leader, and not sent yet: ids and ranks.
-        self._entering: list[tuple[int, int]] = []
+        # Which time of waiting it is, by id, of those that the leader is to decide.
+        self._turn_of: dict[int, int] = {}
+        self._turns = 0
+        # Decided by the leader, and not sent yet: ids, turns and ranks.
+        self._entering: list[tuple[int, int, int]] = []
+        # What the leader knows the last step of each source to hold.
+        self._told: dict[object, Any] = {}
+        self._finishes = False
 
     @property
     def follows(self) -> bool:
@@ -301,8 +342,9 @@ class Follower(Ledger):
             try:
                 wire = _Wire(writer)
                 if wire.is_ours():
-                    self._follow(wire)
-                    await _hear_all(reader, lambda message: self._hear(*message))
+                    await _hear_all(reader, lambda message: self._hear(wire, *message))
+            except ConnectionError:
+                pass
             except Exception as error:
                 logger.warning("balanceroute: the first front end says what means nothing: %r", error)
             finally:
@@ -311,17 +353,18 @@ class Follower(Ledger):
             await asyncio.sleep(_AGAIN)
 
     def _follow(self, wire: _Wire) -> None:
-        self._entering.clear()
+        for id in self._waiting:
+            self.router.abort(id, now_ms=self._now_ms())
         self._wire = wire
         self._await_beat()
         self._share(0, 1)
         for name, id in self._by_name.items():
             waits = self._waiting.get(id)
             if waits is not None:
-                self.router.abort(id, now_ms=self._now_ms())
                 self._say_waits(id, waits)
             elif (rank := self.rank_of(name)) is not None:
                 self._say_runs(id, rank)
+        self._say("follows")
 
     def _part(self) -> None:
         """From now on this front end decides for itself."""
@@ -331,6 +374,10 @@ class Follower(Ledger):
         self._wire = None
         if self._silence is not None:
             self._silence.cancel()
+        # What was decided and not sent is decided here.
+        self._entering.clear()
+        self._turn_of.clear()
+        self._told.clear()
         self._share(*self._alone)
         for id, waits in list(self._waiting.items()):
             self._wait(id, waits)
@@ -350,14 +397,19 @@ class Follower(Ledger):
         if self.gate is not None:
             self.gate.stir()
 
-    def _hear(self, what: str, *told: Any) -> None:
+    def _hear(self, wire: _Wire, what: str, *told: Any) -> None:
+        if self._wire is None and not wire.writer.transport.is_closing():
+            self._follow(wire)
+        if self._wire is not wire:
+            # Said before this front end has parted.
+            return
         match what, told:
             case "beats", (news,):
                 self._await_beat()
                 if news and self.gate is not None:
                     self.gate.news()
-            case "enters", (int(id), int(rank)):
-                self._entering.append((id, rank))
+            case "enters", (int(id), int(turn), int(rank)):
+                self._entering.append((id, turn, rank))
                 self._stir()
             case _:
                 raise ValueError(f"no message of ours: {what!r}")
@@ -365,15 +417,19 @@ class Follower(Ledger):
     def decide(self) -> list[tuple[str, int]]:
         """What the leader has decided; without one, what this ledger does."""
         sent = super().decide()
-        for id, rank in self._entering:
-            waits = self._waiting.get(id)
-            if waits is not None and rank < self.ranks:
-                self._drop(id)
-                self._send(id, waits, self._ranks.workers[rank])
-                self._counters.placed += 1
-                sent.append((self._name(id), rank))
-                self._say_runs(id, rank)
-        self._entering.clear()
+        while self._entering:
+            id, turn, rank = self._entering.pop(0)
+            if self._turn_of.get(id) != turn:
+                continue
+            waits = self._waiting[id]
+            if rank >= self.ranks:
+                # One that has joined or left, of which only one of the two knows: another one, then.
+                self._say_waits(id, waits, range(self.ranks))
+                continue
+            self._drop(id)
+            self._send(id, waits, self._ranks.workers[rank])
+            self._counters.placed += 1
+            sent.append((self._name(id), rank))
         return sent
 
     # What the leader is to know.
@@ -382,15 +438,20 @@ class Follower(Ledger):
         if self._wire is not None and not self._wire.say(*message):
             self._part()
 
-    def _say_waits(self, id: int, waits: Waiting) -> None:
+    def _say_waits(self, id: int, waits: Waiting, among: Iterable[int] | None = None) -> None:
         prompt, session, most, may = waits
-        ranks = None if may is None else sorted(self._ranks.of_worker[worker] for worker in may)
-        self._say("waits", id, prompt, session, most, ranks)
+        if may is not None:
+            among = [rank for rank, worker in enumerate(self._ranks.workers) if worker in may]
+        self._turns += 1
+        self._turn_of[id] = self._turns
+        self._say(
+            "waits", id, self._turns, prompt, _short(session), most, None if among is None else list(among)
+        )
 
     def _say_runs(self, id: int, rank: int) -> None:
         prompt, generated = self.router.prompt_tokens(id), self.router.generated_tokens(id)
         session = self._with_session.get(id)
-        self._say("runs", id, prompt, rank, generated, session and session[0])
+        self._say("runs", id, prompt, rank, generated, _short(session and session[0]))
 
     def _wait(self, id: int, waits: Waiting) -> None:
         if self._wire is None:
@@ -411,6 +472,10 @@ class Follower(Ledger):
         else:
             self._drop(id)
 
+    def _drop(self, id: int) -> None:
+        super()._drop(id)
+        self._turn_of.pop(id, None)
+
     def _entered(self, dispatch: Any, session: str | None) -> int:
         rank = super()._entered(dispatch, session)
         if self._wire is not None:
@@ -421,28 +486,44 @@ class Follower(Ledger):
         super().progress(name, tokens)
         id = self._by_name.get(name)
         if id is not None:
-            self._say("step", None, [id], [tokens])
+            self._say("step", "", [id], [tokens])
 
     def _progress(self, source: object, ids: Any, each: Any) -> None:
         super()._progress(source, ids, each)
         if self._wire is not None:
-            self._say("step", source, ids.tolist(), [1] * len(ids) if each is None else each.tolist())
+            # The same array is the same requests.
+            same = self._told.get(source) is ids
+            self._told[source] = ids
+            self._say("step", source, None if same else ids.tolist(), None if each is None else each.tolist())
 
     def report(self, rank: int, **figures: Any) -> str:
-        if not figures.get("age"):
+        if not figures.get("age") and not figures.get("kv_age"):
             # Others hear the coordinator themselves.
-            self._say("report", rank, figures)
+            self._say("report", rank, figures["running"], figures["waiting"], figures["kv_used"])
         return super().report(rank, **figures)
 
     def finish(self, name: str) -> bool:
-        id = self._by_name.get(name)
-        if id is not None:
-            self._say("left", id, True)
-        return super().finish(name)
+        self._finishes = True
+        try:
+            return super().finish(name)
+        finally:
+            self._finishes = False
 
     def _forget(self, id: int) -> None:
-        self._say("left", id, False)
+        self._say("left", id, self._finishes)
         super()._forget(id)
+
+
+def _short(session: str | None) -> str | None:
+    if session is None or len(session) <= _LONGEST_SESSION:
+        return session
+    return hashlib.blake2b(session.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _checked(session: Any) -> str | None:
+    if session is None or isinstance(session, str):
+        return session
+    raise ValueError(f"no session: {session!r}")
 
 
 async def _connect(at: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -1,8 +1,11 @@
 """Several front ends of a host: the first decides for all while it is heard, and each for itself when not."""
 
 import asyncio
+import json
 import random
 import socket
+import sys
+import time
 
 import pytest
 
@@ -291,6 +294,310 @@ def test_only_this_user_is_heard(monkeypatch):
         fronts.hold(1, "r")
         await fronts.until(lambda: fronts.running == 1)
         assert fronts.gates[0].ledger.followers == 0 and not fronts.gates[1].ledger.follows
+        await fronts.close()
+
+    run(main)
+
+
+class First:
+    """A first front end that says what it is told to."""
+
+    def __init__(self, key):
+        self.key = key
+        self.heard = []
+        self.writer = None
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_unix_server(self.serve, hub.address(self.key))
+        return self
+
+    async def __aexit__(self, *error):
+        self.server.close()
+        if self.writer is not None:
+            self.writer.transport.abort()
+
+    async def serve(self, reader, writer):
+        self.writer = writer
+        self.say("beats", False)
+        try:
+            while line := await reader.readline():
+                self.heard.append(json.loads(line))
+        except ConnectionError:
+            pass
+
+    def say(self, *message):
+        self.writer.write(json.dumps(message).encode() + b"\n")
+
+    def heard_of(self, what):
+        return [told for said, *told in self.heard if said == what]
+
+
+def test_what_is_read_after_parting_is_nothing(monkeypatch):
+    monkeypatch.setattr(hub, "_SILENT", 0.1)
+    monkeypatch.setattr(hub, "_AGAIN", 5)
+
+    async def main():
+        fronts = Fronts(2)
+        gate, failed = fronts.gates[1], []
+        gate.failed = lambda: failed.append(sys.exc_info()[1])
+        async with First(fronts.key) as first:
+            fronts.join(1)
+            await fronts.until(lambda: gate.ledger.follows)
+            for i in range(5):
+                fronts.hold(1, f"r{i}")
+            await fronts.until(lambda: len(first.heard_of("waits")) == 5)
+            for told in first.heard_of("waits"):
+                first.say("enters", *told[:2], 0)
+            # The loop hangs, then it sees both at once: what was said, and that it is late.
+            time.sleep(0.2)
+            await fronts.until(lambda: fronts.running == 5 or failed)
+            assert not failed and not gate.ledger.follows
+        await fronts.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_one_that_parts_decides_what_it_has_not_sent(monkeypatch, when):
+    monkeypatch.setattr(hub, "_AGAIN", 5)
+
+    async def main():
+        fronts = Fronts(2)
+        gate, failed = fronts.gates[1], []
+        gate.failed = lambda: failed.append(sys.exc_info()[1])
+        async with First(fronts.key) as first:
+            fronts.join(1)
+            await fronts.until(lambda: gate.ledger.follows)
+            for i in range(5):
+                fronts.hold(1, f"r{i}")
+            await fronts.until(lambda: len(first.heard_of("waits")) == 5)
+            gate.times = GateTimes(window=0.2, stall=30)
+            for told in first.heard_of("waits"):
+                first.say("enters", *told[:2], 0)
+            await fronts.until(lambda: len(gate.ledger._entering) == 5)
+            if when == "before":
+                first.writer.transport.abort()
+            else:
+                # It learns of it by the first word that it says.
+                gate.ledger._wire.say = lambda *message: False
+            await fronts.until(lambda: fronts.running == 5 or failed)
+            assert not failed and not gate.ledger.follows
+        await fronts.close()
+
+    run(main)
+
+
+def test_a_first_that_hangs_is_not_followed():
+    async def main():
+        fronts = Fronts(2)
+        # Connections succeed, and nobody is there.
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(hub.address(fronts.key))
+            end.listen()
+            fronts.join(1)
+            await fronts.settle()
+            fronts.hold(1, "r")
+            await fronts.settle()
+            assert fronts.running == 1 and not fronts.gates[1].ledger.follows
+            await fronts.close()
+
+    run(main)
+
+
+def test_a_part_is_kept_until_all_is_told():
+    async def main():
+        fronts = Fronts(2)
+        fronts.join(0)
+        await fronts.settle()
+        _, writer = await asyncio.open_unix_connection(hub.address(fronts.key))
+        await fronts.settle()
+        leader = fronts.gates[0].ledger
+        assert (leader.share, leader.followers) == ((0, 2), 0)
+        writer.write(b'["follows"]\n')
+        await fronts.until(lambda: leader.share == (0, 1))
+        writer.close()
+        await fronts.until(lambda: leader.share == (0, 2))
+        await fronts.close()
+
+    run(main)
+
+
+def test_one_with_much_to_tell_follows():
+    async def main():
+        fronts = Fronts(2)
+        follower = fronts.gates[1].ledger
+        for i in range(30_000):
+            follower.enqueue(f"r{i}", 100, "a session of some customer " + str(i))
+        fronts.join()
+        leader = fronts.gates[0].ledger
+        await fronts.until(lambda: leader.followers == 1)
+        await fronts.until(lambda: leader.router.waiting_len + leader.router.running_len == 30_000)
+        assert follower.follows
+        await fronts.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        ["waits", 1, 1, 100, ["list"], None, None],
+        ["waits", 1, 1, 100, None, None, [-1]],
+        ["runs", 1, 100, -1, 5, None],
+        ["runs", 1, 100, 0, 5, {}],
+        ["report", 0, {"what": 1}],
+        ["report", 0, -1, 0, 0],
+        ["step", 0, None, None],
+    ],
+)
+def test_nonsense_does_not_reach_the_router(nonsense):
+    async def main():
+        fronts = Fronts(2)
+        gate, failed = fronts.gates[0], []
+        gate.failed = lambda: failed.append(sys.exc_info()[1])
+        fronts.join()
+        await fronts.until(lambda: gate.ledger.followers == 1)
+        _, writer = await asyncio.open_unix_connection(hub.address(fronts.key))
+        writer.write(json.dumps(nonsense).encode() + b"\n")
+        await fronts.settle()
+        fronts.hold(1, "r")
+        await fronts.until(lambda: fronts.running == 1 or failed)
+        assert not failed and gate.ledger.followers == 1
+        writer.close()
+        await fronts.close()
+
+    run(main)
+
+
+def test_a_session_of_any_length_is_told():
+    async def main():
+        fronts = Fronts(2)
+        fronts.join()
+        await fronts.until(lambda: fronts.gates[0].ledger.followers == 1)
+        fronts.hold(1, "r", session="s" * 3_000_000)
+        await fronts.until(lambda: fronts.running == 1)
+        await fronts.settle()
+        leader = fronts.gates[0].ledger
+        assert leader.followers == 1 and leader.router.running_len == 1
+        await fronts.close()
+
+    run(main)
+
+
+def test_a_rank_that_only_the_first_knows_is_not_waited_for():
+    """Each front end hears by itself that ranks have joined or left, and no two at once."""
+
+    async def main():
+        fronts = Fronts(2)
+        fronts.join()
+        leader, follower = (gate.ledger for gate in fronts.gates)
+        await fronts.until(lambda: follower.follows)
+        leader.resize(4)
+        for i in range(2 * SLOTS):
+            fronts.hold(1, f"r{i}")
+        await fronts.until(lambda: fronts.running == 2 * SLOTS)
+        assert fronts.beyond == 0
+        fronts.end(SLOTS)
+        await fronts.until(lambda: len(leader) == 0)
+        await fronts.close()
+
+    run(main)
+
+
+def test_what_was_decided_for_one_that_left_is_nothing_to_the_next():
+    async def main():
+        fronts = Fronts(2)
+        gate = fronts.gates[1]
+        async with First(fronts.key) as first:
+            fronts.join(1)
+            await fronts.until(lambda: gate.ledger.follows)
+            fronts.hold(1, "first")
+            await fronts.until(lambda: first.heard_of("waits"))
+            old = first.heard_of("waits")[0]
+            gate.abort(["first"])
+            fronts.hold(1, "second", 90_000)
+            await fronts.until(lambda: len(first.heard_of("waits")) == 2)
+            new = first.heard_of("waits")[1]
+            assert new[0] == old[0] and [told for told in first.heard if told[0] == "left"]
+            first.say("enters", *old[:2], 0)
+            await fronts.settle()
+            assert fronts.running == 0
+            first.say("enters", *new[:2], 1)
+            await fronts.until(lambda: "second" in fronts.ranks[1])
+            # Each is told once.
+            assert [told[0] for told in first.heard] == ["follows", "waits", "left", "waits", "runs", "step"]
+        await fronts.close()
+
+    run(main)
+
+
+def test_one_that_finds_its_address_taken_leads_later(monkeypatch):
+    monkeypatch.setattr(hub, "_AGAIN", 0.02)
+
+    async def main():
+        fronts = Fronts(2)
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(hub.address(fronts.key))
+            fronts.join()
+            await fronts.settle()
+            assert fronts.gates[0].ledger.followers == 0
+        await fronts.until(lambda: fronts.gates[0].ledger.followers == 1)
+        await fronts.close()
+
+    run(main)
+
+
+def test_a_rank_that_has_left_is_no_place_for_anybody():
+    async def main():
+        fronts = Fronts(2)
+        follower = fronts.gates[1].ledger
+        follower.enqueue("r", 100, eligible=[0, 1])
+        follower.resize(1)
+        fronts.join()
+        await fronts.until(lambda: fronts.gates[0].ledger.router.running_len == 1)
+        await fronts.close()
+
+    run(main)
+
+
+def test_the_first_takes_turns_for_those_that_it_decides_for():
+    """Of three front ends one does not follow: what that one leaves free is looked for with time."""
+
+    async def main():
+        fronts = Fronts(3)
+        fronts.join(0, 1)
+        gate = fronts.gates[0]
+        await fronts.until(lambda: gate.ledger.followers == 1)
+        for i in range(12):
+            fronts.hold(1, f"r{i}")
+        await fronts.until(lambda: fronts.running == 6)
+        await fronts.until(lambda: gate._turn_at is not None)
+        await fronts.close()
+
+    run(main)
+
+
+def test_a_step_like_the_one_before_is_told_in_short():
+    async def main():
+        fronts = Fronts(2)
+        async with First(fronts.key) as first:
+            fronts.join(1)
+            follower = fronts.gates[1].ledger
+            await fronts.until(lambda: follower.follows)
+            for name in "ab":
+                follower.bind(name, 100, 0)
+            for tokens in ([1, 1], [1, 1], [1, 2]):
+                follower.step(0, ["a", "b"], tokens)
+            follower.finish("a")
+            follower.bind("c", 100, 0)
+            follower.step(0, ["c", "b"], [1, 1])
+            await fronts.until(lambda: len(first.heard_of("step")) == 4)
+            assert first.heard_of("step") == [
+                [0, [0, 1], None],
+                [0, None, None],
+                [0, None, [1, 2]],
+                [0, [0, 1], None],
+            ]
         await fronts.close()
 
     run(main)
