@@ -29,6 +29,7 @@ Only processes of the same user are heard.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
@@ -342,7 +343,7 @@ class Follower(Ledger):
             try:
                 wire = _Wire(writer)
                 if wire.is_ours():
-                    await _hear_all(reader, lambda message: self._hear(wire, *message))
+                    await _hear_all(reader, functools.partial(self._hear, wire))
             except ConnectionError:
                 pass
             except Exception as error:
@@ -397,7 +398,8 @@ class Follower(Ledger):
         if self.gate is not None:
             self.gate.stir()
 
-    def _hear(self, wire: _Wire, what: str, *told: Any) -> None:
+    def _hear(self, wire: _Wire, message: list[Any]) -> None:
+        what, *told = message
         if self._wire is None and not wire.writer.transport.is_closing():
             self._follow(wire)
         if self._wire is not wire:

@@ -349,7 +349,7 @@ def test_what_is_read_after_parting_is_nothing(monkeypatch):
             for told in first.heard_of("waits"):
                 first.say("enters", *told[:2], 0)
             # The loop hangs, then it sees both at once: what was said, and that it is late.
-            time.sleep(0.2)
+            asyncio.get_running_loop().call_soon(time.sleep, 0.2)
             await fronts.until(lambda: fronts.running == 5 or failed)
             assert not failed and not gate.ledger.follows
         await fronts.close()
