@@ -22,6 +22,7 @@ sure of its part at the leader until it has said that it follows.
 | `report`, rank, running, waiting, KV tokens | what a rank has said to this follower alone |
 | `enters`, number, turn, rank | from the leader: it enters this rank |
 | `beats`, whether | from the leader, who is alive, and whether it has had news of a rank since the last |
+| `beats` | the answer |
 
 Only processes of the same user are heard.
 """
@@ -48,7 +49,7 @@ logger = logging.getLogger("balanceroute")
 
 # How often a follower looks for its leader, and how often that one says that it is alive, in seconds.
 _AGAIN = 0.5
-# A leader that is silent for so long is not waited for, in seconds.
+# A leader that is silent for so long is not waited for, nor is a follower, in seconds.
 _SILENT = 2.0
 # What a rank says of a step comes by way of one front end, and what has ended with that step by way of others:
 # its report is looked at when all of it has been heard, in seconds.
@@ -130,6 +131,8 @@ class _Guest:
         self.number = number
         self.wire = wire
         self.follows = False
+        self.unanswered = 0
+        """Beats since the last word of it."""
         self.name_of: dict[int, str] = {}
         """Its requests in the leader's ledger, by its own numbers."""
         self.stepped: dict[object, list[str]] = {}
@@ -174,6 +177,10 @@ class Leader(Ledger):
                 self._told_until = self.clock()
                 for guest in list(self._guests):
                     guest.wire.say("beats", news)
+                    guest.unanswered += 1
+                    if guest.unanswered > _SILENT / _AGAIN:
+                        # It hangs, and sends nobody: what would be decided for it would keep slots empty.
+                        guest.wire.writer.transport.abort()
         finally:
             server.close()
             for guest in list(self._guests):
@@ -265,6 +272,7 @@ class Leader(Ledger):
             self.gate.news()
 
     def _hear(self, guest: _Guest, what: str, *told: Any) -> None:
+        guest.unanswered = 0
         match what, told:
             case "waits", (int(number), int(turn), int(prompt), session, int() | None as most, ranks):
                 name = guest.name(number)
@@ -287,6 +295,8 @@ class Leader(Ledger):
                 if gone is not None:
                     self._theirs.pop(gone, None)
                     self.finish(gone) if finished else self.abort(gone)
+            case "beats", ():
+                return
             case "follows", ():
                 guest.follows = True
                 self._renew_share()
@@ -408,6 +418,7 @@ class Follower(Ledger):
         match what, told:
             case "beats", (news,):
                 self._await_beat()
+                self._say("beats")
                 if news and self.gate is not None:
                     self.gate.news()
             case "enters", (int(id), int(turn), int(rank)):

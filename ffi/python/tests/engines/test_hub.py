@@ -404,6 +404,32 @@ def test_a_first_that_hangs_is_not_followed():
     run(main)
 
 
+def test_one_that_hangs_keeps_no_slots(monkeypatch):
+    monkeypatch.setattr(hub, "_AGAIN", 0.02)
+    monkeypatch.setattr(hub, "_SILENT", 0.1)
+
+    async def main():
+        fronts = Fronts(3)
+        fronts.join(0, 1)
+        leader = fronts.gates[0].ledger
+        await fronts.until(lambda: leader.followers == 1)
+        _, writer = await asyncio.open_unix_connection(hub.address(fronts.key))
+        writer.write(b'["follows"]\n')
+        for i in range(2 * SLOTS):
+            writer.write(json.dumps(["waits", i, i, 100, None, None, None]).encode() + b"\n")
+        await fronts.until(lambda: leader.router.running_len == 2 * SLOTS)
+        # One that has nothing to tell is heard all the same.
+        await fronts.until(lambda: leader.router.running_len == 0 and leader.followers == 1)
+        await asyncio.sleep(0.3)
+        assert leader.followers == 1 and fronts.gates[1].ledger.follows
+        fronts.hold(1, "r")
+        await fronts.until(lambda: fronts.running == 1)
+        writer.close()
+        await fronts.close()
+
+    run(main)
+
+
 def test_a_part_is_kept_until_all_is_told():
     async def main():
         fronts = Fronts(2)
@@ -525,7 +551,8 @@ def test_what_was_decided_for_one_that_left_is_nothing_to_the_next():
             first.say("enters", *new[:2], 1)
             await fronts.until(lambda: "second" in fronts.ranks[1])
             # Each is told once.
-            assert [told[0] for told in first.heard] == ["follows", "waits", "left", "waits", "runs", "step"]
+            said = [told[0] for told in first.heard if told[0] != "beats"]
+            assert said == ["follows", "waits", "left", "waits", "runs", "step"]
         await fronts.close()
 
     run(main)
