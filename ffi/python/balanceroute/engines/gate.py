@@ -193,10 +193,12 @@ class Gate:
         self.stir()
 
     def _send(self, name: str, rank: int) -> None:
-        held = self._held.pop(name, None)
+        held = self._held.get(name)
         if held is None or held.future.done():
-            # Cancelled, and its coroutine has not run yet: that one takes it out of the ledger.
+            # Cancelled, and its coroutine has not run yet: that one finds itself here, and takes itself out of
+            # the ledger.
             return
+        del self._held[name]
         self._leaving[name] = False
         held.future.set_result(rank)
 
@@ -209,8 +211,8 @@ class Gate:
             try:
                 rank = self.ledger.place_waiting(name)
             except Exception as error:
-                self._held.pop(name, None)
                 if not held.future.done():
+                    del self._held[name]
                     # Its coroutine has not run yet: an abort must still stop it.
                     self._leaving[name] = False
                     held.future.set_exception(error)

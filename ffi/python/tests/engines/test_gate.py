@@ -206,3 +206,24 @@ def test_a_name_that_is_used_again_at_once_is_another_wait():
         gate.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["decided", "released"])
+def test_one_that_is_cancelled_and_sent_in_the_same_turn_leaves_nothing_behind(how):
+    async def main():
+        ledger = Ledger(1, 2)
+        gate = Gate(ledger, GateTimes(window=30, stall=30))
+        task = asyncio.create_task(gate.hold("r", 100))
+        await asyncio.sleep(0)
+        task.cancel()
+        # Its coroutine has not run yet.
+        if how == "decided":
+            gate._decide()
+        else:
+            gate.release_all()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(ledger) == len(gate) == gate.leaving == ledger.router.running_len == 0
+        gate.close()
+
+    asyncio.run(main())
