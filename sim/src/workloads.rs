@@ -37,22 +37,40 @@ pub enum Workload {
     /// and sigma 1.2, at most 128,000 (mean about 12,000), outputs lognormal with median 100 and sigma 0.9
     /// (mean 150).
     MooncakeLike,
+    /// Outputs of reasoning models, far above their prompts: prompts lognormal with median 545 and sigma 0.7
+    /// (mean 696), outputs lognormal with mean 8,000 and sigma 1.2 before they are cut at 60,000 (mean 7,560,
+    /// median 3,894).
+    Reasoning,
+    /// Traffic that turns: [`Workload::Lognormal`] (chat) until the middle of the run, [`Workload::Reasoning`]
+    /// from there on. The middle is half of the measured steps of a closed run, half of the requests of a
+    /// Poisson run.
+    ChatToReasoning,
+    /// One long request in a steady stream of short ones that keep the KV cache busy: prompts uniform in
+    /// 1,500..=2,500 and outputs in 50..=150; the first request drawn from step 2,000 on has 60,000 and 100.
+    LongAmongShort,
 }
 
 /// The geometric tail of `paper-azure` above 1000 tokens, mean.
 const AZURE_TAIL_MEAN: f64 = 52.0;
 const AZURE_PROMPT_MEAN: f64 = 4652.0;
 const AZURE_PROMPT_SIGMA: f64 = 0.22;
+const REASONING_OUTPUT_MEAN: f64 = 8_000.0;
+const REASONING_OUTPUT_SIGMA: f64 = 1.2;
+/// Where `long-among-short` draws its long request.
+const LONG_FROM_STEP: u64 = 2_000;
 
 impl Workload {
     /// Every built-in workload.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::PaperProd,
         Self::PaperAzure,
         Self::Lognormal,
         Self::Geometric,
         Self::Repeats,
         Self::MooncakeLike,
+        Self::Reasoning,
+        Self::ChatToReasoning,
+        Self::LongAmongShort,
     ];
 
     /// The name that chooses it.
@@ -65,6 +83,9 @@ impl Workload {
             Self::Geometric => "geometric",
             Self::Repeats => "repeats",
             Self::MooncakeLike => "mooncake-like",
+            Self::Reasoning => "reasoning",
+            Self::ChatToReasoning => "chat-to-reasoning",
+            Self::LongAmongShort => "long-among-short",
         }
     }
 
@@ -105,14 +126,49 @@ impl Workload {
             Self::MooncakeLike => {
                 Job::new(lognormal(6000.0, 1.2, 128_000, rng), lognormal(100.0, 0.9, 1 << 20, rng))
             }
+            Self::Reasoning => {
+                let median = REASONING_OUTPUT_MEAN / (REASONING_OUTPUT_SIGMA.powi(2) / 2.0).exp();
+                let output = lognormal(median, REASONING_OUTPUT_SIGMA, 60_000, rng);
+                Job::new(lognormal(545.0, 0.7, 1 << 20, rng), output)
+            }
+            // Before it turns.
+            Self::ChatToReasoning => Self::Lognormal.draw(rng),
+            Self::LongAmongShort => Job::new(rng.random_range(1_500..=2_500), rng.random_range(50..=150)),
         }
     }
 
-    /// `count` requests of a seed.
+    /// What the workload turns into in the middle of a run, if it turns.
+    pub(crate) fn later(self) -> Option<Self> {
+        (self == Self::ChatToReasoning).then_some(Self::Reasoning)
+    }
+
+    /// The one request that is not drawn, and the step from which on it takes the place of the next that is.
+    pub(crate) fn special(self) -> Option<(u64, Job)> {
+        (self == Self::LongAmongShort).then(|| (LONG_FROM_STEP, Job::new(60_000, 100)))
+    }
+
+    /// How many of `count` sampled requests stand for the traffic at the start of a run; they come first.
+    pub(crate) fn at_start(self, count: usize) -> usize {
+        match (self.later(), self.special()) {
+            (Some(_), _) => count.div_ceil(2),
+            (None, Some(_)) => count.saturating_sub(1),
+            (None, None) => count,
+        }
+    }
+
+    /// `count` requests of a seed. A workload that turns does so after the first half; a request that is not
+    /// drawn is the last.
     #[must_use]
     pub fn sample(self, seed: u64, count: usize) -> Vec<Job> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..count).map(|_| self.draw(&mut rng)).collect()
+        let first = self.at_start(count);
+        let mut jobs: Vec<Job> = (0..first).map(|_| self.draw(&mut rng)).collect();
+        let last = self.special().map(|(_, job)| job);
+        jobs.extend((first..count).map(|_| match (&last, self.later()) {
+            (Some(job), _) => job.clone(),
+            (None, later) => later.unwrap_or(self).draw(&mut rng),
+        }));
+        jobs
     }
 }
 
@@ -204,6 +260,47 @@ mod tests {
         let (prompt, output) = means(Workload::MooncakeLike);
         near(prompt, 12_000.0, 0.03);
         near(output, 150.0, 0.01);
+    }
+
+    /// The middle of a sample.
+    fn median(mut tokens: Vec<u32>) -> f64 {
+        tokens.sort_unstable();
+        f64::from(tokens[tokens.len() / 2])
+    }
+
+    #[test]
+    fn reasoning_has_long_outputs_that_are_cut() {
+        let (prompt, output) = means(Workload::Reasoning);
+        near(prompt, 545.0 * (0.7f64 * 0.7 / 2.0).exp(), 0.01);
+        // The mean of min(X, 60000) for a lognormal X with mean 8000 and sigma 1.2.
+        near(output, 7_558.0, 0.02);
+        let jobs = Workload::Reasoning.sample(3, 100_000);
+        near(median(jobs.iter().map(|job| job.prompt_tokens).collect()), 545.0, 0.01);
+        near(median(jobs.iter().map(|job| job.output_tokens).collect()), 3_894.0, 0.02);
+        let cut = jobs.iter().filter(|job| job.output_tokens == 60_000).count() as f64;
+        near(cut / jobs.len() as f64, 0.0113, 0.15);
+        assert!(jobs.iter().all(|job| job.output_tokens <= 60_000));
+    }
+
+    #[test]
+    fn chat_turns_to_reasoning_in_the_middle() {
+        let (chat, reasoning) = (Workload::Lognormal, Workload::Reasoning);
+        let jobs = Workload::ChatToReasoning.sample(5, 2_000);
+        assert_eq!(Workload::ChatToReasoning.at_start(2_000), 1_000);
+        assert_eq!(jobs[..1_000], chat.sample(5, 1_000));
+        let mean = |jobs: &[Job]| jobs.iter().map(|job| f64::from(job.output_tokens)).sum::<f64>() / 1e3;
+        assert!(mean(&jobs[1_000..]) > 20.0 * mean(&jobs[..1_000]));
+        assert!((chat.later(), reasoning.later()) == (None, None));
+    }
+
+    #[test]
+    fn one_request_is_long() {
+        let jobs = Workload::LongAmongShort.sample(5, 5_000);
+        let (last, others) = jobs.split_last().expect("many");
+        assert_eq!((last.prompt_tokens, last.output_tokens), (60_000, 100));
+        assert!(others.iter().all(|job| (1_500..=2_500).contains(&job.prompt_tokens)));
+        assert!(others.iter().all(|job| (50..=150).contains(&job.output_tokens)));
+        near(others.iter().map(|job| f64::from(job.prompt_tokens)).sum::<f64>() / 4_999.0, 2_000.0, 0.01);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use rand::RngExt;
 
+use super::source::Source;
+use super::waits::quartiles;
 use crate::job::Job;
 
 /// What all runs of a scenario share about its source.
@@ -9,10 +11,15 @@ pub(crate) struct Library {
     jobs: Vec<Job>,
     /// Sum of the output lengths up to and including each job.
     cumulative_output: Vec<u64>,
+    /// So many, the first, are like the traffic at the start of a run.
+    at_start: usize,
+    /// The longest prompt of each quarter.
+    pub(super) quartiles: [u32; 4],
 }
 
 impl Library {
-    pub(crate) fn new(jobs: Vec<Job>) -> Self {
+    pub(crate) fn new(source: &Source) -> Self {
+        let jobs = source.library();
         let cumulative_output = jobs
             .iter()
             .scan(0u64, |sum, job| {
@@ -20,7 +27,8 @@ impl Library {
                 Some(*sum)
             })
             .collect();
-        Self { jobs, cumulative_output }
+        let (at_start, quartiles) = (source.at_start(jobs.len()), quartiles(&jobs));
+        Self { jobs, cumulative_output, at_start, quartiles }
     }
 
     fn total_output(&self) -> u64 {
@@ -31,9 +39,9 @@ impl Library {
         self.total_output() as f64 / self.jobs.len().max(1) as f64
     }
 
-    /// A running request as an observer finds it, and the tokens it has generated.
+    /// A running request as an observer finds it at the start, and the tokens it has generated.
     pub(super) fn running(&self, rng: &mut impl rand::Rng) -> (&Job, u32) {
-        let at = rng.random_range(0..self.total_output());
+        let at = rng.random_range(0..self.cumulative_output[self.at_start - 1]);
         let index = self.cumulative_output.partition_point(|&sum| sum <= at);
         let job = &self.jobs[index];
         // The position within the output is uniform: the draw itself gives the age.

@@ -1,9 +1,9 @@
 //! A lock-step cluster around a [`Router`]: one run of one policy under one seed.
 //!
-//! A step: requests arrive, the router admits, the step lasts as long as its heaviest worker, every running
-//! request has a token more, and those that have generated all their tokens leave. Then a worker whose KV
-//! cache overflows gives its newest requests back to the pool. Nobody but the oracle is told how long an
-//! output will be.
+//! A step: requests arrive, the router admits, the step lasts as long as its heaviest worker (and as the
+//! prefill that a worker has to do, [`super::prefill`]), every running request has a token more, and those
+//! that have generated all their tokens leave. Then a worker whose KV cache overflows gives its newest
+//! requests back to the pool. Nobody but the oracle is told how long an output will be.
 //!
 //! # The start of a closed run
 //! A cluster that starts empty is far from its steady state for several residence times: everybody enters at
@@ -29,9 +29,13 @@ use rand::seq::SliceRandom;
 
 use super::library::Library;
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
+use super::overtaking::Overtaking;
+use super::prefill::Prefill;
 use super::prefix::Prefixes;
 use super::scenario::Scenario;
 use super::source::{Arrivals, RequestSource, Stream, Timetable, stream};
+use super::waits::{WaitBook, quarter_of};
+use super::window::Window;
 use crate::error::SimError;
 use crate::job::Job;
 
@@ -55,6 +59,11 @@ struct Life {
     output_tokens: u32,
     /// Tokens generated in this run before that admission.
     generated_before: u32,
+    /// Quarter of the source by the prompt with which it came.
+    quarter: u8,
+    /// It has been evicted: its next admission computes its whole prompt again.
+    evicted: bool,
+    arrived_ms: f64,
     /// Step at which it began to wait (again).
     waits_since: u64,
     waits_since_ms: f64,
@@ -79,18 +88,24 @@ pub(crate) struct Cluster<'a> {
     ends: BinaryHeap<Reverse<(u64, u64)>>,
     admissions: Vec<(u64, u32)>,
     prefixes: Option<Prefixes>,
+    prefill: Prefill,
+    overtaking: Overtaking,
+    quartiles: [u32; 4],
+    window: Option<Window>,
+    /// Requests that arrived in the window and have not ended.
+    window_open: u64,
     step: u64,
     now_ms: f64,
     waiting: u64,
     active: u64,
     halted_steps: u64,
+    /// Whether this step is measured.
+    measured: bool,
     measured_from_ms: f64,
     sums: StepSums,
     tpot_ms: Sample,
-    wait_steps: Sample,
-    wait_ms: Sample,
+    waits: WaitBook,
     decide_us: Sample,
-    longest_wait: u64,
     run: Run,
 }
 
@@ -101,6 +116,7 @@ impl<'a> Cluster<'a> {
         policy: Box<dyn Policy>,
         affinity: Option<f64>,
         seed: u64,
+        window: Option<u32>,
     ) -> Result<Self, SimError> {
         let needs = policy.needs();
         let name = policy.name();
@@ -120,9 +136,11 @@ impl<'a> Cluster<'a> {
         for (worker, &weight) in config.workers.iter_mut().zip(&scenario.weights) {
             worker.weight = weight;
         }
+        let span =
+            window.and_then(|at| Window::new(&scenario.source, scenario.arrivals, at, scenario.windows));
         let inflow = match scenario.arrivals {
-            Arrivals::Closed => Inflow::Closed(RequestSource::new(&scenario.source, seed, false)),
-            arrivals => Inflow::Open(Box::new(Timetable::new(&scenario.source, arrivals, seed))),
+            Arrivals::Closed => Inflow::Closed(RequestSource::new(&scenario.source, seed, None)),
+            arrivals => Inflow::Open(Box::new(Timetable::new(&scenario.source, arrivals, seed, span))),
         };
         let weights = match scenario.weights.as_slice() {
             [] => vec![1.0; scenario.workers],
@@ -132,6 +150,7 @@ impl<'a> Cluster<'a> {
             policy: name.to_owned(),
             affinity,
             seed,
+            window,
             workers: scenario.workers,
             slots: scenario.slots,
             bound_imbalance: bound_imbalance(scenario.workers, library.mean_output()),
@@ -148,18 +167,22 @@ impl<'a> Cluster<'a> {
             ends: BinaryHeap::new(),
             admissions: Vec::new(),
             prefixes: affinity.map(|weight| Prefixes::new(scenario.prefix, weight, scenario.workers)),
+            prefill: Prefill::new(scenario.prefill_us_per_token(), scenario.workers),
+            overtaking: Overtaking::default(),
+            quartiles: library.quartiles,
+            window: span,
+            window_open: 0,
             step: 0,
             now_ms: 0.0,
             waiting: 0,
             active: 0,
             halted_steps: 0,
+            measured: false,
             measured_from_ms: 0.0,
             sums: StepSums::default(),
             tpot_ms: Sample::default(),
-            wait_steps: Sample::default(),
-            wait_ms: Sample::default(),
+            waits: WaitBook::default(),
             decide_us: Sample::default(),
-            longest_wait: 0,
             run,
         };
         if matches!(cluster.inflow, Inflow::Closed(_)) && !scenario.cold_start {
@@ -179,20 +202,37 @@ impl<'a> Cluster<'a> {
             if self.step == self.scenario.warmup && self.sums.steps == 0 {
                 self.measured_from_ms = self.now_ms;
             }
-            if !self.arrive()? {
+            if !self.play_step(&mut see)? {
                 break;
             }
-            self.admit()?;
-            if self.measured() {
-                see(&self.loads);
-            }
-            self.decode()?;
         }
         Ok(self.close())
     }
 
-    fn measured(&self) -> bool {
-        self.step >= self.scenario.warmup
+    /// One step; false when the run is over.
+    fn play_step(&mut self, mut see: impl FnMut(&[u64])) -> Result<bool, SimError> {
+        if !self.arrive()? || self.window_is_over() {
+            return Ok(false);
+        }
+        self.measured = self.step >= self.scenario.warmup
+            && self.window.is_none_or(|window| window.contains(self.now_ms));
+        self.admit()?;
+        if self.measured {
+            see(&self.loads);
+        }
+        self.decode()?;
+        Ok(true)
+    }
+
+    /// The window lies behind, and everybody who arrived in it has finished.
+    fn window_is_over(&self) -> bool {
+        self.window_open == 0 && self.window.is_some_and(|window| self.now_ms >= window.to_ms)
+    }
+
+    /// Whether what happens to a request now is measured: in the measured steps, or to who arrived in the
+    /// window.
+    fn counts(&self, arrived_ms: f64) -> bool {
+        self.window.map_or(self.measured, |window| window.contains(arrived_ms))
     }
 
     fn warm_start(&mut self, library: &Library, seed: u64, at_random: bool) -> Result<(), SimError> {
@@ -232,18 +272,9 @@ impl<'a> Cluster<'a> {
                 prefixes.entered(&job);
                 prefixes.adopted(id, worker as u32);
             }
-            self.lives.push(Life {
-                prompt_tokens: load as u32,
-                output_tokens: job.output_tokens - generated,
-                generated_before: 0,
-                waits_since: 0,
-                waits_since_ms: 0.0,
-                admitted_ms: -1.0,
-                admitted_step: 0,
-                ends_step: 0,
-                worker: 0,
-                running: false,
-            });
+            self.begin_life(&job, 0.0);
+            let life = &mut self.lives[id as usize];
+            (life.prompt_tokens, life.output_tokens) = (load as u32, job.output_tokens - generated);
             self.place(id, worker as u32);
         }
         Ok(())
@@ -256,7 +287,7 @@ impl<'a> Cluster<'a> {
                 let mut refused = 0;
                 while self.waiting < self.scenario.pool as u64 {
                     let Inflow::Closed(requests) = &mut self.inflow else { break };
-                    let job = requests.draw();
+                    let job = requests.draw(self.step, self.step >= self.scenario.middle_step());
                     if self.enter(&job, self.now_ms)? {
                         refused = 0;
                     } else {
@@ -272,7 +303,7 @@ impl<'a> Cluster<'a> {
             }
             Inflow::Open(_) => loop {
                 let Inflow::Open(timetable) = &mut self.inflow else { return Ok(false) };
-                if let Some((job, at_ms)) = timetable.pop(self.now_ms) {
+                if let Some((job, at_ms)) = timetable.pop(self.now_ms, self.step) {
                     self.enter(&job, at_ms)?;
                 } else if self.waiting + self.active > 0 {
                     return Ok(true);
@@ -295,14 +326,29 @@ impl<'a> Cluster<'a> {
         }
         let id = self.lives.len() as u64;
         self.router.tell_length(id, job.output_tokens);
-        self.router.enqueue(Request::new(id, job.prompt_tokens).hash(job.prompt_hash), None)?;
+        let request = Request::new(id, job.prompt_tokens).hash(job.prompt_hash);
+        self.router.enqueue(request.deadline(self.scenario.deadline_steps), None)?;
         if let Some(prefixes) = &mut self.prefixes {
             prefixes.entered(job);
         }
+        self.begin_life(job, at_ms);
+        self.waiting += 1;
+        if self.window.is_some_and(|window| window.contains(at_ms)) {
+            self.window_open += 1;
+        }
+        Ok(true)
+    }
+
+    /// The next request in order of arrival.
+    fn begin_life(&mut self, job: &Job, at_ms: f64) {
+        self.overtaking.arrived();
         self.lives.push(Life {
             prompt_tokens: job.prompt_tokens,
             output_tokens: job.output_tokens,
             generated_before: 0,
+            quarter: quarter_of(&self.quartiles, job.prompt_tokens),
+            evicted: false,
+            arrived_ms: at_ms,
             waits_since: self.step,
             waits_since_ms: at_ms,
             admitted_ms: -1.0,
@@ -311,26 +357,22 @@ impl<'a> Cluster<'a> {
             worker: 0,
             running: false,
         });
-        self.waiting += 1;
-        Ok(true)
     }
 
     /// The rest of a step, once it has admitted.
     fn decode(&mut self) -> Result<(), SimError> {
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
-        let step_ms = if self.measured() {
+        let step_ms = if self.measured {
             self.sums.step(&self.scenario.cost, &self.loads, &self.weights, self.active, slots)
         } else {
             let cost = self.loads.iter().zip(&self.weights).map(|(&load, weight)| load as f64 * weight);
             self.scenario.cost.step_ms(cost.fold(0.0, f64::max))
         };
         self.now_ms += step_ms;
-        if let Some(prefixes) = &mut self.prefixes {
-            let (most_ms, mean_ms) = prefixes.take_prefill_ms();
-            self.now_ms += most_ms;
-            if self.step >= self.scenario.warmup {
-                self.sums.prefill(most_ms, mean_ms);
-            }
+        let (most_ms, mean_ms) = self.prefill.take_ms();
+        self.now_ms += most_ms;
+        if self.measured {
+            self.sums.prefill(most_ms, mean_ms);
         }
         self.router.advance();
         for (load, residents) in self.loads.iter_mut().zip(&self.residents) {
@@ -354,23 +396,26 @@ impl<'a> Cluster<'a> {
         let took_us = start.elapsed().as_secs_f64() * 1e6;
         self.admissions.clear();
         self.admissions.extend(plan.admissions.iter().map(|dispatch| (dispatch.id.0, dispatch.worker.0)));
-        if decides && self.measured() {
+        if decides && self.measured {
             self.decide_us.push(took_us);
         }
+        self.overtaking.admitted(self.admissions.iter().map(|&(id, _)| id));
         for at in 0..self.admissions.len() {
             let (id, worker) = self.admissions[at];
             let life = self.lives[id as usize];
             self.waiting -= 1;
-            if self.measured() {
-                let waited = self.step - life.waits_since;
-                self.longest_wait = self.longest_wait.max(waited);
-                self.wait_steps.push(waited as f64);
-                self.wait_ms.push(self.now_ms - life.waits_since_ms);
+            let counts = self.counts(life.arrived_ms);
+            if counts {
+                let waited_ms = self.now_ms - life.waits_since_ms;
+                self.waits.admitted(life.quarter, self.step - life.waits_since, waited_ms);
+                self.run.passed_max = self.run.passed_max.max(self.overtaking.passed_before(id));
             }
-            let measured = self.measured();
-            if let Some(prefixes) = &mut self.prefixes {
-                prefixes.admitted(id, life.prompt_tokens, worker, measured);
-            }
+            let computed = match &mut self.prefixes {
+                Some(prefixes) => prefixes.admitted(id, life.prompt_tokens, worker, counts),
+                None if life.evicted => u64::from(life.prompt_tokens),
+                None => 0,
+            };
+            self.prefill.add(worker, computed);
             self.place(id, worker);
         }
         let halted = self.active == 0 && self.waiting > 0;
@@ -416,10 +461,15 @@ impl<'a> Cluster<'a> {
             self.loads[life.worker as usize] -= u64::from(life.prompt_tokens) + u64::from(life.output_tokens);
             self.active -= 1;
             self.run.requests_done += 1;
+            self.sums.done += u64::from(self.measured);
             let generated = life.generated_before + life.output_tokens;
             let took_ms = self.now_ms - life.admitted_ms;
-            if self.measured() {
+            let arrived_ms = life.arrived_ms;
+            if self.counts(arrived_ms) {
                 self.tpot_ms.push(took_ms / f64::from(generated));
+            }
+            if self.window.is_some_and(|window| window.contains(arrived_ms)) {
+                self.window_open -= 1;
             }
         }
         Ok(())
@@ -441,12 +491,15 @@ impl<'a> Cluster<'a> {
                 self.router.tell_length(id, life.output_tokens);
                 self.router.enqueue(again, None)?;
                 life.generated_before += generated;
+                life.evicted = true;
                 life.waits_since = self.step + 1;
                 life.waits_since_ms = self.now_ms;
                 life.running = false;
                 self.active -= 1;
                 self.waiting += 1;
+                self.overtaking.waits_again(id);
                 self.run.preemptions += 1;
+                self.sums.preempted += u64::from(self.measured);
             }
         }
         Ok(())
@@ -460,20 +513,20 @@ impl<'a> Cluster<'a> {
         run.requests_active = self.residents.iter().map(|residents| residents.len() as u64).sum();
         let known = run.requests_done + run.requests_refused + run.requests_waiting + run.requests_active;
         run.requests_lost = run.requests_in.saturating_sub(known);
-        let oldest = waiting
-            .iter()
-            .filter_map(|&id| self.lives.get(id as usize))
-            .map(|life| self.step.saturating_sub(life.waits_since))
-            .max()
-            .unwrap_or(0);
-        self.sums.write(self.now_ms - self.measured_from_ms, &mut run);
+        for id in waiting {
+            let Some(life) = self.lives.get(id as usize) else { continue };
+            if self.window.is_none_or(|window| window.contains(life.arrived_ms)) {
+                let steps = self.step.saturating_sub(life.waits_since);
+                self.waits.waiting(life.quarter, steps, self.now_ms - life.waits_since_ms);
+                run.passed_max = run.passed_max.max(self.overtaking.passed(id));
+            }
+        }
+        run.admissions_max = self.overtaking.most_admissions();
+        let elapsed_ms =
+            self.window.map_or(self.now_ms - self.measured_from_ms, |window| window.to_ms - window.from_ms);
+        self.sums.write(elapsed_ms, &mut run);
         run.tpot_ms = self.tpot_ms.tpot();
-        run.wait_steps.mean = self.wait_steps.mean();
-        run.wait_steps.p50 = self.wait_steps.percentile(0.5);
-        run.wait_steps.p99 = self.wait_steps.percentile(0.99);
-        run.wait_steps.max = self.longest_wait.max(oldest);
-        run.wait_steps.oldest = oldest;
-        run.wait_ms = self.wait_ms.wait_ms();
+        self.waits.write(&self.quartiles, &mut run);
         run.cached_token_share = self.prefixes.as_ref().map(Prefixes::cached_share);
         run.decide_us = self.decide_us.decide_us();
         run

@@ -11,6 +11,8 @@ pub struct Run {
     pub affinity: Option<f64>,
     /// Seed of lengths and arrivals.
     pub seed: u64,
+    /// Window of the trace, counted from 0; none where the whole of it is run.
+    pub window: Option<u32>,
     /// Decode workers, `G`.
     pub workers: usize,
     /// Batch slots of each worker, `B`.
@@ -32,6 +34,14 @@ pub struct Run {
     /// Evictions from a full KV cache, over the whole run; an evicted request waits again with what is left
     /// of its output.
     pub preemptions: u64,
+    /// Evictions per request that ended, both in the measured steps.
+    pub preempted_per_finished: f64,
+    /// The most admissions, while a request waited, of requests that arrived after it: over the requests that
+    /// were admitted in the measured steps or wait at the end. Admissions of one step pass nobody who is
+    /// admitted in that step; a preempted request keeps its place and its count.
+    pub passed_max: u64,
+    /// The most admissions of one step, over the whole run.
+    pub admissions_max: u64,
     /// Mean of `G * max - sum` of the loads after admission, in tokens (times weight).
     pub imbalance_mean: f64,
     /// Mean of `max - min`, in tokens (times weight).
@@ -43,6 +53,8 @@ pub struct Run {
     pub bound_imbalance: f64,
     /// Tokens generated per simulated second, idle time included.
     pub tokens_per_s: f64,
+    /// Requests that ended per simulated second, idle time included.
+    pub requests_per_s: f64,
     /// `tokens_per_s` over that of perfect balance on the same loads; idle time left out.
     pub balanced_fraction: f64,
     /// Time per output token, in ms.
@@ -51,6 +63,9 @@ pub struct Run {
     pub wait_steps: WaitSteps,
     /// Waits in simulated ms, over the admissions of the measured steps.
     pub wait_ms: WaitMs,
+    /// Waits of each quarter of the requests by the length of the prompt with which they came, shortest first;
+    /// the quarters are those of the whole workload or trace.
+    pub wait_by_length: [LengthWaits; 4],
     /// Slots left empty after admission, as a share of all.
     pub empty_slot_fraction: f64,
     /// Prompt tokens of the measured admissions that were cached on their worker, as a share of all.
@@ -98,6 +113,27 @@ pub struct WaitMs {
     pub p50: f64,
     /// 99th percentile.
     pub p99: f64,
+    /// Longest, served or still waiting at the end.
+    pub max: f64,
+}
+
+/// Waits of a quarter of the requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct LengthWaits {
+    /// Its longest prompt.
+    pub prompt_tokens_up_to: u32,
+    /// Admissions of the measured steps.
+    pub admissions: u64,
+    /// Mean in steps.
+    pub steps_mean: f64,
+    /// 99th percentile in steps.
+    pub steps_p99: f64,
+    /// Longest in steps, served or still waiting at the end.
+    pub steps_max: u64,
+    /// 99th percentile in simulated ms.
+    pub ms_p99: f64,
+    /// Longest in simulated ms, served or still waiting at the end.
+    pub ms_max: f64,
 }
 
 /// Wall-clock time of decisions in microseconds.
@@ -122,6 +158,10 @@ impl Sample {
     pub(crate) fn push(&mut self, value: f64) {
         self.values.push(value);
         self.sorted = false;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
     }
 
     pub(crate) fn mean(&self) -> f64 {
@@ -151,7 +191,7 @@ impl Sample {
     }
 
     pub(crate) fn wait_ms(&mut self) -> WaitMs {
-        WaitMs { mean: self.mean(), p50: self.percentile(0.5), p99: self.percentile(0.99) }
+        WaitMs { mean: self.mean(), p50: self.percentile(0.5), p99: self.percentile(0.99), max: 0.0 }
     }
 
     pub(crate) fn decide_us(&mut self) -> DecideUs {
@@ -164,6 +204,9 @@ impl Sample {
 pub(crate) struct StepSums {
     pub steps: u64,
     pub tokens: u64,
+    /// Requests that ended, and evictions.
+    pub done: u64,
+    pub preempted: u64,
     imbalance: f64,
     max_min: f64,
     norm: f64,
@@ -245,7 +288,10 @@ impl StepSums {
         run.imbalance_max_min_mean = self.max_min / steps;
         run.imbalance_norm_mean = self.norm / steps;
         run.empty_slot_fraction = self.empty_share / steps;
-        run.tokens_per_s = if elapsed_ms > 0.0 { self.tokens as f64 / elapsed_ms * 1e3 } else { 0.0 };
+        let per_s = |count: u64| if elapsed_ms > 0.0 { count as f64 / elapsed_ms * 1e3 } else { 0.0 };
+        run.tokens_per_s = per_s(self.tokens);
+        run.requests_per_s = per_s(self.done);
+        run.preempted_per_finished = self.preempted as f64 / self.done.max(1) as f64;
         run.balanced_fraction = if self.busy_ms > 0.0 { self.perfect_ms / self.busy_ms } else { 1.0 };
     }
 }

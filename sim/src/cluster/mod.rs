@@ -3,9 +3,13 @@
 mod library;
 mod lockstep;
 pub mod metrics;
+mod overtaking;
+pub mod prefill;
 pub mod prefix;
 mod scenario;
 mod source;
+mod waits;
+mod window;
 
 pub(crate) use library::Library;
 pub(crate) use lockstep::Cluster;

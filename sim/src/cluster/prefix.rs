@@ -2,13 +2,8 @@
 //!
 //! Each worker keeps the prefix blocks of the requests admitted to it, a bounded number of them, least
 //! recently used out first. A request that is admitted finds the longest run of its leading blocks that are
-//! kept there; those tokens are *cached*. Every other prompt token holds the worker up for a fixed time (its
-//! prefill, or the transfer of its KV cache from where the prefill ran), and in lock-step the worker with
-//! most of them holds up the step:
-//!
-//! ```text
-//! step time = C + t_l * max load + t_p * max over workers of (prompt tokens admitted there, not cached)
-//! ```
+//! kept there; those tokens are *cached*. Every other prompt token is computed there
+//! ([`super::prefill`]), or its KV cache is fetched from where the prefill ran.
 //!
 //! Admissions of one step count in order, so the second of two equal prompts finds the first. Loads and KV
 //! capacity are the same with and without a hit: blocks are not shared between running requests.
@@ -26,20 +21,17 @@ use crate::job::Job;
 /// Tokens of a prefix block in Mooncake's traces.
 pub const BLOCK_TOKENS: u64 = 512;
 
-/// How large the caches are and what a miss costs.
+/// How large the caches are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrefixModel {
     /// Blocks that each worker keeps.
     pub cache_blocks: usize,
-    /// Microseconds by which each prompt token that is not cached holds its worker up, `t_p`.
-    pub prefill_us_per_token: f64,
 }
 
 impl Default for PrefixModel {
-    /// 2048 blocks (a million tokens), and 2 us: a KV transfer of 70 KB per token at 35 GB/s. Prefill on the
-    /// worker itself costs tens of us.
+    /// 2048 blocks, a million tokens.
     fn default() -> Self {
-        Self { cache_blocks: 2048, prefill_us_per_token: 2.0 }
+        Self { cache_blocks: 2048 }
     }
 }
 
@@ -82,12 +74,9 @@ impl Lru {
 /// The caches of all workers, and the blocks of every request.
 pub(crate) struct Prefixes {
     affinity: f64,
-    us_per_token: f64,
     caches: Vec<Lru>,
     /// By request id.
     blocks: Vec<Option<Arc<[u64]>>>,
-    /// Uncached tokens admitted to each worker in this step.
-    missed_tokens: Vec<u64>,
     cached_tokens: u64,
     prompt_tokens: u64,
 }
@@ -97,10 +86,8 @@ impl Prefixes {
         let cache = Lru { limit: model.cache_blocks, ..Lru::default() };
         Self {
             affinity,
-            us_per_token: model.prefill_us_per_token,
             caches: vec![cache; workers],
             blocks: Vec::new(),
-            missed_tokens: vec![0; workers],
             cached_tokens: 0,
             prompt_tokens: 0,
         }
@@ -122,29 +109,19 @@ impl Prefixes {
         }
     }
 
-    pub(crate) fn admitted(&mut self, id: u64, prompt_tokens: u32, worker: u32, measured: bool) {
+    /// An admission; returns the tokens that are not cached.
+    pub(crate) fn admitted(&mut self, id: u64, prompt_tokens: u32, worker: u32, measured: bool) -> u64 {
         let worker = worker as usize;
         let mut cached = 0;
         if let Some(blocks) = self.blocks[id as usize].clone() {
             cached = self.cached_on(worker, &blocks, prompt_tokens);
             self.caches[worker].keep(&blocks);
         }
-        self.missed_tokens[worker] += u64::from(prompt_tokens) - cached;
         if measured {
             self.cached_tokens += cached;
             self.prompt_tokens += u64::from(prompt_tokens);
         }
-    }
-
-    /// Time that this step's misses take in ms: on the worker with most of them, and on average. The next
-    /// step begins.
-    pub(crate) fn take_prefill_ms(&mut self) -> (f64, f64) {
-        let ms = |tokens: f64| tokens * self.us_per_token / 1e3;
-        let most = self.missed_tokens.iter().copied().max().unwrap_or(0);
-        let mean = self.missed_tokens.iter().sum::<u64>() as f64 / self.missed_tokens.len().max(1) as f64;
-        let times = (ms(most as f64), ms(mean));
-        self.missed_tokens.fill(0);
-        times
+        u64::from(prompt_tokens) - cached
     }
 
     /// Cached tokens as a share of the prompt tokens of the measured admissions.
@@ -191,28 +168,22 @@ mod tests {
 
     #[test]
     fn tokens_are_cached_where_a_prefix_was_admitted() {
-        let model = PrefixModel { cache_blocks: 8, prefill_us_per_token: 10.0 };
+        let model = PrefixModel { cache_blocks: 8 };
         let mut prefixes = Prefixes::new(model, 0.5, 2);
         for job in [job(1_000, &[1, 2]), job(1_400, &[1, 2, 3]), job(700, &[1, 9]), Job::new(300, 1)] {
             prefixes.entered(&job);
         }
         let mut bonus = [0.0; 2];
         assert!(!prefixes.bonus(&Request::new(1, 1_400), &mut bonus));
-        prefixes.admitted(0, 1_000, 1, true);
+        assert_eq!(prefixes.admitted(0, 1_000, 1, true), 1_000);
         assert!(prefixes.bonus(&Request::new(1, 1_400), &mut bonus));
         // Two blocks hold 1024 tokens, although the prompt that brought them had 1000.
         assert_eq!(bonus, [0.0, 512.0]);
         assert!(!prefixes.bonus(&Request::new(3, 300), &mut [0.0; 2]));
-        prefixes.admitted(1, 1_400, 1, true);
-        prefixes.admitted(2, 700, 0, true);
-        // Worker 1 computes 1000 + (1400 - 1024), worker 0 all 700.
-        let (most, mean) = prefixes.take_prefill_ms();
-        approx::assert_abs_diff_eq!(most, 13.76, epsilon = 1e-9);
-        approx::assert_abs_diff_eq!(mean, 10.38, epsilon = 1e-9);
-        assert_eq!(prefixes.take_prefill_ms(), (0.0, 0.0));
+        assert_eq!(prefixes.admitted(1, 1_400, 1, true), 1_400 - 1_024);
+        assert_eq!(prefixes.admitted(2, 700, 0, true), 700);
         approx::assert_abs_diff_eq!(prefixes.cached_share(), 1_024.0 / 3_100.0, epsilon = 1e-12);
         // A cached prompt shorter than its blocks is cached to its end, no further.
-        prefixes.admitted(0, 1_000, 1, false);
-        assert_eq!(prefixes.take_prefill_ms(), (0.0, 0.0));
+        assert_eq!(prefixes.admitted(0, 1_000, 1, false), 0);
     }
 }

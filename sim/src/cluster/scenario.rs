@@ -9,6 +9,7 @@ use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters, Policy, PolicyError};
 
 use super::metrics::StepCost;
+use super::prefill::{PREFILL_US_PER_TOKEN, TRANSFER_US_PER_TOKEN};
 use super::prefix::PrefixModel;
 use super::source::{Arrivals, Source};
 use crate::error::{SimError, argument};
@@ -30,8 +31,12 @@ pub struct Scenario {
     pub pool: usize,
     /// Names of the policies, in the order of the table.
     pub policies: Vec<String>,
-    /// Seeds `0..seeds`, one run each per policy.
+    /// Seeds from `first_seed` on, one run each per policy.
     pub seeds: u64,
+    /// The first of them.
+    pub first_seed: u64,
+    /// Windows that an open trace is cut into, one run each per policy and seed; 0 runs the whole trace.
+    pub windows: u32,
     /// Measured steps; without a bound an open run goes on until everybody has finished.
     pub steps: Option<u64>,
     /// Steps before the measured ones.
@@ -40,6 +45,11 @@ pub struct Scenario {
     pub kv_capacity_tokens: Option<u64>,
     /// Steps of growth that an admission leaves free where the cache is bounded.
     pub headroom_steps: u32,
+    /// Deadline of every request in waited steps, if they have one.
+    pub deadline_steps: Option<u32>,
+    /// Microseconds by which each prompt token that is computed on a worker holds it up
+    /// ([`prefill`](super::prefill)); without it 10 where the cache is bounded, else 2.
+    pub prefill_us_per_token: Option<f64>,
     /// Relative step cost per token of each worker; empty for 1 everywhere.
     pub weights: Vec<f32>,
     /// What a step costs.
@@ -101,6 +111,8 @@ impl fmt::Display for Unfit {
 pub const DEFAULT_WARMUP: u64 = 3_000;
 /// Measured steps of a closed run.
 pub const DEFAULT_STEPS: u64 = 10_000;
+/// Greatest first seed: a program that reads numbers as doubles reads every seed exactly.
+const MAX_FIRST_SEED: u64 = (1 << 53) - 1_000_000;
 /// Greatest affinity: keeps the longest prompt's bonus within its limit.
 pub const MAX_AFFINITY: f64 = 64.0;
 
@@ -115,10 +127,14 @@ impl Default for Scenario {
             pool: 32,
             policies: policy::NAMES.iter().map(|&name| name.to_owned()).collect(),
             seeds: 3,
+            first_seed: 0,
+            windows: 0,
             steps: Some(DEFAULT_STEPS),
             warmup: DEFAULT_WARMUP,
             kv_capacity_tokens: None,
             headroom_steps: 32,
+            deadline_steps: None,
+            prefill_us_per_token: None,
             weights: Vec::new(),
             cost: StepCost::published(72),
             affinity: Vec::new(),
@@ -150,6 +166,11 @@ impl Scenario {
         within("slots", u64::from(self.slots), 1, u64::from(MAX_SLOTS))?;
         within("pool", self.pool as u64, 1, MAX_WAITING as u64)?;
         within("seeds", self.seeds, 1, 1_000_000)?;
+        within("first-seed", self.first_seed, 0, MAX_FIRST_SEED)?;
+        within("windows", u64::from(self.windows), 0, 10_000)?;
+        if let Some(steps) = self.deadline_steps {
+            within("deadline-steps", u64::from(steps), 0, 1 << 30)?;
+        }
         within("headroom-steps", u64::from(self.headroom_steps), 0, 1 << 20)?;
         if let Some(steps) = self.steps {
             within("steps", steps, 1, 1 << 40)?;
@@ -170,6 +191,7 @@ impl Scenario {
         };
         positive("step-base-ms", self.cost.base_ms, false)?;
         positive("step-us-per-token", self.cost.us_per_token, true)?;
+        positive("prefill-us-per-token", self.prefill_us_per_token(), true)?;
         self.check_prefix()?;
         positive("noise-sigma", self.noise.length_sigma, true)?;
         for (name, share) in [
@@ -180,6 +202,9 @@ impl Scenario {
             if !(0.0..=1.0).contains(&share) {
                 return Err(argument(name, "a share in 0..=1", share));
             }
+        }
+        if self.windows > 0 && !matches!(self.arrivals, Arrivals::Trace { .. }) {
+            return Err(argument("windows", "open arrivals in the times of a trace", self.windows));
         }
         match (self.arrivals, &self.source) {
             (Arrivals::Closed, _) if self.steps.is_none() => {
@@ -215,16 +240,27 @@ impl Scenario {
         if self.prefix.cache_blocks == 0 {
             return Err(argument("prefix-cache-blocks", "at least 1", 0));
         }
-        let prefill = self.prefix.prefill_us_per_token;
-        if !prefill.is_finite() || prefill < 0.0 {
-            return Err(argument("prefill-us-per-token", "a number of at least 0", prefill));
-        }
         let has_prefixes = match &self.source {
             Source::Trace(trace) => trace.jobs.iter().any(|job| job.prefix_blocks.is_some()),
             Source::Workload(_) => false,
         };
         let expected = "a trace with prefix hashes (hash_ids)";
         if has_prefixes { Ok(()) } else { Err(argument("affinity", expected, self.source.name())) }
+    }
+
+    /// The cost of prefill that holds.
+    #[must_use]
+    pub fn prefill_us_per_token(&self) -> f64 {
+        let default = match self.kv_capacity_tokens {
+            Some(_) => PREFILL_US_PER_TOKEN,
+            None => TRANSFER_US_PER_TOKEN,
+        };
+        self.prefill_us_per_token.unwrap_or(default)
+    }
+
+    /// The step from which on a closed run is in its second half.
+    pub(super) fn middle_step(&self) -> u64 {
+        self.warmup.saturating_add(self.steps.unwrap_or(u64::MAX) / 2)
     }
 
     /// Whether an empty worker could hold the request to its end, with the headroom that the router keeps.

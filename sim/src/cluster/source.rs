@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1};
 
+use super::window::Window;
 use crate::job::Job;
 use crate::traces::Trace;
 use crate::workloads::Workload;
@@ -41,6 +42,14 @@ impl Source {
             Self::Trace(trace) => trace.jobs.clone(),
         }
     }
+
+    /// How many of the `count` requests of the library stand for the traffic at the start of a run.
+    pub(crate) fn at_start(&self, count: usize) -> usize {
+        match self {
+            Self::Workload(workload) => workload.at_start(count),
+            Self::Trace(_) => count,
+        }
+    }
 }
 
 /// Independent streams of one seed.
@@ -49,6 +58,8 @@ pub(crate) enum Stream {
     Lengths,
     Times,
     Start,
+    /// What a workload turns into: each half of a run has the same requests under every policy.
+    Later,
 }
 
 pub(crate) fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
@@ -59,31 +70,51 @@ pub(crate) fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
 
 /// The requests of a run, without an end.
 pub(crate) enum RequestSource {
-    Workload { workload: Workload, rng: Box<ChaCha8Rng> },
+    Workload { workload: Workload, rng: Box<ChaCha8Rng>, later: Box<ChaCha8Rng>, special_drawn: bool },
     Trace { trace: Arc<Trace>, order: Vec<u32>, at: usize, rng: Box<ChaCha8Rng> },
 }
 
 impl RequestSource {
-    /// `from_the_start` reads a trace from its first row; otherwise it begins at a row that the seed chooses,
-    /// so that seeds differ.
-    pub(crate) fn new(source: &Source, seed: u64, from_the_start: bool) -> Self {
+    /// Begins at the row `first` of a trace, or without it at one that the seed chooses, so that seeds differ.
+    pub(crate) fn new(source: &Source, seed: u64, first: Option<usize>) -> Self {
         let mut rng = Box::new(stream(seed, Stream::Lengths));
         match source {
-            Source::Workload(workload) => Self::Workload { workload: *workload, rng },
+            Source::Workload(workload) => {
+                let later = Box::new(stream(seed, Stream::Later));
+                Self::Workload { workload: *workload, rng, later, special_drawn: false }
+            }
             Source::Trace(trace) => {
                 let mut order: Vec<u32> = (0..trace.jobs.len() as u32).collect();
-                if !from_the_start && !order.is_empty() {
-                    let start = rng.random_range(0..order.len());
-                    order.rotate_left(start);
+                let mut at = 0;
+                match first {
+                    Some(first) => at = first,
+                    None if order.is_empty() => {}
+                    None => {
+                        let start = rng.random_range(0..order.len());
+                        order.rotate_left(start);
+                    }
                 }
-                Self::Trace { trace: Arc::clone(trace), order, at: 0, rng }
+                Self::Trace { trace: Arc::clone(trace), order, at, rng }
             }
         }
     }
 
-    pub(crate) fn draw(&mut self) -> Job {
+    /// The next request, at this step of the run and in which half of it.
+    pub(crate) fn draw(&mut self, step: u64, second_half: bool) -> Job {
         match self {
-            Self::Workload { workload, rng } => workload.draw(rng),
+            Self::Workload { workload, rng, later, special_drawn } => {
+                if let Some((from_step, job)) = workload.special()
+                    && step >= from_step
+                    && !*special_drawn
+                {
+                    *special_drawn = true;
+                    return job;
+                }
+                match workload.later() {
+                    Some(turned) if second_half => turned.draw(later),
+                    _ => workload.draw(rng),
+                }
+            }
             Self::Trace { trace, order, at, rng } => {
                 // The first pass keeps the trace's own order; later ones are shuffled, or every pass would
                 // repeat the first.
@@ -122,21 +153,30 @@ pub(crate) struct Timetable {
     requests: RequestSource,
     arrivals: Arrivals,
     rng: ChaCha8Rng,
+    /// Rows of the trace before the first that enters count as entered.
     entered: u64,
     total: u64,
+    origin_s: f64,
     next_ms: f64,
 }
 
 impl Timetable {
-    pub(crate) fn new(source: &Source, arrivals: Arrivals, seed: u64) -> Self {
+    pub(crate) fn new(source: &Source, arrivals: Arrivals, seed: u64, window: Option<Window>) -> Self {
         let total = match (source, arrivals) {
             (Source::Trace(trace), Arrivals::Trace { .. }) => trace.jobs.len() as u64,
             (_, Arrivals::Poisson { requests, .. }) => requests,
             _ => 0,
         };
-        let requests = RequestSource::new(source, seed, true);
-        let mut table =
-            Self { requests, arrivals, rng: stream(seed, Stream::Times), entered: 0, total, next_ms: 0.0 };
+        let (first, origin_s) = window.map_or((0, 0.0), |window| (window.first_row, window.origin_s));
+        let mut table = Self {
+            requests: RequestSource::new(source, seed, Some(first)),
+            arrivals,
+            rng: stream(seed, Stream::Times),
+            entered: first as u64,
+            total,
+            origin_s,
+            next_ms: 0.0,
+        };
         table.schedule();
         table
     }
@@ -145,7 +185,7 @@ impl Timetable {
         match (self.arrivals, &self.requests) {
             (Arrivals::Trace { rate_scale }, RequestSource::Trace { trace, .. }) => {
                 let at_s = trace.arrival_s.get(self.entered as usize).copied().unwrap_or_default();
-                self.next_ms = at_s / rate_scale * 1e3;
+                self.next_ms = (at_s - self.origin_s) / rate_scale * 1e3;
             }
             (Arrivals::Poisson { per_second, .. }, _) => {
                 let gap: f64 = Exp1.sample(&mut self.rng);
@@ -160,10 +200,10 @@ impl Timetable {
         (self.entered < self.total).then_some(self.next_ms)
     }
 
-    /// The next request, if it has arrived by `now_ms`, and when it did.
-    pub(crate) fn pop(&mut self, now_ms: f64) -> Option<(Job, f64)> {
+    /// The next request, if it has arrived by `now_ms`, which is in this step, and when it did.
+    pub(crate) fn pop(&mut self, now_ms: f64, step: u64) -> Option<(Job, f64)> {
         let at_ms = self.next_ms().filter(|&at_ms| at_ms <= now_ms)?;
-        let job = self.requests.draw();
+        let job = self.requests.draw(step, 2 * self.entered >= self.total);
         self.entered += 1;
         self.schedule();
         Some((job, at_ms))

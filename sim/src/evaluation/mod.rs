@@ -14,8 +14,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cluster::{Cluster, Library, Run, Scenario};
 use crate::error::SimError;
 
-/// Runs every policy with every affinity under every seed; the runs come in that order, whatever the number
-/// of threads.
+/// Runs every policy with every affinity under every seed, and in every window of an open trace; the runs
+/// come in that order, whatever the number of threads.
 ///
 /// With `progress` a bar is drawn on stderr when that is a terminal.
 ///
@@ -23,21 +23,28 @@ use crate::error::SimError;
 /// An argument out of range, or the first run (in that order) that could not go on.
 pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
     scenario.check()?;
-    let library = Library::new(scenario.source.library());
+    let library = Library::new(&scenario.source);
     let affinities: Vec<Option<f64>> = match scenario.affinity.as_slice() {
         [] => vec![None],
         weights => weights.iter().copied().map(Some).collect(),
     };
+    let windows: Vec<Option<u32>> = match scenario.windows {
+        0 => vec![None],
+        windows => (0..windows).map(Some).collect(),
+    };
     let mut tasks = Vec::new();
     for name in &scenario.policies {
         for &affinity in &affinities {
-            tasks.extend((0..scenario.seeds).map(|seed| (name.as_str(), affinity, seed)));
+            for seed in scenario.first_seed..scenario.first_seed + scenario.seeds {
+                tasks.extend(windows.iter().map(|&window| (name.as_str(), affinity, seed, window)));
+            }
         }
     }
     let bar = if progress { progress_bar(tasks.len() as u64) } else { ProgressBar::hidden() };
-    let one = |(name, affinity, seed): (&str, Option<f64>, u64)| {
+    let one = |(name, affinity, seed, window): (&str, Option<f64>, u64, Option<u32>)| {
         bar.set_message(name.to_owned());
-        let run = Cluster::new(scenario, &library, scenario.build(name, seed)?, affinity, seed)?.run();
+        let policy = scenario.build(name, seed)?;
+        let run = Cluster::new(scenario, &library, policy, affinity, seed, window)?.run();
         bar.inc(1);
         run
     };

@@ -60,11 +60,11 @@ pub fn svg(scenario: &Scenario, seed: u64) -> Result<String, SimError> {
         let expected = format!("at most {MOST_PANELS} policies");
         return Err(argument("policy", expected, scenario.policies.len()));
     }
-    let library = Library::new(scenario.source.library());
+    let library = Library::new(&scenario.source);
     let mut panels = Vec::new();
     for policy in &scenario.policies {
         let mut loads = Vec::new();
-        let cluster = Cluster::new(scenario, &library, scenario.build(policy, seed)?, None, seed)?;
+        let cluster = Cluster::new(scenario, &library, scenario.build(policy, seed)?, None, seed, None)?;
         cluster.run_seen(|step| loads.push(step.to_vec()))?;
         panels.push(Panel { policy, loads });
     }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::paired::{Paired, paired};
 use crate::cluster::{Arrivals, Run, Scenario, Source};
 
 /// The arguments as they are written to JSON: everything that a result depends on.
@@ -33,6 +34,10 @@ pub struct Arguments {
     pub policies: Vec<String>,
     /// Seeds.
     pub seeds: u64,
+    /// The first of them.
+    pub first_seed: u64,
+    /// Windows of an open trace; 0 where the whole of it is run.
+    pub windows: u32,
     /// Measured steps, if bounded.
     pub steps: Option<u64>,
     /// Warm-up steps, which are not measured.
@@ -41,6 +46,8 @@ pub struct Arguments {
     pub kv_capacity_tokens: Option<u64>,
     /// Steps of growth left free.
     pub headroom_steps: u32,
+    /// Deadline of every request in waited steps, if they have one.
+    pub deadline_steps: Option<u32>,
     /// Weights, if any.
     pub weights: Vec<f32>,
     /// Step time without load, in ms.
@@ -51,7 +58,7 @@ pub struct Arguments {
     pub affinity: Vec<f64>,
     /// Prefix blocks that each worker keeps.
     pub prefix_cache_blocks: usize,
-    /// Microseconds per prompt token that is not cached.
+    /// Microseconds per prompt token that is computed on the worker.
     pub prefill_us_per_token: f64,
     /// Whether a closed run started empty.
     pub cold_start: bool,
@@ -94,16 +101,19 @@ impl Arguments {
             pool: scenario.pool,
             policies: scenario.policies.clone(),
             seeds: scenario.seeds,
+            first_seed: scenario.first_seed,
+            windows: scenario.windows,
             steps: scenario.steps,
             warmup: scenario.warmup,
             kv_capacity_tokens: scenario.kv_capacity_tokens,
             headroom_steps: scenario.headroom_steps,
+            deadline_steps: scenario.deadline_steps,
             weights: scenario.weights.clone(),
             step_base_ms: scenario.cost.base_ms,
             step_us_per_token: scenario.cost.us_per_token,
             affinity: scenario.affinity.clone(),
             prefix_cache_blocks: scenario.prefix.cache_blocks,
-            prefill_us_per_token: scenario.prefix.prefill_us_per_token,
+            prefill_us_per_token: scenario.prefill_us_per_token(),
             cold_start: scenario.cold_start,
             reserve: scenario.parameters.level.reserve,
             noise_sigma: scenario.noise.length_sigma,
@@ -121,14 +131,21 @@ pub struct Document<'a> {
     pub version: &'static str,
     /// What was asked for.
     pub arguments: Arguments,
-    /// One object per policy and seed.
+    /// One object per policy, seed and window.
     pub runs: &'a [Run],
+    /// What each policy differs by from the last, run by run.
+    pub paired: Vec<Paired>,
 }
 
 impl<'a> Document<'a> {
     /// The document of a scenario's runs.
     #[must_use]
     pub fn new(scenario: &Scenario, runs: &'a [Run]) -> Self {
-        Self { version: env!("CARGO_PKG_VERSION"), arguments: Arguments::of(scenario), runs }
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            arguments: Arguments::of(scenario),
+            runs,
+            paired: paired(runs),
+        }
     }
 }

@@ -3,9 +3,13 @@
 mod document;
 mod figures;
 pub mod json;
+mod lines;
+mod paired;
 mod table;
 
 pub use document::{Arguments, Document};
 pub(crate) use figures::aligned;
 pub use figures::{Spread, by_policy, short};
-pub use table::{footing, heading, table};
+pub use lines::CsvLines;
+pub use paired::{Paired, differences, paired};
+pub use table::{footing, heading, table, waits};

@@ -56,10 +56,7 @@ pub fn table(runs: &[Run]) -> String {
         let imbalance = over(runs, |run| run.imbalance_mean);
         let bound = mean(|run| run.bound_imbalance);
         let mut row = vec![
-            match runs[0].affinity {
-                Some(weight) => format!("{} W={weight}", runs[0].policy),
-                None => runs[0].policy.clone(),
-            },
+            label(&runs[0]),
             short(imbalance.mean),
             short(imbalance.sd),
             if bound > 0.0 { format!("{:.2}", imbalance.mean / bound) } else { "-".to_owned() },
@@ -82,6 +79,56 @@ pub fn table(runs: &[Run]) -> String {
     aligned(&rows)
 }
 
+/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, and
+/// the 99th percentile of the waits of each quarter of the prompts, shortest first.
+#[must_use]
+pub fn waits(runs: &[Run]) -> String {
+    const HEAD: [[&str; 11]; 2] = [
+        [
+            "policy",
+            "requests",
+            "preempted",
+            "passed",
+            "wait ms",
+            "wait ms",
+            "p99 wait",
+            "in steps",
+            "by prompt",
+            "",
+            "longest",
+        ],
+        ["", "/s", "/finished", "max", "p99", "max", "shortest", "2nd", "3rd", "longest", "steps"],
+    ];
+    let mut rows = HEAD.map(|row| row.map(str::to_owned).to_vec()).to_vec();
+    for runs in by_policy(runs) {
+        let mean = |figure: fn(&Run) -> f64| over(runs, figure).mean;
+        let mut row = vec![
+            label(&runs[0]),
+            format!("{:.2}", mean(|run| run.requests_per_s)),
+            format!("{:.3}", mean(|run| run.preempted_per_finished)),
+            format!("{:.0}", over(runs, |run| run.passed_max as f64).max),
+            format!("{:.0}", mean(|run| run.wait_ms.p99)),
+            format!("{:.0}", over(runs, |run| run.wait_ms.max).max),
+        ];
+        row.extend(
+            (0..4).map(|quarter| {
+                format!("{:.0}", over(runs, |run| run.wait_by_length[quarter].steps_p99).mean)
+            }),
+        );
+        row.push(format!("{:.0}", over(runs, |run| run.wait_steps.max as f64).max));
+        rows.push(row);
+    }
+    aligned(&rows)
+}
+
+/// A policy, and its affinity where prefix caches are in.
+pub(super) fn label(run: &Run) -> String {
+    match run.affinity {
+        Some(weight) => format!("{} W={weight}", run.policy),
+        None => run.policy.clone(),
+    }
+}
+
 /// Two or three lines that stand above the table: the workload, and the settings that all policies share.
 #[must_use]
 pub fn heading(scenario: &Scenario) -> String {
@@ -101,6 +148,12 @@ pub fn heading(scenario: &Scenario) -> String {
         scenario.warmup,
         scenario.seeds
     );
+    if scenario.first_seed > 0 {
+        let _ = write!(text, " from {}", scenario.first_seed);
+    }
+    if scenario.windows > 0 {
+        let _ = write!(text, ", {} windows", scenario.windows);
+    }
     if let Source::Trace(trace) = &scenario.source {
         let _ = write!(text, "; {} requests", trace.jobs.len());
         if trace.skipped_rows > 0 {
@@ -111,12 +164,20 @@ pub fn heading(scenario: &Scenario) -> String {
         }
     }
     if !scenario.affinity.is_empty() {
-        let PrefixModel { cache_blocks, prefill_us_per_token } = scenario.prefix;
+        let PrefixModel { cache_blocks } = scenario.prefix;
+        let prefill_us_per_token = scenario.prefill_us_per_token();
         let _ = write!(
             text,
             "\nprefix caches of {cache_blocks} blocks of {BLOCK_TOKENS} tokens per worker; \
              {prefill_us_per_token} us per prompt token that is not cached, on the worker with most of them; \
              bonus W tokens per cached token"
+        );
+    } else if let Some(capacity) = scenario.kv_capacity_tokens {
+        let _ = write!(
+            text,
+            "\n{capacity} KV tokens per worker; a preempted request that returns holds its worker up by {} us \
+             per token",
+            scenario.prefill_us_per_token()
         );
     }
     text.push('\n');
@@ -164,6 +225,9 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|line| line.len() <= 120), "{text}");
+        let text = waits(&[run("sglang-total-tokens", 20_000.0), run("b", 1e6)]);
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(
             lines[2].contains("21.0k") && lines[2].contains("1.41k") && lines[2].contains("1.24"),
             "{text}"

@@ -186,9 +186,16 @@ pub(crate) struct SimulateArgs {
     /// Who evaluates: auto, cpu, ascend or reference; results do not depend on it.
     #[arg(long, default_value = "auto", value_name = "B")]
     backend: String,
-    /// Seeds 0..N, one run each per policy.
+    /// Seeds, one run each per policy.
     #[arg(long, default_value_t = 3, value_name = "N")]
     seeds: u64,
+    /// The first seed; the others follow it.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    first_seed: u64,
+    /// Open arrivals of a trace: cut it into so many windows, one run each; the table has their means, and the
+    /// differences to the last policy window by window.
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    windows: u32,
     /// Measured steps [default: closed 10000, open until everybody has finished].
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
@@ -204,6 +211,9 @@ pub(crate) struct SimulateArgs {
     /// Steps of growth that an admission leaves free for each request where KV is bounded.
     #[arg(long, default_value_t = 32, value_name = "N")]
     headroom_steps: u32,
+    /// Deadline of every request in waited steps: who has waited longer goes first [default: none].
+    #[arg(long, value_name = "N")]
+    deadline_steps: Option<u32>,
     /// Relative step cost per token of each worker, separated by commas [default: 1 everywhere].
     #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
     weights: Vec<f32>,
@@ -220,15 +230,11 @@ pub(crate) struct SimulateArgs {
     /// With --affinity: prefix blocks of 512 tokens that each worker keeps, least recently used out first.
     #[arg(long, default_value_t = PrefixModel::default().cache_blocks, value_name = "N")]
     prefix_cache_blocks: usize,
-    /// With --affinity: time per prompt token that is not cached; the worker with most of them holds up the
-    /// step.
-    #[arg(
-        long,
-        default_value_t = PrefixModel::default().prefill_us_per_token,
-        value_name = "T",
-        allow_negative_numbers = true
-    )]
-    prefill_us_per_token: f64,
+    /// Time per prompt token that is computed on the worker which a request enters, in microseconds; the
+    /// worker with most of them holds up the step. With --affinity those that are not cached, otherwise those
+    /// of preempted requests that return [default: 10 with --kv-capacity, else 2].
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    prefill_us_per_token: Option<f64>,
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
@@ -252,9 +258,18 @@ pub(crate) struct SettingsArgs {
     /// are left out].
     #[arg(long, value_name = "DIR")]
     pub(crate) traces: Option<PathBuf>,
-    /// Seeds 0..N, one run each per policy.
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    pub(crate) seeds: u64,
+    /// Rows whose group or name has one of these in it, separated by commas [default: all].
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// The rows and the commands that play them, without running any.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Seeds, one run each per policy [default: 5, 8 for cold starts]; open arrivals have one.
+    #[arg(long, value_name = "N")]
+    pub(crate) seeds: Option<u64>,
+    /// The first seed; the others follow it.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) first_seed: u64,
     /// Policies, separated by commas; ratios are to the last.
     #[arg(long, default_value = "level,exact", value_name = "A,B", value_delimiter = ',')]
     pub(crate) policy: Vec<String>,
@@ -268,6 +283,9 @@ pub(crate) struct SettingsArgs {
     /// the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Add a line of CSV per row and policy to this file after each row: the table in short, to compare with.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }
 
 /// Requests of a Poisson run on a built-in workload.
@@ -319,20 +337,21 @@ impl SimulateArgs {
             pool: self.pool,
             policies: policies(&self.policy),
             seeds: self.seeds,
+            first_seed: self.first_seed,
+            windows: self.windows,
             steps: self.steps.or(closed.then_some(DEFAULT_STEPS)),
             warmup: self.warmup.unwrap_or(if closed { DEFAULT_WARMUP } else { 0 }),
             kv_capacity_tokens: self.kv_capacity,
             headroom_steps: self.headroom_steps,
+            deadline_steps: self.deadline_steps,
+            prefill_us_per_token: self.prefill_us_per_token,
             weights: self.weights.clone(),
             cost: StepCost {
                 base_ms: self.step_base_ms.unwrap_or(published.base_ms),
                 us_per_token: self.step_us_per_token,
             },
             affinity: self.affinity.clone(),
-            prefix: PrefixModel {
-                cache_blocks: self.prefix_cache_blocks,
-                prefill_us_per_token: self.prefill_us_per_token,
-            },
+            prefix: PrefixModel { cache_blocks: self.prefix_cache_blocks },
             cold_start: self.cold_start,
             threads: self.threads,
             noise: Noise {

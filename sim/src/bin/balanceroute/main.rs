@@ -62,22 +62,37 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
         tell(format_args!("warning: {unfit}"));
     }
     let runs = evaluation::run(&scenario, !args.quiet)?;
-    let text =
-        format!("{}\n{}\n{}", report::heading(&scenario), report::table(&runs), report::footing(&runs));
+    let mut text =
+        format!("{}\n{}\n{}\n", report::heading(&scenario), report::table(&runs), report::waits(&runs));
+    if scenario.windows > 0 {
+        text.push_str(&report::differences(&report::paired(&runs)));
+        text.push('\n');
+    }
+    text.push_str(&report::footing(&runs));
     hand_over(json, &text, &report::Document::new(&scenario, &runs))
 }
 
 fn settings(args: &SettingsArgs) -> Result<(), SimError> {
     let default = || std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from);
     let traces = args.traces.clone().unwrap_or_else(default);
+    if args.list {
+        return print(&evaluation::settings::list(&args.only, &traces)?);
+    }
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
-    let table = evaluation::settings::table(&evaluation::settings::Options {
+    let mut record = args.record.as_deref().map(report::CsvLines::append).transpose()?;
+    let options = evaluation::settings::Options {
         traces: &traces,
         skip_missing: args.traces.is_none(),
         policies: &args.policy,
+        only: &args.only,
         seeds: args.seeds,
+        first_seed: args.first_seed,
         threads: args.threads,
         progress: !args.quiet,
+    };
+    let table = evaluation::settings::table_seen(&options, |row| {
+        let Some(record) = &mut record else { return Ok(()) };
+        row.records().iter().try_for_each(|line| record.write(line))
     })?;
     hand_over(json, &table.text(), &table)
 }

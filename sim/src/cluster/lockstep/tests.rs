@@ -59,8 +59,8 @@ fn trace(rows: &[(f64, u32, u32)]) -> Source {
 }
 
 fn play(scenario: &Scenario, seed: u64) -> Run {
-    let library = Library::new(scenario.source.library());
-    let cluster = Cluster::new(scenario, &library, Box::new(FirstCome), None, seed).expect("valid");
+    let library = Library::new(&scenario.source);
+    let cluster = Cluster::new(scenario, &library, Box::new(FirstCome), None, seed, None).expect("valid");
     cluster.run().expect("it ends")
 }
 
@@ -121,11 +121,12 @@ fn prompt_tokens_that_are_not_cached_hold_up_the_step() {
         steps: None,
         warmup: 0,
         cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
-        prefix: PrefixModel { cache_blocks: 8, prefill_us_per_token: 10.0 },
+        prefix: PrefixModel { cache_blocks: 8 },
+        prefill_us_per_token: Some(10.0),
         ..Scenario::default()
     };
-    let library = Library::new(scenario.source.library());
-    let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), Some(0.0), 0).expect("valid");
+    let library = Library::new(&scenario.source);
+    let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), Some(0.0), 0, None).expect("valid");
     let run = cluster.run().expect("it ends");
     // 11 ms for the first, 1 ms for the second, which finds both blocks; perfect balance halves the 10 ms.
     assert_eq!((run.requests_done, run.cached_token_share), (2, Some(0.5)));
@@ -205,11 +206,10 @@ fn every_request_of_an_open_run_ends_even_through_evictions() {
 
 /// Simulated seconds of a run, from its own sums.
 fn elapsed_s(scenario: &Scenario, run: &Run) -> f64 {
-    let library = Library::new(scenario.source.library());
-    let mut cluster = Cluster::new(scenario, &library, Box::new(FirstCome), None, run.seed).expect("valid");
-    while cluster.arrive().expect("valid") {
-        cluster.admit().and_then(|()| cluster.decode()).expect("valid");
-    }
+    let library = Library::new(&scenario.source);
+    let mut cluster =
+        Cluster::new(scenario, &library, Box::new(FirstCome), None, run.seed, None).expect("valid");
+    while cluster.play_step(|_| {}).expect("valid") {}
     cluster.now_ms / 1e3
 }
 
@@ -230,8 +230,8 @@ fn a_request_that_can_never_fit_is_refused_and_does_not_spin() {
 
     let closed =
         Scenario { arrivals: Arrivals::Closed, kv_capacity_tokens: Some(5), steps: Some(10), ..scenario };
-    let library = Library::new(closed.source.library());
-    let cluster = Cluster::new(&closed, &library, Box::new(FirstCome), None, 0).expect("valid");
+    let library = Library::new(&closed.source);
+    let cluster = Cluster::new(&closed, &library, Box::new(FirstCome), None, 0, None).expect("valid");
     assert!(matches!(cluster.run(), Err(SimError::NothingFits { .. })));
 }
 

@@ -1,0 +1,239 @@
+//! The table of settings: one command that plays built-in workloads and public traces at several sizes.
+//!
+//! No policy may be tuned to one of them; a policy that leads on one and falls behind on another shows here.
+//! Each row has the arguments and the warm-up of `simulate`, and says with which arguments that plays it.
+
+mod record;
+mod rows;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+pub use record::Record;
+pub use rows::{From, Group, Setting, settings};
+use serde::Serialize;
+
+use super::{progress_bar, run};
+use crate::cluster::{Run, Source};
+use crate::error::{SimError, argument};
+use crate::report::{Arguments, Paired, aligned, by_policy, differences, paired, short};
+use crate::traces::{ReadOptions, Trace};
+
+/// How the table is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Folder of the traces.
+    pub traces: &'a Path,
+    /// Leave out the rows whose trace is not there instead of failing.
+    pub skip_missing: bool,
+    /// Policies; ratios and differences are to the last.
+    pub policies: &'a [String],
+    /// Rows whose group and name have one of these in them; empty for all.
+    pub only: &'a [String],
+    /// Seeds per policy; without it as many as the row has. A trace in its own times leaves nothing to a
+    /// seed and has one.
+    pub seeds: Option<u64>,
+    /// The first seed.
+    pub first_seed: u64,
+    /// Runs at a time; 0 for one per processor.
+    pub threads: usize,
+    /// Draw a bar on stderr when that is a terminal.
+    pub progress: bool,
+}
+
+/// The runs of one setting.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Source, workers, slots, pool and what else differs, in words.
+    pub name: String,
+    /// What the row is there to show.
+    pub group: &'static str,
+    /// The command that plays it alone.
+    pub command: String,
+    /// What was simulated.
+    pub arguments: Arguments,
+    /// One object per policy, seed and window.
+    pub runs: Vec<Run>,
+    /// What each policy differs by from the last, run by run.
+    pub paired: Vec<Paired>,
+}
+
+/// A row that could not be run because the policies do not know its parameter.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refused {
+    /// Its name.
+    pub name: String,
+    /// What the policies say.
+    pub reason: String,
+}
+
+/// The table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    /// Version of this crate.
+    pub version: &'static str,
+    /// One entry per setting.
+    pub settings: Vec<Row>,
+    /// Settings left out because their trace is missing.
+    pub missing: Vec<String>,
+    /// Settings that ask for a parameter which is gone.
+    pub refused: Vec<Refused>,
+}
+
+/// The rows that the patterns choose; all without patterns.
+///
+/// # Errors
+/// There is none.
+pub fn chosen(only: &[String]) -> Result<Vec<Setting>, SimError> {
+    let mut chosen = settings();
+    chosen.retain(|setting| setting.matches(only));
+    if chosen.is_empty() {
+        return Err(argument("only", "a part of a row's group and name (--list has them)", only.join(",")));
+    }
+    Ok(chosen)
+}
+
+/// Two lines per row: its group and name, and the command that plays it alone.
+///
+/// # Errors
+/// No row is chosen.
+pub fn list(only: &[String], traces: &Path) -> Result<String, SimError> {
+    let line = |setting: Setting| {
+        let (group, name, command) = (setting.group.name(), setting.name(), command(&setting, traces));
+        format!("{group}: {name}\n    {command}\n")
+    };
+    Ok(chosen(only)?.into_iter().map(line).collect())
+}
+
+fn command(setting: &Setting, traces: &Path) -> String {
+    format!("cargo sim simulate {}", setting.flags(traces).join(" "))
+}
+
+/// Runs every chosen setting.
+///
+/// # Errors
+/// No row is chosen, a trace that is missing (unless skipped) or malformed, or a run that could not go on.
+pub fn table(options: &Options<'_>) -> Result<Table, SimError> {
+    table_seen(options, |_| Ok(()))
+}
+
+/// Runs every chosen setting and shows each row as soon as it is there.
+///
+/// # Errors
+/// As [`table`], and whatever the caller finds.
+pub fn table_seen(
+    options: &Options<'_>,
+    mut see: impl FnMut(&Row) -> Result<(), SimError>,
+) -> Result<Table, SimError> {
+    let settings = chosen(options.only)?;
+    let bar = if options.progress { progress_bar(settings.len() as u64) } else { ProgressBar::hidden() };
+    let mut table = Table {
+        version: env!("CARGO_PKG_VERSION"),
+        settings: Vec::new(),
+        missing: Vec::new(),
+        refused: Vec::new(),
+    };
+    let mut last: Option<(From, Source)> = None;
+    for setting in settings {
+        let name = setting.name();
+        bar.set_message(name.clone());
+        let source = match (setting.from, last.take()) {
+            (from, Some((read, source))) if from == read => source,
+            (From::Workload(workload), _) => Source::Workload(workload),
+            (From::Trace(file, min_output_tokens), _) => {
+                let path = options.traces.join(file);
+                if options.skip_missing && !path.exists() {
+                    table.missing.push(name);
+                    continue;
+                }
+                let read = ReadOptions { min_output_tokens, ..ReadOptions::default() };
+                Source::Trace(Arc::new(Trace::read(&path, read)?))
+            }
+        };
+        last = Some((setting.from, source.clone()));
+        let mut scenario = match setting.scenario(source) {
+            Ok(scenario) => scenario,
+            Err(reason) => {
+                table.refused.push(Refused { name, reason: reason.to_string() });
+                continue;
+            }
+        };
+        scenario.policies = options.policies.to_vec();
+        scenario.seeds =
+            if setting.rate_scale.is_some() { 1 } else { options.seeds.unwrap_or(setting.seeds) };
+        scenario.first_seed = options.first_seed;
+        scenario.threads = options.threads;
+        let runs = run(&scenario, false)?;
+        let row = Row {
+            name,
+            group: setting.group.name(),
+            command: command(&setting, options.traces),
+            arguments: Arguments::of(&scenario),
+            paired: paired(&runs),
+            runs,
+        };
+        see(&row)?;
+        table.settings.push(row);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(table)
+}
+
+impl Row {
+    /// One record per policy.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        by_policy(&self.runs).into_iter().map(|runs| Record::of(self, runs)).collect()
+    }
+}
+
+impl Table {
+    /// One record per setting and policy.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        self.settings.iter().flat_map(Row::records).collect()
+    }
+
+    /// Each setting with one line per policy; ratios are of the imbalance to the last policy's. Windows show
+    /// their paired differences as well.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let records = self.records();
+        let lines = aligned(
+            &[Record::HEAD.map(str::to_owned).to_vec(), Record::UNITS.map(str::to_owned).to_vec()]
+                .into_iter()
+                .chain(records.iter().map(|record| {
+                    let of_row = records.iter().rfind(|other| other.row == record.row);
+                    record.cells(of_row.map_or(0.0, |last| last.imbalance))
+                }))
+                .collect::<Vec<_>>(),
+        );
+        let mut lines = lines.lines();
+        let mut text = String::new();
+        let mut line = |text: &mut String| {
+            text.push_str(lines.next().unwrap_or_default());
+            text.push('\n');
+        };
+        line(&mut text);
+        line(&mut text);
+        for row in &self.settings {
+            let bound = row.runs.first().map_or(0.0, |run| run.bound_imbalance);
+            text.push_str(&format!("{}: {}, bound {}\n", row.group, row.name, short(bound)));
+            for _ in by_policy(&row.runs) {
+                line(&mut text);
+            }
+            if row.arguments.windows > 0 {
+                text.push_str(&differences(&row.paired));
+            }
+        }
+        for name in &self.missing {
+            text.push_str(&format!("{name}: left out, its trace is missing\n"));
+        }
+        for Refused { name, reason } in &self.refused {
+            text.push_str(&format!("{name}: refused, {reason}\n"));
+        }
+        text
+    }
+}
