@@ -91,7 +91,7 @@ fn the_json_keys_are_the_contract() {
         names.sort_unstable();
         names
     };
-    assert_eq!(keys(&document), ["arguments", "runs", "version"]);
+    assert_eq!(keys(&document), ["arguments", "paired", "runs", "version"]);
     let runs = document["runs"].as_array().expect("an array");
     assert_eq!(runs.len(), 4);
     for run in runs {
@@ -100,6 +100,7 @@ fn the_json_keys_are_the_contract() {
             sorted(vec![
                 "policy",
                 "seed",
+                "window",
                 "workers",
                 "slots",
                 "steps",
@@ -110,15 +111,20 @@ fn the_json_keys_are_the_contract() {
                 "requests_lost",
                 "requests_refused",
                 "preemptions",
+                "preempted_per_finished",
+                "passed_max",
+                "admissions_max",
                 "imbalance_mean",
                 "imbalance_max_min_mean",
                 "imbalance_norm_mean",
                 "bound_imbalance",
                 "tokens_per_s",
+                "requests_per_s",
                 "balanced_fraction",
                 "tpot_ms",
                 "wait_steps",
                 "wait_ms",
+                "wait_by_length",
                 "empty_slot_fraction",
                 "affinity",
                 "cached_token_share",
@@ -127,7 +133,21 @@ fn the_json_keys_are_the_contract() {
         );
         assert_eq!(keys(&run["tpot_ms"]), ["mean", "p50", "p95", "p99"]);
         assert_eq!(keys(&run["wait_steps"]), sorted(vec!["mean", "p50", "p99", "max", "oldest"]));
-        assert_eq!(keys(&run["wait_ms"]), ["mean", "p50", "p99"]);
+        assert_eq!(keys(&run["wait_ms"]), ["max", "mean", "p50", "p99"]);
+        let quarters = run["wait_by_length"].as_array().expect("an array");
+        assert_eq!(quarters.len(), 4);
+        assert_eq!(
+            keys(&quarters[0]),
+            sorted(vec![
+                "prompt_tokens_up_to",
+                "admissions",
+                "steps_mean",
+                "steps_p99",
+                "steps_max",
+                "ms_p99",
+                "ms_max",
+            ])
+        );
         assert_eq!(keys(&run["decide_us"]), ["max", "p50", "p99"]);
         assert_eq!(run["steps"], 300);
     }
@@ -136,6 +156,136 @@ fn the_json_keys_are_the_contract() {
         .map(|run| (run["policy"].as_str().expect("a name"), run["seed"].as_u64().expect("a seed")))
         .collect();
     assert_eq!(order, [("level", 0), ("level", 1), ("exact", 0), ("exact", 1)]);
+    let paired = document["paired"].as_array().expect("an array");
+    assert_eq!(paired.len(), 1);
+    assert_eq!(
+        keys(&paired[0]),
+        sorted(vec![
+            "policy",
+            "against",
+            "pairs",
+            "imbalance_mean",
+            "tokens_per_s",
+            "requests_per_s",
+            "tpot_p95_ms",
+            "wait_p99_ms",
+            "wait_max_ms",
+        ])
+    );
+    assert_eq!((&paired[0]["policy"], &paired[0]["against"]), (&"level".into(), &"exact".into()));
+    let tokens = |at: usize| runs[at]["tokens_per_s"].as_f64().expect("a number");
+    let difference = paired[0]["tokens_per_s"]["mean"].as_f64().expect("a number");
+    assert!((difference - (tokens(0) + tokens(1) - tokens(2) - tokens(3)) / 2.0).abs() < 1e-6);
+}
+
+#[test]
+fn seeds_begin_where_they_are_asked_to() {
+    let runs = |name, more: &[&str]| document(name, &[&SHORT[..], more].concat()).1["runs"].clone();
+    let (from_0, from_1) = (runs("seed0.json", &[]), runs("seed1.json", &["--first-seed", "1"]));
+    let seeds: Vec<u64> =
+        from_1.as_array().expect("runs").iter().map(|run| run["seed"].as_u64().expect("a seed")).collect();
+    assert_eq!(seeds, [1, 2, 1, 2]);
+    // Seed 1 is the same run in both.
+    assert_eq!(from_0[1]["imbalance_mean"], from_1[0]["imbalance_mean"]);
+    assert_ne!(from_0[0]["imbalance_mean"], from_1[0]["imbalance_mean"]);
+    assert!(refused(&["simulate", "--first-seed", "9007199254740992"]).contains("first-seed"));
+}
+
+/// So many requests of an Azure trace, 100 ms apart.
+fn azure(rows: u64) -> String {
+    let row = |at: u64| {
+        let (second, tenth) = (at / 10, at % 10);
+        format!(
+            "2023-11-16 18:{:02}:{:02}.{tenth},{},{}\n",
+            second / 60,
+            second % 60,
+            100 + at * 7 % 900,
+            5 + at % 40
+        )
+    };
+    let rows: String = (0..rows).map(row).collect();
+    format!("TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+}
+
+#[test]
+fn windows_are_played_by_every_policy_and_compared_in_pairs() {
+    let trace = write("windows.csv", &azure(600));
+    let open = ["--trace", &trace, "--arrivals", "open", "--rate-scale", "20", "--slots", "2"];
+    let arguments = [&open[..], &["--windows", "3", "--seeds", "1", "--policy", "level,jsq"]].concat();
+    let (_, document) = document("windows.json", &arguments);
+    assert_eq!(document["arguments"]["windows"], 3);
+    let runs = document["runs"].as_array().expect("runs");
+    let order: Vec<(&str, u64)> = runs
+        .iter()
+        .map(|run| (run["policy"].as_str().expect("a name"), run["window"].as_u64().expect("a window")))
+        .collect();
+    assert_eq!(order, [("level", 0), ("level", 1), ("level", 2), ("jsq", 0), ("jsq", 1), ("jsq", 2)]);
+    for run in runs {
+        // A quarter of the trace arrives in each window; the last row is the end of the last.
+        let arrived: u64 = run["wait_by_length"]
+            .as_array()
+            .expect("quarters")
+            .iter()
+            .map(|quarter| quarter["admissions"].as_u64().expect("a count"))
+            .sum();
+        assert!((149..=151).contains(&arrived), "{run}");
+        assert_eq!(run["requests_lost"], 0);
+    }
+    assert_eq!(document["paired"][0]["pairs"], 3);
+    let out = sim(&[&["simulate", "--quiet"], &arguments[..]].concat());
+    assert!(String::from_utf8_lossy(&out.stdout).contains("minus jsq, pairs: 3"));
+    // Neither closed arrivals nor a Poisson process have times that could be cut.
+    assert!(refused(&["simulate", "--windows", "3"]).contains("windows"));
+    assert!(
+        refused(&[&["simulate", "--windows", "3"], &open[..4], &["--rate", "5"]].concat())
+            .contains("windows")
+    );
+}
+
+#[test]
+fn settings_are_chosen_listed_and_recorded() {
+    let out = sim(&["settings", "--list", "--only", "cold: paper,starvation"]);
+    assert!(out.status.success());
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 8, "{text}");
+    assert_eq!(lines[0], "cold: paper-prod G=8 B=72 P=32 cold");
+    let command = lines[1].trim();
+    let flags = command.strip_prefix("cargo sim simulate ").expect("a command").split(' ');
+    assert!(refused(&["settings", "--only", "nothing like that"]).contains("--list"));
+
+    // The row is what its command plays.
+    let (path, record) = (scratch("settings.json"), scratch("settings.csv"));
+    let _ = std::fs::remove_file(&record);
+    let (json, csv) = (path.display().to_string(), record.display().to_string());
+    let chosen = ["settings", "--quiet", "--only", "cold: paper", "--seeds", "2", "--first-seed", "3"];
+    let more = ["--policy", "level,br0", "--json", &json, "--record", &csv];
+    let out = sim(&[&chosen[..], &more].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let table: Value = serde_json::from_str(&std::fs::read_to_string(&path).expect("written")).expect("JSON");
+    let rows = table["settings"].as_array().expect("rows");
+    assert_eq!((rows.len(), rows[0]["group"].as_str()), (1, Some("cold")));
+    assert_eq!(rows[0]["command"], command);
+    let flags: Vec<&str> =
+        flags.chain(["--seeds", "2", "--first-seed", "3", "--policy", "level,br0"]).collect();
+    let (_, alone) = document("settings_alone.json", &flags);
+    for (a, b) in
+        rows[0]["runs"].as_array().expect("runs").iter().zip(alone["runs"].as_array().expect("runs"))
+    {
+        let (mut a, mut b) = (a.clone(), b.clone());
+        a["decide_us"] = Value::Null;
+        b["decide_us"] = Value::Null;
+        assert_eq!(a, b);
+    }
+
+    // A second run adds its lines under the head of the first.
+    assert!(sim(&[&chosen[..], &more].concat()).status.success());
+    let text = std::fs::read_to_string(&record).expect("written");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert!(lines[0].starts_with("row,policy,runs,imbalance,"), "{text}");
+    assert!(lines[1].starts_with("paper-prod G=8 B=72 P=32 cold,level,2,"), "{text}");
+    assert_eq!(lines[1..3], lines[3..]);
 }
 
 #[test]

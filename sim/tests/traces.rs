@@ -33,7 +33,7 @@ fn level_is_never_behind_exact() {
         traces: &folder,
         skip_missing: false,
         policies: &policies,
-        only: &["closed".to_owned()],
+        only: &["closed:".to_owned()],
         seeds: Some(5),
         first_seed: 0,
         threads: 0,

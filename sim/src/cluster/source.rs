@@ -209,3 +209,45 @@ impl Timetable {
         Some((job, at_ms))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_workload_turns_into_is_alike_however_long_the_first_half_was() {
+        let source = Source::Workload(Workload::ChatToReasoning);
+        let later = |first: usize| -> Vec<Job> {
+            let mut requests = RequestSource::new(&source, 4, None);
+            for _ in 0..first {
+                requests.draw(0, false);
+            }
+            (0..20).map(|_| requests.draw(0, true)).collect()
+        };
+        assert_eq!(later(10), later(25));
+        let mut requests = RequestSource::new(&source, 4, None);
+        assert_ne!((0..20).map(|_| requests.draw(0, false)).collect::<Vec<_>>(), later(0));
+    }
+
+    #[test]
+    fn a_window_begins_with_the_rows_that_lead_in() {
+        let trace = Trace {
+            name: "rows".to_owned(),
+            format: "azure",
+            jobs: (1..=5).map(|prompt| Job::new(prompt, 1)).collect(),
+            arrival_s: vec![0.0, 4.0, 8.0, 12.0, 16.0],
+            skipped_rows: 0,
+            filtered_rows: 0,
+        };
+        let (source, arrivals) = (Source::Trace(Arc::new(trace)), Arrivals::Trace { rate_scale: 2.0 });
+        // Three windows: four spans of four seconds, played twice as fast.
+        let spans: Vec<Window> =
+            (0..3).filter_map(|index| Window::new(&source, arrivals, index, 3)).collect();
+        assert_eq!(spans.iter().map(|span| span.first_row).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(spans.iter().all(|span| (span.from_ms, span.to_ms) == (2_000.0, 4_000.0)));
+        let mut table = Timetable::new(&source, arrivals, 0, Some(spans[1]));
+        let popped: Vec<(u32, f64)> =
+            std::iter::from_fn(|| table.pop(1e9, 0)).map(|(job, at_ms)| (job.prompt_tokens, at_ms)).collect();
+        assert_eq!(popped, [(2, 0.0), (3, 2_000.0), (4, 4_000.0), (5, 6_000.0)]);
+    }
+}

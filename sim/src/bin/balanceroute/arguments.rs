@@ -258,7 +258,7 @@ pub(crate) struct SettingsArgs {
     /// are left out].
     #[arg(long, value_name = "DIR")]
     pub(crate) traces: Option<PathBuf>,
-    /// Rows whose group or name has one of these in it, separated by commas [default: all].
+    /// Rows with one of these in their `group: name`, separated by commas [default: all].
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// The rows and the commands that play them, without running any.
@@ -365,5 +365,43 @@ impl SimulateArgs {
                 .backend(backend(&self.backend)?)
                 .level(LevelParameters::new().reserve(self.reserve)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use balanceroute_sim::evaluation::settings;
+    use balanceroute_sim::report::Arguments;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_is_what_its_flags_say() {
+        // The traces are not needed for that: two rows of each format do.
+        let folder = tempfile::tempdir().expect("a folder");
+        let azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,400\n\
+                     2023-11-16 18:17:04.0319600,318,400\n";
+        let mooncake = "{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1]}\n";
+        for (file, text) in [
+            ("azure_2023_conv.csv", azure),
+            ("azure_2023_code.csv", azure),
+            ("mooncake_conversation.jsonl", mooncake),
+        ] {
+            std::fs::write(folder.path().join(file), text).expect("writable");
+        }
+        for setting in settings::settings() {
+            let flags = setting.flags(folder.path());
+            let words = ["balanceroute", "simulate"].map(str::to_owned).into_iter().chain(flags.clone());
+            let Command::Simulate(parsed) = Cli::try_parse_from(words).expect("flags that exist").command
+            else {
+                panic!("not simulate");
+            };
+            let parsed = parsed.scenario().expect("a scenario");
+            let scenario = setting.scenario(parsed.source.clone()).expect("known parameters");
+            let written = |scenario: &Scenario| {
+                serde_json::to_string(&Arguments::of(scenario)).expect("numbers and names")
+            };
+            assert_eq!(written(&scenario), written(&parsed), "{flags:?}");
+        }
     }
 }

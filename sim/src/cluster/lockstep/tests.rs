@@ -134,6 +134,212 @@ fn prompt_tokens_that_are_not_cached_hold_up_the_step() {
     approx::assert_abs_diff_eq!(run.balanced_fraction, 7.0 / 12.0, epsilon = 1e-9);
 }
 
+/// One worker with two slots and room for 23 tokens, where a step lasts 1 ms: A and B come with 10 tokens
+/// and want 4, C comes at 2 ms with one and wants one.
+fn one_eviction(prefill_us_per_token: Option<f64>) -> Run {
+    let scenario = Scenario {
+        source: trace(&[(0.0, 10, 4), (0.0, 10, 4), (0.002, 1, 1)]),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 1,
+        slots: 2,
+        steps: None,
+        warmup: 0,
+        kv_capacity_tokens: Some(23),
+        headroom_steps: 0,
+        prefill_us_per_token,
+        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        ..Scenario::default()
+    };
+    play(&scenario, 0)
+}
+
+#[test]
+fn a_preempted_request_pays_its_prefill_when_it_returns() {
+    // Loads after each step: 22, then 24: B leaves with two tokens generated. C passes it in the third step;
+    // A's fourth token is sent in the fourth. B enters the fifth with 12 tokens, which are computed again, and
+    // ends with the sixth.
+    let run = one_eviction(Some(100.0));
+    assert_accounted(&run);
+    assert_eq!((run.steps, run.requests_done, run.preemptions, run.passed_max), (6, 3, 1, 1));
+    let near = |found: f64, expected: f64| approx::assert_abs_diff_eq!(found, expected, epsilon = 1e-9);
+    // 6 ms and 12 tokens of 0.1 ms, for nine tokens and three requests.
+    near(run.tokens_per_s, 9.0 / 0.0072);
+    near(run.requests_per_s, 3.0 / 0.0072);
+    near(run.preempted_per_finished, 1.0 / 3.0);
+    // The time in the pool and the prefill count for B: 7.2 ms for four tokens, 1 ms a token for A and C.
+    near(run.tpot_ms.mean, (1.0 + 1.0 + 1.8) / 3.0);
+    // B waited again for the steps 2 and 3, until 4 ms. Prompts of 10 are in the second quarter of these.
+    assert_eq!((run.wait_steps.max, run.wait_by_length[1].steps_max, run.admissions_max), (2, 2, 2));
+    assert_eq!(run.wait_by_length.map(|quarter| quarter.admissions), [1, 3, 0, 0]);
+    near(run.wait_ms.max, 2.0);
+    // Where nothing is said, 10 us.
+    near(one_eviction(None).tokens_per_s, 9.0 / 0.00612);
+    near(one_eviction(Some(0.0)).tokens_per_s, 9.0 / 0.006);
+}
+
+#[test]
+fn a_first_admission_pays_prefill_with_prefix_caches_only() {
+    let scenario = Scenario {
+        source: trace(&[(0.0, 1_000, 2)]),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        steps: None,
+        warmup: 0,
+        kv_capacity_tokens: Some(2_000),
+        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        ..Scenario::default()
+    };
+    approx::assert_abs_diff_eq!(play(&scenario, 0).tokens_per_s, 1_000.0, epsilon = 1e-9);
+    let library = Library::new(&scenario.source);
+    let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), Some(0.0), 0, None).expect("valid");
+    // 10 ms of prefill for two tokens in 2 ms.
+    let run = cluster.run().expect("it ends");
+    approx::assert_abs_diff_eq!(run.tokens_per_s, 2.0 / 0.012, epsilon = 1e-9);
+}
+
+/// Admits the newest first.
+struct LastCome;
+
+impl Policy for LastCome {
+    fn name(&self) -> &'static str {
+        "last-come"
+    }
+
+    fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        out.clear();
+        let mut free: Vec<u32> = batch.workers().iter().map(|worker| worker.free_slots).collect();
+        let mut waiting: Vec<_> = batch.waiting().iter().collect();
+        waiting.sort_by_key(|(_, request, _)| std::cmp::Reverse(request.id));
+        for (slot, request, _) in waiting {
+            let Some(worker) = free.iter().position(|&slots| slots > 0) else { break };
+            free[worker] -= 1;
+            out.admitted.push(Admission {
+                id: request.id,
+                slot,
+                worker: WorkerIndex::at(worker),
+                prompt_tokens: request.prompt_tokens,
+                score_tokens: 0.0,
+            });
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::new()
+    }
+}
+
+#[test]
+fn passed_max_is_counted_from_what_the_policy_does() {
+    // One slot, outputs of one token, 1 ms a step. At 0 ms come 0, 1 and 2: 2 enters; then 3, which comes at
+    // 1 ms, and 4, which comes at 2 ms. They pass 1 and 0, which enter last, in this order.
+    let scenario = Scenario {
+        source: trace(&[(0.0, 5, 1), (0.0, 5, 1), (0.0, 5, 1), (0.001, 5, 1), (0.002, 5, 1)]),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 1,
+        slots: 1,
+        steps: None,
+        warmup: 0,
+        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        ..Scenario::default()
+    };
+    let library = Library::new(&scenario.source);
+    let played = |scenario: &Scenario, policy: Box<dyn Policy>| {
+        Cluster::new(scenario, &library, policy, None, 0, None).expect("valid").run().expect("it ends")
+    };
+    let run = played(&scenario, Box::new(LastCome));
+    assert_eq!((run.requests_done, run.passed_max, run.wait_steps.max), (5, 4, 4));
+    assert_eq!(played(&scenario, Box::new(FirstCome)).passed_max, 0);
+    // Who still waits at the end counts: after three steps 0 and 1 have been passed by three.
+    let cut = Scenario { steps: Some(3), ..scenario };
+    assert_eq!(played(&cut, Box::new(LastCome)).passed_max, 3);
+}
+
+#[test]
+fn a_window_measures_its_own_steps_and_requests() {
+    // A 64th of a second is 15.625 ms: one request each, 1 ms a step. Three spans: two windows, each led in by
+    // the span before it.
+    let at = |index: f64| index / 64.0;
+    let scenario = Scenario {
+        source: trace(&[(at(0.0), 5, 3), (at(1.0), 5, 20), (at(2.0), 5, 3), (at(3.0), 5, 3)]),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 1,
+        slots: 2,
+        steps: None,
+        warmup: 0,
+        windows: 2,
+        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        ..Scenario::default()
+    };
+    let library = Library::new(&scenario.source);
+    let window = |index| {
+        let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), None, 0, Some(index));
+        cluster.expect("valid").run().expect("it ends")
+    };
+    let near = |found: f64, expected: f64| approx::assert_abs_diff_eq!(found, expected, epsilon = 1e-9);
+
+    // The second request begins with the window and decodes through its 16 steps; the run goes on until it
+    // has finished, with the third beside it, and ends as the fourth comes.
+    let first = window(0);
+    assert_accounted(&first);
+    assert_eq!((first.window, first.steps, first.requests_in, first.requests_done), (Some(0), 16, 4, 3));
+    near(first.tokens_per_s, 16.0 * 64.0);
+    near(first.requests_per_s, 0.0);
+    assert_eq!(first.wait_by_length[0].admissions, 1);
+
+    // The second leads in and still runs: four tokens of its, three of the third, which came 0.375 ms before
+    // a step.
+    let second = window(1);
+    assert_eq!((second.steps, second.requests_in, second.requests_done), (4, 3, 2));
+    near(second.tokens_per_s, 7.0 * 64.0);
+    near(second.requests_per_s, 2.0 * 64.0);
+    near(second.wait_ms.max, 0.375);
+    near(second.tpot_ms.mean, 1.0);
+}
+
+#[test]
+fn a_workload_turns_in_the_middle_of_the_measured_steps() {
+    let scenario = Scenario {
+        source: Source::Workload(Workload::ChatToReasoning),
+        steps: Some(1_000),
+        warmup: 500,
+        ..Scenario::default()
+    };
+    let library = Library::new(&scenario.source);
+    let mut cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), None, 3, None).expect("valid");
+    for _ in 0..1_500 {
+        assert!(cluster.play_step(|_| {}).expect("valid"));
+    }
+    // Outputs above 4,000 tokens: half of the reasoning ones, none of these chats.
+    let long = |life: &&Life| life.output_tokens > 4_000;
+    let (before, after): (Vec<&Life>, Vec<&Life>) =
+        cluster.lives.iter().partition(|life| life.waits_since < 1_000);
+    assert!(before.len() > 1_000 && after.len() > 200, "{} and {}", before.len(), after.len());
+    assert_eq!(before.iter().copied().filter(long).count(), 0);
+    let share = after.iter().copied().filter(long).count() as f64 / after.len() as f64;
+    assert!((0.4..0.6).contains(&share), "{share}");
+}
+
+#[test]
+fn one_long_request_comes_in_its_time() {
+    let scenario = Scenario {
+        source: Source::Workload(Workload::LongAmongShort),
+        workers: 4,
+        slots: 64,
+        steps: Some(2_100),
+        warmup: 0,
+        cold_start: true,
+        ..Scenario::default()
+    };
+    let library = Library::new(&scenario.source);
+    let mut cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), None, 3, None).expect("valid");
+    for _ in 0..2_100 {
+        assert!(cluster.play_step(|_| {}).expect("valid"));
+    }
+    let long: Vec<&Life> = cluster.lives.iter().filter(|life| life.prompt_tokens > 2_500).collect();
+    assert_eq!(long.len(), 1);
+    assert_eq!((long[0].prompt_tokens, long[0].output_tokens), (60_000, 100));
+    assert!((2_000..2_010).contains(&long[0].waits_since), "{}", long[0].waits_since);
+}
+
 #[test]
 fn an_idle_cluster_lets_time_pass_without_steps() {
     let scenario = Scenario {

@@ -29,7 +29,7 @@ pub struct Options<'a> {
     pub skip_missing: bool,
     /// Policies; ratios and differences are to the last.
     pub policies: &'a [String],
-    /// Rows whose group and name have one of these in them; empty for all.
+    /// Rows with one of these in their `group: name`; empty for all.
     pub only: &'a [String],
     /// Seeds per policy; without it as many as the row has. A trace in its own times leaves nothing to a
     /// seed and has one.
@@ -84,12 +84,12 @@ pub struct Table {
 /// The rows that the patterns choose; all without patterns.
 ///
 /// # Errors
-/// There is none.
+/// No row is chosen.
 pub fn chosen(only: &[String]) -> Result<Vec<Setting>, SimError> {
     let mut chosen = settings();
     chosen.retain(|setting| setting.matches(only));
     if chosen.is_empty() {
-        return Err(argument("only", "a part of a row's group and name (--list has them)", only.join(",")));
+        return Err(argument("only", "a part of a row's group: name (--list has them)", only.join(",")));
     }
     Ok(chosen)
 }

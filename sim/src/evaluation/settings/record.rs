@@ -7,7 +7,7 @@ use crate::cluster::Run;
 use crate::report::{Spread, short};
 
 /// One setting under one policy: means over the runs, the longest waits and the most passed of any. Figures
-/// have four digits.
+/// have five digits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Record {
     /// The setting.
@@ -44,15 +44,15 @@ pub struct Record {
     pub preempted: f64,
 }
 
-/// Rounded to four significant digits.
+/// Rounded to five significant digits.
 fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
     }
-    let scale = 10f64.powi(3 - value.abs().log10().floor() as i32);
+    let scale = 10f64.powi(4 - value.abs().log10().floor() as i32);
     let rounded = (value * scale).round() / scale;
     // Division leaves no digits behind whole numbers.
-    if rounded.abs() >= 1e3 { rounded.round() } else { rounded }
+    if rounded.abs() >= 1e4 { rounded.round() } else { rounded }
 }
 
 impl Record {
@@ -123,13 +123,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_digits_are_kept() {
+    fn five_digits_are_kept() {
         for (value, kept) in [
             (0.0, 0.0),
-            (0.012_345_6, 0.012_35),
-            (-3.141_59, -3.142),
-            (999.96, 1_000.0),
-            (15_528.4, 15_530.0),
+            (0.012_345_67, 0.012_346),
+            (-3.141_592, -3.141_6),
+            (9_999.96, 10_000.0),
+            (15_528.4, 15_528.0),
+            (155_284.0, 155_280.0),
             (1e6, 1e6),
         ] {
             assert_eq!(rounded(value), kept);

@@ -230,11 +230,10 @@ impl Setting {
         name
     }
 
-    /// Whether one of the patterns is part of its group and name, in any case of letters; without patterns
-    /// always.
+    /// Whether one of the patterns is part of `group: name`, in any case of letters; without patterns always.
     #[must_use]
     pub fn matches(&self, patterns: &[String]) -> bool {
-        let name = format!("{} {}", self.group.name(), self.name()).to_lowercase();
+        let name = format!("{}: {}", self.group.name(), self.name()).to_lowercase();
         patterns.is_empty() || patterns.iter().any(|pattern| name.contains(&pattern.to_lowercase()))
     }
 
@@ -394,9 +393,10 @@ mod tests {
             settings().iter().filter(|row| row.matches(&patterns)).count()
         };
         assert_eq!(chosen(&[]), settings().len());
-        assert_eq!(chosen(&["closed"]), 19);
-        assert_eq!(chosen(&["Open AZURE"]), 8);
-        assert_eq!(chosen(&["starvation", "cold paper"]), 4);
+        assert_eq!(chosen(&["closed:"]), 19);
+        assert_eq!(chosen(&["Open: AZURE"]), 8);
+        assert_eq!(chosen(&["starvation", "cold: paper"]), 4);
+        assert_eq!(chosen(&["headroom:"]), 56);
         assert_eq!(chosen(&["nothing of this name"]), 0);
     }
 }
