@@ -41,9 +41,9 @@ pub enum Workload {
     /// (mean 696), outputs lognormal with mean 8,000 and sigma 1.2 before they are cut at 60,000 (mean 7,560,
     /// median 3,894).
     Reasoning,
-    /// Traffic that turns: [`Workload::Lognormal`] (chat) until the middle of the run, [`Workload::Reasoning`]
-    /// from there on. The middle is half of the measured steps of a closed run, half of the requests of a
-    /// Poisson run.
+    /// Traffic that turns: [`Workload::Lognormal`] (chat) until the middle of the run, then
+    /// [`Workload::Reasoning`]. The middle is half of the measured steps of a closed run, half of the
+    /// requests of a Poisson run.
     ChatToReasoning,
     /// One long request in a steady stream of short ones that keep the KV cache busy: prompts uniform in
     /// 1,500..=2,500 and outputs in 50..=150; the first request drawn from step 2,000 on has 60,000 and 100.

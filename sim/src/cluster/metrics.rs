@@ -63,8 +63,8 @@ pub struct Run {
     pub wait_steps: WaitSteps,
     /// Waits in simulated ms, over the admissions of the measured steps.
     pub wait_ms: WaitMs,
-    /// Waits of each quarter of the requests by the length of the prompt with which they came, shortest first;
-    /// the quarters are those of the whole workload or trace.
+    /// Waits of each quarter of the requests by the length of the prompt with which they came, shortest
+    /// first; the quarters are those of the whole workload or trace.
     pub wait_by_length: [LengthWaits; 4],
     /// Slots left empty after admission, as a share of all.
     pub empty_slot_fraction: f64,

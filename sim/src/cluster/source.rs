@@ -75,7 +75,7 @@ pub(crate) enum RequestSource {
 }
 
 impl RequestSource {
-    /// Begins at the row `first` of a trace, or without it at one that the seed chooses, so that seeds differ.
+    /// Begins at the row `first` of a trace; without it at a row that the seed chooses, so that seeds differ.
     pub(crate) fn new(source: &Source, seed: u64, first: Option<usize>) -> Self {
         let mut rng = Box::new(stream(seed, Stream::Lengths));
         match source {

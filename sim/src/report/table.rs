@@ -175,8 +175,8 @@ pub fn heading(scenario: &Scenario) -> String {
     } else if let Some(capacity) = scenario.kv_capacity_tokens {
         let _ = write!(
             text,
-            "\n{capacity} KV tokens per worker; a preempted request that returns holds its worker up by {} us \
-             per token",
+            "\n{capacity} KV tokens per worker; a preempted request that returns holds its worker up by \
+             {} us per token",
             scenario.prefill_us_per_token()
         );
     }

@@ -192,8 +192,8 @@ pub(crate) struct SimulateArgs {
     /// The first seed; the others follow it.
     #[arg(long, default_value_t = 0, value_name = "N")]
     first_seed: u64,
-    /// Open arrivals of a trace: cut it into so many windows, one run each; the table has their means, and the
-    /// differences to the last policy window by window.
+    /// Open arrivals of a trace: cut it into so many windows, one run each; the table has their means, and
+    /// below it stand the differences to the last policy, window by window.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     windows: u32,
     /// Measured steps [default: closed 10000, open until everybody has finished].

@@ -156,8 +156,8 @@ fn one_eviction(prefill_us_per_token: Option<f64>) -> Run {
 #[test]
 fn a_preempted_request_pays_its_prefill_when_it_returns() {
     // Loads after each step: 22, then 24: B leaves with two tokens generated. C passes it in the third step;
-    // A's fourth token is sent in the fourth. B enters the fifth with 12 tokens, which are computed again, and
-    // ends with the sixth.
+    // A's fourth token is sent in the fourth. B enters the fifth with 12 tokens, which are computed again,
+    // and ends with the sixth.
     let run = one_eviction(Some(100.0));
     assert_accounted(&run);
     assert_eq!((run.steps, run.requests_done, run.preemptions, run.passed_max), (6, 3, 1, 1));
@@ -255,8 +255,8 @@ fn passed_max_is_counted_from_what_the_policy_does() {
 
 #[test]
 fn a_window_measures_its_own_steps_and_requests() {
-    // A 64th of a second is 15.625 ms: one request each, 1 ms a step. Three spans: two windows, each led in by
-    // the span before it.
+    // A 64th of a second is 15.625 ms: one request each, 1 ms a step. Three spans: two windows, each led in
+    // by the span before it.
     let at = |index: f64| index / 64.0;
     let scenario = Scenario {
         source: trace(&[(at(0.0), 5, 3), (at(1.0), 5, 20), (at(2.0), 5, 3), (at(3.0), 5, 3)]),

@@ -387,6 +387,22 @@ mod tests {
     }
 
     #[test]
+    fn the_record_has_every_row() {
+        let record = include_str!("../../../records/first_edition.csv");
+        let mut lines = csv::Reader::from_reader(record.as_bytes());
+        let rows: Vec<(String, String)> = lines
+            .records()
+            .map(|line| line.expect("CSV"))
+            .map(|line| (line[0].into(), line[1].into()))
+            .collect();
+        let known: BTreeSet<String> = settings().iter().map(Setting::name).collect();
+        assert!(rows.iter().all(|(row, _)| known.contains(row)));
+        for name in known {
+            assert!(rows.contains(&(name.clone(), "level".to_owned())), "{name} is not on record");
+        }
+    }
+
+    #[test]
     fn patterns_choose_by_group_and_name() {
         let chosen = |patterns: &[&str]| {
             let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
