@@ -90,8 +90,13 @@ impl Share {
     /// Its part of a quantity.
     #[must_use]
     pub fn part(self, whole: u64) -> u64 {
-        let upto = |count: u32| (u128::from(whole) * u128::from(count) / u128::from(self.of.max(1))) as u64;
-        upto(self.index + 1) - upto(self.index)
+        if self.of <= 1 {
+            return whole;
+        }
+        let of = u64::from(self.of);
+        let (each, left) = (whole / of, whole % of);
+        let upto = |count: u64| left * count / of;
+        each + upto(u64::from(self.index) + 1) - upto(self.index.into())
     }
 }
 

@@ -172,28 +172,55 @@ impl Account {
         self.ceiling_tokens.map(|tokens| if share.of == 1 { tokens } else { lent(tokens) })
     }
 
-    /// Writes what a batch is to know of the worker.
-    pub(crate) fn settle(&self, sight: Sight, worker: &mut Worker) {
+    /// Of so many slots that are left, by what we know, those that this front end may fill.
+    #[inline(never)]
+    fn slots_of_share(&self, sight: &Sight, left: i64) -> i64 {
         let share = self.rules.share;
-        let (own, counted_tokens) = (self.running(), self.counted_tokens());
-        let counted = own.saturating_add(self.foreign_requests);
         let others = i64::from(share.of) - 1;
-        let slots = Free {
-            left: i64::from(self.whole_slots) - i64::from(counted),
-            own: i64::from(self.own_slots) - i64::from(own),
+        let foreign = i64::from(self.foreign_requests);
+        let free = Free {
+            left,
+            own: i64::from(self.own_slots) - i64::from(self.running()),
             intact: self.foreign_requests <= self.whole_slots - self.own_slots,
             since: i64::from(self.since.0),
             freed: i64::from(self.freed.0),
-            gone: (i64::from(self.before.0) - i64::from(self.foreign_requests)).max(0),
-            reserved: (others.min(i64::from(self.whole_slots) / RESERVE as i64)
-                - i64::from(self.foreign_requests))
-            .max(0),
+            gone: (i64::from(self.before.0) - foreign).max(0),
+            reserved: (others.min(i64::from(self.whole_slots) / RESERVE as i64) - foreign).max(0),
             reported: self.reported_ms.is_some(),
         };
-        let free_slots = if share.of == 1 { slots.left } else { slots.slots(&sight, share) };
+        free.slots(sight, share)
+    }
+
+    /// Of so many KV tokens that are left beside all growth, by what we know, those that this front end may
+    /// fill.
+    #[inline(never)]
+    fn tokens_of_share(&self, sight: &Sight, capacity: u64, left: i64, own_growth: i64) -> i64 {
+        let share = self.rules.share;
+        let own_tokens = self.counted_tokens().min(self.own_tokens() - self.preempted_tokens());
+        let foreign = self.foreign_tokens();
+        let free = Free {
+            left,
+            own: share.part(capacity) as i64 - own_tokens as i64 - own_growth,
+            intact: foreign <= capacity - share.part(capacity),
+            since: self.since.1 as i64,
+            freed: self.freed.1 as i64,
+            gone: (self.before.1 - self.correction_tokens).max(0),
+            reserved: (capacity as i64 / RESERVE as i64 - foreign as i64).max(0),
+            reported: self.reported_ms.is_some(),
+        };
+        free.tokens(sight, share)
+    }
+
+    /// Writes what a batch is to know of the worker.
+    pub(crate) fn settle(&self, sight: Sight, worker: &mut Worker) {
+        let share = self.rules.share;
+        let counted_tokens = self.counted_tokens();
+        let counted = self.running().saturating_add(self.foreign_requests);
+        let left = i64::from(self.whole_slots) - i64::from(counted);
+        let free_slots = if share.of == 1 { left } else { self.slots_of_share(&sight, left) };
         worker.free_slots = free_slots.max(0) as u32;
         worker.running = counted.min(MAX_SLOTS - worker.free_slots);
-        let there = self.load_tokens();
+        let there = (counted_tokens + self.preempted_tokens()).min(MAX_LOAD_TOKENS);
         worker.load_tokens = there;
         if share.of > 1 {
             // Front ends that see the same loads begin with different workers.
@@ -215,23 +242,13 @@ impl Account {
             + self.preempted.growth_tokens
             + self.preempted_tokens() as i64;
         let growth = own_growth + i64::from(self.foreign_requests) * i64::from(self.rules.headroom_tokens);
-        let own_tokens = counted_tokens.min(self.own_tokens() - self.preempted_tokens());
-        let tokens = Free {
-            left: capacity as i64 - counted_tokens as i64 - growth,
-            own: share.part(capacity) as i64 - own_tokens as i64 - own_growth,
-            intact: self.foreign_tokens() <= capacity - share.part(capacity),
-            since: self.since.1 as i64,
-            freed: self.freed.1 as i64,
-            gone: (self.before.1 - self.correction_tokens).max(0),
-            reserved: (capacity as i64 / RESERVE as i64 - self.foreign_tokens() as i64).max(0)
-                * others.min(1),
-            reported: self.reported_ms.is_some(),
-        };
-        let mut room = if share.of == 1 { tokens.left } else { tokens.tokens(&sight, share) };
+        let left = capacity as i64 - counted_tokens as i64 - growth;
+        let mut room =
+            if share.of == 1 { left } else { self.tokens_of_share(&sight, capacity, left, own_growth) };
         let is_ours = share.of == 1 || sight.turn_of(share) == Turn::Ours;
         if sight.tight && counted == 0 && is_ours {
             // It leaves no headroom for itself where it is as long as the whole cache.
-            room = tokens.left + i64::from(self.rules.headroom_tokens);
+            room = left + i64::from(self.rules.headroom_tokens);
             worker.kv_capacity_tokens =
                 Some((capacity + u64::from(self.rules.headroom_tokens)).min(MAX_LOAD_TOKENS));
         }
