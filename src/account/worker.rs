@@ -349,12 +349,15 @@ impl Account {
 
     /// One request has grown by itself; it is seen by that, and so are those that were sent before it where
     /// requests keep their order.
+    #[inline]
     pub(crate) fn grow(&mut self, slab: &mut Slab, index: u32, tokens: u32, now_ms: u64) {
         let Active { stage, number, .. } = slab.entries[index as usize];
-        self.move_to(slab, index, Stage::Decoding, now_ms);
+        if stage != Stage::Decoding {
+            self.move_to(slab, index, Stage::Decoding, now_ms);
+        }
         // Whoever brings tokens has not been forgotten.
         self.empty_since_ms = None;
-        if self.rules.in_order {
+        if self.rules.in_order && self.sent_line.tally.requests > 0 {
             self.receive_up_to(slab, number, now_ms, |_| true);
         }
         slab.entries[index as usize].born_tokens -= i64::from(tokens);

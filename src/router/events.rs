@@ -390,6 +390,7 @@ impl Router {
     }
 
     /// One request grows. The place of its worker, and by how much it is ahead of the step clock.
+    #[inline]
     fn grow(&mut self, index: u32, tokens: u32) -> Result<(usize, i64), RouterError> {
         let Active { worker, stage, .. } = self.slab.entries[index as usize];
         let place = self.place_of(worker)?;
