@@ -195,8 +195,8 @@ class Gate:
     def _send(self, name: str, rank: int) -> None:
         held = self._held.get(name)
         if held is None or held.future.done():
-            # Cancelled, and its coroutine has not run yet: that one finds itself here, and takes itself out of
-            # the ledger.
+            # Cancelled, and its coroutine has not run yet: that one finds itself here, and takes itself out
+            # of the ledger.
             return
         del self._held[name]
         self._leaving[name] = False

@@ -1,24 +1,25 @@
 """One router behind several front ends of a host: the first decides for all, as long as it is heard.
 
-Each front end keeps its own ledger, whoever decides. The first one *leads*: it listens on a socket of this host
-and has the others' requests in its router beside its own. The others *follow*: they tell it what they do, and
-send where it says. A follower that does not hear the leader decides by its own share of every rank, as without
-this, and so does the leader for what is its own. Nothing is lost by it, for nobody's requests are anywhere else.
+Each front end keeps its own ledger, whoever decides. The first one *leads*: it listens on a socket of this
+host and has the others' requests in its router beside its own. The others *follow*: they tell it what they
+do, and send where it says. A follower that does not hear the leader decides by its own share of every rank,
+as without this, and so does the leader for what is its own. Nothing is lost by it, for nobody's requests are
+anywhere else.
 
-Messages are lines of JSON, lists that begin with a word. A follower names its requests by numbers that are used
-again, so each time that one waits has a number of its own too, the turn: what the leader has decided for one
-that has just left is nothing to the next of its number.
+Messages are lines of JSON, lists that begin with a word. A follower names its requests by numbers that are
+used again, so each time that one waits has a number of its own too, the turn: what the leader has decided for
+one that has just left is nothing to the next of its number.
 
-A leader that hangs is still connected to. So a follower decides for itself until it has heard something, and is
-sure of its part at the leader until it has said that it follows.
+A leader that hangs is still connected to. So a follower decides for itself until it has heard something, and
+is sure of its part at the leader until it has said that it follows.
 
 | | says |
 |---|---|
-| `waits`, number, turn, prompt tokens, session, most tokens, ranks | a request waits, and which ranks may take it |
+| `waits`, number, turn, prompt tokens, session, most tokens, ranks | it waits, and which ranks may take it |
 | `runs`, number, prompt tokens, rank, generated tokens, session | it is on a rank, by whomever it was sent |
 | `left`, number, whether it has finished | it has ended, or was given up |
 | `follows` | all that was there has been told, and the leader decides from here on |
-| `step`, source, numbers, tokens | an engine's step; nothing instead of the last numbers of this source, or of 1s |
+| `step`, source, numbers, tokens | an engine's step; nothing for the last numbers of this source, or for 1s |
 | `report`, rank, running, waiting, KV tokens | what a rank has said to this follower alone |
 | `enters`, number, turn, rank | from the leader: it enters this rank |
 | `beats`, whether | from the leader, who is alive, and whether it has had news of a rank since the last |
@@ -51,11 +52,11 @@ logger = logging.getLogger("balanceroute")
 _AGAIN = 0.5
 # A leader that is silent for so long is not waited for, nor is a follower, in seconds.
 _SILENT = 2.0
-# What a rank says of a step comes by way of one front end, and what has ended with that step by way of others:
-# its report is looked at when all of it has been heard, in seconds.
+# What a rank says of a step comes by way of one front end, and what has ended with that step by way of
+# others: its report is looked at when all of it has been heard, in seconds.
 _SETTLED = 0.02
-# Whoever is so far behind with reading, in bytes, is taken for lost. A follower has much to tell at once when it
-# begins: some hundred thousand requests are less.
+# Whoever is so far behind with reading, in bytes, is taken for lost. A follower has much to tell at once when
+# it begins: some hundred thousand requests are less.
 _MOST_BEHIND = 1 << 26
 # Longest line of a message, in bytes.
 _LONGEST = 1 << 18
@@ -80,8 +81,8 @@ def ledger_of(settings: Settings, share: tuple[int, int]) -> type[Ledger]:
 
 
 def join(gate: Gate, key: object) -> asyncio.Task[None] | None:
-    """Begins to lead or to follow; None for a front end that decides for itself alone. The front ends that have
-    a key in common are one another's.
+    """Begins to lead or to follow; None for a front end that decides for itself alone. The front ends that
+    have a key in common are one another's.
     """
     ledger = gate.ledger
     if not isinstance(ledger, Leader | Follower):
@@ -143,12 +144,30 @@ class _Guest:
         return self.name_of.setdefault(number, f"\0{self.number} {number}")
 
 
-class Leader(Ledger):
+class _Member(Ledger):
+    """Of a front end that leads or follows: `gate` is its gate, once it has joined."""
+
+    gate: Gate | None = None
+
+    @property
+    def _log(self) -> logging.Logger:
+        # An engine shows its own loggers only.
+        return logger if self.gate is None else self.gate.log
+
+    def _stir(self) -> None:
+        if self.gate is not None:
+            self.gate.stir()
+
+    def _news(self) -> None:
+        if self.gate is not None:
+            self.gate.news()
+
+
+class Leader(_Member):
     """The ledger of the front end that decides for all."""
 
     def __init__(self, *arguments: Any, share: tuple[int, int] = (0, 1), **more: Any) -> None:
         super().__init__(*arguments, share=share, **more)
-        self.gate: Gate | None = None
         self._of = share[1]
         self._guests: list[_Guest] = []
         self._next = 0
@@ -194,7 +213,7 @@ class Leader(Ledger):
             except OSError as error:
                 # One that ends may have the address still.
                 if not told:
-                    logger.warning("balanceroute: each front end decides for itself for now: %s", error)
+                    self._log.warning("balanceroute: each front end decides for itself for now: %s", error)
                 told = True
                 await asyncio.sleep(_AGAIN)
 
@@ -247,7 +266,7 @@ class Leader(Ledger):
             # The loop ends, and so does this.
             pass
         except Exception as error:
-            logger.warning("balanceroute: a front end is not decided for any more: %r", error)
+            self._log.warning("balanceroute: a front end is not decided for any more: %r", error)
         finally:
             self._guests.remove(guest)
             # What runs on is load that reports show.
@@ -262,14 +281,6 @@ class Leader(Ledger):
         self.share = 0, max(1, self._of - self.followers)
         self.router.set_share(*self.share)
         self._stir()
-
-    def _stir(self) -> None:
-        if self.gate is not None:
-            self.gate.stir()
-
-    def _news(self) -> None:
-        if self.gate is not None:
-            self.gate.news()
 
     def _hear(self, guest: _Guest, what: str, *told: Any) -> None:
         guest.unanswered = 0
@@ -318,14 +329,13 @@ class Leader(Ledger):
         self._stir()
 
 
-class Follower(Ledger):
-    """The ledger of a front end that is decided for, while it follows: what waits is in the leader's pool then,
-    and not in that of its own router.
+class Follower(_Member):
+    """The ledger of a front end that is decided for, while it follows: what waits is in the leader's pool
+    then, and not in that of its own router.
     """
 
     def __init__(self, *arguments: Any, share: tuple[int, int] = (0, 1), **more: Any) -> None:
         super().__init__(*arguments, share=share, **more)
-        self.gate: Gate | None = None
         self._alone = share
         self._wire: _Wire | None = None
         self._silence: asyncio.TimerHandle | None = None
@@ -354,10 +364,11 @@ class Follower(Ledger):
                 wire = _Wire(writer)
                 if wire.is_ours():
                     await _hear_all(reader, functools.partial(self._hear, wire))
+                    self._part("has gone")
             except ConnectionError:
-                pass
+                self._part("has gone")
             except Exception as error:
-                logger.warning("balanceroute: the first front end says what means nothing: %r", error)
+                self._part(f"says what means nothing ({error!r})")
             finally:
                 self._part()
                 writer.close()
@@ -376,11 +387,15 @@ class Follower(Ledger):
             elif (rank := self.rank_of(name)) is not None:
                 self._say_runs(id, rank)
         self._say("follows")
+        if self._wire is not None:
+            self._log.info("balanceroute: the first front end decides for this one from here on")
 
-    def _part(self) -> None:
-        """From now on this front end decides for itself."""
+    def _part(self, why: str | None = None) -> None:
+        """From now on this front end decides for itself; said where there is a reason to tell."""
         if self._wire is None:
             return
+        if why is not None:
+            self._log.warning("balanceroute: the first front end %s; this one decides for itself", why)
         self._wire.writer.transport.abort()
         self._wire = None
         if self._silence is not None:
@@ -398,15 +413,11 @@ class Follower(Ledger):
         """Parts when the leader has been silent for too long from now on."""
         if self._silence is not None:
             self._silence.cancel()
-        self._silence = asyncio.get_running_loop().call_later(_SILENT, self._part)
+        self._silence = asyncio.get_running_loop().call_later(_SILENT, self._part, "is silent")
 
     def _share(self, index: int, of: int) -> None:
         self.share = index, of
         self.router.set_share(index, of)
-
-    def _stir(self) -> None:
-        if self.gate is not None:
-            self.gate.stir()
 
     def _hear(self, wire: _Wire, message: list[Any]) -> None:
         what, *told = message
@@ -419,8 +430,8 @@ class Follower(Ledger):
             case "beats", (news,):
                 self._await_beat()
                 self._say("beats")
-                if news and self.gate is not None:
-                    self.gate.news()
+                if news:
+                    self._news()
             case "enters", (int(id), int(turn), int(rank)):
                 self._entering.append((id, turn, rank))
                 self._stir()
@@ -449,7 +460,7 @@ class Follower(Ledger):
 
     def _say(self, *message: Any) -> None:
         if self._wire is not None and not self._wire.say(*message):
-            self._part()
+            self._part("does not listen")
 
     def _say_waits(self, id: int, waits: Waiting, among: Iterable[int] | None = None) -> None:
         prompt, session, most, may = waits
@@ -504,7 +515,7 @@ class Follower(Ledger):
     def _progress(self, source: object, ids: Any, each: Any) -> None:
         super()._progress(source, ids, each)
         if self._wire is not None:
-            # The same array is the same requests.
+            # One array is one list of requests.
             same = self._told.get(source) is ids
             self._told[source] = ids
             self._say("step", source, None if same else ids.tolist(), None if each is None else each.tolist())

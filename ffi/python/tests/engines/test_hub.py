@@ -159,7 +159,7 @@ def test_loads_of_all_are_level():
 
 
 def test_a_report_waits_for_what_its_step_has_ended():
-    """A rank's figures come by way of one front end, and that a request has ended by way of another, later."""
+    """A rank's figures come by one front end, and that a request has ended by another, later."""
 
     async def main():
         fronts = Fronts(2, slots=2)
