@@ -220,7 +220,7 @@ impl Account {
         let free_slots = if share.of == 1 { left } else { self.slots_of_share(&sight, left) };
         worker.free_slots = free_slots.max(0) as u32;
         worker.running = counted.min(MAX_SLOTS - worker.free_slots);
-        let there = (counted_tokens + self.preempted_tokens()).min(MAX_LOAD_TOKENS);
+        let there = self.load_tokens();
         worker.load_tokens = there;
         if share.of > 1 {
             // Front ends that see the same loads begin with different workers.

@@ -219,28 +219,18 @@ fn rows<'py>(of: Option<&Bound<'py, PyDict>>) -> Result<Vec<(u64, Bound<'py, PyA
     Ok(items.into_iter().flatten().map(pair).collect::<PyResult<_>>()?)
 }
 
-impl Terms {
-    fn bonus(&self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
+impl core::PairTerms for &Terms {
+    fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
         let Some(row) = self.bonus_tokens.of(request.id.get()) else { return false };
         into.copy_from_slice(row);
         true
     }
 
-    fn eligible(&self, request: &balanceroute::Request, workers: &mut [u64]) -> bool {
+    fn eligible(&mut self, request: &balanceroute::Request, workers: &mut [u64]) -> bool {
         let Some(row) = self.eligible.of(request.id.get()) else { return false };
         for (place, _) in row.iter().enumerate().filter(|&(_, &may)| !may) {
             workers[place / 64] &= !(1 << (place % 64));
         }
         true
-    }
-}
-
-impl core::PairTerms for &Terms {
-    fn bonus(&mut self, request: &balanceroute::Request, into: &mut [f32]) -> bool {
-        Terms::bonus(self, request, into)
-    }
-
-    fn eligible(&mut self, request: &balanceroute::Request, workers: &mut [u64]) -> bool {
-        Terms::eligible(self, request, workers)
     }
 }

@@ -62,15 +62,18 @@ def handler(*_):
         pass
     except BaseException as error:
         wrong.append(error)
+    # From now on, not from the last time: where it takes longer than the interval nothing else would run.
+    if time.monotonic() < until:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
 
 class Loud:
     # Python code in every way to look at it.
     def __repr__(self): return "loud" * len(self.__class__.__name__)
     __str__ = __repr__
 
-signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
 until, at = time.monotonic() + 2, 10**6
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0005)
 while time.monotonic() < until:
     at += 1
     router.step(at)

@@ -162,13 +162,10 @@ class Ledger:
         """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most,
         `eligible` are the ranks that may take it; None where nothing is said.
         """
-        # As `_arrives` has it, and without a call of it: most requests are nothing but a length.
-        prompt = prompt_tokens if _SHORTEST <= prompt_tokens <= _LONGEST else _length(prompt_tokens)
-        most = None if max_tokens is None else self._most(prompt, max_tokens)
-        may = None if eligible is None else self._ranks.workers_of(eligible)
+        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible)
         id = self._new(name)
         try:
-            self._wait(id, (prompt, session, most, may))
+            self._wait(id, arrives)
         except BaseException:
             self._drop(id)
             self._forget(id)
@@ -181,7 +178,7 @@ class Ledger:
         router, waiting, rank_of_worker = self.router, self._waiting, self._ranks.of_worker
         for id, bonus in self._sessions.news():
             self._tell(id, bonus, waiting[id][3])
-        plan = router.step(int(self.clock() * 1e3))
+        plan = router.step(self._now_ms())
         # Whoever waits has a name.
         names = cast("list[str]", self._names)
         sent: list[tuple[str, int]] = []
@@ -285,7 +282,7 @@ class Ledger:
         if id is None:
             return False
         try:
-            ended = self.router.finish(id, now_ms=int(self.clock() * 1e3))
+            ended = self.router.finish(id, now_ms=self._now_ms())
         except balanceroute.UnknownRequestError:
             if id not in self._waiting:
                 return self._lose(id)
@@ -521,7 +518,7 @@ class Ledger:
 
     def _wait(self, id: int, waits: Waiting) -> None:
         prompt, session, most, may = waits
-        now_ms = int(self.clock() * 1e3)
+        now_ms = self._now_ms()
         # A policy that binds on arrival knows nothing of who may take it.
         rank = self._least(may) if self._binds else None
         if most is None and rank is None:

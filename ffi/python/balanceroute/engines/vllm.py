@@ -36,7 +36,6 @@ and runs no Python plugin of this kind: the plugin says so and does nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import importlib
 import inspect
@@ -272,9 +271,11 @@ class State:
         """Once the loop runs: the front ends of one server have its coordinator in common."""
         if self.loop is not None:
             return
-        with contextlib.suppress(RuntimeError):
+        try:
             self.loop = asyncio.get_running_loop()
-        if self.loop is not None and client.stats_update_address is not None:
+        except RuntimeError:
+            return
+        if client.stats_update_address is not None:
             self.hub = join(self.gate, client.stats_update_address)
 
     def leave_hub(self) -> None:

@@ -44,6 +44,16 @@ class Fronts:
         for i in which or range(len(self.gates)):
             self.tasks[i] = join(self.gates[i], self.key)
 
+    async def all_join(self):
+        self.join()
+        await self.until(lambda: self.gates[0].ledger.followers == len(self.gates) - 1)
+
+    def failures(self, front):
+        """What its router fails with, from now on."""
+        failed = []
+        self.gates[front].failed = lambda: failed.append(sys.exc_info()[1])
+        return failed
+
     async def leave(self, *which):
         for i in which:
             self.tasks[i].cancel()
@@ -110,8 +120,7 @@ def test_who_leads_and_who_follows():
 def test_the_first_decides_for_all():
     async def main():
         fronts = Fronts()
-        fronts.join()
-        await fronts.until(lambda: fronts.gates[0].ledger.followers == 2)
+        await fronts.all_join()
         assert fronts.gates[0].ledger.share == (0, 1)
         # All of it for one of them: its part would be a third.
         for i in range(20):
@@ -143,8 +152,7 @@ def test_the_first_decides_for_all():
 def test_loads_of_all_are_level():
     async def main():
         fronts = Fronts(slots=60)
-        fronts.join()
-        await fronts.until(lambda: fronts.gates[0].ledger.followers == 2)
+        await fronts.all_join()
         rng = random.Random(3)
         prompts = [rng.randrange(100, 2_000) for _ in range(60)]
         for i, prompt in enumerate(prompts):
@@ -163,9 +171,8 @@ def test_a_report_waits_for_what_its_step_has_ended():
 
     async def main():
         fronts = Fronts(2, slots=2)
-        fronts.join()
+        await fronts.all_join()
         leader, follower = (gate.ledger for gate in fronts.gates)
-        await fronts.until(lambda: follower.follows)
         for i, tokens in enumerate((3_000, 1_000, 900, 1_100)):
             fronts.hold(0, f"r{i}", tokens)
         await fronts.until(lambda: fronts.running == 4)
@@ -185,8 +192,7 @@ def test_a_report_waits_for_what_its_step_has_ended():
 def test_an_abort_reaches_the_first():
     async def main():
         fronts = Fronts()
-        fronts.join()
-        await fronts.until(lambda: fronts.gates[0].ledger.followers == 2)
+        await fronts.all_join()
         for i in range(15):
             fronts.hold(1, f"r{i}")
         await fronts.until(lambda: fronts.running == 12)
@@ -260,8 +266,7 @@ def test_a_first_that_is_silent_is_not_waited_for(monkeypatch):
 def test_nonsense_ends_a_connection_and_nothing_else():
     async def main():
         fronts = Fronts()
-        fronts.join()
-        await fronts.until(lambda: fronts.gates[0].ledger.followers == 2)
+        await fronts.all_join()
         for nonsense in (
             b"no json\n",
             b'["what"]\n',
@@ -331,6 +336,18 @@ class First:
     def heard_of(self, what):
         return [told for said, *told in self.heard if said == what]
 
+    async def hears_of_five(self, fronts):
+        """The second front end follows, and five requests of it wait."""
+        fronts.join(1)
+        await fronts.until(lambda: fronts.gates[1].ledger.follows)
+        for i in range(5):
+            fronts.hold(1, f"r{i}")
+        await fronts.until(lambda: len(self.heard_of("waits")) == 5)
+
+    def lets_all_enter(self):
+        for told in self.heard_of("waits"):
+            self.say("enters", *told[:2], 0)
+
 
 def test_what_is_read_after_parting_is_nothing(monkeypatch):
     monkeypatch.setattr(hub, "_SILENT", 0.1)
@@ -338,16 +355,10 @@ def test_what_is_read_after_parting_is_nothing(monkeypatch):
 
     async def main():
         fronts = Fronts(2)
-        gate, failed = fronts.gates[1], []
-        gate.failed = lambda: failed.append(sys.exc_info()[1])
+        gate, failed = fronts.gates[1], fronts.failures(1)
         async with First(fronts.key) as first:
-            fronts.join(1)
-            await fronts.until(lambda: gate.ledger.follows)
-            for i in range(5):
-                fronts.hold(1, f"r{i}")
-            await fronts.until(lambda: len(first.heard_of("waits")) == 5)
-            for told in first.heard_of("waits"):
-                first.say("enters", *told[:2], 0)
+            await first.hears_of_five(fronts)
+            first.lets_all_enter()
             # The loop hangs, then it sees both at once: what was said, and that it is late.
             asyncio.get_running_loop().call_soon(time.sleep, 0.2)
             await fronts.until(lambda: fronts.running == 5 or failed)
@@ -363,17 +374,11 @@ def test_one_that_parts_decides_what_it_has_not_sent(monkeypatch, when):
 
     async def main():
         fronts = Fronts(2)
-        gate, failed = fronts.gates[1], []
-        gate.failed = lambda: failed.append(sys.exc_info()[1])
+        gate, failed = fronts.gates[1], fronts.failures(1)
         async with First(fronts.key) as first:
-            fronts.join(1)
-            await fronts.until(lambda: gate.ledger.follows)
-            for i in range(5):
-                fronts.hold(1, f"r{i}")
-            await fronts.until(lambda: len(first.heard_of("waits")) == 5)
+            await first.hears_of_five(fronts)
             gate.times = GateTimes(window=0.2, stall=30)
-            for told in first.heard_of("waits"):
-                first.say("enters", *told[:2], 0)
+            first.lets_all_enter()
             await fronts.until(lambda: len(gate.ledger._entering) == 5)
             if when == "before":
                 first.writer.transport.abort()
@@ -454,9 +459,8 @@ def test_one_with_much_to_tell_follows():
         follower = fronts.gates[1].ledger
         for i in range(30_000):
             follower.enqueue(f"r{i}", 100, "a session of some customer " + str(i))
-        fronts.join()
+        await fronts.all_join()
         leader = fronts.gates[0].ledger
-        await fronts.until(lambda: leader.followers == 1)
         await fronts.until(lambda: leader.router.waiting_len + leader.router.running_len == 30_000)
         assert follower.follows
         await fronts.close()
@@ -479,10 +483,8 @@ def test_one_with_much_to_tell_follows():
 def test_nonsense_does_not_reach_the_router(nonsense):
     async def main():
         fronts = Fronts(2)
-        gate, failed = fronts.gates[0], []
-        gate.failed = lambda: failed.append(sys.exc_info()[1])
-        fronts.join()
-        await fronts.until(lambda: gate.ledger.followers == 1)
+        gate, failed = fronts.gates[0], fronts.failures(0)
+        await fronts.all_join()
         _, writer = await asyncio.open_unix_connection(hub.address(fronts.key))
         writer.write(json.dumps(nonsense).encode() + b"\n")
         await fronts.settle()
@@ -498,8 +500,7 @@ def test_nonsense_does_not_reach_the_router(nonsense):
 def test_a_session_of_any_length_is_told():
     async def main():
         fronts = Fronts(2)
-        fronts.join()
-        await fronts.until(lambda: fronts.gates[0].ledger.followers == 1)
+        await fronts.all_join()
         fronts.hold(1, "r", session="s" * 3_000_000)
         await fronts.until(lambda: fronts.running == 1)
         await fronts.settle()
@@ -515,9 +516,8 @@ def test_a_rank_that_only_the_first_knows_is_not_waited_for():
 
     async def main():
         fronts = Fronts(2)
-        fronts.join()
+        await fronts.all_join()
         leader, follower = (gate.ledger for gate in fronts.gates)
-        await fronts.until(lambda: follower.follows)
         leader.resize(4)
         for i in range(2 * SLOTS):
             fronts.hold(1, f"r{i}")

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_vllm
 from fake_vllm import FinishReason, Request
 
+import balanceroute
 from balanceroute.engines import series
 from balanceroute.engines import vllm as plugin
 from balanceroute.engines import vllm_internals as internals
@@ -944,6 +945,21 @@ def test_held_requests_and_ranks_are_on_the_engines_own_page(mode, monkeypatch):
         assert "balanceroute_held_requests 0.0" in page() and "balanceroute_active 0.0" in page()
 
     asyncio.run(main())
+
+
+def test_what_another_front_end_counts_is_not_counted_twice():
+    """Over the processes of all API servers parts are added up."""
+    router = balanceroute.Router([balanceroute.WorkerConfig(8)], mode="arrival")
+    router.place(1, 500, 0)
+    shown = series.Series()
+    shown.show(router.metrics())
+    assert 'balanceroute_running_requests{worker="0"} 1.0' in page()
+    assert 'balanceroute_free_slots{worker="0"} 7.0' in page()
+    shown.show(router.metrics(), counted_elsewhere=True)
+    assert 'balanceroute_running_requests{worker="0"} 0.0' in page()
+    assert 'balanceroute_free_slots{worker="0"} 0.0' in page()
+    # Of that each knows the whole.
+    assert 'balanceroute_load_tokens{worker="0"} 500.0' in page()
 
 
 def test_without_prometheus_client_everything_else_works(mode, monkeypatch):
