@@ -65,8 +65,8 @@ pub use names::UnknownName;
 pub use policy::{Needs, Policy, PolicyError};
 pub use pool::{Candidates, Pool, PoolSlot};
 pub use router::{
-    Dispatch, Finished, Mode, PairTerms, Placement, Plan, ReturnReason, Returned, Router, RouterConfig,
-    RouterError, Share, Verdict, WorkerConfig, WorkerReport,
+    Dispatch, Finished, Mode, PairTerms, Placement, Plan, PreemptionCost, ReturnReason, Returned, Router,
+    RouterConfig, RouterError, Share, Verdict, WorkerConfig, WorkerReport,
 };
 
 /// The README's example, so that it compiles and runs.

@@ -205,9 +205,11 @@ impl PairTerms for Terms {
 /// every step.
 #[test]
 fn windows_and_departures_allocate_nothing_after_the_warm_up() {
-    for name in ["level", "exact", "br0", "longest-first"] {
+    let learned = [("level", None), ("exact", None)];
+    let fixed = ["level", "exact", "br0", "longest-first"].map(|name| (name, Some(16)));
+    for (name, headroom_steps) in learned.into_iter().chain(fixed) {
         let config = RouterConfig::uniform(4, WorkerConfig::new(40).capacity(40_000))
-            .headroom_steps(16)
+            .headroom_steps(headroom_steps)
             .expire_after_ms(4_000);
         let parameters = Parameters::new().candidate_window(50);
         let mut router = Router::new(config, name, &parameters).expect("valid");

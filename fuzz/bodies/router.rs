@@ -129,7 +129,7 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
     };
     Ok(RouterConfig::default()
         .workers(workers)
-        .headroom_steps(mostly_below_32(u, 50)?)
+        .headroom_steps(perhaps(u, |u| mostly_below_32(u, 50))?)
         .refresh_steps(mostly_below_32(u, 20)?)
         .ends_horizon_steps(mostly_below_32(u, 600)?)
         .mode(mode)
@@ -640,7 +640,8 @@ impl World {
     /// What an admission leaves free for its own growth.
     fn growth_tokens(&self) -> i64 {
         let bounded = self.router.workers().iter().any(|worker| worker.kv_capacity_tokens.is_some());
-        if bounded { i64::from(self.router.config().headroom_steps.min(MAX_PROMPT_TOKENS)) } else { 0 }
+        let headroom_steps = self.router.config().headroom_steps.filter(|_| bounded);
+        headroom_steps.map_or(0, |steps| i64::from(steps.min(MAX_PROMPT_TOKENS)))
     }
 
     fn step(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
@@ -700,8 +701,9 @@ impl World {
                 && whole
             {
                 let kept = found.kv_used_tokens + found.kv_growth_tokens;
-                // An empty worker may take one that leaves no headroom.
-                let most = capacity as i64 + if found.running == 0 { growth_tokens } else { 0 };
+                // An empty worker may take one that leaves no headroom, or no room for anything to grow.
+                let eased = growth_tokens.max(found.kv_growth_tokens as i64);
+                let most = capacity as i64 + if found.running == 0 { eased } else { 0 };
                 assert!(kept as i64 + *tokens <= most, "no room: {dispatch:?}");
             }
             let life = self.inside.get(&id).copied();

@@ -17,6 +17,31 @@ pub struct WorkerConfig {
     pub weight: f32,
 }
 
+/// What room for growth costs and what a preemption costs, for where [`RouterConfig::headroom_steps`] is not
+/// set: they say how rare preemptions are to be. Any unit of time, the same for both.
+///
+/// [`RouterConfig::headroom_steps`]: crate::RouterConfig::headroom_steps
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct PreemptionCost {
+    /// How long a decode step takes without load, in milliseconds, 0..=1e6.
+    pub step_base_ms: f64,
+    /// How long the prefill of a token takes that is done again, in microseconds, 0..=1e6.
+    pub prefill_us_per_token: f64,
+}
+
+impl PreemptionCost {
+    /// Greatest value of both.
+    pub const MOST: f64 = 1e6;
+
+    /// Both of them.
+    #[must_use]
+    pub const fn new(step_base_ms: f64, prefill_us_per_token: f64) -> Self {
+        Self { step_base_ms, prefill_us_per_token }
+    }
+}
+
 #[cfg(feature = "serde")]
 fn one() -> f32 {
     1.0

@@ -57,6 +57,7 @@
 //! all the same, reports show it as foreign.
 
 mod config;
+mod growth;
 mod report;
 mod reports;
 mod room;
@@ -64,7 +65,8 @@ mod running;
 mod tally;
 mod worker;
 
-pub use self::config::{Share, WorkerConfig};
+pub use self::config::{PreemptionCost, Share, WorkerConfig};
+pub(crate) use self::growth::Outlook;
 pub use self::report::{Verdict, WorkerReport};
 pub use self::reports::ReportCounts;
 pub(crate) use self::room::Sight;

@@ -33,6 +33,7 @@
 //! clock: front ends are to read one clock, or clocks that agree within half a turn.
 
 use crate::account::Share;
+use crate::account::growth::most_room;
 use crate::account::worker::Account;
 use crate::batch::{MAX_LOAD_TOKENS, MAX_SLOTS, Worker};
 
@@ -163,13 +164,20 @@ fn whole_turn(tokens: u64) -> u64 {
 }
 
 impl Account {
-    /// What a request may have, with its headroom, on the worker when nobody is there; none where there is no
-    /// bound. Longer ones may enter it all the same when its turn is theirs ([`Sight::tight`]).
-    pub(crate) fn lent_tokens(&self) -> Option<u64> {
+    /// What a request may have, with the room that it leaves, on the worker when nobody is there; none where
+    /// there is no bound.
+    fn lent_tokens(&self) -> Option<u64> {
         let share = self.rules.share;
         let turn = |tokens| if self.reported_ms.is_some() { whole_turn(tokens) } else { 0 };
         let lent = |tokens| turn(tokens).max(share.part(tokens));
         self.ceiling_tokens.map(|tokens| if share.of == 1 { tokens } else { lent(tokens) })
+    }
+
+    /// What a request may have itself on the worker when nobody is there. Longer ones may enter it all the
+    /// same when its turn is theirs ([`Sight::tight`]). Below zero where less fits than is to be left free.
+    pub(crate) fn ordinary_tokens(&self) -> Option<i64> {
+        let left = |tokens: u64| self.rules.headroom_tokens.map_or(most_room(tokens), u64::from);
+        Some(self.lent_tokens()? as i64 - left(self.ceiling_tokens?) as i64)
     }
 
     /// Of so many slots that are left, by what we know, those that this front end may fill.
@@ -237,20 +245,26 @@ impl Account {
             return;
         };
         // Those who were preempted come back without being sent: their room is kept.
-        let own_growth = self.own.growth_tokens
-            + self.held.growth_tokens
-            + self.preempted.growth_tokens
-            + self.preempted_tokens() as i64;
-        let growth = own_growth + i64::from(self.foreign_requests) * i64::from(self.rules.headroom_tokens);
+        let (own_growth, mut growth) = self.growth_tokens(capacity);
         let left = capacity as i64 - counted_tokens as i64 - growth;
         let mut room =
             if share.of == 1 { left } else { self.tokens_of_share(&sight, capacity, left, own_growth) };
         let is_ours = share.of == 1 || sight.turn_of(share) == Turn::Ours;
         if sight.tight && counted == 0 && is_ours {
-            // It leaves no headroom for itself where it is as long as the whole cache.
-            room = left + i64::from(self.rules.headroom_tokens);
-            worker.kv_capacity_tokens =
-                Some((capacity + u64::from(self.rules.headroom_tokens)).min(MAX_LOAD_TOKENS));
+            match self.rules.headroom_tokens {
+                // It leaves no headroom for itself where it is as long as the whole cache.
+                Some(headroom_tokens) => {
+                    room = left + i64::from(headroom_tokens);
+                    worker.kv_capacity_tokens =
+                        Some((capacity + u64::from(headroom_tokens)).min(MAX_LOAD_TOKENS));
+                }
+                // Nobody else is to fill what one that is alone leaves free.
+                None => {
+                    room = left + growth;
+                    growth = 0;
+                    worker.free_slots = worker.free_slots.min(1);
+                }
+            }
         }
         let kept = worker.kv_capacity_tokens.unwrap_or(capacity) as i64 - room;
         worker.kv_growth_tokens = growth.clamp(0, MAX_LOAD_TOKENS as i64) as u64;

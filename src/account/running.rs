@@ -41,6 +41,8 @@ pub(crate) struct Active {
     pub born_tokens: i64,
     /// The step clock when it had generated nothing.
     pub born_step: i64,
+    /// Tokens that it had generated when its life was last looked at.
+    pub seen_tokens: u32,
     /// Refresh phase.
     pub phase: u32,
     /// Position in that phase's list.
@@ -57,6 +59,8 @@ pub(crate) struct Active {
     /// Tokens that the worker had grown by when it was acknowledged.
     pub received_tokens: i64,
     pub live: bool,
+    /// Its place among all of its worker's.
+    pub(super) member: u32,
     /// Its neighbours among the worker's requests of its stage, where it is not decoding.
     pub(super) previous: u32,
     pub(super) next: u32,
@@ -75,6 +79,7 @@ impl Active {
             worker,
             born_tokens,
             born_step,
+            seen_tokens: 0,
             phase: 0,
             phase_at: 0,
             number: 0,
@@ -84,6 +89,7 @@ impl Active {
             follower: NONE,
             received_tokens: 0,
             live: true,
+            member: 0,
             previous: NONE,
             next: NONE,
         }
@@ -120,6 +126,8 @@ impl Slab {
             }
             None => {
                 self.entries.push(active);
+                // Everybody may leave.
+                self.vacant.reserve(self.entries.len());
                 (self.entries.len() - 1) as u32
             }
         };

@@ -9,12 +9,16 @@ use crate::account::{ReportCounts, Share, WorkerConfig};
 use crate::batch::MAX_LOAD_TOKENS;
 use crate::ids::WorkerId;
 
+/// Requests of a worker for whom there is a place from the beginning, at most.
+const MOST_RESERVED: u32 = 1024;
+
 /// What every account of a router goes by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub share: Share,
-    /// Tokens of growth that an admission leaves free for each request.
-    pub headroom_tokens: u32,
+    /// Tokens of growth that an admission leaves free for each request; none: what [`Account::make_room`]
+    /// finds for all of them.
+    pub headroom_tokens: Option<u32>,
     /// Whether requests reach their worker in the order of their dispatch.
     pub in_order: bool,
 }
@@ -39,6 +43,11 @@ pub(crate) struct Account {
     pub(super) received_line: Line,
     pub(super) held: Tally,
     pub(super) preempted: Tally,
+    /// Everybody of ours, as places in the slab, and whether others than when room was last made for them.
+    pub(super) members: Vec<u32>,
+    pub(super) stale: bool,
+    /// KV tokens to leave free for what all of them grow by, but never more than a part of the cache.
+    pub(super) room_tokens: u64,
     /// Numbers of the last dispatch made and of the last acknowledged.
     pub sent: u64,
     pub acknowledged: u64,
@@ -85,6 +94,9 @@ impl Account {
             received_line: Line::default(),
             held: Tally::default(),
             preempted: Tally::default(),
+            members: Vec::new(),
+            stale: false,
+            room_tokens: u64::MAX,
             sent: 0,
             acknowledged: 0,
             sequence: None,
@@ -116,6 +128,8 @@ impl Account {
     /// Every front end is sure of a slot at least.
     pub(crate) fn set_slots(&mut self, slots: u32) {
         self.whole_slots = slots;
+        // Where they are ever so many, so that a step need not.
+        self.members.reserve((slots.min(MOST_RESERVED) as usize).saturating_sub(self.members.len()));
         self.own_slots = (self.rules.share.part(u64::from(slots)) as u32).max(slots.min(1));
     }
 
@@ -133,6 +147,8 @@ impl Account {
         self.own = Tally::default();
         (self.sent_line, self.received_line) = (Line::default(), Line::default());
         (self.held, self.preempted) = (Tally::default(), Tally::default());
+        self.members.clear();
+        self.stale = true;
         (self.since, self.freed) = ((0, 0), (0, 0));
         self.changes.clear();
         self.empty_since_ms = None;
@@ -232,7 +248,10 @@ impl Account {
         let tokens = self.tokens_of(&slab.entries[index as usize]);
         let active = &mut slab.entries[index as usize];
         let most = active.request.max_tokens.map_or(u32::MAX, |most| most.saturating_sub(generated_tokens));
-        active.growth_tokens = self.rules.headroom_tokens.min(most);
+        active.growth_tokens = self.rules.headroom_tokens.unwrap_or(0).min(most);
+        active.member = self.members.len() as u32;
+        self.members.push(index);
+        self.stale = true;
         self.own.add(active);
         let Some(now_ms) = dispatched_ms else { return 0 };
         self.sent += 1;
@@ -258,7 +277,7 @@ impl Account {
             self.freed = (self.freed.0 + 1, self.freed.1 + tokens + u64::from(growth_tokens));
         }
         self.leave_stage(slab, index);
-        slab.remove(index)
+        self.remove(slab, index)
     }
 
     /// A request ends to be ours where it runs, and runs on.
@@ -273,7 +292,17 @@ impl Account {
         if active.stage != Stage::Preempted {
             self.correct(self.correction_tokens + tokens);
         }
-        slab.remove(index)
+        self.remove(slab, index)
+    }
+
+    fn remove(&mut self, slab: &mut Slab, index: u32) -> Active {
+        let active = slab.remove(index);
+        self.members.swap_remove(active.member as usize);
+        if let Some(&moved) = self.members.get(active.member as usize) {
+            slab.entries[moved as usize].member = active.member;
+        }
+        self.stale = true;
+        active
     }
 
     /// Somebody whom nothing has shown is not on the way any more.

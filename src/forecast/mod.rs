@@ -4,12 +4,15 @@
 //! and if so when. [`projection`] turns the answers into projected loads and predicted ends, incrementally.
 
 pub mod exact_match;
+pub mod lifetimes;
 pub mod oracle;
 pub mod projection;
 pub mod quality;
+pub(crate) mod ruin;
 pub mod survival;
 
 pub use exact_match::ExactMatch;
+pub use lifetimes::Lifetimes;
 pub use oracle::{Noise, Oracle};
 pub use survival::Survival;
 

@@ -121,6 +121,12 @@ impl EventBuckets {
         self.nodes.get(index as usize).copied()
     }
 
+    /// Steps to the predicted end of a request, if one is predicted.
+    pub(crate) fn ends_in(&self, index: u32) -> Option<u32> {
+        let end = self.nodes.get(index as usize)?.end_step?;
+        Some(end.saturating_sub(self.now).min(self.window) as u32)
+    }
+
     /// Takes back what [`EventBuckets::set`] has changed of a request since [`EventBuckets::prediction`], the
     /// last change first: everything is then as it was, the order within a bucket as well.
     pub(crate) fn restore(&mut self, index: u32, prediction: Node) {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::account::{Share, WorkerConfig};
+use crate::account::{PreemptionCost, Share, WorkerConfig};
 use crate::batch::{BatchError, MAX_WORKERS};
 use crate::names::UnknownName;
 use crate::router::RouterError;
@@ -65,9 +65,13 @@ impl FromStr for Mode {
 pub struct RouterConfig {
     /// The workers; their ids are their positions here. None is fine: workers may join.
     pub workers: Vec<WorkerConfig>,
-    /// Steps of growth that an admission leaves free for each running request and for itself; only used where
-    /// the KV cache is bounded.
-    pub headroom_steps: u32,
+    /// Steps of growth that an admission leaves free for each running request and for itself, where the KV
+    /// cache is bounded. None: as much room as those who run there are likely to need before the next of them
+    /// ends, learned from how requests end, and at most 6 % of the cache. No fixed number serves all traffic.
+    pub headroom_steps: Option<u32>,
+    /// What room and preemptions cost, where no [`RouterConfig::headroom_steps`] are set. None: an admission
+    /// leads to a preemption in one of fifty cases.
+    pub preemption_cost: Option<PreemptionCost>,
     /// Steps between two predictions for the same running request, 1..=65536.
     pub refresh_steps: u32,
     /// How far ahead predicted ends are kept for policies that level peaks, in steps.
@@ -92,8 +96,8 @@ pub struct RouterConfig {
 
 impl RouterConfig {
     /// Uniform workers without a KV bound; predictions refreshed every 16 steps, ends kept 512 steps ahead,
-    /// 256 steps of headroom where a bound is set. Decides per step, owns the whole cluster, loses nothing
-    /// and lets nobody expire.
+    /// room for growth as it is learned where a bound is set. Decides per step, owns the whole cluster, loses
+    /// nothing and lets nobody expire.
     #[must_use]
     pub fn new(workers: usize, slots: u32) -> Self {
         Self::uniform(workers, WorkerConfig::new(slots))
@@ -104,7 +108,8 @@ impl RouterConfig {
     pub fn uniform(workers: usize, worker: WorkerConfig) -> Self {
         Self {
             workers: vec![worker; workers],
-            headroom_steps: 256,
+            headroom_steps: None,
+            preemption_cost: None,
             refresh_steps: 16,
             ends_horizon_steps: 512,
             mode: Mode::Step,
@@ -122,10 +127,17 @@ impl RouterConfig {
         Self { workers: workers.into(), ..self }
     }
 
-    /// Sets the steps of growth that an admission leaves free where the KV cache is bounded.
+    /// Sets the steps of growth that an admission leaves free where the KV cache is bounded; `None` leaves as
+    /// much as is learned to be needed.
     #[must_use]
-    pub fn headroom_steps(self, headroom_steps: u32) -> Self {
-        Self { headroom_steps, ..self }
+    pub fn headroom_steps(self, headroom_steps: impl Into<Option<u32>>) -> Self {
+        Self { headroom_steps: headroom_steps.into(), ..self }
+    }
+
+    /// Sets what room and preemptions cost.
+    #[must_use]
+    pub fn preemption_cost(self, preemption_cost: impl Into<Option<PreemptionCost>>) -> Self {
+        Self { preemption_cost: preemption_cost.into(), ..self }
     }
 
     /// Sets the steps between two predictions for one running request.
@@ -187,6 +199,15 @@ impl RouterConfig {
             worker.check(index)?;
         }
         check_share(self.share)?;
+        if let Some(PreemptionCost { step_base_ms, prefill_us_per_token }) = self.preemption_cost {
+            for (name, found) in
+                [("step_base_ms", step_base_ms), ("prefill_us_per_token", prefill_us_per_token)]
+            {
+                if !(0.0..=PreemptionCost::MOST).contains(&found) {
+                    return Err(RouterError::Cost { name, limit: PreemptionCost::MOST, found });
+                }
+            }
+        }
         let (low, high, found) = (1, Self::MOST_REFRESH_STEPS, self.refresh_steps);
         if !(low..=high).contains(&found) {
             return Err(RouterError::Config { name: "refresh_steps", low, high, found });

@@ -126,6 +126,22 @@ pub enum RouterError {
         /// Value found.
         found: u32,
     },
+    /// A cost out of its range.
+    #[error("{name} must be in 0..={limit}, found {found}")]
+    Cost {
+        /// Field name.
+        name: &'static str,
+        /// Greatest value.
+        limit: f64,
+        /// Value found.
+        found: f64,
+    },
+    /// What was to be learned is no [`Router::learned`](super::Router::learned) of this version.
+    #[error("{found} bytes are not what a router of this version has learned")]
+    Learned {
+        /// Number of bytes found.
+        found: usize,
+    },
     /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be
     /// in disorder, the router's is not.
     #[error("policy {policy}, or what was supplied to it, panicked: {message}")]

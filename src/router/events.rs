@@ -1,13 +1,18 @@
 //! What happens to requests: they arrive, grow, end.
 
-use crate::account::{Active, NONE};
+use crate::account::{Active, NONE, Outlook};
 use crate::batch::{Batch, BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::trace::refused;
-use crate::router::{Dispatch, Finished, Rank, Router, RouterError};
+use crate::router::{Dispatch, Finished, Rank, Router, RouterError, find};
+
+/// Steps between two looks at the lives of those who run.
+const LOOK_STEPS: i64 = 16;
+/// So many first ends are learned from at once, later ones with the next look.
+const SUM_EACH: u64 = 64;
 
 impl Router {
     /// Lets a request wait for a step; a policy that binds on arrival binds it now, unless it names its rank
@@ -226,7 +231,11 @@ impl Router {
             self.tell(clock);
         }
         self.counters.finished += 1;
-        self.meter.finished(generated_tokens);
+        self.meter.outputs.lived(active.seen_tokens, generated_tokens);
+        self.meter.outputs.ended(generated_tokens);
+        if self.meter.outputs.known() <= SUM_EACH {
+            self.meter.outputs.sum();
+        }
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.finished(&Running {
                 id,
@@ -260,7 +269,11 @@ impl Router {
                 let _ = self.left_queue(waiting.request);
                 None
             }
-            None => Some(self.leave_worker(id, clock)?.0.worker),
+            None => {
+                let (active, generated_tokens) = self.leave_worker(id, clock)?;
+                self.meter.outputs.lived(active.seen_tokens, generated_tokens);
+                Some(active.worker)
+            }
         };
         if let Some(clock) = clock {
             self.tell(clock);
@@ -281,6 +294,7 @@ impl Router {
     pub fn preempt(&mut self, id: impl Into<RequestId>) -> Result<Request<WorkerId>, RouterError> {
         let (active, generated) = refused("preempt", self.leave_worker(id.into(), None))?;
         self.counters.preempted += 1;
+        self.meter.outputs.lived(active.seen_tokens, generated);
         // Longer than any may be: the longest, so that it can be enqueued.
         let prompt_tokens = active.request.prompt_tokens.saturating_add(generated).min(MAX_PROMPT_TOKENS);
         let generated_tokens = generated.min(prompt_tokens);
@@ -415,15 +429,57 @@ impl Router {
         if found > limit { Err(RouterError::Progress { worker, limit, found }) } else { Ok(()) }
     }
 
+    /// What those who run teach about the lengths of outputs.
+    fn look_at_lives(&mut self) {
+        let mut ages = 0;
+        for active in self.slab.entries.iter_mut().filter(|active| active.live) {
+            let Some(place) = find(&self.ids, active.worker) else { continue };
+            let generated_tokens = self.accounts[place].generated_tokens(active);
+            self.meter.outputs.lived(active.seen_tokens, generated_tokens);
+            active.seen_tokens = active.seen_tokens.max(generated_tokens);
+            ages += u64::from(generated_tokens);
+        }
+        self.meter.outputs.set_mean_age(ages as f64 / self.slab.len().max(1) as f64);
+        self.meter.outputs.sum();
+    }
+
+    /// Makes room for those who run, where their number or their ages are others since a time of the step
+    /// clock.
+    fn make_room(&mut self, before: i64) {
+        let outlook = Outlook {
+            lives: &self.meter.outputs,
+            mean_prompt_tokens: self.meter.mean_prompt_tokens(),
+            cost: self.config.preemption_cost,
+            workers: self.accounts.len(),
+        };
+        let knows = self.forecast_state.as_ref().filter(|of| of.needs.ends_per_worker.is_some());
+        let ends_in = |index| knows?.buckets.ends_in(index);
+        self.sight.workers = self.accounts.len();
+        for (place, account) in self.accounts.iter_mut().enumerate() {
+            if account.wants_room(before, self.now)
+                && account.make_room(&self.slab, &outlook, ends_in, &mut self.lives)
+            {
+                account.settle(self.sight.at(place), &mut self.workers[place]);
+            }
+        }
+    }
+
     /// Moves the step clock on; not at all by nothing or less.
     pub(super) fn tick(&mut self, steps: i64) {
         if steps <= 0 {
             return;
         }
+        let before = self.now;
         self.now += steps;
+        if self.now.div_euclid(LOOK_STEPS) > before.div_euclid(LOOK_STEPS) {
+            self.look_at_lives();
+        }
         self.pool.advance(steps.min(i64::from(u32::MAX)) as u32);
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.advance(steps as u64, self.slab.len());
+        }
+        if self.bounded && self.config.headroom_steps.is_none() {
+            self.make_room(before);
         }
     }
 }

@@ -46,6 +46,9 @@ pub struct Explanation {
     pub runner_up: Option<RunnerUp>,
     /// Tokens by which the worker was below the most loaded one as the step began (the envelope's margin).
     pub margin_tokens: f64,
+    /// KV tokens that it had to leave free on that worker, where its cache is bounded, for those who ran
+    /// there to grow by as the step began; zero while it waits.
+    pub kv_growth_tokens: u64,
     /// Steps that it has waited, while it waits.
     pub waited_steps: u32,
 }
@@ -133,6 +136,7 @@ impl Explainer {
                 opening_score_tokens: scores.get(chosen).copied().unwrap_or(f64::NAN),
                 runner_up: second.map(|g| RunnerUp { worker: ids[g], score_tokens: scores[g] }),
                 margin_tokens: margin_tokens(workers, chosen),
+                kv_growth_tokens: workers[chosen].kv_growth_tokens,
                 waited_steps: 0,
             });
         }
@@ -184,6 +188,7 @@ impl Router {
                 opening_score_tokens: f64::NAN,
                 runner_up: None,
                 margin_tokens: f64::NAN,
+                kv_growth_tokens: 0,
                 waited_steps,
             });
         }

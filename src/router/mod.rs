@@ -24,6 +24,7 @@
 //! | [`Router::set_share`] | our part of all workers is another |
 //! | [`Router::drain_worker`], [`Router::remove_worker`] | a worker takes nobody new, is gone |
 //! | [`Router::explain`], [`Router::waiting`], [`Router::metrics`] | why; how it stands |
+//! | [`Router::learned`], [`Router::learn`] | what the traffic has taught, across restarts |
 //! | [`Router::recover`] | everybody comes back, and it begins anew |
 //!
 //! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from
@@ -87,6 +88,7 @@ mod error;
 mod events;
 mod explain;
 mod forecast_state;
+mod learned;
 mod metrics;
 mod pairs;
 mod placement;
@@ -107,7 +109,7 @@ pub use self::metrics::{Counters, Histogram, Metrics, RankMetrics};
 pub use self::pairs::PairTerms;
 pub use self::plan::{Dispatch, Finished, Placement, Plan, ReturnReason, Returned};
 pub use self::traffic::TrafficMeter;
-pub use crate::account::{ReportCounts, Share, Verdict, WorkerConfig, WorkerReport};
+pub use crate::account::{PreemptionCost, ReportCounts, Share, Verdict, WorkerConfig, WorkerReport};
 
 use self::clock::Clock;
 use self::explain::Explainer;
@@ -118,6 +120,7 @@ use self::step::Planned;
 use crate::account::{Account, Active, Rules, Sight, Slab};
 use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
 use crate::batch::{Batch, BatchError, MAX_HORIZON, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
+use crate::forecast::ruin::Lives;
 use crate::forecast::{TerminationClassifier, classifier_for};
 use crate::ids::{RequestId, WorkerId};
 use crate::policy::{self, Parameters, Policy, Rank};
@@ -140,8 +143,8 @@ pub struct Router {
     next_id: u32,
     /// Whether any worker's KV cache is bounded.
     bounded: bool,
-    /// The longest request that some worker could take if it were empty, with headroom and what is left to
-    /// others, if there is such a bound.
+    /// The longest request that some worker could take if it were empty, beside the room that it leaves and
+    /// what is left to others, if there is such a bound.
     longest_tokens: Option<u64>,
     /// Whether a waiting request may have become one that no worker will ever take.
     rescan: bool,
@@ -189,6 +192,7 @@ pub struct Router {
     former_rows: Vec<Option<u32>>,
     /// Rows that it asked for, where the window was moved.
     asked: Vec<(RequestId, Option<u32>)>,
+    lives: Lives,
 }
 
 impl Router {
@@ -270,6 +274,7 @@ impl Router {
             most_tokens: Vec::new(),
             former_rows: Vec::new(),
             asked: Vec::new(),
+            lives: Lives::default(),
         };
         for worker in &joining {
             router.join(worker);
@@ -381,7 +386,8 @@ impl Router {
     }
 
     fn headroom_steps(&self) -> u32 {
-        if self.bounded { self.config.headroom_steps.min(MAX_PROMPT_TOKENS) } else { 0 }
+        let headroom_steps = self.config.headroom_steps.filter(|_| self.bounded);
+        headroom_steps.map_or(0, |steps| steps.min(MAX_PROMPT_TOKENS))
     }
 
     fn settle(&mut self, place: usize) {
@@ -414,7 +420,8 @@ impl Router {
     /// What the accounts go by.
     fn rules(&self) -> Rules {
         let RouterConfig { share, headroom_steps, in_order, .. } = self.config;
-        Rules { share, headroom_tokens: headroom_steps.min(MAX_PROMPT_TOKENS), in_order }
+        let headroom_tokens = headroom_steps.map(|steps| steps.min(MAX_PROMPT_TOKENS));
+        Rules { share, headroom_tokens, in_order }
     }
 
     /// The time.
@@ -457,6 +464,8 @@ impl Router {
         self.bounded = self.accounts.iter().any(|account| account.capacity_tokens.is_some());
         self.longest_tokens = if self.bounded { self.find_longest_tokens() } else { None };
         self.rescan = true;
+        let slots = self.accounts.iter().map(|account| u64::from(account.own_slots)).sum();
+        self.meter.outputs.set_slots(slots);
     }
 
     /// A request that was let in begins to run.
@@ -482,7 +491,9 @@ impl Router {
         self.come_along(place);
         let account = &mut self.accounts[place];
         let (born_tokens, born_step) = (account.grown_tokens - generated, self.now - generated);
-        let index = self.slab.insert(Active::new(request, worker, born_tokens, born_step, now_ms));
+        let mut active = Active::new(request, worker, born_tokens, born_step, now_ms);
+        active.seen_tokens = generated_tokens;
+        let index = self.slab.insert(active);
         let number = account.begin(&mut self.slab, index, dispatched.then_some(now_ms));
         self.settle(place);
         if let Some(forecast_state) = &mut self.forecast_state {

@@ -69,6 +69,7 @@ impl Router {
             opening_score_tokens: score_tokens,
             runner_up: runner_up.map(|(g, score_tokens)| RunnerUp { worker: ids[g], score_tokens }),
             margin_tokens: margin_tokens(workers, place),
+            kv_growth_tokens: workers[place].kv_growth_tokens,
             waited_steps: 0,
         });
         let request = request.ranked(request.rank.map(|_| self.ids[place]));

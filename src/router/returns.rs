@@ -29,12 +29,10 @@ impl Router {
             if self.bounded {
                 let from = leaving.len();
                 let (accounts, pool) = (&self.accounts, &mut self.pool);
-                let headroom_tokens = i64::from(self.config.headroom_steps);
                 let of_rank =
                     |rank| most(accounts, rank, |account| account.ceiling_tokens).map(|tokens| tokens as i64);
-                let lent = |rank| most(accounts, rank, Account::lent_tokens).map(|tokens| tokens as i64);
                 pool.mark_longer(
-                    |rank| lent(rank).map(|tokens| tokens - headroom_tokens),
+                    |rank| most(accounts, rank, Account::ordinary_tokens),
                     |id| leaving.push((id, ReturnReason::NeverFits)),
                 );
                 let never = |request: &Request| {
@@ -98,15 +96,14 @@ impl Router {
     /// Whether a request that may only go to this worker never will, or only where nobody is on it.
     pub(super) fn is_stranded(&self, request: &Request, place: usize) -> bool {
         let account = &self.accounts[place];
-        let needs = u64::from(request.prompt_tokens) + u64::from(self.config.headroom_steps);
-        account.draining || account.lent_tokens().is_some_and(|tokens| needs > tokens)
+        let tokens = i64::from(request.prompt_tokens);
+        account.draining || account.ordinary_tokens().is_some_and(|ordinary| tokens > ordinary)
     }
 
-    /// The longest request that some worker could take, if it were empty, with its headroom and what is left
-    /// to other front ends; none where there is no such bound.
+    /// The longest request that some worker could take, if it were empty, beside the room that it leaves and
+    /// what is left to other front ends; none where there is no such bound.
     pub(super) fn find_longest_tokens(&self) -> Option<u64> {
-        let headroom_tokens = u64::from(self.config.headroom_steps);
-        most(&self.accounts, None, Account::lent_tokens).map(|tokens| tokens.saturating_sub(headroom_tokens))
+        most(&self.accounts, None, Account::ordinary_tokens).map(|tokens| tokens.max(0) as u64)
     }
 
     /// Everybody in `leaving` leaves the pool, to `pending`.
@@ -153,11 +150,11 @@ impl Router {
 
 /// The most KV tokens `of` a worker, or of the one of this rank, whether it takes requests now or not; none
 /// where there is no such bound.
-fn most(
+fn most<T: Ord + Copy>(
     accounts: &[Account],
     rank: Option<WorkerIndex>,
-    of: impl Fn(&Account) -> Option<u64>,
-) -> Option<u64> {
+    of: impl Fn(&Account) -> Option<T>,
+) -> Option<T> {
     match rank {
         Some(place) => of(&accounts[place.index()]),
         None => {

@@ -248,7 +248,7 @@ fn the_longest_output_leaves_steps_valid() {
 #[test]
 fn kv_capacity_leaves_room_for_growth() {
     let worker = WorkerConfig::new(8).capacity(1000);
-    let config = RouterConfig { headroom_steps: 100, ..RouterConfig::uniform(1, worker) };
+    let config = RouterConfig { headroom_steps: Some(100), ..RouterConfig::uniform(1, worker) };
     let mut router = Router::new(config, "level", &Parameters::default()).unwrap();
     for id in 0..4 {
         router.enqueue(Request::new(id, 300), None).unwrap();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::batch::{MAX_PROMPT_TOKENS, Traffic};
+use crate::forecast::Lifetimes;
 
 /// Samples that a mean remembers: plain below, exponentially forgetting above.
 const WINDOW: f64 = 1024.0;
@@ -29,11 +30,23 @@ impl Mean {
     }
 }
 
+/// Numbers as little-endian bytes.
+fn write_numbers(to: &mut Vec<u8>, numbers: impl IntoIterator<Item = f64>) {
+    to.extend(numbers.into_iter().flat_map(f64::to_le_bytes));
+}
+
+/// The next number, if it is one that can have been counted.
+fn read_number(from: &mut &[u8]) -> Option<f64> {
+    let (bytes, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(f64::from_le_bytes(*bytes)).filter(|found| (0.0..1e18).contains(found))
+}
+
 /// Learns [`Traffic`] from arrivals and ends.
 #[derive(Clone, Debug)]
 pub struct TrafficMeter {
     prompts: Mean,
-    outputs: Mean,
+    pub(super) outputs: Lifetimes,
     recent: VecDeque<u32>,
     sorted: Vec<u32>,
 }
@@ -50,7 +63,7 @@ impl TrafficMeter {
     pub fn new() -> Self {
         Self {
             prompts: Mean::default(),
-            outputs: Mean::default(),
+            outputs: Lifetimes::new(),
             recent: VecDeque::with_capacity(RECENT + 1),
             sorted: Vec::with_capacity(RECENT + 1),
         }
@@ -70,10 +83,42 @@ impl TrafficMeter {
         }
     }
 
-    /// A request ended after this many tokens. One beyond all limits counts as the longest: else the mean
-    /// would be past what a batch takes.
+    /// A request ended after this many tokens, all of which it generated since it arrived. One beyond all
+    /// limits counts as the longest: else the mean would be past what a batch takes.
     pub fn finished(&mut self, output_tokens: u32) {
-        self.outputs.add(f64::from(output_tokens.min(MAX_PROMPT_TOKENS)));
+        self.outputs.lived(0, output_tokens);
+        self.outputs.ended(output_tokens);
+        self.outputs.sum();
+    }
+
+    pub(super) fn write(&self, to: &mut Vec<u8>) {
+        let Mean { samples, value, square } = self.prompts;
+        write_numbers(to, [samples, value, square, self.recent.len() as f64]);
+        write_numbers(to, self.recent.iter().copied().map(f64::from));
+        write_numbers(to, self.outputs.state());
+    }
+
+    pub(super) fn read(from: &mut &[u8]) -> Option<Self> {
+        let mut meter = Self::new();
+        let mut next = |most: f64| read_number(from).filter(|&found| found <= most);
+        let longest = f64::from(MAX_PROMPT_TOKENS);
+        meter.prompts =
+            Mean { samples: next(WINDOW)?, value: next(longest)?, square: next(longest * longest)? };
+        for _ in 0..next(RECENT as f64)? as usize {
+            meter.recent.push_back(next(longest)? as u32);
+        }
+        meter.sorted.extend(&meter.recent);
+        meter.sorted.sort_unstable();
+        let mut state = [0.0; Lifetimes::STATE];
+        for number in &mut state {
+            *number = read_number(from)?;
+        }
+        meter.outputs = Lifetimes::from_state(&state);
+        Some(meter)
+    }
+
+    pub(super) fn mean_prompt_tokens(&self) -> f64 {
+        self.prompts.value
     }
 
     /// What is known now.
@@ -83,7 +128,7 @@ impl TrafficMeter {
             mean_prompt_tokens: self.prompts.value.round() as i64,
             sd_prompt_tokens: self.prompts.spread().round() as i64,
             small_prompt_tokens: self.sorted.get(self.sorted.len() / 10).copied().map_or(0, i64::from),
-            mean_output_tokens: self.outputs.value.round() as i64,
+            mean_output_tokens: self.outputs.mean_tokens().min(f64::from(MAX_PROMPT_TOKENS)).round() as i64,
         }
     }
 }

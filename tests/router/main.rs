@@ -6,5 +6,6 @@ mod fronts;
 mod herd;
 mod model;
 mod reports;
+mod ruin;
 mod rules;
 mod whole;

@@ -118,6 +118,7 @@ fn shares_hold_together_without_a_word_between_the_front_ends() {
     let mut alone = build(
         RouterConfig::uniform(2, WorkerConfig::new(8).capacity(4_000))
             .share(Share { index: 0, of: 2 })
+            .headroom_steps(256)
             .mode(Mode::Arrival),
         "level",
     );
@@ -308,7 +309,7 @@ fn explaining_changes_no_decision() {
 
 #[test]
 fn metrics_add_up() {
-    let config = RouterConfig::uniform(2, WorkerConfig::new(2).capacity(3_000));
+    let config = RouterConfig::uniform(2, WorkerConfig::new(2).capacity(3_000)).headroom_steps(256);
     let mut router = build(config, "level");
     for (id, tokens) in [(1, 400), (2, 300), (3, 200), (4, 100), (5, 50)] {
         router.enqueue(Request::new(id, tokens), 0).unwrap();

@@ -16,7 +16,7 @@
 
 // Version of this interface: the major number in the upper 16 bits changes when a caller must be changed,
 // the minor number below when something is added.
-#define BR_ABI_VERSION ((1 << 16) | 2)
+#define BR_ABI_VERSION ((1 << 16) | 3)
 
 // In a `uint32_t` array: no value for this entry.
 #define BR_NONE UINT32_MAX
@@ -376,7 +376,7 @@ typedef struct {
     // Relative step cost per token of each, 0 to 64; NULL for 1.
     const float *weight;
     // Steps of growth that an admission leaves free for each running request and for itself, where the KV
-    // cache is bounded; 256.
+    // cache is bounded; `BR_NONE`, the default, for as much room as is learned to be needed.
     uint32_t headroom_steps;
     // Steps between two predictions for the same running request, 1 to 65536; 16.
     uint32_t refresh_steps;
@@ -406,6 +406,12 @@ typedef struct {
     uint32_t in_order;
     // Zero.
     uint32_t reserved;
+    // What room and preemptions cost, where `headroom_steps` is `BR_NONE`: how long a decode step takes
+    // without load, in milliseconds, and the prefill of a token that is done again, in microseconds; 0 to
+    // 1e6. Both 0, the default, where that is not known.
+    double step_base_ms;
+    // See `step_base_ms`.
+    double prefill_us_per_token;
 } br_router_config;
 
 // Why a decision fell as it did.
@@ -432,6 +438,8 @@ typedef struct {
     uint32_t waited_steps;
     // Zero.
     uint32_t reserved;
+    // Out: KV tokens that it had to leave free on that worker for others to grow by; 0 if it waits.
+    uint64_t kv_growth_tokens;
 } br_explanation;
 
 // One worker as it stands, an entry of `br_metrics.ranks`; `br_rank` says more.
@@ -812,6 +820,14 @@ br_status br_router_waiting(br_router *router,
                             uint8_t *reasons,
                             size_t capacity,
                             size_t *count);
+
+// What the traffic has taught so far, for `br_router_learn` of a router to come, into `bytes`; how many they
+// are into `count`, with `BR_SPACE` where they are more than `capacity`. Who waits or runs is no part of it.
+br_status br_router_learned(br_router *router, uint8_t *bytes, size_t capacity, size_t *count);
+
+// Goes on from what another router had learned, in place of what this one has. The other may have had other
+// workers. `BR_STATE` where the bytes are none of `br_router_learned`, or of another version.
+br_status br_router_learn(br_router *router, const uint8_t *bytes, size_t count);
 
 // How many requests wait and how many run; either may be NULL.
 br_status br_router_counts(br_router *router, size_t *waiting, size_t *running);

@@ -367,6 +367,10 @@ class Explanation:
     @property
     def margin_tokens(self) -> float: ...
     @property
+    def kv_growth_tokens(self) -> int:
+        """KV tokens that it had to leave free on that worker for others to grow by; 0 while it waits."""
+
+    @property
     def waited_steps(self) -> int: ...
 
 @final
@@ -566,7 +570,8 @@ class Router:
         mode: Literal["step", "arrival"] | int = "step",
         share: tuple[int, int] = (0, 1),
         in_order: bool = False,
-        headroom_steps: int = 256,
+        headroom_steps: int | None = None,
+        preemption_cost: tuple[float, float] | None = None,
         refresh_steps: int = 16,
         ends_horizon_steps: int = 512,
         dispatch_timeout_ms: int | None = None,
@@ -587,7 +592,9 @@ class Router:
             in_order: whether requests reach a worker in the order of their dispatch: a token of one then
                 shows that the worker has those sent before it.
             headroom_steps: growth that an admission leaves free for each running request, where the KV cache
-                is bounded.
+                is bounded; by default as much room as is learned to be needed, at most 6 % of the cache.
+            preemption_cost: what that room and preemptions cost: how long a decode step takes without load,
+                in milliseconds, and the prefill of a token that is done again, in microseconds.
             refresh_steps: steps between two predictions for the same running request, 1 to 65536.
             ends_horizon_steps: how far ahead predicted ends are kept.
             dispatch_timeout_ms: a dispatch is lost when a report that comes this long after it has not seen
@@ -792,6 +799,14 @@ class Router:
 
     def remove_worker(self, worker: _WorkerId) -> list[Returned]:
         """It is gone: who ran there or waited for it alone comes back."""
+
+    def learned(self) -> bytes:
+        """What the traffic has taught so far, for `learn` of a router to come. Who waits or runs is no part
+        of it."""
+
+    def learn(self, learned: bytes) -> None:
+        """Goes on from what another router had learned, in place of what this one has. The other may have had
+        other workers. Bytes that are none of `learned`, or of another version, are an error."""
 
     def recover(self) -> list[Returned]:
         """Begins anew, whatever has happened to the count, above all after a `PanicError`: every request that

@@ -146,6 +146,7 @@ record! {
         runner_up: Option<Py<RunnerUp>>,
         lead_tokens: Option<f64>,
         margin_tokens: f64,
+        kv_growth_tokens: u64,
         waited_steps: u32,
     }
 }
@@ -173,6 +174,7 @@ impl Explanation {
             runner_up,
             lead_tokens: found.lead_tokens(),
             margin_tokens: found.margin_tokens,
+            kv_growth_tokens: found.kv_growth_tokens,
             waited_steps: found.waited_steps,
         })
     }

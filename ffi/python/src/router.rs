@@ -3,7 +3,7 @@
 use balanceroute::router::{self as core, Placement, RouterConfig, Share};
 use balanceroute::{Request, RequestId, WorkerId};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::arrays::Column;
 use crate::assign::parameters;
@@ -46,8 +46,9 @@ impl Router {
     #[new]
     #[pyo3(signature = (
         workers, *, policy = "level", parameters = None, backend = "auto", isa = None, mode = None,
-        share = (0, 1), in_order = false, headroom_steps = 256, refresh_steps = 16, ends_horizon_steps = 512,
-        dispatch_timeout_ms = None, silence_timeout_ms = None, expire_after_ms = None, explaining = false
+        share = (0, 1), in_order = false, headroom_steps = None, preemption_cost = None,
+        refresh_steps = 16, ends_horizon_steps = 512, dispatch_timeout_ms = None,
+        silence_timeout_ms = None, expire_after_ms = None, explaining = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a configuration")]
     fn new(
@@ -60,7 +61,8 @@ impl Router {
         mode: Option<&Bound<'_, PyAny>>,
         share: (u32, u32),
         in_order: bool,
-        headroom_steps: u32,
+        headroom_steps: Option<u32>,
+        preemption_cost: Option<(f64, f64)>,
         refresh_steps: u32,
         ends_horizon_steps: u32,
         dispatch_timeout_ms: Option<u64>,
@@ -72,6 +74,7 @@ impl Router {
         let config = RouterConfig::default()
             .workers(workers)
             .headroom_steps(headroom_steps)
+            .preemption_cost(preemption_cost.map(|(step, prefill)| core::PreemptionCost::new(step, prefill)))
             .refresh_steps(refresh_steps)
             .ends_horizon_steps(ends_horizon_steps)
             .mode(self::mode(mode)?)
@@ -463,6 +466,17 @@ impl Router {
             Ok::<_, core::RouterError>(returned)
         })??;
         Ok(list::<Returned>(py, returned)?)
+    }
+
+    /// What the traffic has taught so far.
+    fn learned(&self, py: Python<'_>) -> Result<Py<PyBytes>, Failure> {
+        let learned = self.shared.call(py, |state| state.router.learned())?;
+        Ok(PyBytes::new(py, &learned).unbind())
+    }
+
+    /// Goes on from what another router had learned.
+    fn learn(&self, py: Python<'_>, learned: &[u8]) -> Result<(), Failure> {
+        Ok(self.shared.call(py, |state| state.router.learn(learned))??)
     }
 
     /// Begins anew, whatever has happened to the count: every request comes back.

@@ -477,3 +477,39 @@ def test_terms_end_with_the_wait(leaves):
     # Another request of this id may go anywhere.
     found.enqueue(1, 100)
     assert found.step(6_000).admissions[0].worker == 0
+
+
+def test_room_is_learned_and_goes_on_in_another_router():
+    def full(**config) -> br.Router:
+        found = br.Router([br.WorkerConfig(40, kv_capacity_tokens=200_000)] * 2, **config)
+        for id in range(80):
+            found.adopt(id, 2_000, id % 2)
+        return found
+
+    def room(found: br.Router) -> list[int]:
+        return [rank.kv_growth_tokens for rank in found.metrics().ranks]
+
+    found = full()
+    found.advance()
+    assert room(found) == [12_000] * 2, "6 % of the cache until something is known"
+    for step in range(320):
+        found.advance()
+        if step % 4 == 0:
+            found.finish(step // 4)
+            found.adopt(1_000 + step, 2_000, step // 4 % 2)
+    assert all(0 < tokens < 12_000 for tokens in room(found))
+    learned = found.learned()
+    again = full()
+    again.learn(learned)
+    assert again.learned() == learned
+    again.advance()
+    assert all(0 < tokens < 12_000 for tokens in room(again))
+    with pytest.raises(br.BalanceRouteError, match="not what a router of this version has learned"):
+        again.learn(learned[:-1])
+    with pytest.raises(br.BalanceRouteError, match="prefill_us_per_token"):
+        full(preemption_cost=(5.0, -1.0))
+    dear, fixed = full(preemption_cost=(5.0, 100.0)), full(headroom_steps=10)
+    dear.learn(learned)
+    dear.advance()
+    assert min(room(dear)) > max(room(again))
+    assert room(fixed) == [400] * 2

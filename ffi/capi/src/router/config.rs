@@ -3,14 +3,14 @@
 use std::ffi::c_char;
 use std::mem::offset_of;
 
-use balanceroute::{Mode, Router, RouterConfig, Share, WorkerConfig};
+use balanceroute::{Mode, PreemptionCost, Router, RouterConfig, Share, WorkerConfig};
 
 use super::{State, br_router, some64};
-use crate::BR_NONE64;
 use crate::guard::{
     Failure, Handle, Versioned, array, br_options, br_status, build_policy, caught, make, needed,
     read_versioned, write_versioned,
 };
+use crate::{BR_NONE, BR_NONE64};
 
 /// When `br_router_place` decides.
 #[repr(u32)]
@@ -39,7 +39,7 @@ pub struct br_router_config {
     /// Relative step cost per token of each, 0 to 64; NULL for 1.
     pub weight: *const f32,
     /// Steps of growth that an admission leaves free for each running request and for itself, where the KV
-    /// cache is bounded; 256.
+    /// cache is bounded; `BR_NONE`, the default, for as much room as is learned to be needed.
     pub headroom_steps: u32,
     /// Steps between two predictions for the same running request, 1 to 65536; 16.
     pub refresh_steps: u32,
@@ -69,6 +69,12 @@ pub struct br_router_config {
     pub in_order: u32,
     /// Zero.
     pub reserved: u32,
+    /// What room and preemptions cost, where `headroom_steps` is `BR_NONE`: how long a decode step takes
+    /// without load, in milliseconds, and the prefill of a token that is done again, in microseconds; 0 to
+    /// 1e6. Both 0, the default, where that is not known.
+    pub step_base_ms: f64,
+    /// See `step_base_ms`.
+    pub prefill_us_per_token: f64,
 }
 
 // SAFETY: begins with its size; NULL and zero are allowed everywhere.
@@ -102,7 +108,7 @@ pub unsafe extern "C" fn br_router_defaults(config: *mut br_router_config) -> br
             slots: std::ptr::null(),
             kv_capacity_tokens: std::ptr::null(),
             weight: std::ptr::null(),
-            headroom_steps: defaults.headroom_steps,
+            headroom_steps: defaults.headroom_steps.unwrap_or(BR_NONE),
             refresh_steps: defaults.refresh_steps,
             ends_horizon_steps: defaults.ends_horizon_steps,
             mode: br_mode::BR_STEP as u32,
@@ -115,6 +121,8 @@ pub unsafe extern "C" fn br_router_defaults(config: *mut br_router_config) -> br
             expire_after_ms: BR_NONE64,
             in_order: 0,
             reserved: 0,
+            step_base_ms: 0.0,
+            prefill_us_per_token: 0.0,
         };
         // SAFETY: checked above.
         unsafe { write_versioned(&found, config) };
@@ -181,6 +189,9 @@ unsafe fn read_config(from: &br_router_config) -> Result<(RouterConfig, bool), F
             )));
         }
     };
+    let (step_base_ms, prefill_us_per_token) = (from.step_base_ms, from.prefill_us_per_token);
+    let cost = (step_base_ms != 0.0 || prefill_us_per_token != 0.0)
+        .then(|| PreemptionCost::new(step_base_ms, prefill_us_per_token));
     let worker = |at: usize| {
         WorkerConfig::new(slots[at])
             .capacity(capacity.and_then(|of| some64(of[at])))
@@ -188,7 +199,8 @@ unsafe fn read_config(from: &br_router_config) -> Result<(RouterConfig, bool), F
     };
     let config = RouterConfig::default()
         .workers((0..count).map(worker).collect::<Vec<_>>())
-        .headroom_steps(from.headroom_steps)
+        .headroom_steps(Some(from.headroom_steps).filter(|&steps| steps != BR_NONE))
+        .preemption_cost(cost)
         .refresh_steps(from.refresh_steps)
         .ends_horizon_steps(from.ends_horizon_steps)
         .mode(mode)

@@ -36,6 +36,8 @@ pub struct br_explanation {
     pub waited_steps: u32,
     /// Zero.
     pub reserved: u32,
+    /// Out: KV tokens that it had to leave free on that worker for others to grow by; 0 if it waits.
+    pub kv_growth_tokens: u64,
 }
 
 // SAFETY: begins with its size; zero is allowed everywhere.
@@ -121,6 +123,7 @@ fn explained(struct_size: usize, of: &Explanation) -> br_explanation {
         margin_tokens: of.margin_tokens,
         waited_steps: of.waited_steps,
         reserved: 0,
+        kv_growth_tokens: of.kv_growth_tokens,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod config;
 mod explain;
+mod learned;
 mod metrics;
 mod placement;
 mod requests;
@@ -21,6 +22,7 @@ use balanceroute::{RequestId, Router, RouterError, WaitReason};
 
 pub use self::config::*;
 pub use self::explain::*;
+pub use self::learned::*;
 pub use self::metrics::*;
 pub use self::placement::*;
 pub use self::requests::*;

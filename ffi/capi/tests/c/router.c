@@ -328,12 +328,72 @@ static void refusals(void) {
     br_router_free(NULL);
 }
 
+static uint64_t room_of(br_router *router) {
+    br_rank rank = {.struct_size = sizeof rank};
+    CHECK(br_router_rank(router, 0, &rank) == BR_OK);
+    return rank.kv_growth_tokens;
+}
+
+/* What traffic teaches: room for growth, and what another router goes on from. */
+static void learning(void) {
+    const uint32_t slots[] = {40};
+    const uint64_t capacity[] = {200000};
+    br_router_config config = defaults(1, slots);
+    config.kv_capacity_tokens = capacity;
+    br_router *router = made(&config, "level");
+    for (uint64_t id = 0; id < 40; id++) {
+        br_request there = request(id, 2000);
+        CHECK(br_router_adopt(router, &there, 0, 0) == BR_OK);
+    }
+    CHECK(br_router_advance(router) == BR_OK && room_of(router) == 12000);
+    for (uint64_t step = 1; step <= 300; step++) {
+        CHECK(br_router_advance(router) == BR_OK);
+        if (step % 8 == 0) {
+            br_request next = request(1000 + step, 2000);
+            CHECK(br_router_finish(router, step / 8 - 1, NULL, NULL) == BR_OK &&
+                  br_router_adopt(router, &next, 0, 0) == BR_OK);
+        }
+    }
+    const uint64_t learned_room = room_of(router);
+    CHECK(learned_room > 0 && learned_room < 12000);
+
+    static uint8_t learned[16384], again[16384];
+    size_t count = 0, count_again = 0;
+    CHECK(br_router_learned(router, learned, 3, &count) == BR_SPACE && count > 3 && count <= sizeof learned);
+    CHECK(br_router_learned(router, learned, sizeof learned, &count) == BR_OK);
+    CHECK(br_router_learned(router, learned, sizeof learned, NULL) == BR_ARGUMENT &&
+          br_router_learned(router, NULL, sizeof learned, &count) == BR_ARGUMENT &&
+          br_router_learn(router, NULL, 8) == BR_ARGUMENT);
+
+    /* A preemption that costs much more than usual. */
+    config.step_base_ms = 5;
+    config.prefill_us_per_token = 1000;
+    br_router *other = made(&config, "level");
+    CHECK(br_router_learn(other, learned, count - 1) == BR_STATE && strstr(error_of(other), "learned"));
+    CHECK(br_router_learn(other, learned, count) == BR_OK);
+    CHECK(br_router_learned(other, again, sizeof again, &count_again) == BR_OK && count_again == count &&
+          memcmp(again, learned, count) == 0);
+    for (uint64_t id = 0; id < 40; id++) {
+        br_request there = request(id, 2000);
+        CHECK(br_router_adopt(other, &there, 0, (uint32_t)(7 * id)) == BR_OK);
+    }
+    CHECK(br_router_advance(other) == BR_OK && room_of(other) > learned_room);
+    br_router_free(other);
+    br_router_free(router);
+
+    char error[512] = "";
+    config.prefill_us_per_token = -1;
+    CHECK(br_router_new("level", NULL, &config, &router, error, sizeof error) != BR_OK &&
+          strstr(error, "prefill_us_per_token"));
+}
+
 int main(void) {
     a_life();
     ways_out();
     bonuses_and_modes();
     the_clock();
     refusals();
+    learning();
     puts("router: all as promised");
     return 0;
 }

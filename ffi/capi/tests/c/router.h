@@ -37,7 +37,7 @@ static inline br_router_config defaults(size_t workers, const uint32_t *slots) {
     memset(&config, 0x5a, sizeof config);
     config.struct_size = sizeof config;
     CHECK(br_router_defaults(&config) == BR_OK);
-    CHECK(config.worker_count == 0 && config.headroom_steps == 256 && config.share_of == 1 &&
+    CHECK(config.worker_count == 0 && config.headroom_steps == BR_NONE && config.share_of == 1 &&
           config.expire_after_ms == BR_NONE64);
     config.worker_count = workers;
     config.slots = slots;

@@ -16,7 +16,7 @@ _Static_assert(offsetof(br_metrics, clock_jumps) == 1248 && offsetof(br_metrics,
                "br_metrics");
 _Static_assert(sizeof(br_rank_metrics) == 144 && offsetof(br_rank_metrics, unseen) == 140, "br_rank_metrics");
 _Static_assert(sizeof(br_dispatch) == 32 && offsetof(br_dispatch, prompt_tokens) == 28, "br_dispatch");
-_Static_assert(sizeof(br_returned) == 24 && sizeof(br_plan) == 96 && sizeof(br_explanation) == 64, "outputs");
+_Static_assert(sizeof(br_returned) == 24 && sizeof(br_plan) == 96 && sizeof(br_explanation) == 72, "outputs");
 #endif
 
 static br_rank rank_of(br_router *router, uint32_t worker) {
@@ -394,6 +394,7 @@ static void requests(void) {
     const uint64_t capacity[] = {100000};
     br_router_config config = defaults(1, slots);
     config.kv_capacity_tokens = capacity;
+    config.headroom_steps = 256;
     br_router *router = made(&config, NULL);
     br_request arrival = request(1, 1000);
     arrival.fields = BR_HAS_MAX_TOKENS;
