@@ -442,7 +442,7 @@ fn user_errors_are_one_line() {
         (&["simulate", "--weights", "1,1,1,1,1,1,1,nan"], "weights"),
         (&["simulate", "--arrivals", "open"], "--rate"),
         (&["simulate", "--arrivals", "open", "--rate", "-1"], "rate"),
-        (&["simulate", "--kv-capacity", "40"], "fits"),
+        (&["simulate", "--kv-capacity", "8"], "fits"),
         (&["settings", "--traces", "no/such/folder", "--seeds", "1", "--policy", "nope"], "nope"),
     ] {
         let error = refused(arguments);
@@ -566,7 +566,8 @@ fn a_request_that_fits_no_worker_is_a_warning() {
     let arguments = ["simulate", "--quiet", "--policy", "level", "--seeds", "2", "--trace", &trace];
     let with = |more: &[&str]| ends(&mut program(&[&arguments, more].concat()));
 
-    let out = with(&["--arrivals", "open", "--kv-capacity", "9041", "--json", &json]);
+    let fixed = ["--headroom-steps", "32", "--arrivals", "open"];
+    let out = with(&[&fixed[..], &["--kv-capacity", "9041", "--json", &json]].concat());
     assert!(out.status.success());
     let warning = one_line(&out);
     assert_eq!(
@@ -579,13 +580,16 @@ fn a_request_that_fits_no_worker_is_a_warning() {
     for run in document["runs"].as_array().expect("an array") {
         assert_eq!((&run["requests_in"], &run["requests_refused"]), (&2.into(), &1.into()));
     }
-    let silent = with(&["--arrivals", "open", "--kv-capacity", "9042"]);
+    let silent = with(&[&fixed[..], &["--kv-capacity", "9042"]].concat());
     assert!(silent.status.success() && silent.stderr.is_empty());
+    // Room that is learned is none for the longest, which has a worker for itself.
+    let alone = with(&["--arrivals", "open", "--kv-capacity", "9010"]);
+    assert!(alone.status.success() && alone.stderr.is_empty(), "{}", one_line(&alone));
 
     // Everybody: an open run ends at once, a closed one is an error and no warning.
     let warning = one_line(&with(&["--arrivals", "open", "--kv-capacity", "40"]));
     assert!(warning.starts_with("warning: 2 of 2 requests"), "{warning}");
-    let error = one_line(&with(&["--kv-capacity", "40"]));
+    let error = one_line(&with(&["--kv-capacity", "8"]));
     assert!(error.starts_with("error: ") && error.contains("fits"), "{error}");
 
     // Of a workload, a sample; and without a bound of the cache, the longest prompt that an evicted request
@@ -660,7 +664,7 @@ fn a_run_that_fails_or_is_killed_leaves_the_old_file() {
     };
 
     // Found out by the run itself.
-    assert!(refused(&["simulate", "--kv-capacity", "40", "--json", &json]).contains("fits"));
+    assert!(refused(&["simulate", "--kv-capacity", "8", "--json", &json]).contains("fits"));
     untouched();
 
     let steps = ["--steps", "1000000000", "--policy", "level", "--seeds", "1"];

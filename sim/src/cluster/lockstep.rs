@@ -24,7 +24,7 @@ use std::time::Instant;
 use balanceroute::batch::{BatchError, Request};
 use balanceroute::forecast::{Noise, Oracle, classifier_for};
 use balanceroute::policy::{Forecast, Policy};
-use balanceroute::router::{Router, RouterConfig, RouterError, WorkerConfig};
+use balanceroute::router::{PreemptionCost, Router, RouterConfig, RouterError, WorkerConfig};
 use rand::seq::SliceRandom;
 
 use super::library::Library;
@@ -128,6 +128,7 @@ impl<'a> Cluster<'a> {
         let worker = WorkerConfig::new(scenario.slots).capacity(scenario.kv_capacity_tokens);
         let mut config = RouterConfig::uniform(scenario.workers, worker)
             .headroom_steps(scenario.headroom_steps)
+            .preemption_cost(PreemptionCost::new(scenario.cost.base_ms, scenario.prefill_us_per_token()))
             .refresh_steps(REFRESH_STEPS);
         if !scenario.weights.is_empty() && scenario.weights.len() != scenario.workers {
             let (expected, found) = (scenario.workers, scenario.weights.len());
@@ -249,8 +250,11 @@ impl<'a> Cluster<'a> {
             let room = |g: usize| {
                 self.residents[g].len() < slots
                     && self.scenario.kv_capacity_tokens.is_none_or(|capacity| {
-                        let growth =
-                            (self.residents[g].len() as u64 + 1) * u64::from(self.scenario.headroom_steps);
+                        // Where nothing is learned yet, a router leaves 6 % of the cache.
+                        let growth = match self.scenario.headroom_steps {
+                            Some(steps) => (self.residents[g].len() as u64 + 1) * u64::from(steps),
+                            None => capacity * 6 / 100,
+                        };
                         self.loads[g] + load + growth <= capacity
                     })
             };

@@ -43,8 +43,9 @@ pub struct Scenario {
     pub warmup: u64,
     /// KV tokens that fit on each worker, if bounded.
     pub kv_capacity_tokens: Option<u64>,
-    /// Steps of growth that an admission leaves free where the cache is bounded.
-    pub headroom_steps: u32,
+    /// Steps of growth that an admission leaves free where the cache is bounded; none for the room that the
+    /// router learns to be needed.
+    pub headroom_steps: Option<u32>,
     /// Deadline of every request in waited steps, if they have one.
     pub deadline_steps: Option<u32>,
     /// Microseconds by which each prompt token that is computed on a worker holds it up
@@ -132,7 +133,7 @@ impl Default for Scenario {
             steps: Some(DEFAULT_STEPS),
             warmup: DEFAULT_WARMUP,
             kv_capacity_tokens: None,
-            headroom_steps: 32,
+            headroom_steps: None,
             deadline_steps: None,
             prefill_us_per_token: None,
             weights: Vec::new(),
@@ -171,7 +172,7 @@ impl Scenario {
         if let Some(steps) = self.deadline_steps {
             within("deadline-steps", u64::from(steps), 0, 1 << 30)?;
         }
-        within("headroom-steps", u64::from(self.headroom_steps), 0, 1 << 20)?;
+        within("headroom-steps", u64::from(self.headroom_steps.unwrap_or(0)), 0, 1 << 20)?;
         if let Some(steps) = self.steps {
             within("steps", steps, 1, 1 << 40)?;
         }
@@ -270,7 +271,7 @@ impl Scenario {
         whole <= u64::from(MAX_PROMPT_TOKENS)
             && self
                 .kv_capacity_tokens
-                .is_none_or(|capacity| whole + u64::from(self.headroom_steps) <= capacity)
+                .is_none_or(|capacity| whole + u64::from(self.headroom_steps.unwrap_or(0)) <= capacity)
     }
 
     /// The requests of the source that every run refuses, if there are any.
@@ -283,7 +284,7 @@ impl Scenario {
             requests: unfit().count() as u64,
             of: jobs.len() as u64,
             source_name: self.source.name().to_owned(),
-            headroom_tokens: u64::from(self.headroom_steps),
+            headroom_tokens: u64::from(self.headroom_steps.unwrap_or(0)),
             kv_capacity_tokens: self.kv_capacity_tokens,
         })
     }

@@ -45,7 +45,7 @@ pub struct Arguments {
     /// KV tokens of each worker, if bounded.
     pub kv_capacity_tokens: Option<u64>,
     /// Steps of growth left free.
-    pub headroom_steps: u32,
+    pub headroom_steps: Option<u32>,
     /// Deadline of every request in waited steps, if they have one.
     pub deadline_steps: Option<u32>,
     /// Weights, if any.

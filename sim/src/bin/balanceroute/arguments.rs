@@ -208,9 +208,10 @@ pub(crate) struct SimulateArgs {
     /// KV tokens that fit on each worker [default: unbounded].
     #[arg(long, value_name = "T")]
     kv_capacity: Option<u64>,
-    /// Steps of growth that an admission leaves free for each request where KV is bounded.
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    headroom_steps: u32,
+    /// Steps of growth that an admission leaves free for each request where KV is bounded [default: room as
+    /// it is learned from how requests end].
+    #[arg(long, value_name = "N")]
+    headroom_steps: Option<u32>,
     /// Deadline of every request in waited steps: who has waited longer goes first [default: none].
     #[arg(long, value_name = "N")]
     deadline_steps: Option<u32>,

@@ -145,7 +145,7 @@ fn one_eviction(prefill_us_per_token: Option<f64>) -> Run {
         steps: None,
         warmup: 0,
         kv_capacity_tokens: Some(23),
-        headroom_steps: 0,
+        headroom_steps: Some(0),
         prefill_us_per_token,
         cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
         ..Scenario::default()
@@ -363,7 +363,7 @@ fn a_full_cache_sends_the_newest_back_and_loses_nobody() {
             slots: 32,
             pool: 16,
             kv_capacity_tokens: Some(40_000),
-            headroom_steps: 8,
+            headroom_steps: Some(8),
             steps: Some(3_000),
             warmup: 500,
             cold_start,
@@ -373,6 +373,23 @@ fn a_full_cache_sends_the_newest_back_and_loses_nobody() {
         assert_accounted(&run);
         assert!(run.preemptions > 0 && run.requests_done > 50, "{run:?}");
     }
+}
+
+#[test]
+fn room_as_it_is_learned_spares_evictions_and_fills_the_cache_all_the_same() {
+    let of = |headroom_steps| {
+        let scenario = Scenario {
+            workers: 2,
+            kv_capacity_tokens: Some(250_000),
+            headroom_steps,
+            steps: Some(4_000),
+            ..Scenario::default()
+        };
+        play(&scenario, 0)
+    };
+    let (learned, fixed, wide) = (of(None), of(Some(32)), of(Some(256)));
+    assert!(3 * learned.preemptions < fixed.preemptions, "{learned:?} {fixed:?}");
+    assert!(learned.empty_slot_fraction < wide.empty_slot_fraction, "{learned:?} {wide:?}");
 }
 
 #[test]
@@ -391,7 +408,7 @@ fn every_request_of_an_open_run_ends_even_through_evictions() {
         steps: None,
         warmup: 0,
         kv_capacity_tokens: Some(12_000),
-        headroom_steps: 0,
+        headroom_steps: Some(0),
         ..Scenario::default()
     };
     let run = play(&scenario, 0);
@@ -427,7 +444,7 @@ fn a_request_that_can_never_fit_is_refused_and_does_not_spin() {
         steps: None,
         warmup: 0,
         kv_capacity_tokens: Some(100),
-        headroom_steps: 1,
+        headroom_steps: Some(1),
         ..Scenario::default()
     };
     let run = play(&scenario, 0);

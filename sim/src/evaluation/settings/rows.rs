@@ -299,7 +299,7 @@ impl Setting {
             steps: self.steps.or((!open).then_some(DEFAULT_STEPS)),
             warmup,
             kv_capacity_tokens: self.kv_capacity_tokens,
-            headroom_steps: self.headroom_steps.unwrap_or(defaults.headroom_steps),
+            headroom_steps: self.headroom_steps.or(defaults.headroom_steps),
             deadline_steps: self.deadline_steps,
             prefill_us_per_token: self.prefill_us_per_token,
             cost: StepCost::published(self.slots),
