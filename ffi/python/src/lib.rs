@@ -2,6 +2,7 @@
 
 mod arrays;
 mod assign;
+mod cluster;
 mod errors;
 mod metrics;
 mod plan;

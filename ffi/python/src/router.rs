@@ -7,11 +7,12 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::arrays::Column;
 use crate::assign::parameters;
+use crate::cluster::Cluster;
 use crate::errors::Failure;
 use crate::metrics::{Metrics, RankMetrics};
 use crate::plan::{Dispatch, Explanation, Finished, Plan, Preempted, Returned, WorkerConfig, list, mode};
 use crate::records::{Balance, wait_reason};
-use crate::shared::{Shared, State, guarded};
+use crate::shared::{Shared, guarded};
 use crate::terms::{Kept, OfStep, Terms, bonuses};
 
 /// The state across steps of one cluster, and one policy that decides.
@@ -20,17 +21,6 @@ pub(crate) struct Router {
     policy: &'static str,
     backend: String,
     shared: Shared<Cluster>,
-}
-
-struct Cluster {
-    router: core::Router,
-    /// Of those who wait.
-    terms: Kept,
-    explaining: bool,
-}
-
-impl State for Cluster {
-    const WAY_OUT: &'static str = "`recover` gives every request back and begins anew";
 }
 
 impl Router {
@@ -602,12 +592,6 @@ impl Router {
     }
 
     fn __repr__(&self, py: Python<'_>) -> Result<String, Failure> {
-        let (workers, waiting, running) = self.shared.call(py, |Cluster { router, .. }| {
-            (router.worker_ids().len(), router.pool().len(), router.running_len())
-        })?;
-        Ok(format!(
-            "Router({workers} workers, policy='{}', {waiting} waiting, {running} running)",
-            self.policy
-        ))
+        self.shared.call(py, |state| state.in_short(self.policy))
     }
 }
