@@ -3,8 +3,10 @@
 //! Either a fixed number of tokens for each ([`RouterConfig::headroom_steps`]), or what
 //! [`crate::forecast::ruin`] finds for all of a worker together. That is worked out anew as the step clock
 //! moves: for a worker where somebody has come or gone since, and for every worker each [`REFRESH_STEPS`]
-//! steps. It counts one request more than are there, of the mean length, for whoever is admitted; where a
-//! step admits several to one worker, the room is that of the first of them.
+//! steps. A worker whose free slots leave more than the most room, whoever enters them, turns nobody away for
+//! the want of it: there it is made anew each [`ROOMY_STEPS`] steps only. It counts one request more than are
+//! there, of the mean length, for whoever is admitted; where a step admits several to one worker, the room is
+//! that of the first of them.
 //!
 //! [`RouterConfig::headroom_steps`]: crate::RouterConfig::headroom_steps
 
@@ -16,6 +18,8 @@ use crate::forecast::ruin::{Lives, ln};
 
 /// Steps after which room is made anew for requests that are older by so many, where nobody comes or goes.
 const REFRESH_STEPS: i64 = 16;
+/// The same where room turns nobody away.
+const ROOMY_STEPS: i64 = 128;
 /// Room is in parts of so many tokens.
 const ROUND_TO: u64 = 64;
 /// No more of a cache than this part, in percent, is left free: past it a preemption is the lesser loss.
@@ -77,14 +81,28 @@ impl Account {
 
     /// Room is to be made anew with the next step.
     pub(crate) fn remake_room(&mut self) {
-        self.stale = true;
+        (self.stale, self.made) = (true, false);
     }
 
-    /// Whether room is to be made anew as the step clock moves.
-    pub(crate) fn wants_room(&self, from_step: i64, to_step: i64) -> bool {
+    /// Whether room is to be made anew as the step clock moves, where nobody who comes is longer than
+    /// `longest_tokens`.
+    pub(crate) fn wants_room(&self, from_step: i64, to_step: i64, longest_tokens: u64) -> bool {
+        let Some(capacity_tokens) = self.capacity_tokens else { return false };
         let phase = i64::from(self.id.get());
-        let round = |step: i64| (step + phase).div_euclid(REFRESH_STEPS);
-        self.capacity_tokens.is_some() && (self.stale || round(from_step) != round(to_step))
+        let passes = |steps: i64| (from_step + phase).div_euclid(steps) != (to_step + phase).div_euclid(steps);
+        (self.stale || passes(REFRESH_STEPS))
+            && (!self.made
+                || passes(ROOMY_STEPS)
+                || !self.is_roomy(capacity_tokens, longest_tokens))
+    }
+
+    /// Whether all free slots may be filled and the most room is left all the same. Of several front ends
+    /// each has less than that.
+    fn is_roomy(&self, capacity_tokens: u64, longest_tokens: u64) -> bool {
+        let counted = self.running().saturating_add(self.foreign_requests);
+        let open = u64::from(self.whole_slots.saturating_sub(counted));
+        let filled = self.load_tokens().saturating_add(open.saturating_mul(longest_tokens));
+        self.rules.share.of == 1 && filled.saturating_add(most_room(capacity_tokens)) <= capacity_tokens
     }
 
     /// Finds what to leave free for the growth of all who are there; `ends_in` tells in how many steps a
@@ -97,7 +115,7 @@ impl Account {
         ends_in: impl Fn(u32) -> Option<u32>,
         scratch: &mut Lives,
     ) -> bool {
-        self.stale = false;
+        (self.stale, self.made) = (false, outlook.lives.known() > 0);
         let found = self.find_room(slab, outlook, ends_in, scratch).unwrap_or(u64::MAX);
         std::mem::replace(&mut self.room_tokens, found) != found
     }
@@ -307,17 +325,48 @@ mod tests {
         let make = |account: &mut Account, slab: &Slab| {
             account.make_room(slab, &outlook, |_| None, &mut Lives::default());
         };
-        assert!(account.wants_room(0, 1));
+        assert!(account.wants_room(0, 1, CAPACITY));
         make(&mut account, &slab);
-        assert!(!account.wants_room(0, 1) && account.wants_room(0, 16) && account.wants_room(15, 16));
+        assert!(!account.wants_room(0, 1, CAPACITY) && account.wants_room(0, 16, CAPACITY) && account.wants_room(15, 16, CAPACITY));
         account.end(&mut slab, 0, 0);
-        assert!(account.wants_room(0, 1) && account.members == [2, 1]);
+        assert!(account.wants_room(0, 1, CAPACITY) && account.members == [2, 1]);
         make(&mut account, &slab);
         account.move_to(&mut slab, 1, Stage::Preempted, 0);
         account.disown(&mut slab, 2);
-        assert!(account.wants_room(0, 1) && account.members == [1]);
+        assert!(account.wants_room(0, 1, CAPACITY) && account.members == [1]);
         // Somebody who comes back by itself finds its room, beside what all may grow by.
         let kept = account.growth_tokens(CAPACITY).1 - account.room_tokens.min(15_000) as i64;
         assert_eq!(kept, 25);
+    }
+
+    #[test]
+    fn where_it_turns_nobody_away_it_is_made_less_often() {
+        let (mut account, mut slab) = worker(&[(3_000, 50, None); 3]);
+        let lives = Random(1).lives(100);
+        // 253 slots are free, and all but 9,150 tokens and the most room.
+        let (fits, does_not) = (892, 893);
+        // Never made before.
+        assert!(account.wants_room(0, 1, fits));
+        account.make_room(&slab, &outlook(&lives), |_| None, &mut Lives::default());
+        assert!(account.room_tokens < 15_000);
+        let wants = |account: &Account, from: i64, to: i64| {
+            (account.wants_room(from, to, fits), account.wants_room(from, to, does_not))
+        };
+        assert_eq!(wants(&account, 15, 16), (false, true));
+        assert_eq!(wants(&account, 127, 128), (true, true));
+        let index = slab.insert(Active::new(Request::new(9, 10), WorkerId(0), account.grown_tokens, 0, 0));
+        account.begin(&mut slab, index, None);
+        account.end(&mut slab, index, 0);
+        assert_eq!(wants(&account, 0, 1), (false, true));
+        // A report finds somebody else's tokens there; or another front end may fill them.
+        account.correct(1_000);
+        assert_eq!(wants(&account, 0, 1), (true, true));
+        account.correct(0);
+        account.set_rules(Rules { share: Share { index: 0, of: 2 }, ..account.rules });
+        assert_eq!(wants(&account, 0, 1), (true, true));
+        account.set_rules(Rules { share: Share::WHOLE, ..account.rules });
+        // What was learned is another's.
+        account.remake_room();
+        assert_eq!(wants(&account, 0, 1), (true, true));
     }
 }

@@ -21,6 +21,17 @@ pub(super) enum What {
     Preempted,
 }
 
+/// Requests and tokens that a report may not know of: what has begun since it was measured, and what has
+/// ended; and of those ended what others may have seen to be free.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    begun: u32,
+    begun_tokens: u64,
+    ended: u32,
+    ended_tokens: u64,
+    freed: (u32, u64),
+}
+
 /// No report is taken to be older than this.
 const OLDEST_REPORT_MS: u64 = 5_000;
 
@@ -218,28 +229,14 @@ impl Account {
         let kv_age_ms =
             report.kv_age_ms.map_or(age_ms, |kv_age_ms| u64::from(kv_age_ms).min(OLDEST_REPORT_MS));
         self.oldest_report_ms = self.oldest_report_ms.max(age_ms).max(kv_age_ms);
-        let (mut begun_tokens, mut ended_tokens, mut begun, mut ended) = (0, 0, 0u32, 0u32);
-        let mut freed = (0, 0);
-        for change in self.changes.iter().rev() {
-            let ago_ms = now_ms.saturating_sub(change.at_ms);
-            let within = |age_ms: u64| age_ms > 0 && ago_ms <= age_ms;
-            if !within(age_ms.max(kv_age_ms)) {
-                break;
-            }
-            if change.what == What::Ended && within(age_ms.min(FRESH_MS)) {
-                freed = (freed.0 + 1, freed.1 + change.tokens);
-            }
-            match change.what {
-                What::Begun => begun += u32::from(within(age_ms)),
-                What::Ended => ended += u32::from(within(age_ms)),
-                What::Preempted => {}
-            }
-            if within(kv_age_ms) {
-                *if change.what == What::Begun { &mut begun_tokens } else { &mut ended_tokens } +=
-                    change.tokens;
-            }
-        }
-        self.freed = freed;
+        // Nothing is too recent for a report that is new.
+        let recent = if age_ms.max(kv_age_ms) > 0 {
+            self.recent(age_ms, kv_age_ms, now_ms)
+        } else {
+            Recent::default()
+        };
+        let Recent { begun, begun_tokens, ended, ended_tokens, .. } = recent;
+        self.freed = recent.freed;
         self.before = (self.foreign_requests, self.correction_tokens);
         let (sent, sent_tokens) = (self.unseen(), self.sent_line.tally.tokens(self.grown_tokens));
         // A worker that tells what it has had has measured that, and nothing else that was sent. Of another
@@ -272,5 +269,33 @@ impl Account {
         let most = (decoding_tokens + received_tokens + unsure_tokens + ended_tokens) as i64;
         let measured = measured as i64;
         self.correct(self.correction_tokens.clamp(measured - most, measured - least));
+    }
+
+    /// What has changed within these ages.
+    #[inline(never)]
+    fn recent(&self, age_ms: u64, kv_age_ms: u64, now_ms: u64) -> Recent {
+        let mut recent = Recent::default();
+        for change in self.changes.iter().rev() {
+            let ago_ms = now_ms.saturating_sub(change.at_ms);
+            let within = |age_ms: u64| age_ms > 0 && ago_ms <= age_ms;
+            if !within(age_ms.max(kv_age_ms)) {
+                break;
+            }
+            if change.what == What::Ended && within(age_ms.min(FRESH_MS)) {
+                recent.freed = (recent.freed.0 + 1, recent.freed.1 + change.tokens);
+            }
+            match change.what {
+                What::Begun => recent.begun += u32::from(within(age_ms)),
+                What::Ended => recent.ended += u32::from(within(age_ms)),
+                What::Preempted => {}
+            }
+            if within(kv_age_ms) {
+                match change.what {
+                    What::Begun => recent.begun_tokens += change.tokens,
+                    What::Ended | What::Preempted => recent.ended_tokens += change.tokens,
+                }
+            }
+        }
+        recent
     }
 }

@@ -78,7 +78,7 @@ impl Sight {
     }
 
     /// One of the workers.
-    pub(crate) fn at(self, place: usize) -> Self {
+    fn at(self, place: usize) -> Self {
         Self { place, ..self }
     }
 
@@ -220,33 +220,56 @@ impl Account {
     }
 
     /// Writes what a batch is to know of the worker.
-    pub(crate) fn settle(&self, sight: Sight, worker: &mut Worker) {
-        let share = self.rules.share;
-        let counted_tokens = self.counted_tokens();
+    #[inline]
+    pub(crate) fn settle(&self, sight: &Sight, place: usize, worker: &mut Worker) {
         let counted = self.running().saturating_add(self.foreign_requests);
-        let left = i64::from(self.whole_slots) - i64::from(counted);
-        let free_slots = if share.of == 1 { left } else { self.slots_of_share(&sight, left) };
-        worker.free_slots = free_slots.max(0) as u32;
+        worker.free_slots = self.whole_slots.saturating_sub(counted);
         worker.running = counted.min(MAX_SLOTS - worker.free_slots);
-        let there = self.load_tokens();
-        worker.load_tokens = there;
+        worker.kv_capacity_tokens = self.capacity_tokens;
+        let growth = self.capacity_tokens.map_or(0, |capacity| self.growth_tokens(capacity).1);
+        worker.kv_growth_tokens = growth.clamp(0, MAX_LOAD_TOKENS as i64) as u64;
+        self.settle_lengths(worker);
+        if self.rules.share.of > 1 || (sight.tight && counted == 0) {
+            self.settle_part(sight.at(place), counted, worker);
+        }
+    }
+
+    /// The same after somebody of ours has grown and nothing else has happened.
+    #[inline]
+    pub(crate) fn settle_growth(&self, sight: &Sight, place: usize, worker: &mut Worker) {
+        if self.rules.share.of > 1 {
+            self.settle(sight, place, worker);
+        } else {
+            self.settle_lengths(worker);
+        }
+    }
+
+    fn settle_lengths(&self, worker: &mut Worker) {
+        let counted_tokens = self.counted_tokens();
+        worker.load_tokens = (counted_tokens + self.preempted_tokens()).min(MAX_LOAD_TOKENS);
+        let held_tokens = if self.capacity_tokens.is_some() { counted_tokens } else { worker.load_tokens };
+        worker.kv_used_tokens = held_tokens.min(MAX_LOAD_TOKENS);
+    }
+
+    /// What is otherwise where the worker is not all ours, or is for one who needs all of it.
+    #[inline(never)]
+    fn settle_part(&self, sight: Sight, counted: u32, worker: &mut Worker) {
+        let share = self.rules.share;
         if share.of > 1 {
+            let left = i64::from(self.whole_slots) - i64::from(counted);
+            worker.free_slots = self.slots_of_share(&sight, left).max(0) as u32;
+            worker.running = counted.min(MAX_SLOTS - worker.free_slots);
             // Front ends that see the same loads begin with different workers.
             let first = (sight.place as u64 + u64::from(share.index) + sight.turn) % sight.workers as u64;
             // All of them see the same gap and fill it before a report shows that: each fills its part of it.
-            let foreign_tokens = self.foreign_tokens();
+            let (there, foreign_tokens) = (worker.load_tokens, self.foreign_tokens());
             let seen = there - foreign_tokens.min(there) + foreign_tokens / u64::from(share.of);
             worker.load_tokens = (seen + first).min(MAX_LOAD_TOKENS);
         }
-        worker.kv_capacity_tokens = self.capacity_tokens;
-        let Some(capacity) = self.capacity_tokens else {
-            worker.kv_used_tokens = there;
-            worker.kv_growth_tokens = 0;
-            return;
-        };
+        let Some(capacity) = self.capacity_tokens else { return };
         // Those who were preempted come back without being sent: their room is kept.
         let (own_growth, mut growth) = self.growth_tokens(capacity);
-        let left = capacity as i64 - counted_tokens as i64 - growth;
+        let left = capacity as i64 - self.counted_tokens() as i64 - growth;
         let mut room =
             if share.of == 1 { left } else { self.tokens_of_share(&sight, capacity, left, own_growth) };
         let is_ours = share.of == 1 || sight.turn_of(share) == Turn::Ours;

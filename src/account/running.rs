@@ -29,41 +29,43 @@ impl Stage {
     }
 }
 
-/// A running request; its slab index names it to the event buckets.
+/// A running request; its slab index names it to the event buckets. What an event looks at comes first and is
+/// one line of a cache: of many thousand requests hardly any is there when it grows.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Active {
-    /// As it was when it had generated nothing; its rank, if any, is a worker id.
-    pub request: Request<WorkerId>,
-    /// Worker id.
-    pub worker: WorkerId,
     /// Tokens that the worker had grown by when this request had generated none; below zero if it is older
     /// than our record. While it does not grow: what it has generated, below zero.
     pub born_tokens: i64,
     /// The step clock when it had generated nothing.
     pub born_step: i64,
-    /// Tokens that it had generated when its life was last looked at.
-    pub seen_tokens: u32,
-    /// Refresh phase.
-    pub phase: u32,
-    /// Position in that phase's list.
-    pub phase_at: u32,
     /// Its dispatch number; zero for one that was adopted.
     pub number: u64,
     /// When it was dispatched; once its worker is known to have it, when that was known.
     pub since_ms: u64,
-    pub stage: Stage,
+    /// Worker id.
+    pub worker: WorkerId,
+    /// Tokens that it had generated when its life was last looked at.
+    pub seen_tokens: u32,
     /// What it may grow by and an admission leaves free.
     pub growth_tokens: u32,
     /// The request that had progressed after it in a call for many: most likely it does again.
     pub follower: u32,
-    /// Tokens that the worker had grown by when it was acknowledged.
-    pub received_tokens: i64,
-    pub live: bool,
     /// Its place among all of its worker's.
     pub(super) member: u32,
     /// Its neighbours among the worker's requests of its stage, where it is not decoding.
     pub(super) previous: u32,
     pub(super) next: u32,
+    pub stage: Stage,
+    pub live: bool,
+    /// As it was when it had generated nothing; its rank, if any, is a worker id.
+    pub request: Request<WorkerId>,
+    /// Tokens that the worker had grown by when it was acknowledged.
+    pub received_tokens: i64,
+    /// Refresh phase.
+    pub phase: u32,
+    /// Position in that phase's list.
+    pub phase_at: u32,
 }
 
 impl Active {
@@ -148,11 +150,11 @@ impl Slab {
         }
     }
 
-    pub(super) fn remove(&mut self, index: u32) -> Active {
+    /// What it was can be read in its place until another one has that.
+    pub(super) fn remove(&mut self, index: u32) {
         let active = &mut self.entries[index as usize];
         active.live = false;
         self.by_id.remove(&active.request.id);
         self.vacant.push(index);
-        *active
     }
 }

@@ -46,6 +46,8 @@ pub(crate) struct Account {
     /// Everybody of ours, as places in the slab, and whether others than when room was last made for them.
     pub(super) members: Vec<u32>,
     pub(super) stale: bool,
+    /// Whether room was made by what is known now of how requests end.
+    pub(super) made: bool,
     /// KV tokens to leave free for what all of them grow by, but never more than a part of the cache.
     pub(super) room_tokens: u64,
     /// Numbers of the last dispatch made and of the last acknowledged.
@@ -96,6 +98,7 @@ impl Account {
             preempted: Tally::default(),
             members: Vec::new(),
             stale: false,
+            made: false,
             room_tokens: u64::MAX,
             sent: 0,
             acknowledged: 0,
@@ -262,7 +265,7 @@ impl Account {
     }
 
     /// Ends the count of a request, which leaves the slab.
-    pub(crate) fn end(&mut self, slab: &mut Slab, index: u32, now_ms: u64) -> Active {
+    pub(crate) fn end(&mut self, slab: &mut Slab, index: u32, now_ms: u64) {
         let tokens = self.tokens_of(&slab.entries[index as usize]);
         let Active { stage, growth_tokens, .. } = slab.entries[index as usize];
         if stage == Stage::Decoding {
@@ -277,32 +280,32 @@ impl Account {
             self.freed = (self.freed.0 + 1, self.freed.1 + tokens + u64::from(growth_tokens));
         }
         self.leave_stage(slab, index);
-        self.remove(slab, index)
+        self.remove(slab, index);
     }
 
     /// A request ends to be ours where it runs, and runs on.
-    pub(crate) fn disown(&mut self, slab: &mut Slab, index: u32) -> Active {
-        let tokens = self.tokens_of(&slab.entries[index as usize]) as i64;
-        let active = slab.entries[index as usize];
+    pub(crate) fn disown(&mut self, slab: &mut Slab, index: u32) {
+        let active = &slab.entries[index as usize];
+        let (stage, tokens) = (active.stage, self.tokens_of(active));
         self.leave_stage(slab, index);
         self.foreign_requests = self.foreign_requests.saturating_add(1);
-        if active.stage == Stage::Sent {
-            self.unsend(tokens as u64);
+        if stage == Stage::Sent {
+            self.unsend(tokens);
         }
-        if active.stage != Stage::Preempted {
-            self.correct(self.correction_tokens + tokens);
+        if stage != Stage::Preempted {
+            self.correct(self.correction_tokens + tokens as i64);
         }
-        self.remove(slab, index)
+        self.remove(slab, index);
     }
 
-    fn remove(&mut self, slab: &mut Slab, index: u32) -> Active {
-        let active = slab.remove(index);
-        self.members.swap_remove(active.member as usize);
-        if let Some(&moved) = self.members.get(active.member as usize) {
-            slab.entries[moved as usize].member = active.member;
+    fn remove(&mut self, slab: &mut Slab, index: u32) {
+        let member = slab.entries[index as usize].member;
+        slab.remove(index);
+        self.members.swap_remove(member as usize);
+        if let Some(&moved) = self.members.get(member as usize) {
+            slab.entries[moved as usize].member = member;
         }
         self.stale = true;
-        active
     }
 
     /// Somebody whom nothing has shown is not on the way any more.
@@ -335,6 +338,7 @@ impl Account {
     }
 
     /// Moves a request to another stage, and notes what a report that is older than that cannot know.
+    #[inline(never)]
     pub(crate) fn move_to(&mut self, slab: &mut Slab, index: u32, stage: Stage, now_ms: u64) {
         let active = &slab.entries[index as usize];
         let (before, tokens) = (active.stage, self.tokens_of(active));
@@ -386,7 +390,7 @@ impl Account {
         }
         // Whoever brings tokens has not been forgotten.
         self.empty_since_ms = None;
-        if self.rules.in_order && self.sent_line.tally.requests > 0 {
+        if self.rules.in_order {
             self.receive_up_to(slab, number, now_ms, |_| true);
         }
         slab.entries[index as usize].born_tokens -= i64::from(tokens);
@@ -407,6 +411,9 @@ impl Account {
         now_ms: u64,
         has_seen: impl Fn(u64) -> bool,
     ) {
+        if self.sent_line.tally.requests == 0 {
+            return;
+        }
         let mut at = self.sent_line.head;
         while let Some(&Active { number: found, next, .. }) = slab.entries.get(at as usize)
             && found <= number

@@ -202,12 +202,24 @@ impl Lifetimes {
     /// A request was seen to generate its tokens `from` up to, and without, `to`.
     pub fn lived(&mut self, from: u32, to: u32) {
         let (mut at, to) = (from.min(MOST_TOKENS), to.min(MOST_TOKENS));
-        while at < to {
+        if at >= to {
+            return;
+        }
+        let last = bin_of(to - 1);
+        loop {
             let bin = bin_of(at);
-            let (first, width) = ages_of(bin);
-            let until = to.min(first + width);
+            // Mostly the last one is the first: whoever is old has long been of its ages.
+            let until = if bin == last {
+                to
+            } else {
+                let (first, width) = ages_of(bin);
+                first + width
+            };
             self.long.tokens[bin] += f64::from(until - at);
             self.short.tokens[bin] += f64::from(until - at);
+            if bin == last {
+                return;
+            }
             at = until;
         }
     }

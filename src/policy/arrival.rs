@@ -36,7 +36,8 @@ pub fn route_scored(batch: &Batch<'_>, request: &Request) -> Option<Routed> {
     let needs = tokens + i64::from(batch.request_growth_tokens());
     let unit = if uniform { 1 } else { WEIGHT_ONE };
     let score = |g: usize| {
-        let over = (tokens - (envelope - cost(g)).div_euclid(per_token(g))).max(0);
+        let margin = envelope - cost(g);
+        let over = (tokens - if uniform { margin } else { margin.div_euclid(per_token(g)) }).max(0);
         per_token(g) * (tokens - workers.len() as i64 * over) + batch.bonus_tokens(request, g) * unit
     };
     // Greatest first: score, then least cost; of equals the first found stays.

@@ -523,6 +523,11 @@ impl Candidates {
         self.with_pair_row
     }
 
+    /// The longest of them.
+    pub(crate) fn longest_tokens(&self) -> u32 {
+        self.tokens[..self.count].last().copied().unwrap_or(0)
+    }
+
     /// The length order.
     pub(crate) fn ordered(&self) -> Ordered<'_> {
         let padded = self.blocks() * BLOCK;

@@ -1,6 +1,6 @@
 //! What happens to requests: they arrive, grow, end.
 
-use crate::account::{Active, NONE, Outlook};
+use crate::account::{Active, NONE, Outlook, Stage};
 use crate::batch::{Batch, BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
@@ -226,10 +226,11 @@ impl Router {
     }
 
     fn end(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Finished, RouterError> {
-        let (active, generated_tokens) = self.leave_worker(id, clock)?;
+        let (index, generated_tokens) = self.leave_worker(id, clock.as_ref())?;
         if let Some(clock) = clock {
             self.tell(clock);
         }
+        let active = &self.slab.entries[index];
         self.counters.finished += 1;
         self.meter.outputs.lived(active.seen_tokens, generated_tokens);
         self.meter.outputs.ended(generated_tokens);
@@ -270,7 +271,8 @@ impl Router {
                 None
             }
             None => {
-                let (active, generated_tokens) = self.leave_worker(id, clock)?;
+                let (index, generated_tokens) = self.leave_worker(id, clock.as_ref())?;
+                let active = &self.slab.entries[index];
                 self.meter.outputs.lived(active.seen_tokens, generated_tokens);
                 Some(active.worker)
             }
@@ -292,7 +294,8 @@ impl Router {
     /// The request does not run.
     #[must_use = "the request has left: enqueue it again"]
     pub fn preempt(&mut self, id: impl Into<RequestId>) -> Result<Request<WorkerId>, RouterError> {
-        let (active, generated) = refused("preempt", self.leave_worker(id.into(), None))?;
+        let (index, generated) = refused("preempt", self.leave_worker(id.into(), None))?;
+        let active = self.slab.entries[index];
         self.counters.preempted += 1;
         self.meter.outputs.lived(active.seen_tokens, generated);
         // Longer than any may be: the longest, so that it can be enqueued.
@@ -341,7 +344,7 @@ impl Router {
         account.grown_tokens += i64::from(tokens);
         account.empty_since_ms = None;
         let ahead = account.grown_tokens - self.now;
-        self.settle(place);
+        self.settle_growth(place);
         self.tick(ahead);
         Ok(())
     }
@@ -357,9 +360,14 @@ impl Router {
 
     fn grow_request(&mut self, id: RequestId, tokens: u32) -> Result<(), RouterError> {
         let index = self.index_of_running(id)?;
-        self.check_progress(self.slab.entries[index as usize].worker, tokens)?;
+        let Active { worker, stage, .. } = self.slab.entries[index as usize];
+        self.check_progress(worker, tokens)?;
         let (place, ahead) = self.grow(index, tokens)?;
-        self.settle(place);
+        if stage == Stage::Decoding {
+            self.settle_growth(place);
+        } else {
+            self.settle(place);
+        }
         self.tick(ahead);
         Ok(())
     }
@@ -455,11 +463,13 @@ impl Router {
         let knows = self.forecast_state.as_ref().filter(|of| of.needs.ends_per_worker.is_some());
         let ends_in = |index| knows?.buckets.ends_in(index);
         self.sight.workers = self.accounts.len();
+        let waiting = self.pool.candidates().longest_tokens();
+        let longest_tokens = u64::from(waiting.max(self.meter.longest_tokens()));
         for (place, account) in self.accounts.iter_mut().enumerate() {
-            if account.wants_room(before, self.now)
+            if account.wants_room(before, self.now, longest_tokens)
                 && account.make_room(&self.slab, &outlook, ends_in, &mut self.lives)
             {
-                account.settle(self.sight.at(place), &mut self.workers[place]);
+                account.settle(&self.sight, place, &mut self.workers[place]);
             }
         }
     }

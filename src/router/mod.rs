@@ -391,8 +391,12 @@ impl Router {
     }
 
     fn settle(&mut self, place: usize) {
-        let sight = self.sight.at(place);
-        self.accounts[place].settle(sight, &mut self.workers[place]);
+        self.accounts[place].settle(&self.sight, place, &mut self.workers[place]);
+    }
+
+    /// The same after requests there have grown and nothing else has happened.
+    fn settle_growth(&mut self, place: usize) {
+        self.accounts[place].settle_growth(&self.sight, place, &mut self.workers[place]);
     }
 
     fn settle_all(&mut self) {
@@ -519,22 +523,23 @@ impl Router {
         })
     }
 
-    /// A request ends to run, at the reading of its call, which is told once nothing can fail any more. With
-    /// the tokens that it has generated.
-    fn leave_worker(&mut self, id: RequestId, clock: Option<Clock>) -> Result<(Active, u32), RouterError> {
+    /// A request ends to run, at the reading of its call, which is told once nothing can fail any more. Where
+    /// it stood in the slab, and stands until somebody else begins, and the tokens that it has generated.
+    fn leave_worker(&mut self, id: RequestId, clock: Option<&Clock>) -> Result<(usize, u32), RouterError> {
         let index = self.index_of_running(id)?;
-        let place = self.place_of(self.slab.entries[index as usize].worker)?;
+        let Active { worker, stage, .. } = self.slab.entries[index as usize];
+        let place = self.place_of(worker)?;
         let now_ms = clock.map_or(self.now_ms(), |clock| clock.now_ms());
         let account = &mut self.accounts[place];
-        let active = account.end(&mut self.slab, index, now_ms);
-        let generated = account.generated_tokens(&active);
+        account.end(&mut self.slab, index, now_ms);
+        let generated = account.generated_tokens(&self.slab.entries[index as usize]);
         self.settle(place);
-        if active.stage.grows()
+        if stage.grows()
             && let Some(forecast_state) = &mut self.forecast_state
         {
             forecast_state.end(&mut self.slab, index);
         }
-        Ok((active, generated))
+        Ok((index as usize, generated))
     }
 }
 

@@ -88,7 +88,7 @@ impl Router {
                     self.later.clone_from(&self.workers);
                 }
                 let gone = self.silent[from..].iter().map(|&index| &self.slab.entries[index as usize]);
-                account.without(gone).settle(self.sight.at(place), &mut self.later[place]);
+                account.without(gone).settle(&self.sight, place, &mut self.later[place]);
             }
         }
     }
@@ -133,8 +133,9 @@ impl Router {
     /// Moves a running request to `pending`.
     pub(super) fn give_back(&mut self, index: u32, reason: ReturnReason) {
         let id = self.slab.entries[index as usize].request.id;
-        let Ok((active, generated_tokens)) = self.leave_worker(id, None) else { return };
-        let returned = Returned { id, worker: Some(active.worker), reason, generated_tokens };
+        let worker = Some(self.slab.entries[index as usize].worker);
+        let Ok((_, generated_tokens)) = self.leave_worker(id, None) else { return };
+        let returned = Returned { id, worker, reason, generated_tokens };
         trace::returned(&returned);
         self.pending.push(returned);
         self.counters.returned[reason as usize] += 1;

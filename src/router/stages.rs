@@ -114,13 +114,14 @@ impl Router {
         let Some(until_ms) = self.now_ms().checked_sub(age_ms) else { return Ok(()) };
         let first = |router: &Self| router.accounts[place].first_sent(&router.slab, until_ms);
         while let Some(index) = first(self) {
-            let active = self.accounts[place].disown(&mut self.slab, index);
+            let id = self.slab.entries[index as usize].request.id;
+            self.accounts[place].disown(&mut self.slab, index);
             if let Some(forecast_state) = &mut self.forecast_state {
                 forecast_state.end(&mut self.slab, index);
             }
             self.counters.disowned += 1;
-            self.forget(active.request.id);
-            left.push(active.request.id);
+            self.forget(id);
+            left.push(id);
         }
         self.settle(place);
         Ok(())

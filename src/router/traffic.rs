@@ -117,6 +117,11 @@ impl TrafficMeter {
         Some(meter)
     }
 
+    /// The longest prompt of the last few.
+    pub(super) fn longest_tokens(&self) -> u32 {
+        self.sorted.last().copied().unwrap_or(0)
+    }
+
     pub(super) fn mean_prompt_tokens(&self) -> f64 {
         self.prompts.value
     }

@@ -79,7 +79,11 @@ impl Router {
     /// After a report was taken: dispatches that it should have seen, and requests that the worker has
     /// forgotten.
     pub(super) fn find_lost(&mut self, place: usize, acknowledges: bool) {
+        let account = &self.accounts[place];
         let Some(timeout_ms) = self.config.dispatch_timeout_ms else { return };
+        if account.unseen() == 0 && account.empty_since_ms.is_none() {
+            return;
+        }
         let next_overdue = |router: &Self| {
             router.accounts[place].overdue_dispatches(&router.slab, timeout_ms, router.now_ms()).next()
         };
