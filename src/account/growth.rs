@@ -18,7 +18,7 @@ use crate::forecast::ruin::{Lives, ln};
 
 /// Steps after which room is made anew for requests that are older by so many, where nobody comes or goes.
 const REFRESH_STEPS: i64 = 16;
-/// The same where room turns nobody away.
+/// So many where room turns nobody away.
 const ROOMY_STEPS: i64 = 128;
 /// Room is in parts of so many tokens.
 const ROUND_TO: u64 = 64;
@@ -89,11 +89,10 @@ impl Account {
     pub(crate) fn wants_room(&self, from_step: i64, to_step: i64, longest_tokens: u64) -> bool {
         let Some(capacity_tokens) = self.capacity_tokens else { return false };
         let phase = i64::from(self.id.get());
-        let passes = |steps: i64| (from_step + phase).div_euclid(steps) != (to_step + phase).div_euclid(steps);
+        let passes =
+            |steps: i64| (from_step + phase).div_euclid(steps) != (to_step + phase).div_euclid(steps);
         (self.stale || passes(REFRESH_STEPS))
-            && (!self.made
-                || passes(ROOMY_STEPS)
-                || !self.is_roomy(capacity_tokens, longest_tokens))
+            && (!self.made || passes(ROOMY_STEPS) || !self.is_roomy(capacity_tokens, longest_tokens))
     }
 
     /// Whether all free slots may be filled and the most room is left all the same. Of several front ends
@@ -327,7 +326,11 @@ mod tests {
         };
         assert!(account.wants_room(0, 1, CAPACITY));
         make(&mut account, &slab);
-        assert!(!account.wants_room(0, 1, CAPACITY) && account.wants_room(0, 16, CAPACITY) && account.wants_room(15, 16, CAPACITY));
+        assert!(
+            !account.wants_room(0, 1, CAPACITY)
+                && account.wants_room(0, 16, CAPACITY)
+                && account.wants_room(15, 16, CAPACITY)
+        );
         account.end(&mut slab, 0, 0);
         assert!(account.wants_room(0, 1, CAPACITY) && account.members == [2, 1]);
         make(&mut account, &slab);

@@ -90,6 +90,7 @@ impl Account {
 
     /// Judges a report whose last dispatch was made. After [`Verdict::Restarted`] the account is that of a
     /// new life, but for the requests of the old one ([`Account::is_forgotten`]).
+    #[inline]
     pub(crate) fn judge(&mut self, report: &WorkerReport, now_ms: u64) -> Verdict {
         let verdict = self.verdict(report, now_ms);
         let count = match verdict {
@@ -156,7 +157,6 @@ impl Account {
         if let Verdict::Repeated | Verdict::Contradictory = verdict {
             return;
         }
-        let last = report.last_dispatch.unwrap_or(0);
         // Whoever was there already and has grown with the others decodes.
         while let Some(active) = slab.entries.get(self.received_line.head as usize)
             && active.received_tokens < self.grown_tokens
@@ -164,6 +164,7 @@ impl Account {
             self.move_to(slab, self.received_line.head, Stage::Decoding, now_ms);
         }
         // Not by progress: a report that was made before it has seen less and is right all the same.
+        let last = report.last_dispatch.unwrap_or(0);
         self.acknowledged = self.acknowledged.max(last);
         self.receive_up_to(slab, last, now_ms, |number| report.has_seen(number));
         if verdict == Verdict::Late {
@@ -174,6 +175,7 @@ impl Account {
         self.measure(report, now_ms, mean_tokens);
     }
 
+    #[inline]
     fn verdict(&mut self, report: &WorkerReport, now_ms: u64) -> Verdict {
         // One of a life before is on its way still, unless that goes on.
         let is_former = report.epoch.is_some() && self.former_epochs.contains(&report.epoch);
@@ -197,25 +199,32 @@ impl Account {
             Verdict::Taken => self.anew = None,
             Verdict::Repeated | Verdict::Restarted => {}
             Verdict::Late | Verdict::Contradictory => {
-                let (sequence, epoch) = (report.sequence, report.epoch);
-                let begins = Anew { since_ms: now_ms, sequence, epoch, reports: 0 };
-                let rises = |anew: &Anew| match (sequence, anew.sequence) {
-                    (Some(number), Some(last)) => number > last,
-                    (None, None) => true,
-                    _ => false,
-                };
-                let before = self.anew.filter(|anew| anew.epoch == epoch && rises(anew));
-                let mut anew = before.unwrap_or(begins);
-                anew.reports += 1;
-                anew.sequence = report.sequence;
-                self.anew = Some(anew);
-                let lasts = now_ms.saturating_sub(anew.since_ms) >= ANEW_MS;
-                if lasts && anew.reports >= ANEW_REPORTS {
+                if self.begins_anew(report, now_ms) {
                     return Verdict::Restarted;
                 }
             }
         }
         verdict
+    }
+
+    /// Whether reports that are no newer than the last one taken have risen for so long, this one too, that
+    /// they are of a new life.
+    #[inline(never)]
+    fn begins_anew(&mut self, report: &WorkerReport, now_ms: u64) -> bool {
+        let (sequence, epoch) = (report.sequence, report.epoch);
+        let begins = Anew { since_ms: now_ms, sequence, epoch, reports: 0 };
+        let rises = |anew: &Anew| match (sequence, anew.sequence) {
+            (Some(number), Some(last)) => number > last,
+            (None, None) => true,
+            _ => false,
+        };
+        let before = self.anew.filter(|anew| anew.epoch == epoch && rises(anew));
+        let mut anew = before.unwrap_or(begins);
+        anew.reports += 1;
+        anew.sequence = report.sequence;
+        self.anew = Some(anew);
+        let lasts = now_ms.saturating_sub(anew.since_ms) >= ANEW_MS;
+        lasts && anew.reports >= ANEW_REPORTS
     }
 
     /// Renews what is corrected by a measurement.

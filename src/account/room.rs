@@ -234,7 +234,7 @@ impl Account {
         }
     }
 
-    /// The same after somebody of ours has grown and nothing else has happened.
+    /// [`Account::settle`] after somebody of ours has grown and nothing else has happened.
     #[inline]
     pub(crate) fn settle_growth(&self, sight: &Sight, place: usize, worker: &mut Worker) {
         if self.rules.share.of > 1 {

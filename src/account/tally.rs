@@ -25,6 +25,7 @@ impl Tally {
         self.growth_tokens -= i64::from(active.growth_tokens);
     }
 
+    #[inline]
     pub(super) fn tokens(&self, grown_tokens: i64) -> u64 {
         (self.base_tokens + i64::from(self.requests) * grown_tokens).max(0) as u64
     }

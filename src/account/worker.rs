@@ -186,23 +186,27 @@ impl Account {
         self.own.tokens(self.grown_tokens) + self.held.tokens(0) + self.preempted.tokens(0)
     }
 
-    /// The lengths of those whose KV cache is not known to be there yet and is on its way.
-    pub(super) fn coming_tokens(&self) -> u64 {
+    /// The lengths of those sent and received; mostly there are none.
+    #[inline]
+    fn lined_tokens(&self) -> u64 {
+        if self.sent_line.tally.requests + self.received_line.tally.requests == 0 {
+            return 0;
+        }
         let [sent, received] =
             [&self.sent_line, &self.received_line].map(|line| line.tally.tokens(self.grown_tokens));
-        sent + received + self.held.tokens(0)
+        sent + received
     }
 
     pub(super) fn decoding_tokens(&self) -> u64 {
-        let [sent, received] =
-            [&self.sent_line, &self.received_line].map(|line| line.tally.tokens(self.grown_tokens));
-        self.own.tokens(self.grown_tokens).saturating_sub(sent + received)
+        self.own.tokens(self.grown_tokens).saturating_sub(self.lined_tokens())
     }
 
     /// KV tokens counted: what was measured of those who decode and of others, and in full what is coming.
     pub(crate) fn counted_tokens(&self) -> u64 {
-        let there = self.decoding_tokens() as i64 + self.correction_tokens;
-        there.max(0) as u64 + self.coming_tokens()
+        let lined = self.lined_tokens();
+        let decoding = self.own.tokens(self.grown_tokens).saturating_sub(lined);
+        let there = decoding as i64 + self.correction_tokens;
+        there.max(0) as u64 + lined + self.held.tokens(0)
     }
 
     /// The lengths of those who will come back into the KV cache without being sent again.

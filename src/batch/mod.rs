@@ -307,7 +307,7 @@ impl<'a> BatchDraft<'a> {
         self.0
     }
 
-    /// The same, with the totals of its workers.
+    /// [`BatchDraft::unchecked`] with the totals of its workers.
     pub(crate) fn trusted(self) -> Batch<'a> {
         let mut batch = self.0;
         batch.totals = Totals::of(batch.workers);

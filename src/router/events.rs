@@ -362,7 +362,8 @@ impl Router {
         let index = self.index_of_running(id)?;
         let Active { worker, stage, .. } = self.slab.entries[index as usize];
         self.check_progress(worker, tokens)?;
-        let (place, ahead) = self.grow(index, tokens)?;
+        let place = self.place_of(worker)?;
+        let ahead = self.grow(index, place, tokens);
         if stage == Stage::Decoding {
             self.settle_growth(place);
         } else {
@@ -395,8 +396,8 @@ impl Router {
                 self.slab.entries[before as usize].follower = index;
             }
             before = index;
-            let (place, ahead) = self.grow(index, tokens)?;
-            most_ahead = most_ahead.max(ahead);
+            let place = self.place_of(self.slab.entries[index as usize].worker)?;
+            most_ahead = most_ahead.max(self.grow(index, place, tokens));
             count += 1;
             if unsettled != Some(place)
                 && let Some(before) = unsettled.replace(place)
@@ -411,15 +412,14 @@ impl Router {
         Ok(count)
     }
 
-    /// One request grows. The place of its worker, and by how much it is ahead of the step clock.
+    /// One request of a worker grows: by how much it is ahead of the step clock.
     #[inline]
-    fn grow(&mut self, index: u32, tokens: u32) -> Result<(usize, i64), RouterError> {
-        let Active { worker, stage, .. } = self.slab.entries[index as usize];
-        let place = self.place_of(worker)?;
+    fn grow(&mut self, index: u32, place: usize, tokens: u32) -> i64 {
+        let stage = self.slab.entries[index as usize].stage;
         let now_ms = self.clock.now_ms();
         if !stage.grows() {
             if tokens == 0 {
-                return Ok((place, 0));
+                return 0;
             }
             self.come_along(place);
         }
@@ -429,7 +429,7 @@ impl Router {
         }
         let active = &self.slab.entries[index as usize];
         let generated = self.accounts[place].generated_tokens(active);
-        Ok((place, active.born_step + i64::from(generated) - self.now))
+        active.born_step + i64::from(generated) - self.now
     }
 
     fn check_progress(&self, worker: WorkerId, found: u32) -> Result<(), RouterError> {
@@ -475,10 +475,15 @@ impl Router {
     }
 
     /// Moves the step clock on; not at all by nothing or less.
+    #[inline]
     pub(super) fn tick(&mut self, steps: i64) {
-        if steps <= 0 {
-            return;
+        if steps > 0 {
+            self.move_clock(steps);
         }
+    }
+
+    #[inline(never)]
+    fn move_clock(&mut self, steps: i64) {
         let before = self.now;
         self.now += steps;
         if self.now.div_euclid(LOOK_STEPS) > before.div_euclid(LOOK_STEPS) {

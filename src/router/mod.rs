@@ -390,11 +390,12 @@ impl Router {
         headroom_steps.map_or(0, |steps| steps.min(MAX_PROMPT_TOKENS))
     }
 
+    #[inline]
     fn settle(&mut self, place: usize) {
         self.accounts[place].settle(&self.sight, place, &mut self.workers[place]);
     }
 
-    /// The same after requests there have grown and nothing else has happened.
+    /// [`Router::settle`] after requests there have grown and nothing else has happened.
     fn settle_growth(&mut self, place: usize) {
         self.accounts[place].settle_growth(&self.sight, place, &mut self.workers[place]);
     }

@@ -33,14 +33,12 @@ impl Router {
         clock: Option<Clock>,
     ) -> Result<Verdict, RouterError> {
         let place = self.place_of(worker)?;
-        for (what, found) in [
-            ("KV tokens used", report.kv_used_tokens.unwrap_or(0)),
-            ("KV capacity tokens", report.kv_capacity_tokens.unwrap_or(0)),
-        ] {
-            if found > MAX_LOAD_TOKENS {
-                let limit = MAX_LOAD_TOKENS;
-                return Err(BatchError::WorkerTokens { index: place, what, limit, found }.into());
-            }
+        let (used, capacity) = (report.kv_used_tokens.unwrap_or(0), report.kv_capacity_tokens.unwrap_or(0));
+        if used.max(capacity) > MAX_LOAD_TOKENS {
+            let limit = MAX_LOAD_TOKENS;
+            let (what, found) =
+                if used > limit { ("KV tokens used", used) } else { ("KV capacity tokens", capacity) };
+            return Err(BatchError::WorkerTokens { index: place, what, limit, found }.into());
         }
         let sent = self.accounts[place].sent;
         if let Some(found) = report.last_dispatch.filter(|&number| number > sent) {
