@@ -48,6 +48,10 @@ fn one() -> f32 {
 }
 
 impl WorkerConfig {
+    /// Where room for growth is learned, no more of a KV cache than this part, in percent, is left free: past
+    /// it a preemption is the lesser loss.
+    pub const MOST_GROWTH_PERCENT: u64 = 6;
+
     /// A worker without a KV bound, weight 1.
     #[must_use]
     pub fn new(slots: u32) -> Self {

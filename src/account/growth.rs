@@ -10,9 +10,9 @@
 //!
 //! [`RouterConfig::headroom_steps`]: crate::RouterConfig::headroom_steps
 
-use crate::account::PreemptionCost;
 use crate::account::running::Slab;
 use crate::account::worker::Account;
+use crate::account::{PreemptionCost, WorkerConfig};
 use crate::forecast::Lifetimes;
 use crate::forecast::ruin::{Lives, ln};
 
@@ -22,8 +22,6 @@ const REFRESH_STEPS: i64 = 16;
 const ROOMY_STEPS: i64 = 128;
 /// Room is in parts of so many tokens.
 const ROUND_TO: u64 = 64;
-/// No more of a cache than this part, in percent, is left free: past it a preemption is the lesser loss.
-const MOST_PERCENT: u64 = 6;
 /// Of the room that ruin asks for, this part is enough: its odds are a bound from above.
 const PART: f64 = 0.7;
 /// The odds of a preemption after an admission where its cost is not known, and between which they are.
@@ -33,7 +31,7 @@ const MOST_ODDS: f64 = 0.5;
 
 /// The most that is left free of a cache.
 pub(super) fn most_room(capacity_tokens: u64) -> u64 {
-    capacity_tokens * MOST_PERCENT / 100
+    capacity_tokens * WorkerConfig::MOST_GROWTH_PERCENT / 100
 }
 
 /// What room is made by.
@@ -166,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::account::running::{Active, Stage};
-    use crate::account::{Rules, Share, WorkerConfig};
+    use crate::account::{Rules, Share};
     use crate::batch::Request;
     use crate::ids::WorkerId;
 

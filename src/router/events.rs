@@ -248,8 +248,8 @@ impl Router {
         Ok(Finished { id, worker: active.worker, generated_tokens })
     }
 
-    /// A waiting or running request was given up: it leaves and teaches nothing. The worker that it ran on,
-    /// if any.
+    /// A waiting or running request was given up: it leaves, and what it has generated is no length of an
+    /// output; it only teaches that it lived so long. The worker that it ran on, if any.
     ///
     /// # Errors
     /// The request neither waits nor runs.
@@ -287,8 +287,9 @@ impl Router {
 
     /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request
     /// of the length that it has reached, for the caller to enqueue again: one that comes again under its id
-    /// with this length goes on, also where it does not say what it had generated. Nothing is learned. Where
-    /// the engine itself goes on with it later, that is [`Router::preempted`].
+    /// with this length goes on, also where it does not say what it had generated. It
+    /// teaches that it lived so long, and no end. Where the engine itself goes on with it later, that is
+    /// [`Router::preempted`].
     ///
     /// # Errors
     /// The request does not run.

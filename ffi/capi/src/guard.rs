@@ -379,6 +379,25 @@ pub(crate) fn output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
     Ok(at)
 }
 
+/// Tells the caller how many there are, and refuses where there is room for fewer.
+///
+/// # Safety
+/// `count` is NULL or may be written.
+pub(crate) unsafe fn counted(
+    what: &str,
+    found: usize,
+    capacity: usize,
+    count: *mut usize,
+) -> Result<(), Failure> {
+    // SAFETY: a place to write to, by the caller's word.
+    unsafe { output("count", count)?.write(found) };
+    if found > capacity {
+        let text = format!("capacity: {found} {what}, found room for {capacity}");
+        return Err(Failure::new(br_status::BR_SPACE, text));
+    }
+    Ok(())
+}
+
 /// A place of the caller to write to, where NULL says that nobody wants to know.
 pub(crate) fn maybe_output<T>(what: &str, at: *mut T) -> Result<*mut T, Failure> {
     if at.is_null() { Ok(at) } else { output(what, at) }

@@ -250,10 +250,10 @@ impl<'a> Cluster<'a> {
             let room = |g: usize| {
                 self.residents[g].len() < slots
                     && self.scenario.kv_capacity_tokens.is_none_or(|capacity| {
-                        // Where nothing is learned yet, a router leaves 6 % of the cache.
+                        // A router leaves the most where nothing is learned yet.
                         let growth = match self.scenario.headroom_steps {
                             Some(steps) => (self.residents[g].len() as u64 + 1) * u64::from(steps),
-                            None => capacity * 6 / 100,
+                            None => capacity * WorkerConfig::MOST_GROWTH_PERCENT / 100,
                         };
                         self.loads[g] + load + growth <= capacity
                     })

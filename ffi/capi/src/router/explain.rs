@@ -8,7 +8,7 @@ use balanceroute::router::{Decided, Explanation};
 use super::br_router;
 use crate::BR_NONE;
 use crate::columns::br_reason;
-use crate::guard::{Failure, Versioned, br_status, output, read_versioned, write_versioned};
+use crate::guard::{Versioned, br_status, counted, output, read_versioned, write_versioned};
 
 /// Why a decision fell as it did.
 #[repr(C)]
@@ -143,13 +143,8 @@ pub unsafe extern "C" fn br_router_waiting(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let count = output("count", count)?;
             let waiting = state.router.pool().len();
-            count.write(waiting);
-            if waiting > capacity {
-                let text = format!("capacity: {waiting} requests wait, found room for {capacity}");
-                return Err(Failure::new(br_status::BR_SPACE, text));
-            }
+            counted("requests wait", waiting, capacity, count)?;
             if waiting == 0 {
                 return Ok(());
             }

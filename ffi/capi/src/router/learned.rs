@@ -1,7 +1,7 @@
 //! What traffic has taught, across restarts.
 
 use super::br_router;
-use crate::guard::{Failure, br_status, needed, output};
+use crate::guard::{br_status, counted, needed, output};
 
 /// What the traffic has taught so far, for `br_router_learn` of a router to come, into `bytes`; how many they
 /// are into `count`, with `BR_SPACE` where they are more than `capacity`. Who waits or runs is no part of it.
@@ -18,13 +18,8 @@ pub unsafe extern "C" fn br_router_learned(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let count = output("count", count)?;
             let learned = state.router.learned();
-            count.write(learned.len());
-            if learned.len() > capacity {
-                let text = format!("capacity: {} bytes, found room for {capacity}", learned.len());
-                return Err(Failure::new(br_status::BR_SPACE, text));
-            }
+            counted("bytes", learned.len(), capacity, count)?;
             output("bytes", bytes)?.copy_from_nonoverlapping(learned.as_ptr(), learned.len());
             Ok(())
         })

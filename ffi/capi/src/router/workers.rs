@@ -6,7 +6,7 @@ use balanceroute::{Share, Verdict, WorkerConfig, WorkerReport};
 
 use super::{br_router, some64, write_if};
 use crate::BR_NONE64;
-use crate::guard::{Failure, Versioned, br_status, maybe_output, output, read_versioned};
+use crate::guard::{Versioned, br_status, counted, maybe_output, output, read_versioned};
 
 /// What a worker measured.
 #[repr(C)]
@@ -283,13 +283,8 @@ pub unsafe extern "C" fn br_router_worker_ids(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let count = output("count", count)?;
             let found = state.router.worker_ids();
-            count.write(found.len());
-            if found.len() > capacity {
-                let text = format!("capacity: {} workers, found room for {capacity}", found.len());
-                return Err(Failure::new(br_status::BR_SPACE, text));
-            }
+            counted("workers", found.len(), capacity, count)?;
             if !found.is_empty() {
                 let ids = output("ids", ids)?;
                 // An id is its number, bit for bit.
