@@ -86,9 +86,7 @@ impl Account {
     /// `longest_tokens`.
     pub(crate) fn wants_room(&self, from_step: i64, to_step: i64, longest_tokens: u64) -> bool {
         let Some(capacity_tokens) = self.capacity_tokens else { return false };
-        let phase = i64::from(self.id.get());
-        let passes =
-            |steps: i64| (from_step + phase).div_euclid(steps) != (to_step + phase).div_euclid(steps);
+        let passes = |steps: i64| self.passes(steps, from_step, to_step);
         (self.stale || passes(REFRESH_STEPS))
             && (!self.made || passes(ROOMY_STEPS) || !self.is_roomy(capacity_tokens, longest_tokens))
     }
@@ -338,6 +336,31 @@ mod tests {
         // Somebody who comes back by itself finds its room, beside what all may grow by.
         let kept = account.growth_tokens(CAPACITY).1 - account.room_tokens.min(15_000) as i64;
         assert_eq!(kept, 25);
+    }
+
+    #[test]
+    fn a_worker_knows_the_ages_and_lives_of_its_requests() {
+        let (mut account, mut slab) = worker(&[(3_000, 5, None), (25, 7, Some(9)), (400, 0, None)]);
+        let mut lives = Lifetimes::default();
+        let aged = |account: &Account, slab: &Slab| -> u64 {
+            let generated =
+                account.members.iter().map(|&at| account.generated_tokens(&slab.entries[at as usize]));
+            generated.map(u64::from).sum()
+        };
+        assert_eq!((account.age_tokens(), aged(&account, &slab)), (12, 12));
+        account.grown_tokens += 20;
+        account.look_at_lives(&mut slab, &mut lives);
+        account.move_to(&mut slab, 1, Stage::Preempted, 0);
+        account.grown_tokens += 4;
+        account.look_at_lives(&mut slab, &mut lives);
+        assert_eq!((account.age_tokens(), aged(&account, &slab)), (80, 80));
+        // By each of two windows once.
+        let tokens: f64 = lives.state().skip(5).sum();
+        assert_eq!(tokens, 2.0 * 80.0);
+        account.end(&mut slab, 0, 0);
+        assert_eq!((account.age_tokens(), aged(&account, &slab)), (51, 51));
+        account.disown_all();
+        assert_eq!(account.age_tokens(), 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::account::running::{Active, Slab, Stage};
 use crate::account::tally::{Line, Tally};
 use crate::account::{ReportCounts, Share, WorkerConfig};
 use crate::batch::MAX_LOAD_TOKENS;
+use crate::forecast::Lifetimes;
 use crate::ids::WorkerId;
 
 /// Requests of a worker for whom there is a place from the beginning, at most.
@@ -50,6 +51,8 @@ pub(crate) struct Account {
     pub(super) made: bool,
     /// KV tokens to leave free for what all of them grow by, but never more than a part of the cache.
     pub(super) room_tokens: u64,
+    /// The prompts of all of them.
+    pub(super) prompt_tokens: u64,
     /// Numbers of the last dispatch made and of the last acknowledged.
     pub sent: u64,
     pub acknowledged: u64,
@@ -100,6 +103,7 @@ impl Account {
             stale: false,
             made: false,
             room_tokens: u64::MAX,
+            prompt_tokens: 0,
             sent: 0,
             acknowledged: 0,
             sequence: None,
@@ -151,7 +155,7 @@ impl Account {
         (self.sent_line, self.received_line) = (Line::default(), Line::default());
         (self.held, self.preempted) = (Tally::default(), Tally::default());
         self.members.clear();
-        self.stale = true;
+        (self.stale, self.prompt_tokens) = (true, 0);
         (self.since, self.freed) = ((0, 0), (0, 0));
         self.changes.clear();
         self.empty_since_ms = None;
@@ -247,6 +251,28 @@ impl Account {
         (active.base_tokens() + self.growth_of(active)).max(0) as u64
     }
 
+    /// Whether its turn comes between two times of the step clock, where each worker has one in so many steps.
+    #[inline]
+    pub(crate) fn passes(&self, steps: i64, from_step: i64, to_step: i64) -> bool {
+        let phase = i64::from(self.id.get());
+        (from_step + phase).div_euclid(steps) != (to_step + phase).div_euclid(steps)
+    }
+
+    /// Tokens that its requests have generated.
+    pub(crate) fn age_tokens(&self) -> u64 {
+        self.own_tokens().saturating_sub(self.prompt_tokens)
+    }
+
+    /// What its requests have lived since they were last looked at teaches how long outputs are.
+    pub(crate) fn look_at_lives(&mut self, slab: &mut Slab, outputs: &mut Lifetimes) {
+        for at in 0..self.members.len() {
+            let active = &mut slab.entries[self.members[at] as usize];
+            let generated_tokens = self.generated_tokens(active);
+            outputs.lived(active.seen_tokens, generated_tokens);
+            active.seen_tokens = active.seen_tokens.max(generated_tokens);
+        }
+    }
+
     // Who comes, changes and goes.
 
     /// Numbers a dispatch and begins to count it.
@@ -258,6 +284,7 @@ impl Account {
         active.growth_tokens = self.rules.headroom_tokens.unwrap_or(0).min(most);
         active.member = self.members.len() as u32;
         self.members.push(index);
+        self.prompt_tokens += u64::from(active.request.prompt_tokens);
         self.stale = true;
         self.own.add(active);
         let Some(now_ms) = dispatched_ms else { return 0 };
@@ -303,7 +330,8 @@ impl Account {
     }
 
     fn remove(&mut self, slab: &mut Slab, index: u32) {
-        let member = slab.entries[index as usize].member;
+        let Active { member, request, .. } = slab.entries[index as usize];
+        self.prompt_tokens -= u64::from(request.prompt_tokens);
         slab.remove(index);
         self.members.swap_remove(member as usize);
         if let Some(&moved) = self.members.get(member as usize) {

@@ -1,13 +1,13 @@
 //! What happens to requests: they arrive, grow, end.
 
-use crate::account::{Active, NONE, Outlook, Stage};
+use crate::account::{Account, Active, NONE, Outlook, Stage};
 use crate::batch::{Batch, BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::trace::refused;
-use crate::router::{Dispatch, Finished, Rank, Router, RouterError, find};
+use crate::router::{Dispatch, Finished, Rank, Router, RouterError};
 
 /// Steps between two looks at the lives of those who run.
 const LOOK_STEPS: i64 = 16;
@@ -438,18 +438,19 @@ impl Router {
         if found > limit { Err(RouterError::Progress { worker, limit, found }) } else { Ok(()) }
     }
 
-    /// What those who run teach about the lengths of outputs.
-    fn look_at_lives(&mut self) {
-        let mut ages = 0;
-        for active in self.slab.entries.iter_mut().filter(|active| active.live) {
-            let Some(place) = find(&self.ids, active.worker) else { continue };
-            let generated_tokens = self.accounts[place].generated_tokens(active);
-            self.meter.outputs.lived(active.seen_tokens, generated_tokens);
-            active.seen_tokens = active.seen_tokens.max(generated_tokens);
-            ages += u64::from(generated_tokens);
+    /// What those who run teach about the lengths of outputs: of every worker once in [`LOOK_STEPS`] since a
+    /// time of the step clock, by turns, so that no step is long.
+    fn look_at_lives(&mut self, before: i64) {
+        for account in &mut self.accounts {
+            if account.passes(LOOK_STEPS, before, self.now) {
+                account.look_at_lives(&mut self.slab, &mut self.meter.outputs);
+            }
         }
-        self.meter.outputs.set_mean_age(ages as f64 / self.slab.len().max(1) as f64);
-        self.meter.outputs.sum();
+        if self.now.div_euclid(LOOK_STEPS) > before.div_euclid(LOOK_STEPS) {
+            let ages: u64 = self.accounts.iter().map(Account::age_tokens).sum();
+            self.meter.outputs.set_mean_age(ages as f64 / self.slab.len().max(1) as f64);
+            self.meter.outputs.sum();
+        }
     }
 
     /// Makes room for those who run, where their number or their ages are others since a time of the step
@@ -487,9 +488,7 @@ impl Router {
     fn move_clock(&mut self, steps: i64) {
         let before = self.now;
         self.now += steps;
-        if self.now.div_euclid(LOOK_STEPS) > before.div_euclid(LOOK_STEPS) {
-            self.look_at_lives();
-        }
+        self.look_at_lives(before);
         self.pool.advance(steps.min(i64::from(u32::MAX)) as u32);
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.advance(steps as u64, self.slab.len());
