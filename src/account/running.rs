@@ -43,6 +43,8 @@ pub(crate) struct Active {
     pub born_step: i64,
     /// Tokens that it had generated when its life was last looked at.
     pub seen_tokens: u32,
+    /// Its place in the order of arrival.
+    pub arrival: u64,
     /// Refresh phase.
     pub phase: u32,
     /// Position in that phase's list.
@@ -72,7 +74,7 @@ impl Active {
         worker: WorkerId,
         born_tokens: i64,
         born_step: i64,
-        since_ms: u64,
+        (since_ms, arrival): (u64, u64),
     ) -> Self {
         Self {
             request,
@@ -80,6 +82,7 @@ impl Active {
             born_tokens,
             born_step,
             seen_tokens: 0,
+            arrival,
             phase: 0,
             phase_at: 0,
             number: 0,

@@ -4,12 +4,13 @@
 //! there into the intercept; a knot above them never bends. What is left almost always fits the 32-bit
 //! kernels of [`crate::backend::cpu::column`]. Where it does not, the search runs here in 64 bits, one entry
 //! at a time: the profile is concave, so its score falls on both sides of its peak, and the search walks
-//! outward from there until the profile plus the oldest request's age cannot reach the best score any more.
+//! outward from there until the profile plus the greatest age cannot reach the best score any more.
 
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
 use crate::backend::cpu::level::{BlockBounds, MOST_GROUPS, SPAN};
+use crate::backend::picks::hold;
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Candidates, Ordered};
 use crate::score::{Age, Knot, Profile};
@@ -34,29 +35,24 @@ pub(crate) struct Column {
 pub(crate) struct Terms {
     pub age: Age,
     pub unit: i64,
-    pub longest_wait_steps: u32,
-    /// Score units of the oldest request's age.
-    pub oldest_age: i64,
+    /// Score units of the greatest age.
+    pub greatest_age: i64,
 }
 
 impl Terms {
     pub(crate) fn new(pool: &Candidates, age: Age, unit: i64) -> Self {
-        let longest_wait_steps = pool.longest_wait_steps();
-        Self { age, unit, longest_wait_steps, oldest_age: unit * age.tokens(longest_wait_steps) }
+        Self { age, unit, greatest_age: unit * age.tokens(pool.most_passed()) }
     }
 
     /// Whether everything fits the level kernel.
     pub(crate) fn fit_refill(&self, ordered: &Ordered<'_>) -> bool {
         let longest = ordered.tokens.last().map_or(0, |&tokens| i64::from(tokens));
-        ordered.low.len() <= MOST_GROUPS
-            && self.longest_wait_steps < 1 << 31
-            && self.oldest_age < SPAN
-            && longest < SPAN
+        ordered.low.len() <= MOST_GROUPS && self.greatest_age < SPAN && longest < SPAN
     }
 
-    /// Whether waits and ages fit the lanes of the kernels.
+    /// Whether ages fit the lanes of the kernels.
     pub(crate) fn fit_lanes(&self) -> bool {
-        self.longest_wait_steps < 1 << 31 && self.oldest_age < GREATEST && self.unit < GREATEST
+        self.greatest_age < GREATEST && self.unit < GREATEST
     }
 }
 
@@ -80,6 +76,12 @@ impl Column {
         self.block_bounds.reset();
         self.many = 4 * searches > ordered.token_blocks.len();
         self.marks.reset(ordered.tokens.len());
+    }
+
+    /// Makes room for profiles of so many knots.
+    pub(crate) fn hold(&mut self, knots: usize) {
+        hold(&mut self.knots, knots);
+        hold(&mut self.bends, knots);
     }
 
     pub(crate) fn take(&mut self, ordered: &Ordered<'_>, position: usize) {
@@ -154,7 +156,8 @@ impl Column {
         };
         let fit_up_to = |tokens: i64| {
             terms.fit_lanes()
-                && (slope.abs() + steepest).saturating_mul(tokens).saturating_add(terms.oldest_age) < GREATEST
+                && (slope.abs() + steepest).saturating_mul(tokens).saturating_add(terms.greatest_age)
+                    < GREATEST
         };
         if !fit_up_to(longest) {
             return self.best_wide(ordered, profile, terms, longest).filter(|found| found.score >= wanted);
@@ -213,7 +216,7 @@ impl Column {
         self.visit(ordered, profile, terms, left, count, &mut best);
         loop {
             let reach = |edge: usize, best: &Option<Found>| {
-                let bound = profile.score(i64::from(tokens[edge])) + terms.oldest_age;
+                let bound = profile.score(i64::from(tokens[edge])) + terms.greatest_age;
                 best.is_none_or(|best| bound >= best.score)
             };
             let go_left = left > 0 && reach(left * BLOCK - 1, &best);
@@ -255,14 +258,7 @@ impl Column {
         if free == 0 {
             return;
         }
-        score_block(
-            &ordered.tokens[from..to],
-            &ordered.enqueued[from..to],
-            ordered.now_step,
-            profile,
-            terms,
-            &mut self.scores,
-        );
+        score_block(&ordered.tokens[from..to], &ordered.passed[from..to], profile, terms, &mut self.scores);
         while free != 0 {
             let lane = free.trailing_zeros() as usize;
             free &= free - 1;
@@ -289,15 +285,8 @@ fn peak(mut slope: i64, knots: &[Knot], low: i64, high: i64) -> i64 {
 }
 
 #[inline(always)]
-fn score_block(
-    tokens: &[u32],
-    enqueued: &[u32],
-    now_step: u32,
-    profile: &Profile,
-    terms: &Terms,
-    scores: &mut [i64; BLOCK],
-) {
-    for ((score, &tokens), &enqueued) in scores.iter_mut().zip(tokens).zip(enqueued) {
-        *score = profile.score(i64::from(tokens)) + terms.unit * terms.age.tokens(now_step - enqueued);
+fn score_block(tokens: &[u32], passed: &[u32], profile: &Profile, terms: &Terms, scores: &mut [i64; BLOCK]) {
+    for ((score, &tokens), &passed) in scores.iter_mut().zip(tokens).zip(passed) {
+        *score = profile.score(i64::from(tokens)) + terms.unit * terms.age.tokens(passed);
     }
 }

@@ -60,6 +60,10 @@ pub(crate) struct Loads {
     room_tokens: Vec<i64>,
     pub(crate) load_offsets: Vec<i64>,
     anticipated: Vec<i64>,
+    /// The same, greatest first, where the plan follows them; workers in the order that they last had.
+    levels: Vec<i64>,
+    follows_levels: bool,
+    order: Vec<u32>,
     sum: i64,
     /// Divides by the number of workers less one.
     others: Divisor,
@@ -91,6 +95,9 @@ impl Loads {
             room_tokens: Vec::new(),
             load_offsets: Vec::new(),
             anticipated: Vec::new(),
+            levels: Vec::new(),
+            follows_levels: false,
+            order: Vec::new(),
             sum: 0,
             others: Divisor::new(1),
             top: Top::NONE,
@@ -125,7 +132,8 @@ impl Loads {
         let (sum, greatest) = batch.load_totals();
         self.before = (sum as i64, greatest as i64);
         let alike = uniform && self.load_offsets.is_empty() && batch.projection().is_none();
-        if open_only && alike && !plan.follows_envelope {
+        self.follows_levels = plan.follows_levels;
+        if open_only && alike && !plan.follows_envelope && !plan.follows_levels {
             self.fill_open(batch);
         } else {
             self.load_offsets.resize(workers.len(), 0);
@@ -137,6 +145,7 @@ impl Loads {
                 self.anticipate_each(workers);
             }
             self.find_top();
+            self.sort_levels();
         }
         let others = workers.len() as u64 - 1;
         if self.others.by != others {
@@ -203,6 +212,54 @@ impl Loads {
         }
         self.top = top;
         self.sum = self.before.0 + batch.open_slots() as i64 * self.refill_tokens;
+    }
+
+    /// Puts the anticipated loads in order, from the order that they had in the last step: of few it is
+    /// another.
+    fn sort_levels(&mut self) {
+        self.levels.clear();
+        if !self.follows_levels {
+            return;
+        }
+        let count = self.anticipated.len();
+        if self.order.len() != count {
+            self.order.clear();
+            self.order.extend(0..count as u32);
+        }
+        // Insertion, as long as little moves.
+        let (anticipated, order) = (&self.anticipated[..], &mut self.order[..]);
+        let mut moves = 0;
+        for next in 1..count {
+            let worker = order[next];
+            let level = anticipated[worker as usize];
+            let mut at = next;
+            while at > 0 && anticipated[order[at - 1] as usize] < level {
+                order[at] = order[at - 1];
+                at -= 1;
+            }
+            order[at] = worker;
+            moves += next - at;
+            if moves > 16 * count {
+                order.sort_unstable_by_key(|&worker| std::cmp::Reverse(anticipated[worker as usize]));
+                break;
+            }
+        }
+        self.levels.extend(order.iter().map(|&worker| anticipated[worker as usize]));
+    }
+
+    /// One of the levels is another now.
+    #[inline(always)]
+    fn follow_level(&mut self, old: i64, new: i64) {
+        let levels = &mut self.levels[..];
+        let from = levels.partition_point(|&level| level > old);
+        let to = levels.partition_point(|&level| level > new);
+        if to <= from {
+            levels.copy_within(to..from, to + 1);
+            levels[to] = new;
+        } else {
+            levels.copy_within(from + 1..to, from);
+            levels[to - 1] = new;
+        }
     }
 
     /// Finds the two greatest anticipated loads.
@@ -332,6 +389,8 @@ impl Loads {
             others_max: if self.cost.len() == 1 { own } else { others_max },
             row: &self.rows[worker * self.width..(worker + 1) * self.width],
             envelope_row: &self.envelope_row,
+            levels: &self.levels,
+            level: own,
         }
     }
 
@@ -459,8 +518,12 @@ impl Loads {
         }
         let more = tokens - self.refill_tokens;
         self.sum += more;
-        let anticipated = self.anticipated[worker] + more;
+        let before = self.anticipated[worker];
+        let anticipated = before + more;
         self.anticipated[worker] = anticipated;
+        if self.follows_levels {
+            self.follow_level(before, anticipated);
+        }
         if !self.top.follow(worker, anticipated) {
             self.find_top();
         }
@@ -498,6 +561,7 @@ impl Loads {
             return;
         }
         self.find_top();
+        self.sort_levels();
         if self.follows_envelope {
             self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
         }
@@ -515,6 +579,9 @@ impl Loads {
         let new = old + (tokens + slots * self.refill_tokens) * per_token;
         self.anticipated[worker] = new;
         self.sum += new - old;
+        if self.follows_levels {
+            self.follow_level(old, new);
+        }
         if !self.top.follow(worker, new) {
             self.find_top();
         }

@@ -114,8 +114,8 @@ pub(crate) struct Kernels {
     pub add_bonuses: fn((Bonuses<'_>, usize), &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
     /// Eligibility words of 64 workers by row.
     pub words: fn((&[u64], usize, usize), &[[u32; BLOCK]], (&mut [Block], &mut [Block])),
-    /// Ages in score units of what was enqueued at these steps.
-    pub ages: fn(u32, &[[u32; BLOCK]], (Age, i32), &mut [Block]),
+    /// Ages in score units of who was passed so often.
+    pub ages: fn(&[[u32; BLOCK]], (Age, i32), &mut [Block]),
     /// The greatest of the first entries of some blocks: so many, at least one.
     pub top: fn(&[Block], usize) -> i32,
     /// From where on a lookahead is far.

@@ -139,10 +139,10 @@ impl Greedy {
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         request: &Request,
-        waited: u32,
+        passed: u32,
     ) -> i64 {
         self.profile.score(i64::from(request.prompt_tokens))
-            + step.plan.unit * (step.plan.age.tokens(waited) + step.batch.bonus_tokens(request, worker))
+            + step.plan.unit * (step.plan.age.tokens(passed) + step.batch.bonus_tokens(request, worker))
     }
 
     pub(super) fn score(
@@ -163,11 +163,9 @@ impl Greedy {
         worker: usize,
         position: usize,
     ) -> i64 {
-        let pool = step.batch.waiting();
-        let slot = PoolSlot(step.waiting.slots[position]);
-        let request = pool.request(slot);
+        let request = step.batch.waiting().request(PoolSlot(step.waiting.slots[position]));
         self.profile(step, worker, request.survival_class);
         self.profile.score(i64::from(request.prompt_tokens))
-            + step.plan.unit * step.plan.age.tokens(pool.waited_steps(slot))
+            + step.plan.unit * step.plan.age.tokens(step.waiting.passed[position])
     }
 }

@@ -226,8 +226,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
-        let [first, second] = self.sub(self.splat(now_step as i32), self.load_unsigned(enqueued));
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V {
+        let [first, second] = self.load_unsigned(passed);
         // SAFETY: the CPU has AVX2.
         unsafe {
             let a = self.four_ages(_mm256_castsi256_si128(first), age);

@@ -128,12 +128,11 @@ macro_rules! instantiate {
                 dense::words($token, masks, rows, into)
             }),
             ages: compiled!($features, (
-                now_step: u32,
-                enqueued: &[[u32; BLOCK]],
+                passed: &[[u32; BLOCK]],
                 age: (Age, i32),
                 into: &mut [Block],
             ) -> () {
-                dense::ages($token, now_step, enqueued, age, into)
+                dense::ages($token, passed, age, into)
             }),
             top: compiled!($features, (blocks: &[Block], count: usize) -> i32 {
                 dense::top($token, blocks, count)

@@ -198,11 +198,11 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
-        let waited = self.sub(self.splat(now_step as i32), self.load_unsigned(enqueued));
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V {
+        let passed = self.load_unsigned(passed);
         each!(|at| {
-            let low = self.two_ages(vget_low_s32(waited[at]), age);
-            vcombine_s32(low, self.two_ages(vget_high_s32(waited[at]), age))
+            let low = self.two_ages(vget_low_s32(passed[at]), age);
+            vcombine_s32(low, self.two_ages(vget_high_s32(passed[at]), age))
         })
     }
 

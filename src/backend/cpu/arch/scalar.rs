@@ -31,7 +31,7 @@ static KERNELS: Kernels = Kernels {
         dense::add_bonuses(Scalar, bonuses, workers, unit, from, into)
     },
     words: |masks, rows, into| dense::words(Scalar, masks, rows, into),
-    ages: |now_step, enqueued, age, into| dense::ages(Scalar, now_step, enqueued, age, into),
+    ages: |passed, age, into| dense::ages(Scalar, passed, age, into),
     top: |blocks, count| dense::top(Scalar, blocks, count),
     far: Far::PLAIN,
 };
@@ -146,8 +146,8 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
-        each(|lane| age.tokens(now_step.wrapping_sub(enqueued[lane])) as i32)
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V {
+        each(|lane| age.tokens(passed[lane]) as i32)
     }
 
     #[inline(always)]
