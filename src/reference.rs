@@ -5,9 +5,9 @@
 //!
 //! Decided are the batch's candidates, the oldest who wait up to the pool's window. The rules, in order:
 //! 0. *Pinned* requests enter the worker that was kept for them, in the rule's order.
-//! 1. *Overdue* requests go first, each to the least-loaded open worker that may take it: those past their own
-//!    deadline, longest wait first (then earliest arrival), then those who have been passed as often as the
-//!    plan allows, in order of arrival.
+//! 1. *Overdue* requests go first, each to the least-loaded open worker that may take it: those past their
+//!    own deadline, longest wait first (then earliest arrival), then those who have been passed as often as
+//!    the plan allows, in order of arrival.
 //! 2. The plan's [`Order`] then says who is admitted, until nobody fits:
 //!    - *Matrix*: the best pair of all, by score, then lowest load, then lowest worker, then earliest
 //!      arrival.
@@ -19,8 +19,8 @@
 //!      longest first (then earliest), each to the least-loaded open worker that may take it.
 //!
 //!    A rule with a judge chooses among the best few of the best pair's column, where workers choose in turn.
-//! 3. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the
-//!    length wanted is still within the rule's tolerance of what it was, and the best waiting request takes its
+//! 3. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the length
+//!    wanted is still within the rule's tolerance of what it was, and the best waiting request takes its
 //!    place if its score is greater; then two picks on two workers change places where that lowers the plan's
 //!    pair cost. Where no worker has more than one pick they are reassigned, sorted instead, if each fits:
 //!    the longest (then the earliest) to the worker whose anticipated load without its pick is least (then

@@ -183,8 +183,8 @@ impl PairCost {
 
 /// How a greedy assignment runs for one batch: what a [`Rule`] decides before the first pick.
 ///
-/// By default the least-loaded worker chooses first, a score unit is a token, being passed adds nothing, and no
-/// pick is looked at again.
+/// By default the least-loaded worker chooses first, a score unit is a token, being passed adds nothing, and
+/// no pick is looked at again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
@@ -205,8 +205,8 @@ pub struct Plan {
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
-    /// Whether profiles are made from the loads of all others ([`View::others`]): these are kept in order only
-    /// then.
+    /// Whether profiles are made from the loads of all others ([`View::others`]): these are kept in order
+    /// only then.
     pub follows_levels: bool,
     /// Whether profiles are made from the envelope: [`View::envelope`] and [`View::envelope_row`] follow the
     /// admissions only then. A rule that reads either must not say false: its picks would be made for loads

@@ -60,9 +60,10 @@ pub(crate) struct Loads {
     room_tokens: Vec<i64>,
     pub(crate) load_offsets: Vec<i64>,
     anticipated: Vec<i64>,
-    /// The same, greatest first, where the plan follows them; workers in the order that they last had.
+    /// Anticipated loads, greatest first, where the plan follows them.
     levels: Vec<i64>,
     follows_levels: bool,
+    /// Workers in the order that these last had.
     order: Vec<u32>,
     sum: i64,
     /// Divides by the number of workers less one.
@@ -212,54 +213,6 @@ impl Loads {
         }
         self.top = top;
         self.sum = self.before.0 + batch.open_slots() as i64 * self.refill_tokens;
-    }
-
-    /// Puts the anticipated loads in order, from the order that they had in the last step: of few it is
-    /// another.
-    fn sort_levels(&mut self) {
-        self.levels.clear();
-        if !self.follows_levels {
-            return;
-        }
-        let count = self.anticipated.len();
-        if self.order.len() != count {
-            self.order.clear();
-            self.order.extend(0..count as u32);
-        }
-        // Insertion, as long as little moves.
-        let (anticipated, order) = (&self.anticipated[..], &mut self.order[..]);
-        let mut moves = 0;
-        for next in 1..count {
-            let worker = order[next];
-            let level = anticipated[worker as usize];
-            let mut at = next;
-            while at > 0 && anticipated[order[at - 1] as usize] < level {
-                order[at] = order[at - 1];
-                at -= 1;
-            }
-            order[at] = worker;
-            moves += next - at;
-            if moves > 16 * count {
-                order.sort_unstable_by_key(|&worker| std::cmp::Reverse(anticipated[worker as usize]));
-                break;
-            }
-        }
-        self.levels.extend(order.iter().map(|&worker| anticipated[worker as usize]));
-    }
-
-    /// One of the levels is another now.
-    #[inline(always)]
-    fn follow_level(&mut self, old: i64, new: i64) {
-        let levels = &mut self.levels[..];
-        let from = levels.partition_point(|&level| level > old);
-        let to = levels.partition_point(|&level| level > new);
-        if to <= from {
-            levels.copy_within(to..from, to + 1);
-            levels[to] = new;
-        } else {
-            levels.copy_within(from + 1..to, from);
-            levels[to - 1] = new;
-        }
     }
 
     /// Finds the two greatest anticipated loads.
@@ -617,5 +570,6 @@ impl Loads {
     }
 }
 
+mod levels;
 #[cfg(test)]
 mod tests;

@@ -38,7 +38,7 @@ impl PoolSlot {
 pub(super) struct Entry {
     pub(super) waiting: Waiting,
     previous: u32,
-    next: u32,
+    pub(super) next: u32,
 }
 
 /// Waiting requests that a decision chooses among, in arrival order and by length.
@@ -47,8 +47,8 @@ pub struct Candidates {
     now_step: u32,
     pub(super) entries: Vec<Entry>,
     vacant: Vec<u32>,
-    head: u32,
-    tail: u32,
+    pub(super) head: u32,
+    pub(super) tail: u32,
     with_deadline: usize,
     pub(super) with_pair_terms: usize,
     with_rank: usize,
@@ -300,7 +300,7 @@ impl Candidates {
     }
 
     /// The first who came later than this; most often there is nobody.
-    fn next_of(&self, arrival: u64) -> u32 {
+    pub(super) fn next_of(&self, arrival: u64) -> u32 {
         if self.last_arrival().is_none_or(|last| last < arrival) {
             return NONE;
         }
@@ -311,23 +311,6 @@ impl Candidates {
             at = entry.next;
         }
         at
-    }
-
-    /// Who came next after this arrival, of those who are bound to this rank or to none as well.
-    pub(super) fn younger_than(&self, arrival: u64, rank: Option<WorkerIndex>) -> Option<PoolSlot> {
-        let mut at = self.next_of(arrival);
-        while let Some(entry) = self.entries.get(at as usize) {
-            if entry.waiting.request.rank == rank {
-                return Some(PoolSlot(at));
-            }
-            at = entry.next;
-        }
-        None
-    }
-
-    /// Who came last.
-    pub(super) fn youngest(&self) -> Option<PoolSlot> {
-        (self.tail != NONE).then_some(PoolSlot(self.tail))
     }
 
     /// Takes a request out of the order of arrival.
@@ -455,12 +438,6 @@ impl Candidates {
         &self.entries[slot.index()].waiting
     }
 
-    /// The same, with what has changed since it came.
-    pub(super) fn as_it_stands(&self, slot: PoolSlot) -> Waiting {
-        let waiting = *self.waiting(slot);
-        Waiting { request: waiting.request.passed(self.passed(slot)), ..waiting }
-    }
-
     /// Number of candidates.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -519,16 +496,6 @@ impl Candidates {
     /// The arrival of the youngest.
     pub(super) fn last_arrival(&self) -> Option<u64> {
         Some(self.entries.get(self.tail as usize)?.waiting.arrival)
-    }
-
-    /// Among these is whoever has waited longest: those who have come back stand in old places.
-    pub(super) fn oldest(&self) -> impl Iterator<Item = &Waiting> {
-        let mut at = self.head;
-        std::iter::from_fn(move || {
-            let waiting = &self.entries.get(at as usize)?.waiting;
-            at = if waiting.returned { self.entries[at as usize].next } else { NONE };
-            Some(waiting)
-        })
     }
 
     /// The longest wait so far, in steps; zero when nobody waits.

@@ -5,7 +5,8 @@
 //! arrival. Of those in the window the counts stand in a column, which one pass brings up to date; behind it
 //! a stretch keeps what all of it have been passed by in one number.
 
-use super::candidates::{BLOCK, Candidates, PoolSlot};
+use super::candidates::{BLOCK, Candidates, NONE, PoolSlot};
+use super::waiting::Waiting;
 use super::{Place, Pool};
 use crate::entities::limits::MAX_PASSED;
 use crate::entities::request::Request;
@@ -110,6 +111,39 @@ impl Candidates {
         }
         self.most_passed_of_all = most_of_all;
     }
+
+    /// Who came next after this arrival, of those who are bound to this rank or to none as well.
+    pub(super) fn younger_than(&self, arrival: u64, rank: Option<WorkerIndex>) -> Option<PoolSlot> {
+        let mut at = self.next_of(arrival);
+        while let Some(entry) = self.entries.get(at as usize) {
+            if entry.waiting.request.rank == rank {
+                return Some(PoolSlot(at));
+            }
+            at = entry.next;
+        }
+        None
+    }
+
+    /// Who came last.
+    pub(super) fn youngest(&self) -> Option<PoolSlot> {
+        (self.tail != NONE).then_some(PoolSlot(self.tail))
+    }
+
+    /// Among these is whoever has waited longest: those who have come back stand in old places.
+    pub(super) fn oldest(&self) -> impl Iterator<Item = &Waiting> {
+        let mut at = self.head;
+        std::iter::from_fn(move || {
+            let waiting = &self.entries.get(at as usize)?.waiting;
+            at = if waiting.returned { self.entries[at as usize].next } else { NONE };
+            Some(waiting)
+        })
+    }
+
+    /// Everything known of it, with what has changed since it came.
+    pub(super) fn as_it_stands(&self, slot: PoolSlot) -> Waiting {
+        let waiting = *self.waiting(slot);
+        Waiting { request: waiting.request.passed(self.passed(slot)), ..waiting }
+    }
 }
 
 impl Pool {
@@ -177,6 +211,9 @@ impl Pool {
         }
         let leaving = self.candidates.youngest().filter(|_| is_full);
         let pushed_out = leaving.map(|slot| self.candidates.as_it_stands(slot));
+        // Only those in the window are asked for rows.
+        let pushed_out =
+            pushed_out.map(|waiting| Waiting { request: waiting.request.pairs(None), ..waiting });
         let leaving = leaving.as_slice();
         self.candidates.exchange(leaving, std::iter::once(waiting), |id, slot| {
             places.insert(id, Place::Candidate(slot));

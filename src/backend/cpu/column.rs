@@ -262,8 +262,8 @@ pub(super) fn search<L: Lanes>(
     (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
 }
 
-/// Goes outward from the peak, on either side until the profile and the greatest age together cannot reach the
-/// best score.
+/// Goes outward from the peak, on either side until the profile and the greatest age together cannot reach
+/// the best score.
 #[inline(always)]
 fn search_outward<L: Lanes>(
     lanes: L,

@@ -79,9 +79,9 @@ impl Greedy {
             let waited = if pool.any_deadline() { pool.waited_steps(slot) } else { 0 };
             if is_taken {
             } else if pool.request(slot).deadline_steps.is_some_and(|steps| waited >= steps) {
-                self.queue.push((u32::MAX - waited, pool.arrival(slot), position));
+                self.queue.push((u32::MAX - 1 - waited, pool.arrival(slot), position));
             } else if passed >= most {
-                // After those who are past a deadline of their own, whose waits are below this.
+                // After those who are past a deadline of their own.
                 self.queue.push((u32::MAX, pool.arrival(slot), position));
             }
         }

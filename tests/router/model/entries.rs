@@ -294,7 +294,7 @@ impl World {
             let (request, record) = self.request();
             (request.id, record)
         });
-        if let Some((arrival, passed)) = record.former.take() {
+        if let Some((arrival, passed)) = record.former.take().filter(|_| known.is_none()) {
             // Whatever its length, it is the same that an engine goes on with.
             (record.arrival, record.passed) = (Some(arrival), passed);
         }

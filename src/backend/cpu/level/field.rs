@@ -105,8 +105,8 @@ pub(super) struct Field<'a, const GROUPS: usize> {
 }
 
 impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
-    /// Bounds every block by its ends and its greatest age, unless that has been done; none where there are fewer
-    /// groups.
+    /// Bounds every block by its ends and its greatest age, unless that has been done; none where there are
+    /// fewer groups.
     #[inline(always)]
     pub(super) fn new<L: Lanes>(
         lanes: L,
