@@ -46,6 +46,8 @@ impl Passes {
     /// How many of those came after a request that have entered a worker which it may use.
     fn of(&self, request: &Request, arrival: u64, may_use: &impl Fn(&Request, WorkerIndex) -> bool) -> u32 {
         match request.rank {
+            // A mask may shut even the rank that it is bound to.
+            Some(rank) if request.pair_row.is_some() && !may_use(request, rank) => 0,
             Some(rank) => self.after_on(arrival, rank),
             None if request.pair_row.is_none() => self.after(arrival),
             None => {

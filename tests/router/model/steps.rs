@@ -133,7 +133,8 @@ impl World {
         let mut is_exact = true;
         let ids: Vec<WorkerId> = self.sides.iter().map(|side| side.id).collect();
         let mut openings: Vec<(i64, i64)> = ids.iter().map(|&id| self.opening(id)).collect();
-        let next: Vec<RequestId> = self.window().into_iter().filter(|&id| self.is_next(id)).collect();
+        let window = self.window();
+        let next: Vec<RequestId> = window.iter().copied().filter(|&id| self.is_next(id)).collect();
         let mut entered = Vec::new();
         for dispatch in &plan.admissions {
             let (id, worker) = (dispatch.id, dispatch.worker);
@@ -151,8 +152,10 @@ impl World {
                 let side = &self.sides[self.side(worker)];
                 for id in &self.waiting {
                     let other = &self.records[id];
-                    let passed_over =
-                        due(other) && other.step < record.step && self.fits(other, side) && may(*id, worker);
+                    // Who has come back stands before some who have waited longer, and maybe alone in the window.
+                    let is_seen = window.contains(id) || other.arrival < record.arrival;
+                    let is_due = due(other) && other.step < record.step && is_seen;
+                    let passed_over = is_due && self.fits(other, side) && may(*id, worker);
                     let policy = self.setting.policy;
                     assert!(!passed_over, "{policy}: {id} is overdue: {other:?}, {dispatch:?} of {plan:?}");
                 }
