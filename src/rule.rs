@@ -297,9 +297,23 @@ impl View<'_> {
     /// The anticipated loads of all others, greatest first, where the plan asks for them
     /// ([`Plan::follows_levels`]).
     pub fn others(&self) -> impl Iterator<Item = i64> {
-        let own = self.levels.partition_point(|&level| level > self.level);
+        let own = self.level_at();
         let others = self.levels.iter().enumerate().filter(move |&(at, _)| at != own);
         others.map(|(_, &level)| level)
+    }
+
+    /// The least of the same.
+    #[must_use]
+    pub fn others_min(&self) -> Option<i64> {
+        match self.levels {
+            [.., next, last] => Some(if *last == self.level { *next } else { *last }),
+            _ => None,
+        }
+    }
+
+    /// Its own place among all levels, or that of an equal.
+    pub(crate) fn level_at(&self) -> usize {
+        self.levels.partition_point(|&level| level > self.level)
     }
 }
 

@@ -9,10 +9,13 @@
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
+use crate::backend::cpu::dense::TooWide;
 use crate::backend::cpu::level::{BlockBounds, MOST_GROUPS, SPAN};
+use crate::backend::cpu::levels::{LevelQuery, Levels, MOST_GROUPS as MOST_LEVEL_GROUPS};
 use crate::backend::picks::hold;
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Candidates, Ordered};
+use crate::rule::LevelTerms;
 use crate::score::{Age, Knot, Profile};
 
 /// Scratch of the searches of one decision, and which entries are taken.
@@ -21,6 +24,8 @@ pub(crate) struct Column {
     kernels: &'static Kernels,
     marks: Marks,
     block_bounds: BlockBounds,
+    /// What the search for level with the terms of the pool knows.
+    levels: Levels,
     /// Whether the kernels know the ages of this decision.
     begun: bool,
     /// Whether so many searches are to come that lines pay ([`crate::backend::cpu::column`]).
@@ -62,6 +67,7 @@ impl Column {
             kernels,
             marks: Marks::default(),
             block_bounds: BlockBounds::default(),
+            levels: Levels::default(),
             begun: false,
             many: false,
             knots: Vec::new(),
@@ -74,6 +80,7 @@ impl Column {
     pub(crate) fn reset(&mut self, ordered: &Ordered<'_>, searches: usize) {
         self.begun = false;
         self.block_bounds.reset();
+        self.levels.reset();
         self.many = 4 * searches > ordered.token_blocks.len();
         self.marks.reset(ordered.tokens.len());
     }
@@ -90,13 +97,41 @@ impl Column {
         } else {
             self.marks.take(position);
         }
+        self.levels.take(position, &self.marks.taken);
     }
 
     pub(crate) fn give_back(&mut self, ordered: &Ordered<'_>, position: usize) {
         self.marks.give_back(position);
         self.marks.raise_lines(position, ordered.tokens[position]);
+        self.levels.give_back(position);
         // The block bounds of its block may have been brought down below it.
         self.block_bounds.reset();
+    }
+
+    /// Takes the terms of level for searches of this decision: whether lanes hold them.
+    pub(crate) fn take_terms(
+        &mut self,
+        ordered: &Ordered<'_>,
+        terms: &Terms,
+        of_level: &LevelTerms<'_>,
+    ) -> bool {
+        self.levels.hold(of_level.rises.len(), ordered.low.len().min(MOST_LEVEL_GROUPS));
+        terms.greatest_age < GREATEST && self.levels.take_terms(of_level, terms.unit, ordered.low.len())
+    }
+
+    /// The best entry by the terms taken last, and the score of the one that it is sought for.
+    #[inline]
+    pub(crate) fn best_of_levels(
+        &mut self,
+        ordered: &Ordered<'_>,
+        terms: &Terms,
+        query: &LevelQuery<'_>,
+    ) -> Result<(i64, Option<Found>), TooWide> {
+        if !self.begun {
+            (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), None, &mut self.marks);
+            self.begun = true;
+        }
+        (self.kernels.levels)(ordered, query, &self.marks, &mut self.levels)
     }
 
     /// What the level kernel knows of the pool.

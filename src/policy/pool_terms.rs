@@ -157,7 +157,7 @@ impl PoolTerms {
         let per_token = view.cost_per_token;
         let own = view.anticipated - refill_tokens * per_token;
         let mean = view.others_sum.div_euclid(view.workers - 1);
-        let least = view.others().last().unwrap_or(mean);
+        let least = view.others_min().unwrap_or(mean);
         let gap = |level: i64| (level - own).div_euclid(per_token);
         self.spec().wanted(gap(mean), gap(least))
     }

@@ -231,6 +231,10 @@ impl Greedy {
         let knots = self.loads.envelopes().1.len() + usize::from(plan.follows_levels) * batch.workers().len();
         hold(&mut self.profile.knots, knots + MOST_OTHER_KNOTS);
         self.column.hold(knots + MOST_OTHER_KNOTS);
+        if let Some(terms) = step.level_terms() {
+            let holds = self.column.take_terms(&step.waiting, &step.terms, &terms);
+            step.searches_levels = holds;
+        }
         if self.is_searched(step) {
             step.refill_drop_tokens = step.refills();
         }

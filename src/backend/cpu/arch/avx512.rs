@@ -7,6 +7,7 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use crate::backend::cpu::lanes::{Block, Lanes, gather};
 use crate::backend::cpu::level::{self, Chain};
+use crate::backend::cpu::levels::{self, LevelQuery, Levels};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::swap::{self, Swap};
 use crate::backend::cpu::{Far, Isa, Kernels};

@@ -62,6 +62,14 @@ macro_rules! instantiate {
             ) -> (bool, Option<usize>) {
                 level::replace($token, chain, first)
             }),
+            levels: compiled!($features, (
+                ordered: &Ordered<'_>,
+                query: &LevelQuery<'_>,
+                marks: &Marks,
+                levels: &mut Levels,
+            ) -> Result<(i64, Option<Found>), TooWide> {
+                levels::search($token, ordered, query, marks, levels)
+            }),
             swap: compiled!($features, (picks: &mut Swap<'_>) -> bool {
                 swap::pass($token, picks)
             }),

@@ -1,7 +1,7 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
 use crate::backend::cpu::lanes::Lanes;
-use crate::backend::cpu::{Far, Isa, Kernels, column, dense, level, loads, swap};
+use crate::backend::cpu::{Far, Isa, Kernels, column, dense, level, levels, loads, swap};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
@@ -15,6 +15,7 @@ static KERNELS: Kernels = Kernels {
     search: |ordered, query, marks| column::search(Scalar, ordered, query, marks),
     level: |chain| level::place(Scalar, chain),
     level_repair: |chain, first| level::replace(Scalar, chain, first),
+    levels: |ordered, query, marks, known| levels::search(Scalar, ordered, query, marks, known),
     swap: |picks| swap::pass(Scalar, picks),
     loads: loads::LoadKernels {
         anticipate: |columns, refill, anticipated| loads::anticipate(columns, refill, anticipated),
