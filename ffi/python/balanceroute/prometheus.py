@@ -127,7 +127,7 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
         ("running_requests", "Requests that run.", metrics.running),
         ("longest_wait_seconds", "Wait of the first of those who wait now.", metrics.longest_wait_ms / 1000),
         ("longest_wait_steps", "Longest wait of those who wait now.", metrics.longest_wait_steps),
-        ("most_passed_waiting", "The most that anybody who waits has been passed.", metrics.most_passed_waiting),
+        ("most_passed_waiting", "The most that a waiting one was passed.", metrics.most_passed_waiting),
         ("most_passed", "The most that anybody admitted had been passed.", metrics.most_passed),
         *(
             [("max_passed", "By how many a request may be passed.", metrics.max_passed)]

@@ -225,8 +225,9 @@ impl Assigner {
         load_tokens, free_slots, prompt_tokens, *, running = None, kv_capacity_tokens = None,
         kv_used_tokens = None, kv_growth_tokens = None, weight = None, accepting = None,
         next_completion_steps = None, ids = None, waited_steps = None, passed = None, deadline_steps = None,
-        rank = None, pair_row = None, survival_class = None, traffic = None, request_growth_tokens = 0, projection = None,
-        ends = None, bonus_tokens = None, eligible = None, class_survival = None, reasons = false
+        rank = None, pair_row = None, survival_class = None, traffic = None, request_growth_tokens = 0,
+        projection = None, ends = None, bonus_tokens = None, eligible = None, class_survival = None,
+        reasons = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the columns of a step")]
     fn assign<'py>(

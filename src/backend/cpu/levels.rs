@@ -263,8 +263,8 @@ fn lost<L: Lanes>(lanes: L, tokens: L::V, (at, weight): (i32, i32)) -> L::V {
     lanes.mul(past, lanes.splat(weight))
 }
 
-/// The best free entry, with the score of the one that it is sought for, if there is one: greatest score, then
-/// earliest arrival.
+/// The best free entry, with the score of the one that it is sought for, if there is one: greatest score,
+/// then earliest arrival.
 #[inline(always)]
 pub(super) fn search<L: Lanes>(
     lanes: L,

@@ -181,7 +181,8 @@ impl Greedy {
     }
 
     /// Looks again at a pick of level with the terms of the pool: the length wanted now, and the pick itself
-    /// or who is better. None within, where it wants no other; none at all where lanes do not hold the search.
+    /// or who is better. None within, where it wants no other; none at all where lanes do not hold the
+    /// search.
     #[inline]
     fn replace_by_levels(
         &mut self,

@@ -152,7 +152,7 @@ impl World {
                 let side = &self.sides[self.side(worker)];
                 for id in &self.waiting {
                     let other = &self.records[id];
-                    // Who has come back stands before some who have waited longer, and maybe alone in the window.
+                    // Who has come back stands before some who have waited longer, maybe alone in the window.
                     let is_seen = window.contains(id) || other.arrival < record.arrival;
                     let is_due = due(other) && other.step < record.step && is_seen;
                     let passed_over = is_due && self.fits(other, side) && may(*id, worker);
