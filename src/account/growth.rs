@@ -163,7 +163,7 @@ mod tests {
         for (id, &(prompt, age, most)) in (0..).zip(requests) {
             let request = Request::new(id, prompt).max_tokens(most);
             let born = account.grown_tokens - i64::from(age);
-            let index = slab.insert(Active::new(request, WorkerId(0), born, 0, 0));
+            let index = slab.insert(Active::new(request, WorkerId(0), born, 0, (0, 0)));
             account.begin(&mut slab, index, None);
         }
         (account, slab)

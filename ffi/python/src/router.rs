@@ -464,8 +464,7 @@ impl Router {
 
     /// What the traffic has taught so far.
     fn learned(&self, py: Python<'_>) -> Result<Py<PyBytes>, Failure> {
-        let learned = self.shared.call(py, |state| state.router.learned())?;
-        Ok(PyBytes::new(py, &learned).unbind())
+        Ok(PyBytes::new(py, &self.shared.call(py, |state| state.router.learned())?).unbind())
     }
 
     /// Goes on from what another router had learned.

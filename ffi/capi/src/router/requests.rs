@@ -126,7 +126,7 @@ fn told_request(of: &Request<WorkerId>) -> br_request {
         deadline_steps: of.deadline_steps.unwrap_or(0),
         prompt_hash: of.prompt_hash.unwrap_or(0),
         waited_steps: of.waited_steps,
-        reserved: 0,
+        passed: of.passed,
         cached_tokens: of.cached_tokens,
         generated_tokens: of.generated_tokens,
         max_tokens: of.max_tokens.unwrap_or(0),
