@@ -50,9 +50,9 @@ fn naive_matrix(step: &Step, lengths: &[i64], admitted: &mut Vec<(usize, usize)>
 }
 
 /// Reads every length, wait and load once: no decision is cheaper.
-fn touch(step: &Step, lengths: &[i64], waits: &[u32]) -> i64 {
+fn touch(step: &Step, lengths: &[i64], passed: &[u32]) -> i64 {
     let workers: i64 = step.workers.iter().map(|worker| worker.load_tokens as i64).sum();
-    workers + lengths.iter().sum::<i64>() + waits.iter().map(|&wait| i64::from(wait)).sum::<i64>()
+    workers + lengths.iter().sum::<i64>() + passed.iter().map(|&passed| i64::from(passed)).sum::<i64>()
 }
 
 /// Steps that BalanceRoute looks ahead as published.
@@ -74,7 +74,7 @@ fn decide(c: &mut Criterion) {
         let step = Step::new(1, size);
         let lengths: Vec<i64> =
             step.pool.iter().map(|(request, _)| i64::from(request.prompt_tokens)).collect();
-        let waits: Vec<u32> = step.pool.iter().map(|(.., waited)| waited).collect();
+        let passed: Vec<u32> = step.pool.iter().map(|(request, _)| request.passed).collect();
         // About 64 MiB of pools: more than the last-level share of one core.
         let cold: Vec<Step> =
             (0..(64 << 20) / (size.0 * 100 + size.1 * 80)).map(|seed| Step::new(seed as u64, size)).collect();
@@ -117,7 +117,7 @@ fn decide(c: &mut Criterion) {
                 b.iter(|| naive_matrix(black_box(&step), &lengths, &mut admitted));
             });
         }
-        group.bench_function("touch-only", |b| b.iter(|| touch(black_box(&step), &lengths, &waits)));
+        group.bench_function("touch-only", |b| b.iter(|| touch(black_box(&step), &lengths, &passed)));
         group.finish();
     }
 }

@@ -110,6 +110,8 @@ pub struct Assignment {
     pub after: Balance,
     /// What a request is told that could still be placed: set by the policy.
     pub(crate) passed_over: Option<WaitReason>,
+    /// Who has been passed by so many goes first: set by the policy.
+    pub(crate) max_passed: Option<u32>,
 }
 
 impl Assignment {
@@ -124,7 +126,7 @@ impl Assignment {
         self.admitted.clear();
         self.before = Balance::default();
         self.after = Balance::default();
-        self.passed_over = None;
+        (self.passed_over, self.max_passed) = (None, None);
     }
 
     /// The admission of a request, if it was admitted.

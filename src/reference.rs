@@ -5,8 +5,9 @@
 //!
 //! Decided are the batch's candidates, the oldest who wait up to the pool's window. The rules, in order:
 //! 0. *Pinned* requests enter the worker that was kept for them, in the rule's order.
-//! 1. *Overdue* requests (own deadline or the plan's) go first, oldest first (then earliest arrival), each to
-//!    the least-loaded open worker that may take it.
+//! 1. *Overdue* requests go first, each to the least-loaded open worker that may take it: those past their
+//!    own deadline, longest wait first (then earliest arrival), then those who have been passed as often as
+//!    the plan allows, in order of arrival.
 //! 2. The plan's [`Order`] then says who is admitted, until nobody fits:
 //!    - *Matrix*: the best pair of all, by score, then lowest load, then lowest worker, then earliest
 //!      arrival.
@@ -18,8 +19,8 @@
 //!      longest first (then earliest), each to the least-loaded open worker that may take it.
 //!
 //!    A rule with a judge chooses among the best few of the best pair's column, where workers choose in turn.
-//! 3. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the peak of its
-//!    profile is still within the rule's tolerance of where it was, and the best waiting request takes its
+//! 3. *Repair*, with two picks or more: each pick that was not overdue is taken back, unless the length
+//!    wanted is still within the rule's tolerance of what it was, and the best waiting request takes its
 //!    place if its score is greater; then two picks on two workers change places where that lowers the plan's
 //!    pair cost. Where no worker has more than one pick they are reassigned, sorted instead, if each fits:
 //!    the longest (then the earliest) to the worker whose anticipated load without its pick is least (then
@@ -43,6 +44,7 @@ struct Waiting {
     slot: PoolSlot,
     request: Request,
     waited_steps: u32,
+    passed: u32,
     arrival: u64,
 }
 
@@ -52,8 +54,8 @@ struct Pick {
     worker: usize,
     score: i64,
     overdue: bool,
-    /// The peak of the profile that it was chosen for; none where it was not.
-    peak_tokens: Option<i64>,
+    /// The length wanted when it was chosen; none where it was not.
+    wanted_tokens: Option<i64>,
 }
 
 struct State<'a> {
@@ -123,6 +125,7 @@ impl<'a> State<'a> {
                 slot,
                 request,
                 waited_steps,
+                passed: batch.waiting().passed(slot),
                 arrival: batch.waiting().arrival(slot),
             })
             .collect();
@@ -131,7 +134,7 @@ impl<'a> State<'a> {
 
     fn answer(&self, out: &mut Assignment) {
         out.clear();
-        out.passed_over = self.plan.passed_over;
+        (out.passed_over, out.max_passed) = (self.plan.passed_over, self.plan.max_passed);
         out.admitted.extend(self.picks.iter().map(|pick| Admission {
             id: pick.waiting.request.id,
             slot: pick.waiting.slot,
@@ -220,7 +223,7 @@ impl<'a> State<'a> {
 
     fn admit(&mut self, at: usize, worker: usize, score: i64, overdue: bool) {
         let waiting = self.left.remove(at);
-        self.picks.push(Pick { waiting, worker, score, overdue, peak_tokens: None });
+        self.picks.push(Pick { waiting, worker, score, overdue, wanted_tokens: None });
     }
 
     /// The profile of a worker for a request as things stand.
@@ -230,6 +233,12 @@ impl<'a> State<'a> {
     }
 
     fn profile_of_class(&self, rule: &(impl Rule + ?Sized), class: Option<&[f32]>, worker: usize) -> Profile {
+        let mut profile = Profile::default();
+        self.with_view(worker, |view| rule.profile(view, class, &mut profile));
+        profile
+    }
+
+    fn with_view<T>(&self, worker: usize, look: impl FnOnce(&View<'_>) -> T) -> T {
         let workers = self.workers();
         let rows: Vec<Vec<i64>> = (0..workers).map(|other| self.row(other)).collect();
         let envelope_row: Vec<i64> = (0..rows[worker].len())
@@ -237,7 +246,12 @@ impl<'a> State<'a> {
             .collect();
         let others = || (0..workers).filter(|&other| other != worker).map(|other| self.anticipated(other));
         let envelope = (0..workers).map(|other| self.cost(other)).max().unwrap_or(0);
-        let view = View {
+        let mut levels: Vec<i64> = (0..workers).map(|other| self.anticipated(other)).collect();
+        levels.sort_unstable_by_key(|&level| Reverse(level));
+        if !self.plan.follows_levels {
+            levels.clear();
+        }
+        look(&View {
             workers: workers as i64,
             worker,
             cost: self.cost(worker),
@@ -249,16 +263,17 @@ impl<'a> State<'a> {
             others_max: others().max().unwrap_or(self.anticipated(worker)),
             row: &rows[worker],
             envelope_row: &envelope_row,
-        };
-        let mut profile = Profile::default();
-        rule.profile(&view, class, &mut profile);
-        profile
+            levels: &levels,
+            level: self.anticipated(worker),
+        })
     }
 
     /// The length that a worker would take most gladly.
-    fn peak_tokens(&self, rule: &(impl Rule + ?Sized), waiting: &Waiting, worker: usize) -> i64 {
-        let profile = self.profile(rule, waiting, worker);
-        profile.peak(0, i64::from(MAX_PROMPT_TOKENS), &mut Vec::new())
+    fn wanted_tokens(&self, rule: &(impl Rule + ?Sized), waiting: &Waiting, worker: usize) -> i64 {
+        self.with_view(worker, |view| rule.wanted_tokens(view)).unwrap_or_else(|| {
+            let profile = self.profile(rule, waiting, worker);
+            profile.peak(0, i64::from(MAX_PROMPT_TOKENS), &mut Vec::new())
+        })
     }
 
     /// The score of a waiting request on a worker as things stand.
@@ -270,7 +285,7 @@ impl<'a> State<'a> {
     /// That score without a bonus.
     fn score_of_length(&self, rule: &(impl Rule + ?Sized), waiting: &Waiting, worker: usize) -> i64 {
         self.profile(rule, waiting, worker).score(i64::from(waiting.request.prompt_tokens))
-            + self.plan.unit * self.plan.age.tokens(waiting.waited_steps)
+            + self.plan.unit * self.plan.age.tokens(waiting.passed)
     }
 
     fn place_pinned(&mut self, pins: &[Pin]) {
@@ -284,10 +299,15 @@ impl<'a> State<'a> {
     }
 
     fn place_overdue(&mut self) {
-        let due = |waiting: &&Waiting| self.plan.overdue.is_due(&waiting.request, waiting.waited_steps);
-        let mut queue: Vec<Waiting> = self.left.iter().filter(due).copied().collect();
-        queue.sort_by_key(|waiting| (Reverse(waiting.waited_steps), waiting.arrival));
-        for waiting in queue {
+        let is_late = |waiting: &Waiting| {
+            waiting.request.deadline_steps.is_some_and(|steps| waiting.waited_steps >= steps)
+        };
+        let max_passed = self.plan.max_passed;
+        let is_passed = |waiting: &Waiting| max_passed.is_some_and(|most| waiting.passed >= most);
+        let (mut late, others): (Vec<Waiting>, Vec<Waiting>) =
+            self.left.iter().partition(|waiting| is_late(waiting));
+        late.sort_by_key(|waiting| (Reverse(waiting.waited_steps), waiting.arrival));
+        for waiting in late.into_iter().chain(others.into_iter().filter(is_passed)) {
             if let Some(worker) = self.least_loaded_for(&waiting.request) {
                 self.admit(self.place_of(&waiting), worker, 0, true);
             }
@@ -315,10 +335,10 @@ impl<'a> State<'a> {
     /// Admits the best pair, if there is any.
     fn place_best(&mut self, rule: &mut (impl Rule + ?Sized)) -> bool {
         let Some((at, worker, score)) = self.judged_pair(rule) else { return false };
-        let peak_tokens = self.peak_tokens(rule, &self.left[at], worker);
+        let wanted_tokens = self.wanted_tokens(rule, &self.left[at], worker);
         self.admit(at, worker, score, false);
         if let Some(pick) = self.picks.last_mut() {
-            pick.peak_tokens = Some(peak_tokens);
+            pick.wanted_tokens = Some(wanted_tokens);
         }
         true
     }
@@ -329,7 +349,7 @@ impl<'a> State<'a> {
         let value = |set: &[Waiting]| {
             let tokens = set.iter().map(|waiting| i64::from(waiting.request.prompt_tokens)).sum();
             let extra = |waiting: &Waiting| {
-                self.plan.age.tokens(waiting.waited_steps) + self.batch.bonus_tokens(&waiting.request, worker)
+                self.plan.age.tokens(waiting.passed) + self.batch.bonus_tokens(&waiting.request, worker)
             };
             self.profile_of_class(rule, None, worker).score(tokens)
                 + self.plan.unit * set.iter().map(extra).sum::<i64>()
@@ -434,8 +454,8 @@ impl<'a> State<'a> {
                 continue;
             }
             self.picks.remove(index);
-            let peak_tokens = self.peak_tokens(rule, &pick.waiting, pick.worker);
-            let moved = pick.peak_tokens.map(|then| (peak_tokens - then).abs());
+            let wanted_tokens = self.wanted_tokens(rule, &pick.waiting, pick.worker);
+            let moved = pick.wanted_tokens.map(|then| (wanted_tokens - then).abs());
             if self.plan.repair.tolerance_tokens.zip(moved).is_some_and(|(most, moved)| moved <= most) {
                 self.picks.insert(index, pick);
                 continue;
@@ -457,8 +477,8 @@ impl<'a> State<'a> {
                 self.left.push(pick.waiting);
                 self.left.sort_by_key(|left| left.arrival);
             }
-            let peak_tokens = Some(peak_tokens);
-            self.picks.insert(index, Pick { waiting, score, peak_tokens, ..pick });
+            let wanted_tokens = Some(wanted_tokens);
+            self.picks.insert(index, Pick { waiting, score, wanted_tokens, ..pick });
         }
         changed
     }
@@ -485,7 +505,7 @@ impl<'a> State<'a> {
         for (at, waiting) in places.into_iter().zip(reassigned) {
             if self.picks[at].waiting.slot != waiting.slot {
                 changed = true;
-                self.picks[at] = Pick { waiting, peak_tokens: None, ..self.picks[at] };
+                self.picks[at] = Pick { waiting, wanted_tokens: None, ..self.picks[at] };
             }
         }
         Some(changed)
@@ -525,8 +545,8 @@ impl<'a> State<'a> {
                 let moved = b_tokens - a_tokens;
                 if cost.of(&pair, x + moved, v - moved) < cost.of(&pair, x, v) {
                     changed = true;
-                    self.picks[first] = Pick { waiting: b.waiting, peak_tokens: None, ..a };
-                    self.picks[second] = Pick { waiting: a.waiting, peak_tokens: None, ..b };
+                    self.picks[first] = Pick { waiting: b.waiting, wanted_tokens: None, ..a };
+                    self.picks[second] = Pick { waiting: a.waiting, wanted_tokens: None, ..b };
                 }
             }
         }

@@ -5,10 +5,10 @@
 //! ([`mod@crate::reference`]) run any rule and know none by name.
 
 use crate::assignment::WaitReason;
-use crate::batch::{Batch, MAX_WAITING, Request};
+use crate::batch::{Batch, MAX_WAITING};
 use crate::names::names;
 use crate::pool::PoolSlot;
-use crate::score::{Age, Profile, Unit};
+use crate::score::{Age, Knot, Profile, Unit};
 
 /// What a policy wants to know about running requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,7 +91,7 @@ impl Order {
 
 /// When slots are scarce, and which subsets a worker then chooses among.
 ///
-/// A subset is worth the profile's score at the sum of its lengths, plus what waiting and bonuses add for
+/// A subset is worth the profile's score at the sum of its lengths, plus what ages and bonuses add for
 /// each request; survival classes play no part. The greatest score wins, if it is above zero: of equals the
 /// smallest subset, then the one with the earlier requests. Where no subset is worth more than nothing, the
 /// best single request goes in, so that a request waits only for a slot.
@@ -134,8 +134,8 @@ impl SubsetStage {
 pub struct Repair {
     /// Passes over all picks, at most; zero for none.
     pub rounds: u32,
-    /// A pick is left as it is while the peak of its profile has moved by at most this many tokens since it
-    /// was chosen. None looks at every pick again, and so does [`Order::Matrix`].
+    /// A pick is left as it is while the length wanted ([`Rule::wanted_tokens`]) has moved by at most this
+    /// many tokens since it was chosen. None looks at every pick again, and so does [`Order::Matrix`].
     pub tolerance_tokens: Option<i64>,
     /// What swaps of two picks on two workers lower; none where picks stay on their workers.
     pub swap: Option<PairCost>,
@@ -181,43 +181,10 @@ impl PairCost {
     }
 }
 
-/// When a request has waited too long.
-///
-/// Two bounds, for one request in a thousand may be so long that wherever it goes the whole cluster waits for
-/// it: those are given longer to find a worker that has run low. By default there is no bound but each
-/// request's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Overdue {
-    /// Steps for requests of ordinary length; none for no bound.
-    pub steps: Option<u32>,
-    /// Longest ordinary length in tokens.
-    pub ordinary_tokens: i64,
-    /// Steps for longer requests.
-    pub giant_steps: Option<u32>,
-}
-
-setters!(Overdue { steps: Option<u32>, ordinary_tokens: i64, giant_steps: Option<u32> });
-
-impl Overdue {
-    /// Whether a request that has waited this long goes first, by this bound or by its own deadline.
-    #[must_use]
-    pub fn is_due(&self, request: &Request, waited_steps: u32) -> bool {
-        let ordinary = i64::from(request.prompt_tokens) <= self.ordinary_tokens;
-        let steps = if ordinary { self.steps } else { self.giant_steps };
-        steps.into_iter().chain(request.deadline_steps).any(|steps| waited_steps >= steps)
-    }
-
-    /// Whether any request could be due when the longest wait is this.
-    pub(crate) fn may_be_due(&self, longest_wait_steps: u32) -> bool {
-        self.steps.into_iter().chain(self.giant_steps).any(|steps| longest_wait_steps >= steps)
-    }
-}
-
 /// How a greedy assignment runs for one batch: what a [`Rule`] decides before the first pick.
 ///
-/// By default the least-loaded worker chooses first, a score unit is a token, waiting adds nothing, and no
-/// pick is looked at again.
+/// By default the least-loaded worker chooses first, a score unit is a token, being passed adds nothing, and
+/// no pick is looked at again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
@@ -229,14 +196,18 @@ pub struct Plan {
     pub nested: bool,
     /// Score units per token, 1..=2^28; zero or less counts as 1.
     pub unit: Unit,
-    /// What waiting adds.
+    /// What being passed adds.
     pub age: Age,
-    /// Requests that have waited too long go first, oldest first, to the least-loaded worker.
-    pub overdue: Overdue,
+    /// Who has been passed by so many goes first, in order of arrival, each to the least-loaded worker; none
+    /// for no such bound. Before them go those past a deadline of their own.
+    pub max_passed: Option<u32>,
     /// Tokens that a free slot is expected to receive: counted in anticipated loads.
     pub refill_tokens: i64,
     /// A floor of the envelope in cost units (the anticipated envelope of a burst).
     pub envelope_floor: i64,
+    /// Whether profiles are made from the loads of all others ([`View::others`]): these are kept in order
+    /// only then.
+    pub follows_levels: bool,
     /// Whether profiles are made from the envelope: [`View::envelope`] and [`View::envelope_row`] follow the
     /// admissions only then. A rule that reads either must not say false: its picks would be made for loads
     /// that the step has left behind, and the engine and the oracle might differ.
@@ -254,9 +225,10 @@ impl Default for Plan {
             nested: false,
             unit: 1,
             age: Age::default(),
-            overdue: Overdue::default(),
+            max_passed: None,
             refill_tokens: 0,
             envelope_floor: 0,
+            follows_levels: false,
             follows_envelope: true,
             repair: Repair::default(),
             passed_over: None,
@@ -269,9 +241,10 @@ setters!(Plan {
     nested: bool,
     unit: Unit,
     age: Age,
-    overdue: Overdue,
+    max_passed: Option<u32>,
     refill_tokens: i64,
     envelope_floor: i64,
+    follows_levels: bool,
     follows_envelope: bool,
     repair: Repair,
     passed_over: Option<WaitReason>,
@@ -315,6 +288,33 @@ pub struct View<'a> {
     pub row: &'a [i64],
     /// The envelope at each of those steps.
     pub envelope_row: &'a [i64],
+    /// The anticipated loads of all, greatest first, and which of them is its own.
+    pub(crate) levels: &'a [i64],
+    pub(crate) level: i64,
+}
+
+impl View<'_> {
+    /// The anticipated loads of all others, greatest first, where the plan asks for them
+    /// ([`Plan::follows_levels`]).
+    pub fn others(&self) -> impl Iterator<Item = i64> {
+        let own = self.level_at();
+        let others = self.levels.iter().enumerate().filter(move |&(at, _)| at != own);
+        others.map(|(_, &level)| level)
+    }
+
+    /// The least of the same.
+    #[must_use]
+    pub fn others_min(&self) -> Option<i64> {
+        match self.levels {
+            [.., next, last] => Some(if *last == self.level { *next } else { *last }),
+            _ => None,
+        }
+    }
+
+    /// Its own place among all levels, or that of an equal.
+    pub(crate) fn level_at(&self) -> usize {
+        self.levels.partition_point(|&level| level > self.level)
+    }
 }
 
 /// A pair of workers whose picks might be swapped.
@@ -366,6 +366,39 @@ pub enum ProfileSpec<'a> {
         /// Tokens by which a completion must lower its worker.
         drop_tokens: i64,
     },
+    /// level with the terms of the pool: below the length wanted a token gains a unit, past it `fall` are
+    /// lost, past the k-th highest of the others `rises[k - 1] - rises[k]`, and a short request is kept for
+    /// later at a price.
+    Levels(LevelTerms<'a>),
+}
+
+/// What [`ProfileSpec::Levels`] is made of, on a uniform cluster; units are score units.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LevelTerms<'a> {
+    /// The length wanted: `mean * (mean of the others - own) + least * (least of the others - own) + base`,
+    /// over 2^16, to the nearest token; `own` is the anticipated load without the slot to fill.
+    pub mean: i64,
+    /// See `mean`.
+    pub least: i64,
+    /// See `mean`.
+    pub base: i64,
+    /// Units that a token past the length wanted costs.
+    pub fall: i64,
+    /// Units that a token costs while `k - 1` others lie higher, for each `k` from 1 on; descending, the last
+    /// is zero.
+    pub rises: &'a [i64],
+    /// Units that the shortest request costs, and what each token then gives back.
+    pub reserve: (i64, i64),
+    /// Where it gives back less.
+    pub reserve_knots: &'a [Knot],
+}
+
+impl LevelTerms<'_> {
+    /// The length wanted, given the distances of the mean and the least of the others.
+    #[inline(always)]
+    pub(crate) fn wanted(&self, mean: i64, least: i64) -> i64 {
+        (self.mean * mean + self.least * least + self.base + (1 << 15)) >> 16
+    }
 }
 
 /// What a token is worth in a step of [`ProfileSpec::Lookahead`], and what it costs past the margin, where a
@@ -390,6 +423,12 @@ pub trait Rule {
     /// Makes the profile of one worker in `profile`, which is empty, for requests of the given survival
     /// class.
     fn profile(&self, view: &View<'_>, class: Option<&[f32]>, profile: &mut Profile);
+
+    /// The length that a worker wants, by which the repair tells whether a pick must be looked at again
+    /// ([`Repair::tolerance_tokens`]); none for the peak of its profile.
+    fn wanted_tokens(&self, _view: &View<'_>) -> Option<i64> {
+        None
+    }
 
     /// By how many score units any score rises at most when an envelope rises by one cost unit: first the
     /// envelope of today, then one weight for each of `steps` projected ones. False when the rule cannot

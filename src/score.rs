@@ -89,23 +89,24 @@ impl Profile {
     }
 }
 
-/// What a request gains by waiting: `linear * w + quadratic * w^2` tokens after `w` steps, rounded down.
+/// What a request gains as others pass it: `linear * p + quadratic * p^2` tokens once `p` that came later
+/// were admitted before it, rounded down.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Age {
-    /// Tokens per waited step.
+    /// Tokens for each that has passed it.
     pub linear: f64,
-    /// Tokens per squared waited step.
+    /// Tokens for the square of how many have.
     pub quadratic: f64,
 }
 
 impl Age {
-    /// The age term in whole tokens after `waited_steps`. Never falls as the wait grows.
+    /// The age term in whole tokens of a request that so many have passed. Never falls as they grow.
     ///
     /// The order of the operations is part of the contract: vector paths repeat it to the bit.
     #[must_use]
-    pub fn tokens(&self, waited_steps: u32) -> i64 {
-        let waited = f64::from(waited_steps);
-        let age = (self.linear * waited + self.quadratic * (waited * waited)).min(MAX_AGE_TOKENS);
+    pub fn tokens(&self, passed: u32) -> i64 {
+        let passed = f64::from(passed);
+        let age = (self.linear * passed + self.quadratic * (passed * passed)).min(MAX_AGE_TOKENS);
         // Rounds down without `floor`, which is a call where the CPU's baseline lacks the instruction.
         let whole = age as i64;
         whole - i64::from(whole as f64 > age)

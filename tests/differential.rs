@@ -74,7 +74,7 @@ fn parts() -> impl Strategy<Value = Parts> {
                     .into_iter()
                     .enumerate()
                     .map(|(id, (tokens, waited, deadline, pair))| {
-                        let mut request = Request::new(id as u64 * 7, tokens).waited(waited);
+                        let mut request = Request::new(id as u64 * 7, tokens).waited(waited).passed(waited);
                         if deadline == 0 {
                             request = request.deadline(30);
                         }
@@ -146,7 +146,7 @@ fn long_parts() -> impl Strategy<Value = Parts> {
         let requests = (0..n as u64)
             .map(|id| {
                 let request =
-                    Request::new(id, 1 + rng.random_range(0..longest)).waited(rng.random_range(0..aged));
+                    Request::new(id, 1 + rng.random_range(0..longest)).passed(rng.random_range(0..aged));
                 match rng.random_range(if plain { 7 } else { 0 }..8) {
                     0..5 => request.pairs(rng.random_range(0..40)),
                     5 if classes => request.class(rng.random_range(0..3)),
@@ -280,12 +280,15 @@ fn check_promises(batch: &Batch<'_>, answer: &Assignment) -> Result<(), TestCase
 }
 
 #[test]
-fn level_with_reservations() {
-    let mut parameters = Parameters::default();
-    parameters.level.reserve = true;
-    parameters.level.reserve_mean_waits = 1.0;
-    agree_with("level", &parameters);
-    agree_with("level-oracle", &parameters);
+fn few_may_pass() {
+    for max_passed in [0, 7, 39] {
+        let parameters = Parameters::new().max_passed(Some(max_passed));
+        for name in ["level", "level-oracle", "exact"] {
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                agree_on(name, isa, cases() / 20 + 1, &parameters);
+            }
+        }
+    }
 }
 
 #[test]
@@ -320,7 +323,7 @@ fn decided_dense(
     search_by_length: bool,
 ) -> bool {
     let requests: Vec<Request> =
-        (0..waiting).map(|id| Request::new(id, 1 + (id as u32 * 271) % 900).waited(id as u32 % 7)).collect();
+        (0..waiting).map(|id| Request::new(id, 1 + (id as u32 * 271) % 900).passed(id as u32 % 7)).collect();
     let workers: Vec<Worker> = (0..6)
         .map(|at| Worker::new(9_000 + 100 * at, 9, 2).weight(if at == 0 { weight } else { 1.0 }))
         .collect();
@@ -330,10 +333,12 @@ fn decided_dense(
     let rows: Vec<u64> = workers.iter().enumerate().flat_map(row).collect();
     let mut pool = Pool::with_window(requests.len());
     pool.refill(&requests).expect("valid");
-    let batch = Batch::draft(&workers, &pool).projection(horizon, &rows).check().expect("valid");
+    // Each that has passed one of six workers' requests is worth a 120th of the spread, and more.
+    let traffic = Traffic::new().prompts(500, ((120.0 * aging) as i64).min(1 << 22));
+    let batch =
+        Batch::draft(&workers, &pool).traffic(traffic).projection(horizon, &rows).check().expect("valid");
     let mut parameters = Parameters::new().isa(Some(isa)).testing(search_by_length);
     (parameters.exact.horizon_steps, parameters.exact.gamma) = (100, 1.0);
-    parameters.exact.aging_tokens_per_step = aging;
     let mut policy = policy::build("exact-oracle", &parameters).expect("a policy");
     let (mut answer, mut expected) = (Assignment::new(), Assignment::new());
     policy.decide(&batch, &mut answer);

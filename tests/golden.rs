@@ -139,6 +139,9 @@ fn worker_line(worker: &Worker) -> String {
 
 fn request_line(request: &Request) -> String {
     let mut text = format!("{{\"id\": {}, \"prompt_tokens\": {}", request.id, request.prompt_tokens);
+    if request.passed != 0 {
+        let _ = write!(text, ", \"passed\": {}", request.passed);
+    }
     if request.waited_steps != 0 {
         let _ = write!(text, ", \"waited_steps\": {}", request.waited_steps);
     }
@@ -324,6 +327,7 @@ fn read_request(value: &Value) -> Request {
             "id",
             "prompt_tokens",
             "waited_steps",
+            "passed",
             "deadline_steps",
             "prompt_hash",
             "rank",
@@ -335,6 +339,7 @@ fn read_request(value: &Value) -> Request {
     let small = |key: &str| whole(key).map(|found| found as u32);
     Request::new(whole("id").expect("id"), small("prompt_tokens").expect("prompt_tokens"))
         .waited(small("waited_steps").unwrap_or(0))
+        .passed(small("passed").unwrap_or(0))
         .deadline(small("deadline_steps"))
         .hash(whole("prompt_hash"))
         .rank(small("rank"))
@@ -392,7 +397,7 @@ impl Draw {
             (0..workers).map(|_| Worker::new(load + self.below(8_000), 8, self.below(3) as u32)).collect();
         let requests = (0..waiting)
             .map(|at| {
-                Request::new(100 + at as u64, 50 + self.below(6_000) as u32).waited(self.below(60) as u32)
+                Request::new(100 + at as u64, 50 + self.below(6_000) as u32).passed(self.below(60) as u32)
             })
             .collect();
         let traffic = Traffic::new().prompts(3_000, 1_700).small_prompts(700).outputs(400);

@@ -37,7 +37,9 @@ fn configurations_and_reports() {
     round_trip(&WorkerReport::new(3, 900).sequence(7).last_dispatch(4).missing(0b101).capacity(2_000));
     round_trip(&Traffic::new().prompts(900, 300).small_prompts(80).outputs(200));
     round_trip(&Worker::new(900, 3, 1).capacity(4_000).draining().next_completion(9));
-    round_trip(&Request::<WorkerIndex>::new(4, 100).waited(3).deadline(9).hash(77).bound_to(2).class(1));
+    round_trip(
+        &Request::<WorkerIndex>::new(4, 100).waited(3).passed(4).deadline(9).hash(77).bound_to(2).class(1),
+    );
     let request: Request<WorkerId> = serde_json::from_str(r#"{"id": 4, "prompt_tokens": 9}"#).unwrap();
     assert_eq!(request, Request::new(4, 9));
     for verdict in Verdict::ALL {

@@ -35,7 +35,7 @@ impl Plain {
             })
             .collect();
         let requests = (0..[2, 5, 16, 33, 200][random.below(5) as usize])
-            .map(|id| Request::new(id, 1 + random.below(6_000) as u32).waited(random.below(60) as u32))
+            .map(|id| Request::new(id, 1 + random.below(6_000) as u32).passed(random.below(60) as u32))
             .collect();
         let horizon = [0, 4, 40][random.below(3) as usize];
         let rows = workers.iter().flat_map(|worker| {

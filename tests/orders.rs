@@ -7,7 +7,7 @@ mod parts;
 use balanceroute::backend::BackendKind;
 use balanceroute::backend::cpu::Isa;
 use balanceroute::policy::{
-    self, Order, Overdue, PairCost, Parameters, Pin, Plan, PolicyError, Repair, Rule, SubsetStage, View,
+    self, Order, PairCost, Parameters, Pin, Plan, PolicyError, Repair, Rule, SubsetStage, View,
 };
 use balanceroute::score::{Age, Knot, Profile};
 use balanceroute::{Assignment, Batch, Needs, Policy, Request, Traffic, WaitReason, Worker};
@@ -82,10 +82,7 @@ fn rule(rng: &mut ChaCha8Rng) -> Own {
         linear: [0.0, 0.0, 2.5][rng.random_range(0..3)],
         quadratic: [0.0, 0.02][rng.random_range(0..2)],
     };
-    let overdue = match rng.random_range(0..3) {
-        0 => Overdue::new().steps(Some(60)).ordinary_tokens(900).giant_steps(Some(80)),
-        _ => Overdue::new(),
-    };
+    let max_passed = [None, None, Some(0), Some(80)][rng.random_range(0..4)];
     let swap = [None, Some(PairCost::Envelope), Some(PairCost::Level { offset: 40, overflow_weight: 3 })];
     let repair = Repair::new()
         .rounds(rng.random_range(0..3))
@@ -95,7 +92,7 @@ fn rule(rng: &mut ChaCha8Rng) -> Own {
         .order(order(rng))
         .unit(rng.random_range(1..4))
         .age(age)
-        .overdue(overdue)
+        .max_passed(max_passed)
         .envelope_floor([0, 2_000][rng.random_range(0..2)])
         .repair(repair);
     let candidates = [1, 1, 3][rng.random_range(0..3)];
@@ -118,7 +115,9 @@ fn parts(rng: &mut ChaCha8Rng) -> Parts {
     };
     let requests = (0..rng.random_range(0..40u64))
         .map(|id| {
-            let mut request = Request::new(id, length(rng)).waited(rng.random_range(0..100));
+            let mut request = Request::new(id, length(rng))
+                .waited(rng.random_range(0..100))
+                .passed(rng.random_range(0..100));
             request.deadline_steps = (rng.random_range(0..9) == 0).then_some(50);
             match rng.random_range(0..6) {
                 0 if paired => request.bound_to(rng.random_range(0..workers as u32)),

@@ -21,11 +21,11 @@ impl Paired {
     /// a cached prefix on a few workers and one in sixteen may not run on some.
     pub(crate) fn new((waiting, workers, horizon): (usize, usize, usize), open: usize, pairs: bool) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let mean_wait = (waiting * 1200 / (workers * 72)) as u32;
+        let most_passed = 16 * workers as u32;
         let requests: Vec<Request> = (0..waiting)
             .map(|id| {
                 let tokens = (0..4).map(|_| rng.random_range(0..1900u32)).sum::<u32>() + 1;
-                let request = Request::new(id as u64, tokens).waited(rng.random_range(0..2 * mean_wait + 1));
+                let request = Request::new(id as u64, tokens).passed(rng.random_range(0..most_passed));
                 if pairs { request.pairs(id as u32) } else { request }
             })
             .collect();

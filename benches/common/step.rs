@@ -15,18 +15,16 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// A saturated step: lengths and waits as in `paper-prod`, one slot free on each of K workers.
+    /// A saturated step: lengths as in `paper-prod`, one slot free on each of K workers.
     pub(crate) fn new(seed: u64, (waiting, workers, open): Size) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mean_wait = (waiting * 1200 / (workers * 72)) as u32;
+        let most_passed = 16 * workers as u32;
         let mut length = || (0..4).map(|_| rng.random_range(0..1900u32)).sum::<u32>() + 1;
         let lengths: Vec<u32> = (0..waiting).map(|_| length()).collect();
         let requests: Vec<Request> = lengths
             .iter()
             .enumerate()
-            .map(|(id, &tokens)| {
-                Request::new(id as u64, tokens).waited(rng.random_range(0..2 * mean_wait + 1))
-            })
+            .map(|(id, &tokens)| Request::new(id as u64, tokens).passed(rng.random_range(0..most_passed)))
             .collect();
         let workers = (0..workers)
             .map(|worker| {

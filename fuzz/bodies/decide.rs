@@ -7,7 +7,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use balanceroute::backend::cpu::Isa;
 use balanceroute::batch::{
-    MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS,
+    MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PASSED, MAX_PROMPT_TOKENS, MAX_SLOTS,
     MAX_WAITED_STEPS, MAX_WEIGHT, MAX_WORKERS,
 };
 use balanceroute::policy::{self, Parameters};
@@ -152,6 +152,7 @@ impl<'a> Arbitrary<'a> for Parts {
         for id in 0..n as u64 {
             let mut request = Request::new(id ^ 5, (tokens(u, 1 << 22)? as u32).max(1));
             request.waited_steps = tokens(u, 1 << 24)? as u32;
+            request.passed = tokens(u, 1 << 24)? as u32;
             request.deadline_steps = if one_in(u, 8)? { Some(u.arbitrary()?) } else { None };
             if bonus || masks {
                 match u8::arbitrary(u)? % 6 {
@@ -364,6 +365,7 @@ impl Parts {
                         1 => request.prompt_tokens = MAX_PROMPT_TOKENS + any % 2,
                         2 => request.waited_steps = MAX_WAITED_STEPS + any % 2,
                         3 => request.waited_steps = any,
+                        4 => request.passed = MAX_PASSED + any % 2,
                         _ => request.id = first,
                     }
                 }
@@ -463,6 +465,7 @@ impl Parts {
         let mut is_sound = |request: &Request| {
             (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
                 && request.waited_steps <= MAX_WAITED_STEPS
+                && request.passed <= MAX_PASSED
                 && request.rank.is_none_or(|rank| rank.index() < MAX_WORKERS)
                 && ids.insert(request.id)
         };

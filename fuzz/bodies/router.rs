@@ -10,7 +10,7 @@ use std::ops::AddAssign;
 
 use arbitrary::{Arbitrary, Result as Drawn, Unstructured};
 use balanceroute::batch::{
-    MAX_BONUS_TOKENS, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WAITED_STEPS,
+    MAX_BONUS_TOKENS, MAX_LOAD_TOKENS, MAX_PASSED, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WAITED_STEPS,
 };
 use balanceroute::policy::{self, Parameters};
 use balanceroute::router::{Decided, Metrics};
@@ -153,6 +153,7 @@ fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>
     let flags: u8 = u.arbitrary()?;
     if flags & 7 == 0 {
         request.waited_steps = mostly_below_32(u, 100)?;
+        request.passed = mostly_below_32(u, 100)?;
     }
     if flags >> 3 & 3 == 0 {
         request.deadline_steps = Some(mostly_below_32(u, 20)?);
@@ -178,6 +179,7 @@ fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>
 fn is_request_sound(request: &Request<WorkerId>) -> bool {
     (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
         && request.waited_steps <= MAX_WAITED_STEPS
+        && request.passed <= MAX_PASSED
         && request.generated_tokens <= request.prompt_tokens
 }
 
@@ -692,9 +694,11 @@ impl World {
             let found = &workers[place];
             assert_eq!(number, found.dispatches + u64::from(*count), "numbers have no gap");
             let given_back = silent.get(&worker).copied().unwrap_or(0);
-            // What is lent changes with the time; but never is it more than the worker has.
+            // What is lent changes with the time, and an empty worker may have been kept for one long request;
+            // but never is it more than the worker has.
             let slots = self.router.worker_config(worker).expect("there").slots;
-            let free_slots = if whole { found.free_slots } else { slots.saturating_sub(found.running) };
+            let is_sure = whole && (found.running > 0 || found.kv_capacity_tokens.is_none());
+            let free_slots = if is_sure { found.free_slots } else { slots.saturating_sub(found.running) };
             assert!(found.accepting && *count <= free_slots + given_back, "no slot: {dispatch:?}");
             if let Some(capacity) = found.kv_capacity_tokens
                 && given_back == 0
@@ -968,6 +972,7 @@ impl World {
             // Of those behind the window it is only known that the window came first.
             let behind = self.router.pool().slot_of(id).is_none();
             assert!(behind || explained.waited_steps <= metrics.longest_wait_steps, "{id}");
+            assert!(behind || explained.passed <= metrics.most_passed, "{id}");
         }
         assert_eq!(metrics.waiting_by_reason, by_reason);
         self.tally.behind_window += by_reason[WaitReason::OutsideWindow as usize] as usize;

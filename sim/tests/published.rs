@@ -83,36 +83,6 @@ fn level_refill_stays_near_the_bound_as_the_cluster_grows() {
 }
 
 #[test]
-fn the_wait_bound_holds() {
-    // Overdue after 8 mean waits (32 for giants), then first among the overdue: at most the pool's size in
-    // admissions later.
-    for (workload, mean_waits) in [(Workload::PaperProd, 8.0), (Workload::MooncakeLike, 32.0)] {
-        let runs = run(workload, 8, 32, 72, 3, &["level", "level-oracle", "exact"]);
-        for run in &runs {
-            let turnover = run.wait_steps.mean;
-            let bound = (mean_waits + 2.0) * turnover * 1.3;
-            assert!(f64::from(run.wait_steps.max as u32) <= bound, "{} {:?}", run.policy, run.wait_steps);
-        }
-    }
-}
-
-#[test]
-fn reservations_shorten_the_longest_wait() {
-    let scenario = Scenario {
-        source: Source::Workload(Workload::MooncakeLike),
-        policies: vec!["level".to_owned()],
-        ..Scenario::default()
-    };
-    let mut reserving = scenario.clone();
-    reserving.parameters.level.reserve = true;
-    let longest = |scenario: &Scenario| {
-        let runs = balanceroute_sim::run(scenario, false).expect("valid");
-        runs.iter().map(|run| run.wait_steps.max).max().unwrap_or(0)
-    };
-    assert!(longest(&reserving) < longest(&scenario));
-}
-
-#[test]
 fn weights_and_capacity_are_respected_in_the_loop() {
     let scenario = Scenario {
         weights: vec![1.0, 1.0, 1.0, 2.0],

@@ -62,6 +62,8 @@ pub(crate) struct Active {
     pub request: Request<WorkerId>,
     /// Tokens that the worker had grown by when it was acknowledged.
     pub received_tokens: i64,
+    /// Its place in the order of arrival.
+    pub arrival: u64,
     /// Refresh phase.
     pub phase: u32,
     /// Position in that phase's list.
@@ -74,7 +76,7 @@ impl Active {
         worker: WorkerId,
         born_tokens: i64,
         born_step: i64,
-        since_ms: u64,
+        (since_ms, arrival): (u64, u64),
     ) -> Self {
         Self {
             request,
@@ -82,6 +84,7 @@ impl Active {
             born_tokens,
             born_step,
             seen_tokens: 0,
+            arrival,
             phase: 0,
             phase_at: 0,
             number: 0,

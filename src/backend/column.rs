@@ -4,14 +4,18 @@
 //! there into the intercept; a knot above them never bends. What is left almost always fits the 32-bit
 //! kernels of [`crate::backend::cpu::column`]. Where it does not, the search runs here in 64 bits, one entry
 //! at a time: the profile is concave, so its score falls on both sides of its peak, and the search walks
-//! outward from there until the profile plus the oldest request's age cannot reach the best score any more.
+//! outward from there until the profile plus the greatest age cannot reach the best score any more.
 
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
+use crate::backend::cpu::dense::TooWide;
 use crate::backend::cpu::level::{BlockBounds, MOST_GROUPS, SPAN};
+use crate::backend::cpu::levels::{LevelQuery, Levels, MOST_GROUPS as MOST_LEVEL_GROUPS};
+use crate::backend::picks::hold;
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Candidates, Ordered};
+use crate::rule::LevelTerms;
 use crate::score::{Age, Knot, Profile};
 
 /// Scratch of the searches of one decision, and which entries are taken.
@@ -20,6 +24,8 @@ pub(crate) struct Column {
     kernels: &'static Kernels,
     marks: Marks,
     block_bounds: BlockBounds,
+    /// What the search for level with the terms of the pool knows.
+    levels: Levels,
     /// Whether the kernels know the ages of this decision.
     begun: bool,
     /// Whether so many searches are to come that lines pay ([`crate::backend::cpu::column`]).
@@ -34,29 +40,24 @@ pub(crate) struct Column {
 pub(crate) struct Terms {
     pub age: Age,
     pub unit: i64,
-    pub longest_wait_steps: u32,
-    /// Score units of the oldest request's age.
-    pub oldest_age: i64,
+    /// Score units of the greatest age.
+    pub greatest_age: i64,
 }
 
 impl Terms {
     pub(crate) fn new(pool: &Candidates, age: Age, unit: i64) -> Self {
-        let longest_wait_steps = pool.longest_wait_steps();
-        Self { age, unit, longest_wait_steps, oldest_age: unit * age.tokens(longest_wait_steps) }
+        Self { age, unit, greatest_age: unit * age.tokens(pool.most_passed()) }
     }
 
     /// Whether everything fits the level kernel.
     pub(crate) fn fit_refill(&self, ordered: &Ordered<'_>) -> bool {
         let longest = ordered.tokens.last().map_or(0, |&tokens| i64::from(tokens));
-        ordered.low.len() <= MOST_GROUPS
-            && self.longest_wait_steps < 1 << 31
-            && self.oldest_age < SPAN
-            && longest < SPAN
+        ordered.low.len() <= MOST_GROUPS && self.greatest_age < SPAN && longest < SPAN
     }
 
-    /// Whether waits and ages fit the lanes of the kernels.
+    /// Whether ages fit the lanes of the kernels.
     pub(crate) fn fit_lanes(&self) -> bool {
-        self.longest_wait_steps < 1 << 31 && self.oldest_age < GREATEST && self.unit < GREATEST
+        self.greatest_age < GREATEST && self.unit < GREATEST
     }
 }
 
@@ -66,6 +67,7 @@ impl Column {
             kernels,
             marks: Marks::default(),
             block_bounds: BlockBounds::default(),
+            levels: Levels::default(),
             begun: false,
             many: false,
             knots: Vec::new(),
@@ -78,8 +80,15 @@ impl Column {
     pub(crate) fn reset(&mut self, ordered: &Ordered<'_>, searches: usize) {
         self.begun = false;
         self.block_bounds.reset();
+        self.levels.reset();
         self.many = 4 * searches > ordered.token_blocks.len();
         self.marks.reset(ordered.tokens.len());
+    }
+
+    /// Makes room for profiles of so many knots.
+    pub(crate) fn hold(&mut self, knots: usize) {
+        hold(&mut self.knots, knots);
+        hold(&mut self.bends, knots);
     }
 
     pub(crate) fn take(&mut self, ordered: &Ordered<'_>, position: usize) {
@@ -88,13 +97,41 @@ impl Column {
         } else {
             self.marks.take(position);
         }
+        self.levels.take(position, &self.marks.taken);
     }
 
     pub(crate) fn give_back(&mut self, ordered: &Ordered<'_>, position: usize) {
         self.marks.give_back(position);
         self.marks.raise_lines(position, ordered.tokens[position]);
+        self.levels.give_back(position);
         // The block bounds of its block may have been brought down below it.
         self.block_bounds.reset();
+    }
+
+    /// Takes the terms of level for searches of this decision: whether lanes hold them.
+    pub(crate) fn take_terms(
+        &mut self,
+        ordered: &Ordered<'_>,
+        terms: &Terms,
+        of_level: &LevelTerms<'_>,
+    ) -> bool {
+        self.levels.hold(of_level.rises.len(), ordered.low.len().min(MOST_LEVEL_GROUPS));
+        terms.greatest_age < GREATEST && self.levels.take_terms(of_level, terms.unit, ordered.low.len())
+    }
+
+    /// The best entry by the terms taken last, and the score of the one that it is sought for.
+    #[inline]
+    pub(crate) fn best_of_levels(
+        &mut self,
+        ordered: &Ordered<'_>,
+        terms: &Terms,
+        query: &LevelQuery<'_>,
+    ) -> Result<(i64, Option<Found>), TooWide> {
+        if !self.begun {
+            (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), None, &mut self.marks);
+            self.begun = true;
+        }
+        (self.kernels.levels)(ordered, query, &self.marks, &mut self.levels)
     }
 
     /// What the level kernel knows of the pool.
@@ -154,7 +191,8 @@ impl Column {
         };
         let fit_up_to = |tokens: i64| {
             terms.fit_lanes()
-                && (slope.abs() + steepest).saturating_mul(tokens).saturating_add(terms.oldest_age) < GREATEST
+                && (slope.abs() + steepest).saturating_mul(tokens).saturating_add(terms.greatest_age)
+                    < GREATEST
         };
         if !fit_up_to(longest) {
             return self.best_wide(ordered, profile, terms, longest).filter(|found| found.score >= wanted);
@@ -213,7 +251,7 @@ impl Column {
         self.visit(ordered, profile, terms, left, count, &mut best);
         loop {
             let reach = |edge: usize, best: &Option<Found>| {
-                let bound = profile.score(i64::from(tokens[edge])) + terms.oldest_age;
+                let bound = profile.score(i64::from(tokens[edge])) + terms.greatest_age;
                 best.is_none_or(|best| bound >= best.score)
             };
             let go_left = left > 0 && reach(left * BLOCK - 1, &best);
@@ -255,14 +293,7 @@ impl Column {
         if free == 0 {
             return;
         }
-        score_block(
-            &ordered.tokens[from..to],
-            &ordered.enqueued[from..to],
-            ordered.now_step,
-            profile,
-            terms,
-            &mut self.scores,
-        );
+        score_block(&ordered.tokens[from..to], &ordered.passed[from..to], profile, terms, &mut self.scores);
         while free != 0 {
             let lane = free.trailing_zeros() as usize;
             free &= free - 1;
@@ -289,15 +320,8 @@ fn peak(mut slope: i64, knots: &[Knot], low: i64, high: i64) -> i64 {
 }
 
 #[inline(always)]
-fn score_block(
-    tokens: &[u32],
-    enqueued: &[u32],
-    now_step: u32,
-    profile: &Profile,
-    terms: &Terms,
-    scores: &mut [i64; BLOCK],
-) {
-    for ((score, &tokens), &enqueued) in scores.iter_mut().zip(tokens).zip(enqueued) {
-        *score = profile.score(i64::from(tokens)) + terms.unit * terms.age.tokens(now_step - enqueued);
+fn score_block(tokens: &[u32], passed: &[u32], profile: &Profile, terms: &Terms, scores: &mut [i64; BLOCK]) {
+    for ((score, &tokens), &passed) in scores.iter_mut().zip(tokens).zip(passed) {
+        *score = profile.score(i64::from(tokens)) + terms.unit * terms.age.tokens(passed);
     }
 }

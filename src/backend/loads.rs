@@ -60,6 +60,11 @@ pub(crate) struct Loads {
     room_tokens: Vec<i64>,
     pub(crate) load_offsets: Vec<i64>,
     anticipated: Vec<i64>,
+    /// Anticipated loads, greatest first, where the plan follows them.
+    levels: Vec<i64>,
+    follows_levels: bool,
+    /// Workers in the order that these last had.
+    order: Vec<u32>,
     sum: i64,
     /// Divides by the number of workers less one.
     others: Divisor,
@@ -91,6 +96,9 @@ impl Loads {
             room_tokens: Vec::new(),
             load_offsets: Vec::new(),
             anticipated: Vec::new(),
+            levels: Vec::new(),
+            follows_levels: false,
+            order: Vec::new(),
             sum: 0,
             others: Divisor::new(1),
             top: Top::NONE,
@@ -125,7 +133,8 @@ impl Loads {
         let (sum, greatest) = batch.load_totals();
         self.before = (sum as i64, greatest as i64);
         let alike = uniform && self.load_offsets.is_empty() && batch.projection().is_none();
-        if open_only && alike && !plan.follows_envelope {
+        self.follows_levels = plan.follows_levels;
+        if open_only && alike && !plan.follows_envelope && !plan.follows_levels {
             self.fill_open(batch);
         } else {
             self.load_offsets.resize(workers.len(), 0);
@@ -137,6 +146,7 @@ impl Loads {
                 self.anticipate_each(workers);
             }
             self.find_top();
+            self.sort_levels();
         }
         let others = workers.len() as u64 - 1;
         if self.others.by != others {
@@ -332,6 +342,8 @@ impl Loads {
             others_max: if self.cost.len() == 1 { own } else { others_max },
             row: &self.rows[worker * self.width..(worker + 1) * self.width],
             envelope_row: &self.envelope_row,
+            levels: &self.levels,
+            level: own,
         }
     }
 
@@ -459,8 +471,12 @@ impl Loads {
         }
         let more = tokens - self.refill_tokens;
         self.sum += more;
-        let anticipated = self.anticipated[worker] + more;
+        let before = self.anticipated[worker];
+        let anticipated = before + more;
         self.anticipated[worker] = anticipated;
+        if self.follows_levels {
+            self.follow_level(before, anticipated);
+        }
         if !self.top.follow(worker, anticipated) {
             self.find_top();
         }
@@ -498,6 +514,7 @@ impl Loads {
             return;
         }
         self.find_top();
+        self.sort_levels();
         if self.follows_envelope {
             self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
         }
@@ -515,6 +532,9 @@ impl Loads {
         let new = old + (tokens + slots * self.refill_tokens) * per_token;
         self.anticipated[worker] = new;
         self.sum += new - old;
+        if self.follows_levels {
+            self.follow_level(old, new);
+        }
         if !self.top.follow(worker, new) {
             self.find_top();
         }
@@ -550,5 +570,6 @@ impl Loads {
     }
 }
 
+mod levels;
 #[cfg(test)]
 mod tests;

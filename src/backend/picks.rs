@@ -13,8 +13,8 @@ pub(crate) struct Pick {
     pub overdue: bool,
     /// Whether terms of its own hold it where it is: found out before picks change places.
     pub held: bool,
-    /// The peak of the profile that it was chosen for; none where it was not.
-    pub peak_tokens: Option<i64>,
+    /// The length wanted when it was chosen; none where it was not.
+    pub wanted_tokens: Option<i64>,
     /// How many changes the repair had made, plus one, when it was last found to be the best for its worker.
     pub best_at: u32,
 }

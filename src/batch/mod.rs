@@ -11,7 +11,7 @@ mod totals;
 
 pub use crate::entities::error::BatchError;
 pub use crate::entities::limits::{
-    MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS,
+    MAX_BONUS_TOKENS, MAX_CLASSES, MAX_HORIZON, MAX_LOAD_TOKENS, MAX_PASSED, MAX_PROMPT_TOKENS, MAX_SLOTS,
     MAX_WAITED_STEPS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS, WEIGHT_ONE,
 };
 pub use crate::entities::request::Request;

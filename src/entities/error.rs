@@ -21,6 +21,8 @@ pub enum BatchError {
     Waits { id: RequestId },
     #[error("{}: prompt tokens must be in 1..={limit}, found {found}", request(*index, *id))]
     PromptTokens { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
+    #[error("{}: it can have been passed at most {limit} times, found {found}", request(*index, *id))]
+    Passed { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
     #[error("{}: waited steps must be at most {limit}, found {found}", request(*index, *id))]
     WaitedSteps { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
     #[error("{}: rank must be below {workers}, found {found}", request(*index, *id))]

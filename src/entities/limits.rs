@@ -16,6 +16,8 @@ pub const MAX_LOAD_TOKENS: u64 = 1 << 30;
 pub const MAX_SLOTS: u32 = 1 << 16;
 /// Longest wait in steps.
 pub const MAX_WAITED_STEPS: u32 = 1 << 24;
+/// Most admissions that are counted past a request.
+pub const MAX_PASSED: u32 = 1 << 24;
 /// Greatest relative step cost per token of a worker.
 pub const MAX_WEIGHT: f32 = 64.0;
 /// Resolution of a weight: one token on a worker of weight 1 costs this many units where weights differ.

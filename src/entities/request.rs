@@ -27,6 +27,9 @@ pub struct Request<W = WorkerIndex> {
     /// Steps waited so far.
     #[cfg_attr(feature = "serde", serde(default))]
     pub waited_steps: u32,
+    /// Requests that came later and were admitted before it, to workers that it may use.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub passed: u32,
     /// Overdue once it has waited this many steps, if set.
     #[cfg_attr(feature = "serde", serde(default))]
     pub deadline_steps: Option<u32>,
@@ -54,6 +57,7 @@ impl<W> Request<W> {
             generated_tokens: 0,
             max_tokens: None,
             waited_steps: 0,
+            passed: 0,
             deadline_steps: None,
             prompt_hash: None,
             rank: None,
@@ -65,6 +69,11 @@ impl<W> Request<W> {
     /// Sets the steps waited so far.
     pub fn waited(self, waited_steps: u32) -> Self {
         Self { waited_steps, ..self }
+    }
+
+    /// Sets how many that came later were admitted before it.
+    pub fn passed(self, passed: u32) -> Self {
+        Self { passed, ..self }
     }
 
     /// Says that so many tokens of it are in the KV cache of its worker already, a shared prefix: it brings
@@ -128,6 +137,7 @@ impl<W> Request<W> {
             generated_tokens,
             max_tokens,
             waited_steps,
+            passed,
             deadline_steps,
             prompt_hash,
             pair_row,
@@ -141,6 +151,7 @@ impl<W> Request<W> {
             generated_tokens,
             max_tokens,
             waited_steps,
+            passed,
             deadline_steps,
             prompt_hash,
             rank,

@@ -7,7 +7,8 @@ use crate::backend::ascend::{self, AscendParameters};
 use crate::backend::cpu::Kernels;
 use crate::backend::offload::Offload;
 use crate::backend::{Backend, BackendKind};
-use crate::policy::exact::{Exact, ExactParameters};
+use crate::policy::Parameters;
+use crate::policy::exact::Exact;
 use crate::rule::Forecast;
 
 /// Opens the device that a policy is to use, or says why it uses none.
@@ -29,8 +30,7 @@ pub(super) fn open(
 
 /// Decides the same few batches on both sides, so that the first real one goes to the faster.
 fn calibrate(device: Device, kernels: &'static Kernels) -> Device {
-    let mut rules =
-        [None, Some(Forecast::Oracle)].map(|forecast| Exact::new(ExactParameters::new(), forecast));
+    let mut rules = [None, Some(Forecast::Oracle)].map(|forecast| Exact::new(&Parameters::new(), forecast));
     let mut offload = Offload::with(device, kernels);
     let mut out = Assignment::new();
     offload.device_mut().choose_by(Some(Choice::default()));

@@ -34,6 +34,14 @@ pub enum PolicyError {
         /// All names.
         expected: String,
     },
+    /// A parameter that means nothing any more.
+    #[error("policy parameter {found:?} is no more: set {instead} instead")]
+    Gone {
+        /// The name asked for.
+        found: String,
+        /// The parameter that took its place.
+        instead: &'static str,
+    },
     /// A fraction where a whole number belongs.
     #[error("policy parameter {name}: must be a whole number, found {found}")]
     Whole {

@@ -5,21 +5,15 @@
 //! is summed over a horizon, discounted.
 
 use crate::batch::{Batch, WEIGHT_ONE, Worker};
-use crate::policy::fairness::{MeanWait, WaitBound};
 use crate::policy::lookahead::Lookahead;
-use crate::policy::{Policy, Recipe};
+use crate::policy::{Parameters, Policy, Recipe, overtaking};
 use crate::rule::{Forecast, Needs, Order, PairCost, Plan, ProfileSpec, Repair, Rule, View};
-use crate::score::{Age, Knot, Profile};
+use crate::score::{Knot, Profile};
 
 /// Parameters of `exact`, `exact-survival` and `exact-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ExactParameters {
-    /// Tokens that a request gains per waited step, 0..=1e6. Two to five bound the wait at under 0.1 % of
-    /// throughput (measured); default 5.
-    pub aging_tokens_per_step: f64,
-    /// How long a request may wait.
-    pub wait_bound: WaitBound,
     /// Steps looked ahead by `exact-survival` and `exact-oracle`, 0..=128; default 16 (the best of 8..64,
     /// measured).
     pub horizon_steps: usize,
@@ -31,27 +25,15 @@ pub struct ExactParameters {
 
 impl Default for ExactParameters {
     fn default() -> Self {
-        Self {
-            aging_tokens_per_step: 5.0,
-            wait_bound: WaitBound::default(),
-            horizon_steps: 16,
-            gamma: 0.9,
-            repair_rounds: 2,
-        }
+        Self { horizon_steps: 16, gamma: 0.9, repair_rounds: 2 }
     }
 }
 
-setters!(ExactParameters {
-    aging_tokens_per_step: f64,
-    wait_bound: WaitBound,
-    horizon_steps: usize,
-    gamma: f64,
-    repair_rounds: u32,
-});
+setters!(ExactParameters { horizon_steps: usize, gamma: f64, repair_rounds: u32 });
 
 /// Builds `exact` or, with a forecast, one of its kin that look ahead.
 pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
-    let rule = Exact::new(made.parameters.exact, made.forecast);
+    let rule = Exact::new(made.parameters, made.forecast);
     Box::new(made.policy(rule))
 }
 
@@ -59,17 +41,19 @@ pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
 #[derive(Clone, Debug)]
 pub(crate) struct Exact {
     parameters: ExactParameters,
+    max_passed: Option<u32>,
     needs: Needs,
     /// Present when it looks ahead.
     lookahead: Option<Lookahead>,
 }
 
 impl Exact {
-    pub(crate) fn new(parameters: ExactParameters, forecast: Option<Forecast>) -> Self {
+    pub(crate) fn new(parameters: &Parameters, forecast: Option<Forecast>) -> Self {
+        let (parameters, max_passed) = (parameters.exact, parameters.max_passed);
         let horizon = forecast.map(|_| parameters.horizon_steps);
         let lookahead = horizon.map(|steps| Lookahead::new(parameters.gamma, steps));
         let needs = Needs::new().forecast(forecast).projection_horizon(horizon);
-        Self { parameters, needs, lookahead }
+        Self { parameters, max_passed, needs, lookahead }
     }
 }
 
@@ -115,10 +99,11 @@ impl Rule for Exact {
             },
             nested: !looks_ahead,
             unit: cost_one * if looks_ahead { self.discount_sum() } else { 1 },
-            age: Age { linear: self.parameters.aging_tokens_per_step, quadratic: 0.0 },
-            overdue: MeanWait::of(batch).overdue(batch, &self.parameters.wait_bound),
+            age: overtaking::age(batch),
+            max_passed: Some(overtaking::max_passed(batch, self.max_passed)),
             refill_tokens: 0,
             envelope_floor: anticipated_envelope(batch),
+            follows_levels: false,
             follows_envelope: true,
             repair: Repair {
                 tolerance_tokens: None,

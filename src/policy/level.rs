@@ -10,7 +10,7 @@
 //! own    = L_x + (c_x - 1) * mu               the load of x, the least-loaded one, without the slot to fill
 //! t      = mean_{j != x} A_j - E[o] - own     the length wanted on x
 //! cost_i = |s_i - t| + (G - 1) * max(0, own + s_i - max_{j != x} A_j)
-//!        - 0.1 * sd * (w_i / W)^2 * min(4, sqrt(N / 32))
+//!        - sd * ((p_i / 16 G)^2 + p_i / 20 G)         p_i: how many younger ones have passed it
 //! ```
 //!
 //! Once all slots are filled, each pick is looked at again: what it was chosen for has moved since. Then
@@ -27,18 +27,10 @@
 
 use crate::batch::{Batch, WEIGHT_ONE};
 use crate::policy::exact::{anticipated_envelope, margin_profile};
-use crate::policy::fairness::{MeanWait, WaitBound};
-use crate::policy::reservation::{ReservationTerms, Reservations};
-use crate::policy::{Policy, Recipe};
-use crate::rule::{Forecast, Needs, Order, PairCost, Pin, Plan, ProfileSpec, Repair, Rule, View};
-use crate::score::{Age, Knot, Profile};
-
-/// The more wait, the closer together their lengths, and the less it costs to prefer the older of two: the
-/// root of the pool over 32, at most 4. Past that, in a pool of thousands, age would leave nothing for the
-/// lengths to say.
-fn pool_factor(waiting: usize) -> f64 {
-    (waiting as f64 / 32.0).sqrt().min(4.0)
-}
+use crate::policy::pool_terms::PoolTerms;
+use crate::policy::{Parameters, Policy, Recipe, overtaking};
+use crate::rule::{Forecast, Needs, Order, PairCost, Plan, ProfileSpec, Repair, Rule, View};
+use crate::score::{Knot, Profile};
 
 /// Completions of a worker that predictions must cover to be worth following.
 const NEXT_ENDS: usize = 4;
@@ -49,12 +41,6 @@ const FURTHEST_ENDS: i64 = 24;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LevelParameters {
-    /// Share of the spread of lengths that a request gains after one mean wait when 32 wait, 0..=100; it
-    /// grows with the square of the wait and the root of the pool. Default 0.1 (measured on the table of
-    /// settings and on open traces).
-    pub aging_spread: f64,
-    /// How long a request may wait.
-    pub wait_bound: WaitBound,
     /// Passes of repair over a step's picks, 0..=16; default 2. Where no worker has more than one slot to
     /// fill, one at most: a second changes nothing there (measured).
     pub repair_rounds: u32,
@@ -63,53 +49,26 @@ pub struct LevelParameters {
     pub repair_tolerance_spread: f64,
     /// Predicted completions per worker looked at by peak levelling, 1..=64; default 16.
     pub ends_per_worker: usize,
-    /// Whether requests that have waited for long reserve a worker, off by default: it shortens the longest
-    /// waits of heavy tails and costs balance there.
-    pub reserve: bool,
-    /// Mean waits after which a request reserves, 1..=1e6; default 5 (measured).
-    pub reserve_mean_waits: f64,
-    /// Mean waits after which it enters its worker's next free slot, 1..=1e6; default 8 (measured).
-    pub reserve_enter_mean_waits: f64,
-    /// Share of the workers that may be reserved at once, 0..=1, at least one worker; default 0.06
-    /// (measured).
-    pub reserve_share: f64,
     /// Candidates that `rollout-oracle` plays ahead for each slot, 1..=64; default 6.
     pub rollout_candidates: usize,
 }
 
 impl Default for LevelParameters {
     fn default() -> Self {
-        Self {
-            aging_spread: 0.1,
-            wait_bound: WaitBound::default(),
-            repair_rounds: 2,
-            repair_tolerance_spread: 0.04,
-            ends_per_worker: 16,
-            reserve: false,
-            reserve_mean_waits: 5.0,
-            reserve_enter_mean_waits: 8.0,
-            reserve_share: 0.06,
-            rollout_candidates: 6,
-        }
+        Self { repair_rounds: 2, repair_tolerance_spread: 0.04, ends_per_worker: 16, rollout_candidates: 6 }
     }
 }
 
 setters!(LevelParameters {
-    aging_spread: f64,
-    wait_bound: WaitBound,
     repair_rounds: u32,
     repair_tolerance_spread: f64,
     ends_per_worker: usize,
-    reserve: bool,
-    reserve_mean_waits: f64,
-    reserve_enter_mean_waits: f64,
-    reserve_share: f64,
     rollout_candidates: usize,
 });
 
 /// Builds `level` or, with a forecast, peak levelling.
 pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
-    let rule = Level::new(made.parameters.level, made.forecast);
+    let rule = Level::new(made.parameters, made.forecast);
     Box::new(made.policy(rule))
 }
 
@@ -117,6 +76,7 @@ pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
 #[derive(Clone, Debug)]
 pub(crate) struct Level {
     parameters: LevelParameters,
+    max_passed: Option<u32>,
     /// The predicted ends, which are used when the batch has them.
     forecast: Option<Forecast>,
     /// Tokens by which a completion must lower its worker; zero where predicted ends say more, and for a thin
@@ -124,36 +84,23 @@ pub(crate) struct Level {
     drop_tokens: i64,
     /// Tokens that each further free slot is expected to receive; zero for a thin pool, where they stay free.
     refill_tokens: i64,
+    /// What the pool adds; nothing for a thin pool, where nothing has ended yet, and with predicted ends.
+    terms: PoolTerms,
     /// Whether slots are plenty and only places are chosen.
     pub(crate) places: bool,
-    reservations: Reservations,
 }
 
 impl Level {
-    pub(crate) fn new(parameters: LevelParameters, forecast: Option<Forecast>) -> Self {
+    pub(crate) fn new(parameters: &Parameters, forecast: Option<Forecast>) -> Self {
         Self {
-            parameters,
+            parameters: parameters.level,
+            max_passed: parameters.max_passed,
             forecast,
             drop_tokens: 0,
             refill_tokens: 0,
+            terms: PoolTerms::default(),
             places: false,
-            reservations: Reservations::default(),
         }
-    }
-
-    fn reserve(&mut self, batch: &Batch<'_>, load_offsets: &mut [i64]) {
-        let terms = ReservationTerms {
-            after_mean_waits: self.parameters.reserve_mean_waits,
-            enter_mean_waits: self.parameters.reserve_enter_mean_waits,
-            workers_share: self.parameters.reserve_share,
-        };
-        let workers = batch.workers();
-        let refill = |g: usize| i64::from(workers[g].open_slots()) * self.refill_tokens;
-        let load = |g: usize| workers[g].load_tokens as i64 + refill(g);
-        let sum: i64 = (0..workers.len()).map(load).sum();
-        let others = (workers.len() as i64 - 1).max(1);
-        let wanted = |g: usize| (sum - load(g)) / others - self.drop_tokens - load(g) + self.refill_tokens;
-        self.reservations.begin(batch, &terms, load_offsets, wanted);
     }
 
     /// Whether at least half of the next few completions that the mean output implies are predicted. Fewer,
@@ -230,17 +177,13 @@ impl Rule for Level {
         let thin = everybody_fits && !self.places;
         let peaks = self.forecast.is_some() && !everybody_fits && self.knows_next_ends(batch);
         self.drop_tokens = if peaks || everybody_fits { 0 } else { traffic.mean_output_tokens };
-        if peaks || self.parameters.reserve {
-            load_offsets.resize(batch.workers().len(), 0);
-        }
         if peaks {
+            load_offsets.resize(batch.workers().len(), 0);
             self.offset_peaks(batch, load_offsets);
         }
         self.refill_tokens = if everybody_fits { 0 } else { traffic.mean_prompt_tokens };
-        if self.parameters.reserve {
-            self.reserve(batch, load_offsets);
-        }
-        let wait = MeanWait::of(batch);
+        let uses_pool = !everybody_fits && !peaks;
+        self.terms.begin(batch, uses_pool);
         let one_each = !everybody_fits && !batch.has_several_open();
         // Distances from each worker's wanted level in units of 1 / (G - 1), so that they stay whole.
         let others = batch.workers().len() as i64 - 1;
@@ -256,17 +199,12 @@ impl Rule for Level {
                 _ => Order::LeastLoaded,
             },
             nested: false,
-            unit: if uniform { 1 } else { WEIGHT_ONE },
-            age: Age {
-                linear: 0.0,
-                quadratic: self.parameters.aging_spread
-                    * pool_factor(batch.waiting().len())
-                    * traffic.sd_prompt_tokens as f64
-                    / (wait.steps * wait.steps),
-            },
-            overdue: wait.overdue(batch, &self.parameters.wait_bound),
+            unit: if uniform && !self.terms.are_on() { 1 } else { WEIGHT_ONE },
+            age: overtaking::age(batch),
+            max_passed: Some(overtaking::max_passed(batch, self.max_passed)),
             refill_tokens: self.refill_tokens,
             envelope_floor: if self.places { anticipated_envelope(batch) } else { 0 },
+            follows_levels: self.terms.are_on(),
             follows_envelope: self.places,
             repair: Repair {
                 // One is all that pays there (measured on the table of settings).
@@ -291,6 +229,10 @@ impl Rule for Level {
         if others == 0 {
             return;
         }
+        if self.terms.are_on() {
+            self.terms.profile(view, self.refill_tokens, profile);
+            return;
+        }
         let per_token = view.cost_per_token;
         // The slot that is being filled counts no refill.
         let own = view.anticipated - self.refill_tokens * per_token;
@@ -304,6 +246,10 @@ impl Rule for Level {
         profile.knots.push(Knot { at_tokens: tokens(view.others_max - own), weight: others * per_token });
     }
 
+    fn wanted_tokens(&self, view: &View<'_>) -> Option<i64> {
+        self.terms.are_on().then(|| self.terms.wanted_tokens(view, self.refill_tokens))
+    }
+
     fn envelope_weights(&self, workers: i64, steps: usize, weights: &mut Vec<i64>) -> bool {
         weights.push(workers);
         weights.resize(steps + 1, 0);
@@ -314,10 +260,9 @@ impl Rule for Level {
         if self.places {
             return Some(ProfileSpec::Margin { slope: 1, weight: batch.workers().len() as i64 });
         }
+        if self.terms.are_on() {
+            return batch.is_uniform().then(|| ProfileSpec::Levels(self.terms.spec()));
+        }
         Some(ProfileSpec::Level { drop_tokens: self.drop_tokens })
-    }
-
-    fn pins(&self) -> &[Pin] {
-        self.reservations.pins()
     }
 }

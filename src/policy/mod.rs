@@ -16,12 +16,12 @@ pub mod baseline;
 mod device;
 mod error;
 pub mod exact;
-pub mod fairness;
 pub mod level;
 pub(crate) mod lookahead;
+pub mod overtaking;
 mod parameter_table;
 mod parameters;
-pub(crate) mod reservation;
+pub(crate) mod pool_terms;
 pub(crate) mod rollout;
 mod rule_policy;
 mod submissions;
@@ -40,8 +40,8 @@ use crate::backend::Chosen;
 use crate::backend::{BackendKind, ascend::launch::Launch};
 use crate::batch::{Batch, MAX_HORIZON, MAX_WAITING, Request, Worker};
 pub use crate::rule::{
-    Forecast, MAX_SUBSET_WINDOW, Needs, Order, Overdue, PairCost, PairView, Pin, Plan, ProfileSpec, Repair,
-    Rule, SubsetStage, View,
+    Forecast, MAX_SUBSET_WINDOW, Needs, Order, PairCost, PairView, Pin, Plan, ProfileSpec, Repair, Rule,
+    SubsetStage, View,
 };
 
 /// Most predicted ends of a worker that a policy asks for.

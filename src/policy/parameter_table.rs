@@ -2,7 +2,7 @@
 //! each.
 
 use super::{MAX_SUBSET_WINDOW, Parameters, PolicyError};
-use crate::batch::{MAX_HORIZON, MAX_WAITING};
+use crate::batch::{MAX_HORIZON, MAX_PASSED, MAX_WAITING};
 
 /// A field that a number can set.
 trait Field {
@@ -43,6 +43,18 @@ impl Field for u32 {
     }
 }
 
+/// Not set until it is; what it is then is another's to say.
+impl Field for Option<u32> {
+    fn set(&mut self, name: &'static str, value: f64) -> Result<(), PolicyError> {
+        *self = Some(whole(name, value, u32::MAX.into())? as u32);
+        Ok(())
+    }
+
+    fn value(&self) -> f64 {
+        self.map_or(0.0, f64::from)
+    }
+}
+
 impl Field for usize {
     fn set(&mut self, name: &'static str, value: f64) -> Result<(), PolicyError> {
         *self = whole(name, value, u32::MAX.into())? as usize;
@@ -80,14 +92,11 @@ macro_rules! fields {
             /// policy is built.
             ///
             /// # Errors
-            /// No such name, or a fraction where a whole number belongs.
+            /// No such name any more, or a fraction where a whole number belongs.
             pub fn set(&mut self, name: &str, value: f64) -> Result<(), PolicyError> {
                 match name {
                     $($name => self.$($field).+.set($name, value),)*
-                    _ => Err(PolicyError::ParameterName {
-                        found: name.to_owned(),
-                        expected: PARAMETER_NAMES.join(", "),
-                    }),
+                    _ => Err(unknown(name)),
                 }
             }
 
@@ -106,6 +115,7 @@ macro_rules! fields {
 fields! {
     "seed" => seed, 0, u64::MAX;
     "candidate_window" => candidate_window, 1, MAX_WAITING;
+    "max_passed" => max_passed, 0, MAX_PASSED;
     "baseline.stats_refresh_steps" => baseline.stats_refresh_steps, 1, 1e6;
     "balance_route.greedy_slots" => balance_route.greedy_slots, 0, 1e6;
     "balance_route.subset_window" => balance_route.subset_window, 1, MAX_SUBSET_WINDOW;
@@ -114,25 +124,40 @@ fields! {
     "balance_route.alpha" => balance_route.alpha, 0, 16;
     "balance_route.beta_workers" => balance_route.beta_workers, 0, 16;
     "balance_route.gamma" => balance_route.gamma, 0, 1;
-    "exact.aging_tokens_per_step" => exact.aging_tokens_per_step, 0, 1e6;
-    "exact.overdue_mean_waits" => exact.wait_bound.overdue_mean_waits, 1, 1e6;
-    "exact.giant_spreads" => exact.wait_bound.giant_spreads, 0, 1e6;
-    "exact.giant_mean_waits" => exact.wait_bound.giant_mean_waits, 1, 1e6;
     "exact.horizon_steps" => exact.horizon_steps, 0, MAX_HORIZON;
     "exact.gamma" => exact.gamma, 0, 1;
     "exact.repair_rounds" => exact.repair_rounds, 0, 16;
-    "level.aging_spread" => level.aging_spread, 0, 100;
-    "level.overdue_mean_waits" => level.wait_bound.overdue_mean_waits, 1, 1e6;
-    "level.giant_spreads" => level.wait_bound.giant_spreads, 0, 1e6;
-    "level.giant_mean_waits" => level.wait_bound.giant_mean_waits, 1, 1e6;
     "level.repair_rounds" => level.repair_rounds, 0, 16;
     "level.repair_tolerance_spread" => level.repair_tolerance_spread, 0, 10;
     "level.ends_per_worker" => level.ends_per_worker, 1, 64;
-    "level.reserve" => level.reserve, 0, 1;
-    "level.reserve_mean_waits" => level.reserve_mean_waits, 1, 1e6;
-    "level.reserve_enter_mean_waits" => level.reserve_enter_mean_waits, 1, 1e6;
-    "level.reserve_share" => level.reserve_share, 0, 1;
     "level.rollout_candidates" => level.rollout_candidates, 1, 64;
+}
+
+/// Parameters of before, and what says the same now.
+const GONE: &[(&str, &[&str])] = &[(
+    "max_passed",
+    &[
+        "exact.aging_tokens_per_step",
+        "exact.overdue_mean_waits",
+        "exact.giant_spreads",
+        "exact.giant_mean_waits",
+        "level.aging_spread",
+        "level.overdue_mean_waits",
+        "level.giant_spreads",
+        "level.giant_mean_waits",
+        "level.reserve",
+        "level.reserve_mean_waits",
+        "level.reserve_enter_mean_waits",
+        "level.reserve_share",
+    ],
+)];
+
+fn unknown(name: &str) -> PolicyError {
+    let found = name.to_owned();
+    match GONE.iter().find(|(_, gone)| gone.contains(&name)) {
+        Some(&(instead, _)) => PolicyError::Gone { found, instead },
+        None => PolicyError::ParameterName { found, expected: PARAMETER_NAMES.join(", ") },
+    }
 }
 
 #[cfg(test)]
@@ -160,13 +185,26 @@ mod tests {
         let name = "level.repair_rounds";
         assert_eq!(parameters.set(name, 1.5), Err(PolicyError::Whole { name, found: 1.5 }));
         assert!(matches!(parameters.set(name, -1.0), Err(PolicyError::Parameter { found: -1.0, .. })));
-        assert!(parameters.set("level.reserve", f64::NAN).is_err());
+        assert!(parameters.set("max_passed", f64::NAN).is_err());
+        assert!(parameters.set("max_passed", -1.0).is_err());
         assert_eq!(parameters, Parameters::default());
     }
 
     #[test]
+    fn a_name_that_has_gone_is_told_what_took_its_place() {
+        for &(instead, gone) in GONE {
+            assert!(PARAMETER_NAMES.contains(&instead));
+            for name in gone {
+                let refused = Parameters::default().set(name, 1.0).unwrap_err();
+                assert_eq!(refused, PolicyError::Gone { found: (*name).to_owned(), instead });
+                assert!(refused.to_string().ends_with("set max_passed instead"), "{refused}");
+            }
+        }
+    }
+
+    #[test]
     fn a_value_outside_its_range_is_refused_by_name() {
-        let too_much = ["exact.gamma", "balance_route.alpha", "level.reserve_share", "level.aging_spread"];
+        let too_much = ["exact.gamma", "balance_route.alpha", "max_passed", "level.repair_tolerance_spread"];
         for name in too_much {
             let mut parameters = Parameters::new();
             parameters.set(name, 1e9).expect("a number");

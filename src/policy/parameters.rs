@@ -17,6 +17,11 @@ pub struct Parameters {
     pub seed: u64,
     /// Oldest waiting requests that a decision chooses among, 1..=1048576; default 4096, for every policy.
     pub candidate_window: usize,
+    /// By how many that came later a request may be passed before it is next, under `level*`, `exact*` and
+    /// `rollout-oracle`: to workers that it may use, and while none of them has a slot and room for it. None
+    /// for [`PASSED_PER_WORKER`](crate::policy::overtaking::PASSED_PER_WORKER) for each worker; 0 is first
+    /// come, first served.
+    pub max_passed: Option<u32>,
     /// The policies of engines in use.
     pub baseline: BaselineParameters,
     /// `br0`, `brh-survival`, `brh-exactmatch`, `brh-oracle`.
@@ -43,6 +48,7 @@ impl Default for Parameters {
         Self {
             seed: 0,
             candidate_window: CANDIDATE_WINDOW,
+            max_passed: None,
             baseline: Default::default(),
             balance_route: Default::default(),
             exact: Default::default(),
@@ -58,6 +64,7 @@ impl Default for Parameters {
 setters!(Parameters {
     seed: u64,
     candidate_window: usize,
+    max_passed: Option<u32>,
     baseline: BaselineParameters,
     balance_route: BalanceRouteParameters,
     exact: ExactParameters,

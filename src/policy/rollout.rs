@@ -6,9 +6,9 @@
 //! over.
 
 use crate::batch::Batch;
-use crate::policy::level::{Level, LevelParameters};
-use crate::policy::{Policy, Recipe};
-use crate::rule::{Forecast, Needs, Pin, Plan, Rule, View};
+use crate::policy::level::Level;
+use crate::policy::{Parameters, Policy, Recipe};
+use crate::rule::{Forecast, Needs, Plan, Rule, View};
 use crate::score::Profile;
 
 /// Steps played.
@@ -16,7 +16,7 @@ const DEPTH_STEPS: u32 = 64;
 
 /// Builds `rollout-oracle`.
 pub(super) fn build(made: Recipe<'_>) -> Box<dyn Policy> {
-    let rule = Rollout::new(made.parameters.level, made.forecast);
+    let rule = Rollout::new(made.parameters, made.forecast);
     Box::new(made.policy(rule))
 }
 
@@ -31,9 +31,9 @@ pub(crate) struct Rollout {
 }
 
 impl Rollout {
-    pub(crate) fn new(parameters: LevelParameters, forecast: Option<Forecast>) -> Self {
+    pub(crate) fn new(parameters: &Parameters, forecast: Option<Forecast>) -> Self {
         Self {
-            candidates: parameters.rollout_candidates,
+            candidates: parameters.level.rollout_candidates,
             level: Level::new(parameters, forecast),
             loads: Vec::new(),
             next_end: Vec::new(),
@@ -118,10 +118,6 @@ impl Rule for Rollout {
 
     fn envelope_weights(&self, workers: i64, steps: usize, weights: &mut Vec<i64>) -> bool {
         self.level.envelope_weights(workers, steps, weights)
-    }
-
-    fn pins(&self) -> &[Pin] {
-        self.level.pins()
     }
 
     fn candidates(&self) -> usize {

@@ -5,7 +5,7 @@
 //! only for who left and who came: one pass over the columns, however many they are. Nothing allocates once
 //! the largest size has been seen.
 
-use crate::entities::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS};
+use crate::entities::limits::MAX_WAITED_STEPS;
 use crate::entities::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::waiting::{Mark, Waiting};
@@ -35,46 +35,49 @@ impl PoolSlot {
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
-    waiting: Waiting,
+pub(super) struct Entry {
+    pub(super) waiting: Waiting,
     previous: u32,
-    next: u32,
+    pub(super) next: u32,
 }
 
 /// Waiting requests that a decision chooses among, in arrival order and by length.
 #[derive(Clone, Debug)]
 pub struct Candidates {
     now_step: u32,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     vacant: Vec<u32>,
-    head: u32,
-    tail: u32,
+    pub(super) head: u32,
+    pub(super) tail: u32,
     with_deadline: usize,
-    with_pair_terms: usize,
+    pub(super) with_pair_terms: usize,
     with_rank: usize,
     with_pair_row: usize,
     marked: usize,
+    /// Sums of the lengths, and of their squares.
+    sums: (u64, u128),
     /// Sort keys of those who come: tokens and slot, and as many places to sort them into.
-    keys: Vec<(u32, u32)>,
+    pub(super) keys: Vec<(u32, u32)>,
     /// Where those stood who leave.
     left: Vec<u32>,
     // The length order: parallel columns sorted by tokens, then by arrival. They are longer than `count`, in
     // whole blocks, so that kernels read blocks only; so are the columns of blocks below. What lies past the
     // end is left over and means nothing.
-    count: usize,
+    pub(super) count: usize,
     tokens: Vec<u32>,
-    enqueued: Vec<u32>,
-    slots: Vec<u32>,
-    arrived: Vec<u64>,
+    /// [`Request::passed`] as it has grown since: a request's own says what it was as it came.
+    pub(super) passed: Vec<u32>,
+    pub(super) slots: Vec<u32>,
+    pub(super) arrived: Vec<u64>,
     /// [`Request::pair_row`], [`NO_ROW`] for none: read together, where the requests themselves lie all over
     /// memory.
     pair_rows: Vec<u32>,
-    // Per block: least and greatest length, oldest step.
+    // Per block: least and greatest length, most passed.
     low: Vec<u32>,
     high: Vec<u32>,
-    oldest: Vec<u32>,
-    /// The least of them; means nothing while nobody waits.
-    oldest_of_all: u32,
+    pub(super) most_passed: Vec<u32>,
+    /// The greatest of them; zero while nobody waits.
+    pub(super) most_passed_of_all: u32,
 }
 
 impl Candidates {
@@ -91,18 +94,19 @@ impl Candidates {
             with_rank: 0,
             with_pair_row: 0,
             marked: 0,
+            sums: (0, 0),
             keys: Vec::new(),
             left: Vec::new(),
             count: 0,
             tokens: Vec::new(),
-            enqueued: Vec::new(),
+            passed: Vec::new(),
             slots: Vec::new(),
             arrived: Vec::new(),
             pair_rows: Vec::new(),
             low: Vec::new(),
             high: Vec::new(),
-            oldest: Vec::new(),
-            oldest_of_all: 0,
+            most_passed: Vec::new(),
+            most_passed_of_all: 0,
         }
     }
 
@@ -111,9 +115,10 @@ impl Candidates {
         self.entries.clear();
         self.vacant.clear();
         (self.head, self.tail) = (NONE, NONE);
-        self.count = 0;
+        (self.count, self.most_passed_of_all) = (0, 0);
         (self.with_deadline, self.with_pair_terms) = (0, 0);
         (self.with_rank, self.with_pair_row, self.marked) = (0, 0, 0);
+        self.sums = (0, 0);
     }
 
     /// Replaces everybody by those who are given in order of arrival, the first in slot 0: far cheaper than
@@ -121,16 +126,19 @@ impl Candidates {
     pub(super) fn refill(&mut self, waiting: impl Iterator<Item = Waiting>) {
         self.clear();
         let (mut deadlines, mut terms, mut ranks, mut rows) = (0, 0, 0, 0);
+        let mut sums = (0, 0);
         self.entries.extend(waiting.zip(0u32..).map(|(waiting, slot)| {
             let request = &waiting.request;
             deadlines += usize::from(request.deadline_steps.is_some());
             terms += usize::from(request.has_pair_terms());
             ranks += usize::from(request.rank.is_some());
             rows += usize::from(request.pair_row.is_some());
+            let tokens = u64::from(request.prompt_tokens);
+            sums = (sums.0 + tokens, sums.1 + u128::from(tokens * tokens));
             Entry { waiting, previous: slot.wrapping_sub(1), next: slot + 1 }
         }));
         (self.with_deadline, self.with_pair_terms) = (deadlines, terms);
-        (self.with_rank, self.with_pair_row) = (ranks, rows);
+        (self.with_rank, self.with_pair_row, self.sums) = (ranks, rows, sums);
         self.count = self.entries.len();
         if let Some(last) = self.entries.last_mut() {
             last.next = NONE;
@@ -152,13 +160,19 @@ impl Candidates {
         change(&mut self.with_pair_terms, request.has_pair_terms());
         change(&mut self.with_rank, request.rank.is_some());
         change(&mut self.with_pair_row, request.pair_row.is_some());
+        let tokens = u64::from(request.prompt_tokens);
+        let square = u128::from(tokens * tokens);
+        self.sums = match sign {
+            1 => (self.sums.0 + tokens, self.sums.1 + square),
+            _ => (self.sums.0 - tokens, self.sums.1 - square),
+        };
     }
 
     /// Writes the request of a slot to a position of the length order.
     fn write(&mut self, at: usize, slot: u32) {
-        let Waiting { request, enqueued_step, arrival, .. } = &self.entries[slot as usize].waiting;
+        let Waiting { request, arrival, .. } = &self.entries[slot as usize].waiting;
         self.tokens[at] = request.prompt_tokens;
-        self.enqueued[at] = *enqueued_step;
+        self.passed[at] = request.passed;
         self.arrived[at] = *arrival;
         self.pair_rows[at] = request.pair_row.unwrap_or(NO_ROW);
         self.slots[at] = slot;
@@ -167,55 +181,15 @@ impl Candidates {
     /// Moves a run of the length order.
     fn shift(&mut self, run: std::ops::Range<usize>, to: usize) {
         self.tokens.copy_within(run.clone(), to);
-        self.enqueued.copy_within(run.clone(), to);
+        self.passed.copy_within(run.clone(), to);
         self.slots.copy_within(run.clone(), to);
         self.arrived.copy_within(run.clone(), to);
         self.pair_rows.copy_within(run, to);
     }
 
-    /// Sorts (tokens, slot) of everybody into the first half of `keys`, byte by byte from the last: equal
-    /// lengths stay in order of arrival.
-    fn sort(&mut self) {
-        const BYTES: usize = MAX_PROMPT_TOKENS.ilog2() as usize / 8 + 1;
-        let count = self.count;
-        self.keys.clear();
-        self.keys.extend(
-            self.entries.iter().zip(0u32..).map(|(entry, slot)| (entry.waiting.request.prompt_tokens, slot)),
-        );
-        self.keys.resize(2 * count, (0, 0));
-        let mut ends = [[0u32; 256]; BYTES];
-        for &(tokens, _) in &self.keys[..count] {
-            for (byte, ends) in ends.iter_mut().enumerate() {
-                ends[(tokens >> (8 * byte)) as usize & 255] += 1;
-            }
-        }
-        let (mut from, mut to) = self.keys.split_at_mut(count);
-        let mut swapped = false;
-        for (byte, ends) in ends.iter_mut().enumerate() {
-            let at = |tokens: u32| (tokens >> (8 * byte)) as usize & 255;
-            // All alike in this byte.
-            if from.first().is_none_or(|&(tokens, _)| ends[at(tokens)] as usize == count) {
-                continue;
-            }
-            let mut sum = 0;
-            for end in ends.iter_mut() {
-                sum += std::mem::replace(end, sum);
-            }
-            for &key in from.iter() {
-                let place = &mut ends[at(key.0)];
-                to[*place as usize] = key;
-                *place += 1;
-            }
-            std::mem::swap(&mut from, &mut to);
-            swapped = !swapped;
-        }
-        if swapped {
-            to.copy_from_slice(from);
-        }
-    }
-
-    /// Lets those go who stand in `leaving`, and those in who are younger than everybody here, in order of
-    /// arrival; `entered` is told each one's slot. At most one pass over the columns.
+    /// Lets those go who stand in `leaving`, and those in who are `joining`, in order of arrival: younger
+    /// than everybody here, or one who comes back to its old place. `entered` is told each one's slot. At
+    /// most one pass over the columns.
     pub(super) fn exchange(
         &mut self,
         leaving: &[PoolSlot],
@@ -244,7 +218,7 @@ impl Candidates {
 
     /// Puts one in the place of another: only those between them move.
     fn replace(&mut self, at: usize, tokens: u32, slot: u32) {
-        let after = self.tokens[..self.count].partition_point(|&other| other <= tokens);
+        let after = self.after(tokens, slot, self.count);
         if after > at {
             self.shift(at + 1..after, at);
             self.write(after - 1, slot);
@@ -254,6 +228,17 @@ impl Candidates {
             self.write(after, slot);
             self.refresh_blocks(after / BLOCK, at / BLOCK + 1);
         }
+    }
+
+    /// Where one of this length belongs among the first so many: equal lengths stand in order of arrival.
+    fn after(&self, tokens: u32, slot: u32, count: usize) -> usize {
+        let arrival = self.entries[slot as usize].waiting.arrival;
+        let to = self.tokens[..count].partition_point(|&other| other <= tokens);
+        if to == 0 || self.tokens[to - 1] < tokens || self.arrived[to - 1] < arrival {
+            return to;
+        }
+        let from = self.tokens[..to].partition_point(|&other| other < tokens);
+        from + self.arrived[from..to].partition_point(|&other| other < arrival)
     }
 
     /// Takes those in `left` out of the columns and puts those in `keys` in.
@@ -278,7 +263,7 @@ impl Candidates {
         self.widen();
         for index in (0..self.keys.len()).rev() {
             let (tokens, slot) = self.keys[index];
-            let at = self.tokens[..end].partition_point(|&other| other <= tokens);
+            let at = self.after(tokens, slot, end);
             self.shift(at..end, at + index + 1);
             self.write(at + index, slot);
             first = first.min(at + index);
@@ -287,10 +272,12 @@ impl Candidates {
         self.refresh_blocks(first / BLOCK, self.blocks());
     }
 
-    /// Puts a request at the end of the order of arrival. Its slot.
+    /// Puts a request in its place in the order of arrival. Its slot.
     fn link(&mut self, waiting: Waiting) -> u32 {
         self.count_terms(&waiting.request, 1);
-        let entry = Entry { waiting, previous: self.tail, next: NONE };
+        let next = self.next_of(waiting.arrival);
+        let previous = self.entries.get(next as usize).map_or(self.tail, |next| next.previous);
+        let entry = Entry { waiting, previous, next };
         let slot = match self.vacant.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;
@@ -301,12 +288,29 @@ impl Candidates {
                 (self.entries.len() - 1) as u32
             }
         };
-        match self.tail {
+        match previous {
             NONE => self.head = slot,
-            tail => self.entries[tail as usize].next = slot,
+            previous => self.entries[previous as usize].next = slot,
         }
-        self.tail = slot;
+        match next {
+            NONE => self.tail = slot,
+            next => self.entries[next as usize].previous = slot,
+        }
         slot
+    }
+
+    /// The first who came later than this; most often there is nobody.
+    pub(super) fn next_of(&self, arrival: u64) -> u32 {
+        if self.last_arrival().is_none_or(|last| last < arrival) {
+            return NONE;
+        }
+        let mut at = self.head;
+        while let Some(entry) = self.entries.get(at as usize)
+            && entry.waiting.arrival < arrival
+        {
+            at = entry.next;
+        }
+        at
     }
 
     /// Takes a request out of the order of arrival.
@@ -333,12 +337,12 @@ impl Candidates {
             let last = (from + BLOCK).min(self.count) - 1;
             self.low[block] = self.tokens[from];
             self.high[block] = self.tokens[last];
-            self.oldest[block] = match self.enqueued[from..].first_chunk::<BLOCK>() {
-                Some(block) if last + 1 == from + BLOCK => block.iter().copied().fold(u32::MAX, u32::min),
-                _ => self.enqueued[from..=last].iter().copied().fold(u32::MAX, u32::min),
+            self.most_passed[block] = match self.passed[from..].first_chunk::<BLOCK>() {
+                Some(block) if last + 1 == from + BLOCK => block.iter().copied().fold(0, u32::max),
+                _ => self.passed[from..=last].iter().copied().fold(0, u32::max),
             };
         }
-        self.oldest_of_all = self.oldest[..self.blocks()].iter().copied().fold(u32::MAX, u32::min);
+        self.most_passed_of_all = self.most_passed[..self.blocks()].iter().copied().fold(0, u32::max);
     }
 
     /// Makes the columns hold `count` entries.
@@ -348,17 +352,17 @@ impl Candidates {
         }
         let padded = self.count.next_multiple_of(BLOCK);
         self.tokens.resize(padded, 0);
-        self.enqueued.resize(padded, 0);
+        self.passed.resize(padded, 0);
         self.slots.resize(padded, 0);
         self.arrived.resize(padded, 0);
         self.pair_rows.resize(padded, NO_ROW);
         let groups = (padded / BLOCK).next_multiple_of(BLOCK);
         self.low.resize(groups, 0);
         self.high.resize(groups, 0);
-        self.oldest.resize(groups, 0);
+        self.most_passed.resize(groups, 0);
     }
 
-    fn blocks(&self) -> usize {
+    pub(super) fn blocks(&self) -> usize {
         self.count.div_ceil(BLOCK)
     }
 
@@ -368,9 +372,6 @@ impl Candidates {
         if shift > 0 {
             for entry in &mut self.entries {
                 entry.waiting.enqueued_step = entry.waiting.enqueued_step.saturating_sub(shift);
-            }
-            for step in self.enqueued.iter_mut().chain(&mut self.oldest).chain([&mut self.oldest_of_all]) {
-                *step = step.saturating_sub(shift);
             }
         }
     }
@@ -500,7 +501,14 @@ impl Candidates {
     /// The longest wait so far, in steps; zero when nobody waits.
     #[must_use]
     pub fn longest_wait_steps(&self) -> u32 {
-        if self.is_empty() { 0 } else { self.now_step - self.oldest_of_all }
+        self.iter().map(|(.., waited_steps)| waited_steps).max().unwrap_or(0)
+    }
+
+    /// Mean length of the candidates, and the standard deviation of the same; zeros when nobody waits.
+    pub(crate) fn mean_and_spread(&self) -> (f64, f64) {
+        let count = self.count.max(1) as f64;
+        let mean = self.sums.0 as f64 / count;
+        (mean, (self.sums.1 as f64 / count - mean * mean).max(0.0).sqrt())
     }
 
     /// Whether a candidate carries a deadline of its own.
@@ -533,17 +541,16 @@ impl Candidates {
         let padded = self.blocks() * BLOCK;
         let groups = padded.next_multiple_of(BLOCK * BLOCK) / BLOCK;
         Ordered {
-            now_step: self.now_step,
             tokens: &self.tokens[..self.count],
-            enqueued: &self.enqueued[..self.count],
+            passed: &self.passed[..self.count],
             slots: &self.slots[..self.count],
             pair_rows: &self.pair_rows[..self.count],
             token_blocks: self.tokens[..padded].as_chunks().0,
-            enqueued_blocks: self.enqueued[..padded].as_chunks().0,
+            passed_blocks: self.passed[..padded].as_chunks().0,
             arrived_blocks: self.arrived[..padded].as_chunks().0,
             low: self.low[..groups].as_chunks().0,
             high: self.high[..groups].as_chunks().0,
-            oldest: self.oldest[..groups].as_chunks().0,
+            most_passed: self.most_passed[..groups].as_chunks().0,
         }
     }
 
@@ -563,18 +570,17 @@ impl Candidates {
 /// Candidates by length: parallel columns, ascending in tokens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ordered<'a> {
-    pub now_step: u32,
     pub tokens: &'a [u32],
-    pub enqueued: &'a [u32],
+    pub passed: &'a [u32],
     pub slots: &'a [u32],
     pub pair_rows: &'a [u32],
     // These columns in whole blocks; the last block may end in entries that mean nothing.
     pub token_blocks: &'a [[u32; BLOCK]],
-    pub enqueued_blocks: &'a [[u32; BLOCK]],
+    pub passed_blocks: &'a [[u32; BLOCK]],
     pub arrived_blocks: &'a [[u64; BLOCK]],
-    // Per block, in groups of [`BLOCK`] blocks: least and greatest length, oldest step. The last group may
+    // Per block, in groups of [`BLOCK`] blocks: least and greatest length, most passed. The last group may
     // end likewise.
     pub low: &'a [[u32; BLOCK]],
     pub high: &'a [[u32; BLOCK]],
-    pub oldest: &'a [[u32; BLOCK]],
+    pub most_passed: &'a [[u32; BLOCK]],
 }

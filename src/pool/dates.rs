@@ -70,6 +70,7 @@ mod tests {
             since_ms: UNDATED,
             arrival,
             leaves: false,
+            returned: false,
         }
     }
 

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | `candidates` | who a decision chooses among, in order of arrival and, in blocks, by length |
 //! | `queue` | everybody behind them: a list for each rank, in stretches of known lengths |
+//! | `passed` | how many younger ones have been admitted before each |
+//! | `sort` | the length order of everybody at once |
 //! | `window` | where the window stands while it is moved on, and who leaves with the next decision |
 //! | `dates` | since when those wait who came without a reading of the clock |
 //! | here | ids, and who stands in which of the first two |
@@ -18,7 +20,9 @@
 
 mod candidates;
 mod dates;
+mod passed;
 mod queue;
+mod sort;
 mod waiting;
 mod window;
 
@@ -27,10 +31,11 @@ use std::collections::{HashMap, hash_map};
 pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered};
 pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
+use self::passed::Passes;
 use self::queue::{Heads, Queue};
 pub(crate) use self::waiting::Waiting;
 use crate::entities::error::BatchError;
-use crate::entities::limits::{MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
+use crate::entities::limits::{MAX_PASSED, MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
 use crate::entities::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
 
@@ -60,6 +65,8 @@ pub struct Pool {
     further: Candidates,
     moved: bool,
     // Scratch.
+    passes: Passes,
+    by_slot: Vec<u32>,
     found: Vec<u32>,
     slots: Vec<PoolSlot>,
     gone: Vec<Place>,
@@ -93,6 +100,8 @@ impl Pool {
             dates: Dates::default(),
             further: Candidates::new(),
             moved: false,
+            passes: Passes::default(),
+            by_slot: Vec::new(),
             found: Vec::new(),
             slots: Vec::new(),
             gone: Vec::new(),
@@ -167,6 +176,7 @@ impl Pool {
             since_ms: 0,
             arrival,
             leaves: false,
+            returned: false,
         });
         self.candidates.refill(waiting.by_ref().take(self.window));
         for waiting in waiting {
@@ -233,13 +243,7 @@ impl Pool {
         if since_ms.is_none() {
             self.dates.undated(self.arrivals);
         }
-        let waiting = Waiting {
-            request,
-            enqueued_step: self.candidates.now_step() - request.waited_steps,
-            since_ms: since_ms.unwrap_or(UNDATED),
-            arrival: self.arrivals,
-            leaves: false,
-        };
+        let waiting = self.waiting_at(request, since_ms.unwrap_or(UNDATED), self.arrivals);
         self.arrivals += 1;
         let places = &mut self.places;
         if self.queue.is_empty() && self.candidates.len() < self.window {
@@ -250,6 +254,12 @@ impl Pool {
         } else {
             places.insert(request.id, Place::Queued(self.queue.push(waiting)));
         }
+    }
+
+    fn waiting_at(&self, request: Request, since_ms: u64, arrival: u64) -> Waiting {
+        let enqueued_step = self.candidates.now_step() - request.waited_steps;
+        let returned = arrival < self.arrivals;
+        Waiting { request, enqueued_step, since_ms, arrival, leaves: false, returned }
     }
 
     /// Takes the request with this id out of the pool, with its wait so far.
@@ -277,7 +287,7 @@ impl Pool {
             match place {
                 Place::Candidate(slot) => {
                     slots.push(slot);
-                    left(self.as_it_left(*self.candidates.waiting(slot)));
+                    left(self.as_it_left(self.candidates.as_it_stands(slot)));
                 }
                 Place::Queued(node) => {
                     let waiting = self.queue.remove(node);
@@ -299,7 +309,7 @@ impl Pool {
 
     /// Lets those go who stand in these slots, and the oldest of the queue in.
     fn exchange(&mut self, leaving: &[PoolSlot]) {
-        let free = self.window + leaving.len() - self.candidates.len();
+        let free = (self.window + leaving.len()).saturating_sub(self.candidates.len());
         let (places, joining) = (&mut self.places, &mut self.joining);
         self.queue.take_oldest(free, |waiting| joining.push(waiting));
         self.candidates.exchange(leaving, joining.drain(..), |id, slot| {
@@ -346,18 +356,13 @@ impl Pool {
         self.find(id.into()).map(|(_, request, waited_steps)| Request { waited_steps, ..request })
     }
 
-    /// A request that waits as it was inserted, its slot if it is a candidate, and the steps that it has
-    /// waited.
+    /// A request that waits, its slot if it is a candidate, and the steps that it has waited.
     pub(crate) fn find(&self, id: RequestId) -> Option<(Option<PoolSlot>, Request, u32)> {
-        let (slot, waiting, rank) = match self.place(id)? {
-            Place::Candidate(slot) => {
-                let waiting = self.candidates.waiting(slot);
-                (Some(slot), waiting, waiting.request.rank)
-            }
-            Place::Queued(node) => (None, self.queue.waiting(node), self.queue.rank(node)),
+        let (slot, waiting) = match self.place(id)? {
+            Place::Candidate(slot) => (Some(slot), self.candidates.as_it_stands(slot)),
+            Place::Queued(node) => (None, self.queue.as_it_stands(node)),
         };
-        let waited_steps = self.candidates.now_step() - waiting.enqueued_step;
-        Some((slot, Request { rank, ..waiting.request }, waited_steps))
+        Some((slot, waiting.request, self.candidates.now_step() - waiting.enqueued_step))
     }
 
     /// Who a decision chooses among: the oldest, up to the window.
@@ -388,17 +393,25 @@ impl Pool {
     /// moved on.
     pub(crate) fn iter_with_slots(&self) -> impl Iterator<Item = (Option<PoolSlot>, Request, u32)> {
         let now_step = self.candidates.now_step();
-        let first = self.candidates.iter().map(|(slot, &request, waited)| (Some(slot), request, waited));
-        first.chain(self.queue.iter(Heads::new()).map(move |(waiting, rank)| {
-            (None, waiting.bound_to(rank).request, now_step - waiting.enqueued_step)
-        }))
+        let mut by_slot = Vec::new();
+        self.candidates.passed_by_slot(&mut by_slot);
+        let first = self
+            .candidates
+            .iter()
+            .map(move |(slot, &request, waited)| (Some(slot), request.passed(by_slot[slot.index()]), waited));
+        first.chain(
+            self.queue
+                .iter(Heads::new())
+                .map(move |waiting| (None, waiting.request, now_step - waiting.enqueued_step)),
+        )
     }
 
     /// The longest wait of all, in steps; zero when nobody waits. Of those behind the window it is known only
     /// that the window came first.
     #[must_use]
     pub fn longest_wait_steps(&self) -> u32 {
-        self.candidates.longest_wait_steps()
+        let queued = self.queue.oldest().map(|waiting| self.candidates.now_step() - waiting.enqueued_step);
+        self.candidates.longest_wait_steps().max(queued.max().unwrap_or(0))
     }
 
     /// The row of a candidate in the requests of [`Pool::refill`].
@@ -416,8 +429,9 @@ impl Pool {
 
     /// Since when the one waits who came first, by the clock; none before it has a date.
     pub(crate) fn first_since_ms(&self) -> Option<u64> {
-        let (slot, ..) = self.candidates.iter().next()?;
-        Some(self.dates.since_ms(self.candidates.waiting(slot))).filter(|&since_ms| since_ms != UNDATED)
+        let since_ms = |waiting: &Waiting| self.dates.since_ms(waiting);
+        let first = self.candidates.oldest().chain(self.queue.oldest()).map(since_ms).min()?;
+        Some(first).filter(|&since_ms| since_ms != UNDATED)
     }
 
     /// Who came without a date gets this one.
@@ -452,6 +466,7 @@ impl Pool {
 fn is_valid(request: &Request) -> bool {
     (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
         & (request.waited_steps <= MAX_WAITED_STEPS)
+        & (request.passed <= MAX_PASSED)
         & (request.rank.is_none_or(|rank| rank.index() < MAX_WORKERS))
 }
 
@@ -468,6 +483,9 @@ fn check_new(before: usize, index: Option<usize>, request: &Request) -> Result<(
             limit: MAX_PROMPT_TOKENS,
             found: request.prompt_tokens,
         });
+    }
+    if request.passed > MAX_PASSED {
+        return Err(BatchError::Passed { index, id: request.id, limit: MAX_PASSED, found: request.passed });
     }
     if request.waited_steps > MAX_WAITED_STEPS {
         return Err(BatchError::WaitedSteps {

@@ -5,10 +5,13 @@
 //! so that whoever looks for lengths passes over most of a million at once. Every operation costs what it
 //! touches; nothing moves or looks at all that wait.
 
+mod passed;
+
 use std::borrow::BorrowMut;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use crate::entities::limits::MAX_PASSED;
 use crate::entities::request::Request;
 use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::candidates::NONE;
@@ -38,6 +41,18 @@ struct Stretch {
     // Bounds of their lengths, which those who left may have made too wide.
     low: u32,
     high: u32,
+    /// What all of them have been passed by since they came here, on top of what each says.
+    passed: u32,
+}
+
+impl Stretch {
+    /// Somebody more stands in it: what it says of how often it was passed, here.
+    fn take_in(&mut self, request: &Request) -> u32 {
+        let tokens = request.prompt_tokens;
+        self.count += 1;
+        (self.low, self.high) = (self.low.min(tokens), self.high.max(tokens));
+        request.passed.wrapping_sub(self.passed)
+    }
 }
 
 /// A list in order of arrival.
@@ -52,6 +67,8 @@ struct Lane {
     searched: u64,
     /// The stretch that was last asked for: who leaves after one another mostly stood beside one another.
     last_stretch: usize,
+    /// Whether a stretch has been passed.
+    any_passed: bool,
 }
 
 impl Lane {
@@ -64,6 +81,7 @@ impl Lane {
             stretches: VecDeque::new(),
             searched: 0,
             last_stretch: 0,
+            any_passed: false,
         }
     }
 
@@ -176,10 +194,6 @@ impl Queue {
         self.with_terms
     }
 
-    pub(super) fn waiting(&self, node: u32) -> &Waiting {
-        &self.nodes[node as usize].waiting
-    }
-
     fn lane_for(&mut self, rank: Option<WorkerIndex>) -> usize {
         let Some(rank) = rank else { return UNBOUND };
         if self.lane_of_rank.len() <= rank.index() {
@@ -199,8 +213,27 @@ impl Queue {
     /// Puts the youngest of all at the end. Its node, which is its own until it leaves.
     pub(super) fn push(&mut self, waiting: Waiting) -> u32 {
         let index = self.lane_for(waiting.request.rank);
-        let lane = &mut self.lanes[index];
-        let entry = Node { waiting, lane: index as u32, previous: lane.tail, next: NONE };
+        let node = self.link(waiting, index, NONE);
+        let tokens = waiting.request.prompt_tokens;
+        let stretches = &mut self.lanes[index].stretches;
+        match stretches.back_mut().filter(|last| last.count < STRETCH) {
+            Some(last) => self.nodes[node as usize].waiting.request.passed = last.take_in(&waiting.request),
+            None => stretches.push_back(Stretch {
+                from: waiting.arrival,
+                first: node,
+                count: 1,
+                low: tokens,
+                high: tokens,
+                passed: 0,
+            }),
+        }
+        node
+    }
+
+    /// Links a node before another of a lane, or at its end.
+    fn link(&mut self, waiting: Waiting, index: usize, next: u32) -> u32 {
+        let previous = self.nodes.get(next as usize).map_or(self.lanes[index].tail, |next| next.previous);
+        let entry = Node { waiting, lane: index as u32, previous, next };
         let node = match self.vacant.pop() {
             Some(node) => {
                 self.nodes[node as usize] = entry;
@@ -211,28 +244,18 @@ impl Queue {
                 (self.nodes.len() - 1) as u32
             }
         };
-        match lane.tail {
+        let lane = &mut self.lanes[index];
+        match previous {
             NONE => lane.head = node,
-            tail => self.nodes[tail as usize].next = node,
+            previous => self.nodes[previous as usize].next = node,
         }
-        lane.tail = node;
+        match next {
+            NONE => lane.tail = node,
+            next => self.nodes[next as usize].previous = node,
+        }
         lane.count += 1;
         self.count += 1;
         self.with_terms += usize::from(has_terms(&waiting));
-        let tokens = waiting.request.prompt_tokens;
-        match lane.stretches.back_mut().filter(|last| last.count < STRETCH) {
-            Some(last) => {
-                last.count += 1;
-                (last.low, last.high) = (last.low.min(tokens), last.high.max(tokens));
-            }
-            None => lane.stretches.push_back(Stretch {
-                from: waiting.arrival,
-                first: node,
-                count: 1,
-                low: tokens,
-                high: tokens,
-            }),
-        }
         node
     }
 
@@ -255,6 +278,7 @@ impl Queue {
         waiting.request.rank = lane.rank;
         let at = lane.stretch_of(waiting.arrival);
         let stretch = &mut lane.stretches[at];
+        waiting.request.passed = waiting.request.passed.wrapping_add(stretch.passed).min(MAX_PASSED);
         stretch.count -= 1;
         if stretch.first == node {
             stretch.first = next;
@@ -262,6 +286,7 @@ impl Queue {
         let count = stretch.count;
         if count == 0 {
             lane.stretches.remove(at);
+            lane.any_passed &= lane.count > 0;
             return waiting;
         }
         // Neighbours that have become few are one stretch: there are never more of them than of those who
@@ -275,13 +300,15 @@ impl Queue {
             let stays = &mut lane.stretches[at];
             stays.count += gone.count;
             (stays.low, stays.high) = (stays.low.min(gone.low), stays.high.max(gone.high));
+            let more = gone.passed.wrapping_sub(stays.passed);
+            let mut node = gone.first;
+            for _ in 0..if more == 0 { 0 } else { gone.count } {
+                let Node { waiting, next, .. } = &mut self.nodes[node as usize];
+                waiting.request.passed = waiting.request.passed.wrapping_add(more);
+                node = *next;
+            }
         }
         waiting
-    }
-
-    /// The rank that a request is bound to.
-    pub(super) fn rank(&self, node: u32) -> Option<WorkerIndex> {
-        self.lanes[self.nodes[node as usize].lane as usize].rank
     }
 
     /// Takes out the `most` that came first, in order of arrival.
@@ -309,11 +336,8 @@ impl Queue {
         self.heads = heads;
     }
 
-    /// Everybody in order of arrival, with the rank that each is bound to; `heads` is scratch.
-    pub(super) fn iter<'a>(
-        &'a self,
-        mut heads: impl BorrowMut<Heads> + 'a,
-    ) -> impl Iterator<Item = (&'a Waiting, Option<WorkerIndex>)> {
+    /// Everybody in order of arrival; `heads` is scratch.
+    pub(super) fn iter<'a>(&'a self, mut heads: impl BorrowMut<Heads> + 'a) -> impl Iterator<Item = Waiting> {
         let head = |index: u32, at: u32| {
             self.nodes.get(at as usize).map(|node| Reverse((node.waiting.arrival, index, at)))
         };
@@ -325,7 +349,7 @@ impl Queue {
             let Reverse((_, index, at)) = heads.borrow_mut().pop()?;
             let node = &self.nodes[at as usize];
             heads.borrow_mut().extend(head(index, node.next));
-            Some((&node.waiting, self.lanes[index as usize].rank))
+            Some(self.lanes[index as usize].as_it_stands(&node.waiting))
         })
     }
 
@@ -339,9 +363,11 @@ impl Queue {
         for lane in &self.lanes {
             let mut at = lane.head;
             while let Some(node) = self.nodes.get_mut(at as usize)
-                && is_old(&node.waiting)
+                && (is_old(&node.waiting) || node.waiting.returned)
             {
-                mark(&mut node.waiting, &mut leaves);
+                if is_old(&node.waiting) {
+                    mark(&mut node.waiting, &mut leaves);
+                }
                 at = node.next;
             }
         }

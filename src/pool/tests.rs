@@ -21,7 +21,7 @@ fn check(candidates: &Candidates) {
     assert_eq!(candidates.any_rank(), candidates.iter().any(|(_, request, _)| request.rank.is_some()));
     assert!(ordered.tokens.is_sorted());
     assert_eq!(ordered.token_blocks.len(), candidates.len().div_ceil(BLOCK));
-    assert_eq!(ordered.oldest.len(), candidates.len().div_ceil(BLOCK * BLOCK));
+    assert_eq!(ordered.most_passed.len(), candidates.len().div_ceil(BLOCK * BLOCK));
     let longest = candidates.iter().map(|(.., waited)| waited).max().unwrap_or(0);
     assert_eq!(candidates.longest_wait_steps(), longest);
     for (position, &slot) in ordered.slots.iter().enumerate() {
@@ -29,13 +29,21 @@ fn check(candidates: &Candidates) {
         assert!(candidates.holds(slot));
         assert_eq!(candidates.position(slot), Some(position));
         assert_eq!(candidates.request(slot).prompt_tokens, ordered.tokens[position]);
-        assert_eq!(candidates.waited_steps(slot), ordered.now_step - ordered.enqueued[position]);
+        assert_eq!(candidates.passed(slot), ordered.passed[position]);
         assert_eq!(candidates.arrival(slot), ordered.arrived_blocks[position / BLOCK][position % BLOCK]);
         assert_eq!(candidates.request(slot).pair_row.unwrap_or(NO_ROW), ordered.pair_rows[position]);
     }
-    for (block, chunk) in ordered.enqueued.chunks(BLOCK).enumerate() {
-        assert_eq!(chunk.iter().min(), Some(&ordered.oldest[block / BLOCK][block % BLOCK]));
+    let lengths = || ordered.tokens.iter().map(|&tokens| f64::from(tokens));
+    let mean = lengths().sum::<f64>() / lengths().count().max(1) as f64;
+    let square =
+        lengths().map(|length| (length - mean).powi(2)).sum::<f64>() / lengths().count().max(1) as f64;
+    let (found, spread) = candidates.mean_and_spread();
+    assert!((found - mean).abs() < 1e-6 * mean.max(1.0), "{found} {mean}");
+    assert!((spread * spread - square).abs() < 1e-6 * (mean * mean).max(1.0), "{spread}^2 {square}");
+    for (block, chunk) in ordered.passed.chunks(BLOCK).enumerate() {
+        assert_eq!(chunk.iter().max(), Some(&ordered.most_passed[block / BLOCK][block % BLOCK]));
     }
+    assert_eq!(candidates.most_passed(), ordered.passed.iter().copied().max().unwrap_or(0));
     for (block, chunk) in ordered.tokens.chunks(BLOCK).enumerate() {
         assert_eq!(chunk.first(), Some(&ordered.low[block / BLOCK][block % BLOCK]));
         assert_eq!(chunk.last(), Some(&ordered.high[block / BLOCK][block % BLOCK]));
@@ -60,6 +68,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
     let mut random = Random(seed);
     let mut pool = Pool::with_window(window_size);
     let mut list: Vec<Request> = Vec::new();
+    let (mut arrivals, mut away) = (HashMap::new(), Vec::new());
     let mut ranks = ranks;
     for id in 0..events {
         match random.next(100) {
@@ -111,6 +120,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                 pool.leave_all(gone.into_iter(), |_| {});
                 pool.drop_rank(rank);
                 list.retain(|request| request.rank != Some(rank));
+                away.retain(|request: &Request| request.rank.is_none());
                 for request in &mut list {
                     request.rank =
                         request.rank.map(|other| if other > rank { WorkerIndex(other.0 - 1) } else { other });
@@ -141,6 +151,43 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                 pool.move_back();
                 pool.unmark(marked.into_iter());
             }
+            // Some are admitted, and pass who came before them.
+            45..50 => {
+                let mut entered = Vec::new();
+                for (at, request) in list.clone().into_iter().enumerate() {
+                    if random.next(9) == 0 && entered.len() < 5 {
+                        let any = WorkerIndex(random.next(ranks) as u32);
+                        let worker = request.rank.unwrap_or(any);
+                        entered.push((arrivals[&request.id], worker));
+                        for before in &mut list[..at] {
+                            before.passed += u32::from(before.rank.is_none_or(|rank| rank == worker));
+                        }
+                        away.push(request);
+                    }
+                }
+                let gone: Vec<RequestId> =
+                    away[away.len() - entered.len()..].iter().map(|request| request.id).collect();
+                list.retain(|request| !gone.contains(&request.id));
+                pool.leave_all(gone.into_iter(), |_| {});
+                pool.count_passes(entered.into_iter(), |_, _| unreachable!("no masks"));
+            }
+            50 => {
+                let (arrival, worker) = (pool.next_arrival(), WorkerIndex(random.next(ranks) as u32));
+                pool.count_passes(std::iter::once((arrival, worker)), |_, _| unreachable!("no masks"));
+                for request in &mut list {
+                    request.passed += u32::from(request.rank.is_none_or(|rank| rank == worker));
+                }
+            }
+            // And come back to their places.
+            51..54 if !away.is_empty() => {
+                let mut request = away.swap_remove(random.next(away.len() as u64) as usize);
+                let arrival = arrivals[&request.id];
+                pool.enter_again(request, 0, arrival);
+                let at = list.partition_point(|other| arrivals[&other.id] < arrival);
+                let younger = list[at..].iter().find(|other| other.rank == request.rank);
+                request.passed = request.passed.max(younger.map_or(0, |other| other.passed));
+                list.insert(at, request);
+            }
             44 => moved_on(&mut pool, &list, window_size, random.next(longest) as i64),
             _ => {
                 let request =
@@ -150,6 +197,8 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                     1 => request.deadline(7),
                     _ => request,
                 };
+                let request = request.passed(if random.next(9) == 0 { 3 } else { 0 });
+                arrivals.insert(request.id, pool.arrivals);
                 pool.insert(request).expect("valid");
                 list.push(request);
             }
@@ -290,6 +339,7 @@ fn refusals_name_the_place_and_change_nothing() {
     assert!(matches!(pool.insert(Request::new(1, 0)), Err(BatchError::PromptTokens { found: 0, .. })));
     assert!(pool.insert(Request::new(1, MAX_PROMPT_TOKENS + 1)).is_err());
     assert!(pool.insert(Request::new(1, 1).waited(MAX_WAITED_STEPS + 1)).is_err());
+    assert!(pool.insert(Request::new(1, 1).passed(MAX_PASSED + 1)).is_err());
     assert!(pool.is_empty());
     // Behind the window as well.
     let mut pool = Pool::with_window(2);
@@ -335,6 +385,7 @@ fn a_refilled_pool_is_the_one_filled_request_by_request() {
                     .map(|at| {
                         Request::new(first_id + at, 1 + random.next(longest) as u32)
                             .waited(random.next(50) as u32)
+                            .passed(random.next(50) as u32)
                     })
                     .collect();
                 let mut single = Pool::with_window(window_size);

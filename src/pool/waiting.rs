@@ -14,6 +14,9 @@ pub(crate) struct Waiting {
     pub arrival: u64,
     /// Whether it leaves with the next decision.
     pub leaves: bool,
+    /// Whether it has come back to its old place in the order of arrival: it waits for less time than its
+    /// neighbours.
+    pub returned: bool,
 }
 
 impl Waiting {

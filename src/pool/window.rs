@@ -41,8 +41,7 @@ impl Pool {
         };
         self.further.set_step(self.candidates.now_step(), 0);
         let everybody = self.candidates.iter().map(|(slot, ..)| *self.candidates.waiting(slot));
-        let everybody =
-            everybody.chain(self.queue.iter(Heads::new()).map(|(waiting, rank)| waiting.bound_to(rank)));
+        let everybody = everybody.chain(self.queue.iter(Heads::new()));
         self.further.refill(everybody.filter(|waiting| may(&waiting.request)).take(self.window));
         self.moved = !self.further.is_empty();
     }
@@ -57,8 +56,7 @@ impl Pool {
             let since_ms = dates.since_ms(waiting).min(now_ms);
             now_ms - since_ms >= after_ms
         };
-        self.candidates
-            .mark(|waiting| if is_old(waiting) { Mark::Leaves } else { Mark::Enough }, &mut leaves);
+        self.candidates.mark(|waiting| is_first(waiting, &is_old), &mut leaves);
         self.queue.mark_first(is_old, leaves);
     }
 
@@ -128,16 +126,18 @@ impl Pool {
             self.queue.search_from(0);
             return;
         }
-        let stay = |waiting: &&Waiting| !waiting.leaves;
-        let queued = self.queue.iter(&mut self.heads).filter(|(waiting, _)| stay(waiting));
-        let queued = queued.map(|(waiting, rank)| waiting.bound_to(rank));
+        let stay = |waiting: &Waiting| !waiting.leaves;
+        self.candidates.passed_by_slot(&mut self.by_slot);
+        let by_slot = &self.by_slot;
         let all = self
             .candidates
             .iter()
-            .map(|(slot, ..)| self.candidates.waiting(slot))
-            .filter(stay)
-            .copied()
-            .chain(queued);
+            .map(|(slot, ..)| {
+                let waiting = *self.candidates.waiting(slot);
+                Waiting { request: waiting.request.passed(by_slot[slot.index()]), ..waiting }
+            })
+            .chain(self.queue.iter(&mut self.heads))
+            .filter(stay);
         self.further.set_step(self.candidates.now_step(), 0);
         self.further.refill(all.take(self.window));
         let last = self.further.last_arrival();
@@ -153,7 +153,7 @@ impl Pool {
         self.queue.search(wanted, self.window, &mut self.found);
         let queue = &self.queue;
         self.further.set_step(self.candidates.now_step(), 0);
-        self.further.refill(self.found.iter().map(|&node| queue.waiting(node).bound_to(queue.rank(node))));
+        self.further.refill(self.found.iter().map(|&node| queue.as_it_stands(node)));
         !self.further.is_empty()
     }
 
@@ -165,5 +165,14 @@ impl Pool {
     /// Moves the window back to the oldest.
     pub(crate) fn move_back(&mut self) {
         self.moved = false;
+    }
+}
+
+/// Whoever came later has waited less, but for those who have come back.
+fn is_first(waiting: &Waiting, is_old: impl Fn(&Waiting) -> bool) -> Mark {
+    match (is_old(waiting), waiting.returned) {
+        (true, _) => Mark::Leaves,
+        (_, true) => Mark::Stays,
+        _ => Mark::Enough,
     }
 }

@@ -6,6 +6,7 @@ use crate::forecast::Running;
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
+use crate::router::stages::Before;
 use crate::router::trace::refused;
 use crate::router::{Dispatch, Finished, Rank, Router, RouterError};
 
@@ -39,12 +40,12 @@ impl Router {
         let mut request = self.admissible(request)?;
         self.pool.check(&request)?;
         self.bind(&mut request)?;
-        self.preempted.forget(request.id);
+        let arrival = self.preempted.place_of(request.id, request.prompt_tokens);
         if let Some(clock) = clock {
             self.tell(clock);
         }
         self.arrived(request.prompt_tokens);
-        self.wait(request, clock.map(|clock| clock.now_ms()));
+        self.wait(request, clock.map(|clock| clock.now_ms()), arrival);
         Ok(())
     }
 
@@ -62,8 +63,11 @@ impl Router {
         }
         let rank = request.rank.map(|worker| self.place_of(worker)).transpose()?;
         let mut request = Request { pair_row: None, survival_class: None, ..request };
-        if request.generated_tokens == 0 {
-            request.generated_tokens = self.preempted.generated_tokens(request.id, request.prompt_tokens);
+        if let Some(before) = self.preempted.of(request.id, request.prompt_tokens) {
+            if request.generated_tokens == 0 {
+                request.generated_tokens = before.generated_tokens;
+            }
+            request.passed = request.passed.max(before.passed);
         }
         let limit = request.prompt_tokens.saturating_add(request.cached_tokens);
         let (id, found) = (request.id, request.generated_tokens);
@@ -74,9 +78,12 @@ impl Router {
     }
 
     /// A request that was checked, and bound where the policy binds, waits; without a date, from the clock's
-    /// next reading on.
-    pub(super) fn wait(&mut self, request: Request, since_ms: Option<u64>) {
-        self.pool.enter(request, since_ms);
+    /// next reading on. One that was here before comes back to its place in the order of arrival.
+    pub(super) fn wait(&mut self, request: Request, since_ms: Option<u64>, arrival: Option<u64>) {
+        match arrival {
+            Some(arrival) => self.pool.enter_again(request, since_ms.unwrap_or(self.now_ms()), arrival),
+            None => self.pool.enter(request, since_ms),
+        }
         let tokens = u64::from(request.prompt_tokens);
         if let Some(left_tokens) = request.left_tokens() {
             self.any_most = true;
@@ -151,19 +158,27 @@ impl Router {
             Request { generated_tokens, pair_row: None, survival_class: None, ..request.ranked(rank) };
         let (at, tokens) = (&self.workers[place], i64::from(found) + i64::from(generated_tokens));
         let beyond = at.free_slots == 0 || at.room_tokens() < tokens;
+        let mut known = None;
         if self.slab.index_of(id).is_some() {
             // Nobody is to be told: it goes on.
-            let _ = self.leave_worker(id, None)?;
+            let active = self.leave_worker(id, None)?.0;
+            known = Some((active.arrival, active.request.passed));
         } else {
             self.counters.adopted_beyond += u64::from(beyond);
             match self.pool.leave(id) {
                 // Nobody is to be given it back.
-                Some(waiting) => drop(self.left_queue(waiting.request)),
+                Some(waiting) => {
+                    let _ = self.left_queue(waiting.request);
+                    self.count_passes(std::iter::once((waiting.arrival, WorkerIndex::at(place))));
+                    known = Some((waiting.arrival, waiting.request.passed));
+                }
                 None => self.arrived(found),
             }
         }
-        self.preempted.forget(id);
-        self.begin(request, place, found, false);
+        let before = self.preempted.forget(id).map(|before| (before.arrival, before.passed));
+        let (arrival, passed) = known.or(before).unwrap_or_else(|| (self.pool.next_arrival(), 0));
+        let request = request.passed(passed.max(request.passed));
+        self.begin(request, place, (found, arrival), false);
         Ok(())
     }
 
@@ -287,9 +302,9 @@ impl Router {
 
     /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request
     /// of the length that it has reached, for the caller to enqueue again: one that comes again under its id
-    /// with this length goes on, also where it does not say what it had generated. It
-    /// teaches that it lived so long, and no end. Where the engine itself goes on with it later, that is
-    /// [`Router::preempted`].
+    /// with this length goes on, also where it does not say what it had generated, and stands where it stood
+    /// before in the order of arrival. It teaches that it lived so long, and no end. Where the engine itself
+    /// goes on with it later, that is [`Router::preempted`].
     ///
     /// # Errors
     /// The request does not run.
@@ -302,7 +317,13 @@ impl Router {
         // Longer than any may be: the longest, so that it can be enqueued.
         let prompt_tokens = active.request.prompt_tokens.saturating_add(generated).min(MAX_PROMPT_TOKENS);
         let generated_tokens = generated.min(prompt_tokens);
-        self.preempted.remember(active.request.id, prompt_tokens, generated_tokens);
+        let before = Before {
+            prompt_tokens,
+            generated_tokens,
+            arrival: active.arrival,
+            passed: active.request.passed,
+        };
+        self.preempted.remember(active.request.id, before);
         Ok(Request { prompt_tokens, generated_tokens, waited_steps: 0, pair_row: None, ..active.request })
     }
 

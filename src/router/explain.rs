@@ -51,6 +51,8 @@ pub struct Explanation {
     pub kv_growth_tokens: u64,
     /// Steps that it has waited, while it waits.
     pub waited_steps: u32,
+    /// How many that came later have been admitted before it, to workers that it may use.
+    pub passed: u32,
 }
 
 impl Explanation {
@@ -73,6 +75,7 @@ pub(super) struct Explainer {
     scored: bool,
     /// Row of each pool slot.
     row_of: Vec<u32>,
+    passed_by_row: Vec<u32>,
     explained: Vec<Explanation>,
     /// Of the decision under way.
     fresh: Vec<Explanation>,
@@ -108,8 +111,10 @@ impl Explainer {
         self.scored = policy.score_into(batch, &mut self.scores);
         self.row_of.clear();
         self.row_of.resize(batch.waiting().slot_bound(), 0);
+        self.passed_by_row.clear();
         for (row, (slot, ..)) in batch.waiting().iter().enumerate() {
             self.row_of[slot.index()] = row as u32;
+            self.passed_by_row.push(batch.waiting().passed(slot));
         }
     }
 
@@ -138,6 +143,7 @@ impl Explainer {
                 margin_tokens: margin_tokens(workers, chosen),
                 kv_growth_tokens: workers[chosen].kv_growth_tokens,
                 waited_steps: 0,
+                passed: self.passed_by_row[self.row_of[admission.slot.index()] as usize],
             });
         }
     }
@@ -190,6 +196,7 @@ impl Router {
                 margin_tokens: f64::NAN,
                 kv_growth_tokens: 0,
                 waited_steps,
+                passed: request.passed,
             });
         }
         self.explainer.explained.iter().rev().find(|explained| explained.id == id).copied()

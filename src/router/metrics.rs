@@ -2,6 +2,7 @@
 
 use crate::account::ReportCounts;
 use crate::assignment::WaitReason;
+use crate::batch::Request;
 use crate::ids::WorkerId;
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
@@ -124,12 +125,18 @@ pub struct Counters {
     pub wait_ms: Histogram,
     /// Waits of the admitted, in steps.
     pub wait_steps: Histogram,
+    /// How many that came later were admitted before each of the admitted, to workers that it might use.
+    pub passed: Histogram,
+    /// The most of these.
+    pub most_passed: u32,
 }
 
 impl Counters {
-    pub(super) fn waited(&mut self, wait_ms: u64, wait_steps: u32) {
+    pub(super) fn waited<W>(&mut self, wait_ms: u64, request: &Request<W>) {
         self.wait_ms.record(wait_ms);
-        self.wait_steps.record(u64::from(wait_steps));
+        self.wait_steps.record(u64::from(request.waited_steps));
+        self.passed.record(u64::from(request.passed));
+        self.most_passed = self.most_passed.max(request.passed);
     }
 }
 
@@ -210,6 +217,11 @@ pub struct Metrics {
     pub longest_wait_steps: u32,
     /// The wait of the one who came first of those who wait now, in milliseconds.
     pub longest_wait_ms: u64,
+    /// The most that anybody who waits now has been passed; of those behind the window it is taken that they
+    /// came later.
+    pub most_passed: u32,
+    /// By how many a request may be passed, as the last step had it; none where the policy knows no bound.
+    pub max_passed: Option<u32>,
     /// What has happened so far.
     pub counters: Counters,
 }
@@ -251,6 +263,8 @@ impl Router {
             by_reason[WaitReason::OutsideWindow as usize] += placeable as u64;
             by_reason[WaitReason::NoCapacity as usize] += (count - placeable) as u64;
         }
+        metrics.most_passed = self.pool.most_passed();
+        metrics.max_passed = self.max_passed;
         metrics.counters = self.counters;
         metrics.counters.clock_jumps = self.clock.jumps;
     }

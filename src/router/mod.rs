@@ -122,7 +122,7 @@ use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
 use crate::batch::{Batch, BatchError, MAX_HORIZON, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::ruin::Lives;
 use crate::forecast::{TerminationClassifier, classifier_for};
-use crate::ids::{RequestId, WorkerId};
+use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::policy::{self, Parameters, Policy, Rank};
 use crate::pool::{CANDIDATE_WINDOW, Pool, Waiting};
 
@@ -164,6 +164,8 @@ pub struct Router {
     assignment: Assignment,
     /// What the last step told those whom it could still have placed.
     passed_over: Option<WaitReason>,
+    /// Who had been passed by so many went first in it.
+    max_passed: Option<u32>,
     /// Before the step under way and after it.
     balance: (Balance, Balance),
     plan: Plan,
@@ -255,6 +257,7 @@ impl Router {
             next_rows: PairRows::default(),
             assignment: Assignment::new(),
             passed_over: None,
+            max_passed: None,
             balance: Default::default(),
             plan: Plan::default(),
             pending: Vec::new(),
@@ -473,21 +476,21 @@ impl Router {
         self.meter.outputs.set_slots(slots);
     }
 
-    /// A request that was let in begins to run.
-    fn dispatch(&mut self, request: Request<WorkerId>, place: usize) -> Dispatch {
+    /// A request that was let in begins to run; `arrival` is its place in the order of arrival.
+    fn dispatch(&mut self, request: Request<WorkerId>, place: usize, arrival: u64) -> Dispatch {
         let Request { id, prompt_tokens, generated_tokens, .. } = request;
         let prompt = prompt_tokens.saturating_sub(generated_tokens);
-        let (worker, number) = (self.ids[place], self.begin(request, place, prompt, true));
+        let (worker, number) = (self.ids[place], self.begin(request, place, (prompt, arrival), true));
         Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 }
     }
 
-    /// A request begins to run that had so many tokens when it had generated none. The number of its
-    /// dispatch.
+    /// A request begins to run that had so many tokens when it had generated none, and has this place in the
+    /// order of arrival. The number of its dispatch.
     fn begin(
         &mut self,
         request: Request<WorkerId>,
         place: usize,
-        prompt_tokens: u32,
+        (prompt_tokens, arrival): (u32, u64),
         dispatched: bool,
     ) -> u64 {
         let generated_tokens = request.generated_tokens;
@@ -496,7 +499,7 @@ impl Router {
         self.come_along(place);
         let account = &mut self.accounts[place];
         let (born_tokens, born_step) = (account.grown_tokens - generated, self.now - generated);
-        let mut active = Active::new(request, worker, born_tokens, born_step, now_ms);
+        let mut active = Active::new(request, worker, born_tokens, born_step, (now_ms, arrival));
         active.seen_tokens = generated_tokens;
         let index = self.slab.insert(active);
         let number = account.begin(&mut self.slab, index, dispatched.then_some(now_ms));
@@ -505,6 +508,13 @@ impl Router {
             forecast_state.begin(&mut self.slab, index, place, generated_tokens);
         }
         number
+    }
+
+    /// Counts who has entered which worker for those who wait and came earlier: each by its place in the
+    /// order of arrival.
+    fn count_passes(&mut self, admitted: impl Iterator<Item = (u64, WorkerIndex)>) {
+        let batch = Batch::draft(&self.workers, &self.nobody).pairs(self.pair_rows.pairs()).unchecked();
+        self.pool.count_passes(admitted, |request, worker| batch.eligible(request, worker.index()));
     }
 
     /// Before somebody begins to grow on a worker: where nobody does, no length depends on its growth, and it

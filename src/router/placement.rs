@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::batch::{Batch, Request};
-use crate::ids::WorkerId;
+use crate::ids::{WorkerId, WorkerIndex};
 use crate::policy::arrival::{Routed, route_scored};
 use crate::pool::Pool;
 use crate::router::clock::Clock;
@@ -53,11 +53,11 @@ impl Router {
             self.look_from(before);
         }
         let (request, routed) = routed?;
-        self.preempted.forget(request.id);
+        let arrival = self.preempted.place_of(request.id, request.prompt_tokens);
         self.tell(clock);
         self.arrived(request.prompt_tokens);
         let Some(Routed { worker: place, score_tokens, runner_up }) = routed else {
-            self.wait(request, Some(self.now_ms()));
+            self.wait(request, Some(self.now_ms()), arrival);
             return Ok(Placement::Waits);
         };
         let (ids, workers) = (&self.ids, &self.workers);
@@ -71,11 +71,12 @@ impl Router {
             margin_tokens: margin_tokens(workers, place),
             kv_growth_tokens: workers[place].kv_growth_tokens,
             waited_steps: 0,
+            passed: request.passed,
         });
         let request = request.ranked(request.rank.map(|_| self.ids[place]));
-        let dispatch = self.dispatch(request, place);
+        let dispatch = self.enter_past(request, place, arrival);
         self.counters.placed_on_arrival += 1;
-        self.counters.waited(0, request.waited_steps);
+        self.counters.waited(0, &request);
         self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
         Ok(Placement::Placed(Dispatch { score_tokens, ..dispatch }))
     }
@@ -103,7 +104,29 @@ impl Router {
             None
         };
         request.pair_row = None;
-        Ok((request, routed))
+        Ok((request, routed.filter(|routed| !self.is_next_on(routed.worker))))
+    }
+
+    /// Whether somebody waits who has been passed as often as may be and whom this worker could take: it goes
+    /// first, with the next step.
+    fn is_next_on(&self, place: usize) -> bool {
+        let Some(most) = self.max_passed.filter(|&most| self.pool.most_passed() >= most) else {
+            return false;
+        };
+        let room = self.workers[place].room_tokens() - i64::from(self.headroom_steps());
+        let candidates = self.pool.candidates();
+        candidates.iter().any(|(slot, request, _)| {
+            i64::from(request.prompt_tokens) <= room
+                && request.rank.is_none_or(|rank| rank.index() == place)
+                && candidates.passed(slot) >= most
+        })
+    }
+
+    /// A request that does not wait enters a worker, past those who do.
+    fn enter_past(&mut self, request: Request<WorkerId>, place: usize, arrival: Option<u64>) -> Dispatch {
+        let arrival = arrival.unwrap_or_else(|| self.pool.next_arrival());
+        self.count_passes(std::iter::once((arrival, WorkerIndex::at(place))));
+        self.dispatch(request, place, arrival)
     }
 
     /// A request enters a worker whether or not that has room: an engine queues whatever it is sent. Without
@@ -129,21 +152,22 @@ impl Router {
         clock: Option<Clock>,
     ) -> Result<Dispatch, RouterError> {
         let id = request.id;
-        let request = self.admissible(request)?;
+        let mut request = self.admissible(request)?;
         Pool::check_alone(&request)?;
         let place = match (worker, request.rank) {
             (Some(worker), _) => self.place_of(worker)?,
             (None, Some(rank)) => rank.index(),
             (None, None) => self.shortest_queue(&request).ok_or(RouterError::NoWorker { id })?,
         };
-        self.preempted.forget(id);
+        let mut arrival = self.preempted.place_of(id, request.prompt_tokens);
         if let Some(clock) = clock {
             self.tell(clock);
         }
         match self.pool.leave(id) {
             Some(waiting) => {
-                self.counters
-                    .waited(self.now_ms().saturating_sub(waiting.since_ms), waiting.request.waited_steps);
+                arrival = Some(waiting.arrival);
+                request.passed = request.passed.max(waiting.request.passed);
+                self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), &waiting.request);
                 // Nobody is to be given it back.
                 let _ = self.left_queue(waiting.request);
             }
@@ -154,7 +178,7 @@ impl Router {
         self.counters.sent_beyond += u64::from(beyond);
         // As with one that is adopted: where it is sent elsewhere than it is bound to, it is bound no more.
         let rank = request.rank.filter(|rank| rank.index() == place);
-        Ok(self.dispatch(request.ranked(rank.map(|_| self.ids[place])), place))
+        Ok(self.enter_past(request.ranked(rank.map(|_| self.ids[place])), place, arrival))
     }
 
     /// Where a request is to queue that fits nowhere: a queue is served by those who end, so it waits for as

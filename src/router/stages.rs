@@ -128,11 +128,21 @@ impl Router {
     }
 }
 
-/// What requests had generated that were preempted and have not come again yet.
+/// A request that was preempted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    /// The length that it had reached, and what it had generated of it.
+    pub(super) prompt_tokens: u32,
+    pub(super) generated_tokens: u32,
+    /// Its place in the order of arrival, and how often it had been passed.
+    pub(super) arrival: u64,
+    pub(super) passed: u32,
+}
+
+/// Requests that were preempted and have not come again yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Preempted {
-    /// Length and generated tokens.
-    by_id: HashMap<RequestId, (u32, u32)>,
+    by_id: HashMap<RequestId, Before>,
     order: VecDeque<RequestId>,
 }
 
@@ -140,30 +150,36 @@ impl Preempted {
     /// So many are remembered; older ones may never come.
     const MOST: usize = 4096;
 
-    pub(super) fn remember(&mut self, id: RequestId, tokens: u32, generated_tokens: u32) {
-        if generated_tokens == 0 {
-            return;
-        }
+    pub(super) fn remember(&mut self, id: RequestId, before: Before) {
         if self.order.len() >= Self::MOST
             && let Some(oldest) = self.order.pop_front()
         {
             self.by_id.remove(&oldest);
         }
-        self.by_id.insert(id, (tokens, generated_tokens));
+        self.by_id.insert(id, before);
         self.order.push_back(id);
     }
 
-    /// What one of this length had generated.
-    pub(super) fn generated_tokens(&self, id: RequestId, tokens: u32) -> u32 {
-        if self.by_id.is_empty() {
-            return 0;
-        }
-        self.by_id.get(&id).filter(|&&(length, _)| length == tokens).map_or(0, |&(_, generated)| generated)
+    /// Forgets one that has come with this length. Its place in the order of arrival, if it goes on.
+    pub(super) fn place_of(&mut self, id: RequestId, prompt_tokens: u32) -> Option<u64> {
+        self.forget(id).filter(|before| before.prompt_tokens == prompt_tokens).map(|before| before.arrival)
     }
 
-    pub(super) fn forget(&mut self, id: RequestId) {
-        if !self.by_id.is_empty() && self.by_id.remove(&id).is_some() {
-            self.order.retain(|&other| other != id);
+    /// What is known of one that comes with this length.
+    pub(super) fn of(&self, id: RequestId, prompt_tokens: u32) -> Option<Before> {
+        if self.by_id.is_empty() {
+            return None;
         }
+        self.by_id.get(&id).copied().filter(|before| before.prompt_tokens == prompt_tokens)
+    }
+
+    /// Forgets one that has come.
+    pub(super) fn forget(&mut self, id: RequestId) -> Option<Before> {
+        if self.by_id.is_empty() {
+            return None;
+        }
+        let before = self.by_id.remove(&id)?;
+        self.order.retain(|&other| other != id);
+        Some(before)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::assignment::Balance;
 use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds, Request, Worker};
-use crate::ids::RequestId;
+use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::PoolSlot;
 use crate::router::error::unless_panicked;
 use crate::router::forecast_state::ForecastState;
@@ -92,7 +92,7 @@ impl Router {
             }
         };
         self.tell(clock);
-        self.passed_over = self.assignment.passed_over;
+        (self.passed_over, self.max_passed) = (self.assignment.passed_over, self.assignment.max_passed);
         self.explainer.keep();
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.keep();
@@ -104,6 +104,11 @@ impl Router {
         if looked_past && (had_rows || !self.pair_rows.is_empty()) {
             self.carry_rows();
         }
+        let (left, planned) = (std::mem::take(&mut self.left), std::mem::take(&mut self.planned));
+        let entered = left.iter().zip(&planned);
+        let entered = entered.map(|(waiting, planned)| (waiting.arrival, WorkerIndex::at(planned.place)));
+        self.count_passes(entered);
+        (self.left, self.planned) = (left, planned);
         if !idle {
             self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
         }
@@ -188,6 +193,8 @@ impl Router {
         let (rows, workers) = (&mut self.next_rows, &self.ids);
         let (former, asked) = (&mut self.former_rows, &mut self.asked);
         let (moved, first) = (self.pool.is_moved(), self.planned.is_empty());
+        let most = self.pool.candidates().len();
+        if moved { asked.reserve(most) } else { former.reserve(most) }
         let mut refused = None;
         self.pool.set_pair_rows(|request| {
             if !moved {
@@ -362,9 +369,9 @@ impl Router {
         for (at, waiting) in left.iter().enumerate() {
             let Planned { place, score_tokens, .. } = self.planned[at];
             let request = self.left_queue(waiting.request);
-            self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), request.waited_steps);
+            self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), &request);
             self.counters.admitted_by_step += 1;
-            let dispatch = self.dispatch(request, place);
+            let dispatch = self.dispatch(request, place, waiting.arrival);
             self.plan.admissions.push(Dispatch { score_tokens, ..dispatch });
         }
         self.left = left;

@@ -65,7 +65,7 @@ fn the_greatest_numbers_fall_back_and_stay_exact() {
         let requests: Vec<Request> = (0..waiting as u64)
             .map(|id| {
                 let tokens = MAX_PROMPT_TOKENS - rng.random_range(0..1 << [2, 10, 21][round % 3]);
-                Request::new(id, tokens).waited(rng.random_range(0..1 << 24)).pairs(id as u32)
+                Request::new(id, tokens).passed(rng.random_range(0..1 << 24)).pairs(id as u32)
             })
             .collect();
         let pool = Pool::from_requests(&requests).expect("valid");
@@ -88,9 +88,8 @@ fn the_greatest_numbers_fall_back_and_stay_exact() {
         for name in ["exact", "exact-oracle", "level"] {
             let mut parameters = Parameters::default();
             parameters.exact.horizon_steps = 128;
-            // No overdue requests: they ask for no score.
-            parameters.exact.wait_bound.overdue_mean_waits = 1e6;
-            parameters.exact.wait_bound.giant_mean_waits = 1e6;
+            // Nobody is next: who is asks for no score.
+            parameters.max_passed = Some(1 << 24);
             let reference = parameters.clone().backend(BackendKind::Reference);
             let mut expected = Assignment::new();
             policy::build(name, &reference).expect("known").decide(&batch, &mut expected);

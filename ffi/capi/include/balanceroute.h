@@ -236,7 +236,7 @@ typedef struct {
     const char *isa;
     // Number of parameters.
     size_t parameter_count;
-    // Their names, such as "level.aging_spread".
+    // Their names, such as "max_passed".
     const char *const *parameter_names;
     // Their values; 1 for true.
     const double *parameter_values;
@@ -279,7 +279,7 @@ typedef struct {
     // KV tokens that each brings, 1 to 2^22.
     const uint32_t *prompt_tokens;
     // Names that stay the same from call to call, each once. NULL for the rows 0, 1, 2 and so on, which is
-    // faster and means the same unless the policy has a memory (`level.reserve`).
+    // faster and means the same unless the policy has a memory.
     const uint64_t *ids;
     // Steps waited so far; NULL for 0.
     const uint32_t *waited_steps;
@@ -292,6 +292,8 @@ typedef struct {
     const uint32_t *pair_row;
     // Its row in the survival classes of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
     const uint32_t *survival_class;
+    // How many that came later were admitted before each, to workers that it may use; NULL for 0.
+    const uint32_t *passed;
 } br_requests;
 
 // What else is known of the step. All fields but the first may be zero.
@@ -436,8 +438,8 @@ typedef struct {
     double margin_tokens;
     // Out: steps that it has waited, while it waits.
     uint32_t waited_steps;
-    // Zero.
-    uint32_t reserved;
+    // Out: how many that came later were admitted before it, to workers that it may use.
+    uint32_t passed;
     // Out: KV tokens that it had to leave free on that worker for others to grow by; 0 if it waits.
     uint64_t kv_growth_tokens;
 } br_explanation;
@@ -551,6 +553,15 @@ typedef struct {
     uint64_t sent_beyond;
     // Out: requests whose ends are not told (`br_router_disown_sent`).
     uint64_t disowned;
+    // Out: how many that came later were admitted before each of the admitted, to workers that it might use.
+    br_histogram passed;
+    // Out: the most of these.
+    uint64_t most_passed;
+    // Out: the most that anybody who waits now has been passed.
+    uint64_t most_passed_waiting;
+    // Out: by how many a request may be passed, as the last step had it; `BR_NONE64` where the policy knows
+    // no bound.
+    uint64_t max_passed;
 } br_metrics;
 
 // All of one worker as it stands.
@@ -623,8 +634,8 @@ typedef struct {
     uint64_t prompt_hash;
     // Steps waited so far.
     uint32_t waited_steps;
-    // Zero.
-    uint32_t reserved;
+    // How many that came later were admitted before it, to workers that it may use; 0 for one that is new.
+    uint32_t passed;
     // Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
     // less, and one at least. Where this is not known, reports teach it.
     uint32_t cached_tokens;

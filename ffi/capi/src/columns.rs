@@ -48,7 +48,7 @@ pub struct br_requests {
     /// KV tokens that each brings, 1 to 2^22.
     pub prompt_tokens: *const u32,
     /// Names that stay the same from call to call, each once. NULL for the rows 0, 1, 2 and so on, which is
-    /// faster and means the same unless the policy has a memory (`level.reserve`).
+    /// faster and means the same unless the policy has a memory.
     pub ids: *const u64,
     /// Steps waited so far; NULL for 0.
     pub waited_steps: *const u32,
@@ -61,6 +61,8 @@ pub struct br_requests {
     pub pair_row: *const u32,
     /// Its row in the survival classes of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
     pub survival_class: *const u32,
+    /// How many that came later were admitted before each, to workers that it may use; NULL for 0.
+    pub passed: *const u32,
 }
 
 /// What else is known of the step. All fields but the first may be zero.
@@ -241,7 +243,7 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
         return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: count }.into());
     }
     // SAFETY: the caller's word.
-    let (prompt, ids, waited, deadline, rank, pair_row, class) = unsafe {
+    let (prompt, ids, waited, deadline, rank, pair_row, class, passed) = unsafe {
         (
             needed("br_requests.prompt_tokens", from.prompt_tokens, count)?,
             array("br_requests.ids", from.ids, count)?,
@@ -250,6 +252,7 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
             array("br_requests.rank", from.rank, count)?,
             array("br_requests.pair_row", from.pair_row, count)?,
             array("br_requests.survival_class", from.survival_class, count)?,
+            array("br_requests.passed", from.passed, count)?,
         )
     };
     if let Some(at) = class.and_then(|of| of.iter().position(|&c| c != BR_NONE && c as usize >= MAX_CLASSES))
@@ -263,6 +266,7 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
     out.extend((0..count).map(|at| {
         Request::new(ids.map_or(at as u64, |of| of[at]), prompt[at])
             .waited(waited.map_or(0, |of| of[at]))
+            .passed(passed.map_or(0, |of| of[at]))
             .deadline(deadline.and_then(|of| some(of[at])))
             .rank(rank.and_then(|of| some(of[at])))
             .pairs(pair_row.and_then(|of| some(of[at])))

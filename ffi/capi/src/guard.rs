@@ -429,7 +429,7 @@ pub struct br_options {
     pub isa: *const c_char,
     /// Number of parameters.
     pub parameter_count: usize,
-    /// Their names, such as "level.aging_spread".
+    /// Their names, such as "max_passed".
     pub parameter_names: *const *const c_char,
     /// Their values; 1 for true.
     pub parameter_values: *const f64,

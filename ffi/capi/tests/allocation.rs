@@ -66,6 +66,7 @@ fn an_assigner_allocates_once() {
             rank: null(),
             pair_row: null(),
             survival_class: null(),
+            passed: null(),
         };
         let mut answer = br_answer {
             struct_size: size_of::<br_answer>(),

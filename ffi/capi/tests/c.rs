@@ -201,6 +201,7 @@ fn batch_text(case: &Value) -> String {
     for key in ["deadline_steps", "rank", "pair_row", "survival_class"] {
         column(&mut out, requests, key, NONE);
     }
+    column(&mut out, requests, "passed", 0);
     let traffic = &case["traffic"];
     for key in ["mean_prompt_tokens", "sd_prompt_tokens", "small_prompt_tokens", "mean_output_tokens"] {
         let _ = write!(out, "{} ", traffic[key].as_u64().unwrap_or(0));

@@ -142,6 +142,7 @@ class Assigner:
         next_completion_steps: _Whole | None = None,
         ids: _Whole | None = None,
         waited_steps: _Whole | None = None,
+        passed: _Whole | None = None,
         deadline_steps: _Whole | None = None,
         rank: _Whole | None = None,
         pair_row: _Whole | None = None,
@@ -174,6 +175,7 @@ def assign(
     next_completion_steps: _Whole | None = None,
     ids: _Whole | None = None,
     waited_steps: _Whole | None = None,
+    passed: _Whole | None = None,
     deadline_steps: _Whole | None = None,
     rank: _Whole | None = None,
     pair_row: _Whole | None = None,
@@ -212,15 +214,15 @@ def assign(
         next_completion_steps: steps to its next predicted completion, if known.
     Requests:
         prompt_tokens: KV tokens that each brings.
-        ids: names that stay the same from call to call; only a policy with a memory (`level.reserve`) needs
-            them.
+        ids: names that stay the same from call to call; only a policy with a memory needs them.
         waited_steps: default 0.
+        passed: how many that came later were admitted before it, to workers that it may use; default 0.
         deadline_steps: overdue once it has waited this many steps.
         rank: the index of the only worker that may take it.
         pair_row: its row in `bonus_tokens` and `eligible`.
         survival_class: its row in `class_survival`.
     The step:
-        traffic: statistics of the traffic; policies with a wait bound need them.
+        traffic: statistics of the traffic; policies that age or level need them.
         request_growth_tokens: tokens left free for an admitted request's own growth.
         projection: uint64 (workers, horizon + 1) tokens held in 0, 1, ... steps.
         ends: predicted completions: (workers + 1 offsets, steps until each, tokens freed by each).
@@ -372,6 +374,9 @@ class Explanation:
 
     @property
     def waited_steps(self) -> int: ...
+    @property
+    def passed(self) -> int:
+        """How many that came later were admitted before it, to workers that it may use."""
 
 @final
 class Histogram:
@@ -490,6 +495,16 @@ class Metrics:
     @property
     def longest_wait_ms(self) -> int: ...
     @property
+    def most_passed_waiting(self) -> int:
+        """The most that anybody who waits now has been passed."""
+
+    @property
+    def max_passed(self) -> int | None:
+        """By how many a request may be passed, as the last step had it; none where the policy knows no
+        bound.
+        """
+
+    @property
     def arrived(self) -> int: ...
     @property
     def admitted_by_step(self) -> int: ...
@@ -531,6 +546,12 @@ class Metrics:
     def wait_ms(self) -> Histogram: ...
     @property
     def wait_steps(self) -> Histogram: ...
+    @property
+    def passed(self) -> Histogram:
+        """How many that came later were admitted before each of the admitted."""
+
+    @property
+    def most_passed(self) -> int: ...
 
 @final
 class Router:
@@ -614,6 +635,7 @@ class Router:
         generated_tokens: int = 0,
         max_tokens: int | None = None,
         waited_steps: int = 0,
+        passed: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: _WorkerId | None = None,
@@ -647,6 +669,7 @@ class Router:
         generated_tokens: int = 0,
         max_tokens: int | None = None,
         waited_steps: int = 0,
+        passed: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: _WorkerId | None = None,

@@ -127,6 +127,13 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
         ("running_requests", "Requests that run.", metrics.running),
         ("longest_wait_seconds", "Wait of the first of those who wait now.", metrics.longest_wait_ms / 1000),
         ("longest_wait_steps", "Longest wait of those who wait now.", metrics.longest_wait_steps),
+        ("most_passed_waiting", "The most that a waiting one was passed.", metrics.most_passed_waiting),
+        ("most_passed", "The most that anybody admitted had been passed.", metrics.most_passed),
+        *(
+            [("max_passed", "By how many a request may be passed.", metrics.max_passed)]
+            if metrics.max_passed is not None
+            else []
+        ),
     ):
         page.family(name, "gauge", about, [(none, found)])
     page.family(
@@ -168,4 +175,5 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
     page.histogram("decide_seconds", "Time of a decision.", metrics.decide_ns, 1e-9)
     page.histogram("wait_seconds", "Waits of the admitted.", metrics.wait_ms, 1e-3)
     page.histogram("wait_steps", "Waits of the admitted in steps.", metrics.wait_steps, 1)
+    page.histogram("passed", "How many passed each of the admitted.", metrics.passed, 1)
     return "\n".join(page.lines) + "\n"

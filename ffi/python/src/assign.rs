@@ -224,9 +224,10 @@ impl Assigner {
     #[pyo3(signature = (
         load_tokens, free_slots, prompt_tokens, *, running = None, kv_capacity_tokens = None,
         kv_used_tokens = None, kv_growth_tokens = None, weight = None, accepting = None,
-        next_completion_steps = None, ids = None, waited_steps = None, deadline_steps = None, rank = None,
-        pair_row = None, survival_class = None, traffic = None, request_growth_tokens = 0, projection = None,
-        ends = None, bonus_tokens = None, eligible = None, class_survival = None, reasons = false
+        next_completion_steps = None, ids = None, waited_steps = None, passed = None, deadline_steps = None,
+        rank = None, pair_row = None, survival_class = None, traffic = None, request_growth_tokens = 0,
+        projection = None, ends = None, bonus_tokens = None, eligible = None, class_survival = None,
+        reasons = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the columns of a step")]
     fn assign<'py>(
@@ -244,6 +245,7 @@ impl Assigner {
         next_completion_steps: Option<Bound<'py, PyAny>>,
         ids: Option<Bound<'py, PyAny>>,
         waited_steps: Option<Bound<'py, PyAny>>,
+        passed: Option<Bound<'py, PyAny>>,
         deadline_steps: Option<Bound<'py, PyAny>>,
         rank: Option<Bound<'py, PyAny>>,
         pair_row: Option<Bound<'py, PyAny>>,
@@ -308,6 +310,9 @@ impl Assigner {
         column("ids", &ids, waiting, &mut |of| of.whole(u64::MAX, |at, found| to[at].id = found.into()))?;
         column("waited_steps", &waited_steps, waiting, &mut |of| {
             of.whole(most32, |at, found| to[at].waited_steps = found as u32)
+        })?;
+        column("passed", &passed, waiting, &mut |of| {
+            of.whole(most32, |at, found| to[at].passed = found as u32)
         })?;
         let small = |found: Option<u64>| found.map(|found| found as u32);
         column("deadline_steps", &deadline_steps, waiting, &mut |of| {

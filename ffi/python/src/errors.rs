@@ -137,6 +137,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         DuplicateId { index, id, first }
         Waits { id }
         PromptTokens { index, id, limit, found }
+        Passed { index, id, limit, found }
         WaitedSteps { index, id, limit, found }
         Rank { index, id, workers, found }
         PairRow { index, id, rows, found }
@@ -158,6 +159,7 @@ fn policy_facts(error: &PolicyError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Unknown { found, expected }
         Parameter { name, low, high, found }
         ParameterName { found, expected }
+        Gone { found, instead }
         Whole { name, found }
         Backend { found }
         Isa { found }

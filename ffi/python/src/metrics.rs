@@ -93,6 +93,8 @@ record! {
         imbalance_tokens: f64,
         longest_wait_steps: u32,
         longest_wait_ms: u64,
+        most_passed_waiting: u32,
+        max_passed: Option<u32>,
         arrived: u64,
         admitted_by_step: u64,
         placed_on_arrival: u64,
@@ -108,6 +110,8 @@ record! {
         decide_ns: Py<Histogram>,
         wait_ms: Py<Histogram>,
         wait_steps: Py<Histogram>,
+        passed: Py<Histogram>,
+        most_passed: u32,
     }
 }
 
@@ -164,6 +168,8 @@ impl Metrics {
             imbalance_tokens: of.imbalance_tokens,
             longest_wait_steps: of.longest_wait_steps,
             longest_wait_ms: of.longest_wait_ms,
+            most_passed_waiting: of.most_passed,
+            max_passed: of.max_passed,
             arrived: counters.arrived,
             admitted_by_step: counters.admitted_by_step,
             placed_on_arrival: counters.placed_on_arrival,
@@ -179,6 +185,8 @@ impl Metrics {
             decide_ns: Py::new(py, Histogram::from(counters.decide_ns))?,
             wait_ms: Py::new(py, Histogram::from(counters.wait_ms))?,
             wait_steps: Py::new(py, Histogram::from(counters.wait_steps))?,
+            passed: Py::new(py, Histogram::from(counters.passed))?,
+            most_passed: counters.most_passed,
         })
     }
 }

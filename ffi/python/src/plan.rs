@@ -148,6 +148,7 @@ record! {
         margin_tokens: f64,
         kv_growth_tokens: u64,
         waited_steps: u32,
+        passed: u32,
     }
 }
 
@@ -176,6 +177,7 @@ impl Explanation {
             margin_tokens: found.margin_tokens,
             kv_growth_tokens: found.kv_growth_tokens,
             waited_steps: found.waited_steps,
+            passed: found.passed,
         })
     }
 }

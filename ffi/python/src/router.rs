@@ -92,7 +92,7 @@ impl Router {
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
     #[pyo3(signature = (
         id, prompt_tokens, *, cached_tokens = 0, generated_tokens = 0, max_tokens = None, waited_steps = 0,
-        deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
+        passed = 0, deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn enqueue(
@@ -104,6 +104,7 @@ impl Router {
         generated_tokens: u32,
         max_tokens: Option<u32>,
         waited_steps: u32,
+        passed: u32,
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
@@ -114,6 +115,7 @@ impl Router {
             .generated(generated_tokens)
             .max_tokens(max_tokens)
             .waited(waited_steps)
+            .passed(passed)
             .deadline(deadline_steps)
             .hash(prompt_hash)
             .rank(rank);
@@ -148,8 +150,8 @@ impl Router {
     /// waits, and `None` comes.
     #[pyo3(signature = (
         id, prompt_tokens, now_ms, *, cached_tokens = 0, generated_tokens = 0, max_tokens = None,
-        waited_steps = 0, deadline_steps = None, prompt_hash = None, rank = None, bonus_tokens = None,
-        eligible = None
+        waited_steps = 0, passed = 0, deadline_steps = None, prompt_hash = None, rank = None,
+        bonus_tokens = None, eligible = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn place(
@@ -162,6 +164,7 @@ impl Router {
         generated_tokens: u32,
         max_tokens: Option<u32>,
         waited_steps: u32,
+        passed: u32,
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
@@ -173,6 +176,7 @@ impl Router {
             .generated(generated_tokens)
             .max_tokens(max_tokens)
             .waited(waited_steps)
+            .passed(passed)
             .deadline(deadline_steps)
             .hash(prompt_hash)
             .rank(rank);
@@ -460,8 +464,7 @@ impl Router {
 
     /// What the traffic has taught so far.
     fn learned(&self, py: Python<'_>) -> Result<Py<PyBytes>, Failure> {
-        let learned = self.shared.call(py, |state| state.router.learned())?;
-        Ok(PyBytes::new(py, &learned).unbind())
+        Ok(PyBytes::new(py, &self.shared.call(py, |state| state.router.learned())?).unbind())
     }
 
     /// Goes on from what another router had learned.

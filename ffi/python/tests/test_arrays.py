@@ -26,6 +26,7 @@ COLUMNS = {
     "next_completion_steps": np.array([4, -1, 9, 2, 7]),
     "ids": RNG.permutation(1_000)[:WAITING],
     "waited_steps": RNG.integers(0, 40, WAITING),
+    "passed": RNG.integers(0, 40, WAITING),
     "deadline_steps": np.array([-1, 30, -1, -1, 2, -1, -1]),
     "rank": np.array([-1, -1, 2, -1, -1, -1, 4]),
     "pair_row": np.array([0, 1, 2, -1, 4, 5, 6]),
@@ -374,6 +375,6 @@ def test_a_dict_that_changes_as_it_is_read():
     found = router()
     found.enqueue(1, 10)
     assert [dispatch.worker for dispatch in found.step(0, bonus_tokens=rows).admissions] == [2]
-    parameters.update({"level.aging_spread": Value(), "level.reserve": 1})
+    parameters.update({"level.repair_tolerance_spread": Value(), "max_passed": 1})
     br.Assigner("level", parameters=parameters)
     assert not parameters

@@ -123,8 +123,10 @@ def test_refusals_carry_their_numbers():
         br.assign(LOADS, FREE, PROMPTS, policy="levle")
     with refused(br.PolicyError, "level.deserve", kind="ParameterName"):
         br.Assigner(parameters={"level.deserve": 1})
-    with refused(br.PolicyError, "aging_spread", kind="Parameter", high=100.0, found=1e9):
-        br.Assigner(parameters={"level.aging_spread": 1e9})
+    with refused(br.PolicyError, "max_passed", kind="Parameter", found=1e9):
+        br.Assigner(parameters={"max_passed": 1e9})
+    with refused(br.PolicyError, "set max_passed instead", kind="Gone", instead="max_passed"):
+        br.Assigner(parameters={"level.aging_spread": 0.1})
     with refused(br.PolicyError, "mmx", kind="Isa", found="mmx"):
         br.Assigner(isa="mmx")
     with refused(br.ArgumentError, "auto, cpu, .*reference", kind="Backend"):

@@ -36,6 +36,7 @@ def arguments(case):
         "next_completion_steps": column(workers, "next_completion_steps", np.int32, -1),
         "ids": np.array([of["id"] for of in requests], np.uint64),
         "waited_steps": column(requests, "waited_steps", np.uint32, 0),
+        "passed": column(requests, "passed", np.uint32, 0),
         "traffic": br.Traffic(**case["traffic"]) if "traffic" in case else None,
         "request_growth_tokens": case.get("request_growth_tokens", 0),
     }

@@ -22,7 +22,7 @@ def test_every_name_is_there_and_documented():
         found = getattr(br, name)
         if isinstance(found, type) or callable(found):
             assert found.__doc__, name
-    assert "level" in br.POLICIES and "level.aging_spread" in br.PARAMETERS and br.isas()
+    assert "level" in br.POLICIES and "max_passed" in br.PARAMETERS and br.isas()
 
 
 def run(folder, *command):

@@ -322,7 +322,7 @@ def test_a_panic_is_an_error_of_the_call():
 def test_an_assigner_decides_on_after_a_panic():
     columns = (np.array([10, 20]), np.array([1, 1]), np.array([5, 6, 7]))
     for backend in ("auto", "reference"):
-        assigner = br.Assigner("level", backend=backend, parameters={"level.reserve": 1})
+        assigner = br.Assigner("level", backend=backend, parameters={"max_passed": 1})
         expected, described = assigner.assign(*columns), assigner.backend
         for _ in range(3):
             with pytest.raises(br.PanicError):

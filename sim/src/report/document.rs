@@ -62,8 +62,8 @@ pub struct Arguments {
     pub prefill_us_per_token: f64,
     /// Whether a closed run started empty.
     pub cold_start: bool,
-    /// Whether `level` reserves workers for requests that have waited for long.
-    pub reserve: bool,
+    /// By how many that came later a request may be passed; none for 128 a worker.
+    pub max_passed: Option<u32>,
     /// Sigma of the lognormal factor on the remaining lengths that oracles tell.
     pub noise_sigma: f64,
     /// Share of ends within the horizon that oracles see.
@@ -115,7 +115,7 @@ impl Arguments {
             prefix_cache_blocks: scenario.prefix.cache_blocks,
             prefill_us_per_token: scenario.prefill_us_per_token(),
             cold_start: scenario.cold_start,
-            reserve: scenario.parameters.level.reserve,
+            max_passed: scenario.parameters.max_passed,
             noise_sigma: scenario.noise.length_sigma,
             noise_true_positive: scenario.noise.true_positive_rate,
             noise_false_positive: scenario.noise.false_positive_rate,

@@ -4,13 +4,14 @@
 //! so a search returns what a scan of everything returns. There are two bounds:
 //!
 //! * The profile is concave, so over the lengths of one block it is greatest where its peak is clamped to
-//!   them; the age of the block's oldest entry is added. This bound needs no preparation, and is loose where
+//!   them; the greatest age of the block is added. This bound needs no preparation, and is loose where
 //!   ages are worth more than a block is wide.
 //! * A profile that bends once or twice lies below two lines. Every profile of a decision has lines of these
 //!   slopes. The greatest `slope * tokens + age` of a block bounds it to the token on either side of the
 //!   bend, and is kept up to date as entries are taken. This pays from a search for every four blocks on.
 
 use super::lanes::Lanes;
+use crate::backend::picks::hold;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::Age;
 
@@ -67,12 +68,11 @@ pub(crate) struct Marks {
     pub(super) aged: Vec<u16>,
     pub(super) block_ages: Vec<[i32; BLOCK]>,
     pub(super) ages: Vec<[i32; BLOCK]>,
-    oldest_age: i32,
+    greatest_age: i32,
     /// Slopes of the lines that blocks are bounded by, where they are.
     pub slopes: Option<[i32; 2]>,
     /// Per line and block at least the greatest `slope * tokens + age` of its free entries.
     lines: [Vec<[i32; BLOCK]>; 2],
-    now_step: u32,
     pub(super) age: Age,
     unit: i32,
 }
@@ -87,6 +87,8 @@ impl Marks {
         self.taken.resize(blocks, 0);
         self.full.clear();
         self.full.resize(groups, 0);
+        // Only some profiles have lines: the first that has must not allocate.
+        self.lines.iter_mut().for_each(|line| hold(line, groups));
         if let Some(last) = self.taken.last_mut()
             && !count.is_multiple_of(BLOCK)
         {
@@ -149,8 +151,8 @@ pub(super) fn begin<L: Lanes>(
     slopes: Option<[i32; 2]>,
     marks: &mut Marks,
 ) {
-    let (groups, blocks) = (ordered.oldest.len(), ordered.token_blocks.len());
-    (marks.now_step, marks.age, marks.unit) = (ordered.now_step, age, unit);
+    let (groups, blocks) = (ordered.most_passed.len(), ordered.token_blocks.len());
+    (marks.age, marks.unit) = (age, unit);
     marks.aged.clear();
     marks.aged.resize(groups, 0);
     marks.block_ages.resize(groups, [0; BLOCK]);
@@ -158,14 +160,14 @@ pub(super) fn begin<L: Lanes>(
     if marks.ages.len() < blocks {
         marks.ages.resize(blocks, [0; BLOCK]);
     }
-    let mut oldest = i32::MIN;
-    for (group, (enqueued, ages)) in ordered.oldest.iter().zip(&mut marks.block_ages).enumerate() {
-        let bounds = lanes.mul(lanes.ages(ordered.now_step, enqueued, age), lanes.splat(unit));
+    let mut greatest = i32::MIN;
+    for (group, (passed, ages)) in ordered.most_passed.iter().zip(&mut marks.block_ages).enumerate() {
+        let bounds = lanes.mul(lanes.ages(passed, age), lanes.splat(unit));
         lanes.store(bounds, ages);
         let inside = (blocks - group * BLOCK).min(BLOCK);
-        oldest = oldest.max(lanes.greatest(bounds, u16::MAX >> (BLOCK - inside)));
+        greatest = greatest.max(lanes.greatest(bounds, u16::MAX >> (BLOCK - inside)));
     }
-    marks.oldest_age = oldest;
+    marks.greatest_age = greatest;
     marks.slopes = slopes;
     for (line, slope) in marks.lines.iter_mut().zip(slopes.into_iter().flatten()) {
         line.resize(groups, [0; BLOCK]);
@@ -260,8 +262,8 @@ pub(super) fn search<L: Lanes>(
     (best.position != NOWHERE).then_some(Found { position: best.position, score: i64::from(best.score) })
 }
 
-/// Goes outward from the peak, on either side until the profile and the oldest age together cannot reach the
-/// best score.
+/// Goes outward from the peak, on either side until the profile and the greatest age together cannot reach
+/// the best score.
 #[inline(always)]
 fn search_outward<L: Lanes>(
     lanes: L,
@@ -272,12 +274,12 @@ fn search_outward<L: Lanes>(
 ) {
     let peak = query.peak as u32;
     let mut group = ordered.low.partition_point(|low| low[0] < peak).saturating_sub(1);
-    let oldest_age = marks.oldest_age;
+    let greatest_age = marks.greatest_age;
     let (mut left, mut right) = (group, group + 1);
     loop {
         look::<_, 1>(lanes, ordered, query, marks, group, best);
         if left > 0 {
-            if value(query, ordered.high[left - 1][BLOCK - 1]) + oldest_age >= best.score {
+            if value(query, ordered.high[left - 1][BLOCK - 1]) + greatest_age >= best.score {
                 left -= 1;
                 group = left;
                 continue;
@@ -286,7 +288,7 @@ fn search_outward<L: Lanes>(
         }
         group = loop {
             let Some(low) = ordered.low.get(right).map(|low| low[0]) else { return };
-            if low as i32 > query.longest || value(query, low) + oldest_age < best.score {
+            if low as i32 > query.longest || value(query, low) + greatest_age < best.score {
                 return;
             }
             right += 1;
@@ -317,8 +319,8 @@ fn only_ties<L: Lanes>(
         return false;
     }
     let blocks = (last / BLOCK) % BLOCK + 1;
-    let oldest_age = lanes.greatest(lanes.load(&marks.block_ages[group]), u16::MAX >> (BLOCK - blocks));
-    value(query, tokens) + oldest_age <= best.score
+    let greatest_age = lanes.greatest(lanes.load(&marks.block_ages[group]), u16::MAX >> (BLOCK - blocks));
+    value(query, tokens) + greatest_age <= best.score
 }
 
 /// At least the greatest score of a free entry that fits, for each block of a group.
@@ -396,7 +398,7 @@ fn ages_of<L: Lanes>(lanes: L, ordered: &Ordered<'_>, block: usize, marks: &mut 
     if marks.aged[group] & bit != 0 {
         return lanes.load(&marks.ages[block]);
     }
-    let ages = lanes.ages(marks.now_step, &ordered.enqueued_blocks[block], marks.age);
+    let ages = lanes.ages(&ordered.passed_blocks[block], marks.age);
     let ages = lanes.mul(ages, lanes.splat(marks.unit));
     lanes.store(ages, &mut marks.ages[block]);
     marks.aged[group] |= bit;

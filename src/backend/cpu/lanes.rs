@@ -82,8 +82,8 @@ pub(crate) trait Lanes: Copy {
         std::hint::black_box(lanes)
     }
 
-    /// [`Age::tokens`] of `now_step - enqueued`, where both the waits and the ages are below 2^31.
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V;
+    /// [`Age::tokens`] of how often each was passed, where these and the ages are below 2^31.
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V;
     /// Bonuses in whole tokens: halves round away from zero, as [`f32::round`] does.
     fn round(self, bonuses: &[f32; BLOCK]) -> Self::V;
     /// [`Lanes::round`] of half-precision bonuses, given as bits: widened exactly before.

@@ -7,6 +7,7 @@
 //! | `lanes` | the vector operations that an instruction set must have |
 //! | `column` | the search of one column by length |
 //! | `level` | all admissions of level at once |
+//! | `levels` | one admission of level with the terms of the pool |
 //! | `matrix` | the batch as dense columns, where lengths alone do not tell requests apart |
 //! | `dense` | scores of a run of such a column |
 //! | `swap` | swaps of picks between workers |
@@ -21,6 +22,7 @@ pub(crate) mod column;
 pub(crate) mod dense;
 pub(crate) mod lanes;
 pub(crate) mod level;
+pub(crate) mod levels;
 pub(crate) mod loads;
 pub(crate) mod matrix;
 mod probe;
@@ -35,6 +37,7 @@ use column::{Found, Marks, Query};
 use dense::{Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use lanes::Block;
 use level::Chain;
+use levels::{LevelQuery, Levels};
 use loads::LoadKernels;
 use swap::Swap;
 
@@ -94,6 +97,10 @@ pub(crate) struct Kernels {
     /// Looks again at the picks of level, from one on: whether any changed, and the pick whose search does
     /// not fit the lanes.
     pub level_repair: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
+    /// The best free entry for a worker of level with the terms of the pool, and the score of the one that it
+    /// is sought for.
+    pub levels:
+        fn(&Ordered<'_>, &LevelQuery<'_>, &Marks, &mut Levels) -> Result<(i64, Option<Found>), TooWide>,
     /// Swaps pairs of picks, in order, where that lowers their cost: whether any was.
     pub swap: fn(&mut Swap<'_>) -> bool,
     /// Sums and greatest values of loads.
@@ -114,8 +121,8 @@ pub(crate) struct Kernels {
     pub add_bonuses: fn((Bonuses<'_>, usize), &[u32], i32, Plain<'_>, &mut [Block]) -> i64,
     /// Eligibility words of 64 workers by row.
     pub words: fn((&[u64], usize, usize), &[[u32; BLOCK]], (&mut [Block], &mut [Block])),
-    /// Ages in score units of what was enqueued at these steps.
-    pub ages: fn(u32, &[[u32; BLOCK]], (Age, i32), &mut [Block]),
+    /// Ages in score units of who was passed so often.
+    pub ages: fn(&[[u32; BLOCK]], (Age, i32), &mut [Block]),
     /// The greatest of the first entries of some blocks: so many, at least one.
     pub top: fn(&[Block], usize) -> i32,
     /// From where on a lookahead is far.

@@ -149,8 +149,8 @@ impl Swap<'_> {
         self.changes += 1;
         self.loads.change_tokens(a.worker, moved);
         self.loads.change_tokens(b.worker, -moved);
-        self.picks[first] = Pick { position: b.position, tokens: b.tokens, peak_tokens: None, ..a };
-        self.picks[second] = Pick { position: a.position, tokens: a.tokens, peak_tokens: None, ..b };
+        self.picks[first] = Pick { position: b.position, tokens: b.tokens, wanted_tokens: None, ..a };
+        self.picks[second] = Pick { position: a.position, tokens: a.tokens, wanted_tokens: None, ..b };
         true
     }
 

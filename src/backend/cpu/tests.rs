@@ -10,7 +10,8 @@ use crate::backend::greedy::Greedy;
 use crate::backend::loads::Loads;
 use crate::backend::picks::Pick;
 use crate::batch::{Batch, Bonuses, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
-use crate::policy::level::{Level, LevelParameters};
+use crate::policy::Parameters;
+use crate::policy::level::Level;
 use crate::pool::{BLOCK, NO_ROW, Pool};
 use crate::rule::{PairCost, Rule};
 use crate::score::{Knot, Profile};
@@ -64,8 +65,8 @@ fn scan(
     let ordered = pool.candidates().ordered();
     let mut best: Option<(i64, std::cmp::Reverse<u64>, usize)> = None;
     for (position, &tokens) in ordered.tokens.iter().enumerate() {
-        let waited = ordered.now_step - ordered.enqueued[position];
-        let score = profile.score(i64::from(tokens)) + unit * age.tokens(waited);
+        let passed = ordered.passed[position];
+        let score = profile.score(i64::from(tokens)) + unit * age.tokens(passed);
         if !marks.is_taken(position) && i64::from(tokens) <= longest && score >= wanted {
             let arrived = ordered.arrived_blocks[position / BLOCK][position % BLOCK];
             best = best.max(Some((score, std::cmp::Reverse(arrived), position)));
@@ -92,7 +93,7 @@ fn a_search_finds_what_a_scan_finds() {
                     pool.insert(Request::new(1 << 40 | id, 1 + next(range) as u32)).expect("valid");
                 }
                 for id in 0..count as u64 {
-                    let request = Request::new(id, 1 + next(range) as u32).waited(next(waits) as u32);
+                    let request = Request::new(id, 1 + next(range) as u32).passed(next(waits) as u32);
                     pool.insert(request).expect("valid");
                 }
                 for id in 0..5 {
@@ -175,7 +176,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                     .collect();
                 let pool = Pool::new();
                 let batch = Batch::draft(&workers, &pool).traffic(TRAFFIC).check().expect("valid");
-                let plan = Level::new(LevelParameters::default(), None).begin(&batch, &mut Vec::new());
+                let plan = Level::new(&Parameters::default(), None).begin(&batch, &mut Vec::new());
                 let mut loads = Loads::new(kernels.loads);
                 loads.prepare(&batch);
                 loads.load(&batch, &plan, false);
@@ -187,7 +188,7 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
                         score: 0,
                         overdue: next(9) == 0,
                         held: false,
-                        peak_tokens: None,
+                        wanted_tokens: None,
                         best_at: 0,
                     })
                     .collect();
@@ -236,7 +237,7 @@ fn level_refill_picks_what_the_matrix_picks() {
                     let giant = next(60) == 0;
                     let tokens = 1 + next(if giant { 20 * range } else { range }).min(1 << 23) as u32;
                     let waited = next([3, 90, 5000][round % 3]) as u32;
-                    pool.insert(Request::new(id, tokens.min(MAX_PROMPT_TOKENS)).waited(waited))
+                    pool.insert(Request::new(id, tokens.min(MAX_PROMPT_TOKENS)).passed(waited))
                         .expect("valid");
                 }
                 let workers: Vec<Worker> = (0..2 + next(most(70)))
@@ -257,7 +258,7 @@ fn level_refill_picks_what_the_matrix_picks() {
                     .request_growth(next(9) as u32)
                     .check()
                     .expect("valid");
-                let mut rule = Level::new(LevelParameters::default(), None);
+                let mut rule = Level::new(&Parameters::default(), None);
                 let (mut out, mut expected) = (Assignment::new(), Assignment::new());
                 Greedy::new(kernels).assign(&mut rule, &batch, &mut out);
                 Greedy::new(kernels).dense().assign(&mut rule, &batch, &mut expected);
@@ -302,15 +303,15 @@ fn ages_are_the_definition_to_the_bit() {
             let age = Age { linear: next(1000) as f64 / 7.0, quadratic: next(1000) as f64 / 3e4 };
             let mut pool = Pool::new();
             for id in 0..20 {
-                pool.insert(Request::new(id, 7).waited(next(20_000) as u32)).expect("valid");
+                pool.insert(Request::new(id, 7).passed(next(20_000) as u32)).expect("valid");
             }
             let ordered = pool.candidates().ordered();
             let mut marks = Marks::default();
             marks.reset(20);
             (kernels.begin)(&ordered, (age, 1), None, &mut marks);
-            for (block, oldest) in pool.candidates().ordered().enqueued.chunks(BLOCK).enumerate() {
-                let waited = ordered.now_step - oldest.iter().min().expect("some");
-                assert_eq!(i64::from(marks.block_age(block)), age.tokens(waited), "{}", kernels.isa);
+            for (block, passed) in pool.candidates().ordered().passed.chunks(BLOCK).enumerate() {
+                let most = *passed.iter().max().expect("some");
+                assert_eq!(i64::from(marks.block_age(block)), age.tokens(most), "{}", kernels.isa);
             }
         }
     });

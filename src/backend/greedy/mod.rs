@@ -93,6 +93,8 @@ enum Columns {
     Searched,
 }
 
+/// Knots of a profile beside those of steps and of workers.
+const MOST_OTHER_KNOTS: usize = 8;
 /// A bound before the first look.
 const UNKNOWN: i64 = i64::MAX;
 /// [`Greedy::changes`] before the repair.
@@ -158,7 +160,7 @@ impl Greedy {
         self.loads.prepare(batch);
         self.picks.clear();
         let plan = rule.begin(batch, &mut self.loads.load_offsets).settled();
-        out.passed_over = plan.passed_over;
+        (out.passed_over, out.max_passed) = (plan.passed_over, plan.max_passed);
         plan
     }
 
@@ -224,6 +226,14 @@ impl Greedy {
                 self.loads.envelopes().1.len(),
             );
             hold(&mut self.run_bounds, self.matrix.runs());
+        }
+        // A column is searched in 64 bits where lanes do not hold it: that day must not allocate either.
+        let knots = self.loads.envelopes().1.len() + usize::from(plan.follows_levels) * batch.workers().len();
+        hold(&mut self.profile.knots, knots + MOST_OTHER_KNOTS);
+        self.column.hold(knots + MOST_OTHER_KNOTS);
+        if let Some(terms) = step.level_terms() {
+            let holds = self.column.take_terms(&step.waiting, &step.terms, &terms);
+            step.searches_levels = holds;
         }
         if self.is_searched(step) {
             step.refill_drop_tokens = step.refills();
@@ -308,7 +318,7 @@ impl Greedy {
         let step = Step::new(batch, rule, &plan, terms, MatrixThreshold::Far);
         for worker in 0..workers {
             let mut profiled = None;
-            for (row, (_, request, waited)) in batch.waiting().iter().enumerate() {
+            for (row, (slot, request, _)) in batch.waiting().iter().enumerate() {
                 let fits = i64::from(request.prompt_tokens) <= self.loads.longest_tokens(worker);
                 if !fits || !batch.eligible(request, worker) {
                     continue;
@@ -317,7 +327,7 @@ impl Greedy {
                     profiled = Some(request.survival_class);
                     self.profile(&step, worker, request.survival_class);
                 }
-                let score = self.score_of_profile(&step, worker, request, waited);
+                let score = self.score_of_profile(&step, worker, request, batch.waiting().passed(slot));
                 score_tokens[row * workers + worker] = score as f64 / plan.unit as f64;
             }
         }
@@ -370,7 +380,7 @@ impl Greedy {
             score: found.score,
             overdue,
             held: false,
-            peak_tokens: None,
+            wanted_tokens: None,
             best_at: 0,
         });
     }
@@ -378,7 +388,10 @@ impl Greedy {
     /// Admits the best of a column, and remembers what the column wanted if the repair will ask.
     fn admit_best(&mut self, step: &Step<'_, '_, &mut impl Rule>, worker: usize, found: Found) {
         let tolerant = step.plan.repair.tolerance_tokens.is_some();
-        let peak_tokens = tolerant.then(|| {
+        let wanted_tokens = tolerant.then(|| {
+            if let Some(wanted) = step.rule.wanted_tokens(&self.loads.view(worker)) {
+                return wanted;
+            }
             // A search by length has left the worker's only profile.
             if !self.is_searched(step) {
                 let slot = PoolSlot(step.waiting.slots[found.position]);
@@ -388,7 +401,7 @@ impl Greedy {
         });
         self.admit(step, worker, found, false);
         if let Some(pick) = self.picks.last_mut() {
-            pick.peak_tokens = peak_tokens;
+            pick.wanted_tokens = wanted_tokens;
         }
     }
 
@@ -470,7 +483,7 @@ impl Greedy {
             loads: &mut self.loads,
             open: &mut self.open,
             picks: &mut self.picks,
-            oldest_age: step.terms.oldest_age,
+            greatest_age: step.terms.greatest_age,
             drop_tokens: step.refill_drop_tokens.unwrap_or(0),
             tolerance_tokens: step.plan.repair.tolerance_tokens,
             changes: self.changes,
@@ -486,14 +499,15 @@ mod tests {
     use super::*;
     use crate::backend::cpu::Isa;
     use crate::batch::{Request, Traffic, Worker};
-    use crate::policy::level::{Level, LevelParameters};
+    use crate::policy::Parameters;
+    use crate::policy::level::Level;
     use crate::pool::Pool;
 
     /// What goes back to the pool outside the level kernel is found by that kernel again.
     #[test]
     fn a_pick_of_level_refill_that_is_taken_back_is_picked_again() {
         let requests: Vec<Request> = (0..300)
-            .map(|id| Request::new(id, 100 + 37 * (id as u32 * 7 % 300)).waited(id as u32 * 131 % 4000))
+            .map(|id| Request::new(id, 100 + 37 * (id as u32 * 7 % 300)).passed(id as u32 * 131 % 1000))
             .collect();
         let pool = Pool::from_requests(&requests).expect("valid");
         let workers: Vec<Worker> = (0..12).map(|at| Worker::new(300_000 + 700 * at, 9, 1)).collect();
@@ -501,12 +515,13 @@ mod tests {
             mean_prompt_tokens: 5_000,
             sd_prompt_tokens: 3_000,
             small_prompt_tokens: 500,
-            mean_output_tokens: 900,
+            // Nothing has ended: the rule is the plain one.
+            mean_output_tokens: 0,
         };
         let batch = Batch::draft(&workers, &pool).traffic(traffic).check().expect("valid");
         for kernels in Isa::ALL.into_iter().filter_map(Kernels::of) {
             let mut greedy = Greedy::new(kernels);
-            let mut rule = Level::new(LevelParameters::new(), None);
+            let mut rule = Level::new(&Parameters::new(), None);
             let mut out = Assignment::new();
             let plan = greedy.plan(&mut rule, &batch, &mut out);
             let mut step = greedy.step(&mut rule, &batch, &plan);

@@ -3,6 +3,7 @@
 
 use super::Greedy;
 use super::step::Step;
+use crate::backend::column::Found;
 use crate::backend::cpu::swap::Swap;
 use crate::backend::picks::{Pick, hold};
 use crate::rule::{PairCost, Rule};
@@ -67,7 +68,7 @@ impl Greedy {
             }
             moved += 1;
             let more_tokens = tokens - pick.tokens;
-            (pick.position, pick.tokens, pick.peak_tokens) = (position, tokens, None);
+            (pick.position, pick.tokens, pick.wanted_tokens) = (position, tokens, None);
             Some((pick.worker, more_tokens))
         });
         self.loads.change_all(swaps, checked_later);
@@ -117,21 +118,27 @@ impl Greedy {
                 continue;
             }
             // The pick itself stays taken, so only others are found.
-            let mut peak_tokens = None;
-            let (position, score) = match self.loads.view_without(pick.worker, pick.tokens) {
-                Some((view, longest)) if step.ordered => {
+            let mut wanted_tokens = None;
+            let by_levels = if step.searches_levels { self.replace_by_levels(step, &pick) } else { None };
+            let (position, score) = match (by_levels, self.loads.view_without(pick.worker, pick.tokens)) {
+                (Some(None), _) => continue,
+                (Some(Some((wanted, found))), _) => {
+                    wanted_tokens = Some(wanted);
+                    (found.position, found.score)
+                }
+                (None, Some((view, longest))) if step.ordered => {
                     self.profile.clear();
                     step.rule.profile(&view, None, &mut self.profile);
                     if let Some(tolerance) = step.plan.repair.tolerance_tokens {
-                        let peak = self.column.peak_tokens(&self.profile);
-                        if pick.peak_tokens.is_some_and(|then| (peak - then).abs() <= tolerance) {
+                        let wanted = step.rule.wanted_tokens(&view);
+                        let wanted = wanted.unwrap_or_else(|| self.column.peak_tokens(&self.profile));
+                        if pick.wanted_tokens.is_some_and(|then| (wanted - then).abs() <= tolerance) {
                             continue;
                         }
-                        peak_tokens = Some(peak);
+                        wanted_tokens = Some(wanted);
                     }
-                    let waited = step.waiting.now_step - step.waiting.enqueued[pick.position];
-                    let current =
-                        self.profile.score(pick.tokens) + step.plan.unit * step.plan.age.tokens(waited);
+                    let age = step.plan.age.tokens(step.waiting.passed[pick.position]);
+                    let current = self.profile.score(pick.tokens) + step.plan.unit * age;
                     let better =
                         self.column.best(&step.waiting, &self.profile, &step.terms, longest, current + 1);
                     better.map_or((pick.position, current), |found| (found.position, found.score))
@@ -140,12 +147,13 @@ impl Greedy {
                     self.loads.release(pick.worker, pick.tokens);
                     let current = self.score(step, pick.worker, pick.position);
                     if let Some(tolerance) = step.plan.repair.tolerance_tokens {
-                        let peak = self.column.peak_tokens(&self.profile);
-                        if pick.peak_tokens.is_some_and(|then| (peak - then).abs() <= tolerance) {
+                        let wanted = step.rule.wanted_tokens(&self.loads.view(pick.worker));
+                        let wanted = wanted.unwrap_or_else(|| self.column.peak_tokens(&self.profile));
+                        if pick.wanted_tokens.is_some_and(|then| (wanted - then).abs() <= tolerance) {
                             self.loads.admit(pick.worker, pick.tokens);
                             continue;
                         }
-                        peak_tokens = Some(peak);
+                        wanted_tokens = Some(wanted);
                     }
                     let class = step.class_of(pick.position);
                     let better = self
@@ -167,8 +175,27 @@ impl Greedy {
             // Its own change leaves it the best: its worker without it is the same, and who went back to the
             // pool was worse.
             let pick = &mut self.picks[index];
-            (pick.score, pick.best_at, pick.peak_tokens) = (score, self.changes, peak_tokens);
+            (pick.score, pick.best_at, pick.wanted_tokens) = (score, self.changes, wanted_tokens);
         }
         changed
+    }
+
+    /// Looks again at a pick of level with the terms of the pool: the length wanted now, and the pick itself
+    /// or who is better. None within, where it wants no other; none at all where lanes do not hold the
+    /// search.
+    #[inline]
+    fn replace_by_levels(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        pick: &Pick,
+    ) -> Option<Option<(i64, Found)>> {
+        let wanted = step.rule.wanted_tokens(&self.loads.view_without(pick.worker, pick.tokens)?.0)?;
+        let moved = pick.wanted_tokens.map(|then| (wanted - then).abs());
+        if step.plan.repair.tolerance_tokens.zip(moved).is_some_and(|(most, moved)| moved <= most) {
+            return Some(None);
+        }
+        let instead_of = Some((pick.position, pick.tokens));
+        let (score, found) = self.best_of_levels(step, pick.worker, instead_of).ok()?;
+        Some(Some((wanted, found.unwrap_or(Found { position: pick.position, score }))))
     }
 }

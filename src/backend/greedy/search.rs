@@ -3,6 +3,8 @@
 use super::step::Step;
 use super::{Class, Greedy, UNKNOWN};
 use crate::backend::column::Found;
+use crate::backend::cpu::dense::TooWide;
+use crate::backend::cpu::levels::LevelQuery;
 use crate::batch::Request;
 use crate::pool::PoolSlot;
 use crate::rule::Rule;
@@ -58,12 +60,40 @@ impl Greedy {
         profiled: Option<Class>,
     ) -> Option<Found> {
         let longest = self.loads.longest_tokens(worker);
+        if step.searches_levels
+            && let Ok((_, found)) = self.best_of_levels(step, worker, None)
+        {
+            return found.filter(|found| found.score >= wanted);
+        }
         if step.ordered {
             self.profile.clear();
             step.rule.profile(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
         }
         self.best_in_pairs(step, worker, (longest, wanted), profiled)
+    }
+
+    /// [`Self::best`] for level with the terms of the pool, or who is better than a pick, given with its
+    /// length and taken back; with the score of that.
+    pub(super) fn best_of_levels(
+        &mut self,
+        step: &Step<'_, '_, &mut impl Rule>,
+        worker: usize,
+        instead_of: Option<(usize, i64)>,
+    ) -> Result<(i64, Option<Found>), TooWide> {
+        let loads = &self.loads;
+        let (view, own, longest) = match instead_of {
+            None => (loads.view(worker), loads.refilled(worker), loads.longest_tokens(worker)),
+            Some((_, tokens)) => {
+                let (view, longest) = loads.view_without(worker, tokens).ok_or(TooWide)?;
+                (view, loads.without(worker, tokens), longest)
+            }
+        };
+        let wanted = step.rule.wanted_tokens(&view).ok_or(TooWide)?;
+        let own_at = view.level_at();
+        let levels = view.levels;
+        let query = LevelQuery { levels, own_at, own, wanted, longest, instead_of };
+        self.column.best_of_levels(&step.waiting, &step.terms, &query)
     }
 
     /// [`Self::best_of_at_least`] where requests have terms per pair.
@@ -139,10 +169,10 @@ impl Greedy {
         step: &Step<'_, '_, &mut impl Rule>,
         worker: usize,
         request: &Request,
-        waited: u32,
+        passed: u32,
     ) -> i64 {
         self.profile.score(i64::from(request.prompt_tokens))
-            + step.plan.unit * (step.plan.age.tokens(waited) + step.batch.bonus_tokens(request, worker))
+            + step.plan.unit * (step.plan.age.tokens(passed) + step.batch.bonus_tokens(request, worker))
     }
 
     pub(super) fn score(
@@ -163,11 +193,9 @@ impl Greedy {
         worker: usize,
         position: usize,
     ) -> i64 {
-        let pool = step.batch.waiting();
-        let slot = PoolSlot(step.waiting.slots[position]);
-        let request = pool.request(slot);
+        let request = step.batch.waiting().request(PoolSlot(step.waiting.slots[position]));
         self.profile(step, worker, request.survival_class);
         self.profile.score(i64::from(request.prompt_tokens))
-            + step.plan.unit * step.plan.age.tokens(pool.waited_steps(slot))
+            + step.plan.unit * step.plan.age.tokens(step.waiting.passed[position])
     }
 }

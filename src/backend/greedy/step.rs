@@ -4,7 +4,7 @@ use crate::backend::column::Terms;
 use crate::backend::cpu::Kernels;
 use crate::batch::{Batch, Worker};
 use crate::pool::{Ordered, PoolSlot};
-use crate::rule::{Order, Plan, ProfileSpec, Rule};
+use crate::rule::{LevelTerms, Order, Plan, ProfileSpec, Rule};
 
 /// How far a rule looks ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub(super) struct Step<'a, 'b, R> {
     /// What a completion must lower its worker by, where the rule is level and the kernel made for it can run
     /// it.
     pub refill_drop_tokens: Option<i64>,
+    /// Whether the rule is level with the terms of the pool, and the search made for it holds them.
+    pub searches_levels: bool,
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
@@ -88,6 +90,7 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
             reach,
             ordered: searches_nothing || (reach != MatrixThreshold::Far && !batch.has_pair_terms()),
             refill_drop_tokens: None,
+            searches_levels: false,
         }
     }
 
@@ -126,6 +129,21 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         }
         match self.rule.profile_spec(batch) {
             Some(ProfileSpec::Level { drop_tokens }) => Some(drop_tokens),
+            _ => None,
+        }
+    }
+
+    /// See [`Step::searches_levels`]: the terms, where a search made for them could serve.
+    pub(super) fn level_terms(&self) -> Option<LevelTerms<'_>>
+    where
+        R: std::ops::Deref<Target: Rule>,
+    {
+        let alike = self.batch.is_uniform() && self.batch.projection().is_none();
+        if !(self.ordered && alike && self.plan.follows_levels) {
+            return None;
+        }
+        match self.rule.profile_spec(self.batch) {
+            Some(ProfileSpec::Levels(terms)) => Some(terms),
             _ => None,
         }
     }

@@ -68,22 +68,38 @@ impl Greedy {
 
     pub(super) fn place_overdue(&mut self, step: &Step<'_, '_, &mut impl Rule>) {
         let pool = step.batch.waiting();
-        if !step.plan.overdue.may_be_due(step.terms.longest_wait_steps) && !pool.any_deadline() {
+        let most = step.plan.max_passed.unwrap_or(u32::MAX);
+        if most > pool.most_passed() && !pool.any_deadline() {
             return;
         }
         self.queue.clear();
         let ordered = &step.waiting;
-        for (position, &slot) in ordered.slots.iter().enumerate() {
-            let slot = PoolSlot(slot);
-            let waited = ordered.now_step - ordered.enqueued[position];
-            if !self.column.is_taken(position) && step.plan.overdue.is_due(pool.request(slot), waited) {
-                self.queue.push((u32::MAX - waited, pool.arrival(slot), position));
+        for (position, (&slot, &passed)) in ordered.slots.iter().zip(ordered.passed).enumerate() {
+            let (slot, is_taken) = (PoolSlot(slot), self.column.is_taken(position));
+            let waited = if pool.any_deadline() { pool.waited_steps(slot) } else { 0 };
+            if is_taken {
+            } else if pool.request(slot).deadline_steps.is_some_and(|steps| waited >= steps) {
+                self.queue.push((u32::MAX - 1 - waited, pool.arrival(slot), position));
+            } else if passed >= most {
+                // After those who are past a deadline of their own.
+                self.queue.push((u32::MAX, pool.arrival(slot), position));
             }
         }
         self.queue.sort_unstable();
         self.list_open();
+        // Without terms of pairs a request that fits nowhere says the same of all that are as long.
+        let mut too_long = u32::MAX;
         for index in 0..self.queue.len() {
-            self.place_in_turn(step, self.queue[index].2, |_, _| 0, true);
+            let position = self.queue[index].2;
+            if self.open.is_empty() {
+                return;
+            }
+            if ordered.tokens[position] < too_long {
+                self.place_in_turn(step, position, |_, _| 0, true);
+                if !self.column.is_taken(position) && !step.batch.has_pair_terms() {
+                    too_long = ordered.tokens[position];
+                }
+            }
         }
     }
 
@@ -225,19 +241,19 @@ impl Greedy {
                     taken_at: Some(position),
                     arrival: pool.arrival(slot),
                     tokens: i64::from(ordered.tokens[position]),
-                    extra: unit * age.tokens(pool.waited_steps(slot)),
+                    extra: unit * age.tokens(ordered.passed[position]),
                     single: score,
                 });
             }
             return;
         }
         let mut seen = 0;
-        for (slot, request, waited) in pool.iter() {
+        for (slot, request, _) in pool.iter() {
             let tokens = i64::from(request.prompt_tokens);
             if self.placed[slot.index()] || tokens > longest || !batch.eligible(request, worker) {
                 continue;
             }
-            let extra = unit * (age.tokens(waited) + batch.bonus_tokens(request, worker));
+            let extra = unit * (age.tokens(pool.passed(slot)) + batch.bonus_tokens(request, worker));
             let single = self.profile.score(tokens) + extra;
             // In order of arrival: equals stay behind those already there.
             let at = self.candidates.partition_point(|other| other.single >= single);

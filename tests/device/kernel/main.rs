@@ -78,8 +78,8 @@ fn draw(rng: &mut impl Rng, shape: Shape) -> Parts {
             } else {
                 rng.random_range(1..=longest)
             };
-            let waited = if calm { 0 } else { rng.random_range(0..if old { 3000 } else { 40 }) };
-            let mut request = Request::new(id as u64 * 7, tokens).waited(waited);
+            let passed = if calm { 0 } else { rng.random_range(0..if old { 3000 } else { 40 }) };
+            let mut request = Request::new(id as u64 * 7, tokens).passed(passed);
             if rng.random_range(0..40) == 0 {
                 request = request.deadline(30);
             }
@@ -185,8 +185,6 @@ fn parameters(backend: BackendKind) -> Parameters {
     // The first stage of `br0` and `brh` is what runs on the device.
     parameters.balance_route.greedy_slots = 2;
     parameters.exact.horizon_steps = 40;
-    parameters.level.reserve = true;
-    parameters.level.reserve_mean_waits = 1.0;
     parameters
 }
 
@@ -357,7 +355,7 @@ fn sizes_around_every_boundary_agree() {
             // Nobody overdue, few slots, and somebody who fits.
             parts.traffic.mean_output_tokens = 0;
             for request in &mut parts.requests {
-                (request.deadline_steps, request.rank, request.waited_steps) = (None, None, 0);
+                (request.deadline_steps, request.rank, request.passed) = (None, None, 0);
             }
             for (at, worker) in parts.workers.iter_mut().enumerate() {
                 (worker.free_slots, worker.accepting) = (u32::from(at % (workers / 8) == 0), true);

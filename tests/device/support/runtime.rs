@@ -250,7 +250,7 @@ impl Parts {
         let (pairs, ahead): (bool, bool) = (rng.random(), rng.random());
         let requests: Vec<Request> = (0..waiting as u64)
             .map(|id| {
-                let request = Request::new(id, rng.random_range(1..6000)).waited(rng.random_range(0..40));
+                let request = Request::new(id, rng.random_range(1..6000)).passed(rng.random_range(0..40));
                 match (pairs, rng.random_range(0..8)) {
                     (true, 0) => request.bound_to(rng.random_range(0..workers as u32)),
                     (true, 1..=4) => request.pairs(rng.random_range(0..5)),

@@ -65,7 +65,7 @@ impl Drawn {
                     1 => LONGEST,
                     _ => rng.random_range(1..LONGEST),
                 };
-                let request = Request::new(id as u64, tokens).waited(rng.random_range(0..60));
+                let request = Request::new(id as u64, tokens).passed(rng.random_range(0..60));
                 if paired { request.pairs(id as u32) } else { request }
             })
             .collect();

@@ -53,6 +53,12 @@ pub(super) struct Record {
     pub state: State,
     /// Its place in the list of those who wait or of those who run.
     pub at: usize,
+    /// Its place in the order of arrival; none before it has one.
+    pub arrival: Option<u64>,
+    /// How many that came later were admitted before it, to workers that it may use.
+    pub passed: u32,
+    /// Both of one who comes again as another, by its id.
+    pub former: Option<(u64, u32)>,
 }
 
 impl Record {
@@ -413,6 +419,7 @@ impl World {
 
     /// Takes a record out; it must be there, so nobody leaves twice.
     pub(super) fn strike(&mut self, id: RequestId) -> Record {
+        self.masked.remove(&id);
         let record = self.records.remove(&id).unwrap_or_else(|| panic!("{id} left twice or was never there"));
         let list = if record.state == State::Waits { &mut self.waiting } else { &mut self.running };
         assert_eq!(list.swap_remove(record.at), id);
@@ -436,6 +443,7 @@ impl World {
         record.growth = if record.most.is_some() { record.left().min(headroom) } else { headroom };
         record.step = self.clock - record.generated as i64;
         record.state = State::Runs { worker, number, stage, since_ms: self.told_ms };
+        record.arrival = Some(record.arrival.unwrap_or_else(|| self.next_arrival()));
         self.enlist(id, record);
     }
 
@@ -527,5 +535,37 @@ impl World {
         self.leaves(&record);
         self.left += 1;
         assert!(self.expected.insert(id, reason).is_none());
+    }
+
+    pub(super) fn next_arrival(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
+    }
+
+    /// Somebody enters a worker: those who came earlier and may use it have been passed.
+    pub(super) fn passes(&mut self, arrival: u64, worker: WorkerId) {
+        for id in &self.waiting {
+            let may = self.masked.get(id).is_none_or(|masked| !masked.contains(&worker));
+            let record = self.records.get_mut(id).expect("it waits");
+            let came = record.arrival.expect("it waits") < arrival;
+            record.passed += u32::from(came && may && record.rank.is_none_or(|rank| rank == worker));
+        }
+    }
+
+    /// Who may be admitted, by the order of arrival.
+    pub(super) fn window(&self) -> Vec<RequestId> {
+        let mut window = self.waiting.clone();
+        window.sort_by_key(|id| self.records[id].arrival);
+        window.truncate(self.setting.window);
+        window
+    }
+
+    /// Whether somebody has been passed as often as may be.
+    pub(super) fn is_next(&self, id: RequestId) -> bool {
+        self.router_max_passed().is_some_and(|most| self.records[&id].passed >= most)
+    }
+
+    fn router_max_passed(&self) -> Option<u32> {
+        self.setting.repairs.then(|| self.setting.max_passed.unwrap_or(128 * self.sides_of_step as u32))
     }
 }

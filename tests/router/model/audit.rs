@@ -84,8 +84,15 @@ impl World {
         });
         assert_eq!((metrics.now_ms, metrics.longest_wait_ms), (self.reading(self.told_ms), oldest));
         assert_eq!(i64::from(metrics.longest_wait_steps), longest);
-        for id in self.waiting.iter().take(3) {
-            assert!(self.router.explain(*id).is_some());
+        let mut most = 0;
+        for id in self.window() {
+            let explained = self.router.explain(id).expect("it waits");
+            assert_eq!(explained.passed, self.records[&id].passed, "{id}");
+            most = most.max(explained.passed);
+        }
+        assert_eq!((metrics.most_passed, metrics.counters.most_passed), (most, self.most_passed));
+        for id in &self.waiting {
+            assert_eq!(self.router.pool().passed(*id), Some(self.records[id].passed), "{id}");
         }
         let mut by_reason = [0; WaitReason::ALL.len()];
         for (id, reason) in self.router.waiting() {

@@ -48,6 +48,9 @@ impl World {
             step: 0,
             state: State::Waits,
             at: 0,
+            arrival: None,
+            passed: 0,
+            former: None,
         };
         let id = RequestId(self.next_id);
         let mut request = record.request(id);
@@ -77,6 +80,8 @@ impl World {
                 request.prompt_tokens += 1;
                 request.generated_tokens = 0;
                 (record.prompt, record.generated) = (record.length() + 1, 0);
+                record.former = record.arrival.map(|arrival| (arrival, record.passed));
+                (record.arrival, record.passed) = (None, 0);
                 self.tally.meets("came again as another");
             }
             _ => {}
@@ -95,6 +100,17 @@ impl World {
         record.rank = rank;
         (record.state, record.growth) = (State::Waits, 0);
         (record.since_ms, record.step) = (self.told_ms, self.clock);
+        match record.arrival {
+            None => record.arrival = Some(self.next_arrival()),
+            // One that has been here before has been passed as often as who came after it, or more.
+            Some(arrival) => {
+                let others = self.waiting.iter().map(|id| &self.records[id]);
+                let younger = others
+                    .filter(|other| other.rank == rank && other.arrival > Some(arrival))
+                    .min_by_key(|other| other.arrival);
+                record.passed = record.passed.max(younger.map_or(0, |younger| younger.passed));
+            }
+        }
         self.enlist(id, record);
     }
 
@@ -107,7 +123,7 @@ impl World {
         self.router.enqueue(request, now_ms).expect("valid");
         self.arrived += 1;
         self.waits(request.id, record);
-        if now_ms.is_none() {
+        if now_ms.is_none() && record.arrival.is_none() {
             self.undated.push(request.id);
         }
         if self.rng.one_in(20) {
@@ -151,18 +167,29 @@ impl World {
                 } else {
                     assert_eq!(Some(worker), best);
                 }
+                assert!(!self.is_taken_by_next(worker), "somebody is next on {worker}");
                 let opening = self.opening(worker);
                 self.is_admitted(&record, worker, false, opening);
+                record.arrival = Some(record.arrival.unwrap_or_else(|| self.next_arrival()));
+                self.passes(record.arrival.expect("given"), worker);
+                self.most_passed = self.most_passed.max(record.passed);
                 self.begins(request.id, record, worker, Stage::Sent);
                 self.goes_out(&dispatch);
                 self.tally.meets("placed");
             }
             Placement::Waits => {
-                assert!(binds || best.is_none(), "it could have entered {best:?}");
+                let is_shut = best.is_none_or(|best| self.is_taken_by_next(best));
+                assert!(binds || is_shut, "it could have entered {best:?}");
                 self.waits(request.id, record);
             }
         }
         self.arrived += 1;
+    }
+
+    /// Whether somebody waits who has been passed as often as may be and whom this worker could take.
+    fn is_taken_by_next(&self, worker: WorkerId) -> bool {
+        let side = &self.sides[self.side(worker)];
+        self.window().into_iter().any(|id| self.is_next(id) && self.fits(&self.records[&id], side))
     }
 
     /// Somebody may be let into a worker.
@@ -236,10 +263,13 @@ impl World {
             self.tell();
         }
         if of_waiting {
-            self.strike(request.id);
+            record.passed = self.strike(request.id).passed;
+            self.most_passed = self.most_passed.max(record.passed);
         } else {
             self.arrived += 1;
         }
+        record.arrival = Some(record.arrival.unwrap_or_else(|| self.next_arrival()));
+        self.passes(record.arrival.expect("given"), to);
         record.rank = record.rank.filter(|&rank| rank == to);
         self.begins(request.id, record, to, Stage::Sent);
         self.goes_out(&dispatch);
@@ -264,6 +294,10 @@ impl World {
             let (request, record) = self.request();
             (request.id, record)
         });
+        if let Some((arrival, passed)) = record.former.take().filter(|_| known.is_none()) {
+            // Whatever its length, it is the same that an engine goes on with.
+            (record.arrival, record.passed) = (Some(arrival), passed);
+        }
         // An engine counts for itself.
         record.generated = self.rng.below(40);
         let mut request = record.request(id);
@@ -275,6 +309,7 @@ impl World {
             None => self.arrived += 1,
             Some(State::Waits) => {
                 self.strike(id);
+                self.passes(record.arrival.expect("it waited"), worker);
             }
             Some(State::Runs { worker: before, .. }) => {
                 let before_it = self.strike(id);

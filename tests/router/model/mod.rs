@@ -77,6 +77,8 @@ struct Setting {
     overdue_first: bool,
     /// How many a decision chooses among.
     window: usize,
+    /// By how many a request may be passed.
+    max_passed: Option<u32>,
 }
 
 /// Bonuses and masks of some requests, drawn from who is asked for.
@@ -153,6 +155,12 @@ struct World {
     /// Dispatches made lately.
     lives: VecDeque<Dispatch>,
     next_id: u64,
+    arrivals: u64,
+    /// The workers that a mask of the last step shuts to those who were asked for.
+    masked: HashMap<RequestId, Vec<WorkerId>>,
+    /// How many workers the last step had.
+    sides_of_step: usize,
+    most_passed: u32,
     arrived: u64,
     left: u64,
     counts: Counts,
@@ -208,7 +216,7 @@ impl World {
             .dispatch_timeout_ms(TIMEOUT_MS)
             .silence_timeout_ms(setting.silence.then_some(SILENCE_MS))
             .expire_after_ms(EXPIRE_MS);
-        let parameters = Parameters::new().candidate_window(setting.window);
+        let parameters = Parameters::new().candidate_window(setting.window).max_passed(setting.max_passed);
         let router = Router::new(config, setting.policy, &parameters).expect("valid");
         let mut world = Self {
             setting,
@@ -230,6 +238,10 @@ impl World {
             put_off: Vec::new(),
             lives: VecDeque::new(),
             next_id: 0,
+            arrivals: 0,
+            masked: HashMap::new(),
+            sides_of_step: 0,
+            most_passed: 0,
             arrived: 0,
             left: 0,
             counts: Counts::default(),
@@ -321,11 +333,16 @@ fn setting(policy: &'static str, mode: Mode, share: Share, bounded: bool) -> Set
         repairs,
         overdue_first: true,
         window,
+        max_passed: Some(5),
     }
 }
 
 fn among(window: usize, setting: Setting) -> Setting {
     Setting { window, ..setting }
+}
+
+fn passed_by(max_passed: Option<u32>, setting: Setting) -> Setting {
+    Setting { max_passed, ..setting }
 }
 
 fn with_terms(setting: Setting) -> Setting {
@@ -345,9 +362,9 @@ fn random_events_against_a_model() {
     let share = |index, of| Share { index, of };
     let settings = [
         setting("level", Mode::Step, WHOLE, true),
-        setting("level", Mode::Mixed { free_slots: 8 }, WHOLE, true),
+        passed_by(None, setting("level", Mode::Mixed { free_slots: 8 }, WHOLE, true)),
         setting("level", Mode::Arrival, THIRD, true),
-        in_order(setting("level", Mode::Step, WHOLE, false)),
+        passed_by(Some(0), in_order(setting("level", Mode::Step, WHOLE, false))),
         setting("exact", Mode::Mixed { free_slots: 3 }, THIRD, true),
         in_order(setting("br0", Mode::Step, WHOLE, true)),
         in_order(setting("brh-survival", Mode::Step, WHOLE, true)),
@@ -391,6 +408,7 @@ fn random_events_against_a_model() {
         ("refused step", 100),
         ("refused report", 50),
         ("overdue", 200),
+        ("next", 200),
         ("held back", 500),
         ("joined", 60),
         ("announced", 15),

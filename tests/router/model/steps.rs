@@ -80,6 +80,17 @@ impl World {
         for reason in returned.values() {
             self.tally.returned[*reason as usize] += 1;
         }
+        // Who was asked for.
+        let idle = self.waiting.is_empty()
+            || !self.sides.iter().any(|side| side.accepting && self.free_slots(side) > 0);
+        self.masked.clear();
+        if let Some(terms) = terms.as_ref().filter(|_| !idle) {
+            for id in self.window() {
+                let shut = ids.iter().copied().filter(|&worker| !terms.may(id, worker)).collect();
+                self.masked.insert(id, shut);
+            }
+        }
+        self.sides_of_step = self.sides.len();
         self.admits(&plan, &may);
         // Nobody waits beside a slot that would take it. Three cases leave room that the next step fills: the
         // joint repair of `level` and `exact` may exchange a pick for a shorter or a bound one; who may
@@ -122,6 +133,9 @@ impl World {
         let mut is_exact = true;
         let ids: Vec<WorkerId> = self.sides.iter().map(|side| side.id).collect();
         let mut openings: Vec<(i64, i64)> = ids.iter().map(|&id| self.opening(id)).collect();
+        let window = self.window();
+        let next: Vec<RequestId> = window.iter().copied().filter(|&id| self.is_next(id)).collect();
+        let mut entered = Vec::new();
         for dispatch in &plan.admissions {
             let (id, worker) = (dispatch.id, dispatch.worker);
             assert!(may(id, worker), "{dispatch:?} was masked");
@@ -133,15 +147,30 @@ impl World {
             if due(&record) {
                 self.tally.meets("overdue");
             } else if self.setting.overdue_first && is_exact {
-                // Overdue by the policy's own bound, or nobody who is overdue by its deadline and has waited
-                // longer could have entered here.
+                // Nobody who is overdue by its deadline and has waited longer could have entered here, nor
+                // anybody who had been passed as often as may be, unless this one had been, and came before.
                 let side = &self.sides[self.side(worker)];
                 for id in &self.waiting {
                     let other = &self.records[id];
-                    let passed_over =
-                        due(other) && other.step < record.step && self.fits(other, side) && may(*id, worker);
+                    // Who has come back stands before some who have waited longer, maybe alone in the window.
+                    let is_seen = window.contains(id) || other.arrival < record.arrival;
+                    let is_due = due(other) && other.step < record.step && is_seen;
+                    let passed_over = is_due && self.fits(other, side) && may(*id, worker);
                     let policy = self.setting.policy;
                     assert!(!passed_over, "{policy}: {id} is overdue: {other:?}, {dispatch:?} of {plan:?}");
+                }
+                let is_next = next.contains(&id);
+                for other in next.iter().filter(|other| self.waiting.contains(other)) {
+                    let (at, passed_over) = (&self.records[other], may(*other, worker));
+                    let passed_over = passed_over && self.fits(at, side);
+                    let came_first = !is_next || at.arrival < record.arrival;
+                    assert!(
+                        !(passed_over && came_first),
+                        "{other} is next: {at:?}, {dispatch:?} of {plan:?}"
+                    );
+                }
+                if is_next {
+                    self.tally.meets("next");
                 }
             }
             let is_empty = self.is_eased(&self.sides[self.side(worker)]);
@@ -154,7 +183,11 @@ impl World {
             self.goes_out(dispatch);
             is_exact &= self.setting.share.of == 1 && !self.keeps_less(id);
             self.tally.meets("admitted");
+            self.most_passed = self.most_passed.max(record.passed);
+            entered.push((record.arrival.expect("it waited"), worker));
         }
+        // Counts stand still while a step decides.
+        entered.into_iter().for_each(|(arrival, worker)| self.passes(arrival, worker));
     }
 
     /// Terms that are refused, or that panic: the router says so, and is as it was.

@@ -33,6 +33,8 @@ impl World {
         };
         side.set_capacity(config.kv_capacity_tokens);
         self.sides.push(side);
+        // Rows of pair terms have an entry for each worker.
+        self.masked.clear();
         self.tally.meets(if comes_later { "announced" } else { "joined" });
     }
 
@@ -103,6 +105,7 @@ impl World {
             self.tally.returned[back.reason as usize] += 1;
         }
         self.sides.remove(at);
+        self.masked.clear();
         self.removed.push(worker);
         self.removed.drain(..self.removed.len().saturating_sub(4));
         self.tally.meets("removed");

@@ -34,8 +34,8 @@ pub struct br_explanation {
     pub margin_tokens: f64,
     /// Out: steps that it has waited, while it waits.
     pub waited_steps: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Out: how many that came later were admitted before it, to workers that it may use.
+    pub passed: u32,
     /// Out: KV tokens that it had to leave free on that worker for others to grow by; 0 if it waits.
     pub kv_growth_tokens: u64,
 }
@@ -43,7 +43,7 @@ pub struct br_explanation {
 // SAFETY: begins with its size; zero is allowed everywhere.
 unsafe impl Versioned for br_explanation {
     const NAME: &'static str = "br_explanation";
-    const FIRST_SIZE: usize = offset_of!(br_explanation, reserved) + size_of::<u32>();
+    const FIRST_SIZE: usize = offset_of!(br_explanation, passed) + size_of::<u32>();
 }
 
 /// How a request was decided.
@@ -122,7 +122,7 @@ fn explained(struct_size: usize, of: &Explanation) -> br_explanation {
         runner_up_score_tokens: of.runner_up.map_or(f64::NAN, |second| second.score_tokens),
         margin_tokens: of.margin_tokens,
         waited_steps: of.waited_steps,
-        reserved: 0,
+        passed: of.passed,
         kv_growth_tokens: of.kv_growth_tokens,
     }
 }

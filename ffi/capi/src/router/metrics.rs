@@ -136,6 +136,15 @@ pub struct br_metrics {
     pub sent_beyond: u64,
     /// Out: requests whose ends are not told (`br_router_disown_sent`).
     pub disowned: u64,
+    /// Out: how many that came later were admitted before each of the admitted, to workers that it might use.
+    pub passed: br_histogram,
+    /// Out: the most of these.
+    pub most_passed: u64,
+    /// Out: the most that anybody who waits now has been passed.
+    pub most_passed_waiting: u64,
+    /// Out: by how many a request may be passed, as the last step had it; `BR_NONE64` where the policy knows
+    /// no bound.
+    pub max_passed: u64,
 }
 
 /// All of one worker as it stands.
@@ -314,6 +323,10 @@ unsafe fn fill_metrics(of: &Metrics, into: &mut br_metrics) -> Result<(), Failur
     into.adopted_beyond = counters.adopted_beyond;
     into.sent_beyond = counters.sent_beyond;
     into.disowned = counters.disowned;
+    into.passed = counters.passed.into();
+    into.most_passed = counters.most_passed.into();
+    into.most_passed_waiting = of.most_passed.into();
+    into.max_passed = of.max_passed.map_or(BR_NONE64, u64::from);
     into.decide_ns = counters.decide_ns.into();
     into.wait_ms = counters.wait_ms.into();
     into.wait_steps = counters.wait_steps.into();

@@ -43,8 +43,8 @@ pub struct br_request {
     pub prompt_hash: u64,
     /// Steps waited so far.
     pub waited_steps: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How many that came later were admitted before it, to workers that it may use; 0 for one that is new.
+    pub passed: u32,
     /// Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
     /// less, and one at least. Where this is not known, reports teach it.
     pub cached_tokens: u32,
@@ -60,7 +60,7 @@ pub struct br_request {
 // SAFETY: begins with its size; zero is allowed everywhere.
 unsafe impl Versioned for br_request {
     const NAME: &'static str = "br_request";
-    const FIRST_SIZE: usize = offset_of!(br_request, reserved) + size_of::<u32>();
+    const FIRST_SIZE: usize = offset_of!(br_request, passed) + size_of::<u32>();
 }
 
 /// One admission, numbered.
@@ -96,7 +96,8 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
             "br_request.fields: expected flags of {known:#x} in {size} bytes, found {found:#x}"
         )));
     }
-    if let Some(found) = [from.reserved, from.reserved_too].into_iter().find(|&found| found != 0) {
+    let found = from.reserved_too;
+    if found != 0 {
         return Err(Failure::argument(format!("br_request.reserved: expected 0, found {found}")));
     }
     Ok(Request::new(from.id, from.prompt_tokens)
@@ -104,6 +105,7 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
         .generated(from.generated_tokens)
         .max_tokens(has(BR_HAS_MAX_TOKENS).then_some(from.max_tokens))
         .waited(from.waited_steps)
+        .passed(from.passed)
         .deadline(has(BR_HAS_DEADLINE).then_some(from.deadline_steps))
         .hash(has(BR_HAS_PROMPT_HASH).then_some(from.prompt_hash))
         .rank(has(BR_HAS_RANK).then_some(from.rank)))
@@ -124,7 +126,7 @@ fn told_request(of: &Request<WorkerId>) -> br_request {
         deadline_steps: of.deadline_steps.unwrap_or(0),
         prompt_hash: of.prompt_hash.unwrap_or(0),
         waited_steps: of.waited_steps,
-        reserved: 0,
+        passed: of.passed,
         cached_tokens: of.cached_tokens,
         generated_tokens: of.generated_tokens,
         max_tokens: of.max_tokens.unwrap_or(0),

@@ -67,6 +67,7 @@ int main(void) {
         requests.rank = array(4, NULL);
         requests.pair_row = array(4, NULL);
         requests.survival_class = array(4, NULL);
+        requests.passed = array(4, NULL);
         br_batch batch = {.struct_size = sizeof batch};
         batch.mean_prompt_tokens = (int64_t)number();
         batch.sd_prompt_tokens = (int64_t)number();
@@ -117,7 +118,7 @@ int main(void) {
                               workers.weight, workers.accepting, workers.next_completion_steps,
                               requests.prompt_tokens, requests.ids, requests.waited_steps,
                               requests.deadline_steps, requests.rank, requests.pair_row,
-                              requests.survival_class, batch.projection, batch.end_offsets,
+                              requests.survival_class, requests.passed, batch.projection, batch.end_offsets,
                               batch.end_in_steps, batch.end_freed_tokens, batch.bonus_tokens,
                               batch.bonus_half_tokens, batch.eligible, batch.class_survival, answer.row,
                               answer.worker, answer.score_tokens, answer.wait_reason};

@@ -51,8 +51,8 @@ static void making(void) {
     CHECK(br_assigner_new("levle", NULL, &assigner, little, sizeof little) == BR_POLICY &&
           strcmp(little, "unknown") == 0);
 
-    const char *names[] = {"level.aging_spread", "level.reserve"};
-    double values[] = {0.25, 1};
+    const char *names[] = {"max_passed", "level.repair_rounds"};
+    double values[] = {40, 1};
     br_options options = {.struct_size = sizeof options,
                           .backend = "auto",
                           .isa = "scalar",
@@ -66,9 +66,12 @@ static void making(void) {
     br_assigner_free(assigner);
     values[0] = 1e9;
     CHECK(br_assigner_new("level", &options, &assigner, error, sizeof error) == BR_POLICY &&
-          strstr(error, "aging_spread"));
+          strstr(error, "max_passed"));
+    names[1] = "level.reserve";
+    values[0] = 40;
+    CHECK(br_assigner_new("level", &options, &assigner, error, sizeof error) == BR_POLICY &&
+          strstr(error, "set max_passed instead"));
     names[1] = "level.deserve";
-    values[0] = 0.25;
     CHECK(br_assigner_new("level", &options, &assigner, error, sizeof error) == BR_POLICY &&
           strstr(error, "deserve"));
     names[1] = NULL;

@@ -3,7 +3,7 @@
 
 /* The layout that programs of version 1.1 were compiled with, where pointers have 64 bits. */
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(offsetof(br_request, waited_steps) == 40 && offsetof(br_request, reserved) == 44 &&
+_Static_assert(offsetof(br_request, waited_steps) == 40 && offsetof(br_request, passed) == 44 &&
                    offsetof(br_request, cached_tokens) == 48,
                "br_request");
 /* It ended with four bytes that nobody has set. */

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::forecast::Noise;
-use balanceroute::policy::level::LevelParameters;
 use balanceroute::policy::{self, Parameters};
 use balanceroute_sim::cluster::{DEFAULT_STEPS, DEFAULT_WARMUP};
 use balanceroute_sim::traces::{ReadOptions, Trace};
@@ -239,9 +238,9 @@ pub(crate) struct SimulateArgs {
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
-    /// `level` and its kin: requests that have waited for long reserve a worker.
-    #[arg(long)]
-    reserve: bool,
+    /// `level`, `exact` and their kin: who has been passed by so many is next [default: 128 a worker].
+    #[arg(long, value_name = "N")]
+    max_passed: Option<u32>,
     #[command(flatten)]
     noise: NoiseArgs,
     /// No progress bar.
@@ -362,9 +361,7 @@ impl SimulateArgs {
                 unpredicted_share: self.noise.noise_unpredicted,
                 seed: 0,
             },
-            parameters: Parameters::new()
-                .backend(backend(&self.backend)?)
-                .level(LevelParameters::new().reserve(self.reserve)),
+            parameters: Parameters::new().backend(backend(&self.backend)?).max_passed(self.max_passed),
         })
     }
 }

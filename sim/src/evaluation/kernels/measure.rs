@@ -144,7 +144,7 @@ impl Made {
         let requests: Vec<Request> = (0..waiting)
             .map(|id| {
                 let tokens = (0..4).map(|_| rng.random_range(0..1900u32)).sum::<u32>() + 1;
-                let request = Request::new(id as u64, tokens).waited(rng.random_range(0..30));
+                let request = Request::new(id as u64, tokens).passed(rng.random_range(0..30));
                 if pairs { request.pairs(id as u32) } else { request }
             })
             .collect();

@@ -45,7 +45,7 @@ impl Parts {
         let requests: Vec<Request> = (0..waiting as u64)
             .map(|id| {
                 let tokens = if tied { rng.random_range(95..105) } else { rng.random_range(1..longest) };
-                let mut request = Request::new(id, tokens).waited(rng.random_range(0..50));
+                let mut request = Request::new(id, tokens).passed(rng.random_range(0..50));
                 if pairs {
                     request = match rng.random_range(0..6) {
                         0 => request.bound_to(rng.random_range(0..workers as u32)),

@@ -41,6 +41,8 @@ pub enum Kept {
     /// The rule gives no [`ProfileSpec`], from which the device could compute profiles.
     #[error("the device cannot compute this rule's profiles")]
     NoProfileSpec,
+    /// Profiles bend at the load of every other worker, which the device does not keep in order.
+    Levels,
     /// A judge on the host chooses among the best requests.
     #[error("the rule chooses among several requests on the host")]
     Judge,

@@ -63,8 +63,7 @@ impl Packing {
         let (format, greatest_bonus) = self.bonuses(batch);
         header.bonus_format = format;
         let pool = batch.waiting();
-        let greatest_age =
-            self.occupied().map(|slot| plan.age.tokens(pool.waited_steps(slot))).max().unwrap_or(0);
+        let greatest_age = self.occupied().map(|slot| plan.age.tokens(pool.passed(slot))).max().unwrap_or(0);
         header.greatest_extra_tokens = greatest_age.saturating_add(greatest_bonus);
         limit_i64("age plus bonus in tokens", EXACT_F32, header.greatest_extra_tokens)?;
         // The age of an entry that is taken stays finite when it is multiplied.
@@ -213,6 +212,7 @@ impl Packing {
                 header.drop_tokens = drop_tokens;
                 Ok(i64::from(header.workers) + 3)
             }
+            Source::Spec(ProfileSpec::Levels(_)) => Err(Kept::Levels),
             Source::Spec(ProfileSpec::Lookahead { discounts, alpha, beta, .. }) => {
                 header.mode = MODE_LOOKAHEAD;
                 let steps = discounts.len().min(envelope_row.len());

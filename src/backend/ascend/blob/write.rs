@@ -56,7 +56,7 @@ impl Packing {
             }
             let slot = PoolSlot(slot);
             let tokens = pool.request(slot).prompt_tokens as f32;
-            let age = problem.plan.age.tokens(pool.waited_steps(slot)) as f32;
+            let age = problem.plan.age.tokens(pool.passed(slot)) as f32;
             for (section, word) in [
                 (header.tokens_at, tokens.to_bits()),
                 (header.ages_at, age.to_bits()),

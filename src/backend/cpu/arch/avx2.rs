@@ -7,6 +7,7 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use crate::backend::cpu::lanes::{Block, Lanes};
 use crate::backend::cpu::level::{self, Chain};
+use crate::backend::cpu::levels::{self, LevelQuery, Levels};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::swap::{self, Swap};
 use crate::backend::cpu::{Far, Isa, Kernels};
@@ -226,8 +227,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
-        let [first, second] = self.sub(self.splat(now_step as i32), self.load_unsigned(enqueued));
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V {
+        let [first, second] = self.load_unsigned(passed);
         // SAFETY: the CPU has AVX2.
         unsafe {
             let a = self.four_ages(_mm256_castsi256_si128(first), age);

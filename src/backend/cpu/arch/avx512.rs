@@ -7,6 +7,7 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use crate::backend::cpu::lanes::{Block, Lanes, gather};
 use crate::backend::cpu::level::{self, Chain};
+use crate::backend::cpu::levels::{self, LevelQuery, Levels};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::swap::{self, Swap};
 use crate::backend::cpu::{Far, Isa, Kernels};
@@ -247,12 +248,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V {
         // SAFETY: the CPU has AVX-512, and each half of the array is 32 bytes.
         unsafe {
-            let (now, from) = (_mm256_set1_epi32(now_step as i32), enqueued.as_ptr());
-            let low = _mm256_sub_epi32(now, _mm256_loadu_si256(from.cast()));
-            let high = _mm256_sub_epi32(now, _mm256_loadu_si256(from.add(BLOCK / 2).cast()));
+            let from = passed.as_ptr();
+            let low = _mm256_loadu_si256(from.cast());
+            let high = _mm256_loadu_si256(from.add(BLOCK / 2).cast());
             let (low, high) = (self.eight_ages(low, age), self.eight_ages(high, age));
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }

@@ -62,6 +62,14 @@ macro_rules! instantiate {
             ) -> (bool, Option<usize>) {
                 level::replace($token, chain, first)
             }),
+            levels: compiled!($features, (
+                ordered: &Ordered<'_>,
+                query: &LevelQuery<'_>,
+                marks: &Marks,
+                levels: &mut Levels,
+            ) -> Result<(i64, Option<Found>), TooWide> {
+                levels::search($token, ordered, query, marks, levels)
+            }),
             swap: compiled!($features, (picks: &mut Swap<'_>) -> bool {
                 swap::pass($token, picks)
             }),
@@ -128,12 +136,11 @@ macro_rules! instantiate {
                 dense::words($token, masks, rows, into)
             }),
             ages: compiled!($features, (
-                now_step: u32,
-                enqueued: &[[u32; BLOCK]],
+                passed: &[[u32; BLOCK]],
                 age: (Age, i32),
                 into: &mut [Block],
             ) -> () {
-                dense::ages($token, now_step, enqueued, age, into)
+                dense::ages($token, passed, age, into)
             }),
             top: compiled!($features, (blocks: &[Block], count: usize) -> i32 {
                 dense::top($token, blocks, count)

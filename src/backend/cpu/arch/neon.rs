@@ -18,6 +18,7 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use crate::backend::cpu::lanes::{Block, Lanes};
 use crate::backend::cpu::level::{self, Chain};
+use crate::backend::cpu::levels::{self, LevelQuery, Levels};
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::swap::{self, Swap};
 use crate::backend::cpu::{Far, Isa, Kernels};
@@ -198,11 +199,11 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
-        let waited = self.sub(self.splat(now_step as i32), self.load_unsigned(enqueued));
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V {
+        let passed = self.load_unsigned(passed);
         each!(|at| {
-            let low = self.two_ages(vget_low_s32(waited[at]), age);
-            vcombine_s32(low, self.two_ages(vget_high_s32(waited[at]), age))
+            let low = self.two_ages(vget_low_s32(passed[at]), age);
+            vcombine_s32(low, self.two_ages(vget_high_s32(passed[at]), age))
         })
     }
 

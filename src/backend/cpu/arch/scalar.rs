@@ -1,7 +1,7 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
 use crate::backend::cpu::lanes::Lanes;
-use crate::backend::cpu::{Far, Isa, Kernels, column, dense, level, loads, swap};
+use crate::backend::cpu::{Far, Isa, Kernels, column, dense, level, levels, loads, swap};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
@@ -15,6 +15,7 @@ static KERNELS: Kernels = Kernels {
     search: |ordered, query, marks| column::search(Scalar, ordered, query, marks),
     level: |chain| level::place(Scalar, chain),
     level_repair: |chain, first| level::replace(Scalar, chain, first),
+    levels: |ordered, query, marks, known| levels::search(Scalar, ordered, query, marks, known),
     swap: |picks| swap::pass(Scalar, picks),
     loads: loads::LoadKernels {
         anticipate: |columns, refill, anticipated| loads::anticipate(columns, refill, anticipated),
@@ -31,7 +32,7 @@ static KERNELS: Kernels = Kernels {
         dense::add_bonuses(Scalar, bonuses, workers, unit, from, into)
     },
     words: |masks, rows, into| dense::words(Scalar, masks, rows, into),
-    ages: |now_step, enqueued, age, into| dense::ages(Scalar, now_step, enqueued, age, into),
+    ages: |passed, age, into| dense::ages(Scalar, passed, age, into),
     top: |blocks, count| dense::top(Scalar, blocks, count),
     far: Far::PLAIN,
 };
@@ -146,8 +147,8 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn ages(self, now_step: u32, enqueued: &[u32; BLOCK], age: Age) -> Self::V {
-        each(|lane| age.tokens(now_step.wrapping_sub(enqueued[lane])) as i32)
+    fn ages(self, passed: &[u32; BLOCK], age: Age) -> Self::V {
+        each(|lane| age.tokens(passed[lane]) as i32)
     }
 
     #[inline(always)]

@@ -156,13 +156,12 @@ pub(in crate::backend::cpu) fn words<L: Lanes>(
 #[inline(always)]
 pub(in crate::backend::cpu) fn ages<L: Lanes>(
     lanes: L,
-    now_step: u32,
-    enqueued: &[[u32; BLOCK]],
+    passed: &[[u32; BLOCK]],
     (age, unit): (Age, i32),
     into: &mut [Block],
 ) {
-    for (enqueued, into) in enqueued.iter().zip(into) {
-        lanes.store(lanes.mul(lanes.ages(now_step, enqueued, age), lanes.splat(unit)), &mut into.0);
+    for (passed, into) in passed.iter().zip(into) {
+        lanes.store(lanes.mul(lanes.ages(passed, age), lanes.splat(unit)), &mut into.0);
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) struct Field<'a, const GROUPS: usize> {
     ordered: &'a Ordered<'a>,
     low: &'a [[u32; BLOCK]; GROUPS],
     tokens: &'a [[u32; BLOCK]],
-    enqueued: &'a [[u32; BLOCK]],
+    passed: &'a [[u32; BLOCK]],
     arrived: &'a [[u64; BLOCK]],
     ages: &'a mut [[i32; BLOCK]],
     taken: &'a mut [u16],
@@ -105,8 +105,8 @@ pub(super) struct Field<'a, const GROUPS: usize> {
 }
 
 impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
-    /// Bounds every block by its ends and its oldest, unless that has been done; none where there are fewer
-    /// groups.
+    /// Bounds every block by its ends and its greatest age, unless that has been done; none where there are
+    /// fewer groups.
     #[inline(always)]
     pub(super) fn new<L: Lanes>(
         lanes: L,
@@ -121,7 +121,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
             ordered,
             low: ordered.low.first_chunk()?,
             tokens: &ordered.token_blocks[..blocks],
-            enqueued: &ordered.enqueued_blocks[..blocks],
+            passed: &ordered.passed_blocks[..blocks],
             arrived: &ordered.arrived_blocks[..blocks],
             ages: &mut marks.ages[..blocks],
             taken: &mut marks.taken[..blocks],
@@ -191,7 +191,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         if self.aged[block / BLOCK % GROUPS] >> (block % BLOCK) & 1 == 1 {
             return i64::from(self.ages[block][lane]);
         }
-        self.age.tokens(self.ordered.now_step - self.enqueued[block][lane])
+        self.age.tokens(self.passed[block][lane])
     }
 
     /// The ages of a block, worked out at the first look.
@@ -201,7 +201,7 @@ impl<'a, const GROUPS: usize> Field<'a, GROUPS> {
         if self.aged[group] & bit != 0 {
             return lanes.load(&self.ages[block]);
         }
-        let ages = lanes.ages(self.ordered.now_step, &self.enqueued[block], self.age);
+        let ages = lanes.ages(&self.passed[block], self.age);
         lanes.store(ages, &mut self.ages[block]);
         self.aged[group] |= bit;
         if self.many {

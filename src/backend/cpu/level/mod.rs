@@ -35,7 +35,7 @@ pub(crate) struct Chain<'a> {
     /// Open workers by descending (load, index): the next one is the last.
     pub open: &'a mut Vec<u64>,
     pub picks: &'a mut Vec<Pick>,
-    pub oldest_age: i64,
+    pub greatest_age: i64,
     pub drop_tokens: i64,
     /// Whether the repair asks what length was wanted.
     pub tolerance_tokens: Option<i64>,
@@ -89,7 +89,7 @@ impl NeedsRecheck {
             }
             let profile =
                 profile(loads, pick.worker, loads.without(pick.worker, pick.tokens), self.drop_tokens);
-            let moved_tokens = pick.peak_tokens.map(|then| (profile.peak_tokens() - then).abs());
+            let moved_tokens = pick.wanted_tokens.map(|then| (profile.peak_tokens() - then).abs());
             if self.tolerance_tokens.is_none_or(|most| moved_tokens.is_none_or(|moved| moved > most)) {
                 return Some((index, profile));
             }
@@ -115,7 +115,7 @@ impl Terms {
     fn new(chain: &Chain<'_>) -> Self {
         let tokens = chain.ordered.tokens;
         let (shortest, last) = (i64::from(tokens[0]), i64::from(tokens[tokens.len() - 1]));
-        let reach = SPAN - 1 - chain.oldest_age;
+        let reach = SPAN - 1 - chain.greatest_age;
         let overflow_weight = chain.loads.costs().len() as i64 - 1;
         Self {
             last,
@@ -209,7 +209,7 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
             score,
             overdue: false,
             held: false,
-            peak_tokens: tolerant.then(|| profile.peak_tokens()),
+            wanted_tokens: tolerant.then(|| profile.peak_tokens()),
             best_at: 0,
         });
         if loads.open_slots(worker) > 0 {
@@ -290,7 +290,7 @@ fn replace_in<L: Lanes, const GROUPS: usize>(
         }
         // Its own change leaves it the best: its worker without the pick is as before, and the request that
         // went back was worse.
-        (pick.best_at, pick.peak_tokens) =
+        (pick.best_at, pick.wanted_tokens) =
             (chain.changes, chain.tolerance_tokens.map(|_| profile.peak_tokens()));
     }
     (changed, None)

@@ -69,12 +69,12 @@ impl BonusColumns {
     pub(super) fn put_ages(
         &mut self,
         kernels: &Kernels,
-        (now_step, enqueued): (u32, &[[u32; BLOCK]]),
+        passed: &[[u32; BLOCK]],
         (age, unit): (Age, i64),
         greatest: i64,
     ) {
         (self.storage, self.unit, self.greatest) = (BonusStorage::None, unit, greatest);
-        (kernels.ages)(now_step, enqueued, (age, unit as i32), &mut self.ages);
+        (kernels.ages)(passed, (age, unit as i32), &mut self.ages);
     }
 
     /// Makes room for so many blocks.

@@ -39,9 +39,9 @@ pub(crate) struct Matrix {
     layout: Layout,
     runs: Runs,
     tokens: Vec<Block>,
-    /// Where there are classes, the step at which each request was enqueued and its rank in arrival order;
-    /// otherwise the pool has both.
-    enqueued: Vec<[u32; BLOCK]>,
+    /// Where there are classes, how often each request was passed and its rank in arrival order; otherwise
+    /// the pool has both.
+    passed: Vec<[u32; BLOCK]>,
     arrived: Vec<u64>,
     /// Each request's row of pair terms.
     rows: Vec<u32>,
@@ -72,7 +72,7 @@ impl Matrix {
             layout: Layout::default(),
             runs: Runs::default(),
             tokens: Vec::new(),
-            enqueued: Vec::new(),
+            passed: Vec::new(),
             arrived: Vec::new(),
             rows: Vec::new(),
             bonuses: BonusColumns::default(),
@@ -112,13 +112,11 @@ impl Matrix {
         self.put_rows(&ordered);
         let anybody_refused = self.eligibility.find_bound(batch, &self.layout);
         let may_search = may_search && self.layout.is_in_order() && !anybody_refused;
-        self.greatest_age = unit.saturating_mul(age.tokens(pool.longest_wait_steps()));
+        self.greatest_age = unit.saturating_mul(age.tokens(pool.most_passed()));
         self.searchable = false;
         if self.fits_lanes() {
-            let enqueued =
-                if self.layout.is_in_order() { ordered.enqueued_blocks } else { &self.enqueued[..] };
-            let ages = (ordered.now_step, enqueued);
-            self.bonuses.put_ages(self.kernels, ages, (age, unit), self.greatest_age);
+            let passed = if self.layout.is_in_order() { ordered.passed_blocks } else { &self.passed[..] };
+            self.bonuses.put_ages(self.kernels, passed, (age, unit), self.greatest_age);
             self.searchable = self.bonuses.put_bonuses(self.kernels, batch, &self.rows, may_search);
             if self.searchable {
                 return;
@@ -150,13 +148,13 @@ impl Matrix {
 
     /// Puts requests where those of their class are.
     fn put_classes(&mut self, ordered: &Ordered<'_>) {
-        self.enqueued.resize(self.tokens.len(), [0; BLOCK]);
+        self.passed.resize(self.tokens.len(), [0; BLOCK]);
         self.arrived.resize(self.tokens.len() * BLOCK, 0);
         for (entry, &position) in self.layout.positions().iter().enumerate() {
             let at = position as usize;
             if at < ordered.tokens.len() {
                 self.tokens[entry / BLOCK].0[entry % BLOCK] = ordered.tokens[at] as i32;
-                self.enqueued[entry / BLOCK][entry % BLOCK] = ordered.enqueued[at];
+                self.passed[entry / BLOCK][entry % BLOCK] = ordered.passed[at];
                 self.arrived[entry] = ordered.arrived_blocks[at / BLOCK][at % BLOCK];
             }
         }
@@ -324,8 +322,7 @@ impl Matrix {
         let slots = pool.ordered().slots;
         self.best_one_by_one(batch, run, (worker, longest), |entry, tokens| {
             let slot = PoolSlot(slots[self.layout.positions()[entry] as usize]);
-            let extra =
-                self.age.tokens(pool.waited_steps(slot)) + batch.bonus_tokens(pool.request(slot), worker);
+            let extra = self.age.tokens(pool.passed(slot)) + batch.bonus_tokens(pool.request(slot), worker);
             profile.score(tokens) + self.unit * extra
         })
     }

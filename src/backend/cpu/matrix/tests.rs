@@ -28,7 +28,7 @@ fn the_best_of_a_column_is_that_of_the_definition() {
         let (malus, halves, masks) = (random(seed, 3) == 0, random(seed, 2) == 0, random(seed, 2) == 0);
         let requests: Vec<Request> = (0..waiting as u64)
             .map(|id| {
-                let request = Request::new(id, 1 + random(seed, 60) as u32).waited(random(seed, 30) as u32);
+                let request = Request::new(id, 1 + random(seed, 60) as u32).passed(random(seed, 30) as u32);
                 if random(seed, 3) > 0 { request.pairs(random(seed, 40) as u32) } else { request }
             })
             .collect();
@@ -90,7 +90,7 @@ fn the_best_of_a_column_is_that_of_the_definition() {
                 let fits = free.filter(|&position| i64::from(ordered.tokens[position]) <= longest);
                 let found = fits.map(|position| {
                     let slot = PoolSlot(ordered.slots[position]);
-                    let extra = age.tokens(candidates.waited_steps(slot))
+                    let extra = age.tokens(candidates.passed(slot))
                         + worker.map_or(0, |worker| batch.bonus_tokens(candidates.request(slot), worker));
                     let tokens = i64::from(ordered.tokens[position]);
                     (profile.score(tokens) + 3 * extra, std::cmp::Reverse(candidates.arrival(slot)), position)
@@ -129,7 +129,7 @@ fn the_best_of_a_run_lies_below_its_bound() {
         let requests: Vec<Request> = (0..waiting as u64)
             .map(|id| {
                 let request = Request::new(id, 1 + random(seed, longest) as u32);
-                let request = request.waited(random(seed, 30) as u32).pairs(id as u32);
+                let request = request.passed(random(seed, 30) as u32).pairs(id as u32);
                 if classed && random(seed, 3) > 0 { request.class(random(seed, 2) as u8) } else { request }
             })
             .collect();
