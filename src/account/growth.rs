@@ -86,9 +86,9 @@ impl Account {
     /// `longest_tokens`.
     pub(crate) fn wants_room(&self, from_step: i64, to_step: i64, longest_tokens: u64) -> bool {
         let Some(capacity_tokens) = self.capacity_tokens else { return false };
-        let passes = |steps: i64| self.passes(steps, from_step, to_step);
-        (self.stale || passes(REFRESH_STEPS))
-            && (!self.made || passes(ROOMY_STEPS) || !self.is_roomy(capacity_tokens, longest_tokens))
+        let crosses = |steps: i64| self.crosses(steps, from_step, to_step);
+        (self.stale || crosses(REFRESH_STEPS))
+            && (!self.made || crosses(ROOMY_STEPS) || !self.is_roomy(capacity_tokens, longest_tokens))
     }
 
     /// Whether all free slots may be filled and the most room is left all the same. Of several front ends

@@ -253,7 +253,7 @@ impl Account {
 
     /// Whether its turn comes between two times of the step clock, where each worker has one in so many steps.
     #[inline]
-    pub(crate) fn passes(&self, steps: i64, from_step: i64, to_step: i64) -> bool {
+    pub(crate) fn crosses(&self, steps: i64, from_step: i64, to_step: i64) -> bool {
         let phase = i64::from(self.id.get());
         (from_step + phase).div_euclid(steps) != (to_step + phase).div_euclid(steps)
     }

@@ -161,7 +161,8 @@ impl Router {
         let mut known = None;
         if self.slab.index_of(id).is_some() {
             // Nobody is to be told: it goes on.
-            let active = self.leave_worker(id, None)?.0;
+            let (index, _) = self.leave_worker(id, None)?;
+            let active = &self.slab.entries[index];
             known = Some((active.arrival, active.request.passed));
         } else {
             self.counters.adopted_beyond += u64::from(beyond);
@@ -463,7 +464,7 @@ impl Router {
     /// time of the step clock, by turns, so that no step is long.
     fn look_at_lives(&mut self, before: i64) {
         for account in &mut self.accounts {
-            if account.passes(LOOK_STEPS, before, self.now) {
+            if account.crosses(LOOK_STEPS, before, self.now) {
                 account.look_at_lives(&mut self.slab, &mut self.meter.outputs);
             }
         }

@@ -15,6 +15,8 @@
 //! starts empty instead.
 
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
