@@ -378,7 +378,8 @@ mod tests {
         };
         assert_eq!(wants(&account, 15, 16), (false, true));
         assert_eq!(wants(&account, 127, 128), (true, true));
-        let index = slab.insert(Active::new(Request::new(9, 10), WorkerId(0), account.grown_tokens, 0, (0, 0)));
+        let index =
+            slab.insert(Active::new(Request::new(9, 10), WorkerId(0), account.grown_tokens, 0, (0, 0)));
         account.begin(&mut slab, index, None);
         account.end(&mut slab, index, 0);
         assert_eq!(wants(&account, 0, 1), (false, true));

@@ -194,7 +194,11 @@ impl Router {
         let (former, asked) = (&mut self.former_rows, &mut self.asked);
         let (moved, first) = (self.pool.is_moved(), self.planned.is_empty());
         let most = self.pool.candidates().len();
-        if moved { asked.reserve(most) } else { former.reserve(most) }
+        if moved {
+            asked.reserve(most)
+        } else {
+            former.reserve(most)
+        }
         let mut refused = None;
         self.pool.set_pair_rows(|request| {
             if !moved {

@@ -69,8 +69,11 @@ fn imbalance_is_what_every_rule_pays_and_what_its_refills_cost() {
     let scenario = Scenario {
         source: Source::Workload(Workload::Geometric),
         workers: 16,
+        // Few: a worker that was refilled cannot complete again in that step, and the identity takes it that
+        // each is equally likely to be next.
+        slots: 16,
         pool: 64,
-        steps: Some(20_000),
+        steps: Some(40_000),
         policies: vec!["level".to_owned()],
         parameters,
         ..Scenario::default()
@@ -81,7 +84,8 @@ fn imbalance_is_what_every_rule_pays_and_what_its_refills_cost() {
         refills.add_run(&scenario, seed);
     }
     let (count, steps) = (refills.count as f64, refills.steps as f64);
-    // What all generate between two refills: the mean output, but that now and then two end together.
+    // What all generate between two refills: the mean output, but that now and then two of a worker end at
+    // once.
     let output = steps * scenario.workers as f64 * f64::from(scenario.slots) / count;
     let expected = bound_imbalance(scenario.workers, output) + refills.phi / count;
     let found = refills.imbalance / steps;
