@@ -2,9 +2,9 @@
 //!
 //! Either a fixed number of tokens for each ([`RouterConfig::headroom_steps`]), or what
 //! [`crate::forecast::ruin`] finds for all of a worker together. That is worked out anew as the step clock
-//! moves: for a worker where somebody has come or gone since, and for every worker each [`REFRESH_STEPS`]
+//! moves: for a worker where somebody has come or gone since, and for every worker each 16
 //! steps. A worker whose free slots leave more than the most room, whoever enters them, turns nobody away for
-//! the want of it: there it is made anew each [`ROOMY_STEPS`] steps only. It counts one request more than are
+//! the want of it: there it is made anew each 128 steps only. It counts one request more than are
 //! there, of the mean length, for whoever is admitted; where a step admits several to one worker, the room is
 //! that of the first of them.
 //!
@@ -16,10 +16,11 @@ use crate::account::{PreemptionCost, WorkerConfig};
 use crate::forecast::Lifetimes;
 use crate::forecast::ruin::{Lives, ln};
 
-/// Steps after which room is made anew for requests that are older by so many, where nobody comes or goes.
-const REFRESH_STEPS: i64 = 16;
-/// So many where room turns nobody away.
-const ROOMY_STEPS: i64 = 128;
+/// Room is made anew once in two to the power of this many steps, since requests are older, where nobody comes
+/// or goes.
+const REFRESH_EXPONENT: u32 = 4;
+/// And where room turns nobody away.
+const ROOMY_EXPONENT: u32 = 7;
 /// Room is in parts of so many tokens.
 const ROUND_TO: u64 = 64;
 /// Of the room that ruin asks for, this part is enough: its odds are a bound from above.
@@ -86,9 +87,9 @@ impl Account {
     /// `longest_tokens`.
     pub(crate) fn wants_room(&self, from_step: i64, to_step: i64, longest_tokens: u64) -> bool {
         let Some(capacity_tokens) = self.capacity_tokens else { return false };
-        let crosses = |steps: i64| self.crosses(steps, from_step, to_step);
-        (self.stale || crosses(REFRESH_STEPS))
-            && (!self.made || crosses(ROOMY_STEPS) || !self.is_roomy(capacity_tokens, longest_tokens))
+        let has_turn = |exponent| self.has_turn(exponent, from_step, to_step);
+        (self.stale || has_turn(REFRESH_EXPONENT))
+            && (!self.made || has_turn(ROOMY_EXPONENT) || !self.is_roomy(capacity_tokens, longest_tokens))
     }
 
     /// Whether all free slots may be filled and the most room is left all the same. Of several front ends

@@ -251,11 +251,12 @@ impl Account {
         (active.base_tokens() + self.growth_of(active)).max(0) as u64
     }
 
-    /// Whether its turn comes between two times of the step clock, where each worker has one in so many steps.
+    /// Whether its turn comes between two times of the step clock, where each worker has one in two to the
+    /// power of `exponent` steps.
     #[inline]
-    pub(crate) fn crosses(&self, steps: i64, from_step: i64, to_step: i64) -> bool {
+    pub(crate) fn has_turn(&self, exponent: u32, from_step: i64, to_step: i64) -> bool {
         let phase = i64::from(self.id.get());
-        (from_step + phase).div_euclid(steps) != (to_step + phase).div_euclid(steps)
+        (from_step + phase) >> exponent != (to_step + phase) >> exponent
     }
 
     /// Tokens that its requests have generated.

@@ -35,6 +35,9 @@ const LONG: u64 = 1024;
 const SHORT: u64 = 16;
 /// Standard errors of the short window's mean that chance is taken to explain.
 const ERRORS: f64 = 3.0;
+/// Those who run are looked at once in 16 to 128 steps.
+const LEAST_LOOK_EXPONENT: u32 = 4;
+const MOST_LOOK_EXPONENT: u32 = 7;
 /// The spread of lengths, as a part of their mean, below which nobody is believed: bins are coarse.
 const LEAST_SPREAD: f64 = 0.5;
 
@@ -285,6 +288,13 @@ impl Lifetimes {
         }
         (lives.long.weight, lives.short.weight) = (*of_long, *of_short);
         lives
+    }
+
+    /// Those who run are looked at once in two to the power of this many steps: about a sixteenth of a mean
+    /// life, 16 to 128.
+    pub(crate) fn look_exponent(&self) -> u32 {
+        let least = LEAST_LOOK_EXPONENT;
+        (self.mean_tokens() as u64 >> least).max(1).ilog2().clamp(least, MOST_LOOK_EXPONENT)
     }
 
     /// The mean length in tokens, as of the last [`Lifetimes::sum`]; zero while nobody has ended.

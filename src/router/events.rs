@@ -10,8 +10,8 @@ use crate::router::stages::Before;
 use crate::router::trace::refused;
 use crate::router::{Dispatch, Finished, Rank, Router, RouterError};
 
-/// Steps between two looks at the lives of those who run.
-const LOOK_STEPS: i64 = 16;
+/// What is learned is summed up once in so many steps.
+const SUM_STEPS: i64 = 16;
 /// So many first ends are learned from at once, later ones with the next look.
 const SUM_EACH: u64 = 64;
 
@@ -460,15 +460,16 @@ impl Router {
         if found > limit { Err(RouterError::Progress { worker, limit, found }) } else { Ok(()) }
     }
 
-    /// What those who run teach about the lengths of outputs: of every worker once in [`LOOK_STEPS`] since a
-    /// time of the step clock, by turns, so that no step is long.
+    /// What those who run teach about the lengths of outputs since a time of the step clock: of each worker
+    /// when its turn comes, so that no step is long.
     fn look_at_lives(&mut self, before: i64) {
+        let exponent = self.meter.outputs.look_exponent();
         for account in &mut self.accounts {
-            if account.crosses(LOOK_STEPS, before, self.now) {
+            if account.has_turn(exponent, before, self.now) {
                 account.look_at_lives(&mut self.slab, &mut self.meter.outputs);
             }
         }
-        if self.now.div_euclid(LOOK_STEPS) > before.div_euclid(LOOK_STEPS) {
+        if self.now.div_euclid(SUM_STEPS) > before.div_euclid(SUM_STEPS) {
             let ages: u64 = self.accounts.iter().map(Account::age_tokens).sum();
             self.meter.outputs.set_mean_age(ages as f64 / self.slab.len().max(1) as f64);
             self.meter.outputs.sum();
