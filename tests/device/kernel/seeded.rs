@@ -395,7 +395,7 @@ const BUGS: &[Bug] = &[
         "profiles.h",
         "MoveLevel(anticipated_[worker], anticipated_[worker] + more);",
         "",
-        By::Host("its score is another"),
+        By::Model("of a global tensor of"),
     ),
     bug(
         "lowest of all and not of the others",
