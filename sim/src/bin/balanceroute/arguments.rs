@@ -395,7 +395,7 @@ mod tests {
                 panic!("not simulate");
             };
             let parsed = parsed.scenario().expect("a scenario");
-            let scenario = setting.scenario(parsed.source.clone()).expect("known parameters");
+            let scenario = setting.scenario(parsed.source.clone());
             let written = |scenario: &Scenario| {
                 serde_json::to_string(&Arguments::of(scenario)).expect("numbers and names")
             };

@@ -59,15 +59,6 @@ pub struct Row {
     pub paired: Vec<Paired>,
 }
 
-/// A row that could not be run because the policies do not know its parameter.
-#[derive(Clone, Debug, Serialize)]
-pub struct Refused {
-    /// Its name.
-    pub name: String,
-    /// What the policies say.
-    pub reason: String,
-}
-
 /// The table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
@@ -77,8 +68,6 @@ pub struct Table {
     pub settings: Vec<Row>,
     /// Settings left out because their trace is missing.
     pub missing: Vec<String>,
-    /// Settings that ask for a parameter which is gone.
-    pub refused: Vec<Refused>,
 }
 
 /// The rows that the patterns choose; all without patterns.
@@ -128,12 +117,7 @@ pub fn table_seen(
 ) -> Result<Table, SimError> {
     let settings = chosen(options.only)?;
     let bar = if options.progress { progress_bar(settings.len() as u64) } else { ProgressBar::hidden() };
-    let mut table = Table {
-        version: env!("CARGO_PKG_VERSION"),
-        settings: Vec::new(),
-        missing: Vec::new(),
-        refused: Vec::new(),
-    };
+    let mut table = Table { version: env!("CARGO_PKG_VERSION"), settings: Vec::new(), missing: Vec::new() };
     let mut last: Option<(From, Source)> = None;
     for setting in settings {
         let name = setting.name();
@@ -152,13 +136,7 @@ pub fn table_seen(
             }
         };
         last = Some((setting.from, source.clone()));
-        let mut scenario = match setting.scenario(source) {
-            Ok(scenario) => scenario,
-            Err(reason) => {
-                table.refused.push(Refused { name, reason: reason.to_string() });
-                continue;
-            }
-        };
+        let mut scenario = setting.scenario(source);
         scenario.policies = options.policies.to_vec();
         scenario.seeds =
             if setting.rate_scale.is_some() { 1 } else { options.seeds.unwrap_or(setting.seeds) };
@@ -230,9 +208,6 @@ impl Table {
         }
         for name in &self.missing {
             text.push_str(&format!("{name}: left out, its trace is missing\n"));
-        }
-        for Refused { name, reason } in &self.refused {
-            text.push_str(&format!("{name}: refused, {reason}\n"));
         }
         text
     }

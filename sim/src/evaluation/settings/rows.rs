@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use balanceroute::policy::{Parameters, PolicyError};
-
 use crate::cluster::{Arrivals, DEFAULT_STEPS, DEFAULT_WARMUP, Scenario, Source, StepCost};
 use crate::workloads::Workload;
 
@@ -80,8 +78,6 @@ pub struct Setting {
     pub cold_start: bool,
     /// Deadline of every request in waited steps.
     pub deadline_steps: Option<u32>,
-    /// Requests that have waited for long reserve a worker, by the parameter `level.reserve`.
-    pub reserve: bool,
     /// Seeds where none are asked for.
     pub seeds: u64,
 }
@@ -101,7 +97,6 @@ const fn row(from: From, workers: usize, slots: u32, pool: usize) -> Setting {
         steps: None,
         cold_start: false,
         deadline_steps: None,
-        reserve: false,
         seeds: 5,
     }
 }
@@ -201,7 +196,7 @@ pub fn settings() -> Vec<Setting> {
         steps: Some(20_000),
         ..row(From::Workload(Workload::LongAmongShort), 4, 64, 32)
     };
-    rows.extend([long, Setting { deadline_steps: Some(500), ..long }, Setting { reserve: true, ..long }]);
+    rows.extend([long, Setting { deadline_steps: Some(500), ..long }]);
     rows
 }
 
@@ -225,7 +220,6 @@ impl Setting {
         add(self.headroom_steps.map(|steps| format!(" headroom={steps}")));
         add(self.prefill_us_per_token.map(|us| format!(" prefill={us}us")));
         add(self.deadline_steps.map(|steps| format!(" deadline={steps}")));
-        add(self.reserve.then(|| " reserve".to_owned()));
         add(self.cold_start.then(|| " cold".to_owned()));
         name
     }
@@ -270,23 +264,16 @@ impl Setting {
         add("--warmup", self.cold_start.then(|| "0".to_owned()));
         add("--deadline-steps", self.deadline_steps.map(|steps| steps.to_string()));
         flags.extend(self.cold_start.then(|| "--cold-start".to_owned()));
-        flags.extend(self.reserve.then(|| "--reserve".to_owned()));
         flags
     }
 
     /// What is simulated, without policies.
-    ///
-    /// # Errors
-    /// The policies no longer know a parameter of the row.
-    pub fn scenario(&self, source: Source) -> Result<Scenario, PolicyError> {
+    #[must_use]
+    pub fn scenario(&self, source: Source) -> Scenario {
         let defaults = Scenario::default();
-        let mut parameters = Parameters::default();
-        if self.reserve {
-            parameters.set("level.reserve", 1.0)?;
-        }
         let open = self.rate_scale.is_some();
         let warmup = if open || self.cold_start { 0 } else { DEFAULT_WARMUP };
-        Ok(Scenario {
+        Scenario {
             source,
             arrivals: match self.rate_scale {
                 Some(rate_scale) => Arrivals::Trace { rate_scale },
@@ -304,9 +291,8 @@ impl Setting {
             prefill_us_per_token: self.prefill_us_per_token,
             cost: StepCost::published(self.slots),
             cold_start: self.cold_start,
-            parameters,
             ..defaults
-        })
+        }
     }
 }
 
@@ -376,7 +362,6 @@ mod tests {
                 "lognormal G=16 B=64 P=256 cold",
                 "long-among-short G=4 B=64 P=32 kv=100000 headroom=256 cold",
                 "long-among-short G=4 B=64 P=32 kv=100000 headroom=256 deadline=500 cold",
-                "long-among-short G=4 B=64 P=32 kv=100000 headroom=256 reserve cold",
             ]
             .map(str::to_owned),
         );
@@ -388,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_record_has_every_row() {
-        let record = include_str!("../../../records/first_edition.csv");
+        let record = include_str!("../../../records/second_edition.csv");
         let mut lines = csv::Reader::from_reader(record.as_bytes());
         let rows: Vec<(String, String)> = lines
             .records()
@@ -411,7 +396,7 @@ mod tests {
         assert_eq!(chosen(&[]), settings().len());
         assert_eq!(chosen(&["closed:"]), 19);
         assert_eq!(chosen(&["Open: AZURE"]), 8);
-        assert_eq!(chosen(&["starvation", "cold: paper"]), 4);
+        assert_eq!(chosen(&["starvation", "cold: paper"]), 3);
         assert_eq!(chosen(&["headroom:"]), 56);
         assert_eq!(chosen(&["nothing of this name"]), 0);
     }
