@@ -247,7 +247,7 @@ impl<'a> State<'a> {
         let others = || (0..workers).filter(|&other| other != worker).map(|other| self.anticipated(other));
         let envelope = (0..workers).map(|other| self.cost(other)).max().unwrap_or(0);
         let mut levels: Vec<i64> = (0..workers).map(|other| self.anticipated(other)).collect();
-        levels.sort_unstable_by_key(|&level| Reverse(level));
+        levels.sort_unstable();
         if !self.plan.follows_levels {
             levels.clear();
         }

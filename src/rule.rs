@@ -288,7 +288,7 @@ pub struct View<'a> {
     pub row: &'a [i64],
     /// The envelope at each of those steps.
     pub envelope_row: &'a [i64],
-    /// The anticipated loads of all, greatest first, and which of them is its own.
+    /// The anticipated loads of all, least first, and which of them is its own.
     pub(crate) levels: &'a [i64],
     pub(crate) level: i64,
 }
@@ -298,7 +298,7 @@ impl View<'_> {
     /// ([`Plan::follows_levels`]).
     pub fn others(&self) -> impl Iterator<Item = i64> {
         let own = self.level_at();
-        let others = self.levels.iter().enumerate().filter(move |&(at, _)| at != own);
+        let others = self.levels.iter().enumerate().rev().filter(move |&(at, _)| at != own);
         others.map(|(_, &level)| level)
     }
 
@@ -306,14 +306,14 @@ impl View<'_> {
     #[must_use]
     pub fn others_min(&self) -> Option<i64> {
         match self.levels {
-            [.., next, last] => Some(if *last == self.level { *next } else { *last }),
+            [first, next, ..] => Some(if *first == self.level { *next } else { *first }),
             _ => None,
         }
     }
 
     /// Its own place among all levels, or that of an equal.
-    pub(crate) fn level_at(&self) -> usize {
-        self.levels.partition_point(|&level| level > self.level)
+    fn level_at(&self) -> usize {
+        self.levels.partition_point(|&level| level < self.level)
     }
 }
 
@@ -396,10 +396,11 @@ pub struct LevelTerms<'a> {
 }
 
 impl LevelTerms<'_> {
-    /// The length wanted, given the distances of the mean and the least of the others.
+    /// The length wanted by `mean`, `least` and `base`, given the distances of the mean and the least of the
+    /// others.
     #[inline(always)]
-    pub(crate) fn wanted(&self, mean: i64, least: i64) -> i64 {
-        (self.mean * mean + self.least * least + self.base + (1 << 15)) >> 16
+    pub(crate) fn wanted_tokens([of_mean, of_least, base]: [i64; 3], mean: i64, least: i64) -> i64 {
+        (of_mean * mean + of_least * least + base + (1 << 15)) >> 16
     }
 }
 

@@ -189,6 +189,38 @@ fn long_parts() -> impl Strategy<Value = Parts> {
     })
 }
 
+/// More workers than a block has lanes, some with several free slots; loads that tie, that lie as lengths do,
+/// or further apart than lanes hold.
+fn wide_parts() -> impl Strategy<Value = Parts> {
+    (9..70usize, 1..90usize, any::<[bool; 3]>(), 0..4usize, any::<u64>()).prop_map(
+        |(g, n, [tied, bounded, light], spread, seed)| {
+            let rng = &mut ChaCha8Rng::seed_from_u64(seed);
+            let longest = if tied { 9 } else { 5000 };
+            let requests = (0..n as u64)
+                .map(|id| Request::new(id, 1 + rng.random_range(0..longest)).passed(rng.random_range(0..40)))
+                .collect();
+            let spread = [3, 6000, 400_000, 1 << 29][spread];
+            let workers: Vec<Worker> = (0..g)
+                .map(|_| {
+                    let free = rng.random_range(0..9u32).saturating_sub(6);
+                    let load = 100_000 + rng.random_range(0..spread);
+                    let worker = Worker::new(load, 20, free);
+                    if bounded { worker.capacity(load + rng.random_range(0..9000)) } else { worker }
+                })
+                .collect();
+            let mean = i64::from(longest) / 2;
+            let outputs = if light { 4 * mean } else { mean / 9 };
+            Parts {
+                offsets: vec![0; g + 1],
+                requests,
+                workers,
+                traffic: Traffic::new().prompts(mean, mean).small_prompts(1).outputs(outputs),
+                ..Parts::default()
+            }
+        },
+    )
+}
+
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000)
 }
@@ -310,6 +342,13 @@ fn columns_of_many_runs() {
                 agree_over(long_parts(), name, isa, cases() / 100 + 1, &parameters);
             }
         }
+    }
+}
+
+#[test]
+fn more_workers_than_lanes() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        agree_over(wide_parts(), "level", isa, cases() / 50 + 1, &Parameters::default());
     }
 }
 

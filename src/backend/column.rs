@@ -9,9 +9,8 @@
 use crate::backend::cpu::Kernels;
 pub(crate) use crate::backend::cpu::column::Found;
 use crate::backend::cpu::column::{GREATEST, Marks, Query};
-use crate::backend::cpu::dense::TooWide;
 use crate::backend::cpu::level::{BlockBounds, MOST_GROUPS, SPAN};
-use crate::backend::cpu::levels::{LevelQuery, Levels, MOST_GROUPS as MOST_LEVEL_GROUPS};
+use crate::backend::cpu::levels::{Levels, MOST_GROUPS as MOST_LEVEL_GROUPS};
 use crate::backend::picks::hold;
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Candidates, Ordered};
@@ -24,7 +23,7 @@ pub(crate) struct Column {
     kernels: &'static Kernels,
     marks: Marks,
     block_bounds: BlockBounds,
-    /// What the search for level with the terms of the pool knows.
+    /// What the kernel of level with the terms of the pool knows.
     levels: Levels,
     /// Whether the kernels know the ages of this decision.
     begun: bool,
@@ -97,7 +96,6 @@ impl Column {
         } else {
             self.marks.take(position);
         }
-        self.levels.take(position, &self.marks.taken);
     }
 
     pub(crate) fn give_back(&mut self, ordered: &Ordered<'_>, position: usize) {
@@ -108,7 +106,7 @@ impl Column {
         self.block_bounds.reset();
     }
 
-    /// Takes the terms of level for searches of this decision: whether lanes hold them.
+    /// Takes the terms of level for this decision: whether lanes hold them.
     pub(crate) fn take_terms(
         &mut self,
         ordered: &Ordered<'_>,
@@ -116,31 +114,20 @@ impl Column {
         of_level: &LevelTerms<'_>,
     ) -> bool {
         self.levels.hold(of_level.rises.len(), ordered.low.len().min(MOST_LEVEL_GROUPS));
-        terms.greatest_age < GREATEST && self.levels.take_terms(of_level, terms.unit, ordered.low.len())
+        terms.greatest_age < GREATEST && self.levels.take_terms(of_level, terms.unit, ordered)
     }
 
-    /// The best entry by the terms taken last, and the score of the one that it is sought for.
-    #[inline]
-    pub(crate) fn best_of_levels(
+    /// What the kernels of level know of the pool.
+    pub(crate) fn bounded(
         &mut self,
         ordered: &Ordered<'_>,
         terms: &Terms,
-        query: &LevelQuery<'_>,
-    ) -> Result<(i64, Option<Found>), TooWide> {
+    ) -> (&mut Marks, &mut BlockBounds, &mut Levels) {
         if !self.begun {
             (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), None, &mut self.marks);
             self.begun = true;
         }
-        (self.kernels.levels)(ordered, query, &self.marks, &mut self.levels)
-    }
-
-    /// What the level kernel knows of the pool.
-    pub(crate) fn bounded(&mut self, ordered: &Ordered<'_>, terms: &Terms) -> (&mut Marks, &mut BlockBounds) {
-        if !self.begun {
-            (self.kernels.begin)(ordered, (terms.age, terms.unit as i32), None, &mut self.marks);
-            self.begun = true;
-        }
-        (&mut self.marks, &mut self.block_bounds)
+        (&mut self.marks, &mut self.block_bounds, &mut self.levels)
     }
 
     pub(crate) fn is_taken(&self, position: usize) -> bool {

@@ -60,7 +60,7 @@ pub(crate) struct Loads {
     room_tokens: Vec<i64>,
     pub(crate) load_offsets: Vec<i64>,
     anticipated: Vec<i64>,
-    /// Anticipated loads, greatest first, where the plan follows them.
+    /// Anticipated loads, least first, where the plan follows them.
     levels: Vec<i64>,
     follows_levels: bool,
     /// Workers in the order that these last had.
@@ -134,7 +134,7 @@ impl Loads {
         self.before = (sum as i64, greatest as i64);
         let alike = uniform && self.load_offsets.is_empty() && batch.projection().is_none();
         self.follows_levels = plan.follows_levels;
-        if open_only && alike && !plan.follows_envelope && !plan.follows_levels {
+        if open_only && alike && !plan.follows_envelope {
             self.fill_open(batch);
         } else {
             self.load_offsets.resize(workers.len(), 0);
@@ -146,8 +146,8 @@ impl Loads {
                 self.anticipate_each(workers);
             }
             self.find_top();
-            self.sort_levels();
         }
+        self.sort_levels(workers);
         let others = workers.len() as u64 - 1;
         if self.others.by != others {
             self.others = Divisor::new(others);
@@ -461,7 +461,7 @@ impl Loads {
     }
 
     /// Puts a request on a worker of a uniform cluster without projected loads, where the plan does not
-    /// follow the envelope.
+    /// follow the envelope. Whoever follows the levels brings them up to date afterwards.
     #[inline(always)]
     pub(crate) fn admit_alike(&mut self, worker: usize, tokens: i64) {
         self.cost[worker] += tokens;
@@ -471,12 +471,8 @@ impl Loads {
         }
         let more = tokens - self.refill_tokens;
         self.sum += more;
-        let before = self.anticipated[worker];
-        let anticipated = before + more;
+        let anticipated = self.anticipated[worker] + more;
         self.anticipated[worker] = anticipated;
-        if self.follows_levels {
-            self.follow_level(before, anticipated);
-        }
         if !self.top.follow(worker, anticipated) {
             self.find_top();
         }
@@ -492,11 +488,11 @@ impl Loads {
         self.change(worker, more_tokens, 0);
     }
 
-    /// Changes the lengths of many picks. The greatest loads are found once, and only if they are asked for
-    /// later.
+    /// Changes the lengths of many picks. The greatest loads are found once, and the levels followed, only if
+    /// they are asked for later.
     #[inline(always)]
     pub(crate) fn change_all(&mut self, changes: impl Iterator<Item = (usize, i64)>, checked_later: bool) {
-        if self.width > 0 || self.dear {
+        if self.width > 0 || self.dear || (self.follows_levels && checked_later) {
             changes.for_each(|(worker, more_tokens)| self.change_tokens(worker, more_tokens));
         } else {
             let mut all_tokens = 0;
@@ -514,7 +510,6 @@ impl Loads {
             return;
         }
         self.find_top();
-        self.sort_levels();
         if self.follows_envelope {
             self.envelope = self.sum_and_max_cost().1.max(self.envelope_floor);
         }

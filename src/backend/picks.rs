@@ -20,6 +20,20 @@ pub(crate) struct Pick {
 }
 
 impl Pick {
+    /// A pick of nobody's choice.
+    pub(crate) fn new(worker: usize, position: usize, tokens: i64) -> Self {
+        Self {
+            position,
+            worker,
+            tokens,
+            score: 0,
+            overdue: false,
+            held: false,
+            wanted_tokens: None,
+            best_at: 0,
+        }
+    }
+
     /// Whether another worker may take it over.
     pub(crate) fn may_move(&self) -> bool {
         !self.overdue && !self.held
@@ -38,6 +52,14 @@ pub(crate) fn worker_of(key: u64) -> usize {
 /// The load in such a word.
 pub(crate) fn cost_of(key: u64) -> u64 {
     key / MAX_WORKERS as u64
+}
+
+/// Puts a worker back among the open ones.
+#[inline(always)]
+pub(crate) fn put_back(open: &mut Vec<u64>, cost: i64, worker: usize) {
+    let key = open_key(cost, worker);
+    let at = open.partition_point(|other| *other > key);
+    open.insert(at, key);
 }
 
 /// Makes room for so many: what a later batch may need is there before it.

@@ -71,6 +71,8 @@ pub(crate) struct PoolTerms {
     risen: (f64, usize),
     reserve: (i64, i64),
     reserve_knots: Vec<Knot>,
+    /// The units and the mean length that these were made for.
+    priced: (f64, f64),
 }
 
 impl PoolTerms {
@@ -116,6 +118,10 @@ impl PoolTerms {
 
     /// Sets the price of a short request: so many units for the shortest.
     fn price_short(&mut self, units: f64, mean: f64) {
+        if self.priced == (units, mean) {
+            return;
+        }
+        self.priced = (units, mean);
         self.reserve_knots.clear();
         self.reserve = (nearest(units), 0);
         let mut slope = None;
@@ -159,7 +165,7 @@ impl PoolTerms {
         let mean = view.others_sum.div_euclid(view.workers - 1);
         let least = view.others_min().unwrap_or(mean);
         let gap = |level: i64| (level - own).div_euclid(per_token);
-        self.spec().wanted(gap(mean), gap(least))
+        LevelTerms::wanted_tokens(self.wanted, gap(mean), gap(least))
     }
 
     /// The profile of a worker.

@@ -62,6 +62,18 @@ pub(crate) trait Lanes: Copy {
         }
     }
 
+    /// Each lane and all before it, added up.
+    #[inline(always)]
+    fn running(self, lanes: Self::V) -> Self::V {
+        let (mut sums, mut sum) = ([0; BLOCK], 0i32);
+        self.store(lanes, &mut sums);
+        for value in &mut sums {
+            sum = sum.wrapping_add(*value);
+            *value = sum;
+        }
+        self.load(&sums)
+    }
+
     /// The greatest of all lanes.
     fn top(self, lanes: Self::V) -> i32;
     /// The greatest of either.

@@ -7,7 +7,7 @@
 //! | `lanes` | the vector operations that an instruction set must have |
 //! | `column` | the search of one column by length |
 //! | `level` | all admissions of level at once |
-//! | `levels` | one admission of level with the terms of the pool |
+//! | `levels` | the same of level with the terms of the pool |
 //! | `matrix` | the batch as dense columns, where lengths alone do not tell requests apart |
 //! | `dense` | scores of a run of such a column |
 //! | `swap` | swaps of picks between workers |
@@ -37,7 +37,6 @@ use column::{Found, Marks, Query};
 use dense::{Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use lanes::Block;
 use level::Chain;
-use levels::{LevelQuery, Levels};
 use loads::LoadKernels;
 use swap::Swap;
 
@@ -92,15 +91,9 @@ pub(crate) struct Kernels {
     pub take: fn(&Ordered<'_>, usize, &mut Marks),
     /// The best free entry for a profile.
     pub search: fn(&Ordered<'_>, &Query<'_>, &mut Marks) -> Option<Found>,
-    /// Admits for level until no request fits. Returns a worker whose search does not fit the lanes.
-    pub level: fn(&mut Chain<'_>) -> Option<usize>,
-    /// Looks again at the picks of level, from one on: whether any changed, and the pick whose search does
-    /// not fit the lanes.
-    pub level_repair: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
-    /// The best free entry for a worker of level with the terms of the pool, and the score of the one that it
-    /// is sought for.
-    pub levels:
-        fn(&Ordered<'_>, &LevelQuery<'_>, &Marks, &mut Levels) -> Result<(i64, Option<Found>), TooWide>,
+    /// level, and level with the terms of the pool.
+    pub level: ChainKernels,
+    pub levels: ChainKernels,
     /// Swaps pairs of picks, in order, where that lowers their cost: whether any was.
     pub swap: fn(&mut Swap<'_>) -> bool,
     /// Sums and greatest values of loads.
@@ -127,6 +120,16 @@ pub(crate) struct Kernels {
     pub top: fn(&[Block], usize) -> i32,
     /// From where on a lookahead is far.
     pub far: Far,
+}
+
+/// A rule that is known as data, all of a step at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChainKernels {
+    /// Admits until no request fits. Returns a worker whose search does not fit the lanes.
+    pub place: fn(&mut Chain<'_>) -> Option<usize>,
+    /// Looks again at the picks, from one on: whether any changed, and the pick whose search does not fit the
+    /// lanes.
+    pub replace: fn(&mut Chain<'_>, usize) -> (bool, Option<usize>),
 }
 
 /// From where on dense columns are faster than searches by length, although lengths tell requests apart:

@@ -228,6 +228,8 @@ fn a_filtered_pass_of_exchanges_is_the_one_pair_by_pair() {
 fn level_refill_picks_what_the_matrix_picks() {
     each(|kernels| {
         let mut next = random(21);
+        // What is kept from step to step is kept here as well.
+        let mut greedy = Greedy::new(kernels);
         let mut chained = 0;
         for count in sizes([1, 2, 15, 16, 17, 33, 255, 256, 257, 300, 511, 513, 768, 1023, 1025]) {
             for round in rounds(24) {
@@ -260,7 +262,7 @@ fn level_refill_picks_what_the_matrix_picks() {
                     .expect("valid");
                 let mut rule = Level::new(&Parameters::default(), None);
                 let (mut out, mut expected) = (Assignment::new(), Assignment::new());
-                Greedy::new(kernels).assign(&mut rule, &batch, &mut out);
+                greedy.assign(&mut rule, &batch, &mut out);
                 Greedy::new(kernels).dense().assign(&mut rule, &batch, &mut expected);
                 assert_eq!(out, expected, "{}, {count} waiting, round {round}", kernels.isa);
                 chained += usize::from(!out.admitted.is_empty());

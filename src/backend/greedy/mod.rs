@@ -28,19 +28,19 @@ mod turns;
 
 use crate::assignment::{Admission, Assignment, Balance};
 use crate::backend::column::{Column, Found, Terms};
-use crate::backend::cpu::Kernels;
 use crate::backend::cpu::level::Chain;
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::swap::Pairs;
+use crate::backend::cpu::{ChainKernels, Kernels};
 use crate::backend::loads::Loads;
-use crate::backend::picks::{Pick, Room, hold, open_key, worker_of};
+use crate::backend::picks::{Pick, Room, hold, open_key, put_back, worker_of};
 use crate::batch::Batch;
 use crate::pool::PoolSlot;
 use crate::rule::{MAX_SUBSET_WINDOW, Order, Pin, Plan, Rule};
 use crate::score::Profile;
 
 use self::column_queue::ColumnQueue;
-use self::step::{MatrixThreshold, Step, reach};
+use self::step::{Chained, MatrixThreshold, Step, reach};
 use self::turns::Candidate;
 
 /// A survival class, or none.
@@ -233,10 +233,9 @@ impl Greedy {
         self.column.hold(knots + MOST_OTHER_KNOTS);
         if let Some(terms) = step.level_terms() {
             let holds = self.column.take_terms(&step.waiting, &step.terms, &terms);
-            step.searches_levels = holds;
-        }
-        if self.is_searched(step) {
-            step.refill_drop_tokens = step.refills();
+            step.chained = holds.then_some(Chained::Levels);
+        } else if self.is_searched(step) {
+            step.chained = step.refills();
         }
         self.place_pinned(step);
         self.place_overdue(step);
@@ -352,9 +351,7 @@ impl Greedy {
     /// Puts a worker back among the open ones after an admission, or leaves it out when it is full.
     fn reopen(&mut self, worker: usize) {
         if self.loads.open_slots(worker) > 0 {
-            let key = open_key(self.loads.cost(worker), worker);
-            let at = self.open.partition_point(|other| *other > key);
-            self.open.insert(at, key);
+            put_back(&mut self.open, self.loads.cost(worker), worker);
         }
     }
 
@@ -373,16 +370,8 @@ impl Greedy {
     ) {
         let tokens = i64::from(step.waiting.tokens[found.position]);
         self.loads.admit(worker, tokens);
-        self.picks.push(Pick {
-            position: found.position,
-            worker,
-            tokens,
-            score: found.score,
-            overdue,
-            held: false,
-            wanted_tokens: None,
-            best_at: 0,
-        });
+        let pick = Pick::new(worker, found.position, tokens);
+        self.picks.push(Pick { score: found.score, overdue, ..pick });
     }
 
     /// Admits the best of a column, and remembers what the column wanted if the repair will ask.
@@ -444,10 +433,9 @@ impl Greedy {
 
     fn place_best(&mut self, step: &mut Step<'_, '_, &mut impl Rule>) {
         self.list_open();
-        while step.refill_drop_tokens.is_some() {
-            let Some(worker) = self.with_chain(step, |kernels, chain| (kernels.level)(chain)) else {
-                return;
-            };
+        while let Some(chained) = step.chained {
+            let placed = self.with_chain(step, chained, |kernels, chain| (kernels.place)(chain));
+            let Some(worker) = placed else { return };
             // Too large for that kernel: this one goes the general way.
             if let Some(found) = self.best(step, worker) {
                 self.admit_best(step, worker, found);
@@ -468,27 +456,33 @@ impl Greedy {
         self.place_by_column_queue(step, false);
     }
 
-    /// Hands the step to a level kernel.
+    /// Hands the step to the kernel of its rule.
     fn with_chain<T>(
         &mut self,
         step: &Step<'_, '_, &mut impl Rule>,
-        run: impl FnOnce(&'static Kernels, &mut Chain<'_>) -> T,
+        chained: Chained,
+        run: impl FnOnce(&'static ChainKernels, &mut Chain<'_>) -> T,
     ) -> T {
-        let (marks, block_bounds) = self.column.bounded(&step.waiting, &step.terms);
+        let (kernels, drop_tokens) = match chained {
+            Chained::Level { drop_tokens } => (&self.kernels.level, drop_tokens),
+            Chained::Levels => (&self.kernels.levels, 0),
+        };
+        let (marks, block_bounds, levels) = self.column.bounded(&step.waiting, &step.terms);
         let mut chain = Chain {
             ordered: &step.waiting,
             marks,
             block_bounds,
+            levels,
             pairs: (!step.ordered).then_some(self.matrix.sparse()),
             loads: &mut self.loads,
             open: &mut self.open,
             picks: &mut self.picks,
             greatest_age: step.terms.greatest_age,
-            drop_tokens: step.refill_drop_tokens.unwrap_or(0),
+            drop_tokens,
             tolerance_tokens: step.plan.repair.tolerance_tokens,
             changes: self.changes,
         };
-        let answer = run(self.kernels, &mut chain);
+        let answer = run(kernels, &mut chain);
         self.changes = chain.changes;
         answer
     }
@@ -526,7 +520,7 @@ mod tests {
             let plan = greedy.plan(&mut rule, &batch, &mut out);
             let mut step = greedy.step(&mut rule, &batch, &plan);
             greedy.load(&mut step, true, false, &mut out);
-            assert!(step.refill_drop_tokens.is_some(), "the kernel serves");
+            assert_eq!(step.chained, Some(Chained::Level { drop_tokens: 0 }), "the kernel serves");
             greedy.place(&mut step);
             let places = |picks: &[Pick]| -> Vec<(usize, usize)> {
                 picks.iter().map(|pick| (pick.position, pick.worker)).collect()

@@ -3,7 +3,6 @@
 
 use super::Greedy;
 use super::step::Step;
-use crate::backend::column::Found;
 use crate::backend::cpu::swap::Swap;
 use crate::backend::picks::{Pick, hold};
 use crate::rule::{PairCost, Rule};
@@ -94,8 +93,9 @@ impl Greedy {
     pub(super) fn replace(&mut self, step: &Step<'_, '_, &mut impl Rule>) -> bool {
         let mut changed = false;
         let mut from = 0;
-        while step.refill_drop_tokens.is_some() {
-            let (some, stuck) = self.with_chain(step, |kernels, chain| (kernels.level_repair)(chain, from));
+        while let Some(chained) = step.chained {
+            let (some, stuck) =
+                self.with_chain(step, chained, |kernels, chain| (kernels.replace)(chain, from));
             changed |= some;
             let Some(index) = stuck else { return changed };
             // Too large for that kernel: this one goes the general way.
@@ -119,14 +119,8 @@ impl Greedy {
             }
             // The pick itself stays taken, so only others are found.
             let mut wanted_tokens = None;
-            let by_levels = if step.searches_levels { self.replace_by_levels(step, &pick) } else { None };
-            let (position, score) = match (by_levels, self.loads.view_without(pick.worker, pick.tokens)) {
-                (Some(None), _) => continue,
-                (Some(Some((wanted, found))), _) => {
-                    wanted_tokens = Some(wanted);
-                    (found.position, found.score)
-                }
-                (None, Some((view, longest))) if step.ordered => {
+            let (position, score) = match self.loads.view_without(pick.worker, pick.tokens) {
+                Some((view, longest)) if step.ordered => {
                     self.profile.clear();
                     step.rule.profile(&view, None, &mut self.profile);
                     if let Some(tolerance) = step.plan.repair.tolerance_tokens {
@@ -178,24 +172,5 @@ impl Greedy {
             (pick.score, pick.best_at, pick.wanted_tokens) = (score, self.changes, wanted_tokens);
         }
         changed
-    }
-
-    /// Looks again at a pick of level with the terms of the pool: the length wanted now, and the pick itself
-    /// or who is better. None within, where it wants no other; none at all where lanes do not hold the
-    /// search.
-    #[inline]
-    fn replace_by_levels(
-        &mut self,
-        step: &Step<'_, '_, &mut impl Rule>,
-        pick: &Pick,
-    ) -> Option<Option<(i64, Found)>> {
-        let wanted = step.rule.wanted_tokens(&self.loads.view_without(pick.worker, pick.tokens)?.0)?;
-        let moved = pick.wanted_tokens.map(|then| (wanted - then).abs());
-        if step.plan.repair.tolerance_tokens.zip(moved).is_some_and(|(most, moved)| moved <= most) {
-            return Some(None);
-        }
-        let instead_of = Some((pick.position, pick.tokens));
-        let (score, found) = self.best_of_levels(step, pick.worker, instead_of).ok()?;
-        Some(Some((wanted, found.unwrap_or(Found { position: pick.position, score }))))
     }
 }

@@ -3,8 +3,6 @@
 use super::step::Step;
 use super::{Class, Greedy, UNKNOWN};
 use crate::backend::column::Found;
-use crate::backend::cpu::dense::TooWide;
-use crate::backend::cpu::levels::LevelQuery;
 use crate::batch::Request;
 use crate::pool::PoolSlot;
 use crate::rule::Rule;
@@ -60,40 +58,12 @@ impl Greedy {
         profiled: Option<Class>,
     ) -> Option<Found> {
         let longest = self.loads.longest_tokens(worker);
-        if step.searches_levels
-            && let Ok((_, found)) = self.best_of_levels(step, worker, None)
-        {
-            return found.filter(|found| found.score >= wanted);
-        }
         if step.ordered {
             self.profile.clear();
             step.rule.profile(&self.loads.view(worker), None, &mut self.profile);
             return self.column.best(&step.waiting, &self.profile, &step.terms, longest, wanted);
         }
         self.best_in_pairs(step, worker, (longest, wanted), profiled)
-    }
-
-    /// [`Self::best`] for level with the terms of the pool, or who is better than a pick, given with its
-    /// length and taken back; with the score of that.
-    pub(super) fn best_of_levels(
-        &mut self,
-        step: &Step<'_, '_, &mut impl Rule>,
-        worker: usize,
-        instead_of: Option<(usize, i64)>,
-    ) -> Result<(i64, Option<Found>), TooWide> {
-        let loads = &self.loads;
-        let (view, own, longest) = match instead_of {
-            None => (loads.view(worker), loads.refilled(worker), loads.longest_tokens(worker)),
-            Some((_, tokens)) => {
-                let (view, longest) = loads.view_without(worker, tokens).ok_or(TooWide)?;
-                (view, loads.without(worker, tokens), longest)
-            }
-        };
-        let wanted = step.rule.wanted_tokens(&view).ok_or(TooWide)?;
-        let own_at = view.level_at();
-        let levels = view.levels;
-        let query = LevelQuery { levels, own_at, own, wanted, longest, instead_of };
-        self.column.best_of_levels(&step.waiting, &step.terms, &query)
     }
 
     /// [`Self::best_of_at_least`] where requests have terms per pair.

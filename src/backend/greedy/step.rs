@@ -49,6 +49,18 @@ pub(super) fn reach(
     }
 }
 
+/// A rule that is known as data, and has a kernel for all of a step's admissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chained {
+    /// level.
+    Level {
+        /// What a completion must lower its worker by.
+        drop_tokens: i64,
+    },
+    /// level with the terms of the pool.
+    Levels,
+}
+
 pub(super) struct Step<'a, 'b, R> {
     pub batch: &'a Batch<'b>,
     pub waiting: Ordered<'a>,
@@ -59,11 +71,8 @@ pub(super) struct Step<'a, 'b, R> {
     pub reach: MatrixThreshold,
     /// Whether nothing but lengths and ages tells requests apart, and columns are searched by length.
     pub ordered: bool,
-    /// What a completion must lower its worker by, where the rule is level and the kernel made for it can run
-    /// it.
-    pub refill_drop_tokens: Option<i64>,
-    /// Whether the rule is level with the terms of the pool, and the search made for it holds them.
-    pub searches_levels: bool,
+    /// The kernel that can run the rule, if there is one.
+    pub chained: Option<Chained>,
 }
 
 impl<'a, 'b, R> Step<'a, 'b, R> {
@@ -89,8 +98,7 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
             terms,
             reach,
             ordered: searches_nothing || (reach != MatrixThreshold::Far && !batch.has_pair_terms()),
-            refill_drop_tokens: None,
-            searches_levels: false,
+            chained: None,
         }
     }
 
@@ -114,32 +122,38 @@ impl<'a, 'b, R> Step<'a, 'b, R> {
         admissions + columns
     }
 
-    /// See [`Step::refill_drop_tokens`]: where columns are searched by length.
-    pub(super) fn refills(&self) -> Option<i64>
+    /// Whether workers are alike and choose one by one, as the kernels of [`Chained`] have it.
+    fn is_one_by_one(&self) -> bool
     where
         R: std::ops::Deref<Target: Rule>,
     {
         let batch = self.batch;
-        // Longest first asks that kernel for its repair only.
+        // Longest first asks such a kernel for its repair only.
         let by_load = matches!(self.plan.order, Order::LeastLoaded | Order::LongestFirst { .. });
-        let one_by_one = by_load && self.rule.candidates() <= 1;
         let alike = batch.is_uniform() && batch.workers().len() >= 2 && batch.projection().is_none();
-        if !(one_by_one && alike && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
+        by_load && self.rule.candidates() <= 1 && alike
+    }
+
+    /// [`Chained::Level`], where it can run the rule and columns are searched by length.
+    pub(super) fn refills(&self) -> Option<Chained>
+    where
+        R: std::ops::Deref<Target: Rule>,
+    {
+        if !(self.is_one_by_one() && self.plan.unit == 1 && self.terms.fit_refill(&self.waiting)) {
             return None;
         }
-        match self.rule.profile_spec(batch) {
-            Some(ProfileSpec::Level { drop_tokens }) => Some(drop_tokens),
+        match self.rule.profile_spec(self.batch) {
+            Some(ProfileSpec::Level { drop_tokens }) => Some(Chained::Level { drop_tokens }),
             _ => None,
         }
     }
 
-    /// See [`Step::searches_levels`]: the terms, where a search made for them could serve.
+    /// The terms of [`Chained::Levels`], where it could run the rule.
     pub(super) fn level_terms(&self) -> Option<LevelTerms<'_>>
     where
         R: std::ops::Deref<Target: Rule>,
     {
-        let alike = self.batch.is_uniform() && self.batch.projection().is_none();
-        if !(self.ordered && alike && self.plan.follows_levels) {
+        if !(self.ordered && self.is_one_by_one() && self.plan.follows_levels) {
             return None;
         }
         match self.rule.profile_spec(self.batch) {

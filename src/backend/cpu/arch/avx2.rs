@@ -7,10 +7,10 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use crate::backend::cpu::lanes::{Block, Lanes};
 use crate::backend::cpu::level::{self, Chain};
-use crate::backend::cpu::levels::{self, LevelQuery, Levels};
+use crate::backend::cpu::levels;
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::swap::{self, Swap};
-use crate::backend::cpu::{Far, Isa, Kernels};
+use crate::backend::cpu::{ChainKernels, Far, Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, Profile};
@@ -64,6 +64,18 @@ impl Avx2 {
                 tokens = _mm256_add_pd(_mm256_mul_pd(_mm256_set1_pd(age.linear), waited), tokens);
             }
             _mm256_cvttpd_epi32(_mm256_floor_pd(tokens))
+        }
+    }
+
+    #[inline(always)]
+    fn eight_running(self, lanes: __m256i) -> __m256i {
+        // SAFETY: the CPU has AVX2.
+        unsafe {
+            let lanes = _mm256_add_epi32(lanes, _mm256_slli_si256::<4>(lanes));
+            let lanes = _mm256_add_epi32(lanes, _mm256_slli_si256::<8>(lanes));
+            // What the lower half ends with belongs to all of the upper one.
+            let ends = _mm256_shuffle_epi32::<0b11_11_11_11>(lanes);
+            _mm256_add_epi32(lanes, _mm256_permute2x128_si256::<0x08>(ends, ends))
         }
     }
 
@@ -201,6 +213,13 @@ impl Lanes for Avx2 {
                 _mm256_blendv_epi8(high, value, _mm256_cmpeq_epi32(lane, second)),
             ]
         }
+    }
+
+    #[inline(always)]
+    fn running(self, [low, high]: Self::V) -> Self::V {
+        let (low, high) = (self.eight_running(low), self.eight_running(high));
+        // SAFETY: the CPU has AVX2.
+        unsafe { [low, _mm256_add_epi32(high, _mm256_permutevar8x32_epi32(low, _mm256_set1_epi32(7)))] }
     }
 
     #[inline(always)]

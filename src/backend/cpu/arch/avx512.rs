@@ -7,10 +7,10 @@ use crate::backend::cpu::column::{self, Found, Marks, Query};
 use crate::backend::cpu::dense::{self, Best, Edges, Hit, Plain, Rows, SortedKnots, Span, TooWide};
 use crate::backend::cpu::lanes::{Block, Lanes, gather};
 use crate::backend::cpu::level::{self, Chain};
-use crate::backend::cpu::levels::{self, LevelQuery, Levels};
+use crate::backend::cpu::levels;
 use crate::backend::cpu::loads::{self, LoadKernels, Top};
 use crate::backend::cpu::swap::{self, Swap};
-use crate::backend::cpu::{Far, Isa, Kernels};
+use crate::backend::cpu::{ChainKernels, Far, Isa, Kernels};
 use crate::batch::Bonuses;
 use crate::pool::{BLOCK, Ordered};
 use crate::score::{Age, Profile};
@@ -211,6 +211,18 @@ impl Lanes for Avx512 {
     fn compress(self, lanes: Self::V, mask: u16, into: &mut [i32; BLOCK]) {
         // SAFETY: the CPU has AVX-512. Straight into memory would be slow.
         self.store(unsafe { _mm512_maskz_compress_epi32(mask, lanes) }, into);
+    }
+
+    #[inline(always)]
+    fn running(self, lanes: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe {
+            let none = _mm512_setzero_si512();
+            let lanes = _mm512_add_epi32(lanes, _mm512_alignr_epi32::<15>(lanes, none));
+            let lanes = _mm512_add_epi32(lanes, _mm512_alignr_epi32::<14>(lanes, none));
+            let lanes = _mm512_add_epi32(lanes, _mm512_alignr_epi32::<12>(lanes, none));
+            _mm512_add_epi32(lanes, _mm512_alignr_epi32::<8>(lanes, none))
+        }
     }
 
     #[inline(always)]

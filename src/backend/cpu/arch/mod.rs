@@ -53,23 +53,28 @@ macro_rules! instantiate {
             ) -> Option<Found> {
                 column::search($token, ordered, query, marks)
             }),
-            level: compiled!($features, (chain: &mut Chain<'_>) -> Option<usize> {
-                level::place($token, chain)
-            }),
-            level_repair: compiled!($features, (
-                chain: &mut Chain<'_>,
-                first: usize,
-            ) -> (bool, Option<usize>) {
-                level::replace($token, chain, first)
-            }),
-            levels: compiled!($features, (
-                ordered: &Ordered<'_>,
-                query: &LevelQuery<'_>,
-                marks: &Marks,
-                levels: &mut Levels,
-            ) -> Result<(i64, Option<Found>), TooWide> {
-                levels::search($token, ordered, query, marks, levels)
-            }),
+            level: ChainKernels {
+                place: compiled!($features, (chain: &mut Chain<'_>) -> Option<usize> {
+                    level::place($token, chain)
+                }),
+                replace: compiled!($features, (
+                    chain: &mut Chain<'_>,
+                    first: usize,
+                ) -> (bool, Option<usize>) {
+                    level::replace($token, chain, first)
+                }),
+            },
+            levels: ChainKernels {
+                place: compiled!($features, (chain: &mut Chain<'_>) -> Option<usize> {
+                    levels::place($token, chain)
+                }),
+                replace: compiled!($features, (
+                    chain: &mut Chain<'_>,
+                    first: usize,
+                ) -> (bool, Option<usize>) {
+                    levels::replace($token, chain, first)
+                }),
+            },
             swap: compiled!($features, (picks: &mut Swap<'_>) -> bool {
                 swap::pass($token, picks)
             }),

@@ -1,7 +1,7 @@
 //! The target's baseline: lanes are an array, and the compiler makes of it what it can.
 
 use crate::backend::cpu::lanes::Lanes;
-use crate::backend::cpu::{Far, Isa, Kernels, column, dense, level, levels, loads, swap};
+use crate::backend::cpu::{ChainKernels, Far, Isa, Kernels, column, dense, level, levels, loads, swap};
 use crate::pool::BLOCK;
 use crate::score::Age;
 
@@ -13,9 +13,14 @@ static KERNELS: Kernels = Kernels {
     begin: |ordered, age, slopes, marks| column::begin(Scalar, ordered, age, slopes, marks),
     take: |ordered, position, marks| column::take(Scalar, ordered, position, marks),
     search: |ordered, query, marks| column::search(Scalar, ordered, query, marks),
-    level: |chain| level::place(Scalar, chain),
-    level_repair: |chain, first| level::replace(Scalar, chain, first),
-    levels: |ordered, query, marks, known| levels::search(Scalar, ordered, query, marks, known),
+    level: ChainKernels {
+        place: |chain| level::place(Scalar, chain),
+        replace: |chain, first| level::replace(Scalar, chain, first),
+    },
+    levels: ChainKernels {
+        place: |chain| levels::place(Scalar, chain),
+        replace: |chain, first| levels::replace(Scalar, chain, first),
+    },
     swap: |picks| swap::pass(Scalar, picks),
     loads: loads::LoadKernels {
         anticipate: |columns, refill, anticipated| loads::anticipate(columns, refill, anticipated),

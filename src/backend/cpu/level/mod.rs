@@ -18,9 +18,10 @@ pub(crate) use self::field::{BlockBounds, MOST_GROUPS, SPAN};
 use self::field::{Field, LIMIT, PLACES, Query};
 use super::column::{Found, Marks};
 use super::lanes::Lanes;
+use super::levels::Levels;
 use super::matrix::SparseBonuses;
 use crate::backend::loads::Loads;
-use crate::backend::picks::{Pick, open_key, worker_of};
+use crate::backend::picks::{Pick, put_back, worker_of};
 use crate::batch::MAX_PROMPT_TOKENS;
 use crate::pool::{BLOCK, Ordered};
 
@@ -29,6 +30,8 @@ pub(crate) struct Chain<'a> {
     pub ordered: &'a Ordered<'a>,
     pub marks: &'a mut Marks,
     pub block_bounds: &'a mut BlockBounds,
+    /// The terms of the pool, where the rule has them.
+    pub levels: &'a mut Levels,
     /// Bonuses on single workers, where some have any.
     pub pairs: Option<SparseBonuses<'a>>,
     pub loads: &'a mut Loads,
@@ -202,20 +205,10 @@ fn place_in<L: Lanes, const GROUPS: usize>(lanes: L, chain: &mut Chain<'_>) -> O
             field.shut(position / BLOCK);
             late = Some(position / BLOCK);
         }
-        picks.push(Pick {
-            position,
-            worker,
-            tokens,
-            score,
-            overdue: false,
-            held: false,
-            wanted_tokens: tolerant.then(|| profile.peak_tokens()),
-            best_at: 0,
-        });
+        let wanted_tokens = tolerant.then(|| profile.peak_tokens());
+        picks.push(Pick { score, wanted_tokens, ..Pick::new(worker, position, tokens) });
         if loads.open_slots(worker) > 0 {
-            let key = open_key(loads.cost(worker), worker);
-            let at = open.partition_point(|other| *other > key);
-            open.insert(at, key);
+            put_back(open, loads.cost(worker), worker);
         }
     }
     if let Some(block) = late {
