@@ -39,6 +39,10 @@ pub enum WaitReason {
     OutsideWindow,
     /// The policy keeps the slot for another request.
     Deferred,
+    /// It is overdue and fits nowhere: a worker is kept for it until it does.
+    Claims,
+    /// It would fit only on the worker that is kept for such a request.
+    Claimed,
 }
 
 names! {
@@ -48,6 +52,8 @@ names! {
     NotEligible = "not_eligible",
     OutsideWindow = "outside_window",
     Deferred = "deferred",
+    Claims = "claims",
+    Claimed = "claimed",
 }
 
 impl WaitReason {
@@ -66,6 +72,8 @@ impl WaitReason {
             Self::NotEligible => "not eligible on the open workers",
             Self::OutsideWindow => "outside the policy's window",
             Self::Deferred => "deferred",
+            Self::Claims => "a worker makes room for it",
+            Self::Claimed => "fits only where room is made for another request",
         }
     }
 }
@@ -168,6 +176,10 @@ pub(crate) struct Reasons<'a> {
     open: Vec<(u32, i64)>,
     /// The most room of those with a slot; none where nobody has one.
     most_room: Option<i64>,
+    /// Who claims which worker, if somebody does.
+    claim: Option<(RequestId, usize)>,
+    /// The most room of the others with a slot.
+    most_room_beside: Option<i64>,
     growth: i64,
     passed_over: WaitReason,
 }
@@ -184,7 +196,20 @@ impl<'a> Reasons<'a> {
         }
         let most_room = open.iter().filter(|(slots, _)| *slots > 0).map(|&(_, room)| room).max();
         let passed_over = assignment.passed_over.unwrap_or(WaitReason::Deferred);
-        Self { batch, open, most_room, growth, passed_over }
+        Self { batch, open, most_room, claim: None, most_room_beside: most_room, growth, passed_over }
+    }
+
+    /// With a worker that is kept for one of them.
+    pub(crate) fn claimed(mut self, claim: Option<(RequestId, usize)>) -> Self {
+        self.claim = claim;
+        let open = self.open.iter().enumerate();
+        let open = open.filter(|&(worker, (slots, _))| *slots > 0 && !self.is_claimed(worker));
+        self.most_room_beside = open.map(|(_, &(_, room))| room).max();
+        self
+    }
+
+    fn is_claimed(&self, worker: usize) -> bool {
+        self.claim.is_some_and(|(_, claimed)| claimed == worker)
     }
 
     /// Tokens that a request of a rank may have to be placed, of any rank for none; none where it finds no
@@ -195,6 +220,14 @@ impl<'a> Reasons<'a> {
             Some(rank) => self.open.get(rank.index()).filter(|(slots, _)| *slots > 0)?.1,
         };
         Some(room - self.growth)
+    }
+
+    /// [`Reasons::most_tokens`] where no worker is kept for another.
+    pub(crate) fn most_tokens_beside(&self, rank: Option<WorkerIndex>) -> Option<i64> {
+        match rank {
+            None => Some(self.most_room_beside? - self.growth),
+            Some(rank) => self.most_tokens(Some(rank)).filter(|_| !self.is_claimed(rank.index())),
+        }
     }
 
     /// Why those of a rank wait who find no slot.
@@ -209,12 +242,36 @@ impl<'a> Reasons<'a> {
     /// Why a request waits; it is a candidate where it has a slot.
     pub(crate) fn of(&self, slot: Option<PoolSlot>, request: &Request) -> WaitReason {
         let placeable = if slot.is_some() { self.passed_over } else { WaitReason::OutsideWindow };
+        let refused = self.refused(request);
+        let Some((id, claimed)) = self.claim else { return refused.unwrap_or(placeable) };
+        if refused.is_none() && self.is_placeable_beside(request, claimed) {
+            placeable
+        } else if request.id == id {
+            WaitReason::Claims
+        } else {
+            refused.unwrap_or(WaitReason::Claimed)
+        }
+    }
+
+    /// Whether another worker than that which is claimed could take a request.
+    fn is_placeable_beside(&self, request: &Request, claimed: usize) -> bool {
+        let needs = i64::from(request.prompt_tokens) + self.growth;
+        if !request.has_pair_terms() {
+            return self.most_room_beside.is_some_and(|room| needs <= room);
+        }
+        self.open.iter().enumerate().any(|(worker, &(slots, room))| {
+            worker != claimed && slots > 0 && needs <= room && self.batch.eligible(request, worker)
+        })
+    }
+
+    /// Why no worker could take a request; none where one could, for all that claims say.
+    fn refused(&self, request: &Request) -> Option<WaitReason> {
         let needs = i64::from(request.prompt_tokens) + self.growth;
         if !request.has_pair_terms() {
             return match self.most_room {
-                None => WaitReason::NoSlot,
-                Some(room) if room < needs => WaitReason::NoCapacity,
-                Some(_) => placeable,
+                None => Some(WaitReason::NoSlot),
+                Some(room) if room < needs => Some(WaitReason::NoCapacity),
+                Some(_) => None,
             };
         }
         let mut reason = WaitReason::NoSlot;
@@ -230,10 +287,10 @@ impl<'a> Reasons<'a> {
             } else if room < needs {
                 reason = WaitReason::NoCapacity;
             } else {
-                return placeable;
+                return None;
             }
         }
-        reason
+        Some(reason)
     }
 }
 

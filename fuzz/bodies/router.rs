@@ -968,7 +968,10 @@ impl World {
             by_reason[reason as usize] += 1;
             assert!(matches!(self.inside.get(&id), Some(Life::Waits { .. })), "{id} waits");
             let explained = self.router.explain(id).expect("it waits");
-            assert_eq!((explained.decided, explained.worker), (Decided::Waits(reason), None), "{id}");
+            let claimed = metrics.ranks.iter().find(|rank| rank.claimed_by == Some(id));
+            let claimed = claimed.map(|rank| rank.worker);
+            assert_eq!((explained.decided, explained.worker), (Decided::Waits(reason), claimed), "{id}");
+            assert!(reason != WaitReason::Claims || claimed.is_some(), "{id}");
             // Of those behind the window it is only known that the window came first.
             let behind = self.router.pool().slot_of(id).is_none();
             assert!(behind || explained.waited_steps <= metrics.longest_wait_steps, "{id}");

@@ -114,6 +114,8 @@ fn the_json_keys_are_the_contract() {
                 "preempted_per_finished",
                 "passed_max",
                 "admissions_max",
+                "claims",
+                "admitted_beside_claims",
                 "imbalance_mean",
                 "imbalance_max_min_mean",
                 "imbalance_norm_mean",

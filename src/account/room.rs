@@ -180,6 +180,19 @@ impl Account {
         Some(self.lent_tokens()? as i64 - left(self.ceiling_tokens?) as i64)
     }
 
+    /// Whether a request of so many tokens could enter once all of ours there have ended; what reports show
+    /// beyond those is taken to stay.
+    pub(crate) fn could_hold(&self, tokens: u64, sight: &Sight) -> bool {
+        let Some(capacity) = self.capacity_tokens else { return true };
+        let free = capacity.saturating_sub(self.foreign_tokens());
+        let growth = match self.rules.headroom_tokens {
+            Some(headroom_tokens) => u64::from(headroom_tokens) * (u64::from(self.foreign_requests) + 1),
+            None => most_room(capacity),
+        };
+        let is_eased = sight.tight && self.foreign_requests == 0;
+        tokens <= if is_eased { free } else { free.saturating_sub(growth) }
+    }
+
     /// Of so many slots that are left, by what we know, those that this front end may fill.
     #[inline(never)]
     fn slots_of_share(&self, sight: &Sight, left: i64) -> i64 {

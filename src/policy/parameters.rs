@@ -20,7 +20,8 @@ pub struct Parameters {
     /// By how many that came later a request may be passed before it is next, under `level*`, `exact*` and
     /// `rollout-oracle`: to workers that it may use, and while none of them has a slot and room for it. None
     /// for [`PASSED_PER_WORKER`](crate::policy::overtaking::PASSED_PER_WORKER) for each worker; 0 is first
-    /// come, first served.
+    /// come, first served. In a [`Router`](crate::Router) one that is next and fits nowhere gets a worker
+    /// drained.
     pub max_passed: Option<u32>,
     /// The policies of engines in use.
     pub baseline: BaselineParameters,

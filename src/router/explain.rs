@@ -34,7 +34,7 @@ pub struct Explanation {
     pub id: RequestId,
     /// How it was decided, or why it waits.
     pub decided: Decided,
-    /// The worker that it entered.
+    /// The worker that it entered, or claims while it waits.
     pub worker: Option<WorkerId>,
     /// The score that won, in tokens, after the picks before it.
     pub score_tokens: f64,
@@ -186,10 +186,11 @@ impl Router {
     pub fn explain(&self, id: impl Into<RequestId>) -> Option<Explanation> {
         let id = id.into();
         if let Some((slot, request, waited_steps)) = self.pool.find(id) {
+            let claimed = self.claimed().filter(|&(claims, _)| claims == id);
             return Some(Explanation {
                 id,
                 decided: Decided::Waits(self.reasons().of(slot, &request)),
-                worker: None,
+                worker: claimed.map(|(_, place)| self.ids[place]),
                 score_tokens: f64::NAN,
                 opening_score_tokens: f64::NAN,
                 runner_up: None,

@@ -3,7 +3,7 @@
 use crate::account::ReportCounts;
 use crate::assignment::WaitReason;
 use crate::batch::Request;
-use crate::ids::WorkerId;
+use crate::ids::{RequestId, WorkerId};
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
 use crate::router::trace::refused;
@@ -129,6 +129,10 @@ pub struct Counters {
     pub passed: Histogram,
     /// The most of these.
     pub most_passed: u32,
+    /// Times that a request which was overdue and fitted nowhere began to claim a worker.
+    pub claims: u64,
+    /// Requests that entered other workers meanwhile, or this one before it.
+    pub admitted_beside_claims: u64,
 }
 
 impl Counters {
@@ -151,6 +155,8 @@ pub struct RankMetrics {
     pub accepting: bool,
     /// Whether it is being drained.
     pub draining: bool,
+    /// Who waits for room there that nobody else is to fill: it is overdue and fits nowhere.
+    pub claimed_by: Option<RequestId>,
     /// KV tokens that it reads each step, foreign ones included.
     pub load_tokens: u64,
     /// Tokens by which it is below the most loaded worker.
@@ -259,9 +265,15 @@ impl Router {
                 by_reason[reasons.without_slot(rank) as usize] += count as u64;
                 continue;
             };
-            let placeable = self.pool.queued_of_at_most(rank, most_tokens);
+            let fit = self.pool.queued_of_at_most(rank, most_tokens);
+            let placeable = match reasons.most_tokens_beside(rank) {
+                Some(tokens) if tokens < most_tokens => self.pool.queued_of_at_most(rank, tokens),
+                Some(_) => fit,
+                None => 0,
+            };
             by_reason[WaitReason::OutsideWindow as usize] += placeable as u64;
-            by_reason[WaitReason::NoCapacity as usize] += (count - placeable) as u64;
+            by_reason[WaitReason::Claimed as usize] += (fit - placeable) as u64;
+            by_reason[WaitReason::NoCapacity as usize] += (count - fit) as u64;
         }
         metrics.most_passed = self.pool.most_passed();
         metrics.max_passed = self.max_passed;
@@ -283,6 +295,7 @@ impl Router {
             worker: account.id,
             accepting: worker.accepting,
             draining: account.draining,
+            claimed_by: self.claimed().filter(|&(_, claimed)| claimed == place).map(|(id, _)| id),
             load_tokens: account.load_tokens(),
             margin_tokens: margin_tokens(&self.workers, place),
             running: account.running(),

@@ -66,6 +66,12 @@
 //! or a sticky session), and that is a promise: the request enters that worker or none. Policies see workers
 //! in order of id without gaps, by their [`WorkerIndex`](crate::WorkerIndex).
 //!
+//! # Claims
+//! Where KV caches bind, a request that is overdue and fits nowhere claims a worker: until it enters, nobody
+//! else does but overdue ones before it, by a step or on arrival ([`WaitReason::Claims`],
+//! [`WaitReason::Claimed`], [`RankMetrics::claimed_by`]). Callers that send or adopt requests themselves are
+//! not held back. A single batch has no claims: they are between steps.
+//!
 //! # Several front ends
 //! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: each is sure of its part of
 //! every worker and borrows in turns what reports show to be free beyond all parts; requests are judged by
@@ -82,6 +88,7 @@
 //! standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever
 //! decides anything.
 
+mod claim;
 mod clock;
 mod config;
 mod error;
@@ -111,6 +118,7 @@ pub use self::plan::{Dispatch, Finished, Placement, Plan, ReturnReason, Returned
 pub use self::traffic::TrafficMeter;
 pub use crate::account::{PreemptionCost, ReportCounts, Share, Verdict, WorkerConfig, WorkerReport};
 
+use self::claim::{Claim, Overdue};
 use self::clock::Clock;
 use self::explain::Explainer;
 use self::forecast_state::ForecastState;
@@ -166,6 +174,10 @@ pub struct Router {
     passed_over: Option<WaitReason>,
     /// Who had been passed by so many went first in it.
     max_passed: Option<u32>,
+    /// Which worker is kept for whom since the last step, and with the step under way.
+    claim: Option<Claim>,
+    next_claim: Option<Claim>,
+    overdue: Vec<Overdue>,
     /// Before the step under way and after it.
     balance: (Balance, Balance),
     plan: Plan,
@@ -258,6 +270,9 @@ impl Router {
             assignment: Assignment::new(),
             passed_over: None,
             max_passed: None,
+            claim: None,
+            next_claim: None,
+            overdue: Vec::new(),
             balance: Default::default(),
             plan: Plan::default(),
             pending: Vec::new(),
@@ -312,7 +327,7 @@ impl Router {
             .pairs(self.pair_rows.pairs())
             .unchecked();
         let nothing = Assignment { passed_over: self.passed_over, ..Assignment::new() };
-        Reasons::new(batch, &nothing)
+        Reasons::new(batch, &nothing).claimed(self.claimed())
     }
 
     /// The workers as a step sees them, in order of id.
@@ -450,6 +465,7 @@ impl Router {
 
     /// The router stops counting a request as queued for its worker; its rank becomes an id again.
     fn left_queue(&mut self, request: Request) -> Request<WorkerId> {
+        self.drop_claim_of(request.id);
         let worker = request.rank.map(|rank| {
             let (requests, tokens) = &mut self.queued[rank.index()];
             *requests -= 1;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::batch::{Batch, Request};
+use crate::batch::{Batch, Request, Worker};
 use crate::ids::{WorkerId, WorkerIndex};
 use crate::policy::arrival::{Routed, route_scored};
 use crate::pool::Pool;
@@ -76,6 +76,7 @@ impl Router {
         let request = request.ranked(request.rank.map(|_| self.ids[place]));
         let dispatch = self.enter_past(request, place, arrival);
         self.counters.placed_on_arrival += 1;
+        self.counters.admitted_beside_claims += u64::from(self.claimed().is_some());
         self.counters.waited(0, &request);
         self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
         Ok(Placement::Placed(Dispatch { score_tokens, ..dispatch }))
@@ -89,7 +90,9 @@ impl Router {
     ) -> Result<(Request, Option<Routed>), RouterError> {
         let mut request = self.admissible(request)?;
         self.pool.check(&request)?;
-        let open_slots: u64 = self.workers.iter().map(|worker| u64::from(worker.open_slots())).sum();
+        let slots_of = |worker: &Worker| u64::from(worker.open_slots());
+        let claimed_slots = self.claimed().map_or(0, |(_, place)| slots_of(&self.workers[place]));
+        let open_slots = self.workers.iter().map(slots_of).sum::<u64>() - claimed_slots;
         let at_once = match self.config.mode {
             Mode::Step => false,
             Mode::Arrival => open_slots > 0,
@@ -196,7 +199,7 @@ impl Router {
             let ahead = if lacks_room || counted >= account.whole_slots { queued + 1 } else { 0 };
             let wait = f64::from(ahead) / f64::from(counted.saturating_sub(queued).max(1));
             let cost = (worker.load_tokens as i64 + tokens).saturating_mul(worker.cost_per_token());
-            (!worker.accepting, wait, cost)
+            (!worker.accepting || self.is_claimed(place), wait, cost)
         };
         let keys = (0..self.workers.len()).map(|place| (key(place), place));
         let first = keys.min_by(|((closed, wait, cost), _), (other, _)| {
@@ -219,9 +222,15 @@ impl Router {
         Ok(())
     }
 
-    fn route(&self, request: &Request) -> Option<Routed> {
+    fn route(&mut self, request: &Request) -> Option<Routed> {
+        let mut workers = &self.workers;
+        if let Some((_, claimed)) = self.claimed() {
+            self.later.clone_from(&self.workers);
+            self.later[claimed].free_slots = 0;
+            workers = &self.later;
+        }
         // Every part of it was checked when it came in.
-        let batch = Batch::draft(&self.workers, &self.nobody)
+        let batch = Batch::draft(workers, &self.nobody)
             .request_growth(self.headroom_steps())
             .pairs(self.arrival_rows.pairs())
             .trusted();

@@ -56,7 +56,7 @@ impl Router {
         self.pair_rows.clear();
         self.next_rows.clear();
         self.assignment.clear();
-        (self.passed_over, self.max_passed) = (None, None);
+        (self.passed_over, self.max_passed, self.claim) = (None, None, None);
         self.plan = Default::default();
         self.explainer.clear();
         let workers = self.workers.len();

@@ -122,6 +122,7 @@ impl Router {
             let returned = Returned { id, worker, reason, generated_tokens: 0 };
             trace::returned(&returned);
             self.pending.push(returned);
+            self.claim = self.claim.filter(|claim| claim.id != id);
             self.counters.returned[reason as usize] += 1;
             if let Some(forecast_state) = &mut self.forecast_state {
                 forecast_state.aborted(id);

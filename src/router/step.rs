@@ -93,6 +93,7 @@ impl Router {
         };
         self.tell(clock);
         (self.passed_over, self.max_passed) = (self.assignment.passed_over, self.assignment.max_passed);
+        self.keep_claim();
         self.explainer.keep();
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.keep();
@@ -126,6 +127,7 @@ impl Router {
         self.next_rows.clear();
         self.assignment.clear();
         self.balance = (Balance::default(), Balance::default());
+        self.next_claim = None;
         if self.workers.is_empty() {
             return Ok(true);
         }
@@ -140,6 +142,11 @@ impl Router {
             Some(terms) if !idle => self.ask_terms(Some(&mut **terms))?,
             _ if !self.pair_rows.is_empty() => self.ask_terms(None)?,
             _ => {}
+        }
+        if idle {
+            self.next_claim = self.claim;
+        } else {
+            self.claim_worker();
         }
         self.decide_window(by_reference, !idle)?;
         self.balance = (self.assignment.before, self.assignment.after);

@@ -98,6 +98,10 @@ enum br_reason
     BR_OUTSIDE_WINDOW = 4,
     // It waits: the policy keeps the slot for another request.
     BR_DEFERRED = 5,
+    // It waits: it is overdue and fits nowhere, and a worker is kept for it until it does.
+    BR_CLAIMS = 6,
+    // It waits: it would fit only on the worker that is kept for such a request.
+    BR_CLAIMED = 7,
     // It waits for a reason that this version has no name for.
     BR_OTHER_REASON = 255,
 };
@@ -424,7 +428,7 @@ typedef struct {
     uint32_t decided;
     // Out: a `br_reason`, if it waits.
     uint32_t wait_reason;
-    // Out: the worker that it entered, `BR_NONE` if it waits.
+    // Out: the worker that it entered, or claims while it waits; `BR_NONE` if it waits for any.
     uint32_t worker;
     // Out: the worker that came second, `BR_NONE` if there was none or the policy scores no pairs.
     uint32_t runner_up;
@@ -508,7 +512,7 @@ typedef struct {
     uint64_t step;
     // Out: requests that wait.
     uint64_t waiting;
-    // Out: the same by `br_reason`; entry 0 stays zero.
+    // Out: the same by `br_reason` up to `BR_DEFERRED`; entry 0 stays zero.
     uint64_t waiting_by_reason[6];
     // Out: requests that run.
     uint64_t running;
@@ -562,6 +566,14 @@ typedef struct {
     // Out: by how many a request may be passed, as the last step had it; `BR_NONE64` where the policy knows
     // no bound.
     uint64_t max_passed;
+    // Out: requests that wait as `BR_CLAIMS`: one or none.
+    uint64_t waiting_claims;
+    // Out: requests that wait as `BR_CLAIMED`.
+    uint64_t waiting_claimed;
+    // Out: times that a request which was overdue and fitted nowhere began to claim a worker.
+    uint64_t claims;
+    // Out: requests that entered other workers meanwhile, or this one before it.
+    uint64_t admitted_beside_claims;
 } br_metrics;
 
 // All of one worker as it stands.
@@ -613,6 +625,9 @@ typedef struct {
     uint32_t free_slots;
     // Out: requests that the last report showed and that are none of ours.
     uint32_t foreign_requests;
+    // Out: who is overdue, fits nowhere and waits for room there that nobody else is to fill; `BR_NONE64` for
+    // nobody.
+    uint64_t claimed_by;
 } br_rank;
 
 // A request that arrives. All fields but the first three may be zero.

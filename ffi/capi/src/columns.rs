@@ -125,6 +125,10 @@ pub enum br_reason {
     BR_OUTSIDE_WINDOW = 4,
     /// It waits: the policy keeps the slot for another request.
     BR_DEFERRED = 5,
+    /// It waits: it is overdue and fits nowhere, and a worker is kept for it until it does.
+    BR_CLAIMS = 6,
+    /// It waits: it would fit only on the worker that is kept for such a request.
+    BR_CLAIMED = 7,
     /// It waits for a reason that this version has no name for.
     BR_OTHER_REASON = 255,
 }
@@ -137,6 +141,8 @@ impl From<WaitReason> for br_reason {
             WaitReason::NotEligible => Self::BR_NOT_ELIGIBLE,
             WaitReason::OutsideWindow => Self::BR_OUTSIDE_WINDOW,
             WaitReason::Deferred => Self::BR_DEFERRED,
+            WaitReason::Claims => Self::BR_CLAIMS,
+            WaitReason::Claimed => Self::BR_CLAIMED,
             _ => Self::BR_OTHER_REASON,
         }
     }

@@ -420,6 +420,10 @@ class RankMetrics:
     @property
     def draining(self) -> bool: ...
     @property
+    def claimed_by(self) -> int | None:
+        """Who waits for room there that nobody else is to fill: it is overdue and fits nowhere."""
+
+    @property
     def load_tokens(self) -> int: ...
     @property
     def margin_tokens(self) -> float: ...
@@ -552,6 +556,13 @@ class Metrics:
 
     @property
     def most_passed(self) -> int: ...
+    @property
+    def claims(self) -> int:
+        """Times that a request which was overdue and fitted nowhere began to claim a worker."""
+
+    @property
+    def admitted_beside_claims(self) -> int:
+        """Requests that entered other workers meanwhile, or this one before it."""
 
 @final
 class Router:

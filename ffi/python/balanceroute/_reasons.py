@@ -14,6 +14,8 @@ class WaitReason(IntEnum):
     NOT_ELIGIBLE = 3
     OUTSIDE_WINDOW = 4
     DEFERRED = 5
+    CLAIMS = 6
+    CLAIMED = 7
 
     def __str__(self) -> str:
         return self.name.lower()

@@ -43,6 +43,11 @@ OF_A_WORKER: tuple[tuple[str, str, Callable[[RankMetrics], float | None]], ...] 
     ("unseen_dispatches", "Dispatches that nothing has shown yet.", lambda rank: rank.unseen),
     ("accepting", "Whether the worker takes new requests.", lambda rank: rank.accepting),
     (
+        "claimed",
+        "Whether the worker is kept for a request that is overdue and fits nowhere.",
+        lambda rank: rank.claimed_by is not None,
+    ),
+    (
         "report_age_seconds",
         "Time since a report was taken.",
         lambda rank: None if rank.report_age_ms is None else rank.report_age_ms / 1000,
@@ -168,6 +173,12 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
             metrics.sent_beyond,
         ),
         ("adopted_beyond_total", "Requests taken over without room by our count.", metrics.adopted_beyond),
+        ("claims_total", "Times that an overdue request began to claim a worker.", metrics.claims),
+        (
+            "admitted_beside_claims_total",
+            "Requests that went before one which claimed a worker.",
+            metrics.admitted_beside_claims,
+        ),
         ("engine_preemptions_total", "Times that an engine put a request off.", metrics.preempted_in_place),
     ):
         page.family(name, "counter", about, [(none, count)])

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use balanceroute::WaitReason;
+use balanceroute::{RequestId, WaitReason};
 use balanceroute::router::{self as core, ReturnReason};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -58,6 +58,7 @@ record! {
         worker: u32,
         accepting: bool,
         draining: bool,
+        claimed_by: Option<u64>,
         load_tokens: u64,
         margin_tokens: f64,
         running: u32,
@@ -112,6 +113,8 @@ record! {
         wait_steps: Py<Histogram>,
         passed: Py<Histogram>,
         most_passed: u32,
+        claims: u64,
+        admitted_beside_claims: u64,
     }
 }
 
@@ -122,6 +125,7 @@ impl RankMetrics {
             worker: of.worker.get(),
             accepting: of.accepting,
             draining: of.draining,
+            claimed_by: of.claimed_by.map(RequestId::get),
             load_tokens: of.load_tokens,
             margin_tokens: of.margin_tokens,
             running: of.running,
@@ -187,6 +191,8 @@ impl Metrics {
             wait_steps: Py::new(py, Histogram::from(counters.wait_steps))?,
             passed: Py::new(py, Histogram::from(counters.passed))?,
             most_passed: counters.most_passed,
+            claims: counters.claims,
+            admitted_beside_claims: counters.admitted_beside_claims,
         })
     }
 }

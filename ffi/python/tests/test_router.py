@@ -39,6 +39,33 @@ def test_a_request_from_arrival_to_end():
     assert "Router(2 workers, policy='level', 0 waiting, 1 running)" == repr(found)
 
 
+def test_an_overdue_request_that_fits_nowhere_claims_a_worker():
+    found = router(2, 8, capacity=100_000)
+    for worker in range(2):
+        found.adopt(worker, 80_000 - 1_000 * worker, worker)
+    found.enqueue(9, 60_000, deadline_steps=0)
+    found.enqueue(10, 14_500)
+    found.enqueue(11, 900, rank=1)
+    assert [(dispatch.id, dispatch.worker) for dispatch in found.step(0).admissions] == []
+    assert found.waiting() == [
+        (9, br.WaitReason.CLAIMS),
+        (10, br.WaitReason.CLAIMED),
+        (11, br.WaitReason.CLAIMED),
+    ]
+    explained = found.explain(9)
+    assert (explained.wait_reason, explained.worker) == (br.WaitReason.CLAIMS, 1)
+    told = found.metrics()
+    assert [rank.claimed_by for rank in told.ranks] == [None, 9]
+    assert (told.claims, told.admitted_beside_claims) == (1, 0)
+    assert told.waiting_by_reason[br.WaitReason.CLAIMED] == 2
+    page = br.prometheus.render(told)
+    assert 'balanceroute_worker_claimed{worker="1"} 1' in page and "balanceroute_claims_total 1" in page
+    assert 'balanceroute_waiting_requests{reason="claims"} 1' in page
+    found.finish(1)
+    assert (9, 1) in [(dispatch.id, dispatch.worker) for dispatch in found.step(20).admissions]
+    assert found.metrics().ranks[1].claimed_by is None
+
+
 def test_modes_and_bonuses():
     at_once = router(4, 4, mode="arrival", explaining=True)
     first = at_once.place(1, 500, 0)

@@ -528,6 +528,8 @@ impl<'a> Cluster<'a> {
             }
         }
         run.admissions_max = self.overtaking.most_admissions();
+        let counters = self.router.counters();
+        (run.claims, run.admitted_beside_claims) = (counters.claims, counters.admitted_beside_claims);
         let elapsed_ms =
             self.window.map_or(self.now_ms - self.measured_from_ms, |window| window.to_ms - window.from_ms);
         self.sums.write(elapsed_ms, &mut run);

@@ -42,6 +42,10 @@ pub struct Run {
     pub passed_max: u64,
     /// The most admissions of one step, over the whole run.
     pub admissions_max: u64,
+    /// Times that a request which was overdue and fitted nowhere began to claim a worker, over the whole run.
+    pub claims: u64,
+    /// Admissions meanwhile.
+    pub admitted_beside_claims: u64,
     /// Mean of `G * max - sum` of the loads after admission, in tokens (times weight).
     pub imbalance_mean: f64,
     /// Mean of `max - min`, in tokens (times weight).

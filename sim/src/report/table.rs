@@ -79,16 +79,19 @@ pub fn table(runs: &[Run]) -> String {
     aligned(&rows)
 }
 
-/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, and
-/// the 99th percentile of the waits of each quarter of the prompts, shortest first.
+/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, how
+/// many claimed a worker and how many entered meanwhile, and the 99th percentile of the waits of each quarter
+/// of the prompts, shortest first.
 #[must_use]
 pub fn waits(runs: &[Run]) -> String {
-    const HEAD: [[&str; 11]; 2] = [
+    const HEAD: [[&str; 13]; 2] = [
         [
             "policy",
             "requests",
             "preempted",
             "passed",
+            "claims",
+            "admitted",
             "wait ms",
             "wait ms",
             "p99 wait",
@@ -97,7 +100,7 @@ pub fn waits(runs: &[Run]) -> String {
             "",
             "longest",
         ],
-        ["", "/s", "/finished", "max", "p99", "max", "shortest", "2nd", "3rd", "longest", "steps"],
+        ["", "/s", "/finished", "max", "", "beside", "p99", "max", "shortest", "2nd", "3rd", "longest", "steps"],
     ];
     let mut rows = HEAD.map(|row| row.map(str::to_owned).to_vec()).to_vec();
     for runs in by_policy(runs) {
@@ -107,6 +110,8 @@ pub fn waits(runs: &[Run]) -> String {
             format!("{:.2}", mean(|run| run.requests_per_s)),
             format!("{:.3}", mean(|run| run.preempted_per_finished)),
             format!("{:.0}", over(runs, |run| run.passed_max as f64).max),
+            format!("{:.0}", over(runs, |run| run.claims as f64).max),
+            format!("{:.0}", over(runs, |run| run.admitted_beside_claims as f64).max),
             format!("{:.0}", mean(|run| run.wait_ms.p99)),
             format!("{:.0}", over(runs, |run| run.wait_ms.max).max),
         ];

@@ -405,7 +405,7 @@ impl World {
             let queued = there.saturating_sub(side.slots).max(if lacks_room { unseen } else { 0 });
             let before = if lacks_room || there >= side.slots { queued + 1 } else { 0 };
             let wait = before as f64 / there.saturating_sub(queued).max(1) as f64;
-            (Reverse(side.accepting), wait.to_bits(), self.load(place), place)
+            (Reverse(side.accepting && !self.is_claimed(side)), wait.to_bits(), self.load(place), place)
         };
         (0..self.sides.len()).min_by_key(key).map(|place| self.sides[place].id)
     }
@@ -421,6 +421,7 @@ impl World {
     pub(super) fn strike(&mut self, id: RequestId) -> Record {
         self.masked.remove(&id);
         let record = self.records.remove(&id).unwrap_or_else(|| panic!("{id} left twice or was never there"));
+        self.claim = self.claim.filter(|claim| claim.id != id);
         let list = if record.state == State::Waits { &mut self.waiting } else { &mut self.running };
         assert_eq!(list.swap_remove(record.at), id);
         if let Some(&moved) = list.get(record.at) {
@@ -562,10 +563,12 @@ impl World {
 
     /// Whether somebody has been passed as often as may be.
     pub(super) fn is_next(&self, id: RequestId) -> bool {
-        self.router_max_passed().is_some_and(|most| self.records[&id].passed >= most)
+        self.most_passes().is_some_and(|most| self.records[&id].passed >= most)
     }
 
-    fn router_max_passed(&self) -> Option<u32> {
-        self.setting.repairs.then(|| self.setting.max_passed.unwrap_or(128 * self.sides_of_step as u32))
+    /// By how many a request may be passed, as the last step had it.
+    pub(super) fn most_passes(&self) -> Option<u32> {
+        let most = self.setting.max_passed.unwrap_or(128 * self.sides_of_step as u32);
+        (self.setting.repairs && self.sides_of_step > 0).then_some(most)
     }
 }

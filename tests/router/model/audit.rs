@@ -32,6 +32,8 @@ impl World {
             disowned: counters.disowned,
             sent_beyond: counters.sent_beyond,
             adopted_beyond: counters.adopted_beyond,
+            claims: counters.claims,
+            admitted_beside_claims: counters.admitted_beside_claims,
         };
         assert_eq!(counts, self.counts);
         assert_eq!(counters.arrived, self.arrived);
@@ -100,6 +102,7 @@ impl World {
             assert!(self.waiting.contains(&id));
         }
         assert_eq!(by_reason, self.metrics.waiting_by_reason);
+        self.audit_claim();
     }
 
     /// Everybody leaves.

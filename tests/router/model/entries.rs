@@ -2,7 +2,7 @@
 
 use balanceroute::{Mode, Placement, Request, RequestId, RouterError, WorkerId};
 
-use super::account::{Record, Stage, State};
+use super::account::{Record, Side, Stage, State};
 use super::{HEADROOM_STEPS, MOST_WAITING, World};
 
 impl World {
@@ -139,8 +139,8 @@ impl World {
         let reading = self.tell();
         self.looked_ms = reading;
         let (request, record) = self.request();
-        let open: u64 =
-            self.sides.iter().filter(|side| side.accepting).map(|side| self.free_slots(side)).sum();
+        let is_open = |side: &&Side| side.accepting && !self.is_claimed(side);
+        let open: u64 = self.sides.iter().filter(is_open).map(|side| self.free_slots(side)).sum();
         let at_once = match self.setting.mode {
             Mode::Step => false,
             Mode::Arrival => open > 0,
@@ -153,7 +153,7 @@ impl World {
             tokens - self.sides.len() as i64 * (tokens - (most - loads[g])).max(0)
         };
         let best = (0..self.sides.len())
-            .filter(|&g| at_once && self.fits(&record, &self.sides[g]))
+            .filter(|&g| at_once && self.fits(&record, &self.sides[g]) && !self.is_claimed(&self.sides[g]))
             .max_by_key(|&g| (score(g), -loads[g], std::cmp::Reverse(g)))
             .map(|g| self.sides[g].id);
         let binds = self.router.policy().needs().binds_on_arrival;
@@ -168,6 +168,10 @@ impl World {
                     assert_eq!(Some(worker), best);
                 }
                 assert!(!self.is_taken_by_next(worker), "somebody is next on {worker}");
+                let is_claimed = self.is_claimed(&self.sides[self.side(worker)]);
+                assert!(!is_claimed, "{worker} is claimed: {:?}", self.claim);
+                let beside = self.sides.iter().any(|side| self.is_claimed(side));
+                self.counts.admitted_beside_claims += u64::from(beside);
                 let opening = self.opening(worker);
                 self.is_admitted(&record, worker, false, opening);
                 record.arrival = Some(record.arrival.unwrap_or_else(|| self.next_arrival()));

@@ -9,6 +9,7 @@
 
 mod account;
 mod audit;
+mod claims;
 mod ends;
 mod entries;
 mod progress;
@@ -26,6 +27,7 @@ use balanceroute::{
 };
 
 use self::account::{Record, Side};
+use self::claims::Claim;
 
 const HEADROOM_STEPS: u32 = 20;
 const TIMEOUT_MS: u64 = 400;
@@ -161,6 +163,8 @@ struct World {
     /// How many workers the last step had.
     sides_of_step: usize,
     most_passed: u32,
+    /// Who claims which worker since the last step.
+    claim: Option<Claim>,
     arrived: u64,
     left: u64,
     counts: Counts,
@@ -178,6 +182,8 @@ struct Counts {
     disowned: u64,
     sent_beyond: u64,
     adopted_beyond: u64,
+    claims: u64,
+    admitted_beside_claims: u64,
 }
 
 /// What happened: a test that never reaches a case tests nothing.
@@ -242,6 +248,7 @@ impl World {
             masked: HashMap::new(),
             sides_of_step: 0,
             most_passed: 0,
+            claim: None,
             arrived: 0,
             left: 0,
             counts: Counts::default(),
@@ -436,6 +443,10 @@ fn random_events_against_a_model() {
         ("ended by its life", 20),
         ("disowned", 10),
         ("borrowed", 300),
+        ("claimed", 300),
+        ("claimed another worker", 15),
+        ("kept the worker", 50),
+        ("entered before the claim", 5),
         ("without headroom", 0),
     ] {
         assert!(tally.cases.get(case).is_some_and(|&count| count > at_least), "{case}: {tally:?}");

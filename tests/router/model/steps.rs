@@ -83,6 +83,11 @@ impl World {
         // Who was asked for.
         let idle = self.waiting.is_empty()
             || !self.sides.iter().any(|side| side.accepting && self.free_slots(side) > 0);
+        let claim = if idle { self.claim } else { self.expected_claim(&may) };
+        let claim = claim.filter(|_| !self.sides.is_empty());
+        let entered: Vec<(RequestId, WorkerId)> =
+            plan.admissions.iter().map(|dispatch| (dispatch.id, dispatch.worker)).collect();
+        self.checks_claim(claim, &entered);
         self.masked.clear();
         if let Some(terms) = terms.as_ref().filter(|_| !idle) {
             for id in self.window() {
@@ -97,7 +102,8 @@ impl World {
         // generate little keeps less room than a decision takes for everybody; and what is lent is known
         // again once somebody was sent.
         let fits = |id: &RequestId| {
-            self.sides.iter().any(|side| self.fits(&self.records[id], side) && may(*id, side.id))
+            let is_open = |side: &Side| !self.is_claimed(side) && may(*id, side.id);
+            self.sides.iter().any(|side| self.fits(&self.records[id], side) && is_open(side))
         };
         if self.waiting.iter().any(fits) {
             let policy = self.setting.policy;

@@ -20,7 +20,7 @@ pub struct br_explanation {
     pub decided: u32,
     /// Out: a `br_reason`, if it waits.
     pub wait_reason: u32,
-    /// Out: the worker that it entered, `BR_NONE` if it waits.
+    /// Out: the worker that it entered, or claims while it waits; `BR_NONE` if it waits for any.
     pub worker: u32,
     /// Out: the worker that came second, `BR_NONE` if there was none or the policy scores no pairs.
     pub runner_up: u32,

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use balanceroute::router::{Histogram, Metrics, RankMetrics, ReportCounts};
-use balanceroute::{ReturnReason, WaitReason};
+use balanceroute::{RequestId, ReturnReason, WaitReason};
 
 use super::{br_return_reason, br_router, write_if};
 use crate::BR_NONE64;
@@ -91,7 +91,7 @@ pub struct br_metrics {
     pub step: u64,
     /// Out: requests that wait.
     pub waiting: u64,
-    /// Out: the same by `br_reason`; entry 0 stays zero.
+    /// Out: the same by `br_reason` up to `BR_DEFERRED`; entry 0 stays zero.
     pub waiting_by_reason: [u64; 6],
     /// Out: requests that run.
     pub running: u64,
@@ -145,6 +145,14 @@ pub struct br_metrics {
     /// Out: by how many a request may be passed, as the last step had it; `BR_NONE64` where the policy knows
     /// no bound.
     pub max_passed: u64,
+    /// Out: requests that wait as `BR_CLAIMS`: one or none.
+    pub waiting_claims: u64,
+    /// Out: requests that wait as `BR_CLAIMED`.
+    pub waiting_claimed: u64,
+    /// Out: times that a request which was overdue and fitted nowhere began to claim a worker.
+    pub claims: u64,
+    /// Out: requests that entered other workers meanwhile, or this one before it.
+    pub admitted_beside_claims: u64,
 }
 
 /// All of one worker as it stands.
@@ -198,6 +206,9 @@ pub struct br_rank {
     pub free_slots: u32,
     /// Out: requests that the last report showed and that are none of ours.
     pub foreign_requests: u32,
+    /// Out: who is overdue, fits nowhere and waits for room there that nobody else is to fill; `BR_NONE64` for
+    /// nobody.
+    pub claimed_by: u64,
 }
 
 // SAFETY: begins with its size; zero is allowed everywhere.
@@ -293,8 +304,14 @@ unsafe fn fill_metrics(of: &Metrics, into: &mut br_metrics) -> Result<(), Failur
     into.waiting = of.waiting;
     into.waiting_by_reason = [0; 6];
     for (reason, &count) in WaitReason::ALL.iter().zip(&of.waiting_by_reason) {
-        if let Some(entry) = into.waiting_by_reason.get_mut(br_reason::from(*reason) as usize) {
-            *entry += count;
+        match br_reason::from(*reason) {
+            br_reason::BR_CLAIMS => into.waiting_claims = count,
+            br_reason::BR_CLAIMED => into.waiting_claimed = count,
+            reason => {
+                if let Some(entry) = into.waiting_by_reason.get_mut(reason as usize) {
+                    *entry += count;
+                }
+            }
         }
     }
     into.running = of.running;
@@ -327,6 +344,8 @@ unsafe fn fill_metrics(of: &Metrics, into: &mut br_metrics) -> Result<(), Failur
     into.most_passed = counters.most_passed.into();
     into.most_passed_waiting = of.most_passed.into();
     into.max_passed = of.max_passed.map_or(BR_NONE64, u64::from);
+    into.claims = counters.claims;
+    into.admitted_beside_claims = counters.admitted_beside_claims;
     into.decide_ns = counters.decide_ns.into();
     into.wait_ms = counters.wait_ms.into();
     into.wait_steps = counters.wait_steps.into();
@@ -383,5 +402,6 @@ fn rank_told(struct_size: usize, of: &RankMetrics) -> br_rank {
         slots: of.slots,
         free_slots: of.free_slots,
         foreign_requests: of.foreign_requests,
+        claimed_by: of.claimed_by.map_or(BR_NONE64, RequestId::get),
     }
 }

@@ -529,6 +529,36 @@ static void room_for_admissions(void) {
     br_router_free(router);
 }
 
+/* Who is overdue and fits nowhere has a worker drained. */
+static void claims(void) {
+    const uint32_t slots[] = {8, 8};
+    const uint64_t capacity[] = {100000, 100000};
+    br_router_config config = defaults(2, slots);
+    config.kv_capacity_tokens = capacity;
+    br_router *router = made(&config, "level");
+    for (uint32_t worker = 0; worker < 2; worker++) {
+        br_request there = request(worker, 80000 - 1000 * worker);
+        CHECK(br_router_adopt(router, &there, worker, 0) == BR_OK);
+    }
+    br_request late = request(9, 60000);
+    late.fields = BR_HAS_DEADLINE;
+    CHECK(br_router_enqueue(router, &late) == BR_OK);
+    /* 14,000 tokens are free on worker 0 and 15,000 on worker 1. */
+    enqueue(router, 10, 14500);
+    CHECK(step(router, 0).admission_count == 0);
+    br_explanation why = {.struct_size = sizeof why};
+    CHECK(br_router_explain(router, 9, &why) == BR_OK && why.wait_reason == BR_CLAIMS && why.worker == 1);
+    CHECK(br_router_explain(router, 10, &why) == BR_OK && why.wait_reason == BR_CLAIMED &&
+          why.worker == BR_NONE);
+    CHECK(rank_of(router, 0).claimed_by == BR_NONE64 && rank_of(router, 1).claimed_by == 9);
+    br_metrics metrics = metrics_of(router);
+    CHECK(metrics.claims == 1 && metrics.admitted_beside_claims == 0);
+    CHECK(metrics.waiting_claims == 1 && metrics.waiting_claimed == 1 && metrics.waiting == 2);
+    CHECK(br_router_abort(router, 9, NULL) == BR_OK && rank_of(router, 1).claimed_by == BR_NONE64);
+    CHECK(step(router, 20).admission_count == 1);
+    br_router_free(router);
+}
+
 int main(void) {
     between_dispatch_and_end();
     again();
@@ -541,6 +571,7 @@ int main(void) {
     requests();
     reports();
     room_for_admissions();
+    claims();
     puts("stages: all as promised");
     return 0;
 }
