@@ -11,8 +11,9 @@
 //! that fit there and nowhere else. So no rule, kernel or device knows of claims.
 
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
-use crate::batch::{Batch, Request, Worker};
+use crate::batch::{Batch, Request};
 use crate::ids::{RequestId, WorkerId};
 use crate::policy::overtaking::PASSED_PER_WORKER;
 use crate::pool::PoolSlot;
@@ -28,8 +29,11 @@ pub(super) struct Claim {
     is_kept: bool,
 }
 
-/// What is overdue, in the order in which it goes: late ones first, then by wait, then by arrival.
-pub(super) type Overdue = (bool, Reverse<u32>, u64, PoolSlot);
+/// Where an overdue request stands in the order in which they go: late ones first, by wait, then by arrival.
+type Turn = (bool, Reverse<u32>, u64, PoolSlot);
+
+/// Turns of several, the first of which is the greatest.
+pub(super) type Turns = Vec<Reverse<Turn>>;
 
 /// A claim as the step under way finds it.
 struct Found {
@@ -59,9 +63,11 @@ impl Router {
 
     /// Finds who claims which worker in the step under way, and shuts that worker in the batches to come.
     pub(super) fn claim_worker(&mut self) {
-        let mut overdue = std::mem::take(&mut self.overdue);
-        let found = self.find_claim(&mut overdue);
-        self.overdue = overdue;
+        // The first claim must not allocate either.
+        self.later.reserve(self.workers.len().saturating_sub(self.later.len()));
+        let mut turns = std::mem::take(&mut self.turns);
+        let found = self.find_claim(&mut turns);
+        self.turns = turns;
         self.next_claim = found.as_ref().map(|found| found.claim);
         if let Some(Found { place, open_slots, .. }) = found {
             if !std::mem::replace(&mut self.changed, true) {
@@ -81,44 +87,41 @@ impl Router {
         self.claim = self.next_claim;
     }
 
-    fn find_claim(&self, overdue: &mut Vec<Overdue>) -> Option<Found> {
+    fn find_claim(&self, turns: &mut Turns) -> Option<Found> {
         // What one front end of several frees, the others fill: they do not hear of a claim.
         if !self.bounded || self.config.share.of > 1 {
             return None;
         }
         let candidates = self.pool.candidates();
-        overdue.clear();
-        overdue.reserve(candidates.len());
+        turns.clear();
+        turns.reserve(candidates.len());
         let most = self.max_passed.filter(|&most| candidates.most_passed() >= most);
         if most.is_none() && !candidates.any_deadline() {
             return None;
         }
-        for (slot, request, waited_steps) in candidates.iter() {
-            let is_late = request.deadline_steps.is_some_and(|steps| waited_steps >= steps);
-            if is_late || most.is_some_and(|most| candidates.passed(slot) >= most) {
-                let waited_steps = if is_late { waited_steps } else { 0 };
-                overdue.push((!is_late, Reverse(waited_steps), candidates.arrival(slot), slot));
-            }
-        }
-        overdue.sort_unstable();
         let workers = if self.changed { &self.later } else { &self.workers };
         let view = Rooms {
             batch: Batch::draft(workers, &self.pool).pairs(self.next_rows.pairs()).unchecked(),
             growth_tokens: i64::from(self.headroom_steps()),
-            most_tokens: workers.iter().filter(|worker| worker.open_slots() > 0).map(Worker::room_tokens).max(),
+            max_passed: most,
         };
-        for (at, &(.., slot)) in overdue.iter().enumerate() {
-            let request = candidates.request(slot);
-            if view.any_takes(request) {
-                continue;
+        let most_tokens = view.most_tokens(|_| true);
+        let beyond = |tokens: i64| most_tokens.is_none_or(|most| tokens > most);
+        let lacks = |request: &Request| !(0..workers.len()).any(|place| view.takes(request, place));
+        turns.extend(view.overdue(beyond, lacks).map(Reverse));
+        // Mostly the first one can be helped: the others need no order.
+        let mut heap = BinaryHeap::from(std::mem::take(turns));
+        let mut found = None;
+        while let Some(Reverse(turn)) = heap.pop() {
+            let request = candidates.request(turn.3);
+            found = self.choose_worker(&view, request, candidates.passed(turn.3)).map(|of| (of, turn));
+            if found.is_some() {
+                break;
             }
-            let Some((claim, place)) = self.choose_worker(&view, request, candidates.passed(slot)) else {
-                continue;
-            };
-            let before = overdue[..at].iter().map(|&(.., slot)| candidates.request(slot));
-            return Some(Found { claim, place, open_slots: view.take_only_there(place, before) });
         }
-        None
+        *turns = heap.into_vec();
+        let ((claim, place), turn) = found?;
+        Some(Found { claim, place, open_slots: view.taken_before(place, turn, turns) })
     }
 
     /// The worker that a request claims which has been passed so often, if any could ever hold it.
@@ -146,13 +149,13 @@ impl Router {
     }
 }
 
-/// The workers' room as a step begins.
+/// Who waits, and the workers' room, as a step begins.
 struct Rooms<'a> {
     batch: Batch<'a>,
     /// What each request is to leave free for itself.
     growth_tokens: i64,
-    /// The most room of those with an open slot.
-    most_tokens: Option<i64>,
+    /// Who has been passed by so many is overdue.
+    max_passed: Option<u32>,
 }
 
 impl Rooms<'_> {
@@ -170,25 +173,66 @@ impl Rooms<'_> {
             && self.batch.eligible(request, place)
     }
 
-    fn any_takes(&self, request: &Request) -> bool {
-        if self.most_tokens.is_none_or(|most| self.needs(request) > most) {
-            return false;
-        }
-        !request.has_pair_terms() || (0..self.batch.workers().len()).any(|place| self.takes(request, place))
+    /// Tokens that a request may have to enter some of these workers, if one of them has a slot.
+    fn most_tokens(&self, of: impl Fn(usize) -> bool) -> Option<i64> {
+        let open = self.batch.workers().iter().enumerate();
+        let open = open.filter(|(place, worker)| worker.open_slots() > 0 && of(*place));
+        open.map(|(_, worker)| worker.room_tokens() - self.growth_tokens).max()
     }
 
-    /// How many of these may enter this worker one after the other, and no other.
-    fn take_only_there<'a>(&self, place: usize, requests: impl Iterator<Item = &'a Request>) -> u32 {
-        let worker = &self.batch.workers()[place];
-        let (mut room, mut taken) = (worker.room_tokens(), 0);
-        for request in requests {
-            if taken == worker.open_slots() {
-                break;
+    /// Who is overdue, in no order: by length where nobody has terms, else whoever the second question is
+    /// answered with yes.
+    fn overdue(
+        &self,
+        has_length: impl Fn(i64) -> bool,
+        has_terms: impl Fn(&Request) -> bool,
+    ) -> impl Iterator<Item = Turn> {
+        let candidates = self.batch.waiting();
+        let (ordered, any_terms) = (candidates.ordered(), candidates.any_pair_terms());
+        let any_deadline = candidates.any_deadline();
+        (0..candidates.len()).filter_map(move |at| {
+            if !any_terms && !has_length(i64::from(ordered.tokens[at])) {
+                return None;
             }
-            let fits = self.needs(request) <= room && self.batch.eligible(request, place);
-            let elsewhere = |other: usize| other != place && self.takes(request, other);
-            if fits && !(0..self.batch.workers().len()).any(elsewhere) {
-                room -= self.needs(request);
+            let slot = PoolSlot(ordered.slots[at]);
+            let is_passed = self.max_passed.is_some_and(|most| ordered.passed[at] >= most);
+            if !is_passed && !any_deadline {
+                return None;
+            }
+            let (request, waited_steps) = (candidates.request(slot), candidates.waited_steps(slot));
+            let is_late = request.deadline_steps.is_some_and(|steps| waited_steps >= steps);
+            if !(is_passed || is_late) || (any_terms && !has_terms(request)) {
+                return None;
+            }
+            let waited_steps = if is_late { waited_steps } else { 0 };
+            Some((!is_late, Reverse(waited_steps), candidates.arrival(slot), slot))
+        })
+    }
+
+    /// How many of those whose turn is before this one may enter this worker one after the other, and no
+    /// other.
+    fn taken_before(&self, place: usize, before: Turn, turns: &mut Turns) -> u32 {
+        let worker = &self.batch.workers()[place];
+        let beside = self.most_tokens(|other| other != place);
+        let mut room = worker.room_tokens();
+        let only_here =
+            |tokens: i64| tokens + self.growth_tokens <= room && beside.is_none_or(|beside| tokens > beside);
+        let elsewhere = |request: &Request, other: usize| other != place && self.takes(request, other);
+        let takes_alone = |request: &Request| {
+            self.takes(request, place)
+                && !(0..self.batch.workers().len()).any(|other| elsewhere(request, other))
+        };
+        turns.clear();
+        if worker.open_slots() > 0 {
+            turns.extend(self.overdue(only_here, takes_alone).filter(|&turn| turn < before).map(Reverse));
+        }
+        // The first of them goes first.
+        turns.sort_unstable_by_key(|&Reverse(turn)| turn);
+        let mut taken = 0;
+        for &Reverse((.., slot)) in turns.iter() {
+            let needs = self.needs(self.batch.waiting().request(slot));
+            if taken < worker.open_slots() && needs <= room {
+                room -= needs;
                 taken += 1;
             }
         }

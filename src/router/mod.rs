@@ -118,7 +118,7 @@ pub use self::plan::{Dispatch, Finished, Placement, Plan, ReturnReason, Returned
 pub use self::traffic::TrafficMeter;
 pub use crate::account::{PreemptionCost, ReportCounts, Share, Verdict, WorkerConfig, WorkerReport};
 
-use self::claim::{Claim, Overdue};
+use self::claim::{Claim, Turns};
 use self::clock::Clock;
 use self::explain::Explainer;
 use self::forecast_state::ForecastState;
@@ -177,7 +177,7 @@ pub struct Router {
     /// Which worker is kept for whom since the last step, and with the step under way.
     claim: Option<Claim>,
     next_claim: Option<Claim>,
-    overdue: Vec<Overdue>,
+    turns: Turns,
     /// Before the step under way and after it.
     balance: (Balance, Balance),
     plan: Plan,
@@ -272,7 +272,7 @@ impl Router {
             max_passed: None,
             claim: None,
             next_claim: None,
-            overdue: Vec::new(),
+            turns: Turns::new(),
             balance: Default::default(),
             plan: Plan::default(),
             pending: Vec::new(),

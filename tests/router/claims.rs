@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use balanceroute::policy::Parameters;
 use balanceroute::router::{Decided, Metrics};
 use balanceroute::{
-    Mode, PairTerms, Placement, Plan, Request, RequestId, Router, RouterConfig, Share, WaitReason, WorkerConfig,
-    WorkerId, WorkerReport,
+    Dispatch, Mode, PairTerms, Placement, Request, RequestId, Router, RouterConfig, Share, WaitReason,
+    WorkerConfig, WorkerId, WorkerReport,
 };
 
 const CAPACITY: u64 = 100_000;
@@ -52,7 +52,8 @@ fn config() -> RouterConfig {
 }
 
 fn stream(policy: &str, config: RouterConfig) -> Stream {
-    let router = Router::new(config, policy, &Parameters::new().max_passed(Some(MOST_PASSED))).expect("valid");
+    let router =
+        Router::new(config, policy, &Parameters::new().max_passed(Some(MOST_PASSED))).expect("valid");
     let mut stream = Stream {
         router,
         masks: Masks::default(),
@@ -86,7 +87,7 @@ impl Stream {
     }
 
     /// One step, and who was admitted by it.
-    fn step(&mut self) -> Plan {
+    fn step(&mut self) -> Vec<Dispatch> {
         while self.router.pool().len() < 32 {
             let request = self.short();
             match self.router.place(request, self.step * 20).expect("valid") {
@@ -98,8 +99,8 @@ impl Stream {
             true => self.router.step(self.step * 20),
             false => self.router.step_with(self.step * 20, &mut self.masks),
         };
-        let plan = plan.expect("a decision").clone();
-        for dispatch in &plan.admissions {
+        let admissions = plan.expect("a decision").admissions.clone();
+        for dispatch in &admissions {
             self.begins(dispatch.id);
         }
         self.router.advance();
@@ -110,11 +111,13 @@ impl Stream {
             self.ends.remove(&id);
             self.router.finish(id, None).expect("it runs");
         }
-        plan
+        admissions
     }
 
     fn play(&mut self, steps: u64) {
-        (0..steps).for_each(|_| drop(self.step()));
+        for _ in 0..steps {
+            self.step();
+        }
     }
 
     fn enqueue(&mut self, request: Request<WorkerId>) {
@@ -246,7 +249,9 @@ fn reasons_behind_the_window_know_the_claim() {
     let parameters = Parameters::new().max_passed(Some(MOST_PASSED)).candidate_window(1);
     let mut router = Router::new(config(), "level", &parameters).expect("valid");
     for worker in 0..4u32 {
-        router.adopt(Request::new(10 + u64::from(worker), 80_000 - 1_000 * worker), worker, 0).expect("valid");
+        router
+            .adopt(Request::new(10 + u64::from(worker), 80_000 - 1_000 * worker), worker, 0)
+            .expect("valid");
     }
     router.enqueue(Request::new(LONG, 60_000).deadline(0), 0).expect("valid");
     for (id, tokens) in [(1, 40_000), (2, 16_500), (3, 15_500)] {
@@ -300,7 +305,7 @@ fn the_claim_moves_on_when_its_worker_drains_leaves_or_shrinks() {
             2 => {
                 let mut returned = Vec::new();
                 stream.router.remove_worker(worker, &mut returned).expect("a worker");
-                returned.iter().for_each(|gone| drop(stream.ends.remove(&gone.id)));
+                stream.ends.retain(|id, _| returned.iter().all(|gone| gone.id != *id));
             }
             _ => {
                 let smaller = WorkerConfig::new(64).capacity(50_000);
@@ -366,9 +371,9 @@ fn one_claims_at_a_time_and_overdue_ones_before_it_may_still_enter() {
     // One that has waited longer, and fits there alone: it has come back from another router, say.
     let older = Request::new(LONG + 2, 20_000).bound_to(2).deadline(1).waited(5_000);
     stream.enqueue(older);
-    let plan = stream.step();
+    let admitted = stream.step();
     let there: Vec<RequestId> =
-        plan.admissions.iter().filter(|to| to.worker == WorkerId(2)).map(|to| to.id).collect();
+        admitted.iter().filter(|to| to.worker == WorkerId(2)).map(|to| to.id).collect();
     assert_eq!(there, [RequestId(LONG + 2)], "and nobody with it");
     assert_eq!(stream.claim(), Some((RequestId(LONG), WorkerId(2))));
     stream.until_running(LONG, LONGEST_STEPS);
@@ -395,6 +400,9 @@ fn a_preempted_request_claims_again_from_its_old_place() {
     stream.until_claim(LONG);
     stream.until_running(LONG, LONGEST_STEPS);
     // Its engine puts it off, and it comes back while others have filled its room.
+    stream.router.preempted(LONG).expect("it runs");
+    stream.router.resumed(LONG).expect("it runs");
+    stream.router.preempted(LONG).expect("it runs");
     let again = stream.router.preempt(LONG).expect("it runs");
     stream.ends.remove(&RequestId(LONG));
     stream.play(40);

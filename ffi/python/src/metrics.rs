@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use balanceroute::{RequestId, WaitReason};
 use balanceroute::router::{self as core, ReturnReason};
+use balanceroute::{RequestId, WaitReason};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 

@@ -100,7 +100,21 @@ pub fn waits(runs: &[Run]) -> String {
             "",
             "longest",
         ],
-        ["", "/s", "/finished", "max", "", "beside", "p99", "max", "shortest", "2nd", "3rd", "longest", "steps"],
+        [
+            "",
+            "/s",
+            "/finished",
+            "max",
+            "",
+            "beside",
+            "p99",
+            "max",
+            "shortest",
+            "2nd",
+            "3rd",
+            "longest",
+            "steps",
+        ],
     ];
     let mut rows = HEAD.map(|row| row.map(str::to_owned).to_vec()).to_vec();
     for runs in by_policy(runs) {
