@@ -77,7 +77,7 @@ impl Router {
         }
     }
 
-    /// The step under way stands, and its claim. Every step that leaves somebody with a claim counts.
+    /// The step under way stands, and its claim.
     pub(super) fn keep_claim(&mut self) {
         let admitted = self.planned.len() as u64;
         if let Some(claim) = self.next_claim {

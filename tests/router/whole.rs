@@ -441,8 +441,7 @@ impl World {
                 // Nobody is placed on a worker that is claimed, nor asked for it.
                 let ranks = state(&self.router).0.ranks;
                 let mut places = self.router.workers().iter().zip(&ranks);
-                let open =
-                    places.any(|(worker, rank)| worker.open_slots() > 0 && rank.claimed_by.is_none());
+                let open = places.any(|(worker, rank)| worker.open_slots() > 0 && rank.claimed_by.is_none());
                 if open && self.router.config().mode == Mode::Arrival {
                     for fails in [Fails::NotANumber(0), Fails::TooMuch(0), Fails::Panics(0)] {
                         self.refused(11, |router| {

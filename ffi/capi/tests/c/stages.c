@@ -279,7 +279,11 @@ static void workers_at_run_time(void) {
     br_rank rank = {.struct_size = sizeof rank};
     CHECK(br_router_rank(router, 5, &rank) == BR_UNKNOWN_WORKER && rank.slots == 0);
     CHECK(br_router_rank(router, 1, NULL) == BR_ARGUMENT);
-    rank.struct_size = sizeof rank - 1;
+    /* As the version before has it. */
+    rank.struct_size = offsetof(br_rank, claimed_by);
+    rank.claimed_by = 77;
+    CHECK(br_router_rank(router, 1, &rank) == BR_OK && rank.slots == 3 && rank.claimed_by == 77);
+    rank.struct_size--;
     CHECK(br_router_rank(router, 1, &rank) == BR_ARGUMENT && strstr(error_of(router), "br_rank.struct_size"));
     /* Both say alike. */
     br_rank_metrics ranks[2];
