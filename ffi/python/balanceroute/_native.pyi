@@ -308,6 +308,10 @@ class Preempted:
     @property
     def max_tokens(self) -> int | None: ...
     @property
+    def passed(self) -> int:
+        """How many that came later had been admitted before it."""
+
+    @property
     def deadline_steps(self) -> int | None: ...
     @property
     def prompt_hash(self) -> int | None: ...
@@ -604,7 +608,8 @@ class Router:
         Args:
             workers: the workers; may be empty.
             policy: one of `POLICIES`.
-            parameters: of the policy, by the names in `PARAMETERS`.
+            parameters: of the policy, by the names in `PARAMETERS`; `max_passed` is by how many that came
+                later a request may be passed while it waits, 128 a worker unless set.
             backend, isa: who evaluates; the default is the fastest.
             mode: when `place` decides: never ("step"), always ("arrival"), or while more than this many slots
                 are open.
@@ -644,7 +649,8 @@ class Router:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky
         session, an explicit rank). Of `prompt_tokens`, its worker has `cached_tokens` already, and for one
         that comes back `generated_tokens` are those that it had generated before; `max_tokens` is what it may
-        generate in all.
+        generate in all. By `passed` that came later it has been passed where it waited before; how many may
+        is the parameter `max_passed`.
         """
 
     def set_terms(

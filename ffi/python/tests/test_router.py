@@ -294,7 +294,9 @@ def test_who_is_put_off_comes_back_whole():
     for _ in range(20):
         found.advance()
     again = found.preempt_request(5)
-    assert again == br.Preempted(id=5, prompt_tokens=1_020, cached_tokens=600, generated_tokens=20, **told)
+    assert again == br.Preempted(
+        id=5, prompt_tokens=1_020, cached_tokens=600, generated_tokens=20, passed=0, **told
+    )
     fields = "cached_tokens", "generated_tokens", "max_tokens", "deadline_steps", "prompt_hash", "rank"
     found.enqueue(again.id, again.prompt_tokens, **{name: getattr(again, name) for name in fields})
     [dispatch] = found.step(2).admissions
@@ -477,6 +479,47 @@ def test_terms_end_with_the_wait(leaves):
     # Another request of this id may go anywhere.
     found.enqueue(1, 100)
     assert found.step(6_000).admissions[0].worker == 0
+
+
+def test_a_preempted_request_comes_back_to_its_place():
+    found = router(1, 1, parameters={"max_passed": 0})
+    found.enqueue(1, 500)
+    assert [dispatch.id for dispatch in found.step(0).admissions] == [1]
+    for id in range(2, 6):
+        found.enqueue(id, 100)
+    found.advance()
+    back = found.preempt_request(1)
+    assert (back.prompt_tokens, back.generated_tokens, back.passed) == (501, 1, 0)
+    # Somebody younger enters meanwhile, by another way.
+    found.send(2, 100)
+    found.finish(2)
+    found.enqueue(1, back.prompt_tokens, generated_tokens=back.generated_tokens, passed=back.passed)
+    order = []
+    for step in range(4):
+        [dispatch] = found.step(step).admissions
+        order.append(dispatch.id)
+        found.finish(dispatch.id)
+    assert order == [1, 3, 4, 5]
+
+
+def test_by_how_many_a_request_was_passed():
+    found = router(1, 1, parameters={"max_passed": 3})
+    found.adopt(90, 100, 0)
+    found.enqueue(1, 100)
+    found.enqueue(2, 100, passed=7)
+    for id in (10, 11):
+        found.send(id, 100)
+    waiting = [found.explain(id).passed for id in (1, 2)]
+    metrics = found.metrics()
+    assert waiting == [2, 9] and metrics.most_passed_waiting == 9 and metrics.most_passed == 0
+    for id in (90, 10, 11):
+        found.finish(id)
+    assert [dispatch.id for dispatch in found.step(0).admissions] == [2]
+    # It is told what it was passed by when it goes on elsewhere.
+    assert found.preempt_request(2).passed == 9
+    metrics = found.metrics()
+    # Of those who waited.
+    assert (metrics.max_passed, metrics.most_passed, metrics.passed.sum, metrics.passed.count) == (3, 9, 9, 1)
 
 
 def test_room_is_learned_and_goes_on_in_another_router():
