@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from balanceroute import Metrics
+
 
 @dataclass
 class Counters:
@@ -23,3 +25,17 @@ class Counters:
     """Waited, and came back from the router: longer than any rank's KV cache. It was sent all the same."""
     lost: int = 0
     """Ran on a rank that has forgotten it."""
+
+    def in_words(self, metrics: Metrics) -> str:
+        """How things stand, in a line: the loads of the ranks in KV tokens, and what has been decided."""
+        loads = [at.load_tokens for at in metrics.ranks]
+        mean = sum(loads) / max(1, len(loads))
+        above = max(loads, default=0) / mean - 1 if mean else 0.0
+        return (
+            f"KV tokens {loads}, fullest rank {above:.1%} above the mean; "
+            f"{self.placed} placed, {self.bound} named their rank, "
+            f"{self.queued} queued for want of room, {self.finished} finished, {self.aborted} aborted"
+        ) + (
+            (f", {self.covered} part of what ranks report" if self.covered else "")
+            + ("" if metrics.max_passed is None else f", nobody passed by more than {metrics.most_passed}")
+        )

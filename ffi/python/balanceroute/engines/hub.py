@@ -15,7 +15,7 @@ is sure of its part at the leader until it has said that it follows.
 
 | | says |
 |---|---|
-| `waits`, number, turn, prompt tokens, session, most tokens, ranks | it waits, and which ranks may take it |
+| `waits`, number, turn, prompt tokens, session, most tokens, ranks, passed | it waits, for which ranks |
 | `runs`, number, prompt tokens, rank, generated tokens, session | it is on a rank, by whomever it was sent |
 | `left`, number, whether it has finished | it has ended, or was given up |
 | `follows` | all that was there has been told, and the leader decides from here on |
@@ -285,22 +285,24 @@ class Leader(_Member):
     def _hear(self, guest: _Guest, what: str, *told: Any) -> None:
         guest.unanswered = 0
         match what, told:
-            case "waits", (int(number), int(turn), int(prompt), session, int() | None as most, ranks):
+            case "waits", (int(number), int(turn), int(prompt), session, int() | None as most, ranks, passed):
                 name = guest.name(number)
                 may = None if ranks is None else [rank for rank in ranks if 0 <= rank < self.ranks]
                 self._theirs.pop(name, None)
                 self.abort(name)
-                self.enqueue(name, prompt, _checked(session), max_tokens=most, eligible=may)
+                self.enqueue(name, prompt, _checked(session), max_tokens=most, eligible=may, passed=passed)
                 self._theirs[name] = guest, number, turn
             case "runs", (int(number), int(prompt), int(rank), int(generated), session):
                 name = guest.name(number)
                 self._theirs.pop(name, None)
-                if self.rank_of(name) != rank:
-                    # It waited here, was unknown, or was sent elsewhere by somebody else.
+                if 0 <= rank < self.ranks and self.place_waiting(name, rank) is not None:
+                    # It waited here, and its front end could not wait any longer.
+                    pass
+                elif self.rank_of(name) != rank:
+                    # It was unknown, or was sent elsewhere by somebody else.
                     self.abort(name)
                     if 0 <= rank < self.ranks:
-                        self.bind(name, prompt, rank, _checked(session))
-                        self.progress(name, generated)
+                        self.bind(name, prompt, rank, _checked(session), generated)
             case "left", (int(number), finished):
                 gone = guest.name_of.pop(number, None)
                 if gone is not None:
@@ -375,6 +377,7 @@ class Follower(_Member):
             await asyncio.sleep(_AGAIN)
 
     def _follow(self, wire: _Wire) -> None:
+        passed = {id: self.passed(self._name(id)) for id in self._waiting}
         for id in self._waiting:
             self.router.abort(id, now_ms=self._now_ms())
         self._wire = wire
@@ -383,7 +386,7 @@ class Follower(_Member):
         for name, id in self._by_name.items():
             waits = self._waiting.get(id)
             if waits is not None:
-                self._say_waits(id, waits)
+                self._say_waits(id, waits, passed=passed[id])
             elif (rank := self.rank_of(name)) is not None:
                 self._say_runs(id, rank)
         self._say("follows")
@@ -462,29 +465,30 @@ class Follower(_Member):
         if self._wire is not None and not self._wire.say(*message):
             self._part("does not listen")
 
-    def _say_waits(self, id: int, waits: Waiting, among: Iterable[int] | None = None) -> None:
+    def _say_waits(
+        self, id: int, waits: Waiting, among: Iterable[int] | None = None, passed: int = 0
+    ) -> None:
         prompt, session, most, may = waits
         if may is not None:
             among = [rank for rank, worker in enumerate(self._ranks.workers) if worker in may]
         self._turns += 1
         self._turn_of[id] = self._turns
-        self._say(
-            "waits", id, self._turns, prompt, _short(session), most, None if among is None else list(among)
-        )
+        ranks = None if among is None else list(among)
+        self._say("waits", id, self._turns, prompt, _short(session), most, ranks, passed)
 
     def _say_runs(self, id: int, rank: int) -> None:
         prompt, generated = self.router.prompt_tokens(id), self.router.generated_tokens(id)
         session = self._with_session.get(id)
         self._say("runs", id, prompt, rank, generated, _short(session and session[0]))
 
-    def _wait(self, id: int, waits: Waiting) -> None:
+    def _wait(self, id: int, waits: Waiting, passed: int = 0) -> None:
         if self._wire is None:
-            super()._wait(id, waits)
+            super()._wait(id, waits, passed)
         else:
             self._waiting[id] = waits
             if waits[1] is not None:
                 self._sessions.waits(id, waits[1], waits[0])
-            self._say_waits(id, waits)
+            self._say_waits(id, waits, passed=passed)
 
     def _tell(self, id: int, bonus_tokens: dict[int, float] | None, may: frozenset[int] | None) -> None:
         if self._wire is None:
@@ -500,10 +504,10 @@ class Follower(_Member):
         super()._drop(id)
         self._turn_of.pop(id, None)
 
-    def _entered(self, dispatch: Any, session: str | None) -> int:
-        rank = super()._entered(dispatch, session)
+    def _begins(self, id: int, session: str | None, worker: int, prompt: int) -> int:
+        rank = super()._begins(id, session, worker, prompt)
         if self._wire is not None:
-            self._say_runs(dispatch.id, rank)
+            self._say_runs(id, rank)
         return rank
 
     def progress(self, name: str, tokens: int) -> None:

@@ -20,14 +20,11 @@ import numpy as np
 import balanceroute
 
 from .counters import Counters
+from .limits import age_ms, length
 from .policies import BIND_ON_ARRIVAL
-from .ranks import Ranks
+from .ranks import Ranks, changed
 from .sessions import Sessions
 
-# Tokens of growth that are kept free for each request.
-_HEADROOM = 256
-# What a router takes for a length, in tokens.
-_SHORTEST, _LONGEST = 1, 1 << 22
 # Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has
 # lost it, in milliseconds.
 _FORGOTTEN_MS = 10_000
@@ -44,7 +41,10 @@ class Ledger:
     `slots` running requests and `kv_capacity_tokens` (None: no bound) are those of a whole rank; `weights`
     are what a token costs on each rank, beside the others: 2 for one of half the speed, 1 for those that it
     does not name. A weight goes with its rank when others leave before it, and waits for one that leaves at
-    the end and comes again. Of several front ends that share the ranks this is number `share[0]` of
+    the end and comes again. By `max_passed` others that came later a request may be passed while it waits
+    (None: 128 a rank). Where KV tokens are bounded, an admission leaves `headroom_steps` tokens free for each
+    request to grow by; None: as many as are learned to be needed, as :class:`balanceroute.Router` has it, of
+    which `preemption_cost` is. Of several front ends that share the ranks this is number `share[0]` of
     `share[1]`. `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before,
     which may still hold their common prefix: by as many tokens as that can be. Not thread-safe.
     """
@@ -57,6 +57,9 @@ class Ledger:
         policy: str = "level",
         kv_capacity_tokens: int | None = None,
         weights: Sequence[float] = (),
+        max_passed: int | None = None,
+        headroom_steps: int | None = None,
+        preemption_cost: tuple[float, float] | None = None,
         share: tuple[int, int] = (0, 1),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -66,10 +69,12 @@ class Ledger:
         self.router = balanceroute.Router(
             [self._ranks.config(rank) for rank in range(ranks)],
             policy=policy,
+            parameters=None if max_passed is None else {"max_passed": max_passed},
             mode="arrival",
             share=share,
             in_order=True,
-            headroom_steps=_HEADROOM,
+            headroom_steps=headroom_steps,
+            preemption_cost=preemption_cost,
             dispatch_timeout_ms=_FORGOTTEN_MS,
         )
         self.share = share
@@ -127,6 +132,12 @@ class Ledger:
         id = self._by_name.get(name)
         return 0 if id is None else self.router.generated_tokens(id) or 0
 
+    def passed(self, name: str) -> int:
+        """By how many that came later a request that waits has been passed, 0 where it does not."""
+        id = self._by_name.get(name)
+        found = None if id is None or id not in self._waiting else self.router.explain(id)
+        return 0 if found is None else found.passed
+
     def tokens(self, rank: int) -> int:
         """KV tokens of our requests on a rank, prompt and generated, whether they run or queue there."""
         return self.router.rank_metrics(self._ranks.workers[rank]).own_tokens
@@ -138,15 +149,7 @@ class Ledger:
 
     def summary(self) -> str:
         """How things stand, in a line: the loads of the ranks in KV tokens, and what has been decided."""
-        loads = [at.load_tokens for at in self.router.metrics().ranks]
-        mean = sum(loads) / max(1, len(loads))
-        above = max(loads, default=0) / mean - 1 if mean else 0.0
-        done = self.counters
-        return (
-            f"KV tokens {loads}, fullest rank {above:.1%} above the mean; "
-            f"{done.placed} placed, {done.bound} named their rank, "
-            f"{done.queued} queued for want of room, {done.finished} finished, {done.aborted} aborted"
-        ) + (f", {done.covered} part of what ranks report" if done.covered else "")
+        return self.counters.in_words(self.router.metrics())
 
     # Requests.
 
@@ -158,14 +161,16 @@ class Ledger:
         *,
         max_tokens: int | None = None,
         eligible: Collection[int] | None = None,
+        passed: int = 0,
     ) -> None:
         """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most,
-        `eligible` are the ranks that may take it; None where nothing is said.
+        `eligible` are the ranks that may take it; None where nothing is said. `passed` is by how many it has
+        been passed where it waited before.
         """
         arrives = self._arrives(prompt_tokens, session, max_tokens, eligible)
         id = self._new(name)
         try:
-            self._wait(id, arrives)
+            self._wait(id, arrives, passed)
         except BaseException:
             self._drop(id)
             self._forget(id)
@@ -197,6 +202,10 @@ class Ledger:
                 # A policy that binds on arrival had chosen this rank for it: it chooses another.
                 self._drop(id)
                 self._wait(id, back)
+            elif back is not None and back[2] is not None:
+                # Ranks have become too small for all that it may generate. Mostly it ends before.
+                self._drop(id)
+                self._wait(id, (back[0], back[1], None, back[3]))
             elif back is not None:
                 self._counters.returned += 1
                 self._drop(id)
@@ -224,21 +233,36 @@ class Ledger:
             self._forget(id)
             raise
 
-    def place_waiting(self, name: str) -> int | None:
-        """A rank at once for a request of the pool; None when it does not wait."""
+    def place_waiting(self, name: str, rank: int | None = None) -> int | None:
+        """A rank at once for a request of the pool, this one if somebody else has chosen it, or else the
+        least loaded with room or the one with the shortest queue; None when it does not wait.
+        """
         id = self._by_name.get(name)
         waits = None if id is None else self._waiting.get(id)
         if id is None or waits is None or not self._ranks.workers:
             return None
-        self._leave_pool(id)
-        return self._place(id, waits)
+        # From its place in the order of arrival: it passes only who came before it.
+        at = self._send(id, waits, None if rank is None else self._ranks.workers[rank])
+        self._drop(id)
+        self._counters.placed += 1
+        return at
 
-    def bind(self, name: str, prompt_tokens: int, rank: int, session: str | None = None) -> None:
-        """Somebody else has chosen the rank: count it there."""
+    def bind(
+        self, name: str, prompt_tokens: int, rank: int, session: str | None = None, generated_tokens: int = 0
+    ) -> None:
+        """Somebody else has chosen the rank: count it there. One that has tokens already has run for a while,
+        and that it lived so long shows nothing of those who did not.
+        """
         id = self._new(name)
         self._counters.bound += 1
+        prompt = length(prompt_tokens)
         try:
-            self._send(id, (_length(prompt_tokens), session, None, None), self._ranks.workers[rank])
+            worker = self._ranks.workers[rank]
+            if generated_tokens:
+                self.router.adopt(id, prompt, worker, generated_tokens=generated_tokens)
+                self._begins(id, session, worker, prompt)
+            else:
+                self._send(id, (prompt, session, None, None), worker)
         except BaseException:
             self._forget(id)
             raise
@@ -374,8 +398,8 @@ class Ledger:
             kv_capacity_tokens=capacity,
             last_dispatch=seen,
             epoch=epoch,
-            age_ms=_age_ms(age),
-            kv_age_ms=None if kv_age is None else _age_ms(kv_age),
+            age_ms=age_ms(age),
+            kv_age_ms=None if kv_age is None else age_ms(kv_age),
             now_ms=self._now_ms(),
         )
         if verdict == "restarted" and seen is not None:
@@ -420,11 +444,7 @@ class Ledger:
         """A rank is another from now on, in what is given."""
         worker = self._ranks.workers[rank]
         now = self.router.worker_config(worker)
-        config = balanceroute.WorkerConfig(
-            now.slots if slots is None else slots,
-            kv_capacity_tokens=now.kv_capacity_tokens if kv_capacity_tokens is None else kv_capacity_tokens,
-            weight=now.weight if weight is None else weight,
-        )
+        config = changed(now, slots, kv_capacity_tokens, weight)
         if config != now:
             self.router.configure_worker(worker, config)
             self._ranks.in_each_tokens = None
@@ -438,11 +458,10 @@ class Ledger:
     # Inside.
 
     def _most(self, prompt: int, max_tokens: int) -> int | None:
-        """What it may generate, where that needs less room than is kept for everybody, and is no more than
-        any rank holds: one that could outgrow them mostly ends before."""
-        if not 0 < max_tokens < _HEADROOM:
-            return None
-        return max_tokens if self._ranks.hold(prompt + max_tokens, self.router) else None
+        """What it may generate, where that is no more than any rank is known to hold: one that could outgrow
+        them mostly ends before."""
+        fits = max_tokens > 0 and self._ranks.hold(prompt + max_tokens, self.router)
+        return max_tokens if fits else None
 
     def _now_ms(self) -> int:
         return int(self.clock() * 1e3)
@@ -512,19 +531,16 @@ class Ledger:
         max_tokens: int | None,
         eligible: Collection[int] | None,
     ) -> Waiting:
-        prompt = _length(prompt_tokens)
+        prompt = length(prompt_tokens)
         most = None if max_tokens is None else self._most(prompt, max_tokens)
         return prompt, session, most, None if eligible is None else self._ranks.workers_of(eligible)
 
-    def _wait(self, id: int, waits: Waiting) -> None:
+    def _wait(self, id: int, waits: Waiting, passed: int = 0) -> None:
         prompt, session, most, may = waits
         now_ms = self._now_ms()
         # A policy that binds on arrival knows nothing of who may take it.
         rank = self._least(may) if self._binds else None
-        if most is None and rank is None:
-            self.router.enqueue(id, prompt, now_ms=now_ms)
-        else:
-            self.router.enqueue(id, prompt, max_tokens=most, rank=rank, now_ms=now_ms)
+        self.router.enqueue(id, prompt, max_tokens=most, rank=rank, passed=passed, now_ms=now_ms)
         self._waiting[id] = waits
         if session is not None:
             self._sessions.waits(id, session, prompt)
@@ -546,8 +562,8 @@ class Ledger:
             arrives[0],
             self._now_ms(),
             max_tokens=arrives[2],
-            bonus_tokens=self._bonus(arrives),
-            eligible=self._row(arrives),
+            bonus_tokens=self._ranks.bonuses(self._sessions.bonus_tokens(arrives[1], arrives[0])),
+            eligible=self._ranks.mask(arrives[3]),
         )
         if dispatch is None:
             # It waits in the router's pool now, and shall not.
@@ -571,27 +587,10 @@ class Ledger:
         return not at.accepting, at.running + at.foreign_requests, at.load_tokens
 
     def _entered(self, dispatch: balanceroute.Dispatch, session: str | None) -> int:
+        return self._begins(dispatch.id, session, dispatch.worker, dispatch.prompt_tokens)
+
+    def _begins(self, id: int, session: str | None, worker: int, prompt: int) -> int:
+        """It is on a rank from now on: which."""
         if session is not None:
-            self._sessions.entered(dispatch.id, session, dispatch.worker, dispatch.prompt_tokens)
-        return self._ranks.of_worker[dispatch.worker]
-
-    def _bonus(self, of: Waiting) -> Any:
-        """Tokens per worker that the session's last one may already hold; None without such a worker."""
-        bonus_tokens = self._sessions.bonus_tokens(of[1], of[0])
-        if bonus_tokens is None:
-            return None
-        return np.array([bonus_tokens.get(worker, 0) for worker in self._ranks.workers], np.float32)
-
-    def _row(self, of: Waiting) -> Any:
-        may = of[3]
-        return None if may is None else np.array([worker in may for worker in self._ranks.workers], np.bool_)
-
-
-def _age_ms(age: float) -> int:
-    return int(min(max(age, 0.0), 60.0) * 1e3)
-
-
-def _length(prompt_tokens: int) -> int:
-    if _SHORTEST <= prompt_tokens <= _LONGEST:
-        return prompt_tokens
-    return min(max(prompt_tokens, _SHORTEST), _LONGEST)
+            self._sessions.entered(id, session, worker, prompt)
+        return self._ranks.of_worker[worker]

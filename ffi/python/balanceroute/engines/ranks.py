@@ -6,7 +6,10 @@ it is there, and no other gets it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 import balanceroute
 
@@ -25,7 +28,7 @@ class Ranks:
         self._weights = list(weights)
         self.workers = list(range(count))
         self.of_worker = {worker: worker for worker in range(count)}
-        self.in_each_tokens: float | None = None
+        self.in_each_tokens: int | None = None
         """KV tokens that each rank holds at least; None where that is to be asked for."""
 
     def __len__(self) -> int:
@@ -59,12 +62,31 @@ class Ranks:
         """Of these ranks."""
         return frozenset(self.workers[rank] for rank in ranks)
 
+    def bonuses(self, by_worker: Mapping[int, float] | None) -> Any:
+        """A row of them, in the router's order; None for none."""
+        if by_worker is None:
+            return None
+        return np.array([by_worker.get(worker, 0) for worker in self.workers], np.float32)
+
+    def mask(self, workers: frozenset[int] | None) -> Any:
+        """A row of who is among these workers; None for all."""
+        return None if workers is None else np.array([at in workers for at in self.workers], np.bool_)
+
     def hold(self, tokens: int, router: balanceroute.Router) -> bool:
-        """Whether each of them holds so many KV tokens; one that is not up yet has not said that it does
-        not."""
+        """Whether each that has said how many KV tokens it holds holds so many; none while none has said
+        so."""
         if self.in_each_tokens is None:
-            of_rank = [router.worker_config(worker).kv_capacity_tokens for worker in self.workers]
-            bounded = [capacity for capacity in of_rank if capacity]
-            all_bounded = len(bounded) == len(of_rank)
-            self.in_each_tokens = min(bounded, default=0) if all_bounded else float("inf")
+            of_rank = (router.worker_config(worker).kv_capacity_tokens for worker in self.workers)
+            self.in_each_tokens = min((capacity for capacity in of_rank if capacity), default=0)
         return tokens <= self.in_each_tokens
+
+
+def changed(
+    now: balanceroute.WorkerConfig, slots: int | None, kv_capacity_tokens: int | None, weight: float | None
+) -> balanceroute.WorkerConfig:
+    """A rank as it is from now on, in what is given."""
+    return balanceroute.WorkerConfig(
+        now.slots if slots is None else slots,
+        kv_capacity_tokens=now.kv_capacity_tokens if kv_capacity_tokens is None else kv_capacity_tokens,
+        weight=now.weight if weight is None else weight,
+    )

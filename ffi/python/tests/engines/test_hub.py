@@ -25,12 +25,14 @@ RANKS, SLOTS = 2, 6
 class Fronts:
     """Front ends of one server and the ranks, whose requests run until they are told to end."""
 
-    def __init__(self, count=3, slots=SLOTS, capacity=100_000):
+    def __init__(self, count=3, slots=SLOTS, capacity=100_000, **more):
         self.key = f"test-{random.random()}"
         step = Settings("step")
         self.gates = [
             Gate(
-                ledger_of(step, (i, count))(RANKS, slots, kv_capacity_tokens=capacity, share=(i, count)),
+                ledger_of(step, (i, count))(
+                    RANKS, slots, kv_capacity_tokens=capacity, share=(i, count), **more
+                ),
                 GateTimes(window=0, stall=30),
             )
             for i in range(count)
@@ -271,6 +273,8 @@ def test_nonsense_ends_a_connection_and_nothing_else():
             b"no json\n",
             b'["what"]\n',
             b'["waits",1,"x",null,null]\n',
+            b'["waits",1,1,100,null,null,null]\n',
+            b'["waits",1,1,100,null,null,null,-1]\n',
             b"[]\n",
             b"3\n",
             b"x" * (2 << 20),
@@ -421,7 +425,7 @@ def test_one_that_hangs_keeps_no_slots(monkeypatch):
         _, writer = await asyncio.open_unix_connection(hub.address(fronts.key))
         writer.write(b'["follows"]\n')
         for i in range(2 * SLOTS):
-            writer.write(json.dumps(["waits", i, i, 100, None, None, None]).encode() + b"\n")
+            writer.write(json.dumps(["waits", i, i, 100, None, None, None, 0]).encode() + b"\n")
         await fronts.until(lambda: leader.router.running_len == 2 * SLOTS)
         # One that has nothing to tell is heard all the same.
         await fronts.until(lambda: leader.router.running_len == 0 and leader.followers == 1)
@@ -471,8 +475,9 @@ def test_one_with_much_to_tell_follows():
 @pytest.mark.parametrize(
     "nonsense",
     [
-        ["waits", 1, 1, 100, ["list"], None, None],
-        ["waits", 1, 1, 100, None, None, [-1]],
+        ["waits", 1, 1, 100, ["list"], None, None, 0],
+        ["waits", 1, 1, 100, None, None, [-1], 0],
+        ["waits", 1, 1, 100, None, None, None, 1 << 40],
         ["runs", 1, 100, -1, 5, None],
         ["runs", 1, 100, 0, 5, {}],
         ["report", 0, {"what": 1}],
@@ -625,6 +630,113 @@ def test_a_step_like_the_one_before_is_told_in_short():
                 [0, None, [1, 2]],
                 [0, [0, 1], None],
             ]
+        await fronts.close()
+
+    run(main)
+
+
+def test_who_came_first_is_first_whichever_front_end_it_has():
+    async def main():
+        fronts = Fronts(3, max_passed=0)
+        await fronts.all_join()
+        for i in range(RANKS * SLOTS):
+            fronts.hold(i % 3, f"runs{i}", 1_000)
+        await fronts.until(lambda: fronts.running == RANKS * SLOTS)
+        rng, order = random.Random(3), []
+        for i in range(30):
+            fronts.hold(i % 3, f"r{i}", rng.randrange(10, 5_000))
+            await fronts.until(lambda: fronts.gates[0].ledger.router.waiting_len == i + 1)
+        while len(order) < 30:
+            fronts.end()
+            await fronts.until(lambda: fronts.running == RANKS * SLOTS or not any(map(len, fronts.gates)))
+            there = [name for rank in fronts.ranks for name in rank if name[1:].isdigit()]
+            order += sorted(set(there) - set(order), key=lambda name: int(name[1:]))
+        assert order == [f"r{i}" for i in range(30)]
+        await fronts.close()
+
+    run(main)
+
+
+def test_counts_of_who_was_passed_are_brought_along(monkeypatch):
+    monkeypatch.setattr(hub, "_AGAIN", 0.02)
+
+    async def main():
+        fronts = Fronts(2, slots=1)
+        follower = fronts.gates[1].ledger
+        for i in range(RANKS):
+            fronts.gates[0].ledger.bind(f"runs{i}", 100, i)
+            follower.bind(f"also{i}", 100, i)
+        for name in ("first", "second"):
+            fronts.hold(1, name)
+        await fronts.settle()
+        # It names its rank, and does not wait.
+        for i in range(7):
+            follower.place(f"past{i}", 10)
+            follower.finish(f"past{i}")
+        assert [follower.passed(name) for name in ("first", "second")] == [7, 7]
+        await fronts.all_join()
+        leader = fronts.gates[0].ledger
+        await fronts.until(lambda: leader.router.waiting_len == 2)
+        assert leader.router.metrics().most_passed_waiting == 7
+        # What the first does not know, the second goes on with in its own order.
+        await fronts.leave(0)
+        await fronts.until(lambda: not follower.follows)
+        assert follower.router.waiting_len == 2 and follower.passed("first") == 0
+        assert [name for name, _ in follower.router.waiting()] == [
+            follower._by_name[name] for name in ("first", "second")
+        ]
+        await fronts.close()
+
+    run(main)
+
+
+def test_one_that_waits_no_longer_leaves_the_pool_from_its_place():
+    """A front end sends what the first has not decided, as after a stall."""
+
+    async def main():
+        fronts = Fronts(2, slots=1)
+        await fronts.all_join()
+        leader, follower = (gate.ledger for gate in fronts.gates)
+        for i in range(RANKS):
+            fronts.hold(0, f"runs{i}")
+        await fronts.until(lambda: fronts.running == RANKS)
+        for i in range(4):
+            fronts.hold(i % 2, f"r{i}")
+            await fronts.until(lambda: leader.router.waiting_len == i + 1)
+        fronts.gates[1].release_all()
+        await fronts.until(lambda: leader.router.waiting_len == 2 and leader.router.running_len == 4)
+        # "r1" and "r3" have gone: "r0" came before both, "r2" before the last.
+        assert [leader.passed(name) for name in ("r0", "r2")] == [2, 1]
+        assert sum(follower.tokens(rank) for rank in range(RANKS)) == 202
+        await fronts.close()
+
+    run(main)
+
+
+def test_the_first_learns_from_the_ends_of_all():
+    async def main():
+        fronts = Fronts(3, slots=SLOTS)
+        await fronts.all_join()
+        leader = fronts.gates[0].ledger
+
+        def room():
+            return [rank.kv_growth_tokens for rank in leader.router.metrics().ranks]
+
+        for turn in range(4):
+            for i in range(RANKS * SLOTS):
+                fronts.hold(1 + i % 2, f"r{turn} {i}", 500)
+            await fronts.until(lambda: fronts.running == RANKS * SLOTS)
+            if not turn:
+                assert room() == [6_000] * RANKS
+            for _ in range(5):
+                fronts.step()
+                if turn < 3:
+                    fronts.end()
+                await fronts.settle()
+            if turn < 3:
+                fronts.end(SLOTS)
+            await fronts.until(lambda: leader.router.running_len == fronts.running)
+        assert all(0 < tokens < 6_000 for tokens in room())
         await fronts.close()
 
     run(main)

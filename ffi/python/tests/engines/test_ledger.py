@@ -1,6 +1,7 @@
 """The ledger: what an engine's statistics are worth, and that nothing is counted twice or forgotten."""
 
 import random
+import struct
 import sys
 
 import pytest
@@ -17,9 +18,9 @@ class Clock:
         return self.now
 
 
-def make(ranks=2, slots=4, capacity=10_000, policy="level"):
+def make(ranks=2, slots=4, capacity=10_000, policy="level", **more):
     clock = Clock()
-    return Ledger(ranks, slots, kv_capacity_tokens=capacity, policy=policy, clock=clock), clock
+    return Ledger(ranks, slots, kv_capacity_tokens=capacity, policy=policy, clock=clock, **more), clock
 
 
 def test_arrivals_level_the_tokens():
@@ -427,7 +428,7 @@ def test_a_rank_in_the_middle_leaves_and_those_after_it_move_up():
 
 
 def test_a_rank_is_another_from_now_on():
-    ledger, _ = make(ranks=2, slots=1, capacity=1_400)
+    ledger, _ = make(ranks=2, slots=1, capacity=1_400, headroom_steps=256)
     for i in range(8):
         ledger.enqueue(f"r{i}", 300)
     assert len(ledger.decide()) == 2
@@ -477,7 +478,7 @@ def test_what_is_held_or_put_off_does_not_grow():
     ledger.report(0, running=1, waiting=2, kv_used=1_051 + 1_001)
     assert ledger.foreign(0) == (0, 0)
     rank = ledger.router.metrics().ranks[0]
-    assert rank.kv_used_tokens == 2_052 and rank.kv_growth_tokens == 3 * 256 + 1_001
+    assert rank.kv_used_tokens == 2_052 and rank.kv_growth_tokens == 600 + 1_001
     ledger.transfer_done("moves")
     ledger.resumed("off")
     ledger.router.progress(0, 10)
@@ -537,7 +538,7 @@ def test_kv_tokens_older_than_the_counts():
 
 
 def test_short_answers_need_little_room():
-    ledger, _ = make(ranks=1, slots=64, capacity=1_000)
+    ledger, _ = make(ranks=1, slots=64, capacity=1_000, headroom_steps=256)
     for i in range(8):
         ledger.enqueue(f"short{i}", 100, max_tokens=10)
     # Each leaves room for what it may grow by, not for 256 tokens.
@@ -545,7 +546,7 @@ def test_short_answers_need_little_room():
         ledger.decide()
     sent = sum(ledger.rank_of(f"short{i}") is not None for i in range(8))
     assert sent == 6
-    other, _ = make(ranks=1, slots=64, capacity=1_000)
+    other, _ = make(ranks=1, slots=64, capacity=1_000, headroom_steps=256)
     for i in range(8):
         other.enqueue(f"r{i}", 100)
     other.decide()
@@ -773,3 +774,218 @@ def excess_of_front_ends(count, reports, ranks=8, steps=500):
 def test_front_ends_do_not_all_fill_the_same_gap(count):
     """What reports show helps those who place on arrival; once it made them a herd."""
     assert excess_of_front_ends(count, reports=True) < excess_of_front_ends(count, reports=False)
+
+
+def room(ledger):
+    return [rank.kv_growth_tokens for rank in ledger.router.metrics().ranks]
+
+
+def serve(ledger, steps):
+    """Every rank has 40 requests of 2,000 tokens and more; each ends with one of 20 steps, and another comes
+    in its place.
+    """
+    ends = random.Random(4)
+    running = [[f"{rank} {i}" for i in range(40)] for rank in range(ledger.ranks)]
+    for step in range(steps):
+        for rank, names in enumerate(running):
+            for name in names:
+                if name not in ledger:
+                    ledger.bind(name, 2_000, rank)
+            ledger.step(rank, names, [1] * 40)
+            for name in names:
+                if step > 5 and ends.random() < 0.05:
+                    ledger.finish(name)
+
+
+def test_room_for_growth_is_learned_unless_it_is_set():
+    ledger, _ = make(slots=40, capacity=100_000)
+    fixed, _ = make(slots=40, capacity=100_000, headroom_steps=7)
+    dear, _ = make(slots=40, capacity=100_000, preemption_cost=(5.0, 1_000.0))
+    for at in (ledger, fixed, dear):
+        serve(at, 5)
+    # Nobody has ended: 6 % of the KV tokens.
+    assert room(ledger) == room(dear) == [6_000] * 2 and room(fixed) == [280] * 2
+    for at in (ledger, fixed, dear):
+        serve(at, 120)
+    assert all(64 <= tokens < 3_000 for tokens in room(ledger))
+    assert room(fixed) == [280] * 2 and min(room(dear)) > max(room(ledger))
+
+
+def test_what_a_request_may_generate_makes_the_room_less():
+    def full(max_tokens):
+        ledger, _ = make(ranks=1, slots=40, capacity=84_000)
+        # Half end soon and half late.
+        for i in range(80):
+            ledger.place(f"old{i}", 2_000)
+            ledger.step(0, [f"old{i}"], [1 + i * i // 12])
+            ledger.finish(f"old{i}")
+        for i in range(40):
+            ledger.place(f"r{i}", 2_000, max_tokens=max_tokens)
+        ledger.step(0, [f"r{i}" for i in range(40)], [1] * 40)
+        return room(ledger)[0]
+
+    learned = full(None)
+    assert 640 < learned < 5_040
+    assert full(90_000) == learned and 2 * full(30) < learned
+
+
+def refill(ledger):
+    """No slot is free."""
+    for rank in range(ledger.ranks):
+        for name in [f"{rank} {i}" for i in range(40)]:
+            if name not in ledger:
+                ledger.bind(name, 2_000, rank)
+
+
+def test_a_capacity_that_becomes_known():
+    ledger, _ = make(slots=40, capacity=None)
+    serve(ledger, 120)
+    refill(ledger)
+    assert room(ledger) == [0, 0]
+    # What it may generate is asked of nobody yet, and does not shut it out later.
+    ledger.enqueue("waits", 2_000, max_tokens=150_000)
+    assert ledger.decide() == []
+    for rank in range(2):
+        used = ledger.tokens(rank)
+        ledger.report(rank, running=40, waiting=0, kv_used=used, capacity=100_000)
+    assert ledger.decide() == []
+    # It stays where it was: nobody had to be given back.
+    assert not any(ledger.router.metrics().returned.values())
+    ledger.step(0, [f"0 {i}" for i in range(40)], [1] * 40)
+    ledger.step(1, [f"1 {i}" for i in range(40)], [1] * 40)
+    # Learned meanwhile.
+    assert all(64 <= tokens < 3_000 for tokens in room(ledger))
+    known = ledger.router.metrics().ranks[0]
+    assert known.kv_capacity_tokens == 100_000 and ledger.foreign(0) == (0, 0)
+    ledger.finish("0 0")
+    assert ledger.decide() == [("waits", 0)]
+
+
+def test_ranks_that_become_smaller_give_nobody_back_for_what_it_may_generate():
+    ledger, _ = make(ranks=1, slots=1, capacity=10_000)
+    ledger.bind("runs", 100, 0)
+    ledger.enqueue("long", 100, max_tokens=9_000)
+    assert ledger.decide() == []
+    ledger.configure(0, kv_capacity_tokens=5_000)
+    for _ in range(3):
+        assert ledger.decide() == []
+    ledger.finish("runs")
+    assert ledger.decide() == [("long", 0)] and ledger.counters.returned == 0
+
+
+def passed_before_it_enters(**more):
+    """How many pass a short request, where slots that become free are worth a long one, until it enters."""
+    ledger, _ = make(ranks=2, slots=4, capacity=None, **more)
+    lengths, names = random.Random(5), iter(range(1 << 30))
+    running = [f"r{next(names)}" for _ in range(8)]
+    for at, name in enumerate(running):
+        ledger.bind(name, lengths.randrange(1_500, 2_500), at % 2)
+    waits = False
+    for _ in range(600):
+        while ledger.router.waiting_len < 8:
+            ledger.enqueue(f"r{next(names)}", lengths.randrange(1_500, 2_500))
+        for rank in range(2):
+            ledger.step(rank, [name for name in running if ledger.rank_of(name) == rank], [1] * 4)
+        if not waits and ledger.counters.finished == 20:
+            ledger.enqueue("odd", 1)
+            waits = True
+        ledger.finish(running.pop(0))
+        passed = ledger.passed("odd")
+        sent = [name for name, _ in ledger.decide()]
+        if "odd" in sent:
+            return passed
+        running += sent
+    raise AssertionError("it never enters")
+
+
+def test_nobody_is_passed_more_often_than_may_be():
+    found = {most: passed_before_it_enters(max_passed=most) for most in (0, 5, 40, None)}
+    # Unless it is said otherwise it is 128 a rank.
+    assert found[0] == 0 and found[5] == 5 and found[40] == 40 and 40 < found[None] <= 256, found
+
+
+def test_zero_is_first_come_first_served():
+    ledger, _ = make(ranks=2, slots=4, capacity=None, max_passed=0)
+    lengths, order, running = random.Random(2), [], []
+    for i in range(60):
+        ledger.enqueue(f"r{i}", lengths.randrange(10, 9_000))
+    while len(order) < 60:
+        sent = sorted((name for name, _ in ledger.decide()), key=lambda name: int(name[1:]))
+        order += sent
+        running += sent
+        ledger.finish(running.pop(lengths.randrange(len(running))))
+    assert order == [f"r{i}" for i in range(60)]
+    assert ledger.router.metrics().most_passed == 0
+
+
+@pytest.mark.parametrize("most", [-1, 1 << 25, 0.5])
+def test_a_bound_that_is_none_is_refused_by_name(most):
+    with pytest.raises(balanceroute.PolicyError, match="max_passed"):
+        make(max_passed=most)
+
+
+def test_a_preempted_request_keeps_its_place():
+    """Its engine goes on with it: slot, rank and room are kept, however many come meanwhile."""
+    ledger, clock = make(ranks=1, slots=2, capacity=10_000)
+    for name in ("off", "runs"):
+        ledger.place(name, 3_000)
+        ledger.progress(name, 1)
+    ledger.enqueue("old", 3_000)
+    ledger.preempted("off")
+    # The engine holds nothing of it.
+    ledger.report(0, running=1, waiting=1, kv_used=3_001)
+    for i in range(5):
+        ledger.enqueue(f"young{i}", 100)
+        assert ledger.decide() == []
+    assert ledger.rank_of("off") == 0 and ledger.router.metrics().preempted_in_place == 1
+    ledger.finish("runs")
+    # There is a slot and room for both of "off" and "old", and "old" came before the short ones.
+    assert [name for name, _ in ledger.decide()] == ["old"]
+    ledger.resumed("off")
+    clock.now += 0.1
+    ledger.report(0, running=2, waiting=0, kv_used=6_001)
+    assert ledger.foreign(0) == (0, 0) and ledger.decide() == []
+    assert ledger.generated("off") == 1 and ledger.finish("off")
+    assert len(ledger.decide()) == 1
+
+
+def test_who_is_sent_past_the_decision_passes_those_before_it_only():
+    ledger, _ = make(ranks=1, slots=1, capacity=None)
+    ledger.bind("runs", 100, 0)
+    for i in range(6):
+        ledger.enqueue(f"r{i}", 100)
+    assert ledger.decide() == []
+    # As by a bound on waiting, the oldest first.
+    assert [ledger.place_waiting(f"r{i}") for i in range(3)] == [0, 0, 0]
+    assert [ledger.passed(f"r{i}") for i in range(6)] == [0] * 6
+    assert ledger.place_waiting("r5") == 0
+    assert [ledger.passed(f"r{i}") for i in range(6)] == [0, 0, 0, 1, 1, 0]
+    assert ledger.place("new", 100) == 0
+    assert [ledger.passed(name) for name in ("r3", "r4", "new", "nobody")] == [2, 2, 0, 0]
+    # Who was passed elsewhere says so.
+    ledger.enqueue("comes", 100, passed=77)
+    assert ledger.passed("comes") == 77 and ledger.router.metrics().most_passed_waiting == 77
+
+
+def lived(ledger):
+    """Tokens that the router has seen requests live through, as its state has them."""
+    learned = ledger.router.learned()[8:]
+    numbers = struct.unpack(f"<{len(learned) // 8}d", learned)
+    of_lives = numbers[4 + int(numbers[3]) + 5 :]
+    bins = len(of_lives) // 4
+    return sum(of_lives[bins : 2 * bins])
+
+
+def test_one_that_ran_before_shows_only_what_was_seen_of_it():
+    ledger, _ = make(ranks=1, slots=8, capacity=None)
+    ledger.bind("old", 100, 0, generated_tokens=500)
+    ledger.bind("new", 100, 0)
+    assert (ledger.generated("old"), ledger.tokens(0)) == (500, 700)
+    assert ledger.router.metrics().ranks[0].unseen == 1
+    for _ in range(10):
+        ledger.step(0, ["old", "new"], [1, 1])
+    assert ledger.finish("old") and ledger.finish("new")
+    assert lived(ledger) == 20
+    with pytest.raises(IndexError):
+        ledger.bind("nowhere", 100, 5, generated_tokens=5)
+    assert "nowhere" not in ledger
