@@ -7,6 +7,9 @@
 | `BALANCEROUTE_SLOTS` | the engine's | running requests per rank |
 | `BALANCEROUTE_KV_CAPACITY_TOKENS` | the engine's | KV tokens per rank; 0 for no bound |
 | `BALANCEROUTE_WEIGHTS` | 1 each | what a token costs on each rank, by commas: 2 at half the speed |
+| `BALANCEROUTE_MAX_PASSED` | 128 a rank | `step`: by how many that came later a request may be passed |
+| `BALANCEROUTE_HEADROOM_STEPS` | learned | KV tokens left free for each running request to grow by |
+| `BALANCEROUTE_LEARNED_FILE` | none | keeps what the traffic has taught across restarts |
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
 | `BALANCEROUTE_STALL_MS` | 2000 | `step`: without news of any rank for so long, what waits is sent at once |
 | `BALANCEROUTE_MAX_HOLD_MS` | no bound | `step`: no request waits longer |
@@ -24,15 +27,18 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from balanceroute import POLICIES
+from balanceroute import POLICIES, Assigner, PolicyError
 
 from .gate import GateTimes
-from .policies import BIND_ON_ARRIVAL
+from .policies import BIND_ON_ARRIVAL, BOUND_PASSING, PASSED_PER_RANK
 
+# Of growth that is left free for a request, in tokens: the longest that a request may be.
+_MOST_STEPS = 1 << 22
 MODES = ("off", "arrival", "step")
 
 PREFIX = "BALANCEROUTE_"
@@ -44,6 +50,9 @@ VARIABLES = tuple(
         "SLOTS",
         "KV_CAPACITY_TOKENS",
         "WEIGHTS",
+        "MAX_PASSED",
+        "HEADROOM_STEPS",
+        "LEARNED_FILE",
         "WINDOW_MS",
         "STALL_MS",
         "MAX_HOLD_MS",
@@ -67,6 +76,9 @@ _OF_OTHERS = frozenset(
         "VLLM_VERSIONS",
     )
 )
+# Of parameters that are no more, one word of each: what took their place.
+_GONE = ("AGING", "OVERDUE", "GIANT", "RESERVE")
+_INSTEAD = PREFIX + "MAX_PASSED"
 _PREFIXES_OF_OTHERS = (PREFIX + "ASCEND", PREFIX + "KERNEL", PREFIX + "WRITE_")
 
 
@@ -85,6 +97,12 @@ class Settings:
     """None: ask the engine; 0: no bound."""
     weights: tuple[float, ...] = ()
     """What a token costs on each rank; 1 on those that are not named."""
+    max_passed: int | None = None
+    """None: as many as the policy lets pass by itself."""
+    headroom_steps: int | None = None
+    """None: as much room as is learned to be needed."""
+    learned_file: str | None = None
+    """Where it is kept what the traffic has taught."""
     times: GateTimes = field(default_factory=GateTimes)
     hub: bool = True
     """Whether the first of several front ends decides for all."""
@@ -113,6 +131,9 @@ class Settings:
             slots=_count(env, "BALANCEROUTE_SLOTS", 1),
             kv_capacity_tokens=_count(env, "BALANCEROUTE_KV_CAPACITY_TOKENS", 0),
             weights=_weights(env, "BALANCEROUTE_WEIGHTS"),
+            max_passed=_max_passed(env, policy),
+            headroom_steps=_count(env, "BALANCEROUTE_HEADROOM_STEPS", 0, _MOST_STEPS),
+            learned_file=env.get("BALANCEROUTE_LEARNED_FILE", "").strip() or None,
             times=GateTimes(
                 window=_seconds(env, "BALANCEROUTE_WINDOW_MS", times.window),
                 stall=_seconds(env, "BALANCEROUTE_STALL_MS", times.stall),
@@ -122,6 +143,25 @@ class Settings:
             log_every=_seconds(env, "BALANCEROUTE_LOG_MS", cls.log_every),
             strict=_flag(env, "BALANCEROUTE_STRICT", False),
         )
+
+    @property
+    def bounds_passing(self) -> bool:
+        """Whether `max_passed` says something here: somebody waits, under a policy that counts."""
+        return self.mode == "step" and self.policy in BOUND_PASSING
+
+    def in_words(self, room: str | None) -> list[str]:
+        """What holds of growth and waiting, for the line at the start; `room` is left free where nobody sets
+        it, None where nothing is."""
+        words: list[str] = []
+        if room is not None and self.headroom_steps is not None:
+            room = f"{self.headroom_steps} KV tokens a request left free for growth"
+        if room is not None:
+            words.append(room)
+        if self.bounds_passing and self.max_passed is None:
+            words.append(f"nobody is passed by more than {PASSED_PER_RANK} others a rank")
+        elif self.bounds_passing:
+            words.append(f"nobody is passed by more than {self.max_passed} others")
+        return words
 
 
 def at_start(engine: str, log: logging.Logger, env: Mapping[str, str] | None = None) -> Settings | None:
@@ -135,6 +175,10 @@ def at_start(engine: str, log: logging.Logger, env: Mapping[str, str] | None = N
         settings = Settings.from_env(env)
     except SettingsError as error:
         refused = str(error)
+    else:
+        if settings.max_passed is not None and settings.mode != "off" and not settings.bounds_passing:
+            where = f"under {settings.policy}" if settings.mode == "step" else "on arrival"
+            without_effect.append(f"{_INSTEAD} bounds nothing {where}")
     wrong = without_effect if refused is None else [*without_effect, refused]
     if wrong and env.get("BALANCEROUTE_STRICT", "").strip() not in ("", "0"):
         raise SystemExit(f"balanceroute: {'; '.join(wrong)}; BALANCEROUTE_STRICT ends the start")
@@ -148,7 +192,7 @@ def at_start(engine: str, log: logging.Logger, env: Mapping[str, str] | None = N
 def unknown(env: Mapping[str, str]) -> list[str]:
     """Which variables bear our prefix and mean nothing, each with the name that is nearest."""
     return [
-        f"{name} is no variable of ours{_nearest(name, VARIABLES)}"
+        f"{name} is no variable of ours{_instead(name, VARIABLES)}"
         for name in sorted(env)
         if name.startswith(PREFIX)
         and name not in VARIABLES
@@ -177,10 +221,17 @@ def _nearest(found: str, names: Iterable[str]) -> str:
     return f" (nearest: {near[0]})" if near else ""
 
 
+def _instead(found: str, names: Iterable[str]) -> str:
+    words = re.split("[^A-Z]+", found.upper())
+    if any(word in words for word in _GONE):
+        return f" ({_INSTEAD} took the place of what went by such names)"
+    return _nearest(found, names)
+
+
 def _one_of(name: str, found: str, names: Iterable[str]) -> None:
     if found not in names:
         raise SettingsError(
-            f"{name} must be one of {', '.join(names)}, found {found!r}{_nearest(found, names)}"
+            f"{name} must be one of {', '.join(names)}, found {found!r}{_instead(found, names)}"
         )
 
 
@@ -191,11 +242,23 @@ def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
     return text == "1" if text else default
 
 
-def _count(env: Mapping[str, str], name: str, least: int) -> int | None:
+def _count(env: Mapping[str, str], name: str, least: int, most: float = float("inf")) -> int | None:
     value = _number(env, name, least)
     if value is not None and value != int(value):
         raise SettingsError(f"{name} must be a whole number, found {value}")
+    if value is not None and value > most:
+        raise SettingsError(f"{name} must be at most {most:g}, found {value:g}")
     return None if value is None else int(value)
+
+
+def _max_passed(env: Mapping[str, str], policy: str) -> int | None:
+    value = _count(env, _INSTEAD, 0)
+    if value is not None:
+        try:
+            Assigner(policy, parameters={"max_passed": value}, backend="cpu")
+        except PolicyError as error:
+            raise SettingsError(f"{_INSTEAD} must be a number of others, found {value}: {error}") from None
+    return value
 
 
 def _weights(env: Mapping[str, str], name: str) -> tuple[float, ...]:

@@ -23,9 +23,12 @@ def test_an_empty_variable_is_an_unset_one(nothing):
 
 
 def test_blanks_around_a_value_do_not_matter():
-    values = (" Step ", " exact ", " 8 ", " 0 ", " 1, 2.5 ", " 2 ", " 500 ", " 9000 ", " 0 ", " 0 ", " 1 ")
-    found = Settings.from_env(dict(zip(VARIABLES, values, strict=True)))
-    assert found == Settings("step", "exact", 8, 0, (1.0, 2.5), GateTimes(0.002, 0.5, 9.0), False, 0.0, True)
+    values = (" Step ", " exact ", " 8 ", " 0 ", " 1, 2.5 ", " 0 ", " 64 ", " a b ", " 2 ", " 500 ", " 9000 ")
+    found = Settings.from_env(dict(zip(VARIABLES, [*values, " 0 ", " 0 ", " 1 "], strict=True)))
+    times = GateTimes(0.002, 0.5, 9.0)
+    assert found == Settings(
+        "step", "exact", 8, 0, (1.0, 2.5), 0, 64, "a b", times, hub=False, log_every=0.0, strict=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,12 @@ def test_blanks_around_a_value_do_not_matter():
         ("STRICT", "yes"),
         ("WEIGHTS", "1,,2"),
         ("WEIGHTS", "0"),
+        ("MAX_PASSED", "-1"),
+        ("MAX_PASSED", "1.5"),
+        ("MAX_PASSED", "many"),
+        ("MAX_PASSED", "100000000"),
+        ("HEADROOM_STEPS", "-1"),
+        ("HEADROOM_STEPS", "1e9"),
     ],
 )
 def test_a_value_that_means_nothing_is_named(name, value):
@@ -180,3 +189,71 @@ def test_what_the_log_would_swallow_goes_to_stderr(capsys):
         "turned off: 5",
     ]
     assert heard.out == "heard: 3\n"
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_which_policies_bound_passing_and_how(ranks):
+    def bound(policy, **parameters):
+        router = br.Router([br.WorkerConfig(1)] * ranks, policy=policy, parameters=parameters)
+        router.enqueue(1, 100)
+        router.step(0)
+        return router.metrics().max_passed
+
+    bounds = {policy: bound(policy) for policy in br.POLICIES}
+    assert {policy for policy in bounds if bounds[policy] is not None} == module.BOUND_PASSING
+    for policy in module.BOUND_PASSING:
+        assert bounds[policy] == module.PASSED_PER_RANK * ranks and bound(policy, max_passed=7) == 7
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy", "where"),
+    [
+        ("step", "br0", "under br0"),
+        ("step", "least-kv", "under least-kv"),
+        ("arrival", "level", "on arrival"),
+    ],
+)
+def test_a_bound_that_bounds_nothing_is_named(caplog, mode, policy, where):
+    asked = {"BALANCEROUTE_MODE": mode, "BALANCEROUTE_POLICY": policy, "BALANCEROUTE_MAX_PASSED": "9"}
+    found, said = say_at_start(caplog, **asked)
+    assert found is not None
+    line = f"balanceroute: BALANCEROUTE_MAX_PASSED bounds nothing {where}, and has no effect"
+    assert said == [("WARNING", line)]
+    asked |= {"BALANCEROUTE_MODE": "step", "BALANCEROUTE_POLICY": "level"}
+    assert say_at_start(caplog, **asked)[1] == []
+    assert say_at_start(caplog, **{**asked, "BALANCEROUTE_MODE": "off"})[1] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("MAX_PASED", "(nearest: BALANCEROUTE_MAX_PASSED)"),
+        ("HEADROOM", "(nearest: BALANCEROUTE_HEADROOM_STEPS)"),
+        ("AGING_SPREAD", "(BALANCEROUTE_MAX_PASSED took the place of what went by such names)"),
+        ("OVERDUE_MEAN_WAITS", "(BALANCEROUTE_MAX_PASSED took the place of what went by such names)"),
+        ("LEVEL_GIANT_SPREADS", "(BALANCEROUTE_MAX_PASSED took the place of what went by such names)"),
+        ("RESERVE", "(BALANCEROUTE_MAX_PASSED took the place of what went by such names)"),
+    ],
+)
+def test_what_took_the_place_of_a_name_is_told(caplog, name, instead):
+    _, said = say_at_start(caplog, **{f"BALANCEROUTE_{name}": "3"})
+    assert said == [
+        ("WARNING", f"balanceroute: BALANCEROUTE_{name} is no variable of ours {instead}, and has no effect")
+    ]
+
+
+@pytest.mark.parametrize("value", ["level:aging_spread=0.1", "level(exact.overdue_mean_waits=4)", "reserve"])
+def test_a_policy_with_what_has_gone_is_told_what_took_its_place(value):
+    with pytest.raises(SettingsError, match="BALANCEROUTE_MAX_PASSED took the place of what went by such"):
+        Settings.from_env({"BALANCEROUTE_POLICY": value})
+
+
+def test_what_holds_of_growth_and_waiting_in_words():
+    assert Settings("step").in_words("room") == ["room", "nobody is passed by more than 128 others a rank"]
+    own = Settings("step", max_passed=0, headroom_steps=64)
+    assert own.in_words("room") == [
+        "64 KV tokens a request left free for growth",
+        "nobody is passed by more than 0 others",
+    ]
+    assert own.in_words(None) == ["nobody is passed by more than 0 others"]
+    assert Settings("step", "br0").in_words(None) == Settings("arrival").in_words(None) == []
