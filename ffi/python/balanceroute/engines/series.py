@@ -3,6 +3,8 @@ the processes of several front ends too. Without prometheus_client there are non
 
 * `balanceroute_held_requests`: requests that wait here, and that the engine knows nothing of;
 * `balanceroute_active`: 0 once the engine decides for itself again;
+* `balanceroute_most_passed_waiting`, `balanceroute_most_passed`, `balanceroute_max_passed`: by how many that
+  came later requests have been passed, of those who wait now and of all who were let in, and how many may;
 * by worker, those of :mod:`balanceroute.prometheus`.
 """
 
@@ -30,6 +32,12 @@ _PARTS = frozenset(
         "unseen_dispatches",
     )
 )
+# Of one pool; of several the greatest is shown.
+_PASSED = (
+    ("most_passed_waiting", "The most that came later and were let in before one who waits now."),
+    ("most_passed", "The most that came later and were let in before one who waits no more."),
+    ("max_passed", "How many of these there may be."),
+)
 
 
 @functools.cache
@@ -49,6 +57,8 @@ def _gauges() -> dict[str, Any] | None:
                 multiprocess_mode="livemin",
             ),
         }
+        for name, help in _PASSED:
+            made[name] = gauge(f"balanceroute_{name}", help, multiprocess_mode="livemax")
         for name, help, _ in OF_A_WORKER:
             mode = "livesum" if name in _PARTS else "livemostrecent"
             made[name] = gauge(f"balanceroute_{name}", help, ["worker"], multiprocess_mode=mode)
@@ -69,6 +79,7 @@ class Series:
         """Whether this front end decides."""
         if self._gauges is not None:
             self._gauges["active"].set(int(whether))
+            self._gauges["most_passed_waiting"].set(0)
 
     def held(self, more: int) -> None:
         """So many more wait."""
@@ -79,6 +90,9 @@ class Series:
         """The ranks as they are now; our part of them may be counted by another front end."""
         if self._gauges is None:
             return
+        for name, _ in _PASSED:
+            if (found := getattr(metrics, name)) is not None:
+                self._gauges[name].set(found)
         for rank in metrics.ranks:
             for name, _, value_of in OF_A_WORKER:
                 value = value_of(rank)

@@ -113,6 +113,13 @@ def _started(result: Any, controller: Any, *_args: Any, **_more: Any) -> Any:
             method,
         )
         return result
+    if settings.learned_file is not None:
+        say(
+            logger,
+            logging.WARNING,
+            "balanceroute: nobody tells SGLang's controller of ends: there is nothing to keep in "
+            "BALANCEROUTE_LEARNED_FILE",
+        )
     why = None
     if settings.mode == "step":
         why = _why_not(controller)
@@ -122,9 +129,9 @@ def _started(result: Any, controller: Any, *_args: Any, **_more: Any) -> Any:
             say(
                 logger,
                 logging.INFO,
-                "balanceroute %s: mode step, policy %s",
+                "balanceroute %s: mode step, %s",
                 balanceroute.__version__,
-                policy,
+                ", ".join([f"policy {policy}", *settings.in_words(_room(settings))]),
             )
             if policy != settings.policy:
                 say(
@@ -144,7 +151,8 @@ def _started(result: Any, controller: Any, *_args: Any, **_more: Any) -> Any:
                 )
             return result
         say(logger, logging.WARNING, "balanceroute: nothing is kept for a step: %s", why)
-    say(logger, logging.INFO, "balanceroute %s: decides on arrival by F-score", balanceroute.__version__)
+    words = ["decides on arrival by F-score", *settings.in_words(_room(settings))]
+    say(logger, logging.INFO, "balanceroute %s: %s", balanceroute.__version__, ", ".join(words))
     return result
 
 
@@ -288,7 +296,7 @@ class State:
         self._requests = 0
         self._limits = (0, 0)
         self._logged_at = time.monotonic()
-        self._begin()
+        self._begin(None)
 
     def guard(self, what: str, act: Callable[..., _T], *arguments: Any) -> _T | None:
         """Runs `act`; None once something has failed: SGLang decides from there on."""
@@ -420,9 +428,9 @@ class State:
             )
         return names
 
-    def _begin(self) -> None:
+    def _begin(self, before: Ledger | None) -> None:
         """A new ledger: at the start, and when ranks have come or gone. What was sent and not yet reported is
-        all that is lost.
+        all that is lost of the one before.
         """
         self.ranks = _usable(self.controller)
         loads = {load.dp_rank: load for load in self.controller.load_snapshot_reader.read_all()}
@@ -438,19 +446,24 @@ class State:
             policy=_policy(self.settings),
             kv_capacity_tokens=capacity or None,
             weights=self.settings.weights[: len(self.ranks)],
+            max_passed=self.settings.max_passed,
+            headroom_steps=self.settings.headroom_steps,
             clock=time.monotonic,
         )
+        if before is not None:
+            self.ledger.router.learn(before.router.learned())
         self._sent = [deque() for _ in self.ranks]
         self._looks.clear()
         self._stamps.clear()
         self._read(loads.values(), float("-inf"))
         for name, kept in self.kept.items():
-            self.ledger.enqueue(name, _prompt_tokens(kept.req), _session(kept.req))
+            passed = 0 if before is None else before.passed(name)
+            self.ledger.enqueue(name, _prompt_tokens(kept.req), _session(kept.req), passed=passed)
         self._stir()
 
     def _follow(self, every: float) -> None:
         if _usable(self.controller) != self.ranks:
-            self._begin()
+            self._begin(self.ledger)
             return
         now = time.monotonic()
         if now - self._read_at < every:
@@ -459,7 +472,7 @@ class State:
         loads = self.controller.load_snapshot_reader.read_all()
         if not all(self._limits) and any(load.max_running_requests for load in loads):
             # The first snapshots that say how large the ranks are.
-            self._begin()
+            self._begin(self.ledger)
             return
         self._read(loads, absent_at)
         if self.settings.log_every and now - self._logged_at >= self.settings.log_every:
@@ -514,6 +527,11 @@ def _policy(settings: Settings) -> str:
     if settings.mode == "arrival":
         return settings.policy if settings.policy in BIND_ON_ARRIVAL else "level"
     return "level" if settings.policy.endswith(_LEARNS) else settings.policy
+
+
+def _room(settings: Settings) -> str | None:
+    """What is left free for growth where nobody sets it: nobody tells of ends, from which it is learned."""
+    return None if settings.kv_capacity_tokens == 0 else "6 % of KV tokens left free for growth"
 
 
 def _usable(controller: Any) -> list[int]:

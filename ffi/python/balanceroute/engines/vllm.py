@@ -28,6 +28,10 @@ engine has died. An engine that drains answers what comes late with an abort: of
 becomes an error, since to a client an abort looks like an empty answer. Held requests and the series of each
 rank are on vLLM's own `/metrics` page (:mod:`balanceroute.engines.series`).
 
+The router learns when requests end from what every engine's step brings, and leaves room for growth by it.
+vLLM tells of a preemption only with the request's next token, when it is over: until then its KV tokens are
+missing in what its rank reports, and that is all that is known.
+
 When vLLM's internals are not the expected ones, or the router fails, one message says so and vLLM decides as
 it always does; what is held then is sent. The Rust front end (`VLLM_USE_RUST_FRONTEND=1`) routes by itself
 and runs no Python plugin of this kind: the plugin says so and does nothing.
@@ -49,6 +53,7 @@ import balanceroute
 from . import vllm_ascend
 from .gate import Aborted, Gate
 from .hub import join, ledger_of
+from .memory import Memory
 from .policies import BIND_ON_ARRIVAL
 from .series import Series
 from .settings import Settings, at_start, say
@@ -57,10 +62,12 @@ from .vllm_internals import (
     Unsupported,
     capacity_of,
     check,
+    is_ours,
     max_tokens_of,
     prompt_tokens_of,
     session_of,
     slots_of,
+    tell_cancelled,
     wanted,
 )
 
@@ -179,8 +186,11 @@ class State:
             policy=settings.policy,
             kv_capacity_tokens=self.capacity,
             weights=settings.weights[client.engine_ranks_managed[0] :][:engines],
+            max_passed=settings.max_passed,
+            headroom_steps=settings.headroom_steps,
             share=share,
         )
+        self.memory = Memory.of(settings.learned_file, self.ledger.router, client.client_index == 0, logger)
         self.gate = Gate(self.ledger, settings.times, logger, lambda: self.give_up("cannot decide"))
         self.hub: asyncio.Task[None] | None = None
         self.first_rank = client.engine_ranks_managed[0]
@@ -202,6 +212,9 @@ class State:
         bound = f"{self.capacity} KV tokens" if self.capacity else "no bound on KV tokens"
         if not self.capacity and settings.kv_capacity_tokens is None:
             bound += " (vLLM tells none: BALANCEROUTE_KV_CAPACITY_TOKENS sets it)"
+        room = "room for growth as it is learned" if self.capacity else None
+        remembers = [] if self.memory is None else [self.memory.in_words()]
+        bound = ", ".join([bound, *settings.in_words(room), *remembers])
         say(
             logger,
             logging.INFO,
@@ -243,7 +256,7 @@ class State:
     def hold(self, client: Any, request: Any) -> Coroutine[Any, Any, int] | None:
         """Waits for a rank; None where vLLM chooses or the caller has chosen."""
         name = request.request_id
-        if not self.holding or not _is_ours(client, request) or name in self.ledger:
+        if not self.holding or not is_ours(client, request) or name in self.ledger:
             return None
         self.start(client)
         # Both tasks are started lazily by vLLM, and without them nothing would ever free a slot.
@@ -260,7 +273,7 @@ class State:
         if rank is not None and rank >= len(client.core_engines):
             # Its rank has left between the decision and now.
             rank = None
-        if rank is None and _is_ours(client, request) and name not in self.ledger:
+        if rank is None and is_ours(client, request) and name not in self.ledger:
             most = max_tokens_of(request)
             rank = self.ledger.place(name, prompt_tokens_of(request), session_of(request), max_tokens=most)
         if rank is not None:
@@ -295,6 +308,8 @@ class State:
         """Sends what is held while the engines still take it. vLLM shuts down from a thread of its own, and
         the loop goes on.
         """
+        if self.memory is not None:
+            self.memory.close()
         loop = self.loop
         if loop is None or not loop.is_running():
             self.holding = False
@@ -419,23 +434,12 @@ class State:
     def _show(self) -> None:
         self._show_at = None
         self.series.show(self.ledger.router.metrics(), self.ledger.follows)
+        if self.memory is not None:
+            self.memory.keep()
 
     def _report(self, rank: int, running: int, waiting: int, usage: float | None, age: float = 0.0) -> None:
         used = None if usage is None or not self.capacity else round(usage * self.capacity)
         self.ledger.report(rank, running=running, waiting=waiting, kv_used=used, age=age)
-
-
-def _is_ours(client: Any, request: Any) -> bool:
-    """Whether vLLM would choose freely among the ranks by load."""
-    name = request.request_id
-    return (
-        request.data_parallel_rank is None
-        and request.pooling_params is None
-        and not getattr(request, "resumable", False)
-        and not getattr(request, "abort_immediately", False)
-        and name not in client.reqs_in_flight
-        and name not in getattr(client, "streaming_reqs", ())
-    )
 
 
 def _state(client: Any, settings: Settings) -> State | None:
@@ -505,7 +509,7 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
                     return
                 except asyncio.CancelledError:
                     try:
-                        _tell_cancelled(self, name)
+                        tell_cancelled(self, name)
                     except Exception:
                         state.give_up("cannot tell vLLM of a cancelled request")
                     raise
@@ -520,17 +524,6 @@ def _patch_add(stock: Any, settings: Settings) -> Any:
         await stock(self, request)
 
     return add_request_async
-
-
-def _tell_cancelled(client: Any, name: str) -> None:
-    """vLLM registers a request before it sends it, and does not expect the sending to last until somebody
-    cancels it: it would remember it for ever.
-
-    Told that the engine has aborted it, it forgets it.
-    """
-    core = importlib.import_module("vllm.v1.engine")
-    output = core.EngineCoreOutput(request_id=name, new_token_ids=[], finish_reason=core.FinishReason.ABORT)
-    client.outputs_queue.put_nowait(core.EngineCoreOutputs(outputs=[output]))
 
 
 def _patch_abort(stock: Any, settings: Settings) -> Any:

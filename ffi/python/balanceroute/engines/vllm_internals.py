@@ -1,4 +1,6 @@
-"""What the vLLM plugin expects of vLLM's internals, whether they are so, and what it reads in them."""
+"""What the vLLM plugin expects of vLLM's internals, whether they are so, and what it reads in them and tells
+them.
+"""
 
 from __future__ import annotations
 
@@ -163,3 +165,27 @@ def max_tokens_of(request: Any) -> int | None:
 
 def session_of(request: Any) -> str | None:
     return getattr(request, "session_id", None)
+
+
+def is_ours(client: Any, request: Any) -> bool:
+    """Whether vLLM would choose freely among the ranks by load."""
+    name = request.request_id
+    return (
+        request.data_parallel_rank is None
+        and request.pooling_params is None
+        and not getattr(request, "resumable", False)
+        and not getattr(request, "abort_immediately", False)
+        and name not in client.reqs_in_flight
+        and name not in getattr(client, "streaming_reqs", ())
+    )
+
+
+def tell_cancelled(client: Any, name: str) -> None:
+    """vLLM registers a request before it sends it, and does not expect the sending to last until somebody
+    cancels it: it would remember it for ever.
+
+    Told that the engine has aborted it, it forgets it.
+    """
+    core = importlib.import_module("vllm.v1.engine")
+    output = core.EngineCoreOutput(request_id=name, new_token_ids=[], finish_reason=core.FinishReason.ABORT)
+    client.outputs_queue.put_nowait(core.EngineCoreOutputs(outputs=[output]))

@@ -343,3 +343,37 @@ def test_a_burst_that_takes_its_time_to_send_is_not_forgotten_half_way(make, clo
     controller.snapshots[0] = Snapshot(0, clock.value, 64, 0, 640, 1_000_000, 64)
     turns(controller, clock, 0.01)
     assert len(controller.sent[0]) == 64 and len(state.kept) == 36
+
+
+def test_what_was_learned_and_counted_outlives_ranks_that_come_or_go(make, clock):
+    controller, _ = full(make, clock)
+    state = plugin.state_of(controller)
+    # They name their rank, and do not wait.
+    for i in range(5):
+        controller.handle(Request(f"named{i}", [0] * 700, routed_dp_rank=1))
+    assert [state.ledger.passed(name) for name in state.kept] == [5, 5, 5]
+    learned = state.ledger.router.learned()
+    before = state.ledger
+    controller._active_workers = [1]
+    turns(controller, clock, 0.03)
+    assert state.ledger is not before and state.ledger.ranks == 1
+    assert [state.ledger.passed(name) for name in state.kept] == [5, 5, 5]
+    # And three that arrive, as it takes them.
+    assert len(state.ledger.router.learned()) == len(learned) + 3 * 8
+
+
+def test_the_line_at_the_start_says_what_holds(make, capsys, caplog):
+    make()
+    assert (
+        "mode step, policy level, 6 % of KV tokens left free for growth, "
+        "nobody is passed by more than 128 others a rank\n"
+    ) in capsys.readouterr().err
+    make(max_passed=64, headroom_steps=32, learned_file="somewhere")
+    said = capsys.readouterr().err
+    assert (
+        "mode step, policy level, 32 KV tokens a request left free for growth, "
+        "nobody is passed by more than 64 others\n"
+    ) in said
+    assert "nothing to keep in BALANCEROUTE_LEARNED_FILE" in caplog.text
+    make("arrival", kv_capacity_tokens=0)
+    assert "decides on arrival by F-score\n" in capsys.readouterr().err

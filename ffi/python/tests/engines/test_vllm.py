@@ -149,7 +149,10 @@ def test_without_vllm_or_with_a_wrong_setting_nothing_breaks(core, monkeypatch, 
 
 
 def test_one_line_at_start_says_what_is_on(mode, caplog, capsys):
-    line = "mode step, policy level, 4 ranks of 4 slots and 10000 KV tokens, front end 2 of 3"
+    line = (
+        "mode step, policy level, 4 ranks of 4 slots and 10000 KV tokens, room for growth as it is learned, "
+        "nobody is passed by more than 128 others a rank, front end 2 of 3"
+    )
     client = mode("step")(client_index=1, client_count=3)
     assert plugin.state_of(client) is not None
     # Nobody listens yet at this level.
@@ -529,6 +532,7 @@ def test_a_line_says_how_things_stand(mode, caplog):
     assert any(
         line.startswith("balanceroute: 1 held, KV tokens [1") and "2 placed" in line for line in lines
     ), lines
+    assert all(line.endswith("0 aborted, nobody passed by more than 0") for line in lines), lines
 
 
 every_version = pytest.mark.parametrize("shape", fake_vllm.SHAPES.values(), ids=fake_vllm.SHAPES.keys())
@@ -935,6 +939,8 @@ def test_held_requests_and_ranks_are_on_the_engines_own_page(mode, monkeypatch):
         # Nothing happens after that, and the last of it is shown.
         await until(lambda: 'balanceroute_load_tokens{worker="0"} 204.0' in page())
         assert 'balanceroute_running_requests{worker="1"} 2.0' in page()
+        assert "balanceroute_max_passed 256.0" in page()
+        assert "balanceroute_most_passed_waiting 0.0" in page()
         adds["r9"].cancel()
         await until(lambda: "balanceroute_held_requests 5.0" in page())
         try:
@@ -960,6 +966,105 @@ def test_what_another_front_end_counts_is_not_counted_twice():
     assert 'balanceroute_free_slots{worker="0"} 0.0' in page()
     # Of that each knows the whole.
     assert 'balanceroute_load_tokens{worker="0"} 500.0' in page()
+
+
+def test_who_is_passed_is_on_the_page():
+    router = balanceroute.Router([balanceroute.WorkerConfig(1)], policy="level")
+    router.adopt(1, 100, 0)
+    router.enqueue(2, 100)
+    router.step(0)
+    shown = series.Series()
+    for id in range(3, 8):
+        router.send(id, 10)
+    shown.show(router.metrics())
+    assert "balanceroute_most_passed_waiting 5.0" in page() and "balanceroute_max_passed 128.0" in page()
+    for id in (1, 3, 4, 5, 6, 7):
+        router.finish(id)
+    router.step(0)
+    shown.show(router.metrics())
+    assert "balanceroute_most_passed_waiting 0.0" in page() and "balanceroute_most_passed 5.0" in page()
+    # Who decides no more has nobody waiting.
+    router.enqueue(9, 100, passed=40)
+    shown.show(router.metrics())
+    assert "balanceroute_most_passed_waiting 40.0" in page()
+    shown.active(False)
+    assert "balanceroute_most_passed_waiting 0.0" in page()
+
+
+def test_the_bound_and_the_room_that_were_set_hold(mode, capsys):
+    async def main():
+        client = mode("step", max_passed=0, headroom_steps=7)(ranks=2, slots=2)
+        adds = {f"r{i}": asyncio.create_task(client.add_request_async(request(f"r{i}"))) for i in range(10)}
+        await until(lambda: len(client.reqs_in_flight) == 4)
+        router = plugin.state_of(client).ledger.router
+        assert router.metrics().max_passed == 0
+        assert [rank.kv_growth_tokens for rank in router.metrics().ranks] == [14, 14]
+        await drain(client, list(adds))
+        await asyncio.gather(*adds.values())
+        assert router.metrics().most_passed == 0
+        entered = [name for engine in client.engines for name, _, _ in engine.received]
+        assert sorted(entered[:2] + entered[5:7]) == ["r0", "r1", "r2", "r3"]
+
+    asyncio.run(main())
+    said = "7 KV tokens a request left free for growth, nobody is passed by more than 0 others, front end 1"
+    assert said in capsys.readouterr().err
+
+
+def test_what_was_learned_outlives_the_server(mode, tmp_path, capsys, caplog):
+    path = tmp_path / "learned"
+
+    def room(client):
+        ranks = plugin.state_of(client).ledger.router.metrics().ranks
+        return [rank.kv_growth_tokens for rank in ranks]
+
+    async def serve():
+        client = mode("step", learned_file=path)(ranks=2, slots=8, capacity=100_000)
+        names = [f"r{i}" for i in range(60)]
+        # Where all end alike none of those who have just begun is about to.
+        adds = [
+            asyncio.create_task(client.add_request_async(request(n, 400, 1 + i % 9)))
+            for i, n in enumerate(names)
+        ]
+        await asyncio.sleep(0.01)
+        await client.step()
+        first = room(client)
+        await drain(client, names)
+        await asyncio.gather(*adds)
+        client.shutdown()
+        return first
+
+    assert asyncio.run(serve()) == [6_000] * 2
+    assert f"keeps what it learns in {path}" in capsys.readouterr().err
+    before = path.read_bytes()
+    assert all(tokens < 6_000 for tokens in asyncio.run(serve()))
+    assert f"goes on from what {path} has learned" in capsys.readouterr().err
+    assert path.read_bytes() != before
+    # Another front end reads, and writes nothing.
+    before = path.read_bytes()
+    second = mode("step", learned_file=path)(client_index=1, client_count=2)
+    assert "goes on from" in capsys.readouterr().err
+    second.shutdown()
+    assert path.read_bytes() == before
+    # What means nothing is said once, and leaves everything else as it is.
+    path.write_bytes(before[:-3])
+    client = mode("step", learned_file=path)()
+    assert plugin.state_of(client) and caplog.text.count("nothing is learned from") == 1
+
+
+def test_what_a_request_may_generate_is_told(mode):
+    async def main():
+        client = mode("arrival")(ranks=1, slots=8, capacity=10_000)
+        limits = types.SimpleNamespace(max_tokens=3)
+        for i in range(8):
+            asked = request(f"r{i}", 900)
+            asked.sampling_params = limits if i % 2 else types.SimpleNamespace(max_tokens=9_990)
+            await client.add_request_async(asked)
+        ledger = plugin.state_of(client).ledger
+        most = [ledger.router.preempt_request(ledger._by_name[f"r{i}"]).max_tokens for i in range(8)]
+        # What no rank could hold would keep it from entering any.
+        assert most == [None, 3] * 4
+
+    asyncio.run(main())
 
 
 def test_without_prometheus_client_everything_else_works(mode, monkeypatch):
