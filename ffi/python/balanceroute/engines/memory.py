@@ -1,9 +1,9 @@
-"""What the traffic has taught, across restarts of an engine: a file that is read at the start, and written now
-and then and at the end.
+"""What the traffic has taught, across restarts of an engine: a file that is read at the start, and written
+now and then and at the end.
 
-What is in it is the router's (:meth:`balanceroute.Router.learned`): how long prompts and answers are, and when
-requests end. Without it a router begins with nothing and knows most of it when as many requests have ended as
-there are slots. Nothing here waits for a file but the start and the end.
+What is in it is the router's (:meth:`balanceroute.Router.learned`): how long prompts and answers are, and
+when requests end. Without it a router begins with nothing and knows most of it when as many requests have
+ended as there are slots. Nothing here waits for a file but the start and the end.
 """
 
 from __future__ import annotations

@@ -300,7 +300,10 @@ def test_a_disconnect_while_held_is_told_to_vllm(mode):
 def test_what_is_not_ours_to_choose(mode, name):
     async def main():
         client = mode(name)(ranks=4, slots=4)
-        ledger = lambda: plugin.state_of(client).ledger
+
+        def ledger():
+            return plugin.state_of(client).ledger
+
         await client.add_request_async(request("named", 3000, data_parallel_rank=3))
         assert client.engines[3].received == [("named", 3, 3000)] and ledger().tokens(3) == 3000
         # Pooling is vLLM's choice, and counted.
