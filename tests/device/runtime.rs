@@ -334,6 +334,14 @@ fn submissions_overlap_the_caller_and_are_collected_in_any_order() {
             assert_eq!(out, decide(&mut *cpu, &parts[1].batch()), "{name}");
             matches!(by, Decided::InsteadOfDevice(DeviceError::Ticket { .. }))
         });
+        // Nor for one in which somebody has been passed since.
+        let later = Parts::new(0).passed_again();
+        until(name, || {
+            let ticket = at(&mut *device).submit(&parts[0].batch());
+            let by = at(&mut *device).collect(ticket, &later.batch(), patience, &mut out);
+            assert_eq!(out, decide(&mut *cpu, &later.batch()), "{name}");
+            matches!(by, Decided::InsteadOfDevice(DeviceError::Ticket { .. }))
+        });
         drop(device);
         fake.assert_clean(name);
     }

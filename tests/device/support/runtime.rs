@@ -282,6 +282,13 @@ impl Parts {
         }
     }
 
+    /// The batch once its oldest request has been passed again.
+    pub(crate) fn passed_again(self) -> Self {
+        let mut requests: Vec<Request> = self.pool.iter().map(|(request, _)| request).collect();
+        requests[0].passed += 1;
+        Self { pool: Pool::from_requests(&requests).expect("valid"), ..self }
+    }
+
     pub(crate) fn batch(&self) -> Batch<'_> {
         let traffic = Traffic::new().prompts(2500, 1400).small_prompts(400).outputs(600);
         let mut draft = Batch::draft(&self.workers, &self.pool).traffic(traffic).pairs(Pairs {

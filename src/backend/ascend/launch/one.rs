@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::super::blob::{
-    self, AnswerError, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, Packing, Problem, Soc, Work,
+    self, AnswerError, DeviceColumn, DevicePick, ENTRY_COLUMNS, Kept, Packing, Problem, Soc, Source, Work,
 };
 use super::super::choice::Side;
 use super::super::device::MAX_IN_FLIGHT;
@@ -14,6 +14,7 @@ use super::super::result::DeviceError;
 use super::super::sys;
 use super::device::{Device, Mode, Transport};
 use super::{Launch, Outcome};
+use crate::rule::{LevelTerms, ProfileSpec};
 
 impl Device {
     /// The chip that batches are packed for; an error where the device cannot be used now.
@@ -223,18 +224,23 @@ impl fmt::Display for DeviceFailed {
 
 impl Error for DeviceFailed {}
 
-/// A hash of what a batch was packed from: plan, loads, and who was placed before.
+/// A hash of what a batch was packed from: plan, profiles, loads, who waits and how often each has been
+/// passed, and who was placed before. Terms of pairs are not in it: they are as much as all the rest.
 fn stamp(problem: &Problem<'_>) -> u64 {
     let mut stamp = 0xcbf2_9ce4_8422_2325u64;
     let mut mix = |value: i64| stamp = (stamp ^ value as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
     let (batch, plan) = (problem.batch, problem.plan);
     let (envelope, envelope_row) = problem.loads.envelopes();
-    mix(batch.waiting().len() as i64);
-    mix(i64::from(batch.waiting().ordered().now_step));
+    let waiting = batch.waiting().ordered();
+    mix(waiting.tokens.len() as i64);
+    for ((&tokens, &passed), &slot) in waiting.tokens.iter().zip(waiting.passed).zip(waiting.slots) {
+        mix(i64::from(tokens) << 40 ^ i64::from(passed) << 16 ^ i64::from(slot));
+    }
     mix(plan.unit);
     mix(plan.refill_tokens);
     mix(plan.age.linear.to_bits() as i64);
     mix(plan.age.quadratic.to_bits() as i64);
+    mix_profiles(&problem.source, &mut mix);
     mix(envelope);
     envelope_row.iter().copied().for_each(&mut mix);
     for worker in 0..batch.workers().len() {
@@ -249,6 +255,25 @@ fn stamp(problem: &Problem<'_>) -> u64 {
         mix(slot as i64);
     }
     stamp
+}
+
+/// Mixes in what the device computes profiles from.
+fn mix_profiles(source: &Source<'_>, mix: &mut impl FnMut(i64)) {
+    match source {
+        Source::Spec(ProfileSpec::Margin { slope, weight }) => [*slope, *weight].into_iter().for_each(mix),
+        Source::Spec(ProfileSpec::Level { drop_tokens }) => mix(*drop_tokens),
+        Source::Spec(ProfileSpec::Levels(terms)) => {
+            let LevelTerms { mean, least, base, fall, rises, reserve, reserve_knots } = *terms;
+            [mean, least, base, fall, reserve.0, reserve.1].into_iter().for_each(&mut *mix);
+            rises.iter().copied().for_each(&mut *mix);
+            reserve_knots.iter().flat_map(|knot| [knot.at_tokens, knot.weight]).for_each(mix);
+        }
+        Source::Spec(ProfileSpec::Lookahead { discounts, alpha, beta, .. }) => {
+            [*alpha, *beta].into_iter().for_each(|price| mix(price.to_bits() as i64));
+            discounts.iter().copied().for_each(mix);
+        }
+        Source::Fixed(_) => {}
+    }
 }
 
 /// Runs entries through a launcher. Where that fails, notes the error and returns false.
