@@ -372,7 +372,9 @@ pub enum ProfileSpec<'a> {
     Levels(LevelTerms<'a>),
 }
 
-/// What [`ProfileSpec::Levels`] is made of, on a uniform cluster; units are score units.
+/// What [`ProfileSpec::Levels`] is made of. Units are score units where tokens cost alike; elsewhere each
+/// counts times the worker's weight, rounded towards zero, and loads as the tokens that cost as much there,
+/// rounded down.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LevelTerms<'a> {
     /// The length wanted: `mean * (mean of the others - own) + least * (least of the others - own) + base`,

@@ -188,10 +188,14 @@ class Batch {
                  steps <= BR_MAX_STEPS && runs >= 1 && runs <= BR_MAX_RUNS && stride <= BR_MAX_STRIDE;
     bool tiles =
         tile >= BR_ENTRY_ALIGN && tile % BR_ENTRY_ALIGN == 0 && stride % BR_ENTRY_ALIGN == 0 && group >= 1;
-    bool kinds = mode <= BR_MODE_FIXED && order <= BR_ORDER_MOST_SLOTS && bonus_format <= BR_BONUS_F32 &&
-                 !(mode == BR_MODE_LEVEL && order == BR_ORDER_MATRIX && workers > 0) && unit >= 1 &&
-                 unit <= BR_GREATEST && max_picks <= BR_MAX_PICKS;
-    return sizes && tiles && kinds &&
+    bool level = mode == BR_MODE_LEVEL || mode == BR_MODE_LEVELS;
+    bool kinds = mode <= BR_MODE_LEVELS && order <= BR_ORDER_MOST_SLOTS && bonus_format <= BR_BONUS_F32 &&
+                 !(level && order == BR_ORDER_MATRIX) && unit >= 1 && unit <= BR_GREATEST &&
+                 max_picks <= BR_MAX_PICKS;
+    bool terms = mode != BR_MODE_LEVELS ||
+                 (workers + steps <= BR_MAX_KNOTS && U32(offsetof(BrHeader, terms_at)) != 0 &&
+                  U32(offsetof(BrHeader, levels_at)) != 0 && U32(offsetof(BrHeader, rises_at)) != 0);
+    return sizes && tiles && kinds && terms &&
            BR_UB_BYTES(stride, tile, bonus_format, flags) <= U32(offsetof(BrHeader, ub_bytes));
   }
 

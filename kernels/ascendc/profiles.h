@@ -41,8 +41,8 @@ class Profile {
   int64_t slope;
   int64_t losses; // the most that the knots can subtract
   int32_t knots;
-  int64_t at[BR_MAX_STEPS];
-  int64_t weight[BR_MAX_STEPS];
+  int64_t at[BR_MAX_KNOTS];
+  int64_t weight[BR_MAX_KNOTS];
 
  private:
   int64_t shortest_;
@@ -85,6 +85,9 @@ class Loads {
         envelope_row_[h] = envelopes.GetValue(h);
       }
     }
+    if (batch.mode == BR_MODE_LEVELS) {
+      LoadLevels(batch);
+    }
     runs_ = batch.Section<int64_t>(batch.U32(offsetof(BrHeader, runs_at)), batch.runs * (sizeof(BrRun) / 8));
     profile_stride_ = batch.U32(offsetof(BrHeader, profile_stride)) / 8;
     if (batch.mode == BR_MODE_FIXED) {
@@ -106,6 +109,9 @@ class Loads {
     case BR_MODE_LEVEL:
       FillLevel(worker, profile);
       break;
+    case BR_MODE_LEVELS:
+      FillLevels(worker, profile);
+      break;
     default:
       FillFixed(worker, run, profile);
       break;
@@ -122,6 +128,9 @@ class Loads {
       longest_tokens[worker] -= tokens + batch_->growth_tokens;
     }
     int64_t more = (tokens - refill_tokens_) * per_token;
+    if (batch_->mode == BR_MODE_LEVELS) {
+      MoveLevel(anticipated_[worker], anticipated_[worker] + more);
+    }
     anticipated_[worker] += more;
     anticipated_sum_ += more;
     if (cost[worker] > envelope) {
@@ -218,6 +227,84 @@ class Loads {
     profile.AddKnot(FloorDiv(others_max - own, per_token), others * per_token);
   }
 
+  __aicore__ inline void LoadLevels(const Batch &batch) {
+    terms_ = batch.Section<int64_t>(batch.U32(offsetof(BrHeader, terms_at)),
+                                    sizeof(BrLevelTerms) / 8 + batch.steps * (sizeof(BrKnot) / 8));
+    rises_ = batch.Section<int64_t>(batch.U32(offsetof(BrHeader, rises_at)), batch.workers);
+    GlobalTensor<int64_t> levels =
+        batch.Section<int64_t>(batch.U32(offsetof(BrHeader, levels_at)), batch.workers);
+    for (uint32_t at = 0; at < batch.workers; at++) {
+      levels_[at] = levels.GetValue(at);
+    }
+    token_cost_ = Term(offsetof(BrLevelTerms, token_cost));
+  }
+
+  __aicore__ inline int64_t Term(uint32_t offset) const { return terms_.GetValue(offset / 8); }
+
+  // Keeps the levels in order when one of them has changed.
+  __aicore__ inline void MoveLevel(int64_t from, int64_t to) {
+    uint32_t at = 0;
+    while (at + 1 < batch_->workers && levels_[at] != from) {
+      at++;
+    }
+    for (; at + 1 < batch_->workers && levels_[at + 1] > to; at++) {
+      levels_[at] = levels_[at + 1];
+    }
+    for (; at > 0 && levels_[at - 1] < to; at--) {
+      levels_[at] = levels_[at - 1];
+    }
+    levels_[at] = to;
+  }
+
+  // Units where a token costs so much.
+  __aicore__ inline int64_t Here(int64_t units, int64_t per_token) const {
+    return per_token == token_cost_ ? units : units * per_token / token_cost_;
+  }
+
+  __aicore__ inline void FillLevels(uint32_t worker, Profile &profile) const {
+    uint32_t others = batch_->workers - 1;
+    if (others == 0) {
+      return;
+    }
+    int64_t per_token = PerToken(worker), level = anticipated_[worker];
+    int64_t own = level - refill_tokens_ * per_token;
+    int64_t mean = FloorDiv(anticipated_sum_ - level, others);
+    int64_t least = levels_[others] == level ? levels_[others - 1] : levels_[others];
+    int64_t wanted = (Term(offsetof(BrLevelTerms, mean)) * FloorDiv(mean - own, per_token) +
+                      Term(offsetof(BrLevelTerms, least)) * FloorDiv(least - own, per_token) +
+                      Term(offsetof(BrLevelTerms, base)) + (INT64_C(1) << 15)) >>
+                     16;
+    int64_t token = Here(batch_->unit, per_token), slope = Term(offsetof(BrLevelTerms, reserve_slope));
+    profile.intercept = -wanted * token - Here(Term(offsetof(BrLevelTerms, reserve)), per_token);
+    profile.slope = token + Here(slope, per_token);
+    profile.AddKnot(wanted, token + Here(Term(offsetof(BrLevelTerms, fall)), per_token));
+    // An equal of its own level may stand for it.
+    int64_t before = Here(rises_.GetValue(0), per_token);
+    uint32_t higher = 0;
+    bool met_own = false;
+    for (uint32_t at = 0; at < batch_->workers; at++) {
+      if (!met_own && levels_[at] == level) {
+        met_own = true;
+        continue;
+      }
+      higher++;
+      int64_t next = Here(rises_.GetValue(higher), per_token);
+      if (before > next) {
+        int64_t gap = levels_[at] - own;
+        profile.AddKnot(per_token == 1 ? gap : FloorDiv(gap, per_token), before - next);
+      }
+      before = next;
+    }
+    before = Here(slope, per_token);
+    for (uint32_t knot = 0; knot < batch_->steps; knot++) {
+      uint32_t at = sizeof(BrLevelTerms) / 8 + knot * (sizeof(BrKnot) / 8);
+      slope -= terms_.GetValue(at + offsetof(BrKnot, weight) / 8);
+      int64_t next = Here(slope, per_token);
+      profile.AddKnot(terms_.GetValue(at), before - next);
+      before = next;
+    }
+  }
+
   __aicore__ inline void FillFixed(uint32_t worker, uint32_t run, Profile &profile) const {
     uint64_t from = static_cast<uint64_t>(worker * batch_->runs + run) * profile_stride_;
     profile.intercept = profiles_.GetValue(from + offsetof(BrProfile, intercept) / 8);
@@ -234,6 +321,8 @@ class Loads {
   GlobalTensor<int64_t> workers_;
   GlobalTensor<int64_t> runs_;
   GlobalTensor<int64_t> profiles_;
+  GlobalTensor<int64_t> terms_;
+  GlobalTensor<int64_t> rises_;
   GlobalTensor<int32_t> rows_;
   GlobalTensor<int32_t> weights_;
   uint32_t row_stride_;
@@ -245,7 +334,9 @@ class Loads {
   int64_t f_weight_;
   int64_t dearest_;
   int64_t anticipated_sum_;
+  int64_t token_cost_;
   int64_t anticipated_[BR_MAX_WORKERS];
+  int64_t levels_[BR_MAX_WORKERS]; // all of them, greatest first: LEVELS
   int64_t envelope_row_[BR_MAX_STEPS];
 };
 

@@ -12,8 +12,9 @@
  *   policy                                    mode        order         what stays on the host
  *   exact                                     F           MATRIX        repair
  *   exact-survival, exact-oracle              LOOKAHEAD   MATRIX        repair
- *   level, level-exactmatch, level-oracle     LEVEL       LEAST_LOADED  load offsets (predicted ends),
- *                                                                       reservations, repair
+ *   level, level-exactmatch, level-oracle     LEVELS      LEAST_LOADED  repair
+ *     with predicted ends, or before any
+ *     request has ended                       LEVEL       LEAST_LOADED  load offsets (predicted ends), repair
  *   br0; brh-* without a projection           F           MOST_SLOTS    stage 2, from stop_open_slots on
  *   brh-* with a projection                   LOOKAHEAD   MOST_SLOTS    stage 2
  *   least-kv, sglang-*, vllm-*, jsq,
@@ -22,9 +23,14 @@
  *   any other rule in matrix order            FIXED       (none)        all but the first columns
  *
  * The host keeps a batch, and the CPU decides it, when the plan places the longest first (nothing is scored),
- * when a judge chooses among several requests (rollout-oracle), when the rule has no profile spec, or when
- * the batch exceeds a limit below. Each has a typed reason. The CPU also decides when the device answers
- * anything but BR_STATUS_OK.
+ * when a judge chooses among several requests (rollout-oracle), when the rule has no profile spec, when it
+ * seeks the best pair (MATRIX) by LEVEL or LEVELS, or when the batch exceeds a limit below. Each has a typed
+ * reason. The CPU also decides when the device answers anything but BR_STATUS_OK.
+ *
+ * Ages
+ * ----
+ * An age says how often a request had been passed as the step began. What the step itself admits passes
+ * others from the next step on. So no admission changes an age here; the host packs all of them anew.
  *
  * Numbers
  * -------
@@ -81,7 +87,7 @@
 #endif
 
 #define BR_MAGIC 0x314b5242u /* "BRK1" in memory */
-#define BR_VERSION 2u
+#define BR_VERSION 3u
 
 /* Kernel entries, and what the model's shared library exports (kernels/model/model.h). */
 #define BR_ENTRY_COLUMNS "balanceroute_columns"
@@ -92,7 +98,8 @@
 /* Limits of the device; the host keeps larger batches. */
 #define BR_MAX_REQUESTS 4096u /* N, entries without padding */
 #define BR_MAX_WORKERS 256u   /* G */
-#define BR_MAX_STEPS 129u     /* H + 1, and knots of one profile */
+#define BR_MAX_STEPS 129u     /* H + 1 */
+#define BR_MAX_KNOTS (BR_MAX_WORKERS + 16u) /* of one profile */
 #define BR_MAX_RUNS 16u       /* survival classes in use, plus one for none */
 #define BR_MAX_BATCHES 1024u
 #define BR_MAX_RESCORED 512u
@@ -114,6 +121,8 @@
                                 run */
 #define BR_MODE_LEVEL 2u     /* knots at the wanted length and at the others' greatest anticipated load */
 #define BR_MODE_FIXED 3u     /* profiles from the host, one per (worker, run); columns only */
+#define BR_MODE_LEVELS 4u    /* knots at the wanted length, at the anticipated load of each of the others, and
+                                at the knots of BrLevelTerms */
 
 /* Which worker is next (BrHeader.order). */
 #define BR_ORDER_MATRIX 0u       /* greatest score, then least load, then lowest index; F, LOOKAHEAD only */
@@ -178,7 +187,7 @@ typedef struct BrHeader {
   uint32_t bonus_format;
   uint32_t requests; /* entries without padding, at most BR_MAX_REQUESTS */
   uint32_t workers;
-  uint32_t steps; /* knots of LOOKAHEAD; knot slots of each profile of FIXED; else 0 */
+  uint32_t steps; /* knots of LOOKAHEAD and of BrLevelTerms; knot slots of each profile of FIXED; else 0 */
   uint32_t runs;  /* at least 1 */
   uint32_t stride; /* entries of each plane: the end of the last run, a multiple of BR_ENTRY_ALIGN */
   uint32_t tile;   /* entries of bonuses and words that are loaded at once, a multiple of BR_ENTRY_ALIGN */
@@ -215,7 +224,11 @@ typedef struct BrHeader {
   uint32_t out_columns_at; /* per worker BrColumn[runs], column_stride apart */
   uint32_t column_stride;  /* bytes, a multiple of BR_BLOCK_BYTES */
   uint32_t out_picks_at;   /* BrPick[max_picks] */
-  uint32_t reserved[9];
+  uint32_t terms_at;       /* BrLevelTerms and BrKnot[steps]: LEVELS */
+  uint32_t levels_at;      /* int64_t[workers], anticipated loads, the greatest first: LEVELS */
+  uint32_t rises_at;       /* int64_t[workers], units that a token costs while k others lie higher, for each
+                              k from 0 on; falling to 0: LEVELS */
+  uint32_t reserved[6];
 } BrHeader;
 
 /* A worker after the host's placements. */
@@ -236,6 +249,28 @@ typedef struct BrRun {
   int64_t slope; /* LOOKAHEAD: units per token and cost per token */
   uint32_t reserved[4];
 } BrRun;
+
+/* LEVELS: what profiles are made of; the knots of the reserve follow. Units are those on a worker whose token
+ * costs token_cost; on another one they count times the cost of its token over token_cost, towards zero. With
+ * the anticipated loads of the others, and own the worker's without the refill of the slot to be filled:
+ *
+ *   wanted   = (mean * tokens(mean of the others - own) + least * tokens(least of the others - own) + base
+ *               + 2^15) >> 16
+ *   score(s) = (unit + reserve_slope) * s - unit * wanted - reserve - (unit + fall) * max(0, s - wanted)
+ *              - sum over the others, the highest first, k = 0, 1, ...:
+ *                (rises[k] - rises[k + 1]) * max(0, s - tokens(load - own))
+ *              - sum over the knots of the reserve: weight * max(0, s - at_tokens)
+ */
+typedef struct BrLevelTerms {
+  int64_t mean;
+  int64_t least;
+  int64_t base;
+  int64_t fall;
+  int64_t reserve;       /* units that a request of length zero costs */
+  int64_t reserve_slope; /* and what each token gives back before the first knot */
+  int64_t token_cost;    /* cost units, at least 1 */
+  uint32_t reserved[2];
+} BrLevelTerms;
 
 /* FIXED: the head of a profile; its knots follow. */
 typedef struct BrProfile {
@@ -287,6 +322,7 @@ BR_LAYOUT(sizeof(BrWorker) == 64);
 BR_LAYOUT(offsetof(BrWorker, open_slots) == 40);
 BR_LAYOUT(sizeof(BrRun) == 32);
 BR_LAYOUT(offsetof(BrRun, slope) == 8);
+BR_LAYOUT(sizeof(BrLevelTerms) == 64);
 BR_LAYOUT(sizeof(BrProfile) == 32);
 BR_LAYOUT(sizeof(BrKnot) == 16);
 BR_LAYOUT(sizeof(BrOut) == 64);

@@ -261,7 +261,7 @@ impl Rule for Level {
             return Some(ProfileSpec::Margin { slope: 1, weight: batch.workers().len() as i64 });
         }
         if self.terms.are_on() {
-            return batch.is_uniform().then(|| ProfileSpec::Levels(self.terms.spec()));
+            return Some(ProfileSpec::Levels(self.terms.spec()));
         }
         Some(ProfileSpec::Level { drop_tokens: self.drop_tokens })
     }

@@ -138,7 +138,7 @@ impl PoolTerms {
         self.reserve_knots.push(Knot { at_tokens: end, weight: slope.unwrap_or(0) });
     }
 
-    /// The terms as data, for a uniform cluster.
+    /// The terms as data.
     pub(crate) fn spec(&self) -> LevelTerms<'_> {
         let [mean, least, base] = self.wanted;
         LevelTerms {

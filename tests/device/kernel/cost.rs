@@ -1,7 +1,11 @@
 //! What a launch of the device kernel costs, on paper: counted on the model, compared with formulas and with
 //! the table in `kernels/README.md`. Nothing here is a time measured on a device.
 
-use super::sheet::{LAUNCH_US, Shape, TILE, Times, run};
+use balanceroute::backend::BackendKind;
+use balanceroute::policy::{self, Parameters};
+use balanceroute::{Assignment, Traffic};
+
+use super::sheet::{Cost, Drawn, LAUNCH_US, Shape, TILE, Times, open, run};
 use super::support::{model, root};
 
 const SHAPES: [Shape; 8] = [
@@ -86,6 +90,50 @@ fn the_table_in_the_readme_is_what_the_model_counts() {
             link,
             floor,
             look,
+            likely,
+            LAUNCH_US[0] + link + likely,
+        );
+        println!("{row}");
+        if !readme.contains(&row) {
+            missing.push(row);
+        }
+    }
+    assert!(missing.is_empty(), "kernels/README.md lacks:\n{}", missing.join("\n"));
+}
+
+/// level with the terms of the pool: a knot for each of the others, a few more, one column a pick.
+#[test]
+fn the_table_of_level_is_what_the_model_counts() {
+    let library = model::plain_copy("cost of level");
+    let readme = std::fs::read_to_string(root("kernels/README.md")).expect("a README");
+    let mut missing = Vec::new();
+    for (n, g, k) in [(512, 64, 8), (512, 64, 63), (1024, 144, 8), (1024, 144, 143), (4096, 256, 8)] {
+        let shape = Shape { n, g, h: 0, k };
+        let drawn = Drawn::new(shape, false);
+        let batch = drawn.batch_in(Traffic::new().prompts(2_500, 1_500).outputs(600));
+        let (model, tally) = open(&library);
+        let mut parameters = Parameters::new().backend(BackendKind::Cpu);
+        parameters.level.repair_rounds = 0;
+        let mut device = policy::build_on("level", &parameters, Box::new(model)).expect("a policy");
+        let mut host = policy::build("level", &parameters).expect("a policy");
+        let (mut found, mut expected) = (Assignment::new(), Assignment::new());
+        device.decide(&batch, &mut found);
+        host.decide(&batch, &mut expected);
+        assert_eq!(found, expected);
+        let tally = tally.lock().expect("no panic");
+        assert_eq!(tally.decided, 1, "{tally:?}");
+        let cost = Cost::of(&tally);
+        assert_eq!(cost.scored, k as u64, "one column a pick");
+        let Times { link, likely, .. } = Times::of(&cost, shape);
+        let row = format!(
+            "| {n}, {g}, {k} | {} KiB | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} |",
+            cost.input_bytes.div_ceil(1024),
+            cost.greedy.vector_instructions,
+            cost.greedy.vector_repeats,
+            cost.greedy.barriers + cost.greedy.events,
+            cost.greedy.scalar_gm_reads,
+            tally.rescored,
+            link,
             likely,
             LAUNCH_US[0] + link + likely,
         );

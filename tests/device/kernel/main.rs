@@ -6,6 +6,7 @@
 //! own checks: a launch that does what a device would punish fails.
 
 mod cost;
+mod levels;
 #[path = "../../support/parts.rs"]
 mod parts;
 mod seeded;
@@ -243,6 +244,7 @@ fn the_layout_is_that_of_the_header() {
         ("BR_MAX_REQUESTS", blob::MAX_REQUESTS),
         ("BR_MAX_WORKERS", blob::MAX_WORKERS),
         ("BR_MAX_STEPS", blob::MAX_STEPS),
+        ("BR_MAX_KNOTS", blob::MAX_KNOTS),
         ("BR_MAX_RUNS", blob::MAX_RUNS),
         ("BR_MAX_BATCHES", blob::MAX_BATCHES),
         ("BR_BLOB_ALIGN", blob::BLOB_ALIGN),
@@ -639,6 +641,7 @@ fn a_header_that_is_not_this_kernels_is_refused() {
     for (word, value, status) in [
         (0, 7, 0),
         (1, 1, 0),
+        (2, 5, 3),
         (2, 4, 3),
         (2, 3, 3),
         (3, 3, 3),

@@ -390,6 +390,41 @@ const BUGS: &[Bug] = &[
         "int64_t more = tokens * per_token;",
         By::Host("its score is another"),
     ),
+    bug(
+        "levels stay where they were",
+        "profiles.h",
+        "MoveLevel(anticipated_[worker], anticipated_[worker] + more);",
+        "",
+        By::Model("of a global tensor of"),
+    ),
+    bug(
+        "lowest of all and not of the others",
+        "profiles.h",
+        "levels_[others] == level ? levels_[others - 1] : levels_[others];",
+        "levels_[others];",
+        By::Host("its score is another"),
+    ),
+    bug(
+        "last knot of the reserve left out",
+        "profiles.h",
+        "knot < batch_->steps; knot++",
+        "knot + 1 < batch_->steps; knot++",
+        By::Host("its score is another"),
+    ),
+    bug(
+        "rise of one lower",
+        "profiles.h",
+        "int64_t before = Here(rises_.GetValue(0), per_token);",
+        "int64_t before = Here(rises_.GetValue(1), per_token);",
+        By::Host("its score is another"),
+    ),
+    bug(
+        "prices of another weight",
+        "profiles.h",
+        "return per_token == token_cost_ ? units : units * per_token / token_cost_;",
+        "return units;",
+        By::Host("its score is another"),
+    ),
 ];
 
 const FILES: [&str; 6] = ["balanceroute.cpp", "greedy.h", "columns.h", "profiles.h", "common.h", "tiling.h"];

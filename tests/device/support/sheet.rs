@@ -89,9 +89,12 @@ impl Drawn {
     }
 
     pub fn batch(&self) -> Batch<'_> {
+        self.batch_in(Traffic::new().prompts(0, 0))
+    }
+
+    pub fn batch_in(&self, traffic: Traffic) -> Batch<'_> {
         let pairs = Pairs { bonus_half_tokens: &self.bonus, eligible: &self.eligible, ..Pairs::default() };
-        let draft =
-            Batch::draft(&self.workers, &self.pool).traffic(Traffic::new().prompts(0, 0)).pairs(pairs);
+        let draft = Batch::draft(&self.workers, &self.pool).traffic(traffic).pairs(pairs);
         let draft = if self.h > 0 { draft.projection(self.h, &self.rows) } else { draft };
         draft.check().expect("valid")
     }

@@ -8,7 +8,7 @@ pub const ENTRY_COLUMNS: &str = "balanceroute_columns";
 /// The entry that picks, one block for each batch.
 pub const ENTRY_GREEDY: &str = "balanceroute_greedy";
 /// Version of the layout; a kernel refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// First word of a launch, of each batch and of each answer.
 pub const MAGIC: u32 = 0x314b_5242;
 /// Blobs, and the batches in them, begin at multiples of this many bytes.
@@ -17,8 +17,10 @@ pub const BLOB_ALIGN: usize = 64;
 pub const MAX_REQUESTS: usize = 4096;
 /// Most workers.
 pub const MAX_WORKERS: usize = 256;
-/// Most knots of a profile, `H + 1`.
+/// Most projected steps, `H + 1`, each a knot.
 pub const MAX_STEPS: usize = 129;
+/// Most knots of a profile: one for each of the others, and a few.
+pub const MAX_KNOTS: usize = MAX_WORKERS + 16;
 /// Most survival classes in use, plus one.
 pub const MAX_RUNS: usize = 16;
 /// Most batches of one launch.
@@ -39,6 +41,7 @@ pub(super) const MODE_F: u32 = 0;
 pub(super) const MODE_LOOKAHEAD: u32 = 1;
 pub(super) const MODE_LEVEL: u32 = 2;
 pub(super) const MODE_FIXED: u32 = 3;
+pub(super) const MODE_LEVELS: u32 = 4;
 // How bonuses are stored.
 pub(super) const BONUS_NONE: u32 = 0;
 pub(super) const BONUS_F16: u32 = 1;
@@ -161,7 +164,8 @@ layout! {
         runs_at: u32, weights_at: u32, weight_stride: u32, tokens_at: u32, ages_at: u32,
         arrivals_at: u32, words_at: u32, bonus_at: u32, profiles_at: u32, profile_stride: u32,
         out_bytes: u32, out_columns_at: u32, column_stride: u32, out_picks_at: u32,
-        reserved: [u32; 9],
+        terms_at: u32, levels_at: u32, rises_at: u32,
+        reserved: [u32; 6],
     }
 
     /// A worker after the host's placements.
@@ -172,6 +176,12 @@ layout! {
 
     /// A run: the entries of one survival class.
     struct Run = "BrRun", 32 { from: u32, count: u32, slope: i64, reserved: [u32; 4] }
+
+    /// What profiles that follow the loads of all others are made of; knots of the reserve follow.
+    struct LevelTermsBytes = "BrLevelTerms", 64 {
+        mean: i64, least: i64, base: i64, fall: i64, reserve: i64, reserve_slope: i64, token_cost: i64,
+        reserved: [u32; 2],
+    }
 
     /// The head of a profile that the host computed.
     struct ProfileHead = "BrProfile", 32 { intercept: i64, slope: i64, knots: u32, reserved: [u32; 3] }

@@ -19,8 +19,8 @@ use thiserror::Error;
 
 pub use answer::AnswerError;
 pub use layout::{
-    BLOB_ALIGN, ENTRY_COLUMNS, ENTRY_GREEDY, FIELDS, MAGIC, MAX_BATCHES, MAX_REQUESTS, MAX_RUNS, MAX_STEPS,
-    MAX_WORKERS, SIZES, VERSION, launch_head_bytes, write_launch_head,
+    BLOB_ALIGN, ENTRY_COLUMNS, ENTRY_GREEDY, FIELDS, MAGIC, MAX_BATCHES, MAX_KNOTS, MAX_REQUESTS, MAX_RUNS,
+    MAX_STEPS, MAX_WORKERS, SIZES, VERSION, launch_head_bytes, write_launch_head,
 };
 
 use layout::{FLAG_COLUMNS_READY, Header, MODE_FIXED, NOBODY, Run};
@@ -41,7 +41,9 @@ pub enum Kept {
     /// The rule gives no [`ProfileSpec`], from which the device could compute profiles.
     #[error("the device cannot compute this rule's profiles")]
     NoProfileSpec,
-    /// Profiles bend at the load of every other worker, which the device does not keep in order.
+    /// Every admission changes all profiles that follow the loads of all others, so the device seeks no best
+    /// pair by them.
+    #[error("the device seeks no best pair by profiles that follow the loads of all others")]
     Levels,
     /// A judge on the host chooses among the best requests.
     #[error("the rule chooses among several requests on the host")]

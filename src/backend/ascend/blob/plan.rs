@@ -5,8 +5,8 @@ use half::f16;
 
 use super::layout::*;
 use super::{Kept, Packing, Problem, Soc, Source};
-use crate::batch::{Batch, Bonuses, Request};
-use crate::rule::{Order, ProfileSpec, step_weights};
+use crate::batch::{Batch, Bonuses, Request, WEIGHT_ONE};
+use crate::rule::{LevelTerms, Order, ProfileSpec, step_weights};
 use crate::score::Profile;
 
 /// The bits of a half without its sign.
@@ -55,6 +55,9 @@ impl Packing {
         self.gather(problem, &mut header)?;
         let per_token = problem.loads.dearest_token();
         let steepest = self.profile(problem, &mut header)?;
+        if header.order == 0 && matches!(header.mode, MODE_LEVEL | MODE_LEVELS) {
+            return Err(Kept::Levels);
+        }
         limit("knots of a profile", MAX_STEPS, header.steps as usize)?;
 
         self.open.clear();
@@ -212,7 +215,7 @@ impl Packing {
                 header.drop_tokens = drop_tokens;
                 Ok(i64::from(header.workers) + 3)
             }
-            Source::Spec(ProfileSpec::Levels(_)) => Err(Kept::Levels),
+            Source::Spec(ProfileSpec::Levels(terms)) => levels(problem, &terms, header),
             Source::Spec(ProfileSpec::Lookahead { discounts, alpha, beta, .. }) => {
                 header.mode = MODE_LOOKAHEAD;
                 let steps = discounts.len().min(envelope_row.len());
@@ -258,6 +261,27 @@ impl Packing {
             }
         }
     }
+}
+
+/// Notes that profiles follow the loads of all others; returns the greatest sum of slope and weights per cost
+/// unit.
+fn levels(problem: &Problem<'_>, terms: &LevelTerms<'_>, header: &mut Header) -> Result<i64, Kept> {
+    let workers = header.workers as usize;
+    if problem.loads.view(0).levels.len() != workers || terms.rises.len() != workers {
+        return Err(Kept::NoProfileSpec);
+    }
+    header.mode = MODE_LEVELS;
+    header.steps = terms.reserve_knots.len() as u32;
+    limit("knots of a profile", MAX_KNOTS, workers + terms.reserve_knots.len())?;
+    let knots = terms.reserve_knots.iter().map(|knot| knot.weight);
+    let parts = [header.unit, header.unit, terms.fall, terms.rises[0], terms.reserve.1];
+    let sum = parts.into_iter().chain(knots).map(i64::saturating_abs).fold(0, i64::saturating_add);
+    Ok((sum / token_cost(problem.batch)).saturating_add(1))
+}
+
+/// Cost units of a token on a worker of weight 1.
+pub(super) fn token_cost(batch: &Batch<'_>) -> i64 {
+    if batch.is_uniform() { 1 } else { WEIGHT_ONE }
 }
 
 /// Whether half precision holds a whole number exactly: the last 13 bits of single precision are zero then.
@@ -308,6 +332,11 @@ fn place_sections(header: &mut Header) {
         header.envelope_at = section(steps * 8);
         header.rows_at = section(workers * header.row_stride as usize);
         header.weights_at = section(runs * header.weight_stride as usize);
+    }
+    if header.mode == MODE_LEVELS {
+        header.terms_at = section(size_of::<LevelTermsBytes>() + steps * size_of::<KnotBytes>());
+        header.levels_at = section(workers * 8);
+        header.rises_at = section(workers * 8);
     }
     if header.mode == MODE_FIXED {
         let bytes = size_of::<ProfileHead>() + steps * size_of::<KnotBytes>();

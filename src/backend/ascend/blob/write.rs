@@ -1,10 +1,12 @@
 //! Writing a planned batch as the bytes that the kernel reads.
 
 use super::layout::*;
-use super::plan::{half_bits, whole_half};
-use super::{Packing, Problem};
+use super::plan::{half_bits, token_cost, whole_half};
+use super::{Packing, Problem, Source};
 use crate::batch::{Batch, Bonuses};
 use crate::pool::PoolSlot;
+use crate::rule::{LevelTerms, ProfileSpec};
+use crate::score::Knot;
 
 /// Entries whose terms per pair are written together.
 const TOGETHER: usize = 32;
@@ -38,16 +40,16 @@ impl Packing {
         if header.mode == MODE_LOOKAHEAD {
             self.write_lookahead(problem, bytes);
         }
+        if let Source::Spec(ProfileSpec::Levels(terms)) = &problem.source {
+            self.write_levels(problem, terms, bytes);
+        }
         if header.mode == MODE_FIXED {
             for (index, profile) in self.profiles.iter().enumerate() {
                 let into = &mut bytes[at(header.profiles_at) + index * at(header.profile_stride)..];
                 let (intercept, slope, knots) =
                     (profile.intercept, profile.slope, profile.knots.len() as u32);
                 ProfileHead { intercept, slope, knots, reserved: [0; 3] }.put(into);
-                for (index, knot) in profile.knots.iter().enumerate() {
-                    KnotBytes { at_tokens: knot.at_tokens, weight: knot.weight }
-                        .put(&mut into[size_of::<ProfileHead>() + index * size_of::<KnotBytes>()..]);
-                }
+                put_knots(&profile.knots, &mut into[size_of::<ProfileHead>()..]);
             }
         }
         for (entry, &(slot, arrival)) in self.entries.iter().enumerate() {
@@ -93,6 +95,31 @@ impl Packing {
                 for (into, &tokens) in bytes[from..].chunks_exact_mut(4).zip(&row[..steps]) {
                     into.copy_from_slice(&(tokens as u32).to_le_bytes());
                 }
+            }
+        }
+    }
+
+    /// Writes what profiles that follow the loads of all others are made of.
+    fn write_levels(&self, problem: &Problem<'_>, terms: &LevelTerms<'_>, bytes: &mut [u8]) {
+        let header = &self.header;
+        let into = &mut bytes[header.terms_at as usize..];
+        LevelTermsBytes {
+            mean: terms.mean,
+            least: terms.least,
+            base: terms.base,
+            fall: terms.fall,
+            reserve: terms.reserve.0,
+            reserve_slope: terms.reserve.1,
+            token_cost: token_cost(problem.batch),
+            reserved: [0; 2],
+        }
+        .put(into);
+        put_knots(terms.reserve_knots, &mut into[size_of::<LevelTermsBytes>()..]);
+        for (section, column) in
+            [(header.levels_at, problem.loads.view(0).levels), (header.rises_at, terms.rises)]
+        {
+            for (into, value) in bytes[section as usize..].chunks_exact_mut(8).zip(column) {
+                into.copy_from_slice(&value.to_le_bytes());
             }
         }
     }
@@ -154,5 +181,11 @@ impl Packing {
                 }
             }
         }
+    }
+}
+
+fn put_knots(knots: &[Knot], bytes: &mut [u8]) {
+    for (into, knot) in bytes.chunks_exact_mut(size_of::<KnotBytes>()).zip(knots) {
+        KnotBytes { at_tokens: knot.at_tokens, weight: knot.weight }.put(into);
     }
 }
