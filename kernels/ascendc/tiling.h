@@ -24,8 +24,8 @@
  *
  * The host keeps a batch, and the CPU decides it, when the plan places the longest first (nothing is scored),
  * when a judge chooses among several requests (rollout-oracle), when the rule has no profile spec, when it
- * seeks the best pair (MATRIX) by LEVEL or LEVELS, or when the batch exceeds a limit below. Each has a typed reason. The CPU also decides when the device answers
- * anything but BR_STATUS_OK.
+ * seeks the best pair (MATRIX) by LEVEL or LEVELS, or when the batch exceeds a limit below. Each has a typed
+ * reason. The CPU also decides when the device answers anything but BR_STATUS_OK.
  *
  * Ages
  * ----

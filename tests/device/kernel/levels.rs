@@ -1,6 +1,6 @@
-//! level with the terms of the pool, whose profiles bend at the load of every other worker: rules of the test's
-//! own, the largest profiles that the device holds, and sequences of steps, in which being passed makes
-//! requests older.
+//! level with the terms of the pool, whose profiles bend at the load of every other worker: rules of the
+//! test's own, the largest profiles that the device holds, and sequences of steps, in which being passed
+//! makes requests older.
 
 use std::sync::{Arc, Mutex};
 

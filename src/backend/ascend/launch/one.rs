@@ -224,8 +224,8 @@ impl fmt::Display for DeviceFailed {
 
 impl Error for DeviceFailed {}
 
-/// A hash of what a batch was packed from: plan, profiles, loads, who waits and has been passed how often, and
-/// who was placed before. Terms of pairs are not in it: they are as much as all the rest.
+/// A hash of what a batch was packed from: plan, profiles, loads, who waits and how often each has been
+/// passed, and who was placed before. Terms of pairs are not in it: they are as much as all the rest.
 fn stamp(problem: &Problem<'_>) -> u64 {
     let mut stamp = 0xcbf2_9ce4_8422_2325u64;
     let mut mix = |value: i64| stamp = (stamp ^ value as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
