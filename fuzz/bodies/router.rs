@@ -694,8 +694,8 @@ impl World {
             let found = &workers[place];
             assert_eq!(number, found.dispatches + u64::from(*count), "numbers have no gap");
             let given_back = silent.get(&worker).copied().unwrap_or(0);
-            // What is lent changes with the time, and an empty worker may have been kept for one long request;
-            // but never is it more than the worker has.
+            // What is lent changes with the time, and an empty worker may have been kept for one long
+            // request; but never is it more than the worker has.
             let slots = self.router.worker_config(worker).expect("there").slots;
             let is_sure = whole && (found.running > 0 || found.kv_capacity_tokens.is_none());
             let free_slots = if is_sure { found.free_slots } else { slots.saturating_sub(found.running) };

@@ -16,8 +16,8 @@ use crate::account::{PreemptionCost, WorkerConfig};
 use crate::forecast::Lifetimes;
 use crate::forecast::ruin::{Lives, ln};
 
-/// Room is made anew once in two to the power of this many steps, since requests are older, where nobody comes
-/// or goes.
+/// Room is made anew once in two to the power of this many steps, since requests are older, where nobody
+/// comes or goes.
 const REFRESH_EXPONENT: u32 = 4;
 /// And where room turns nobody away.
 const ROOMY_EXPONENT: u32 = 7;
