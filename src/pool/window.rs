@@ -56,7 +56,7 @@ impl Pool {
             let since_ms = dates.since_ms(waiting).min(now_ms);
             now_ms - since_ms >= after_ms
         };
-        self.candidates.mark(|waiting| is_first(waiting, &is_old), &mut leaves);
+        self.candidates.mark(|waiting| is_first(waiting, is_old), &mut leaves);
         self.queue.mark_first(is_old, leaves);
     }
 
