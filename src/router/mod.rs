@@ -82,6 +82,7 @@
 //! standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever
 //! decides anything.
 
+mod classes;
 mod clock;
 mod config;
 mod error;
@@ -111,6 +112,7 @@ pub use self::plan::{Dispatch, Finished, Placement, Plan, ReturnReason, Returned
 pub use self::traffic::TrafficMeter;
 pub use crate::account::{PreemptionCost, ReportCounts, Share, Verdict, WorkerConfig, WorkerReport};
 
+use self::classes::Credits;
 use self::clock::Clock;
 use self::explain::Explainer;
 use self::forecast_state::ForecastState;
@@ -166,8 +168,12 @@ pub struct Router {
     passed_over: Option<WaitReason>,
     /// Who had been passed by so many went first in it.
     max_passed: Option<u32>,
+    /// What higher classes have gone past the others by.
+    credits: Credits,
     /// Before the step under way and after it.
     balance: (Balance, Balance),
+    /// How many windows it has decided.
+    windows: u32,
     plan: Plan,
     /// Left since the last plan; told in the next.
     pending: Vec<Returned>,
@@ -190,9 +196,9 @@ pub struct Router {
     later: Vec<Worker>,
     changed: bool,
     most_tokens: Vec<Option<i64>>,
-    /// Rows before the step under way, of the oldest in order of arrival.
+    /// Rows before the step under way, of the oldest of each class in order of arrival.
     former_rows: Vec<Option<u32>>,
-    /// Rows that it asked for, where the window was moved.
+    /// Rows that it asked for as it began.
     asked: Vec<(RequestId, Option<u32>)>,
     lives: Lives,
 }
@@ -258,7 +264,9 @@ impl Router {
             assignment: Assignment::new(),
             passed_over: None,
             max_passed: None,
+            credits: Credits::default(),
             balance: Default::default(),
+            windows: 0,
             plan: Plan::default(),
             pending: Vec::new(),
             explainer: Explainer::default(),
@@ -463,7 +471,7 @@ impl Router {
     fn drop_rows(&mut self) {
         if !self.pair_rows.is_empty() {
             self.pair_rows.clear();
-            self.pool.set_pair_rows(|_| None);
+            self.pool.set_all_pair_rows(|_| None);
         }
     }
 
@@ -510,11 +518,16 @@ impl Router {
         number
     }
 
-    /// Counts who has entered which worker for those who wait and came earlier: each by its place in the
-    /// order of arrival.
-    fn count_passes(&mut self, admitted: impl Iterator<Item = (u64, WorkerIndex)>) {
+    /// Counts who has entered which worker for those who wait and came earlier: each by its class and its
+    /// place in the order of arrival.
+    fn count_passes(&mut self, admitted: impl Iterator<Item = (i8, u64, WorkerIndex)> + Clone) {
         let batch = Batch::draft(&self.workers, &self.nobody).pairs(self.pair_rows.pairs()).unchecked();
-        self.pool.count_passes(admitted, |request, worker| batch.eligible(request, worker.index()));
+        let may_use = |request: &Request, worker: WorkerIndex| batch.eligible(request, worker.index());
+        self.pool.count_passes(admitted.clone(), may_use);
+        if let Some(one_in) = self.config.lower_class_one_in {
+            let waiting = self.pool.classes().map(|(class, _)| class);
+            self.credits.count(one_in, waiting, admitted.map(|(class, ..)| class));
+        }
     }
 
     /// Before somebody begins to grow on a worker: where nobody does, no length depends on its growth, and it

@@ -72,6 +72,7 @@ impl Router {
             kv_growth_tokens: workers[place].kv_growth_tokens,
             waited_steps: 0,
             passed: request.passed,
+            priority: request.priority,
         });
         let request = request.ranked(request.rank.map(|_| self.ids[place]));
         let dispatch = self.enter_past(request, place, arrival);
@@ -104,28 +105,13 @@ impl Router {
             None
         };
         request.pair_row = None;
-        Ok((request, routed.filter(|routed| !self.is_next_on(routed.worker))))
+        Ok((request, routed.filter(|routed| !self.is_kept_from(routed.worker, request.priority))))
     }
 
-    /// Whether somebody waits who has been passed as often as may be and whom this worker could take: it goes
-    /// first, with the next step.
-    fn is_next_on(&self, place: usize) -> bool {
-        let Some(most) = self.max_passed.filter(|&most| self.pool.most_passed() >= most) else {
-            return false;
-        };
-        let room = self.workers[place].room_tokens() - i64::from(self.headroom_steps());
-        let candidates = self.pool.candidates();
-        candidates.iter().any(|(slot, request, _)| {
-            i64::from(request.prompt_tokens) <= room
-                && request.rank.is_none_or(|rank| rank.index() == place)
-                && candidates.passed(slot) >= most
-        })
-    }
-
-    /// A request that does not wait enters a worker, past those who do.
+    /// A request that does not wait enters a worker, past those of its class who do.
     fn enter_past(&mut self, request: Request<WorkerId>, place: usize, arrival: Option<u64>) -> Dispatch {
         let arrival = arrival.unwrap_or_else(|| self.pool.next_arrival());
-        self.count_passes(std::iter::once((arrival, WorkerIndex::at(place))));
+        self.count_passes(std::iter::once((request.priority, arrival, WorkerIndex::at(place))));
         self.dispatch(request, place, arrival)
     }
 
@@ -166,7 +152,7 @@ impl Router {
         match self.pool.leave(id) {
             Some(waiting) => {
                 arrival = Some(waiting.arrival);
-                request.passed = request.passed.max(waiting.request.passed);
+                request = request.known(waiting.request.passed, waiting.request.priority);
                 self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), &waiting.request);
                 // Nobody is to be given it back.
                 let _ = self.left_queue(waiting.request);

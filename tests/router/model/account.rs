@@ -1,7 +1,7 @@
 //! What the model knows of requests and workers, and what follows from it: every sum is taken anew.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use balanceroute::{Dispatch, Request, RequestId, ReturnReason, Share, WorkerId};
 
@@ -55,10 +55,11 @@ pub(super) struct Record {
     pub at: usize,
     /// Its place in the order of arrival; none before it has one.
     pub arrival: Option<u64>,
-    /// How many that came later were admitted before it, to workers that it may use.
+    /// How many of its class that came later were admitted before it, to workers that it may use.
     pub passed: u32,
-    /// Both of one who comes again as another, by its id.
-    pub former: Option<(u64, u32)>,
+    pub priority: i8,
+    /// All three of one who comes again as another, by its id.
+    pub former: Option<(u64, u32, i8)>,
 }
 
 impl Record {
@@ -88,7 +89,7 @@ impl Record {
     pub(super) fn request(&self, id: RequestId) -> Request<WorkerId> {
         let mut request = Request::new(id, self.length() as u32).generated(self.generated as u32);
         (request.rank, request.deadline_steps) = (self.rank, self.deadline);
-        request.max_tokens(self.most.map(|most| most as u32))
+        request.max_tokens(self.most.map(|most| most as u32)).priority(self.priority)
     }
 }
 
@@ -542,21 +543,26 @@ impl World {
         self.arrivals
     }
 
-    /// Somebody enters a worker: those who came earlier and may use it have been passed.
-    pub(super) fn passes(&mut self, arrival: u64, worker: WorkerId) {
+    /// Somebody enters a worker: those of its class who came earlier and may use it have been passed.
+    pub(super) fn passes(&mut self, arrival: u64, worker: WorkerId, priority: i8) {
         for id in &self.waiting {
             let may = self.masked.get(id).is_none_or(|masked| !masked.contains(&worker));
             let record = self.records.get_mut(id).expect("it waits");
-            let came = record.arrival.expect("it waits") < arrival;
+            let came = record.arrival.expect("it waits") < arrival && record.priority == priority;
             record.passed += u32::from(came && may && record.rank.is_none_or(|rank| rank == worker));
         }
     }
 
-    /// Who may be admitted, by the order of arrival.
+    /// Who may be admitted, by the order of arrival: of each class so many.
     pub(super) fn window(&self) -> Vec<RequestId> {
         let mut window = self.waiting.clone();
         window.sort_by_key(|id| self.records[id].arrival);
-        window.truncate(self.setting.window);
+        let mut seen = BTreeMap::new();
+        window.retain(|id| {
+            let seen = seen.entry(self.records[id].priority).or_insert(0);
+            *seen += 1;
+            *seen <= self.setting.window
+        });
         window
     }
 
