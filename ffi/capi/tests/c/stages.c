@@ -16,7 +16,8 @@ _Static_assert(offsetof(br_metrics, clock_jumps) == 1248 && offsetof(br_metrics,
                "br_metrics");
 _Static_assert(sizeof(br_rank_metrics) == 144 && offsetof(br_rank_metrics, unseen) == 140, "br_rank_metrics");
 _Static_assert(sizeof(br_dispatch) == 32 && offsetof(br_dispatch, prompt_tokens) == 28, "br_dispatch");
-_Static_assert(sizeof(br_returned) == 24 && sizeof(br_plan) == 96 && sizeof(br_explanation) == 72, "outputs");
+_Static_assert(sizeof(br_returned) == 24 && sizeof(br_plan) == 96 && offsetof(br_explanation, priority) == 72,
+               "outputs");
 #endif
 
 static br_rank rank_of(br_router *router, uint32_t worker) {
@@ -81,7 +82,7 @@ static void again(void) {
     br_request first = {.struct_size = sizeof first, .id = 5, .prompt_tokens = 1000,
                         .fields = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | BR_HAS_MAX_TOKENS,
                         .rank = 1, .deadline_steps = 9, .prompt_hash = 77, .cached_tokens = 600,
-                        .max_tokens = 50};
+                        .max_tokens = 50, .priority = -3};
     CHECK(br_router_enqueue(router, &first) == BR_OK && step(router, 1).admission_count == 1);
     for (int token = 0; token < 20; token++) CHECK(br_router_advance(router) == BR_OK);
     br_request told = {.struct_size = sizeof told};
@@ -89,7 +90,8 @@ static void again(void) {
     CHECK(br_router_preempt_request(router, 5, NULL) == BR_ARGUMENT && metrics_of(router).running == 1);
     CHECK(br_router_preempt_request(router, 5, &told) == BR_OK);
     CHECK(told.id == 5 && told.prompt_tokens == 1020 && told.cached_tokens == 600 &&
-          told.generated_tokens == 20 && told.max_tokens == 50 && told.fields == first.fields);
+          told.generated_tokens == 20 && told.max_tokens == 50 && told.fields == first.fields &&
+          told.priority == -3);
     CHECK(told.rank == 1 && told.deadline_steps == 9 && told.prompt_hash == 77 && told.waited_steps == 0);
     CHECK(br_router_enqueue(router, &told) == BR_OK && step(router, 2).admission_count == 1);
     CHECK(admissions[0].prompt_tokens == 420 && admissions[0].worker == 1);
@@ -420,11 +422,11 @@ static void requests(void) {
     CHECK(br_router_enqueue(router, &arrival) == BR_BATCH &&
           strstr(error_of(router), "request 3 has 1000 tokens and cannot have generated 1001"));
     arrival.generated_tokens = 0;
-    arrival.reserved_too = 5;
-    CHECK(br_router_enqueue(router, &arrival) == BR_ARGUMENT &&
-          strstr(error_of(router), "br_request.reserved: expected 0, found 5"));
+    arrival.priority = 128;
+    CHECK(br_router_enqueue(router, &arrival) == BR_BATCH &&
+          strstr(error_of(router), "request 3: priority must be in -128..=127, found 128"));
     /* The version before ended here: what lies behind says nothing, and no flag can mean it. */
-    arrival.cached_tokens = arrival.generated_tokens = arrival.max_tokens = arrival.reserved_too = 0x5a5a5a5a;
+    arrival.cached_tokens = arrival.generated_tokens = arrival.max_tokens = arrival.priority = 0x5a5a5a5a;
     arrival.struct_size = offsetof(br_request, cached_tokens);
     arrival.fields = BR_HAS_MAX_TOKENS;
     CHECK(br_router_enqueue(router, &arrival) == BR_ARGUMENT &&
@@ -492,11 +494,11 @@ static void reports(void) {
         br_router_free(router);
     }
     config.in_order = 1;
-    config.reserved = 3;
+    config.lower_class_one_in = 1;
     br_router *router;
     char error[256];
-    CHECK(br_router_new(NULL, NULL, &config, &router, error, sizeof error) == BR_ARGUMENT &&
-          strstr(error, "br_router_config.reserved: expected 0, found 3"));
+    CHECK(br_router_new(NULL, NULL, &config, &router, error, sizeof error) == BR_STATE &&
+          strstr(error, "lower_class_one_in") && strstr(error, "found 1"));
     config.struct_size = offsetof(br_router_config, in_order);
     router = entered(&config, 2);
     CHECK(br_router_progress_request(router, admissions[admissions[1].number == 2].id, 1) == BR_OK &&
@@ -529,7 +531,55 @@ static void room_for_admissions(void) {
     br_router_free(router);
 }
 
+/* The highest class first, and the share that it cannot take. */
+static void classes(void) {
+    const uint32_t slots[] = {1};
+    br_router_config config = defaults(1, slots);
+    CHECK(config.lower_class_one_in == 0);
+    config.lower_class_one_in = 3;
+    br_router *router = made(&config, NULL);
+    for (uint64_t id = 1; id <= 8; id++) {
+        br_request arrival = request(id, 10);
+        arrival.priority = id < 3 ? -1 : 5;
+        CHECK(br_router_enqueue(router, &arrival) == BR_OK);
+    }
+    br_explanation told = {.struct_size = sizeof told};
+    CHECK(br_router_explain(router, 2, &told) == BR_OK && told.priority == -1);
+    told = (br_explanation){.struct_size = offsetof(br_explanation, priority), .priority = 77};
+    CHECK(br_router_explain(router, 3, &told) == BR_OK && told.decided == BR_WAITS && told.priority == 77);
+    /* For two of the higher class there is one of the lower. */
+    for (uint64_t turn = 0; turn < 6; turn++) {
+        CHECK(step(router, turn).admission_count == 1 && (admissions[0].id < 3) == (turn % 3 == 2));
+        CHECK(br_router_finish(router, admissions[0].id, NULL, NULL) == BR_OK);
+    }
+    br_router_free(router);
+
+    const uint64_t loads[] = {5};
+    const uint32_t prompts[] = {10, 10};
+    int32_t priority[] = {0, 4};
+    br_workers workers = {.struct_size = sizeof workers, .count = 1, .load_tokens = loads,
+                          .free_slots = slots};
+    br_requests requests = {.struct_size = sizeof requests, .count = 2, .prompt_tokens = prompts,
+                            .priority = priority};
+    uint32_t row[1], worker[1];
+    br_answer answer = {.struct_size = sizeof answer, .capacity = 1, .row = row, .worker = worker};
+    br_assigner *assigner;
+    CHECK(br_assigner_new(NULL, NULL, &assigner, NULL, 0) == BR_OK);
+    CHECK(br_assign(assigner, &workers, &requests, NULL, &answer) == BR_OK && answer.count == 1 &&
+          row[0] == 1);
+    requests.struct_size = offsetof(br_requests, priority);
+    CHECK(br_assign(assigner, &workers, &requests, NULL, &answer) == BR_OK && row[0] == 0);
+    requests.struct_size = sizeof requests;
+    priority[1] = -129;
+    char error[256];
+    CHECK(br_assign(assigner, &workers, &requests, NULL, &answer) == BR_BATCH &&
+          br_assigner_error(assigner, error, sizeof error) > 0 &&
+          strstr(error, "request 1 (id 1): priority must be in -128..=127, found -129"));
+    br_assigner_free(assigner);
+}
+
 int main(void) {
+    classes();
     between_dispatch_and_end();
     again();
     lives();
