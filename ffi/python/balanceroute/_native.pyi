@@ -143,6 +143,7 @@ class Assigner:
         ids: _Whole | None = None,
         waited_steps: _Whole | None = None,
         passed: _Whole | None = None,
+        priority: _Whole | None = None,
         deadline_steps: _Whole | None = None,
         rank: _Whole | None = None,
         pair_row: _Whole | None = None,
@@ -176,6 +177,7 @@ def assign(
     ids: _Whole | None = None,
     waited_steps: _Whole | None = None,
     passed: _Whole | None = None,
+    priority: _Whole | None = None,
     deadline_steps: _Whole | None = None,
     rank: _Whole | None = None,
     pair_row: _Whole | None = None,
@@ -216,7 +218,9 @@ def assign(
         prompt_tokens: KV tokens that each brings.
         ids: names that stay the same from call to call; only a policy with a memory needs them.
         waited_steps: default 0.
-        passed: how many that came later were admitted before it, to workers that it may use; default 0.
+        passed: how many of its class that came later were admitted before it, to workers that it may use;
+            default 0.
+        priority: its class, -128 to 127: whoever is of a higher one goes before it; default 0.
         deadline_steps: overdue once it has waited this many steps.
         rank: the index of the only worker that may take it.
         pair_row: its row in `bonus_tokens` and `eligible`.
@@ -313,6 +317,8 @@ class Preempted:
     def prompt_hash(self) -> int | None: ...
     @property
     def rank(self) -> _WorkerId | None: ...
+    @property
+    def priority(self) -> int: ...
 
 @final
 class Plan:
@@ -376,7 +382,11 @@ class Explanation:
     def waited_steps(self) -> int: ...
     @property
     def passed(self) -> int:
-        """How many that came later were admitted before it, to workers that it may use."""
+        """How many of its class that came later were admitted before it, to workers that it may use."""
+
+    @property
+    def priority(self) -> int:
+        """Its class."""
 
 @final
 class Histogram:
@@ -485,6 +495,10 @@ class Metrics:
     @property
     def waiting_by_reason(self) -> dict[WaitReason, int]: ...
     @property
+    def waiting_by_priority(self) -> dict[int, int]:
+        """How many wait of each class of whom anybody waits."""
+
+    @property
     def running(self) -> int: ...
     @property
     def envelope_tokens(self) -> float: ...
@@ -589,6 +603,7 @@ class Router:
         backend: Literal["auto", "cpu", "ascend", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
         mode: Literal["step", "arrival"] | int = "step",
+        lower_class_one_in: int | None = None,
         share: tuple[int, int] = (0, 1),
         in_order: bool = False,
         headroom_steps: int | None = None,
@@ -608,6 +623,9 @@ class Router:
             backend, isa: who evaluates; the default is the fastest.
             mode: when `place` decides: never ("step"), always ("arrival"), or while more than this many slots
                 are open.
+            lower_class_one_in: the share that no class above can take: for each `lower_class_one_in - 1`
+                admissions of higher classes while somebody of a class waits, one is that class's before any
+                of a higher one, 2 to 65536; by default a lower class gets what higher ones leave.
             share: (index, number of front ends): which part of every worker this router is sure of; beyond
                 it front ends take turns at what reports show free.
             in_order: whether requests reach a worker in the order of their dispatch: a token of one then
@@ -636,6 +654,7 @@ class Router:
         max_tokens: int | None = None,
         waited_steps: int = 0,
         passed: int = 0,
+        priority: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: _WorkerId | None = None,
@@ -644,7 +663,8 @@ class Router:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky
         session, an explicit rank). Of `prompt_tokens`, its worker has `cached_tokens` already, and for one
         that comes back `generated_tokens` are those that it had generated before; `max_tokens` is what it may
-        generate in all.
+        generate in all. Whoever is of a higher `priority`, -128 to 127, goes before it; 0 of one that comes
+        back also stands for the class that it had.
         """
 
     def set_terms(
@@ -670,6 +690,7 @@ class Router:
         max_tokens: int | None = None,
         waited_steps: int = 0,
         passed: int = 0,
+        priority: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: _WorkerId | None = None,
@@ -689,6 +710,7 @@ class Router:
         cached_tokens: int = 0,
         generated_tokens: int = 0,
         max_tokens: int | None = None,
+        priority: int = 0,
         prompt_hash: int | None = None,
         now_ms: int | None = None,
     ) -> Dispatch:
@@ -704,6 +726,7 @@ class Router:
         *,
         generated_tokens: int = 0,
         max_tokens: int | None = None,
+        priority: int = 0,
         prompt_hash: int | None = None,
     ) -> None:
         """Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes
