@@ -1,7 +1,7 @@
 //! The state across steps.
 
 use balanceroute::router::{self as core, Placement, RouterConfig, Share};
-use balanceroute::{Request, RequestId, WorkerId};
+use balanceroute::{RequestId, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
