@@ -316,7 +316,7 @@ def test_a_request_that_comes_back_goes_on():
 
 def test_who_is_put_off_comes_back_whole():
     found = router(2, 2)
-    told = {"max_tokens": 50, "deadline_steps": 9, "prompt_hash": 77, "rank": 1}
+    told = {"max_tokens": 50, "priority": -3, "deadline_steps": 9, "prompt_hash": 77, "rank": 1}
     found.enqueue(5, 1_000, cached_tokens=600, **told)
     found.step(1)
     for _ in range(20):
