@@ -129,9 +129,9 @@ impl Router {
         }
     }
 
-    /// Whether somebody waits who goes before a request of this class that arrives, and whom this worker could
-    /// take: of a higher class, of a lower one whose turn is due, or of its own who has been passed as often
-    /// as may be. They go first, with the next step.
+    /// Whether somebody waits who goes before a request of this class that arrives, and whom this worker
+    /// could take: of a higher class, of a lower one whose turn is due, or of its own who has been passed as
+    /// often as may be. They go first, with the next step.
     pub(super) fn is_kept_from(&self, place: usize, priority: i8) -> bool {
         let room = self.workers[place].room_tokens() - i64::from(self.headroom_steps());
         let one_in = self.config.lower_class_one_in;
