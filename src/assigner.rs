@@ -27,7 +27,8 @@
 
 use crate::assignment::{Admission, Assignment, Balance, WaitReason};
 use crate::batch::{
-    Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker,
+    Batch, BatchError, MAX_LOAD_TOKENS, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic,
+    Worker,
 };
 use crate::policy::{self, Parameters, Policy, PolicyError};
 use crate::pool::{CANDIDATE_WINDOW, Pool};
@@ -38,7 +39,8 @@ use crate::pool::{CANDIDATE_WINDOW, Pool};
 pub struct Step<'a> {
     /// The workers as the step begins.
     pub workers: &'a [Worker],
-    /// Who waits, in order of arrival. Ids 0, 1, 2 and so on are fastest; others matter only to a policy with
+    /// Who waits, in order of arrival, of whatever classes: the highest is decided first, and the next on
+    /// what that has left. Ids 0, 1, 2 and so on are fastest; others matter only to a policy with
     /// a memory.
     pub requests: &'a [Request],
     /// Statistics of the traffic.
@@ -106,6 +108,32 @@ impl<'a> Step<'a> {
     pub fn classes(self, rows: &'a [f32]) -> Self {
         Self { classes: Some(SurvivalClasses { rows }), ..self }
     }
+
+    /// The batch of those who stand in the pool's window.
+    fn batch<'b>(
+        &self,
+        pool: &'b Pool,
+        workers: &'b [Worker],
+        projection: Option<Projection<'b>>,
+    ) -> Result<Batch<'b>, BatchError>
+    where
+        'a: 'b,
+    {
+        let mut draft = Batch::draft(workers, pool)
+            .traffic(self.traffic)
+            .request_growth(self.request_growth_tokens)
+            .pairs(self.pairs);
+        if let Some(Projection { horizon, rows }) = projection {
+            draft = draft.projection(horizon, rows);
+        }
+        if let Some(ends) = self.ends {
+            draft = draft.ends(ends);
+        }
+        if let Some(SurvivalClasses { rows }) = self.classes {
+            draft = draft.classes(rows);
+        }
+        draft.check()
+    }
 }
 
 /// The buffers of one decision at a time, without the policy: for callers whose policy is shared and locked
@@ -114,6 +142,13 @@ impl<'a> Step<'a> {
 pub struct Workspace {
     pool: Pool,
     assignment: Assignment,
+    /// The row of each who is admitted.
+    rows: Vec<u32>,
+    // Where several classes wait: the workers and what is projected for them as those before have left them,
+    // and the answer for one class.
+    workers: Vec<Worker>,
+    projected: Vec<u64>,
+    of_class: Assignment,
 }
 
 impl Workspace {
@@ -126,37 +161,85 @@ impl Workspace {
     /// Buffers for decisions among so many of the oldest who may enter a worker.
     #[must_use]
     pub fn with_window(candidates: usize) -> Self {
-        Self { pool: Pool::with_window(candidates), assignment: Assignment::new() }
+        Self {
+            pool: Pool::with_window(candidates),
+            assignment: Assignment::new(),
+            rows: Vec::new(),
+            workers: Vec::new(),
+            projected: Vec::new(),
+            of_class: Assignment::new(),
+        }
     }
 
-    /// Checks a step and has `decide` decide it; where it answers an error nothing is decided.
+    /// Checks a step and has `decide` decide it, class by class where requests of several wait; where it
+    /// answers an error nothing is decided.
     ///
     /// # Errors
     /// The first inconsistency of the step, or what `decide` answers.
     pub fn decide<'a, E: From<BatchError>>(
         &'a mut self,
         step: &Step<'a>,
-        decide: impl FnOnce(&Batch<'a>, &mut Assignment) -> Result<(), E>,
+        mut decide: impl FnMut(&Batch<'_>, &mut Assignment) -> Result<(), E>,
     ) -> Result<Decision<'a>, E> {
-        let Self { pool, assignment } = self;
-        pool.refill(step.requests)?;
+        self.pool.refill(step.requests)?;
+        self.rows.clear();
+        let has_classes = self.pool.has_classes();
+        if has_classes {
+            self.decide_classes(step, &mut decide)?;
+        }
+        let Self { pool, assignment, rows, .. } = self;
         pool.look_past_shut(step.workers, step.request_growth_tokens, step.pairs.eligible);
-        let mut draft = Batch::draft(step.workers, pool)
-            .traffic(step.traffic)
-            .request_growth(step.request_growth_tokens)
-            .pairs(step.pairs);
-        if let Some(Projection { horizon, rows }) = step.projection {
-            draft = draft.projection(horizon, rows);
+        let batch = step.batch(pool, step.workers, step.projection)?;
+        if !has_classes {
+            decide(&batch, assignment)?;
+            rows.extend(assignment.admitted.iter().map(|admission| pool.row_of(admission.slot) as u32));
         }
-        if let Some(ends) = step.ends {
-            draft = draft.ends(ends);
+        Ok(Decision { batch, assignment, rows })
+    }
+
+    /// Decides one class after the other, the highest first, each on what those before it have left.
+    fn decide_classes<E: From<BatchError>>(
+        &mut self,
+        step: &Step<'_>,
+        decide: &mut impl FnMut(&Batch<'_>, &mut Assignment) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { pool, assignment, rows, workers, projected, of_class } = self;
+        let mut class = None;
+        // Everybody is checked before anybody is decided.
+        while pool.turn_below(class) {
+            class = Some(pool.priority());
+            step.batch(pool, step.workers, step.projection)?;
         }
-        if let Some(SurvivalClasses { rows }) = step.classes {
-            draft = draft.classes(rows);
+        workers.clear();
+        workers.extend_from_slice(step.workers);
+        projected.clear();
+        projected.extend_from_slice(step.projection.map_or(&[], |projection| projection.rows));
+        let width = projected.len() / workers.len().max(1);
+        assignment.clear();
+        class = None;
+        while pool.turn_below(class) {
+            pool.look_past_shut(workers, step.request_growth_tokens, step.pairs.eligible);
+            let projection = step.projection.map(|of| Projection { rows: &projected[..], ..of });
+            let batch = step.batch(pool, workers, projection)?;
+            decide(&batch, of_class)?;
+            if class.is_none() {
+                assignment.before = of_class.before;
+            }
+            class = Some(pool.priority());
+            assignment.after = of_class.after;
+            (assignment.passed_over, assignment.max_passed) = (of_class.passed_over, of_class.max_passed);
+            for admission in &of_class.admitted {
+                let (place, tokens) = (admission.worker.index(), u64::from(admission.prompt_tokens));
+                rows.push(pool.row_of(admission.slot) as u32);
+                workers[place].take(tokens, u64::from(step.request_growth_tokens));
+                for load in &mut projected[place * width..(place + 1) * width] {
+                    *load = (*load + tokens).min(MAX_LOAD_TOKENS);
+                }
+            }
+            assignment.admitted.extend_from_slice(&of_class.admitted);
         }
-        let batch = draft.check()?;
-        decide(&batch, assignment)?;
-        Ok(Decision { batch, assignment })
+        pool.turn_below(None);
+        Ok(())
     }
 }
 
@@ -166,13 +249,14 @@ impl Workspace {
 pub struct Decision<'a> {
     batch: Batch<'a>,
     assignment: &'a Assignment,
+    rows: &'a [u32],
 }
 
 impl<'a> Decision<'a> {
     /// Who enters which worker, in the order of decision: the row of the request, and its admission.
     pub fn admissions(&self) -> impl ExactSizeIterator<Item = (usize, &'a Admission)> + use<'a> {
-        let pool = self.batch.pool();
-        self.assignment.admitted.iter().map(|admission| (pool.row_of(admission.slot), admission))
+        let rows = self.rows.iter().map(|&row| row as usize);
+        rows.zip(&self.assignment.admitted)
     }
 
     /// Why each row waits, none for the admitted. It costs nothing when it is not asked for.
@@ -199,13 +283,13 @@ impl<'a> Decision<'a> {
         self.assignment.after
     }
 
-    /// The step as it was decided.
+    /// The step as it was decided; where requests of several classes wait, that of the highest.
     #[must_use]
     pub fn batch(&self) -> &Batch<'a> {
         &self.batch
     }
 
-    /// The answer of the policy.
+    /// The answer of the policy, for all classes: a slot is that of the request in the batch of its class.
     #[must_use]
     pub fn assignment(&self) -> &'a Assignment {
         self.assignment
@@ -266,11 +350,11 @@ impl Assigner {
     pub fn assign_if<'a, E: From<BatchError>>(
         &'a mut self,
         step: &Step<'a>,
-        agrees: impl FnOnce(&Batch<'a>) -> Result<(), E>,
+        agrees: impl FnOnce(&Batch<'_>) -> Result<(), E>,
     ) -> Result<Decision<'a>, E> {
-        let policy = &mut self.policy;
+        let (policy, mut agrees) = (&mut self.policy, Some(agrees));
         self.workspace.decide(step, |batch, out| {
-            agrees(batch)?;
+            agrees.take().map_or(Ok(()), |agrees| agrees(batch))?;
             policy.decide(batch, out);
             Ok(())
         })

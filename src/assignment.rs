@@ -169,6 +169,24 @@ impl Assignment {
     }
 }
 
+/// A worker that is kept for a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claimed {
+    /// Who claims it.
+    pub id: RequestId,
+    /// Its position.
+    pub worker: usize,
+    /// Its claimant's class: higher ones may enter.
+    pub priority: i8,
+}
+
+impl Claimed {
+    /// Whether it keeps those of a class from a worker.
+    pub(crate) fn shuts(&self, worker: usize, priority: i8) -> bool {
+        worker == self.worker && priority <= self.priority
+    }
+}
+
 /// Why requests wait once somebody has been admitted.
 pub(crate) struct Reasons<'a> {
     batch: Batch<'a>,
@@ -177,7 +195,7 @@ pub(crate) struct Reasons<'a> {
     /// The most room of those with a slot; none where nobody has one.
     most_room: Option<i64>,
     /// Who claims which worker, if somebody does.
-    claim: Option<(RequestId, usize)>,
+    claimed: Option<Claimed>,
     /// The most room of the others with a slot.
     most_room_beside: Option<i64>,
     growth: i64,
@@ -196,20 +214,17 @@ impl<'a> Reasons<'a> {
         }
         let most_room = open.iter().filter(|(slots, _)| *slots > 0).map(|&(_, room)| room).max();
         let passed_over = assignment.passed_over.unwrap_or(WaitReason::Deferred);
-        Self { batch, open, most_room, claim: None, most_room_beside: most_room, growth, passed_over }
+        Self { batch, open, most_room, claimed: None, most_room_beside: most_room, growth, passed_over }
     }
 
     /// With a worker that is kept for one of them.
-    pub(crate) fn claimed(mut self, claim: Option<(RequestId, usize)>) -> Self {
-        self.claim = claim;
+    pub(crate) fn claimed(mut self, claimed: Option<Claimed>) -> Self {
+        self.claimed = claimed;
+        let is_other = |worker| claimed.is_none_or(|claimed| claimed.worker != worker);
         let open = self.open.iter().enumerate();
-        let open = open.filter(|&(worker, (slots, _))| *slots > 0 && !self.is_claimed(worker));
+        let open = open.filter(|&(worker, (slots, _))| *slots > 0 && is_other(worker));
         self.most_room_beside = open.map(|(_, &(_, room))| room).max();
         self
-    }
-
-    fn is_claimed(&self, worker: usize) -> bool {
-        self.claim.is_some_and(|(_, claimed)| claimed == worker)
     }
 
     /// Tokens that a request of a rank may have to be placed, of any rank for none; none where it finds no
@@ -222,11 +237,14 @@ impl<'a> Reasons<'a> {
         Some(room - self.growth)
     }
 
-    /// [`Reasons::most_tokens`] where no worker is kept for another.
-    pub(crate) fn most_tokens_beside(&self, rank: Option<WorkerIndex>) -> Option<i64> {
-        match rank {
-            None => Some(self.most_room_beside? - self.growth),
-            Some(rank) => self.most_tokens(Some(rank)).filter(|_| !self.is_claimed(rank.index())),
+    /// [`Reasons::most_tokens`] of one of a class where no worker is kept from it.
+    pub(crate) fn most_tokens_beside(&self, rank: Option<WorkerIndex>, priority: i8) -> Option<i64> {
+        match (self.claimed, rank) {
+            (Some(claimed), Some(rank)) if claimed.shuts(rank.index(), priority) => None,
+            (Some(claimed), None) if priority <= claimed.priority => {
+                Some(self.most_room_beside? - self.growth)
+            }
+            _ => self.most_tokens(rank),
         }
     }
 
@@ -243,8 +261,9 @@ impl<'a> Reasons<'a> {
     pub(crate) fn of(&self, slot: Option<PoolSlot>, request: &Request) -> WaitReason {
         let placeable = if slot.is_some() { self.passed_over } else { WaitReason::OutsideWindow };
         let refused = self.refused(request);
-        let Some((id, claimed)) = self.claim else { return refused.unwrap_or(placeable) };
-        if refused.is_none() && self.is_placeable_beside(request, claimed) {
+        let claimed = self.claimed.filter(|claimed| request.priority <= claimed.priority);
+        let Some(Claimed { id, worker, .. }) = claimed else { return refused.unwrap_or(placeable) };
+        if refused.is_none() && self.is_placeable_beside(request, worker) {
             placeable
         } else if request.id == id {
             WaitReason::Claims

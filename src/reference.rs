@@ -3,7 +3,8 @@
 //! Nothing here is fast and nothing is kept between picks: loads are added up again, profiles are made again
 //! and every pair is scored again after each admission. Every other path must answer the same, pick for pick.
 //!
-//! Decided are the batch's candidates, the oldest who wait up to the pool's window. The rules, in order:
+//! Decided are the batch's candidates, the oldest of one class who wait up to the pool's window; a step with
+//! several classes is a batch for each, the highest first. The rules, in order:
 //! 0. *Pinned* requests enter the worker that was kept for them, in the rule's order.
 //! 1. *Overdue* requests go first, each to the least-loaded open worker that may take it: those past their
 //!    own deadline, longest wait first (then earliest arrival), then those who have been passed as often as

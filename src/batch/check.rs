@@ -251,11 +251,12 @@ fn check_pairs(batch: &Batch<'_>) -> Result<(), BatchError> {
         }
     };
     if batch.waiting.any_pair_terms() {
-        batch.waiting.iter().enumerate().try_for_each(|(index, (_, request, _))| check(index, request))?;
+        let mut rows = batch.waiting.iter();
+        rows.try_for_each(|(slot, request, _)| check(batch.pool.row_of(slot), request))?;
     }
     // Everybody, whether or not the decision looks at them; of those behind the window only ranks are known
     // together.
-    let ranks = batch.pool.queued().any(|(rank, _)| rank.is_some_and(|rank| rank.index() >= workers));
+    let ranks = batch.pool.queued().any(|(_, rank, _)| rank.is_some_and(|rank| rank.index() >= workers));
     if ranks || batch.pool.any_queued_terms() {
         batch.pool.iter().enumerate().try_for_each(|(index, (request, _))| check(index, &request))?;
     }

@@ -68,7 +68,7 @@ impl<'a> Batch<'a> {
         self.workers
     }
 
-    /// The waiting requests that the decision chooses among: the oldest, up to the pool's window.
+    /// The waiting requests that the decision chooses among: of one class the oldest, up to the window.
     #[must_use]
     pub fn waiting(&self) -> &'a Candidates {
         self.waiting

@@ -23,6 +23,8 @@ pub enum BatchError {
     PromptTokens { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
     #[error("{}: it can have been passed at most {limit} times, found {found}", request(*index, *id))]
     Passed { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
+    #[error("{}: priority must be in {}..={}, found {found}", request(*index, *id), i8::MIN, i8::MAX)]
+    Priority { index: Option<usize>, id: RequestId, found: i64 },
     #[error("{}: waited steps must be at most {limit}, found {found}", request(*index, *id))]
     WaitedSteps { index: Option<usize>, id: RequestId, limit: u32, found: u32 },
     #[error("{}: rank must be below {workers}, found {found}", request(*index, *id))]
@@ -49,6 +51,16 @@ pub enum BatchError {
     Traffic { what: &'static str, limit: i64, found: i64 },
     #[error("predicted ends of worker {worker}, entry {index}: {expected}, found {found}")]
     PredictedEnd { worker: WorkerIndex, index: usize, expected: &'static str, found: u64 },
+}
+
+impl BatchError {
+    /// The class of a request, for callers whose numbers are wider.
+    ///
+    /// # Errors
+    /// [`BatchError::Priority`].
+    pub fn check_priority(index: Option<usize>, id: RequestId, found: i64) -> Result<i8, Self> {
+        i8::try_from(found).map_err(|_| Self::Priority { index, id, found })
+    }
 }
 
 /// A request by its row, where the caller has given rows, and its id.

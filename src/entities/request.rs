@@ -27,9 +27,12 @@ pub struct Request<W = WorkerIndex> {
     /// Steps waited so far.
     #[cfg_attr(feature = "serde", serde(default))]
     pub waited_steps: u32,
-    /// Requests that came later and were admitted before it, to workers that it may use.
+    /// Requests of its class that came later and were admitted before it, to workers that it may use.
     #[cfg_attr(feature = "serde", serde(default))]
     pub passed: u32,
+    /// Its class: whoever is of a higher one goes before it. 0 unless set.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub priority: i8,
     /// Overdue once it has waited this many steps, if set.
     #[cfg_attr(feature = "serde", serde(default))]
     pub deadline_steps: Option<u32>,
@@ -58,6 +61,7 @@ impl<W> Request<W> {
             max_tokens: None,
             waited_steps: 0,
             passed: 0,
+            priority: 0,
             deadline_steps: None,
             prompt_hash: None,
             rank: None,
@@ -71,9 +75,21 @@ impl<W> Request<W> {
         Self { waited_steps, ..self }
     }
 
-    /// Sets how many that came later were admitted before it.
+    /// Sets how many of its class that came later were admitted before it.
     pub fn passed(self, passed: u32) -> Self {
         Self { passed, ..self }
+    }
+
+    /// Sets its class: whoever is of a higher one goes before it.
+    pub fn priority(self, priority: i8) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// The request as one that was here before: it has been passed as often as then, or more, and is of its
+    /// class of then unless it names another.
+    pub(crate) fn known(self, passed: u32, priority: i8) -> Self {
+        let priority = if self.priority == 0 { priority } else { self.priority };
+        Self { passed: self.passed.max(passed), priority, ..self }
     }
 
     /// Says that so many tokens of it are in the KV cache of its worker already, a shared prefix: it brings
@@ -138,6 +154,7 @@ impl<W> Request<W> {
             max_tokens,
             waited_steps,
             passed,
+            priority,
             deadline_steps,
             prompt_hash,
             pair_row,
@@ -152,6 +169,7 @@ impl<W> Request<W> {
             max_tokens,
             waited_steps,
             passed,
+            priority,
             deadline_steps,
             prompt_hash,
             rank,

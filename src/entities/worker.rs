@@ -1,6 +1,6 @@
 //! A worker as its engine sees it.
 
-use super::limits::WEIGHT_ONE;
+use super::limits::{MAX_LOAD_TOKENS, WEIGHT_ONE};
 
 /// A decode worker (data-parallel rank) as the step begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,6 +98,17 @@ impl Worker {
     #[must_use]
     pub fn open_slots(&self) -> u32 {
         if self.accepting { self.free_slots } else { 0 }
+    }
+
+    /// Takes a request in as it is admitted: it and its growth are there from now on.
+    pub(crate) fn take(&mut self, tokens: u64, growth_tokens: u64) {
+        self.free_slots = self.free_slots.saturating_sub(1);
+        self.running += 1;
+        self.load_tokens = (self.load_tokens + tokens).min(MAX_LOAD_TOKENS);
+        self.kv_used_tokens = (self.kv_used_tokens + tokens).min(MAX_LOAD_TOKENS);
+        if self.kv_capacity_tokens.is_some() {
+            self.kv_growth_tokens = (self.kv_growth_tokens + growth_tokens).min(MAX_LOAD_TOKENS);
+        }
     }
 
     /// Tokens that an admission may still take, growth of the running requests left free.

@@ -493,6 +493,11 @@ impl Candidates {
         })
     }
 
+    /// The arrival of the oldest.
+    pub(super) fn first_arrival(&self) -> Option<u64> {
+        Some(self.entries.get(self.head as usize)?.waiting.arrival)
+    }
+
     /// The arrival of the youngest.
     pub(super) fn last_arrival(&self) -> Option<u64> {
         Some(self.entries.get(self.tail as usize)?.waiting.arrival)

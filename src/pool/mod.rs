@@ -5,9 +5,14 @@
 //! few thousand do, and to come, to leave or to be refused costs the same however many wait. Where nobody in
 //! the window may enter an open worker, the router moves the window on past them for that step.
 //!
+//! Each class ([`Request::priority`]) has a line, and a window, of its own. A decision is one of a class: who
+//! decides a step ([`crate::Router`], [`crate::Assigner`]) takes them in turn, the highest first, each on
+//! what those before it have left. So no rule knows of classes.
+//!
 //! | module | holds |
 //! |---|---|
 //! | `candidates` | who a decision chooses among, in order of arrival and, in blocks, by length |
+//! | `line` | those of one class |
 //! | `queue` | everybody behind them: a list for each rank, in stretches of known lengths |
 //! | `passed` | how many younger ones have been admitted before each |
 //! | `sort` | the length order of everybody at once |
@@ -20,19 +25,22 @@
 
 mod candidates;
 mod dates;
+mod line;
 mod passed;
 mod queue;
 mod sort;
 mod waiting;
 mod window;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, hash_map};
 
 pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered};
 pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
+use self::line::Line;
 use self::passed::Passes;
-use self::queue::{Heads, Queue};
+use self::queue::Heads;
 pub(crate) use self::waiting::Waiting;
 use crate::entities::error::BatchError;
 use crate::entities::limits::{MAX_PASSED, MAX_PROMPT_TOKENS, MAX_WAITED_STEPS, MAX_WAITING, MAX_WORKERS};
@@ -43,28 +51,28 @@ use crate::ids::{RequestId, WorkerIndex};
 /// a worker costs no balance (measured).
 pub const CANDIDATE_WINDOW: usize = 4096;
 
-/// Where a request stands.
+/// Where a request stands, in the line of its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    Candidate(PoolSlot),
-    Queued(u32),
+    Candidate(i8, PoolSlot),
+    Queued(i8, u32),
 }
 
 /// Waiting requests in order of arrival.
 #[derive(Clone, Debug)]
 pub struct Pool {
     window: usize,
-    candidates: Candidates,
-    queue: Queue,
+    /// The highest class first. There is always one; those of whom nobody waits keep their buffers.
+    lines: Vec<Line>,
+    /// The line of the decision: outside of a step the first where somebody waits.
+    at: usize,
     places: HashMap<RequestId, Place>,
     /// Every id is its row in the last [`Pool::refill`], and `places` is empty: nothing has to be looked up.
     by_row: bool,
     arrivals: u64,
     dates: Dates,
-    /// The window while it is moved on.
-    further: Candidates,
-    moved: bool,
     // Scratch.
+    spare: Candidates,
     passes: Passes,
     by_slot: Vec<u32>,
     found: Vec<u32>,
@@ -92,14 +100,13 @@ impl Pool {
     pub fn with_window(candidates: usize) -> Self {
         Self {
             window: candidates.max(1),
-            candidates: Candidates::new(),
-            queue: Queue::new(),
+            lines: vec![Line::new(0, MAX_WAITED_STEPS)],
+            at: 0,
             places: HashMap::new(),
             by_row: true,
             arrivals: 0,
             dates: Dates::default(),
-            further: Candidates::new(),
-            moved: false,
+            spare: Candidates::new(),
             passes: Passes::default(),
             by_slot: Vec::new(),
             found: Vec::new(),
@@ -122,13 +129,11 @@ impl Pool {
 
     /// Empties the pool and keeps its buffers.
     pub fn clear(&mut self) {
-        self.candidates.clear();
-        self.queue.clear();
+        self.lines.iter_mut().for_each(Line::clear);
         self.places.clear();
         self.by_row = true;
         self.arrivals = 0;
         self.dates = Dates::default();
-        self.moved = false;
     }
 
     /// Replaces everything by the given requests, in arrival order: far cheaper than one insertion after the
@@ -140,10 +145,15 @@ impl Pool {
         self.clear();
         let mut by_row = requests.len() <= MAX_WAITING;
         let mut valid = by_row;
+        let priority = requests.first().map_or(0, |request| request.priority);
+        let mut alike = true;
         for (index, request) in requests.iter().enumerate() {
             by_row &= request.id == index as u64;
+            alike &= request.priority == priority;
             valid &= is_valid(request);
         }
+        self.at = self.line_for(priority);
+        by_row &= alike;
         if !(valid && by_row) {
             // Something is wrong, or ids must be looked at one by one.
             self.by_row = false;
@@ -151,12 +161,9 @@ impl Pool {
                 check_new(index, Some(index), request)?;
                 let place = self.place_of_row(index);
                 match self.places.entry(request.id) {
-                    hash_map::Entry::Occupied(first) => {
-                        let first = match *first.get() {
-                            Place::Candidate(slot) => slot.index(),
-                            Place::Queued(node) => self.window + node as usize,
-                        };
-                        Err(BatchError::DuplicateId { index, id: request.id, first })
+                    hash_map::Entry::Occupied(_) => {
+                        let first = requests.iter().position(|first| first.id == request.id);
+                        Err(BatchError::DuplicateId { index, id: request.id, first: first.unwrap_or(index) })
                     }
                     hash_map::Entry::Vacant(free) => {
                         free.insert(place);
@@ -169,8 +176,8 @@ impl Pool {
                 return refused;
             }
         }
-        let now_step = self.candidates.now_step();
-        let mut waiting = requests.iter().zip(0u64..).map(|(&request, arrival)| Waiting {
+        let now_step = self.now_step();
+        let waiting = requests.iter().zip(0u64..).map(|(&request, arrival)| Waiting {
             request,
             enqueued_step: now_step - request.waited_steps,
             since_ms: 0,
@@ -178,27 +185,59 @@ impl Pool {
             leaves: false,
             returned: false,
         });
-        self.candidates.refill(waiting.by_ref().take(self.window));
-        for waiting in waiting {
-            self.queue.push(waiting);
-        }
         self.arrivals = requests.len() as u64;
+        if alike {
+            self.lines[self.at].refill(waiting, self.window);
+            return Ok(());
+        }
+        for request in requests {
+            self.line_for(request.priority);
+        }
+        for line in &mut self.lines {
+            let priority = line.priority;
+            line.refill(waiting.clone().filter(|waiting| waiting.request.priority == priority), self.window);
+            let rows = requests.iter().filter(|request| request.priority == priority);
+            for (row, request) in rows.enumerate() {
+                self.places.insert(request.id, place_of_row(priority, row, self.window));
+            }
+        }
+        self.face(|line| !line.is_empty());
         Ok(())
     }
 
-    /// Where the request of a row stands in a pool that has just been refilled.
+    /// Where the request of a row stands in a pool that has just been refilled by those of one class.
     fn place_of_row(&self, row: usize) -> Place {
-        if row < self.window {
-            Place::Candidate(PoolSlot(row as u32))
-        } else {
-            Place::Queued((row - self.window) as u32)
-        }
+        place_of_row(self.lines[self.at].priority, row, self.window)
+    }
+
+    /// The line of a class, if there is one, or where it would stand.
+    fn line_of(&self, priority: i8) -> Result<usize, usize> {
+        self.lines.binary_search_by_key(&Reverse(priority), |line| Reverse(line.priority))
+    }
+
+    /// The line of a class.
+    fn line_for(&mut self, priority: i8) -> usize {
+        self.line_of(priority).unwrap_or_else(|at| {
+            let now_step = self.now_step();
+            self.lines.insert(at, Line::new(priority, now_step));
+            self.at += usize::from(at <= self.at);
+            at
+        })
+    }
+
+    /// The line of somebody who waits.
+    fn line_at(&self, priority: i8) -> &Line {
+        &self.lines[self.line_of(priority).unwrap_or_default()]
+    }
+
+    fn now_step(&self) -> u32 {
+        self.lines[0].candidates.now_step()
     }
 
     /// Who waits will be others: ids are looked up in the map from now on, and the window stands with the
     /// oldest.
     fn begin_change(&mut self) {
-        self.moved = false;
+        self.move_back();
         if std::mem::take(&mut self.by_row) {
             self.places =
                 (0..self.len()).map(|row| (RequestId::new(row as u64), self.place_of_row(row))).collect();
@@ -245,19 +284,21 @@ impl Pool {
         }
         let waiting = self.waiting_at(request, since_ms.unwrap_or(UNDATED), self.arrivals);
         self.arrivals += 1;
-        let places = &mut self.places;
-        if self.queue.is_empty() && self.candidates.len() < self.window {
+        let (priority, at) = (request.priority, self.line_for(request.priority));
+        let (places, line) = (&mut self.places, &mut self.lines[at]);
+        if line.queue.is_empty() && line.candidates.len() < self.window {
             let entered = |id, slot| {
-                places.insert(id, Place::Candidate(slot));
+                places.insert(id, Place::Candidate(priority, slot));
             };
-            self.candidates.exchange(&[], std::iter::once(waiting), entered);
+            line.candidates.exchange(&[], std::iter::once(waiting), entered);
         } else {
-            places.insert(request.id, Place::Queued(self.queue.push(waiting)));
+            places.insert(request.id, Place::Queued(priority, line.queue.push(waiting)));
         }
+        self.face(|line| !line.is_empty());
     }
 
     fn waiting_at(&self, request: Request, since_ms: u64, arrival: u64) -> Waiting {
-        let enqueued_step = self.candidates.now_step() - request.waited_steps;
+        let enqueued_step = self.now_step() - request.waited_steps;
         let returned = arrival < self.arrivals;
         Waiting { request, enqueued_step, since_ms, arrival, leaves: false, returned }
     }
@@ -283,37 +324,47 @@ impl Pool {
         gone.clear();
         // All ids first: the memory of one is on its way while the next is looked up.
         gone.extend(ids.filter_map(|id| self.places.remove(&id)));
+        let mut any_candidate = false;
         for &place in &gone {
             match place {
-                Place::Candidate(slot) => {
-                    slots.push(slot);
-                    left(self.as_it_left(self.candidates.as_it_stands(slot)));
+                Place::Candidate(priority, slot) => {
+                    any_candidate = true;
+                    left(self.as_it_left(self.line_at(priority).candidates.as_it_stands(slot)));
                 }
-                Place::Queued(node) => {
-                    let waiting = self.queue.remove(node);
+                Place::Queued(priority, node) => {
+                    let at = self.line_for(priority);
+                    let waiting = self.lines[at].queue.remove(node);
                     left(self.as_it_left(waiting));
                 }
             }
         }
-        if !slots.is_empty() {
-            self.exchange(&slots);
+        for at in 0..if any_candidate { self.lines.len() } else { 0 } {
+            slots.clear();
+            slots.extend(gone.iter().filter_map(|place| match *place {
+                Place::Candidate(priority, slot) if priority == self.lines[at].priority => Some(slot),
+                _ => None,
+            }));
+            if !slots.is_empty() {
+                self.exchange(at, &slots);
+            }
         }
         (self.slots, self.gone) = (slots, gone);
+        self.face(|line| !line.is_empty());
     }
 
     fn as_it_left(&self, waiting: Waiting) -> Waiting {
-        let waited_steps = self.candidates.now_step() - waiting.enqueued_step;
+        let waited_steps = self.now_step() - waiting.enqueued_step;
         let since_ms = self.dates.since_ms(&waiting);
         Waiting { request: Request { waited_steps, ..waiting.request }, since_ms, ..waiting }
     }
 
-    /// Lets those go who stand in these slots, and the oldest of the queue in.
-    fn exchange(&mut self, leaving: &[PoolSlot]) {
-        let free = (self.window + leaving.len()).saturating_sub(self.candidates.len());
-        let (places, joining) = (&mut self.places, &mut self.joining);
-        self.queue.take_oldest(free, |waiting| joining.push(waiting));
-        self.candidates.exchange(leaving, joining.drain(..), |id, slot| {
-            places.insert(id, Place::Candidate(slot));
+    /// Lets those of a line go who stand in these slots, and the oldest of its queue in.
+    fn exchange(&mut self, at: usize, leaving: &[PoolSlot]) {
+        let (line, places, joining) = (&mut self.lines[at], &mut self.places, &mut self.joining);
+        let free = (self.window + leaving.len()).saturating_sub(line.candidates.len());
+        line.queue.take_oldest(free, |waiting| joining.push(waiting));
+        line.candidates.exchange(leaving, joining.drain(..), |id, slot| {
+            places.insert(id, Place::Candidate(line.priority, slot));
         });
     }
 
@@ -321,21 +372,25 @@ impl Pool {
     pub fn advance(&mut self, steps: u32) {
         // Years of steps fit; past that, waits saturate at MAX_WAITED_STEPS instead of wrapping.
         const REBASE_AT: u32 = u32::MAX - 2 * MAX_WAITED_STEPS;
-        self.moved = false;
-        let mut now_step = self.candidates.now_step() + steps.min(MAX_WAITED_STEPS);
+        self.move_back();
+        let mut now_step = self.now_step() + steps.min(MAX_WAITED_STEPS);
         let mut shift = 0;
         if now_step >= REBASE_AT {
             shift = now_step - MAX_WAITED_STEPS;
             now_step = MAX_WAITED_STEPS;
-            self.queue.shift_steps(shift);
         }
-        self.candidates.set_step(now_step, shift);
+        for line in &mut self.lines {
+            line.candidates.set_step(now_step, shift);
+            if shift > 0 {
+                line.queue.shift_steps(shift);
+            }
+        }
     }
 
     /// Number of waiting requests.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.candidates.len() + self.queue.len()
+        self.lines.iter().map(Line::len).sum()
     }
 
     /// Whether nobody waits.
@@ -359,28 +414,36 @@ impl Pool {
     /// A request that waits, its slot if it is a candidate, and the steps that it has waited.
     pub(crate) fn find(&self, id: RequestId) -> Option<(Option<PoolSlot>, Request, u32)> {
         let (slot, waiting) = match self.place(id)? {
-            Place::Candidate(slot) => (Some(slot), self.candidates.as_it_stands(slot)),
-            Place::Queued(node) => (None, self.queue.as_it_stands(node)),
+            Place::Candidate(priority, slot) => {
+                (Some(slot), self.line_at(priority).candidates.as_it_stands(slot))
+            }
+            Place::Queued(priority, node) => (None, self.line_at(priority).queue.as_it_stands(node)),
         };
-        Some((slot, waiting.request, self.candidates.now_step() - waiting.enqueued_step))
+        Some((slot, waiting.request, self.now_step() - waiting.enqueued_step))
     }
 
-    /// Who a decision chooses among: the oldest, up to the window.
+    /// Who a decision chooses among: the oldest of the highest class of whom anybody waits, up to the window.
     #[must_use]
     pub fn candidates(&self) -> &Candidates {
-        if self.moved { &self.further } else { &self.candidates }
+        self.lines[self.at].window()
+    }
+
+    /// Those of each class who stand in its window, where that is not moved on.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = &Candidates> {
+        self.lines.iter().map(|line| &line.candidates)
     }
 
     /// The slot of a candidate.
     #[must_use]
     pub fn slot_of(&self, id: impl Into<RequestId>) -> Option<PoolSlot> {
         let id = id.into();
-        if self.moved {
-            return self.further.iter().find(|(_, request, _)| request.id == id).map(|(slot, ..)| slot);
+        let line = &self.lines[self.at];
+        if line.moved {
+            return line.further.iter().find(|(_, request, _)| request.id == id).map(|(slot, ..)| slot);
         }
         match self.place(id)? {
-            Place::Candidate(slot) => Some(slot),
-            Place::Queued(_) => None,
+            Place::Candidate(priority, slot) if priority == line.priority => Some(slot),
+            _ => None,
         }
     }
 
@@ -392,26 +455,29 @@ impl Pool {
     /// Everybody in order of arrival, with the slots of those in the window, where it stands when it is not
     /// moved on.
     pub(crate) fn iter_with_slots(&self) -> impl Iterator<Item = (Option<PoolSlot>, Request, u32)> {
-        let now_step = self.candidates.now_step();
-        let mut by_slot = Vec::new();
-        self.candidates.passed_by_slot(&mut by_slot);
-        let first = self
-            .candidates
-            .iter()
-            .map(move |(slot, &request, waited)| (Some(slot), request.passed(by_slot[slot.index()]), waited));
-        first.chain(
-            self.queue
-                .iter(Heads::new())
-                .map(move |waiting| (None, waiting.request, now_step - waiting.enqueued_step)),
-        )
+        let now_step = self.now_step();
+        let told = move |(slot, waiting): (Option<PoolSlot>, Waiting)| {
+            (slot, waiting.request, now_step - waiting.enqueued_step)
+        };
+        let mut merged = Vec::new();
+        if self.classes().count() > 1 {
+            merged.extend(self.lines.iter().flat_map(Line::iter_with_slots));
+            merged.sort_by_key(|(_, waiting)| waiting.arrival);
+        }
+        let single = merged.is_empty().then(|| self.lines[self.at].iter_with_slots());
+        single.into_iter().flatten().chain(merged).map(told)
     }
 
     /// The longest wait of all, in steps; zero when nobody waits. Of those behind the window it is known only
     /// that the window came first.
     #[must_use]
     pub fn longest_wait_steps(&self) -> u32 {
-        let queued = self.queue.oldest().map(|waiting| self.candidates.now_step() - waiting.enqueued_step);
-        self.candidates.longest_wait_steps().max(queued.max().unwrap_or(0))
+        let now_step = self.now_step();
+        let longest = self.lines.iter().map(|line| {
+            let queued = line.queue.oldest().map(|waiting| now_step - waiting.enqueued_step);
+            line.candidates.longest_wait_steps().max(queued.max().unwrap_or(0))
+        });
+        longest.max().unwrap_or(0)
     }
 
     /// The row of a candidate in the requests of [`Pool::refill`].
@@ -422,7 +488,7 @@ impl Pool {
 
     /// Whether somebody behind the window has a row of pair terms or a survival class.
     pub(crate) fn any_queued_terms(&self) -> bool {
-        self.queue.with_terms() > 0
+        self.lines.iter().any(|line| line.queue.with_terms() > 0)
     }
 
     // For the router.
@@ -430,15 +496,15 @@ impl Pool {
     /// Since when the one waits who came first, by the clock; none before it has a date.
     pub(crate) fn first_since_ms(&self) -> Option<u64> {
         let since_ms = |waiting: &Waiting| self.dates.since_ms(waiting);
-        let first = self.candidates.oldest().chain(self.queue.oldest()).map(since_ms).min()?;
+        let oldest = self.lines.iter().flat_map(|line| line.candidates.oldest().chain(line.queue.oldest()));
+        let first = oldest.map(since_ms).min()?;
         Some(first).filter(|&since_ms| since_ms != UNDATED)
     }
 
     /// Who came without a date gets this one.
     pub(crate) fn date(&mut self, now_ms: u64) {
-        let oldest =
-            self.candidates.iter().next().map_or(u64::MAX, |(slot, ..)| self.candidates.arrival(slot));
-        self.dates.date(now_ms, oldest);
+        let oldest = self.windows().filter_map(Candidates::first_arrival).min();
+        self.dates.date(now_ms, oldest.unwrap_or(u64::MAX));
     }
 
     /// Ids of everybody, in no order.
@@ -450,15 +516,34 @@ impl Pool {
         }
     }
 
-    /// Gives every candidate the row of pair terms that `row_of` names, in arrival order.
+    /// Gives every candidate of the decision the row of pair terms that `row_of` names, in arrival order.
     pub(crate) fn set_pair_rows(&mut self, row_of: impl FnMut(&Request) -> Option<u32>) {
-        if self.moved { &mut self.further } else { &mut self.candidates }.set_pair_rows(row_of);
+        let line = &mut self.lines[self.at];
+        if line.moved { &mut line.further } else { &mut line.candidates }.set_pair_rows(row_of);
+    }
+
+    /// [`Pool::set_pair_rows`] for those of every class, where no window is moved on.
+    pub(crate) fn set_all_pair_rows(&mut self, mut row_of: impl FnMut(&Request) -> Option<u32>) {
+        for line in &mut self.lines {
+            line.candidates.set_pair_rows(&mut row_of);
+        }
     }
 
     /// A rank is gone to which nobody is bound any more: those after it move up.
     pub(crate) fn drop_rank(&mut self, gone: WorkerIndex) {
-        self.candidates.map_ranks(|rank| if rank > gone { WorkerIndex::new(rank.get() - 1) } else { rank });
-        self.queue.drop_rank(gone);
+        let rename = |rank: WorkerIndex| if rank > gone { WorkerIndex::new(rank.get() - 1) } else { rank };
+        for line in &mut self.lines {
+            line.candidates.map_ranks(rename);
+            line.queue.drop_rank(gone);
+        }
+    }
+}
+
+/// Where somebody stands in a line that has just been refilled.
+fn place_of_row(priority: i8, row: usize, window: usize) -> Place {
+    match row.checked_sub(window) {
+        None => Place::Candidate(priority, PoolSlot(row as u32)),
+        Some(node) => Place::Queued(priority, node as u32),
     }
 }
 

@@ -1,9 +1,11 @@
-//! Who has been passed: of each who waits, how many came later and were admitted before it, to workers that
-//! it may use.
+//! Who has been passed: of each who waits, how many of its class came later and were admitted before it, to
+//! workers that it may use.
 //!
-//! An admission passes everybody who came before it, so it is enough to know its place in the order of
-//! arrival. Of those in the window the counts stand in a column, which one pass brings up to date; behind it
-//! a stretch keeps what all of it have been passed by in one number.
+//! An admission passes everybody of its class who came before it, so it is enough to know its place in the
+//! order of arrival. Of those in the window the counts stand in a column, which one pass brings up to date;
+//! behind it a stretch keeps what all of it have been passed by in one number.
+
+use std::borrow::BorrowMut;
 
 use super::candidates::{BLOCK, Candidates, NONE, PoolSlot};
 use super::waiting::Waiting;
@@ -77,13 +79,22 @@ impl Candidates {
         self.most_passed_of_all
     }
 
-    /// By slot: how often each has been passed.
-    pub(super) fn passed_by_slot(&self, by_slot: &mut Vec<u32>) {
-        by_slot.clear();
-        by_slot.resize(self.slot_bound(), 0);
+    /// Everybody in order of arrival, with what has changed since each came; `by_slot` is scratch.
+    pub(super) fn iter_as_they_stand(
+        &self,
+        mut by_slot: impl BorrowMut<Vec<u32>>,
+    ) -> impl Iterator<Item = (PoolSlot, Waiting)> {
+        let passed_by_slot = by_slot.borrow_mut();
+        passed_by_slot.clear();
+        passed_by_slot.resize(self.slot_bound(), 0);
         for (&slot, &passed) in self.slots[..self.count].iter().zip(&self.passed) {
-            by_slot[slot as usize] = passed;
+            passed_by_slot[slot as usize] = passed;
         }
+        self.iter().map(move |(slot, ..)| {
+            let waiting = *self.waiting(slot);
+            let passed = by_slot.borrow()[slot.index()];
+            (slot, Waiting { request: waiting.request.passed(passed), ..waiting })
+        })
     }
 
     /// Counts admissions for everybody whom they pass.
@@ -155,11 +166,12 @@ impl Pool {
         self.arrivals - 1
     }
 
-    /// Counts admissions, each by its place in the order of arrival and its worker, for those who wait and
-    /// came earlier. Of those behind the window it is taken that they may use any worker but for their rank.
+    /// Counts admissions, each by its class, its place in the order of arrival and its worker, for those of
+    /// that class who wait and came earlier. Of those behind the window it is taken that they may use any
+    /// worker but for their rank.
     pub(crate) fn count_passes(
         &mut self,
-        admitted: impl Iterator<Item = (u64, WorkerIndex)>,
+        admitted: impl Iterator<Item = (i8, u64, WorkerIndex)> + Clone,
         may_use: impl Fn(&Request, WorkerIndex) -> bool,
     ) {
         if self.is_empty() {
@@ -167,13 +179,16 @@ impl Pool {
         }
         self.begin_change();
         let passes = &mut self.passes;
-        passes.set(admitted);
-        self.candidates.count_passes(passes, &may_use);
-        if let Some(last) = self.candidates.last_arrival()
-            && !self.queue.is_empty()
-        {
-            for &(worker, arrival) in passes.by_worker.iter().filter(|&&(_, arrival)| arrival > last) {
-                self.queue.count_pass(arrival, WorkerIndex::new(worker));
+        for line in self.lines.iter_mut().filter(|line| !line.is_empty()) {
+            let of_class = admitted.clone().filter(|&(priority, ..)| priority == line.priority);
+            passes.set(of_class.map(|(_, arrival, worker)| (arrival, worker)));
+            line.candidates.count_passes(passes, &may_use);
+            if let Some(last) = line.candidates.last_arrival()
+                && !line.queue.is_empty()
+            {
+                for &(worker, arrival) in passes.by_worker.iter().filter(|&&(_, arrival)| arrival > last) {
+                    line.queue.count_pass(arrival, WorkerIndex::new(worker));
+                }
             }
         }
     }
@@ -182,8 +197,8 @@ impl Pool {
     #[must_use]
     pub fn passed(&self, id: impl Into<RequestId>) -> Option<u32> {
         Some(match self.place(id.into())? {
-            Place::Candidate(slot) => self.candidates.passed(slot),
-            Place::Queued(node) => self.queue.passed(node),
+            Place::Candidate(priority, slot) => self.line_at(priority).candidates.passed(slot),
+            Place::Queued(priority, node) => self.line_at(priority).queue.passed(node),
         })
     }
 
@@ -191,37 +206,40 @@ impl Pool {
     /// have been.
     #[must_use]
     pub fn most_passed(&self) -> u32 {
-        self.candidates.most_passed()
+        self.windows().map(Candidates::most_passed).max().unwrap_or(0)
     }
 
     /// Lets somebody in who has been here before, in its old place: [`Pool::enter`] for one that has been
     /// passed as often as who came after it, or more.
     pub(crate) fn enter_again(&mut self, request: Request, since_ms: u64, arrival: u64) {
         self.begin_change();
-        let younger = match self.candidates.younger_than(arrival, request.rank) {
-            Some(slot) => self.candidates.passed(slot),
-            None => self.queue.younger_than(arrival, request.rank).map_or(0, |node| self.queue.passed(node)),
+        let (priority, at) = (request.priority, self.line_for(request.priority));
+        let line = &self.lines[at];
+        let younger = match line.candidates.younger_than(arrival, request.rank) {
+            Some(slot) => line.candidates.passed(slot),
+            None => line.queue.younger_than(arrival, request.rank).map_or(0, |node| line.queue.passed(node)),
         };
         let request = request.passed(request.passed.max(younger));
         let waiting = self.waiting_at(request, since_ms, arrival);
-        let is_full = self.candidates.len() >= self.window;
-        let is_last = self.candidates.last_arrival().is_none_or(|last| last < arrival);
-        let places = &mut self.places;
+        let (places, line) = (&mut self.places, &mut self.lines[at]);
+        let is_full = line.candidates.len() >= self.window;
+        let is_last = line.candidates.last_arrival().is_none_or(|last| last < arrival);
         if is_full && is_last {
-            places.insert(request.id, Place::Queued(self.queue.insert(waiting)));
+            places.insert(request.id, Place::Queued(priority, line.queue.insert(waiting)));
             return;
         }
-        let leaving = self.candidates.youngest().filter(|_| is_full);
-        let pushed_out = leaving.map(|slot| self.candidates.as_it_stands(slot));
+        let leaving = line.candidates.youngest().filter(|_| is_full);
+        let pushed_out = leaving.map(|slot| line.candidates.as_it_stands(slot));
         // Only those in the window are asked for rows.
         let pushed_out =
             pushed_out.map(|waiting| Waiting { request: waiting.request.pairs(None), ..waiting });
         let leaving = leaving.as_slice();
-        self.candidates.exchange(leaving, std::iter::once(waiting), |id, slot| {
-            places.insert(id, Place::Candidate(slot));
+        line.candidates.exchange(leaving, std::iter::once(waiting), |id, slot| {
+            places.insert(id, Place::Candidate(priority, slot));
         });
         if let Some(waiting) = pushed_out {
-            places.insert(waiting.request.id, Place::Queued(self.queue.insert(waiting)));
+            places.insert(waiting.request.id, Place::Queued(priority, line.queue.insert(waiting)));
         }
+        self.face(|line| !line.is_empty());
     }
 }

@@ -158,7 +158,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                     if random.next(9) == 0 && entered.len() < 5 {
                         let any = WorkerIndex(random.next(ranks) as u32);
                         let worker = request.rank.unwrap_or(any);
-                        entered.push((arrivals[&request.id], worker));
+                        entered.push((0, arrivals[&request.id], worker));
                         for before in &mut list[..at] {
                             before.passed += u32::from(before.rank.is_none_or(|rank| rank == worker));
                         }
@@ -173,7 +173,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
             }
             50 => {
                 let (arrival, worker) = (pool.next_arrival(), WorkerIndex(random.next(ranks) as u32));
-                pool.count_passes(std::iter::once((arrival, worker)), |_, _| unreachable!("no masks"));
+                pool.count_passes(std::iter::once((0, arrival, worker)), |_, _| unreachable!("no masks"));
                 for request in &mut list {
                     request.passed += u32::from(request.rank.is_none_or(|rank| rank == worker));
                 }
@@ -220,11 +220,11 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
                 assert_eq!(pool.slot_of(request.id).is_some(), window(&pool).contains(&request.id));
             }
             let limit = random.next(longest) as u32;
-            for (rank, count) in pool.queued() {
+            for (class, rank, count) in pool.queued() {
                 let of_rank = list.iter().skip(window_size).filter(|request| request.rank == rank);
                 assert_eq!(of_rank.clone().count(), count);
                 let short = of_rank.filter(|request| request.prompt_tokens <= limit).count();
-                assert_eq!(pool.queued_of_at_most(rank, i64::from(limit)), short);
+                assert_eq!(pool.queued_of_at_most(class, rank, i64::from(limit)), short);
             }
         }
     }
@@ -281,13 +281,14 @@ fn a_long_queue_is_cut_into_stretches_that_stay_few() {
     assert_eq!(pool.len(), 400);
     let list: Vec<Request> = all(&pool);
     assert_eq!(
-        pool.queued_of_at_most(None, 4_500),
+        pool.queued_of_at_most(0, None, 4_500),
         list.iter().skip(8).filter(|request| request.prompt_tokens <= 4_500).count()
     );
     moved_on(&mut pool, &list, 8, 700);
     // Bounds that were too wide are not any more: the same answer again.
     moved_on(&mut pool, &list, 8, 700);
-    assert!(pool.queue.stretches() <= 3, "{} stretches of 392 requests", pool.queue.stretches());
+    let stretches = pool.lines[0].queue.stretches();
+    assert!(stretches <= 3, "{stretches} stretches of 392 requests");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Where the window stands, and who leaves with the next decision.
 
+use super::candidates::PoolSlot;
+use super::line::Line;
 use super::queue::{Heads, Wanted};
 use super::waiting::{Mark, Waiting};
 use super::{Place, Pool};
@@ -12,8 +14,9 @@ impl Pool {
     /// moved past those who may not enter a worker as things stand, by slots, room (`growth_tokens` is that
     /// of the batch), rank and eligibility. Nothing moves where nobody may enter.
     pub fn look_past_shut(&mut self, workers: &[Worker], growth_tokens: u32, eligible: &[u64]) {
-        self.moved = false;
-        if self.queue.is_empty() {
+        let Line { candidates, queue, further, moved, .. } = &mut self.lines[self.at];
+        *moved = false;
+        if queue.is_empty() {
             return;
         }
         // Nothing has been checked yet: sums may be of anything.
@@ -39,11 +42,11 @@ impl Pool {
                     && mask.is_none_or(|mask| mask[at / 64] >> (at % 64) & 1 == 1)
             })
         };
-        self.further.set_step(self.candidates.now_step(), 0);
-        let everybody = self.candidates.iter().map(|(slot, ..)| *self.candidates.waiting(slot));
-        let everybody = everybody.chain(self.queue.iter(Heads::new()));
-        self.further.refill(everybody.filter(|waiting| may(&waiting.request)).take(self.window));
-        self.moved = !self.further.is_empty();
+        further.set_step(candidates.now_step(), 0);
+        let everybody = candidates.iter().map(|(slot, ..)| *candidates.waiting(slot));
+        let everybody = everybody.chain(queue.iter(Heads::new()));
+        further.refill(everybody.filter(|waiting| may(&waiting.request)).take(self.window));
+        *moved = !further.is_empty();
     }
 
     /// Marks those who leave with the next decision, and gives the id of each to `leaves`, once: those who
@@ -56,18 +59,22 @@ impl Pool {
             let since_ms = dates.since_ms(waiting).min(now_ms);
             now_ms - since_ms >= after_ms
         };
-        self.candidates.mark(|waiting| is_first(waiting, is_old), &mut leaves);
-        self.queue.mark_first(is_old, leaves);
+        for line in &mut self.lines {
+            line.candidates.mark(|waiting| is_first(waiting, is_old), &mut leaves);
+            line.queue.mark_first(is_old, &mut leaves);
+        }
     }
 
     /// Marks everybody who is bound to a rank.
     pub(crate) fn mark_bound(&mut self, rank: WorkerIndex, mut leaves: impl FnMut(RequestId)) {
-        if self.candidates.any_rank() {
-            let bound = |waiting: &Waiting| waiting.request.rank == Some(rank);
-            self.candidates
-                .mark(|waiting| if bound(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
+        let bound = |waiting: &Waiting| waiting.request.rank == Some(rank);
+        for line in &mut self.lines {
+            if line.candidates.any_rank() {
+                line.candidates
+                    .mark(|waiting| if bound(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
+            }
+            line.queue.mark_bound(rank, &mut leaves);
         }
-        self.queue.mark_bound(rank, leaves);
     }
 
     /// Marks everybody longer than the limit of the rank that it is bound to; `limit_of` says none
@@ -81,91 +88,161 @@ impl Pool {
             limit_of(waiting.request.rank)
                 .is_some_and(|limit| i64::from(waiting.request.prompt_tokens) > limit)
         };
-        self.candidates
-            .mark(|waiting| if is_longer(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
-        self.queue.mark_longer(limit_of, leaves);
+        for line in &mut self.lines {
+            line.candidates
+                .mark(|waiting| if is_longer(waiting) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
+            line.queue.mark_longer(&limit_of, &mut leaves);
+        }
     }
 
     /// Marks everybody of whom this is true: it looks at all who wait.
     pub(crate) fn mark_if(&mut self, is_so: impl Fn(&Request) -> bool, mut leaves: impl FnMut(RequestId)) {
-        self.candidates
-            .mark(|waiting| if is_so(&waiting.request) { Mark::Leaves } else { Mark::Stays }, &mut leaves);
-        self.queue.mark_if(is_so, leaves);
+        for line in &mut self.lines {
+            line.candidates.mark(
+                |waiting| if is_so(&waiting.request) { Mark::Leaves } else { Mark::Stays },
+                &mut leaves,
+            );
+            line.queue.mark_if(&is_so, &mut leaves);
+        }
     }
 
     /// Takes marks back.
     pub(crate) fn unmark(&mut self, ids: impl Iterator<Item = RequestId>) {
         for id in ids {
-            match self.place(id) {
-                Some(Place::Candidate(slot)) => self.candidates.unmark(slot),
-                Some(Place::Queued(node)) => self.queue.unmark(node),
-                None => {}
+            let Some(place) = self.place(id) else { continue };
+            let (Place::Candidate(priority, _) | Place::Queued(priority, _)) = place;
+            let at = self.line_for(priority);
+            match place {
+                Place::Candidate(_, slot) => self.lines[at].candidates.unmark(slot),
+                Place::Queued(_, node) => self.lines[at].queue.unmark(node),
             }
         }
     }
 
-    /// How many wait behind the window, by the rank that they are bound to.
-    pub(crate) fn queued(&self) -> impl Iterator<Item = (Option<WorkerIndex>, usize)> {
-        self.queue.ranks()
+    /// How many of each class wait behind its window, by the rank that they are bound to.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (i8, Option<WorkerIndex>, usize)> {
+        self.lines
+            .iter()
+            .flat_map(|line| line.queue.ranks().map(|(rank, count)| (line.priority, rank, count)))
     }
 
-    /// How many of those have at most so many tokens.
-    pub(crate) fn queued_of_at_most(&self, rank: Option<WorkerIndex>, tokens: i64) -> usize {
-        self.queue.count_of_length(rank, Wanted::AtMost(tokens))
+    /// How many of those of a class have at most so many tokens.
+    pub(crate) fn queued_of_at_most(&self, priority: i8, rank: Option<WorkerIndex>, tokens: i64) -> usize {
+        let line = self.line_of(priority).map(|at| &self.lines[at]);
+        line.map_or(0, |line| line.queue.count_of_length(rank, Wanted::AtMost(tokens)))
     }
 
-    /// Whether somebody waits behind the window.
+    /// Whether somebody waits behind the window of the decision.
     pub(crate) fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
+        !self.lines[self.at].queue.is_empty()
     }
 
     /// Before a decision: where some of the window leave with it, it is moved to the oldest who stay.
     pub(crate) fn look_past_marked(&mut self) {
-        self.moved = self.candidates.any_marked();
-        if !self.moved {
-            self.queue.search_from(0);
-            return;
+        let (by_slot, heads) = (&mut self.by_slot, &mut self.heads);
+        for Line { candidates, queue, further, moved, .. } in &mut self.lines {
+            *moved = candidates.any_marked();
+            if !*moved {
+                queue.search_from(0);
+                continue;
+            }
+            let window = candidates.iter_as_they_stand(&mut *by_slot).map(|(_, waiting)| waiting);
+            let all = window.chain(queue.iter(&mut *heads)).filter(|waiting| !waiting.leaves);
+            further.set_step(candidates.now_step(), 0);
+            further.refill(all.take(self.window));
+            let last = further.last_arrival();
+            queue.search_from(last.map_or(u64::MAX, |last| last + 1));
         }
-        let stay = |waiting: &Waiting| !waiting.leaves;
-        self.candidates.passed_by_slot(&mut self.by_slot);
-        let by_slot = &self.by_slot;
-        let all = self
-            .candidates
-            .iter()
-            .map(|(slot, ..)| {
-                let waiting = *self.candidates.waiting(slot);
-                Waiting { request: waiting.request.passed(by_slot[slot.index()]), ..waiting }
-            })
-            .chain(self.queue.iter(&mut self.heads))
-            .filter(stay);
-        self.further.set_step(self.candidates.now_step(), 0);
-        self.further.refill(all.take(self.window));
-        let last = self.further.last_arrival();
-        self.queue.search_from(last.map_or(u64::MAX, |last| last + 1));
+        self.face_first();
+    }
+
+    /// The decision is of the highest class of whom anybody stands in the window.
+    pub(crate) fn face_first(&mut self) {
+        self.face(|line| !line.window().is_empty());
+    }
+
+    /// Keeps those in the window of the decision of whom this is true.
+    pub(crate) fn narrow(&mut self, stays: impl Fn(PoolSlot) -> bool) {
+        let (line, spare) = (&mut self.lines[self.at], &mut self.spare);
+        let window = line.window();
+        spare.set_step(window.now_step(), 0);
+        let left = window.iter_as_they_stand(&mut self.by_slot).filter(|&(slot, _)| stays(slot));
+        spare.refill(left.map(|(_, waiting)| waiting));
+        std::mem::swap(spare, &mut line.further);
+        line.moved = true;
     }
 
     /// Moves the window on past everybody who stands in it, to the next who stay and have at most as many
     /// tokens as `most_tokens` says for the rank that they are bound to (none for no room). False where there
     /// is nobody.
     pub(crate) fn move_on(&mut self, most_tokens: impl Fn(Option<WorkerIndex>) -> Option<i64>) -> bool {
-        self.moved = true;
+        let Line { candidates, queue, further, moved, .. } = &mut self.lines[self.at];
+        *moved = true;
         let wanted = |rank| most_tokens(rank).map(Wanted::AtMost);
-        self.queue.search(wanted, self.window, &mut self.found);
-        let queue = &self.queue;
-        self.further.set_step(self.candidates.now_step(), 0);
-        self.further.refill(self.found.iter().map(|&node| queue.as_it_stands(node)));
-        !self.further.is_empty()
+        queue.search(wanted, self.window, &mut self.found);
+        further.set_step(candidates.now_step(), 0);
+        further.refill(self.found.iter().map(|&node| queue.as_it_stands(node)));
+        !further.is_empty()
     }
 
-    /// Whether the window stands elsewhere than with the oldest.
-    pub(crate) fn is_moved(&self) -> bool {
-        self.moved
-    }
-
-    /// Moves the window back to the oldest.
+    /// Moves every window back to the oldest; the next decision is of the highest class.
     pub(crate) fn move_back(&mut self) {
-        self.moved = false;
+        self.lines.iter_mut().for_each(|line| line.moved = false);
+        self.face(|line| !line.is_empty());
     }
+
+    /// The decision is of the highest class of whom this is true.
+    pub(super) fn face(&mut self, is_wanted: impl Fn(&Line) -> bool) {
+        self.at = self.lines.iter().position(is_wanted).unwrap_or_default();
+    }
+
+    /// Whether a decision has requests of more than one class to choose among.
+    pub(crate) fn has_classes(&self) -> bool {
+        self.lines.len() > 1 && self.lines.iter().filter(|line| !line.window().is_empty()).count() > 1
+    }
+
+    /// The classes of whom somebody waits, the highest first, and how many wait of each.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = (i8, usize)> {
+        self.lines.iter().filter(|line| !line.is_empty()).map(|line| (line.priority, line.len()))
+    }
+
+    /// The next decision is of the first class below this one of whom anybody waits, of the highest for none;
+    /// false where there is none.
+    pub(crate) fn turn_below(&mut self, priority: Option<i8>) -> bool {
+        let is_next =
+            |line: &Line| !line.is_empty() && priority.is_none_or(|priority| line.priority < priority);
+        let next = self.lines.iter().position(is_next);
+        self.at = next.unwrap_or(self.at);
+        next.is_some()
+    }
+
+    /// Whether somebody of a class waits whom a worker with so much room could take, by length and rank.
+    pub(crate) fn any_for(&self, priority: i8, place: usize, room: i64) -> bool {
+        let Ok(at) = self.line_of(priority) else { return false };
+        let line = &self.lines[at];
+        let behind = |rank| line.queue.count_of_length(rank, Wanted::AtMost(room)) > 0;
+        line.candidates.iter().any(|(_, request, _)| is_for(request, place, room))
+            || behind(None)
+            || behind(Some(WorkerIndex::at(place)))
+    }
+
+    /// Whether one of them has been passed by so many, of those in the window.
+    pub(crate) fn any_passed_for(&self, priority: i8, place: usize, room: i64, most: u32) -> bool {
+        let Ok(at) = self.line_of(priority) else { return false };
+        let candidates = &self.lines[at].candidates;
+        let is_next =
+            |slot, request: &Request| is_for(request, place, room) && candidates.passed(slot) >= most;
+        candidates.most_passed() >= most && candidates.iter().any(|(slot, request, _)| is_next(slot, request))
+    }
+
+    /// The class of the decision.
+    pub(crate) fn priority(&self) -> i8 {
+        self.lines[self.at].priority
+    }
+}
+
+fn is_for(request: &Request, place: usize, room: i64) -> bool {
+    i64::from(request.prompt_tokens) <= room && request.rank.is_none_or(|rank| rank.index() == place)
 }
 
 /// Whoever came later has waited less, but for those who have come back.

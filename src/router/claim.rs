@@ -1,30 +1,36 @@
 //! Claims: where KV caches bind, room is made for a request that is overdue and fits nowhere.
 //!
 //! Small requests would fill whatever a worker frees, again and again. So the first of the overdue, in the
-//! order in which they go, that has no room anywhere *claims* a worker: nobody else enters it until the
-//! request does. One request claims at a time. Of the workers that it may use and that could hold it once all
-//! of ours there have ended, it is the one with most room, chosen anew by every step: so it is where ends
-//! happen to come soonest, and what is freed there is never lost. From twice as many passes on as make a
-//! request overdue the worker is kept; it then drains, at the latest, as its longest resident ends.
+//! order in which they go, that has no room anywhere *claims* a worker: nobody else of its class or a lower
+//! one enters it until the request does. One request claims at a time, of the highest class that has one. Of
+//! the workers that it may use and that could hold it once all of ours there have ended, it is the one with
+//! most room, chosen anew by every step: so it is where ends happen to come soonest, and what is freed there
+//! is never lost. From twice as many passes on as make a request overdue the worker is kept; it then drains,
+//! at the latest, as its longest resident ends.
 //!
-//! A batch shows a claimed worker with as few open slots as there are overdue requests before the claimant
-//! that fit there and nowhere else. So no rule, kernel or device knows of claims.
+//! A batch shows a claimed worker as it is to a higher class; to the claimant's with as few open slots as
+//! there are overdue requests of it before the claimant that fit there and nowhere else; with none to a lower
+//! one. So no rule, kernel or device knows of claims.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use crate::assignment::Claimed;
 use crate::batch::{Batch, Request};
 use crate::ids::{RequestId, WorkerId};
 use crate::policy::overtaking::PASSED_PER_WORKER;
 use crate::pool::PoolSlot;
-use crate::router::Router;
+use crate::router::{Router, find};
 
-/// A worker that nobody enters before one request.
+/// A worker that nobody of a class or a lower one enters before one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     /// Who claims it.
     pub id: RequestId,
     pub worker: WorkerId,
+    /// The class of the request, and where it stood among the overdue of that as the step found the claim.
+    priority: i8,
+    turn: Turn,
     /// Whether it stays this worker for as long as that could hold the request.
     is_kept: bool,
 }
@@ -35,25 +41,18 @@ type Turn = (bool, Reverse<u32>, u64, PoolSlot);
 /// Turns of several, the first of which is the greatest.
 pub(super) type Turns = Vec<Reverse<Turn>>;
 
-/// A claim as the step under way finds it.
-struct Found {
-    claim: Claim,
-    place: usize,
-    /// Slots for those who go before.
-    open_slots: u32,
-}
-
 impl Router {
-    /// The claim as it stands: who claims, and the position of the worker.
-    pub(super) fn claimed(&self) -> Option<(RequestId, usize)> {
-        let Claim { id, worker, .. } = self.claim?;
+    /// The claim as it stands.
+    pub(super) fn claimed(&self) -> Option<Claimed> {
+        let Claim { id, worker, priority, .. } = self.claim?;
         let place = self.place_of(worker).ok().filter(|&place| self.workers[place].accepting)?;
-        Some((id, place))
+        Some(Claimed { id, worker: place, priority })
     }
 
-    /// Whether nobody is to be placed on a worker but by a step.
-    pub(super) fn is_claimed(&self, place: usize) -> bool {
-        self.claimed().is_some_and(|(_, claimed)| claimed == place)
+    /// The worker on which nobody of this class is to be placed but by a step.
+    pub(super) fn claimed_from(&self, priority: i8) -> Option<usize> {
+        let claimed = self.claimed().filter(|claimed| claimed.shuts(claimed.worker, priority));
+        claimed.map(|claimed| claimed.worker)
     }
 
     /// A request has left the pool, and its claim with it.
@@ -61,20 +60,45 @@ impl Router {
         self.claim = self.claim.filter(|claim| claim.id != id);
     }
 
-    /// Finds who claims which worker in the step under way, and shuts that worker in the batches to come.
+    /// Finds who claims which worker in the step under way, before anything is decided.
     pub(super) fn claim_worker(&mut self) {
         // The first claim must not allocate either.
         self.later.reserve(self.workers.len().saturating_sub(self.later.len()));
-        let mut turns = std::mem::take(&mut self.turns);
-        let found = self.find_claim(&mut turns);
-        self.turns = turns;
-        self.next_claim = found.as_ref().map(|found| found.claim);
-        if let Some(Found { place, open_slots, .. }) = found {
-            if !std::mem::replace(&mut self.changed, true) {
-                self.later.clone_from(&self.workers);
-            }
-            self.later[place].free_slots = open_slots;
+        self.hidden_slots = 0;
+        // What one front end of several frees, the others fill: they do not hear of a claim.
+        if !self.bounded || self.config.share.of > 1 {
+            return;
         }
+        let (mut turns, mut class) = (std::mem::take(&mut self.turns), None);
+        while self.next_claim.is_none() && self.pool.turn_below(class) {
+            class = Some(self.pool.priority());
+            self.next_claim = self.find_claim(&mut turns);
+        }
+        self.pool.face_first();
+        self.turns = turns;
+    }
+
+    /// Shows the worker that is claimed in the step under way as the class whose turn it is may see it.
+    pub(super) fn show_claimed(&mut self) {
+        let Some(claim) = self.next_claim else { return };
+        let Some(place) = find(&self.ids, claim.worker) else { return };
+        if !std::mem::replace(&mut self.changed, true) {
+            self.later.clone_from(&self.workers);
+        }
+        self.later[place].free_slots += std::mem::take(&mut self.hidden_slots);
+        let open_slots = match self.pool.priority().cmp(&claim.priority) {
+            Ordering::Greater => return,
+            Ordering::Less => 0,
+            Ordering::Equal => {
+                let mut turns = std::mem::take(&mut self.turns);
+                let open_slots = self.rooms().taken_before(place, claim.turn, &mut turns);
+                self.turns = turns;
+                open_slots
+            }
+        };
+        let free_slots = &mut self.later[place].free_slots;
+        self.hidden_slots = *free_slots - open_slots;
+        *free_slots = open_slots;
     }
 
     /// The step under way stands, and its claim.
@@ -87,56 +111,58 @@ impl Router {
         self.claim = self.next_claim;
     }
 
-    fn find_claim(&self, turns: &mut Turns) -> Option<Found> {
-        // What one front end of several frees, the others fill: they do not hear of a claim.
-        if !self.bounded || self.config.share.of > 1 {
-            return None;
-        }
-        let candidates = self.pool.candidates();
-        turns.clear();
-        turns.reserve(candidates.len());
-        let most = self.max_passed.filter(|&most| candidates.most_passed() >= most);
-        if most.is_none() && !candidates.any_deadline() {
-            return None;
-        }
+    /// Who waits of the class whose turn it is, and the workers' room as things stand.
+    fn rooms(&self) -> Rooms<'_> {
         let workers = if self.changed { &self.later } else { &self.workers };
-        let view = Rooms {
+        let most_passed = self.pool.candidates().most_passed();
+        Rooms {
             batch: Batch::draft(workers, &self.pool).pairs(self.next_rows.pairs()).unchecked(),
             growth_tokens: i64::from(self.headroom_steps()),
-            max_passed: most,
-        };
+            max_passed: self.max_passed.filter(|&most| most_passed >= most),
+        }
+    }
+
+    fn find_claim(&self, turns: &mut Turns) -> Option<Claim> {
+        let (view, candidates) = (self.rooms(), self.pool.candidates());
+        turns.clear();
+        turns.reserve(candidates.len());
+        if view.max_passed.is_none() && !candidates.any_deadline() {
+            return None;
+        }
+        let places = 0..view.batch.workers().len();
         let most_tokens = view.most_tokens(|_| true);
         let beyond = |tokens: i64| most_tokens.is_none_or(|most| tokens > most);
-        let lacks = |request: &Request| !(0..workers.len()).any(|place| view.takes(request, place));
+        let lacks = |request: &Request| !places.clone().any(|place| view.takes(request, place));
         turns.extend(view.overdue(beyond, lacks).map(Reverse));
         // Mostly the first one can be helped: the others need no order.
         let mut heap = BinaryHeap::from(std::mem::take(turns));
         let mut found = None;
         while let Some(Reverse(turn)) = heap.pop() {
-            let request = candidates.request(turn.3);
-            found = self.choose_worker(&view, request, candidates.passed(turn.3)).map(|of| (of, turn));
+            found = self.choose_worker(&view, turn);
             if found.is_some() {
                 break;
             }
         }
         *turns = heap.into_vec();
-        let ((claim, place), turn) = found?;
-        Some(Found { claim, place, open_slots: view.taken_before(place, turn, turns) })
+        found
     }
 
-    /// The worker that a request claims which has been passed so often, if any could ever hold it.
-    fn choose_worker(&self, view: &Rooms<'_>, request: &Request, passed: u32) -> Option<(Claim, usize)> {
-        let workers = view.batch.workers();
+    /// The claim of a request with this turn, if any worker could ever hold it.
+    fn choose_worker(&self, view: &Rooms<'_>, turn: Turn) -> Option<Claim> {
+        let (workers, candidates) = (view.batch.workers(), view.batch.waiting());
+        let (request, passed) = (candidates.request(turn.3), candidates.passed(turn.3));
+        let claim_on =
+            |worker, is_kept| Claim { id: request.id, worker, priority: self.pool.priority(), turn, is_kept };
         let may_claim = |place: usize| {
             workers[place].accepting
                 && view.batch.eligible(request, place)
                 && self.accounts[place].could_hold(u64::from(request.prompt_tokens), &self.sight)
         };
         let kept = self.claim.filter(|claim| claim.id == request.id && claim.is_kept);
-        if let Some(claim) = kept
-            && let Some(place) = self.place_of(claim.worker).ok().filter(|&place| may_claim(place))
+        if let Some(Claim { worker, .. }) = kept
+            && find(&self.ids, worker).is_some_and(may_claim)
         {
-            return Some((claim, place));
+            return Some(claim_on(worker, true));
         }
         // Where there is room, only a slot is missing, and who is overdue gets the next one.
         let lacks_room = |place: &usize| !view.has_room(request, *place) && may_claim(*place);
@@ -144,12 +170,11 @@ impl Router {
             .filter(lacks_room)
             .max_by_key(|&place| (workers[place].room_tokens(), Reverse(place)))?;
         let most = self.max_passed.unwrap_or(PASSED_PER_WORKER * workers.len() as u32);
-        let is_kept = passed >= most.saturating_mul(2);
-        Some((Claim { id: request.id, worker: self.ids[place], is_kept }, place))
+        Some(claim_on(self.ids[place], passed >= most.saturating_mul(2)))
     }
 }
 
-/// Who waits, and the workers' room, as a step begins.
+/// Who waits of a class, and the workers' room.
 struct Rooms<'a> {
     batch: Batch<'a>,
     /// What each request is to leave free for itself.

@@ -78,6 +78,12 @@ pub struct RouterConfig {
     pub ends_horizon_steps: u32,
     /// When [`super::Router::place`] decides.
     pub mode: Mode,
+    /// The share that no class above can take ([`Request::priority`](crate::Request::priority)): for each
+    /// `lower_class_one_in - 1` admissions of higher classes while somebody of a class waits, one is that
+    /// class's before any of a higher one, 2..=65536. Steps count what they have admitted as they end, so a
+    /// class gets its turn with the next; turns that it cannot use, for nobody of it fits, are not saved up
+    /// but for one. None: a lower class gets what higher ones leave, and may wait for ever.
+    pub lower_class_one_in: Option<u32>,
     /// Which part of every worker this router is sure of.
     pub share: Share,
     /// Whether requests reach a worker in the order of their dispatch: a token of one then shows that the
@@ -113,6 +119,7 @@ impl RouterConfig {
             refresh_steps: 16,
             ends_horizon_steps: 512,
             mode: Mode::Step,
+            lower_class_one_in: None,
             share: Share::WHOLE,
             in_order: false,
             dispatch_timeout_ms: None,
@@ -158,6 +165,12 @@ impl RouterConfig {
         Self { mode, ..self }
     }
 
+    /// Sets which admissions no class above can take: one in so many.
+    #[must_use]
+    pub fn lower_class_one_in(self, lower_class_one_in: impl Into<Option<u32>>) -> Self {
+        Self { lower_class_one_in: lower_class_one_in.into(), ..self }
+    }
+
     /// Sets which part of every worker this router is sure of.
     #[must_use]
     pub fn share(self, share: Share) -> Self {
@@ -188,7 +201,7 @@ impl RouterConfig {
         Self { expire_after_ms: expire_after_ms.into(), ..self }
     }
 
-    /// Greatest [`RouterConfig::refresh_steps`].
+    /// Greatest [`RouterConfig::refresh_steps`], and [`RouterConfig::lower_class_one_in`].
     const MOST_REFRESH_STEPS: u32 = 1 << 16;
 
     pub(super) fn check(&self) -> Result<(), RouterError> {
@@ -208,9 +221,14 @@ impl RouterConfig {
                 }
             }
         }
-        let (low, high, found) = (1, Self::MOST_REFRESH_STEPS, self.refresh_steps);
-        if !(low..=high).contains(&found) {
-            return Err(RouterError::Config { name: "refresh_steps", low, high, found });
+        let high = Self::MOST_REFRESH_STEPS;
+        for (name, low, found) in [
+            ("refresh_steps", 1, self.refresh_steps),
+            ("lower_class_one_in", 2, self.lower_class_one_in.unwrap_or(high)),
+        ] {
+            if !(low..=high).contains(&found) {
+                return Err(RouterError::Config { name, low, high, found });
+            }
         }
         Ok(())
     }

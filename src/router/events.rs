@@ -4,6 +4,7 @@ use crate::account::{Account, Active, NONE, Outlook, Stage};
 use crate::batch::{Batch, BatchError, MAX_PROMPT_TOKENS, Request};
 use crate::forecast::Running;
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
+use crate::pool::Candidates;
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::stages::Before;
@@ -67,7 +68,7 @@ impl Router {
             if request.generated_tokens == 0 {
                 request.generated_tokens = before.generated_tokens;
             }
-            request.passed = request.passed.max(before.passed);
+            request = request.known(before.passed, before.priority);
         }
         let limit = request.prompt_tokens.saturating_add(request.cached_tokens);
         let (id, found) = (request.id, request.generated_tokens);
@@ -163,22 +164,24 @@ impl Router {
             // Nobody is to be told: it goes on.
             let (index, _) = self.leave_worker(id, None)?;
             let active = &self.slab.entries[index];
-            known = Some((active.arrival, active.request.passed));
+            known = Some((active.arrival, active.request.passed, active.request.priority));
         } else {
             self.counters.adopted_beyond += u64::from(beyond);
             match self.pool.leave(id) {
                 // Nobody is to be given it back.
                 Some(waiting) => {
                     let _ = self.left_queue(waiting.request);
-                    self.count_passes(std::iter::once((waiting.arrival, WorkerIndex::at(place))));
-                    known = Some((waiting.arrival, waiting.request.passed));
+                    let Request { passed, priority, .. } = waiting.request;
+                    self.count_passes(std::iter::once((priority, waiting.arrival, WorkerIndex::at(place))));
+                    known = Some((waiting.arrival, passed, priority));
                 }
                 None => self.arrived(found),
             }
         }
-        let before = self.preempted.forget(id).map(|before| (before.arrival, before.passed));
-        let (arrival, passed) = known.or(before).unwrap_or_else(|| (self.pool.next_arrival(), 0));
-        let request = request.passed(passed.max(request.passed));
+        let before = self.preempted.forget(id).map(|before| (before.arrival, before.passed, before.priority));
+        let (arrival, passed, priority) =
+            known.or(before).unwrap_or_else(|| (self.pool.next_arrival(), 0, request.priority));
+        let request = request.known(passed, priority);
         self.begin(request, place, (found, arrival), false);
         Ok(())
     }
@@ -304,8 +307,9 @@ impl Router {
     /// The engine took a running request's KV cache away: it leaves its worker, and comes back as a request
     /// of the length that it has reached, for the caller to enqueue again: one that comes again under its id
     /// with this length goes on, also where it does not say what it had generated, and stands where it stood
-    /// before in the order of arrival. It teaches that it lived so long, and no end. Where the engine itself
-    /// goes on with it later, that is [`Router::preempted`].
+    /// before in the order of arrival, in its class of before unless it names another. It teaches that it
+    /// lived so long, and no end. Where the engine itself goes on with it later, that is
+    /// [`Router::preempted`].
     ///
     /// # Errors
     /// The request does not run.
@@ -323,6 +327,7 @@ impl Router {
             generated_tokens,
             arrival: active.arrival,
             passed: active.request.passed,
+            priority: active.request.priority,
         };
         self.preempted.remember(active.request.id, before);
         Ok(Request { prompt_tokens, generated_tokens, waited_steps: 0, pair_row: None, ..active.request })
@@ -488,7 +493,7 @@ impl Router {
         let knows = self.forecast_state.as_ref().filter(|of| of.needs.ends_per_worker.is_some());
         let ends_in = |index| knows?.buckets.ends_in(index);
         self.sight.workers = self.accounts.len();
-        let waiting = self.pool.candidates().longest_tokens();
+        let waiting = self.pool.windows().map(Candidates::longest_tokens).max().unwrap_or(0);
         let longest_tokens = u64::from(waiting.max(self.meter.longest_tokens()));
         for (place, account) in self.accounts.iter_mut().enumerate() {
             if account.wants_room(before, self.now, longest_tokens)

@@ -51,8 +51,10 @@ pub struct Explanation {
     pub kv_growth_tokens: u64,
     /// Steps that it has waited, while it waits.
     pub waited_steps: u32,
-    /// How many that came later have been admitted before it, to workers that it may use.
+    /// How many of its class that came later have been admitted before it, to workers that it may use.
     pub passed: u32,
+    /// Its class.
+    pub priority: i8,
 }
 
 impl Explanation {
@@ -76,6 +78,8 @@ pub(super) struct Explainer {
     /// Row of each pool slot.
     row_of: Vec<u32>,
     passed_by_row: Vec<u32>,
+    /// The class that is decided.
+    priority: i8,
     explained: Vec<Explanation>,
     /// Of the decision under way.
     fresh: Vec<Explanation>,
@@ -112,6 +116,7 @@ impl Explainer {
         self.row_of.clear();
         self.row_of.resize(batch.waiting().slot_bound(), 0);
         self.passed_by_row.clear();
+        self.priority = batch.pool().priority();
         for (row, (slot, ..)) in batch.waiting().iter().enumerate() {
             self.row_of[slot.index()] = row as u32;
             self.passed_by_row.push(batch.waiting().passed(slot));
@@ -144,6 +149,7 @@ impl Explainer {
                 kv_growth_tokens: workers[chosen].kv_growth_tokens,
                 waited_steps: 0,
                 passed: self.passed_by_row[self.row_of[admission.slot.index()] as usize],
+                priority: self.priority,
             });
         }
     }
@@ -186,11 +192,11 @@ impl Router {
     pub fn explain(&self, id: impl Into<RequestId>) -> Option<Explanation> {
         let id = id.into();
         if let Some((slot, request, waited_steps)) = self.pool.find(id) {
-            let claimed = self.claimed().filter(|&(claims, _)| claims == id);
+            let claimed = self.claimed().filter(|claimed| claimed.id == id);
             return Some(Explanation {
                 id,
                 decided: Decided::Waits(self.reasons().of(slot, &request)),
-                worker: claimed.map(|(_, place)| self.ids[place]),
+                worker: claimed.map(|claimed| self.ids[claimed.worker]),
                 score_tokens: f64::NAN,
                 opening_score_tokens: f64::NAN,
                 runner_up: None,
@@ -198,6 +204,7 @@ impl Router {
                 kv_growth_tokens: 0,
                 waited_steps,
                 passed: request.passed,
+                priority: request.priority,
             });
         }
         self.explainer.explained.iter().rev().find(|explained| explained.id == id).copied()

@@ -4,6 +4,7 @@ use crate::account::ReportCounts;
 use crate::assignment::WaitReason;
 use crate::batch::Request;
 use crate::ids::{RequestId, WorkerId};
+use crate::pool::Candidates;
 use crate::router::explain::margin_tokens;
 use crate::router::plan::ReturnReason;
 use crate::router::trace::refused;
@@ -155,7 +156,8 @@ pub struct RankMetrics {
     pub accepting: bool,
     /// Whether it is being drained.
     pub draining: bool,
-    /// Who waits for room there that nobody else is to fill: it is overdue and fits nowhere.
+    /// Who waits for room there that nobody else of its class or a lower one is to fill: it is overdue and
+    /// fits nowhere.
     pub claimed_by: Option<RequestId>,
     /// KV tokens that it reads each step, foreign ones included.
     pub load_tokens: u64,
@@ -212,6 +214,8 @@ pub struct Metrics {
     pub waiting: u64,
     /// Requests that wait by reason, in the order of [`WaitReason::ALL`].
     pub waiting_by_reason: [u64; WaitReason::ALL.len()],
+    /// Classes of whom anybody waits ([`Request::priority`]), the highest first, and how many wait of each.
+    pub waiting_by_priority: Vec<(i8, u64)>,
     /// Requests that run.
     pub running: u64,
     /// Greatest load, tokens times weight: a step lasts as long as this.
@@ -249,6 +253,9 @@ impl Router {
         }
         metrics.imbalance_tokens = metrics.envelope_tokens * self.workers.len() as f64 - sum;
         metrics.waiting = self.pool.len() as u64;
+        metrics.waiting_by_priority.clear();
+        let by_priority = self.pool.classes().map(|(class, count)| (class, count as u64));
+        metrics.waiting_by_priority.extend(by_priority);
         metrics.running = self.slab.len() as u64;
         metrics.longest_wait_steps = self.pool.longest_wait_steps();
         metrics.longest_wait_ms =
@@ -256,18 +263,18 @@ impl Router {
         metrics.waiting_by_reason = Default::default();
         let by_reason = &mut metrics.waiting_by_reason;
         let reasons = self.reasons();
-        for (slot, request, _) in self.pool.candidates().iter() {
+        for (slot, request, _) in self.pool.windows().flat_map(Candidates::iter) {
             by_reason[reasons.of(Some(slot), request) as usize] += 1;
         }
         // Of those behind the window only ranks and lengths are known, of most of them together.
-        for (rank, count) in self.pool.queued() {
+        for (class, rank, count) in self.pool.queued() {
             let Some(most_tokens) = reasons.most_tokens(rank) else {
                 by_reason[reasons.without_slot(rank) as usize] += count as u64;
                 continue;
             };
-            let fit = self.pool.queued_of_at_most(rank, most_tokens);
-            let placeable = match reasons.most_tokens_beside(rank) {
-                Some(tokens) if tokens < most_tokens => self.pool.queued_of_at_most(rank, tokens),
+            let fit = self.pool.queued_of_at_most(class, rank, most_tokens);
+            let placeable = match reasons.most_tokens_beside(rank, class) {
+                Some(tokens) if tokens < most_tokens => self.pool.queued_of_at_most(class, rank, tokens),
                 Some(_) => fit,
                 None => 0,
             };
@@ -295,7 +302,7 @@ impl Router {
             worker: account.id,
             accepting: worker.accepting,
             draining: account.draining,
-            claimed_by: self.claimed().filter(|&(_, claimed)| claimed == place).map(|(id, _)| id),
+            claimed_by: self.claimed().filter(|claimed| claimed.worker == place).map(|claimed| claimed.id),
             load_tokens: account.load_tokens(),
             margin_tokens: margin_tokens(&self.workers, place),
             running: account.running(),

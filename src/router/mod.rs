@@ -68,9 +68,9 @@
 //!
 //! # Claims
 //! Where KV caches bind, a request that is overdue and fits nowhere claims a worker: until it enters, nobody
-//! else does but overdue ones before it, by a step or on arrival ([`WaitReason::Claims`],
-//! [`WaitReason::Claimed`], [`RankMetrics::claimed_by`]). Callers that send or adopt requests themselves are
-//! not held back. A single batch has no claims: they are between steps.
+//! else of its class or a lower one does but overdue ones before it, by a step or on arrival
+//! ([`WaitReason::Claims`], [`WaitReason::Claimed`], [`RankMetrics::claimed_by`]). Callers that send or adopt
+//! requests themselves are not held back. A single batch has no claims: they are between steps.
 //!
 //! # Several front ends
 //! *All feed one router*: everything holds. *Each has its own, with a [`Share`]*: each is sure of its part of
@@ -89,6 +89,7 @@
 //! decides anything.
 
 mod claim;
+mod classes;
 mod clock;
 mod config;
 mod error;
@@ -119,6 +120,7 @@ pub use self::traffic::TrafficMeter;
 pub use crate::account::{PreemptionCost, ReportCounts, Share, Verdict, WorkerConfig, WorkerReport};
 
 use self::claim::{Claim, Turns};
+use self::classes::Credits;
 use self::clock::Clock;
 use self::explain::Explainer;
 use self::forecast_state::ForecastState;
@@ -177,9 +179,15 @@ pub struct Router {
     /// Which worker is kept for whom since the last step, and with the step under way.
     claim: Option<Claim>,
     next_claim: Option<Claim>,
+    /// Slots of the claimed worker that the class which is decided does not see.
+    hidden_slots: u32,
     turns: Turns,
+    /// What higher classes have gone past the others by.
+    credits: Credits,
     /// Before the step under way and after it.
     balance: (Balance, Balance),
+    /// How many windows it has decided.
+    windows: u32,
     plan: Plan,
     /// Left since the last plan; told in the next.
     pending: Vec<Returned>,
@@ -202,9 +210,9 @@ pub struct Router {
     later: Vec<Worker>,
     changed: bool,
     most_tokens: Vec<Option<i64>>,
-    /// Rows before the step under way, of the oldest in order of arrival.
+    /// Rows before the step under way, of the oldest of each class in order of arrival.
     former_rows: Vec<Option<u32>>,
-    /// Rows that it asked for, where the window was moved.
+    /// Rows that it asked for as it began.
     asked: Vec<(RequestId, Option<u32>)>,
     lives: Lives,
 }
@@ -272,8 +280,11 @@ impl Router {
             max_passed: None,
             claim: None,
             next_claim: None,
+            hidden_slots: 0,
             turns: Turns::new(),
+            credits: Credits::default(),
             balance: Default::default(),
+            windows: 0,
             plan: Plan::default(),
             pending: Vec::new(),
             explainer: Explainer::default(),
@@ -479,7 +490,7 @@ impl Router {
     fn drop_rows(&mut self) {
         if !self.pair_rows.is_empty() {
             self.pair_rows.clear();
-            self.pool.set_pair_rows(|_| None);
+            self.pool.set_all_pair_rows(|_| None);
         }
     }
 
@@ -526,11 +537,16 @@ impl Router {
         number
     }
 
-    /// Counts who has entered which worker for those who wait and came earlier: each by its place in the
-    /// order of arrival.
-    fn count_passes(&mut self, admitted: impl Iterator<Item = (u64, WorkerIndex)>) {
+    /// Counts who has entered which worker for those who wait and came earlier: each by its class and its
+    /// place in the order of arrival.
+    fn count_passes(&mut self, admitted: impl Iterator<Item = (i8, u64, WorkerIndex)> + Clone) {
         let batch = Batch::draft(&self.workers, &self.nobody).pairs(self.pair_rows.pairs()).unchecked();
-        self.pool.count_passes(admitted, |request, worker| batch.eligible(request, worker.index()));
+        let may_use = |request: &Request, worker: WorkerIndex| batch.eligible(request, worker.index());
+        self.pool.count_passes(admitted.clone(), may_use);
+        if let Some(one_in) = self.config.lower_class_one_in {
+            let waiting = self.pool.classes().map(|(class, _)| class);
+            self.credits.count(one_in, waiting, admitted.map(|(class, ..)| class));
+        }
     }
 
     /// Before somebody begins to grow on a worker: where nobody does, no length depends on its growth, and it

@@ -72,6 +72,7 @@ impl Router {
             kv_growth_tokens: workers[place].kv_growth_tokens,
             waited_steps: 0,
             passed: request.passed,
+            priority: request.priority,
         });
         let request = request.ranked(request.rank.map(|_| self.ids[place]));
         let dispatch = self.enter_past(request, place, arrival);
@@ -91,7 +92,8 @@ impl Router {
         let mut request = self.admissible(request)?;
         self.pool.check(&request)?;
         let slots_of = |worker: &Worker| u64::from(worker.open_slots());
-        let claimed_slots = self.claimed().map_or(0, |(_, place)| slots_of(&self.workers[place]));
+        let shut = self.claimed_from(request.priority);
+        let claimed_slots = shut.map_or(0, |place| slots_of(&self.workers[place]));
         let open_slots = self.workers.iter().map(slots_of).sum::<u64>() - claimed_slots;
         let at_once = match self.config.mode {
             Mode::Step => false,
@@ -107,28 +109,13 @@ impl Router {
             None
         };
         request.pair_row = None;
-        Ok((request, routed.filter(|routed| !self.is_next_on(routed.worker))))
+        Ok((request, routed.filter(|routed| !self.is_kept_from(routed.worker, request.priority))))
     }
 
-    /// Whether somebody waits who has been passed as often as may be and whom this worker could take: it goes
-    /// first, with the next step.
-    fn is_next_on(&self, place: usize) -> bool {
-        let Some(most) = self.max_passed.filter(|&most| self.pool.most_passed() >= most) else {
-            return false;
-        };
-        let room = self.workers[place].room_tokens() - i64::from(self.headroom_steps());
-        let candidates = self.pool.candidates();
-        candidates.iter().any(|(slot, request, _)| {
-            i64::from(request.prompt_tokens) <= room
-                && request.rank.is_none_or(|rank| rank.index() == place)
-                && candidates.passed(slot) >= most
-        })
-    }
-
-    /// A request that does not wait enters a worker, past those who do.
+    /// A request that does not wait enters a worker, past those of its class who do.
     fn enter_past(&mut self, request: Request<WorkerId>, place: usize, arrival: Option<u64>) -> Dispatch {
         let arrival = arrival.unwrap_or_else(|| self.pool.next_arrival());
-        self.count_passes(std::iter::once((arrival, WorkerIndex::at(place))));
+        self.count_passes(std::iter::once((request.priority, arrival, WorkerIndex::at(place))));
         self.dispatch(request, place, arrival)
     }
 
@@ -169,7 +156,7 @@ impl Router {
         match self.pool.leave(id) {
             Some(waiting) => {
                 arrival = Some(waiting.arrival);
-                request.passed = request.passed.max(waiting.request.passed);
+                request = request.known(waiting.request.passed, waiting.request.priority);
                 self.counters.waited(self.now_ms().saturating_sub(waiting.since_ms), &waiting.request);
                 // Nobody is to be given it back.
                 let _ = self.left_queue(waiting.request);
@@ -187,7 +174,7 @@ impl Router {
     /// Where a request is to queue that fits nowhere: a queue is served by those who end, so it waits for as
     /// long as there are requests before it for each one in service.
     fn shortest_queue(&self, request: &Request) -> Option<usize> {
-        let tokens = i64::from(request.prompt_tokens);
+        let (tokens, shut) = (i64::from(request.prompt_tokens), self.claimed_from(request.priority));
         let key = |place: usize| {
             let (worker, account) = (&self.workers[place], &self.accounts[place]);
             let counted = account.running().saturating_add(account.foreign_requests);
@@ -199,7 +186,7 @@ impl Router {
             let ahead = if lacks_room || counted >= account.whole_slots { queued + 1 } else { 0 };
             let wait = f64::from(ahead) / f64::from(counted.saturating_sub(queued).max(1));
             let cost = (worker.load_tokens as i64 + tokens).saturating_mul(worker.cost_per_token());
-            (!worker.accepting || self.is_claimed(place), wait, cost)
+            (!worker.accepting || shut == Some(place), wait, cost)
         };
         let keys = (0..self.workers.len()).map(|place| (key(place), place));
         let first = keys.min_by(|((closed, wait, cost), _), (other, _)| {
@@ -224,7 +211,7 @@ impl Router {
 
     fn route(&mut self, request: &Request) -> Option<Routed> {
         let mut workers = &self.workers;
-        if let Some((_, claimed)) = self.claimed() {
+        if let Some(claimed) = self.claimed_from(request.priority) {
             self.later.clone_from(&self.workers);
             self.later[claimed].free_slots = 0;
             workers = &self.later;

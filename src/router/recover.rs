@@ -51,6 +51,7 @@ impl Router {
         self.accounts.iter_mut().for_each(|account| account.disown_all());
         self.queued.fill((0, 0));
         self.preempted = Default::default();
+        self.credits = Default::default();
         self.leaving.clear();
         self.planned.clear();
         self.pair_rows.clear();

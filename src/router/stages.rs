@@ -134,9 +134,10 @@ pub(super) struct Before {
     /// The length that it had reached, and what it had generated of it.
     pub(super) prompt_tokens: u32,
     pub(super) generated_tokens: u32,
-    /// Its place in the order of arrival, and how often it had been passed.
+    /// Its place in the order of arrival, how often it had been passed, and its class.
     pub(super) arrival: u64,
     pub(super) passed: u32,
+    pub(super) priority: i8,
 }
 
 /// Requests that were preempted and have not come again yet.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::assignment::Balance;
 use crate::batch::{Batch, MAX_LOAD_TOKENS, PredictedEnds, Request, Worker};
 use crate::ids::{RequestId, WorkerIndex};
-use crate::pool::PoolSlot;
+use crate::pool::{Candidates, PoolSlot};
 use crate::router::error::unless_panicked;
 use crate::router::forecast_state::ForecastState;
 use crate::router::{Dispatch, PairTerms, Plan, ReturnReason, Router, RouterError, find, trace};
@@ -83,6 +83,7 @@ impl Router {
             Ok(idle) => idle,
             Err(error) => {
                 self.restore_rows();
+                self.credits.forget_step();
                 self.keep_leaving();
                 self.look_from(before);
                 if let Some(forecast_state) = &mut self.forecast_state {
@@ -107,7 +108,9 @@ impl Router {
         }
         let (left, planned) = (std::mem::take(&mut self.left), std::mem::take(&mut self.planned));
         let entered = left.iter().zip(&planned);
-        let entered = entered.map(|(waiting, planned)| (waiting.arrival, WorkerIndex::at(planned.place)));
+        let entered = entered.map(|(waiting, planned)| {
+            (waiting.request.priority, waiting.arrival, WorkerIndex::at(planned.place))
+        });
         self.count_passes(entered);
         (self.left, self.planned) = (left, planned);
         if !idle {
@@ -126,7 +129,7 @@ impl Router {
         self.planned.clear();
         self.next_rows.clear();
         self.assignment.clear();
-        self.balance = (Balance::default(), Balance::default());
+        (self.balance, self.windows) = ((Balance::default(), Balance::default()), 0);
         self.next_claim = None;
         if self.workers.is_empty() {
             return Ok(true);
@@ -138,26 +141,29 @@ impl Router {
         if let Some(message) = self.forecast_state.as_mut().and_then(ForecastState::panic) {
             return Err(RouterError::Panicked { policy: self.policy.name(), message });
         }
-        match terms {
-            Some(terms) if !idle => self.ask_terms(Some(&mut **terms))?,
-            _ if !self.pair_rows.is_empty() => self.ask_terms(None)?,
-            _ => {}
+        let mut wanted = terms.as_deref_mut().filter(|_| !idle);
+        if wanted.is_some() || !self.pair_rows.is_empty() {
+            self.ask_all_terms(&mut wanted)?;
         }
         if idle {
             self.next_claim = self.claim;
-        } else {
-            self.claim_worker();
+            self.decide_window(by_reference, false, usize::MAX)?;
+            return Ok(true);
         }
-        self.decide_window(by_reference, !idle)?;
-        self.balance = (self.assignment.before, self.assignment.after);
-        while !idle && self.move_on() {
+        self.claim_worker();
+        if self.pool.has_classes() {
+            self.decide_classes(by_reference, terms)?;
+            return Ok(false);
+        }
+        self.show_claimed();
+        self.decide_window(by_reference, true, usize::MAX)?;
+        while self.move_on() {
             if let Some(terms) = terms {
-                self.ask_terms(Some(&mut **terms))?;
+                self.ask_terms(Some(&mut **terms), false)?;
             }
-            self.decide_window(by_reference, true)?;
-            self.balance.1 = self.assignment.after;
+            self.decide_window(by_reference, true, usize::MAX)?;
         }
-        Ok(idle)
+        Ok(false)
     }
 
     /// Brings predictions up to date, and projects them unless nobody will ask.
@@ -195,28 +201,41 @@ impl Router {
         }
     }
 
-    /// Asks for the rows of the window; without terms those of an earlier step go.
-    fn ask_terms(&mut self, mut terms: Option<&mut (dyn PairTerms + '_)>) -> Result<(), RouterError> {
-        let (rows, workers) = (&mut self.next_rows, &self.ids);
-        let (former, asked) = (&mut self.former_rows, &mut self.asked);
-        let (moved, first) = (self.pool.is_moved(), self.planned.is_empty());
-        let most = self.pool.candidates().len();
-        if moved {
-            asked.reserve(most)
-        } else {
-            former.reserve(most)
+    /// Asks for the rows of every class as a step begins; without terms those of an earlier step go.
+    fn ask_all_terms(&mut self, terms: &mut Option<&mut (dyn PairTerms + '_)>) -> Result<(), RouterError> {
+        self.former_rows.reserve(self.pool.windows().map(Candidates::len).sum());
+        let windows = self.pool.windows().flat_map(Candidates::iter);
+        self.former_rows.extend(windows.map(|(_, request, _)| request.pair_row));
+        let mut class = None;
+        while self.pool.turn_below(class) {
+            class = Some(self.pool.priority());
+            match terms {
+                Some(terms) => self.ask_terms(Some(&mut **terms), true)?,
+                None => self.ask_terms(None, true)?,
+            }
+        }
+        self.pool.face_first();
+        Ok(())
+    }
+
+    /// Asks for the rows of the window, as a step begins (`first`) or goes on.
+    pub(super) fn ask_terms(
+        &mut self,
+        mut terms: Option<&mut (dyn PairTerms + '_)>,
+        first: bool,
+    ) -> Result<(), RouterError> {
+        let (rows, workers, asked) = (&mut self.next_rows, &self.ids, &mut self.asked);
+        if first {
+            asked.reserve(self.pool.candidates().len());
         }
         let mut refused = None;
         self.pool.set_pair_rows(|request| {
-            if !moved {
-                former.push(request.pair_row);
-            }
             let terms = terms.as_deref_mut().filter(|_| refused.is_none())?;
             let row = rows.add(workers, request, terms).unwrap_or_else(|error| {
                 refused = Some(error);
                 None
             });
-            if moved && first {
+            if first {
                 asked.push((request.id, row));
             }
             row
@@ -228,22 +247,28 @@ impl Router {
     fn restore_rows(&mut self) {
         if !self.former_rows.is_empty() {
             let mut former = self.former_rows.iter();
-            self.pool.set_pair_rows(|request| former.next().copied().unwrap_or(request.pair_row));
+            self.pool.set_all_pair_rows(|request| former.next().copied().unwrap_or(request.pair_row));
         }
     }
 
-    /// Where the window had been moved past those who left, its rows go to who stands in it now, in the same
-    /// order.
+    /// Where a window had been moved past those who left, its rows go to who stands in it now. Those who have
+    /// come were not asked for.
     fn carry_rows(&mut self) {
-        if self.former_rows.is_empty() {
-            let mut asked = self.asked.iter();
-            // Those who were admitted meanwhile are passed over, and those who have come were not asked for.
-            self.pool.set_pair_rows(|request| asked.find(|(id, _)| *id == request.id)?.1);
-        }
+        let asked = &mut self.asked;
+        asked.sort_unstable_by_key(|&(id, _)| id);
+        self.pool.set_all_pair_rows(|request| {
+            let at = asked.binary_search_by_key(&request.id, |&(id, _)| id).ok()?;
+            asked[at].1
+        });
     }
 
-    /// Decides the window where it stands.
-    fn decide_window(&mut self, by_reference: bool, explain: bool) -> Result<(), RouterError> {
+    /// Decides the window where it stands, and makes its first `most` admissions.
+    pub(super) fn decide_window(
+        &mut self,
+        by_reference: bool,
+        explain: bool,
+        most: usize,
+    ) -> Result<(), RouterError> {
         let workers = if self.changed { &self.later } else { &self.workers };
         let mut draft = Batch::draft(workers, &self.pool)
             .traffic(self.meter.traffic())
@@ -266,6 +291,10 @@ impl Router {
             self.policy.decide_by_reference(&batch, &mut self.assignment)?;
         } else {
             self.policy.decide(&batch, &mut self.assignment);
+        }
+        if self.assignment.admitted.len() > most {
+            self.assignment.admitted.truncate(most);
+            self.assignment.measure(&batch);
         }
         // A policy may be anybody's: what it answers is checked before anything changes.
         self.taken.clear();
@@ -298,6 +327,11 @@ impl Router {
             place: admission.worker.index(),
             score_tokens: admission.score_tokens,
         }));
+        if self.windows == 0 {
+            self.balance.0 = self.assignment.before;
+        }
+        self.balance.1 = self.assignment.after;
+        self.windows += 1;
         Ok(())
     }
 
@@ -309,21 +343,35 @@ impl Router {
             return false;
         }
         self.admit_ahead();
+        let of_any = self.find_most_tokens();
+        !self.is_wanted(of_any) && self.move_window(of_any)
+    }
+
+    /// The tokens that a request may have on each worker as things will stand, and on any; none where no slot
+    /// is open.
+    pub(super) fn find_most_tokens(&mut self) -> Option<i64> {
         let growth_tokens = i64::from(self.headroom_steps());
         let most_tokens =
             |worker: &Worker| (worker.open_slots() > 0).then(|| worker.room_tokens() - growth_tokens);
         self.most_tokens.clear();
         self.most_tokens.extend(self.later.iter().map(most_tokens));
-        let of_any = self.most_tokens.iter().copied().flatten().max();
-        if self.is_wanted(of_any) {
-            return false;
-        }
+        self.most_tokens.iter().copied().flatten().max()
+    }
+
+    /// Moves the window on to the next who fit; false where there is nobody.
+    pub(super) fn move_window(&mut self, of_any: Option<i64>) -> bool {
         let of_rank = &self.most_tokens;
         self.pool.move_on(|rank| rank.map_or(of_any, |place| of_rank[place.index()]))
     }
 
+    /// Takes those out of the window whom its decision has admitted.
+    pub(super) fn narrow_window(&mut self) {
+        let (stamps, stamp) = (&self.stamps, self.stamp);
+        self.pool.narrow(|slot| stamps[slot.index()] != stamp);
+    }
+
     /// The workers, and what is projected for them, as the admissions of the window leave them.
-    fn admit_ahead(&mut self) {
+    pub(super) fn admit_ahead(&mut self) {
         if !std::mem::replace(&mut self.changed, true) {
             self.later.clone_from(&self.workers);
         }
@@ -333,7 +381,7 @@ impl Router {
         let width = rows.as_ref().map_or(0, |rows| rows.len() / self.workers.len());
         for admission in &self.assignment.admitted {
             let (place, tokens) = (admission.worker.index(), u64::from(admission.prompt_tokens));
-            admit(&mut self.later[place], tokens, growth_tokens);
+            self.later[place].take(tokens, growth_tokens);
             for load in rows.iter_mut().flat_map(|rows| &mut rows[place * width..(place + 1) * width]) {
                 *load = (*load + tokens).min(MAX_LOAD_TOKENS);
             }
@@ -342,7 +390,7 @@ impl Router {
 
     /// Whether somebody who is left in the window may enter a worker yet; requests that any worker takes may
     /// have `of_any` tokens.
-    fn is_wanted(&self, of_any: Option<i64>) -> bool {
+    pub(super) fn is_wanted(&self, of_any: Option<i64>) -> bool {
         let candidates = self.pool.candidates();
         let is_left = |slot: PoolSlot| self.stamps[slot.index()] != self.stamp;
         let Some(of_any) = of_any else { return false };
@@ -387,16 +435,5 @@ impl Router {
         }
         self.left = left;
         (self.plan.before, self.plan.after) = self.balance;
-    }
-}
-
-/// A worker once a request has entered it, as [`crate::account::Account::settle`] will say.
-fn admit(worker: &mut Worker, tokens: u64, growth_tokens: u64) {
-    worker.free_slots -= 1;
-    worker.running += 1;
-    worker.load_tokens = (worker.load_tokens + tokens).min(MAX_LOAD_TOKENS);
-    worker.kv_used_tokens = (worker.kv_used_tokens + tokens).min(MAX_LOAD_TOKENS);
-    if worker.kv_capacity_tokens.is_some() {
-        worker.kv_growth_tokens = (worker.kv_growth_tokens + growth_tokens).min(MAX_LOAD_TOKENS);
     }
 }

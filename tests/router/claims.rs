@@ -469,3 +469,106 @@ fn where_slots_bind_or_front_ends_share_nobody_claims() {
         assert_eq!(router.counters().claims, claims, "{share:?}");
     }
 }
+
+/// Two workers with room for 20,000 and 21,000 tokens, and a request of class 0 that claims the second.
+fn claimed_by_a_class(config: RouterConfig) -> Router {
+    let mut router = Router::new(config, "level", &Parameters::new()).expect("valid");
+    for (worker, tokens) in [(0, 80_000), (1, 79_000)] {
+        router.adopt(Request::new(LONG + 10 + u64::from(worker), tokens), worker, 0).expect("valid");
+    }
+    router.enqueue(Request::new(LONG, 60_000).deadline(0), 0).expect("valid");
+    assert_eq!(stepped(&mut router), []);
+    assert_eq!(claim_of(&router), Some((LONG, 1)));
+    router
+}
+
+fn two_workers() -> RouterConfig {
+    RouterConfig::uniform(2, WorkerConfig::new(8).capacity(CAPACITY)).headroom_steps(0)
+}
+
+/// Who is admitted by a step, and to which worker.
+fn stepped(router: &mut Router) -> Vec<(u64, u32)> {
+    let admissions = &router.step(0).expect("a decision").admissions;
+    admissions.iter().map(|dispatch| (dispatch.id.get(), dispatch.worker.get())).collect()
+}
+
+fn claim_of(router: &Router) -> Option<(u64, u32)> {
+    let mut metrics = Metrics::default();
+    router.metrics(&mut metrics);
+    metrics.ranks.iter().find_map(|rank| Some((rank.claimed_by?.get(), rank.worker.get())))
+}
+
+#[test]
+fn a_claim_shuts_its_worker_for_its_class_and_lower_ones_only() {
+    let mut router = claimed_by_a_class(two_workers().mode(Mode::Arrival));
+    let placed = |router: &mut Router, request| match router.place(request, 0).expect("valid") {
+        Placement::Placed(dispatch) => Some(dispatch.worker.get()),
+        Placement::Waits => None,
+    };
+    assert_eq!(placed(&mut router, Request::new(1, 20_500)), None);
+    assert_eq!(placed(&mut router, Request::new(2, 900).bound_to(1).priority(-1)), None);
+    assert_eq!(placed(&mut router, Request::new(3, 900).bound_to(1).priority(1)), Some(1));
+    router.enqueue(Request::new(4, 20_050).priority(1), 0).expect("valid");
+    let reasons = |router: &Router| {
+        let reasons = router.waiting();
+        [LONG, 1, 2, 4].map(|id| reasons.iter().find(|of| of.0 == id).expect("it waits").1)
+    };
+    use WaitReason::{Claimed, Claims, Deferred, NoCapacity};
+    assert_eq!(reasons(&router), [Claims, NoCapacity, Claimed, Deferred]);
+    router.finish(3, None).expect("it ran");
+    assert_eq!(reasons(&router), [Claims, Claimed, Claimed, Deferred]);
+    let mut metrics = Metrics::default();
+    router.metrics(&mut metrics);
+    assert_eq!(metrics.waiting_by_reason[Claimed as usize], 2);
+    // Whoever is sent goes where it has room.
+    let sent = |router: &mut Router, request| router.send(request, None, 0).expect("a worker").worker.get();
+    assert_eq!(sent(&mut router, Request::new(5, 20_500)), 0);
+    router.abort(5, None).expect("it runs");
+    assert_eq!(sent(&mut router, Request::new(6, 20_500).priority(1)), 1);
+    router.abort(6, None).expect("it runs");
+    assert_eq!(stepped(&mut router), [(4, 1)]);
+    // The other has more room now.
+    assert_eq!(stepped(&mut router), [(2, 1)]);
+    assert_eq!(claim_of(&router), Some((LONG, 0)));
+}
+
+#[test]
+fn the_claim_is_of_the_highest_class_that_has_one() {
+    let mut router = claimed_by_a_class(two_workers());
+    router.enqueue(Request::new(1, 50_000).deadline(0).bound_to(0).priority(3), 0).expect("valid");
+    router.enqueue(Request::new(2, 900).bound_to(0).priority(3), 0).expect("valid");
+    assert_eq!((stepped(&mut router), claim_of(&router)), (vec![], Some((1, 0))));
+    router.abort(1, None).expect("it waits");
+    assert_eq!((stepped(&mut router), claim_of(&router)), (vec![(2, 0)], Some((LONG, 1))));
+}
+
+#[test]
+fn a_turn_that_is_due_does_not_enter_the_claimed_worker_nor_end_the_step() {
+    let mut router = claimed_by_a_class(two_workers().lower_class_one_in(2));
+    router.enqueue(Request::new(1, 900).bound_to(1).priority(-1), 0).expect("valid");
+    router.enqueue(Request::new(2, 900).bound_to(0).priority(3), 0).expect("valid");
+    assert_eq!(stepped(&mut router), [(2, 0)]);
+    // A turn of both lower classes is due, and only the claimed worker has slots.
+    router.set_accepting(0, false).expect("a worker");
+    router.enqueue(Request::new(3, 900).priority(3), 0).expect("valid");
+    assert_eq!(stepped(&mut router), [(3, 1)]);
+    assert_eq!(claim_of(&router), Some((LONG, 1)));
+    router.abort(LONG, None).expect("it waits");
+    router.enqueue(Request::new(4, 900).priority(3), 0).expect("valid");
+    assert_eq!(stepped(&mut router), [(1, 1), (4, 1)]);
+}
+
+#[test]
+fn what_a_higher_class_takes_from_those_before_the_claim_is_nobody_elses() {
+    for taken in [0, 10_000] {
+        let mut router = claimed_by_a_class(two_workers());
+        let before = Request::new(1, 20_500).waited(50).deadline(0);
+        router.enqueue(before, 0).expect("valid");
+        router.enqueue(Request::new(2, 400).bound_to(1), 0).expect("valid");
+        if taken > 0 {
+            router.enqueue(Request::new(3, taken).bound_to(1).priority(3), 0).expect("valid");
+        }
+        let expected = if taken > 0 { (3, 1) } else { (1, 1) };
+        assert_eq!(stepped(&mut router), [expected]);
+    }
+}

@@ -274,7 +274,7 @@ typedef struct {
     const uint32_t *next_completion_steps;
 } br_workers;
 
-// The waiting requests in arrival order, `count` entries in each array.
+// The waiting requests in arrival order, of whatever classes, `count` entries in each array.
 typedef struct {
     // `sizeof(br_requests)`.
     size_t struct_size;
@@ -296,8 +296,11 @@ typedef struct {
     const uint32_t *pair_row;
     // Its row in the survival classes of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
     const uint32_t *survival_class;
-    // How many that came later were admitted before each, to workers that it may use; NULL for 0.
+    // How many of its class that came later were admitted before each, to workers that it may use; NULL for
+    // 0.
     const uint32_t *passed;
+    // Class of each, -128 to 127: whoever is of a higher one goes before it; NULL for 0.
+    const int32_t *priority;
 } br_requests;
 
 // What else is known of the step. All fields but the first may be zero.
@@ -410,8 +413,10 @@ typedef struct {
     // Whether requests reach a worker in the order of their dispatch: a token of one then shows that the
     // worker has those sent before it; 0.
     uint32_t in_order;
-    // Zero.
-    uint32_t reserved;
+    // The share that no class above can take: for each `lower_class_one_in - 1` admissions of higher classes
+    // while somebody of a class waits, one is that class's before any of a higher one; 2 to 65536. 0, the
+    // default: a lower class gets what higher ones leave.
+    uint32_t lower_class_one_in;
     // What room and preemptions cost, where `headroom_steps` is `BR_NONE`: how long a decode step takes
     // without load, in milliseconds, and the prefill of a token that is done again, in microseconds; 0 to
     // 1e6. Both 0, the default, where that is not known.
@@ -442,10 +447,14 @@ typedef struct {
     double margin_tokens;
     // Out: steps that it has waited, while it waits.
     uint32_t waited_steps;
-    // Out: how many that came later were admitted before it, to workers that it may use.
+    // Out: how many of its class that came later were admitted before it, to workers that it may use.
     uint32_t passed;
     // Out: KV tokens that it had to leave free on that worker for others to grow by; 0 if it waits.
     uint64_t kv_growth_tokens;
+    // Out: its class.
+    int32_t priority;
+    // Zero.
+    uint32_t reserved;
 } br_explanation;
 
 // One worker as it stands, an entry of `br_metrics.ranks`; `br_rank` says more.
@@ -649,7 +658,8 @@ typedef struct {
     uint64_t prompt_hash;
     // Steps waited so far.
     uint32_t waited_steps;
-    // How many that came later were admitted before it, to workers that it may use; 0 for one that is new.
+    // How many of its class that came later were admitted before it, to workers that it may use; 0 for one
+    // that is new.
     uint32_t passed;
     // Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
     // less, and one at least. Where this is not known, reports teach it.
@@ -659,8 +669,9 @@ typedef struct {
     uint32_t generated_tokens;
     // Tokens that it may generate in all: no room is kept for more.
     uint32_t max_tokens;
-    // Zero.
-    uint32_t reserved_too;
+    // Its class, -128 to 127: whoever is of a higher one goes before it. 0 for one that comes again also
+    // stands for the class that it had.
+    int32_t priority;
 } br_request;
 
 // One admission, numbered.

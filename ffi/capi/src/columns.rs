@@ -37,7 +37,7 @@ pub struct br_workers {
     pub next_completion_steps: *const u32,
 }
 
-/// The waiting requests in arrival order, `count` entries in each array.
+/// The waiting requests in arrival order, of whatever classes, `count` entries in each array.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct br_requests {
@@ -61,8 +61,11 @@ pub struct br_requests {
     pub pair_row: *const u32,
     /// Its row in the survival classes of `br_batch`, `BR_NONE` for none; NULL for none anywhere.
     pub survival_class: *const u32,
-    /// How many that came later were admitted before each, to workers that it may use; NULL for 0.
+    /// How many of its class that came later were admitted before each, to workers that it may use; NULL for
+    /// 0.
     pub passed: *const u32,
+    /// Class of each, -128 to 127: whoever is of a higher one goes before it; NULL for 0.
+    pub priority: *const i32,
 }
 
 /// What else is known of the step. All fields but the first may be zero.
@@ -249,7 +252,7 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
         return Err(BatchError::TooManyWaiting { limit: MAX_WAITING, found: count }.into());
     }
     // SAFETY: the caller's word.
-    let (prompt, ids, waited, deadline, rank, pair_row, class, passed) = unsafe {
+    let (prompt, ids, waited, deadline, rank, pair_row, class, passed, priority) = unsafe {
         (
             needed("br_requests.prompt_tokens", from.prompt_tokens, count)?,
             array("br_requests.ids", from.ids, count)?,
@@ -259,6 +262,7 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
             array("br_requests.pair_row", from.pair_row, count)?,
             array("br_requests.survival_class", from.survival_class, count)?,
             array("br_requests.passed", from.passed, count)?,
+            array("br_requests.priority", from.priority, count)?,
         )
     };
     if let Some(at) = class.and_then(|of| of.iter().position(|&c| c != BR_NONE && c as usize >= MAX_CLASSES))
@@ -268,11 +272,16 @@ pub(crate) unsafe fn read_requests(from: &br_requests, out: &mut Vec<Request>) -
         let text = format!("request {at}: survival class must be at most {limit}, found {found}");
         return Err(Failure::new(br_status::BR_BATCH, text));
     }
+    let id = |at: usize| ids.map_or(at as u64, |of| of[at]);
+    for (at, &found) in priority.unwrap_or_default().iter().enumerate() {
+        BatchError::check_priority(Some(at), id(at).into(), found.into())?;
+    }
     out.clear();
     out.extend((0..count).map(|at| {
-        Request::new(ids.map_or(at as u64, |of| of[at]), prompt[at])
+        Request::new(id(at), prompt[at])
             .waited(waited.map_or(0, |of| of[at]))
             .passed(passed.map_or(0, |of| of[at]))
+            .priority(priority.map_or(0, |of| of[at] as i8))
             .deadline(deadline.and_then(|of| some(of[at])))
             .rank(rank.and_then(|of| some(of[at])))
             .pairs(pair_row.and_then(|of| some(of[at])))

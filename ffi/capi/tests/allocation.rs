@@ -67,6 +67,7 @@ fn an_assigner_allocates_once() {
             pair_row: null(),
             survival_class: null(),
             passed: null(),
+            priority: null(),
         };
         let mut answer = br_answer {
             struct_size: size_of::<br_answer>(),

@@ -124,6 +124,15 @@ fn a_request_has_stages_and_a_worker_may_change() {
 }
 
 #[test]
+fn claims_and_classes_hold() {
+    for how in [How::Sanitized, How::Valgrind] {
+        if let Some(out) = compiled(&root().join("tests/c/order.c"), how, "") {
+            assert_eq!(out, "order: all as promised\n");
+        }
+    }
+}
+
+#[test]
 fn the_readme_compiles_and_runs() {
     let readme = std::fs::read_to_string(root().join("../../README.md")).expect("readable");
     let (_, from) = readme.split_once("```c\n").expect("a block of C");

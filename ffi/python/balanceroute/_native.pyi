@@ -143,6 +143,7 @@ class Assigner:
         ids: _Whole | None = None,
         waited_steps: _Whole | None = None,
         passed: _Whole | None = None,
+        priority: _Whole | None = None,
         deadline_steps: _Whole | None = None,
         rank: _Whole | None = None,
         pair_row: _Whole | None = None,
@@ -176,6 +177,7 @@ def assign(
     ids: _Whole | None = None,
     waited_steps: _Whole | None = None,
     passed: _Whole | None = None,
+    priority: _Whole | None = None,
     deadline_steps: _Whole | None = None,
     rank: _Whole | None = None,
     pair_row: _Whole | None = None,
@@ -216,7 +218,9 @@ def assign(
         prompt_tokens: KV tokens that each brings.
         ids: names that stay the same from call to call; only a policy with a memory needs them.
         waited_steps: default 0.
-        passed: how many that came later were admitted before it, to workers that it may use; default 0.
+        passed: how many of its class that came later were admitted before it, to workers that it may use;
+            default 0.
+        priority: its class, -128 to 127: whoever is of a higher one goes before it; default 0.
         deadline_steps: overdue once it has waited this many steps.
         rank: the index of the only worker that may take it.
         pair_row: its row in `bonus_tokens` and `eligible`.
@@ -317,6 +321,8 @@ class Preempted:
     def prompt_hash(self) -> int | None: ...
     @property
     def rank(self) -> _WorkerId | None: ...
+    @property
+    def priority(self) -> int: ...
 
 @final
 class Plan:
@@ -380,7 +386,11 @@ class Explanation:
     def waited_steps(self) -> int: ...
     @property
     def passed(self) -> int:
-        """How many that came later were admitted before it, to workers that it may use."""
+        """How many of its class that came later were admitted before it, to workers that it may use."""
+
+    @property
+    def priority(self) -> int:
+        """Its class."""
 
 @final
 class Histogram:
@@ -425,7 +435,9 @@ class RankMetrics:
     def draining(self) -> bool: ...
     @property
     def claimed_by(self) -> int | None:
-        """Who waits for room there that nobody else is to fill: it is overdue and fits nowhere."""
+        """Who waits for room there that nobody else of its class or a lower one is to fill: it is overdue and
+        fits nowhere.
+        """
 
     @property
     def load_tokens(self) -> int: ...
@@ -492,6 +504,10 @@ class Metrics:
     def waiting(self) -> int: ...
     @property
     def waiting_by_reason(self) -> dict[WaitReason, int]: ...
+    @property
+    def waiting_by_priority(self) -> dict[int, int]:
+        """How many wait of each class of whom anybody waits."""
+
     @property
     def running(self) -> int: ...
     @property
@@ -604,6 +620,7 @@ class Router:
         backend: Literal["auto", "cpu", "ascend", "reference"] = "auto",
         isa: Literal["scalar", "avx2", "avx512", "neon"] | None = None,
         mode: Literal["step", "arrival"] | int = "step",
+        lower_class_one_in: int | None = None,
         share: tuple[int, int] = (0, 1),
         in_order: bool = False,
         headroom_steps: int | None = None,
@@ -624,6 +641,9 @@ class Router:
             backend, isa: who evaluates; the default is the fastest.
             mode: when `place` decides: never ("step"), always ("arrival"), or while more than this many slots
                 are open.
+            lower_class_one_in: the share that no class above can take: for each `lower_class_one_in - 1`
+                admissions of higher classes while somebody of a class waits, one is that class's before any
+                of a higher one, 2 to 65536; by default a lower class gets what higher ones leave.
             share: (index, number of front ends): which part of every worker this router is sure of; beyond
                 it front ends take turns at what reports show free.
             in_order: whether requests reach a worker in the order of their dispatch: a token of one then
@@ -652,6 +672,7 @@ class Router:
         max_tokens: int | None = None,
         waited_steps: int = 0,
         passed: int = 0,
+        priority: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: _WorkerId | None = None,
@@ -660,8 +681,9 @@ class Router:
         """Lets a request wait for a step. `rank` is the id of the only worker that may take it (a sticky
         session, an explicit rank). Of `prompt_tokens`, its worker has `cached_tokens` already, and for one
         that comes back `generated_tokens` are those that it had generated before; `max_tokens` is what it may
-        generate in all. By `passed` that came later it has been passed where it waited before; how many may
-        is the parameter `max_passed`.
+        generate in all. By `passed` of its class that came later it has been passed where it waited before;
+        how many may is the parameter `max_passed`. Whoever is of a higher `priority`, -128 to 127, goes
+        before it; 0 of one that comes back also stands for the class that it had.
         """
 
     def set_terms(
@@ -687,6 +709,7 @@ class Router:
         max_tokens: int | None = None,
         waited_steps: int = 0,
         passed: int = 0,
+        priority: int = 0,
         deadline_steps: int | None = None,
         prompt_hash: int | None = None,
         rank: _WorkerId | None = None,
@@ -706,6 +729,7 @@ class Router:
         cached_tokens: int = 0,
         generated_tokens: int = 0,
         max_tokens: int | None = None,
+        priority: int = 0,
         prompt_hash: int | None = None,
         now_ms: int | None = None,
     ) -> Dispatch:
@@ -721,6 +745,7 @@ class Router:
         *,
         generated_tokens: int = 0,
         max_tokens: int | None = None,
+        priority: int = 0,
         prompt_hash: int | None = None,
     ) -> None:
         """Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes

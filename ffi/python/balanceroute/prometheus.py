@@ -147,6 +147,12 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
         "Requests that wait, by reason.",
         [({"reason": str(reason)}, count) for reason, count in metrics.waiting_by_reason.items()],
     )
+    page.family(
+        "waiting_requests_of_class",
+        "gauge",
+        "Requests that wait, by class: the higher goes first.",
+        [({"priority": str(of)}, count) for of, count in metrics.waiting_by_priority.items()],
+    )
     page.family("requests_total", "counter", "Requests that were let in.", [(none, metrics.arrived)])
     page.family(
         "decisions_total",

@@ -172,6 +172,24 @@ impl<'a, 'py> Column<'a, 'py> {
         each!(I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64)
     }
 
+    /// Gives every entry to `f`, which may refuse it.
+    pub(crate) fn signed(&self, mut f: impl FnMut(usize, i64) -> Result<(), Failure>) -> Result<(), Failure> {
+        macro_rules! each {
+            ($($kind:ident $type:ty),*) => {
+                // SAFETY (every line): the type of the kind.
+                match self.kind {
+                    $(Kind::$kind => {
+                        // SAFETY: see above.
+                        let mut entries = unsafe { self.entries::<$type>() }.enumerate();
+                        entries.try_for_each(|(at, found)| f(at, i64::try_from(found).unwrap_or(i64::MAX)))
+                    })*
+                    _ => Err(self.wrong_type("whole numbers")),
+                }
+            };
+        }
+        each!(I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64)
+    }
+
     /// Gives every entry to `f`, where a negative entry, or the greatest of an unsigned type, is none.
     pub(crate) fn optional(&self, limit: u64, mut f: impl FnMut(usize, Option<u64>)) -> Result<(), Failure> {
         macro_rules! each {

@@ -224,10 +224,10 @@ impl Assigner {
     #[pyo3(signature = (
         load_tokens, free_slots, prompt_tokens, *, running = None, kv_capacity_tokens = None,
         kv_used_tokens = None, kv_growth_tokens = None, weight = None, accepting = None,
-        next_completion_steps = None, ids = None, waited_steps = None, passed = None, deadline_steps = None,
-        rank = None, pair_row = None, survival_class = None, traffic = None, request_growth_tokens = 0,
-        projection = None, ends = None, bonus_tokens = None, eligible = None, class_survival = None,
-        reasons = false
+        next_completion_steps = None, ids = None, waited_steps = None, passed = None, priority = None,
+        deadline_steps = None, rank = None, pair_row = None, survival_class = None, traffic = None,
+        request_growth_tokens = 0, projection = None, ends = None, bonus_tokens = None, eligible = None,
+        class_survival = None, reasons = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the columns of a step")]
     fn assign<'py>(
@@ -246,6 +246,7 @@ impl Assigner {
         ids: Option<Bound<'py, PyAny>>,
         waited_steps: Option<Bound<'py, PyAny>>,
         passed: Option<Bound<'py, PyAny>>,
+        priority: Option<Bound<'py, PyAny>>,
         deadline_steps: Option<Bound<'py, PyAny>>,
         rank: Option<Bound<'py, PyAny>>,
         pair_row: Option<Bound<'py, PyAny>>,
@@ -313,6 +314,12 @@ impl Assigner {
         })?;
         column("passed", &passed, waiting, &mut |of| {
             of.whole(most32, |at, found| to[at].passed = found as u32)
+        })?;
+        column("priority", &priority, waiting, &mut |of| {
+            of.signed(|at, found| {
+                to[at].priority = BatchError::check_priority(Some(at), to[at].id, found)?;
+                Ok(())
+            })
         })?;
         let small = |found: Option<u64>| found.map(|found| found as u32);
         column("deadline_steps", &deadline_steps, waiting, &mut |of| {

@@ -138,6 +138,7 @@ fn batch_facts(error: &BatchError, into: &Bound<'_, PyDict>) -> PyResult<&'stati
         Waits { id }
         PromptTokens { index, id, limit, found }
         Passed { index, id, limit, found }
+        Priority { index, id, found }
         WaitedSteps { index, id, limit, found }
         Rank { index, id, workers, found }
         PairRow { index, id, rows, found }

@@ -1,7 +1,7 @@
 //! What a router is told of workers, and what it answers.
 
 use balanceroute::router::{self as core, Mode};
-use balanceroute::{Request, WorkerId};
+use balanceroute::{BatchError, Request, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -95,6 +95,7 @@ record! {
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
+        priority: i8,
     }
 }
 
@@ -110,6 +111,7 @@ impl From<Request<WorkerId>> for Preempted {
             deadline_steps: of.deadline_steps,
             prompt_hash: of.prompt_hash,
             rank: of.rank.map(WorkerId::get),
+            priority: of.priority,
         }
     }
 }
@@ -151,6 +153,7 @@ record! {
         kv_growth_tokens: u64,
         waited_steps: u32,
         passed: u32,
+        priority: i8,
     }
 }
 
@@ -180,8 +183,20 @@ impl Explanation {
             kv_growth_tokens: found.kv_growth_tokens,
             waited_steps: found.waited_steps,
             passed: found.passed,
+            priority: found.priority,
         })
     }
+}
+
+/// A request: its id, its length and its class, and of its tokens those that its worker has, those that it
+/// had generated before, and what it may generate in all.
+pub(crate) fn arriving(
+    (id, prompt_tokens, priority): (u64, u32, i64),
+    (cached_tokens, generated_tokens, max_tokens): (u32, u32, Option<u32>),
+) -> Result<Request<WorkerId>, Failure> {
+    let request = Request::new(id, prompt_tokens).cached(cached_tokens).generated(generated_tokens);
+    let priority = BatchError::check_priority(None, request.id, priority)?;
+    Ok(request.max_tokens(max_tokens).priority(priority))
 }
 
 /// A list of records.

@@ -1,7 +1,7 @@
 //! The state across steps.
 
 use balanceroute::router::{self as core, Placement, RouterConfig, Share};
-use balanceroute::{Request, RequestId, WorkerId};
+use balanceroute::{RequestId, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -10,7 +10,9 @@ use crate::assign::parameters;
 use crate::cluster::Cluster;
 use crate::errors::Failure;
 use crate::metrics::{Metrics, RankMetrics};
-use crate::plan::{Dispatch, Explanation, Finished, Plan, Preempted, Returned, WorkerConfig, list, mode};
+use crate::plan::{
+    Dispatch, Explanation, Finished, Plan, Preempted, Returned, WorkerConfig, arriving, list, mode,
+};
 use crate::records::{Balance, wait_reason};
 use crate::shared::{Shared, guarded};
 use crate::terms::{Kept, OfStep, Terms, bonuses};
@@ -36,8 +38,8 @@ impl Router {
     #[new]
     #[pyo3(signature = (
         workers, *, policy = "level", parameters = None, backend = "auto", isa = None, mode = None,
-        share = (0, 1), in_order = false, headroom_steps = None, preemption_cost = None,
-        refresh_steps = 16, ends_horizon_steps = 512, dispatch_timeout_ms = None,
+        lower_class_one_in = None, share = (0, 1), in_order = false, headroom_steps = None,
+        preemption_cost = None, refresh_steps = 16, ends_horizon_steps = 512, dispatch_timeout_ms = None,
         silence_timeout_ms = None, expire_after_ms = None, explaining = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a configuration")]
@@ -49,6 +51,7 @@ impl Router {
         backend: &str,
         isa: Option<&str>,
         mode: Option<&Bound<'_, PyAny>>,
+        lower_class_one_in: Option<u32>,
         share: (u32, u32),
         in_order: bool,
         headroom_steps: Option<u32>,
@@ -68,6 +71,7 @@ impl Router {
             .refresh_steps(refresh_steps)
             .ends_horizon_steps(ends_horizon_steps)
             .mode(self::mode(mode)?)
+            .lower_class_one_in(lower_class_one_in)
             .share(Share::new(share.0, share.1))
             .in_order(in_order)
             .dispatch_timeout_ms(dispatch_timeout_ms)
@@ -92,7 +96,7 @@ impl Router {
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
     #[pyo3(signature = (
         id, prompt_tokens, *, cached_tokens = 0, generated_tokens = 0, max_tokens = None, waited_steps = 0,
-        passed = 0, deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
+        passed = 0, priority = 0, deadline_steps = None, prompt_hash = None, rank = None, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn enqueue(
@@ -105,15 +109,13 @@ impl Router {
         max_tokens: Option<u32>,
         waited_steps: u32,
         passed: u32,
+        priority: i64,
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
-        let request = Request::new(id, prompt_tokens)
-            .cached(cached_tokens)
-            .generated(generated_tokens)
-            .max_tokens(max_tokens)
+        let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?
             .waited(waited_steps)
             .passed(passed)
             .deadline(deadline_steps)
@@ -150,7 +152,7 @@ impl Router {
     /// waits, and `None` comes.
     #[pyo3(signature = (
         id, prompt_tokens, now_ms, *, cached_tokens = 0, generated_tokens = 0, max_tokens = None,
-        waited_steps = 0, passed = 0, deadline_steps = None, prompt_hash = None, rank = None,
+        waited_steps = 0, passed = 0, priority = 0, deadline_steps = None, prompt_hash = None, rank = None,
         bonus_tokens = None, eligible = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
@@ -165,16 +167,14 @@ impl Router {
         max_tokens: Option<u32>,
         waited_steps: u32,
         passed: u32,
+        priority: i64,
         deadline_steps: Option<u32>,
         prompt_hash: Option<u64>,
         rank: Option<u32>,
         bonus_tokens: Option<&Bound<'_, PyAny>>,
         eligible: Option<&Bound<'_, PyAny>>,
     ) -> Result<Option<Dispatch>, Failure> {
-        let request = Request::new(id, prompt_tokens)
-            .cached(cached_tokens)
-            .generated(generated_tokens)
-            .max_tokens(max_tokens)
+        let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?
             .waited(waited_steps)
             .passed(passed)
             .deadline(deadline_steps)
@@ -198,7 +198,7 @@ impl Router {
     /// waits here waits no more.
     #[pyo3(signature = (
         id, prompt_tokens, *, worker = None, cached_tokens = 0, generated_tokens = 0, max_tokens = None,
-        prompt_hash = None, now_ms = None
+        priority = 0, prompt_hash = None, now_ms = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn send(
@@ -210,13 +210,11 @@ impl Router {
         cached_tokens: u32,
         generated_tokens: u32,
         max_tokens: Option<u32>,
+        priority: i64,
         prompt_hash: Option<u64>,
         now_ms: Option<u64>,
     ) -> Result<Dispatch, Failure> {
-        let request = Request::new(id, prompt_tokens)
-            .cached(cached_tokens)
-            .generated(generated_tokens)
-            .max_tokens(max_tokens)
+        let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?
             .hash(prompt_hash);
         let worker = worker.map(WorkerId::new);
         let dispatch = self.shared.call(py, |state| {
@@ -229,7 +227,8 @@ impl Router {
 
     /// Takes over a request that already runs on a worker (a restart, a warm start, an engine that resumes).
     #[pyo3(signature = (
-        id, prompt_tokens, worker, *, generated_tokens = 0, max_tokens = None, prompt_hash = None
+        id, prompt_tokens, worker, *, generated_tokens = 0, max_tokens = None, priority = 0,
+        prompt_hash = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "the fields of a request")]
     fn adopt(
@@ -240,9 +239,10 @@ impl Router {
         worker: u32,
         generated_tokens: u32,
         max_tokens: Option<u32>,
+        priority: i64,
         prompt_hash: Option<u64>,
     ) -> Result<(), Failure> {
-        let request = Request::new(id, prompt_tokens).max_tokens(max_tokens).hash(prompt_hash);
+        let request = arriving((id, prompt_tokens, priority), (0, 0, max_tokens))?.hash(prompt_hash);
         Ok(self.shared.call(py, |state| {
             state.router.adopt(request, worker, generated_tokens)?;
             state.terms.drop(id);

@@ -27,6 +27,7 @@ COLUMNS = {
     "ids": RNG.permutation(1_000)[:WAITING],
     "waited_steps": RNG.integers(0, 40, WAITING),
     "passed": RNG.integers(0, 40, WAITING),
+    "priority": np.array([0, -3, 0, 5, 5, 0, -128]),
     "deadline_steps": np.array([-1, 30, -1, -1, 2, -1, -1]),
     "rank": np.array([-1, -1, 2, -1, -1, -1, 4]),
     "pair_row": np.array([0, 1, 2, -1, 4, 5, 6]),

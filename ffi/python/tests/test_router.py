@@ -66,6 +66,34 @@ def test_an_overdue_request_that_fits_nowhere_claims_a_worker():
     assert found.metrics().ranks[1].claimed_by is None
 
 
+def test_the_highest_class_goes_first_but_for_the_share_of_the_others():
+    found = router(1, lower_class_one_in=3)
+    for id in range(8):
+        found.enqueue(id, 10, priority=-1 if id < 2 else 5)
+    assert found.explain(0).priority == -1 and found.metrics().waiting_by_priority == {-1: 2, 5: 6}
+    order = []
+    for now_ms in range(6):
+        [dispatch] = found.step(now_ms).admissions
+        order.append(dispatch.id < 2)
+        found.finish(dispatch.id)
+    # For two of the higher class there is one of the lower.
+    assert order == [False, False, True, False, False, True]
+    for wrong in (128, -129, 1 << 40):
+        with pytest.raises(br.BatchError, match=f"request 9: priority must be in -128..=127, found {wrong}"):
+            found.enqueue(9, 10, priority=wrong)
+    with pytest.raises(br.RouterError, match="lower_class_one_in"):
+        router(1, lower_class_one_in=1)
+
+
+def test_who_is_placed_is_not_before_a_higher_class():
+    found = router(1, mode="arrival")
+    found.enqueue(1, 10, priority=1)
+    assert found.place(2, 10, 0) is None and found.place(3, 10, 0, priority=2) is not None
+    found.finish(3)
+    assert found.send(2, 10, priority=7).worker == 0
+    assert found.preempt_request(2).priority == 7
+
+
 def test_modes_and_bonuses():
     at_once = router(4, 4, mode="arrival", explaining=True)
     first = at_once.place(1, 500, 0)
@@ -315,7 +343,7 @@ def test_a_request_that_comes_back_goes_on():
 
 def test_who_is_put_off_comes_back_whole():
     found = router(2, 2)
-    told = {"max_tokens": 50, "deadline_steps": 9, "prompt_hash": 77, "rank": 1}
+    told = {"max_tokens": 50, "priority": -3, "deadline_steps": 9, "prompt_hash": 77, "rank": 1}
     found.enqueue(5, 1_000, cached_tokens=600, **told)
     found.step(1)
     for _ in range(20):

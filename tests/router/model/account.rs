@@ -1,7 +1,7 @@
 //! What the model knows of requests and workers, and what follows from it: every sum is taken anew.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use balanceroute::{Dispatch, Request, RequestId, ReturnReason, Share, WorkerId};
 
@@ -55,10 +55,11 @@ pub(super) struct Record {
     pub at: usize,
     /// Its place in the order of arrival; none before it has one.
     pub arrival: Option<u64>,
-    /// How many that came later were admitted before it, to workers that it may use.
+    /// How many of its class that came later were admitted before it, to workers that it may use.
     pub passed: u32,
-    /// Both of one who comes again as another, by its id.
-    pub former: Option<(u64, u32)>,
+    pub priority: i8,
+    /// All three of one who comes again as another, by its id.
+    pub former: Option<(u64, u32, i8)>,
 }
 
 impl Record {
@@ -88,7 +89,7 @@ impl Record {
     pub(super) fn request(&self, id: RequestId) -> Request<WorkerId> {
         let mut request = Request::new(id, self.length() as u32).generated(self.generated as u32);
         (request.rank, request.deadline_steps) = (self.rank, self.deadline);
-        request.max_tokens(self.most.map(|most| most as u32))
+        request.max_tokens(self.most.map(|most| most as u32)).priority(self.priority)
     }
 }
 
@@ -395,9 +396,9 @@ impl World {
     }
 
     /// Where a request queues that fits nowhere: where the fewest are before it for each one who is served.
-    pub(super) fn shortest_queue(&self, length: u64) -> Option<WorkerId> {
+    pub(super) fn shortest_queue(&self, record: &Record) -> Option<WorkerId> {
         let key = |&place: &usize| {
-            let side = &self.sides[place];
+            let (side, length) = (&self.sides[place], record.length());
             let there = self.own(side).0 + side.foreign_requests;
             let lacks_room = side.capacity.is_some_and(|capacity| self.counted(side) + length > capacity);
             // Those for whom there are no tokens are taken to be those who have shown nothing.
@@ -405,7 +406,8 @@ impl World {
             let queued = there.saturating_sub(side.slots).max(if lacks_room { unseen } else { 0 });
             let before = if lacks_room || there >= side.slots { queued + 1 } else { 0 };
             let wait = before as f64 / there.saturating_sub(queued).max(1) as f64;
-            (Reverse(side.accepting && !self.is_claimed(side)), wait.to_bits(), self.load(place), place)
+            let is_open = side.accepting && !self.is_shut(side, record.priority);
+            (Reverse(is_open), wait.to_bits(), self.load(place), place)
         };
         (0..self.sides.len()).min_by_key(key).map(|place| self.sides[place].id)
     }
@@ -543,21 +545,26 @@ impl World {
         self.arrivals
     }
 
-    /// Somebody enters a worker: those who came earlier and may use it have been passed.
-    pub(super) fn passes(&mut self, arrival: u64, worker: WorkerId) {
+    /// Somebody enters a worker: those of its class who came earlier and may use it have been passed.
+    pub(super) fn passes(&mut self, arrival: u64, worker: WorkerId, priority: i8) {
         for id in &self.waiting {
             let may = self.masked.get(id).is_none_or(|masked| !masked.contains(&worker));
             let record = self.records.get_mut(id).expect("it waits");
-            let came = record.arrival.expect("it waits") < arrival;
+            let came = record.arrival.expect("it waits") < arrival && record.priority == priority;
             record.passed += u32::from(came && may && record.rank.is_none_or(|rank| rank == worker));
         }
     }
 
-    /// Who may be admitted, by the order of arrival.
+    /// Who may be admitted, by the order of arrival: of each class so many.
     pub(super) fn window(&self) -> Vec<RequestId> {
         let mut window = self.waiting.clone();
         window.sort_by_key(|id| self.records[id].arrival);
-        window.truncate(self.setting.window);
+        let mut seen = BTreeMap::new();
+        window.retain(|id| {
+            let seen = seen.entry(self.records[id].priority).or_insert(0);
+            *seen += 1;
+            *seen <= self.setting.window
+        });
         window
     }
 

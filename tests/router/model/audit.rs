@@ -90,9 +90,11 @@ impl World {
         for id in self.window() {
             let explained = self.router.explain(id).expect("it waits");
             assert_eq!(explained.passed, self.records[&id].passed, "{id}");
+            assert_eq!(explained.priority, self.records[&id].priority, "{id}");
             most = most.max(explained.passed);
         }
         assert_eq!((metrics.most_passed, metrics.counters.most_passed), (most, self.most_passed));
+        assert_eq!(metrics.waiting_by_priority, self.classes().into_iter().rev().collect::<Vec<_>>());
         for id in &self.waiting {
             assert_eq!(self.router.pool().passed(*id), Some(self.records[id].passed), "{id}");
         }

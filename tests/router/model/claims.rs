@@ -12,27 +12,33 @@ use super::{HEADROOM_STEPS, World};
 pub(super) struct Claim {
     pub id: RequestId,
     pub worker: WorkerId,
+    pub priority: i8,
     pub is_kept: bool,
 }
 
 impl World {
-    /// Whether nobody is to be placed on a worker but by a step.
     pub(super) fn is_claimed(&self, side: &Side) -> bool {
         side.accepting && self.claim.is_some_and(|claim| claim.worker == side.id)
+    }
+
+    /// Whether nobody of a class is to be placed on a worker but by a step.
+    pub(super) fn is_shut(&self, side: &Side, priority: i8) -> bool {
+        self.is_claimed(side) && self.claim.is_some_and(|claim| priority <= claim.priority)
     }
 
     pub(super) fn is_late(&self, record: &Record) -> bool {
         record.deadline.is_some_and(|steps| self.clock - record.step >= i64::from(steps))
     }
 
-    /// Who is overdue, in the order in which they go.
+    /// Who is overdue, in the order in which they go, the highest class first.
     fn overdue(&self) -> Vec<RequestId> {
         let mut overdue = self.window();
         overdue.retain(|id| self.is_late(&self.records[id]) || self.is_next(*id));
         overdue.sort_by_key(|id| {
             let record = &self.records[id];
             let is_late = self.is_late(record);
-            (!is_late, if is_late { record.step } else { 0 }, record.arrival)
+            let step = if is_late { record.step } else { 0 };
+            (Reverse(record.priority), !is_late, step, record.arrival)
         });
         overdue
     }
@@ -69,13 +75,14 @@ impl World {
             if let Some(side) = most {
                 let many = 128 * self.sides.len() as u32;
                 let is_kept = record.passed >= 2 * self.most_passes().unwrap_or(many);
-                return Some(Claim { id, worker: side.id, is_kept });
+                return Some(Claim { id, worker: side.id, priority: record.priority, is_kept });
             }
         }
         None
     }
 
-    /// The step is done: who has entered the claimed worker was overdue and before the one that claims.
+    /// The step is done: who has entered the claimed worker was of a higher class than the one that claims,
+    /// or overdue and before it.
     pub(super) fn checks_claim(&mut self, claim: Option<Claim>, entered: &[(RequestId, WorkerId)]) {
         if let Some(claim) = claim {
             self.counts.claims += u64::from(self.claim.is_none_or(|before| before.id != claim.id));
@@ -84,18 +91,27 @@ impl World {
             let at = overdue.iter().position(|&id| id == claim.id).unwrap_or(0);
             for (id, worker) in entered {
                 assert_ne!(*id, claim.id, "it fitted nowhere");
-                let is_before = overdue[..at].contains(id);
-                assert!(*worker != claim.worker || is_before, "{id} has entered the claimed {worker}");
+                if *worker != claim.worker {
+                    continue;
+                }
+                if self.records[id].priority > claim.priority {
+                    self.tally.meets("entered the claimed worker of a lower class");
+                    continue;
+                }
+                let is_of_class = self.records[id].priority == claim.priority;
+                let is_before = is_of_class && overdue[..at].contains(id);
+                assert!(is_before, "{id} has entered the claimed {worker}: {claim:?}");
+                self.tally.meets("entered before the claim");
             }
             self.tally.meets("claimed");
+            if self.classes().into_keys().any(|class| class > claim.priority) {
+                self.tally.meets("claimed below a higher class");
+            }
             if self.claim.is_some_and(|before| before.id == claim.id && before.worker != claim.worker) {
                 self.tally.meets("claimed another worker");
             }
             if claim.is_kept {
                 self.tally.meets("kept the worker");
-            }
-            if entered.iter().any(|(_, worker)| *worker == claim.worker) {
-                self.tally.meets("entered before the claim");
             }
         }
         self.claim = claim;

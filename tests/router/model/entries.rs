@@ -50,6 +50,7 @@ impl World {
             at: 0,
             arrival: None,
             passed: 0,
+            priority: if self.setting.classes { [-9, 0, 0, 4][self.rng.index(4)] } else { 0 },
             former: None,
         };
         let id = RequestId(self.next_id);
@@ -72,6 +73,18 @@ impl World {
         let (id, mut record) = self.put_off.swap_remove(at);
         record.rank = record.rank.filter(|&rank| self.sides.iter().any(|side| side.id == rank));
         let mut request = record.request(id);
+        let before = record.priority;
+        if self.setting.classes {
+            match self.rng.below(3) {
+                // It need not say again which class it is of.
+                0 => request.priority = 0,
+                1 => {
+                    record.priority = 4;
+                    request.priority = 4;
+                }
+                _ => {}
+            }
+        }
         match self.rng.below(3) {
             // By its id and its length it is known.
             0 => request.generated_tokens = 0,
@@ -80,8 +93,8 @@ impl World {
                 request.prompt_tokens += 1;
                 request.generated_tokens = 0;
                 (record.prompt, record.generated) = (record.length() + 1, 0);
-                record.former = record.arrival.map(|arrival| (arrival, record.passed));
-                (record.arrival, record.passed) = (None, 0);
+                record.former = record.arrival.map(|arrival| (arrival, record.passed, before));
+                (record.arrival, record.passed, record.priority) = (None, 0, request.priority);
                 self.tally.meets("came again as another");
             }
             _ => {}
@@ -97,6 +110,7 @@ impl World {
         assert!(record.rank.is_none() || rank == record.rank, "a given rank is kept");
         assert_eq!(u64::from(request.prompt_tokens), record.length());
         assert_eq!(u64::from(request.generated_tokens), record.generated);
+        assert_eq!(request.priority, record.priority);
         record.rank = rank;
         (record.state, record.growth) = (State::Waits, 0);
         (record.since_ms, record.step) = (self.told_ms, self.clock);
@@ -106,7 +120,8 @@ impl World {
             Some(arrival) => {
                 let others = self.waiting.iter().map(|id| &self.records[id]);
                 let younger = others
-                    .filter(|other| other.rank == rank && other.arrival > Some(arrival))
+                    .filter(|other| other.rank == rank && other.priority == record.priority)
+                    .filter(|other| other.arrival > Some(arrival))
                     .min_by_key(|other| other.arrival);
                 record.passed = record.passed.max(younger.map_or(0, |younger| younger.passed));
             }
@@ -139,7 +154,7 @@ impl World {
         let reading = self.tell();
         self.looked_ms = reading;
         let (request, record) = self.request();
-        let is_open = |side: &&Side| side.accepting && !self.is_claimed(side);
+        let is_open = |side: &&Side| side.accepting && !self.is_shut(side, record.priority);
         let open: u64 = self.sides.iter().filter(is_open).map(|side| self.free_slots(side)).sum();
         let at_once = match self.setting.mode {
             Mode::Step => false,
@@ -152,8 +167,9 @@ impl World {
             let tokens = record.length() as i64;
             tokens - self.sides.len() as i64 * (tokens - (most - loads[g])).max(0)
         };
+        let takes = |side: &Side| self.fits(&record, side) && !self.is_shut(side, record.priority);
         let best = (0..self.sides.len())
-            .filter(|&g| at_once && self.fits(&record, &self.sides[g]) && !self.is_claimed(&self.sides[g]))
+            .filter(|&g| at_once && takes(&self.sides[g]))
             .max_by_key(|&g| (score(g), -loads[g], std::cmp::Reverse(g)))
             .map(|g| self.sides[g].id);
         let binds = self.router.policy().needs().binds_on_arrival;
@@ -167,22 +183,27 @@ impl World {
                 } else {
                     assert_eq!(Some(worker), best);
                 }
-                assert!(!self.is_taken_by_next(worker), "somebody is next on {worker}");
-                let is_claimed = self.is_claimed(&self.sides[self.side(worker)]);
-                assert!(!is_claimed, "{worker} is claimed: {:?}", self.claim);
-                let beside = self.sides.iter().any(|side| self.is_claimed(side));
-                self.counts.admitted_beside_claims += u64::from(beside);
+                assert!(!self.is_taken(worker, record.priority), "somebody is next on {worker}");
+                let is_shut = self.is_shut(&self.sides[self.side(worker)], record.priority);
+                assert!(!is_shut, "{worker} is claimed: {:?}", self.claim);
+                if self.sides.iter().any(|side| self.is_claimed(side)) {
+                    self.counts.admitted_beside_claims += 1;
+                    if self.is_claimed(&self.sides[self.side(worker)]) {
+                        self.tally.meets("placed on the claimed worker of a lower class");
+                    }
+                }
                 let opening = self.opening(worker);
                 self.is_admitted(&record, worker, false, opening);
                 record.arrival = Some(record.arrival.unwrap_or_else(|| self.next_arrival()));
-                self.passes(record.arrival.expect("given"), worker);
+                self.passes(record.arrival.expect("given"), worker, record.priority);
+                self.counts_turns(&[record.priority], &[]);
                 self.most_passed = self.most_passed.max(record.passed);
                 self.begins(request.id, record, worker, Stage::Sent);
                 self.goes_out(&dispatch);
                 self.tally.meets("placed");
             }
             Placement::Waits => {
-                let is_shut = best.is_none_or(|best| self.is_taken_by_next(best));
+                let is_shut = best.is_none_or(|best| self.is_taken(best, record.priority));
                 assert!(binds || is_shut, "it could have entered {best:?}");
                 self.waits(request.id, record);
             }
@@ -190,10 +211,18 @@ impl World {
         self.arrived += 1;
     }
 
-    /// Whether somebody waits who has been passed as often as may be and whom this worker could take.
-    fn is_taken_by_next(&self, worker: WorkerId) -> bool {
+    /// Whether somebody waits whom this worker could take, and who goes before one of this class: of a higher
+    /// class or of one whose turn is due, or of this one, who has been passed as often as may be.
+    fn is_taken(&self, worker: WorkerId, priority: i8) -> bool {
         let side = &self.sides[self.side(worker)];
-        self.window().into_iter().any(|id| self.is_next(id) && self.fits(&self.records[&id], side))
+        let fits = |id: &RequestId| self.fits(&self.records[id], side);
+        let is_next = |id: &RequestId| self.records[id].priority == priority && self.is_next(*id);
+        let goes_first = |id: &RequestId| {
+            let class = self.records[id].priority;
+            class > priority || class < priority && self.due(class) > 0
+        };
+        self.waiting.iter().any(|id| goes_first(id) && fits(id))
+            || self.window().iter().any(|id| is_next(id) && fits(id))
     }
 
     /// Somebody may be let into a worker.
@@ -252,7 +281,7 @@ impl World {
                 "{refused:?}"
             );
         }
-        let expected = worker.or(record.rank).or_else(|| self.shortest_queue(record.length()));
+        let expected = worker.or(record.rank).or_else(|| self.shortest_queue(&record));
         let reading = self.rng.one_in(2).then(|| self.reading(self.now_ms));
         let Some(to) = expected else {
             let refused = self.router.send(request, worker, reading);
@@ -273,7 +302,8 @@ impl World {
             self.arrived += 1;
         }
         record.arrival = Some(record.arrival.unwrap_or_else(|| self.next_arrival()));
-        self.passes(record.arrival.expect("given"), to);
+        self.passes(record.arrival.expect("given"), to, record.priority);
+        self.counts_turns(&[record.priority], &[]);
         record.rank = record.rank.filter(|&rank| rank == to);
         self.begins(request.id, record, to, Stage::Sent);
         self.goes_out(&dispatch);
@@ -298,9 +328,10 @@ impl World {
             let (request, record) = self.request();
             (request.id, record)
         });
-        if let Some((arrival, passed)) = record.former.take().filter(|_| known.is_none()) {
+        if let Some((arrival, passed, priority)) = record.former.take().filter(|_| known.is_none()) {
             // Whatever its length, it is the same that an engine goes on with.
             (record.arrival, record.passed) = (Some(arrival), passed);
+            record.priority = if record.priority == 0 { priority } else { record.priority };
         }
         // An engine counts for itself.
         record.generated = self.rng.below(40);
@@ -313,7 +344,8 @@ impl World {
             None => self.arrived += 1,
             Some(State::Waits) => {
                 self.strike(id);
-                self.passes(record.arrival.expect("it waited"), worker);
+                self.passes(record.arrival.expect("it waited"), worker, record.priority);
+                self.counts_turns(&[record.priority], &[]);
             }
             Some(State::Runs { worker: before, .. }) => {
                 let before_it = self.strike(id);

@@ -81,6 +81,9 @@ struct Setting {
     window: usize,
     /// By how many a request may be passed.
     max_passed: Option<u32>,
+    /// Whether requests are of several classes, and the share that higher ones cannot take.
+    classes: bool,
+    lower_class_one_in: Option<u32>,
 }
 
 /// Bonuses and masks of some requests, drawn from who is asked for.
@@ -160,6 +163,8 @@ struct World {
     arrivals: u64,
     /// The workers that a mask of the last step shuts to those who were asked for.
     masked: HashMap<RequestId, Vec<WorkerId>>,
+    /// By class: admissions of higher ones, less those that it had for them.
+    credits: BTreeMap<i8, u64>,
     /// How many workers the last step had.
     sides_of_step: usize,
     most_passed: u32,
@@ -221,6 +226,7 @@ impl World {
             .in_order(setting.in_order)
             .dispatch_timeout_ms(TIMEOUT_MS)
             .silence_timeout_ms(setting.silence.then_some(SILENCE_MS))
+            .lower_class_one_in(setting.lower_class_one_in)
             .expire_after_ms(EXPIRE_MS);
         let parameters = Parameters::new().candidate_window(setting.window).max_passed(setting.max_passed);
         let router = Router::new(config, setting.policy, &parameters).expect("valid");
@@ -246,6 +252,7 @@ impl World {
             next_id: 0,
             arrivals: 0,
             masked: HashMap::new(),
+            credits: BTreeMap::new(),
             sides_of_step: 0,
             most_passed: 0,
             claim: None,
@@ -341,6 +348,8 @@ fn setting(policy: &'static str, mode: Mode, share: Share, bounded: bool) -> Set
         overdue_first: true,
         window,
         max_passed: Some(5),
+        classes: false,
+        lower_class_one_in: None,
     }
 }
 
@@ -350,6 +359,10 @@ fn among(window: usize, setting: Setting) -> Setting {
 
 fn passed_by(max_passed: Option<u32>, setting: Setting) -> Setting {
     Setting { max_passed, ..setting }
+}
+
+fn of_classes(lower_class_one_in: Option<u32>, setting: Setting) -> Setting {
+    Setting { classes: true, lower_class_one_in, ..setting }
 }
 
 fn with_terms(setting: Setting) -> Setting {
@@ -387,6 +400,14 @@ fn random_events_against_a_model() {
         in_order(setting("level", Mode::Step, share(0, 2), true)),
         setting("least-kv", Mode::Step, share(15, 16), true),
         setting("br0", Mode::Arrival, share(2, 3), false),
+        of_classes(None, setting("level", Mode::Step, WHOLE, true)),
+        of_classes(Some(3), setting("level", Mode::Mixed { free_slots: 8 }, WHOLE, true)),
+        of_classes(None, setting("level", Mode::Arrival, WHOLE, true)),
+        of_classes(Some(2), with_terms(among(4, setting("level", Mode::Step, WHOLE, true)))),
+        of_classes(Some(5), setting("exact", Mode::Arrival, THIRD, true)),
+        of_classes(Some(4), among(2, setting("br0", Mode::Step, WHOLE, true))),
+        of_classes(None, setting("jsq", Mode::Arrival, WHOLE, true)),
+        of_classes(Some(3), among(1, setting("longest-first", Mode::Step, WHOLE, false))),
     ];
     let mut tally = Tally::default();
     let count = events / settings.len() as u64;
@@ -419,7 +440,7 @@ fn random_events_against_a_model() {
         ("held back", 500),
         ("joined", 60),
         ("announced", 15),
-        ("removed", 30),
+        ("removed", 20),
         ("configured", 100),
         ("another epoch", 50),
         ("the epoch before", 20),
@@ -447,7 +468,13 @@ fn random_events_against_a_model() {
         ("claimed another worker", 15),
         ("kept the worker", 50),
         ("entered before the claim", 5),
+        ("claimed below a higher class", 10),
+        ("entered the claimed worker of a lower class", 3),
+        ("placed on the claimed worker of a lower class", 1),
         ("without headroom", 0),
+        ("classes wait", 300),
+        ("a lower class before a higher", 100),
+        ("a turn that cannot be used", 20),
     ] {
         assert!(tally.cases.get(case).is_some_and(|&count| count > at_least), "{case}: {tally:?}");
     }

@@ -8,7 +8,86 @@ use balanceroute::{BatchError, Plan, Request, RequestId, ReturnReason, Router, R
 use super::account::{Record, Side, Stage};
 use super::{EXPIRE_MS, HEADROOM_STEPS, SILENCE_MS, Terms, World};
 
+/// The turns of lower classes in a step, the highest first.
+struct Turns {
+    due: Vec<(i8, u64)>,
+    at: usize,
+    /// Who could not use all of them although slots were open.
+    lapsed: Vec<i8>,
+}
+
+impl Turns {
+    fn begin(world: &World) -> Self {
+        let classes = world.classes();
+        let due = classes.keys().rev().map(|&class| (class, world.due(class)));
+        let due = due.filter(|&(_, due)| due > 0 && classes.len() > 1).collect();
+        Self { due, at: 0, lapsed: Vec::new() }
+    }
+
+    /// How many a class has left.
+    fn left(&self, class: i8) -> u64 {
+        let left = self.due[self.at..].iter().find(|&&(other, _)| other == class);
+        left.map_or(0, |&(_, left)| left)
+    }
+
+    /// Somebody of a class enters, when so many slots are open.
+    fn takes(&mut self, class: i8, open: i64) {
+        while let Some(&(other, left)) = self.due.get(self.at)
+            && other != class
+        {
+            self.skip(other, left, open);
+        }
+        if let Some((_, left)) = self.due.get_mut(self.at) {
+            *left -= 1;
+            self.at += usize::from(*left == 0);
+        }
+    }
+
+    fn skip(&mut self, class: i8, left: u64, open: i64) {
+        if left > 0 && open > 0 {
+            self.lapsed.push(class);
+        }
+        self.at += 1;
+    }
+
+    /// The step ends with so many slots open.
+    fn ends(&mut self, open: i64) {
+        while let Some(&(class, left)) = self.due.get(self.at) {
+            self.skip(class, left, open);
+        }
+    }
+}
+
 impl World {
+    /// How many wait of each class.
+    pub(super) fn classes(&self) -> BTreeMap<i8, u64> {
+        let mut classes = BTreeMap::new();
+        for id in &self.waiting {
+            *classes.entry(self.records[id].priority).or_default() += 1;
+        }
+        classes
+    }
+
+    /// Admissions that are a class's before any of a higher one.
+    pub(super) fn due(&self, priority: i8) -> u64 {
+        let one_in = self.setting.lower_class_one_in.map_or(u64::MAX, u64::from);
+        self.credits.get(&priority).copied().unwrap_or(0) / (one_in - 1)
+    }
+
+    /// Some have been admitted, by their classes. What those in `lapsed` could not use is worth one turn.
+    pub(super) fn counts_turns(&mut self, admitted: &[i8], lapsed: &[i8]) {
+        let Some(one_in) = self.setting.lower_class_one_in else { return };
+        let price = u64::from(one_in) - 1;
+        let counted = |class: i8| {
+            let above = admitted.iter().filter(|&&other| other > class).count() as u64;
+            let own = admitted.iter().filter(|&&other| other == class).count() as u64;
+            let credit = self.credits.get(&class).copied().unwrap_or(0) + above;
+            let credit = credit.saturating_sub(own * price);
+            if lapsed.contains(&class) { credit.min(price) } else { credit }
+        };
+        self.credits = self.classes().into_keys().map(|class| (class, counted(class))).collect();
+    }
+
     /// The most tokens that some worker could hold that a request may use; none where there is no bound.
     fn ceiling(&self, record: &Record, of: impl Fn(&Side) -> Option<u64>) -> Option<u64> {
         match record.rank {
@@ -102,8 +181,9 @@ impl World {
         // generate little keeps less room than a decision takes for everybody; and what is lent is known
         // again once somebody was sent.
         let fits = |id: &RequestId| {
-            let is_open = |side: &Side| !self.is_claimed(side) && may(*id, side.id);
-            self.sides.iter().any(|side| self.fits(&self.records[id], side) && is_open(side))
+            let record = &self.records[id];
+            let is_open = |side: &Side| !self.is_shut(side, record.priority) && may(*id, side.id);
+            self.sides.iter().any(|side| self.fits(record, side) && is_open(side))
         };
         if self.waiting.iter().any(fits) {
             let policy = self.setting.policy;
@@ -142,11 +222,16 @@ impl World {
         let window = self.window();
         let next: Vec<RequestId> = window.iter().copied().filter(|&id| self.is_next(id)).collect();
         let mut entered = Vec::new();
+        let mut turns = Turns::begin(self);
         for dispatch in &plan.admissions {
             let (id, worker) = (dispatch.id, dispatch.worker);
             assert!(may(id, worker), "{dispatch:?} was masked");
             let record = self.records[&id];
             assert!(record.runs().is_none(), "{id} runs");
+            if is_exact {
+                self.goes_first(&turns, &record, worker, may);
+            }
+            turns.takes(record.priority, self.open(&openings));
             let due = |record: &Record| {
                 record.deadline.is_some_and(|steps| self.clock - record.step >= i64::from(steps))
             };
@@ -156,7 +241,8 @@ impl World {
                 // Nobody who is overdue by its deadline and has waited longer could have entered here, nor
                 // anybody who had been passed as often as may be, unless this one had been, and came before.
                 let side = &self.sides[self.side(worker)];
-                for id in &self.waiting {
+                let of_class = |id: &&RequestId| self.records[*id].priority == record.priority;
+                for id in self.waiting.iter().filter(of_class) {
                     let other = &self.records[id];
                     // Who has come back stands before some who have waited longer, maybe alone in the window.
                     let is_seen = window.contains(id) || other.arrival < record.arrival;
@@ -166,7 +252,7 @@ impl World {
                     assert!(!passed_over, "{policy}: {id} is overdue: {other:?}, {dispatch:?} of {plan:?}");
                 }
                 let is_next = next.contains(&id);
-                for other in next.iter().filter(|other| self.waiting.contains(other)) {
+                for other in next.iter().filter(|other| self.waiting.contains(other)).filter(of_class) {
                     let (at, passed_over) = (&self.records[other], may(*other, worker));
                     let passed_over = passed_over && self.fits(at, side);
                     let came_first = !is_next || at.arrival < record.arrival;
@@ -190,10 +276,51 @@ impl World {
             is_exact &= self.setting.share.of == 1 && !self.keeps_less(id);
             self.tally.meets("admitted");
             self.most_passed = self.most_passed.max(record.passed);
-            entered.push((record.arrival.expect("it waited"), worker));
+            entered.push((record.arrival.expect("it waited"), worker, record.priority));
         }
         // Counts stand still while a step decides.
-        entered.into_iter().for_each(|(arrival, worker)| self.passes(arrival, worker));
+        for &(arrival, worker, priority) in &entered {
+            self.passes(arrival, worker, priority);
+        }
+        turns.ends(self.open(&openings));
+        if self.classes().len() > 1 {
+            self.tally.meets("classes wait");
+        }
+        for _ in &turns.lapsed {
+            self.tally.meets("a turn that cannot be used");
+        }
+        let admitted: Vec<i8> = entered.into_iter().map(|(.., priority)| priority).collect();
+        self.counts_turns(&admitted, &turns.lapsed);
+    }
+
+    /// Slots that are open, of those that each worker has.
+    fn open(&self, openings: &[(i64, i64)]) -> i64 {
+        let open = self.sides.iter().zip(openings).filter(|(side, _)| side.accepting);
+        open.map(|(_, &(slots, _))| slots.max(0)).sum()
+    }
+
+    /// Nobody waits whom this worker could take, and who goes before the one who enters: first come classes
+    /// whose turn is due, then the others, of each the highest.
+    fn goes_first(
+        &mut self,
+        turns: &Turns,
+        record: &Record,
+        worker: WorkerId,
+        may: &dyn Fn(RequestId, WorkerId) -> bool,
+    ) {
+        let side = &self.sides[self.side(worker)];
+        let place = |class: i8| (turns.left(class) > 0, class);
+        for &id in &self.waiting {
+            let other = &self.records[&id];
+            let fits = || self.fits(other, side) && may(id, worker) && !self.is_shut(side, other.priority);
+            assert!(
+                place(other.priority) <= place(record.priority) || !fits(),
+                "{id} goes first: {other:?}, {record:?}"
+            );
+        }
+        if self.classes().into_keys().any(|class| class > record.priority) {
+            self.tally.meets("a lower class before a higher");
+        }
     }
 
     /// Terms that are refused, or that panic: the router says so, and is as it was.

@@ -67,8 +67,10 @@ pub struct br_router_config {
     /// Whether requests reach a worker in the order of their dispatch: a token of one then shows that the
     /// worker has those sent before it; 0.
     pub in_order: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The share that no class above can take: for each `lower_class_one_in - 1` admissions of higher classes
+    /// while somebody of a class waits, one is that class's before any of a higher one; 2 to 65536. 0, the
+    /// default: a lower class gets what higher ones leave.
+    pub lower_class_one_in: u32,
     /// What room and preemptions cost, where `headroom_steps` is `BR_NONE`: how long a decode step takes
     /// without load, in milliseconds, and the prefill of a token that is done again, in microseconds; 0 to
     /// 1e6. Both 0, the default, where that is not known.
@@ -120,7 +122,7 @@ pub unsafe extern "C" fn br_router_defaults(config: *mut br_router_config) -> br
             silence_timeout_ms: BR_NONE64,
             expire_after_ms: BR_NONE64,
             in_order: 0,
-            reserved: 0,
+            lower_class_one_in: 0,
             step_base_ms: 0.0,
             prefill_us_per_token: 0.0,
         };
@@ -167,10 +169,6 @@ unsafe fn read_config(from: &br_router_config) -> Result<(RouterConfig, bool), F
         let limit = balanceroute::batch::MAX_WORKERS;
         return Err(balanceroute::BatchError::TooManyWorkers { limit, found: count }.into());
     }
-    if from.reserved != 0 {
-        let found = from.reserved;
-        return Err(Failure::argument(format!("br_router_config.reserved: expected 0, found {found}")));
-    }
     // SAFETY: the caller's word.
     let (slots, capacity, weight) = unsafe {
         (
@@ -204,6 +202,7 @@ unsafe fn read_config(from: &br_router_config) -> Result<(RouterConfig, bool), F
         .refresh_steps(from.refresh_steps)
         .ends_horizon_steps(from.ends_horizon_steps)
         .mode(mode)
+        .lower_class_one_in(Some(from.lower_class_one_in).filter(|&one_in| one_in != 0))
         .share(Share::new(from.share_index, from.share_of))
         .in_order(from.in_order != 0)
         .dispatch_timeout_ms(some64(from.dispatch_timeout_ms))

@@ -34,10 +34,14 @@ pub struct br_explanation {
     pub margin_tokens: f64,
     /// Out: steps that it has waited, while it waits.
     pub waited_steps: u32,
-    /// Out: how many that came later were admitted before it, to workers that it may use.
+    /// Out: how many of its class that came later were admitted before it, to workers that it may use.
     pub passed: u32,
     /// Out: KV tokens that it had to leave free on that worker for others to grow by; 0 if it waits.
     pub kv_growth_tokens: u64,
+    /// Out: its class.
+    pub priority: i32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 // SAFETY: begins with its size; zero is allowed everywhere.
@@ -124,6 +128,8 @@ fn explained(struct_size: usize, of: &Explanation) -> br_explanation {
         waited_steps: of.waited_steps,
         passed: of.passed,
         kv_growth_tokens: of.kv_growth_tokens,
+        priority: of.priority.into(),
+        reserved: 0,
     }
 }
 

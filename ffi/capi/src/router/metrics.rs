@@ -206,8 +206,8 @@ pub struct br_rank {
     pub free_slots: u32,
     /// Out: requests that the last report showed and that are none of ours.
     pub foreign_requests: u32,
-    /// Out: who is overdue, fits nowhere and waits for room there that nobody else is to fill; `BR_NONE64`
-    /// for nobody.
+    /// Out: who is overdue, fits nowhere and waits for room there that nobody else of its class or a lower
+    /// one is to fill; `BR_NONE64` for nobody.
     pub claimed_by: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use balanceroute::{Dispatch, Request, RequestId, WorkerId};
+use balanceroute::{BatchError, Dispatch, Request, RequestId, WorkerId};
 
 use super::{br_router, write_if};
 use crate::BR_NONE;
@@ -43,7 +43,8 @@ pub struct br_request {
     pub prompt_hash: u64,
     /// Steps waited so far.
     pub waited_steps: u32,
-    /// How many that came later were admitted before it, to workers that it may use; 0 for one that is new.
+    /// How many of its class that came later were admitted before it, to workers that it may use; 0 for one
+    /// that is new.
     pub passed: u32,
     /// Tokens of it that are in the KV cache of its worker already, a shared prefix: it brings that many
     /// less, and one at least. Where this is not known, reports teach it.
@@ -53,8 +54,9 @@ pub struct br_request {
     pub generated_tokens: u32,
     /// Tokens that it may generate in all: no room is kept for more.
     pub max_tokens: u32,
-    /// Zero.
-    pub reserved_too: u32,
+    /// Its class, -128 to 127: whoever is of a higher one goes before it. 0 for one that comes again also
+    /// stands for the class that it had.
+    pub priority: i32,
 }
 
 // SAFETY: begins with its size; zero is allowed everywhere.
@@ -88,7 +90,7 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
     let has = |flag: u32| from.fields & flag != 0;
     // A struct of the first version has no more fields to be set.
     let size = from.struct_size;
-    let later = if size < offset_of!(br_request, reserved_too) { 0 } else { BR_HAS_MAX_TOKENS };
+    let later = if size < offset_of!(br_request, priority) { 0 } else { BR_HAS_MAX_TOKENS };
     let known = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | later;
     if has(!known) {
         let found = from.fields;
@@ -96,16 +98,14 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
             "br_request.fields: expected flags of {known:#x} in {size} bytes, found {found:#x}"
         )));
     }
-    let found = from.reserved_too;
-    if found != 0 {
-        return Err(Failure::argument(format!("br_request.reserved: expected 0, found {found}")));
-    }
+    let priority = BatchError::check_priority(None, from.id.into(), from.priority.into())?;
     Ok(Request::new(from.id, from.prompt_tokens)
         .cached(from.cached_tokens)
         .generated(from.generated_tokens)
         .max_tokens(has(BR_HAS_MAX_TOKENS).then_some(from.max_tokens))
         .waited(from.waited_steps)
         .passed(from.passed)
+        .priority(priority)
         .deadline(has(BR_HAS_DEADLINE).then_some(from.deadline_steps))
         .hash(has(BR_HAS_PROMPT_HASH).then_some(from.prompt_hash))
         .rank(has(BR_HAS_RANK).then_some(from.rank)))
@@ -130,7 +130,7 @@ fn told_request(of: &Request<WorkerId>) -> br_request {
         cached_tokens: of.cached_tokens,
         generated_tokens: of.generated_tokens,
         max_tokens: of.max_tokens.unwrap_or(0),
-        reserved_too: 0,
+        priority: of.priority.into(),
     }
 }
 

@@ -65,3 +65,15 @@ static inline br_plan step(br_router *router, uint64_t now_ms) {
     CHECK(br_router_step(router, now_ms, NULL, &plan) == BR_OK);
     return plan;
 }
+
+static inline br_rank rank_of(br_router *router, uint32_t worker) {
+    br_rank rank = {.struct_size = sizeof rank};
+    CHECK(br_router_rank(router, worker, &rank) == BR_OK && rank.worker == worker);
+    return rank;
+}
+
+static inline br_metrics metrics_of(br_router *router) {
+    br_metrics metrics = {.struct_size = sizeof metrics};
+    CHECK(br_router_metrics(router, &metrics) == BR_OK);
+    return metrics;
+}

@@ -16,20 +16,9 @@ _Static_assert(offsetof(br_metrics, clock_jumps) == 1248 && offsetof(br_metrics,
                "br_metrics");
 _Static_assert(sizeof(br_rank_metrics) == 144 && offsetof(br_rank_metrics, unseen) == 140, "br_rank_metrics");
 _Static_assert(sizeof(br_dispatch) == 32 && offsetof(br_dispatch, prompt_tokens) == 28, "br_dispatch");
-_Static_assert(sizeof(br_returned) == 24 && sizeof(br_plan) == 96 && sizeof(br_explanation) == 72, "outputs");
+_Static_assert(sizeof(br_returned) == 24 && sizeof(br_plan) == 96 && offsetof(br_explanation, priority) == 72,
+               "outputs");
 #endif
-
-static br_rank rank_of(br_router *router, uint32_t worker) {
-    br_rank rank = {.struct_size = sizeof rank};
-    CHECK(br_router_rank(router, worker, &rank) == BR_OK && rank.worker == worker);
-    return rank;
-}
-
-static br_metrics metrics_of(br_router *router) {
-    br_metrics metrics = {.struct_size = sizeof metrics};
-    CHECK(br_router_metrics(router, &metrics) == BR_OK);
-    return metrics;
-}
 
 /* A router with one worker that everybody given has entered, as `admissions` tells. */
 static br_router *entered(br_router_config *config, size_t count) {
@@ -81,7 +70,7 @@ static void again(void) {
     br_request first = {.struct_size = sizeof first, .id = 5, .prompt_tokens = 1000,
                         .fields = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | BR_HAS_MAX_TOKENS,
                         .rank = 1, .deadline_steps = 9, .prompt_hash = 77, .cached_tokens = 600,
-                        .max_tokens = 50};
+                        .max_tokens = 50, .priority = -3};
     CHECK(br_router_enqueue(router, &first) == BR_OK && step(router, 1).admission_count == 1);
     for (int token = 0; token < 20; token++) CHECK(br_router_advance(router) == BR_OK);
     br_request told = {.struct_size = sizeof told};
@@ -89,7 +78,8 @@ static void again(void) {
     CHECK(br_router_preempt_request(router, 5, NULL) == BR_ARGUMENT && metrics_of(router).running == 1);
     CHECK(br_router_preempt_request(router, 5, &told) == BR_OK);
     CHECK(told.id == 5 && told.prompt_tokens == 1020 && told.cached_tokens == 600 &&
-          told.generated_tokens == 20 && told.max_tokens == 50 && told.fields == first.fields);
+          told.generated_tokens == 20 && told.max_tokens == 50 && told.fields == first.fields &&
+          told.priority == -3);
     CHECK(told.rank == 1 && told.deadline_steps == 9 && told.prompt_hash == 77 && told.waited_steps == 0);
     CHECK(br_router_enqueue(router, &told) == BR_OK && step(router, 2).admission_count == 1);
     CHECK(admissions[0].prompt_tokens == 420 && admissions[0].worker == 1);
@@ -424,11 +414,11 @@ static void requests(void) {
     CHECK(br_router_enqueue(router, &arrival) == BR_BATCH &&
           strstr(error_of(router), "request 3 has 1000 tokens and cannot have generated 1001"));
     arrival.generated_tokens = 0;
-    arrival.reserved_too = 5;
-    CHECK(br_router_enqueue(router, &arrival) == BR_ARGUMENT &&
-          strstr(error_of(router), "br_request.reserved: expected 0, found 5"));
+    arrival.priority = 128;
+    CHECK(br_router_enqueue(router, &arrival) == BR_BATCH &&
+          strstr(error_of(router), "request 3: priority must be in -128..=127, found 128"));
     /* The version before ended here: what lies behind says nothing, and no flag can mean it. */
-    arrival.cached_tokens = arrival.generated_tokens = arrival.max_tokens = arrival.reserved_too = 0x5a5a5a5a;
+    arrival.cached_tokens = arrival.generated_tokens = arrival.max_tokens = arrival.priority = 0x5a5a5a5a;
     arrival.struct_size = offsetof(br_request, cached_tokens);
     arrival.fields = BR_HAS_MAX_TOKENS;
     CHECK(br_router_enqueue(router, &arrival) == BR_ARGUMENT &&
@@ -496,11 +486,11 @@ static void reports(void) {
         br_router_free(router);
     }
     config.in_order = 1;
-    config.reserved = 3;
+    config.lower_class_one_in = 1;
     br_router *router;
     char error[256];
-    CHECK(br_router_new(NULL, NULL, &config, &router, error, sizeof error) == BR_ARGUMENT &&
-          strstr(error, "br_router_config.reserved: expected 0, found 3"));
+    CHECK(br_router_new(NULL, NULL, &config, &router, error, sizeof error) == BR_STATE &&
+          strstr(error, "lower_class_one_in") && strstr(error, "found 1"));
     config.struct_size = offsetof(br_router_config, in_order);
     router = entered(&config, 2);
     CHECK(br_router_progress_request(router, admissions[admissions[1].number == 2].id, 1) == BR_OK &&
@@ -533,36 +523,6 @@ static void room_for_admissions(void) {
     br_router_free(router);
 }
 
-/* Who is overdue and fits nowhere has a worker drained. */
-static void claims(void) {
-    const uint32_t slots[] = {8, 8};
-    const uint64_t capacity[] = {100000, 100000};
-    br_router_config config = defaults(2, slots);
-    config.kv_capacity_tokens = capacity;
-    br_router *router = made(&config, "level");
-    for (uint32_t worker = 0; worker < 2; worker++) {
-        br_request there = request(worker, 80000 - 1000 * worker);
-        CHECK(br_router_adopt(router, &there, worker, 0) == BR_OK);
-    }
-    br_request late = request(9, 60000);
-    late.fields = BR_HAS_DEADLINE;
-    CHECK(br_router_enqueue(router, &late) == BR_OK);
-    /* 14,000 tokens are free on worker 0 and 15,000 on worker 1. */
-    enqueue(router, 10, 14500);
-    CHECK(step(router, 0).admission_count == 0);
-    br_explanation why = {.struct_size = sizeof why};
-    CHECK(br_router_explain(router, 9, &why) == BR_OK && why.wait_reason == BR_CLAIMS && why.worker == 1);
-    CHECK(br_router_explain(router, 10, &why) == BR_OK && why.wait_reason == BR_CLAIMED &&
-          why.worker == BR_NONE);
-    CHECK(rank_of(router, 0).claimed_by == BR_NONE64 && rank_of(router, 1).claimed_by == 9);
-    br_metrics metrics = metrics_of(router);
-    CHECK(metrics.claims == 1 && metrics.admitted_beside_claims == 0);
-    CHECK(metrics.waiting_claims == 1 && metrics.waiting_claimed == 1 && metrics.waiting == 2);
-    CHECK(br_router_abort(router, 9, NULL) == BR_OK && rank_of(router, 1).claimed_by == BR_NONE64);
-    CHECK(step(router, 20).admission_count == 1);
-    br_router_free(router);
-}
-
 int main(void) {
     between_dispatch_and_end();
     again();
@@ -575,7 +535,6 @@ int main(void) {
     requests();
     reports();
     room_for_admissions();
-    claims();
     puts("stages: all as promised");
     return 0;
 }
