@@ -260,16 +260,20 @@ impl<'a> Reasons<'a> {
     /// Why a request waits; it is a candidate where it has a slot.
     pub(crate) fn of(&self, slot: Option<PoolSlot>, request: &Request) -> WaitReason {
         let placeable = if slot.is_some() { self.passed_over } else { WaitReason::OutsideWindow };
+        match self.held_back(request) {
+            None => placeable,
+            Some(_) if self.claimed.is_some_and(|claimed| claimed.id == request.id) => WaitReason::Claims,
+            Some(reason) => reason,
+        }
+    }
+
+    /// Why a request that claims nothing may not enter a worker; none where it may.
+    pub(crate) fn held_back(&self, request: &Request) -> Option<WaitReason> {
         let refused = self.refused(request);
         let claimed = self.claimed.filter(|claimed| request.priority <= claimed.priority);
-        let Some(Claimed { id, worker, .. }) = claimed else { return refused.unwrap_or(placeable) };
-        if refused.is_none() && self.is_placeable_beside(request, worker) {
-            placeable
-        } else if request.id == id {
-            WaitReason::Claims
-        } else {
-            refused.unwrap_or(WaitReason::Claimed)
-        }
+        let Some(Claimed { worker, .. }) = claimed else { return refused };
+        let may_enter = refused.is_none() && self.is_placeable_beside(request, worker);
+        if may_enter { None } else { Some(refused.unwrap_or(WaitReason::Claimed)) }
     }
 
     /// Whether another worker than that which is claimed could take a request.

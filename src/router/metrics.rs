@@ -282,6 +282,13 @@ impl Router {
             by_reason[WaitReason::Claimed as usize] += (fit - placeable) as u64;
             by_reason[WaitReason::NoCapacity as usize] += (count - fit) as u64;
         }
+        // Who claims stands there too where one who came back has pushed it out.
+        if let Some((None, request, _)) = self.claimed().and_then(|claimed| self.pool.find(claimed.id))
+            && let Some(counted) = reasons.held_back(&request)
+        {
+            by_reason[counted as usize] -= 1;
+            by_reason[WaitReason::Claims as usize] += 1;
+        }
         metrics.most_passed = self.pool.most_passed();
         metrics.max_passed = self.max_passed;
         metrics.counters = self.counters;
