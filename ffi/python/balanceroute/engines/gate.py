@@ -90,7 +90,12 @@ class Gate:
         return name in self._held or name in self._leaving
 
     async def hold(
-        self, name: str, prompt_tokens: int, session: str | None = None, max_tokens: int | None = None
+        self,
+        name: str,
+        prompt_tokens: int,
+        session: str | None = None,
+        max_tokens: int | None = None,
+        priority: int = 0,
     ) -> int:
         """Waits for a rank; the caller sends the request there without awaiting anything in between.
 
@@ -98,7 +103,7 @@ class Gate:
         A cancelled wait leaves nothing behind.
         """
         loop = asyncio.get_running_loop()
-        self.ledger.enqueue(name, prompt_tokens, session, max_tokens=max_tokens)
+        self.ledger.enqueue(name, prompt_tokens, session, max_tokens=max_tokens, priority=priority)
         held = _Held(loop.create_future(), self.ledger.clock())
         self._held[name] = held
         self.stir()

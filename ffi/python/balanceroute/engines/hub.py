@@ -15,7 +15,7 @@ is sure of its part at the leader until it has said that it follows.
 
 | | says |
 |---|---|
-| `waits`, number, turn, prompt tokens, session, most tokens, ranks, passed | it waits, for which ranks |
+| `waits`, number, turn, prompt tokens, session, most tokens, ranks, passed, class | it waits for ranks |
 | `runs`, number, prompt tokens, rank, generated tokens, session | it is on a rank, by whomever it was sent |
 | `left`, number, whether it has finished | it has ended, or was given up |
 | `follows` | all that was there has been told, and the leader decides from here on |
@@ -43,7 +43,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .gate import Gate
-from .ledger import Ledger, Waiting
+from .ledger import Ledger
+from .limits import Waiting
 from .settings import Settings
 
 logger = logging.getLogger("balanceroute")
@@ -285,12 +286,29 @@ class Leader(_Member):
     def _hear(self, guest: _Guest, what: str, *told: Any) -> None:
         guest.unanswered = 0
         match what, told:
-            case "waits", (int(number), int(turn), int(prompt), session, int() | None as most, ranks, passed):
+            case "waits", (
+                int(number),
+                int(turn),
+                int(prompt),
+                session,
+                int() | None as most,
+                ranks,
+                passed,
+                int(priority),
+            ):
                 name = guest.name(number)
                 may = None if ranks is None else [rank for rank in ranks if 0 <= rank < self.ranks]
                 self._theirs.pop(name, None)
                 self.abort(name)
-                self.enqueue(name, prompt, _checked(session), max_tokens=most, eligible=may, passed=passed)
+                self.enqueue(
+                    name,
+                    prompt,
+                    _checked(session),
+                    max_tokens=most,
+                    eligible=may,
+                    passed=passed,
+                    priority=priority,
+                )
                 self._theirs[name] = guest, number, turn
             case "runs", (int(number), int(prompt), int(rank), int(generated), session):
                 name = guest.name(number)
@@ -468,13 +486,13 @@ class Follower(_Member):
     def _say_waits(
         self, id: int, waits: Waiting, among: Iterable[int] | None = None, passed: int = 0
     ) -> None:
-        prompt, session, most, may = waits
+        prompt, session, most, may, priority = waits
         if may is not None:
             among = [rank for rank, worker in enumerate(self._ranks.workers) if worker in may]
         self._turns += 1
         self._turn_of[id] = self._turns
         ranks = None if among is None else list(among)
-        self._say("waits", id, self._turns, prompt, _short(session), most, ranks, passed)
+        self._say("waits", id, self._turns, prompt, _short(session), most, ranks, passed, priority)
 
     def _say_runs(self, id: int, rank: int) -> None:
         prompt, generated = self.router.prompt_tokens(id), self.router.generated_tokens(id)

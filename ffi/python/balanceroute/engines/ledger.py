@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 
 import balanceroute
 
 from .counters import Counters
-from .limits import age_ms, length
+from .limits import Waiting, age_ms, length
 from .policies import BIND_ON_ARRIVAL
 from .ranks import Ranks, changed
 from .sessions import Sessions
@@ -28,11 +28,6 @@ from .sessions import Sessions
 # Without a sign of life of a request for so long, while its rank says that it holds nothing, the rank has
 # lost it, in milliseconds.
 _FORGOTTEN_MS = 10_000
-
-
-# What a request of the pool may need once more: its length, its session, what it may generate at most, and
-# the workers that may take it. A tuple, since one is made for every request.
-Waiting: TypeAlias = tuple[int, str | None, int | None, frozenset[int] | None]
 
 
 class Ledger:
@@ -43,10 +38,11 @@ class Ledger:
     does not name. A weight goes with its rank when others leave before it, and waits for one that leaves at
     the end and comes again. By `max_passed` others that came later a request may be passed while it waits
     (None: 128 a rank). Where KV tokens are bounded, an admission leaves `headroom_steps` tokens free for each
-    request to grow by; None: as many as are learned to be needed, as :class:`balanceroute.Router` has it, of
-    which `preemption_cost` is. Of several front ends that share the ranks this is number `share[0]` of
-    `share[1]`. `clock` returns seconds. Requests of one `session` are drawn to the rank of the one before,
-    which may still hold their common prefix: by as many tokens as that can be. Not thread-safe.
+    request to grow by; None: as many as are learned to be needed (:class:`balanceroute.Router` has more of
+    it, of `preemption_cost` and `lower_class_one_in`). Of several front ends that share the ranks this is
+    number `share[0]` of `share[1]`. `clock` returns seconds. Requests of one `session` are drawn to the rank
+    of the one before, which may hold their common prefix, by as many tokens as that can be.
+    Not thread-safe.
     """
 
     def __init__(
@@ -58,6 +54,7 @@ class Ledger:
         kv_capacity_tokens: int | None = None,
         weights: Sequence[float] = (),
         max_passed: int | None = None,
+        lower_class_one_in: int | None = None,
         headroom_steps: int | None = None,
         preemption_cost: tuple[float, float] | None = None,
         share: tuple[int, int] = (0, 1),
@@ -71,6 +68,7 @@ class Ledger:
             policy=policy,
             parameters=None if max_passed is None else {"max_passed": max_passed},
             mode="arrival",
+            lower_class_one_in=lower_class_one_in,
             share=share,
             in_order=True,
             headroom_steps=headroom_steps,
@@ -162,12 +160,13 @@ class Ledger:
         max_tokens: int | None = None,
         eligible: Collection[int] | None = None,
         passed: int = 0,
+        priority: int = 0,
     ) -> None:
         """Into the pool: it waits for :meth:`decide`. `max_tokens` is what it may generate at most,
         `eligible` are the ranks that may take it; None where nothing is said. `passed` is by how many it has
-        been passed where it waited before.
+        been passed where it waited before. Whoever is of a higher `priority` goes before it.
         """
-        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible)
+        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible, priority)
         id = self._new(name)
         try:
             self._wait(id, arrives, passed)
@@ -189,7 +188,7 @@ class Ledger:
         sent: list[tuple[str, int]] = []
         for dispatch in plan.admissions:
             id = dispatch.id
-            prompt, session, _, _ = waiting.pop(id)
+            prompt, session, *_ = waiting.pop(id)
             if session is not None:
                 self._sessions.waits_no_more(id, session)
                 self._sessions.entered(id, session, dispatch.worker, prompt)
@@ -205,7 +204,7 @@ class Ledger:
             elif back is not None and back[2] is not None:
                 # Ranks have become too small for all that it may generate. Mostly it ends before.
                 self._drop(id)
-                self._wait(id, (back[0], back[1], None, back[3]))
+                self._wait(id, (back[0], back[1], None, back[3], back[4]))
             elif back is not None:
                 self._counters.returned += 1
                 self._drop(id)
@@ -223,9 +222,10 @@ class Ledger:
         *,
         max_tokens: int | None = None,
         eligible: Collection[int] | None = None,
+        priority: int = 0,
     ) -> int:
         """On arrival: a rank at once, always. Without room anywhere it queues where the queue is shortest."""
-        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible)
+        arrives = self._arrives(prompt_tokens, session, max_tokens, eligible, priority)
         id = self._new(name)
         try:
             return self._place(id, arrives)
@@ -262,7 +262,7 @@ class Ledger:
                 self.router.adopt(id, prompt, worker, generated_tokens=generated_tokens)
                 self._begins(id, session, worker, prompt)
             else:
-                self._send(id, (prompt, session, None, None), worker)
+                self._send(id, (prompt, session, None, None, 0), worker)
         except BaseException:
             self._forget(id)
             raise
@@ -530,17 +530,19 @@ class Ledger:
         session: str | None,
         max_tokens: int | None,
         eligible: Collection[int] | None,
+        priority: int,
     ) -> Waiting:
         prompt = length(prompt_tokens)
         most = None if max_tokens is None else self._most(prompt, max_tokens)
-        return prompt, session, most, None if eligible is None else self._ranks.workers_of(eligible)
+        may = None if eligible is None else self._ranks.workers_of(eligible)
+        return prompt, session, most, may, priority
 
     def _wait(self, id: int, waits: Waiting, passed: int = 0) -> None:
-        prompt, session, most, may = waits
-        now_ms = self._now_ms()
+        prompt, session, most, may, of = waits
+        now = self._now_ms()
         # A policy that binds on arrival knows nothing of who may take it.
         rank = self._least(may) if self._binds else None
-        self.router.enqueue(id, prompt, max_tokens=most, rank=rank, passed=passed, now_ms=now_ms)
+        self.router.enqueue(id, prompt, max_tokens=most, rank=rank, passed=passed, priority=of, now_ms=now)
         self._waiting[id] = waits
         if session is not None:
             self._sessions.waits(id, session, prompt)
@@ -562,6 +564,7 @@ class Ledger:
             arrives[0],
             self._now_ms(),
             max_tokens=arrives[2],
+            priority=arrives[4],
             bonus_tokens=self._ranks.bonuses(self._sessions.bonus_tokens(arrives[1], arrives[0])),
             eligible=self._ranks.mask(arrives[3]),
         )
@@ -576,10 +579,11 @@ class Ledger:
         return self._entered(dispatch, arrives[1])
 
     def _send(self, id: int, of: Waiting, worker: int | None = None) -> int:
-        prompt, session, most, eligible = of
-        if worker is None:
-            worker = self._least(eligible)
-        dispatch = self.router.send(id, prompt, worker=worker, max_tokens=most, now_ms=self._now_ms())
+        prompt, session, most, eligible, priority = of
+        worker = self._least(eligible) if worker is None else worker
+        dispatch = self.router.send(
+            id, prompt, worker=worker, max_tokens=most, priority=priority, now_ms=self._now_ms()
+        )
         return self._entered(dispatch, session)
 
     def _queue_of(self, worker: int) -> tuple[bool, int, int]:

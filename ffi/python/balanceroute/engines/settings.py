@@ -8,6 +8,7 @@
 | `BALANCEROUTE_KV_CAPACITY_TOKENS` | the engine's | KV tokens per rank; 0 for no bound |
 | `BALANCEROUTE_WEIGHTS` | 1 each | what a token costs on each rank, by commas: 2 at half the speed |
 | `BALANCEROUTE_MAX_PASSED` | 128 a rank | `step`: by how many that came later a request may be passed |
+| `BALANCEROUTE_LOWER_CLASS_ONE_IN` | none | `step`: one in so many admissions is a lower class's |
 | `BALANCEROUTE_HEADROOM_STEPS` | learned | KV tokens left free for each running request to grow by |
 | `BALANCEROUTE_LEARNED_FILE` | none | keeps what the traffic has taught across restarts |
 | `BALANCEROUTE_WINDOW_MS` | 1 | `step`: events this close together are decided in one step |
@@ -51,6 +52,7 @@ VARIABLES = tuple(
         "KV_CAPACITY_TOKENS",
         "WEIGHTS",
         "MAX_PASSED",
+        "LOWER_CLASS_ONE_IN",
         "HEADROOM_STEPS",
         "LEARNED_FILE",
         "WINDOW_MS",
@@ -99,6 +101,8 @@ class Settings:
     """What a token costs on each rank; 1 on those that are not named."""
     max_passed: int | None = None
     """None: as many as the policy lets pass by itself."""
+    lower_class_one_in: int | None = None
+    """The share of admissions that no class above can take; None: what higher classes leave."""
     headroom_steps: int | None = None
     """None: as much room as is learned to be needed."""
     learned_file: str | None = None
@@ -132,6 +136,7 @@ class Settings:
             kv_capacity_tokens=_count(env, "BALANCEROUTE_KV_CAPACITY_TOKENS", 0),
             weights=_weights(env, "BALANCEROUTE_WEIGHTS"),
             max_passed=_max_passed(env, policy),
+            lower_class_one_in=_count(env, "BALANCEROUTE_LOWER_CLASS_ONE_IN", 2, 1 << 16),
             headroom_steps=_count(env, "BALANCEROUTE_HEADROOM_STEPS", 0, _MOST_STEPS),
             learned_file=env.get("BALANCEROUTE_LEARNED_FILE", "").strip() or None,
             times=GateTimes(
@@ -161,6 +166,8 @@ class Settings:
             words.append(f"nobody is passed by more than {PASSED_PER_RANK} others a rank")
         elif self.bounds_passing:
             words.append(f"nobody is passed by more than {self.max_passed} others")
+        if self.mode == "step" and self.lower_class_one_in is not None:
+            words.append(f"one in {self.lower_class_one_in} admissions is a lower class's")
         return words
 
 

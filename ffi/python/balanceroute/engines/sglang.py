@@ -41,6 +41,7 @@ from typing import Any, TypeVar
 import balanceroute
 
 from .ledger import Ledger
+from .limits import priority
 from .policies import BIND_ON_ARRIVAL
 from .rank_clock import Look, RankClock
 from .settings import Settings, at_start, say
@@ -323,7 +324,8 @@ class State:
             return self._decided
         self._follow(_READ_EVERY)
         name = self._name(req)
-        rank = self.ledger.place(name, _prompt_tokens(req), _session(req))
+        of = _priority(self.controller, req)
+        rank = self.ledger.place(name, _prompt_tokens(req), _session(req), priority=of)
         self._sent[rank].append(name)
         return self.ranks[rank]
 
@@ -339,7 +341,8 @@ class State:
         """It waits for a rank."""
         name, now = self._name(req), time.monotonic()
         self._follow(_READ_EVERY)
-        self.ledger.enqueue(name, _prompt_tokens(req), _session(req))
+        of = _priority(self.controller, req)
+        self.ledger.enqueue(name, _prompt_tokens(req), _session(req), priority=of)
         self.kept[name] = _Kept(req, stock, now)
         self._stir()
         return True
@@ -447,6 +450,7 @@ class State:
             kv_capacity_tokens=capacity or None,
             weights=self.settings.weights[: len(self.ranks)],
             max_passed=self.settings.max_passed,
+            lower_class_one_in=self.settings.lower_class_one_in,
             headroom_steps=self.settings.headroom_steps,
             clock=time.monotonic,
         )
@@ -458,7 +462,8 @@ class State:
         self._read(loads.values(), float("-inf"))
         for name, kept in self.kept.items():
             passed = 0 if before is None else before.passed(name)
-            self.ledger.enqueue(name, _prompt_tokens(kept.req), _session(kept.req), passed=passed)
+            prompt, of = _prompt_tokens(kept.req), _priority(self.controller, kept.req)
+            self.ledger.enqueue(name, prompt, _session(kept.req), passed=passed, priority=of)
         self._stir()
 
     def _follow(self, every: float) -> None:
@@ -548,3 +553,18 @@ def _prompt_tokens(req: Any) -> int:
 
 def _session(req: Any) -> str | None:
     return getattr(req, "session_id", None)
+
+
+def _priority(controller: Any, req: Any) -> int:
+    """Classes as SGLang has them, where its own scheduling is by priority: the higher value first, the lower
+    with `--schedule-low-priority-values-first`, and last of all a request that names none.
+    """
+    arguments = getattr(controller, "server_args", None)
+    if not getattr(arguments, "enable_priority_scheduling", False):
+        return 0
+    value = getattr(req, "priority", None)
+    if value is None:
+        value = getattr(arguments, "default_priority_value", None)
+    if value is None:
+        return priority(-(1 << 31))
+    return priority(-value if getattr(arguments, "schedule_low_priority_values_first", False) else value)

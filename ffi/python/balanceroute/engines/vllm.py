@@ -64,6 +64,7 @@ from .vllm_internals import (
     check,
     is_ours,
     max_tokens_of,
+    priority_of,
     prompt_tokens_of,
     session_of,
     slots_of,
@@ -187,6 +188,7 @@ class State:
             kv_capacity_tokens=self.capacity,
             weights=settings.weights[client.engine_ranks_managed[0] :][:engines],
             max_passed=settings.max_passed,
+            lower_class_one_in=settings.lower_class_one_in,
             headroom_steps=settings.headroom_steps,
             share=share,
         )
@@ -263,7 +265,8 @@ class State:
         client._ensure_stats_update_task()
         client._ensure_output_queue_task()
         self.follow(client)
-        return self.gate.hold(name, prompt_tokens_of(request), session_of(request), max_tokens_of(request))
+        most, of = max_tokens_of(request), priority_of(request)
+        return self.gate.hold(name, prompt_tokens_of(request), session_of(request), most, of)
 
     def choose(self, client: Any, request: Any) -> int | None:
         """Fills in the rank of a request that is sent now; None where vLLM chooses or the caller has."""
@@ -274,8 +277,9 @@ class State:
             # Its rank has left between the decision and now.
             rank = None
         if rank is None and is_ours(client, request) and name not in self.ledger:
-            most = max_tokens_of(request)
-            rank = self.ledger.place(name, prompt_tokens_of(request), session_of(request), max_tokens=most)
+            most, of = max_tokens_of(request), priority_of(request)
+            prompt, session = prompt_tokens_of(request), session_of(request)
+            rank = self.ledger.place(name, prompt, session, max_tokens=most, priority=of)
         if rank is not None:
             request.data_parallel_rank = rank
         return rank

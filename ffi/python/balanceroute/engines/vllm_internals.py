@@ -8,6 +8,7 @@ import importlib
 import inspect
 from typing import Any
 
+from .limits import priority
 from .settings import Settings
 
 CLIENT = "DPLBAsyncMPClient"
@@ -161,6 +162,13 @@ def prompt_tokens_of(request: Any) -> int:
 
 def max_tokens_of(request: Any) -> int | None:
     return getattr(getattr(request, "sampling_params", None), "max_tokens", None)
+
+
+def priority_of(request: Any) -> int:
+    """In vLLM the lower value goes first, here the higher class. vLLM refuses other values than 0 where its
+    own scheduling is not by priority.
+    """
+    return priority(-(getattr(request, "priority", 0) or 0))
 
 
 def session_of(request: Any) -> str | None:

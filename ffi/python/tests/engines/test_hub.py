@@ -274,7 +274,7 @@ def test_nonsense_ends_a_connection_and_nothing_else():
             b'["what"]\n',
             b'["waits",1,"x",null,null]\n',
             b'["waits",1,1,100,null,null,null]\n',
-            b'["waits",1,1,100,null,null,null,-1]\n',
+            b'["waits",1,1,100,null,null,null,-1,0]\n',
             b"[]\n",
             b"3\n",
             b"x" * (2 << 20),
@@ -425,7 +425,7 @@ def test_one_that_hangs_keeps_no_slots(monkeypatch):
         _, writer = await asyncio.open_unix_connection(hub.address(fronts.key))
         writer.write(b'["follows"]\n')
         for i in range(2 * SLOTS):
-            writer.write(json.dumps(["waits", i, i, 100, None, None, None, 0]).encode() + b"\n")
+            writer.write(json.dumps(["waits", i, i, 100, None, None, None, 0, 0]).encode() + b"\n")
         await fronts.until(lambda: leader.router.running_len == 2 * SLOTS)
         # One that has nothing to tell is heard all the same.
         await fronts.until(lambda: leader.router.running_len == 0 and leader.followers == 1)
@@ -475,9 +475,10 @@ def test_one_with_much_to_tell_follows():
 @pytest.mark.parametrize(
     "nonsense",
     [
-        ["waits", 1, 1, 100, ["list"], None, None, 0],
-        ["waits", 1, 1, 100, None, None, [-1], 0],
-        ["waits", 1, 1, 100, None, None, None, 1 << 40],
+        ["waits", 1, 1, 100, ["list"], None, None, 0, 0],
+        ["waits", 1, 1, 100, None, None, [-1], 0, 0],
+        ["waits", 1, 1, 100, None, None, None, 1 << 40, 0],
+        ["waits", 1, 1, 100, None, None, None, 0, 128],
         ["runs", 1, 100, -1, 5, None],
         ["runs", 1, 100, 0, 5, {}],
         ["report", 0, {"what": 1}],

@@ -989,3 +989,35 @@ def test_one_that_ran_before_shows_only_what_was_seen_of_it():
     with pytest.raises(IndexError):
         ledger.bind("nowhere", 100, 5, generated_tokens=5)
     assert "nowhere" not in ledger
+
+
+def test_the_highest_class_leaves_first_but_for_the_share_of_the_others():
+    ledger = Ledger(1, 1, lower_class_one_in=3)
+    for at in range(6):
+        ledger.enqueue(f"low {at}", 10)
+        ledger.enqueue(f"high {at}", 10, priority=4)
+    order = []
+    for _ in range(9):
+        [(name, _)] = ledger.decide()
+        order.append(name)
+        assert ledger.finish(name)
+    assert [name.startswith("low") for name in order] == [False, False, True] * 3
+    # One that waited for a rank that is gone is of its class where it waits for another.
+    two = Ledger(2, 1, policy="jsq")
+    two.enqueue("first", 10, priority=3)
+    two.enqueue("second", 10, priority=3)
+    two.remove(1)
+    assert two.router.metrics().waiting_by_priority == {3: 2}
+
+
+def test_classes_beyond_what_a_router_takes_are_of_the_outermost():
+    from balanceroute.engines import limits
+
+    assert [limits.priority(of) for of in (-(1 << 40), -129, -5, 0, 127, 128)] == [
+        -128,
+        -128,
+        -5,
+        0,
+        127,
+        127,
+    ]

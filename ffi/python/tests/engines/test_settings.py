@@ -23,11 +23,11 @@ def test_an_empty_variable_is_an_unset_one(nothing):
 
 
 def test_blanks_around_a_value_do_not_matter():
-    values = (" Step ", " exact ", " 8 ", " 0 ", " 1, 2.5 ", " 0 ", " 64 ", " a b ", " 2 ", " 500 ", " 9000 ")
-    found = Settings.from_env(dict(zip(VARIABLES, [*values, " 0 ", " 0 ", " 1 "], strict=True)))
+    values = (" Step ", " exact ", " 8 ", " 0 ", " 1, 2.5 ", " 0 ", " 3 ", " 64 ", " a b ", " 2 ", " 500 ")
+    found = Settings.from_env(dict(zip(VARIABLES, [*values, " 9000 ", " 0 ", " 0 ", " 1 "], strict=True)))
     times = GateTimes(0.002, 0.5, 9.0)
     assert found == Settings(
-        "step", "exact", 8, 0, (1.0, 2.5), 0, 64, "a b", times, hub=False, log_every=0.0, strict=True
+        "step", "exact", 8, 0, (1.0, 2.5), 0, 3, 64, "a b", times, hub=False, log_every=0.0, strict=True
     )
 
 
@@ -45,6 +45,7 @@ def test_blanks_around_a_value_do_not_matter():
         ("STRICT", "yes"),
         ("WEIGHTS", "1,,2"),
         ("WEIGHTS", "0"),
+        ("LOWER_CLASS_ONE_IN", "1"),
         ("MAX_PASSED", "-1"),
         ("MAX_PASSED", "1.5"),
         ("MAX_PASSED", "many"),

@@ -396,3 +396,19 @@ def test_a_controller_without_snapshots_is_left_alone(clock, caplog):
     route(controller, Request("b", [0]))
     assert controller.stock_choices == 2
     assert caplog.text.count("SGLang routes as it always does") == 1
+
+
+def test_the_class_is_what_sglang_schedules_by():
+    from types import SimpleNamespace as Of
+
+    from balanceroute.engines.sglang import _priority
+
+    def of(value, **arguments):
+        controller = Of(server_args=Of(enable_priority_scheduling=True, **arguments))
+        return _priority(controller, Of(priority=value))
+
+    assert [of(value) for value in (3, -2, 0, 900, None)] == [3, -2, 0, 127, -128]
+    low = {"schedule_low_priority_values_first": True}
+    assert [of(value, **low) for value in (3, -2, 0, 900, None)] == [-3, 2, 0, -128, -128]
+    assert of(None, default_priority_value=7) == 7 and of(None, default_priority_value=7, **low) == -7
+    assert _priority(Of(server_args=Of()), Of(priority=3)) == 0 and _priority(Of(), Of()) == 0

@@ -1090,3 +1090,12 @@ def test_without_prometheus_client_everything_else_works(mode, monkeypatch):
             n for n in prometheus_client.REGISTRY._names_to_collectors if n.startswith("balanceroute")
         ]:
             prometheus_client.REGISTRY.unregister(prometheus_client.REGISTRY._names_to_collectors[name])
+
+
+def test_the_lower_value_of_vllm_is_the_higher_class():
+    from types import SimpleNamespace as Of
+
+    from balanceroute.engines.vllm_internals import priority_of
+
+    found = [priority_of(Of(priority=value)) for value in (-4, 0, 9, 1 << 40)]
+    assert found == [4, 0, -9, -128] and priority_of(Of()) == 0
