@@ -79,19 +79,17 @@ pub fn table(runs: &[Run]) -> String {
     aligned(&rows)
 }
 
-/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, how
-/// many claimed a worker and how many entered meanwhile, and the 99th percentile of the waits of each quarter
-/// of the prompts, shortest first.
+/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, where
+/// somebody did how many claimed a worker and how many entered meanwhile, and the 99th percentile of the waits
+/// of each quarter of the prompts, shortest first.
 #[must_use]
 pub fn waits(runs: &[Run]) -> String {
-    const HEAD: [[&str; 13]; 2] = [
+    const HEAD: [[&str; 11]; 2] = [
         [
             "policy",
             "requests",
             "preempted",
             "passed",
-            "claims",
-            "admitted",
             "wait ms",
             "wait ms",
             "p99 wait",
@@ -100,23 +98,17 @@ pub fn waits(runs: &[Run]) -> String {
             "",
             "longest",
         ],
-        [
-            "",
-            "/s",
-            "/finished",
-            "max",
-            "",
-            "beside",
-            "p99",
-            "max",
-            "shortest",
-            "2nd",
-            "3rd",
-            "longest",
-            "steps",
-        ],
+        ["", "/s", "/finished", "max", "p99", "max", "shortest", "2nd", "3rd", "longest", "steps"],
     ];
+    const OF_CLAIMS: [[&str; 2]; 2] = [["claims", "admitted"], ["", "beside"]];
+    const CLAIMS_AT: usize = 4;
     let mut rows = HEAD.map(|row| row.map(str::to_owned).to_vec()).to_vec();
+    let with_claims = runs.iter().any(|run| run.claims > 0);
+    if with_claims {
+        for (row, of_claims) in rows.iter_mut().zip(OF_CLAIMS) {
+            row.splice(CLAIMS_AT..CLAIMS_AT, of_claims.map(str::to_owned));
+        }
+    }
     for runs in by_policy(runs) {
         let mean = |figure: fn(&Run) -> f64| over(runs, figure).mean;
         let mut row = vec![
@@ -124,8 +116,6 @@ pub fn waits(runs: &[Run]) -> String {
             format!("{:.2}", mean(|run| run.requests_per_s)),
             format!("{:.3}", mean(|run| run.preempted_per_finished)),
             format!("{:.0}", over(runs, |run| run.passed_max as f64).max),
-            format!("{:.0}", over(runs, |run| run.claims as f64).max),
-            format!("{:.0}", over(runs, |run| run.admitted_beside_claims as f64).max),
             format!("{:.0}", mean(|run| run.wait_ms.p99)),
             format!("{:.0}", over(runs, |run| run.wait_ms.max).max),
         ];
@@ -135,6 +125,11 @@ pub fn waits(runs: &[Run]) -> String {
             }),
         );
         row.push(format!("{:.0}", over(runs, |run| run.wait_steps.max as f64).max));
+        if with_claims {
+            let most = |figure: fn(&Run) -> f64| format!("{:.0}", over(runs, figure).max);
+            let of_claims = [most(|run| run.claims as f64), most(|run| run.admitted_beside_claims as f64)];
+            row.splice(CLAIMS_AT..CLAIMS_AT, of_claims);
+        }
         rows.push(row);
     }
     aligned(&rows)
@@ -247,6 +242,9 @@ mod tests {
         let text = waits(&[run("sglang-total-tokens", 20_000.0), run("b", 1e6)]);
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+        let of_claims = waits(&[Run { claims: 3, admitted_beside_claims: 40, ..run("b", 1e6) }]);
+        assert!(!text.contains("beside") && of_claims.contains("beside"), "{of_claims}");
+        assert_eq!(of_claims.lines().nth(2).and_then(|row| row.split_whitespace().nth(5)), Some("40"));
         assert!(
             lines[2].contains("21.0k") && lines[2].contains("1.41k") && lines[2].contains("1.24"),
             "{text}"
