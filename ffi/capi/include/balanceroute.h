@@ -634,8 +634,8 @@ typedef struct {
     uint32_t free_slots;
     // Out: requests that the last report showed and that are none of ours.
     uint32_t foreign_requests;
-    // Out: who is overdue, fits nowhere and waits for room there that nobody else is to fill; `BR_NONE64` for
-    // nobody.
+    // Out: who is overdue, fits nowhere and waits for room there that nobody else of its class or a lower
+    // one is to fill; `BR_NONE64` for nobody.
     uint64_t claimed_by;
 } br_rank;
 
