@@ -250,7 +250,7 @@ fn settings_are_chosen_listed_and_recorded() {
     assert!(out.status.success());
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 8, "{text}");
+    assert_eq!(lines.len(), 6, "{text}");
     assert_eq!(lines[0], "cold: paper-prod G=8 B=72 P=32 cold");
     let command = lines[1].trim();
     let flags = command.strip_prefix("cargo sim simulate ").expect("a command").split(' ');
