@@ -115,13 +115,14 @@ impl Packing {
         }
         .put(into);
         put_knots(terms.reserve_knots, &mut into[size_of::<LevelTermsBytes>()..]);
-        for (section, column) in
-            [(header.levels_at, problem.loads.view(0).levels), (header.rises_at, terms.rises)]
-        {
+        let mut put = |section: u32, column: &mut dyn Iterator<Item = &i64>| {
             for (into, value) in bytes[section as usize..].chunks_exact_mut(8).zip(column) {
                 into.copy_from_slice(&value.to_le_bytes());
             }
-        }
+        };
+        // The device has the greatest first.
+        put(header.levels_at, &mut problem.loads.view(0).levels.iter().rev());
+        put(header.rises_at, &mut terms.rises.iter());
     }
 
     /// Writes eligibility, one bit for each worker, in planes of 16 workers.
