@@ -79,8 +79,8 @@ pub fn table(runs: &[Run]) -> String {
     aligned(&rows)
 }
 
-/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, and
-/// where somebody did how many claimed a worker and how many entered meanwhile, and the 99th percentile of the
+/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, how
+/// many claimed a worker and how many entered meanwhile (where anybody did), and the 99th percentile of the
 /// waits of each quarter of the prompts, shortest first.
 #[must_use]
 pub fn waits(runs: &[Run]) -> String {
