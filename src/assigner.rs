@@ -27,8 +27,7 @@
 
 use crate::assignment::{Admission, Assignment, Balance, WaitReason};
 use crate::batch::{
-    Batch, BatchError, MAX_LOAD_TOKENS, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic,
-    Worker,
+    Batch, BatchError, Pairs, PredictedEnds, Projection, Request, SurvivalClasses, Traffic, Worker,
 };
 use crate::policy::{self, Parameters, Policy, PolicyError};
 use crate::pool::{CANDIDATE_WINDOW, Pool};
@@ -214,7 +213,6 @@ impl Workspace {
         workers.extend_from_slice(step.workers);
         projected.clear();
         projected.extend_from_slice(step.projection.map_or(&[], |projection| projection.rows));
-        let width = projected.len() / workers.len().max(1);
         assignment.clear();
         class = None;
         while pool.turn_below(class) {
@@ -228,14 +226,8 @@ impl Workspace {
             class = Some(pool.priority());
             assignment.after = of_class.after;
             (assignment.passed_over, assignment.max_passed) = (of_class.passed_over, of_class.max_passed);
-            for admission in &of_class.admitted {
-                let (place, tokens) = (admission.worker.index(), u64::from(admission.prompt_tokens));
-                rows.push(pool.row_of(admission.slot) as u32);
-                workers[place].take(tokens, u64::from(step.request_growth_tokens));
-                for load in &mut projected[place * width..(place + 1) * width] {
-                    *load = (*load + tokens).min(MAX_LOAD_TOKENS);
-                }
-            }
+            rows.extend(of_class.admitted.iter().map(|admission| pool.row_of(admission.slot) as u32));
+            of_class.carry_into(workers, projected, step.request_growth_tokens);
             assignment.admitted.extend_from_slice(&of_class.admitted);
         }
         pool.turn_below(None);

@@ -3,7 +3,7 @@
 //! The buffers belong to the caller and are reused: a step allocates nothing once they have seen their
 //! largest size.
 
-use crate::batch::{Batch, Request, WEIGHT_ONE, Worker};
+use crate::batch::{Batch, MAX_LOAD_TOKENS, Request, WEIGHT_ONE, Worker};
 use crate::ids::{RequestId, WorkerIndex};
 use crate::names::names;
 use crate::pool::PoolSlot;
@@ -135,6 +135,19 @@ impl Assignment {
         self.before = Balance::default();
         self.after = Balance::default();
         (self.passed_over, self.max_passed) = (None, None);
+    }
+
+    /// Brings workers, and as many columns of what is projected for each, to where the admissions leave them;
+    /// each also leaves so many tokens free for its growth.
+    pub(crate) fn carry_into(&self, workers: &mut [Worker], projected: &mut [u64], growth_tokens: u32) {
+        let width = projected.len() / workers.len().max(1);
+        for admission in &self.admitted {
+            let (place, tokens) = (admission.worker.index(), u64::from(admission.prompt_tokens));
+            workers[place].take(tokens, u64::from(growth_tokens));
+            for load in &mut projected[place * width..(place + 1) * width] {
+                *load = (*load + tokens).min(MAX_LOAD_TOKENS);
+            }
+        }
     }
 
     /// The admission of a request, if it was admitted.

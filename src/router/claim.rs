@@ -18,7 +18,7 @@ use std::collections::BinaryHeap;
 use crate::assignment::Claimed;
 use crate::batch::{Batch, Request};
 use crate::ids::{RequestId, WorkerId};
-use crate::policy::overtaking::PASSED_PER_WORKER;
+use crate::policy::overtaking;
 use crate::pool::PoolSlot;
 use crate::router::{Router, find};
 
@@ -169,7 +169,7 @@ impl Router {
         let place = (0..workers.len())
             .filter(lacks_room)
             .max_by_key(|&place| (workers[place].room_tokens(), Reverse(place)))?;
-        let most = self.max_passed.unwrap_or(PASSED_PER_WORKER * workers.len() as u32);
+        let most = overtaking::max_passed(&view.batch, self.max_passed);
         Some(claim_on(self.ids[place], passed >= most.saturating_mul(2)))
     }
 }

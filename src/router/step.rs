@@ -228,6 +228,8 @@ impl Router {
         if first {
             asked.reserve(self.pool.candidates().len());
         }
+        // They are told apart again only where somebody leaves.
+        let is_kept = first && !self.leaving.is_empty();
         let mut refused = None;
         self.pool.set_pair_rows(|request| {
             let terms = terms.as_deref_mut().filter(|_| refused.is_none())?;
@@ -235,7 +237,7 @@ impl Router {
                 refused = Some(error);
                 None
             });
-            if first {
+            if is_kept {
                 asked.push((request.id, row));
             }
             row
@@ -375,17 +377,11 @@ impl Router {
         if !std::mem::replace(&mut self.changed, true) {
             self.later.clone_from(&self.workers);
         }
-        let growth_tokens = u64::from(self.headroom_steps());
+        let growth_tokens = self.headroom_steps();
         let looks_ahead = |of: &&mut ForecastState| of.needs.projection_horizon.is_some();
-        let mut rows = self.forecast_state.as_mut().filter(looks_ahead).map(|of| &mut of.rows);
-        let width = rows.as_ref().map_or(0, |rows| rows.len() / self.workers.len());
-        for admission in &self.assignment.admitted {
-            let (place, tokens) = (admission.worker.index(), u64::from(admission.prompt_tokens));
-            self.later[place].take(tokens, growth_tokens);
-            for load in rows.iter_mut().flat_map(|rows| &mut rows[place * width..(place + 1) * width]) {
-                *load = (*load + tokens).min(MAX_LOAD_TOKENS);
-            }
-        }
+        let forecast_state = self.forecast_state.as_mut().filter(looks_ahead);
+        let projected = forecast_state.map_or(&mut [][..], |of| &mut of.rows[..]);
+        self.assignment.carry_into(&mut self.later, projected, growth_tokens);
     }
 
     /// Whether somebody who is left in the window may enter a worker yet; requests that any worker takes may

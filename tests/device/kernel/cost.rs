@@ -48,12 +48,18 @@ fn column(n: usize, knots: usize) -> Column {
     Column { instructions, repeats, barriers_and_events }
 }
 
+/// Every row stands in the page of the kernels.
+fn assert_listed(rows: &[String]) {
+    rows.iter().for_each(|row| println!("{row}"));
+    let readme = std::fs::read_to_string(root("kernels/README.md")).expect("a README");
+    let missing: Vec<&str> = rows.iter().map(String::as_str).filter(|row| !readme.contains(row)).collect();
+    assert!(missing.is_empty(), "kernels/README.md lacks:\n{}", missing.join("\n"));
+}
+
 #[test]
 fn the_table_in_the_readme_is_what_the_model_counts() {
     let library = model::plain_copy("cost");
-    let readme = root("kernels/README.md");
-    let readme = std::fs::read_to_string(readme).expect("a README");
-    let mut missing = Vec::new();
+    let mut rows = Vec::new();
     for shape in SHAPES {
         let Shape { n, g, h, k } = shape;
         let cost = run(&library, shape);
@@ -93,20 +99,16 @@ fn the_table_in_the_readme_is_what_the_model_counts() {
             likely,
             LAUNCH_US[0] + link + likely,
         );
-        println!("{row}");
-        if !readme.contains(&row) {
-            missing.push(row);
-        }
+        rows.push(row);
     }
-    assert!(missing.is_empty(), "kernels/README.md lacks:\n{}", missing.join("\n"));
+    assert_listed(&rows);
 }
 
 /// level with the terms of the pool: a knot for each of the others, a few more, one column a pick.
 #[test]
 fn the_table_of_level_is_what_the_model_counts() {
     let library = model::plain_copy("cost of level");
-    let readme = std::fs::read_to_string(root("kernels/README.md")).expect("a README");
-    let mut missing = Vec::new();
+    let mut rows = Vec::new();
     for (n, g, k) in [(512, 64, 8), (512, 64, 63), (1024, 144, 8), (1024, 144, 143), (4096, 256, 8)] {
         let shape = Shape { n, g, h: 0, k };
         let drawn = Drawn::new(shape, false);
@@ -137,10 +139,7 @@ fn the_table_of_level_is_what_the_model_counts() {
             likely,
             LAUNCH_US[0] + link + likely,
         );
-        println!("{row}");
-        if !readme.contains(&row) {
-            missing.push(row);
-        }
+        rows.push(row);
     }
-    assert!(missing.is_empty(), "kernels/README.md lacks:\n{}", missing.join("\n"));
+    assert_listed(&rows);
 }

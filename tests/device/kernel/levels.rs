@@ -5,7 +5,6 @@
 use std::sync::{Arc, Mutex};
 
 use balanceroute::backend::ascend::blob::{self, Soc};
-use balanceroute::backend::ascend::launch::{Launch, Outcome};
 use balanceroute::backend::offload::Offload;
 use balanceroute::backend::{Backend, BackendKind, Reference};
 use balanceroute::batch::WEIGHT_ONE;
@@ -26,42 +25,11 @@ use super::{Shape, cases, crowd, draw, enlarge, parameters, soc};
 /// The mode of such profiles, as `tiling.h` numbers it.
 const LEVELS: u32 = 4;
 
-/// The model, with a copy of what it was launched with last.
-struct Watched {
-    model: Model,
-    input: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Watched {
-    fn open(library: &str, soc: Soc) -> (Self, Arc<Mutex<Tally>>, Arc<Mutex<Vec<u8>>>) {
-        let (model, tally) = Model::open(&model::plain_copy(library), soc);
-        let input = Arc::default();
-        (Self { model, input: Arc::clone(&input) }, tally, input)
-    }
-}
-
-impl Launch for Watched {
-    fn soc(&self) -> Soc {
-        self.model.soc()
-    }
-
-    fn launch(
-        &mut self,
-        launches: &[(&'static str, u32)],
-        input: &[u8],
-        output: &mut [u8],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        *self.input.lock().expect("no panic") = input.to_vec();
-        self.model.launch(launches, input, output)
-    }
-
-    fn note(&mut self, outcome: Outcome<'_>) {
-        self.model.note(outcome);
-    }
-
-    fn describe(&self) -> String {
-        self.model.describe()
-    }
+/// The model, and what it was launched with last.
+fn watched(library: &str, soc: Soc) -> (Model, Arc<Mutex<Tally>>, Arc<Mutex<Vec<u8>>>) {
+    let (model, tally) = Model::open(&model::plain_copy(library), soc);
+    let (model, input) = model.watched();
+    (model, tally, input)
 }
 
 fn word(input: &[u8], at: usize) -> u32 {
@@ -93,9 +61,9 @@ fn scarce(rng: &mut ChaCha8Rng, shape: Shape) -> Parts {
 fn level_with_the_terms_of_the_pool_agrees_with_the_oracle() {
     for (at, name) in ["level", "level-oracle", "level-exactmatch"].into_iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(30 + at as u64);
-        let (watched, tally, input) = Watched::open(&format!("levels {name}"), soc(Some(128)));
+        let (model, tally, input) = watched(&format!("levels {name}"), soc(Some(128)));
         let host = parameters(BackendKind::Reference);
-        let mut device = policy::build_on(name, &host, Box::new(watched)).expect("a policy");
+        let mut device = policy::build_on(name, &host, Box::new(model)).expect("a policy");
         let mut host = policy::build(name, &host).expect("a policy");
         let count = cases(800);
         let mut by_levels = 0;
@@ -140,9 +108,9 @@ fn level_with_the_terms_of_the_pool_agrees_with_the_oracle() {
 /// As many knots as the device holds, all of them among the lengths.
 #[test]
 fn the_largest_profiles_agree() {
-    let (watched, tally, input) = Watched::open("largest levels", soc(None));
+    let (model, tally, input) = watched("largest levels", soc(None));
     let host = parameters(BackendKind::Cpu);
-    let mut device = policy::build_on("level", &host, Box::new(watched)).expect("a policy");
+    let mut device = policy::build_on("level", &host, Box::new(model)).expect("a policy");
     let mut host = policy::build("level", &host).expect("a policy");
     let mut rng = ChaCha8Rng::seed_from_u64(40);
     for (workers, requests, fits) in
@@ -264,8 +232,8 @@ impl Rule for Steep {
 
 #[test]
 fn another_rule_that_follows_all_others_agrees() {
-    let (watched, tally, input) = Watched::open("steep", soc(Some(256)));
-    let mut device = Offload::new(Box::new(watched));
+    let (model, tally, input) = watched("steep", soc(Some(256)));
+    let mut device = Offload::new(Box::new(model));
     let mut rng = ChaCha8Rng::seed_from_u64(50);
     let (mut decided, mut weighed) = (0, 0);
     let count = cases(300);
@@ -456,10 +424,10 @@ fn ages_are_those_of_the_oracle_at_every_step() {
         (uniform, 0),
     ];
     for (seed, (config, max_passed)) in (60..).zip(settings) {
-        let (watched, tally, input) = Watched::open("ages", soc(Some(128)));
+        let (model, tally, input) = watched("ages", soc(Some(128)));
         let mut parameters = parameters(BackendKind::Reference);
         parameters.max_passed = Some(max_passed);
-        let device = policy::build_on("level", &parameters, Box::new(watched)).expect("a policy");
+        let device = policy::build_on("level", &parameters, Box::new(model)).expect("a policy");
         let oracle = policy::build("level", &parameters).expect("a policy");
         let routers = [device, oracle]
             .map(|policy| Router::with_policy(config.clone(), policy, None).expect("a configuration"));

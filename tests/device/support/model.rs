@@ -125,6 +125,8 @@ pub struct Model {
     soc: Soc,
     tally: Arc<Mutex<Tally>>,
     only_counts: bool,
+    /// What it was launched with last, for who asks.
+    input: Option<Arc<Mutex<Vec<u8>>>>,
 }
 
 impl Model {
@@ -132,12 +134,18 @@ impl Model {
         // SAFETY: the library is ours and runs no code when it is loaded but its constructors of static data.
         let library = unsafe { Library::new(path) }.expect("the model loads");
         let tally = Arc::default();
-        (Self { library, soc, tally: Arc::clone(&tally), only_counts: false }, tally)
+        (Self { library, soc, tally: Arc::clone(&tally), only_counts: false, input: None }, tally)
     }
 
     /// Runs launches in one mode only, which is enough to count what they do.
     pub fn counting(self) -> Self {
         Self { only_counts: true, ..self }
+    }
+
+    /// Keeps what it is launched with, the last time.
+    pub fn watched(self) -> (Self, Arc<Mutex<Vec<u8>>>) {
+        let input = Arc::default();
+        (Self { input: Some(Arc::clone(&input)), ..self }, input)
     }
 
     /// What the model says to a launch that declares no memory.
@@ -223,6 +231,9 @@ impl Launch for Model {
         input: &[u8],
         output: &mut [u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if let Some(kept) = &self.input {
+            *kept.lock().expect("no panic") = input.to_vec();
+        }
         if self.only_counts {
             return self.run(false, launches, input, output);
         }

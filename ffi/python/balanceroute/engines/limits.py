@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 # For a length, in tokens.
-_SHORTEST, _LONGEST = 1, 1 << 22
+_SHORTEST, LONGEST = 1, 1 << 22
 _LOWEST, _HIGHEST = -128, 127
 # For an age, in seconds.
 _OLDEST = 60.0
@@ -18,9 +18,9 @@ Waiting: TypeAlias = tuple[int, str | None, int | None, frozenset[int] | None, i
 
 def length(prompt_tokens: int) -> int:
     """The nearest that a prompt may have."""
-    if _SHORTEST <= prompt_tokens <= _LONGEST:
+    if _SHORTEST <= prompt_tokens <= LONGEST:
         return prompt_tokens
-    return min(max(prompt_tokens, _SHORTEST), _LONGEST)
+    return min(max(prompt_tokens, _SHORTEST), LONGEST)
 
 
 def age_ms(age: float) -> int:

@@ -36,10 +36,9 @@ from dataclasses import dataclass, field
 from balanceroute import POLICIES, Assigner, PolicyError
 
 from .gate import GateTimes
+from .limits import LONGEST
 from .policies import BIND_ON_ARRIVAL, BOUND_PASSING, PASSED_PER_RANK
 
-# Of growth that is left free for a request, in tokens: the longest that a request may be.
-_MOST_STEPS = 1 << 22
 MODES = ("off", "arrival", "step")
 
 PREFIX = "BALANCEROUTE_"
@@ -137,7 +136,7 @@ class Settings:
             weights=_weights(env, "BALANCEROUTE_WEIGHTS"),
             max_passed=_max_passed(env, policy),
             lower_class_one_in=_count(env, "BALANCEROUTE_LOWER_CLASS_ONE_IN", 2, 1 << 16),
-            headroom_steps=_count(env, "BALANCEROUTE_HEADROOM_STEPS", 0, _MOST_STEPS),
+            headroom_steps=_count(env, "BALANCEROUTE_HEADROOM_STEPS", 0, LONGEST),
             learned_file=env.get("BALANCEROUTE_LEARNED_FILE", "").strip() or None,
             times=GateTimes(
                 window=_seconds(env, "BALANCEROUTE_WINDOW_MS", times.window),
