@@ -9,6 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 const GROWTH_TOKENS: u32 = 30;
+/// Steps that loads are projected ahead.
+const HORIZON: usize = 16;
 
 fn workers(rng: &mut ChaCha8Rng) -> Vec<Worker> {
     let worker = |rng: &mut ChaCha8Rng| {
@@ -34,20 +36,36 @@ fn requests(rng: &mut ChaCha8Rng, workers: usize, rows: u32) -> Vec<Request> {
     (0..rng.random_range(0..40)).map(|id| request(rng, id)).collect()
 }
 
+/// Loads that fall as requests end, now and then.
+fn projected(rng: &mut ChaCha8Rng, workers: &[Worker]) -> Vec<u64> {
+    let mut rows = Vec::new();
+    for worker in workers {
+        let mut load = worker.load_tokens;
+        for _ in 0..=HORIZON {
+            rows.push(load);
+            load = if rng.random_range(0..4) == 0 { load * 2 / 3 } else { load + u64::from(worker.running) };
+        }
+    }
+    rows
+}
+
 /// The row and the worker of each who is admitted, by the oracle, class by class.
 fn by_oracle(
     name: &str,
     workers: &[Worker],
+    projected: &[u64],
     requests: &[Request],
     pairs: Pairs<'_>,
 ) -> Vec<(usize, u32, f64)> {
     let mut policy = policy::build(name, &Parameters::default()).expect("known");
-    let (mut workers, mut found) = (workers.to_vec(), Vec::new());
+    let (mut workers, mut projected) = (workers.to_vec(), projected.to_vec());
+    let mut found = Vec::new();
     for class in (i8::MIN..=i8::MAX).rev() {
         let rows: Vec<usize> = (0..requests.len()).filter(|&row| requests[row].priority == class).collect();
         let of_class: Vec<Request> = rows.iter().map(|&row| requests[row].priority(0)).collect();
         let pool = Pool::from_requests(&of_class).expect("valid");
         let draft = Batch::draft(&workers, &pool).request_growth(GROWTH_TOKENS).pairs(pairs);
+        let draft = draft.projection(HORIZON, &projected);
         let (batch, mut answer) = (draft.check().expect("valid"), Assignment::new());
         policy.decide_by_reference(&batch, &mut answer).expect("a rule");
         for admission in &answer.admitted {
@@ -59,6 +77,8 @@ fn by_oracle(
             worker.load_tokens += tokens;
             worker.kv_used_tokens += tokens;
             worker.kv_growth_tokens += u64::from(GROWTH_TOKENS);
+            let row = projected.chunks_exact_mut(HORIZON + 1).nth(at as usize).expect("a row for each");
+            row.iter_mut().for_each(|load| *load += tokens);
         }
     }
     found
@@ -73,10 +93,12 @@ fn each_class_is_decided_as_the_oracle_does_on_what_is_left() {
         let eligible: Vec<u64> = (0..round % 4).map(|_| rng.random()).collect();
         let requests = requests(&mut rng, workers.len(), eligible.len() as u32);
         let pairs = Pairs { eligible: &eligible, ..Pairs::default() };
-        for name in ["level", "exact", "br0", "longest-first"] {
-            let expected = by_oracle(name, &workers, &requests, pairs);
+        let projected = projected(&mut rng, &workers);
+        for name in ["level", "exact", "br0", "longest-first", "exact-oracle", "brh-oracle"] {
+            let expected = by_oracle(name, &workers, &projected, &requests, pairs);
             let mut assigner = Assigner::new(name, &Parameters::default()).expect("known");
             let step = Step::new(&workers, &requests).request_growth(GROWTH_TOKENS).pairs(pairs);
+            let step = step.projection(HORIZON, &projected);
             let decision = assigner.assign(&step).expect("valid");
             let found: Vec<(usize, u32, f64)> = decision
                 .admissions()
