@@ -236,8 +236,7 @@ mod tests {
             format: "azure",
             jobs: (1..=5).map(|prompt| Job::new(prompt, 1)).collect(),
             arrival_s: vec![0.0, 4.0, 8.0, 12.0, 16.0],
-            skipped_rows: 0,
-            filtered_rows: 0,
+            ..Trace::default()
         };
         let (source, arrivals) = (Source::Trace(Arc::new(trace)), Arrivals::Trace { rate_scale: 2.0 });
         // Three windows: four spans of four seconds, played twice as fast.

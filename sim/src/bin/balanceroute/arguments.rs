@@ -146,9 +146,9 @@ impl SourceArgs {
         };
         Ok(match &self.trace {
             Some(path) if path == Path::new("-") => {
-                Source::Trace(Arc::new(Trace::from_reader(io::stdin().lock(), "stdin", options)?))
+                Source::Trace(Arc::new(Trace::from_reader(io::stdin().lock(), "stdin", &options)?))
             }
-            Some(path) => Source::Trace(Arc::new(Trace::read(path, options)?)),
+            Some(path) => Source::Trace(Arc::new(Trace::read(path, &options)?)),
             None => Source::Workload(Workload::from_name(&self.workload)?),
         })
     }

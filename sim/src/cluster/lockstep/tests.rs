@@ -53,8 +53,7 @@ fn trace(rows: &[(f64, u32, u32)]) -> Source {
         format: "azure",
         jobs: rows.iter().map(|&(_, prompt, output)| Job::new(prompt, output)).collect(),
         arrival_s: rows.iter().map(|&(at_s, ..)| at_s).collect(),
-        skipped_rows: 0,
-        filtered_rows: 0,
+        ..Trace::default()
     }))
 }
 
