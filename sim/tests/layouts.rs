@@ -187,7 +187,9 @@ fn mooncake_rows_without_output_are_counted_and_arrays_are_read() {
         read_with(&wrong, &ReadOptions { skip_bad_rows: true, ..ReadOptions::DEFAULT }).skipped_rows,
         1
     );
-    // An element has the limit of a line.
+    // An element has the limit of a line, and the array none.
+    let whole = ReadOptions { max_line_bytes: 65, ..ReadOptions::DEFAULT };
+    assert_eq!(read_with(&format!("[{}]", rows.repeat(50).join(",")), &whole).jobs.len(), 100);
     let long = format!("[{},\n{{\"x\": \"{}\"}}]", rows[0], "x".repeat(500));
     let error = refused(&long, &ReadOptions { max_line_bytes: 200, ..ReadOptions::DEFAULT });
     assert!(matches!(error, TraceError::LineTooLong { line: 2, limit: 200, .. }), "{error}");

@@ -158,9 +158,13 @@ mod tests {
 
     #[test]
     fn times_and_rates_are_short() {
-        for (seconds, text) in
-            [(0.5, "0.5 s"), (59.9, "59.9 s"), (3_497.2, "58 min 17 s"), (11_100.0, "3 h 5 min"), (612_000.0, "7 d 2 h")]
-        {
+        for (seconds, text) in [
+            (0.5, "0.5 s"),
+            (59.9, "59.9 s"),
+            (3_497.2, "58 min 17 s"),
+            (11_100.0, "3 h 5 min"),
+            (612_000.0, "7 d 2 h"),
+        ] {
             assert_eq!(duration(seconds), text);
         }
         for (rate, text) in [(0.05, "0.050/s"), (5.537, "5.54/s"), (44.9, "44.9/s"), (244.4, "244/s")] {

@@ -87,7 +87,10 @@ pub enum ConvertError {
 fn vidur(trace: &Trace, out: &mut dyn Write) -> Result<Conversion, ConvertError> {
     let mut table = csv::Writer::from_writer(out);
     let lengths = ["num_prefill_tokens", "num_decode_tokens"];
-    let text = |error: csv::Error| ConvertError::Io(io::Error::other(error));
+    let text = |error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(error) => ConvertError::Io(error),
+        kind => ConvertError::Io(io::Error::other(format!("{kind:?}"))),
+    };
     if trace.arrival_s.is_empty() {
         // What Vidur's own files of lengths have, and what tells them from tables whose times have no name.
         table.write_record([lengths[0], lengths[1], "num_total_tokens", "pd_ratio"]).map_err(text)?;

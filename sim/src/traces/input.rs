@@ -20,7 +20,7 @@ const NOT_TEXT: [(&[u8], &str, &str); 7] = [
 ];
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
-/// A zstd file may begin with a frame to be skipped; its fifth bit and those below are free.
+/// A zstd file may begin with a frame to be skipped, which begins with 0x50 to 0x5f and this.
 const ZSTD_SKIPPED: &[u8] = b"\x2a\x4d\x18";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -33,7 +33,9 @@ pub(super) fn text<'a>(mut reader: impl BufRead + 'a, file: &str) -> Result<Text
     let whole = io::Cursor::new(start.clone()).chain(reader);
     if start.starts_with(GZIP) {
         plain(BufReader::new(MultiGzDecoder::new(whole)), file)
-    } else if start.starts_with(ZSTD) || start.get(1..4) == Some(ZSTD_SKIPPED) {
+    } else if start.starts_with(ZSTD)
+        || start.first().is_some_and(|byte| byte >> 4 == 5) && start.get(1..4) == Some(ZSTD_SKIPPED)
+    {
         plain(BufReader::new(Frames::new(whole)), file)
     } else {
         plain(whole, file)

@@ -28,9 +28,14 @@ pub(super) fn may_begin(first_line: &[u8]) -> bool {
     matches!(first_line.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
-/// Whether this beginning of a line that is too long is that of a result.
-pub(super) fn begins_result(line: &[u8]) -> bool {
-    may_begin(line) && line.windows(RESULT_KEY.len()).any(|window| window == RESULT_KEY)
+/// Whether a line that begins so is read piece by piece, however long it is: an array, or a result.
+pub(super) fn is_in_pieces(line: &[u8]) -> bool {
+    line.trim_ascii_start().starts_with(b"[") || begins_result(line)
+}
+
+fn begins_result(line: &[u8]) -> bool {
+    line.trim_ascii_start().starts_with(b"{")
+        && line.windows(RESULT_KEY.len()).any(|window| window == RESULT_KEY)
 }
 
 /// Reads JSON with this first line, which the reader still holds.

@@ -120,7 +120,7 @@ impl Trace {
         let mut reader = input::text(reader, file)?;
         let mut first = Vec::new();
         match read_line(&mut reader, &mut first, file, 1, options.max_line_bytes) {
-            Err(TraceError::LineTooLong { .. }) if json::begins_result(&first) => {}
+            Err(TraceError::LineTooLong { .. }) if json::is_in_pieces(&first) => {}
             read => read?,
         }
         // A stream cannot be rewound.

@@ -181,12 +181,11 @@ impl<'a> Rows<'a> {
         let time = self.time(record)?;
         let job = if self.has_failed(record) { None } else { self.job(record)? };
         let filtered = job.as_ref().is_some_and(|job| job.output_tokens < self.options.min_output_tokens);
-        if job.is_some() && self.text(record, Role::Images).is_some_and(|images| images != "0") {
-            self.with_images += 1;
-        }
         let row = self.rows.len() as u32;
         let kept = job.filter(|_| !filtered);
         let (ticks, after) = self.follow(record, time, kept.is_some().then_some(row))?;
+        let has_images = self.text(record, Role::Images).is_some_and(|images| images != "0");
+        self.with_images += u64::from(has_images && kept.is_some());
         Ok(match kept {
             Some(job) => Taken::Kept(Row { ticks, job, after }),
             None if filtered => Taken::Filtered,
