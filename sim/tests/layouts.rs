@@ -380,6 +380,24 @@ fn logs_are_known_by_names_that_mean_one_thing() {
 }
 
 #[test]
+fn names_that_many_logs_have_tell_no_unit() {
+    // As Mooncake's and aiperf's keys, but in a table; their ms would be a guess.
+    for (head, who) in [("", ""), ("session_id,", "a,")] {
+        let text = format!("{head}timestamp,input_length,output_length\n{who}0,5,6\n{who}250,7,8\n");
+        let error = refused(&text, &ReadOptions::DEFAULT);
+        assert!(matches!(error, TraceError::Ambiguous { line: 2, .. }), "{error}");
+        let seconds = ReadOptions { time_unit: Some(TimeUnit::Seconds), ..ReadOptions::DEFAULT };
+        assert_rows(&read_with(&text, &seconds), "log", &[(0.0, 5, 6), (250.0, 7, 8)]);
+    }
+    let blocks = "timestamp,input_length,output_length,hash_ids\n0,500,6,[1]\n250,700,8,\"[1, 2]\"\n";
+    assert_rows(&read(blocks), "mooncake", &[(0.0, 500, 6), (0.25, 700, 8)]);
+    // Objects whose times are seconds since 1970.
+    let epoch = "{\"timestamp\": 1700158546, \"input_length\": 5, \"output_length\": 6}\n";
+    let error = refused(epoch, &ReadOptions::DEFAULT).to_string();
+    assert!(error.contains("none that can be s since 1970") && error.contains("--time-unit"), "{error}");
+}
+
+#[test]
 fn other_columns_are_named_by_a_map() {
     let text = "When;Who;In, all;Out\n5;a;472;18\n45;a;1087;230\n";
     let map = columns("time=When:s,prompt=\"In, all\",output=Out");

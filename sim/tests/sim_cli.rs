@@ -474,6 +474,10 @@ fn a_trace_is_inspected_and_converted() {
     assert_eq!(document["shape"]["requests"], 2_000);
     assert_eq!(document["shape"]["prefix"]["block_tokens"], 512);
     assert!(document["arguments"]["capacity_requests_per_s"].is_number());
+    let out = sim(&["trace", "inspect", &trace, "--out", "-"]);
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
+    assert!(refused(&["trace", "inspect", &trace, "--out", "-", "--json", "-"]).contains("out: expected"));
     let lengths = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3772,54,3826,69.85\n";
     let lengths = write("lengths.csv", lengths);
     let out = sim(&["trace", "inspect", &lengths]);

@@ -10,7 +10,8 @@
 //! capacity = G n / (mean(o) T)               requests/s, a token of each running request a step
 //! ```
 //!
-//! Prefill on the workers is not in it. Requests that fit no worker are left out.
+//! Prefill on the workers is not in it. Requests that fit no worker are left out, also of the rate that is
+//! set against it.
 
 use super::scenario::Scenario;
 
@@ -22,6 +23,8 @@ pub struct Capacity {
     pub requests_per_s: f64,
     /// Running requests of a worker: all slots, or as many as its KV cache holds.
     pub running_per_worker: f64,
+    /// Share of the requests that fit a worker.
+    pub fitting_share: f64,
     /// Mean of the prompts in tokens.
     pub prompt_tokens: f64,
     /// Mean of the outputs in tokens.
@@ -33,7 +36,8 @@ impl Capacity {
     #[must_use]
     pub fn of(scenario: &Scenario) -> Option<Self> {
         let (mut requests, mut prompts, mut outputs, mut kv_steps) = (0.0, 0.0, 0.0, 0.0);
-        for job in scenario.source.library().iter().filter(|job| scenario.fits(job)) {
+        let library = scenario.source.library();
+        for job in library.iter().filter(|job| scenario.fits(job)) {
             let (prompt, output) = (f64::from(job.prompt_tokens), f64::from(job.output_tokens));
             requests += 1.0;
             prompts += prompt;
@@ -55,6 +59,7 @@ impl Capacity {
         Some(Self {
             requests_per_s: 1e3 * workers * running * requests / (outputs * step_ms),
             running_per_worker: running,
+            fitting_share: requests / library.len() as f64,
             prompt_tokens: prompts / requests,
             output_tokens: outputs / requests,
         })
@@ -97,6 +102,10 @@ mod tests {
         (scenario.kv_capacity_tokens, scenario.weights) = (None, vec![1.0, 2.0]);
         let step_s = 0.005 + 0.001 * 80.0 / 1.5;
         approx::assert_abs_diff_eq!(capacity(&scenario).requests_per_s, 4.0 / step_s, epsilon = 1e-9);
+        // The longer one has 13 tokens at its end.
+        (scenario.kv_capacity_tokens, scenario.weights) = (Some(10), Vec::new());
+        let half = capacity(&scenario);
+        assert_eq!((half.fitting_share, half.prompt_tokens, full.fitting_share), (0.5, 7.0, 1.0));
         scenario.kv_capacity_tokens = Some(3);
         assert_eq!(Capacity::of(&scenario), None);
     }

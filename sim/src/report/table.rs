@@ -81,8 +81,8 @@ pub fn table(runs: &[Run]) -> String {
 }
 
 /// The second table, a row per policy: what was finished and preempted, how often somebody was passed, where
-/// somebody did how many claimed a worker and how many entered meanwhile, and the 99th percentile of the waits
-/// of each quarter of the prompts, shortest first.
+/// somebody did how many claimed a worker and how many entered meanwhile, and the 99th percentile of the
+/// waits of each quarter of the prompts, shortest first.
 #[must_use]
 pub fn waits(runs: &[Run]) -> String {
     const HEAD: [[&str; 11]; 2] = [

@@ -85,6 +85,8 @@ pub fn load(scenario: &Scenario) -> Option<String> {
     let capacity_text = format!("capacity {} (perfect balance, {full})", per_second(capacity.requests_per_s));
     Some(match (rate, scenario.arrivals) {
         (Some(rate), arrivals) => {
+            let rate = rate * capacity.fitting_share;
+            let which = if capacity.fitting_share < 1.0 { " (requests that fit)" } else { "" };
             let what = if arrivals == Arrivals::Closed {
                 "offered load 100 %, the pool is kept full; at its own rate the trace offers"
             } else {
@@ -92,7 +94,7 @@ pub fn load(scenario: &Scenario) -> Option<String> {
             };
             let percent = 100.0 * rate / capacity.requests_per_s;
             let digits = if percent < 9.95 { 1 } else { 0 };
-            format!("{what} {percent:.digits$} %: {} of {capacity_text}", per_second(rate))
+            format!("{what} {percent:.digits$} %: {}{which} of {capacity_text}", per_second(rate))
         }
         (None, _) => capacity_text,
     })
@@ -200,5 +202,14 @@ mod tests {
         assert!(text.ends_with("20.0 of 72 slots a worker, as many as its KV cache holds)"), "{text}");
         scenario.kv_capacity_tokens = Some(9);
         assert_eq!(load(&scenario), None);
+        // Who fits nowhere offers nothing.
+        let mut trace = match &scenario.source {
+            Source::Trace(trace) => (**trace).clone(),
+            Source::Workload(_) => unreachable!(),
+        };
+        trace.jobs[0] = Job::new(30_000, 100);
+        (scenario.source, scenario.kv_capacity_tokens) = (Source::Trace(Arc::new(trace)), Some(20_990));
+        let text = load(&scenario).expect("a rate");
+        assert!(text.contains(" %: 90.9/s (requests that fit) of capacity"), "{text}");
     }
 }

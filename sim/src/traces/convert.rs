@@ -121,7 +121,7 @@ fn aiperf(trace: &Trace, out: &mut dyn Write) -> Result<Conversion, ConvertError
         return Err(TraceError::option("to", "vidur, since the trace has lengths only", "aiperf").into());
     }
     let has_blocks = trace.jobs.iter().any(|job| job.prefix_blocks.is_some());
-    if has_blocks && (trace.block_tokens == 0 || BLOCK_TOKENS % trace.block_tokens != 0) {
+    if has_blocks && !BLOCK_TOKENS.is_multiple_of(trace.block_tokens) {
         let expected = format!("prefix blocks of which {BLOCK_TOKENS} is a multiple");
         return Err(TraceError::option("to", expected, trace.block_tokens.to_string()).into());
     }

@@ -175,7 +175,7 @@ fn recognise(value: &Value, file: &str, options: &ReadOptions) -> Result<Layout,
     if let Some(map) = &options.columns {
         return map.layout(options);
     }
-    if let Some(layout) = layout::preset(|key| find(value, key).is_some()) {
+    if let Some(layout) = layout::preset(false, |key| find(value, key).is_some()) {
         return Ok(layout);
     }
     let names = key_names(value);

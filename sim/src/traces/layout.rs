@@ -94,6 +94,8 @@ struct Preset {
     ticked: bool,
     whole_times: bool,
     among_others: bool,
+    /// Its names are those of many: a table has them by chance, unless this column is there too.
+    in_tables_with: Option<&'static str>,
 }
 
 const PLAIN: Preset = Preset {
@@ -107,6 +109,7 @@ const PLAIN: Preset = Preset {
     ticked: false,
     whole_times: false,
     among_others: false,
+    in_tables_with: None,
 };
 
 /// Every layout with a name, in the order in which a trace is tried.
@@ -136,6 +139,7 @@ const PRESETS: [Preset; 10] = [
         ],
         may: &[(Role::Time, "timestamp"), (Role::Delay, "delay"), (Role::Hashes, "hash_ids")],
         unit: Some(TimeUnit::Milliseconds),
+        in_tables_with: Some("hash_ids"),
         ..PLAIN
     },
     Preset {
@@ -146,6 +150,7 @@ const PRESETS: [Preset; 10] = [
         unit: Some(TimeUnit::Milliseconds),
         ticked: true,
         whole_times: true,
+        in_tables_with: Some("hash_ids"),
         ..PLAIN
     },
     Preset {
@@ -242,10 +247,13 @@ pub(super) fn known_by() -> String {
     presets.chain([RESULTS_KNOWN_BY]).collect::<Vec<_>>().join("; ")
 }
 
-/// The layout of a trace with such columns or keys. `has` tells whether there is one of a name.
-pub(super) fn preset(has: impl Fn(&str) -> bool) -> Option<Layout> {
+/// The layout of a table with such columns, or of objects with such keys. `has` tells whether there is one of
+/// a name.
+pub(super) fn preset(is_table: bool, has: impl Fn(&str) -> bool) -> Option<Layout> {
     let fits = |preset: &&Preset| {
-        preset.needs.iter().all(|&(_, key)| has(key)) && preset.marks.iter().all(|key| has(key))
+        preset.needs.iter().all(|&(_, key)| has(key))
+            && preset.marks.iter().all(|key| has(key))
+            && preset.in_tables_with.is_none_or(|key| !is_table || has(key))
     };
     PRESETS.iter().find(fits).map(|preset| Layout {
         name: preset.name,

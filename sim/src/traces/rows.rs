@@ -113,10 +113,11 @@ pub(super) struct Rows<'a> {
 impl<'a> Rows<'a> {
     pub(super) fn new(file: &'a str, options: &'a ReadOptions, layout: Layout) -> Self {
         let layout = layout.with(options);
+        let told = options.time_unit.is_some() || options.columns.is_some();
         Self {
             file,
             options,
-            clock: Clock::new(layout.unit, layout.whole_times),
+            clock: Clock::new(layout.unit, layout.whole_times).told(told),
             layout,
             turns: HashMap::new(),
             rows: Vec::new(),

@@ -24,20 +24,29 @@ pub(super) const UNIT_FLAG: &str = "--time-unit s, ms, us or ns";
 enum Kind {
     Date,
     Since1970(TimeUnit),
+    /// In the unit of the trace.
+    Number(TimeUnit),
 }
 
 /// Reads the times of a trace, which are all alike.
 #[derive(Clone, Debug)]
 pub(super) struct Clock {
     unit: Option<TimeUnit>,
+    /// Somebody has said the unit: it is not only that of the layout.
+    told: bool,
     whole: bool,
-    /// As the first time was, where no unit is known.
+    /// As the first time was.
     kind: Option<Kind>,
 }
 
 impl Clock {
     pub(super) fn new(unit: Option<TimeUnit>, whole: bool) -> Self {
-        Self { unit, whole, kind: None }
+        Self { unit, told: false, whole, kind: None }
+    }
+
+    /// Whether the unit is what somebody has said.
+    pub(super) fn told(self, told: bool) -> Self {
+        Self { told, ..self }
     }
 
     /// A time in ticks.
@@ -49,11 +58,18 @@ impl Clock {
             })?;
             return self.of_kind(Kind::Date, what, text).map(|()| ticks);
         };
-        if let Some(unit) = self.unit {
-            return self.in_unit(unit, billionths, what, text);
-        }
         let seconds = |unit: &TimeUnit| billionths / BILLION / unit.per_second();
         let since = TimeUnit::ALL.into_iter().find(|unit| SINCE_1970_S.contains(&seconds(unit)));
+        if let Some(unit) = self.unit {
+            // Today in seconds is three weeks in ms: only a trace can be that long, not what is before it.
+            let is_first = self.kind.is_none() && !self.told;
+            if let Some(other) = since.filter(|&other| is_first && other != unit) {
+                let expected = format!("a number ({unit}), none that can be {other} since 1970");
+                return Err(Bad::new(what, expected, text).settled_by(UNIT_FLAG));
+            }
+            self.of_kind(Kind::Number(unit), what, text)?;
+            return self.in_unit(unit, billionths, what, text);
+        }
         let Some(unit) = since else {
             let bad = Bad::new(what, "a date, or a time since 1970 as all before it", text);
             return Err(if self.kind.is_none() { bad.settled_by(UNIT_FLAG) } else { bad });
@@ -89,6 +105,7 @@ impl Clock {
             Kind::Since1970(unit) => {
                 Err(Bad::new(what, format!("a time since 1970 ({unit}), as all before it"), text))
             }
+            Kind::Number(unit) => Err(Bad::new(what, format!("a number ({unit}), as all before it"), text)),
         }
     }
 }
@@ -165,6 +182,22 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_does_not_begin_weeks_after_its_beginning() {
+        let clock = |unit| Clock::new(Some(unit), false);
+        for (unit, text) in
+            [(TimeUnit::Milliseconds, "1700158546"), (TimeUnit::Nanoseconds, "1700158546680590")]
+        {
+            let bad = ticks(&mut clock(unit), text).expect_err(text);
+            assert_eq!(bad.settles, Some(UNIT_FLAG), "{text}");
+            assert!(ticks(&mut clock(unit).told(true), text).is_ok(), "{text}");
+            // It may last so long.
+            let mut going_on = clock(unit);
+            assert!(ticks(&mut going_on, "3").is_ok() && ticks(&mut going_on, text).is_ok(), "{text}");
+        }
+        assert!(ticks(&mut clock(TimeUnit::Milliseconds), "1700158546680").is_ok());
+    }
+
+    #[test]
     fn all_times_of_a_trace_are_alike() {
         let mut clock = Clock::new(None, false);
         assert!(ticks(&mut clock, "1700158546.68").is_ok());
@@ -175,6 +208,11 @@ mod tests {
         let mut clock = Clock::new(None, false);
         assert!(ticks(&mut clock, "2023-11-16 18:15:46").is_ok());
         assert!(ticks(&mut clock, "1700158546").is_err());
+        // Nor are dates between numbers whose unit is known.
+        let mut clock = Clock::new(Some(TimeUnit::Seconds), false);
+        assert!(ticks(&mut clock, "2023-11-16 18:15:46").is_ok() && ticks(&mut clock, "5").is_err());
+        let mut clock = Clock::new(Some(TimeUnit::Seconds), false);
+        assert!(ticks(&mut clock, "5").is_ok() && ticks(&mut clock, "2023-11-16 18:15:46").is_err());
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn recognise(head: &str, file: &str, options: &ReadOptions) -> Result<Option<Hea
                 let has_all = map.keys().iter().all(|(_, key)| at(&names, key).is_some());
                 has_all.then(|| map.layout(options)).transpose()?
             }
-            None => match layout::preset(|key| at(&names, key).is_some()) {
+            None => match layout::preset(true, |key| at(&names, key).is_some()) {
                 Some(layout) => Some(layout),
                 None => layout::log(file, &names)?,
             },

@@ -86,7 +86,7 @@ struct InspectArgs {
     /// KV tokens that fit on each worker [default: unbounded].
     #[arg(long, value_name = "T")]
     kv_capacity: Option<u64>,
-    /// Draw arrivals, lengths and gaps to this file, as SVG.
+    /// Draw arrivals, lengths and gaps to this file, as SVG; - is standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Write all figures to this file; - is standard output, in place of the text.
@@ -141,16 +141,24 @@ fn inspect(args: &InspectArgs) -> Result<(), SimError> {
         ..Scenario::default()
     };
     scenario.check()?;
+    let picture = args.out.as_deref().map(JsonFile::create).transpose()?;
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    let drawn = picture.as_ref().is_some_and(JsonFile::is_stdout);
+    if drawn && json.as_ref().is_some_and(JsonFile::is_stdout) {
+        let expected = "a file, since the figures go to standard output".to_owned();
+        return Err(SimError::Argument { name: "out", expected, found: "-".to_owned() });
+    }
     let shape = Shape::of(&trace);
     let mut text = format!("{}: {}", trace.name, report::shape(&trace, &shape));
     if let Some(load) = report::load(&scenario) {
         text.push_str(&format!("{} workers x {} slots: {load}\n", args.workers, args.slots));
     }
-    if let Some(out) = &args.out {
+    if let Some(picture) = picture {
         let document = evaluation::portrait::svg(&trace)?;
-        std::fs::write(out, document)
-            .map_err(|source| SimError::Write { file: out.display().to_string(), source })?;
+        picture.write_with(|out| out.write_all(document.as_bytes()))?.publish()?;
+    }
+    if drawn {
+        text.clear();
     }
     let arguments = report::Arguments::of(&scenario);
     let version = env!("CARGO_PKG_VERSION");
