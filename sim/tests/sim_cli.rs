@@ -443,6 +443,17 @@ fn columns_units_and_blocks_are_told_by_flags() {
         assert!(error.contains(mention), "{more:?}: {error}");
     }
     assert!(refused(&["simulate", "--time-unit", "s"]).contains("--trace"));
+    for flag in [
+        &["--min-output", "5"][..],
+        &["--skip-bad-rows"],
+        &["--columns", "prompt=In,output=Out"],
+        &["--time-unit", "s"],
+        &["--block-tokens", "16"],
+    ] {
+        let error = refused(&[&["simulate", "--workload", "lognormal"], flag].concat());
+        let expected = format!("error: {}: expected --trace", &flag[0][2..]);
+        assert!(error.starts_with(&expected) && error.contains("--workload lognormal"), "{error}");
+    }
     // Lengths alone are played closed, or with a rate.
     let lengths = [&simulate[..], &["--columns", "prompt=In,output=Out"]].concat();
     let error = refused(&lengths);

@@ -171,7 +171,7 @@ pub fn heading(scenario: &Scenario) -> String {
         let _ = write!(text, ", {} windows", scenario.windows);
     }
     if let Source::Trace(trace) = &scenario.source {
-        let _ = write!(text, "\n{}", summary(trace));
+        let _ = write!(text, "\n{}", summary(trace, scenario.arrivals));
     }
     if let Some(load) = load(scenario) {
         let _ = write!(text, "\n{load}");

@@ -29,8 +29,8 @@ fn per_second(rate: f64) -> String {
 }
 
 /// Layout, requests, span, rate and mean lengths; what was left out of the trace and what of it is not
-/// simulated.
-pub(super) fn summary(trace: &Trace) -> String {
+/// simulated with such arrivals.
+pub(super) fn summary(trace: &Trace, arrivals: Arrivals) -> String {
     let mut text = format!("{}: {} requests", trace.format, trace.jobs.len());
     // Writing to a string cannot fail.
     let _ = match (trace.span_s(), trace.requests_per_s()) {
@@ -43,13 +43,17 @@ pub(super) fn summary(trace: &Trace) -> String {
     };
     let (prompt, output) = (mean(|job| job.prompt_tokens), mean(|job| job.output_tokens));
     let _ = write!(text, ", mean prompt {prompt:.0} and output {output:.0} tokens");
-    let waiting = trace.turns.iter().flatten().count();
+    let turns = trace.turns.iter().flatten().count() as u64;
+    let what_of_turns = match arrivals {
+        Arrivals::Trace { .. } => "turns wait for the turn before them",
+        Arrivals::Closed | Arrivals::Poisson { .. } => "turns of sessions, which wait for nobody here",
+    };
     for (count, what) in [
         (trace.skipped_rows, "malformed rows skipped"),
         (trace.rows_without_output, "rows without output left out"),
         (trace.filtered_rows, "below the least output left out"),
         (trace.other_rows, "rows that are no requests passed over"),
-        (waiting as u64, "turns wait for the turn before them"),
+        (turns, what_of_turns),
         (trace.requests_with_images, "requests have images, whose cost is not simulated"),
     ] {
         if count > 0 {
@@ -93,7 +97,11 @@ pub fn load(scenario: &Scenario) -> Option<String> {
                 "offered load"
             };
             let percent = 100.0 * rate / capacity.requests_per_s;
-            let digits = if percent < 9.95 { 1 } else { 0 };
+            let digits = match percent {
+                percent if percent >= 9.95 => 0,
+                percent if percent >= 0.095 => 1,
+                _ => 3,
+            };
             format!("{what} {percent:.digits$} %: {}{which} of {capacity_text}", per_second(rate))
         }
         (None, _) => capacity_text,
@@ -118,7 +126,8 @@ pub fn shape(trace: &Trace, shape: &Shape) -> String {
         rows.push(row("turns of a session", &sessions.turns));
         rows.push(row("s between turns", &sessions.delay_s));
     }
-    let mut text = format!("{}\n\n{}", summary(trace), aligned(&rows));
+    let own = Arrivals::Trace { rate_scale: 1.0 };
+    let mut text = format!("{}\n\n{}", summary(trace, own), aligned(&rows));
     if let Some(variation) = shape.gap_variation {
         let _ = write!(text, "\nburstiness: gaps vary by {variation:.2} of their mean (Poisson 1)");
         if let Some(window) = shape.windows {
@@ -157,6 +166,7 @@ mod tests {
 
     use super::*;
     use crate::job::Job;
+    use crate::traces::Turn;
 
     #[test]
     fn times_and_rates_are_short() {
@@ -185,15 +195,22 @@ mod tests {
             ..Trace::default()
         };
         assert_eq!(
-            summary(&trace),
+            summary(&trace, Arrivals::Closed),
             "azure: 11 requests in 10.0 s, 1.00/s, mean prompt 1000 and output 100 tokens, \
              2 rows without output left out, 1 requests have images, whose cost is not simulated"
         );
+        let waits = Some(Turn { after: 0, delay_s: 1.0 });
+        let sessions = Trace { turns: [vec![None], vec![waits; 10]].concat(), ..trace.clone() };
+        let text = |arrivals| summary(&sessions, arrivals);
+        assert!(text(Arrivals::Trace { rate_scale: 2.0 }).contains(", 10 turns wait for the turn before"));
+        assert!(text(Arrivals::Closed).contains(", 10 turns of sessions, which wait for nobody here"));
         let mut scenario = Scenario { source: Source::Trace(Arc::new(trace)), ..Scenario::default() };
         // 72 slots of 1049.5 tokens: 4.8875 ms + 7.594 ms a token of each of the 576, of which one has 100.
         let full = "1.00/s of capacity 461/s (perfect balance, every slot full)";
         let closed = "offered load 100 %, the pool is kept full; at its own rate the trace offers 0.2 %";
         assert_eq!(load(&scenario), Some(format!("{closed}: {full}")));
+        scenario.arrivals = Arrivals::Trace { rate_scale: 0.01 };
+        assert!(load(&scenario).expect("a rate").starts_with("offered load 0.002 %: 0.010/s of"));
         scenario.arrivals = Arrivals::Trace { rate_scale: 100.0 };
         let text = load(&scenario).expect("a rate");
         assert_eq!(text, format!("offered load 22 %: {}", full.replace("1.00/s", "100/s")));

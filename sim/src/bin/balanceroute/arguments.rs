@@ -138,6 +138,14 @@ pub(crate) struct SourceArgs {
 
 impl SourceArgs {
     pub(crate) fn read(&self) -> Result<Source, SimError> {
+        if let (None, Some(name)) = (&self.trace, self.read.given()) {
+            let expected = "--trace, which it says how to read".to_owned();
+            return Err(SimError::Argument {
+                name,
+                expected,
+                found: format!("--workload {}", self.workload),
+            });
+        }
         Ok(match &self.trace {
             Some(path) => Source::Trace(Arc::new(self.read.trace(path)?)),
             None => Source::Workload(Workload::from_name(&self.workload)?),

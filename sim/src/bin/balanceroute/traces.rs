@@ -38,6 +38,19 @@ pub(crate) struct ReadArgs {
 }
 
 impl ReadArgs {
+    /// A flag that only a trace can follow; clap does not ask for the trace beside a workload.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let Self { min_output, skip_bad_rows, columns, time_unit, block_tokens } = self;
+        let flags = [
+            ("min-output", *min_output > 0),
+            ("skip-bad-rows", *skip_bad_rows),
+            ("columns", columns.is_some()),
+            ("time-unit", time_unit.is_some()),
+            ("block-tokens", block_tokens.is_some()),
+        ];
+        flags.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+
     /// The trace of a file, or of standard input.
     pub(crate) fn trace(&self, path: &Path) -> Result<Trace, SimError> {
         let options = ReadOptions {
