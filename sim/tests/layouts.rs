@@ -92,6 +92,11 @@ fn packed_traces_are_unpacked_and_what_is_no_text_is_named() {
         let cut = Trace::parse_bytes(&bytes[..bytes.len() - 6], &ReadOptions::DEFAULT);
         assert!(matches!(cut, Err(TraceError::Io { .. })), "{cut:?}");
     }
+    // The last bytes are those of the checksum.
+    let mut wrong = zstd(AZURE_CSV);
+    *wrong.last_mut().expect("bytes") ^= 1;
+    let error = Trace::parse_bytes(&wrong, &ReadOptions::DEFAULT).expect_err("refused");
+    assert!(error.to_string().contains("checksum"), "{error}");
     let utf16: Vec<u8> = AZURE_CSV.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let utf16 = [b"\xff\xfe".to_vec(), utf16].concat();
     for (bytes, name) in [
@@ -395,6 +400,10 @@ fn names_that_many_logs_have_tell_no_unit() {
     let epoch = "{\"timestamp\": 1700158546, \"input_length\": 5, \"output_length\": 6}\n";
     let error = refused(epoch, &ReadOptions::DEFAULT).to_string();
     assert!(error.contains("none that can be s since 1970") && error.contains("--time-unit"), "{error}");
+    let ms = ReadOptions { time_unit: Some(TimeUnit::Milliseconds), ..ReadOptions::DEFAULT };
+    for told in [ms, columns("time=timestamp:ms,prompt=input_length,output=output_length")] {
+        assert_eq!(read_with(epoch, &told).jobs.len(), 1);
+    }
 }
 
 #[test]
@@ -459,14 +468,15 @@ fn what_is_converted_is_read_back() {
     assert_rows(&read(&vidur), "vidur", &[(0.0, 655, 52), (1.5005, 70, 7), (2.0, 900, 26), (9.0, 1000, 9)]);
 
     // Blocks of 16 go together to 512, equal where all of them are and all before them.
-    let row = |at: u64, own: u64| {
-        let blocks: Vec<u64> = (0..32).chain((0..40).map(|block| own + block)).collect();
+    let row = |at: u64, first: u64, own: u64| {
+        let blocks: Vec<u64> = (first..first + 32).chain((0..40).map(|block| own + block)).collect();
         format!(
             "{{\"chat_id\": {at}, \"parent_chat_id\": -1, \"timestamp\": {at}, \"input_length\": 1152, \
              \"output_length\": 5, \"hash_ids\": {blocks:?}}}\n"
         )
     };
-    let (aiperf, lost) = written(&read(&(row(0, 100) + &row(1, 200) + &row(2, 100))), Target::Aiperf);
+    let rows = row(0, 0, 100) + &row(1, 0, 200) + &row(2, 0, 100) + &row(3, 50, 100);
+    let (aiperf, lost) = written(&read(&rows), Target::Aiperf);
     assert!(lost.blocks_merged);
     let again = read(&aiperf);
     let blocks = |at: usize| again.jobs[at].prefix_blocks.clone().expect("blocks");
@@ -475,6 +485,7 @@ fn what_is_converted_is_read_back() {
         (3, true, false)
     );
     assert_eq!(blocks(0), blocks(2));
+    assert!(blocks(0).iter().all(|block| !blocks(3).contains(block)));
 
     let lengths =
         read("num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3772,54,3826,69.85\n");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use balanceroute::{Admission, Assignment, Batch, Needs, WorkerIndex};
 
 use super::*;
-use crate::cluster::{PrefixModel, Source, StepCost};
+use crate::cluster::{Capacity, PrefixModel, Source, StepCost};
 use crate::traces::{Trace, Turn};
 use crate::workloads::Workload;
 
@@ -466,6 +466,39 @@ fn a_closed_run_starts_near_its_steady_state() {
     let (steady, start, cold) = (window(8_000, false), window(0, false), window(0, true));
     assert!((start / steady - 1.0).abs() < 0.02, "{start} at the start, {steady} later");
     assert!(cold / steady > 1.03, "an empty start is lighter: {cold} against {steady}");
+}
+
+#[test]
+fn a_full_cluster_serves_its_capacity() {
+    let rows: Vec<(f64, u32, u32)> =
+        (0..997u32).map(|at| (0.0, 100 + at * 389 % 1_500, 5 + at * at % 97)).collect();
+    let mut scenario = Scenario {
+        source: trace(&rows),
+        workers: 4,
+        slots: 16,
+        steps: Some(20_000),
+        warmup: 500,
+        prefill_us_per_token: Some(0.0),
+        ..Scenario::default()
+    };
+    let mut served = |kv_capacity_tokens, headroom_steps, weights| {
+        (scenario.kv_capacity_tokens, scenario.headroom_steps) = (kv_capacity_tokens, headroom_steps);
+        scenario.weights = weights;
+        let library = Library::new(&scenario.source);
+        let policy = scenario.build("level", 0).expect("a policy");
+        let run = Cluster::new(&scenario, &library, policy, None, 0, None).expect("valid").run();
+        let run = run.expect("it ends");
+        let capacity = Capacity::of(&scenario).expect("requests");
+        run.requests_per_s / capacity.requests_per_s / run.balanced_fraction
+    };
+    // What is lost to imbalance is known, and nothing else is lost.
+    for weights in [Vec::new(), vec![1.0, 1.0, 1.5, 1.0]] {
+        let share = served(None, None, weights);
+        assert!((share - 1.0).abs() < 0.005, "{share}");
+    }
+    // A cache holds whole requests only, and evicted ones begin anew.
+    let share = served(Some(8_000), Some(0), Vec::new());
+    assert!((0.96..1.0).contains(&share), "{share}");
 }
 
 #[test]
