@@ -265,7 +265,8 @@ fn check(words: &[String], folder: &Path) -> Result<(), String> {
 
 /// The program's own arguments.
 fn check_simulator(rest: &[&str]) -> Result<(), String> {
-    let sub: Vec<&str> = rest.iter().take(1).filter(|word| !word.starts_with('-')).copied().collect();
+    let deep = if rest.first() == Some(&"trace") { 2 } else { 1 };
+    let sub: Vec<&str> = rest.iter().take(deep).filter(|word| !word.starts_with('-')).copied().collect();
     let command = [&["cargo", "sim"], &sub[..]].concat();
     let help = help(&command).ok_or_else(|| format!("no command {}", command.join(" ")))?;
     for word in rest.iter().filter(|word| word.starts_with("--")) {
@@ -421,7 +422,7 @@ fn commands_and_their_flags_are_there() {
 
 #[test]
 fn flags_and_variables_alone_are_there() {
-    let subcommands = ["simulate", "settings", "forecast", "kernels", "picture"];
+    let subcommands = ["simulate", "settings", "forecast", "kernels", "picture", "trace"];
     let run = fs::read_to_string(root().join("tests/run")).expect("tests/run");
     let mut help: String = subcommands.iter().filter_map(|sub| help(&["cargo", "sim", sub])).collect();
     help += &self::help(&["cargo", "run"]).expect("cargo");

@@ -389,6 +389,137 @@ fn every_request_is_accounted_for_under_every_policy() {
 }
 
 #[test]
+fn a_heading_tells_how_loaded_the_cluster_is() {
+    // 600 requests of 528.5 and 24.5 tokens in 59.9 s; a running one has 543.9, so a step lasts 8.82 ms.
+    let trace = write("loaded.csv", &azure(600));
+    let heading = |more: &[&str]| {
+        let short = ["--policy", "level", "--seeds", "1", "--quiet", "--trace", &trace];
+        let out = sim(&[&["simulate"], &short[..], more].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).lines().take(3).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let open = heading(&["--arrivals", "open"]);
+    assert_eq!(open[1], "azure: 600 requests in 59.9 s, 10.0/s, mean prompt 528 and output 24 tokens");
+    assert!(open[2].starts_with("offered load 0.4 %: 10.0/s of capacity 2665/s (perfect"), "{open:?}");
+    assert!(open[2].ends_with("/s (perfect balance, every slot full)"), "{open:?}");
+    let fast = heading(&["--arrivals", "open", "--rate-scale", "200"]);
+    assert!(fast[2].starts_with("offered load 75 %: 2000/s"), "{fast:?}");
+    let closed = heading(&["--steps", "50", "--warmup", "5"]);
+    assert!(closed[2].contains("pool is kept full; at its own rate the trace offers 0.4 %"), "{closed:?}");
+    let poisson = heading(&["--arrivals", "open", "--rate", "20", "--requests", "50"]);
+    assert!(poisson[2].starts_with("offered load 0.8 %: 20.0/s"), "{poisson:?}");
+    let bound = heading(&["--arrivals", "open", "--kv-capacity", "5600"]);
+    assert!(
+        bound[2]
+            .ends_with("617/s (perfect balance, 10.3 of 72 slots a worker, as many as its KV cache holds)"),
+        "{bound:?}"
+    );
+}
+
+#[test]
+fn columns_units_and_blocks_are_told_by_flags() {
+    let lines = "When;In;Out\n5;472;18\n45;1087;230\n";
+    let file = write("columns.csv", lines);
+    let simulate = ["simulate", "--policy", "level", "--seeds", "1", "--arrivals", "open", "--trace", &file];
+    let error = refused(&simulate);
+    assert!(error.contains("not a known trace") && error.contains("--columns"), "{error}");
+    let map = ["--columns", "time=When,prompt=In,output=Out"];
+    let error = refused(&[&simulate[..], &map].concat());
+    assert!(error.contains("columns.csv:2: When: expected"), "{error}");
+    assert!(error.contains("found \"5\"; --time-unit s, ms, us or ns settles it"), "{error}");
+    for more in [&["--time-unit", "s"][..], &["--time-unit", "ms", "--block-tokens", "16"]] {
+        let out = sim(&[&simulate[..], &map, more].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let span = if more[1] == "s" { "in 40.0 s" } else { "in 0.0 s" };
+        assert!(String::from_utf8_lossy(&out.stdout).contains(span), "{out:?}");
+    }
+    for (more, mention) in [
+        (["--columns", "prompt=In"], "prompt=COLUMN and output=COLUMN"),
+        (["--columns", "prompt=In,output=Nope"], "expected one of the columns When, In, Out; found \"Nope\""),
+        (["--time-unit", "h"], "s, ms, us or ns"),
+        (["--block-tokens", "0"], "block-tokens: expected at least 1"),
+    ] {
+        let error = refused(&[&simulate[..], &more].concat());
+        assert!(error.contains(mention), "{more:?}: {error}");
+    }
+    assert!(refused(&["simulate", "--time-unit", "s"]).contains("--trace"));
+    for flag in [
+        &["--min-output", "5"][..],
+        &["--skip-bad-rows"],
+        &["--columns", "prompt=In,output=Out"],
+        &["--time-unit", "s"],
+        &["--block-tokens", "16"],
+    ] {
+        let error = refused(&[&["simulate", "--workload", "lognormal"], flag].concat());
+        let expected = format!("error: {}: expected --trace", &flag[0][2..]);
+        assert!(error.starts_with(&expected) && error.contains("--workload lognormal"), "{error}");
+    }
+    // Lengths alone are played closed, or with a rate.
+    let lengths = [&simulate[..], &["--columns", "prompt=In,output=Out"]].concat();
+    let error = refused(&lengths);
+    assert!(error.contains("--rate") && error.contains("lengths without times"), "{error}");
+    assert!(sim(&[&lengths[..], &["--rate", "5"]].concat()).status.success());
+}
+
+#[test]
+fn a_trace_is_inspected_and_converted() {
+    let trace = write("inspected.jsonl", &conversations(2_000));
+    let (picture, json) = (scratch("inspected.svg"), scratch("inspected.json"));
+    let (svg, file) = (picture.display().to_string(), json.display().to_string());
+    let out = sim(&["trace", "inspect", &trace, "--out", &svg, "--json", &file]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    for part in [
+        "inspected.jsonl: mooncake: 2000 requests in 3 min 20 s, 10.0/s, mean prompt",
+        "prompt tokens",
+        "burstiness: gaps vary by 0.00 of their mean (Poisson 1); busiest second",
+        "shared prefix: 96.6 % of prompt tokens (93.2 % seen before), blocks of 512 tokens",
+        "8 workers x 72 slots: offered load",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(std::fs::read_to_string(picture).expect("a picture").starts_with("<svg"));
+    let document: Value =
+        serde_json::from_str(&std::fs::read_to_string(json).expect("written")).expect("JSON");
+    assert_eq!(keys(&document), ["arguments", "shape", "trace", "version"]);
+    assert_eq!(document["shape"]["requests"], 2_000);
+    assert_eq!(document["shape"]["prefix"]["block_tokens"], 512);
+    assert!(document["arguments"]["capacity_requests_per_s"].is_number());
+    let out = sim(&["trace", "inspect", &trace, "--out", "-"]);
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
+    assert!(refused(&["trace", "inspect", &trace, "--out", "-", "--json", "-"]).contains("out: expected"));
+    let lengths = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3772,54,3826,69.85\n";
+    let lengths = write("lengths.csv", lengths);
+    let out = sim(&["trace", "inspect", &lengths]);
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("1 requests, lengths without times") && text.contains(": capacity "), "{text}");
+
+    let converted = scratch("converted.csv").display().to_string();
+    let out = sim(&["trace", "convert", &trace, "--to", "vidur", "--out", &converted]);
+    assert!(out.status.success());
+    assert_eq!(one_line(&out), "warning: the layout has no prefix blocks\n");
+    let text = std::fs::read_to_string(&converted).expect("written");
+    assert!(text.starts_with("arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,1000,20\n"), "{text}");
+    // To standard output, and from standard input.
+    let out = sim(&["trace", "convert", &trace]);
+    assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+    let path = scratch("converted.jsonl");
+    std::fs::write(&path, &out.stdout).expect("writable");
+    let file = std::fs::File::open(path).expect("written");
+    let out = ends(program(&["trace", "inspect", "-"]).stdin(file));
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.starts_with("stdin: aiperf: 2000 requests in 3 min 20 s"), "{text}");
+    // What cannot be written so leaves nothing.
+    let nothing = scratch("nothing.jsonl");
+    let out = nothing.display().to_string();
+    assert!(refused(&["trace", "convert", &lengths, "--out", &out]).contains("lengths only"));
+    assert!(!nothing.exists());
+    assert!(refused(&["trace", "convert", &trace, "--to", "parquet"]).contains("aiperf or vidur"));
+    assert!(refused(&["trace", "inspect", "no/such/file"]).contains("no/such/file"));
+}
+
+#[test]
 fn a_malformed_row_is_named_with_its_line_or_counted() {
     let file = write(
         "bad.csv",

@@ -51,7 +51,7 @@ fn level_is_never_behind_exact() {
 }
 
 fn open(file: &str, rate_scale: f64) -> Option<Vec<Run>> {
-    let trace = Trace::read(&traces()?.join(file), ReadOptions::default()).expect("a readable trace");
+    let trace = Trace::read(&traces()?.join(file), &ReadOptions::default()).expect("a readable trace");
     let rows = trace.jobs.len() as u64;
     let scenario = Scenario {
         source: Source::Trace(Arc::new(trace)),

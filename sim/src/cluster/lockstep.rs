@@ -35,7 +35,8 @@ use super::overtaking::Overtaking;
 use super::prefill::Prefill;
 use super::prefix::Prefixes;
 use super::scenario::Scenario;
-use super::source::{Arrivals, RequestSource, Stream, Timetable, stream};
+use super::source::{Arrivals, RequestSource, Stream, stream};
+use super::timetable::{Arrival, Timetable};
 use super::waits::{WaitBook, quarter_of};
 use super::window::Window;
 use crate::error::SimError;
@@ -76,6 +77,8 @@ struct Life {
     ends_step: u64,
     worker: u32,
     running: bool,
+    /// Row of the trace whose followers wait for it.
+    row: Option<u32>,
 }
 
 pub(crate) struct Cluster<'a> {
@@ -142,7 +145,7 @@ impl<'a> Cluster<'a> {
         let span =
             window.and_then(|at| Window::new(&scenario.source, scenario.arrivals, at, scenario.windows));
         let inflow = match scenario.arrivals {
-            Arrivals::Closed => Inflow::Closed(RequestSource::new(&scenario.source, seed, None)),
+            Arrivals::Closed => Inflow::Closed(RequestSource::new(&scenario.source, seed, false)),
             arrivals => Inflow::Open(Box::new(Timetable::new(&scenario.source, arrivals, seed, span))),
         };
         let weights = match scenario.weights.as_slice() {
@@ -169,7 +172,10 @@ impl<'a> Cluster<'a> {
             residents: vec![Vec::new(); scenario.workers],
             ends: BinaryHeap::new(),
             admissions: Vec::new(),
-            prefixes: affinity.map(|weight| Prefixes::new(scenario.prefix, weight, scenario.workers)),
+            prefixes: affinity.map(|weight| {
+                let block_tokens = scenario.source.block_tokens();
+                Prefixes::new(scenario.prefix, block_tokens, weight, scenario.workers)
+            }),
             prefill: Prefill::new(scenario.prefill_us_per_token(), scenario.workers),
             overtaking: Overtaking::default(),
             quartiles: library.quartiles,
@@ -278,7 +284,7 @@ impl<'a> Cluster<'a> {
                 prefixes.entered(&job);
                 prefixes.adopted(id, worker as u32);
             }
-            self.begin_life(&job, 0.0);
+            self.begin_life(&job, 0.0, None);
             let life = &mut self.lives[id as usize];
             (life.prompt_tokens, life.output_tokens) = (load as u32, job.output_tokens - generated);
             self.place(id, worker as u32);
@@ -294,7 +300,7 @@ impl<'a> Cluster<'a> {
                 while self.waiting < self.scenario.pool as u64 {
                     let Inflow::Closed(requests) = &mut self.inflow else { break };
                     let job = requests.draw(self.step, self.step >= self.scenario.middle_step());
-                    if self.enter(&job, self.now_ms)? {
+                    if self.enter(&job, self.now_ms, None)? {
                         refused = 0;
                     } else {
                         refused += 1;
@@ -309,8 +315,10 @@ impl<'a> Cluster<'a> {
             }
             Inflow::Open(_) => loop {
                 let Inflow::Open(timetable) = &mut self.inflow else { return Ok(false) };
-                if let Some((job, at_ms)) = timetable.pop(self.now_ms, self.step) {
-                    self.enter(&job, at_ms)?;
+                if let Some(Arrival { job, at_ms, row }) = timetable.pop(self.now_ms, self.step) {
+                    if !self.enter(&job, at_ms, row)? {
+                        self.ended(row, at_ms);
+                    }
                 } else if self.waiting + self.active > 0 {
                     return Ok(true);
                 } else if let Some(next_ms) = timetable.next_ms() {
@@ -324,7 +332,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// A request enters and waits; false when it is sent back because it could never run.
-    fn enter(&mut self, job: &Job, at_ms: f64) -> Result<bool, SimError> {
+    fn enter(&mut self, job: &Job, at_ms: f64, row: Option<u32>) -> Result<bool, SimError> {
         self.run.requests_in += 1;
         if !self.scenario.fits(job) {
             self.run.requests_refused += 1;
@@ -337,7 +345,7 @@ impl<'a> Cluster<'a> {
         if let Some(prefixes) = &mut self.prefixes {
             prefixes.entered(job);
         }
-        self.begin_life(job, at_ms);
+        self.begin_life(job, at_ms, row);
         self.waiting += 1;
         if self.window.is_some_and(|window| window.contains(at_ms)) {
             self.window_open += 1;
@@ -346,7 +354,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// The next request in order of arrival.
-    fn begin_life(&mut self, job: &Job, at_ms: f64) {
+    fn begin_life(&mut self, job: &Job, at_ms: f64, row: Option<u32>) {
         self.overtaking.arrived();
         self.lives.push(Life {
             prompt_tokens: job.prompt_tokens,
@@ -362,7 +370,15 @@ impl<'a> Cluster<'a> {
             ends_step: 0,
             worker: 0,
             running: false,
+            row,
         });
+    }
+
+    /// Turns that wait for the request of this row are due.
+    fn ended(&mut self, row: Option<u32>, now_ms: f64) {
+        if let (Inflow::Open(timetable), Some(row)) = (&mut self.inflow, row) {
+            timetable.ended(row, now_ms);
+        }
     }
 
     /// The rest of a step, once it has admitted.
@@ -470,13 +486,14 @@ impl<'a> Cluster<'a> {
             self.sums.done += u64::from(self.measured);
             let generated = life.generated_before + life.output_tokens;
             let took_ms = self.now_ms - life.admitted_ms;
-            let arrived_ms = life.arrived_ms;
+            let (arrived_ms, row) = (life.arrived_ms, life.row);
             if self.counts(arrived_ms) {
                 self.tpot_ms.push(took_ms / f64::from(generated));
             }
             if self.window.is_some_and(|window| window.contains(arrived_ms)) {
                 self.window_open -= 1;
             }
+            self.ended(row, self.now_ms);
         }
         Ok(())
     }

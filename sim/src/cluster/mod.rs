@@ -1,5 +1,6 @@
 //! A lock-step cluster: what is simulated ([`Scenario`]), one run of it, and what that measures ([`Run`]).
 
+mod capacity;
 mod library;
 mod lockstep;
 pub mod metrics;
@@ -8,9 +9,11 @@ pub mod prefill;
 pub mod prefix;
 mod scenario;
 mod source;
+mod timetable;
 mod waits;
 mod window;
 
+pub use capacity::Capacity;
 pub(crate) use library::Library;
 pub(crate) use lockstep::Cluster;
 pub use metrics::{Run, StepCost};

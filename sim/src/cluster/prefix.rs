@@ -18,13 +18,13 @@ use balanceroute::router::PairTerms;
 
 use crate::job::Job;
 
-/// Tokens of a prefix block in Mooncake's traces.
+/// Tokens of a prefix block in Mooncake's traces, in which the size of the caches is told.
 pub const BLOCK_TOKENS: u64 = 512;
 
 /// How large the caches are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrefixModel {
-    /// Blocks that each worker keeps.
+    /// Blocks of 512 tokens that each worker keeps; of a trace with smaller blocks as many more.
     pub cache_blocks: usize,
 }
 
@@ -74,6 +74,7 @@ impl Lru {
 /// The caches of all workers, and the blocks of every request.
 pub(crate) struct Prefixes {
     affinity: f64,
+    block_tokens: u64,
     caches: Vec<Lru>,
     /// By request id.
     blocks: Vec<Option<Arc<[u64]>>>,
@@ -82,10 +83,12 @@ pub(crate) struct Prefixes {
 }
 
 impl Prefixes {
-    pub(crate) fn new(model: PrefixModel, affinity: f64, workers: usize) -> Self {
-        let cache = Lru { limit: model.cache_blocks, ..Lru::default() };
+    pub(crate) fn new(model: PrefixModel, block_tokens: u64, affinity: f64, workers: usize) -> Self {
+        let limit = model.cache_blocks as u64 * BLOCK_TOKENS / block_tokens;
+        let cache = Lru { limit: limit.max(1) as usize, ..Lru::default() };
         Self {
             affinity,
+            block_tokens,
             caches: vec![cache; workers],
             blocks: Vec::new(),
             cached_tokens: 0,
@@ -99,7 +102,7 @@ impl Prefixes {
     }
 
     fn cached_on(&self, worker: usize, blocks: &[u64], prompt_tokens: u32) -> u64 {
-        (self.caches[worker].matched(blocks) as u64 * BLOCK_TOKENS).min(u64::from(prompt_tokens))
+        (self.caches[worker].matched(blocks) as u64 * self.block_tokens).min(u64::from(prompt_tokens))
     }
 
     /// A request found running when the simulation begins: its blocks are there.
@@ -169,7 +172,7 @@ mod tests {
     #[test]
     fn tokens_are_cached_where_a_prefix_was_admitted() {
         let model = PrefixModel { cache_blocks: 8 };
-        let mut prefixes = Prefixes::new(model, 0.5, 2);
+        let mut prefixes = Prefixes::new(model, 512, 0.5, 2);
         for job in [job(1_000, &[1, 2]), job(1_400, &[1, 2, 3]), job(700, &[1, 9]), Job::new(300, 1)] {
             prefixes.entered(&job);
         }
@@ -185,5 +188,16 @@ mod tests {
         approx::assert_abs_diff_eq!(prefixes.cached_share(), 1_024.0 / 3_100.0, epsilon = 1e-12);
         // A cached prompt shorter than its blocks is cached to its end, no further.
         assert_eq!(prefixes.admitted(0, 1_000, 1, false), 0);
+    }
+
+    #[test]
+    fn a_cache_keeps_as_many_tokens_in_small_blocks() {
+        let mut prefixes = Prefixes::new(PrefixModel { cache_blocks: 1 }, 16, 0.5, 1);
+        let blocks: Vec<u64> = (0..40).collect();
+        prefixes.entered(&job(640, &blocks));
+        prefixes.entered(&job(640, &blocks));
+        assert_eq!(prefixes.admitted(0, 640, 0, true), 640);
+        // 512 tokens are 32 of these blocks.
+        assert_eq!(prefixes.admitted(1, 640, 0, true), 640 - 512);
     }
 }

@@ -212,6 +212,10 @@ impl Scenario {
                 return Err(argument("steps", "a bound, since closed arrivals never end", "none"));
             }
             (Arrivals::Closed, _) => {}
+            (Arrivals::Trace { .. }, Source::Trace(trace)) if trace.arrival_s.is_empty() => {
+                let expected = "closed, or a rate (--rate), for a trace of lengths without times";
+                return Err(argument("arrivals", expected, "open"));
+            }
             (Arrivals::Trace { rate_scale }, Source::Trace(_)) => positive("rate-scale", rate_scale, false)?,
             (Arrivals::Trace { .. }, Source::Workload(workload)) => {
                 let expected = "a rate (--rate) for open arrivals of a workload without times";

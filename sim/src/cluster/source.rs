@@ -5,9 +5,8 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, Exp1};
 
-use super::window::Window;
+use super::prefix::BLOCK_TOKENS;
 use crate::job::Job;
 use crate::traces::Trace;
 use crate::workloads::Workload;
@@ -43,6 +42,14 @@ impl Source {
         }
     }
 
+    /// Tokens of a prefix block.
+    pub(crate) fn block_tokens(&self) -> u64 {
+        match self {
+            Self::Trace(trace) if trace.block_tokens > 0 => u64::from(trace.block_tokens),
+            _ => BLOCK_TOKENS,
+        }
+    }
+
     /// How many of the `count` requests of the library stand for the traffic at the start of a run.
     pub(crate) fn at_start(&self, count: usize) -> usize {
         match self {
@@ -75,8 +82,8 @@ pub(crate) enum RequestSource {
 }
 
 impl RequestSource {
-    /// Begins at the row `first` of a trace; without it at a row that the seed chooses, so that seeds differ.
-    pub(crate) fn new(source: &Source, seed: u64, first: Option<usize>) -> Self {
+    /// Begins at the first row of a trace, or at a row that the seed chooses, so that seeds differ.
+    pub(crate) fn new(source: &Source, seed: u64, from_first: bool) -> Self {
         let mut rng = Box::new(stream(seed, Stream::Lengths));
         match source {
             Source::Workload(workload) => {
@@ -85,16 +92,11 @@ impl RequestSource {
             }
             Source::Trace(trace) => {
                 let mut order: Vec<u32> = (0..trace.jobs.len() as u32).collect();
-                let mut at = 0;
-                match first {
-                    Some(first) => at = first,
-                    None if order.is_empty() => {}
-                    None => {
-                        let start = rng.random_range(0..order.len());
-                        order.rotate_left(start);
-                    }
+                if !from_first && !order.is_empty() {
+                    let start = rng.random_range(0..order.len());
+                    order.rotate_left(start);
                 }
-                Self::Trace { trace: Arc::clone(trace), order, at, rng }
+                Self::Trace { trace: Arc::clone(trace), order, at: 0, rng }
             }
         }
     }
@@ -134,7 +136,7 @@ impl RequestSource {
 pub enum Arrivals {
     /// The pool is kept full: a request enters for each that leaves it.
     Closed,
-    /// The trace's own times, divided by the factor.
+    /// The trace's own times, and the delays between the turns of its sessions, divided by the factor.
     Trace {
         /// 2 plays the trace twice as fast.
         rate_scale: f64,
@@ -148,68 +150,6 @@ pub enum Arrivals {
     },
 }
 
-/// The requests of an open run, in order of time.
-pub(crate) struct Timetable {
-    requests: RequestSource,
-    arrivals: Arrivals,
-    rng: ChaCha8Rng,
-    /// Rows of the trace before the first that enters count as entered.
-    entered: u64,
-    total: u64,
-    origin_s: f64,
-    next_ms: f64,
-}
-
-impl Timetable {
-    pub(crate) fn new(source: &Source, arrivals: Arrivals, seed: u64, window: Option<Window>) -> Self {
-        let total = match (source, arrivals) {
-            (Source::Trace(trace), Arrivals::Trace { .. }) => trace.jobs.len() as u64,
-            (_, Arrivals::Poisson { requests, .. }) => requests,
-            _ => 0,
-        };
-        let (first, origin_s) = window.map_or((0, 0.0), |window| (window.first_row, window.origin_s));
-        let mut table = Self {
-            requests: RequestSource::new(source, seed, Some(first)),
-            arrivals,
-            rng: stream(seed, Stream::Times),
-            entered: first as u64,
-            total,
-            origin_s,
-            next_ms: 0.0,
-        };
-        table.schedule();
-        table
-    }
-
-    fn schedule(&mut self) {
-        match (self.arrivals, &self.requests) {
-            (Arrivals::Trace { rate_scale }, RequestSource::Trace { trace, .. }) => {
-                let at_s = trace.arrival_s.get(self.entered as usize).copied().unwrap_or_default();
-                self.next_ms = (at_s - self.origin_s) / rate_scale * 1e3;
-            }
-            (Arrivals::Poisson { per_second, .. }, _) => {
-                let gap: f64 = Exp1.sample(&mut self.rng);
-                self.next_ms += gap / per_second * 1e3;
-            }
-            _ => {}
-        }
-    }
-
-    /// When the next request enters, in ms; none at the end.
-    pub(crate) fn next_ms(&self) -> Option<f64> {
-        (self.entered < self.total).then_some(self.next_ms)
-    }
-
-    /// The next request, if it has arrived by `now_ms`, which is in this step, and when it did.
-    pub(crate) fn pop(&mut self, now_ms: f64, step: u64) -> Option<(Job, f64)> {
-        let at_ms = self.next_ms().filter(|&at_ms| at_ms <= now_ms)?;
-        let job = self.requests.draw(step, 2 * self.entered >= self.total);
-        self.entered += 1;
-        self.schedule();
-        Some((job, at_ms))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,36 +158,14 @@ mod tests {
     fn what_a_workload_turns_into_is_alike_however_long_the_first_half_was() {
         let source = Source::Workload(Workload::ChatToReasoning);
         let later = |first: usize| -> Vec<Job> {
-            let mut requests = RequestSource::new(&source, 4, None);
+            let mut requests = RequestSource::new(&source, 4, false);
             for _ in 0..first {
                 requests.draw(0, false);
             }
             (0..20).map(|_| requests.draw(0, true)).collect()
         };
         assert_eq!(later(10), later(25));
-        let mut requests = RequestSource::new(&source, 4, None);
+        let mut requests = RequestSource::new(&source, 4, false);
         assert_ne!((0..20).map(|_| requests.draw(0, false)).collect::<Vec<_>>(), later(0));
-    }
-
-    #[test]
-    fn a_window_begins_with_the_rows_that_lead_in() {
-        let trace = Trace {
-            name: "rows".to_owned(),
-            format: "azure",
-            jobs: (1..=5).map(|prompt| Job::new(prompt, 1)).collect(),
-            arrival_s: vec![0.0, 4.0, 8.0, 12.0, 16.0],
-            skipped_rows: 0,
-            filtered_rows: 0,
-        };
-        let (source, arrivals) = (Source::Trace(Arc::new(trace)), Arrivals::Trace { rate_scale: 2.0 });
-        // Three windows: four spans of four seconds, played twice as fast.
-        let spans: Vec<Window> =
-            (0..3).filter_map(|index| Window::new(&source, arrivals, index, 3)).collect();
-        assert_eq!(spans.iter().map(|span| span.first_row).collect::<Vec<_>>(), [0, 1, 2]);
-        assert!(spans.iter().all(|span| (span.from_ms, span.to_ms) == (2_000.0, 4_000.0)));
-        let mut table = Timetable::new(&source, arrivals, 0, Some(spans[1]));
-        let popped: Vec<(u32, f64)> =
-            std::iter::from_fn(|| table.pop(1e9, 0)).map(|(job, at_ms)| (job.prompt_tokens, at_ms)).collect();
-        assert_eq!(popped, [(2, 0.0), (3, 2_000.0), (4, 4_000.0), (5, 6_000.0)]);
     }
 }

@@ -1,9 +1,11 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), of forecasts
-//! ([`forecast`]) and of the ways to compute ([`kernels`]), and what balance looks like ([`picture`]).
+//! ([`forecast`]) and of the ways to compute ([`kernels`]), and what balance ([`picture`]) and a trace
+//! ([`portrait`]) look like.
 
 pub mod forecast;
 pub mod kernels;
 pub mod picture;
+pub mod portrait;
 pub mod settings;
 
 use std::sync::Mutex;

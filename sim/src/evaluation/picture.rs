@@ -22,8 +22,8 @@ const TITLE_HEIGHT: u32 = 50;
 /// Most panels side by side.
 const MOST_PANELS: usize = 4;
 
-const TEXT: RGBColor = RGBColor(125, 133, 144);
-const RANKS: RGBColor = RGBColor(64, 138, 212);
+pub(super) const TEXT: RGBColor = RGBColor(125, 133, 144);
+pub(super) const RANKS: RGBColor = RGBColor(64, 138, 212);
 const GREATEST: RGBColor = RGBColor(230, 110, 36);
 
 /// The loads of one policy: for each step, in tokens, those of all workers after its admissions.
@@ -74,10 +74,10 @@ pub fn svg(scenario: &Scenario, seed: u64) -> Result<String, SimError> {
     Ok(document)
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-fn text(size: u32, bold: bool, at: HPos) -> TextStyle<'static> {
+pub(super) fn text(size: u32, bold: bool, at: HPos) -> TextStyle<'static> {
     let style = if bold { FontStyle::Bold } else { FontStyle::Normal };
     let font = ("sans-serif", size).into_font().style(style);
     TextStyle::from(font).color(&TEXT).pos(Pos::new(at, VPos::Center))

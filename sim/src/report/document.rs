@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::paired::{Paired, paired};
-use crate::cluster::{Arrivals, Run, Scenario, Source};
+use crate::cluster::{Arrivals, Capacity, Run, Scenario, Source};
 
 /// The arguments as they are written to JSON: everything that a result depends on.
 #[derive(Clone, Debug, Serialize)]
@@ -22,8 +22,18 @@ pub struct Arguments {
     pub trace_requests: Option<usize>,
     /// Malformed rows that were skipped.
     pub skipped_rows: u64,
+    /// Rows left out because they failed or generated nothing.
+    pub rows_without_output: u64,
     /// Rows left out for a short output.
     pub filtered_rows: u64,
+    /// Layout of the trace.
+    pub trace_format: Option<&'static str>,
+    /// From the first arrival of the trace to the last, in seconds.
+    pub trace_span_s: Option<f64>,
+    /// Arrivals of the trace per second, at its own rate.
+    pub trace_requests_per_s: Option<f64>,
+    /// What the cluster can serve at most: perfect balance, every slot full as far as KV allows.
+    pub capacity_requests_per_s: Option<f64>,
     /// Decode workers.
     pub workers: usize,
     /// Slots of each.
@@ -95,7 +105,12 @@ impl Arguments {
             requests,
             trace_requests: trace.map(|trace| trace.jobs.len()),
             skipped_rows: trace.map_or(0, |trace| trace.skipped_rows),
+            rows_without_output: trace.map_or(0, |trace| trace.rows_without_output),
             filtered_rows: trace.map_or(0, |trace| trace.filtered_rows),
+            trace_format: trace.map(|trace| trace.format),
+            trace_span_s: trace.and_then(|trace| trace.span_s()),
+            trace_requests_per_s: trace.and_then(|trace| trace.requests_per_s()),
+            capacity_requests_per_s: Capacity::of(scenario).map(|capacity| capacity.requests_per_s),
             workers: scenario.workers,
             slots: scenario.slots,
             pool: scenario.pool,

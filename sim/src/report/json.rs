@@ -62,19 +62,33 @@ impl JsonFile {
     /// # Errors
     /// It cannot be written; nothing is left beside the file.
     pub fn write(self, document: &impl Serialize) -> Result<Written, SimError> {
+        self.write_with(|out| {
+            serde_json::to_writer_pretty(&mut *out, document)?;
+            out.write_all(b"\n")
+        })
+    }
+
+    /// Writes whatever is written to the stream.
+    ///
+    /// # Errors
+    /// As [`JsonFile::write`].
+    pub fn write_with(
+        self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Written, SimError> {
         let Self { name, to } = self;
         let waits = match to {
             Destination::Stdout => {
-                write_to(io::stdout().lock(), document).map_err(|source| SimError::Stdout { source })?;
+                write_to(io::stdout().lock(), write).map_err(|source| SimError::Stdout { source })?;
                 None
             }
             Destination::Direct(file) => {
-                write_to(file, document).map_err(|source| SimError::Write { file: name.clone(), source })?;
+                write_to(file, write).map_err(|source| SimError::Write { file: name.clone(), source })?;
                 None
             }
             Destination::Renamed(target) => {
                 let written = beside(&target).and_then(|file| {
-                    write_to(file.as_file(), document)?;
+                    write_to(file.as_file(), write)?;
                     // A name must not outlive a power cut that its content does not.
                     file.as_file().sync_all()?;
                     Ok(file)
@@ -101,10 +115,9 @@ impl Written {
     }
 }
 
-fn write_to(out: impl Write, document: &impl Serialize) -> io::Result<()> {
+fn write_to(out: impl Write, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = BufWriter::new(out);
-    serde_json::to_writer_pretty(&mut out, document)?;
-    out.write_all(b"\n")?;
+    write(&mut out)?;
     out.flush()
 }
 

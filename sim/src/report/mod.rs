@@ -6,6 +6,7 @@ pub mod json;
 mod lines;
 mod paired;
 mod table;
+mod trace;
 
 pub use document::{Arguments, Document};
 pub(crate) use figures::aligned;
@@ -13,3 +14,4 @@ pub use figures::{Spread, by_policy, short};
 pub use lines::CsvLines;
 pub use paired::{Paired, differences, paired};
 pub use table::{footing, heading, table, waits};
+pub use trace::{load, shape};

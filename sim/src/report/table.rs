@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::figures::{Spread, aligned, by_policy, over, short};
+use super::trace::{load, summary};
 use crate::cluster::prefix::{BLOCK_TOKENS, PrefixModel};
 use crate::cluster::{Arrivals, Run, Scenario, Source};
 
@@ -79,8 +80,8 @@ pub fn table(runs: &[Run]) -> String {
     aligned(&rows)
 }
 
-/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, how
-/// many claimed a worker and how many entered meanwhile (where anybody did), and the 99th percentile of the
+/// The second table, a row per policy: what was finished and preempted, how often somebody was passed, where
+/// somebody did how many claimed a worker and how many entered meanwhile, and the 99th percentile of the
 /// waits of each quarter of the prompts, shortest first.
 #[must_use]
 pub fn waits(runs: &[Run]) -> String {
@@ -143,7 +144,8 @@ pub(super) fn label(run: &Run) -> String {
     }
 }
 
-/// Two or three lines that stand above the table: the workload, and the settings that all policies share.
+/// The lines that stand above the table: the workload, the settings that all policies share, what a trace is
+/// like, and how much of what the cluster can serve is offered.
 #[must_use]
 pub fn heading(scenario: &Scenario) -> String {
     let arrivals = match scenario.arrivals {
@@ -169,13 +171,10 @@ pub fn heading(scenario: &Scenario) -> String {
         let _ = write!(text, ", {} windows", scenario.windows);
     }
     if let Source::Trace(trace) = &scenario.source {
-        let _ = write!(text, "; {} requests", trace.jobs.len());
-        if trace.skipped_rows > 0 {
-            let _ = write!(text, ", {} malformed rows skipped", trace.skipped_rows);
-        }
-        if trace.filtered_rows > 0 {
-            let _ = write!(text, ", {} below the least output left out", trace.filtered_rows);
-        }
+        let _ = write!(text, "\n{}", summary(trace, scenario.arrivals));
+    }
+    if let Some(load) = load(scenario) {
+        let _ = write!(text, "\n{load}");
     }
     if !scenario.affinity.is_empty() {
         let PrefixModel { cache_blocks } = scenario.prefix;

@@ -1,17 +1,17 @@
 //! The arguments of the command line, and the scenario that they ask for.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters};
 use balanceroute_sim::cluster::{DEFAULT_STEPS, DEFAULT_WARMUP};
-use balanceroute_sim::traces::{ReadOptions, Trace};
 use balanceroute_sim::workloads::Workload;
 use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::traces::{ReadArgs, TraceArgs};
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result \
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Forecast(ForecastArgs),
     /// What this machine has: every kernel tested against the oracle and measured.
     Kernels(KernelsArgs),
+    /// What a trace is like, and traces in other layouts.
+    Trace(TraceArgs),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
     Picture(PictureArgs),
 }
@@ -126,29 +128,26 @@ pub(crate) struct SourceArgs {
     /// Built-in workload: paper-prod, paper-azure, lognormal, geometric, repeats, mooncake-like.
     #[arg(long, default_value = "paper-prod", value_name = "W")]
     workload: String,
-    /// A trace instead: Azure CSV or Mooncake JSON lines, no line longer than 16 MiB; - is standard input.
+    /// A trace instead, known by its columns (docs/evaluation.md has the layouts), also in gzip or zstd; no
+    /// line longer than 16 MiB; - is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "workload")]
     trace: Option<PathBuf>,
-    /// Leave out rows of the trace with fewer output tokens.
-    #[arg(long, default_value_t = 0, value_name = "N", requires = "trace")]
-    min_output: u32,
-    /// Count malformed rows of the trace instead of refusing it.
-    #[arg(long, requires = "trace")]
-    skip_bad_rows: bool,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 impl SourceArgs {
     pub(crate) fn read(&self) -> Result<Source, SimError> {
-        let options = ReadOptions {
-            skip_bad_rows: self.skip_bad_rows,
-            min_output_tokens: self.min_output,
-            ..ReadOptions::default()
-        };
+        if let (None, Some(name)) = (&self.trace, self.read.given()) {
+            let expected = "--trace, which it says how to read".to_owned();
+            return Err(SimError::Argument {
+                name,
+                expected,
+                found: format!("--workload {}", self.workload),
+            });
+        }
         Ok(match &self.trace {
-            Some(path) if path == Path::new("-") => {
-                Source::Trace(Arc::new(Trace::from_reader(io::stdin().lock(), "stdin", options)?))
-            }
-            Some(path) => Source::Trace(Arc::new(Trace::read(path, options)?)),
+            Some(path) => Source::Trace(Arc::new(self.read.trace(path)?)),
             None => Source::Workload(Workload::from_name(&self.workload)?),
         })
     }

@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod traces;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -149,6 +150,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Simulate(args) => simulate(&args)?,
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
+        Command::Trace(args) => traces::run(&args)?,
         Command::Picture(args) => picture(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {

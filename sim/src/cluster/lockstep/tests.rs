@@ -5,8 +5,8 @@ use std::sync::Arc;
 use balanceroute::{Admission, Assignment, Batch, Needs, WorkerIndex};
 
 use super::*;
-use crate::cluster::{PrefixModel, Source, StepCost};
-use crate::traces::Trace;
+use crate::cluster::{Capacity, PrefixModel, Source, StepCost};
+use crate::traces::{Trace, Turn};
 use crate::workloads::Workload;
 
 /// First come, onto the least loaded worker with a slot and room.
@@ -53,8 +53,7 @@ fn trace(rows: &[(f64, u32, u32)]) -> Source {
         format: "azure",
         jobs: rows.iter().map(|&(_, prompt, output)| Job::new(prompt, output)).collect(),
         arrival_s: rows.iter().map(|&(at_s, ..)| at_s).collect(),
-        skipped_rows: 0,
-        filtered_rows: 0,
+        ..Trace::default()
     }))
 }
 
@@ -467,4 +466,107 @@ fn a_closed_run_starts_near_its_steady_state() {
     let (steady, start, cold) = (window(8_000, false), window(0, false), window(0, true));
     assert!((start / steady - 1.0).abs() < 0.02, "{start} at the start, {steady} later");
     assert!(cold / steady > 1.03, "an empty start is lighter: {cold} against {steady}");
+}
+
+#[test]
+fn a_full_cluster_serves_its_capacity() {
+    let rows: Vec<(f64, u32, u32)> =
+        (0..997u32).map(|at| (0.0, 100 + at * 389 % 1_500, 5 + at * at % 97)).collect();
+    let mut scenario = Scenario {
+        source: trace(&rows),
+        workers: 4,
+        slots: 16,
+        steps: Some(20_000),
+        warmup: 500,
+        prefill_us_per_token: Some(0.0),
+        ..Scenario::default()
+    };
+    let mut served = |kv_capacity_tokens, headroom_steps, weights| {
+        (scenario.kv_capacity_tokens, scenario.headroom_steps) = (kv_capacity_tokens, headroom_steps);
+        scenario.weights = weights;
+        let library = Library::new(&scenario.source);
+        let policy = scenario.build("level", 0).expect("a policy");
+        let run = Cluster::new(&scenario, &library, policy, None, 0, None).expect("valid").run();
+        let run = run.expect("it ends");
+        let capacity = Capacity::of(&scenario).expect("requests");
+        run.requests_per_s / capacity.requests_per_s / run.balanced_fraction
+    };
+    // What is lost to imbalance is known, and nothing else is lost.
+    for weights in [Vec::new(), vec![1.0, 1.0, 1.5, 1.0]] {
+        let share = served(None, None, weights);
+        assert!((share - 1.0).abs() < 0.005, "{share}");
+    }
+    // A cache holds whole requests only, and evicted ones begin anew.
+    let share = served(Some(8_000), Some(0), Vec::new());
+    assert!((0.96..1.0).contains(&share), "{share}");
+}
+
+#[test]
+fn a_turn_arrives_when_the_one_before_has_ended() {
+    let Source::Trace(rows) = trace(&[(0.0, 10, 3), (0.001, 5, 1), (0.002, 5, 1)]) else {
+        unreachable!("a trace")
+    };
+    // A step lasts a millisecond. The second is a turn of the first and comes 4 ms after its end, the third
+    // is a turn of the second, at once.
+    let turns = vec![None, Some(Turn { after: 0, delay_s: 0.004 }), Some(Turn { after: 1, delay_s: 0.0 })];
+    let scenario = |turns: &[Option<Turn>], rate_scale| Scenario {
+        source: Source::Trace(Arc::new(Trace { turns: turns.to_vec(), ..(*rows).clone() })),
+        arrivals: Arrivals::Trace { rate_scale },
+        workers: 1,
+        slots: 4,
+        steps: None,
+        warmup: 0,
+        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        ..Scenario::default()
+    };
+    let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found}");
+    let run = play(&scenario(&turns, 1.0), 0);
+    assert_accounted(&run);
+    // 3 steps, a pause of 4, two more: 5 tokens in 9 ms, and nobody waits.
+    assert_eq!((run.steps, run.requests_done, run.wait_steps.max), (5, 3, 0));
+    near(run.tokens_per_s, 5.0 / 0.009);
+    // Twice as fast the pause is half as long. Without sessions all run at the same time.
+    near(play(&scenario(&turns, 2.0), 0).tokens_per_s, 5.0 / 0.007);
+    assert_eq!(play(&scenario(&[], 1.0), 0).steps, 3);
+
+    // A turn that can never run ends at once for the next.
+    let mut bound = scenario(&turns, 1.0);
+    bound.kv_capacity_tokens = Some(12);
+    bound.headroom_steps = Some(0);
+    let run = play(&bound, 0);
+    assert_accounted(&run);
+    assert_eq!((run.requests_in, run.requests_refused, run.requests_done), (3, 1, 2));
+}
+
+#[test]
+fn every_turn_enters_and_leaves_once_whatever_happens_to_it() {
+    // Conversations of four turns on few slots, where the cache overflows, in windows, and past saturation.
+    let rows: Vec<(f64, u32, u32)> =
+        (0..400).map(|at| (f64::from(at) * 0.02, 50 + at * 7 % 90, 3 + at * 5 % 40)).collect();
+    let turns = (0..400u32).map(|at| (at >= 100).then(|| Turn { after: at - 100, delay_s: 0.05 })).collect();
+    let Source::Trace(trace) = trace(&rows) else { unreachable!("a trace") };
+    let scenario = Scenario {
+        source: Source::Trace(Arc::new(Trace { turns, ..(*trace).clone() })),
+        arrivals: Arrivals::Trace { rate_scale: 4.0 },
+        workers: 2,
+        slots: 4,
+        steps: None,
+        warmup: 0,
+        kv_capacity_tokens: Some(400),
+        headroom_steps: Some(0),
+        windows: 3,
+        ..Scenario::default()
+    };
+    let library = Library::new(&scenario.source);
+    for name in balanceroute::policy::NAMES {
+        for window in [None, Some(0), Some(2)] {
+            let policy = scenario.build(name, 0).expect("a policy");
+            let run = Cluster::new(&scenario, &library, policy, None, 0, window).expect("valid").run();
+            let run = run.expect("it ends");
+            assert_accounted(&run);
+            if window.is_none() {
+                assert_eq!((run.requests_in, run.requests_done), (400, 400), "{name}");
+            }
+        }
+    }
 }

@@ -132,7 +132,7 @@ pub fn table_seen(
                     continue;
                 }
                 let read = ReadOptions { min_output_tokens, ..ReadOptions::default() };
-                Source::Trace(Arc::new(Trace::read(&path, read)?))
+                Source::Trace(Arc::new(Trace::read(&path, &read)?))
             }
         };
         last = Some((setting.from, source.clone()));
