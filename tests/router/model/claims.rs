@@ -30,9 +30,8 @@ impl World {
         record.deadline.is_some_and(|steps| self.clock - record.step >= i64::from(steps))
     }
 
-    /// Who is overdue, in the order in which they go, the highest class first.
-    fn overdue(&self) -> Vec<RequestId> {
-        let mut overdue = self.window();
+    /// Who of these is overdue, in the order in which they go, the highest class first.
+    fn overdue(&self, mut overdue: Vec<RequestId>) -> Vec<RequestId> {
         overdue.retain(|id| self.is_late(&self.records[id]) || self.is_next(*id));
         overdue.sort_by_key(|id| {
             let record = &self.records[id];
@@ -57,7 +56,7 @@ impl World {
         if self.setting.share != Share::WHOLE || !self.sides.iter().any(|side| side.capacity.is_some()) {
             return None;
         }
-        for id in self.overdue() {
+        for id in self.overdue(self.window()) {
             let record = self.records[&id];
             let may_use = |side: &&Side| self.may_take(&record, side) && may(id, side.id);
             let usable: Vec<&Side> = self.sides.iter().filter(may_use).collect();
@@ -87,7 +86,8 @@ impl World {
         if let Some(claim) = claim {
             self.counts.claims += u64::from(self.claim.is_none_or(|before| before.id != claim.id));
             self.counts.admitted_beside_claims += entered.len() as u64;
-            let overdue = self.overdue();
+            // A second turn of a class begins where its window stands: with late ones of behind it too.
+            let overdue = self.overdue(self.waiting.clone());
             let at = overdue.iter().position(|&id| id == claim.id).unwrap_or(0);
             for (id, worker) in entered {
                 assert_ne!(*id, claim.id, "it fitted nowhere");
