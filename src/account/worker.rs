@@ -172,9 +172,9 @@ impl Account {
         self.own.requests + self.held.requests + self.preempted.requests
     }
 
-    /// Whether somebody is there who grows with the worker.
-    pub(crate) fn any_grows(&self) -> bool {
-        self.own.requests > 0
+    /// Those who grow with the worker.
+    pub(crate) fn growing(&self) -> u32 {
+        self.own.requests
     }
 
     pub(crate) fn held_requests(&self) -> u32 {
@@ -251,7 +251,7 @@ impl Account {
         (active.base_tokens() + self.growth_of(active)).max(0) as u64
     }
 
-    /// Whether its turn comes between two times of the step clock, where each worker has one in two to the
+    /// Whether its turn comes between two times of a step clock, where each worker has one in two to the
     /// power of `exponent` steps.
     #[inline]
     pub(crate) fn has_turn(&self, exponent: u32, from_step: i64, to_step: i64) -> bool {

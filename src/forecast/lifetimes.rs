@@ -205,25 +205,24 @@ impl Lifetimes {
     /// A request was seen to generate its tokens `from` up to, and without, `to`.
     pub fn lived(&mut self, from: u32, to: u32) {
         let (mut at, to) = (from.min(MOST_TOKENS), to.min(MOST_TOKENS));
+        let exact = to.min(EXACT);
+        if at < exact {
+            for seen in [&mut self.long, &mut self.short] {
+                seen.tokens[at as usize..exact as usize].iter_mut().for_each(|tokens| *tokens += 1.0);
+            }
+            at = exact;
+        }
         if at >= to {
             return;
         }
+        // Mostly the last bin is the first: whoever is old has long been of its ages.
         let last = bin_of(to - 1);
-        loop {
-            let bin = bin_of(at);
-            // Mostly the last one is the first: whoever is old has long been of its ages.
-            let until = if bin == last {
-                to
-            } else {
-                let (first, width) = ages_of(bin);
-                first + width
-            };
-            self.long.tokens[bin] += f64::from(until - at);
-            self.short.tokens[bin] += f64::from(until - at);
-            if bin == last {
-                return;
-            }
-            at = until;
+        for bin in bin_of(at)..=last {
+            let (first, width) = ages_of(bin);
+            let tokens = f64::from(to.min(first + width) - at);
+            self.long.tokens[bin] += tokens;
+            self.short.tokens[bin] += tokens;
+            at = first + width;
         }
     }
 
