@@ -2,10 +2,11 @@
 //!
 //! Either a fixed number of tokens for each ([`RouterConfig::headroom_steps`]), or what
 //! [`crate::forecast::ruin`] finds for all of a worker together. That is worked out anew as those who run
-//! grow older, by a token each in the mean: for a worker where somebody has come or gone since, and for every worker each 16 steps. A worker
-//! whose free slots leave more than the most room, whoever enters them, turns nobody away for the want of it:
-//! there it is made anew each 128 steps only. It counts one request more than are there, of the mean length,
-//! for whoever is admitted; where a step admits several to one worker, the room is that of the first of them.
+//! grow older, by a token each in the mean: for a worker where somebody has come or gone since, and for every
+//! worker each 16 such steps. A worker whose free slots leave more than the most room, whoever enters them,
+//! turns nobody away for the want of it: there it is made anew each 128 only. It counts one request more than
+//! are there, of the mean length, for whoever is admitted; where a step admits several to one worker, the
+//! room is that of the first of them.
 //!
 //! [`RouterConfig::headroom_steps`]: crate::RouterConfig::headroom_steps
 
