@@ -11,8 +11,8 @@ use crate::score::Knot;
 pub(super) struct Bends<'a> {
     /// Where it bends, ascending; what fills the last block is never passed.
     pub at: &'a [[i32; BLOCK]],
-    /// How steep it is once so many bends are passed, and how high that line lies at zero: one more than there
-    /// are bends, in whole blocks. The last line comes again and again at the end.
+    /// How steep it is once so many bends are passed, and how high that line lies at zero: one more than the
+    /// blocks have bends. The last line comes again and again at the end.
     pub slopes: &'a [i32],
     pub heights: &'a [i32],
 }
@@ -26,7 +26,7 @@ impl Bends<'_> {
 
     /// How many bends lie below a place.
     #[inline(always)]
-    pub(super) fn passed<L: Lanes>(&self, lanes: L, place: i32) -> usize {
+    fn passed<L: Lanes>(&self, lanes: L, place: i32) -> usize {
         let (place, mut count) = (lanes.splat(place), 0);
         // Loops, no closures: these may be compiled apart, without the instruction set.
         for at in self.at {
@@ -95,7 +95,7 @@ impl Reserve {
 
     pub(super) fn set(&mut self, terms: &LevelTerms<'_>) {
         let knots = terms.reserve_knots;
-        if self.shortest == terms.reserve && self.knots == knots {
+        if !self.at.is_empty() && self.shortest == terms.reserve && self.knots == knots {
             return;
         }
         self.shortest = terms.reserve;

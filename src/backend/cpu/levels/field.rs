@@ -22,6 +22,8 @@ pub(crate) const MOST_GROUPS: usize = 16;
 /// block: most often no more bend there.
 const OTHERS_TOGETHER: usize = 4;
 const RESERVE_TOGETHER: usize = 2;
+/// About as many as the price of short requests has.
+const RESERVE_LINES: usize = BLOCK / 2;
 
 /// A line of the price of the others that bounds blocks.
 #[derive(Clone, Copy, Debug)]
@@ -171,7 +173,7 @@ impl Levels {
         for ((tops, high), ages) in self.tops.iter_mut().zip(ordered.high).zip(&marks.block_ages) {
             // The longest of a block costs least.
             let high = lanes.load_unsigned(high);
-            let reserve = reserve.heights::<_, RESERVE_TOGETHER>(lanes, high, (0, i32::MAX));
+            let reserve = reserve.heights::<_, RESERVE_LINES>(lanes, high, (0, i32::MAX));
             lanes.store(lanes.sub(lanes.load(ages), reserve), tops);
         }
     }
@@ -470,14 +472,12 @@ impl<'a> Field<'a> {
         if first == NOTHING || first < least {
             return None;
         }
-        // The most promising block leaves the fewest others.
+        // The most promising block leaves the fewest others. No branch could foresee its group.
         let mut promising = 0;
         for (group, scores) in self.scores.iter().enumerate() {
             let lane = lanes.equal(lanes.load(scores), lanes.splat(first));
-            if lane != 0 {
-                promising = group * BLOCK + lane.trailing_zeros() as usize;
-                break;
-            }
+            let block = group * BLOCK + lane.trailing_zeros() as usize;
+            promising = if lane != 0 { block } else { promising };
         }
         let mut best = (least, None);
         let (mut block, mut group, mut left) = (promising, 0, u16::MAX);
