@@ -165,7 +165,7 @@ pub(super) fn begin<L: Lanes>(
         let bounds = lanes.mul(lanes.ages(passed, age), lanes.splat(unit));
         lanes.store(bounds, ages);
         let inside = (blocks - group * BLOCK).min(BLOCK);
-        greatest = greatest.max(lanes.greatest(bounds, u16::MAX >> (BLOCK - inside)));
+        greatest = greatest.max(lanes.top(lanes.keep(bounds, u16::MAX >> (BLOCK - inside))));
     }
     marks.greatest_age = greatest;
     marks.slopes = slopes;

@@ -46,6 +46,8 @@ pub(crate) trait Lanes: Copy {
     /// The scores of requests whose word has the worker's bit and that are at most `longest` tokens long; the
     /// least value elsewhere.
     fn admit(self, scores: Self::V, words: Self::V, bit: i32, tokens: Self::V, longest: i32) -> Self::V;
+    /// The lanes that lie below others, and the greatest value elsewhere.
+    fn lift(self, a: Self::V, b: Self::V) -> Self::V;
     /// Replaces one lane.
     fn put(self, lanes: Self::V, lane: usize, value: i32) -> Self::V;
     /// Writes the lanes of a mask one after the other; what follows them means nothing.

@@ -9,6 +9,13 @@ impl Loads {
         &self.levels
     }
 
+    /// The least of them but a worker's own, of two or more.
+    #[inline(always)]
+    pub(crate) fn least_without(&self, worker: usize) -> i64 {
+        let [least, next, ..] = self.levels[..] else { return 0 };
+        if self.anticipated[worker] == least { next } else { least }
+    }
+
     /// These, for who follows them.
     pub(crate) fn levels_mut(&mut self) -> &mut [i64] {
         &mut self.levels

@@ -202,6 +202,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn lift(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX2.
+        let half = |at: usize| unsafe {
+            let below = _mm256_cmpgt_epi32(b[at], a[at]);
+            _mm256_blendv_epi8(_mm256_set1_epi32(i32::MAX), a[at], below)
+        };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
     fn put(self, [low, high]: Self::V, lane: usize, value: i32) -> Self::V {
         // SAFETY: the CPU has AVX2.
         unsafe {

@@ -202,6 +202,15 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn lift(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the CPU has AVX-512.
+        unsafe {
+            let below = _mm512_cmplt_epi32_mask(a, b);
+            _mm512_mask_mov_epi32(_mm512_set1_epi32(i32::MAX), below, a)
+        }
+    }
+
+    #[inline(always)]
     fn put(self, lanes: Self::V, lane: usize, value: i32) -> Self::V {
         // SAFETY: the CPU has AVX-512.
         unsafe { _mm512_mask_set1_epi32(lanes, 1 << lane, value) }

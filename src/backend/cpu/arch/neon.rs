@@ -187,6 +187,11 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn lift(self, a: Self::V, b: Self::V) -> Self::V {
+        each!(|at| vbslq_s32(vcltq_s32(a[at], b[at]), a[at], vdupq_n_s32(i32::MAX)))
+    }
+
+    #[inline(always)]
     fn put(self, lanes: Self::V, lane: usize, value: i32) -> Self::V {
         let mask = self.spread(1 << lane);
         each!(|at| vbslq_s32(mask[at], vdupq_n_s32(value), lanes[at]))

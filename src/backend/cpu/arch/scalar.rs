@@ -141,6 +141,11 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn lift(self, a: Self::V, b: Self::V) -> Self::V {
+        each(|lane| if a[lane] < b[lane] { a[lane] } else { i32::MAX })
+    }
+
+    #[inline(always)]
     fn put(self, mut lanes: Self::V, lane: usize, value: i32) -> Self::V {
         lanes[lane] = value;
         lanes

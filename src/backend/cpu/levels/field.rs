@@ -1,13 +1,14 @@
 //! The waiting requests as the kernel of level with the terms of the pool sees them, and its searches.
 
 use super::Ranks;
-use super::bends::Bends;
+use super::bends::{Bends, Reserve};
 use crate::backend::cpu::column::{Found, Marks};
 use crate::backend::cpu::lanes::Lanes;
 use crate::backend::loads::Loads;
 use crate::backend::picks::hold;
 use crate::pool::{BLOCK, Ordered};
 use crate::rule::LevelTerms;
+use crate::score::Age;
 
 /// What adds up to a score stays below this, each part of it.
 const PART: i64 = 1 << 29;
@@ -17,13 +18,27 @@ const NOTHING: i32 = i32::MIN;
 const NO_BASE: i32 = NOTHING / 4;
 /// Groups of blocks that are searched here.
 pub(crate) const MOST_GROUPS: usize = 16;
+/// Lines of the price of the others, and of the price of short requests, that are looked at together within a
+/// block: most often no more bend there.
+const OTHERS_TOGETHER: usize = 4;
+const RESERVE_TOGETHER: usize = 2;
+/// About as many as the price of short requests has.
+const RESERVE_LINES: usize = BLOCK / 2;
 
 /// A line of the price of the others that bounds blocks.
 #[derive(Clone, Copy, Debug)]
 struct Bound {
     passed: usize,
     slope: i32,
-    height: i32,
+}
+
+/// What lanes hold of a search.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    /// By how much the least of the others lies above a worker's own load, at least.
+    least: i64,
+    /// Lengths wanted: from, up to.
+    wanted: (i64, i64),
 }
 
 /// The terms of a step, and what is known of the waiting requests.
@@ -33,6 +48,7 @@ pub(crate) struct Levels {
     fall: i32,
     /// See [`LevelTerms::mean`].
     wanted: [i64; 3],
+    limits: Limits,
     /// What the terms below were made of.
     rises: Vec<i64>,
     /// What each of the others adds to a slope, the lowest first, less than zero.
@@ -40,11 +56,12 @@ pub(crate) struct Levels {
     /// How many of the others a length passes from where on a token costs more than it gains.
     peak: usize,
     bounds: Vec<Bound>,
-    /// What the others make a length cost.
-    others: Bends,
-    /// What a short request costs.
-    reserve: Bends,
+    /// What the others make a length cost: see [`Bends`].
+    slopes: Vec<i32>,
+    heights: Vec<i32>,
     ranks: Ranks,
+    /// What a short request costs.
+    reserve: Reserve,
     /// Bases of the entries of blocks that are known.
     base: Vec<[i32; BLOCK]>,
     /// Per group a bit for each block that is known.
@@ -59,14 +76,19 @@ impl Levels {
     /// Takes the terms of a step; false where lanes do not hold them.
     pub(crate) fn take_terms(&mut self, terms: &LevelTerms<'_>, unit: i64, ordered: &Ordered<'_>) -> bool {
         self.begun = false;
-        let last = ordered.tokens.last().map_or(0, |&tokens| i64::from(tokens));
+        let (Some(&shortest), Some(&last)) = (ordered.tokens.first(), ordered.tokens.last()) else {
+            return false;
+        };
+        let (shortest, last) = (i64::from(shortest), i64::from(last));
         let priced = terms.reserve.0 < PART && terms.reserve.1.saturating_mul(last) < PART;
-        let fits = unit < 1 << 20 && terms.rises[0] < 1 << 24 && priced;
-        if !fits || ordered.low.len() > MOST_GROUPS {
+        let fits = (1..1 << 20).contains(&unit) && terms.rises[0] < 1 << 24 && priced;
+        let (furthest, off) = ((PART - 1) / terms.rises[0].max(1), (PART - 1) / unit.max(1));
+        if !fits || last - shortest > furthest || ordered.low.len() > MOST_GROUPS {
             return false;
         }
+        self.limits = Limits { least: last - furthest, wanted: (last - off, shortest + off) };
         self.wanted = [terms.mean, terms.least, terms.base];
-        self.reserve.set_reserve(terms);
+        self.reserve.set(terms);
         if self.unit != unit as i32 || self.rises != terms.rises {
             self.take_rises(terms.rises, unit);
         }
@@ -78,16 +100,22 @@ impl Levels {
         self.rises.clear();
         self.rises.extend(rises);
         let others = rises.len() - 1;
-        self.others.set_slopes(rises.iter().rev().map(|&rise| rise as i32));
+        let blocks = others.div_ceil(BLOCK);
+        self.slopes.clear();
+        self.slopes.extend(rises.iter().rev().map(|&rise| rise as i32));
+        self.slopes.resize(blocks * BLOCK + 1, rises[0] as i32);
+        self.heights.clear();
+        self.heights.resize(blocks * BLOCK + 1, 0);
         self.falls.clear();
-        self.falls.resize(others.div_ceil(BLOCK), [0; BLOCK]);
+        self.falls.resize(blocks, [0; BLOCK]);
         for (fall, rises) in self.falls.as_flattened_mut().iter_mut().zip(rises.windows(2).rev()) {
             *fall = (rises[1] - rises[0]) as i32;
         }
         self.bounds.clear();
-        let mut ahead = 0;
+        // Of many lines, the two steepest bound no block that the third does not.
+        let mut ahead = if others < BLOCK { 0 } else { 2 };
         while ahead < others {
-            self.bounds.push(Bound { passed: others - ahead, slope: rises[ahead] as i32, height: 0 });
+            self.bounds.push(Bound { passed: others - ahead, slope: rises[ahead] as i32 });
             ahead += 1 + ahead / 2;
         }
         self.peak = others - rises.iter().rposition(|&rise| rise >= unit).unwrap_or(0);
@@ -95,11 +123,13 @@ impl Levels {
 
     /// Makes room for so many workers and groups.
     pub(crate) fn hold(&mut self, workers: usize, groups: usize) {
+        let blocks = workers.div_ceil(BLOCK);
         hold(&mut self.rises, workers);
-        hold(&mut self.falls, workers.div_ceil(BLOCK));
+        hold(&mut self.falls, blocks);
         hold(&mut self.bounds, workers.min(64));
-        self.others.hold(workers);
-        self.reserve.hold(BLOCK);
+        hold(&mut self.slopes, blocks * BLOCK + 1);
+        hold(&mut self.heights, blocks * BLOCK + 1);
+        self.reserve.hold();
         self.ranks.hold(workers);
         hold(&mut self.base, groups * BLOCK);
         hold(&mut self.tops, groups);
@@ -112,14 +142,15 @@ impl Levels {
         self.begun = false;
     }
 
-    fn is_known(&self, block: usize) -> bool {
-        self.known.get(block / BLOCK).is_some_and(|known| known >> (block % BLOCK) & 1 == 1)
+    /// What the length wanted is made of: see [`LevelTerms::mean`].
+    pub(super) fn wanted(&self) -> [i64; 3] {
+        self.wanted
     }
 
     /// An entry is free again.
     pub(crate) fn give_back(&mut self, position: usize) {
         let (block, lane) = (position / BLOCK, position % BLOCK);
-        if self.begun && self.is_known(block) {
+        if self.begun && self.known[block / BLOCK] >> (block % BLOCK) & 1 == 1 {
             let top = &mut self.tops[block / BLOCK][block % BLOCK];
             *top = (*top).max(self.base[block][lane]);
         }
@@ -138,37 +169,75 @@ impl Levels {
         if self.base.len() < ordered.token_blocks.len() {
             self.base.resize(ordered.token_blocks.len(), [0; BLOCK]);
         }
-        for group in 0..groups {
+        let reserve = self.reserve.bends();
+        for ((tops, high), ages) in self.tops.iter_mut().zip(ordered.high).zip(&marks.block_ages) {
             // The longest of a block costs least.
-            let high = lanes.load_unsigned(&ordered.high[group]);
-            let reserve = self.reserve.heights(lanes, high, (0, i32::MAX));
-            lanes.store(lanes.sub(lanes.load(&marks.block_ages[group]), reserve), &mut self.tops[group]);
+            let high = lanes.load_unsigned(high);
+            let reserve = reserve.heights::<_, RESERVE_LINES>(lanes, high, (0, i32::MAX));
+            lanes.store(lanes.sub(lanes.load(ages), reserve), tops);
         }
     }
 }
 
 /// What a worker wants.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Query {
-    /// Its load as the ranks count it, and without the slot that is to be filled.
-    level: i32,
+pub(super) struct Wish {
+    /// Its anticipated load, with the slot that is to be filled and without it, and the least of the others.
+    level: i64,
     own: i64,
-    /// By how much the least of the others lies above the latter.
     least: i64,
     /// The length wanted.
-    pub wanted: i64,
+    pub tokens: i64,
+}
+
+impl Wish {
+    #[inline(always)]
+    pub(super) fn new(wanted: [i64; 3], loads: &Loads, worker: usize, own: i64, least: i64) -> Self {
+        let (mean, _) = loads.others(worker);
+        let tokens = LevelTerms::wanted_tokens(wanted, mean - own, least - own);
+        Self { level: loads.anticipated()[worker], own, least, tokens }
+    }
+}
+
+/// A wish as lanes hold it: loads as the ranks count them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Query {
+    level: i32,
+    own: i32,
+    wanted: i32,
 }
 
 /// The waiting requests by length, and the workers by load.
 pub(super) struct Field<'a> {
-    ordered: &'a Ordered<'a>,
-    marks: &'a mut Marks,
-    levels: &'a mut Levels,
-    /// Whether lanes hold the loads.
-    ranked: bool,
+    tokens: &'a [[u32; BLOCK]],
+    passed: &'a [[u32; BLOCK]],
+    arrived: &'a [[u64; BLOCK]],
+    low: &'a [[u32; BLOCK]],
+    high: &'a [[u32; BLOCK]],
+    /// The shortest and the longest.
+    ends: (i32, i32),
+    taken: &'a mut [u16],
+    full: &'a mut [u16],
+    age: Age,
+    unit: i32,
+    fall: i32,
+    wanted: [i64; 3],
+    limits: Limits,
+    falls: &'a [[i32; BLOCK]],
+    peak: usize,
+    bounds: &'a [Bound],
+    slopes: &'a [i32],
+    heights: &'a mut [i32],
+    reserve: Bends<'a>,
+    ranks: &'a mut Ranks,
+    base: &'a mut [[i32; BLOCK]],
+    known: &'a mut [u16],
+    tops: &'a mut [[i32; BLOCK]],
+    scores: &'a mut [[i32; BLOCK]],
 }
 
 impl<'a> Field<'a> {
+    /// None where lanes do not hold the loads.
     #[inline(always)]
     pub(super) fn new<L: Lanes>(
         lanes: L,
@@ -176,88 +245,117 @@ impl<'a> Field<'a> {
         marks: &'a mut Marks,
         levels: &'a mut Levels,
         loads: &[i64],
-    ) -> Self {
+    ) -> Option<Self> {
         levels.begin(lanes, ordered, marks);
-        let ranked = levels.ranks.take(loads);
-        Self { ordered, marks, levels, ranked }
+        if !levels.ranks.take(loads) {
+            return None;
+        }
+        let (blocks, groups) = (ordered.token_blocks.len(), ordered.low.len());
+        Some(Self {
+            tokens: ordered.token_blocks,
+            passed: &ordered.passed_blocks[..blocks],
+            arrived: &ordered.arrived_blocks[..blocks],
+            low: ordered.low,
+            high: &ordered.high[..groups],
+            ends: (*ordered.tokens.first()? as i32, *ordered.tokens.last()? as i32),
+            taken: &mut marks.taken[..blocks],
+            full: &mut marks.full[..groups],
+            age: marks.age,
+            unit: levels.unit,
+            fall: levels.fall,
+            wanted: levels.wanted,
+            limits: levels.limits,
+            falls: &levels.falls,
+            peak: levels.peak,
+            bounds: &levels.bounds,
+            slopes: &levels.slopes,
+            heights: &mut levels.heights,
+            reserve: levels.reserve.bends(),
+            ranks: &mut levels.ranks,
+            base: &mut levels.base[..blocks],
+            known: &mut levels.known[..groups],
+            tops: &mut levels.tops[..groups],
+            scores: &mut levels.scores[..groups],
+        })
     }
 
     /// Gives the loads back as they are now.
     #[inline(always)]
     pub(super) fn give_levels(&self, loads: &mut [i64]) {
-        if self.ranked {
-            self.levels.ranks.give(loads);
-        }
+        self.ranks.give(loads);
     }
 
     #[inline(always)]
     pub(super) fn tokens_of(&self, position: usize) -> i64 {
-        i64::from(self.ordered.token_blocks[position / BLOCK][position % BLOCK])
+        i64::from(self.tokens[position / BLOCK][position % BLOCK])
     }
 
-    /// What a worker wants whose load is `own` without the slot that is to be filled; none where lanes do not
-    /// hold its load.
+    /// What a worker wants for a slot that is to be filled.
     #[inline(always)]
-    pub(super) fn query(&self, loads: &Loads, worker: usize, own: i64) -> Option<Query> {
-        let ranks = &self.levels.ranks;
-        let level = ranks.level_of(loads.anticipated()[worker]);
-        if !self.ranked || level.abs() >= PART {
-            return None;
-        }
-        let (mean, _) = loads.others(worker);
-        let (mean, own) = (ranks.level_of(mean), ranks.level_of(own));
-        let least = i64::from(ranks.least_without(level as i32)) - own;
-        let wanted = LevelTerms::wanted_tokens(self.levels.wanted, mean - own, least);
-        Some(Query { level: level as i32, own, least, wanted })
+    pub(super) fn wish(&self, loads: &Loads, worker: usize) -> Wish {
+        let least = self.ranks.least_without(loads.anticipated()[worker]);
+        Wish::new(self.wanted, loads, worker, loads.refilled(worker), least)
     }
 
-    /// Whether lanes hold a search.
+    /// The search for a wish; none where lanes do not hold it.
     #[inline(always)]
-    pub(super) fn holds(&self, query: &Query) -> bool {
-        let levels = &*self.levels;
-        let tokens = self.ordered.tokens;
-        let (shortest, last) = (i64::from(tokens[0]), i64::from(tokens[tokens.len() - 1]));
-        let price = levels.rises[0].saturating_mul(last - query.least.min(shortest));
-        let off = (last - query.wanted).abs().max((shortest - query.wanted).abs());
-        query.own.abs() < PART && price < PART && i64::from(levels.unit).saturating_mul(off) < PART
+    pub(super) fn query(&self, wish: &Wish) -> Option<Query> {
+        let (level, own) = (self.ranks.level_of(wish.level), self.ranks.level_of(wish.own));
+        let (from, to) = self.limits.wanted;
+        let holds = level.abs().max(own.abs()) < PART
+            && wish.least - wish.own >= self.limits.least
+            && (from..=to).contains(&wish.tokens);
+        holds.then_some(Query { level: level as i32, own: own as i32, wanted: wish.tokens as i32 })
+    }
+
+    #[inline(always)]
+    fn is_known(&self, block: usize) -> bool {
+        self.known[block / BLOCK] >> (block % BLOCK) & 1 == 1
     }
 
     /// Takes an entry.
     #[inline(always)]
     pub(super) fn take<L: Lanes>(&mut self, lanes: L, position: usize) {
-        self.marks.take(position);
         let block = position / BLOCK;
-        if self.levels.is_known(block) {
-            self.tighten(lanes, block, lanes.load(&self.levels.base[block]));
+        self.taken[block] |= 1 << (position % BLOCK);
+        if self.taken[block] == u16::MAX {
+            self.full[block / BLOCK] |= 1 << (block % BLOCK);
+        }
+        if self.is_known(block) {
+            self.tighten(lanes, block, lanes.load(&self.base[block]));
         }
     }
 
     /// An entry is free again.
     #[inline(always)]
     pub(super) fn give_back(&mut self, position: usize) {
-        self.marks.give_back(position);
-        self.levels.give_back(position);
+        let (block, lane) = (position / BLOCK, position % BLOCK);
+        self.taken[block] &= !(1 << lane);
+        self.full[block / BLOCK] &= !(1 << (block % BLOCK));
+        if self.is_known(block) {
+            let top = &mut self.tops[block / BLOCK][block % BLOCK];
+            *top = (*top).max(self.base[block][lane]);
+        }
     }
 
     /// The worker that was priced last has another load.
     #[inline(always)]
     pub(super) fn follow(&mut self, load: i64) {
-        let ranks = &mut self.levels.ranks;
-        ranks.set_left_out(ranks.level_of(load) as i32);
+        self.ranks.set_left_out(self.ranks.level_of(load) as i32);
     }
 
     /// The bases of a block.
     #[inline(always)]
     fn base_of<L: Lanes>(&mut self, lanes: L, block: usize) -> L::V {
-        if self.levels.is_known(block) {
-            return lanes.load(&self.levels.base[block]);
+        if self.is_known(block) {
+            return lanes.load(&self.base[block]);
         }
-        let ages = lanes.ages(&self.ordered.passed_blocks[block], self.marks.age);
-        let ages = lanes.mul(ages, lanes.splat(self.levels.unit));
-        let tokens = lanes.load_unsigned(&self.ordered.token_blocks[block]);
-        let base = lanes.sub(ages, self.levels.reserve.heights(lanes, tokens, self.ends_of(block)));
-        lanes.store(base, &mut self.levels.base[block]);
-        self.levels.known[block / BLOCK] |= 1 << (block % BLOCK);
+        let ages = lanes.mul(lanes.ages(&self.passed[block], self.age), lanes.splat(self.unit));
+        let tokens = lanes.load_unsigned(&self.tokens[block]);
+        let reserve = self.reserve.heights::<_, RESERVE_TOGETHER>(lanes, tokens, self.ends_of(block));
+        let base = lanes.sub(ages, reserve);
+        lanes.store(base, &mut self.base[block]);
+        self.known[block / BLOCK] |= 1 << (block % BLOCK);
         self.tighten(lanes, block, base);
         base
     }
@@ -265,76 +363,94 @@ impl<'a> Field<'a> {
     /// Brings the greatest base of a block down to its free entries.
     #[inline(always)]
     fn tighten<L: Lanes>(&mut self, lanes: L, block: usize, base: L::V) {
-        let top = lanes.top(lanes.keep(base, !self.marks.taken[block]));
-        self.levels.tops[block / BLOCK][block % BLOCK] = top.max(NO_BASE);
+        let top = lanes.top(lanes.keep(base, !self.taken[block]));
+        self.tops[block / BLOCK][block % BLOCK] = top.max(NO_BASE);
     }
 
     /// The shortest and the longest of a block.
     #[inline(always)]
     fn ends_of(&self, block: usize) -> (i32, i32) {
         let (group, lane) = (block / BLOCK, block % BLOCK);
-        (self.ordered.low[group][lane] as i32, self.ordered.high[group][lane] as i32)
+        (self.low[group][lane] as i32, self.high[group][lane] as i32)
     }
 
-    /// The scores of a block.
+    /// What the others make a length cost on the worker that is left out.
     #[inline(always)]
-    fn scores<L: Lanes>(&mut self, lanes: L, query: &Query, block: usize) -> L::V {
-        let (own, (low, high)) = (query.own as i32, self.ends_of(block));
-        let tokens = lanes.load_unsigned(&self.ordered.token_blocks[block]);
-        let loads = lanes.add(tokens, lanes.splat(own));
-        let price = self.levels.others.heights(lanes, loads, (low + own, high + own));
-        let base = self.base_of(lanes, block);
-        let terms = (self.levels.unit, self.levels.fall);
-        let worth = lanes.add(base, distances(lanes, tokens, query.wanted as i32, terms));
-        lanes.sub(worth, price)
+    fn others(&self) -> Bends<'_> {
+        Bends { at: self.ranks.others(), slopes: self.slopes, heights: self.heights }
     }
 
     /// The score of an entry, after [`Self::price`].
     #[inline(always)]
     pub(super) fn score_of<L: Lanes>(&mut self, lanes: L, query: &Query, position: usize) -> i64 {
-        let mut scores = [0; BLOCK];
-        let block = position / BLOCK;
-        lanes.store(self.scores(lanes, query, block), &mut scores);
-        i64::from(scores[position % BLOCK])
+        let (block, lane) = (position / BLOCK, position % BLOCK);
+        self.base_of(lanes, block);
+        let tokens = self.tokens[block][lane] as i32;
+        let price = self.others().height(lanes, tokens + query.own);
+        let past = tokens - query.wanted;
+        let distance = (past * self.unit).min(past * -self.fall);
+        i64::from(self.base[block][lane] + distance - price)
     }
 
     /// Works out what the others make a length cost on the worker, which is left out of the ranks.
     #[inline(always)]
     pub(super) fn price<L: Lanes>(&mut self, lanes: L, query: &Query) {
-        let Levels { others, ranks, falls, bounds, .. } = &mut *self.levels;
-        ranks.leave_out(lanes, query.level);
-        let last = self.ordered.tokens[self.ordered.tokens.len() - 1] as i32;
-        others.set_others(lanes, (ranks.others(), query.own as i32 + last), falls);
-        for bound in bounds {
-            bound.height = others.height_of_line(bound.passed);
-        }
+        let reach = query.own + self.ends.1;
+        self.ranks.leave_out(lanes, (query.level, reach), self.falls, self.heights);
     }
 
     /// At least the greatest score of a free entry that fits, for each block; the greatest of all.
     #[inline(always)]
     fn bound_blocks<L: Lanes>(&mut self, lanes: L, query: &Query, longest: i32) -> i32 {
-        let Levels { unit, fall, peak, others, bounds, tops, scores, .. } = &mut *self.levels;
-        let (own, wanted) = (query.own as i32, query.wanted as i32);
-        let peak = lanes.splat(wanted.min(others.bend(*peak - 1) - own));
-        let longest = lanes.splat(longest);
+        let peak = query.wanted.min(self.others().bend(self.peak - 1) - query.own);
         let mut first = lanes.splat(NOTHING);
-        let ends = self.ordered.low.iter().zip(self.ordered.high).zip(&self.marks.full);
-        for (((low, high), &full), (top, into)) in ends.zip(tops.iter().zip(scores)) {
-            let low = lanes.load_unsigned(low);
-            let high = lanes.min(lanes.load_unsigned(high), longest);
-            let nearest = lanes.min(lanes.max(peak, low), high);
-            let loads = lanes.add(nearest, lanes.splat(own));
-            let mut price = lanes.splat(0);
-            for &Bound { slope, height, .. } in bounds.iter() {
-                let rise = lanes.mul(loads, lanes.splat(slope));
-                price = lanes.max(price, lanes.add(rise, lanes.splat(height)));
-            }
-            let worth = lanes.add(lanes.load(top), distances(lanes, nearest, wanted, (*unit, *fall)));
-            let scores = lanes.keep(lanes.sub(worth, price), lanes.at_most(!full, low, longest));
-            lanes.store(scores, into);
-            first = lanes.max(first, scores);
+        let mut group = 0;
+        // Two groups share what a line is loaded for.
+        while group + 2 <= self.scores.len() {
+            first = lanes.max(first, self.bound_groups::<_, 2>(lanes, query, (peak, longest), group));
+            group += 2;
+        }
+        if group < self.scores.len() {
+            first = lanes.max(first, self.bound_groups::<_, 1>(lanes, query, (peak, longest), group));
         }
         lanes.top(first)
+    }
+
+    /// [`Self::bound_blocks`] for some groups: the greatest of each lane.
+    #[inline(always)]
+    fn bound_groups<L: Lanes, const GROUPS: usize>(
+        &mut self,
+        lanes: L,
+        query: &Query,
+        (peak, longest): (i32, i32),
+        from: usize,
+    ) -> L::V {
+        let (none, longest) = (lanes.splat(0), lanes.splat(longest));
+        let (low, high) = (&self.low[from..from + GROUPS], &self.high[from..from + GROUPS]);
+        let (full, tops) = (&self.full[from..from + GROUPS], &self.tops[from..from + GROUPS]);
+        let into = &mut self.scores[from..from + GROUPS];
+        let (mut nearest, mut loads, mut price) = ([none; GROUPS], [none; GROUPS], [none; GROUPS]);
+        for at in 0..GROUPS {
+            let high = lanes.min(lanes.load_unsigned(&high[at]), longest);
+            nearest[at] = lanes.min(lanes.max(lanes.splat(peak), lanes.load_unsigned(&low[at])), high);
+            loads[at] = lanes.add(nearest[at], lanes.splat(query.own));
+        }
+        for &Bound { passed, slope } in self.bounds {
+            let (slope, height) = (lanes.splat(slope), lanes.splat(self.heights[passed]));
+            for at in 0..GROUPS {
+                price[at] = lanes.max(price[at], lanes.add(lanes.mul(loads[at], slope), height));
+            }
+        }
+        let mut first = lanes.splat(NOTHING);
+        for at in 0..GROUPS {
+            let distances = distances(lanes, nearest[at], query.wanted, (self.unit, self.fall));
+            let scores = lanes.sub(lanes.add(lanes.load(&tops[at]), distances), price[at]);
+            let fit = lanes.at_most(!full[at], lanes.load_unsigned(&low[at]), longest);
+            let scores = lanes.keep(scores, fit);
+            lanes.store(scores, &mut into[at]);
+            first = lanes.max(first, scores);
+        }
+        first
     }
 
     /// The best free entry of at most `longest` tokens that scores at least so much, after [`Self::price`]:
@@ -347,26 +463,23 @@ impl<'a> Field<'a> {
         longest: i64,
         least: i32,
     ) -> Option<Found> {
-        let tokens = self.ordered.tokens;
-        let longest = longest.min(i64::from(tokens[tokens.len() - 1]));
-        if longest < i64::from(tokens[0]) {
+        let (shortest, last) = self.ends;
+        if longest < i64::from(shortest) {
             return None;
         }
-        let mut best = (least, None);
-        let longest = longest as i32;
+        let longest = longest.min(i64::from(last)) as i32;
         let first = self.bound_blocks(lanes, query, longest);
         if first == NOTHING || first < least {
             return None;
         }
-        // The most promising block leaves the fewest others.
+        // The most promising block leaves the fewest others. No branch could foresee its group.
         let mut promising = 0;
-        for (group, scores) in self.levels.scores.iter().enumerate() {
+        for (group, scores) in self.scores.iter().enumerate() {
             let lane = lanes.equal(lanes.load(scores), lanes.splat(first));
-            if lane != 0 {
-                promising = group * BLOCK + lane.trailing_zeros() as usize;
-                break;
-            }
+            let block = group * BLOCK + lane.trailing_zeros() as usize;
+            promising = if lane != 0 { block } else { promising };
         }
+        let mut best = (least, None);
         let (mut block, mut group, mut left) = (promising, 0, u16::MAX);
         if promising < BLOCK {
             left &= !(1 << promising);
@@ -374,10 +487,10 @@ impl<'a> Field<'a> {
         loop {
             self.look_into(lanes, query, (block, longest), &mut best);
             let reached = lanes.splat(best.0.max(NOTHING + 1));
-            let mut reach = left & !lanes.greater(reached, lanes.load(&self.levels.scores[group]));
+            let mut reach = left & !lanes.greater(reached, lanes.load(&self.scores[group]));
             while reach == 0 {
                 group += 1;
-                let Some(scores) = self.levels.scores.get(group) else {
+                let Some(scores) = self.scores.get(group) else {
                     return best.1.map(|position| Found { position, score: i64::from(best.0) });
                 };
                 left = if promising / BLOCK == group { !(1 << (promising % BLOCK)) } else { u16::MAX };
@@ -398,9 +511,14 @@ impl<'a> Field<'a> {
         (block, longest): (usize, i32),
         best: &mut (i32, Option<usize>),
     ) {
-        let scores = self.scores(lanes, query, block);
-        let tokens = lanes.load_unsigned(&self.ordered.token_blocks[block]);
-        let fit = lanes.at_most(!self.marks.taken[block], tokens, lanes.splat(longest));
+        let (own, (low, high)) = (query.own, self.ends_of(block));
+        let base = self.base_of(lanes, block);
+        let tokens = lanes.load_unsigned(&self.tokens[block]);
+        let loads = lanes.add(tokens, lanes.splat(own));
+        let price = self.others().heights::<_, OTHERS_TOGETHER>(lanes, loads, (low + own, high + own));
+        let distances = distances(lanes, tokens, query.wanted, (self.unit, self.fall));
+        let scores = lanes.sub(lanes.add(base, distances), price);
+        let fit = lanes.at_most(!self.taken[block], tokens, lanes.splat(longest));
         let score = lanes.top(lanes.keep(scores, fit));
         if score < best.0 || score == NOTHING {
             return;
@@ -409,7 +527,7 @@ impl<'a> Field<'a> {
             *best = (score, None);
         }
         let mut equals = fit & lanes.equal(scores, lanes.splat(score));
-        let arrived = |position: usize| self.ordered.arrived_blocks[position / BLOCK][position % BLOCK];
+        let arrived = |position: usize| self.arrived[position / BLOCK][position % BLOCK];
         while equals != 0 {
             let position = block * BLOCK + equals.trailing_zeros() as usize;
             equals &= equals - 1;

@@ -24,15 +24,9 @@ pub(super) struct Ranks {
     origin: i64,
 }
 
-/// How many blocks hold the loads of so many workers, and what lies on either side of them.
+/// How many blocks hold the loads of so many workers but one, and what lies on either side of them.
 fn blocks(workers: usize) -> usize {
-    workers.div_ceil(BLOCK) + 2
-}
-
-/// Sixteen entries from one on.
-#[inline(always)]
-fn from<L: Lanes>(lanes: L, column: &[[i32; BLOCK]], at: usize) -> L::V {
-    lanes.load(column.as_flattened()[at..].first_chunk().expect("the column ends in a block of its own"))
+    workers.saturating_sub(1).div_ceil(BLOCK) + 2
 }
 
 impl Ranks {
@@ -88,24 +82,36 @@ impl Ranks {
         self.left_out = level;
     }
 
-    /// Leaves out one that has this level.
+    /// Leaves out one that has this level. Past each of the others, up to one that no length reaches, a price
+    /// is steeper, so much per token less than zero in `falls`: `heights` become those of its lines at zero.
     #[inline(always)]
-    pub(super) fn leave_out<L: Lanes>(&mut self, lanes: L, level: i32) {
-        let back = lanes.splat(self.left_out);
-        let mut below = usize::from(self.left_out < level);
-        let inside = 1..self.others.len() - 1;
-        for others in &self.others[inside.clone()] {
-            below += lanes.greater(lanes.splat(level), lanes.load(others)).count_ones() as usize;
-        }
+    pub(super) fn leave_out<L: Lanes>(
+        &mut self,
+        lanes: L,
+        (level, reach): (i32, i32),
+        falls: &[[i32; BLOCK]],
+        heights: &mut [i32],
+    ) {
         std::mem::swap(&mut self.others, &mut self.before);
-        let before = &self.before[..];
-        for (block, others) in self.others[inside].iter_mut().enumerate() {
-            let at = BLOCK + block * BLOCK;
-            let here = from(lanes, before, at);
-            let all = lanes.max(from(lanes, before, at - 1), lanes.min(back, here));
-            let next = lanes.max(here, lanes.min(back, from(lanes, before, at + 1)));
-            let stay = ((1u32 << below.saturating_sub(block * BLOCK).min(BLOCK)) - 1) as u16;
-            lanes.store(lanes.max(lanes.keep(all, stay), lanes.keep(next, !stay)), others);
+        let (back, own) = (lanes.splat(self.left_out), lanes.splat(level));
+        let (reach, mut sum) = (lanes.splat(reach), lanes.splat(0));
+        let before = self.before.as_flattened();
+        let [lower, here, upper] =
+            [BLOCK - 1, BLOCK, BLOCK + 1].map(|from| before[from..].as_chunks::<BLOCK>().0.iter());
+        let into = self.others[1..].iter_mut().zip(heights[1..].as_chunks_mut::<BLOCK>().0);
+        for (((into, heights), falls), ((lower, here), upper)) in
+            into.zip(falls).zip(lower.zip(here).zip(upper))
+        {
+            let here = lanes.load(here);
+            let all = lanes.max(lanes.load(lower), lanes.min(back, here));
+            let next = lanes.max(here, lanes.min(back, lanes.load(upper)));
+            // From the one that leaves on, each takes the place of the one before it.
+            let others = lanes.min(lanes.lift(all, own), next);
+            lanes.store(others, into);
+            let costs = lanes.mul(lanes.min(others, reach), lanes.load(falls));
+            let sums = lanes.add(lanes.running(costs), sum);
+            lanes.store(sums, heights);
+            sum = lanes.splat(heights[BLOCK - 1]);
         }
         self.left_out = level;
     }
@@ -113,14 +119,16 @@ impl Ranks {
     /// The levels of all but the one that is left out.
     #[inline(always)]
     pub(super) fn others(&self) -> &[[i32; BLOCK]] {
-        &self.others[1..self.others.len() - 1]
+        let [_, others @ .., _] = &self.others[..] else { return &[] };
+        others
     }
 
-    /// The least level of all but one that has this level.
+    /// The least load of all but one that has this load.
     #[inline(always)]
-    pub(super) fn least_without(&self, level: i32) -> i32 {
+    pub(super) fn least_without(&self, load: i64) -> i64 {
         let [first, second, ..] = self.others[1];
         let (least, next) = (first.min(self.left_out), first.max(second.min(self.left_out)));
-        if level == least { next } else { least }
+        let least_load = self.origin + i64::from(least);
+        if load == least_load { self.origin + i64::from(next) } else { least_load }
     }
 }
