@@ -4,6 +4,7 @@ use balanceroute::policy::PolicyError;
 use balanceroute::router::RouterError;
 use thiserror::Error;
 
+use crate::cost::CostError;
 use crate::traces::TraceError;
 
 /// What a simulation cannot do.
@@ -45,6 +46,9 @@ pub enum SimError {
     /// A trace that cannot be used.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// A step law that cannot be read.
+    #[error(transparent)]
+    Cost(#[from] CostError),
     /// A policy that does not exist, or its parameters.
     #[error(transparent)]
     Policy(#[from] PolicyError),

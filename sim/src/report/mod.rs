@@ -13,5 +13,5 @@ pub(crate) use figures::aligned;
 pub use figures::{Spread, by_policy, short};
 pub use lines::CsvLines;
 pub use paired::{Paired, differences, paired};
-pub use table::{footing, heading, table, waits};
+pub use table::{footing, heading, latencies, table, waits};
 pub use trace::{load, shape};

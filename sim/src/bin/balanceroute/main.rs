@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod cost;
 mod traces;
 
 use std::fmt::Display;
@@ -63,8 +64,8 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
         tell(format_args!("warning: {unfit}"));
     }
     let runs = evaluation::run(&scenario, !args.quiet)?;
-    let mut text =
-        format!("{}\n{}\n{}\n", report::heading(&scenario), report::table(&runs), report::waits(&runs));
+    let tables = [report::table(&runs), report::waits(&runs), report::latencies(&runs)].join("\n");
+    let mut text = format!("{}\n{tables}\n", report::heading(&scenario));
     if scenario.windows > 0 {
         text.push_str(&report::differences(&report::paired(&runs)));
         text.push('\n');
