@@ -4,6 +4,7 @@ use balanceroute::policy::PolicyError;
 use balanceroute::router::RouterError;
 use thiserror::Error;
 
+use crate::calibration::CalibrateError;
 use crate::cost::CostError;
 use crate::traces::TraceError;
 
@@ -49,6 +50,9 @@ pub enum SimError {
     /// A step law that cannot be read.
     #[error(transparent)]
     Cost(#[from] CostError),
+    /// Measurements that make no step law.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
     /// A policy that does not exist, or its parameters.
     #[error(transparent)]
     Policy(#[from] PolicyError),

@@ -17,12 +17,14 @@
 //! | [`workloads`] | requests of the built-in workloads |
 //! | [`traces`] | requests of public traces, one file a format |
 //! | [`cost`] | the step law |
+//! | [`calibration`] | the step law of a machine, from what was measured on it |
 //! | [`cluster`] | what is simulated, one run of one policy, and what it measures |
 //! | [`report`] | tables for people, JSON for programs |
 //! | [`evaluation`] | comparisons of policies, of forecasts, and of the ways to compute |
 //!
 //! Each uses those above it only.
 
+pub mod calibration;
 pub mod cluster;
 pub mod cost;
 mod error;

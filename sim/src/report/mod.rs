@@ -1,5 +1,6 @@
 //! Tables for people and what is in the JSON for programs.
 
+mod calibration;
 mod document;
 mod figures;
 pub mod json;
@@ -8,6 +9,7 @@ mod paired;
 mod table;
 mod trace;
 
+pub use calibration::calibration;
 pub use document::{Arguments, Document};
 pub(crate) use figures::aligned;
 pub use figures::{Spread, by_policy, short};

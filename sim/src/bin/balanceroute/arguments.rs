@@ -11,6 +11,7 @@ use balanceroute_sim::workloads::Workload;
 use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::calibrate::CalibrateArgs;
 use crate::cost::CostArgs;
 use crate::traces::{ReadArgs, TraceArgs};
 
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Kernels(KernelsArgs),
     /// What a trace is like, and traces in other layouts.
     Trace(TraceArgs),
+    /// The step law of a machine (base, per request, per KV token, prefill) from measurements of it.
+    Calibrate(CalibrateArgs),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
     Picture(PictureArgs),
 }

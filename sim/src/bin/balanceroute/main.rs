@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod calibrate;
 mod cost;
 mod traces;
 
@@ -152,6 +153,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,
+        Command::Calibrate(args) => calibrate::run(&args)?,
         Command::Picture(args) => picture(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {
