@@ -4,6 +4,8 @@ use balanceroute::policy::PolicyError;
 use balanceroute::router::RouterError;
 use thiserror::Error;
 
+use crate::calibration::CalibrateError;
+use crate::cost::CostError;
 use crate::traces::TraceError;
 
 /// What a simulation cannot do.
@@ -45,6 +47,12 @@ pub enum SimError {
     /// A trace that cannot be used.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// A step law that cannot be read.
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    /// Measurements that make no step law.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
     /// A policy that does not exist, or its parameters.
     #[error(transparent)]
     Policy(#[from] PolicyError),

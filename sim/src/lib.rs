@@ -16,13 +16,17 @@
 //! |---|---|
 //! | [`workloads`] | requests of the built-in workloads |
 //! | [`traces`] | requests of public traces, one file a format |
+//! | [`cost`] | the step law |
+//! | [`calibration`] | the step law of a machine, from what was measured on it |
 //! | [`cluster`] | what is simulated, one run of one policy, and what it measures |
 //! | [`report`] | tables for people, JSON for programs |
 //! | [`evaluation`] | comparisons of policies, of forecasts, and of the ways to compute |
 //!
 //! Each uses those above it only.
 
+pub mod calibration;
 pub mod cluster;
+pub mod cost;
 mod error;
 pub mod evaluation;
 mod job;
@@ -30,7 +34,8 @@ pub mod report;
 pub mod traces;
 pub mod workloads;
 
-pub use cluster::{Arrivals, PrefixModel, Run, Scenario, Source, StepCost};
+pub use cluster::{Arrivals, PrefixModel, Run, Scenario, Source};
+pub use cost::{CostError, Prompts, StepCost};
 pub use error::SimError;
 pub use evaluation::run;
 pub use job::Job;

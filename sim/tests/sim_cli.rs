@@ -124,6 +124,8 @@ fn the_json_keys_are_the_contract() {
                 "requests_per_s",
                 "balanced_fraction",
                 "tpot_ms",
+                "ttft_ms",
+                "e2e_ms",
                 "wait_steps",
                 "wait_ms",
                 "wait_by_length",
@@ -133,7 +135,9 @@ fn the_json_keys_are_the_contract() {
                 "decide_us",
             ])
         );
-        assert_eq!(keys(&run["tpot_ms"]), ["mean", "p50", "p95", "p99"]);
+        for latency in ["tpot_ms", "ttft_ms", "e2e_ms"] {
+            assert_eq!(keys(&run[latency]), ["mean", "p50", "p95", "p99"]);
+        }
         assert_eq!(keys(&run["wait_steps"]), sorted(vec!["mean", "p50", "p99", "max", "oldest"]));
         assert_eq!(keys(&run["wait_ms"]), ["max", "mean", "p50", "p99"]);
         let quarters = run["wait_by_length"].as_array().expect("an array");

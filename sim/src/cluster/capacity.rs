@@ -6,14 +6,16 @@
 //! ```text
 //! L = sum(o p + o (o - 1) / 2) / sum(o)      KV tokens
 //! n = min(B, KV capacity / L)                running requests of a worker
-//! T = C + t_l * G n L / sum(1 / w)           time of a step whose workers are level
+//! T = base + G n (a + b L) / sum(1 / w)      time of a step whose workers are level
+//!     + t_p n mean(p) / mean(o)              where prompts are computed on the workers, spread evenly
 //! capacity = G n / (mean(o) T)               requests/s, a token of each running request a step
 //! ```
 //!
-//! Prefill on the workers is not in it. Requests that fit no worker are left out, also of the rate that is
+//! What preempted requests compute again is not in it, nor what prefix caches save. Requests that fit no worker are left out, also of the rate that is
 //! set against it.
 
 use super::scenario::Scenario;
+use crate::cost::Prompts;
 
 /// What a cluster can serve at most.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,7 +57,10 @@ impl Capacity {
             [] => workers,
             weights => weights.iter().map(|&weight| 1.0 / f64::from(weight)).sum(),
         };
-        let step_ms = scenario.cost.step_ms(workers * running * kv_tokens / speed);
+        let mut step_ms = scenario.cost.level_ms(workers * running, workers * running * kv_tokens, speed);
+        if scenario.cost.prompts == Prompts::Worker {
+            step_ms += scenario.prefill_us_per_token() * running * prompts / outputs / 1e3;
+        }
         Some(Self {
             requests_per_s: 1e3 * workers * running * requests / (outputs * step_ms),
             running_per_worker: running,
@@ -80,7 +85,7 @@ mod tests {
             source: Source::Trace(Arc::new(Trace { jobs, ..Trace::default() })),
             workers: 2,
             slots: 4,
-            cost: StepCost { base_ms: 5.0, us_per_token: 1000.0 },
+            cost: StepCost { base_ms: 5.0, us_per_token: 1000.0, ..StepCost::published(1) },
             ..Scenario::default()
         }
     }
@@ -102,6 +107,13 @@ mod tests {
         (scenario.kv_capacity_tokens, scenario.weights) = (None, vec![1.0, 2.0]);
         let step_s = 0.005 + 0.001 * 80.0 / 1.5;
         approx::assert_abs_diff_eq!(capacity(&scenario).requests_per_s, 4.0 / step_s, epsilon = 1e-9);
+        // Half a ms for each of the four, and 17 prompt tokens in 4 steps for each of them.
+        (scenario.weights, scenario.cost.us_per_request) = (Vec::new(), 500.0);
+        approx::assert_abs_diff_eq!(capacity(&scenario).requests_per_s, 8.0 / 2.0 / 0.047, epsilon = 1e-9);
+        scenario.cost.prefill_us_per_token = Some(100.0);
+        assert_eq!(capacity(&scenario).requests_per_s, 8.0 / 2.0 / 0.047);
+        scenario.cost.prompts = Prompts::Worker;
+        approx::assert_abs_diff_eq!(capacity(&scenario).requests_per_s, 8.0 / 2.0 / 0.0487, epsilon = 1e-9);
         // The longer one has 13 tokens at its end.
         (scenario.kv_capacity_tokens, scenario.weights) = (Some(10), Vec::new());
         let half = capacity(&scenario);

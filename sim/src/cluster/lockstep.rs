@@ -29,6 +29,7 @@ use balanceroute::policy::{Forecast, Policy};
 use balanceroute::router::{PreemptionCost, Router, RouterConfig, RouterError, WorkerConfig};
 use rand::seq::SliceRandom;
 
+use super::latency::Latencies;
 use super::library::Library;
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
 use super::overtaking::Overtaking;
@@ -39,6 +40,7 @@ use super::source::{Arrivals, RequestSource, Stream, stream};
 use super::timetable::{Arrival, Timetable};
 use super::waits::{WaitBook, quarter_of};
 use super::window::Window;
+use crate::cost::{Prompts, WorkerLoad};
 use crate::error::SimError;
 use crate::job::Job;
 
@@ -73,6 +75,8 @@ struct Life {
     /// First admission; negative before it.
     admitted_ms: f64,
     admitted_step: u64,
+    /// It ran when the run began.
+    adopted: bool,
     /// Last step of its output while it runs.
     ends_step: u64,
     worker: u32,
@@ -108,7 +112,7 @@ pub(crate) struct Cluster<'a> {
     measured: bool,
     measured_from_ms: f64,
     sums: StepSums,
-    tpot_ms: Sample,
+    latencies: Latencies,
     waits: WaitBook,
     decide_us: Sample,
     run: Run,
@@ -189,7 +193,7 @@ impl<'a> Cluster<'a> {
             measured: false,
             measured_from_ms: 0.0,
             sums: StepSums::default(),
-            tpot_ms: Sample::default(),
+            latencies: Latencies::default(),
             waits: WaitBook::default(),
             decide_us: Sample::default(),
             run,
@@ -287,6 +291,7 @@ impl<'a> Cluster<'a> {
             self.begin_life(&job, 0.0, None);
             let life = &mut self.lives[id as usize];
             (life.prompt_tokens, life.output_tokens) = (load as u32, job.output_tokens - generated);
+            life.adopted = true;
             self.place(id, worker as u32);
         }
         Ok(())
@@ -367,6 +372,7 @@ impl<'a> Cluster<'a> {
             waits_since_ms: at_ms,
             admitted_ms: -1.0,
             admitted_step: 0,
+            adopted: false,
             ends_step: 0,
             worker: 0,
             running: false,
@@ -384,17 +390,23 @@ impl<'a> Cluster<'a> {
     /// The rest of a step, once it has admitted.
     fn decode(&mut self) -> Result<(), SimError> {
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
+        let loads = WorkerLoad::of_all(&self.loads, &self.residents, &self.weights);
         let step_ms = if self.measured {
-            self.sums.step(&self.scenario.cost, &self.loads, &self.weights, self.active, slots)
+            self.sums.step(&self.scenario.cost, loads, self.active, slots)
         } else {
-            let cost = self.loads.iter().zip(&self.weights).map(|(&load, weight)| load as f64 * weight);
-            self.scenario.cost.step_ms(cost.fold(0.0, f64::max))
+            self.scenario.cost.step_ms(loads)
         };
         self.now_ms += step_ms;
         let (most_ms, mean_ms) = self.prefill.take_ms();
         self.now_ms += most_ms;
         if self.measured {
             self.sums.prefill(most_ms, mean_ms);
+        }
+        for &(id, _) in &self.admissions {
+            let Life { arrived_ms, evicted, .. } = self.lives[id as usize];
+            if !evicted && self.counts(arrived_ms) {
+                self.latencies.began(self.now_ms - arrived_ms);
+            }
         }
         self.router.advance();
         for (load, residents) in self.loads.iter_mut().zip(&self.residents) {
@@ -434,7 +446,9 @@ impl<'a> Cluster<'a> {
             }
             let computed = match &mut self.prefixes {
                 Some(prefixes) => prefixes.admitted(id, life.prompt_tokens, worker, counts),
-                None if life.evicted => u64::from(life.prompt_tokens),
+                None if life.evicted || self.scenario.cost.prompts == Prompts::Worker => {
+                    u64::from(life.prompt_tokens)
+                }
                 None => 0,
             };
             self.prefill.add(worker, computed);
@@ -486,9 +500,10 @@ impl<'a> Cluster<'a> {
             self.sums.done += u64::from(self.measured);
             let generated = life.generated_before + life.output_tokens;
             let took_ms = self.now_ms - life.admitted_ms;
-            let (arrived_ms, row) = (life.arrived_ms, life.row);
+            let Life { arrived_ms, row, adopted, .. } = *life;
             if self.counts(arrived_ms) {
-                self.tpot_ms.push(took_ms / f64::from(generated));
+                let since_arrival_ms = (!adopted).then_some(self.now_ms - arrived_ms);
+                self.latencies.ended(took_ms / f64::from(generated), since_arrival_ms);
             }
             if self.window.is_some_and(|window| window.contains(arrived_ms)) {
                 self.window_open -= 1;
@@ -550,7 +565,7 @@ impl<'a> Cluster<'a> {
         let elapsed_ms =
             self.window.map_or(self.now_ms - self.measured_from_ms, |window| window.to_ms - window.from_ms);
         self.sums.write(elapsed_ms, &mut run);
-        run.tpot_ms = self.tpot_ms.tpot();
+        self.latencies.write(&mut run);
         self.waits.write(&self.quartiles, &mut run);
         run.cached_token_share = self.prefixes.as_ref().map(Prefixes::cached_share);
         run.decide_us = self.decide_us.decide_us();

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::cost::{StepCost, WorkerLoad};
+
 /// One policy under one seed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Run {
@@ -61,8 +63,15 @@ pub struct Run {
     pub requests_per_s: f64,
     /// `tokens_per_s` over that of perfect balance on the same loads; idle time left out.
     pub balanced_fraction: f64,
-    /// Time per output token, in ms.
-    pub tpot_ms: Tpot,
+    /// Time per output token in ms of the requests that ended in the measured steps: from first admission to
+    /// the last token.
+    pub tpot_ms: Latency,
+    /// Time to first token in ms of the requests that got it in the measured steps: from arrival to the end of
+    /// the step that admitted them.
+    pub ttft_ms: Latency,
+    /// End-to-end time in ms of the requests that ended in the measured steps: from arrival to the last token.
+    /// Those that run when a closed run starts have none.
+    pub e2e_ms: Latency,
     /// Waits in steps.
     pub wait_steps: WaitSteps,
     /// Waits in simulated ms, over the admissions of the measured steps.
@@ -79,10 +88,9 @@ pub struct Run {
     pub decide_us: DecideUs,
 }
 
-/// Time per output token in ms of the requests that ended in the measured steps: from first admission to the
-/// last token.
+/// A time of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Tpot {
+pub struct Latency {
     /// Mean.
     pub mean: f64,
     /// Median.
@@ -185,8 +193,8 @@ impl Sample {
         self.values.get(rank - 1).or(self.values.last()).copied().unwrap_or(0.0)
     }
 
-    pub(crate) fn tpot(&mut self) -> Tpot {
-        Tpot {
+    pub(crate) fn latency(&mut self) -> Latency {
+        Latency {
             mean: self.mean(),
             p50: self.percentile(0.5),
             p95: self.percentile(0.95),
@@ -219,49 +227,27 @@ pub(crate) struct StepSums {
     perfect_ms: f64,
 }
 
-/// What a step costs: a base, plus a time per token on the most loaded worker.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepCost {
-    /// Milliseconds of a step without load.
-    pub base_ms: f64,
-    /// Microseconds per token (times weight) of the greatest load.
-    pub us_per_token: f64,
-}
-
-impl StepCost {
-    /// The constants of the published study: `(0.6 ms * B + 35 ms) / 16` and 1.005e-7 s per token.
-    #[must_use]
-    pub fn published(slots: u32) -> Self {
-        Self { base_ms: (0.6 * f64::from(slots) + 35.0) / 16.0, us_per_token: 0.1005 }
-    }
-
-    pub(crate) fn step_ms(&self, load: f64) -> f64 {
-        self.base_ms + self.us_per_token * load / 1e3
-    }
-}
-
 impl StepSums {
-    /// Adds one step: `loads` in tokens after admission, `weights` per worker, and how many requests run.
+    /// Adds one step: the loads of all workers after admission, and how many requests run on how many slots.
     /// Returns how long the step lasts in ms.
     pub(crate) fn step(
         &mut self,
         cost: &StepCost,
-        loads: &[u64],
-        weights: &[f64],
+        loads: impl Iterator<Item = WorkerLoad> + Clone,
         running: u64,
         slots: u64,
     ) -> f64 {
         let (mut sum, mut max, mut min) = (0.0, 0.0f64, f64::INFINITY);
-        let (mut tokens, mut speed) = (0u64, 0.0);
-        for (&load, &weight) in loads.iter().zip(weights) {
-            let weighted = load as f64 * weight;
+        let (mut tokens, mut speed, mut workers) = (0.0, 0.0, 0.0);
+        for load in loads.clone() {
+            let weighted = load.tokens * load.weight;
             sum += weighted;
             max = max.max(weighted);
             min = min.min(weighted);
-            tokens += load;
-            speed += 1.0 / weight;
+            tokens += load.tokens;
+            speed += 1.0 / load.weight;
+            workers += 1.0;
         }
-        let workers = loads.len() as f64;
         self.steps += 1;
         self.tokens += running;
         self.imbalance += workers * max - sum;
@@ -270,10 +256,10 @@ impl StepSums {
             self.norm += (max - sum / workers) / max;
         }
         self.empty_share += (slots - running) as f64 / slots as f64;
-        let step_ms = cost.step_ms(max);
+        let step_ms = cost.step_ms(loads);
         self.busy_ms += step_ms;
         // Perfect balance gives every worker the same time, so a slow worker fewer tokens.
-        self.perfect_ms += cost.step_ms(tokens as f64 / speed);
+        self.perfect_ms += cost.level_ms(running as f64, tokens, speed);
         step_ms
     }
 
@@ -335,9 +321,10 @@ mod tests {
     #[test]
     fn a_slow_worker_should_hold_less() {
         // Weights 1 and 2: 300 tokens are level in time at 200 and 100.
-        let cost = StepCost { base_ms: 0.0, us_per_token: 1.0 };
+        let cost = StepCost { base_ms: 0.0, us_per_token: 1.0, ..StepCost::published(1) };
         let mut sums = StepSums::default();
-        let ms = sums.step(&cost, &[200, 100], &[1.0, 2.0], 2, 4);
+        let load = |tokens, weight| WorkerLoad { requests: 1.0, tokens, weight };
+        let ms = sums.step(&cost, [load(200.0, 1.0), load(100.0, 2.0)].into_iter(), 2, 4);
         let mut run = Run::default();
         sums.write(ms, &mut run);
         approx::assert_abs_diff_eq!(ms, 0.2, epsilon = 1e-12);

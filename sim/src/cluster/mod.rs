@@ -1,6 +1,7 @@
 //! A lock-step cluster: what is simulated ([`Scenario`]), one run of it, and what that measures ([`Run`]).
 
 mod capacity;
+mod latency;
 mod library;
 mod lockstep;
 pub mod metrics;
@@ -16,7 +17,9 @@ mod window;
 pub use capacity::Capacity;
 pub(crate) use library::Library;
 pub(crate) use lockstep::Cluster;
-pub use metrics::{Run, StepCost};
+pub use metrics::Run;
 pub use prefix::PrefixModel;
 pub use scenario::{DEFAULT_STEPS, DEFAULT_WARMUP, MAX_AFFINITY, Scenario, Unfit};
 pub use source::{Arrivals, Source};
+
+pub use crate::cost::{Prompts, StepCost};

@@ -1,20 +1,12 @@
 //! What a prompt costs that is computed on the worker which it enters.
 //!
-//! Each such token holds its worker up for a fixed time `t_p`, and in lock-step the worker with most of them
-//! holds up everybody:
-//!
-//! ```text
-//! step time = C + t_l * max load + t_p * max over workers of (tokens computed there in this step)
-//! ```
+//! Each such token holds its worker up for a fixed time, and in lock-step the worker with most of them holds up
+//! everybody ([`StepCost`](super::StepCost)).
 //!
 //! Which tokens are computed there: with prefix caches the tokens of every admission that are not cached;
-//! without them those of a preempted request that returns, its prompt and what it had generated. A first
-//! admission has then had its prefill elsewhere.
-
-/// Where the cache is not bounded: a KV transfer of 70 KB per token at 35 GB/s.
-pub const TRANSFER_US_PER_TOKEN: f64 = 2.0;
-/// Where the cache is bounded: prefill on the worker itself.
-pub const PREFILL_US_PER_TOKEN: f64 = 10.0;
+//! without them those of a preempted request that returns, its prompt and what it had generated, and where
+//! prompts are computed on the worker ([`Prompts`](super::Prompts)) those of every admission. Else a first
+//! admission has had its prefill elsewhere.
 
 /// The tokens that each worker computes in a step.
 #[derive(Clone, Debug)]

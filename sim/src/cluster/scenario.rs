@@ -8,10 +8,9 @@ use balanceroute::batch::{
 use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters, Policy, PolicyError};
 
-use super::metrics::StepCost;
-use super::prefill::{PREFILL_US_PER_TOKEN, TRANSFER_US_PER_TOKEN};
 use super::prefix::PrefixModel;
 use super::source::{Arrivals, Source};
+use crate::cost::StepCost;
 use crate::error::{SimError, argument};
 use crate::job::Job;
 use crate::workloads::Workload;
@@ -48,9 +47,6 @@ pub struct Scenario {
     pub headroom_steps: Option<u32>,
     /// Deadline of every request in waited steps, if they have one.
     pub deadline_steps: Option<u32>,
-    /// Microseconds by which each prompt token that is computed on a worker holds it up
-    /// ([`prefill`](super::prefill)); without it 10 where the cache is bounded, else 2.
-    pub prefill_us_per_token: Option<f64>,
     /// Relative step cost per token of each worker; empty for 1 everywhere.
     pub weights: Vec<f32>,
     /// What a step costs.
@@ -135,7 +131,6 @@ impl Default for Scenario {
             kv_capacity_tokens: None,
             headroom_steps: None,
             deadline_steps: None,
-            prefill_us_per_token: None,
             weights: Vec::new(),
             cost: StepCost::published(72),
             affinity: Vec::new(),
@@ -190,9 +185,9 @@ impl Scenario {
             let valid = found.is_finite() && (found > 0.0 || zero && found == 0.0);
             if valid { Ok(()) } else { Err(argument(name, "a positive number", found)) }
         };
-        positive("step-base-ms", self.cost.base_ms, false)?;
-        positive("step-us-per-token", self.cost.us_per_token, true)?;
-        positive("prefill-us-per-token", self.prefill_us_per_token(), true)?;
+        if let Some((_, flag, expected, found)) = self.cost.out_of_range() {
+            return Err(argument(flag, expected, found));
+        }
         self.check_prefix()?;
         positive("noise-sigma", self.noise.length_sigma, true)?;
         for (name, share) in [
@@ -256,11 +251,7 @@ impl Scenario {
     /// The cost of prefill that holds.
     #[must_use]
     pub fn prefill_us_per_token(&self) -> f64 {
-        let default = match self.kv_capacity_tokens {
-            Some(_) => PREFILL_US_PER_TOKEN,
-            None => TRANSFER_US_PER_TOKEN,
-        };
-        self.prefill_us_per_token.unwrap_or(default)
+        self.cost.prefill_us(self.kv_capacity_tokens.is_some())
     }
 
     /// The step from which on a closed run is in its second half.

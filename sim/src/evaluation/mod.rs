@@ -1,11 +1,12 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), of forecasts
-//! ([`forecast`]) and of the ways to compute ([`kernels`]), and what balance ([`picture`]) and a trace
-//! ([`portrait`]) look like.
+//! ([`forecast`]) and of the ways to compute ([`kernels`]), and what balance ([`picture`]), a trace
+//! ([`portrait`]) and a step law beside its measurements ([`residuals`]) look like.
 
 pub mod forecast;
 pub mod kernels;
 pub mod picture;
 pub mod portrait;
+pub mod residuals;
 pub mod settings;
 
 use std::sync::Mutex;

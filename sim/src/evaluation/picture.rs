@@ -24,7 +24,7 @@ const MOST_PANELS: usize = 4;
 
 pub(super) const TEXT: RGBColor = RGBColor(125, 133, 144);
 pub(super) const RANKS: RGBColor = RGBColor(64, 138, 212);
-const GREATEST: RGBColor = RGBColor(230, 110, 36);
+pub(super) const GREATEST: RGBColor = RGBColor(230, 110, 36);
 
 /// The loads of one policy: for each step, in tokens, those of all workers after its admissions.
 struct Panel<'a> {

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::paired::{Paired, paired};
 use crate::cluster::{Arrivals, Capacity, Run, Scenario, Source};
+use crate::cost::Prompts;
 
 /// The arguments as they are written to JSON: everything that a result depends on.
 #[derive(Clone, Debug, Serialize)]
@@ -62,7 +63,9 @@ pub struct Arguments {
     pub weights: Vec<f32>,
     /// Step time without load, in ms.
     pub step_base_ms: f64,
-    /// Step time per token, in microseconds.
+    /// Step time per running request, in microseconds.
+    pub step_us_per_request: f64,
+    /// Step time per KV token, in microseconds.
     pub step_us_per_token: f64,
     /// Bonus tokens per cached token; empty where prefix caches are left out.
     pub affinity: Vec<f64>,
@@ -70,6 +73,8 @@ pub struct Arguments {
     pub prefix_cache_blocks: usize,
     /// Microseconds per prompt token that is computed on the worker.
     pub prefill_us_per_token: f64,
+    /// Where the prompts of first admissions are computed: `elsewhere` or on the `worker`.
+    pub prompts: Prompts,
     /// Whether a closed run started empty.
     pub cold_start: bool,
     /// By how many that came later a request may be passed; none for 128 a worker.
@@ -125,10 +130,12 @@ impl Arguments {
             deadline_steps: scenario.deadline_steps,
             weights: scenario.weights.clone(),
             step_base_ms: scenario.cost.base_ms,
+            step_us_per_request: scenario.cost.us_per_request,
             step_us_per_token: scenario.cost.us_per_token,
             affinity: scenario.affinity.clone(),
             prefix_cache_blocks: scenario.prefix.cache_blocks,
             prefill_us_per_token: scenario.prefill_us_per_token(),
+            prompts: scenario.cost.prompts,
             cold_start: scenario.cold_start,
             max_passed: scenario.parameters.max_passed,
             noise_sigma: scenario.noise.length_sigma,

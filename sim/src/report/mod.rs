@@ -1,5 +1,6 @@
 //! Tables for people and what is in the JSON for programs.
 
+mod calibration;
 mod document;
 mod figures;
 pub mod json;
@@ -8,10 +9,11 @@ mod paired;
 mod table;
 mod trace;
 
+pub use calibration::calibration;
 pub use document::{Arguments, Document};
 pub(crate) use figures::aligned;
 pub use figures::{Spread, by_policy, short};
 pub use lines::CsvLines;
 pub use paired::{Paired, differences, paired};
-pub use table::{footing, heading, table, waits};
+pub use table::{footing, heading, latencies, table, waits};
 pub use trace::{load, shape};

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use super::figures::{Spread, aligned, by_policy, over, short};
 use super::trace::{load, summary};
+use crate::cluster::metrics::Latency;
 use crate::cluster::prefix::{BLOCK_TOKENS, PrefixModel};
 use crate::cluster::{Arrivals, Run, Scenario, Source};
+use crate::cost::StepCost;
 
 /// One row per policy (and affinity): means over the seeds, with the sample standard deviation of the
 /// imbalance.
@@ -136,6 +138,30 @@ pub fn waits(runs: &[Run]) -> String {
     aligned(&rows)
 }
 
+/// The third table, a row per policy: times of requests in ms.
+#[must_use]
+pub fn latencies(runs: &[Run]) -> String {
+    const OF: [(&str, fn(&Run) -> Latency); 3] =
+        [("TTFT", |run| run.ttft_ms), ("TPOT", |run| run.tpot_ms), ("end to end", |run| run.e2e_ms)];
+    const FIGURES: [(&str, fn(Latency) -> f64); 3] =
+        [("mean", |of| of.mean), ("p95", |of| of.p95), ("p99", |of| of.p99)];
+    let columns = || OF.iter().flat_map(|&of| FIGURES.map(|figure| (of, figure)));
+    let names = columns().map(|((of, _), _)| of.to_owned());
+    let units = columns().map(|(_, (figure, _))| format!("{figure} ms"));
+    let mut rows = vec![
+        std::iter::once("policy".to_owned()).chain(names).collect::<Vec<_>>(),
+        std::iter::once(String::new()).chain(units).collect(),
+    ];
+    for runs in by_policy(runs) {
+        let cells = columns().map(|((_, of), (_, figure))| {
+            let ms = over(runs, |run| figure(of(run))).mean;
+            if ms < 1_000.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
+        });
+        rows.push(std::iter::once(label(&runs[0])).chain(cells).collect());
+    }
+    aligned(&rows)
+}
+
 /// A policy, and its affinity where prefix caches are in.
 pub(super) fn label(run: &Run) -> String {
     match run.affinity {
@@ -175,6 +201,13 @@ pub fn heading(scenario: &Scenario) -> String {
     }
     if let Some(load) = load(scenario) {
         let _ = write!(text, "\n{load}");
+    }
+    let published = StepCost {
+        prefill_us_per_token: scenario.cost.prefill_us_per_token,
+        ..StepCost::published(scenario.slots)
+    };
+    if scenario.cost != published {
+        let _ = write!(text, "\nstep: {}", scenario.cost);
     }
     if !scenario.affinity.is_empty() {
         let PrefixModel { cache_blocks } = scenario.prefix;
@@ -241,6 +274,10 @@ mod tests {
         let text = waits(&[run("sglang-total-tokens", 20_000.0), run("b", 1e6)]);
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+        let slow = Latency { mean: 1_234.5, p99: 20_000.0, ..Latency::default() };
+        let text = latencies(&[Run { e2e_ms: slow, ..run("sglang-total-tokens", 20_000.0) }]);
+        assert!(text.lines().all(|line| line.len() <= 120) && text.trim_end().ends_with("20000"), "{text}");
+        assert_eq!(text.split_whitespace().filter(|cell| *cell == "1234").count(), 1, "{text}");
         let of_claims = waits(&[Run { claims: 3, admitted_beside_claims: 40, ..run("b", 1e6) }]);
         assert!(!text.contains("beside") && of_claims.contains("beside"), "{of_claims}");
         assert_eq!(of_claims.lines().nth(2).and_then(|row| row.split_whitespace().nth(5)), Some("40"));

@@ -30,6 +30,7 @@ pub use convert::{Conversion, ConvertError, Target, convert};
 pub use error::TraceError;
 use lines::read_line;
 pub use options::{ColumnMap, MAX_LINE_BYTES, ReadOptions, TimeUnit};
+pub(crate) use results::Failed;
 use rows::{Row, Rows};
 pub use shape::{Lengths, Prefix, Sessions, Shape, Window};
 use stamp::TICKS_PER_SECOND;
@@ -81,13 +82,7 @@ impl Trace {
     /// row unless they are skipped, what could be read in two ways, or nothing left to run.
     pub fn read(path: &Path, options: &ReadOptions) -> Result<Self, TraceError> {
         let file = path.display().to_string();
-        let io = |source| TraceError::Io { file: file.clone(), source };
-        // Before it is opened: opening a fifo waits for a writer.
-        let kind = std::fs::metadata(path).map_err(io)?.file_type();
-        if !kind.is_file() {
-            return Err(TraceError::NotAFile { file, found: in_words(kind) });
-        }
-        let reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
+        let reader = open(path, &file)?;
         let name = path.file_name().map_or_else(|| file.clone(), |name| name.to_string_lossy().into_owned());
         Self::parse(reader, &file, name, options)
     }
@@ -202,6 +197,25 @@ impl Trace {
         let span_s = self.span_s().filter(|&span_s| span_s > 0.0)?;
         Some((self.jobs.len() - 1) as f64 / span_s)
     }
+}
+
+/// A regular file.
+fn open(path: &Path, file: &str) -> Result<BufReader<File>, TraceError> {
+    let io = |source| TraceError::Io { file: file.to_owned(), source };
+    // Before it is opened: opening a fifo waits for a writer.
+    let kind = std::fs::metadata(path).map_err(io)?.file_type();
+    if !kind.is_file() {
+        return Err(TraceError::NotAFile { file: file.to_owned(), found: in_words(kind) });
+    }
+    Ok(BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?))
+}
+
+/// The text of a regular file or, for -, of standard input, unpacked.
+pub(crate) fn open_text(path: &Path, file: &str) -> Result<Box<dyn BufRead>, TraceError> {
+    if path == Path::new("-") {
+        return input::text(BufReader::new(std::io::stdin()), file);
+    }
+    input::text(open(path, file)?, file)
 }
 
 /// Whether the prompts can be as long as their blocks say: a layout that is taken for another has blocks of

@@ -24,7 +24,7 @@ pub(super) struct Results {
 /// Whether there is an error, which may be a long text.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(from = "Value")]
-struct Failed(bool);
+pub(crate) struct Failed(pub(crate) bool);
 
 impl From<Value> for Failed {
     fn from(value: Value) -> Self {

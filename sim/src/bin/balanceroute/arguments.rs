@@ -8,9 +8,11 @@ use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters};
 use balanceroute_sim::cluster::{DEFAULT_STEPS, DEFAULT_WARMUP};
 use balanceroute_sim::workloads::Workload;
-use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost};
+use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::calibrate::CalibrateArgs;
+use crate::cost::CostArgs;
 use crate::traces::{ReadArgs, TraceArgs};
 
 const EXIT_STATUS: &str = "\
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Kernels(KernelsArgs),
     /// What a trace is like, and traces in other layouts.
     Trace(TraceArgs),
+    /// The step law of a machine (base, per request, per KV token, prefill) from measurements of it.
+    Calibrate(CalibrateArgs),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
     Picture(PictureArgs),
 }
@@ -213,15 +217,11 @@ pub(crate) struct SimulateArgs {
     /// Deadline of every request in waited steps: who has waited longer goes first [default: none].
     #[arg(long, value_name = "N")]
     deadline_steps: Option<u32>,
-    /// Relative step cost per token of each worker, separated by commas [default: 1 everywhere].
+    /// Relative step cost of each worker, per KV token and running request, separated by commas [default: 1 everywhere].
     #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
     weights: Vec<f32>,
-    /// Step time without load in ms [default: (0.6 B + 35) / 16].
-    #[arg(long, value_name = "C", allow_negative_numbers = true)]
-    step_base_ms: Option<f64>,
-    /// Step time per token of the most loaded worker in microseconds.
-    #[arg(long, default_value_t = 0.1005, value_name = "T", allow_negative_numbers = true)]
-    step_us_per_token: f64,
+    #[command(flatten)]
+    cost: CostArgs,
     /// Prefix caches on, and a bonus of W tokens per token cached on a worker; one run for each W. Needs a
     /// trace with hash_ids.
     #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
@@ -229,11 +229,6 @@ pub(crate) struct SimulateArgs {
     /// With --affinity: prefix blocks of 512 tokens that each worker keeps, least recently used out first.
     #[arg(long, default_value_t = PrefixModel::default().cache_blocks, value_name = "N")]
     prefix_cache_blocks: usize,
-    /// Time per prompt token that is computed on the worker which a request enters, in microseconds; the
-    /// worker with most of them holds up the step. With --affinity those that are not cached, otherwise those
-    /// of preempted requests that return [default: 10 with --kv-capacity, else 2].
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    prefill_us_per_token: Option<f64>,
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
@@ -327,7 +322,6 @@ impl SimulateArgs {
             }
         };
         let closed = arrivals == Arrivals::Closed;
-        let published = StepCost::published(self.slots);
         Ok(Scenario {
             source,
             arrivals,
@@ -343,12 +337,8 @@ impl SimulateArgs {
             kv_capacity_tokens: self.kv_capacity,
             headroom_steps: self.headroom_steps,
             deadline_steps: self.deadline_steps,
-            prefill_us_per_token: self.prefill_us_per_token,
             weights: self.weights.clone(),
-            cost: StepCost {
-                base_ms: self.step_base_ms.unwrap_or(published.base_ms),
-                us_per_token: self.step_us_per_token,
-            },
+            cost: self.cost.law(self.slots)?,
             affinity: self.affinity.clone(),
             prefix: PrefixModel { cache_blocks: self.prefix_cache_blocks },
             cold_start: self.cold_start,

@@ -4,6 +4,8 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod calibrate;
+mod cost;
 mod traces;
 
 use std::fmt::Display;
@@ -63,8 +65,8 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
         tell(format_args!("warning: {unfit}"));
     }
     let runs = evaluation::run(&scenario, !args.quiet)?;
-    let mut text =
-        format!("{}\n{}\n{}\n", report::heading(&scenario), report::table(&runs), report::waits(&runs));
+    let tables = [report::table(&runs), report::waits(&runs), report::latencies(&runs)].join("\n");
+    let mut text = format!("{}\n{tables}\n", report::heading(&scenario));
     if scenario.windows > 0 {
         text.push_str(&report::differences(&report::paired(&runs)));
         text.push('\n');
@@ -151,6 +153,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,
+        Command::Calibrate(args) => calibrate::run(&args)?,
         Command::Picture(args) => picture(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {

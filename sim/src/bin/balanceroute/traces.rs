@@ -8,10 +8,11 @@ use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::traces::{
     ColumnMap, ConvertError, ReadOptions, Shape, Target, TimeUnit, Trace, convert,
 };
-use balanceroute_sim::{Arrivals, Scenario, SimError, Source, StepCost, evaluation, report};
+use balanceroute_sim::{Arrivals, Scenario, SimError, Source, evaluation, report};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::cost::CostArgs;
 use crate::{hand_over, tell};
 
 /// What a trace does not say itself.
@@ -99,6 +100,8 @@ struct InspectArgs {
     /// KV tokens that fit on each worker [default: unbounded].
     #[arg(long, value_name = "T")]
     kv_capacity: Option<u64>,
+    #[command(flatten)]
+    cost: CostArgs,
     /// Draw arrivals, lengths and gaps to this file, as SVG; - is standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -150,7 +153,7 @@ fn inspect(args: &InspectArgs) -> Result<(), SimError> {
         workers: args.workers,
         slots: args.slots,
         kv_capacity_tokens: args.kv_capacity,
-        cost: StepCost::published(args.slots),
+        cost: args.cost.law(args.slots)?,
         ..Scenario::default()
     };
     scenario.check()?;

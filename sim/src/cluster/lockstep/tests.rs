@@ -5,7 +5,7 @@ use std::sync::Arc;
 use balanceroute::{Admission, Assignment, Batch, Needs, WorkerIndex};
 
 use super::*;
-use crate::cluster::{Capacity, PrefixModel, Source, StepCost};
+use crate::cluster::{Capacity, PrefixModel, Prompts, Source, StepCost};
 use crate::traces::{Trace, Turn};
 use crate::workloads::Workload;
 
@@ -57,6 +57,11 @@ fn trace(rows: &[(f64, u32, u32)]) -> Source {
     }))
 }
 
+/// Every step lasts a millisecond.
+fn one_ms() -> StepCost {
+    StepCost { base_ms: 1.0, us_per_token: 0.0, ..StepCost::published(1) }
+}
+
 fn play(scenario: &Scenario, seed: u64) -> Run {
     let library = Library::new(&scenario.source);
     let cluster = Cluster::new(scenario, &library, Box::new(FirstCome), None, seed, None).expect("valid");
@@ -80,7 +85,7 @@ fn three_steps_by_hand() {
         slots: 2,
         steps: None,
         warmup: 0,
-        cost: StepCost { base_ms: 1.0, us_per_token: 1000.0 },
+        cost: StepCost { base_ms: 1.0, us_per_token: 1000.0, ..StepCost::published(1) },
         ..Scenario::default()
     };
     let run = play(&scenario, 0);
@@ -100,12 +105,62 @@ fn three_steps_by_hand() {
     near(run.tpot_ms.mean, (11.5 + 10.0 + 11.0 + 12.0) / 4.0);
     near(run.tpot_ms.p50, 11.0);
     near(run.tpot_ms.p99, 12.0);
+    // The steps end at 11, 23 and 30 ms.
+    near(run.ttft_ms.mean, (11.0 + 11.0 + 11.0 + 18.0) / 4.0);
+    near(run.e2e_ms.mean, (23.0 + 30.0 + 11.0 + 18.0) / 4.0);
+    near(run.e2e_ms.p99, 30.0);
     // The last came 5 ms into a step of 11.
     near(run.wait_ms.p99, 6.0);
     near(run.wait_ms.mean, 1.5);
     assert_eq!(run.wait_steps.max, 0);
     // E[output] = 7 / 4, H_2 - 1 = 1 / 2.
     near(run.bound_imbalance, 1.75);
+}
+
+#[test]
+fn requests_and_prompts_cost_by_hand() {
+    // Loads after admission: (10, 4 + 6), (11, 5 + 2), (0, 6), of one and two, one and two, and one request:
+    // so 11, 11.5 and 6.5 ms beside the base. Prompts of 10 tokens at most in the first step, 2 in the second.
+    let mut scenario = Scenario {
+        source: trace(&[(0.0, 10, 2), (0.0, 4, 3), (0.0, 6, 1), (0.005, 2, 1)]),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 2,
+        slots: 2,
+        steps: None,
+        warmup: 0,
+        cost: StepCost {
+            base_ms: 1.0,
+            us_per_request: 500.0,
+            us_per_token: 1000.0,
+            prefill_us_per_token: Some(100.0),
+            prompts: Prompts::Worker,
+        },
+        ..Scenario::default()
+    };
+    let run = play(&scenario, 0);
+    let near = |found: f64, expected: f64| approx::assert_abs_diff_eq!(found, expected, epsilon = 1e-9);
+    let ends = [13.0, 25.7, 33.2];
+    near(run.tokens_per_s, 7.0 / 0.0332);
+    near(run.ttft_ms.mean, (3.0 * ends[0] + ends[1] - 5.0) / 4.0);
+    near(run.e2e_ms.mean, (ends[1] + ends[2] + ends[0] + ends[1] - 5.0) / 4.0);
+    // Level: 10 + 0.75, 9 + 0.75 and 3 + 0.25 ms; 10 and 1 prompt tokens a worker.
+    near(run.balanced_fraction, (3.0 + 23.75 + 1.1) / ends[2]);
+    scenario.cost.prompts = Prompts::Elsewhere;
+    near(play(&scenario, 0).tokens_per_s, 7.0 / 0.032);
+    // The first worker takes twice as long.
+    scenario.weights = vec![2.0, 1.0];
+    near(play(&scenario, 0).tokens_per_s, 7.0 / (0.003 + 0.021 + 0.023 + 0.0065));
+}
+
+/// A closed run starts with requests that already run: when those came is not known.
+#[test]
+fn only_who_arrived_has_a_time_since_arrival() {
+    let scenario =
+        Scenario { steps: Some(400), warmup: 0, workers: 2, slots: 8, pool: 2, ..Scenario::default() };
+    let run = play(&scenario, 0);
+    assert!(run.requests_done > 0 && run.tpot_ms.p99 > 0.0 && run.ttft_ms.p99 > 0.0);
+    // An output has 1,200 tokens on average, and 400 steps take 2 s.
+    assert!(run.e2e_ms.p99 < 2_500.0, "{:?}", run.e2e_ms);
 }
 
 #[test]
@@ -119,9 +174,8 @@ fn prompt_tokens_that_are_not_cached_hold_up_the_step() {
         slots: 1,
         steps: None,
         warmup: 0,
-        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        cost: StepCost { prefill_us_per_token: Some(10.0), ..one_ms() },
         prefix: PrefixModel { cache_blocks: 8 },
-        prefill_us_per_token: Some(10.0),
         ..Scenario::default()
     };
     let library = Library::new(&scenario.source);
@@ -145,8 +199,7 @@ fn one_eviction(prefill_us_per_token: Option<f64>) -> Run {
         warmup: 0,
         kv_capacity_tokens: Some(23),
         headroom_steps: Some(0),
-        prefill_us_per_token,
-        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        cost: StepCost { prefill_us_per_token, ..one_ms() },
         ..Scenario::default()
     };
     play(&scenario, 0)
@@ -184,7 +237,7 @@ fn a_first_admission_pays_prefill_with_prefix_caches_only() {
         steps: None,
         warmup: 0,
         kv_capacity_tokens: Some(2_000),
-        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        cost: one_ms(),
         ..Scenario::default()
     };
     approx::assert_abs_diff_eq!(play(&scenario, 0).tokens_per_s, 1_000.0, epsilon = 1e-9);
@@ -237,7 +290,7 @@ fn passed_max_is_counted_from_what_the_policy_does() {
         slots: 1,
         steps: None,
         warmup: 0,
-        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        cost: one_ms(),
         ..Scenario::default()
     };
     let library = Library::new(&scenario.source);
@@ -265,7 +318,7 @@ fn a_window_measures_its_own_steps_and_requests() {
         steps: None,
         warmup: 0,
         windows: 2,
-        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        cost: one_ms(),
         ..Scenario::default()
     };
     let library = Library::new(&scenario.source);
@@ -478,7 +531,7 @@ fn a_full_cluster_serves_its_capacity() {
         slots: 16,
         steps: Some(20_000),
         warmup: 500,
-        prefill_us_per_token: Some(0.0),
+        cost: StepCost { prefill_us_per_token: Some(0.0), ..StepCost::published(72) },
         ..Scenario::default()
     };
     let mut served = |kv_capacity_tokens, headroom_steps, weights| {
@@ -516,7 +569,7 @@ fn a_turn_arrives_when_the_one_before_has_ended() {
         slots: 4,
         steps: None,
         warmup: 0,
-        cost: StepCost { base_ms: 1.0, us_per_token: 0.0 },
+        cost: one_ms(),
         ..Scenario::default()
     };
     let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found}");

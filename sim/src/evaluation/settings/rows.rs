@@ -288,8 +288,10 @@ impl Setting {
             kv_capacity_tokens: self.kv_capacity_tokens,
             headroom_steps: self.headroom_steps.or(defaults.headroom_steps),
             deadline_steps: self.deadline_steps,
-            prefill_us_per_token: self.prefill_us_per_token,
-            cost: StepCost::published(self.slots),
+            cost: StepCost {
+                prefill_us_per_token: self.prefill_us_per_token,
+                ..StepCost::published(self.slots)
+            },
             cold_start: self.cold_start,
             ..defaults
         }
