@@ -8,9 +8,10 @@
 //! ```
 //!
 //! The base is what a step takes whatever it does: launches, communication, reading the weights of the model.
-//! `a` is what each running request adds to it (its row in every product with the weights, sampling), `b` what
-//! is read of the KV cache, `p` what is computed of prompts ([`prefill`](crate::cluster::prefill) says of which). The published
-//! law has no `a`: its base is that of a full batch, and charges slots that are empty.
+//! `a` is what each running request adds to it (its row in every product with the weights, sampling), `b`
+//! what is read of the KV cache, `p` what is computed of prompts ([`prefill`](crate::cluster::prefill) says
+//! of which). The published law has no `a`: its base is that of a full batch, and charges slots that are
+//! empty.
 
 use std::fmt;
 use std::path::Path;
@@ -35,8 +36,8 @@ pub struct StepCost {
     pub us_per_request: f64,
     /// Microseconds per KV token (times weight) of the slowest worker.
     pub us_per_token: f64,
-    /// Microseconds per prompt token that is computed on a worker; without it 10 where the cache is bounded or
-    /// prompts are computed there, else 2.
+    /// Microseconds per prompt token that is computed on a worker; without it 10 where the cache is bounded
+    /// or prompts are computed there, else 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefill_us_per_token: Option<f64>,
     /// Where the prompt of a first admission is computed.
@@ -44,8 +45,8 @@ pub struct StepCost {
     pub prompts: Prompts,
 }
 
-/// Where the prompt of a first admission is computed. Those of preempted requests that return always are on the
-/// worker.
+/// Where the prompt of a first admission is computed. Those of preempted requests that return always are on
+/// the worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Prompts {

@@ -30,7 +30,7 @@ fn json(folder: &Path, name: &str) -> Value {
 fn steps(rows: u32) -> String {
     let row = |at: u32| {
         let (running, length) = (1 + at * 37 % 90, 200 + at * 7_919 % 3_000);
-        let prefill = if at % 9 == 0 { at * 104_729 % 2_000 } else { 0 };
+        let prefill = if at.is_multiple_of(9) { at * 104_729 % 2_000 } else { 0 };
         let us = 8_000.0
             + 40.0 * f64::from(running)
             + 0.2 * f64::from(running * length)

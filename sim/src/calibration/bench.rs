@@ -1,9 +1,9 @@
 //! Steps out of results of `vllm bench serve --save-result --save-detailed`.
 //!
-//! Such a result has for each request when it was sent, how long its first token took and the gaps between its
-//! tokens. An engine sends a token of every running request at the end of a step, so the gaps of one request
-//! are the steps that it was in. One request at a time is followed from token to token, and where it ends
-//! another that runs. For each of its gaps:
+//! Such a result has for each request when it was sent, how long its first token took and the gaps between
+//! its tokens. An engine sends a token of every running request at the end of a step, so the gaps of one
+//! request are the steps that it was in. One request at a time is followed from token to token, and where it
+//! ends another that runs. For each of its gaps:
 //!
 //! - the time of the step is the median of the gaps of all requests that run in the middle of it, since what
 //!   a client sees is late by a little now and then;
@@ -97,8 +97,8 @@ pub(super) fn read(
 fn list<T>(file: &str, what: &str, list: Option<Vec<T>>) -> Result<Vec<T>, CalibrateError> {
     let expected = match what {
         "start_times" => {
-            "a list (older versions of vLLM and SGLang's bench_serving write none; today's `vllm bench serve` \
-             can send to their servers)"
+            "a list (older versions of vLLM and SGLang's bench_serving write none; `vllm bench serve` of \
+             today can send to their servers)"
         }
         _ => "a list, as `vllm bench serve` writes it with --save-result --save-detailed",
     };

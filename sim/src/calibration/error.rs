@@ -20,8 +20,8 @@ pub enum CalibrateError {
     File(#[from] Box<TraceError>),
     /// Neither a result nor a table.
     #[error(
-        "{file}: measurements: expected the JSON of `vllm bench serve --save-result --save-detailed`, or a CSV of \
-         steps with {expected}; found {found:?}"
+        "{file}: measurements: expected the JSON of `vllm bench serve --save-result --save-detailed`, or a \
+         CSV of steps with {expected}; found {found:?}"
     )]
     Unrecognised {
         /// Path as given.
@@ -67,9 +67,9 @@ pub enum CalibrateError {
     },
     /// One rate and one mix of lengths.
     #[error(
-        "measurements: expected two rates or mixes of lengths (running requests {RUNNING_APART} times apart, or \
-         KV tokens per request {LENGTHS_APART} times), found {:.1} to {:.1} running requests with {:.0} to {:.0} \
-         tokens each; {MEASURE}",
+        "measurements: expected two rates or mixes of lengths (running requests {RUNNING_APART} times apart, \
+         or KV tokens per request {LENGTHS_APART} times), found {:.1} to {:.1} running requests with {:.0} \
+         to {:.0} tokens each; {MEASURE}",
         running.0, running.1, tokens_per_request.0, tokens_per_request.1
     )]
     OnePoint {
@@ -80,9 +80,9 @@ pub enum CalibrateError {
     },
     /// Many laws explain the steps as well.
     #[error(
-        "step law: expected measurements in which running requests and KV tokens vary apart (condition number \
-         at most {MOST_CONDITION}, at most {:.0} % of a step left open by the error of a term), found {}; \
-         {MEASURE}",
+        "step law: expected measurements in which running requests and KV tokens vary apart (condition \
+         number at most {MOST_CONDITION}, at most {:.0} % of a step left open by the error of a term), found \
+         {}; {MEASURE}",
         100.0 * MOST_OPEN,
         in_doubt(*condition, vaguest.as_deref(), *mean_ms)
     )]
@@ -96,9 +96,9 @@ pub enum CalibrateError {
     },
     /// More load, and less time.
     #[error(
-        "{}: expected a positive value, found {:.4} +- {:.4} {}; the law does not hold on these measurements: \
-         prompts over several steps need --max-batched-tokens, and speculative decoding, cached prefixes and \
-         other programs on the machine have no term",
+        "{}: expected a positive value, found {:.4} +- {:.4} {}; the law does not hold on these \
+         measurements: prompts over several steps need --max-batched-tokens, and speculative decoding, \
+         cached prefixes and other programs on the machine have no term",
         term.term.words().0, term.value, term.error, term.term.words().1
     )]
     Negative {

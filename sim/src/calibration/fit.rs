@@ -6,14 +6,14 @@
 //! the median of the residuals: what a pause of the machine or of the client adds to a few steps moves
 //! nothing.
 //!
-//! Steps that follow each other err alike (clocks, neighbours), so the errors of the terms are those of blocks
-//! of steps, not of single ones.
+//! Steps that follow each other err alike (clocks, neighbours), so the errors of the terms are those of
+//! blocks of steps, not of single ones.
 //!
 //! # When there is no law
 //! Running requests and KV tokens rise and fall together where only one rate and one mix of lengths were
 //! measured: many laws then explain the steps as well. The columns of the design, each scaled to length one,
-//! have a condition number, the ratio of their greatest singular value to the least, that tells it, and so does
-//! the part of a step's time that the error of a term leaves open.
+//! have a condition number, the ratio of their greatest singular value to the least, that tells it, and so
+//! does the part of a step's time that the error of a term leaves open.
 
 use nalgebra::{DMatrix, DVector};
 use serde::Serialize;
@@ -32,8 +32,8 @@ const LEAST_BLOCKS: usize = 40;
 const MOST_ROUNDS: usize = 200;
 const SETTLED: f64 = 1e-9;
 pub(super) const LEAST_STEPS: usize = 200;
-/// Beyond it an error of a hundredth in a column, such as KV tokens that are counted in whole blocks, passes for
-/// another term.
+/// Beyond it an error of a hundredth in a column, such as KV tokens that are counted in whole blocks, passes
+/// for another term.
 pub(super) const MOST_CONDITION: f64 = 100.0;
 /// Most of the mean step time that the error of a term may leave open.
 pub(super) const MOST_OPEN: f64 = 0.02;

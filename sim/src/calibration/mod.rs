@@ -1,4 +1,5 @@
-//! The step law of a machine out of what was measured on it: results of `vllm bench serve`, or a table of steps.
+//! The step law of a machine out of what was measured on it: results of `vllm bench serve`, or a table of
+//! steps.
 //!
 //! [`Measurements::read`] takes files, [`Measurements::calibrate`] fits the law
 //! ([`StepCost`](crate::StepCost)) and says how sure it is, or why there is none.
@@ -74,8 +75,8 @@ pub struct Measurements {
 }
 
 impl Measurements {
-    /// Adds the steps of a file, also in gzip or zstd; - is standard input. With a budget of tokens a step, the
-    /// engine's `max_num_batched_tokens`, prompts longer than that were computed over several steps.
+    /// Adds the steps of a file, also in gzip or zstd; - is standard input. With a budget of tokens a step,
+    /// the engine's `max_num_batched_tokens`, prompts longer than that were computed over several steps.
     ///
     /// # Errors
     /// A file that cannot be read or is of no known layout, or what in it cannot be.
@@ -114,8 +115,8 @@ impl Measurements {
     /// The law that explains the steps best.
     ///
     /// # Errors
-    /// Too few steps, load that does not explain their times, or load that varies too little to tell its terms
-    /// apart.
+    /// Too few steps, load that does not explain their times, or load that varies too little to tell its
+    /// terms apart.
     pub fn calibrate(mut self) -> Result<Calibration, CalibrateError> {
         if self.steps.len() < fit::LEAST_STEPS {
             return Err(CalibrateError::TooFew { found: self.steps.len() });
@@ -215,9 +216,9 @@ impl Calibration {
         let by_chance = NORMAL_90 * self.residual_sd;
         if self.prompt_residual_p90 > FAR_OFF * by_chance.max(0.01) {
             warnings.push(format!(
-                "of the steps that compute prompts one in ten is off by more than {:.0} %, where noise makes {:.0} \
-                 %: prompts over several steps need --max-batched-tokens, and neither cached prefixes nor the \
-                 square of long prompts are in the term",
+                "of the steps that compute prompts one in ten is off by more than {:.0} %, where noise makes \
+                 {:.0} %: prompts over several steps need --max-batched-tokens, and neither cached prefixes \
+                 nor the square of long prompts are in the term",
                 100.0 * self.prompt_residual_p90,
                 100.0 * by_chance
             ));
@@ -238,7 +239,8 @@ impl Calibration {
     /// As [`StepCost::to_toml`].
     pub fn toml(&self) -> Result<String, CostError> {
         let mut text = format!(
-            "# The step law of {} steps, by `balanceroute calibrate` {}; condition number {:.1}, residuals {:.1} %.\n",
+            "# The step law of {} steps, by `balanceroute calibrate` {}; condition number {:.1}, residuals \
+             {:.1} %.\n",
             self.steps.len(),
             env!("CARGO_PKG_VERSION"),
             self.condition,

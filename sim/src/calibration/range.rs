@@ -1,9 +1,9 @@
 //! Whether load was varied at all.
 //!
-//! At one rate and one mix of lengths running requests rise and fall by chance alone, and KV tokens with them.
-//! The fit then finds terms, and errors that look small; but whatever else is not as the law has it (how late
-//! a client sees tokens) is as large as these changes. So two points of work are asked for: runs, or parts of
-//! one, whose running requests or whose tokens per request are apart.
+//! At one rate and one mix of lengths running requests rise and fall by chance alone, and KV tokens with
+//! them. The fit then finds terms, and errors that look small; but whatever else is not as the law has it
+//! (how late a client sees tokens) is as large as these changes. So two points of work are asked for: runs,
+//! or parts of one, whose running requests or whose tokens per request are apart.
 
 use super::{CalibrateError, MeasuredFile, Step};
 

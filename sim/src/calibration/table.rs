@@ -13,7 +13,8 @@ const PREFILL_TOKENS: &str = "prefill_tokens";
 /// What a table has to have, in words.
 pub(super) fn columns() -> String {
     format!(
-        "step_ms (or step_us, step_s), {RUNNING}, {KV_TOKENS} and, if prompts are computed there, {PREFILL_TOKENS}"
+        "step_ms (or step_us, step_s), {RUNNING}, {KV_TOKENS} and, if prompts are computed there, \
+         {PREFILL_TOKENS}"
     )
 }
 

@@ -203,8 +203,8 @@ fn prompts_over_several_steps_need_the_budget() {
 
 #[test]
 fn two_requests_by_hand() {
-    // The first begins at 1,000.0 s and has its tokens at 0.5, 0.6, 0.8, 0.9 and 2.0 s, the second at 0.8, 0.9.
-    // The third comes when nobody runs, so that no gap tells how long its first step was.
+    // The first begins at 1,000.0 s and has its tokens at 0.5, 0.6, 0.8, 0.9 and 2.0 s, the second at 0.8,
+    // 0.9. The third comes when nobody runs, so that no gap tells how long its first step was.
     let result = json!({
         "input_lens": [100, 50, 30], "output_lens": [5, 2, 2], "start_times": [1000.0, 1000.55, 1004.0],
         "ttfts": [0.5, 0.25, 0.1], "itls": [[0.1, 0.2, 0.1, 1.1], [0.1], [0.3]], "errors": ["", "", ""],
@@ -217,7 +217,7 @@ fn two_requests_by_hand() {
         step(1_100.0, 1.0, 104.0, 0.0),
         step(300.0, 1.0, 31.0, 0.0),
     ];
-    let steps = try_measured(&[result.clone()], None).expect("a result").steps;
+    let steps = try_measured(std::slice::from_ref(&result), None).expect("a result").steps;
     assert_eq!(steps.len(), expected.len(), "{steps:?}");
     for (step, expected) in steps.iter().zip(expected) {
         let found = [step.ms, step.running, step.kv_tokens, step.prefill_tokens];
@@ -355,7 +355,8 @@ fn a_term_below_nothing_is_refused_or_left_out() {
     let head = "step_us,running,kv_tokens\n";
     let error = table(&format!("{head}{}", rows(-90.0))).expect_err("refused");
     assert!(
-        matches!(&error, CalibrateError::Negative { term } if term.term == Term::Request && term.value < -60.0),
+        matches!(&error, CalibrateError::Negative { term }
+            if term.term == Term::Request && term.value < -60.0),
         "{error}"
     );
     // None at all comes out as a little above or below, and below is none.

@@ -11,8 +11,8 @@
 //! capacity = G n / (mean(o) T)               requests/s, a token of each running request a step
 //! ```
 //!
-//! What preempted requests compute again is not in it, nor what prefix caches save. Requests that fit no worker are left out, also of the rate that is
-//! set against it.
+//! What preempted requests compute again is not in it, nor what prefix caches save. Requests that fit no
+//! worker are left out, also of the rate that is set against it.
 
 use super::scenario::Scenario;
 use crate::cost::Prompts;

@@ -66,11 +66,11 @@ pub struct Run {
     /// Time per output token in ms of the requests that ended in the measured steps: from first admission to
     /// the last token.
     pub tpot_ms: Latency,
-    /// Time to first token in ms of the requests that got it in the measured steps: from arrival to the end of
-    /// the step that admitted them.
+    /// Time to first token in ms of the requests that got it in the measured steps: from arrival to the end
+    /// of the step that admitted them.
     pub ttft_ms: Latency,
-    /// End-to-end time in ms of the requests that ended in the measured steps: from arrival to the last token.
-    /// Those that run when a closed run starts have none.
+    /// End-to-end time in ms of the requests that ended in the measured steps: from arrival to the last
+    /// token. Those that run when a closed run starts have none.
     pub e2e_ms: Latency,
     /// Waits in steps.
     pub wait_steps: WaitSteps,

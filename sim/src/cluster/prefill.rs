@@ -1,7 +1,7 @@
 //! What a prompt costs that is computed on the worker which it enters.
 //!
-//! Each such token holds its worker up for a fixed time, and in lock-step the worker with most of them holds up
-//! everybody ([`StepCost`](super::StepCost)).
+//! Each such token holds its worker up for a fixed time, and in lock-step the worker with most of them holds
+//! up everybody ([`StepCost`](super::StepCost)).
 //!
 //! Which tokens are computed there: with prefix caches the tokens of every admission that are not cached;
 //! without them those of a preempted request that returns, its prompt and what it had generated, and where

@@ -217,7 +217,8 @@ pub(crate) struct SimulateArgs {
     /// Deadline of every request in waited steps: who has waited longer goes first [default: none].
     #[arg(long, value_name = "N")]
     deadline_steps: Option<u32>,
-    /// Relative step cost of each worker, per KV token and running request, separated by commas [default: 1 everywhere].
+    /// Relative step cost of each worker, per KV token and running request, separated by commas [default: 1
+    /// everywhere].
     #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
     weights: Vec<f32>,
     #[command(flatten)]

@@ -12,14 +12,15 @@ use crate::{hand_over, tell};
 
 const EXAMPLES: &str = "\
 A step takes base + a per running request + b per KV token + p per prompt token. Measure one engine (data \
-parallel size 1, no speculative decoding, prefix caching off or distinct prompts) at two rates or more, and two \
-mixes of lengths:
+parallel size 1, no speculative decoding, prefix caching off or distinct prompts) at two rates or more, and \
+two mixes of lengths:
 
-  for rate in 1 2 4 8; do
-    vllm bench serve --model MODEL --dataset-name random --random-range-ratio 0.8 --request-rate $rate \\
-      --num-prompts 400 --ignore-eos --save-result --save-detailed --result-filename rate$rate.json
-  done
-  balanceroute calibrate rate*.json --max-batched-tokens 8192 --out gpu.toml --plot fit.svg
+  for rate in 2 4 8 16; do for input in 512 4096; do
+    vllm bench serve --model MODEL --dataset-name random --random-input-len $input --random-range-ratio 0.8 \\
+      --request-rate $rate --num-prompts $((60 * rate)) --ignore-eos \\
+      --save-result --save-detailed --result-filename $rate-$input.json
+  done; done
+  balanceroute calibrate *-512.json *-4096.json --max-batched-tokens 8192 --out gpu.toml --plot fit.svg
   balanceroute simulate --trace TRACE --cost gpu.toml
 
 or give a CSV of the engine's own steps, with the columns step_ms, running, kv_tokens, prefill_tokens.
@@ -30,8 +31,8 @@ Exit status: 2 where the measurements make no law: it says why, and what to meas
 #[command(after_help = EXAMPLES)]
 pub(crate) struct CalibrateArgs {
     /// Results of `vllm bench serve --save-result --save-detailed` (seconds), or tables of steps: CSV with
-    /// step_ms (or step_us, step_s), running requests, kv_tokens and prefill_tokens; also in gzip or zstd; - is
-    /// standard input.
+    /// step_ms (or step_us, step_s), running requests, kv_tokens and prefill_tokens; also in gzip or zstd; -
+    /// is standard input.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Tokens that the engine computes in a step at most (vLLM: max_num_batched_tokens, SGLang:

@@ -8,8 +8,8 @@ use clap::Args;
 /// The step law; without any of these flags the published one.
 #[derive(Args)]
 pub(crate) struct CostArgs {
-    /// Step law of a machine, as `calibrate --out` writes it; the flags below go before its terms [default: the
-    /// published law].
+    /// Step law of a machine, as `calibrate --out` writes it; the flags below go before its terms [default:
+    /// the published law].
     #[arg(long, value_name = "FILE")]
     cost: Option<PathBuf>,
     /// Step time without load in ms [default: (0.6 B + 35) / 16].
@@ -22,8 +22,8 @@ pub(crate) struct CostArgs {
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     step_us_per_token: Option<f64>,
     /// Time per prompt token that is computed on the worker which a request enters, in microseconds; the
-    /// worker with most of them holds up the step. With --affinity those that are not cached; without it those
-    /// of preempted requests that return, and with --prompts worker of every request [default: 10 with
+    /// worker with most of them holds up the step. With --affinity those that are not cached; without it
+    /// those of preempted requests that return, and with --prompts worker of every request [default: 10 with
     /// --kv-capacity or --prompts worker, else 2].
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     prefill_us_per_token: Option<f64>,

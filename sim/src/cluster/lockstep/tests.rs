@@ -120,7 +120,8 @@ fn three_steps_by_hand() {
 #[test]
 fn requests_and_prompts_cost_by_hand() {
     // Loads after admission: (10, 4 + 6), (11, 5 + 2), (0, 6), of one and two, one and two, and one request:
-    // so 11, 11.5 and 6.5 ms beside the base. Prompts of 10 tokens at most in the first step, 2 in the second.
+    // so 11, 11.5 and 6.5 ms beside the base. Prompts of 10 tokens at most in the first step, 2 in the
+    // second.
     let mut scenario = Scenario {
         source: trace(&[(0.0, 10, 2), (0.0, 4, 3), (0.0, 6, 1), (0.005, 2, 1)]),
         arrivals: Arrivals::Trace { rate_scale: 1.0 },
