@@ -2,7 +2,7 @@
 //! steps.
 //!
 //! [`Measurements::read`] takes files, [`Measurements::calibrate`] fits the law
-//! ([`StepCost`](crate::StepCost)) and says how sure it is, or why there is none.
+//! ([`StepCost`]) and says how sure it is, or why there is none.
 
 mod bench;
 mod error;
