@@ -83,8 +83,8 @@ impl Account {
         (self.stale, self.made) = (true, false);
     }
 
-    /// Whether room is to be made anew as those who run live on by these steps, where nobody who comes is longer than
-    /// `longest_tokens`.
+    /// Whether room is to be made anew as those who run live on by these steps, where nobody who comes is
+    /// longer than `longest_tokens`.
     pub(crate) fn wants_room(&self, from_step: i64, to_step: i64, longest_tokens: u64) -> bool {
         let Some(capacity_tokens) = self.capacity_tokens else { return false };
         let has_turn = |exponent| self.has_turn(exponent, from_step, to_step);
