@@ -44,6 +44,9 @@ pub enum SimError {
         /// Requests that wait.
         waiting: u64,
     },
+    /// Somebody asked for the end.
+    #[error("interrupted")]
+    Interrupted,
     /// A trace that cannot be used.
     #[error(transparent)]
     Trace(#[from] TraceError),

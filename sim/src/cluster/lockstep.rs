@@ -32,6 +32,7 @@ use rand::seq::SliceRandom;
 use super::latency::Latencies;
 use super::library::Library;
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
+use super::observer::{Observer, RequestSeen, StepSeen};
 use super::overtaking::Overtaking;
 use super::prefill::Prefill;
 use super::prefix::Prefixes;
@@ -83,6 +84,21 @@ struct Life {
     running: bool,
     /// Row of the trace whose followers wait for it.
     row: Option<u32>,
+}
+
+impl Life {
+    fn seen(&self, id: u64, now_ms: f64, measured: bool) -> RequestSeen {
+        RequestSeen {
+            id,
+            prompt_tokens: self.prompt_tokens - self.generated_before,
+            output_tokens: self.generated_before + self.output_tokens,
+            worker: self.worker,
+            arrived_ms: self.arrived_ms,
+            admitted_ms: self.admitted_ms,
+            ended_ms: now_ms,
+            measured,
+        }
+    }
 }
 
 pub(crate) struct Cluster<'a> {
@@ -205,17 +221,20 @@ impl<'a> Cluster<'a> {
     }
 
     pub(crate) fn run(self) -> Result<Run, SimError> {
-        self.run_seen(|_| {})
+        self.run_seen(&mut ())
     }
 
-    /// Runs it and shows the loads of every measured step, as its admissions have left them.
-    pub(crate) fn run_seen(mut self, mut see: impl FnMut(&[u64])) -> Result<Run, SimError> {
+    /// Runs it and shows every step and every request that ends.
+    pub(crate) fn run_seen(mut self, observer: &mut impl Observer) -> Result<Run, SimError> {
         let last_step = self.scenario.steps.map(|steps| self.scenario.warmup.saturating_add(steps));
         while last_step.is_none_or(|last| self.step < last) {
             if self.step == self.scenario.warmup && self.sums.steps == 0 {
                 self.measured_from_ms = self.now_ms;
             }
-            if !self.play_step(&mut see)? {
+            if !observer.goes_on() {
+                return Err(SimError::Interrupted);
+            }
+            if !self.play_step(observer)? {
                 break;
             }
         }
@@ -223,17 +242,14 @@ impl<'a> Cluster<'a> {
     }
 
     /// One step; false when the run is over.
-    fn play_step(&mut self, mut see: impl FnMut(&[u64])) -> Result<bool, SimError> {
+    fn play_step(&mut self, observer: &mut impl Observer) -> Result<bool, SimError> {
         if !self.arrive()? || self.window_is_over() {
             return Ok(false);
         }
         self.measured = self.step >= self.scenario.warmup
             && self.window.is_none_or(|window| window.contains(self.now_ms));
         self.admit()?;
-        if self.measured {
-            see(&self.loads);
-        }
-        self.decode()?;
+        self.decode(observer)?;
         Ok(true)
     }
 
@@ -388,7 +404,8 @@ impl<'a> Cluster<'a> {
     }
 
     /// The rest of a step, once it has admitted.
-    fn decode(&mut self) -> Result<(), SimError> {
+    fn decode(&mut self, observer: &mut impl Observer) -> Result<(), SimError> {
+        let from_ms = self.now_ms;
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
         let loads = WorkerLoad::of_all(&self.loads, &self.residents, &self.weights);
         let step_ms = if self.measured {
@@ -408,11 +425,21 @@ impl<'a> Cluster<'a> {
                 self.latencies.began(self.now_ms - arrived_ms);
             }
         }
+        observer.step(StepSeen {
+            step: self.step,
+            from_ms,
+            to_ms: self.now_ms,
+            loads: &self.loads,
+            admissions: &self.admissions,
+            running: self.active,
+            waiting: self.waiting,
+            measured: self.measured,
+        });
         self.router.advance();
         for (load, residents) in self.loads.iter_mut().zip(&self.residents) {
             *load += residents.len() as u64;
         }
-        self.finish()?;
+        self.finish(observer)?;
         self.evict()?;
         self.step += 1;
         Ok(())
@@ -478,7 +505,7 @@ impl<'a> Cluster<'a> {
         self.active += 1;
     }
 
-    fn finish(&mut self) -> Result<(), SimError> {
+    fn finish(&mut self, observer: &mut impl Observer) -> Result<(), SimError> {
         while let Some(&Reverse((ends_step, id))) = self.ends.peek() {
             if ends_step > self.step {
                 break;
@@ -490,21 +517,21 @@ impl<'a> Cluster<'a> {
                 continue;
             }
             self.router.finish(id, None)?;
-            let life = &mut self.lives[id as usize];
-            life.running = false;
+            self.lives[id as usize].running = false;
             let residents = &mut self.residents[life.worker as usize];
             residents.retain(|&other| other != id);
             self.loads[life.worker as usize] -= u64::from(life.prompt_tokens) + u64::from(life.output_tokens);
             self.active -= 1;
             self.run.requests_done += 1;
             self.sums.done += u64::from(self.measured);
-            let generated = life.generated_before + life.output_tokens;
-            let took_ms = self.now_ms - life.admitted_ms;
-            let Life { arrived_ms, row, adopted, .. } = *life;
-            if self.counts(arrived_ms) {
+            let Life { arrived_ms, row, adopted, .. } = life;
+            let seen = life.seen(id, self.now_ms, self.counts(arrived_ms));
+            if seen.measured {
                 let since_arrival_ms = (!adopted).then_some(self.now_ms - arrived_ms);
-                self.latencies.ended(took_ms / f64::from(generated), since_arrival_ms);
+                let per_token_ms = (seen.ended_ms - seen.admitted_ms) / f64::from(seen.output_tokens);
+                self.latencies.ended(per_token_ms, since_arrival_ms);
             }
+            observer.ended(seen);
             if self.window.is_some_and(|window| window.contains(arrived_ms)) {
                 self.window_open -= 1;
             }

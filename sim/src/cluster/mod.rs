@@ -5,6 +5,7 @@ mod latency;
 mod library;
 mod lockstep;
 pub mod metrics;
+mod observer;
 mod overtaking;
 pub mod prefill;
 pub mod prefix;
@@ -18,8 +19,10 @@ pub use capacity::Capacity;
 pub(crate) use library::Library;
 pub(crate) use lockstep::Cluster;
 pub use metrics::Run;
+pub(crate) use observer::{Loads, Observer, RequestSeen, StepSeen};
 pub use prefix::PrefixModel;
 pub use scenario::{DEFAULT_STEPS, DEFAULT_WARMUP, MAX_AFFINITY, Scenario, Unfit};
 pub use source::{Arrivals, Source};
+pub(crate) use window::Window;
 
 pub use crate::cost::{Prompts, StepCost};

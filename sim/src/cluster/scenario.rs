@@ -199,8 +199,14 @@ impl Scenario {
                 return Err(argument(name, "a share in 0..=1", share));
             }
         }
-        if self.windows > 0 && !matches!(self.arrivals, Arrivals::Trace { .. }) {
-            return Err(argument("windows", "open arrivals in the times of a trace", self.windows));
+        match (self.windows, self.arrivals) {
+            (0, _) | (_, Arrivals::Trace { .. }) | (1, Arrivals::Poisson { .. }) => {}
+            (windows, Arrivals::Poisson { .. }) => {
+                return Err(argument("windows", "1 with a rate, where seeds make many runs", windows));
+            }
+            (windows, Arrivals::Closed) => {
+                return Err(argument("windows", "open arrivals", windows));
+            }
         }
         match (self.arrivals, &self.source) {
             (Arrivals::Closed, _) if self.steps.is_none() => {

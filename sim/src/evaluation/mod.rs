@@ -1,6 +1,7 @@
-//! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), of forecasts
-//! ([`forecast`]) and of the ways to compute ([`kernels`]), and what balance ([`picture`]), a trace
-//! ([`portrait`]) and a step law beside its measurements ([`residuals`]) look like.
+//! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), a verdict on rules
+//! ([`trial`]), comparisons of forecasts ([`forecast`]) and of the ways to compute ([`kernels`]), and what
+//! balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
+//! like.
 
 pub mod forecast;
 pub mod kernels;
@@ -8,6 +9,7 @@ pub mod picture;
 pub mod portrait;
 pub mod residuals;
 pub mod settings;
+pub mod trial;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

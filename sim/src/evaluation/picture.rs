@@ -10,7 +10,7 @@ use plotters::element::{PathElement, Polygon, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontStyle, IntoFont, RGBColor, ShapeStyle, TextStyle};
 
-use crate::cluster::{Cluster, Library, Scenario};
+use crate::cluster::{Cluster, Library, Loads, Scenario};
 use crate::error::{SimError, argument};
 
 const PANEL_WIDTH: u32 = 480;
@@ -65,7 +65,7 @@ pub fn svg(scenario: &Scenario, seed: u64) -> Result<String, SimError> {
     for policy in &scenario.policies {
         let mut loads = Vec::new();
         let cluster = Cluster::new(scenario, &library, scenario.build(policy, seed)?, None, seed, None)?;
-        cluster.run_seen(|step| loads.push(step.to_vec()))?;
+        cluster.run_seen(&mut Loads(|step: &[u64]| loads.push(step.to_vec())))?;
         panels.push(Panel { policy, loads });
     }
     let mut document = String::new();

@@ -3,11 +3,15 @@
 mod calibration;
 mod document;
 mod figures;
+pub mod folder;
 pub mod json;
 mod lines;
+pub mod metric;
 mod paired;
+pub mod results;
 mod table;
 mod trace;
+pub mod verdict;
 
 pub use calibration::calibration;
 pub use document::{Arguments, Document};

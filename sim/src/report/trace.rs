@@ -18,7 +18,7 @@ fn duration(seconds: f64) -> String {
 }
 
 /// A rate in three digits.
-fn per_second(rate: f64) -> String {
+pub(super) fn per_second(rate: f64) -> String {
     let digits = match rate {
         rate if rate >= 99.95 => 0,
         rate if rate >= 9.995 => 1,

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Trace;
 
 /// What a trace is like.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Shape {
     /// Requests.
@@ -32,7 +32,7 @@ pub struct Shape {
 }
 
 /// Some lengths, or times; percentiles by nearest rank.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lengths {
     /// Mean.
     pub mean: f64,
@@ -47,7 +47,7 @@ pub struct Lengths {
 }
 
 /// Arrivals in windows of equal length.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     /// Length in seconds: a minute, or a second in traces of less than ten minutes.
     pub s: f64,
@@ -58,7 +58,7 @@ pub struct Window {
 }
 
 /// What prompts share with others, as a share of all prompt tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prefix {
     /// Tokens of a block.
     pub block_tokens: u32,
@@ -70,7 +70,7 @@ pub struct Prefix {
 }
 
 /// Turns that wait for each other.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sessions {
     /// Sessions, those of one turn too.
     pub sessions: u64,

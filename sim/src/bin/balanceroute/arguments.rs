@@ -8,16 +8,18 @@ use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters};
 use balanceroute_sim::cluster::{DEFAULT_STEPS, DEFAULT_WARMUP};
 use balanceroute_sim::workloads::Workload;
-use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source};
+use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calibrate::CalibrateArgs;
 use crate::cost::CostArgs;
+use crate::evaluate::EvaluateArgs;
 use crate::traces::{ReadArgs, TraceArgs};
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result \
-cannot be written or a kernel differs from the oracle; 2 for arguments and traces that cannot be used.";
+cannot be written or a kernel differs from the oracle; 2 for arguments and traces that cannot be used; \
+3 for a gate of `evaluate` that does not hold; 130 where an evaluation was interrupted.";
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
 #[derive(Parser)]
@@ -31,6 +33,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Compare policies on one workload or trace.
     Simulate(Box<SimulateArgs>),
+    /// A verdict on rules beside what you run today, on your traces, from their own rate to past saturation.
+    Evaluate(Box<EvaluateArgs>),
     /// Compare policies on the whole table of workloads, traces and cluster sizes.
     Settings(SettingsArgs),
     /// How well the built-in forecasts know the ends of requests, offline.
@@ -157,6 +161,64 @@ impl SourceArgs {
     }
 }
 
+/// What a worker holds, what a step costs, and what rules are given beside their names.
+#[derive(Args, Clone)]
+pub(crate) struct ModelArgs {
+    /// KV tokens that fit on each worker [default: unbounded].
+    #[arg(long, value_name = "T")]
+    kv_capacity: Option<u64>,
+    /// Steps of growth that an admission leaves free for each request where KV is bounded [default: room as
+    /// it is learned from how requests end].
+    #[arg(long, value_name = "N")]
+    headroom_steps: Option<u32>,
+    /// Deadline of every request in waited steps: who has waited longer goes first [default: none].
+    #[arg(long, value_name = "N")]
+    deadline_steps: Option<u32>,
+    /// `level`, `exact` and their kin: who has been passed by so many is next [default: 128 a worker].
+    #[arg(long, value_name = "N")]
+    max_passed: Option<u32>,
+    /// Who evaluates: auto, cpu, ascend or reference; results do not depend on it.
+    #[arg(long, default_value = "auto", value_name = "B")]
+    backend: String,
+    #[command(flatten)]
+    cost: CostArgs,
+}
+
+impl ModelArgs {
+    /// Its flags.
+    pub(crate) const NAMES: [&str; 11] = [
+        "kv-capacity",
+        "headroom-steps",
+        "deadline-steps",
+        "cost",
+        "step-base-ms",
+        "step-us-per-request",
+        "step-us-per-token",
+        "prefill-us-per-token",
+        "prompts",
+        "max-passed",
+        "backend",
+    ];
+
+    /// What a step costs on workers of so many slots.
+    pub(crate) fn cost(&self, slots: u32) -> Result<StepCost, SimError> {
+        self.cost.law(slots)
+    }
+
+    /// The scenario with what the flags say.
+    pub(crate) fn apply(&self, scenario: Scenario) -> Result<Scenario, SimError> {
+        let parameters = Parameters::new().backend(backend(&self.backend)?).max_passed(self.max_passed);
+        Ok(Scenario {
+            kv_capacity_tokens: self.kv_capacity,
+            headroom_steps: self.headroom_steps,
+            deadline_steps: self.deadline_steps,
+            cost: self.cost(scenario.slots)?,
+            parameters,
+            ..scenario
+        })
+    }
+}
+
 #[derive(Args)]
 pub(crate) struct SimulateArgs {
     #[command(flatten)]
@@ -185,9 +247,6 @@ pub(crate) struct SimulateArgs {
     /// Policies, separated by commas [default: all].
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     policy: Vec<String>,
-    /// Who evaluates: auto, cpu, ascend or reference; results do not depend on it.
-    #[arg(long, default_value = "auto", value_name = "B")]
-    backend: String,
     /// Seeds, one run each per policy.
     #[arg(long, default_value_t = 3, value_name = "N")]
     seeds: u64,
@@ -207,22 +266,10 @@ pub(crate) struct SimulateArgs {
     /// Runs at a time [default: one per processor]; results do not depend on it.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     threads: usize,
-    /// KV tokens that fit on each worker [default: unbounded].
-    #[arg(long, value_name = "T")]
-    kv_capacity: Option<u64>,
-    /// Steps of growth that an admission leaves free for each request where KV is bounded [default: room as
-    /// it is learned from how requests end].
-    #[arg(long, value_name = "N")]
-    headroom_steps: Option<u32>,
-    /// Deadline of every request in waited steps: who has waited longer goes first [default: none].
-    #[arg(long, value_name = "N")]
-    deadline_steps: Option<u32>,
     /// Relative step cost of each worker, per KV token and running request, separated by commas [default: 1
     /// everywhere].
     #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
     weights: Vec<f32>,
-    #[command(flatten)]
-    cost: CostArgs,
     /// Prefix caches on, and a bonus of W tokens per token cached on a worker; one run for each W. Needs a
     /// trace with hash_ids.
     #[arg(long, value_name = "W,W", value_delimiter = ',', allow_negative_numbers = true)]
@@ -233,9 +280,8 @@ pub(crate) struct SimulateArgs {
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
-    /// `level`, `exact` and their kin: who has been passed by so many is next [default: 128 a worker].
-    #[arg(long, value_name = "N")]
-    max_passed: Option<u32>,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     noise: NoiseArgs,
     /// No progress bar.
@@ -323,7 +369,7 @@ impl SimulateArgs {
             }
         };
         let closed = arrivals == Arrivals::Closed;
-        Ok(Scenario {
+        self.model.apply(Scenario {
             source,
             arrivals,
             workers: self.workers,
@@ -335,11 +381,7 @@ impl SimulateArgs {
             windows: self.windows,
             steps: self.steps.or(closed.then_some(DEFAULT_STEPS)),
             warmup: self.warmup.unwrap_or(if closed { DEFAULT_WARMUP } else { 0 }),
-            kv_capacity_tokens: self.kv_capacity,
-            headroom_steps: self.headroom_steps,
-            deadline_steps: self.deadline_steps,
             weights: self.weights.clone(),
-            cost: self.cost.law(self.slots)?,
             affinity: self.affinity.clone(),
             prefix: PrefixModel { cache_blocks: self.prefix_cache_blocks },
             cold_start: self.cold_start,
@@ -351,7 +393,7 @@ impl SimulateArgs {
                 unpredicted_share: self.noise.noise_unpredicted,
                 seed: 0,
             },
-            parameters: Parameters::new().backend(backend(&self.backend)?).max_passed(self.max_passed),
+            ..Scenario::default()
         })
     }
 }

@@ -6,7 +6,7 @@ use balanceroute_sim::{Prompts, SimError, StepCost};
 use clap::Args;
 
 /// The step law; without any of these flags the published one.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct CostArgs {
     /// Step law of a machine, as `calibrate --out` writes it; the flags below go before its terms [default:
     /// the published law].

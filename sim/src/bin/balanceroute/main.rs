@@ -6,6 +6,7 @@
 mod arguments;
 mod calibrate;
 mod cost;
+mod evaluate;
 mod traces;
 
 use std::fmt::Display;
@@ -150,6 +151,7 @@ fn run() -> Result<ExitCode, SimError> {
     };
     match cli.command {
         Command::Simulate(args) => simulate(&args)?,
+        Command::Evaluate(args) => return evaluate::run(&args),
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,

@@ -1,6 +1,6 @@
 //! `trace`: what a trace is like, and traces in other layouts; and how any command reads one.
 
-use std::io;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,21 +52,32 @@ impl ReadArgs {
         flags.into_iter().find_map(|(name, given)| given.then_some(name))
     }
 
-    /// The trace of a file, or of standard input.
-    pub(crate) fn trace(&self, path: &Path) -> Result<Trace, SimError> {
-        let options = ReadOptions {
+    /// Its flags with a value, and those without.
+    pub(crate) const NAMES: [&str; 4] = ["min-output", "columns", "time-unit", "block-tokens"];
+    pub(crate) const SWITCHES: [&str; 1] = ["skip-bad-rows"];
+
+    fn options(&self) -> ReadOptions {
+        ReadOptions {
             skip_bad_rows: self.skip_bad_rows,
             min_output_tokens: self.min_output,
             columns: self.columns.clone(),
             time_unit: self.time_unit,
             block_tokens: self.block_tokens,
             ..ReadOptions::default()
-        };
-        Ok(if path == Path::new("-") {
-            Trace::from_reader(io::stdin().lock(), "stdin", &options)?
-        } else {
-            Trace::read(path, &options)?
-        })
+        }
+    }
+
+    /// The trace of a file, or of standard input.
+    pub(crate) fn trace(&self, path: &Path) -> Result<Trace, SimError> {
+        if path == Path::new("-") {
+            return self.stream(&mut io::stdin().lock());
+        }
+        Ok(Trace::read(path, &self.options())?)
+    }
+
+    /// The trace of standard input, which the reader takes from.
+    pub(crate) fn stream(&self, reader: &mut impl BufRead) -> Result<Trace, SimError> {
+        Ok(Trace::from_reader(reader, "stdin", &self.options())?)
     }
 }
 

@@ -5,7 +5,7 @@
 //! rest, `G (H_G - 1) E[o]`, every rule pays.
 
 use super::*;
-use crate::cluster::Source;
+use crate::cluster::{Loads, Source};
 use crate::workloads::Workload;
 
 /// What is added up over the refills of some runs.
@@ -37,7 +37,7 @@ impl Refills {
         let policy = scenario.build("level", seed).expect("a policy");
         let cluster = Cluster::new(scenario, &library, policy, None, seed, None).expect("valid");
         let mut levels: Vec<i64> = Vec::new();
-        let run = cluster.run_seen(|loads| {
+        let run = cluster.run_seen(&mut Loads(|loads: &[u64]| {
             let grown = self.steps as i64 * i64::from(scenario.slots);
             let now: Vec<i64> = loads.iter().map(|&load| load as i64 - grown).collect();
             self.steps += 1;
@@ -57,7 +57,7 @@ impl Refills {
                     levels[worker] = now[worker];
                 }
             }
-        });
+        }));
         assert_eq!(run.expect("it ends").empty_slot_fraction, 0.0, "levels need full workers");
     }
 }

@@ -359,7 +359,7 @@ fn a_workload_turns_in_the_middle_of_the_measured_steps() {
     let library = Library::new(&scenario.source);
     let mut cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), None, 3, None).expect("valid");
     for _ in 0..1_500 {
-        assert!(cluster.play_step(|_| {}).expect("valid"));
+        assert!(cluster.play_step(&mut ()).expect("valid"));
     }
     // Outputs above 4,000 tokens: half of the reasoning ones, none of these chats.
     let long = |life: &&Life| life.output_tokens > 4_000;
@@ -385,7 +385,7 @@ fn one_long_request_comes_in_its_time() {
     let library = Library::new(&scenario.source);
     let mut cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), None, 3, None).expect("valid");
     for _ in 0..2_100 {
-        assert!(cluster.play_step(|_| {}).expect("valid"));
+        assert!(cluster.play_step(&mut ()).expect("valid"));
     }
     let long: Vec<&Life> = cluster.lives.iter().filter(|life| life.prompt_tokens > 2_500).collect();
     assert_eq!(long.len(), 1);
@@ -485,7 +485,7 @@ fn elapsed_s(scenario: &Scenario, run: &Run) -> f64 {
     let library = Library::new(&scenario.source);
     let mut cluster =
         Cluster::new(scenario, &library, Box::new(FirstCome), None, run.seed, None).expect("valid");
-    while cluster.play_step(|_| {}).expect("valid") {}
+    while cluster.play_step(&mut ()).expect("valid") {}
     cluster.now_ms / 1e3
 }
 

@@ -1,0 +1,270 @@
+//! `evaluate`: rules beside one another on the same arrivals, from the rate that a trace has to beyond what the
+//! cluster can serve.
+//!
+//! A replicate is a window of a trace, or a draw of a source without times. Every rule plays the same
+//! replicates, and what is said of a rule is said of its differences to the first, replicate by replicate.
+//! Runs are played scenario by scenario, and what is done is written: somebody who ends a long evaluation has
+//! the scenarios that were done, and the replicates of the one that was not.
+
+mod gate;
+mod inference;
+mod largest_rate;
+mod limits;
+mod plan;
+mod rate;
+mod recorder;
+mod sources;
+mod summary;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub use gate::Gate;
+use indicatif::{ProgressBar, ProgressStyle};
+use largest_rate::largest_rates;
+use plan::Prepared;
+pub use plan::{CostOf, Plan, TrialSource, rules};
+pub use rate::RateAsked;
+use rayon::iter::{ParallelBridge, ParallelIterator};
+use recorder::{Outcome, Recorder, Watch};
+use summary::RuleOutcomes;
+
+use crate::cluster::{Cluster, Window};
+use crate::error::{SimError, argument};
+use crate::report::folder::Folder;
+use crate::report::results::{MetricEntry, Results, SCHEMA, ScenarioEntry};
+use crate::report::verdict;
+
+/// How a plan is played.
+pub struct Playing<'a> {
+    /// Where results go as they come.
+    pub folder: Option<&'a Folder>,
+    /// Runs at a time; 0 for one per processor. No result depends on it.
+    pub threads: usize,
+    /// Ends the evaluation when it is set: what is done is kept.
+    pub stop: &'a AtomicBool,
+    /// Draw a bar on stderr when that is a terminal.
+    pub progress: bool,
+    /// The command, to be written.
+    pub command: String,
+    /// Whether the defaults are those of a quick look, to be written.
+    pub quick: bool,
+    /// Step time without load, where one is given for all numbers of slots, to be written.
+    pub step_base_ms: Option<f64>,
+}
+
+/// One run.
+#[derive(Clone, Copy)]
+struct Task {
+    scenario: usize,
+    replicate: u32,
+    rule: usize,
+    seed: u64,
+}
+
+/// The runs of a scenario so far, by rule, replicate and seed.
+struct Pending {
+    rules: Vec<RuleOutcomes>,
+    left: u64,
+}
+
+impl Pending {
+    fn new(prepared: &Prepared, rules: usize) -> Self {
+        let replicates = prepared.replicates as usize;
+        let seeds = prepared.seeds as usize;
+        let empty = || (0..replicates).map(|_| (0..seeds).map(|_| None).collect()).collect();
+        Self {
+            rules: (0..rules).map(|_| empty()).collect(),
+            left: rules as u64 * u64::from(prepared.replicates) * prepared.seeds,
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.rules.iter().flatten().flatten().any(Option::is_some)
+    }
+}
+
+struct Evaluation<'a> {
+    plan: &'a Plan,
+    playing: &'a Playing<'a>,
+    prepared: Vec<Prepared>,
+    bar: ProgressBar,
+    begun: Instant,
+    pending: Vec<Mutex<Pending>>,
+    results: Mutex<Results>,
+    /// The first task, in their order, that could not go on.
+    failed: Mutex<Option<(usize, SimError)>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Plays the plan. Interrupted, the results say that they are not complete.
+///
+/// # Errors
+/// Arguments that cannot be used, a run that cannot go on, or results that cannot be written.
+pub fn evaluate(plan: &Plan, playing: &Playing<'_>) -> Result<Results, SimError> {
+    let begun = Instant::now();
+    let prepared = plan.scenarios()?;
+    let rules = plan.rules.len();
+    let mut tasks = Vec::new();
+    for (at, scenario) in prepared.iter().enumerate() {
+        for replicate in 0..scenario.replicates {
+            for rule in 0..rules {
+                tasks.extend((0..scenario.seeds).map(|seed| Task { scenario: at, replicate, rule, seed }));
+            }
+        }
+    }
+    let results = Results {
+        schema: SCHEMA,
+        program: "balanceroute".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        command: playing.command.clone(),
+        started: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
+        elapsed_s: 0.0,
+        complete: false,
+        runs_done: 0,
+        runs_planned: tasks.len() as u64,
+        arguments: plan.asked(playing.quick, playing.step_base_ms),
+        sentences: Vec::new(),
+        metrics: MetricEntry::all(),
+        sources: plan.sources.iter().map(sources::entry).collect(),
+        scenarios: Vec::new(),
+        largest_rates: Vec::new(),
+        gate: Vec::new(),
+    };
+    let steps = tasks.iter().map(|task| prepared[task.scenario].steps).sum();
+    let evaluation = Evaluation {
+        plan,
+        playing,
+        pending: prepared.iter().map(|scenario| Mutex::new(Pending::new(scenario, rules))).collect(),
+        prepared,
+        bar: if playing.progress { progress_bar(steps) } else { ProgressBar::hidden() },
+        begun,
+        results: Mutex::new(results),
+        failed: Mutex::new(None),
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(playing.threads).build();
+    let pool = pool.map_err(|error| argument("threads", "as many as can be started", error))?;
+    // A bridge hands tasks out in their order: scenarios are done one after the other.
+    pool.install(|| tasks.iter().enumerate().par_bridge().for_each(|(at, &task)| evaluation.play(at, task)));
+    evaluation.close()
+}
+
+fn progress_bar(steps: u64) -> ProgressBar {
+    // Hidden by indicatif itself when stderr is no terminal.
+    let bar = ProgressBar::new(steps);
+    let template = "{bar:30} {percent} % of {human_len} steps, {elapsed}, about {eta} left: {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+impl Evaluation<'_> {
+    fn play(&self, at: usize, task: Task) {
+        if self.playing.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let error = match self.outcome(task).and_then(|outcome| self.keep(task, outcome)) {
+            Ok(()) | Err(SimError::Interrupted) => return,
+            Err(error) => error,
+        };
+        let mut failed = locked(&self.failed);
+        if failed.as_ref().is_none_or(|(before, _)| at < *before) {
+            *failed = Some((at, error));
+        }
+        self.playing.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn outcome(&self, task: Task) -> Result<Outcome, SimError> {
+        let prepared = &self.prepared[task.scenario];
+        let scenario = &prepared.scenario;
+        let rule = &self.plan.rules[task.rule];
+        self.bar.set_message(format!("{} at {}", rule.name, prepared.entry.rate.label));
+        let (window, seed) = prepared.window_and_seed(task.replicate, task.seed);
+        let span = Window::new(&scenario.source, scenario.arrivals, window, scenario.windows);
+        let span = span.ok_or_else(|| argument("rates", "open arrivals", &prepared.entry.rate.label))?;
+        let policy = scenario.build(&rule.policy, seed)?;
+        let cluster = Cluster::new(scenario, &prepared.library, policy, None, seed, Some(window))?;
+        let watch = Watch { stop: self.playing.stop, progress: &self.bar, steps: prepared.steps };
+        let slots = scenario.workers as u64 * u64::from(scenario.slots);
+        let keeps_series = task.replicate == 0 && task.seed == 0;
+        let mut recorder = Recorder::new(watch, span, self.plan.limits, slots, keeps_series);
+        let run = cluster.run_seen(&mut recorder)?;
+        Ok(recorder.outcome(&run, task.replicate, u64::from(prepared.replicates)))
+    }
+
+    fn keep(&self, task: Task, outcome: Outcome) -> Result<(), SimError> {
+        let done = {
+            let mut pending = locked(&self.pending[task.scenario]);
+            pending.rules[task.rule][task.replicate as usize][task.seed as usize] = Some(outcome);
+            pending.left -= 1;
+            (pending.left == 0).then(|| std::mem::take(&mut pending.rules))
+        };
+        locked(&self.results).runs_done += 1;
+        let Some(outcomes) = done else { return Ok(()) };
+        let (mut entry, lines) = self.entry(task.scenario, outcomes);
+        entry.complete = true;
+        if let Some(folder) = self.playing.folder {
+            let (requests, series) = folder.scenario(&entry.id, &lines)?;
+            (entry.requests_file, entry.series_file) = (Some(requests), Some(series));
+        }
+        let mut results = locked(&self.results);
+        results.scenarios.push(entry);
+        self.conclude(&mut results);
+        self.playing.folder.map_or(Ok(()), |folder| folder.results(&results))
+    }
+
+    fn entry(
+        &self,
+        at: usize,
+        outcomes: Vec<RuleOutcomes>,
+    ) -> (ScenarioEntry, Vec<crate::report::folder::RuleLines>) {
+        let (rules, lines) = summary::all(&self.plan.rules, outcomes);
+        let differences = summary::differences(&rules);
+        (ScenarioEntry { rules, differences, ..self.prepared[at].entry.clone() }, lines)
+    }
+
+    /// What follows from the scenarios that are there.
+    fn conclude(&self, results: &mut Results) {
+        results.scenarios.sort_by(|a, b| a.id.cmp(&b.id));
+        results.complete = results.runs_done == results.runs_planned;
+        results.elapsed_s = self.begun.elapsed().as_secs_f64();
+        let cluster = |entry: &ScenarioEntry| (entry.source, entry.workers, entry.slots);
+        let share = self.plan.limits.map(|limits| limits.share);
+        let scenarios: Vec<&ScenarioEntry> = results.scenarios.iter().collect();
+        results.largest_rates = scenarios
+            .chunk_by(|a, b| cluster(a) == cluster(b))
+            .filter_map(|scenarios| largest_rates(scenarios, share?))
+            .collect();
+        results.gate =
+            self.plan.gates.iter().map(|gate| gate.check(&results.scenarios, results.complete)).collect();
+        results.sentences = verdict::sentences(results);
+    }
+
+    /// The results of what has been played.
+    fn close(self) -> Result<Results, SimError> {
+        self.bar.finish_and_clear();
+        if let Some((_, error)) = locked(&self.failed).take() {
+            return Err(error);
+        }
+        for (at, pending) in self.pending.iter().enumerate() {
+            let mut pending = locked(pending);
+            if pending.left > 0 && pending.has_begun() {
+                let (entry, _) = self.entry(at, std::mem::take(&mut pending.rules));
+                locked(&self.results).scenarios.push(entry);
+            }
+        }
+        let mut results = locked(&self.results);
+        self.conclude(&mut results);
+        if let Some(folder) = self.playing.folder {
+            folder.results(&results)?;
+        }
+        Ok(results.clone())
+    }
+}

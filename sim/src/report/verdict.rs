@@ -1,0 +1,335 @@
+//! What an evaluation comes to: sentences first, then a table of each cluster.
+
+use std::fmt::Write as _;
+
+use super::figures::{aligned, short};
+use super::metric::{METRICS, Metric};
+use super::results::{
+    Difference, LargestRate, LargestRates, Limits, RateBound, RateDifference, Results, RuleFigures,
+    ScenarioEntry, Verdict,
+};
+use super::trace::per_second;
+
+/// Findings that one sentence names.
+const MOST_NAMED: usize = 4;
+/// A relative difference above this is told by its two figures.
+const MOST_RELATIVE: f64 = 1.0;
+
+fn metric_of(difference: &Difference) -> Option<&'static Metric> {
+    METRICS.iter().find(|metric| metric.key == difference.metric)
+}
+
+fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    let digits = if percent.abs() < 0.095 { 2 } else { 1 };
+    format!("{percent:+.digits$} %")
+}
+
+/// A share of a load: `2.8 %`, `86 %`.
+fn load(share: f64) -> String {
+    let percent = 100.0 * share;
+    let digits = if percent < 9.95 { 1 } else { 0 };
+    format!("{percent:.digits$} %")
+}
+
+fn figure(metric: &Metric, value: f64) -> String {
+    match metric.unit {
+        "" => format!("{:.1} %", 100.0 * value),
+        "ms" if value.abs() < 99.95 => format!("{value:.1} ms"),
+        "ms" => format!("{} ms", short(value)),
+        unit => format!("{} {unit}", short(value)),
+    }
+}
+
+/// `p99 TTFT -12.0 % (-14.1 to -9.9)`, or from which figure to which.
+fn finding(difference: &Difference) -> String {
+    let Some(metric) = metric_of(difference) else { return String::new() };
+    match (difference.relative, difference.relative_low, difference.relative_high) {
+        (Some(relative), Some(low), Some(high)) if relative.abs() <= MOST_RELATIVE => {
+            format!("{} {} ({:+.1} to {:+.1})", metric.label, percent(relative), 100.0 * low, 100.0 * high)
+        }
+        _ => {
+            let (from, to) = (difference.base, difference.base + difference.mean);
+            format!("{} {} instead of {}", metric.label, figure(metric, to), figure(metric, from))
+        }
+    }
+}
+
+fn findings(of: &[&Difference]) -> String {
+    let named: Vec<String> = of.iter().take(MOST_NAMED).map(|difference| finding(difference)).collect();
+    let mut text = named.join(", ");
+    if of.len() > MOST_NAMED {
+        // Writing to a string cannot fail.
+        let _ = write!(text, " and {} more", of.len() - MOST_NAMED);
+    }
+    text
+}
+
+/// `TTFT 2 s and TPOT 50 ms for 99 % of the requests`.
+fn limits(limits: &Limits) -> String {
+    let time = |ms: f64| if ms >= 1e3 { format!("{} s", ms / 1e3) } else { format!("{ms} ms") };
+    let named: Vec<String> =
+        [("TTFT", limits.ttft_ms), ("TPOT", limits.tpot_ms), ("end to end", limits.e2e_ms)]
+            .into_iter()
+            .filter_map(|(name, limit)| Some(format!("{name} {}", time(limit?))))
+            .collect();
+    format!("{} for {} of the requests", named.join(" and "), load(limits.share))
+}
+
+/// What the trace offers of what the cluster can serve.
+fn offered(results: &Results, scenarios: &[&ScenarioEntry]) -> String {
+    let Some(first) = scenarios.first() else { return String::new() };
+    let name = results.sources.get(first.source).map_or("", |source| source.name.as_str());
+    let capacity = per_second(first.capacity_requests_per_s);
+    let cluster = format!("{name} on {} workers x {} slots", first.workers, first.slots);
+    let Some(own) = scenarios.iter().find(|scenario| scenario.rate.own) else {
+        return format!("{cluster}: the cluster can serve {capacity} in perfect balance.");
+    };
+    let what = match own.rate.offered_load {
+        share if share < 0.5 => " Slots are free nearly all of the time.",
+        share if share < 0.95 => "",
+        share if share < 1.0 => " It is close to full.",
+        _ => " More comes than it can serve: queues grow for as long as that lasts.",
+    };
+    format!(
+        "{cluster}: at its own rate of {} it offers {} of what the cluster can serve ({capacity} in perfect \
+         balance).{what}",
+        per_second(own.rate.requests_per_s),
+        load(own.rate.offered_load)
+    )
+}
+
+/// What changes with a rule at one rate.
+fn at_rate(scenario: &ScenarioEntry, rule: &str, against: &str) -> Option<String> {
+    let of = |verdict: Verdict| -> Vec<&Difference> {
+        let is = |difference: &&Difference| difference.rule == rule && difference.verdict == verdict;
+        scenario.differences.iter().filter(is).collect()
+    };
+    let (better, worse, ties, unknown) =
+        (of(Verdict::Better), of(Verdict::Worse), of(Verdict::Tie), of(Verdict::Unknown));
+    let all = better.len() + worse.len() + ties.len() + unknown.len();
+    if all == 0 {
+        return None;
+    }
+    let rate = if scenario.rate.own { "its own rate" } else { &scenario.rate.label };
+    let mut text = format!("At {rate} {rule} beside {against}: ");
+    if !unknown.is_empty() {
+        text.push_str("too few runs for a verdict.");
+    } else if better.is_empty() && worse.is_empty() {
+        let _ = write!(text, "a tie in all {all} figures.");
+    } else {
+        let mut parts = Vec::new();
+        for (word, of) in [("better", &better), ("worse", &worse)] {
+            if !of.is_empty() {
+                parts.push(format!("{word} in {}", findings(of)));
+            }
+        }
+        if !ties.is_empty() {
+            parts.push(format!("a tie in {} of {all} figures", ties.len()));
+        }
+        let _ = write!(text, "{}.", parts.join("; "));
+    }
+    Some(text)
+}
+
+fn bears(rate: &LargestRate) -> String {
+    let mut text = match rate.bound {
+        Some(RateBound::Below) => {
+            return format!("{} not even {}", rate.rule, per_second(rate.requests_per_s));
+        }
+        Some(RateBound::AtLeast) => {
+            format!("{} at least {}", rate.rule, per_second(rate.requests_per_s))
+        }
+        None => format!("{} {}", rate.rule, per_second(rate.requests_per_s)),
+    };
+    if let (None, Some(low), Some(high)) = (rate.bound, rate.low, rate.high) {
+        let _ = write!(text, " ({} to {})", per_second(low), per_second(high));
+    }
+    let _ = write!(text, ", {} of capacity", load(rate.of_capacity));
+    text
+}
+
+fn bears_more(difference: &RateDifference) -> Option<String> {
+    let (relative, low, high) = (difference.relative?, difference.low, difference.high);
+    let least = if difference.bound == Some(RateBound::AtLeast) { "at least " } else { "" };
+    let RateDifference { rule, against, .. } = difference;
+    let mut text = format!("{rule} bears {least}{} beside {against}", percent(relative));
+    match (low, high) {
+        (Some(low), Some(high)) => {
+            let _ = write!(text, " ({:+.1} to {:+.1})", 100.0 * low, 100.0 * high);
+        }
+        _ => text.push_str(" (of one run)"),
+    }
+    if difference.verdict == Verdict::Tie {
+        text.push_str(", a tie");
+    }
+    Some(text)
+}
+
+/// How much load the rules bear within the limits.
+fn largest(results: &Results, rates: &LargestRates) -> Option<String> {
+    let within = results.arguments.slo.as_ref().map(limits)?;
+    let borne: Vec<String> = rates.rules.iter().map(bears).collect();
+    let mut text = format!("Within the limits ({within}) it bears: {}.", borne.join("; "));
+    let more: Vec<String> = rates.differences.iter().filter_map(bears_more).collect();
+    if !more.is_empty() {
+        let _ = write!(text, " {}.", more.join("; "));
+    }
+    Some(text)
+}
+
+/// Where a rule is worse than the first, and by how much.
+fn worse(scenarios: &[&ScenarioEntry], rule: &str, against: &str) -> String {
+    let mut found: Vec<(&ScenarioEntry, &Difference)> = scenarios
+        .iter()
+        .flat_map(|scenario| scenario.differences.iter().map(move |difference| (*scenario, difference)))
+        .filter(|(_, difference)| difference.rule == rule && difference.verdict == Verdict::Worse)
+        .collect();
+    if found.is_empty() {
+        return format!("Nowhere is {rule} shown to be worse than {against}.");
+    }
+    let size = |difference: &Difference| difference.relative.map_or(f64::INFINITY, f64::abs);
+    found.sort_by(|(_, a), (_, b)| size(b).total_cmp(&size(a)));
+    let named: Vec<String> = found
+        .iter()
+        .take(MOST_NAMED)
+        .map(|(scenario, difference)| format!("at {} {}", scenario.rate.label, finding(difference)))
+        .collect();
+    let more = found.len().saturating_sub(MOST_NAMED);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{rule} is worse than {against}: {}{more}.", named.join("; "))
+}
+
+/// The scenarios of each source and cluster.
+fn clusters(results: &Results) -> Vec<Vec<&ScenarioEntry>> {
+    let scenarios: Vec<&ScenarioEntry> = results.scenarios.iter().collect();
+    let cluster = |of: &&ScenarioEntry| (of.source, of.workers, of.slots);
+    scenarios.chunk_by(|a, b| cluster(a) == cluster(b)).map(<[&ScenarioEntry]>::to_vec).collect()
+}
+
+/// The verdict: for each cluster how loaded it is, what changes at its own rate, how much more it bears, and
+/// where a rule is worse.
+#[must_use]
+pub fn sentences(results: &Results) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let Results { runs_done, runs_planned, .. } = *results;
+    if !results.complete {
+        sentences.push(format!("Of {runs_planned} runs {runs_done} are done; this is what they say."));
+    }
+    for scenarios in clusters(results) {
+        sentences.push(offered(results, &scenarios));
+        let rules = results.arguments.rules.split_first();
+        let Some((first, others)) = rules else { continue };
+        // Without a rate of its own: the rate at which every slot is full.
+        let full = |scenario: &&&ScenarioEntry| scenario.rate.offered_load < 1.0 + 1e-9;
+        let own = scenarios.iter().find(|scenario| scenario.rate.own);
+        let shown = own.or_else(|| scenarios.iter().rfind(full)).or_else(|| scenarios.first());
+        for rule in others {
+            sentences.extend(shown.and_then(|scenario| at_rate(scenario, &rule.name, &first.name)));
+        }
+        if let Some(scenario) = scenarios.first() {
+            let cluster = (scenario.source, scenario.workers, scenario.slots);
+            let rates = results.largest_rates.iter().find(|of| (of.source, of.workers, of.slots) == cluster);
+            sentences.extend(rates.and_then(|rates| largest(results, rates)));
+        }
+        for rule in others {
+            sentences.push(worse(&scenarios, &rule.name, &first.name));
+        }
+        let mut notes: Vec<&String> = Vec::new();
+        for note in scenarios.iter().flat_map(|scenario| &scenario.notes).filter(|note| !note.is_empty()) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        // The last is of the greatest rate.
+        sentences.extend(notes.last().map(|note| (*note).clone()));
+    }
+    sentences
+}
+
+/// One table of a cluster: a line for each rate and rule.
+fn table(scenarios: &[&ScenarioEntry], with_limits: bool) -> String {
+    let shown: Vec<&Metric> = METRICS
+        .iter()
+        .filter(|metric| with_limits || metric.key != "goodput_requests_per_s")
+        .filter(|metric| {
+            // What is 0 everywhere needs no column.
+            let zero = |rule: &RuleFigures| rule.figures.get(metric.key).is_none_or(|of| of.mean == 0.0);
+            !scenarios.iter().flat_map(|scenario| &scenario.rules).all(zero)
+        })
+        .collect();
+    let head = ["offered", "rule"].map(str::to_owned).into_iter();
+    let mut rows = vec![head.chain(shown.iter().map(|metric| metric.name.to_owned())).collect::<Vec<_>>()];
+    for scenario in scenarios {
+        for rule in &scenario.rules {
+            let offered = load(scenario.rate.offered_load);
+            let offered = if scenario.rate.own { format!("own {offered}") } else { offered };
+            let mut row = vec![offered, rule.rule.clone()];
+            for metric in &shown {
+                let Some(of) = rule.figures.get(metric.key) else {
+                    row.push("- ".to_owned());
+                    continue;
+                };
+                let is = |difference: &&Difference| {
+                    difference.rule == rule.rule && difference.metric == metric.key
+                };
+                let mark = match scenario.differences.iter().find(is).map(|of| of.verdict) {
+                    Some(Verdict::Better) => '+',
+                    Some(Verdict::Worse) => '-',
+                    Some(Verdict::Unknown) => '?',
+                    Some(Verdict::Tie) | None => ' ',
+                };
+                row.push(format!("{}{mark}", cell(metric, of.mean)));
+            }
+            rows.push(row);
+        }
+    }
+    aligned(&rows)
+}
+
+fn cell(metric: &Metric, value: f64) -> String {
+    match metric.unit {
+        "" => format!("{:.2}%", 100.0 * value),
+        "KV tokens" => short(value),
+        _ if value.abs() < 9.995 => format!("{value:.2}"),
+        _ if value.abs() < 999.5 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// Verdict and tables.
+#[must_use]
+pub fn text(results: &Results) -> String {
+    let mut text = results.sentences.join("\n");
+    let rules = &results.arguments.rules;
+    for scenarios in clusters(results) {
+        let Some(first) = scenarios.first() else { continue };
+        let name = results.sources.get(first.source).map_or("", |source| source.name.as_str());
+        let kv = first.kv_capacity_tokens.map_or(String::new(), |kv| format!(", {kv} KV tokens each"));
+        let _ = write!(
+            text,
+            "\n\n{name}: {} workers x {} slots{kv}; means of {} {}s; times in ms\n",
+            first.workers, first.slots, first.replicates, first.replicate
+        );
+        text.push_str(&table(&scenarios, results.arguments.slo.is_some()));
+    }
+    if let (Some(first), true) = (rules.first(), rules.len() > 1) {
+        let _ = writeln!(
+            text,
+            "+ better, - worse than {} in the same {}, paired, 95 % by Student's t, Holm over the figures; \
+             neither: a tie; ?: too few",
+            first.name, "windows or draws"
+        );
+    }
+    for gate in &results.gate {
+        let word = if gate.holds { "holds" } else { "does not hold" };
+        let _ = writeln!(text, "gate {}: {word}", gate.expression);
+        for failure in &gate.failures {
+            let _ = writeln!(text, "  {failure}");
+        }
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
