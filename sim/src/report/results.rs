@@ -169,6 +169,10 @@ pub struct ScenarioEntry {
     pub differences: Vec<Difference>,
 }
 
+/// What a rate was asked for that nobody asked for: it lies between two, to find the largest that keeps the
+/// limits.
+pub const BETWEEN: &str = "between";
+
 /// A rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RateEntry {

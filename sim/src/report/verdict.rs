@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 use super::figures::{aligned, short};
 use super::metric::{METRICS, Metric};
 use super::results::{
-    Difference, LargestRate, LargestRates, Limits, RateBound, RateDifference, Results, RuleFigures,
+    BETWEEN, Difference, LargestRate, LargestRates, Limits, RateBound, RateDifference, Results, RuleFigures,
     ScenarioEntry, Verdict,
 };
 use super::trace::per_second;
 
 /// Findings that one sentence names.
 const MOST_NAMED: usize = 4;
+/// What people ask for first, by key of the metric; the others follow.
+const FIRST: [&str; 4] = ["tokens_per_s", "goodput_requests_per_s", "ttft_p99_ms", "tpot_p99_ms"];
 /// A relative difference above this is told by its two figures.
 const MOST_RELATIVE: f64 = 1.0;
 
@@ -37,6 +39,7 @@ fn figure(metric: &Metric, value: f64) -> String {
         "" => format!("{:.1} %", 100.0 * value),
         "ms" if value.abs() < 99.95 => format!("{value:.1} ms"),
         "ms" => format!("{} ms", short(value)),
+        "requests/s" => per_second(value),
         unit => format!("{} {unit}", short(value)),
     }
 }
@@ -103,7 +106,11 @@ fn offered(results: &Results, scenarios: &[&ScenarioEntry]) -> String {
 fn at_rate(scenario: &ScenarioEntry, rule: &str, against: &str) -> Option<String> {
     let of = |verdict: Verdict| -> Vec<&Difference> {
         let is = |difference: &&Difference| difference.rule == rule && difference.verdict == verdict;
-        scenario.differences.iter().filter(is).collect()
+        let mut found: Vec<&Difference> = scenario.differences.iter().filter(is).collect();
+        found.sort_by_key(|difference| {
+            FIRST.iter().position(|key| *key == difference.metric).unwrap_or(FIRST.len())
+        });
+        found
     };
     let (better, worse, ties, unknown) =
         (of(Verdict::Better), of(Verdict::Worse), of(Verdict::Tie), of(Verdict::Unknown));
@@ -135,15 +142,21 @@ fn at_rate(scenario: &ScenarioEntry, rule: &str, against: &str) -> Option<String
 fn bears(rate: &LargestRate) -> String {
     let mut text = match rate.bound {
         Some(RateBound::Below) => {
-            return format!("{} not even {}", rate.rule, per_second(rate.requests_per_s));
+            return format!("{} does not bear even {}", rate.rule, per_second(rate.requests_per_s));
         }
         Some(RateBound::AtLeast) => {
-            format!("{} at least {}", rate.rule, per_second(rate.requests_per_s))
+            format!("{} bears at least {}", rate.rule, per_second(rate.requests_per_s))
         }
-        None => format!("{} {}", rate.rule, per_second(rate.requests_per_s)),
+        None => format!("{} bears {}", rate.rule, per_second(rate.requests_per_s)),
     };
-    if let (None, Some(low), Some(high)) = (rate.bound, rate.low, rate.high) {
-        let _ = write!(text, " ({} to {})", per_second(low), per_second(high));
+    if rate.bound.is_none() {
+        // Writing to a string cannot fail.
+        let _ = match (rate.low, rate.high) {
+            (Some(low), Some(high)) => write!(text, " ({} to {})", per_second(low), per_second(high)),
+            (Some(low), None) => write!(text, " ({} to beyond what was played)", per_second(low)),
+            (None, Some(high)) => write!(text, " (at most {})", per_second(high)),
+            (None, None) => Ok(()),
+        };
     }
     let _ = write!(text, ", {} of capacity", load(rate.of_capacity));
     text
@@ -153,13 +166,12 @@ fn bears_more(difference: &RateDifference) -> Option<String> {
     let (relative, low, high) = (difference.relative?, difference.low, difference.high);
     let least = if difference.bound == Some(RateBound::AtLeast) { "at least " } else { "" };
     let RateDifference { rule, against, .. } = difference;
-    let mut text = format!("{rule} bears {least}{} beside {against}", percent(relative));
-    match (low, high) {
-        (Some(low), Some(high)) => {
-            let _ = write!(text, " ({:+.1} to {:+.1})", 100.0 * low, 100.0 * high);
-        }
-        _ => text.push_str(" (of one run)"),
-    }
+    let mut text = format!("That is {least}{} for {rule} beside {against}", percent(relative));
+    let _ = match (low, high) {
+        (Some(low), Some(high)) => write!(text, " ({:+.1} to {:+.1})", 100.0 * low, 100.0 * high),
+        (Some(low), None) => write!(text, " ({:+.1} to more than was played)", 100.0 * low),
+        _ => Ok(()),
+    };
     if difference.verdict == Verdict::Tie {
         text.push_str(", a tie");
     }
@@ -170,7 +182,7 @@ fn bears_more(difference: &RateDifference) -> Option<String> {
 fn largest(results: &Results, rates: &LargestRates) -> Option<String> {
     let within = results.arguments.slo.as_ref().map(limits)?;
     let borne: Vec<String> = rates.rules.iter().map(bears).collect();
-    let mut text = format!("Within the limits ({within}) it bears: {}.", borne.join("; "));
+    let mut text = format!("Within the limits ({within}) {}.", borne.join("; "));
     let more: Vec<String> = rates.differences.iter().filter_map(bears_more).collect();
     if !more.is_empty() {
         let _ = write!(text, " {}.", more.join("; "));
@@ -224,8 +236,10 @@ pub fn sentences(results: &Results) -> Vec<String> {
         let full = |scenario: &&&ScenarioEntry| scenario.rate.offered_load < 1.0 + 1e-9;
         let own = scenarios.iter().find(|scenario| scenario.rate.own);
         let shown = own.or_else(|| scenarios.iter().rfind(full)).or_else(|| scenarios.first());
-        for rule in others {
-            sentences.extend(shown.and_then(|scenario| at_rate(scenario, &rule.name, &first.name)));
+        // Where slots are free little can change: what happens when they are not is told as well.
+        let busiest = scenarios.last().filter(|busiest| shown.is_some_and(|shown| shown.id != busiest.id));
+        for scenario in shown.into_iter().chain(busiest) {
+            sentences.extend(others.iter().filter_map(|rule| at_rate(scenario, &rule.name, &first.name)));
         }
         if let Some(scenario) = scenarios.first() {
             let cluster = (scenario.source, scenario.workers, scenario.slots);
@@ -235,14 +249,8 @@ pub fn sentences(results: &Results) -> Vec<String> {
         for rule in others {
             sentences.push(worse(&scenarios, &rule.name, &first.name));
         }
-        let mut notes: Vec<&String> = Vec::new();
-        for note in scenarios.iter().flat_map(|scenario| &scenario.notes).filter(|note| !note.is_empty()) {
-            if !notes.contains(&note) {
-                notes.push(note);
-            }
-        }
-        // The last is of the greatest rate.
-        sentences.extend(notes.last().map(|note| (*note).clone()));
+        // Those of the greatest rate stand for the others.
+        sentences.extend(scenarios.last().into_iter().flat_map(|scenario| scenario.notes.iter().cloned()));
     }
     sentences
 }
@@ -260,7 +268,7 @@ fn table(scenarios: &[&ScenarioEntry], with_limits: bool) -> String {
         .collect();
     let head = ["offered", "rule"].map(str::to_owned).into_iter();
     let mut rows = vec![head.chain(shown.iter().map(|metric| metric.name.to_owned())).collect::<Vec<_>>()];
-    for scenario in scenarios {
+    for scenario in scenarios.iter().filter(|scenario| scenario.rate.asked != BETWEEN) {
         for rule in &scenario.rules {
             let offered = load(scenario.rate.offered_load);
             let offered = if scenario.rate.own { format!("own {offered}") } else { offered };
@@ -300,7 +308,7 @@ fn cell(metric: &Metric, value: f64) -> String {
 /// Verdict and tables.
 #[must_use]
 pub fn text(results: &Results) -> String {
-    let mut text = results.sentences.join("\n");
+    let mut text = results.sentences.join("\n") + "\n";
     let rules = &results.arguments.rules;
     for scenarios in clusters(results) {
         let Some(first) = scenarios.first() else { continue };
@@ -308,7 +316,7 @@ pub fn text(results: &Results) -> String {
         let kv = first.kv_capacity_tokens.map_or(String::new(), |kv| format!(", {kv} KV tokens each"));
         let _ = write!(
             text,
-            "\n\n{name}: {} workers x {} slots{kv}; means of {} {}s; times in ms\n",
+            "\n{name}: {} workers x {} slots{kv}; means of {} {}s; times in ms\n",
             first.workers, first.slots, first.replicates, first.replicate
         );
         text.push_str(&table(&scenarios, results.arguments.slo.is_some()));

@@ -25,6 +25,11 @@ const GATE: u8 = 3;
 /// What a program ends with that SIGINT has ended.
 const INTERRUPTED: u8 = 130;
 
+/// How often rates are added between two, to find the largest that keeps the limits: from 20 % of the capacity
+/// to less than 2 %, and to 5 %.
+const MOST_REFINEMENTS: u32 = 4;
+const QUICK_REFINEMENTS: u32 = 2;
+
 #[derive(Args)]
 pub(crate) struct EvaluateArgs {
     /// Traces, each judged for itself; - is standard input. Without one: a built-in workload.
@@ -114,10 +119,6 @@ impl<R: Read> Hashed<R> {
 
 impl EvaluateArgs {
     fn sources(&self) -> Result<Vec<TrialSource>, SimError> {
-        if let (true, Some(name)) = (self.trace.is_empty(), self.read.given()) {
-            let expected = "a trace, which it says how to read".to_owned();
-            return Err(SimError::Argument { name, expected, found: "none".to_owned() });
-        }
         let mut sources = self.trace.iter().map(|path| self.traced(path)).collect::<Result<Vec<_>, _>>()?;
         let default = ["paper-prod".to_owned()];
         let workloads =
@@ -159,6 +160,13 @@ impl EvaluateArgs {
         } else {
             vec![RateAsked::Own, RateAsked::Sweep]
         };
+        let rates = if self.rates.is_empty() { sweep } else { self.rates.clone() };
+        // Who names rates gets those.
+        let refinements = match (self.rates.is_empty() || rates.contains(&RateAsked::Sweep), self.quick) {
+            (false, _) => 0,
+            (true, false) => MOST_REFINEMENTS,
+            (true, true) => QUICK_REFINEMENTS,
+        };
         let model = self.model.apply(Scenario::default())?;
         let cost = self.model.clone();
         Ok(Plan {
@@ -170,7 +178,8 @@ impl EvaluateArgs {
             sources: self.sources()?,
             workers: self.workers.clone(),
             slots: self.slots.clone(),
-            rates: if self.rates.is_empty() { sweep } else { self.rates.clone() },
+            rates,
+            refinements,
             windows: self.windows.unwrap_or(if self.quick { 5 } else { 12 }),
             seeds: self.seeds,
             first_seed: self.first_seed,

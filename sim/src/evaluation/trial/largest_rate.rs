@@ -3,7 +3,8 @@
 //! Of the rates that were played it is looked for between the last that keeps the limits and the first that
 //! does not, where the share of the requests within them falls below what is asked for; between the two the
 //! share is taken to fall evenly. The interval is that of a bootstrap: replicates are drawn with
-//! replacement, the same for all rates and rules, since a window is as hard for one as for the other.
+//! replacement, the same for all rates and rules, since a window is as hard for one as for the other. Where
+//! between the two rates it lies is not known, so that an interval reaches from the lower to the upper.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -38,6 +39,28 @@ fn crossing(curve: &[(f64, f64)], share: f64) -> Option<Crossing> {
     Some(Crossing { rate: rate_there, bound: None, between: Some((rate, next)) })
 }
 
+impl Crossing {
+    /// The least and the greatest that it can be.
+    fn edges(&self) -> (f64, f64) {
+        match (self.bound, self.between) {
+            (Some(RateBound::AtLeast), _) => (self.rate, f64::INFINITY),
+            (Some(RateBound::Below), _) => (0.0, self.rate),
+            (None, Some(between)) => between,
+            (None, None) => (self.rate, self.rate),
+        }
+    }
+}
+
+impl LargestRate {
+    /// Whether it may lie between two rates next to each other.
+    pub(super) fn may_lie_in(&self, from: f64, to: f64) -> bool {
+        // A rate that was not kept by any draw, or by all of them, is none to look below or above.
+        let Some((low, high)) = self.between else { return false };
+        let (low, high) = (self.low.unwrap_or(low), self.high.unwrap_or(high));
+        low <= from && to <= high
+    }
+}
+
 /// One rule: at each rate the requests of each replicate, and how many of them keep the limits.
 struct Curve<'a> {
     rule: &'a str,
@@ -70,11 +93,22 @@ impl<'a> Curve<'a> {
     }
 }
 
-/// 2.5th and 97.5th percentile.
-fn interval(mut drawn: Vec<f64>) -> Option<(f64, f64)> {
+/// What 2.5 % of the draws fall below.
+fn lower(drawn: impl Iterator<Item = f64>) -> Option<f64> {
+    percentile(drawn, 0.025)
+}
+
+/// What 2.5 % of the draws rise above.
+fn upper(drawn: impl Iterator<Item = f64>) -> Option<f64> {
+    percentile(drawn, 0.975)
+}
+
+/// None where it lies beyond what was played.
+fn percentile(drawn: impl Iterator<Item = f64>, share: f64) -> Option<f64> {
+    let mut drawn: Vec<f64> = drawn.collect();
     drawn.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| drawn.get(((drawn.len() as f64 - 1.0) * share).round() as usize).copied();
-    Some((at(0.025)?, at(0.975)?))
+    let at = ((drawn.len() as f64 - 1.0) * share).round() as usize;
+    drawn.get(at).copied().filter(|value| value.is_finite())
 }
 
 /// Of one source and cluster, whose scenarios are given in any order; none where a rule has no figures of
@@ -101,12 +135,11 @@ pub(super) fn largest_rates(scenarios: &[&ScenarioEntry], share: f64) -> Option<
     let capacity = first.capacity_requests_per_s;
     let rule = |(at, curve): (usize, &Curve<'_>)| {
         let Crossing { rate, bound, between } = found[at];
-        let bounds = interval(drawn.iter().map(|draw| draw[at].rate).collect());
         LargestRate {
             rule: curve.rule.to_owned(),
             requests_per_s: rate,
-            low: bounds.map(|(low, _)| low),
-            high: bounds.map(|(_, high)| high),
+            low: lower(drawn.iter().map(|draw| draw[at].edges().0)).filter(|&low| low > 0.0),
+            high: upper(drawn.iter().map(|draw| draw[at].edges().1)),
             of_capacity: rate / capacity,
             bound,
             between,
@@ -115,19 +148,31 @@ pub(super) fn largest_rates(scenarios: &[&ScenarioEntry], share: f64) -> Option<
     let beside = |(at, curve): (usize, &Curve<'_>)| {
         // A rate beyond what was played is none to divide by; over one the ratio is the least that it can be.
         let known = found[0].bound.is_none() && found[at].bound != Some(RateBound::Below);
-        let bounds = interval(drawn.iter().map(|draw| draw[at].rate / draw[0].rate - 1.0).collect());
-        let bounds = bounds.filter(|_| known);
+        let edges = |draw: &[Crossing]| (draw[0].edges(), draw[at].edges());
+        let least = |draw: &Vec<Crossing>| {
+            let ((_, first), (own, _)) = edges(draw);
+            own / first - 1.0
+        };
+        let most = |draw: &Vec<Crossing>| {
+            let ((first, _), (_, own)) = edges(draw);
+            own / first - 1.0
+        };
+        let (low, high) = if known {
+            (lower(drawn.iter().map(least)), upper(drawn.iter().map(most)))
+        } else {
+            (None, None)
+        };
         RateDifference {
             rule: curve.rule.to_owned(),
             against: curves[0].rule.to_owned(),
             relative: known.then(|| found[at].rate / found[0].rate - 1.0),
-            low: bounds.map(|(low, _)| low),
-            high: bounds.map(|(_, high)| high),
-            verdict: match bounds {
-                None => Verdict::Unknown,
-                Some((low, _)) if low > 0.0 => Verdict::Better,
-                Some((_, high)) if high < 0.0 => Verdict::Worse,
-                Some(_) => Verdict::Tie,
+            low,
+            high,
+            verdict: match (low, high) {
+                _ if !known || drawn.is_empty() => Verdict::Unknown,
+                (Some(low), _) if low > 0.0 => Verdict::Better,
+                (_, Some(high)) if high < 0.0 => Verdict::Worse,
+                _ => Verdict::Tie,
             },
             bound: found[at].bound,
         }
@@ -146,7 +191,10 @@ pub(super) fn largest_rates(scenarios: &[&ScenarioEntry], share: f64) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::report::results::{Decide, Quantiles, RateEntry, RuleFigures};
 
     #[test]
     fn the_limits_stop_being_kept_between_two_rates() {
@@ -163,7 +211,70 @@ mod tests {
 
     #[test]
     fn percentiles_of_draws() {
-        assert_eq!(interval((0..=1000).map(f64::from).collect()), Some((25.0, 975.0)));
-        assert_eq!(interval(Vec::new()), None);
+        let draws = || (0..=1000).map(f64::from);
+        assert_eq!((lower(draws()), upper(draws())), (Some(25.0), Some(975.0)));
+        assert_eq!(upper(draws().chain([f64::INFINITY; 100])), None);
+        assert_eq!(lower(std::iter::empty()), None);
+    }
+
+    /// What rule keeps how much of ten requests at each rate, replicate by replicate.
+    fn scenarios(rates: &[f64], kept: [&[[f64; 3]]; 2]) -> Vec<ScenarioEntry> {
+        let scenario = |(at, &rate): (usize, &f64)| {
+            let rule = |(name, kept): (&str, &[[f64; 3]])| {
+                let replicate =
+                    |within| Replicate { requests: 10.0, within_slo: Some(within), ..Replicate::default() };
+                RuleFigures {
+                    rule: name.to_owned(),
+                    figures: BTreeMap::new(),
+                    replicates: kept[at].map(replicate).to_vec(),
+                    quantiles: Quantiles::default(),
+                    decide_us: Decide::default(),
+                }
+            };
+            ScenarioEntry {
+                id: format!("s{at:03}"),
+                source: 0,
+                workers: 2,
+                slots: 4,
+                kv_capacity_tokens: None,
+                rate: RateEntry {
+                    asked: String::new(),
+                    label: String::new(),
+                    own: false,
+                    requests_per_s: rate,
+                    rate_scale: None,
+                    offered_load: rate / 40.0,
+                },
+                capacity_requests_per_s: 40.0,
+                running_per_worker: 4.0,
+                step_base_ms: 1.0,
+                replicate: "draw".to_owned(),
+                replicates: 3,
+                command: String::new(),
+                complete: true,
+                requests_file: None,
+                series_file: None,
+                notes: Vec::new(),
+                rules: ["today", "level"].into_iter().zip(kept).map(rule).collect(),
+                differences: Vec::new(),
+            }
+        };
+        rates.iter().enumerate().map(scenario).collect()
+    }
+
+    #[test]
+    fn an_interval_covers_the_rates_between_which_nothing_was_played() {
+        let today: &[[f64; 3]] = &[[1.0; 3], [0.5; 3], [0.0; 3]];
+        let level: &[[f64; 3]] = &[[1.0; 3], [1.0; 3], [0.98, 0.98, 0.6]];
+        let scenarios = scenarios(&[10.0, 20.0, 30.0], [today, level]);
+        let found = largest_rates(&scenarios.iter().rev().collect::<Vec<_>>(), 0.95).expect("limits");
+        assert_eq!((found.tested_from, found.tested_to), (10.0, 30.0));
+        let [first, second] = &found.rules[..] else { panic!("two rules") };
+        approx::assert_abs_diff_eq!(first.requests_per_s, 11.0, epsilon = 1e-9);
+        assert_eq!((first.low, first.high, first.between), (Some(10.0), Some(20.0), Some((10.0, 20.0))));
+        assert_eq!((second.low, second.high), (Some(20.0), None), "some draws keep the limits at 30");
+        let beside = &found.differences[0];
+        assert_eq!((beside.low, beside.high), (Some(0.0), None));
+        assert_eq!(beside.verdict, Verdict::Tie, "20 and 20 are within both intervals");
     }
 }

@@ -25,7 +25,7 @@ use std::time::Instant;
 pub use gate::Gate;
 use indicatif::{ProgressBar, ProgressStyle};
 use largest_rate::largest_rates;
-use plan::Prepared;
+use plan::{ClusterOf, Prepared};
 pub use plan::{CostOf, Plan, TrialSource, rules};
 pub use rate::RateAsked;
 use rayon::iter::{ParallelBridge, ParallelIterator};
@@ -90,10 +90,11 @@ impl Pending {
 struct Evaluation<'a> {
     plan: &'a Plan,
     playing: &'a Playing<'a>,
+    pool: rayon::ThreadPool,
     prepared: Vec<Prepared>,
+    pending: Vec<Mutex<Pending>>,
     bar: ProgressBar,
     begun: Instant,
-    pending: Vec<Mutex<Pending>>,
     results: Mutex<Results>,
     /// The first task, in their order, that could not go on.
     failed: Mutex<Option<(usize, SimError)>>,
@@ -103,6 +104,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Two rates that lie closer together than this share of the capacity have none between them.
+const FINEST: f64 = 0.015;
+
 /// Plays the plan. Interrupted, the results say that they are not complete.
 ///
 /// # Errors
@@ -110,54 +114,46 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn evaluate(plan: &Plan, playing: &Playing<'_>) -> Result<Results, SimError> {
     let begun = Instant::now();
     let prepared = plan.scenarios()?;
-    let rules = plan.rules.len();
-    let mut tasks = Vec::new();
-    for (at, scenario) in prepared.iter().enumerate() {
-        for replicate in 0..scenario.replicates {
-            for rule in 0..rules {
-                tasks.extend((0..scenario.seeds).map(|seed| Task { scenario: at, replicate, rule, seed }));
-            }
-        }
-    }
-    let results = Results {
-        schema: SCHEMA,
-        program: "balanceroute".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        command: playing.command.clone(),
-        started: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
-        elapsed_s: 0.0,
-        complete: false,
-        runs_done: 0,
-        runs_planned: tasks.len() as u64,
-        arguments: plan.asked(playing.quick, playing.step_base_ms),
-        sentences: Vec::new(),
-        metrics: MetricEntry::all(),
-        sources: plan.sources.iter().map(sources::entry).collect(),
-        scenarios: Vec::new(),
-        largest_rates: Vec::new(),
-        gate: Vec::new(),
-    };
-    let steps = tasks.iter().map(|task| prepared[task.scenario].steps).sum();
-    let evaluation = Evaluation {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(playing.threads).build();
+    let mut evaluation = Evaluation {
         plan,
         playing,
-        pending: prepared.iter().map(|scenario| Mutex::new(Pending::new(scenario, rules))).collect(),
-        prepared,
-        bar: if playing.progress { progress_bar(steps) } else { ProgressBar::hidden() },
+        pool: pool.map_err(|error| argument("threads", "as many as can be started", error))?,
+        prepared: Vec::new(),
+        pending: Vec::new(),
+        bar: if playing.progress { progress_bar() } else { ProgressBar::hidden() },
         begun,
-        results: Mutex::new(results),
+        results: Mutex::new(Results {
+            schema: SCHEMA,
+            program: "balanceroute".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            command: playing.command.clone(),
+            started: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
+            elapsed_s: 0.0,
+            complete: false,
+            runs_done: 0,
+            runs_planned: 0,
+            arguments: plan.asked(playing.quick, playing.step_base_ms),
+            sentences: Vec::new(),
+            metrics: MetricEntry::all(),
+            sources: plan.sources.iter().map(sources::entry).collect(),
+            scenarios: Vec::new(),
+            largest_rates: Vec::new(),
+            gate: Vec::new(),
+        }),
         failed: Mutex::new(None),
     };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(playing.threads).build();
-    let pool = pool.map_err(|error| argument("threads", "as many as can be started", error))?;
-    // A bridge hands tasks out in their order: scenarios are done one after the other.
-    pool.install(|| tasks.iter().enumerate().par_bridge().for_each(|(at, &task)| evaluation.play(at, task)));
+    evaluation.play_all(prepared);
+    for _ in 0..plan.refinements {
+        let between = evaluation.between()?;
+        evaluation.play_all(between);
+    }
     evaluation.close()
 }
 
-fn progress_bar(steps: u64) -> ProgressBar {
+fn progress_bar() -> ProgressBar {
     // Hidden by indicatif itself when stderr is no terminal.
-    let bar = ProgressBar::new(steps);
+    let bar = ProgressBar::new(0);
     let template = "{bar:30} {percent} % of {human_len} steps, {elapsed}, about {eta} left: {msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -166,6 +162,58 @@ fn progress_bar(steps: u64) -> ProgressBar {
 }
 
 impl Evaluation<'_> {
+    /// Every rule in every replicate of some scenarios.
+    fn play_all(&mut self, prepared: Vec<Prepared>) {
+        let rules = self.plan.rules.len();
+        let mut tasks = Vec::new();
+        for of in prepared {
+            let scenario = self.prepared.len();
+            for replicate in 0..of.replicates {
+                for rule in 0..rules {
+                    tasks.extend((0..of.seeds).map(|seed| Task { scenario, replicate, rule, seed }));
+                }
+            }
+            self.pending.push(Mutex::new(Pending::new(&of, rules)));
+            self.prepared.push(of);
+        }
+        self.bar.inc_length(tasks.iter().map(|task| self.prepared[task.scenario].steps).sum());
+        locked(&self.results).runs_planned += tasks.len() as u64;
+        let playing = &*self;
+        // A bridge hands tasks out in their order: scenarios are done one after the other.
+        let tasks = tasks.iter().enumerate().par_bridge();
+        self.pool.install(|| tasks.for_each(|(at, &task)| playing.play(at, task)));
+    }
+
+    /// Rates in the middle of two between which the largest that keeps the limits may lie.
+    fn between(&self) -> Result<Vec<Prepared>, SimError> {
+        let mut prepared = Vec::new();
+        if self.playing.stop.load(Ordering::Relaxed) {
+            return Ok(prepared);
+        }
+        for of in &locked(&self.results).largest_rates {
+            let cluster = ClusterOf { source: of.source, workers: of.workers, slots: of.slots };
+            let of_cluster = || self.prepared.iter().filter(|prepared| prepared.cluster() == cluster);
+            let Some(known) = of_cluster().next() else { continue };
+            let mut played: Vec<f64> = of_cluster().map(|of| of.entry.rate.requests_per_s).collect();
+            played.sort_unstable_by(f64::total_cmp);
+            // The rate of requests that fit nowhere is not in the load.
+            let load = known.entry.rate.offered_load / known.entry.rate.requests_per_s;
+            let mut middles: Vec<RateAsked> = Vec::new();
+            for gap in played.windows(2).filter(|gap| gap[1] - gap[0] > FINEST * of.capacity_requests_per_s) {
+                if of.rules.iter().any(|rule| rule.may_lie_in(gap[0], gap[1])) {
+                    // In tenths of a per cent, as people read them.
+                    let middle = ((gap[0] + gap[1]) / 2.0 * load * 1e3).round() / 1e3;
+                    middles.push(RateAsked::Between(middle));
+                }
+            }
+            if !middles.is_empty() {
+                let first = self.prepared.len() + prepared.len();
+                prepared.extend(self.plan.at_rates(cluster, &known.library, &middles, first)?);
+            }
+        }
+        Ok(prepared)
+    }
+
     fn play(&self, at: usize, task: Task) {
         if self.playing.stop.load(Ordering::Relaxed) {
             return;
@@ -216,7 +264,7 @@ impl Evaluation<'_> {
         }
         let mut results = locked(&self.results);
         results.scenarios.push(entry);
-        self.conclude(&mut results);
+        self.conclude(&mut results, false);
         self.playing.folder.map_or(Ok(()), |folder| folder.results(&results))
     }
 
@@ -231,9 +279,9 @@ impl Evaluation<'_> {
     }
 
     /// What follows from the scenarios that are there.
-    fn conclude(&self, results: &mut Results) {
-        results.scenarios.sort_by(|a, b| a.id.cmp(&b.id));
-        results.complete = results.runs_done == results.runs_planned;
+    fn conclude(&self, results: &mut Results, is_over: bool) {
+        results.scenarios.sort_by_key(|entry| self.plan.order(entry));
+        results.complete = is_over && results.runs_done == results.runs_planned;
         results.elapsed_s = self.begun.elapsed().as_secs_f64();
         let cluster = |entry: &ScenarioEntry| (entry.source, entry.workers, entry.slots);
         let share = self.plan.limits.map(|limits| limits.share);
@@ -261,7 +309,7 @@ impl Evaluation<'_> {
             }
         }
         let mut results = locked(&self.results);
-        self.conclude(&mut results);
+        self.conclude(&mut results, true);
         if let Some(folder) = self.playing.folder {
             folder.results(&results)?;
         }

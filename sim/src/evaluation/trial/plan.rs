@@ -36,6 +36,8 @@ pub struct Plan {
     pub rules: Vec<RuleEntry>,
     /// Rates.
     pub rates: Vec<RateAsked>,
+    /// How often rates are added between two, where the limits stop being kept.
+    pub refinements: u32,
     /// What a request must keep to count.
     pub limits: Option<Limits>,
     /// Windows of a trace; as many draws, times the seeds, of a source without times.
@@ -85,6 +87,14 @@ pub fn rules(asked: &[String]) -> Result<Vec<RuleEntry>, SimError> {
     Ok(rules)
 }
 
+/// Which requests go to which cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClusterOf {
+    pub(super) source: usize,
+    pub(super) workers: usize,
+    pub(super) slots: u32,
+}
+
 /// A scenario that can be played.
 pub(super) struct Prepared {
     pub(super) scenario: Scenario,
@@ -99,6 +109,11 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    pub(super) fn cluster(&self) -> ClusterOf {
+        let ScenarioEntry { source, workers, slots, .. } = self.entry;
+        ClusterOf { source, workers, slots }
+    }
+
     /// The window of the source and the seed of a run.
     pub(super) fn window_and_seed(&self, replicate: u32, seed: u64) -> (u32, u64) {
         match self.scenario.arrivals {
@@ -168,25 +183,37 @@ impl Plan {
     pub(super) fn scenarios(&self) -> Result<Vec<Prepared>, SimError> {
         self.check()?;
         let mut prepared = Vec::new();
-        for (at, source) in self.sources.iter().enumerate() {
-            let library = Arc::new(Library::new(&source.source));
+        for (source, of) in self.sources.iter().enumerate() {
+            let library = Arc::new(Library::new(&of.source));
             for &workers in &self.workers {
                 for &slots in &self.slots {
-                    self.add_rates(&mut prepared, at, &library, workers, slots)?;
+                    let cluster = ClusterOf { source, workers, slots };
+                    prepared.extend(self.at_rates(cluster, &library, &self.rates, prepared.len())?);
                 }
             }
         }
         Ok(prepared)
     }
 
-    fn add_rates(
+    /// Where a scenario is in results: as asked for, rates rising after the trace's own.
+    pub(super) fn order(&self, entry: &ScenarioEntry) -> (usize, usize, usize, bool, u64) {
+        let workers = self.workers.iter().position(|&workers| workers == entry.workers);
+        let slots = self.slots.iter().position(|&slots| slots == entry.slots);
+        // Bits of numbers that are not negative are in their order.
+        let rate = entry.rate.requests_per_s.to_bits();
+        (entry.source, workers.unwrap_or_default(), slots.unwrap_or_default(), !entry.rate.own, rate)
+    }
+
+    /// The scenarios of a cluster at some rates; their names are numbers from `first` on.
+    pub(super) fn at_rates(
         &self,
-        prepared: &mut Vec<Prepared>,
-        source: usize,
+        cluster: ClusterOf,
         library: &Arc<Library>,
-        workers: usize,
-        slots: u32,
-    ) -> Result<(), SimError> {
+        rates: &[RateAsked],
+        first: usize,
+    ) -> Result<Vec<Prepared>, SimError> {
+        let ClusterOf { source, workers, slots } = cluster;
+        let mut prepared = Vec::new();
         let of = &self.sources[source];
         let own = match &of.source {
             Source::Trace(trace) => trace.requests_per_s(),
@@ -205,7 +232,7 @@ impl Plan {
         };
         let capacity = Capacity::of(&base)
             .ok_or_else(|| SimError::NothingFits { source_name: of.source.name().to_owned() })?;
-        for rate in resolve(&self.rates, own, of.source.name(), &capacity)? {
+        for rate in resolve(rates, own, of.source.name(), &capacity)? {
             let requests = self
                 .requests
                 .unwrap_or(3 * LEAST_REQUESTS.max(REQUESTS_A_SLOT * workers as u64 * u64::from(slots)));
@@ -221,7 +248,7 @@ impl Plan {
             let seeds_of_check = seeds.max(u64::from(replicates));
             let scenario = Scenario { arrivals, windows, seeds: seeds_of_check, ..base.clone() };
             scenario.check()?;
-            let id = format!("s{:03}", prepared.len());
+            let id = format!("s{:03}", first + prepared.len());
             let entry = self.entry(id, source, &scenario, rate, &capacity, replicates);
             let steps = expected_steps(&scenario, &capacity, entry.rate.offered_load);
             prepared.push(Prepared {
@@ -233,7 +260,7 @@ impl Plan {
                 steps,
             });
         }
-        Ok(())
+        Ok(prepared)
     }
 
     fn entry(
@@ -247,6 +274,10 @@ impl Plan {
     ) -> ScenarioEntry {
         let is_window = matches!(scenario.arrivals, Arrivals::Trace { .. });
         let mut notes = Vec::new();
+        if capacity.fitting_share < 1.0 {
+            let share = 100.0 * (1.0 - capacity.fitting_share);
+            notes.push(format!("{share:.2} % of the requests fit no worker and are refused by every rule."));
+        }
         if let (Source::Trace(trace), true) = (&scenario.source, is_window) {
             let arrive = trace.jobs.len() as f64 / f64::from(self.windows + 1);
             let run = rate.offered_load.min(1.0) * capacity.running_per_worker * scenario.workers as f64;

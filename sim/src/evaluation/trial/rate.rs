@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::cluster::Capacity;
 use crate::error::{SimError, argument};
-use crate::report::results::RateEntry;
+use crate::report::results::{BETWEEN, RateEntry};
 
 /// A rate as asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +20,8 @@ pub enum RateAsked {
     Times(f64),
     /// Requests per second.
     PerSecond(f64),
+    /// A share of what the cluster can serve, to find the largest rate that keeps the limits.
+    Between(f64),
 }
 
 /// Shares of the capacity that a sweep plays.
@@ -35,6 +37,7 @@ impl fmt::Display for RateAsked {
             Self::OfCapacity(share) => write!(f, "{}%", round(100.0 * share)),
             Self::Times(times) => write!(f, "{times}x"),
             Self::PerSecond(rate) => write!(f, "{rate}/s"),
+            Self::Between(_) => f.write_str(BETWEEN),
         }
     }
 }
@@ -84,15 +87,16 @@ pub(super) fn resolve(
             offered_load: rate * fitting / capacity.requests_per_s,
         });
     };
-    let mut of_capacity = |share: f64| {
-        let asked = RateAsked::OfCapacity(share);
+    let mut of_capacity = |asked, share: f64| {
         let percent = round(100.0 * share);
         add(asked, format!("{percent} % of capacity"), share * capacity.requests_per_s / fitting);
     };
     for &asked in asked {
         match asked {
-            RateAsked::Sweep => SWEEP.into_iter().for_each(&mut of_capacity),
-            RateAsked::OfCapacity(share) => of_capacity(share),
+            RateAsked::Sweep => {
+                SWEEP.into_iter().for_each(|share| of_capacity(RateAsked::OfCapacity(share), share));
+            }
+            RateAsked::OfCapacity(share) | RateAsked::Between(share) => of_capacity(asked, share),
             _ => {}
         }
     }
