@@ -7,7 +7,6 @@ use crate::cluster::{Scenario, Source, StepCost};
 use crate::job::Job;
 use crate::report::results::{Limits, Verdict};
 use crate::traces::Trace;
-use crate::workloads::Workload;
 
 /// Lengths of a hundred kinds, some of them long, one request after the other at these times.
 fn trace_at(rows: u32, at_s: impl Fn(f64) -> f64) -> Source {
