@@ -162,12 +162,12 @@ fn bears(rate: &LargestRate) -> String {
     text
 }
 
+/// `+14.6 % for level (+11.0 to +18.2)`.
 fn bears_more(difference: &RateDifference) -> Option<String> {
-    let (relative, low, high) = (difference.relative?, difference.low, difference.high);
     let least = if difference.bound == Some(RateBound::AtLeast) { "at least " } else { "" };
-    let RateDifference { rule, against, .. } = difference;
-    let mut text = format!("That is {least}{} for {rule} beside {against}", percent(relative));
-    let _ = match (low, high) {
+    let mut text = format!("{least}{} for {}", percent(difference.relative?), difference.rule);
+    // Writing to a string cannot fail.
+    let _ = match (difference.low, difference.high) {
         (Some(low), Some(high)) => write!(text, " ({:+.1} to {:+.1})", 100.0 * low, 100.0 * high),
         (Some(low), None) => write!(text, " ({:+.1} to more than was played)", 100.0 * low),
         _ => Ok(()),
@@ -184,8 +184,8 @@ fn largest(results: &Results, rates: &LargestRates) -> Option<String> {
     let borne: Vec<String> = rates.rules.iter().map(bears).collect();
     let mut text = format!("Within the limits ({within}) {}.", borne.join("; "));
     let more: Vec<String> = rates.differences.iter().filter_map(bears_more).collect();
-    if !more.is_empty() {
-        let _ = write!(text, " {}.", more.join("; "));
+    if let (Some(first), false) = (rates.rules.first(), more.is_empty()) {
+        let _ = write!(text, " Beside {} that is {}.", first.rule, more.join("; "));
     }
     Some(text)
 }
@@ -324,9 +324,9 @@ pub fn text(results: &Results) -> String {
     if let (Some(first), true) = (rules.first(), rules.len() > 1) {
         let _ = writeln!(
             text,
-            "+ better, - worse than {} in the same {}, paired, 95 % by Student's t, Holm over the figures; \
-             neither: a tie; ?: too few",
-            first.name, "windows or draws"
+            "+ better, - worse than {} in the same windows or draws, paired, 95 % by Student's t, Holm over the \
+             figures; neither: a tie; ?: too few",
+            first.name
         );
     }
     for gate in &results.gate {
@@ -340,4 +340,122 @@ pub fn text(results: &Results) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::results::RateEntry;
+
+    fn difference(metric: &str, verdict: Verdict, base: f64, mean: f64) -> Difference {
+        let over = |value: f64| (base != 0.0).then(|| value / base);
+        let half = mean.abs() / 4.0;
+        Difference {
+            rule: "level".to_owned(),
+            against: "today".to_owned(),
+            metric: metric.to_owned(),
+            pairs: 12,
+            mean,
+            low: Some(mean - half),
+            high: Some(mean + half),
+            sd: 1.0,
+            base,
+            relative: over(mean),
+            relative_low: over(mean - half),
+            relative_high: over(mean + half),
+            p: Some(0.01),
+            p_holm: Some(0.01),
+            verdict,
+        }
+    }
+
+    fn scenario(own: bool, label: &str, differences: Vec<Difference>) -> ScenarioEntry {
+        ScenarioEntry {
+            id: "s000".to_owned(),
+            source: 0,
+            workers: 8,
+            slots: 72,
+            kv_capacity_tokens: None,
+            rate: RateEntry {
+                asked: "own".to_owned(),
+                label: label.to_owned(),
+                own,
+                requests_per_s: 5.0,
+                rate_scale: Some(1.0),
+                offered_load: 0.5,
+            },
+            capacity_requests_per_s: 10.0,
+            running_per_worker: 72.0,
+            step_base_ms: 5.0,
+            replicate: "window".to_owned(),
+            replicates: 12,
+            command: String::new(),
+            complete: true,
+            requests_file: None,
+            series_file: None,
+            notes: Vec::new(),
+            rules: Vec::new(),
+            differences,
+        }
+    }
+
+    #[test]
+    fn what_changes_is_named_with_its_interval() {
+        let of = |differences| at_rate(&scenario(true, "own rate", differences), "level", "today");
+        let changes = vec![
+            difference("imbalance_tokens", Verdict::Better, 1_000.0, -500.0),
+            difference("tokens_per_s", Verdict::Better, 1_000.0, 40.0),
+            difference("wait_p99_ms", Verdict::Worse, 2.0, 30.0),
+            difference("preempted", Verdict::Tie, 0.0, 0.0),
+        ];
+        assert_eq!(
+            of(changes).as_deref(),
+            Some(
+                "At its own rate level beside today: better in tokens/s +4.0 % (+3.0 to +5.0), imbalance \
+                 -50.0 % (-62.5 to -37.5); worse in p99 wait 32.0 ms instead of 2.0 ms; a tie in 1 of 4 figures."
+            )
+        );
+        let ties = vec![difference("tokens_per_s", Verdict::Tie, 1_000.0, 0.1)];
+        assert_eq!(of(ties).as_deref(), Some("At its own rate level beside today: a tie in all 1 figures."));
+        let unknown = vec![difference("tokens_per_s", Verdict::Unknown, 1_000.0, 0.1)];
+        assert!(of(unknown).is_some_and(|text| text.ends_with("too few runs for a verdict.")));
+        assert_eq!(of(Vec::new()), None);
+    }
+
+    #[test]
+    fn where_a_rule_is_worse_is_told_wherever_it_is() {
+        let fine = scenario(true, "own rate", vec![difference("tokens_per_s", Verdict::Better, 10.0, 1.0)]);
+        assert_eq!(worse(&[&fine], "level", "today"), "Nowhere is level shown to be worse than today.");
+        let bad = |by| vec![difference("tokens_per_s", Verdict::Worse, 100.0, by)];
+        let (bad, worst) =
+            (scenario(false, "80 % of capacity", bad(-2.0)), scenario(false, "9/s", bad(-8.0)));
+        assert_eq!(
+            worse(&[&fine, &bad, &worst], "level", "today"),
+            "level is worse than today: at 9/s tokens/s -8.0 % (-10.0 to -6.0); at 80 % of capacity tokens/s \
+             -2.0 % (-2.5 to -1.5)."
+        );
+    }
+
+    #[test]
+    fn a_rate_that_is_borne_has_its_doubt() {
+        let rate = |bound, low, high| LargestRate {
+            rule: "level".to_owned(),
+            requests_per_s: 12.0,
+            low,
+            high,
+            of_capacity: 0.8,
+            bound,
+            between: None,
+        };
+        assert_eq!(
+            bears(&rate(None, Some(11.0), Some(13.0))),
+            "level bears 12.0/s (11.0/s to 13.0/s), 80 % of capacity"
+        );
+        let beyond = bears(&rate(None, Some(11.0), None));
+        assert_eq!(beyond, "level bears 12.0/s (11.0/s to beyond what was played), 80 % of capacity");
+        let most = bears(&rate(Some(RateBound::AtLeast), Some(12.0), None));
+        assert_eq!(most, "level bears at least 12.0/s, 80 % of capacity");
+        let none = bears(&rate(Some(RateBound::Below), None, Some(12.0)));
+        assert_eq!(none, "level does not bear even 12.0/s");
+    }
 }

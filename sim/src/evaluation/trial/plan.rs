@@ -6,7 +6,7 @@ use balanceroute::policy;
 
 use super::gate::Gate;
 use super::rate::{RateAsked, resolve};
-use crate::cluster::{Arrivals, Capacity, Library, Scenario, Source, StepCost};
+use crate::cluster::{Arrivals, Capacity, Library, Scenario, Source, StepCost, Window};
 use crate::error::{SimError, argument};
 use crate::report::results::{Asked, Limits, RateEntry, RuleEntry, ScenarioEntry};
 
@@ -278,6 +278,14 @@ impl Plan {
             let share = 100.0 * (1.0 - capacity.fitting_share);
             notes.push(format!("{share:.2} % of the requests fit no worker and are refused by every rule."));
         }
+        if rate.offered_load > 1.0 {
+            notes.push(format!(
+                "Past what the cluster can serve queues grow for as long as it lasts: waits are those of {}s of \
+                 {:.1} s.",
+                if is_window { "window" } else { "draw" },
+                measured_s(scenario)
+            ));
+        }
         if let (Source::Trace(trace), true) = (&scenario.source, is_window) {
             let arrive = trace.jobs.len() as f64 / f64::from(self.windows + 1);
             let run = rate.offered_load.min(1.0) * capacity.running_per_worker * scenario.workers as f64;
@@ -346,15 +354,15 @@ impl Plan {
     }
 }
 
-/// For the bar: time that is played over the length of a step under this load.
+/// How long a window or a draw is measured.
+fn measured_s(scenario: &Scenario) -> f64 {
+    Window::new(&scenario.source, scenario.arrivals, 0, scenario.windows)
+        .map_or(0.0, |window| (window.to_ms - window.from_ms) / 1e3)
+}
+
+/// For the bar: time that is played, to lead in and measured, over the length of a step under this load.
 fn expected_steps(scenario: &Scenario, capacity: &Capacity, offered_load: f64) -> u64 {
-    let played_s = match (scenario.arrivals, &scenario.source) {
-        (Arrivals::Trace { rate_scale }, Source::Trace(trace)) => {
-            2.0 * trace.span_s().unwrap_or_default() / rate_scale / f64::from(scenario.windows + 1)
-        }
-        (Arrivals::Poisson { per_second, requests }, _) => requests as f64 * 2.0 / 3.0 / per_second,
-        _ => 0.0,
-    };
+    let played_s = 2.0 * measured_s(scenario);
     let running = capacity.running_per_worker * scenario.workers as f64;
     let full_ms = 1e3 * running / (capacity.output_tokens * capacity.requests_per_s);
     let base_ms = scenario.cost.base_ms;

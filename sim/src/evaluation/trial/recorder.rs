@@ -212,7 +212,7 @@ impl Observer for Recorder<'_> {
             }
         }
         self.steps += 1;
-        if self.steps % STEPS_A_TICK == 0 && self.steps <= self.watch.steps {
+        if self.steps.is_multiple_of(STEPS_A_TICK) && self.steps <= self.watch.steps {
             self.watch.progress.inc(STEPS_A_TICK);
         }
     }
