@@ -1,7 +1,7 @@
 //! The folder of `evaluate`: `results.json`, requests and series of each scenario as compressed JSON lines.
 //!
-//! Each file takes its name when it is whole, and `results.json` is written again after each scenario: what is
-//! ended on the way leaves what was done by then.
+//! Each file takes its name when it is whole, and `results.json` is written again after each scenario: what
+//! is ended on the way leaves what was done by then.
 
 use std::fs;
 use std::io::{self, Write};

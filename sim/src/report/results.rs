@@ -291,7 +291,7 @@ pub struct Difference {
     pub relative_high: Option<f64>,
     /// Two-sided, of no difference.
     pub p: Option<f64>,
-    /// The same over all metrics of the rule in the scenario, by Holm.
+    /// Over all metrics of the rule in the scenario, by Holm.
     pub p_holm: Option<f64>,
     /// What it comes to.
     pub verdict: Verdict,

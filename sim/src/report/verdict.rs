@@ -324,8 +324,8 @@ pub fn text(results: &Results) -> String {
     if let (Some(first), true) = (rules.first(), rules.len() > 1) {
         let _ = writeln!(
             text,
-            "+ better, - worse than {} in the same windows or draws, paired, 95 % by Student's t, Holm over the \
-             figures; neither: a tie; ?: too few",
+            "+ better, - worse than {} in the same windows or draws, paired, 95 % by Student's t, Holm over \
+             the figures; neither: a tie; ?: too few",
             first.name
         );
     }
@@ -412,7 +412,8 @@ mod tests {
             of(changes).as_deref(),
             Some(
                 "At its own rate level beside today: better in tokens/s +4.0 % (+3.0 to +5.0), imbalance \
-                 -50.0 % (-62.5 to -37.5); worse in p99 wait 32.0 ms instead of 2.0 ms; a tie in 1 of 4 figures."
+                 -50.0 % (-62.5 to -37.5); worse in p99 wait 32.0 ms instead of 2.0 ms; a tie in 1 of 4 \
+                 figures."
             )
         );
         let ties = vec![difference("tokens_per_s", Verdict::Tie, 1_000.0, 0.1)];

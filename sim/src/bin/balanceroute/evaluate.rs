@@ -25,8 +25,8 @@ const GATE: u8 = 3;
 /// What a program ends with that SIGINT has ended.
 const INTERRUPTED: u8 = 130;
 
-/// How often rates are added between two, to find the largest that keeps the limits: from 20 % of the capacity
-/// to less than 2 %, and to 5 %.
+/// How often rates are added between two, to find the largest that keeps the limits: from 20 % of the
+/// capacity to less than 2 %, and to 5 %.
 const MOST_REFINEMENTS: u32 = 4;
 const QUICK_REFINEMENTS: u32 = 2;
 

@@ -1,4 +1,5 @@
-//! What a handful of replicates says: intervals and tests by Student's t, and Holm's correction for many tests.
+//! What a handful of replicates says: intervals and tests by Student's t, and Holm's correction for many
+//! tests.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 

@@ -1,5 +1,5 @@
-//! `evaluate`: rules beside one another on the same arrivals, from the rate that a trace has to beyond what the
-//! cluster can serve.
+//! `evaluate`: rules beside one another on the same arrivals, from the rate that a trace has to beyond what
+//! the cluster can serve.
 //!
 //! A replicate is a window of a trace, or a draw of a source without times. Every rule plays the same
 //! replicates, and what is said of a rule is said of its differences to the first, replicate by replicate.

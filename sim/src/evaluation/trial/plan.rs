@@ -280,8 +280,8 @@ impl Plan {
         }
         if rate.offered_load > 1.0 {
             notes.push(format!(
-                "Past what the cluster can serve queues grow for as long as it lasts: waits are those of {}s of \
-                 {:.1} s.",
+                "Past what the cluster can serve queues grow for as long as it lasts: waits are those of \
+                 {}s of {:.1} s.",
                 if is_window { "window" } else { "draw" },
                 measured_s(scenario)
             ));
@@ -291,9 +291,9 @@ impl Plan {
             let run = rate.offered_load.min(1.0) * capacity.running_per_worker * scenario.workers as f64;
             if arrive < 1.5 * run {
                 notes.push(format!(
-                    "Windows are short: {arrive:.0} requests arrive in one, and {run:.0} run at a time at this \
-                     rate. The cluster is hardly full when measuring begins; fewer windows (--windows) or a \
-                     longer trace tell more."
+                    "Windows are short: {arrive:.0} requests arrive in one, and {run:.0} run at a time at \
+                     this rate. The cluster is hardly full when measuring begins; fewer windows (--windows) \
+                     or a longer trace tell more."
                 ));
             }
         }

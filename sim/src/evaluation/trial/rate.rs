@@ -107,8 +107,8 @@ pub(super) fn resolve(
                 add(asked, format!("{times} times the own rate"), times * own);
             }
             (RateAsked::Times(_), None) => {
-                let expected = "a share of capacity (80%) or requests per second (12.5/s) for a source without \
-                                times";
+                let expected = "a share of capacity (80%) or requests per second (12.5/s) for a source \
+                                without times";
                 return Err(argument("rates", expected, format!("{asked} of {source}")));
             }
             (RateAsked::PerSecond(rate), _) => add(asked, format!("{rate}/s"), rate),
