@@ -123,6 +123,9 @@ impl Prepared {
     }
 }
 
+/// With fewer a difference must be far larger than what windows vary by to be shown.
+const FEW_REPLICATES: u32 = 5;
+
 /// Requests of each third of a draw where none are asked for: at least so many, and so many for each slot.
 const LEAST_REQUESTS: u64 = 1_000;
 const REQUESTS_A_SLOT: u64 = 3;
@@ -278,11 +281,17 @@ impl Plan {
             let share = 100.0 * (1.0 - capacity.fitting_share);
             notes.push(format!("{share:.2} % of the requests fit no worker and are refused by every rule."));
         }
+        let name = if is_window { "window" } else { "draw" };
+        if replicates < FEW_REPLICATES {
+            notes.push(format!(
+                "There are few {name}s ({replicates}): a tie may only say that nothing could be shown."
+            ));
+        }
         if rate.offered_load > 1.0 {
             notes.push(format!(
                 "Past what the cluster can serve queues grow for as long as it lasts: waits are those of \
                  {}s of {:.1} s.",
-                if is_window { "window" } else { "draw" },
+                name,
                 measured_s(scenario)
             ));
         }
@@ -306,7 +315,7 @@ impl Plan {
             capacity_requests_per_s: capacity.requests_per_s,
             running_per_worker: capacity.running_per_worker,
             step_base_ms: scenario.cost.base_ms,
-            replicate: if is_window { "window" } else { "draw" }.to_owned(),
+            replicate: name.to_owned(),
             replicates: u64::from(replicates),
             command: self.command(&self.sources[source], scenario, replicates),
             rate,

@@ -83,6 +83,7 @@ fn every_rule_has_every_replicate_of_the_same_requests() {
     let plan = plan(trace(900), &["today=jsq", "level"], &RATES);
     let results = play(&plan);
     assert!(results.complete);
+    assert!(results.sentences.iter().any(|text| text.starts_with("There are few windows (4): ")));
     assert_eq!((results.runs_done, results.runs_planned), (16, 16));
     let labels: Vec<&str> = results.scenarios.iter().map(|scenario| scenario.rate.label.as_str()).collect();
     assert_eq!(labels, ["own rate", "90 % of capacity"]);
