@@ -240,7 +240,6 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
             command: shlex::try_join(command.iter().map(String::as_str))
                 .unwrap_or_else(|_| command.join(" ")),
             quick: args.quick,
-            step_base_ms: args.model.step_base_ms,
         },
     )?;
     print(&verdict::text(&results))?;

@@ -52,8 +52,6 @@ pub struct Playing<'a> {
     pub command: String,
     /// Whether the defaults are those of a quick look, to be written.
     pub quick: bool,
-    /// Step time without load, where one is given for all numbers of slots, to be written.
-    pub step_base_ms: Option<f64>,
 }
 
 /// One run.
@@ -133,7 +131,7 @@ pub fn evaluate(plan: &Plan, playing: &Playing<'_>) -> Result<Results, SimError>
             complete: false,
             runs_done: 0,
             runs_planned: 0,
-            arguments: plan.asked(playing.quick, playing.step_base_ms),
+            arguments: plan.asked(playing.quick)?,
             sentences: Vec::new(),
             metrics: MetricEntry::all(),
             sources: plan.sources.iter().map(sources::entry).collect(),

@@ -22,7 +22,7 @@ pub struct TrialSource {
 }
 
 /// What a step costs on workers of so many slots.
-pub type CostOf = Box<dyn Fn(u32) -> StepCost + Sync>;
+pub type CostOf = Box<dyn Fn(u32) -> Result<StepCost, SimError> + Sync>;
 
 /// What is to be compared.
 pub struct Plan {
@@ -132,8 +132,12 @@ const REQUESTS_A_SLOT: u64 = 3;
 
 impl Plan {
     /// The arguments as they are written.
-    pub(super) fn asked(&self, quick: bool, step_base_ms: Option<f64>) -> Asked {
-        Asked {
+    pub(super) fn asked(&self, quick: bool) -> Result<Asked, SimError> {
+        let law = (self.cost)(self.slots.first().copied().unwrap_or(1))?;
+        // The published base depends on the slots.
+        let bases = self.slots.iter().map(|&slots| Ok((self.cost)(slots)?.base_ms));
+        let bases: Vec<f64> = bases.collect::<Result<_, SimError>>()?;
+        Ok(Asked {
             workers: self.workers.clone(),
             slots: self.slots.clone(),
             kv_capacity_tokens: self.model.kv_capacity_tokens,
@@ -146,13 +150,15 @@ impl Plan {
             requests: self.requests,
             quick,
             gate: self.gates.iter().map(Gate::to_string).collect(),
-            step_us_per_token: (self.cost)(self.slots.first().copied().unwrap_or(1)).us_per_token,
-            step_base_ms,
-            prefill_us_per_token: self.model.prefill_us_per_token,
+            step_us_per_token: law.us_per_token,
+            step_us_per_request: law.us_per_request,
+            step_base_ms: bases.first().copied().filter(|first| bases.iter().all(|base| base == first)),
+            prefill_us_per_token: law.prefill_us_per_token,
+            prompts: law.prompts.name().to_owned(),
             headroom_steps: self.model.headroom_steps,
             deadline_steps: self.model.deadline_steps,
             max_passed: self.model.parameters.max_passed,
-        }
+        })
     }
 
     fn check(&self) -> Result<(), SimError> {
@@ -230,7 +236,7 @@ impl Plan {
             first_seed: self.first_seed,
             steps: None,
             warmup: 0,
-            cost: (self.cost)(slots),
+            cost: (self.cost)(slots)?,
             ..self.model.clone()
         };
         let capacity = Capacity::of(&base)

@@ -44,7 +44,7 @@ fn plan(source: Source, asked: &[&str], rates: &[RateAsked]) -> Plan {
         first_seed: 0,
         requests: Some(600),
         gates: Vec::new(),
-        cost: Box::new(|slots| StepCost { us_per_token: 1.0, ..StepCost::published(slots) }),
+        cost: Box::new(|slots| Ok(StepCost { us_per_token: 1.0, ..StepCost::published(slots) })),
         model: Scenario::default(),
         flags: Vec::new(),
     }
@@ -58,7 +58,6 @@ fn play_with(plan: &Plan, threads: usize, folder: Option<&Folder>, stop: &Atomic
         progress: false,
         command: "balanceroute evaluate".to_owned(),
         quick: false,
-        step_base_ms: None,
     };
     evaluate(plan, &playing).expect("an evaluation")
 }
@@ -241,7 +240,6 @@ fn plans_that_cannot_be_played_are_refused() {
             progress: false,
             command: String::new(),
             quick: false,
-            step_base_ms: None,
         };
         evaluate(&plan, &playing).map(|results| results.runs_done).expect_err("refused").to_string()
     };
