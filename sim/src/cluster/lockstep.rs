@@ -528,8 +528,7 @@ impl<'a> Cluster<'a> {
             let seen = life.seen(id, self.now_ms, self.counts(arrived_ms));
             if seen.measured {
                 let since_arrival_ms = (!adopted).then_some(self.now_ms - arrived_ms);
-                let per_token_ms = (seen.ended_ms - seen.admitted_ms) / f64::from(seen.output_tokens);
-                self.latencies.ended(per_token_ms, since_arrival_ms);
+                self.latencies.ended(seen.per_token_ms(), since_arrival_ms);
             }
             observer.ended(seen);
             if self.window.is_some_and(|window| window.contains(arrived_ms)) {

@@ -34,6 +34,13 @@ pub(crate) struct RequestSeen {
     pub measured: bool,
 }
 
+impl RequestSeen {
+    /// From first admission to the last token, over its tokens.
+    pub(crate) fn per_token_ms(&self) -> f64 {
+        (self.ended_ms - self.admitted_ms) / f64::from(self.output_tokens)
+    }
+}
+
 /// Looks on; changes nothing of what is played.
 pub(crate) trait Observer {
     fn step(&mut self, _step: StepSeen<'_>) {}
