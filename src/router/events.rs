@@ -403,6 +403,7 @@ impl Router {
             self.settle(place);
         }
         self.tick(ahead);
+        self.keep_up();
         Ok(())
     }
 
@@ -529,7 +530,7 @@ impl Router {
 
     /// Learns from those who run, and makes room for them, as far as they have lived since that was done.
     #[inline]
-    pub(super) fn keep_up(&mut self) {
+    fn keep_up(&mut self) {
         if let Some(before) = self.lived.advance(self.slab.len()) {
             self.learn_since(before);
         }

@@ -47,7 +47,6 @@ impl Router {
         terms: Option<&mut dyn PairTerms>,
     ) -> Result<Placement, RouterError> {
         let (clock, start) = (self.clock.read(now_ms), Instant::now());
-        self.keep_up();
         let before = self.look(clock.told_ms(), self.sight.tight);
         let routed = self.route_arrival(request, terms);
         if routed.is_err() {

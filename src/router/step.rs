@@ -68,7 +68,6 @@ impl Router {
         let start = Instant::now();
         let span = trace::Step::begin(self.policy.name(), self.pool.len(), self.workers.len());
         self.explainer.begin();
-        self.keep_up();
         self.former_rows.clear();
         self.asked.clear();
         let before = self.sight;
