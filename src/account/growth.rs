@@ -1,11 +1,12 @@
 //! What an admission leaves free for the growth of those who run.
 //!
 //! Either a fixed number of tokens for each ([`RouterConfig::headroom_steps`]), or what
-//! [`crate::forecast::ruin`] finds for all of a worker together. That is worked out anew as the step clock
-//! moves: for a worker where somebody has come or gone since, and for every worker each 16 steps. A worker
-//! whose free slots leave more than the most room, whoever enters them, turns nobody away for the want of it:
-//! there it is made anew each 128 steps only. It counts one request more than are there, of the mean length,
-//! for whoever is admitted; where a step admits several to one worker, the room is that of the first of them.
+//! [`crate::forecast::ruin`] finds for all of a worker together. That is worked out anew as those who run
+//! grow older, by a token each in the mean: for a worker where somebody has come or gone since, and for every
+//! worker each 16 such steps. A worker whose free slots leave more than the most room, whoever enters them,
+//! turns nobody away for the want of it: there it is made anew each 128 only. It counts one request more than
+//! are there, of the mean length, for whoever is admitted; where a step admits several to one worker, the
+//! room is that of the first of them.
 //!
 //! [`RouterConfig::headroom_steps`]: crate::RouterConfig::headroom_steps
 
@@ -82,8 +83,8 @@ impl Account {
         (self.stale, self.made) = (true, false);
     }
 
-    /// Whether room is to be made anew as the step clock moves, where nobody who comes is longer than
-    /// `longest_tokens`.
+    /// Whether room is to be made anew as those who run live on by these steps, where nobody who comes is
+    /// longer than `longest_tokens`.
     pub(crate) fn wants_room(&self, from_step: i64, to_step: i64, longest_tokens: u64) -> bool {
         let Some(capacity_tokens) = self.capacity_tokens else { return false };
         let has_turn = |exponent| self.has_turn(exponent, from_step, to_step);

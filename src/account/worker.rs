@@ -172,9 +172,9 @@ impl Account {
         self.own.requests + self.held.requests + self.preempted.requests
     }
 
-    /// Whether somebody is there who grows with the worker.
-    pub(crate) fn any_grows(&self) -> bool {
-        self.own.requests > 0
+    /// Those who grow with the worker.
+    pub(crate) fn growing(&self) -> u32 {
+        self.own.requests
     }
 
     pub(crate) fn held_requests(&self) -> u32 {
@@ -251,7 +251,7 @@ impl Account {
         (active.base_tokens() + self.growth_of(active)).max(0) as u64
     }
 
-    /// Whether its turn comes between two times of the step clock, where each worker has one in two to the
+    /// Whether its turn comes between two times of a step clock, where each worker has one in two to the
     /// power of `exponent` steps.
     #[inline]
     pub(crate) fn has_turn(&self, exponent: u32, from_step: i64, to_step: i64) -> bool {
@@ -266,11 +266,19 @@ impl Account {
 
     /// What its requests have lived since they were last looked at teaches how long outputs are.
     pub(crate) fn look_at_lives(&mut self, slab: &mut Slab, outputs: &mut Lifetimes) {
-        for at in 0..self.members.len() {
-            let active = &mut slab.entries[self.members[at] as usize];
-            let generated_tokens = self.generated_tokens(active);
-            outputs.lived(active.seen_tokens, generated_tokens);
-            active.seen_tokens = active.seen_tokens.max(generated_tokens);
+        // Of many thousand requests hardly any is in a cache: the memory of some is on its way while the
+        // first of them teaches.
+        for members in self.members.chunks(16) {
+            let mut ages = [(0, 0); 16];
+            for (age, &index) in ages.iter_mut().zip(members) {
+                let active = &mut slab.entries[index as usize];
+                let generated_tokens = self.generated_tokens(active);
+                *age = (active.seen_tokens, generated_tokens);
+                active.seen_tokens = active.seen_tokens.max(generated_tokens);
+            }
+            for &(from, to) in &ages[..members.len()] {
+                outputs.lived(from, to);
+            }
         }
     }
 

@@ -350,6 +350,8 @@ impl Router {
         }
         self.settle_all();
         self.tick(1);
+        self.lived.steps += 1;
+        self.learn_since(self.lived.steps - 1);
     }
 
     /// Every running request of a worker has `tokens` more. A worker on which nothing of ours runs does not
@@ -366,14 +368,17 @@ impl Router {
         let place = self.place_of(worker)?;
         self.check_progress(worker, tokens)?;
         let account = &mut self.accounts[place];
-        if !account.any_grows() {
+        let growing = account.growing();
+        if growing == 0 {
             return Ok(());
         }
         account.grown_tokens += i64::from(tokens);
+        self.lived.tokens += u64::from(growing) * u64::from(tokens);
         account.empty_since_ms = None;
         let ahead = account.grown_tokens - self.now;
         self.settle_growth(place);
         self.tick(ahead);
+        self.keep_up();
         Ok(())
     }
 
@@ -398,6 +403,7 @@ impl Router {
             self.settle(place);
         }
         self.tick(ahead);
+        self.keep_up();
         Ok(())
     }
 
@@ -437,6 +443,7 @@ impl Router {
             self.settle(place);
         }
         self.tick(most_ahead);
+        self.keep_up();
         Ok(count)
     }
 
@@ -452,6 +459,7 @@ impl Router {
             self.come_along(place);
         }
         self.accounts[place].grow(&mut self.slab, index, tokens, now_ms);
+        self.lived.tokens += u64::from(tokens);
         if !stage.grows() {
             self.grows_again(index, place);
         }
@@ -465,24 +473,23 @@ impl Router {
         if found > limit { Err(RouterError::Progress { worker, limit, found }) } else { Ok(()) }
     }
 
-    /// What those who run teach about the lengths of outputs since a time of the step clock: of each worker
-    /// when its turn comes, so that no step is long.
+    /// What those who run teach about the lengths of outputs: of each worker when its turn comes, so that no
+    /// step is long.
     fn look_at_lives(&mut self, before: i64) {
         let exponent = self.meter.outputs.look_exponent();
         for account in &mut self.accounts {
-            if account.has_turn(exponent, before, self.now) {
+            if account.has_turn(exponent, before, self.lived.steps) {
                 account.look_at_lives(&mut self.slab, &mut self.meter.outputs);
             }
         }
-        if self.now.div_euclid(SUM_STEPS) > before.div_euclid(SUM_STEPS) {
+        if self.lived.steps.div_euclid(SUM_STEPS) > before.div_euclid(SUM_STEPS) {
             let ages: u64 = self.accounts.iter().map(Account::age_tokens).sum();
             self.meter.outputs.set_mean_age(ages as f64 / self.slab.len().max(1) as f64);
             self.meter.outputs.sum();
         }
     }
 
-    /// Makes room for those who run, where their number or their ages are others since a time of the step
-    /// clock.
+    /// Makes room for those who run, where their number or their ages are others.
     fn make_room(&mut self, before: i64) {
         let outlook = Outlook {
             lives: &self.meter.outputs,
@@ -496,7 +503,7 @@ impl Router {
         let waiting = self.pool.windows().map(Candidates::longest_tokens).max().unwrap_or(0);
         let longest_tokens = u64::from(waiting.max(self.meter.longest_tokens()));
         for (place, account) in self.accounts.iter_mut().enumerate() {
-            if account.wants_room(before, self.now, longest_tokens)
+            if account.wants_room(before, self.lived.steps, longest_tokens)
                 && account.make_room(&self.slab, &outlook, ends_in, &mut self.lives)
             {
                 account.settle(&self.sight, place, &mut self.workers[place]);
@@ -514,13 +521,24 @@ impl Router {
 
     #[inline(never)]
     fn move_clock(&mut self, steps: i64) {
-        let before = self.now;
         self.now += steps;
-        self.look_at_lives(before);
         self.pool.advance(steps.min(i64::from(u32::MAX)) as u32);
         if let Some(forecast_state) = &mut self.forecast_state {
             forecast_state.advance(steps as u64, self.slab.len());
         }
+    }
+
+    /// Learns from those who run, and makes room for them, as far as they have lived since that was done.
+    #[inline]
+    fn keep_up(&mut self) {
+        if let Some(before) = self.lived.advance(self.slab.len()) {
+            self.learn_since(before);
+        }
+    }
+
+    #[inline(never)]
+    fn learn_since(&mut self, before: i64) {
+        self.look_at_lives(before);
         if self.bounded && self.config.headroom_steps.is_none() {
             self.make_room(before);
         }

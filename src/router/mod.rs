@@ -141,8 +141,9 @@ pub struct Router {
     config: RouterConfig,
     policy: Box<dyn Policy>,
     forecast_state: Option<ForecastState>,
-    /// The step clock.
+    /// The step clock, and that of those who run.
     now: i64,
+    lived: traffic::Lived,
     clock: Clock,
     pool: Pool,
     // One entry per worker, in order of id.
@@ -257,6 +258,7 @@ impl Router {
             policy,
             forecast_state,
             now: 0,
+            lived: traffic::Lived::default(),
             clock: Clock::default(),
             pool: Pool::with_window(window),
             ids: Vec::new(),
@@ -553,7 +555,7 @@ impl Router {
     /// is where the step clock is.
     fn come_along(&mut self, place: usize) {
         let account = &mut self.accounts[place];
-        if !account.any_grows() {
+        if account.growing() == 0 {
             account.grown_tokens = self.now;
         }
     }

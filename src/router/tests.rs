@@ -395,3 +395,30 @@ fn who_does_not_grow_has_no_end() {
     router.finish(1, None).unwrap();
     assert_eq!(ends(&router), 0);
 }
+
+/// Those who run are as old as they are in the mean, not as whoever is ahead.
+#[test]
+fn what_is_learned_goes_by_all_who_run() {
+    let config = RouterConfig::uniform(2, WorkerConfig::new(4).capacity(100_000));
+    let mut router = Router::new(config, "level", &Parameters::default()).unwrap();
+    let seen = |router: &Router| router.slab.entries.iter().map(|active| active.seen_tokens).sum::<u32>();
+    (0..5).for_each(|id| router.enqueue(Request::new(id, 100), 0).unwrap());
+    assert_eq!(router.step(0).unwrap().admissions.len(), 5);
+    (0..4).for_each(|id| router.progress_request(id, 1).unwrap());
+    assert_eq!((router.lived.steps, router.now), (0, 1));
+    router.progress_request(4, 1).unwrap();
+    assert_eq!((router.lived.steps, router.now), (1, 1));
+    router.progress_request(3, 17).unwrap();
+    router.progress_requests(&[(RequestId(2), 1), (RequestId(1), 1)]).unwrap();
+    assert_eq!((router.lived.steps, router.lived.tokens, router.now), (4, 4, 18));
+    router.advance();
+    assert_eq!((router.lived.steps, router.now), (5, 19));
+    router.progress(0, 10).unwrap();
+    router.progress(1, 10).unwrap();
+    assert_eq!((router.lived.steps, router.lived.tokens), (15, 4));
+    // Each worker has its turn within 16 steps.
+    router.progress(0, 16).unwrap();
+    router.progress(1, 16).unwrap();
+    let generated: u32 = (0..5).filter_map(|id| router.generated_tokens(id)).sum();
+    assert!(seen(&router) >= generated - 5 * 16, "{} {generated}", seen(&router));
+}

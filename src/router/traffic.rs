@@ -30,6 +30,29 @@ impl Mean {
     }
 }
 
+/// The clock of those who run: they are a step older once they have generated a token each, in the mean. The
+/// step clock goes by whoever is ahead, and is far ahead of the others where requests grow one by one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lived {
+    pub(super) steps: i64,
+    /// What was generated since.
+    pub(super) tokens: u64,
+}
+
+impl Lived {
+    /// So many requests have lived on; the clock stands where it stood before.
+    pub(super) fn advance(&mut self, running: usize) -> Option<i64> {
+        let running = running.max(1) as u64;
+        if self.tokens < running {
+            return None;
+        }
+        let before = self.steps;
+        self.steps += (self.tokens / running) as i64;
+        self.tokens %= running;
+        Some(before)
+    }
+}
+
 /// Numbers as little-endian bytes.
 fn write_numbers(to: &mut Vec<u8>, numbers: impl IntoIterator<Item = f64>) {
     to.extend(numbers.into_iter().flat_map(f64::to_le_bytes));
