@@ -1,6 +1,7 @@
 //! Classes: the highest first, each as the oracle decides it alone on what those before it have left.
 
 use balanceroute::policy::{self, Parameters};
+use balanceroute::router::Metrics;
 use balanceroute::{
     Assigner, Assignment, Batch, BatchError, Pairs, Pool, Request, Router, RouterConfig, Step, Worker,
     WorkerConfig,
@@ -186,4 +187,42 @@ fn who_comes_again_is_of_its_class_unless_it_names_another() {
     let again = router.preempt(id).expect("it runs").priority(-5);
     router.enqueue(again, 3).expect("valid");
     assert_eq!(router.explain(id).expect("it waits").priority, -5);
+}
+
+/// Turns that a class could not use are not saved; those that it could not yet have are, wherever it took the
+/// last slot that was open to it.
+#[test]
+fn who_took_the_last_open_slot_beside_a_claimed_worker_keeps_its_turns() {
+    let config = RouterConfig::uniform(2, WorkerConfig::new(16).capacity(10_000)).headroom_steps(0);
+    let config = config.lower_class_one_in(Some(3));
+    let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+    router.configure_worker(1, WorkerConfig::new(3).capacity(10_000)).expect("a worker");
+    router.adopt(Request::new(100, 7_000), 0, 0).expect("valid");
+    router.adopt(Request::new(101, 8_000), 1, 0).expect("valid");
+    // Class 0 claims worker 0, whose slots class 1 may use and class -1 may not.
+    router.enqueue(Request::new(200, 9_000).deadline(0), 0).expect("valid");
+    for id in 0..8 {
+        router.enqueue(Request::new(300 + id, 100).priority(-1), 0).expect("valid");
+    }
+    let enqueue = |router: &mut Router, ids: std::ops::Range<u64>, worker: u32| {
+        for id in ids {
+            router.enqueue(Request::new(id, 100).priority(1).bound_to(worker), 0).expect("valid");
+        }
+    };
+    // Four of class 1 are two turns of class -1 ...
+    router.set_accepting(1, false).expect("a worker");
+    enqueue(&mut router, 1..5, 0);
+    assert_eq!(admitted(&mut router, 0), [1, 2, 3, 4]);
+    // ... which take both slots of worker 1, while five more of class 1 enter worker 0.
+    router.set_accepting(1, true).expect("a worker");
+    enqueue(&mut router, 5..10, 0);
+    assert_eq!(admitted(&mut router, 1), [300, 301, 5, 6, 7, 8, 9]);
+    let mut metrics = Metrics::default();
+    router.metrics(&mut metrics);
+    assert_eq!(metrics.ranks[0].claimed_by, Some(200.into()));
+    // Those five are its next two turns, before anybody of class 1.
+    router.finish(300, None).expect("it runs");
+    router.finish(301, None).expect("it runs");
+    enqueue(&mut router, 10..14, 1);
+    assert_eq!(admitted(&mut router, 2), [302, 303]);
 }

@@ -112,11 +112,12 @@ impl Router {
             // The joint repair may have left room for somebody who is left, and a turn may be short.
             let is_wanted = self.is_wanted(of_any);
             self.narrow_window();
-            if of_any.is_none() {
-                return Ok(Turn::NoSlot);
-            }
+            // First: who has had all its turns has not lapsed, wherever the slots are.
             if left == 0 {
                 return Ok(Turn::Enough);
+            }
+            if of_any.is_none() {
+                return Ok(Turn::NoSlot);
             }
             match (is_wanted, admitted) {
                 (true, 0) => return Ok(Turn::Kept),

@@ -127,6 +127,9 @@ impl World {
             }
         }
         self.enlist(id, record);
+        // Whoever it has pushed behind the window is taken to use any worker.
+        let window = self.window();
+        self.masked.retain(|id, _| window.contains(id));
     }
 
     pub(super) fn enqueue(&mut self) {
