@@ -62,7 +62,8 @@ fn a_trace_has_a_verdict_and_a_folder() {
     std::fs::write(&trace, log(800)).expect("writable");
     let (trace, out_name) = (trace.display().to_string(), out.display().to_string());
     let small = ["--workers", "2", "--slots", "3,4", "--windows", "3", "--quiet", "--kv-capacity", "20000"];
-    let asked = ["--rules", "today=vllm,level", "--rates", "own,90%", "--gate", "tok/s>=-20%"];
+    let asked =
+        ["--rules", "today=vllm,level", "--rates", "own,90%", "--gate", "tok/s>=-20%", "--optimum", "9"];
     let arguments = [&[trace.as_str()][..], &small, &asked, &["--out", &out_name]].concat();
     let run = evaluate(&arguments);
     assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
@@ -106,6 +107,10 @@ fn a_trace_has_a_verdict_and_a_folder() {
         let series = lines(&out.join(scenario["series_file"].as_str().expect("a file")));
         assert!(series.iter().any(|line| line["kind"] == "lane"));
         assert!(series.iter().all(|line| line["loads"].as_array().is_some_and(|loads| loads.len() == 2)));
+        for rule in scenario["rules"].as_array().expect("rules") {
+            let of = |key: &str| rule["optimum"][key].as_f64().expect("a figure");
+            assert!((9.0..18.0).contains(&of("decisions")) && of("left_tokens") >= of("least_tokens"));
+        }
     }
 
     // The command of a scenario plays it.

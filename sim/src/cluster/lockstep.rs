@@ -220,10 +220,6 @@ impl<'a> Cluster<'a> {
         Ok(cluster)
     }
 
-    pub(crate) fn run(self) -> Result<Run, SimError> {
-        self.run_seen(&mut ())
-    }
-
     /// Runs it and shows every step and every request that ends.
     pub(crate) fn run_seen(mut self, observer: &mut impl Observer) -> Result<Run, SimError> {
         let last_step = self.scenario.steps.map(|steps| self.scenario.warmup.saturating_add(steps));
@@ -248,6 +244,7 @@ impl<'a> Cluster<'a> {
         }
         self.measured = self.step >= self.scenario.warmup
             && self.window.is_none_or(|window| window.contains(self.now_ms));
+        observer.decides(&self.router);
         self.admit()?;
         self.decode(observer)?;
         Ok(true)

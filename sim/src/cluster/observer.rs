@@ -1,5 +1,7 @@
 //! What a run shows to who looks on, step by step: recorders, pictures.
 
+use balanceroute::Router;
+
 /// A step that has been played; loads are those that its admissions have left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StepSeen<'a> {
@@ -43,6 +45,8 @@ impl RequestSeen {
 
 /// Looks on; changes nothing of what is played.
 pub(crate) trait Observer {
+    /// A step is about to be decided: who waits, and the workers, as the router knows them.
+    fn decides(&mut self, _router: &Router) {}
     fn step(&mut self, _step: StepSeen<'_>) {}
     fn ended(&mut self, _request: RequestSeen) {}
     /// False ends the run with [`SimError::Interrupted`](crate::SimError::Interrupted).
@@ -52,6 +56,47 @@ pub(crate) trait Observer {
 }
 
 impl Observer for () {}
+
+/// Perhaps somebody looks on.
+impl<O: Observer> Observer for Option<O> {
+    fn decides(&mut self, router: &Router) {
+        self.iter_mut().for_each(|observer| observer.decides(router));
+    }
+
+    fn step(&mut self, step: StepSeen<'_>) {
+        self.iter_mut().for_each(|observer| observer.step(step));
+    }
+
+    fn ended(&mut self, request: RequestSeen) {
+        self.iter_mut().for_each(|observer| observer.ended(request));
+    }
+
+    fn goes_on(&self) -> bool {
+        self.iter().all(Observer::goes_on)
+    }
+}
+
+/// Both look on.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn decides(&mut self, router: &Router) {
+        self.0.decides(router);
+        self.1.decides(router);
+    }
+
+    fn step(&mut self, step: StepSeen<'_>) {
+        self.0.step(step);
+        self.1.step(step);
+    }
+
+    fn ended(&mut self, request: RequestSeen) {
+        self.0.ended(request);
+        self.1.ended(request);
+    }
+
+    fn goes_on(&self) -> bool {
+        self.0.goes_on() && self.1.goes_on()
+    }
+}
 
 /// Shows the loads of every measured step.
 pub(crate) struct Loads<F>(pub F);

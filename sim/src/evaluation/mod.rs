@@ -1,10 +1,11 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), a verdict on rules
-//! ([`trial`]), comparisons of forecasts ([`forecast`]) and of the ways to compute ([`kernels`]), and what
-//! balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
+//! ([`trial`]), how far they are from optimal ([`optimum`]), comparisons of forecasts ([`forecast`]) and of
+//! the ways to compute ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
 //! like.
 
 pub mod forecast;
 pub mod kernels;
+pub mod optimum;
 pub mod picture;
 pub mod portrait;
 pub mod residuals;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cluster::{Cluster, Library, Run, Scenario};
+use crate::cluster::{Cluster, Library, Observer, Run, Scenario};
 use crate::error::SimError;
 
 /// Runs every policy with every affinity under every seed, and in every window of an open trace; the runs
@@ -27,6 +28,16 @@ use crate::error::SimError;
 /// # Errors
 /// An argument out of range, or the first run (in that order) that could not go on.
 pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
+    let seen = runs_seen(scenario, progress, || ())?;
+    Ok(seen.into_iter().map(|(run, ())| run).collect())
+}
+
+/// The runs, each with who looked on.
+fn runs_seen<O: Observer + Send>(
+    scenario: &Scenario,
+    progress: bool,
+    observer: impl Fn() -> O + Sync,
+) -> Result<Vec<(Run, O)>, SimError> {
     scenario.check()?;
     let library = Library::new(&scenario.source);
     let affinities: Vec<Option<f64>> = match scenario.affinity.as_slice() {
@@ -45,23 +56,30 @@ pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
             }
         }
     }
-    let bar = if progress { progress_bar(tasks.len() as u64) } else { ProgressBar::hidden() };
+    let bar = bar(tasks.len() as u64, "runs", progress);
     let one = |(name, affinity, seed, window): (&str, Option<f64>, u64, Option<u32>)| {
         bar.set_message(name.to_owned());
         let policy = scenario.build(name, seed)?;
-        let run = Cluster::new(scenario, &library, policy, affinity, seed, window)?.run();
+        let mut observer = observer();
+        let run =
+            Cluster::new(scenario, &library, policy, affinity, seed, window)?.run_seen(&mut observer)?;
         bar.inc(1);
-        run
+        Ok((run, observer))
     };
     let results = in_parallel(scenario.threads, &tasks, one);
     bar.finish_and_clear();
     results
 }
 
-fn progress_bar(length: u64) -> ProgressBar {
+fn bar(length: u64, of: &str, shown: bool) -> ProgressBar {
+    if !shown {
+        return ProgressBar::hidden();
+    }
     // Hidden by indicatif itself when stderr is no terminal.
     let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {elapsed} {msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {of}, {{elapsed}} {{msg}}"))
+    {
         bar.set_style(style);
     }
     bar

@@ -206,6 +206,31 @@ pub struct RuleFigures {
     pub quantiles: Quantiles,
     /// Wall-clock time of a decision: differs between two runs of a command.
     pub decide_us: Decide,
+    /// Decisions of the first replicate beside the best of their steps, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimum: Option<OptimumFigures>,
+}
+
+/// Sampled decisions beside the least `G * max - sum` that each could have left with as many admissions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OptimumFigures {
+    /// Decisions that were solved.
+    pub decisions: usize,
+    /// Sampled beside them: the time did not suffice.
+    pub unsolved: usize,
+    /// Sampled beside them: more pairs of requests and workers than are solved.
+    pub too_large: usize,
+    /// Share of the solved ones that left no more than the optimum.
+    pub optimal: f64,
+    /// Mean imbalance that they left, in tokens.
+    pub left_tokens: f64,
+    /// Mean of the least that they could have left.
+    pub least_tokens: f64,
+    /// Mean of the difference.
+    pub above_mean_tokens: f64,
+    /// Its 95th percentile.
+    pub above_p95_tokens: f64,
 }
 
 /// A mean and what is known of it; bounds only where there are two values at least.

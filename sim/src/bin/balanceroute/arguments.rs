@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::calibrate::CalibrateArgs;
 use crate::cost::CostArgs;
 use crate::evaluate::EvaluateArgs;
+use crate::optimum::OptimumArgs;
 use crate::traces::{ReadArgs, TraceArgs};
 
 const EXIT_STATUS: &str = "\
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// The step law of a machine (base, per request, per KV token, prefill) from measurements of it.
     Calibrate(CalibrateArgs),
+    /// How far policies are from optimal: from the best decision of each step, and from the bound of a run.
+    Optimum(Box<OptimumArgs>),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
     Picture(PictureArgs),
 }

@@ -73,6 +73,10 @@ pub(crate) struct EvaluateArgs {
     requests: Option<u64>,
     #[command(flatten)]
     model: ModelArgs,
+    /// Sets so many decisions of each rule and rate, at least, beside the best of their steps, and writes how
+    /// far they are [default: none].
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    optimum: usize,
     /// Ends with 3 unless the difference to the first rule keeps it with its whole interval, at every rate:
     /// tok/s>=-1%, level:wait-p99<=5. May be given again.
     #[arg(long, value_name = "GATE", allow_hyphen_values = true)]
@@ -184,6 +188,7 @@ impl EvaluateArgs {
             seeds: self.seeds,
             first_seed: self.first_seed,
             requests: self.requests,
+            decisions: self.optimum,
             gates: self.gate.clone(),
             cost: Box::new(move |slots| cost.cost(slots)),
             model,

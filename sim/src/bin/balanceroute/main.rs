@@ -7,6 +7,7 @@ mod arguments;
 mod calibrate;
 mod cost;
 mod evaluate;
+mod optimum;
 mod traces;
 
 use std::fmt::Display;
@@ -157,6 +158,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Trace(args) => traces::run(&args)?,
         Command::Calibrate(args) => calibrate::run(&args)?,
         Command::Picture(args) => picture(&args)?,
+        Command::Optimum(args) => optimum::run(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {
                 tell("error: a path differs from the oracle");

@@ -65,7 +65,7 @@ fn one_ms() -> StepCost {
 fn play(scenario: &Scenario, seed: u64) -> Run {
     let library = Library::new(&scenario.source);
     let cluster = Cluster::new(scenario, &library, Box::new(FirstCome), None, seed, None).expect("valid");
-    cluster.run().expect("it ends")
+    cluster.run_seen(&mut ()).expect("it ends")
 }
 
 fn assert_accounted(run: &Run) {
@@ -181,7 +181,7 @@ fn prompt_tokens_that_are_not_cached_hold_up_the_step() {
     };
     let library = Library::new(&scenario.source);
     let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), Some(0.0), 0, None).expect("valid");
-    let run = cluster.run().expect("it ends");
+    let run = cluster.run_seen(&mut ()).expect("it ends");
     // 11 ms for the first, 1 ms for the second, which finds both blocks; perfect balance halves the 10 ms.
     assert_eq!((run.requests_done, run.cached_token_share), (2, Some(0.5)));
     approx::assert_abs_diff_eq!(run.tokens_per_s, 2.0 / 1.001, epsilon = 1e-9);
@@ -245,7 +245,7 @@ fn a_first_admission_pays_prefill_with_prefix_caches_only() {
     let library = Library::new(&scenario.source);
     let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), Some(0.0), 0, None).expect("valid");
     // 10 ms of prefill for two tokens in 2 ms.
-    let run = cluster.run().expect("it ends");
+    let run = cluster.run_seen(&mut ()).expect("it ends");
     approx::assert_abs_diff_eq!(run.tokens_per_s, 2.0 / 0.012, epsilon = 1e-9);
 }
 
@@ -296,7 +296,10 @@ fn passed_max_is_counted_from_what_the_policy_does() {
     };
     let library = Library::new(&scenario.source);
     let played = |scenario: &Scenario, policy: Box<dyn Policy>| {
-        Cluster::new(scenario, &library, policy, None, 0, None).expect("valid").run().expect("it ends")
+        Cluster::new(scenario, &library, policy, None, 0, None)
+            .expect("valid")
+            .run_seen(&mut ())
+            .expect("it ends")
     };
     let run = played(&scenario, Box::new(LastCome));
     assert_eq!((run.requests_done, run.passed_max, run.wait_steps.max), (5, 4, 4));
@@ -325,7 +328,7 @@ fn a_window_measures_its_own_steps_and_requests() {
     let library = Library::new(&scenario.source);
     let window = |index| {
         let cluster = Cluster::new(&scenario, &library, Box::new(FirstCome), None, 0, Some(index));
-        cluster.expect("valid").run().expect("it ends")
+        cluster.expect("valid").run_seen(&mut ()).expect("it ends")
     };
     let near = |found: f64, expected: f64| approx::assert_abs_diff_eq!(found, expected, epsilon = 1e-9);
 
@@ -508,7 +511,7 @@ fn a_request_that_can_never_fit_is_refused_and_does_not_spin() {
         Scenario { arrivals: Arrivals::Closed, kv_capacity_tokens: Some(5), steps: Some(10), ..scenario };
     let library = Library::new(&closed.source);
     let cluster = Cluster::new(&closed, &library, Box::new(FirstCome), None, 0, None).expect("valid");
-    assert!(matches!(cluster.run(), Err(SimError::NothingFits { .. })));
+    assert!(matches!(cluster.run_seen(&mut ()), Err(SimError::NothingFits { .. })));
 }
 
 #[test]
@@ -540,7 +543,7 @@ fn a_full_cluster_serves_its_capacity() {
         scenario.weights = weights;
         let library = Library::new(&scenario.source);
         let policy = scenario.build("level", 0).expect("a policy");
-        let run = Cluster::new(&scenario, &library, policy, None, 0, None).expect("valid").run();
+        let run = Cluster::new(&scenario, &library, policy, None, 0, None).expect("valid").run_seen(&mut ());
         let run = run.expect("it ends");
         let capacity = Capacity::of(&scenario).expect("requests");
         run.requests_per_s / capacity.requests_per_s / run.balanced_fraction
@@ -615,7 +618,8 @@ fn every_turn_enters_and_leaves_once_whatever_happens_to_it() {
     for name in balanceroute::policy::NAMES {
         for window in [None, Some(0), Some(2)] {
             let policy = scenario.build(name, 0).expect("a policy");
-            let run = Cluster::new(&scenario, &library, policy, None, 0, window).expect("valid").run();
+            let run =
+                Cluster::new(&scenario, &library, policy, None, 0, window).expect("valid").run_seen(&mut ());
             let run = run.expect("it ends");
             assert_accounted(&run);
             if window.is_none() {

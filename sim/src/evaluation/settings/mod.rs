@@ -9,12 +9,11 @@ mod rows;
 use std::path::Path;
 use std::sync::Arc;
 
-use indicatif::ProgressBar;
 pub use record::Record;
 pub use rows::{From, Group, Setting, settings};
 use serde::Serialize;
 
-use super::{progress_bar, run};
+use super::{bar, run};
 use crate::cluster::{Run, Source};
 use crate::error::{SimError, argument};
 use crate::report::{Arguments, Paired, aligned, by_policy, differences, paired, short};
@@ -116,7 +115,7 @@ pub fn table_seen(
     mut see: impl FnMut(&Row) -> Result<(), SimError>,
 ) -> Result<Table, SimError> {
     let settings = chosen(options.only)?;
-    let bar = if options.progress { progress_bar(settings.len() as u64) } else { ProgressBar::hidden() };
+    let bar = bar(settings.len() as u64, "rows", options.progress);
     let mut table = Table { version: env!("CARGO_PKG_VERSION"), settings: Vec::new(), missing: Vec::new() };
     let mut last: Option<(From, Source)> = None;
     for setting in settings {

@@ -228,6 +228,7 @@ mod tests {
                     figures: BTreeMap::new(),
                     replicates: kept[at].map(replicate).to_vec(),
                     quantiles: Quantiles::default(),
+                    optimum: None,
                     decide_us: Decide::default(),
                 }
             };

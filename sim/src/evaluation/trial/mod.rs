@@ -20,7 +20,7 @@ mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use gate::Gate;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -32,6 +32,7 @@ use rayon::iter::{ParallelBridge, ParallelIterator};
 use recorder::{Outcome, Recorder, Watch};
 use summary::RuleOutcomes;
 
+use super::optimum::{MOST_PAIRS, Sampler};
 use crate::cluster::{Cluster, Window};
 use crate::error::{SimError, argument};
 use crate::report::folder::Folder;
@@ -104,6 +105,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Two rates that lie closer together than this share of the capacity have none between them.
 const FINEST: f64 = 0.015;
+
+/// Time to solve a decision, after which it counts as unsolved.
+const DECISION_LIMIT: Duration = Duration::from_secs(2);
 
 /// Plays the plan. Interrupted, the results say that they are not complete.
 ///
@@ -240,9 +244,14 @@ impl Evaluation<'_> {
         let watch = Watch { stop: self.playing.stop, progress: &self.bar, steps: prepared.steps };
         let slots = scenario.workers as u64 * u64::from(scenario.slots);
         let keeps_series = task.replicate == 0 && task.seed == 0;
-        let mut recorder = Recorder::new(watch, span, self.plan.limits, slots, keeps_series);
-        let run = cluster.run_seen(&mut recorder)?;
-        Ok(recorder.outcome(&run, task.replicate, u64::from(prepared.replicates)))
+        let recorder = Recorder::new(watch, span, self.plan.limits, slots, keeps_series);
+        let sampled = keeps_series && self.plan.decisions > 0;
+        let mut seen = (recorder, sampled.then(|| Sampler::new(self.plan.decisions, MOST_PAIRS)));
+        let run = cluster.run_seen(&mut seen)?;
+        let (recorder, sampler) = seen;
+        let mut outcome = recorder.outcome(&run, task.replicate, u64::from(prepared.replicates));
+        outcome.optimum = sampler.map(|sampler| sampler.figures(DECISION_LIMIT));
+        Ok(outcome)
     }
 
     fn keep(&self, task: Task, outcome: Outcome) -> Result<(), SimError> {

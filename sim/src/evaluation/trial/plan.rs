@@ -48,6 +48,9 @@ pub struct Plan {
     pub first_seed: u64,
     /// Requests of a draw; without it as many as fill the cluster a few times.
     pub requests: Option<u64>,
+    /// Decisions of the first replicate of each rule that are set beside the best of their steps, at least; 0
+    /// for none.
+    pub decisions: usize,
     /// Bounds that the differences must keep.
     pub gates: Vec<Gate>,
     /// What a step costs.

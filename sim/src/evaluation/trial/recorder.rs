@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 
 use crate::cluster::{Observer, RequestSeen, Run, StepSeen, Window};
 use crate::report::folder::{RequestLine, SeriesLine};
-use crate::report::results::{Limits, Replicate};
+use crate::report::results::{Limits, OptimumFigures, Replicate};
 use crate::traces::Lengths;
 
 /// Requests that are written for each rule of a scenario, about.
@@ -47,6 +47,8 @@ pub(super) struct Outcome {
     pub(super) every: u64,
     pub(super) lines: Vec<RequestLine>,
     pub(super) series: Vec<SeriesLine>,
+    /// Its decisions beside the best of their steps.
+    pub(super) optimum: Option<OptimumFigures>,
 }
 
 #[derive(Clone, Copy)]
@@ -187,6 +189,7 @@ impl<'a> Recorder<'a> {
             every,
             lines: self.lines,
             series: self.series,
+            optimum: None,
         }
     }
 }

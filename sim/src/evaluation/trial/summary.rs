@@ -94,6 +94,7 @@ pub(super) fn rule(name: &str, outcomes: RuleOutcomes) -> (RuleFigures, RuleLine
         figures: figures(&replicates),
         quantiles: quantiles(all().map(|outcome| &outcome.times).collect()),
         decide_us,
+        optimum: all().find_map(|outcome| outcome.optimum),
         replicates,
     };
     // One seed of each replicate is enough to look at.
