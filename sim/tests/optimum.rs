@@ -48,7 +48,7 @@ fn arguments_out_of_range_are_refused() {
         (["--decisions", "0"], "decisions: expected a whole number in 1..=100000, found 0"),
         (["--limit-s", "-1"], "limit-s: expected seconds above 0, found -1"),
         (["--limit-s", "nan"], "limit-s: expected seconds above 0, found NaN"),
-        (["--workers", "0"], "workers: expected a whole number"),
+        (["--seeds", "0"], "seeds: expected a whole number"),
     ] {
         let refused = optimum(&arguments);
         assert_eq!(refused.status.code(), Some(2));
