@@ -1,7 +1,8 @@
-//! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), a verdict on rules
-//! ([`trial`]), how far they are from optimal ([`optimum`]), comparisons of forecasts ([`forecast`]) and of
-//! the ways to compute ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
-//! like.
+//! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]) and tables over arguments
+//! ([`sweep`]), a verdict on rules ([`trial`]), the smallest cluster that is enough ([`sizing`]), how far rules
+//! are from optimal ([`optimum`]), comparisons of forecasts ([`forecast`]) and of the ways to compute
+//! ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements
+//! ([`residuals`]) look like.
 
 pub mod forecast;
 pub mod kernels;
@@ -10,6 +11,8 @@ pub mod picture;
 pub mod portrait;
 pub mod residuals;
 pub mod settings;
+pub mod sizing;
+pub mod sweep;
 pub mod trial;
 
 use std::sync::Mutex;

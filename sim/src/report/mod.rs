@@ -9,6 +9,7 @@ mod lines;
 pub mod metric;
 mod paired;
 pub mod results;
+pub mod sizing;
 mod table;
 mod trace;
 pub mod verdict;

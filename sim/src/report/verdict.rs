@@ -28,7 +28,7 @@ fn percent(share: f64) -> String {
 }
 
 /// A share of a load: `2.8 %`, `86 %`.
-fn load(share: f64) -> String {
+pub(super) fn load(share: f64) -> String {
     let percent = 100.0 * share;
     let digits = if percent < 9.95 { 1 } else { 0 };
     format!("{percent:.digits$} %")
@@ -69,7 +69,7 @@ fn findings(of: &[&Difference]) -> String {
 }
 
 /// `TTFT 2 s and TPOT 50 ms for 99 % of the requests`.
-fn limits(limits: &Limits) -> String {
+pub(super) fn limits(limits: &Limits) -> String {
     let time = |ms: f64| if ms >= 1e3 { format!("{} s", ms / 1e3) } else { format!("{ms} ms") };
     let named: Vec<String> =
         [("TTFT", limits.ttft_ms), ("TPOT", limits.tpot_ms), ("end to end", limits.e2e_ms)]

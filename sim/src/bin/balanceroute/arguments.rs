@@ -15,6 +15,8 @@ use crate::calibrate::CalibrateArgs;
 use crate::cost::CostArgs;
 use crate::evaluate::EvaluateArgs;
 use crate::optimum::OptimumArgs;
+use crate::recommend::RecommendArgs;
+use crate::sweep::SweepArgs;
 use crate::traces::{ReadArgs, TraceArgs};
 
 const EXIT_STATUS: &str = "\
@@ -36,6 +38,10 @@ pub(crate) enum Command {
     Simulate(Box<SimulateArgs>),
     /// A verdict on rules beside what you run today, on your traces, from their own rate to past saturation.
     Evaluate(Box<EvaluateArgs>),
+    /// The smallest cluster, and the rule, that keeps latency limits at the rate of a trace.
+    Recommend(Box<RecommendArgs>),
+    /// Compare policies over values of any flags of `simulate`.
+    Sweep(Box<SweepArgs>),
     /// Compare policies on the whole table of workloads, traces and cluster sizes.
     Settings(SettingsArgs),
     /// How well the built-in forecasts know the ends of requests, offline.
@@ -206,6 +212,11 @@ impl ModelArgs {
     /// What a step costs on workers of so many slots.
     pub(crate) fn cost(&self, slots: u32) -> Result<StepCost, SimError> {
         self.cost.law(slots)
+    }
+
+    /// Whether a term of the step law is given.
+    pub(crate) fn names_cost(&self) -> bool {
+        self.cost.is_given()
     }
 
     /// The scenario with what the flags say.

@@ -34,6 +34,12 @@ pub(crate) struct CostArgs {
 }
 
 impl CostArgs {
+    /// Whether what a slot, a request or a token costs is given.
+    pub(crate) fn is_given(&self) -> bool {
+        let terms = [self.step_base_ms, self.step_us_per_request, self.step_us_per_token];
+        self.cost.is_some() || terms.iter().any(Option::is_some)
+    }
+
     /// The law of workers with so many slots.
     pub(crate) fn law(&self, slots: u32) -> Result<StepCost, SimError> {
         let law = match &self.cost {

@@ -1,29 +1,19 @@
 //! `evaluate`: a verdict on rules beside one another, on traces and workloads.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use balanceroute_sim::evaluation::trial::{self, Gate, Plan, Playing, RateAsked, TrialSource, evaluate};
+use balanceroute_sim::SimError;
+use balanceroute_sim::evaluation::trial::{Gate, Plan, Playing, RateAsked, evaluate};
 use balanceroute_sim::report::folder::Folder;
-use balanceroute_sim::report::results::Limits;
 use balanceroute_sim::report::verdict;
-use balanceroute_sim::workloads::Workload;
-use balanceroute_sim::{Scenario, SimError, Source};
 use clap::Args;
-use sha2::{Digest, Sha256};
 
-use crate::arguments::ModelArgs;
-use crate::traces::ReadArgs;
+use crate::trial::{INTERRUPTED, TrialArgs, stop_at_interrupt};
 use crate::{print, tell};
 
 /// What a gate that does not hold ends with.
 const GATE: u8 = 3;
-/// What a program ends with that SIGINT has ended.
-const INTERRUPTED: u8 = 130;
 
 /// How often rates are added between two, to find the largest that keeps the limits: from 20 % of the
 /// capacity to less than 2 %, and to 5 %.
@@ -32,47 +22,18 @@ const QUICK_REFINEMENTS: u32 = 2;
 
 #[derive(Args)]
 pub(crate) struct EvaluateArgs {
-    /// Traces, each judged for itself; - is standard input. Without one: a built-in workload.
-    #[arg(value_name = "TRACE")]
-    trace: Vec<PathBuf>,
-    /// Built-in workloads, separated by commas, as of `simulate` [default without a trace: paper-prod].
-    #[arg(long, value_name = "W,W", value_delimiter = ',')]
-    workload: Vec<String>,
     #[command(flatten)]
-    read: ReadArgs,
+    trial: TrialArgs,
     /// Numbers of decode workers G, separated by commas.
     #[arg(long, default_value = "8", value_name = "G,G", value_delimiter = ',')]
     workers: Vec<usize>,
     /// Numbers of batch slots of each worker B, separated by commas.
     #[arg(long, default_value = "72", value_name = "B,B", value_delimiter = ',')]
     slots: Vec<u32>,
-    /// Rules, separated by commas: policies, or NAME=POLICY to call one otherwise. All are set beside the
-    /// first: name what you run today.
-    #[arg(long, default_value = "vllm-0.33,level", value_name = "A,N=B", value_delimiter = ',')]
-    rules: Vec<String>,
-    /// What a request must keep to count, and how many must: ttft=2s, tpot=50ms, e2e=30s, share=99%; `none`
-    /// for no limits.
-    #[arg(long, default_value = "ttft=2s,tpot=50ms", value_name = "LIMITS")]
-    slo: String,
     /// Rates, separated by commas: own (the trace's), auto (60 to 120 % of capacity), 80% (of capacity), 2x
     /// (of the trace's), 12.5/s [default: own,auto; quick: own,80%,100%,120%].
     #[arg(long, value_name = "R,R", value_delimiter = ',')]
     rates: Vec<RateAsked>,
-    /// Windows that each trace is cut into; so many draws of a workload [default: 12; quick: 5].
-    #[arg(long, value_name = "N")]
-    windows: Option<u32>,
-    /// Seeds. A window under all of them is one replicate; a workload has so many times the draws.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    seeds: u64,
-    /// The first seed; the others follow it.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    first_seed: u64,
-    /// Requests of a draw of a workload, of which the middle third is measured [default: 9 for each slot, at
-    /// least 3000].
-    #[arg(long, value_name = "N")]
-    requests: Option<u64>,
-    #[command(flatten)]
-    model: ModelArgs,
     /// Sets so many decisions of each rule and rate, at least, beside the best of their steps, and writes how
     /// far they are [default: none].
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
@@ -84,77 +45,11 @@ pub(crate) struct EvaluateArgs {
     /// Write results.json, requests and series to this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// A first look: fewer windows and rates.
-    #[arg(long)]
-    quick: bool,
-    /// Runs at a time [default: one per processor]; results do not depend on it.
-    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
-    threads: usize,
-    /// No progress bar.
-    #[arg(long)]
-    quiet: bool,
-}
-
-/// Hashes what passes through.
-struct Hashed<R> {
-    inner: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        Ok(count)
-    }
-}
-
-impl<R: Read> Hashed<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, hash: Sha256::new() }
-    }
-
-    /// Of everything, also of what nobody has read.
-    fn hash(mut self) -> io::Result<String> {
-        io::copy(&mut self, &mut io::sink())?;
-        Ok(self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
 }
 
 impl EvaluateArgs {
-    fn sources(&self) -> Result<Vec<TrialSource>, SimError> {
-        let mut sources = self.trace.iter().map(|path| self.traced(path)).collect::<Result<Vec<_>, _>>()?;
-        let default = ["paper-prod".to_owned()];
-        let workloads =
-            if sources.is_empty() && self.workload.is_empty() { &default[..] } else { &self.workload };
-        for name in workloads {
-            let source = Source::Workload(Workload::from_name(name)?);
-            sources.push(TrialSource { source, path: None, sha256: None });
-        }
-        Ok(sources)
-    }
-
-    fn traced(&self, path: &Path) -> Result<TrialSource, SimError> {
-        let io = |source| {
-            SimError::from(balanceroute_sim::traces::TraceError::Io {
-                file: path.display().to_string(),
-                source,
-            })
-        };
-        let (trace, hash) = if path == Path::new("-") {
-            let mut stream = Hashed::new(io::stdin().lock());
-            let trace = self.read.stream(&mut BufReader::new(&mut stream))?;
-            (trace, stream.hash().map_err(io)?)
-        } else {
-            let trace = self.read.trace(path)?;
-            (trace, Hashed::new(File::open(path).map_err(io)?).hash().map_err(io)?)
-        };
-        let source = Source::Trace(Arc::new(trace));
-        Ok(TrialSource { source, path: Some(path.display().to_string()), sha256: Some(hash) })
-    }
-
     fn plan(&self) -> Result<Plan, SimError> {
-        let sweep = if self.quick {
+        let sweep = if self.trial.quick {
             vec![
                 RateAsked::Own,
                 RateAsked::OfCapacity(0.8),
@@ -166,67 +61,22 @@ impl EvaluateArgs {
         };
         let rates = if self.rates.is_empty() { sweep } else { self.rates.clone() };
         // Who names rates gets those.
-        let refinements = match (self.rates.is_empty() || rates.contains(&RateAsked::Sweep), self.quick) {
+        let refinements = match (self.rates.is_empty() || rates.contains(&RateAsked::Sweep), self.trial.quick)
+        {
             (false, _) => 0,
             (true, false) => MOST_REFINEMENTS,
             (true, true) => QUICK_REFINEMENTS,
         };
-        let model = self.model.apply(Scenario::default())?;
-        let cost = self.model.clone();
         Ok(Plan {
-            rules: trial::rules(&self.rules)?,
-            limits: match self.slo.as_str() {
-                "none" => None,
-                limits => Some(limits.parse::<Limits>()?),
-            },
-            sources: self.sources()?,
             workers: self.workers.clone(),
             slots: self.slots.clone(),
             rates,
             refinements,
-            windows: self.windows.unwrap_or(if self.quick { 5 } else { 12 }),
-            seeds: self.seeds,
-            first_seed: self.first_seed,
-            requests: self.requests,
             decisions: self.optimum,
             gates: self.gate.clone(),
-            cost: Box::new(move |slots| cost.cost(slots)),
-            model,
-            flags: passed_on(std::env::args().skip(1)),
+            ..self.trial.plan()?
         })
     }
-}
-
-/// Flags that `simulate` has as well and that change what is played, as they were given.
-fn passed_on(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    let (mut passed, mut arguments) = (Vec::new(), arguments);
-    while let Some(argument) = arguments.next() {
-        let name = argument.split('=').next().unwrap_or_default();
-        let Some(name) = name.strip_prefix("--") else { continue };
-        let (is_read, is_switch) = (ReadArgs::NAMES.contains(&name), ReadArgs::SWITCHES.contains(&name));
-        if !(is_read || is_switch || ModelArgs::NAMES.contains(&name)) {
-            continue;
-        }
-        let has_value = argument.contains('=') || is_switch;
-        passed.push(argument);
-        passed.extend(if has_value { None } else { arguments.next() });
-    }
-    passed
-}
-
-/// The flag that the first Ctrl-C sets; the second ends the program where it is.
-fn stop_at_interrupt() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let set = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    });
-    if let Err(error) = set {
-        tell(format_args!("warning: an interrupt will keep only scenarios that are done: {error}"));
-    }
-    stop
 }
 
 pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
@@ -239,12 +89,12 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
         &plan,
         &Playing {
             folder: folder.as_ref(),
-            threads: args.threads,
+            threads: args.trial.threads,
             stop: &stop,
-            progress: !args.quiet,
+            progress: !args.trial.quiet,
             command: shlex::try_join(command.iter().map(String::as_str))
                 .unwrap_or_else(|_| command.join(" ")),
-            quick: args.quick,
+            quick: args.trial.quick,
         },
     )?;
     print(&verdict::text(&results))?;

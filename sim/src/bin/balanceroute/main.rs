@@ -8,7 +8,10 @@ mod calibrate;
 mod cost;
 mod evaluate;
 mod optimum;
+mod recommend;
+mod sweep;
 mod traces;
+mod trial;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -153,6 +156,8 @@ fn run() -> Result<ExitCode, SimError> {
     match cli.command {
         Command::Simulate(args) => simulate(&args)?,
         Command::Evaluate(args) => return evaluate::run(&args),
+        Command::Recommend(args) => return recommend::run(&args),
+        Command::Sweep(args) => sweep::run(&args)?,
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,

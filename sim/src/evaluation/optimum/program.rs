@@ -3,15 +3,27 @@
 use std::time::Duration;
 
 #[cfg(feature = "highs")]
-use good_lp::highs as solver;
-#[cfg(not(feature = "highs"))]
-use good_lp::microlp as solver;
+use good_lp::solvers::highs::HighsParallelType;
+use good_lp::variable::UnsolvedProblem;
 use good_lp::{
     Expression, ProblemVariables, Solution, SolutionStatus, SolverModel, Variable, WithInitialSolution,
     WithTimeLimit, constraint, variable,
 };
 
 use super::state::Decision;
+
+/// Several decisions are solved at a time, each by one thread, until nothing better is possible.
+#[cfg(feature = "highs")]
+fn solver(problem: UnsolvedProblem) -> good_lp::solvers::highs::HighsProblem {
+    let exact = [("mip_rel_gap", 0.0), ("mip_abs_gap", 0.0)];
+    let model = good_lp::highs(problem).set_threads(1).set_parallel(HighsParallelType::Off);
+    exact.into_iter().fold(model, |model, (option, value)| model.set_option(option, value))
+}
+
+#[cfg(not(feature = "highs"))]
+fn solver(problem: UnsolvedProblem) -> good_lp::solvers::microlp::MicroLpProblem {
+    good_lp::microlp(problem)
+}
 
 /// The admissions, as many as were made, that leave the least `G * max - sum` of the workers' costs; none
 /// where the time did not suffice to prove it.
@@ -63,7 +75,9 @@ pub(super) fn best(decision: &Decision, limit: Duration) -> Option<Vec<(u64, u32
     let all: Expression = pairs.iter().flatten().sum();
     model.add_constraint(constraint!(all == decision.admissions.len() as f64));
     let model = model.with_initial_solution(start).with_time_limit(limit.as_secs_f64());
-    let solution = model.solve().ok().filter(|of| matches!(of.status(), SolutionStatus::Optimal))?;
+    // A gap is what rounding leaves: none is asked for.
+    let is_best = |status| matches!(status, SolutionStatus::Optimal | SolutionStatus::GapLimit);
+    let solution = model.solve().ok().filter(|solution| is_best(solution.status()))?;
     let mut admissions = Vec::new();
     for (&(id, _), pairs) in state.waiting.iter().zip(&pairs) {
         for (open, &pair) in state.open.iter().zip(pairs) {

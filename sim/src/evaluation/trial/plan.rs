@@ -22,9 +22,10 @@ pub struct TrialSource {
 }
 
 /// What a step costs on workers of so many slots.
-pub type CostOf = Box<dyn Fn(u32) -> Result<StepCost, SimError> + Sync>;
+pub type CostOf = Arc<dyn Fn(u32) -> Result<StepCost, SimError> + Send + Sync>;
 
 /// What is to be compared.
+#[derive(Clone)]
 pub struct Plan {
     /// Traces and workloads, each played for itself.
     pub sources: Vec<TrialSource>,
@@ -189,6 +190,14 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The rates of all scenarios, without playing any.
+    ///
+    /// # Errors
+    /// Arguments that cannot be used.
+    pub fn rates(&self) -> Result<Vec<RateEntry>, SimError> {
+        Ok(self.scenarios()?.into_iter().map(|prepared| prepared.entry.rate).collect())
     }
 
     /// All scenarios: sources in order, then workers, slots and rates.

@@ -45,7 +45,7 @@ fn plan(source: Source, asked: &[&str], rates: &[RateAsked]) -> Plan {
         requests: Some(600),
         decisions: 0,
         gates: Vec::new(),
-        cost: Box::new(|slots| Ok(StepCost { us_per_token: 1.0, ..StepCost::published(slots) })),
+        cost: Arc::new(|slots| Ok(StepCost { us_per_token: 1.0, ..StepCost::published(slots) })),
         model: Scenario::default(),
         flags: Vec::new(),
     }

@@ -1,0 +1,134 @@
+//! `optimum`, `recommend` and `sweep` as a user meets them.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn program(command: &[&str], arguments: &[&str]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_balanceroute"));
+    program.args(command).args(arguments).arg("--quiet").output().expect("the binary runs")
+}
+
+fn optimum(arguments: &[&str]) -> Output {
+    program(&["optimum", "--workers", "3", "--slots", "8", "--pool", "6", "--steps", "400"], arguments)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn rules_are_set_beside_the_best_of_their_steps() {
+    let asked = ["--policy", "exact,jsq", "--seeds", "2", "--decisions", "6"];
+    let shown = optimum(&asked);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    assert!(text(&shown.stdout).contains("jsq"));
+    let written = optimum(&[&asked[..], &["--json", "-"]].concat());
+    let written: Value = serde_json::from_slice(&written.stdout).expect("JSON");
+    let rules = written["rules"].as_array().expect("rules");
+    let of = |rule: usize, key: &str| rules[rule][key].as_f64().expect("a figure");
+    for rule in 0..2 {
+        assert!((12.0..24.0).contains(&of(rule, "decisions")));
+        assert!(of(rule, "least_tokens") > 0.0 && of(rule, "least_tokens") <= of(rule, "left_tokens"));
+        assert!(of(rule, "of_bound") > 0.5);
+    }
+    assert!(of(0, "above_mean_tokens") < of(1, "above_mean_tokens"));
+}
+
+#[test]
+fn where_requests_come_in_their_own_time_no_bound_is_said() {
+    let open =
+        ["--arrivals", "open", "--rate", "50", "--requests", "300", "--policy", "level", "--seeds", "1"];
+    let written = optimum(&[&open[..], &["--json", "-", "--warmup", "0"]].concat());
+    let written: Value = serde_json::from_slice(&written.stdout).expect("JSON");
+    assert!(written["rules"][0]["of_bound"].is_null());
+    assert!(written["rules"][0]["decisions"].as_u64() > Some(20));
+}
+
+#[test]
+fn arguments_out_of_range_are_refused() {
+    for (arguments, found) in [
+        (["--decisions", "0"], "decisions: expected a whole number in 1..=100000, found 0"),
+        (["--limit-s", "-1"], "limit-s: expected seconds above 0, found -1"),
+        (["--limit-s", "nan"], "limit-s: expected seconds above 0, found NaN"),
+        (["--seeds", "0"], "seeds: expected a whole number"),
+    ] {
+        let refused = optimum(&arguments);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains(found), "{}", text(&refused.stderr));
+    }
+}
+
+#[test]
+fn the_smallest_cluster_is_said_first() {
+    let asked = ["recommend", "--workload", "lognormal", "--slots", "8,16", "--windows", "3"];
+    let asked = [&asked[..], &["--requests", "450", "--rules", "today=jsq,level", "--rate", "40/s"]].concat();
+    let limits = ["--slo", "ttft=1s,tpot=20ms,share=95%"];
+    let shown = program(&asked, &limits);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let said = text(&shown.stdout);
+    assert!(said.starts_with("lognormal at 40.0/s: ") && said.contains(" slots under "), "{said}");
+    // Nobody has said what a slot costs.
+    assert!(text(&shown.stderr).contains("note: the published step law charges for every slot"));
+    let written = program(&asked, &[&limits[..], &["--json", "-", "--step-us-per-request", "40"]].concat());
+    assert_eq!(text(&written.stderr), "");
+    let written: Value = serde_json::from_slice(&written.stdout).expect("JSON");
+    let options = written["options"].as_array().expect("options");
+    assert_eq!(options.len(), 4);
+    let best = &options[written["best"].as_u64().expect("one") as usize];
+    let workers = best["workers"].as_u64().expect("a number");
+    assert!(options.iter().all(|option| option["workers"].as_u64().is_none_or(|other| other >= workers)));
+    // Its command plays it.
+    let command = shlex::split(best["command"].as_str().expect("a command")).expect("words");
+    let words: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+    let alone = program(&words, &["--json", "-"]);
+    let alone: Value = serde_json::from_slice(&alone.stdout).expect("JSON");
+    assert_eq!(alone["runs"][0]["workers"].as_u64(), Some(workers));
+
+    let hopeless = program(&asked, &["--slo", "tpot=1ms", "--most-workers", "2"]);
+    assert!(hopeless.status.success());
+    let said = text(&hopeless.stdout);
+    assert!(said.contains("no cluster of up to 2 workers keeps TPOT 1 ms"), "{said}");
+}
+
+#[test]
+fn a_question_without_an_answer_is_refused() {
+    for (arguments, found) in [
+        (["--rate", "own"], "rate: expected requests per second (12.5/s) for lognormal, which has no times"),
+        (["--rate", "80%"], "rate: expected one rate that no cluster decides"),
+        (["--slo", "none"], "slo: expected limits to keep, found none"),
+        (["--most-workers", "0"], "most-workers: expected a whole number in 1..="),
+        (["--slots", "0"], "slots: expected a whole number in 1..="),
+    ] {
+        let refused = program(&["recommend", "--workload", "lognormal"], &arguments);
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&refused.stderr).contains(found), "{arguments:?}: {}", text(&refused.stderr));
+    }
+}
+
+#[test]
+fn a_sweep_has_a_row_for_every_value_and_policy() {
+    let small =
+        ["sweep", "--workers", "2", "--slots", "4", "--steps", "200", "--warmup", "50", "--seeds", "2"];
+    let asked = ["--vary", "pool=2,8", "--policy", "level,jsq", "--vary=max-passed=4,64"];
+    let shown = program(&small, &asked);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    assert_eq!(text(&shown.stdout).lines().count(), 2 + 2 * 2 * 2);
+    let written = program(&small, &[&asked[..], &["--json", "-"]].concat());
+    let written: Value = serde_json::from_slice(&written.stdout).expect("JSON");
+    let point = &written["points"][3];
+    assert_eq!(point["varied"], serde_json::json!([["pool", "8"], ["max-passed", "64"]]));
+    let arguments = &point["arguments"];
+    assert_eq!((&arguments["pool"], &arguments["max_passed"]), (&Value::from(8), &Value::from(64)));
+    assert_eq!(point["runs"].as_array().map(Vec::len), Some(4));
+    for (vary, found) in [
+        ("pol=3", "unexpected argument '--pol'"),
+        ("workers=2", "'--workers <G>' cannot be used multiple times"),
+        ("pool=0", "pool: expected a whole number"),
+        ("pool", "expected a flag of simulate and its values"),
+    ] {
+        let refused = program(&small, &["--vary", vary]);
+        assert_eq!(refused.status.code(), Some(2), "{vary}");
+        assert!(text(&refused.stderr).contains(found), "{vary}: {}", text(&refused.stderr));
+    }
+}
