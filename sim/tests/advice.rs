@@ -94,15 +94,16 @@ fn the_smallest_cluster_is_said_first() {
 #[test]
 fn a_question_without_an_answer_is_refused() {
     for (arguments, found) in [
-        (["--rate", "own"], "rate: expected requests per second (12.5/s) for lognormal, which has no times"),
-        (["--rate", "80%"], "rate: expected one rate that no cluster decides"),
-        (["--slo", "none"], "slo: expected limits to keep, found none"),
-        (["--most-workers", "0"], "most-workers: expected a whole number in 1..="),
-        (["--slots", "0"], "slots: expected a whole number in 1..="),
+        ("--rate own", "rate: expected requests per second (12.5/s) for lognormal, which has no times"),
+        ("--rate 80%", "rate: expected one rate that no cluster decides"),
+        ("--rate 9/s --slo none", "slo: expected limits to keep, found none"),
+        ("--rate 9/s --most-workers 0", "most-workers: expected a whole number in 1..="),
+        ("--rate 9/s --slots 0", "slots: expected a whole number in 1..="),
     ] {
-        let refused = program(&["recommend", "--workload", "lognormal"], &arguments);
-        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
-        assert!(text(&refused.stderr).contains(found), "{arguments:?}: {}", text(&refused.stderr));
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let refused = program(&["recommend", "--workload", "lognormal"], &words);
+        assert_eq!(refused.status.code(), Some(2), "{arguments}");
+        assert!(text(&refused.stderr).contains(found), "{arguments}: {}", text(&refused.stderr));
     }
 }
 
