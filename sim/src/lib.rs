@@ -30,6 +30,8 @@ pub mod cost;
 mod error;
 pub mod evaluation;
 mod job;
+#[cfg(feature = "watch")]
+pub mod live;
 pub mod report;
 pub mod traces;
 pub mod workloads;

@@ -222,6 +222,7 @@ impl<'a> Cluster<'a> {
 
     /// Runs it and shows every step and every request that ends.
     pub(crate) fn run_seen(mut self, observer: &mut impl Observer) -> Result<Run, SimError> {
+        self.router.set_explaining(observer.asks_why());
         let last_step = self.scenario.steps.map(|steps| self.scenario.warmup.saturating_add(steps));
         while last_step.is_none_or(|last| self.step < last) {
             if self.step == self.scenario.warmup && self.sums.steps == 0 {
@@ -246,6 +247,7 @@ impl<'a> Cluster<'a> {
             && self.window.is_none_or(|window| window.contains(self.now_ms));
         observer.decides(&self.router);
         self.admit()?;
+        observer.decided(&self.router);
         self.decode(observer)?;
         Ok(true)
     }

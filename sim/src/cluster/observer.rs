@@ -47,6 +47,12 @@ impl RequestSeen {
 pub(crate) trait Observer {
     /// A step is about to be decided: who waits, and the workers, as the router knows them.
     fn decides(&mut self, _router: &Router) {}
+    /// Whether [`Router::explain`] is to tell why somebody was admitted.
+    fn asks_why(&self) -> bool {
+        false
+    }
+    /// It has been decided; its [`Router::plan`] is there.
+    fn decided(&mut self, _router: &Router) {}
     fn step(&mut self, _step: StepSeen<'_>) {}
     fn ended(&mut self, _request: RequestSeen) {}
     /// False ends the run with [`SimError::Interrupted`](crate::SimError::Interrupted).
@@ -63,12 +69,20 @@ impl<O: Observer> Observer for Option<O> {
         self.iter_mut().for_each(|observer| observer.decides(router));
     }
 
+    fn decided(&mut self, router: &Router) {
+        self.iter_mut().for_each(|observer| observer.decided(router));
+    }
+
     fn step(&mut self, step: StepSeen<'_>) {
         self.iter_mut().for_each(|observer| observer.step(step));
     }
 
     fn ended(&mut self, request: RequestSeen) {
         self.iter_mut().for_each(|observer| observer.ended(request));
+    }
+
+    fn asks_why(&self) -> bool {
+        self.iter().any(Observer::asks_why)
     }
 
     fn goes_on(&self) -> bool {
@@ -83,6 +97,11 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.1.decides(router);
     }
 
+    fn decided(&mut self, router: &Router) {
+        self.0.decided(router);
+        self.1.decided(router);
+    }
+
     fn step(&mut self, step: StepSeen<'_>) {
         self.0.step(step);
         self.1.step(step);
@@ -91,6 +110,10 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn ended(&mut self, request: RequestSeen) {
         self.0.ended(request);
         self.1.ended(request);
+    }
+
+    fn asks_why(&self) -> bool {
+        self.0.asks_why() || self.1.asks_why()
     }
 
     fn goes_on(&self) -> bool {

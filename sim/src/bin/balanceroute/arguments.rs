@@ -18,6 +18,8 @@ use crate::optimum::OptimumArgs;
 use crate::recommend::RecommendArgs;
 use crate::sweep::SweepArgs;
 use crate::traces::{ReadArgs, TraceArgs};
+#[cfg(feature = "watch")]
+use crate::watch::WatchArgs;
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result \
@@ -54,6 +56,9 @@ pub(crate) enum Command {
     Calibrate(CalibrateArgs),
     /// How far policies are from optimal: from the best decision of each step, and from the bound of a run.
     Optimum(Box<OptimumArgs>),
+    /// A cluster live in the terminal: a simulation as it runs, or a router by its metrics page.
+    #[cfg(feature = "watch")]
+    Watch(Box<WatchArgs>),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
     Picture(PictureArgs),
 }
@@ -362,6 +367,18 @@ fn backend(name: &str) -> Result<BackendKind, SimError> {
 }
 
 impl SimulateArgs {
+    /// The policies that are named.
+    #[cfg(feature = "watch")]
+    pub(crate) fn policy(&self) -> &[String] {
+        &self.policy
+    }
+
+    /// The measured steps that are asked for.
+    #[cfg(feature = "watch")]
+    pub(crate) fn steps(&self) -> Option<u64> {
+        self.steps
+    }
+
     pub(crate) fn scenario(&self) -> Result<Scenario, SimError> {
         let source = self.source.read()?;
         let rows = match &source {

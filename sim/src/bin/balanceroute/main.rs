@@ -12,6 +12,8 @@ mod recommend;
 mod sweep;
 mod traces;
 mod trial;
+#[cfg(feature = "watch")]
+mod watch;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -162,6 +164,8 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,
         Command::Calibrate(args) => calibrate::run(&args)?,
+        #[cfg(feature = "watch")]
+        Command::Watch(args) => return watch::run(&args),
         Command::Picture(args) => picture(&args)?,
         Command::Optimum(args) => optimum::run(&args)?,
         Command::Kernels(args) => {
