@@ -1,5 +1,7 @@
-//! `optimum`, `recommend` and `sweep` as a user meets them.
+//! `optimum`, `recommend`, `sweep` and `watch` as a user meets them.
 
+#[cfg(feature = "watch")]
+use std::io::{Read, Write};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -132,4 +134,52 @@ fn a_sweep_has_a_row_for_every_value_and_policy() {
         assert_eq!(refused.status.code(), Some(2), "{vary}");
         assert!(text(&refused.stderr).contains(found), "{vary}: {}", text(&refused.stderr));
     }
+}
+
+#[cfg(feature = "watch")]
+#[test]
+fn a_cluster_is_watched_as_text() {
+    let small = ["watch", "--workers", "3", "--slots", "8", "--frames", "2", "--steps-per-s", "500"];
+    let shown = program(&small, &["--policy", "jsq"]);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let shown = text(&shown.stdout);
+    assert!(shown.starts_with("paper-prod on 3 workers x 8 slots under jsq\nstep 0, "), "{shown}");
+    assert!(shown.contains("\nstep 1, ") && shown.contains("KV tokens of 3 workers: envelope "), "{shown}");
+    for (arguments, found) in [
+        ("--policy jsq,level", "policy: expected one policy to watch, found jsq,level"),
+        ("--policy jsq --steps-per-s 0", "steps-per-s: expected above 0, found 0"),
+        ("http://127.0.0.1:1/metrics", "http://127.0.0.1:1/metrics: "),
+    ] {
+        let refused = program(&["watch", "--frames", "1"], &arguments.split(' ').collect::<Vec<_>>());
+        assert_eq!(refused.status.code(), Some(2), "{arguments}");
+        assert!(text(&refused.stderr).contains(found), "{arguments}: {}", text(&refused.stderr));
+    }
+    // No terminal, and nothing that could be printed.
+    assert!(text(&program(&["watch"], &[]).stderr).contains("expected a terminal, or --frames N"));
+}
+
+/// A page over HTTP, twice.
+#[cfg(feature = "watch")]
+#[test]
+fn a_metrics_page_is_watched() {
+    let page = "balanceroute_worker_load_tokens{worker=\"4\"} 900\nbalanceroute_longest_wait_seconds 2\n";
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/metrics", server.local_addr().expect("an address"));
+    let served = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = server.accept().expect("somebody asks");
+            let mut asked = [0; 1024];
+            let length = stream.read(&mut asked).expect("a question");
+            assert!(asked[..length].starts_with(b"GET /metrics HTTP/1.1\r\n"));
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len());
+            stream.write_all([head.as_bytes(), page.as_bytes()].concat().as_slice()).expect("answered");
+        }
+    });
+    let shown = program(&["watch", &url, "--frames", "2", "--every-s", "0.05"], &[]);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let shown = text(&shown.stdout);
+    assert_eq!(shown.matches("KV tokens of 1 workers: envelope 900, imbalance 0").count(), 2, "{shown}");
+    assert!(shown.contains("longest wait 2000 ms"), "{shown}");
+    served.join().expect("asked twice");
 }

@@ -1,5 +1,4 @@
-//! A cluster as it is now, and as it was a moment ago: from a simulation that runs, or from the metrics that a
-//! router's process shows.
+//! A cluster as it is now: from a simulation that runs, or from the metrics that a router's process shows.
 
 mod scraped;
 mod simulated;

@@ -61,18 +61,18 @@ fn tokens(value: f64) -> String {
     if value.is_finite() { format!("{value:.0}") } else { "-".to_owned() }
 }
 
-/// `4711 (1532 tokens) -> worker 3: 812 below the envelope; before worker 5 by 120; passed by 3`
+/// `4711 (1532 tokens) -> worker 3, 812 below; passed by 3; before worker 5 by 120`
 fn decision(router: &Router, admission: &balanceroute::Dispatch) -> String {
     let (id, worker) = (admission.id.get(), admission.worker.get());
     let mut text = format!("{id} ({} tokens) -> worker {worker}", admission.prompt_tokens);
     let Some(why) = router.explain(admission.id) else { return text };
-    text.push_str(&format!(": {} below the envelope", tokens(why.margin_tokens)));
+    text.push_str(&format!(", {} below", tokens(why.margin_tokens)));
+    if why.passed > 0 {
+        text.push_str(&format!("; passed by {}", why.passed));
+    }
     if let Some(second) = why.runner_up {
         let lead = why.lead_tokens().unwrap_or(f64::NAN);
         text.push_str(&format!("; before worker {} by {}", second.worker.get(), tokens(lead)));
-    }
-    if why.passed > 0 {
-        text.push_str(&format!("; passed by {}", why.passed));
     }
     text
 }

@@ -104,7 +104,7 @@ fn a_simulation_is_told_step_by_step_with_its_reasons() {
     assert_eq!((moments.len(), moments[299].ranks.len(), moments[299].waiting), (300, 3, 6));
     assert!(moments[299].at.starts_with("step 299, "), "{}", moments[299].at);
     assert_eq!(moments[299].admitted, Some(lines.len() as u64));
-    assert!(lines.iter().any(|line| line.contains("below the envelope; before worker")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains(" below; before worker ")), "{lines:?}");
 }
 
 #[test]

@@ -60,6 +60,10 @@ fn ms(of: Option<f64>) -> String {
     }
 }
 
+fn count(of: Option<u64>) -> String {
+    of.map_or("-".to_owned(), |count| count.to_string())
+}
+
 fn pair(of: Option<(f64, f64)>, text: impl Fn(f64) -> String) -> String {
     of.map_or("-".to_owned(), |(median, p99)| format!("p50 {}, p99 {}", text(median), text(p99)))
 }
@@ -128,7 +132,7 @@ impl View {
 
     fn over_time(&self, frame: &mut Frame<'_>, area: Rect) {
         let [imbalance, waiting, figures] =
-            Layout::vertical([Constraint::Fill(1), Constraint::Fill(1), Constraint::Length(6)]).areas(area);
+            Layout::vertical([Constraint::Fill(1), Constraint::Fill(1), Constraint::Length(7)]).areas(area);
         self.line(frame, imbalance, " imbalance, tokens ", &self.imbalance);
         self.line(frame, waiting, " waiting requests ", &self.waiting);
         let of = &self.moment;
@@ -139,11 +143,11 @@ impl View {
             Line::raw(format!("longest wait {}", ms(of.longest_wait_ms))),
             Line::raw(format!("waits {}", pair(of.wait_ms, |value| ms(Some(value))))),
             Line::raw(format!(
-                "passed by {} at most; admitted {}; decision {}",
-                of.most_passed.map_or("-".to_owned(), |count| count.to_string()),
-                of.admitted.map_or("-".to_owned(), |count| count.to_string()),
-                pair(of.decide_us, |us| format!("{us:.0} us"))
+                "passed by {} at most; admitted {}",
+                count(of.most_passed),
+                count(of.admitted)
             )),
+            Line::raw(format!("decision {}", pair(of.decide_us, |us| format!("{us:.0} us")))),
         ];
         let block = Block::bordered().title(" waits ");
         frame.render_widget(Paragraph::new(lines).block(block), figures);
@@ -159,7 +163,7 @@ impl View {
     }
 
     fn decided(&self, frame: &mut Frame<'_>, area: Rect) {
-        let block = Block::bordered().title(" decisions, the newest first ");
+        let block = Block::bordered().title(" decisions, the newest first; tokens below the envelope ");
         let height = usize::from(block.inner(area).height);
         let lines: Vec<Line<'_>> =
             self.decisions.iter().rev().take(height).map(|decision| Line::raw(decision.as_str())).collect();

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use balanceroute_sim::live::{Control, Message, Scraper, View, play};
-use balanceroute_sim::{Arrivals, Scenario, SimError, report};
+use balanceroute_sim::{Arrivals, Scenario, SimError};
 use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, Terminal, backend::TestBackend};
@@ -110,9 +110,9 @@ impl WatchArgs {
             return Ok((Source { told, thread, is_simulation: false }, url.clone()));
         }
         let scenario = self.scenario()?;
-        let heading = report::heading(&scenario);
-        let first = heading.lines().next().unwrap_or_default();
-        let heading = format!("{first}, under {}", scenario.policies[0]);
+        let Scenario { workers, slots, .. } = scenario;
+        let (name, policy) = (scenario.source.name(), &scenario.policies[0]);
+        let heading = format!("{name} on {workers} workers x {slots} slots under {policy}");
         let thread = thread::spawn(move || play(&scenario, &control, &tell));
         Ok((Source { told, thread, is_simulation: true }, heading))
     }
