@@ -220,6 +220,7 @@ impl<'a> Cluster<'a> {
         Ok(cluster)
     }
 
+    #[cfg(test)]
     pub(crate) fn run(self) -> Result<Run, SimError> {
         self.run_seen(&mut ())
     }

@@ -17,8 +17,10 @@ use clap::Args;
 use sha2::{Digest, Sha256};
 
 use crate::arguments::ModelArgs;
+use crate::choices;
+use crate::output::OutputArgs;
+use crate::tell;
 use crate::traces::ReadArgs;
-use crate::{print, tell};
 
 /// What a gate that does not hold ends with.
 const GATE: u8 = 3;
@@ -35,8 +37,8 @@ pub(crate) struct EvaluateArgs {
     /// Traces, each judged for itself; - is standard input. Without one: a built-in workload.
     #[arg(value_name = "TRACE")]
     trace: Vec<PathBuf>,
-    /// Built-in workloads, separated by commas, as of `simulate` [default without a trace: paper-prod].
-    #[arg(long, value_name = "W,W", value_delimiter = ',')]
+    /// Built-in workloads, separated by commas [default without a trace: paper-prod].
+    #[arg(long, value_name = "W,W", value_delimiter = ',', value_parser = choices::workloads())]
     workload: Vec<String>,
     #[command(flatten)]
     read: ReadArgs,
@@ -49,6 +51,7 @@ pub(crate) struct EvaluateArgs {
     /// Rules, separated by commas: policies, or NAME=POLICY to call one otherwise. All are set beside the
     /// first: name what you run today.
     #[arg(long, default_value = "vllm-0.33,level", value_name = "A,N=B", value_delimiter = ',')]
+    #[arg(value_parser = choices::policies())]
     rules: Vec<String>,
     /// What a request must keep to count, and how many must: ttft=2s, tpot=50ms, e2e=30s, share=99%; `none`
     /// for no limits.
@@ -65,7 +68,7 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
     /// The first seed; the others follow it.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, visible_alias = "seed", default_value_t = 0, value_name = "N")]
     first_seed: u64,
     /// Requests of a draw of a workload, of which the middle third is measured [default: 9 for each slot, at
     /// least 3000].
@@ -77,6 +80,8 @@ pub(crate) struct EvaluateArgs {
     /// tok/s>=-1%, level:wait-p99<=5. May be given again.
     #[arg(long, value_name = "GATE", allow_hyphen_values = true)]
     gate: Vec<Gate>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Write results.json, requests and series to this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -242,7 +247,12 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
             quick: args.quick,
         },
     )?;
-    print(&verdict::text(&results))?;
+    args.output.show(
+        &results,
+        |_, legend| verdict::page(&results, legend),
+        || results.lines(),
+        &["source", "workers", "slots", "rate", "offered_load", "rule"],
+    )?;
     if let Some(folder) = &folder {
         tell(format_args!("results: {}", folder.results_file().display()));
     }
