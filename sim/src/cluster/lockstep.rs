@@ -220,11 +220,6 @@ impl<'a> Cluster<'a> {
         Ok(cluster)
     }
 
-    #[cfg(test)]
-    pub(crate) fn run(self) -> Result<Run, SimError> {
-        self.run_seen(&mut ())
-    }
-
     /// Runs it and shows every step and every request that ends.
     pub(crate) fn run_seen(mut self, observer: &mut impl Observer) -> Result<Run, SimError> {
         let last_step = self.scenario.steps.map(|steps| self.scenario.warmup.saturating_add(steps));

@@ -9,6 +9,12 @@ use crate::cluster::{Capacity, PrefixModel, Prompts, Source, StepCost};
 use crate::traces::{Trace, Turn};
 use crate::workloads::Workload;
 
+impl Cluster<'_> {
+    fn run(self) -> Result<Run, SimError> {
+        self.run_seen(&mut ())
+    }
+}
+
 /// First come, onto the least loaded worker with a slot and room.
 struct FirstCome;
 
