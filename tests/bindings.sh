@@ -67,7 +67,15 @@ elif has_python; then
   python3 -m venv "$venv"
   if "${install[@]}" './ffi/python[test]' 2>target/pip-errors.txt; then
     "$venv/bin/python" -m balanceroute
+    if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
+      echo "NOT RUN: queries of the Grafana board, alert rules: need prometheus and promtool"
+    fi
     "$venv/bin/python" -m pytest --quiet ffi/python/tests
+    echo "-- Python: a wheel of the simulator"
+    "${install[@]}" ./sim
+    "$venv/bin/balanceroute" --version
+    "$venv/bin/balanceroute" simulate --policy level --seeds 1 --steps 20 --warmup 0 --quiet --format csv |
+      grep -q '^level,'
     echo "-- Python: a wheel that can be made to panic"
     faulty=target/python-faults
     rm -rf "$faulty"

@@ -423,10 +423,12 @@ fn commands_and_their_flags_are_there() {
 #[test]
 fn flags_and_variables_alone_are_there() {
     let subcommands =
-        ["simulate", "evaluate", "settings", "forecast", "kernels", "picture", "trace", "calibrate"];
+        ["simulate", "evaluate", "settings", "forecast", "kernels", "picture", "trace", "calibrate", "man"];
     let run = fs::read_to_string(root().join("tests/run")).expect("tests/run");
     let mut help: String = subcommands.iter().filter_map(|sub| help(&["cargo", "sim", sub])).collect();
     help += &self::help(&["cargo", "run"]).expect("cargo");
+    let board = root().join("ffi/python/balanceroute/dashboard/__main__.py");
+    help += &fs::read_to_string(board).expect("a command of Python's");
     let known = |flag: &str| has_flag(&help, flag) || has_flag(&run, flag);
     let mut wrong = Vec::new();
     for page in pages() {

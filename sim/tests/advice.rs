@@ -8,7 +8,8 @@ use serde_json::Value;
 
 fn program(command: &[&str], arguments: &[&str]) -> Output {
     let mut program = Command::new(env!("CARGO_BIN_EXE_balanceroute"));
-    program.args(command).args(arguments).arg("--quiet").output().expect("the binary runs")
+    let quiet = (command[0] != "watch").then_some("--quiet");
+    program.args(command).args(arguments).args(quiet).output().expect("the binary runs")
 }
 
 fn optimum(arguments: &[&str]) -> Output {

@@ -85,7 +85,11 @@ def test_stubs_describe_the_module():
 
 def test_types_hold_for_mypy(tmp_path):
     pytest.importorskip("mypy")
-    modules = [arg for name in ("", ".prometheus", ".__main__") for arg in ("-m", f"balanceroute{name}")]
-    for what in (modules, [str(HERE / "examples" / "loop.py")]):
+    modules = [
+        arg
+        for name in ("", ".prometheus", ".__main__", ".dashboard", ".dashboard.__main__")
+        for arg in ("-m", f"balanceroute{name}")
+    ]
+    for what in (modules, [str(HERE / "examples" / "loop.py"), str(HERE / "examples" / "exporter.py")]):
         done = run(tmp_path, "-m", "mypy", "--strict", *what)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -69,6 +69,15 @@ impl Capacity {
             output_tokens: outputs / requests,
         })
     }
+
+    /// Length of a step under a load, 1 for all that can be served: between the step without load and the
+    /// full one.
+    pub(crate) fn step_ms(&self, scenario: &Scenario, offered_load: f64) -> f64 {
+        let running = self.running_per_worker * scenario.workers as f64;
+        let full_ms = 1e3 * running / (self.output_tokens * self.requests_per_s);
+        let base_ms = scenario.cost.base_ms;
+        base_ms + (full_ms - base_ms).max(0.0) * offered_load.min(1.0)
+    }
 }
 
 #[cfg(test)]

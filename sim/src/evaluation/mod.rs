@@ -9,19 +9,20 @@ pub mod kernels;
 pub mod optimum;
 pub mod picture;
 pub mod portrait;
+mod progress;
 pub mod residuals;
 pub mod settings;
 pub mod sizing;
 pub mod sweep;
 pub mod trial;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use progress::{Ticks, expected_steps, steps_bar};
+use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::cluster::{Cluster, Library, Observer, Run, Scenario};
-use crate::error::SimError;
+use crate::error::{SimError, argument};
 
 /// Runs every policy with every affinity under every seed, and in every window of an open trace; the runs
 /// come in that order, whatever the number of threads.
@@ -59,14 +60,17 @@ fn runs_seen<O: Observer + Send>(
             }
         }
     }
-    let bar = bar(tasks.len() as u64, "runs", progress);
+    let expected = if progress { expected_steps(scenario) } else { 0 };
+    let bar = steps_bar(progress);
+    bar.set_length(expected.saturating_mul(tasks.len() as u64));
     let one = |(name, affinity, seed, window): (&str, Option<f64>, u64, Option<u32>)| {
         bar.set_message(name.to_owned());
         let policy = scenario.build(name, seed)?;
-        let mut observer = observer();
-        let run =
-            Cluster::new(scenario, &library, policy, affinity, seed, window)?.run_seen(&mut observer)?;
-        bar.inc(1);
+        let cluster = Cluster::new(scenario, &library, policy, affinity, seed, window)?;
+        let mut seen = (Ticks::new(&bar, expected), observer());
+        let run = cluster.run_seen(&mut seen)?;
+        let (ticks, observer) = seen;
+        ticks.ended();
         Ok((run, observer))
     };
     let results = in_parallel(scenario.threads, &tasks, one);
@@ -74,51 +78,26 @@ fn runs_seen<O: Observer + Send>(
     results
 }
 
-fn bar(length: u64, of: &str, shown: bool) -> ProgressBar {
-    if !shown {
-        return ProgressBar::hidden();
-    }
-    // Hidden by indicatif itself when stderr is no terminal.
-    let bar = ProgressBar::new(length);
-    if let Ok(style) =
-        ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {of}, {{elapsed}} {{msg}}"))
-    {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// Maps the tasks on several threads; results in the order of the tasks, or the first error in that order.
-fn in_parallel<T: Copy + Sync, R: Send, E: Send>(
+/// Maps the tasks on so many threads, 0 for one per processor; results in the order of the tasks, or the first
+/// error in that order.
+fn in_parallel<T: Copy + Sync, R: Send>(
     threads: usize,
     tasks: &[T],
-    one: impl Fn(T) -> Result<R, E> + Sync,
-) -> Result<Vec<R>, E> {
-    let threads = match threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
-    let next = AtomicUsize::new(0);
+    one: impl Fn(T) -> Result<R, SimError> + Sync,
+) -> Result<Vec<R>, SimError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|error| argument("threads", "as many as can be started", error))?;
+    // Handed out in their order until one fails, so that everything before that one has a result.
     let failed = AtomicBool::new(false);
-    let results: Vec<Mutex<Option<Result<R, E>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(tasks.len()) {
-            scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&task) = tasks.get(at) else { break };
-                    let result = one(task);
-                    if result.is_err() {
-                        failed.store(true, Ordering::Relaxed);
-                    }
-                    *results[at].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
-                }
-            });
-        }
+    let handed_out = tasks.iter().enumerate().take_while(|_| !failed.load(Ordering::Relaxed));
+    let mut results: Vec<(usize, Result<R, SimError>)> = pool.install(|| {
+        let results = handed_out.par_bridge().map(|(at, &task)| {
+            let result = one(task);
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            (at, result)
+        });
+        results.collect()
     });
-    // Tasks are handed out in order, so everything before a failed one has a result.
-    results
-        .into_iter()
-        .map_while(|result| result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
-        .collect()
+    results.sort_unstable_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
 }

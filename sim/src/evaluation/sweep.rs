@@ -1,12 +1,15 @@
 //! `sweep`: scenarios that differ in some arguments, in one table.
 
-use indicatif::ProgressBar;
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::{bar, run};
+use super::progress::rows_bar;
+use super::run;
 use crate::cluster::{Run, Scenario};
 use crate::error::SimError;
-use crate::report::{Arguments, Spread, aligned, by_policy, short};
+use crate::report::page::{Grid, Page};
+use crate::report::{Arguments, SWEEP_LEGEND, Spread, by_policy, legend_of, short};
 
 /// A scenario, and the arguments by which it differs from the others.
 #[derive(Clone, Debug)]
@@ -42,7 +45,7 @@ pub struct Played {
 /// # Errors
 /// The first run that could not go on.
 pub fn sweep(points: Vec<Point>, progress: bool) -> Result<Sweep, SimError> {
-    let bar: ProgressBar = bar(points.len() as u64, "scenarios", progress);
+    let bar = rows_bar(progress, points.len());
     let mut played = Vec::new();
     for Point { varied, scenario } in points {
         bar.set_message(varied.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" "));
@@ -54,21 +57,43 @@ pub fn sweep(points: Vec<Point>, progress: bool) -> Result<Sweep, SimError> {
     Ok(Sweep { version: env!("CARGO_PKG_VERSION"), points: played })
 }
 
+/// A run, and the arguments by which it differs from the others.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line<'a> {
+    varied: BTreeMap<&'a str, &'a str>,
+    #[serde(flatten)]
+    run: &'a Run,
+}
+
 impl Sweep {
-    /// A row per scenario and policy: means over seeds and windows.
+    /// Every run of every scenario.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn lines(&self) -> Vec<Line<'_>> {
+        let mut lines = Vec::new();
+        for point in &self.points {
+            let varied =
+                || point.varied.iter().map(|(flag, value)| (flag.as_str(), value.as_str())).collect();
+            lines.extend(point.runs.iter().map(|run| Line { varied: varied(), run }));
+        }
+        lines
+    }
+
+    /// A row per scenario and policy: means over seeds and windows. With what the names of the columns mean
+    /// where that is asked for.
+    #[must_use]
+    pub fn page(&self, with_legend: bool) -> Page {
         const HEAD: [[&str; 9]; 2] = [
             ["imbalance", "+-", "tok/s", "+-", "TPOT", "wait ms", "wait ms", "preempted", "empty"],
             ["G*max-sum", "sd", "", "sd", "p95 ms", "p99", "max", "/finished", "slots %"],
         ];
-        let Some(first) = self.points.first() else { return String::new() };
-        let names = first.varied.iter().map(|(name, _)| name.clone());
-        let mut rows = vec![
-            names.chain(["policy".to_owned()]).chain(HEAD[0].map(str::to_owned)).collect::<Vec<_>>(),
-            vec![String::new(); first.varied.len() + 1],
-        ];
-        rows[1].extend(HEAD[1].map(str::to_owned));
+        let flags = self.points.first().map_or(&[][..], |first| &first.varied);
+        let mut names: Vec<String> = flags.iter().map(|(flag, _)| flag.clone()).collect();
+        names.push("policy".to_owned());
+        let below = vec![String::new(); names.len()];
+        let mut rows = [names, below].to_vec();
+        for (row, head) in rows.iter_mut().zip(HEAD) {
+            row.extend(head.map(str::to_owned));
+        }
         for point in &self.points {
             for runs in by_policy(&point.runs) {
                 let over = |figure: fn(&Run) -> f64| Spread::of(runs.iter().map(figure));
@@ -89,6 +114,9 @@ impl Sweep {
                 rows.push(row);
             }
         }
-        aligned(&rows)
+        let grid = Grid::new(rows, HEAD.len());
+        let names = grid.names();
+        let page = Page::new().grid(grid);
+        if with_legend { page.legend(legend_of(&SWEEP_LEGEND, &names)) } else { page }
     }
 }

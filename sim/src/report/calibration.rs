@@ -2,12 +2,19 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{aligned, short};
+use super::figures::short;
+use super::page::{Grid, Page, Style};
 use crate::calibration::Calibration;
 
 /// Files, terms and residuals in words.
 #[must_use]
 pub fn calibration(calibration: &Calibration) -> String {
+    calibration_page(calibration).show(Style::Plain)
+}
+
+/// Files, terms and residuals as tables and words.
+#[must_use]
+pub fn calibration_page(calibration: &Calibration) -> Page {
     let cells = |cells: &[&str]| cells.iter().map(|&cell| cell.to_owned()).collect::<Vec<_>>();
     let mut files = vec![
         cells(&["", "steps", "running", "KV", "prompt", "step", "residual %", "residual %"]),
@@ -36,7 +43,7 @@ pub fn calibration(calibration: &Calibration) -> String {
             format!("{:.1} %", 100.0 * fitted.mean_ms / calibration.mean_ms),
         ]
     }));
-    let mut text = format!("{}\n{}\n", aligned(&files), aligned(&terms));
+    let mut text = String::new();
     let _ = writeln!(
         text,
         "residuals: standard deviation {:.1} %, {:.1} % of {} steps beyond three of it\n\
@@ -47,5 +54,5 @@ pub fn calibration(calibration: &Calibration) -> String {
         100.0 * calibration.explained,
         calibration.condition
     );
-    text
+    Page::new().grid(Grid::new(files, 2)).grid(Grid::new(terms, 1)).text(text)
 }

@@ -1,6 +1,4 @@
-//! Figures over the seeds, in few digits and straight columns.
-
-use std::fmt::Write as _;
+//! Figures over the seeds, in few digits.
 
 use serde::Serialize;
 
@@ -64,27 +62,6 @@ pub fn short(value: f64) -> String {
         _ => 2,
     };
     format!("{scaled:.digits$}{suffix}")
-}
-
-/// Columns aligned: the first to the left, all others to the right.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            // Writing to a string cannot fail.
-            let _ =
-                if column == 0 { write!(line, "{cell:<width$}") } else { write!(line, "  {cell:>width$}") };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

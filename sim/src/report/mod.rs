@@ -5,8 +5,10 @@ mod document;
 mod figures;
 pub mod folder;
 pub mod json;
+mod legend;
 mod lines;
 pub mod metric;
+pub mod page;
 mod paired;
 pub mod results;
 pub mod sizing;
@@ -14,11 +16,15 @@ mod table;
 mod trace;
 pub mod verdict;
 
-pub use calibration::calibration;
+pub use calibration::{calibration, calibration_page};
 pub use document::{Arguments, Document};
-pub(crate) use figures::aligned;
 pub use figures::{Spread, by_policy, short};
-pub use lines::CsvLines;
+pub(crate) use legend::{
+    FORECAST as FORECAST_LEGEND, OPTIMUM as OPTIMUM_LEGEND, SETTINGS as SETTINGS_LEGEND,
+    SWEEP as SWEEP_LEGEND, of as legend_of,
+};
+pub use lines::{CsvLines, Records, records};
+pub(crate) use paired::difference_grid;
 pub use paired::{Paired, differences, paired};
-pub use table::{footing, heading, latencies, table, waits};
-pub use trace::{load, shape};
+pub use table::{footing, heading, latencies, page as simulation, table, waits};
+pub use trace::{load, shape, shape_page};

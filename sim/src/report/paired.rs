@@ -5,7 +5,8 @@
 
 use serde::Serialize;
 
-use super::figures::{Spread, aligned, by_policy};
+use super::figures::{Spread, by_policy};
+use super::page::{Grid, Style};
 use super::table::label;
 use crate::cluster::Run;
 
@@ -65,7 +66,11 @@ pub fn paired(runs: &[Run]) -> Vec<Paired> {
 /// One line per policy: mean and standard deviation of the differences.
 #[must_use]
 pub fn differences(paired: &[Paired]) -> String {
-    let Some(first) = paired.first() else { return String::new() };
+    if paired.is_empty() { String::new() } else { difference_grid(paired).show(Style::Plain) }
+}
+
+pub(crate) fn difference_grid(paired: &[Paired]) -> Grid {
+    let Some(first) = paired.first() else { return Grid::default() };
     let mut rows = vec![
         ["minus", "imbalance", "tok/s", "requests/s", "TPOT p95 ms", "wait p99 ms", "longest wait ms"]
             .map(str::to_owned)
@@ -85,7 +90,7 @@ pub fn differences(paired: &[Paired]) -> String {
             cell(pair.wait_max_ms, 0),
         ]);
     }
-    aligned(&rows)
+    Grid::new(rows, 1)
 }
 
 #[cfg(test)]

@@ -171,6 +171,44 @@ pub struct ScenarioEntry {
     pub differences: Vec<Difference>,
 }
 
+/// The figures of one rule at one rate, as a line of CSV.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "those of the results")]
+pub struct ResultLine<'a> {
+    pub source: &'a str,
+    pub workers: usize,
+    pub slots: u32,
+    pub rate: &'a str,
+    pub requests_per_s: f64,
+    pub offered_load: f64,
+    pub rule: &'a str,
+    pub figures: &'a BTreeMap<String, Interval>,
+}
+
+impl Results {
+    /// A line for each scenario and rule.
+    #[must_use]
+    pub fn lines(&self) -> Vec<ResultLine<'_>> {
+        let mut lines = Vec::new();
+        for scenario in &self.scenarios {
+            let ScenarioEntry { source, workers, slots, .. } = *scenario;
+            let source = self.sources.get(source).map_or("", |source| source.name.as_str());
+            let RateEntry { ref label, requests_per_s, offered_load, .. } = scenario.rate;
+            lines.extend(scenario.rules.iter().map(|rule| ResultLine {
+                source,
+                workers,
+                slots,
+                rate: label,
+                requests_per_s,
+                offered_load,
+                rule: &rule.rule,
+                figures: &rule.figures,
+            }));
+        }
+        lines
+    }
+}
+
 /// What a rate was asked for that nobody asked for: it lies between two, to find the largest that keeps the
 /// limits.
 pub const BETWEEN: &str = "between";

@@ -1,6 +1,8 @@
 //! The smallest cluster in sentences, and a table of what was found for each number of slots.
 
-use super::figures::{aligned, short};
+use super::figures::short;
+use super::legend::{SIZING, of as legend_of};
+use super::page::{Grid, Page};
 use super::trace::per_second;
 use super::verdict::{limits, load};
 use crate::evaluation::sizing::{SizeOption, Sizing};
@@ -95,9 +97,9 @@ fn rules(sizing: &Sizing) -> Vec<&str> {
     names
 }
 
-/// The sentences, the table, and notes.
+/// The sentences, the table, and notes; with what the names of the columns mean where that is asked for.
 #[must_use]
-pub fn text(sizing: &Sizing) -> String {
+pub fn page(sizing: &Sizing, with_legend: bool) -> Page {
     const HEAD: [[&str; 9]; 2] = [
         ["slots", "rule", "workers", "offered", "kept", "kept with", "TTFT", "TPOT", "tok/s"],
         ["", "", "(95 %)", "load", "", "one less", "p99 ms", "p99 ms", "a worker"],
@@ -117,13 +119,17 @@ pub fn text(sizing: &Sizing) -> String {
             short(there.tokens_per_s / there.workers as f64),
         ]);
     }
-    let mut parts = vec![sentences(sizing).join("\n") + "\n", aligned(&rows)];
+    let grid = Grid::new(rows, HEAD.len());
+    let names = grid.names();
+    let mut notes = Vec::new();
     if sizing.options.iter().any(|option| option.workers.is_none()) {
         let most = sizing.most_workers;
-        parts.push(format!("-: no number of workers up to {most}; the row is that which keeps most.\n"));
+        notes.push(format!("-: no number of workers up to {most}; the row is that which keeps most."));
     }
-    if !sizing.notes.is_empty() {
-        parts.push(sizing.notes.iter().map(|note| format!("{note}\n")).collect());
+    notes.extend(sizing.notes.iter().cloned());
+    let mut page = Page::new().text(sentences(sizing).join("\n") + "\n").grid(grid);
+    if !notes.is_empty() {
+        page = page.text(notes.join("\n") + "\n");
     }
-    parts.join("\n")
+    if with_legend { page.legend(legend_of(&SIZING, &names)) } else { page }
 }

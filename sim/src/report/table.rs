@@ -2,18 +2,38 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{Spread, aligned, by_policy, over, short};
+use super::figures::{Spread, by_policy, over, short};
+use super::legend;
+use super::page::{Grid, Page, Style};
+use super::paired::{difference_grid, paired};
 use super::trace::{load, summary};
 use crate::cluster::metrics::Latency;
 use crate::cluster::prefix::{BLOCK_TOKENS, PrefixModel};
 use crate::cluster::{Arrivals, Run, Scenario, Source};
 use crate::cost::StepCost;
 
+/// All that `simulate` says of its runs; with what the names of the columns mean where that is asked for.
+#[must_use]
+pub fn page(scenario: &Scenario, runs: &[Run], with_legend: bool) -> Page {
+    let of_runs = [table_grid(runs), waits_grid(runs), latencies_grid(runs)];
+    let names: Vec<String> = of_runs.iter().flat_map(Grid::names).collect();
+    let mut page = of_runs.into_iter().fold(Page::new().text(heading(scenario)), Page::grid);
+    if scenario.windows > 0 {
+        page = page.grid(difference_grid(&paired(runs)));
+    }
+    page = page.text(footing(runs));
+    if with_legend { page.legend(legend::of(&legend::SIMULATE, &names)) } else { page }
+}
+
 /// One row per policy (and affinity): means over the seeds, with the sample standard deviation of the
 /// imbalance.
 #[must_use]
 pub fn table(runs: &[Run]) -> String {
-    const HEAD: [[&str; 14]; 2] = [
+    table_grid(runs).show(Style::Plain)
+}
+
+fn table_grid(runs: &[Run]) -> Grid {
+    const HEAD: [[&str; 13]; 2] = [
         [
             "policy",
             "imbalance",
@@ -25,10 +45,9 @@ pub fn table(runs: &[Run]) -> String {
             "wait",
             "wait",
             "wait",
-            "wait",
             "empty",
             "decide",
-            "us",
+            "decide",
         ],
         [
             "",
@@ -38,13 +57,12 @@ pub fn table(runs: &[Run]) -> String {
             "",
             "%",
             "p95 ms",
-            "mean",
-            "p99",
-            "max",
-            "oldest",
+            "ms",
+            "p99 ms",
+            "max ms",
             "slots %",
-            "p50",
-            "p99",
+            "p50 us",
+            "p99 us",
         ],
     ];
     let mut rows = HEAD.map(|row| row.map(str::to_owned).to_vec()).to_vec();
@@ -66,10 +84,9 @@ pub fn table(runs: &[Run]) -> String {
             format!("{:.0}", mean(|run| run.tokens_per_s)),
             format!("{:.2}", 100.0 * mean(|run| run.balanced_fraction)),
             format!("{:.2}", mean(|run| run.tpot_ms.p95)),
-            format!("{:.0}", mean(|run| run.wait_steps.mean)),
-            format!("{:.0}", mean(|run| run.wait_steps.p99)),
-            format!("{:.0}", over(runs, |run| run.wait_steps.max as f64).max),
-            format!("{:.0}", over(runs, |run| run.wait_steps.oldest as f64).max),
+            format!("{:.0}", mean(|run| run.wait_ms.mean)),
+            format!("{:.0}", mean(|run| run.wait_ms.p99)),
+            format!("{:.0}", over(runs, |run| run.wait_ms.max).max),
             format!("{:.2}", 100.0 * mean(|run| run.empty_slot_fraction)),
             format!("{:.1}", mean(|run| run.decide_us.p50)),
             format!("{:.1}", mean(|run| run.decide_us.p99)),
@@ -79,29 +96,34 @@ pub fn table(runs: &[Run]) -> String {
         }
         rows.push(row);
     }
-    aligned(&rows)
+    Grid::new(rows, HEAD.len())
 }
 
 /// The second table, a row per policy: what was finished and preempted, how often somebody was passed, where
-/// somebody did how many claimed a worker and how many entered meanwhile, and the 99th percentile of the
-/// waits of each quarter of the prompts, shortest first.
+/// somebody did how many claimed a worker and how many entered meanwhile, waits in steps, and the 99th
+/// percentile of those of each quarter of the prompts, shortest first.
 #[must_use]
 pub fn waits(runs: &[Run]) -> String {
-    const HEAD: [[&str; 11]; 2] = [
+    waits_grid(runs).show(Style::Plain)
+}
+
+fn waits_grid(runs: &[Run]) -> Grid {
+    const HEAD: [[&str; 12]; 2] = [
         [
             "policy",
             "requests",
             "preempted",
             "passed",
-            "wait ms",
-            "wait ms",
-            "p99 wait",
-            "in steps",
-            "by prompt",
-            "",
-            "longest",
+            "steps",
+            "steps",
+            "steps",
+            "steps",
+            "p99 of",
+            "p99 of",
+            "p99 of",
+            "p99 of",
         ],
-        ["", "/s", "/finished", "max", "p99", "max", "shortest", "2nd", "3rd", "longest", "steps"],
+        ["", "/s", "/finished", "max", "mean", "p99", "max", "oldest", "shortest", "2nd", "3rd", "longest"],
     ];
     const OF_CLAIMS: [[&str; 2]; 2] = [["claims", "admitted"], ["", "beside"]];
     const CLAIMS_AT: usize = 4;
@@ -119,15 +141,16 @@ pub fn waits(runs: &[Run]) -> String {
             format!("{:.2}", mean(|run| run.requests_per_s)),
             format!("{:.3}", mean(|run| run.preempted_per_finished)),
             format!("{:.0}", over(runs, |run| run.passed_max as f64).max),
-            format!("{:.0}", mean(|run| run.wait_ms.p99)),
-            format!("{:.0}", over(runs, |run| run.wait_ms.max).max),
+            format!("{:.0}", mean(|run| run.wait_steps.mean)),
+            format!("{:.0}", mean(|run| run.wait_steps.p99)),
+            format!("{:.0}", over(runs, |run| run.wait_steps.max as f64).max),
+            format!("{:.0}", over(runs, |run| run.wait_steps.oldest as f64).max),
         ];
         row.extend(
             (0..4).map(|quarter| {
                 format!("{:.0}", over(runs, |run| run.wait_by_length[quarter].steps_p99).mean)
             }),
         );
-        row.push(format!("{:.0}", over(runs, |run| run.wait_steps.max as f64).max));
         if with_claims {
             let most = |figure: fn(&Run) -> f64| format!("{:.0}", over(runs, figure).max);
             let of_claims = [most(|run| run.claims as f64), most(|run| run.admitted_beside_claims as f64)];
@@ -135,12 +158,16 @@ pub fn waits(runs: &[Run]) -> String {
         }
         rows.push(row);
     }
-    aligned(&rows)
+    Grid::new(rows, HEAD.len())
 }
 
 /// The third table, a row per policy: times of requests in ms.
 #[must_use]
 pub fn latencies(runs: &[Run]) -> String {
+    latencies_grid(runs).show(Style::Plain)
+}
+
+fn latencies_grid(runs: &[Run]) -> Grid {
     const OF: [(&str, fn(&Run) -> Latency); 3] =
         [("TTFT", |run| run.ttft_ms), ("TPOT", |run| run.tpot_ms), ("end to end", |run| run.e2e_ms)];
     const FIGURES: [(&str, fn(Latency) -> f64); 3] =
@@ -159,7 +186,7 @@ pub fn latencies(runs: &[Run]) -> String {
         });
         rows.push(std::iter::once(label(&runs[0])).chain(cells).collect());
     }
-    aligned(&rows)
+    Grid::new(rows, 2)
 }
 
 /// A policy, and its affinity where prefix caches are in.
@@ -238,7 +265,7 @@ pub fn footing(runs: &[Run]) -> String {
     format!(
         "bound without knowledge of ends: {}. \
          All runs: {} requests in, {} done, {} waiting, {} active, {} lost, {} refused, {} preemptions\n\
-         wait in steps; max and oldest are the greatest over the seeds\n",
+         max and oldest are the greatest over the seeds\n",
         short(bound),
         sum(|run| run.requests_in),
         sum(|run| run.requests_done),

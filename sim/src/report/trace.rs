@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::figures::aligned;
+use super::page::{Grid, Page, Style};
 use crate::cluster::{Arrivals, Capacity, Scenario, Source};
 use crate::traces::{Lengths, Shape, Trace};
 
@@ -111,6 +111,16 @@ pub fn load(scenario: &Scenario) -> Option<String> {
 /// What a trace is like, in straight columns.
 #[must_use]
 pub fn shape(trace: &Trace, shape: &Shape) -> String {
+    described(summary(trace, Arrivals::Trace { rate_scale: 1.0 }), shape).show(Style::Plain)
+}
+
+/// What a trace is like, under a name.
+#[must_use]
+pub fn shape_page(name: &str, trace: &Trace, shape: &Shape) -> Page {
+    described(format!("{name}: {}", summary(trace, Arrivals::Trace { rate_scale: 1.0 })), shape)
+}
+
+fn described(summary: String, shape: &Shape) -> Page {
     let number = |value: f64| match value {
         value if value >= 99.95 || value.fract() == 0.0 => format!("{value:.0}"),
         value => format!("{value:.2}"),
@@ -126,10 +136,10 @@ pub fn shape(trace: &Trace, shape: &Shape) -> String {
         rows.push(row("turns of a session", &sessions.turns));
         rows.push(row("s between turns", &sessions.delay_s));
     }
-    let own = Arrivals::Trace { rate_scale: 1.0 };
-    let mut text = format!("{}\n\n{}", summary(trace, own), aligned(&rows));
+    let page = Page::new().text(summary + "\n").grid(Grid::new(rows, 1));
+    let mut text = String::new();
     if let Some(variation) = shape.gap_variation {
-        let _ = write!(text, "\nburstiness: gaps vary by {variation:.2} of their mean (Poisson 1)");
+        let _ = write!(text, "burstiness: gaps vary by {variation:.2} of their mean (Poisson 1)");
         if let Some(window) = shape.windows {
             let length = if window.s == 1.0 { "second" } else { "minute" };
             let _ = write!(
@@ -139,25 +149,25 @@ pub fn shape(trace: &Trace, shape: &Shape) -> String {
                 window.dispersion
             );
         }
+        text.push('\n');
     }
     if let Some(prefix) = shape.prefix {
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "\nshared prefix: {:.1} % of prompt tokens ({:.1} % seen before), blocks of {} tokens",
+            "shared prefix: {:.1} % of prompt tokens ({:.1} % seen before), blocks of {} tokens",
             100.0 * prefix.shared,
             100.0 * prefix.seen_before,
             prefix.block_tokens
         );
     }
     if let Some(sessions) = &shape.sessions {
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "\nsessions: {}, {} turns wait for the turn before them",
+            "sessions: {}, {} turns wait for the turn before them",
             sessions.sessions, sessions.turns_that_wait
         );
     }
-    text.push('\n');
-    text
+    if text.is_empty() { page } else { page.text(text) }
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{aligned, short};
+use super::figures::short;
+use super::legend;
 use super::metric::{METRICS, Metric};
+use super::page::{Grid, Page, Style};
 use super::results::{
     BETWEEN, Difference, LargestRate, LargestRates, Limits, RateBound, RateDifference, Results, RuleFigures,
     ScenarioEntry, Verdict,
@@ -256,7 +258,7 @@ pub fn sentences(results: &Results) -> Vec<String> {
 }
 
 /// One table of a cluster: a line for each rate and rule.
-fn table(scenarios: &[&ScenarioEntry], with_limits: bool) -> String {
+fn table(scenarios: &[&ScenarioEntry], with_limits: bool) -> Grid {
     let shown: Vec<&Metric> = METRICS
         .iter()
         .filter(|metric| with_limits || metric.key != "goodput_requests_per_s")
@@ -292,7 +294,7 @@ fn table(scenarios: &[&ScenarioEntry], with_limits: bool) -> String {
             rows.push(row);
         }
     }
-    aligned(&rows)
+    Grid::new(rows, 1)
 }
 
 fn cell(metric: &Metric, value: f64) -> String {
@@ -308,19 +310,28 @@ fn cell(metric: &Metric, value: f64) -> String {
 /// Verdict and tables.
 #[must_use]
 pub fn text(results: &Results) -> String {
-    let mut text = results.sentences.join("\n") + "\n";
+    page(results, false).show(Style::Plain)
+}
+
+/// Verdict and tables; with what the names of the columns mean where that is asked for.
+#[must_use]
+pub fn page(results: &Results, with_legend: bool) -> Page {
+    let mut page = Page::new().text(results.sentences.join("\n") + "\n");
+    let mut names = Vec::new();
     let rules = &results.arguments.rules;
     for scenarios in clusters(results) {
         let Some(first) = scenarios.first() else { continue };
         let name = results.sources.get(first.source).map_or("", |source| source.name.as_str());
         let kv = first.kv_capacity_tokens.map_or(String::new(), |kv| format!(", {kv} KV tokens each"));
-        let _ = write!(
-            text,
-            "\n{name}: {} workers x {} slots{kv}; means of {} {}s; times in ms\n",
+        let caption = format!(
+            "{name}: {} workers x {} slots{kv}; means of {} {}s; times in ms\n",
             first.workers, first.slots, first.replicates, first.replicate
         );
-        text.push_str(&table(&scenarios, results.arguments.slo.is_some()));
+        let grid = table(&scenarios, results.arguments.slo.is_some());
+        names.extend(grid.names());
+        page = page.captioned(caption, grid);
     }
+    let mut text = String::new();
     if let (Some(first), true) = (rules.first(), rules.len() > 1) {
         let _ = writeln!(
             text,
@@ -336,10 +347,10 @@ pub fn text(results: &Results) -> String {
             let _ = writeln!(text, "  {failure}");
         }
     }
-    if !text.ends_with('\n') {
-        text.push('\n');
+    if !text.is_empty() {
+        page = page.text(text);
     }
-    text
+    if with_legend { page.legend(legend::of_verdict(&names)) } else { page }
 }
 
 #[cfg(test)]

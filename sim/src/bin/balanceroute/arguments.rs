@@ -12,9 +12,13 @@ use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCo
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calibrate::CalibrateArgs;
+use crate::choices;
 use crate::cost::CostArgs;
 use crate::evaluate::EvaluateArgs;
+use crate::examples;
+use crate::manual::{CompletionsArgs, ManArgs};
 use crate::optimum::OptimumArgs;
+use crate::output::OutputArgs;
 use crate::recommend::RecommendArgs;
 use crate::sweep::SweepArgs;
 use crate::traces::{ReadArgs, TraceArgs};
@@ -37,42 +41,59 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Compare policies on one workload or trace.
+    #[command(after_help = examples::SIMULATE)]
     Simulate(Box<SimulateArgs>),
     /// A verdict on rules beside what you run today, on your traces, from their own rate to past saturation.
+    #[command(after_help = examples::EVALUATE)]
     Evaluate(Box<EvaluateArgs>),
     /// The smallest cluster, and the rule, that keeps latency limits at the rate of a trace.
+    #[command(after_help = examples::RECOMMEND)]
     Recommend(Box<RecommendArgs>),
     /// Compare policies over values of any flags of `simulate`.
+    #[command(after_help = examples::SWEEP)]
     Sweep(Box<SweepArgs>),
     /// Compare policies on the whole table of workloads, traces and cluster sizes.
+    #[command(after_help = examples::SETTINGS)]
     Settings(SettingsArgs),
     /// How well the built-in forecasts know the ends of requests, offline.
+    #[command(after_help = examples::FORECAST)]
     Forecast(ForecastArgs),
     /// What this machine has: every kernel tested against the oracle and measured.
+    #[command(after_help = examples::KERNELS)]
     Kernels(KernelsArgs),
     /// What a trace is like, and traces in other layouts.
     Trace(TraceArgs),
     /// The step law of a machine (base, per request, per KV token, prefill) from measurements of it.
     Calibrate(CalibrateArgs),
     /// How far policies are from optimal: from the best decision of each step, and from the bound of a run.
+    #[command(after_help = examples::OPTIMUM)]
     Optimum(Box<OptimumArgs>),
     /// A cluster live in the terminal: a simulation as it runs, or a router by its metrics page.
     #[cfg(feature = "watch")]
+    #[command(after_help = examples::WATCH)]
     Watch(Box<WatchArgs>),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
+    #[command(after_help = examples::PICTURE)]
     Picture(PictureArgs),
+    /// A script by which a shell completes commands, flags and names.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// The manual in the format of man.
+    #[command(after_help = examples::MAN)]
+    Man(ManArgs),
 }
 
 #[derive(Args)]
 pub(crate) struct PictureArgs {
-    /// The file.
+    /// The file of the picture.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// Policies, separated by commas; at most four.
     #[arg(long, default_value = "vllm-0.33,level", value_name = "A,B", value_delimiter = ',')]
+    #[arg(value_parser = choices::policies())]
     policy: Vec<String>,
-    /// Built-in workload, as of `simulate`.
-    #[arg(long, default_value = "paper-prod", value_name = "W")]
+    /// Built-in workload.
+    #[arg(long, default_value = "paper-prod", value_name = "W", value_parser = choices::workloads())]
     workload: String,
     /// Decode workers, G.
     #[arg(long, default_value_t = 8, value_name = "G")]
@@ -118,6 +139,8 @@ pub(crate) struct ForecastArgs {
     /// Steps looked ahead, H.
     #[arg(long, default_value_t = 80, value_name = "H")]
     pub(crate) horizon: u32,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// Errors put on what oracle policies are told.
@@ -147,8 +170,8 @@ enum ArrivalKind {
 
 #[derive(Args)]
 pub(crate) struct SourceArgs {
-    /// Built-in workload: paper-prod, paper-azure, lognormal, geometric, repeats, mooncake-like.
-    #[arg(long, default_value = "paper-prod", value_name = "W")]
+    /// Built-in workload.
+    #[arg(long, default_value = "paper-prod", value_name = "W", value_parser = choices::workloads())]
     workload: String,
     /// A trace instead, known by its columns (docs/evaluation.md has the layouts), also in gzip or zstd; no
     /// line longer than 16 MiB; - is standard input.
@@ -191,8 +214,8 @@ pub(crate) struct ModelArgs {
     /// `level`, `exact` and their kin: who has been passed by so many is next [default: 128 a worker].
     #[arg(long, value_name = "N")]
     max_passed: Option<u32>,
-    /// Who evaluates: auto, cpu, ascend or reference; results do not depend on it.
-    #[arg(long, default_value = "auto", value_name = "B")]
+    /// Who evaluates; results do not depend on it.
+    #[arg(long, default_value = "auto", value_name = "B", value_parser = choices::backends())]
     backend: String,
     #[command(flatten)]
     cost: CostArgs,
@@ -238,8 +261,9 @@ impl ModelArgs {
     }
 }
 
+/// A cluster, its traffic and the policies to compare.
 #[derive(Args)]
-pub(crate) struct SimulateArgs {
+pub(crate) struct ScenarioArgs {
     #[command(flatten)]
     source: SourceArgs,
     /// Decode workers, G.
@@ -264,13 +288,13 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "N", requires = "rate")]
     requests: Option<u64>,
     /// Policies, separated by commas [default: all].
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = choices::policies())]
     policy: Vec<String>,
     /// Seeds, one run each per policy.
     #[arg(long, default_value_t = 3, value_name = "N")]
     seeds: u64,
     /// The first seed; the others follow it.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, visible_alias = "seed", default_value_t = 0, value_name = "N")]
     first_seed: u64,
     /// Open arrivals of a trace: cut it into so many windows, one run each; the table has their means, and
     /// below it stand the differences to the last policy, window by window.
@@ -303,6 +327,14 @@ pub(crate) struct SimulateArgs {
     model: ModelArgs,
     #[command(flatten)]
     noise: NoiseArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct SimulateArgs {
+    #[command(flatten)]
+    pub(crate) of: ScenarioArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// No progress bar.
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -328,10 +360,11 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seeds: Option<u64>,
     /// The first seed; the others follow it.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, visible_alias = "seed", default_value_t = 0, value_name = "N")]
     pub(crate) first_seed: u64,
     /// Policies, separated by commas; ratios are to the last.
     #[arg(long, default_value = "level,exact", value_name = "A,B", value_delimiter = ',')]
+    #[arg(value_parser = choices::policies())]
     pub(crate) policy: Vec<String>,
     /// Runs at a time [default: one per processor]; results do not depend on it.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
@@ -343,6 +376,8 @@ pub(crate) struct SettingsArgs {
     /// the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// Add a line of CSV per row and policy to this file after each row: the table in short, to compare with.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
@@ -366,7 +401,7 @@ fn backend(name: &str) -> Result<BackendKind, SimError> {
     })
 }
 
-impl SimulateArgs {
+impl ScenarioArgs {
     /// The policies that are named.
     #[cfg(feature = "watch")]
     pub(crate) fn policy(&self) -> &[String] {
@@ -457,7 +492,7 @@ mod tests {
             else {
                 panic!("not simulate");
             };
-            let parsed = parsed.scenario().expect("a scenario");
+            let parsed = parsed.of.scenario().expect("a scenario");
             let scenario = setting.scenario(parsed.source.clone());
             let written = |scenario: &Scenario| {
                 serde_json::to_string(&Arguments::of(scenario)).expect("numbers and names")

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use balanceroute_sim::calibration::{Calibration, Measurements};
 use balanceroute_sim::report::json::JsonFile;
+use balanceroute_sim::report::page::Style;
 use balanceroute_sim::{SimError, evaluation, report};
 use clap::Args;
 use serde::Serialize;
 
-use crate::{hand_over, tell};
+use crate::output::OutputArgs;
+use crate::tell;
 
 const EXAMPLES: &str = "\
 A step takes base + a per running request + b per KV token + p per prompt token. Measure one engine (data \
@@ -49,6 +51,8 @@ pub(crate) struct CalibrateArgs {
     /// Write terms, errors and residuals to this file; - is standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// What is in the JSON.
@@ -67,6 +71,7 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), SimError> {
         let expected = "a file for all but one of --out, --plot and --json".to_owned();
         return Err(SimError::Argument { name: "out", expected, found: "-".to_owned() });
     }
+    args.output.check(json.as_ref(), to_stdout[0] || to_stdout[1])?;
     let mut measurements = Measurements::default();
     for file in &args.files {
         measurements.read(file, args.max_batched_tokens)?;
@@ -74,11 +79,6 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), SimError> {
     let calibration = measurements.calibrate()?;
     calibration.warnings().iter().for_each(|warning| tell(format_args!("warning: {warning}")));
     let law = calibration.toml()?;
-    let text = if to_stdout.contains(&true) {
-        String::new()
-    } else {
-        format!("{}\n{law}", report::calibration(&calibration))
-    };
     if let Some(plot) = plot {
         let document = evaluation::residuals::svg(&calibration)?;
         plot.write_with(|out| out.write_all(document.as_bytes()))?.publish()?;
@@ -88,5 +88,10 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<(), SimError> {
     }
     let version = env!("CARGO_PKG_VERSION");
     let max_batched_tokens = args.max_batched_tokens;
-    hand_over(json, &text, &Calibrated { version, max_batched_tokens, calibration: &calibration })
+    let document = Calibrated { version, max_batched_tokens, calibration: &calibration };
+    if to_stdout.contains(&true) {
+        return json.map_or(Ok(()), |json| json.write(&document)?.publish());
+    }
+    let page = |_: Style, _: bool| report::calibration_page(&calibration).text(law.as_str());
+    args.output.hand_over(json, &document, page, || calibration.terms.clone(), &["term", "value", "error"])
 }

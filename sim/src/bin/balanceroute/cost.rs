@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use balanceroute_sim::{Prompts, SimError, StepCost};
 use clap::Args;
 
+use crate::choices;
+
 /// The step law; without any of these flags the published one.
 #[derive(Args, Clone)]
 pub(crate) struct CostArgs {
@@ -29,7 +31,7 @@ pub(crate) struct CostArgs {
     prefill_us_per_token: Option<f64>,
     /// Where the prompt of a request is computed that enters for the first time: elsewhere (prefill nodes) or
     /// on the worker (one engine for both) [default: elsewhere].
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = choices::one_of::<Prompts>(|| vec!["elsewhere", "worker"]))]
     prompts: Option<Prompts>,
 }
 

@@ -9,8 +9,9 @@ use balanceroute_sim::report::folder::Folder;
 use balanceroute_sim::report::verdict;
 use clap::Args;
 
+use crate::output::OutputArgs;
+use crate::tell;
 use crate::trial::{INTERRUPTED, TrialArgs, stop_at_interrupt};
-use crate::{print, tell};
 
 /// What a gate that does not hold ends with.
 const GATE: u8 = 3;
@@ -42,6 +43,8 @@ pub(crate) struct EvaluateArgs {
     /// tok/s>=-1%, level:wait-p99<=5. May be given again.
     #[arg(long, value_name = "GATE", allow_hyphen_values = true)]
     gate: Vec<Gate>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Write results.json, requests and series to this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -97,7 +100,12 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
             quick: args.trial.quick,
         },
     )?;
-    print(&verdict::text(&results))?;
+    args.output.show(
+        &results,
+        |_, legend| verdict::page(&results, legend),
+        || results.lines(),
+        &["source", "workers", "slots", "rate", "offered_load", "rule"],
+    )?;
     if let Some(folder) = &folder {
         tell(format_args!("results: {}", folder.results_file().display()));
     }

@@ -5,9 +5,13 @@
 
 mod arguments;
 mod calibrate;
+mod choices;
 mod cost;
 mod evaluate;
+mod examples;
+mod manual;
 mod optimum;
+mod output;
 mod recommend;
 mod sweep;
 mod traces;
@@ -55,9 +59,10 @@ fn hand_over(json: Option<JsonFile>, text: &str, document: &impl Serialize) -> R
 }
 
 fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
-    let scenario = args.scenario()?;
+    let scenario = args.of.scenario()?;
     scenario.check()?;
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    args.output.check(json.as_ref(), false)?;
     if scenario.parameters.backend == BackendKind::Ascend {
         match evaluation::kernels::device(&scenario.parameters) {
             (true, name) => tell(format_args!("device: {name}")),
@@ -72,14 +77,13 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
         tell(format_args!("warning: {unfit}"));
     }
     let runs = evaluation::run(&scenario, !args.quiet)?;
-    let tables = [report::table(&runs), report::waits(&runs), report::latencies(&runs)].join("\n");
-    let mut text = format!("{}\n{tables}\n", report::heading(&scenario));
-    if scenario.windows > 0 {
-        text.push_str(&report::differences(&report::paired(&runs)));
-        text.push('\n');
-    }
-    text.push_str(&report::footing(&runs));
-    hand_over(json, &text, &report::Document::new(&scenario, &runs))
+    args.output.hand_over(
+        json,
+        &report::Document::new(&scenario, &runs),
+        |_, legend| report::simulation(&scenario, &runs, legend),
+        || runs.iter().collect(),
+        &["policy", "affinity", "seed", "window"],
+    )
 }
 
 fn settings(args: &SettingsArgs) -> Result<(), SimError> {
@@ -89,6 +93,7 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
         return print(&evaluation::settings::list(&args.only, &traces)?);
     }
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    args.output.check(json.as_ref(), false)?;
     let mut record = args.record.as_deref().map(report::CsvLines::append).transpose()?;
     let options = evaluation::settings::Options {
         traces: &traces,
@@ -104,13 +109,25 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
         let Some(record) = &mut record else { return Ok(()) };
         row.records().iter().try_for_each(|line| record.write(line))
     })?;
-    hand_over(json, &table.text(), &table)
+    args.output.hand_over(
+        json,
+        &table,
+        |style, legend| table.page(style, legend),
+        || table.records(),
+        &["row", "policy", "runs"],
+    )
 }
 
 fn forecast(args: &ForecastArgs) -> Result<(), SimError> {
     let source = args.source.read()?;
     let rows = evaluation::forecast::table(&source, args.horizon)?;
-    print(&evaluation::forecast::text(&source, args.horizon, &rows))
+    let document = evaluation::forecast::Document::new(&source, args.horizon, &rows);
+    args.output.show(
+        &document,
+        |_, legend| evaluation::forecast::page(&source, args.horizon, &rows, legend),
+        || document.classifiers.clone(),
+        &["classifier", "samples"],
+    )
 }
 
 /// Tests and measures; whether every path agreed with the oracle.
@@ -168,6 +185,8 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Watch(args) => return watch::run(&args),
         Command::Picture(args) => picture(&args)?,
         Command::Optimum(args) => optimum::run(&args)?,
+        Command::Completions(args) => manual::completions(&args)?,
+        Command::Man(args) => manual::man(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {
                 tell("error: a path differs from the oracle");
@@ -185,7 +204,7 @@ fn main() -> ExitCode {
         // `set -o pipefail` sees no failure where nothing has failed.
         Err(error) if has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(format_args!("error: {error}"));
+            tell(format_args!("error: {error}{}", choices::hint(&error)));
             match error {
                 SimError::Write { .. } | SimError::Stdout { .. } => ExitCode::FAILURE,
                 _ => ExitCode::from(2),

@@ -8,7 +8,6 @@ use balanceroute_sim::report::json::JsonFile;
 use clap::Args;
 
 use crate::arguments::SimulateArgs;
-use crate::hand_over;
 
 #[derive(Args)]
 pub(crate) struct OptimumArgs {
@@ -23,7 +22,7 @@ pub(crate) struct OptimumArgs {
 }
 
 pub(crate) fn run(args: &OptimumArgs) -> Result<(), SimError> {
-    let scenario = args.simulate.scenario()?;
+    let scenario = args.simulate.of.scenario()?;
     scenario.check()?;
     let limit = Duration::try_from_secs_f64(args.limit_s).ok().filter(|limit| !limit.is_zero());
     let limit = limit.ok_or_else(|| SimError::Argument {
@@ -32,7 +31,9 @@ pub(crate) fn run(args: &OptimumArgs) -> Result<(), SimError> {
         found: args.limit_s.to_string(),
     })?;
     let json = args.simulate.json.as_deref().map(JsonFile::create).transpose()?;
+    args.simulate.output.check(json.as_ref(), false)?;
     let options = Options { decisions: args.decisions, limit, progress: !args.simulate.quiet };
     let found = optimum::optimum(&scenario, options)?;
-    hand_over(json, &found.text(), &found)
+    let rows = || found.rules.iter().collect();
+    args.simulate.output.hand_over(json, &found, |_, legend| found.page(legend), rows, &["policy"])
 }

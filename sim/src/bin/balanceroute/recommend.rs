@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use balanceroute_sim::SimError;
-use balanceroute_sim::evaluation::sizing::{Question, recommend};
+use balanceroute_sim::evaluation::sizing::{Question, SizeOption, recommend};
 use balanceroute_sim::evaluation::trial::{Plan, RateAsked};
 use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::report::sizing;
 use clap::Args;
 
+use crate::output::OutputArgs;
+use crate::tell;
 use crate::trial::{INTERRUPTED, TrialArgs, stop_at_interrupt};
-use crate::{hand_over, tell};
 
 /// Said where no step law is given.
 const PUBLISHED: &str = "\
@@ -34,10 +35,13 @@ pub(crate) struct RecommendArgs {
     /// Write what was found and everything tried to this file; - is standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub(crate) fn run(args: &RecommendArgs) -> Result<ExitCode, SimError> {
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    args.output.check(json.as_ref(), false)?;
     let stop = stop_at_interrupt();
     let asked = args.trial.plan()?;
     let plan = |workers, slots| Plan {
@@ -56,7 +60,9 @@ pub(crate) fn run(args: &RecommendArgs) -> Result<ExitCode, SimError> {
     };
     match recommend(&question) {
         Ok(found) => {
-            hand_over(json, &sizing::text(&found), &found)?;
+            let rows = || found.options.iter().map(SizeOption::line).collect();
+            let page = |_, legend| sizing::page(&found, legend);
+            args.output.hand_over(json, &found, page, rows, &["slots", "rule", "workers"])?;
             if !args.trial.names_cost() {
                 tell(PUBLISHED);
             }

@@ -6,7 +6,7 @@ use balanceroute_sim::{Scenario, SimError};
 use clap::{Args, Parser};
 
 use crate::arguments::SimulateArgs;
-use crate::{hand_over, in_one_line};
+use crate::in_one_line;
 
 #[derive(Args)]
 pub(crate) struct SweepArgs {
@@ -79,7 +79,7 @@ fn scenario(given: &[String], point: &[(String, String)]) -> Result<Scenario, Si
         expected: "flags of simulate, each in one place".to_owned(),
         found: in_one_line(&error).trim_start_matches("error: ").to_owned(),
     })?;
-    let scenario = parsed.args.scenario()?;
+    let scenario = parsed.args.of.scenario()?;
     scenario.check()?;
     Ok(scenario)
 }
@@ -92,8 +92,12 @@ pub(crate) fn run(args: &SweepArgs) -> Result<(), SimError> {
         .map(|varied| Ok(sweep::Point { scenario: scenario(&given, &varied)?, varied }))
         .collect::<Result<Vec<_>, SimError>>()?;
     let json = args.simulate.json.as_deref().map(JsonFile::create).transpose()?;
+    args.simulate.output.check(json.as_ref(), false)?;
     let found = evaluation::sweep::sweep(points, !args.simulate.quiet)?;
-    hand_over(json, &found.text(), &found)
+    let flags: Vec<String> = args.vary.iter().map(|of| format!("varied.{}", of.flag)).collect();
+    let first: Vec<&str> = flags.iter().map(String::as_str).chain(["policy", "seed"]).collect();
+    let rows = || found.lines();
+    args.simulate.output.hand_over(json, &found, |_, legend| found.page(legend), rows, &first)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use balanceroute_sim::report::json::JsonFile;
+use balanceroute_sim::report::page::Style;
 use balanceroute_sim::traces::{
     ColumnMap, ConvertError, ReadOptions, Shape, Target, TimeUnit, Trace, convert,
 };
@@ -13,7 +14,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::cost::CostArgs;
-use crate::{hand_over, tell};
+use crate::output::OutputArgs;
+use crate::{choices, examples, tell};
 
 /// What a trace does not say itself.
 #[derive(Args)]
@@ -29,9 +31,10 @@ pub(crate) struct ReadArgs {
     /// of the turn before) and hashes. Without a time the trace has lengths only.
     #[arg(long, value_name = "MAP", requires = "trace")]
     columns: Option<ColumnMap>,
-    /// Unit of times that are plain numbers: s, ms, us or ns [default: that of the layout; dates and times
+    /// Unit of times that are plain numbers [default: that of the layout; dates and times
     /// since 1970 need none].
     #[arg(long, value_name = "U", requires = "trace")]
+    #[arg(value_parser = choices::one_of::<TimeUnit>(|| vec!["s", "ms", "us", "ns"]))]
     time_unit: Option<TimeUnit>,
     /// Tokens of a prefix block [default: that of the layout].
     #[arg(long, value_name = "N", requires = "trace")]
@@ -90,8 +93,10 @@ pub(crate) struct TraceArgs {
 #[derive(Subcommand)]
 enum TraceCommand {
     /// Span, rate, lengths, burstiness, shared prefix and sessions of a trace, and the load that it offers.
+    #[command(after_help = examples::INSPECT)]
     Inspect(InspectArgs),
     /// Write a trace in a layout that other tools read.
+    #[command(after_help = examples::CONVERT)]
     Convert(ConvertArgs),
 }
 
@@ -113,6 +118,8 @@ struct InspectArgs {
     kv_capacity: Option<u64>,
     #[command(flatten)]
     cost: CostArgs,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Draw arrivals, lengths and gaps to this file, as SVG; - is standard output, in place of the text.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -131,6 +138,7 @@ struct ConvertArgs {
     /// Layout: aiperf (JSON lines in the manner of Mooncake, with sessions and prefix blocks) or vidur (CSV
     /// of times and lengths).
     #[arg(long, default_value = "aiperf", value_name = "L")]
+    #[arg(value_parser = choices::one_of::<Target>(|| vec!["aiperf", "vidur"]))]
     to: Target,
     /// The file, which takes its name when it is whole; - is standard output.
     #[arg(long, default_value = "-", value_name = "FILE")]
@@ -153,6 +161,14 @@ struct Inspected {
     arguments: report::Arguments,
 }
 
+/// What is in its CSV.
+#[derive(Serialize)]
+struct Line<'a> {
+    trace: &'a str,
+    #[serde(flatten)]
+    shape: &'a Shape,
+}
+
 fn inspect(args: &InspectArgs) -> Result<(), SimError> {
     let trace = Arc::new(args.read.trace(&args.trace)?);
     let scenario = Scenario {
@@ -171,25 +187,36 @@ fn inspect(args: &InspectArgs) -> Result<(), SimError> {
     let picture = args.out.as_deref().map(JsonFile::create).transpose()?;
     let json = args.json.as_deref().map(JsonFile::create).transpose()?;
     let drawn = picture.as_ref().is_some_and(JsonFile::is_stdout);
+    args.output.check(json.as_ref(), drawn)?;
     if drawn && json.as_ref().is_some_and(JsonFile::is_stdout) {
         let expected = "a file, since the figures go to standard output".to_owned();
         return Err(SimError::Argument { name: "out", expected, found: "-".to_owned() });
     }
     let shape = Shape::of(&trace);
-    let mut text = format!("{}: {}", trace.name, report::shape(&trace, &shape));
-    if let Some(load) = report::load(&scenario) {
-        text.push_str(&format!("{} workers x {} slots: {load}\n", args.workers, args.slots));
-    }
     if let Some(picture) = picture {
         let document = evaluation::portrait::svg(&trace)?;
         picture.write_with(|out| out.write_all(document.as_bytes()))?.publish()?;
     }
-    if drawn {
-        text.clear();
-    }
     let arguments = report::Arguments::of(&scenario);
     let version = env!("CARGO_PKG_VERSION");
-    hand_over(json, &text, &Inspected { version, trace: trace.name.clone(), shape, arguments })
+    let document = Inspected { version, trace: trace.name.clone(), shape, arguments };
+    if drawn {
+        return json.map_or(Ok(()), |json| json.write(&document)?.publish());
+    }
+    let page = |_: Style, _: bool| {
+        let page = report::shape_page(&trace.name, &trace, &document.shape);
+        match report::load(&scenario) {
+            Some(load) => page.text(format!("{} workers x {} slots: {load}\n", args.workers, args.slots)),
+            None => page,
+        }
+    };
+    args.output.hand_over(
+        json,
+        &document,
+        page,
+        || vec![Line { trace: &trace.name, shape: &document.shape }],
+        &["trace"],
+    )
 }
 
 fn write(args: &ConvertArgs) -> Result<(), SimError> {

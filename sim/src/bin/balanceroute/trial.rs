@@ -14,6 +14,7 @@ use clap::Args;
 use sha2::{Digest, Sha256};
 
 use crate::arguments::ModelArgs;
+use crate::choices;
 use crate::tell;
 use crate::traces::ReadArgs;
 
@@ -25,14 +26,15 @@ pub(crate) struct TrialArgs {
     /// Traces, each judged for itself; - is standard input. Without one: a built-in workload.
     #[arg(value_name = "TRACE")]
     trace: Vec<PathBuf>,
-    /// Built-in workloads, separated by commas, as of `simulate` [default without a trace: paper-prod].
-    #[arg(long, value_name = "W,W", value_delimiter = ',')]
+    /// Built-in workloads, separated by commas [default without a trace: paper-prod].
+    #[arg(long, value_name = "W,W", value_delimiter = ',', value_parser = choices::workloads())]
     workload: Vec<String>,
     #[command(flatten)]
     read: ReadArgs,
     /// Rules, separated by commas: policies, or NAME=POLICY to call one otherwise. All are set beside the
     /// first: name what you run today.
     #[arg(long, default_value = "vllm-0.33,level", value_name = "A,N=B", value_delimiter = ',')]
+    #[arg(value_parser = choices::policies())]
     rules: Vec<String>,
     /// What a request must keep to count, and how many must: ttft=2s, tpot=50ms, e2e=30s, share=99%; `none`
     /// for no limits.
@@ -45,7 +47,7 @@ pub(crate) struct TrialArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
     /// The first seed; the others follow it.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, visible_alias = "seed", default_value_t = 0, value_name = "N")]
     first_seed: u64,
     /// Requests of a draw of a workload, of which the middle third is measured [default: 9 for each slot, at
     /// least 3000].

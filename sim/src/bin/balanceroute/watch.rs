@@ -13,7 +13,7 @@ use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::{DefaultTerminal, Terminal, backend::TestBackend};
 
-use crate::arguments::SimulateArgs;
+use crate::arguments::ScenarioArgs;
 use crate::{print, tell};
 
 /// Between two looks at the keyboard.
@@ -43,7 +43,7 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "N")]
     frames: Option<u64>,
     #[command(flatten)]
-    simulate: SimulateArgs,
+    of: ScenarioArgs,
 }
 
 /// Something that tells how it goes, on a thread of its own.
@@ -78,9 +78,9 @@ fn ask(mut scraper: Scraper, every: Duration, control: &Control, tell: &SyncSend
 
 impl WatchArgs {
     fn scenario(&self) -> Result<Scenario, SimError> {
-        let mut scenario = self.simulate.scenario()?;
+        let mut scenario = self.of.scenario()?;
         // One is watched: level, unless another is named.
-        scenario.policies = match self.simulate.policy() {
+        scenario.policies = match self.of.policy() {
             [] => vec!["level".to_owned()],
             [name] => vec![name.clone()],
             names => {
@@ -90,7 +90,7 @@ impl WatchArgs {
         };
         // A pool that is kept full goes on until somebody ends it, unless steps are asked for.
         let endless = (scenario.arrivals == Arrivals::Closed).then_some(ENDLESS_STEPS);
-        scenario.steps = self.simulate.steps().or(endless);
+        scenario.steps = self.of.steps().or(endless);
         scenario.warmup = 0;
         scenario.check()?;
         Ok(scenario)

@@ -12,11 +12,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub(crate) use self::state::{Decision, Sampler};
+use super::progress::rows_bar;
 use super::{in_parallel, runs_seen};
 use crate::cluster::{Arrivals, Run, Scenario};
 use crate::error::{SimError, argument};
+use crate::report::page::{Grid, Page};
 use crate::report::results::OptimumFigures;
-use crate::report::{Arguments, Spread, aligned, by_policy, heading, short};
+use crate::report::{Arguments, OPTIMUM_LEGEND, Spread, by_policy, heading, legend_of, short};
 
 /// Of a decision, pairs of a waiting request and an open worker that the program may choose from.
 pub const MOST_PAIRS: usize = 2_048;
@@ -106,12 +108,12 @@ pub fn optimum(scenario: &Scenario, options: Options) -> Result<Optimum, SimErro
             too_large += beyond;
         }
         let tasks: Vec<&Decision> = decisions.iter().collect();
-        let bar = super::bar(tasks.len() as u64, "decisions", options.progress);
+        let bar = rows_bar(options.progress, tasks.len());
         bar.set_message(runs[0].policy.clone());
         let solved = in_parallel(scenario.threads, &tasks, |decision| {
             let solved = solve(decision, options.limit);
             bar.inc(1);
-            Ok::<_, SimError>(solved)
+            Ok(solved)
         });
         bar.finish_and_clear();
         rules.push(RuleOptimum::of(scenario, runs, figures(&solved?, too_large)));
@@ -166,9 +168,9 @@ impl Sampler {
 const HALF_A_TOKEN: f64 = 0.5;
 
 impl Optimum {
-    /// The table as text.
+    /// The table, with what the names of the columns mean where that is asked for.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn page(&self, with_legend: bool) -> Page {
         const HEAD: [[&str; 9]; 2] = [
             ["policy", "imbalance", "/ bound", "decisions", "optimal", "left", "least", "above", "above"],
             ["", "of the run", "", "solved", "%", "by them", "possible", "mean", "p95"],
@@ -188,19 +190,22 @@ impl Optimum {
                 short(of.above_p95_tokens),
             ]);
         }
-        let mut text = format!("{}\n{}\n{NOTE}\n", self.heading, aligned(&rows));
+        let grid = Grid::new(rows, HEAD.len());
+        let names = grid.names();
+        let mut notes = format!("{NOTE}\n");
         for RuleOptimum { policy, figures, .. } in &self.rules {
             let OptimumFigures { unsolved, too_large, .. } = figures;
-            if unsolved + too_large == 0 {
-                continue;
+            if unsolved + too_large > 0 {
+                // Writing to a string cannot fail.
+                let _ = writeln!(
+                    notes,
+                    "{policy}: beside these {unsolved} unsolved in time and {too_large} of more than \
+                     {MOST_PAIRS} pairs of requests and workers"
+                );
             }
-            let _ = writeln!(
-                text,
-                "{policy}: beside these {unsolved} unsolved in time and {too_large} of more than \
-                 {MOST_PAIRS} pairs of requests and workers"
-            );
         }
-        text
+        let page = Page::new().text(self.heading.clone()).grid(grid).text(notes);
+        if with_legend { page.legend(legend_of(&OPTIMUM_LEGEND, &names)) } else { page }
     }
 }
 

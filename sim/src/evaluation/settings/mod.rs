@@ -13,10 +13,14 @@ pub use record::Record;
 pub use rows::{From, Group, Setting, settings};
 use serde::Serialize;
 
-use super::{bar, run};
+use super::progress::rows_bar;
+use super::run;
 use crate::cluster::{Run, Source};
 use crate::error::{SimError, argument};
-use crate::report::{Arguments, Paired, aligned, by_policy, differences, paired, short};
+use crate::report::page::{Grid, Page, Style};
+use crate::report::{
+    Arguments, Paired, SETTINGS_LEGEND, by_policy, difference_grid, differences, legend_of, paired, short,
+};
 use crate::traces::{ReadOptions, Trace};
 
 /// How the table is run.
@@ -115,7 +119,7 @@ pub fn table_seen(
     mut see: impl FnMut(&Row) -> Result<(), SimError>,
 ) -> Result<Table, SimError> {
     let settings = chosen(options.only)?;
-    let bar = bar(settings.len() as u64, "rows", options.progress);
+    let bar = rows_bar(options.progress, settings.len());
     let mut table = Table { version: env!("CARGO_PKG_VERSION"), settings: Vec::new(), missing: Vec::new() };
     let mut last: Option<(From, Source)> = None;
     for setting in settings {
@@ -159,6 +163,11 @@ pub fn table_seen(
 }
 
 impl Row {
+    fn caption(&self) -> String {
+        let bound = self.runs.first().map_or(0.0, |run| run.bound_imbalance);
+        format!("{}: {}, bound {}\n", self.group, self.name, short(bound))
+    }
+
     /// One record per policy.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
@@ -177,16 +186,53 @@ impl Table {
     /// their paired differences as well.
     #[must_use]
     pub fn text(&self) -> String {
+        self.in_one(&self.grid().show(Style::Plain))
+    }
+
+    /// The table in a style: in one piece where there is room for that, else setting by setting; with what
+    /// the names of the columns mean where that is asked for.
+    #[must_use]
+    pub fn page(&self, style: Style, with_legend: bool) -> Page {
+        let grid = self.grid();
+        let names = grid.names();
+        let page = if grid.fits(style) {
+            Page::new().text(self.in_one(&grid.show(Style::Plain)))
+        } else {
+            self.one_by_one(&grid)
+        };
+        if with_legend { page.legend(legend_of(&SETTINGS_LEGEND, &names)) } else { page }
+    }
+
+    /// A line per setting and policy.
+    fn grid(&self) -> Grid {
         let records = self.records();
-        let lines = aligned(
-            &[Record::HEAD.map(str::to_owned).to_vec(), Record::UNITS.map(str::to_owned).to_vec()]
-                .into_iter()
-                .chain(records.iter().map(|record| {
-                    let of_row = records.iter().rfind(|other| other.row == record.row);
-                    record.cells(of_row.map_or(0.0, |last| last.imbalance))
-                }))
-                .collect::<Vec<_>>(),
-        );
+        let head = [Record::HEAD, Record::UNITS].map(|row| row.map(str::to_owned).to_vec());
+        let cells = records.iter().map(|record| {
+            let of_row = records.iter().rfind(|other| other.row == record.row);
+            record.cells(of_row.map_or(0.0, |last| last.imbalance))
+        });
+        Grid::new(head.into_iter().chain(cells).collect(), 2)
+    }
+
+    fn one_by_one(&self, grid: &Grid) -> Page {
+        let (mut page, mut from) = (Page::new(), 0);
+        for row in &self.settings {
+            let to = from + by_policy(&row.runs).len();
+            page = page.captioned(row.caption(), grid.part(from..to));
+            from = to;
+            if row.arguments.windows > 0 {
+                page = page.grid(difference_grid(&row.paired));
+            }
+        }
+        if self.missing.is_empty() { page } else { page.text(self.left_out()) }
+    }
+
+    fn left_out(&self) -> String {
+        self.missing.iter().map(|name| format!("{name}: left out, its trace is missing\n")).collect()
+    }
+
+    /// The lines of the table, settings between them.
+    fn in_one(&self, lines: &str) -> String {
         let mut lines = lines.lines();
         let mut text = String::new();
         let mut line = |text: &mut String| {
@@ -196,8 +242,7 @@ impl Table {
         line(&mut text);
         line(&mut text);
         for row in &self.settings {
-            let bound = row.runs.first().map_or(0.0, |run| run.bound_imbalance);
-            text.push_str(&format!("{}: {}, bound {}\n", row.group, row.name, short(bound)));
+            text.push_str(&row.caption());
             for _ in by_policy(&row.runs) {
                 line(&mut text);
             }
@@ -205,9 +250,6 @@ impl Table {
                 text.push_str(&differences(&row.paired));
             }
         }
-        for name in &self.missing {
-            text.push_str(&format!("{name}: left out, its trace is missing\n"));
-        }
-        text
+        text + &self.left_out()
     }
 }

@@ -97,6 +97,14 @@ pub struct SizeOption {
     pub command: String,
 }
 
+impl SizeOption {
+    /// Without the clusters that were tried on the way.
+    #[must_use]
+    pub fn line(&self) -> Self {
+        Self { tried: Vec::new(), ..self.clone() }
+    }
+}
+
 /// A cluster that was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tried {

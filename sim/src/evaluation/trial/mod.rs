@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use gate::Gate;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use largest_rate::largest_rates;
 use plan::{ClusterOf, Prepared};
 pub use plan::{CostOf, Plan, TrialSource, rules};
@@ -33,6 +33,7 @@ use recorder::{Outcome, Recorder, Watch};
 use summary::RuleOutcomes;
 
 use super::optimum::{MOST_PAIRS, Sampler};
+use super::progress::steps_bar;
 use crate::cluster::{Cluster, Window};
 use crate::error::{SimError, argument};
 use crate::report::folder::Folder;
@@ -123,7 +124,7 @@ pub fn evaluate(plan: &Plan, playing: &Playing<'_>) -> Result<Results, SimError>
         pool: pool.map_err(|error| argument("threads", "as many as can be started", error))?,
         prepared: Vec::new(),
         pending: Vec::new(),
-        bar: if playing.progress { progress_bar() } else { ProgressBar::hidden() },
+        bar: steps_bar(playing.progress),
         begun,
         results: Mutex::new(Results {
             schema: SCHEMA,
@@ -151,16 +152,6 @@ pub fn evaluate(plan: &Plan, playing: &Playing<'_>) -> Result<Results, SimError>
         evaluation.play_all(between);
     }
     evaluation.close()
-}
-
-fn progress_bar() -> ProgressBar {
-    // Hidden by indicatif itself when stderr is no terminal.
-    let bar = ProgressBar::new(0);
-    let template = "{bar:30} {percent} % of {human_len} steps, {elapsed}, about {eta} left: {msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }
 
 impl Evaluation<'_> {

@@ -390,9 +390,5 @@ fn measured_s(scenario: &Scenario) -> f64 {
 /// For the bar: time that is played, to lead in and measured, over the length of a step under this load.
 fn expected_steps(scenario: &Scenario, capacity: &Capacity, offered_load: f64) -> u64 {
     let played_s = 2.0 * measured_s(scenario);
-    let running = capacity.running_per_worker * scenario.workers as f64;
-    let full_ms = 1e3 * running / (capacity.output_tokens * capacity.requests_per_s);
-    let base_ms = scenario.cost.base_ms;
-    let step_ms = base_ms + (full_ms - base_ms).max(0.0) * offered_load.min(1.0);
-    (played_s * 1e3 / step_ms) as u64
+    (played_s * 1e3 / capacity.step_ms(scenario, offered_load)) as u64
 }
