@@ -39,7 +39,7 @@ pub(crate) struct WatchArgs {
     /// Steps of the simulation a second; + and - double and halve them.
     #[arg(long, default_value_t = 30.0, value_name = "N", allow_negative_numbers = true)]
     steps_per_s: f64,
-    /// Print so many moments as text and end.
+    /// Print so many moments as text and end [default: the screen, until somebody ends it].
     #[arg(long, value_name = "N")]
     frames: Option<u64>,
     #[command(flatten)]
