@@ -3,6 +3,7 @@
 //! balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
 //! like.
 
+mod chart;
 pub mod forecast;
 pub mod kernels;
 pub mod picture;
