@@ -1,11 +1,12 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), a verdict on rules
 //! ([`trial`]), comparisons of forecasts ([`forecast`]) and of the ways to compute ([`kernels`]), and what
-//! balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
-//! like.
+//! balance ([`picture`]), a trace ([`portrait`]), a step law beside its measurements ([`residuals`]) and a
+//! verdict ([`page`]) look like.
 
 mod chart;
 pub mod forecast;
 pub mod kernels;
+pub mod page;
 pub mod picture;
 pub mod portrait;
 pub mod residuals;

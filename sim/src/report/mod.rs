@@ -2,6 +2,7 @@
 
 mod calibration;
 mod document;
+pub mod evaluated;
 mod figures;
 pub mod folder;
 pub mod json;
@@ -20,4 +21,5 @@ pub use figures::{Spread, by_policy, short};
 pub use lines::CsvLines;
 pub use paired::{Paired, differences, paired};
 pub use table::{footing, heading, latencies, table, waits};
+pub(crate) use trace::{duration, per_second};
 pub use trace::{load, shape};

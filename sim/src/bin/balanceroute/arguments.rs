@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::calibrate::CalibrateArgs;
 use crate::cost::CostArgs;
 use crate::evaluate::EvaluateArgs;
+use crate::page::ReportArgs;
 use crate::traces::{ReadArgs, TraceArgs};
 
 const EXIT_STATUS: &str = "\
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Simulate(Box<SimulateArgs>),
     /// A verdict on rules beside what you run today, on your traces, from their own rate to past saturation.
     Evaluate(Box<EvaluateArgs>),
+    /// What `evaluate` has written as one HTML page, the verdict first; two of them side by side.
+    Report(ReportArgs),
     /// Compare policies on the whole table of workloads, traces and cluster sizes.
     Settings(SettingsArgs),
     /// How well the built-in forecasts know the ends of requests, offline.

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::arguments::ModelArgs;
 use crate::traces::ReadArgs;
-use crate::{print, tell};
+use crate::{command, print, tell};
 
 /// What a gate that does not hold ends with.
 const GATE: u8 = 3;
@@ -228,8 +228,6 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
     let plan = args.plan()?;
     let folder = args.out.as_deref().map(Folder::create).transpose()?;
     let stop = stop_at_interrupt();
-    let command = std::iter::once("balanceroute".to_owned()).chain(std::env::args().skip(1));
-    let command: Vec<String> = command.collect();
     let results = evaluate(
         &plan,
         &Playing {
@@ -237,8 +235,7 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
             threads: args.threads,
             stop: &stop,
             progress: !args.quiet,
-            command: shlex::try_join(command.iter().map(String::as_str))
-                .unwrap_or_else(|_| command.join(" ")),
+            command: command(),
             quick: args.quick,
         },
     )?;

@@ -7,6 +7,7 @@ mod arguments;
 mod calibrate;
 mod cost;
 mod evaluate;
+mod page;
 mod traces;
 
 use std::fmt::Display;
@@ -31,6 +32,13 @@ fn print(text: &str) -> Result<(), SimError> {
 /// Writes a line to standard error. Where nobody can be told, nobody is.
 fn tell(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The command as it was given, with the name of the program.
+fn command() -> String {
+    let words: Vec<String> =
+        std::iter::once("balanceroute".to_owned()).chain(std::env::args().skip(1)).collect();
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 
 fn has_gone(error: &SimError) -> bool {
@@ -152,6 +160,7 @@ fn run() -> Result<ExitCode, SimError> {
     match cli.command {
         Command::Simulate(args) => simulate(&args)?,
         Command::Evaluate(args) => return evaluate::run(&args),
+        Command::Report(args) => page::run(&args)?,
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,

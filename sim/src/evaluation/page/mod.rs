@@ -1,0 +1,404 @@
+//! `report`: evaluations as one HTML page, which needs nothing but itself.
+//!
+//! The verdict comes first, then figures, then tables. Figures are inline SVG by [`plot`](self), coloured by
+//! the style of the page; a few lines of script sort tables, and nothing else needs them.
+
+mod compare;
+mod lane;
+mod pareto;
+mod plot;
+mod rates;
+mod source;
+mod spread;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use compare::{Comparison, comparison};
+use minijinja::Environment;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use plot::swatch;
+use rates::Curve;
+use serde::Serialize;
+use tables::{Fact, Table};
+
+use crate::error::{SimError, argument};
+use crate::report::evaluated::Evaluated;
+use crate::report::results::{Results, ScenarioEntry};
+use crate::report::verdict;
+use crate::report::{duration, short};
+
+/// Bytes that a page stays below: it is sent by mail.
+const MOST_BYTES: usize = 1_000_000;
+/// Rules with figures over time: the first and those after it.
+const MOST_OVER_TIME: usize = 4;
+
+/// Pieces of a page, by file.
+const TEMPLATES: [(&str, &str); 5] = [
+    ("page.html", include_str!("page.html")),
+    ("part.html", include_str!("part.html")),
+    ("table.html", include_str!("table.html")),
+    ("style.css", include_str!("style.css")),
+    ("sort.js", include_str!("sort.js")),
+];
+
+/// A figure with what is said of it.
+#[derive(Debug, Serialize)]
+struct Figure {
+    title: String,
+    svg: String,
+    note: String,
+    command: String,
+}
+
+impl Figure {
+    fn new(title: &str, svg: String, note: &str, command: &str) -> Self {
+        Self { title: title.to_owned(), svg, note: note.to_owned(), command: command.to_owned() }
+    }
+}
+
+/// What a line or a colour means.
+#[derive(Clone, Debug, Serialize)]
+struct Key {
+    swatch: String,
+    name: String,
+}
+
+impl Key {
+    fn of(series: usize, name: &str) -> Self {
+        Self { swatch: swatch(series), name: name.to_owned() }
+    }
+
+    fn of_colour((class, name): (String, String)) -> Self {
+        let swatch = format!(
+            "<svg class=\"swatch\" viewBox=\"0 0 36 12\" aria-hidden=\"true\"><path class=\"{class}\" \
+             d=\"M8 0h20v12h-20z\"/></svg>"
+        );
+        Self { swatch, name }
+    }
+}
+
+/// Figures and tables that belong together.
+#[derive(Debug, Default, Serialize)]
+struct Part {
+    title: String,
+    intro: String,
+    keys: Vec<Key>,
+    colours: Vec<Key>,
+    figures: Vec<Figure>,
+    tables: Vec<Table>,
+    facts: Vec<Fact>,
+    /// Which go first where a page would be too large: the greatest.
+    #[serde(skip)]
+    leaves: u8,
+}
+
+impl Part {
+    fn bytes(&self) -> usize {
+        let figures = self.figures.iter().map(|of| of.svg.len() + of.note.len() + of.command.len() + 300);
+        let rows = self.tables.iter().flat_map(|table| &table.rows).flatten();
+        figures.sum::<usize>() + rows.map(|cell| cell.text.len() + 60).sum::<usize>()
+    }
+}
+
+/// A cluster, or a source.
+#[derive(Debug, Serialize)]
+struct Chapter {
+    id: String,
+    name: String,
+    parts: Vec<Part>,
+    /// Titles of parts that are not there, since the page would be too large.
+    left_out: Vec<String>,
+}
+
+/// What is said of a cluster.
+#[derive(Debug, Serialize)]
+struct Judged {
+    id: String,
+    name: String,
+    sentences: Vec<String>,
+}
+
+/// An evaluation.
+#[derive(Debug, Serialize)]
+struct Section {
+    id: String,
+    letter: String,
+    name: String,
+    command: String,
+    version: String,
+    started: String,
+    elapsed: String,
+    interrupted: Option<String>,
+    verdict: Vec<Judged>,
+    gates: Vec<String>,
+    chapters: Vec<Chapter>,
+    asked: Vec<Fact>,
+}
+
+/// The page.
+#[derive(Debug, Serialize)]
+struct Page {
+    title: String,
+    command: String,
+    version: &'static str,
+    comparisons: Vec<Comparison>,
+    sections: Vec<Section>,
+}
+
+/// A share in per cent, as an axis has it.
+fn percent_of(percent: f64) -> String {
+    format!("{} %", plain(percent))
+}
+
+/// A number in few digits.
+fn plain(value: f64) -> String {
+    let rounded = (value * 1e4).round() / 1e4;
+    if rounded.abs() >= 1e4 { short(rounded) } else { rounded.to_string() }
+}
+
+/// A time as an axis has it: `50 ms`, `2 s`.
+fn milliseconds(ms: f64) -> String {
+    if ms.abs() >= 999.5 { format!("{} s", plain(ms / 1e3)) } else { format!("{} ms", plain(ms)) }
+}
+
+/// The unit in which so many seconds are read, and its seconds.
+fn time_unit(span_s: f64) -> (&'static str, f64) {
+    match span_s {
+        span_s if span_s >= 2.0 * 86_400.0 => ("days", 86_400.0),
+        span_s if span_s >= 2.0 * 3_600.0 => ("hours", 3_600.0),
+        span_s if span_s >= 120.0 => ("minutes", 60.0),
+        _ => ("seconds", 1.0),
+    }
+}
+
+/// `trace.csv on 8 workers x 72 slots`.
+fn cluster_name(results: &Results, scenarios: &[&ScenarioEntry]) -> String {
+    let Some(first) = scenarios.first() else { return String::new() };
+    let source = &results.sources[first.source].name;
+    format!("{source} on {} workers x {} slots", first.workers, first.slots)
+}
+
+/// The page of some evaluations; with several, each beside the first. `command` is what asked for it.
+///
+/// # Errors
+/// A file of requests or series that cannot be used, or a figure that cannot be drawn.
+pub fn html(evaluations: &[Evaluated], command: &str) -> Result<String, SimError> {
+    let mut sections = Vec::new();
+    for (at, evaluated) in evaluations.iter().enumerate() {
+        sections.push(section(at, evaluated, evaluations.len() > 1)?);
+    }
+    let mut comparisons = Vec::new();
+    if let Some((first, others)) = evaluations.split_first() {
+        for (at, other) in others.iter().enumerate() {
+            comparisons.push(comparison(format!("beside{}", at + 2), first, other)?);
+        }
+    }
+    let names: Vec<&str> = evaluations.iter().map(|of| of.name.as_str()).collect();
+    let title = format!("BalanceRoute: {}", names.join(" and "));
+    let version = env!("CARGO_PKG_VERSION");
+    let mut page = Page { title, command: command.to_owned(), version, comparisons, sections };
+    let mut html = render(&page)?;
+    while html.len() >= MOST_BYTES && leave_out(&mut page.sections, html.len() - MOST_BYTES) {
+        html = render(&page)?;
+    }
+    Ok(html)
+}
+
+/// Leaves out parts of about so many bytes: what matters least, of the last cluster first. Whether there was
+/// one.
+fn leave_out(sections: &mut [Section], bytes: usize) -> bool {
+    let mut saved = 0;
+    while saved <= bytes {
+        let chapters = sections.iter_mut().flat_map(|section| &mut section.chapters);
+        let parts = chapters.flat_map(|chapter| {
+            let Chapter { parts, left_out, .. } = chapter;
+            let most = parts.iter().map(|part| part.leaves).max();
+            let at = parts.iter().position(|part| Some(part.leaves) == most);
+            at.map(|at| (most.unwrap_or_default(), at, parts, left_out))
+        });
+        // The last of those that leave first.
+        let Some((_, at, parts, left_out)) = parts.max_by_key(|(leaves, ..)| *leaves) else { break };
+        let part = parts.remove(at);
+        saved += part.bytes();
+        left_out.push(part.title);
+    }
+    saved > 0
+}
+
+fn render(page: &Page) -> Result<String, SimError> {
+    let failed =
+        |error: minijinja::Error| argument("report", "a page that can be written", format!("{error:#}"));
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
+    environment.set_syntax(syntax);
+    for (name, text) in TEMPLATES {
+        environment.add_template(name, text).map_err(failed)?;
+    }
+    environment.get_template("page.html").and_then(|template| template.render(Serde(page))).map_err(failed)
+}
+
+fn section(at: usize, evaluated: &Evaluated, is_one_of_many: bool) -> Result<Section, SimError> {
+    let results = &evaluated.results;
+    let id = format!("e{}", at + 1);
+    let clusters = verdict::clusters(results);
+    let judged = clusters.iter().enumerate().map(|(cluster, scenarios)| Judged {
+        id: format!("{id}c{}", cluster + 1),
+        name: cluster_name(results, scenarios),
+        sentences: verdict::on_cluster(results, scenarios),
+    });
+    let verdict: Vec<Judged> = judged.collect();
+    let mut chapters = Vec::new();
+    for (judged, scenarios) in verdict.iter().zip(&clusters) {
+        let parts = cluster(evaluated, scenarios)?;
+        chapters.push(Chapter {
+            id: judged.id.clone(),
+            name: judged.name.clone(),
+            parts,
+            left_out: Vec::new(),
+        });
+    }
+    for (at, source) in results.sources.iter().enumerate() {
+        let command = match (&source.path, source.kind.as_str()) {
+            (Some(path), "trace") => {
+                let words = ["balanceroute", "trace", "inspect", path, "--out", "shape.svg"];
+                shlex::try_join(words).unwrap_or_else(|_| words.join(" "))
+            }
+            _ => results.command.clone(),
+        };
+        let part = Part {
+            title: "Lengths and arrivals".to_owned(),
+            figures: source::figures(source, &command)?,
+            tables: vec![tables::lengths(source)],
+            facts: tables::source_facts(source),
+            leaves: 1,
+            ..Part::default()
+        };
+        let name = format!("{} {}", if source.kind == "trace" { "Trace" } else { "Workload" }, source.name);
+        chapters.push(Chapter {
+            id: format!("{id}s{}", at + 1),
+            name,
+            parts: vec![part],
+            left_out: Vec::new(),
+        });
+    }
+    let gates = results.gate.iter().map(|gate| {
+        let word = if gate.holds { "holds" } else { "does not hold" };
+        let why =
+            if gate.failures.is_empty() { String::new() } else { format!(": {}", gate.failures.join("; ")) };
+        format!("Gate {} {word}{why}.", gate.expression)
+    });
+    // Z stands for all that come after it.
+    let letter = char::from(b'A' + at.min(25) as u8);
+    Ok(Section {
+        id,
+        letter: if is_one_of_many { letter.to_string() } else { String::new() },
+        name: evaluated.name.clone(),
+        command: results.command.clone(),
+        version: results.version.clone(),
+        started: results.started.clone(),
+        elapsed: duration(results.elapsed_s),
+        interrupted: verdict::interrupted(results),
+        gates: gates.collect(),
+        verdict,
+        chapters,
+        asked: tables::asked(results),
+    })
+}
+
+/// The parts of a cluster, whose scenarios these are.
+fn cluster(evaluated: &Evaluated, scenarios: &[&ScenarioEntry]) -> Result<Vec<Part>, SimError> {
+    let results = &evaluated.results;
+    let limits = results.arguments.slo.as_ref();
+    let rules = &results.arguments.rules;
+    let keys: Vec<Key> = rules.iter().enumerate().map(|(at, rule)| Key::of(at, &rule.name)).collect();
+    let curves: Vec<Curve<'_>> = (0..rules.len())
+        .map(|at| {
+            let points = scenarios.iter().filter_map(|scenario| Some((*scenario, scenario.rules.get(at)?)));
+            Curve::new(at, points.collect())
+        })
+        .collect();
+    let told = verdict::told(scenarios);
+    let mut parts = vec![Part {
+        title: "Against the rate".to_owned(),
+        intro: limits.map_or_else(String::new, |limits| format!("Limits: {}.", verdict::limits(limits))),
+        keys: keys.clone(),
+        figures: rates::figures(&curves, limits, &results.command)?,
+        tables: verdict::rates_of(results, scenarios)
+            .zip(limits)
+            .map(|(rates, limits)| tables::largest(rates, &verdict::limits(limits)))
+            .into_iter()
+            .collect(),
+        ..Part::default()
+    }];
+    let mut spread = Part {
+        title: "Waits and times to tokens".to_owned(),
+        keys: keys.clone(),
+        leaves: 1,
+        ..Part::default()
+    };
+    for scenario in &told {
+        spread.figures.extend(spread::figures(scenario, limits)?);
+    }
+    for scenario in &told {
+        spread.figures.extend(pareto::figure(scenario)?);
+    }
+    parts.push(spread);
+    if let Some(busiest) = told.last() {
+        parts.extend(over_time(evaluated, busiest, &keys)?);
+    }
+    let mut figures =
+        Part { title: "All figures".to_owned(), tables: vec![tables::figures(scenarios)], ..Part::default() };
+    figures.intro = "Better and worse are said beside the first rule, where the test shows it.".to_owned();
+    figures.tables.extend(tables::beside_first(results, scenarios));
+    figures.tables.extend(told.last().map(|scenario| tables::rules(results, scenario)));
+    figures.leaves = 2;
+    parts.push(figures);
+    parts.retain(|part| !part.figures.is_empty() || !part.tables.is_empty() || !part.intro.is_empty());
+    Ok(parts)
+}
+
+/// Loads, heat maps and lanes of the first rules of a scenario.
+fn over_time(evaluated: &Evaluated, scenario: &ScenarioEntry, keys: &[Key]) -> Result<Vec<Part>, SimError> {
+    let results = &evaluated.results;
+    let named = results.arguments.rules.iter().map(|rule| rule.name.as_str());
+    let rules: Vec<(usize, &str)> = named.enumerate().take(MOST_OVER_TIME).collect();
+    let mut intro = format!("At {}, the first {}.", scenario.rate.label, scenario.replicate);
+    if results.arguments.rules.len() > rules.len() {
+        intro.push_str(&format!(" The first {} rules.", rules.len()));
+    }
+    let title = "Over time".to_owned();
+    let Some(series) = evaluated.series(scenario)? else {
+        let why = match &scenario.series_file {
+            Some(name) => format!("There are no loads of ranks over time: {name} is not in the folder."),
+            None => "There are no loads of ranks over time: they are written with the last run of a rate."
+                .to_owned(),
+        };
+        return Ok(vec![Part { title, intro: why, ..Part::default() }]);
+    };
+    let mut parts = Vec::new();
+    if let Some(time::OverTime { figures, heat }) = time::over_time(scenario, &series, &rules)? {
+        let keys = rules.iter().filter_map(|&(at, _)| keys.get(at).cloned()).collect();
+        let colours = heat.legend().into_iter().map(Key::of_colour).collect();
+        parts.push(Part {
+            title,
+            intro: intro.clone(),
+            keys,
+            colours,
+            figures,
+            leaves: 4,
+            ..Part::default()
+        });
+    }
+    let requests = evaluated.lane(scenario)?.unwrap_or_default();
+    let mut lanes = Part { title: "Swim lanes".to_owned(), intro, leaves: 3, ..Part::default() };
+    for (_, rule) in &rules {
+        lanes.figures.extend(lane::figure(scenario, &results.arguments, rule, &series, &requests)?);
+    }
+    if !lanes.figures.is_empty() {
+        parts.push(lanes);
+    }
+    Ok(parts)
+}
