@@ -13,7 +13,9 @@ use crate::report::results::{Asked, ScenarioEntry};
 /// Lanes: of more ranks every so-manyth is drawn.
 const MOST_LANES: usize = 16;
 /// Pixels of a lane, with what is above and below it.
-const LANE: u32 = 22;
+const LANE: u32 = 24;
+/// Steps that have room side by side.
+const MOST_STEPS: usize = 16;
 
 /// What a rank does for so long.
 struct Law {
@@ -59,10 +61,8 @@ pub(super) fn figure(
     series: &[SeriesOf],
     requests: &[RequestOf],
 ) -> Result<Option<Figure>, SimError> {
-    let steps: Vec<&SeriesLine> = (series.iter())
-        .filter(|step| step.rule == rule && step.line.kind == StepKind::Lane)
-        .map(|step| &step.line)
-        .collect();
+    let all = || series.iter().filter(|step| step.rule == rule && step.line.kind == StepKind::Lane);
+    let steps: Vec<&SeriesLine> = all().take(MOST_STEPS).map(|step| &step.line).collect();
     let requests: Vec<&RequestOf> = requests.iter().filter(|request| request.rule == rule).collect();
     let (Some(first), Some(last)) = (steps.first(), steps.last()) else { return Ok(None) };
     let (from_ms, ms) = (first.t_ms, last.t_ms + last.step_ms - first.t_ms);
@@ -74,7 +74,6 @@ pub(super) fn figure(
     let law = Law { us_per_request: asked.step_us_per_request, us_per_token: asked.step_us_per_token };
     let x = Axis::between(0.0, ms, plain).labelled("ms");
     let height = 60 + LANE * lanes.len() as u32;
-    let rank = |lane: f64| plain(lane.round());
     let mut plot = Plot::of_height(x, Axis::between(0.0, lanes.len() as f64, |_| String::new()), height)?;
     let (mut works, mut waits, mut waited) = (String::new(), String::new(), 0.0);
     for step in &steps {
@@ -84,13 +83,13 @@ pub(super) fn figure(
         for (lane, &of) in lanes.iter().enumerate() {
             let (y, to_y) = (lane as f64 + 0.72, lane as f64 + 0.28);
             let (x, y) = plot.at(begin, y);
-            let (middle, to_y) = plot.at(begin + busy[of] * step.step_ms, to_y);
-            let (end, _) = plot.at(begin + step.step_ms, 0.0);
+            let (end, to_y) = plot.at(begin + step.step_ms, to_y);
+            let middle = (x + busy[of] * (end - x)).min(end - 0.5);
             // Writing to a string cannot fail.
             let _ = write!(works, "M{x:.1} {y:.1}H{middle:.1}V{to_y:.1}H{x:.1}z");
-            if end - middle >= 0.2 {
-                let middle_y = (y + to_y) / 2.0;
-                let _ = write!(waits, "M{middle:.1} {middle_y:.1}H{end:.1}");
+            // A hair of the background between two steps.
+            if end - 0.5 - middle >= 0.1 {
+                let _ = write!(waits, "M{middle:.1} {y:.1}H{:.1}V{to_y:.1}H{middle:.1}z", end - 0.5);
             }
         }
     }
@@ -115,21 +114,27 @@ pub(super) fn figure(
     plot.path("enters", &enters);
     plot.path("leaves", &leaves);
     for (lane, &of) in lanes.iter().enumerate() {
-        plot.beside(lane as f64 + 0.5, &rank(of as f64));
+        plot.beside(lane as f64 + 0.5, &of.to_string());
     }
-    let title = format!("One busy second, step by step: {rule}");
+    let title = format!("Under {rule}");
     let mut note = format!(
-        "One lane a rank. Bars: it works; thin lines: it waits for the fullest, {:.1} % of the time. Triangles \
+        "One lane a rank. Dark: it works; light: it waits for the fullest, {:.1} % of the time. Triangles \
          above: a request enters; below: one leaves.",
         100.0 * waited / ms
     );
+    if all().count() > steps.len() {
+        note.push_str(&format!(" The first {} of {} steps.", steps.len(), all().count()));
+    }
     if every > 1 {
         note.push_str(&format!(" Every {every}th of {} ranks.", scenario.workers));
     }
     if asked.prompts == "worker" || scenario.kv_capacity_tokens.is_some() {
         note.push_str(" Prompts that are computed on a rank count as work of all.");
     }
-    let words = format!("{title}: bars of work and waiting, one lane for each of {} ranks", lanes.len());
+    let words = format!(
+        "A busy second under {rule}: bars of work and waiting, one lane for each of {} ranks",
+        lanes.len()
+    );
     Ok(Some(Figure::new(&title, plot.finish(&words), &note, &scenario.command)))
 }
 

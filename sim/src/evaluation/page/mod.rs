@@ -25,10 +25,10 @@ use serde::Serialize;
 use tables::{Fact, Table};
 
 use crate::error::{SimError, argument};
+use crate::report::duration;
 use crate::report::evaluated::Evaluated;
 use crate::report::results::{Results, ScenarioEntry};
 use crate::report::verdict;
-use crate::report::{duration, short};
 
 /// Bytes that a page stays below: it is sent by mail.
 const MOST_BYTES: usize = 1_000_000;
@@ -96,6 +96,10 @@ struct Part {
 }
 
 impl Part {
+    fn of(title: &str, leaves: u8) -> Self {
+        Self { title: title.to_owned(), leaves, ..Self::default() }
+    }
+
     fn bytes(&self) -> usize {
         let figures = self.figures.iter().map(|of| of.svg.len() + of.note.len() + of.command.len() + 300);
         let rows = self.tables.iter().flat_map(|table| &table.rows).flatten();
@@ -153,10 +157,18 @@ fn percent_of(percent: f64) -> String {
     format!("{} %", plain(percent))
 }
 
-/// A number in few digits.
+/// A number on an axis: no more digits than it has.
 fn plain(value: f64) -> String {
-    let rounded = (value * 1e4).round() / 1e4;
-    if rounded.abs() >= 1e4 { short(rounded) } else { rounded.to_string() }
+    ((value * 1e4).round() / 1e4).to_string()
+}
+
+/// Tokens on an axis: `500`, `15k`, `1.2M`.
+fn amount(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e6 => format!("{}M", plain(value / 1e6)),
+        size if size >= 1e3 => format!("{}k", plain(value / 1e3)),
+        _ => plain(value),
+    }
 }
 
 /// A time as an axis has it: `50 ms`, `2 s`.
@@ -321,11 +333,15 @@ fn cluster(evaluated: &Evaluated, scenarios: &[&ScenarioEntry]) -> Result<Vec<Pa
         })
         .collect();
     let told = verdict::told(scenarios);
+    let mut against = rates::figures(&curves, limits, &results.command)?;
+    if let Some(first) = rules.first() {
+        against.extend(rates::beside_first(&curves, &first.name, &results.command)?);
+    }
     let mut parts = vec![Part {
         title: "Against the rate".to_owned(),
         intro: limits.map_or_else(String::new, |limits| format!("Limits: {}.", verdict::limits(limits))),
         keys: keys.clone(),
-        figures: rates::figures(&curves, limits, &results.command)?,
+        figures: against,
         tables: verdict::rates_of(results, scenarios)
             .zip(limits)
             .map(|(rates, limits)| tables::largest(rates, &verdict::limits(limits)))
@@ -351,7 +367,6 @@ fn cluster(evaluated: &Evaluated, scenarios: &[&ScenarioEntry]) -> Result<Vec<Pa
     }
     let mut figures =
         Part { title: "All figures".to_owned(), tables: vec![tables::figures(scenarios)], ..Part::default() };
-    figures.intro = "Better and worse are said beside the first rule, where the test shows it.".to_owned();
     figures.tables.extend(tables::beside_first(results, scenarios));
     figures.tables.extend(told.last().map(|scenario| tables::rules(results, scenario)));
     figures.leaves = 2;
@@ -379,21 +394,16 @@ fn over_time(evaluated: &Evaluated, scenario: &ScenarioEntry, keys: &[Key]) -> R
         return Ok(vec![Part { title, intro: why, ..Part::default() }]);
     };
     let mut parts = Vec::new();
-    if let Some(time::OverTime { figures, heat }) = time::over_time(scenario, &series, &rules)? {
+    if let Some(over_time) = time::over_time(scenario, &series, &rules)? {
         let keys = rules.iter().filter_map(|&(at, _)| keys.get(at).cloned()).collect();
-        let colours = heat.legend().into_iter().map(Key::of_colour).collect();
-        parts.push(Part {
-            title,
-            intro: intro.clone(),
-            keys,
-            colours,
-            figures,
-            leaves: 4,
-            ..Part::default()
-        });
+        let figures = over_time.together;
+        parts.push(Part { intro, keys, figures, ..Part::of(&title, 3) });
+        parts.push(Part { figures: over_time.ranks, ..Part::of("Loads of the ranks", 5) });
+        let colours = over_time.heat.legend().into_iter().map(Key::of_colour).collect();
+        parts.push(Part { colours, figures: over_time.maps, ..Part::of("Ranks beside their mean", 6) });
     }
     let requests = evaluated.lane(scenario)?.unwrap_or_default();
-    let mut lanes = Part { title: "Swim lanes".to_owned(), intro, leaves: 3, ..Part::default() };
+    let mut lanes = Part::of("A busy second, step by step", 4);
     for (_, rule) in &rules {
         lanes.figures.extend(lane::figure(scenario, &results.arguments, rule, &series, &requests)?);
     }

@@ -1,11 +1,9 @@
 //! Throughput beside waits: which rules no other rule beats in both.
 
-use super::Figure;
-use super::milliseconds;
 use super::plot::{Axis, Plot};
+use super::{Figure, amount, milliseconds};
 use crate::error::SimError;
 use crate::report::results::{Interval, ScenarioEntry};
-use crate::report::short;
 
 /// Those beside which no other has both more of the first and less of the second, as the first rises.
 fn front(points: &[(f64, f64)]) -> Vec<usize> {
@@ -34,10 +32,16 @@ pub(super) fn figure(scenario: &ScenarioEntry) -> Result<Option<Figure>, SimErro
         .flat_map(ends)
         .fold((f64::INFINITY, 0.0f64), |(least, most), value| (least.min(value), most.max(value)));
     let room = (0.1 * (most - least)).max(1e-3 * most).max(1e-9);
-    let x = Axis::between((least - room).max(0.0), most + room, short).labelled("tokens a second");
+    let x = Axis::between((least - room).max(0.0), most + room, amount).labelled("tokens a second");
     // The lower end of a wide interval would squeeze all the rest.
     let shown = waits.iter().flat_map(|of| [of.mean, of.high.unwrap_or(of.mean).min(3.0 * of.mean)]);
-    let mut plot = Plot::new(x, Axis::log(shown, milliseconds))?;
+    let shown: Vec<f64> = shown.collect();
+    let (shortest, longest) =
+        shown.iter().fold((f64::INFINITY, 0.0f64), |(a, b), &value| (a.min(value), b.max(value)));
+    // Of waits that are nearly alike an axis of decades shows nothing.
+    let is_narrow = longest < 5.0 * shortest;
+    let y = if is_narrow { Axis::around(shown, milliseconds) } else { Axis::log(shown, milliseconds) };
+    let mut plot = Plot::new(x, y)?;
     let points: Vec<(f64, f64)> = tokens.iter().zip(&waits).map(|(x, y)| (x.mean, y.mean)).collect();
     plot.line("ideal", front(&points).into_iter().map(|at| points[at]));
     for (series, (tokens, waits)) in tokens.iter().zip(&waits).enumerate() {

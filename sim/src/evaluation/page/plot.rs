@@ -15,8 +15,10 @@ use crate::error::SimError;
 
 /// Pixels of a panel, about as many as a phone has.
 const SIZE: (u32, u32) = (360, 230);
-const RIGHT_MARGIN: u32 = 16;
-const TOP_MARGIN: u32 = 10;
+/// For half of the words of the last tick.
+const RIGHT_MARGIN: u32 = 24;
+/// Of places on the axis below, whose words are above the panel.
+const TOP_MARGIN: u32 = 18;
 /// Series that differ in colour; those after them differ in hollow points too.
 const COLOURS: usize = 6;
 /// Half of a point.
@@ -44,6 +46,19 @@ impl Axis {
         Self::between(0.0, most * 1.06, format)
     }
 
+    /// From a little below the least to a little above the greatest where they lie close together; from 0
+    /// otherwise.
+    pub(super) fn around(values: impl IntoIterator<Item = f64>, format: fn(f64) -> String) -> Self {
+        let values = values.into_iter().filter(|value| value.is_finite());
+        let (least, most) =
+            values.fold((f64::INFINITY, 0.0f64), |(least, most), value| (least.min(value), most.max(value)));
+        if least <= 0.4 * most || least == f64::INFINITY {
+            return Self::linear([most], format);
+        }
+        let room = (0.12 * (most - least)).max(0.01 * most);
+        Self::between((least - room).max(0.0), most + room, format)
+    }
+
     /// As it is said.
     pub(super) fn between(from: f64, to: f64, format: fn(f64) -> String) -> Self {
         Self { from, to, is_log: false, label: String::new(), format, ticks: 5 }
@@ -65,6 +80,11 @@ impl Axis {
     /// With words below it.
     pub(super) fn labelled(self, label: &str) -> Self {
         Self { label: label.to_owned(), ..self }
+    }
+
+    /// Whether a value lies on it.
+    pub(super) fn holds(&self, value: f64) -> bool {
+        (self.from..=self.to).contains(&value)
     }
 
     /// Where a value lies between both ends, 0 to 1; what lies beyond an end is at it.
@@ -209,21 +229,25 @@ impl Plot {
         self.path(class, &data);
     }
 
-    /// A level across the panel, with words above its right end, or below where it is at the upper edge.
+    /// A level across the panel, with words above its left end, or below where it is at the upper edge.
     pub(super) fn level(&mut self, y: f64, words: &str) {
         let (_, at) = self.at(0.0, y);
         self.path("limit", &format!("M{:.1} {at:.1}H{:.1}", self.left, self.right));
         let below = at - self.top < 16.0;
-        self.words((self.right - 2.0, if below { at + 13.0 } else { at - 4.0 }), "end", words);
+        self.words((self.left + 4.0, if below { at + 13.0 } else { at - 4.0 }), "start", words);
     }
 
-    /// A place on the axis below, with words beside the upper end of its line.
+    /// A place on the axis below, with words above its line.
     pub(super) fn place(&mut self, x: f64, words: &str) {
         let (at, _) = self.at(x, 0.0);
         self.path("mark", &format!("M{at:.1} {:.1}V{:.1}", self.top, self.bottom));
-        let on_left = at > (self.left + self.right) / 2.0;
-        let (x, anchor) = if on_left { (at - 3.0, "end") } else { (at + 3.0, "start") };
-        self.words((x, self.top + 9.0), anchor, words);
+        let share = (at - self.left) / (self.right - self.left);
+        let anchor = match share {
+            share if share < 0.15 => "start",
+            share if share > 0.85 => "end",
+            _ => "middle",
+        };
+        self.words((at, self.top - 5.0), anchor, words);
     }
 
     /// Words on the left of the panel at a height, in place of a tick.
@@ -234,6 +258,9 @@ impl Plot {
 
     /// Words at a place in pixels.
     fn words(&mut self, (x, y): (f64, f64), anchor: &str, words: &str) {
+        if words.is_empty() {
+            return;
+        }
         let words = HtmlEscape(words);
         let _ = write!(
             self.marks,
@@ -264,7 +291,7 @@ where
 {
     let mut chart = ChartBuilder::on(root)
         .x_label_area_size(if x.label.is_empty() { 24 } else { 40 })
-        .y_label_area_size(50)
+        .y_label_area_size(58)
         .margin_right(RIGHT_MARGIN)
         .margin_top(TOP_MARGIN)
         .build_cartesian_2d(x_range, y_range)?;

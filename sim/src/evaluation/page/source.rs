@@ -1,14 +1,10 @@
 //! What a trace is like: lengths of its requests, and when they come.
 
-use super::Figure;
 use super::plot::{Axis, Plot};
+use super::{Figure, amount};
 use crate::error::SimError;
+use crate::report::per_second;
 use crate::report::results::{ArrivalBins, SourceEntry};
-use crate::report::{per_second, short};
-
-fn whole(value: f64) -> String {
-    short(value)
-}
 
 fn share(percent: f64) -> String {
     format!("{percent:.0} %")
@@ -31,7 +27,7 @@ fn lengths(title: &str, bins: &[(u32, u64)], command: &str) -> Result<Option<Fig
             (f64::from(edge), next_edge(edge), 100.0 * requests as f64 / total as f64)
         })
         .collect();
-    let x = Axis::log(bars.iter().flat_map(|bar| [bar.0, bar.1]), whole).labelled("tokens");
+    let x = Axis::log(bars.iter().flat_map(|bar| [bar.0, bar.1]), amount).labelled("tokens");
     let mut plot = Plot::new(x, Axis::linear(bars.iter().map(|bar| bar.2), share))?;
     plot.bars("bar", bars);
     let words = format!("{title}: a histogram");

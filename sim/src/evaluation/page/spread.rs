@@ -12,7 +12,7 @@ type Part = fn(&Quantiles) -> &Vec<f64>;
 
 /// What is drawn: name, where it is, and its limit.
 const PARTS: [(&str, Part, fn(&Limits) -> Option<f64>); 3] = [
-    ("Wait", |of| &of.wait_ms, |_| None),
+    ("wait", |of| &of.wait_ms, |_| None),
     ("TTFT", |of| &of.ttft_ms, |limits| limits.ttft_ms),
     ("TPOT", |of| &of.tpot_ms, |limits| limits.tpot_ms),
 ];
@@ -47,17 +47,17 @@ pub(super) fn figures(scenario: &ScenarioEntry, limits: Option<&Limits>) -> Resu
         let x = if is_narrow {
             Axis::linear(times().chain(limit.filter(|&limit| limit < 3.0 * most)), milliseconds)
         } else {
-            Axis::log(times().map(|time| time.max(most / 1e5)), milliseconds)
+            Axis::log(times().map(|time| time.max(most / 1e3)), milliseconds)
         };
         let mut plot =
-            Plot::new(x.labelled(&format!("{name} longer than")), Axis::log([LEAST, 100.0], share))?;
+            Plot::new(x.labelled(&format!("a {name} longer than this")), Axis::log([LEAST, 100.0], share))?;
         let reaches = |limit: f64| most > limit / 3.0;
         if let Some(limit) = limit.filter(|&limit| reaches(limit)) {
             plot.place(limit, &format!("limit {}", milliseconds(limit)));
         }
         if let Some(limits) = limits.filter(|limits| limit.is_some() && limits.share < 1.0) {
             let late = 100.0 * (1.0 - limits.share);
-            plot.level(late, &format!("{} may", share(late)));
+            plot.level(late, &format!("{} may be later", share(late)));
         }
         for (series, tail) in tails.iter().enumerate() {
             plot.line(&format!("l {}", super::plot::class(series)), tail.iter().copied());
@@ -65,11 +65,12 @@ pub(super) fn figures(scenario: &ScenarioEntry, limits: Option<&Limits>) -> Resu
             let marked = |&&(_, longer): &&(f64, f64)| {
                 [50.0, 10.0, 1.0, 0.1].iter().any(|at: &f64| (longer - at).abs() < 1e-6 * at)
             };
-            let mut points: Vec<(f64, f64)> = tail.iter().filter(marked).copied().collect();
-            points.dedup_by(|a, b| a.1 == b.1);
+            // The greatest lies beyond the last share that is drawn.
+            let without_last = &tail[..tail.len().saturating_sub(1)];
+            let points: Vec<(f64, f64)> = without_last.iter().filter(marked).copied().collect();
             plot.points(series, &points);
         }
-        let title = format!("{name} at {}", scenario.rate.label);
+        let title = format!("{} at {}", if name == "wait" { "Wait" } else { name }, scenario.rate.label);
         let note = format!(
             "Share of the requests with a longer {name}, all {} {}s; points are p50, p90, p99 and p99.9. \
              Further left is better.",

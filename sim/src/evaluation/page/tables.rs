@@ -109,12 +109,15 @@ fn doubt(metric: &Metric, of: &Interval) -> Option<String> {
 /// Means of all rules at all rates.
 pub(super) fn figures(scenarios: &[&ScenarioEntry]) -> Table {
     let metrics = shown(scenarios);
-    let mut table = Table { caption: "Figures: means, with 95 % intervals".to_owned(), ..Table::default() };
-    table.head = vec![head("offered", ""), text_head("rule")];
+    let mut table = Table {
+        caption: "Means, with 95 % intervals; better and worse beside the first rule".to_owned(),
+        ..Table::default()
+    };
+    table.head = vec![text_head("rule"), head("offered", "")];
     table.head.extend(metrics.iter().map(|metric| metric_head(metric)));
     for scenario in scenarios {
         for rule in &scenario.rules {
-            let mut row = vec![offered(scenario), Cell::words(&rule.rule)];
+            let mut row = vec![Cell::words(&rule.rule), offered(scenario)];
             for metric in &metrics {
                 let Some(of) = rule.figures.get(metric.key) else {
                     row.push(Cell::nothing());
@@ -169,12 +172,12 @@ pub(super) fn differences(caption: &str, rows: &[Beside<'_>]) -> Table {
     };
     let metrics: Vec<&Metric> = METRICS.iter().filter(there).collect();
     let mut table = Table { caption: caption.to_owned(), ..Table::default() };
-    table.head = vec![head("offered", ""), text_head("rule")];
+    table.head = vec![text_head("rule"), head("offered", "")];
     table.head.extend(metrics.iter().map(|metric| head(metric.name, "")));
     for row in rows {
         let share = load(row.offered);
         let share = if row.is_own { format!("own {share}") } else { share };
-        let mut cells = vec![Cell::number(share, row.offered), Cell::words(&row.rule)];
+        let mut cells = vec![Cell::words(&row.rule), Cell::number(share, row.offered)];
         cells.extend(metrics.iter().map(|metric| {
             let of = row.differences.iter().find(|of| of.metric == metric.key);
             of.map_or_else(Cell::nothing, |of| difference(metric, of))

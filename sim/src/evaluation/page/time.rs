@@ -3,12 +3,11 @@
 use std::fmt::Write as _;
 
 use super::plot::{Axis, Plot};
-use super::{Figure, plain, time_unit};
+use super::{Figure, amount, plain, time_unit};
 use crate::error::SimError;
 use crate::report::evaluated::SeriesOf;
 use crate::report::folder::{SeriesLine, StepKind};
 use crate::report::results::ScenarioEntry;
-use crate::report::short;
 
 /// Moments of a line, as many as can be told apart.
 const MOMENTS: usize = 150;
@@ -132,7 +131,12 @@ impl Heat {
 
 /// Figures over time, and what the colours of the heat maps mean.
 pub(super) struct OverTime {
-    pub(super) figures: Vec<Figure>,
+    /// All rules in one.
+    pub(super) together: Vec<Figure>,
+    /// Lines of the ranks, one figure a rule.
+    pub(super) ranks: Vec<Figure>,
+    /// Heat maps, one a rule.
+    pub(super) maps: Vec<Figure>,
     pub(super) heat: Heat,
 }
 
@@ -164,17 +168,15 @@ pub(super) fn over_time(
         return Ok(None);
     }
     let time = || Axis::between(0.0, end, plain).labelled(unit);
-    let mut figures = Vec::new();
     let command = &scenario.command;
     let most = samples.iter().flat_map(|of| of.loads.iter().flatten().copied());
-    let loads = Axis::linear(most, short);
-    for of in &samples {
-        figures.push(ranks(of, Plot::new(time(), loads.clone())?, command));
-    }
+    let loads = Axis::around(most, amount);
+    let drawn = samples.iter().map(|of| Ok(ranks(of, Plot::new(time(), loads.clone())?, command)));
+    let ranks = drawn.collect::<Result<Vec<_>, SimError>>()?;
     let heat = Heat::of(&samples);
-    for of in &samples {
-        figures.push(heat_map(of, &heat, end, unit, command)?);
-    }
+    let maps = samples.iter().map(|of| heat_map(of, &heat, end, unit, command));
+    let maps = maps.collect::<Result<Vec<_>, _>>()?;
+    let mut together = Vec::new();
     let both: [(&str, fn(&Samples) -> &Vec<f64>, &str); 2] = [
         (
             "Imbalance over time",
@@ -184,15 +186,17 @@ pub(super) fn over_time(
         ("Requests that wait", |of| &of.waiting, "Where it rises to the end, more comes than is served."),
     ];
     for (title, values, note) in both {
-        let mut plot =
-            Plot::new(time(), Axis::linear(samples.iter().flat_map(|of| values(of).iter().copied()), short))?;
+        let mut plot = Plot::new(
+            time(),
+            Axis::linear(samples.iter().flat_map(|of| values(of).iter().copied()), amount),
+        )?;
         for of in &samples {
             plot.line(&format!("l {}", super::plot::class(of.series)), of.line(|moment| values(of)[moment]));
         }
         let words = format!("{title}, one line a rule");
-        figures.push(Figure::new(title, plot.finish(&words), note, command));
+        together.push(Figure::new(title, plot.finish(&words), note, command));
     }
-    Ok(Some(OverTime { figures, heat }))
+    Ok(Some(OverTime { together, ranks, maps, heat }))
 }
 
 fn ranks(of: &Samples, mut plot: Plot, command: &str) -> Figure {
@@ -208,7 +212,7 @@ fn ranks(of: &Samples, mut plot: Plot, command: &str) -> Figure {
     };
     plot.line("mean", of.line(|moment| of.mean(moment)));
     plot.line("fullest", of.line(|moment| of.greatest(moment)));
-    let title = format!("KV tokens of the ranks: {}", of.rule);
+    let title = format!("KV tokens under {}", of.rule);
     let words = format!("{title}, over time, with the fullest and the mean of {workers}");
     Figure::new(&title, plot.finish(&words), note, command)
 }
@@ -218,10 +222,9 @@ fn heat_map(of: &Samples, heat: &Heat, end: f64, unit: &str, command: &str) -> R
     let a_row = ranks.div_ceil(MOST_ROWS).max(1);
     let rows = ranks.div_ceil(a_row);
     let every = (of.at.len() * rows).div_ceil(MOST_FIELDS).max(1);
-    // Not on a tick: row 0 is the first rank.
     let x = Axis::between(0.0, end, plain).labelled(unit);
     let height = (60 + 12 * rows as u32).clamp(150, 330);
-    let mut plot = Plot::of_height(x, Axis::between(0.0, ranks as f64, plain), height)?;
+    let mut plot = Plot::of_height(x, Axis::between(0.0, ranks as f64, |_| String::new()), height)?;
     let mut paths = vec![String::new(); (2 * LEVELS + 1) as usize];
     for row in 0..rows {
         let of_row = row * a_row..((row + 1) * a_row).min(ranks);
@@ -241,11 +244,15 @@ fn heat_map(of: &Samples, heat: &Heat, end: f64, unit: &str, command: &str) -> R
             from = to;
         }
     }
+    // As many names of ranks as have room.
+    for rank in (0..ranks).step_by(ranks.div_ceil(8)) {
+        plot.beside(rank as f64 + 0.5, &rank.to_string());
+    }
     for (level, path) in (-LEVELS..=LEVELS).zip(&paths) {
         plot.path(&Heat::class(level), path);
     }
-    let title = format!("Ranks beside their mean: {}", of.rule);
-    let note = "One row a rank; how far it lies from the mean of all at that time.";
+    let title = format!("Ranks under {}", of.rule);
+    let note = "One row a rank: how far it lies from the mean of all at that time.";
     let words = format!("{title}: a heat map of {ranks} ranks over time");
     Ok(Figure::new(&title, plot.finish(&words), note, command))
 }
