@@ -227,7 +227,8 @@ fn compared(
     if !rows.is_empty() {
         tables.push(differences("B less A, paired, with 95 % intervals in per cent of A", &rows));
     }
-    for (letter, of) in [("A", of_a), ("B", of_b)] {
+    // What is not paired is to be read side by side.
+    for (letter, of) in [("A", of_a), ("B", of_b)].into_iter().filter(|_| !unpaired.is_empty()) {
         let mut table = super::tables::figures(of);
         table.caption = format!("{letter}: {}", table.caption);
         tables.push(table);

@@ -15,7 +15,7 @@ const MOST_LANES: usize = 16;
 /// Pixels of a lane, with what is above and below it.
 const LANE: u32 = 24;
 /// Steps that have room side by side.
-const MOST_STEPS: usize = 16;
+const MOST_STEPS: usize = 12;
 
 /// What a rank does for so long.
 struct Law {
@@ -74,7 +74,7 @@ pub(super) fn figure(
     let law = Law { us_per_request: asked.step_us_per_request, us_per_token: asked.step_us_per_token };
     let x = Axis::between(0.0, ms, plain).labelled("ms");
     let height = 60 + LANE * lanes.len() as u32;
-    let mut plot = Plot::of_height(x, Axis::between(0.0, lanes.len() as f64, |_| String::new()), height)?;
+    let mut plot = Plot::of_height(x, Axis::of_rows(lanes.len()), height)?;
     let (mut works, mut waits, mut waited) = (String::new(), String::new(), 0.0);
     for step in &steps {
         let busy = law.busy(step, &running(&requests, scenario.workers, step.t_ms));
@@ -84,12 +84,13 @@ pub(super) fn figure(
             let (y, to_y) = (lane as f64 + 0.72, lane as f64 + 0.28);
             let (x, y) = plot.at(begin, y);
             let (end, to_y) = plot.at(begin + step.step_ms, to_y);
-            let middle = (x + busy[of] * (end - x)).min(end - 0.5);
+            let middle = x + busy[of] * (end - x);
             // Writing to a string cannot fail.
-            let _ = write!(works, "M{x:.1} {y:.1}H{middle:.1}V{to_y:.1}H{x:.1}z");
             // A hair of the background between two steps.
-            if end - 0.5 - middle >= 0.1 {
-                let _ = write!(waits, "M{middle:.1} {y:.1}H{:.1}V{to_y:.1}H{middle:.1}z", end - 0.5);
+            let begin = x + 0.5;
+            let _ = write!(works, "M{begin:.1} {y:.1}H{middle:.1}V{to_y:.1}H{begin:.1}z");
+            if end - middle >= 0.1 {
+                let _ = write!(waits, "M{middle:.1} {y:.1}H{end:.1}V{to_y:.1}H{middle:.1}z");
             }
         }
     }

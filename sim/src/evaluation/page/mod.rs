@@ -219,23 +219,26 @@ pub fn html(evaluations: &[Evaluated], command: &str) -> Result<String, SimError
     Ok(html)
 }
 
-/// Leaves out parts of about so many bytes: what matters least, of the last cluster first. Whether there was
-/// one.
+/// Parts of the first cluster of an evaluation leave when those of the others that matter this much more have
+/// left.
+const FIRST_CLUSTER: i32 = 7;
+
+/// Leaves out parts of about so many bytes: what matters least, of the last cluster first, so that the first
+/// is shown whole if anything is. Whether there was one.
 fn leave_out(sections: &mut [Section], bytes: usize) -> bool {
     let mut saved = 0;
     while saved <= bytes {
-        let chapters = sections.iter_mut().flat_map(|section| &mut section.chapters);
-        let parts = chapters.flat_map(|chapter| {
-            let Chapter { parts, left_out, .. } = chapter;
-            let most = parts.iter().map(|part| part.leaves).max();
-            let at = parts.iter().position(|part| Some(part.leaves) == most);
-            at.map(|at| (most.unwrap_or_default(), at, parts, left_out))
+        let chapters = sections.iter_mut().flat_map(|section| section.chapters.iter_mut().enumerate());
+        let parts = chapters.flat_map(|(at, chapter)| {
+            let order = |part: &Part| 2 * i32::from(part.leaves) - if at == 0 { FIRST_CLUSTER } else { 0 };
+            let (place, part) = chapter.parts.iter().enumerate().max_by_key(|(_, part)| part.leaves)?;
+            Some((order(part), place, chapter))
         });
         // The last of those that leave first.
-        let Some((_, at, parts, left_out)) = parts.max_by_key(|(leaves, ..)| *leaves) else { break };
-        let part = parts.remove(at);
+        let Some((_, place, chapter)) = parts.max_by_key(|(order, ..)| *order) else { break };
+        let part = chapter.parts.remove(place);
         saved += part.bytes();
-        left_out.push(part.title);
+        chapter.left_out.push(part.title);
     }
     saved > 0
 }

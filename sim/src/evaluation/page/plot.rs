@@ -64,6 +64,11 @@ impl Axis {
         Self { from, to, is_log: false, label: String::new(), format, ticks: 5 }
     }
 
+    /// So many rows, one above the other, without ticks.
+    pub(super) fn of_rows(rows: usize) -> Self {
+        Self { ticks: 0, ..Self::between(0.0, rows as f64, |_| String::new()) }
+    }
+
     /// Whole decades around all values above 0.
     pub(super) fn log(values: impl IntoIterator<Item = f64>, format: fn(f64) -> String) -> Self {
         let positive = values.into_iter().filter(|value| value.is_finite() && *value > 0.0);
@@ -347,6 +352,7 @@ mod tests {
             (Axis::linear([3.0], whole), Axis::log([0.0, 5.0, 9_000.0], whole)),
             (Axis::log([1.0, 50.0], whole), Axis::linear([0.0], whole)),
             (Axis::log([], whole), Axis::log([7.0], whole)),
+            (Axis::around([90.0, 110.0], whole), Axis::of_rows(3)),
         ] {
             let mut plot = Plot::new(x.labelled("steps"), y).expect("a panel");
             plot.series(7, &[(1.0, 2.0), (2.0, f64::NAN), (f64::INFINITY, -1.0)]);

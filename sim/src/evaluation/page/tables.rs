@@ -138,6 +138,9 @@ pub(super) fn figures(scenarios: &[&ScenarioEntry]) -> Table {
 /// A difference as a field: a share of the base with its interval, or from which figure to which.
 pub(super) fn difference(metric: &Metric, of: &Difference) -> Cell {
     let verdict = mark(of.verdict);
+    if of.mean == 0.0 && of.sd == 0.0 {
+        return Cell::number("0".to_owned(), 0.0);
+    }
     match of.relative {
         Some(relative) if relative.abs() <= 1.0 => Cell {
             below: bounds(of.relative_low, of.relative_high),
@@ -148,7 +151,6 @@ pub(super) fn difference(metric: &Metric, of: &Difference) -> Cell {
             let (to, from) = (figure(metric, of.base + of.mean), figure(metric, of.base));
             Cell { below: Some(format!("from {from}")), verdict, ..Cell::number(to, relative) }
         }
-        None if of.mean == 0.0 => Cell::number("0".to_owned(), 0.0),
         None => {
             let to = figure(metric, of.mean);
             Cell { below: Some("from 0".to_owned()), verdict, ..Cell::number(to, f64::MAX.copysign(of.mean)) }

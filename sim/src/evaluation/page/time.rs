@@ -224,7 +224,7 @@ fn heat_map(of: &Samples, heat: &Heat, end: f64, unit: &str, command: &str) -> R
     let every = (of.at.len() * rows).div_ceil(MOST_FIELDS).max(1);
     let x = Axis::between(0.0, end, plain).labelled(unit);
     let height = (60 + 12 * rows as u32).clamp(150, 330);
-    let mut plot = Plot::of_height(x, Axis::between(0.0, ranks as f64, |_| String::new()), height)?;
+    let mut plot = Plot::of_height(x, Axis::of_rows(ranks), height)?;
     let mut paths = vec![String::new(); (2 * LEVELS + 1) as usize];
     for row in 0..rows {
         let of_row = row * a_row..((row + 1) * a_row).min(ranks);
