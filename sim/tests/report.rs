@@ -41,7 +41,7 @@ fn trace() -> &'static Path {
     static TRACE: OnceLock<PathBuf> = OnceLock::new();
     TRACE.get_or_init(|| {
         let row = |at: u32| {
-            let (second, long) = (at / 3, if at % 11 == 0 { 5 } else { 1 });
+            let (second, long) = (at / 3, if at.is_multiple_of(11) { 5 } else { 1 });
             format!(
                 "2024-05-10 00:{:02}:{:02}.{}00000,{},{}\n",
                 second / 60,
@@ -264,8 +264,9 @@ fn chromium() -> Option<String> {
     None
 }
 
-/// What the probe finds on a page in a frame of so many pixels: no window is as narrow as a phone.
-fn looked_at(chromium: &str, page: &Path, width: u32, dark: bool) -> Value {
+/// What the probe finds on a page in a frame of so many pixels, since no window is as narrow as a phone; and
+/// what the console says.
+fn looked_at(chromium: &str, page: &Path, width: u32, dark: bool) -> (Value, Vec<String>) {
     let profile = tempfile::tempdir().expect("a folder");
     let frame = page.with_extension("frame.html");
     let listens = "addEventListener(\"message\", (event) => { document.body.dataset.found = event.data; });";
@@ -285,12 +286,17 @@ fn looked_at(chromium: &str, page: &Path, width: u32, dark: bool) -> Value {
         .output()
         .expect("chromium runs");
     let (dom, log) = (text(&run.stdout), text(&run.stderr));
-    let said: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
-    assert!(said.is_empty(), "{said:?}");
+    let said = log.lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned).collect();
     let found = dom.split("data-found=\"").nth(1).and_then(|rest| rest.split('"').next());
     let found = found.unwrap_or_else(|| panic!("the probe says nothing: {log}"));
     let found = found.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    serde_json::from_str(&found).expect("JSON")
+    (serde_json::from_str(&found).expect("JSON"), said)
+}
+
+/// With the probe, before all else.
+fn probed(html: &str) -> String {
+    assert_eq!(html.matches("<head>").count(), 1);
+    html.replace("<head>", &format!("<head>\n<script>{}</script>", include_str!("probe.js")))
 }
 
 #[test]
@@ -299,17 +305,15 @@ fn a_browser_shows_all_of_it() {
     let folder = scratch("browser");
     let one = page(&[evaluated()], &folder.join("one.html"));
     let two = page(&[evaluated(), evaluated()], &folder.join("two.html"));
-    let probe = format!("<head>\n<script>{}</script>", include_str!("probe.js"));
-    for (name, html) in [("one", &one), ("two", &two)] {
-        assert_eq!(html.matches("<head>").count(), 1);
-        std::fs::write(folder.join(name).with_extension("probed.html"), html.replace("<head>", &probe))
-            .expect("writable");
-    }
     let at = |name: &str| folder.join(name).with_extension("probed.html");
+    for (name, html) in [("one", &one), ("two", &two)] {
+        std::fs::write(at(name), probed(html)).expect("writable");
+    }
     for (name, width, dark) in
         [("one", 360, false), ("one", 1_280, true), ("two", 360, true), ("two", 1_280, false)]
     {
-        let found = looked_at(&chromium, &at(name), width, dark);
+        let (found, said) = looked_at(&chromium, &at(name), width, dark);
+        assert!(said.is_empty(), "{said:?}");
         let what = format!("{name} at {width}, dark: {dark}: {found:#}");
         assert_eq!((&found["width"], &found["dark"]), (&width.into(), &dark.into()), "{what}");
         assert_eq!(
@@ -319,5 +323,49 @@ fn a_browser_shows_all_of_it() {
         );
         assert!(found["texts"].as_u64() > Some(300) && found["drawings"].as_u64() > Some(20), "{what}");
         assert!(found["tables"].as_u64() > Some(3), "{what}");
+    }
+}
+
+#[test]
+fn the_probe_sees_what_it_looks_for() {
+    let Some(chromium) = chromium() else { return };
+    let page = scratch("probe").join("wrong.html");
+    let drawing = |inner: &str| {
+        format!("<svg class=\"plot\" aria-label=\"d\" viewBox=\"0 0 300 200\" width=\"300\">{inner}</svg>")
+    };
+    let text = |x: u32, text: &str| format!("<text x=\"{x}\" y=\"50\">{text}</text>");
+    let wrong = [
+        "<p style=\"color: #aaa\">pale</p>",
+        "<p style=\"width: 3em; overflow: hidden; white-space: nowrap\">longer than that</p>",
+        "<p style=\"width: 900px\">wide</p>",
+        &drawing(&text(290, "beyond")),
+        &drawing(&format!("{}{}<path d=\"M0 0h9\"/>", text(9, "one"), text(12, "other"))),
+        "<svg class=\"plot\" aria-label=\"d\" viewBox=\"0 0 9 9\" width=\"9\"></svg>",
+        "<a href=\"#nowhere\">away</a><i id=\"i\"></i><i id=\"i\"></i>",
+        "<table><thead><tr><th>head</th></tr></thead><tbody><tr><td data-by=\"1\">1</td></tr></tbody></table>",
+        "<img src=\"http://127.0.0.1:9/nowhere.png\" alt=\"\"><script>nothing();</script>",
+    ];
+    let html = format!("<!doctype html><html><head></head><body>{}</body></html>", wrong.join("\n"));
+    std::fs::write(&page, probed(&html)).expect("writable");
+    let (found, said) = looked_at(&chromium, &page, 360, false);
+    assert!(said.iter().any(|line| line.contains("nothing is not defined")), "{said:?}");
+    assert_eq!(found["requests"].as_array().map(Vec::len), Some(1), "{found:#}");
+    let found: Vec<&str> =
+        found["wrong"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    for says in [
+        "error: ",
+        "contrast 2.",
+        "cut: P",
+        "beside the page: P",
+        "the page is ",
+        "outside of its drawing: ",
+        "on one another: ",
+        "empty: d",
+        "size 9 x 9",
+        "leads nowhere: #nowhere",
+        "an id is there twice",
+        "cannot be sorted by TH",
+    ] {
+        assert!(found.iter().any(|wrong| wrong.contains(says)), "{says}: {found:#?}");
     }
 }

@@ -156,6 +156,10 @@ impl Evaluated {
             let found = format!("a scenario of source {source} where there are {sources}");
             return Err(FolderError::Content { file: file(), line: 1, found });
         }
+        if self.results.scenarios.iter().any(|scenario| scenario.workers == 0) {
+            let found = "a scenario without workers".to_owned();
+            return Err(FolderError::Content { file: file(), line: 1, found });
+        }
         let names = self.results.scenarios.iter().flat_map(|of| [&of.requests_file, &of.series_file]);
         for name in names.flatten() {
             let mut parts = Path::new(name).components();
@@ -323,6 +327,9 @@ mod tests {
         let mut lost = results();
         lost["scenarios"][0]["source"] = 1.into();
         assert!(refused(&text(&lost)).contains("a scenario of source 1 where there are 1"));
+        let mut none = results();
+        none["scenarios"][0]["workers"] = 0.into();
+        assert!(refused(&text(&none)).contains("a scenario without workers"));
         for name in ["../elsewhere.gz", "/etc/passwd"] {
             let mut outside = results();
             outside["scenarios"][0]["series_file"] = name.into();

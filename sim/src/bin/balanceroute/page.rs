@@ -27,7 +27,7 @@ at the same rate in the same windows or draws; where not, the page says why.";
 pub(crate) struct ReportArgs {
     /// Folders that `evaluate --out` has written, also of an evaluation that was interrupted; all others are
     /// set beside the first.
-    #[arg(value_name = "DIR", required = true)]
+    #[arg(value_name = "DIR", required = true, num_args = 1..=26)]
     folders: Vec<PathBuf>,
     /// The page, which takes its name when it is whole; - is standard output [default: report.html in the
     /// first folder].

@@ -23,6 +23,8 @@ pub(super) struct Comparison {
     pub(super) id: String,
     pub(super) first: String,
     pub(super) second: String,
+    /// Of the second; the first is A.
+    pub(super) letter: char,
     /// Arguments that are not the same: both values.
     pub(super) differ: Vec<Fact>,
     pub(super) clusters: Vec<Compared>,
@@ -114,11 +116,11 @@ fn matched<'a>(
 }
 
 /// The second rule of a name beside the first, under names that tell them apart.
-fn paired(a: &RuleFigures, b: &RuleFigures) -> Vec<Difference> {
+fn paired(a: &RuleFigures, b: &RuleFigures, letter: char) -> Vec<Difference> {
     let mut differences = beside_first(a, b);
     for difference in &mut differences {
         difference.against = format!("{} in A", a.rule);
-        difference.rule = format!("{} in B", b.rule);
+        difference.rule = format!("{} in {letter}", b.rule);
     }
     differences
 }
@@ -127,10 +129,11 @@ fn paired(a: &RuleFigures, b: &RuleFigures) -> Vec<Difference> {
 ///
 /// # Errors
 /// A figure cannot be drawn.
-pub(super) fn comparison(id: String, a: &Evaluated, b: &Evaluated) -> Result<Comparison, SimError> {
+pub(super) fn comparison(letter: char, a: &Evaluated, b: &Evaluated) -> Result<Comparison, SimError> {
     let (of_a, of_b) = (clusters(&a.results), clusters(&b.results));
     let mut comparison = Comparison {
-        id,
+        id: format!("beside-{}", letter.to_ascii_lowercase()),
+        letter,
         first: a.name.clone(),
         second: b.name.clone(),
         differ: differ(&a.results, &b.results),
@@ -144,12 +147,12 @@ pub(super) fn comparison(id: String, a: &Evaluated, b: &Evaluated) -> Result<Com
     };
     for scenarios in &of_a {
         match of_b.iter().find(|other| is_same(scenarios, other)) {
-            Some(others) => comparison.clusters.push(compared(a, scenarios, b, others)?),
+            Some(others) => comparison.clusters.push(compared(letter, a, scenarios, b, others)?),
             None => comparison.alone.push(format!("{} is in A only.", cluster_name(&a.results, scenarios))),
         }
     }
     let others = of_b.iter().filter(|others| !of_a.iter().any(|scenarios| is_same(scenarios, others)));
-    let others = others.map(|others| format!("{} is in B only.", cluster_name(&b.results, others)));
+    let others = others.map(|others| format!("{} is in {letter} only.", cluster_name(&b.results, others)));
     comparison.alone.extend(others);
     Ok(comparison)
 }
@@ -176,6 +179,7 @@ fn differ(a: &Results, b: &Results) -> Vec<Fact> {
 }
 
 fn compared(
+    letter: char,
     a: &Evaluated,
     of_a: &[&ScenarioEntry],
     b: &Evaluated,
@@ -199,21 +203,21 @@ fn compared(
         for name in &rules {
             let rule = |of: &'_ ScenarioEntry| of.rules.iter().position(|rule| rule.rule == *name);
             let (Some(i), Some(j)) = (rule(x), rule(y)) else { continue };
-            let differences = paired(&x.rules[i], &y.rules[j]);
+            let differences = paired(&x.rules[i], &y.rules[j], letter);
             if differences.is_empty() {
                 unpaired.push(format!("At {} no replicate of {name} is in both.", x.rate.label));
                 continue;
             }
             if told.contains(&x.id.as_str()) {
                 let beside = ScenarioEntry { differences: differences.clone(), ..x.clone() };
-                sentences.extend(at_rate(&beside, &format!("{name} in B"), &format!("{name} in A")));
+                sentences.extend(at_rate(&beside, &format!("{name} in {letter}"), &format!("{name} in A")));
             }
             tests.push((x.rate.offered_load, x.rate.own, (*name).to_owned(), differences));
         }
     }
     let only = of_a.iter().filter(|of| !of_b.iter().any(|other| matched(&[of], &[other]).len() == 1)).count();
     if only > 0 {
-        unpaired.push(format!("{only} rates of A are not in B."));
+        unpaired.push(format!("{only} rates of A are not in {letter}."));
     }
     let rows: Vec<Beside<'_>> = (tests.iter())
         .map(|(offered, is_own, rule, of)| Beside {
@@ -225,20 +229,22 @@ fn compared(
         .collect();
     let mut tables = Vec::new();
     if !rows.is_empty() {
-        tables.push(differences("B less A, paired, with 95 % intervals in per cent of A", &rows));
+        let caption = format!("{letter} less A, paired, with 95 % intervals in per cent of A");
+        tables.push(differences(&caption, &rows));
     }
     // What is not paired is to be read side by side.
-    for (letter, of) in [("A", of_a), ("B", of_b)].into_iter().filter(|_| !unpaired.is_empty()) {
+    for (letter, of) in [('A', of_a), (letter, of_b)].into_iter().filter(|_| !unpaired.is_empty()) {
         let mut table = super::tables::figures(of);
         table.caption = format!("{letter}: {}", table.caption);
         tables.push(table);
     }
-    let (keys, figures) = side_by_side(a, of_a, b, of_b, &rules)?;
+    let (keys, figures) = side_by_side(letter, a, of_a, b, of_b, &rules)?;
     Ok(Compared { name: cluster_name(&a.results, of_a), sentences, unpaired, keys, figures, tables })
 }
 
 /// Figures against the rate, with the lines of both.
 fn side_by_side(
+    second: char,
     a: &Evaluated,
     of_a: &[&ScenarioEntry],
     b: &Evaluated,
@@ -247,7 +253,7 @@ fn side_by_side(
 ) -> Result<(Vec<Key>, Vec<Figure>), SimError> {
     let (mut keys, mut curves) = (Vec::new(), Vec::new());
     for (series, name) in rules.iter().enumerate() {
-        for (letter, of, series) in [("A", of_a, series), ("B", of_b, series + HOLLOW)] {
+        for (letter, of, series) in [('A', of_a, series), (second, of_b, series + HOLLOW)] {
             let point =
                 |scenario: &&'_ ScenarioEntry| scenario.rules.iter().position(|rule| rule.rule == *name);
             let points =
@@ -259,4 +265,15 @@ fn side_by_side(
     let limits = a.results.arguments.slo.filter(|slo| b.results.arguments.slo == Some(*slo));
     let command = format!("{}\n{}", a.results.command, b.results.command);
     Ok((keys, rates::figures(&curves, limits.as_ref(), &command)?))
+}
+
+impl Comparison {
+    /// Leaves out figures and tables of the last cluster that has some. Whether there was one.
+    pub(super) fn leave_out(&mut self) -> bool {
+        let has_some = |of: &&mut Compared| !of.figures.is_empty() || !of.tables.is_empty();
+        let Some(last) = self.clusters.iter_mut().rfind(has_some) else { return false };
+        (last.figures, last.tables) = (Vec::new(), Vec::new());
+        last.unpaired.push("Figures and tables are left out, so that this page stays below 1 MB.".to_owned());
+        true
+    }
 }

@@ -1,7 +1,7 @@
 //! `report`: evaluations as one HTML page, which needs nothing but itself.
 //!
-//! The verdict comes first, then figures, then tables. Figures are inline SVG by [`plot`](self), coloured by
-//! the style of the page; a few lines of script sort tables, and nothing else needs them.
+//! The verdict comes first, then figures, then tables. Figures are inline SVG by `plot`, coloured by the
+//! style of the page; a few lines of script sort tables, and nothing else needs them.
 
 mod compare;
 mod lane;
@@ -117,14 +117,6 @@ struct Chapter {
     left_out: Vec<String>,
 }
 
-/// What is said of a cluster.
-#[derive(Debug, Serialize)]
-struct Judged {
-    id: String,
-    name: String,
-    sentences: Vec<String>,
-}
-
 /// An evaluation.
 #[derive(Debug, Serialize)]
 struct Section {
@@ -136,7 +128,8 @@ struct Section {
     started: String,
     elapsed: String,
     interrupted: Option<String>,
-    verdict: Vec<Judged>,
+    /// Of each cluster.
+    verdict: Vec<Vec<String>>,
     gates: Vec<String>,
     chapters: Vec<Chapter>,
     asked: Vec<Fact>,
@@ -150,6 +143,12 @@ struct Page {
     version: &'static str,
     comparisons: Vec<Comparison>,
     sections: Vec<Section>,
+}
+
+/// What an evaluation is called beside others.
+fn letter(at: usize) -> char {
+    // Z stands for all that come after it.
+    char::from(b'A' + at.min(25) as u8)
 }
 
 /// A share in per cent, as an axis has it.
@@ -205,7 +204,7 @@ pub fn html(evaluations: &[Evaluated], command: &str) -> Result<String, SimError
     let mut comparisons = Vec::new();
     if let Some((first, others)) = evaluations.split_first() {
         for (at, other) in others.iter().enumerate() {
-            comparisons.push(comparison(format!("beside{}", at + 2), first, other)?);
+            comparisons.push(comparison(letter(at + 1), first, other)?);
         }
     }
     let names: Vec<&str> = evaluations.iter().map(|of| of.name.as_str()).collect();
@@ -213,7 +212,10 @@ pub fn html(evaluations: &[Evaluated], command: &str) -> Result<String, SimError
     let version = env!("CARGO_PKG_VERSION");
     let mut page = Page { title, command: command.to_owned(), version, comparisons, sections };
     let mut html = render(&page)?;
-    while html.len() >= MOST_BYTES && leave_out(&mut page.sections, html.len() - MOST_BYTES) {
+    while html.len() >= MOST_BYTES
+        && (leave_out(&mut page.sections, html.len() - MOST_BYTES)
+            || page.comparisons.iter_mut().rev().any(Comparison::leave_out))
+    {
         html = render(&page)?;
     }
     Ok(html)
@@ -259,18 +261,14 @@ fn section(at: usize, evaluated: &Evaluated, is_one_of_many: bool) -> Result<Sec
     let results = &evaluated.results;
     let id = format!("e{}", at + 1);
     let clusters = verdict::clusters(results);
-    let judged = clusters.iter().enumerate().map(|(cluster, scenarios)| Judged {
-        id: format!("{id}c{}", cluster + 1),
-        name: cluster_name(results, scenarios),
-        sentences: verdict::on_cluster(results, scenarios),
-    });
-    let verdict: Vec<Judged> = judged.collect();
+    let before = if is_one_of_many { format!("{}: ", letter(at)) } else { String::new() };
+    let verdict = clusters.iter().map(|scenarios| verdict::on_cluster(results, scenarios)).collect();
     let mut chapters = Vec::new();
-    for (judged, scenarios) in verdict.iter().zip(&clusters) {
+    for scenarios in &clusters {
         let parts = cluster(evaluated, scenarios)?;
         chapters.push(Chapter {
-            id: judged.id.clone(),
-            name: judged.name.clone(),
+            id: format!("{id}c{}", chapters.len() + 1),
+            name: format!("{before}{}", cluster_name(results, scenarios)),
             parts,
             left_out: Vec::new(),
         });
@@ -291,10 +289,10 @@ fn section(at: usize, evaluated: &Evaluated, is_one_of_many: bool) -> Result<Sec
             leaves: 1,
             ..Part::default()
         };
-        let name = format!("{} {}", if source.kind == "trace" { "Trace" } else { "Workload" }, source.name);
+        let kind = if source.kind == "trace" { "Trace" } else { "Workload" };
         chapters.push(Chapter {
             id: format!("{id}s{}", at + 1),
-            name,
+            name: format!("{before}{kind} {}", source.name),
             parts: vec![part],
             left_out: Vec::new(),
         });
@@ -305,11 +303,9 @@ fn section(at: usize, evaluated: &Evaluated, is_one_of_many: bool) -> Result<Sec
             if gate.failures.is_empty() { String::new() } else { format!(": {}", gate.failures.join("; ")) };
         format!("Gate {} {word}{why}.", gate.expression)
     });
-    // Z stands for all that come after it.
-    let letter = char::from(b'A' + at.min(25) as u8);
     Ok(Section {
         id,
-        letter: if is_one_of_many { letter.to_string() } else { String::new() },
+        letter: if is_one_of_many { letter(at).to_string() } else { String::new() },
         name: evaluated.name.clone(),
         command: results.command.clone(),
         version: results.version.clone(),

@@ -24,6 +24,9 @@ const COLOURS: usize = 6;
 /// Half of a point.
 const RADIUS: f64 = 3.6;
 
+/// Nothing that is measured is as great, and labels of it have no room.
+const GREATEST: f64 = 1e12;
+
 /// The range of a logarithmic axis: more decades than these leave nothing to be seen.
 const MOST_DECADES: f64 = 7.0;
 
@@ -41,7 +44,7 @@ pub(super) struct Axis {
 impl Axis {
     /// From 0, or from below it, to a little above the greatest.
     pub(super) fn linear(values: impl IntoIterator<Item = f64>, format: fn(f64) -> String) -> Self {
-        let most = values.into_iter().filter(|value| value.is_finite()).fold(0.0, f64::max);
+        let most = values.into_iter().filter(|value| *value < GREATEST).fold(0.0, f64::max);
         let most = if most > 0.0 { most } else { 1.0 };
         Self::between(0.0, most * 1.06, format)
     }
@@ -49,7 +52,7 @@ impl Axis {
     /// From a little below the least to a little above the greatest where they lie close together; from 0
     /// otherwise.
     pub(super) fn around(values: impl IntoIterator<Item = f64>, format: fn(f64) -> String) -> Self {
-        let values = values.into_iter().filter(|value| value.is_finite());
+        let values = values.into_iter().filter(|value| value.abs() < GREATEST);
         let (least, most) =
             values.fold((f64::INFINITY, 0.0f64), |(least, most), value| (least.min(value), most.max(value)));
         if least <= 0.4 * most || least == f64::INFINITY {
@@ -59,8 +62,10 @@ impl Axis {
         Self::between((least - room).max(0.0), most + room, format)
     }
 
-    /// As it is said.
+    /// As it is said; from 0 to 1 where that is no range that can be drawn.
     pub(super) fn between(from: f64, to: f64, format: fn(f64) -> String) -> Self {
+        let is_range = from < to && from.abs() < GREATEST && to.abs() < GREATEST;
+        let (from, to) = if is_range { (from, to) } else { (0.0, 1.0) };
         Self { from, to, is_log: false, label: String::new(), format, ticks: 5 }
     }
 
@@ -71,7 +76,7 @@ impl Axis {
 
     /// Whole decades around all values above 0.
     pub(super) fn log(values: impl IntoIterator<Item = f64>, format: fn(f64) -> String) -> Self {
-        let positive = values.into_iter().filter(|value| value.is_finite() && *value > 0.0);
+        let positive = values.into_iter().filter(|value| *value > 0.0 && *value < GREATEST);
         let (least, most) = positive
             .fold((f64::INFINITY, 0.0f64), |(least, most), value| (least.min(value), most.max(value)));
         let (least, most) = if most > 0.0 { (least, most) } else { (1.0, 10.0) };
@@ -353,6 +358,8 @@ mod tests {
             (Axis::log([1.0, 50.0], whole), Axis::linear([0.0], whole)),
             (Axis::log([], whole), Axis::log([7.0], whole)),
             (Axis::around([90.0, 110.0], whole), Axis::of_rows(3)),
+            (Axis::log([1e300], whole), Axis::linear([1e300, f64::MAX], whole)),
+            (Axis::between(1.0, 1.0, whole), Axis::between(f64::NAN, f64::INFINITY, whole)),
         ] {
             let mut plot = Plot::new(x.labelled("steps"), y).expect("a panel");
             plot.series(7, &[(1.0, 2.0), (2.0, f64::NAN), (f64::INFINITY, -1.0)]);

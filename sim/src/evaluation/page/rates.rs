@@ -228,7 +228,7 @@ pub(super) fn beside_first(
         let (least, most) = ends
             .map(|end| end.clamp(-widest, widest))
             .fold((0.0f64, 0.0f64), |(least, most), end| (least.min(end), most.max(end)));
-        let room = 0.08 * (most - least);
+        let room = (0.08 * (most - least)).max(0.1);
         let mut plot = loads.panel(Axis::between(least - room, most + room, percent_more))?;
         plot.level(0.0, "");
         for (curve, points) in curves.iter().zip(&lines) {
