@@ -392,9 +392,12 @@ mod tests {
 
     #[test]
     fn series_differ_in_shape_and_class() {
+        let shapes: Vec<String> = (0..COLOURS).map(|series| point(series, (0.0, 0.0))).collect();
         let swatches: Vec<String> = (0..2 * COLOURS).map(swatch).collect();
-        for (at, one) in swatches.iter().enumerate() {
-            assert!(!swatches[..at].contains(one), "{one}");
+        for all in [&shapes, &swatches] {
+            for (at, one) in all.iter().enumerate() {
+                assert!(!all[..at].contains(one), "{one}");
+            }
         }
     }
 }
