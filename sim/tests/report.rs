@@ -208,8 +208,21 @@ fn two_folders_are_set_side_by_side() {
     evaluate(&cut, &[&asked[..5], &["--windows", "5", "--slo", "none"]].concat());
     let html = page(&[evaluated(), &cut], &folder.join("cut.html"));
     assert!(html.contains("the trace is cut into 4 windows and into 5") && !html.contains("B less A"));
-    let other = folder.join("other");
-    evaluate(&other, &["--workload", "lognormal", "--rates", "80%", "--windows", "2", "--requests", "300"]);
+    let draws = |name: &str, asked: &[&str]| {
+        let drawn = ["--workload", "lognormal", "--rates", "80%", "--windows", "2", "--rules", "jsq"];
+        evaluate(&folder.join(name), &[&drawn[..], asked].concat());
+        folder.join(name)
+    };
+    let other = draws("other", &["--requests", "300"]);
+    let [seeds, requests] = [
+        draws("seeds", &["--requests", "300", "--first-seed", "5"]),
+        draws("requests", &["--requests", "330"]),
+    ];
+    let html = page(&[&other, &seeds, &requests], &folder.join("draws.html"));
+    assert!(html.contains("nothing is paired: draws of other seeds: from 0 and from 5 on"));
+    assert!(
+        html.contains("nothing is paired: draws of other numbers of requests") && html.contains("jsq in C")
+    );
     let html = page(&[evaluated(), &other], &folder.join("other.html"));
     assert!(html.contains("log.csv on 3 workers x 8 slots is in A only."));
     assert!(html.contains("lognormal on 3 workers x 8 slots is in B only."));

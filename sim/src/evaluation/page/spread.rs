@@ -72,9 +72,9 @@ pub(super) fn figures(scenario: &ScenarioEntry, limits: Option<&Limits>) -> Resu
         }
         let title = format!("{} at {}", if name == "wait" { "Wait" } else { name }, scenario.rate.label);
         let note = format!(
-            "Share of the requests with a longer {name}, all {} {}s; points are p50, p90, p99 and p99.9. \
+            "Share of the requests of every {} with a longer {name}; points are p50, p90, p99 and p99.9. \
              Further left is better.",
-            scenario.replicates, scenario.replicate
+            scenario.replicate
         );
         let words = format!("{title}: share of the requests that take longer, one line a rule");
         figures.push(Figure::new(&title, plot.finish(&words), &note, &scenario.command));

@@ -252,9 +252,10 @@ fn heat_map(of: &Samples, heat: &Heat, end: f64, unit: &str, command: &str) -> R
         plot.path(&Heat::class(level), path);
     }
     let title = format!("Ranks under {}", of.rule);
-    let note = "One row a rank: how far it lies from the mean of all at that time.";
+    let row = if a_row > 1 { format!("One row for {a_row} ranks") } else { "One row a rank".to_owned() };
+    let note = format!("{row}: how far it lies from the mean of all at that time.");
     let words = format!("{title}: a heat map of {ranks} ranks over time");
-    Ok(Figure::new(&title, plot.finish(&words), note, command))
+    Ok(Figure::new(&title, plot.finish(&words), &note, command))
 }
 
 #[cfg(test)]
