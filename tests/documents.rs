@@ -422,8 +422,22 @@ fn commands_and_their_flags_are_there() {
 
 #[test]
 fn flags_and_variables_alone_are_there() {
-    let subcommands =
-        ["simulate", "evaluate", "settings", "forecast", "kernels", "picture", "trace", "calibrate", "man"];
+    let subcommands = [
+        "simulate",
+        "evaluate",
+        "report",
+        "recommend",
+        "sweep",
+        "optimum",
+        "watch",
+        "settings",
+        "forecast",
+        "kernels",
+        "picture",
+        "trace",
+        "calibrate",
+        "man",
+    ];
     let run = fs::read_to_string(root().join("tests/run")).expect("tests/run");
     let mut help: String = subcommands.iter().filter_map(|sub| help(&["cargo", "sim", sub])).collect();
     help += &self::help(&["cargo", "run"]).expect("cargo");

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::calibration::CalibrateError;
 use crate::cost::CostError;
+use crate::report::evaluated::FolderError;
 use crate::traces::TraceError;
 
 /// What a simulation cannot do.
@@ -56,6 +57,9 @@ pub enum SimError {
     /// Measurements that make no step law.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),
+    /// A folder of results that cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// A policy that does not exist, or its parameters.
     #[error(transparent)]
     Policy(#[from] PolicyError),

@@ -1,12 +1,14 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]) and tables over arguments
 //! ([`sweep`]), a verdict on rules ([`trial`]), the smallest cluster that is enough ([`sizing`]), how far rules
 //! are from optimal ([`optimum`]), comparisons of forecasts ([`forecast`]) and of the ways to compute
-//! ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements
-//! ([`residuals`]) look like.
+//! ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]), a step law beside its measurements
+//! ([`residuals`]) and a verdict ([`page`]) look like.
 
+mod chart;
 pub mod forecast;
 pub mod kernels;
 pub mod optimum;
+pub mod page;
 pub mod picture;
 pub mod portrait;
 mod progress;

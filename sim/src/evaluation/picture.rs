@@ -1,15 +1,11 @@
 //! The loads of all workers over time, one panel a policy: what balance looks like, as SVG.
-//!
-//! Colours are of middle brightness on no background, so that the picture reads on light and dark pages.
 
-use plotters::backend::SVGBackend;
 use plotters::chart::ChartBuilder;
-use plotters::coord::Shift;
-use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{PathElement, Polygon, Text};
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color, FontStyle, IntoFont, RGBColor, ShapeStyle, TextStyle};
+use plotters::style::text_anchor::HPos;
+use plotters::style::{Color, ShapeStyle};
 
+use super::chart::{Area, Drawn, GREATEST, RANKS, document, middle, style, text};
 use crate::cluster::{Cluster, Library, Loads, Scenario};
 use crate::error::{SimError, argument};
 
@@ -18,13 +14,9 @@ const HEIGHT: u32 = 350;
 /// Above the panels: what the colours mean.
 const LEGEND_HEIGHT: u32 = 34;
 /// Above each panel: the policy, and how far the fullest worker lies above the mean.
-const TITLE_HEIGHT: u32 = 50;
+const TITLES_HEIGHT: u32 = 50;
 /// Most panels side by side.
 const MOST_PANELS: usize = 4;
-
-pub(super) const TEXT: RGBColor = RGBColor(125, 133, 144);
-pub(super) const RANKS: RGBColor = RGBColor(64, 138, 212);
-pub(super) const GREATEST: RGBColor = RGBColor(230, 110, 36);
 
 /// The loads of one policy: for each step, in tokens, those of all workers after its admissions.
 struct Panel<'a> {
@@ -68,26 +60,13 @@ pub fn svg(scenario: &Scenario, seed: u64) -> Result<String, SimError> {
         cluster.run_seen(&mut Loads(|step: &[u64]| loads.push(step.to_vec())))?;
         panels.push(Panel { policy, loads });
     }
-    let mut document = String::new();
-    draw(&panels, &mut document)
-        .map_err(|error| argument("picture", "one that can be drawn", error.to_string()))?;
-    Ok(document)
-}
-
-pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
-
-pub(super) fn text(size: u32, bold: bool, at: HPos) -> TextStyle<'static> {
-    let style = if bold { FontStyle::Bold } else { FontStyle::Normal };
-    let font = ("sans-serif", size).into_font().style(style);
-    TextStyle::from(font).color(&TEXT).pos(Pos::new(at, VPos::Center))
-}
-
-fn draw(panels: &[Panel<'_>], document: &mut String) -> Drawn {
     let width = PANEL_WIDTH * panels.len() as u32;
-    let root = SVGBackend::with_string(document, (width, HEIGHT + LEGEND_HEIGHT)).into_drawing_area();
+    document("picture", (width, HEIGHT + LEGEND_HEIGHT), |root| draw(&panels, root))
+}
+
+fn draw(panels: &[Panel<'_>], root: &Area<'_>) -> Drawn {
     let (legend, below) = root.split_vertically(LEGEND_HEIGHT);
-    draw_legend(&legend, width as i32)?;
+    draw_legend(&legend)?;
 
     // All panels have the same axes, from a little below the least load to a little above the greatest.
     let all = || panels.iter().flat_map(|panel| panel.loads.iter().flatten().copied());
@@ -96,11 +75,11 @@ fn draw(panels: &[Panel<'_>], document: &mut String) -> Drawn {
     for (panel, area) in panels.iter().zip(below.split_evenly((1, panels.len().max(1)))) {
         draw_panel(panel, &area, (low, high))?;
     }
-    root.present()?;
     Ok(())
 }
 
-fn draw_legend(area: &Area<'_>, width: i32) -> Drawn {
+fn draw_legend(area: &Area<'_>) -> Drawn {
+    let width = area.dim_in_pixel().0 as i32;
     let middle = LEGEND_HEIGHT as i32 / 2;
     let entries = [
         (RANKS.stroke_width(2), "each rank"),
@@ -118,8 +97,8 @@ fn draw_legend(area: &Area<'_>, width: i32) -> Drawn {
 }
 
 fn draw_panel(panel: &Panel<'_>, area: &Area<'_>, (low, high): (f64, f64)) -> Drawn {
-    let (title, plot) = area.split_vertically(TITLE_HEIGHT);
-    let middle = PANEL_WIDTH as i32 / 2 + 30;
+    let (title, plot) = area.split_vertically(TITLES_HEIGHT);
+    let middle = middle(area);
     title.draw(&Text::new(panel.policy, (middle, 14), text(18, true, HPos::Center)))?;
     let excess = format!("fullest rank {:.1} % above the mean", 100.0 * panel.excess());
     title.draw(&Text::new(excess, (middle, 36), text(14, false, HPos::Center)))?;
@@ -132,16 +111,11 @@ fn draw_panel(panel: &Panel<'_>, area: &Area<'_>, (low, high): (f64, f64)) -> Dr
         .margin_right(16)
         .margin_bottom(8)
         .build_cartesian_2d(0.0..steps as f64, low..high)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh);
+    mesh.disable_x_mesh()
         .x_labels(5)
         .y_labels(5)
-        .light_line_style(TEXT.mix(0.0))
-        .bold_line_style(TEXT.mix(0.25))
-        .axis_style(TEXT.mix(0.6))
-        .label_style(text(13, false, HPos::Left))
-        .axis_desc_style(text(13, false, HPos::Center))
         .x_label_formatter(&|step| format!("{step:.0}"))
         .y_label_formatter(&|tokens| format!("{tokens:.0}k"))
         .x_desc("decode steps")

@@ -2,21 +2,17 @@
 
 use std::ops::Range;
 
-use plotters::backend::SVGBackend;
 use plotters::chart::ChartBuilder;
 use plotters::coord::combinators::IntoLogRange;
-use plotters::drawing::IntoDrawingArea;
-use plotters::element::{PathElement, Polygon, Text};
+use plotters::element::{PathElement, Polygon};
 use plotters::style::Color;
-use plotters::style::text_anchor::HPos;
 
-use super::picture::{Area, Drawn, RANKS, TEXT, text};
-use crate::error::{SimError, argument};
+use super::chart::{Area, Drawn, RANKS, document, style, titled};
+use crate::error::SimError;
 use crate::report::short;
 use crate::traces::Trace;
 
 const PANEL: (u32, u32) = (480, 300);
-const TITLE_HEIGHT: u32 = 30;
 /// Bars of the arrivals.
 const BARS: usize = 96;
 
@@ -25,19 +21,15 @@ const BARS: usize = 96;
 /// # Errors
 /// It cannot be drawn.
 pub fn svg(trace: &Trace) -> Result<String, SimError> {
-    let mut document = String::new();
-    draw(trace, &mut document)
-        .map_err(|error| argument("picture", "one that can be drawn", error.to_string()))?;
-    Ok(document)
+    let timed = trace.requests_per_s().is_some();
+    let size = (2 * PANEL.0, if timed { 2 * PANEL.1 } else { PANEL.1 });
+    document("picture", size, |root| draw(trace, timed, root))
 }
 
-fn draw(trace: &Trace, document: &mut String) -> Drawn {
+fn draw(trace: &Trace, timed: bool, root: &Area<'_>) -> Drawn {
     let prompts = trace.jobs.iter().map(|job| f64::from(job.prompt_tokens)).collect();
     let outputs = trace.jobs.iter().map(|job| f64::from(job.output_tokens)).collect();
     let gaps: Vec<f64> = trace.arrival_s.windows(2).map(|pair| (pair[1] - pair[0]) * 1e3).collect();
-    let timed = trace.requests_per_s().is_some();
-    let (width, height) = (2 * PANEL.0, if timed { 2 * PANEL.1 } else { PANEL.1 });
-    let root = SVGBackend::with_string(document, (width, height)).into_drawing_area();
     let (lengths, times) = root.split_vertically(PANEL.1);
     let panels = lengths.split_evenly((1, 2));
     distribution(&panels[0], "prompts up to so long", "tokens", prompts)?;
@@ -47,15 +39,7 @@ fn draw(trace: &Trace, document: &mut String) -> Drawn {
         arrivals(&panels[0], &trace.arrival_s)?;
         distribution(&panels[1], "gaps between arrivals up to so long", "ms", gaps)?;
     }
-    root.present()?;
     Ok(())
-}
-
-/// The title, and the area below it.
-fn titled<'a>(area: &Area<'a>, title: &str) -> Result<Area<'a>, Box<dyn std::error::Error>> {
-    let (above, below) = area.split_vertically(TITLE_HEIGHT);
-    above.draw(&Text::new(title.to_owned(), (PANEL.0 as i32 / 2 + 30, 18), text(16, true, HPos::Center)))?;
-    Ok(below)
 }
 
 /// The share of the values up to each, in per cent, over a logarithmic axis.
@@ -71,15 +55,10 @@ fn distribution(area: &Area<'_>, title: &str, unit: &str, mut values: Vec<f64>) 
         .y_label_area_size(60)
         .margin_right(20)
         .build_cartesian_2d((low..high.max(low * 10.0)).log_scale(), 0.0..100.0)?;
-    chart
-        .configure_mesh()
-        .x_labels(6)
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh);
+    mesh.x_labels(6)
         .y_labels(5)
-        .light_line_style(TEXT.mix(0.0))
-        .bold_line_style(TEXT.mix(0.25))
-        .axis_style(TEXT.mix(0.6))
-        .label_style(text(13, false, HPos::Left))
-        .axis_desc_style(text(13, false, HPos::Center))
         .x_label_formatter(&|value| if *value >= 1.0 { short(*value) } else { value.to_string() })
         .y_label_formatter(&|share| format!("{share:.0} %"))
         .x_desc(unit)
@@ -116,18 +95,9 @@ fn arrivals(area: &Area<'_>, arrival_s: &[f64]) -> Drawn {
         .y_label_area_size(60)
         .margin_right(20)
         .build_cartesian_2d(axes.0, axes.1)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(6)
-        .y_labels(5)
-        .light_line_style(TEXT.mix(0.0))
-        .bold_line_style(TEXT.mix(0.25))
-        .axis_style(TEXT.mix(0.6))
-        .label_style(text(13, false, HPos::Left))
-        .axis_desc_style(text(13, false, HPos::Center))
-        .x_desc(unit)
-        .draw()?;
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh);
+    mesh.disable_x_mesh().x_labels(6).y_labels(5).x_desc(unit).draw()?;
     chart.draw_series(rates.iter().enumerate().map(|(at, &rate)| {
         let (from, to) = (at as f64 * width_s / scale, (at + 1) as f64 * width_s / scale);
         Polygon::new(vec![(from, 0.0), (from, rate), (to, rate), (to, 0.0)], RANKS.mix(0.8))

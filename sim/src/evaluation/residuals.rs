@@ -1,18 +1,14 @@
 //! A step law beside its measurements, as SVG.
 
-use plotters::backend::SVGBackend;
 use plotters::chart::ChartBuilder;
-use plotters::drawing::IntoDrawingArea;
-use plotters::element::{Circle, PathElement, Text};
+use plotters::element::{Circle, PathElement};
 use plotters::style::Color;
-use plotters::style::text_anchor::HPos;
 
-use super::picture::{Area, Drawn, GREATEST, RANKS, TEXT, text};
+use super::chart::{Area, Drawn, GREATEST, RANKS, document, style, titled};
 use crate::calibration::{Calibration, Step};
-use crate::error::{SimError, argument};
+use crate::error::SimError;
 
 const PANEL: (u32, u32) = (480, 340);
-const TITLE_HEIGHT: u32 = 30;
 /// As many as can be told apart.
 const MOST_POINTS: usize = 2_000;
 
@@ -22,10 +18,7 @@ const MOST_POINTS: usize = 2_000;
 /// # Errors
 /// It cannot be drawn.
 pub fn svg(calibration: &Calibration) -> Result<String, SimError> {
-    let mut document = String::new();
-    draw(calibration, &mut document)
-        .map_err(|error| argument("plot", "one that can be drawn", error.to_string()))?;
-    Ok(document)
+    document("plot", (3 * PANEL.0, PANEL.1), |root| draw(calibration, root))
 }
 
 /// What a panel shows.
@@ -39,7 +32,7 @@ struct Panel<'a> {
     y_range: (f64, f64),
 }
 
-fn draw(calibration: &Calibration, document: &mut String) -> Drawn {
+fn draw(calibration: &Calibration, root: &Area<'_>) -> Drawn {
     let every = calibration.steps.len().div_ceil(MOST_POINTS).max(1);
     let steps = || calibration.steps.iter().zip(&calibration.fitted_ms).step_by(every);
     // Pauses would leave nothing else to be seen; they lie on the upper edge.
@@ -77,18 +70,14 @@ fn draw(calibration: &Calibration, document: &mut String) -> Drawn {
             points: kv,
         },
     ];
-    let root = SVGBackend::with_string(document, (3 * PANEL.0, PANEL.1)).into_drawing_area();
     for (panel, area) in panels.iter().zip(root.split_evenly((1, 3))) {
         draw_panel(panel, &area)?;
     }
-    root.present()?;
     Ok(())
 }
 
 fn draw_panel(panel: &Panel<'_>, area: &Area<'_>) -> Drawn {
-    let (above, below) = area.split_vertically(TITLE_HEIGHT);
-    let middle = PANEL.0 as i32 / 2 + 30;
-    above.draw(&Text::new(panel.title, (middle, 18), text(16, true, HPos::Center)))?;
+    let below = titled(area, panel.title)?;
     let mut chart = ChartBuilder::on(&below)
         .x_label_area_size(44)
         .y_label_area_size(66)
@@ -96,15 +85,10 @@ fn draw_panel(panel: &Panel<'_>, area: &Area<'_>) -> Drawn {
         .margin_right(20)
         .margin_bottom(8)
         .build_cartesian_2d(0.0..panel.right[1].0, panel.y_range.0..panel.y_range.1)?;
-    chart
-        .configure_mesh()
-        .x_labels(6)
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh);
+    mesh.x_labels(6)
         .y_labels(5)
-        .light_line_style(TEXT.mix(0.0))
-        .bold_line_style(TEXT.mix(0.25))
-        .axis_style(TEXT.mix(0.6))
-        .label_style(text(13, false, HPos::Left))
-        .axis_desc_style(text(13, false, HPos::Center))
         .x_label_formatter(&|value| format!("{value:.0}"))
         .y_label_formatter(&|value| format!("{value:.0}"))
         .x_desc(panel.x)

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::json::JsonFile;
 use super::results::Results;
 use crate::error::{SimError, argument};
 
 /// One request as it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RequestLine {
     pub id: u64,
     pub prompt: u32,
@@ -31,10 +31,20 @@ pub(crate) struct RequestLine {
     pub lane: bool,
 }
 
+/// Why a step is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StepKind {
+    /// One of many, at even distances of time.
+    Sample,
+    /// Of the second in which every step is there.
+    Lane,
+}
+
 /// One step as it is written.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SeriesLine {
-    pub kind: &'static str,
+    pub kind: StepKind,
     pub step: u64,
     pub t_ms: f64,
     pub step_ms: f64,
@@ -77,7 +87,7 @@ struct OfRule<'a, T> {
     line: T,
 }
 
-const RESULTS: &str = "results.json";
+pub(super) const RESULTS: &str = "results.json";
 const REQUESTS: &str = "requests";
 const SERIES: &str = "series";
 const LINES: &str = "jsonl.gz";

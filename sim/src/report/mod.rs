@@ -2,6 +2,7 @@
 
 mod calibration;
 mod document;
+pub mod evaluated;
 mod figures;
 pub mod folder;
 pub mod json;
@@ -27,4 +28,5 @@ pub use lines::{CsvLines, Records, records};
 pub(crate) use paired::difference_grid;
 pub use paired::{Paired, differences, paired};
 pub use table::{footing, heading, latencies, page as simulation, table, waits};
+pub(crate) use trace::{duration, per_second};
 pub use trace::{load, shape, shape_page};

@@ -7,7 +7,7 @@ use crate::cluster::{Arrivals, Capacity, Scenario, Source};
 use crate::traces::{Lengths, Shape, Trace};
 
 /// Seconds as people say them: `42.0 s`, `58 min 17 s`, `3 h 5 min`, `7 d 2 h`.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         _ if seconds < 60.0 => format!("{seconds:.1} s"),
@@ -18,7 +18,7 @@ fn duration(seconds: f64) -> String {
 }
 
 /// A rate in three digits.
-pub(super) fn per_second(rate: f64) -> String {
+pub(crate) fn per_second(rate: f64) -> String {
     let digits = match rate {
         rate if rate >= 99.95 => 0,
         rate if rate >= 9.995 => 1,

@@ -23,20 +23,21 @@ fn metric_of(difference: &Difference) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.key == difference.metric)
 }
 
-fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let percent = 100.0 * share;
     let digits = if percent.abs() < 0.095 { 2 } else { 1 };
     format!("{percent:+.digits$} %")
 }
 
 /// A share of a load: `2.8 %`, `86 %`.
-pub(super) fn load(share: f64) -> String {
+pub(crate) fn load(share: f64) -> String {
     let percent = 100.0 * share;
     let digits = if percent < 9.95 { 1 } else { 0 };
     format!("{percent:.digits$} %")
 }
 
-fn figure(metric: &Metric, value: f64) -> String {
+/// A figure with its unit.
+pub(crate) fn figure(metric: &Metric, value: f64) -> String {
     match metric.unit {
         "" => format!("{:.1} %", 100.0 * value),
         "ms" if value.abs() < 99.95 => format!("{value:.1} ms"),
@@ -71,7 +72,7 @@ fn findings(of: &[&Difference]) -> String {
 }
 
 /// `TTFT 2 s and TPOT 50 ms for 99 % of the requests`.
-pub(super) fn limits(limits: &Limits) -> String {
+pub(crate) fn limits(limits: &Limits) -> String {
     let time = |ms: f64| if ms >= 1e3 { format!("{} s", ms / 1e3) } else { format!("{ms} ms") };
     let named: Vec<String> =
         [("TTFT", limits.ttft_ms), ("TPOT", limits.tpot_ms), ("end to end", limits.e2e_ms)]
@@ -105,7 +106,7 @@ fn offered(results: &Results, scenarios: &[&ScenarioEntry]) -> String {
 }
 
 /// What changes with a rule at one rate.
-fn at_rate(scenario: &ScenarioEntry, rule: &str, against: &str) -> Option<String> {
+pub(crate) fn at_rate(scenario: &ScenarioEntry, rule: &str, against: &str) -> Option<String> {
     let of = |verdict: Verdict| -> Vec<&Difference> {
         let is = |difference: &&Difference| difference.rule == rule && difference.verdict == verdict;
         let mut found: Vec<&Difference> = scenario.differences.iter().filter(is).collect();
@@ -215,46 +216,59 @@ fn worse(scenarios: &[&ScenarioEntry], rule: &str, against: &str) -> String {
 }
 
 /// The scenarios of each source and cluster.
-fn clusters(results: &Results) -> Vec<Vec<&ScenarioEntry>> {
+pub(crate) fn clusters(results: &Results) -> Vec<Vec<&ScenarioEntry>> {
     let scenarios: Vec<&ScenarioEntry> = results.scenarios.iter().collect();
     let cluster = |of: &&ScenarioEntry| (of.source, of.workers, of.slots);
     scenarios.chunk_by(|a, b| cluster(a) == cluster(b)).map(<[&ScenarioEntry]>::to_vec).collect()
+}
+
+/// What is told of a cluster first: its own rate, or the rate at which every slot is full, and then the
+/// greatest. Where slots are free little can change: what happens when they are not is told as well.
+pub(crate) fn told<'a>(scenarios: &[&'a ScenarioEntry]) -> Vec<&'a ScenarioEntry> {
+    let full = |scenario: &&&ScenarioEntry| scenario.rate.offered_load < 1.0 + 1e-9;
+    let own = scenarios.iter().find(|scenario| scenario.rate.own);
+    let shown = own.or_else(|| scenarios.iter().rfind(full)).or_else(|| scenarios.first());
+    let busiest = scenarios.last().filter(|busiest| shown.is_some_and(|shown| shown.id != busiest.id));
+    shown.into_iter().chain(busiest).copied().collect()
+}
+
+/// The verdict on one cluster, whose scenarios these are.
+pub(crate) fn on_cluster(results: &Results, scenarios: &[&ScenarioEntry]) -> Vec<String> {
+    let mut sentences = vec![offered(results, scenarios)];
+    let Some((first, others)) = results.arguments.rules.split_first() else { return sentences };
+    for scenario in told(scenarios) {
+        sentences.extend(others.iter().filter_map(|rule| at_rate(scenario, &rule.name, &first.name)));
+    }
+    sentences.extend(rates_of(results, scenarios).and_then(|rates| largest(results, rates)));
+    for rule in others {
+        sentences.push(worse(scenarios, &rule.name, &first.name));
+    }
+    // Those of the greatest rate stand for the others.
+    sentences.extend(scenarios.last().into_iter().flat_map(|scenario| scenario.notes.iter().cloned()));
+    sentences
+}
+
+/// The largest rates on the cluster of some scenarios.
+pub(crate) fn rates_of<'a>(results: &'a Results, scenarios: &[&ScenarioEntry]) -> Option<&'a LargestRates> {
+    let first = scenarios.first()?;
+    let cluster = (first.source, first.workers, first.slots);
+    results.largest_rates.iter().find(|of| (of.source, of.workers, of.slots) == cluster)
+}
+
+/// How much of an evaluation that was interrupted is there.
+pub(crate) fn interrupted(results: &Results) -> Option<String> {
+    let Results { runs_done, runs_planned, .. } = *results;
+    (!results.complete)
+        .then(|| format!("Of {runs_planned} runs {runs_done} are done; this is what they say."))
 }
 
 /// The verdict: for each cluster how loaded it is, what changes at its own rate, how much more it bears, and
 /// where a rule is worse.
 #[must_use]
 pub fn sentences(results: &Results) -> Vec<String> {
-    let mut sentences = Vec::new();
-    let Results { runs_done, runs_planned, .. } = *results;
-    if !results.complete {
-        sentences.push(format!("Of {runs_planned} runs {runs_done} are done; this is what they say."));
-    }
-    for scenarios in clusters(results) {
-        sentences.push(offered(results, &scenarios));
-        let rules = results.arguments.rules.split_first();
-        let Some((first, others)) = rules else { continue };
-        // Without a rate of its own: the rate at which every slot is full.
-        let full = |scenario: &&&ScenarioEntry| scenario.rate.offered_load < 1.0 + 1e-9;
-        let own = scenarios.iter().find(|scenario| scenario.rate.own);
-        let shown = own.or_else(|| scenarios.iter().rfind(full)).or_else(|| scenarios.first());
-        // Where slots are free little can change: what happens when they are not is told as well.
-        let busiest = scenarios.last().filter(|busiest| shown.is_some_and(|shown| shown.id != busiest.id));
-        for scenario in shown.into_iter().chain(busiest) {
-            sentences.extend(others.iter().filter_map(|rule| at_rate(scenario, &rule.name, &first.name)));
-        }
-        if let Some(scenario) = scenarios.first() {
-            let cluster = (scenario.source, scenario.workers, scenario.slots);
-            let rates = results.largest_rates.iter().find(|of| (of.source, of.workers, of.slots) == cluster);
-            sentences.extend(rates.and_then(|rates| largest(results, rates)));
-        }
-        for rule in others {
-            sentences.push(worse(&scenarios, &rule.name, &first.name));
-        }
-        // Those of the greatest rate stand for the others.
-        sentences.extend(scenarios.last().into_iter().flat_map(|scenario| scenario.notes.iter().cloned()));
-    }
-    sentences
+    let clusters = clusters(results);
+    let verdicts = clusters.iter().flat_map(|scenarios| on_cluster(results, scenarios));
+    interrupted(results).into_iter().chain(verdicts).collect()
 }
 
 /// One table of a cluster: a line for each rate and rule.
@@ -297,7 +311,8 @@ fn table(scenarios: &[&ScenarioEntry], with_limits: bool) -> Grid {
     Grid::new(rows, 1)
 }
 
-fn cell(metric: &Metric, value: f64) -> String {
+/// A figure without its unit, as tables have it.
+pub(crate) fn cell(metric: &Metric, value: f64) -> String {
     match metric.unit {
         "" => format!("{:.2}%", 100.0 * value),
         "KV tokens" => short(value),

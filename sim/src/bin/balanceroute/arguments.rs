@@ -19,6 +19,7 @@ use crate::examples;
 use crate::manual::{CompletionsArgs, ManArgs};
 use crate::optimum::OptimumArgs;
 use crate::output::OutputArgs;
+use crate::page::ReportArgs;
 use crate::recommend::RecommendArgs;
 use crate::sweep::SweepArgs;
 use crate::traces::{ReadArgs, TraceArgs};
@@ -27,8 +28,8 @@ use crate::watch::WatchArgs;
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result \
-cannot be written or a kernel differs from the oracle; 2 for arguments and traces that cannot be used; \
-3 for a gate of `evaluate` that does not hold; 130 where an evaluation was interrupted.";
+cannot be written or a kernel differs from the oracle; 2 for arguments, traces and folders that cannot be \
+used; 3 for a gate of `evaluate` that does not hold; 130 where an evaluation was interrupted.";
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
 #[derive(Parser)]
@@ -52,6 +53,9 @@ pub(crate) enum Command {
     /// Compare policies over values of any flags of `simulate`.
     #[command(after_help = examples::SWEEP)]
     Sweep(Box<SweepArgs>),
+    /// What `evaluate` has written as one HTML page, the verdict first; two of them side by side.
+    #[command(after_help = examples::REPORT)]
+    Report(ReportArgs),
     /// Compare policies on the whole table of workloads, traces and cluster sizes.
     #[command(after_help = examples::SETTINGS)]
     Settings(SettingsArgs),

@@ -10,8 +10,8 @@ use balanceroute_sim::report::verdict;
 use clap::Args;
 
 use crate::output::OutputArgs;
-use crate::tell;
 use crate::trial::{INTERRUPTED, TrialArgs, stop_at_interrupt};
+use crate::{command, tell};
 
 /// What a gate that does not hold ends with.
 const GATE: u8 = 3;
@@ -86,8 +86,6 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
     let plan = args.plan()?;
     let folder = args.out.as_deref().map(Folder::create).transpose()?;
     let stop = stop_at_interrupt();
-    let command = std::iter::once("balanceroute".to_owned()).chain(std::env::args().skip(1));
-    let command: Vec<String> = command.collect();
     let results = evaluate(
         &plan,
         &Playing {
@@ -95,8 +93,7 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
             threads: args.trial.threads,
             stop: &stop,
             progress: !args.trial.quiet,
-            command: shlex::try_join(command.iter().map(String::as_str))
-                .unwrap_or_else(|_| command.join(" ")),
+            command: command(),
             quick: args.trial.quick,
         },
     )?;

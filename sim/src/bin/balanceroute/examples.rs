@@ -18,6 +18,16 @@ Examples:
   balanceroute evaluate conversations.csv --workers 8 --slots 64 --rules vllm-0.33,level --out verdict
   balanceroute evaluate conversations.csv --slo ttft=2s,tpot=50ms --gate 'tok/s>=-1%'";
 
+pub(crate) const REPORT: &str = "\
+The page needs nothing but itself: send it, print it, open it on a phone. It says first what the evaluation \
+comes to, then shows goodput, waits and times to tokens against the rate, distributions, the loads of the \
+ranks over time, the trace, and tables that can be sorted. Of two folders the second is set beside the first, \
+replicate by replicate where both have the same requests at the same rate; where not, the page says why.
+
+Examples:
+  balanceroute report verdict
+  balanceroute report verdict other --out both.html";
+
 pub(crate) const RECOMMEND: &str = "\
 For whoever sizes a cluster: the fewest workers, for each number of slots. Limits are times with their unit, \
 rates requests per second.

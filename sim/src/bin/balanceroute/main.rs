@@ -12,6 +12,7 @@ mod examples;
 mod manual;
 mod optimum;
 mod output;
+mod page;
 mod recommend;
 mod sweep;
 mod traces;
@@ -41,6 +42,13 @@ fn print(text: &str) -> Result<(), SimError> {
 /// Writes a line to standard error. Where nobody can be told, nobody is.
 fn tell(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The command as it was given, with the name of the program.
+fn command() -> String {
+    let words: Vec<String> =
+        std::iter::once("balanceroute".to_owned()).chain(std::env::args().skip(1)).collect();
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 
 fn has_gone(error: &SimError) -> bool {
@@ -177,6 +185,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Evaluate(args) => return evaluate::run(&args),
         Command::Recommend(args) => return recommend::run(&args),
         Command::Sweep(args) => sweep::run(&args)?,
+        Command::Report(args) => page::run(&args)?,
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,

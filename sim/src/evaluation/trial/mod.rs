@@ -31,6 +31,7 @@ pub use rate::RateAsked;
 use rayon::iter::{ParallelBridge, ParallelIterator};
 use recorder::{Outcome, Recorder, Watch};
 use summary::RuleOutcomes;
+pub(super) use summary::beside_first;
 
 use super::optimum::{MOST_PAIRS, Sampler};
 use super::progress::steps_bar;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::ProgressBar;
 
 use crate::cluster::{Observer, RequestSeen, Run, StepSeen, Window};
-use crate::report::folder::{RequestLine, SeriesLine};
+use crate::report::folder::{RequestLine, SeriesLine, StepKind};
 use crate::report::results::{Limits, OptimumFigures, Replicate};
 use crate::traces::Lengths;
 
@@ -121,7 +121,7 @@ impl<'a> Recorder<'a> {
             waiting: step.waiting,
         };
         if step.from_ms >= self.next_sample_ms {
-            self.series.push(line("sample"));
+            self.series.push(line(StepKind::Sample));
             let every_ms = (self.window.to_ms - self.window.from_ms) / STEPS_KEPT;
             // Idle time and long steps leave moments out.
             let passed = ((step.from_ms - self.next_sample_ms) / every_ms).floor() + 1.0;
@@ -129,7 +129,7 @@ impl<'a> Recorder<'a> {
         }
         let (from_ms, to_ms) = self.lane_ms();
         if (from_ms..to_ms).contains(&step.from_ms) {
-            self.series.push(line("lane"));
+            self.series.push(line(StepKind::Lane));
         }
     }
 

@@ -12,7 +12,11 @@ use crate::report::results::{
 
 /// Level of the tests, over all metrics of a rule in a scenario.
 const LEVEL: f64 = 0.05;
-const QUANTILES: [f64; 12] = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0];
+/// Closer where few requests are: a tail is looked at more closely than a middle.
+const QUANTILES: [f64; 24] = [
+    0.0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98,
+    0.99, 0.995, 0.998, 0.999, 1.0,
+];
 
 /// The runs of one rule: for each replicate those of all seeds.
 pub(super) type RuleOutcomes = Vec<Vec<Option<Outcome>>>;
@@ -112,7 +116,7 @@ pub(super) fn rule(name: &str, outcomes: RuleOutcomes) -> (RuleFigures, RuleLine
 }
 
 /// The first rule beside which all others are set, and one of those.
-fn beside_first(first: &RuleFigures, rule: &RuleFigures) -> Vec<Difference> {
+pub(in crate::evaluation) fn beside_first(first: &RuleFigures, rule: &RuleFigures) -> Vec<Difference> {
     let mut differences = Vec::new();
     for metric in &METRICS {
         let pairs: Vec<(f64, f64)> = (rule.replicates.iter())
