@@ -203,9 +203,6 @@ fn every_command_with_tables_has_the_formats() {
     let steps = steps.display().to_string();
     let evaluated =
         ["evaluate", &trace, "--workers", "1", "--slots", "4", "--rates", "own", "--windows", "2", "--quiet"];
-    let settings =
-        ["settings", "--only", "reasoning", "--traces", "no/such/folder", "--seeds", "1", "--list"];
-    assert!(said(&settings).contains("reasoning"));
     for (command, lines) in [
         (&["forecast", "--trace", &trace][..], 3),
         (&["trace", "inspect", &trace], 1),

@@ -25,7 +25,7 @@ JOBS = ("router", "plug-in")
 # In seconds.
 SCRAPED_EVERY = 0.25
 RATES_OVER = 3
-PATIENCE = 20
+PATIENCE = 60
 
 
 @contextlib.contextmanager

@@ -253,3 +253,48 @@ impl Table {
         text + &self.left_out()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Scenario;
+
+    fn row(name: &str, windows: u32) -> Row {
+        let run = |policy: &str, imbalance_mean| Run {
+            policy: policy.to_owned(),
+            imbalance_mean,
+            bound_imbalance: 17_000.0,
+            ..Run::default()
+        };
+        let runs = vec![run("level", 20_000.0), run("exact", 40_000.0)];
+        let arguments = Arguments::of(&Scenario { windows, ..Scenario::default() });
+        let (name, command) = (name.to_owned(), String::new());
+        Row { name, group: "closed", command, arguments, paired: paired(&runs), runs }
+    }
+
+    #[test]
+    fn settings_stand_in_one_table_where_there_is_room_and_else_apart() {
+        let table = Table {
+            version: "0",
+            settings: vec![row("one", 0), row("two", 3)],
+            missing: vec!["three".to_owned()],
+        };
+        let text = table.text();
+        assert_eq!(table.page(Style::Plain, false).show(Style::Plain), text);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("imbalance") && lines[2] == "closed: one, bound 17.0k", "{text}");
+        assert!(lines[3].starts_with("  level") && lines[3].contains("0.50"), "{text}");
+        assert!(lines[5] == "closed: two, bound 17.0k" && lines[8].starts_with("minus exact"), "{text}");
+        assert_eq!(lines[10], "three: left out, its trace is missing");
+
+        let narrow = Style::Within(40);
+        let apart = table.page(narrow, false).show(narrow);
+        assert!(apart.lines().all(|line| line.chars().count() <= 40), "{apart}");
+        assert!(apart.lines().filter(|line| line.starts_with("  level")).count() >= 4, "{apart}");
+        let md = table.page(Style::Markdown, true).show(Style::Markdown);
+        assert_eq!(md.lines().filter(|line| line.starts_with("| level ")).count(), 3, "{md}");
+        for part in ["closed: one, bound 17.0k", "| TPOT p95 ms |", "three: left out", "| column "] {
+            assert!(md.contains(part), "{part}: {md}");
+        }
+    }
+}
