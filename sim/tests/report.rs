@@ -155,6 +155,9 @@ fn a_page_is_whole_by_itself_and_says_the_verdict_first() {
     assert!(own.join("report.html").exists());
     let stdout = balanceroute(&["report", &own.display().to_string(), "--out", "-"]).stdout;
     assert!(text(&stdout).starts_with("<!doctype html>"));
+    // New results have no old page.
+    evaluate(&own, &["--workload", "lognormal", "--rates", "80%", "--windows", "2", "--requests", "300"]);
+    assert!(own.join("results.json").exists() && !own.join("report.html").exists());
 }
 
 #[test]
