@@ -147,7 +147,7 @@ fn a_page_is_whole_by_itself_and_says_the_verdict_first() {
     ] {
         assert!(html.contains(what), "{what}");
     }
-    // The same folder, the same page; and without a file the page lies in the folder.
+    // A folder has one page, however often it is asked for; and without a file the page lies in the folder.
     assert_eq!(html, page(&[evaluated()], &folder.join("page.html")));
     let own = scratch("own").join("one");
     copy(evaluated(), &own);
@@ -155,6 +155,9 @@ fn a_page_is_whole_by_itself_and_says_the_verdict_first() {
     assert!(own.join("report.html").exists());
     let stdout = balanceroute(&["report", &own.display().to_string(), "--out", "-"]).stdout;
     assert!(text(&stdout).starts_with("<!doctype html>"));
+    // New results have no old page.
+    evaluate(&own, &["--workload", "lognormal", "--rates", "80%", "--windows", "2", "--requests", "300"]);
+    assert!(own.join("results.json").exists() && !own.join("report.html").exists());
 }
 
 #[test]
@@ -264,8 +267,8 @@ fn what_is_no_evaluation_is_refused_in_one_line() {
     assert_eq!(run.status.code(), Some(2), "{}", text(&run.stderr));
 }
 
-/// The Chromium of this machine. None where nobody asked for one and none is there; the test then says that it
-/// did not run.
+/// The Chromium of this machine. None where nobody asked for one and none is there; the test then says that
+/// it did not run.
 fn chromium() -> Option<String> {
     let asked = std::env::var("CHROMIUM").ok().filter(|chromium| !chromium.is_empty());
     let chromium = asked.clone().unwrap_or_else(|| "/usr/bin/chromium".to_owned());
@@ -355,7 +358,7 @@ fn the_probe_sees_what_it_looks_for() {
         &drawing(&format!("{}{}<path d=\"M0 0h9\"/>", text(9, "one"), text(12, "other"))),
         "<svg class=\"plot\" aria-label=\"d\" viewBox=\"0 0 9 9\" width=\"9\"></svg>",
         "<a href=\"#nowhere\">away</a><i id=\"i\"></i><i id=\"i\"></i>",
-        "<table><thead><tr><th>head</th></tr></thead><tbody><tr><td data-by=\"1\">1</td></tr></tbody></table>",
+        "<table><thead><tr><th>head</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>",
         "<img src=\"http://127.0.0.1:9/nowhere.png\" alt=\"\"><script>nothing();</script>",
     ];
     let html = format!("<!doctype html><html><head></head><body>{}</body></html>", wrong.join("\n"));

@@ -257,8 +257,9 @@ mod tests {
             "elapsed_s": 0.0, "complete": true, "runs_done": 0, "runs_planned": 0, "sentences": [],
             "metrics": [], "largest_rates": [], "gate": [],
             "arguments": {
-                "workers": [2], "slots": [4], "kv_capacity_tokens": null, "rates": [], "rules": [], "slo": null,
-                "windows": 1, "seeds": 1, "first_seed": 0, "requests": null, "quick": false, "gate": [],
+                "workers": [2], "slots": [4], "kv_capacity_tokens": null, "rates": [], "rules": [],
+                "slo": null, "windows": 1,
+                "seeds": 1, "first_seed": 0, "requests": null, "quick": false, "gate": [],
                 "step_us_per_token": 0.1, "step_us_per_request": 0.0, "step_base_ms": null,
                 "prefill_us_per_token": null, "prompts": "elsewhere", "headroom_steps": null,
                 "deadline_steps": null, "max_passed": null

@@ -87,6 +87,8 @@ struct OfRule<'a, T> {
     line: T,
 }
 
+/// The page of `report`, where none is asked for by name.
+pub const PAGE: &str = "report.html";
 pub(super) const RESULTS: &str = "results.json";
 const REQUESTS: &str = "requests";
 const SERIES: &str = "series";
@@ -130,11 +132,16 @@ impl Folder {
                 }
             }
         }
-        // Old results beside new requests would be taken for theirs.
-        match fs::remove_file(path.join(RESULTS)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(path)(error)),
-            _ => Ok(folder),
+        // Old results beside new requests would be taken for theirs, and an old page for one of new results.
+        for name in [PAGE, RESULTS] {
+            match fs::remove_file(path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(write_error(path)(error));
+                }
+                _ => {}
+            }
         }
+        Ok(folder)
     }
 
     /// Where the results are.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use balanceroute_sim::SimError;
 use balanceroute_sim::evaluation;
 use balanceroute_sim::report::evaluated::Evaluated;
+use balanceroute_sim::report::folder::PAGE;
 use balanceroute_sim::report::json::JsonFile;
 use clap::Args;
 
@@ -27,8 +28,8 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), SimError> {
     let evaluations = args.folders.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let out = match (&args.out, args.folders.first()) {
         (Some(out), _) => out.clone(),
-        (None, Some(first)) => first.join("report.html"),
-        (None, None) => PathBuf::from("report.html"),
+        (None, Some(first)) => first.join(PAGE),
+        (None, None) => PathBuf::from(PAGE),
     };
     let file = JsonFile::create(&out)?;
     let html = evaluation::page::html(&evaluations, &command())?;
