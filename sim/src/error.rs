@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::calibration::CalibrateError;
 use crate::cost::CostError;
+use crate::rules::RuleError;
 use crate::traces::TraceError;
 
 /// What a simulation cannot do.
@@ -59,6 +60,9 @@ pub enum SimError {
     /// A policy that does not exist, or its parameters.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A rule that does not exist, or that the cluster is too small for.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
     /// The router refused a call: loads past its limits.
     #[error(transparent)]
     Router(#[from] RouterError),

@@ -8,7 +8,7 @@ use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters};
 use balanceroute_sim::cluster::{DEFAULT_STEPS, DEFAULT_WARMUP};
 use balanceroute_sim::workloads::Workload;
-use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost};
+use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost, rules};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calibrate::CalibrateArgs;
@@ -45,8 +45,17 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// The step law of a machine (base, per request, per KV token, prefill) from measurements of it.
     Calibrate(CalibrateArgs),
+    /// Every rule: who uses it, when it decides, what it must be told.
+    Policies(PoliciesArgs),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
     Picture(PictureArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct PoliciesArgs {
+    /// Write the listing to this file; - is standard output, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -79,7 +88,7 @@ impl PictureArgs {
         Ok(Scenario {
             source: Source::Workload(Workload::from_name(&self.workload)?),
             workers: self.workers,
-            policies: self.policy.clone(),
+            policies: policies(&self.policy),
             steps: Some(self.steps),
             warmup: self.warmup,
             ..Scenario::default()
@@ -244,7 +253,7 @@ pub(crate) struct SimulateArgs {
     /// Requests of a Poisson run [default: the rows of the trace, 2000 for a workload].
     #[arg(long, value_name = "N", requires = "rate")]
     requests: Option<u64>,
-    /// Policies, separated by commas [default: all].
+    /// Policies, separated by commas (`balanceroute policies` has them) [default: all of the library].
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     policy: Vec<String>,
     /// Seeds, one run each per policy.
@@ -332,10 +341,14 @@ pub(crate) struct SettingsArgs {
 /// Requests of a Poisson run on a built-in workload.
 const POISSON_REQUESTS: u64 = 2_000;
 
-fn policies(asked: &[String]) -> Vec<String> {
+/// Policies by their own names; one that is not known is refused when the scenario is checked.
+pub(crate) fn policies(asked: &[String]) -> Vec<String> {
     match asked {
         [] => policy::NAMES.iter().map(|&name| name.to_owned()).collect(),
-        names => names.to_vec(),
+        names => {
+            let own = |name: &String| rules::find(name).map_or(name.as_str(), |rule| rule.name).to_owned();
+            names.iter().map(own).collect()
+        }
     }
 }
 

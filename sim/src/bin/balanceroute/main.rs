@@ -14,7 +14,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use arguments::{Cli, Command, ForecastArgs, KernelsArgs, PictureArgs, SettingsArgs, SimulateArgs};
+use arguments::{
+    Cli, Command, ForecastArgs, KernelsArgs, PictureArgs, PoliciesArgs, SettingsArgs, SimulateArgs,
+};
 use balanceroute::backend::BackendKind;
 use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::{Arrivals, SimError, evaluation, report};
@@ -65,6 +67,9 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     {
         tell(format_args!("warning: {unfit}"));
     }
+    for sentence in scenario.untold() {
+        tell(format_args!("warning: {sentence}"));
+    }
     let runs = evaluation::run(&scenario, !args.quiet)?;
     let tables = [report::table(&runs), report::waits(&runs), report::latencies(&runs)].join("\n");
     let mut text = format!("{}\n{tables}\n", report::heading(&scenario));
@@ -87,7 +92,7 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
     let options = evaluation::settings::Options {
         traces: &traces,
         skip_missing: args.traces.is_none(),
-        policies: &args.policy,
+        policies: &arguments::policies(&args.policy),
         only: &args.only,
         seeds: args.seeds,
         first_seed: args.first_seed,
@@ -113,6 +118,11 @@ fn kernels(args: &KernelsArgs) -> Result<bool, SimError> {
     let report = evaluation::kernels::report(args.batches)?;
     hand_over(json, &report.text(), &report)?;
     Ok(report.agrees())
+}
+
+fn policies(args: &PoliciesArgs) -> Result<(), SimError> {
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    hand_over(json, &report::rules(balanceroute_sim::rules::all()), &report::RulesDocument::new())
 }
 
 fn picture(args: &PictureArgs) -> Result<(), SimError> {
@@ -156,6 +166,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,
         Command::Calibrate(args) => calibrate::run(&args)?,
+        Command::Policies(args) => policies(&args)?,
         Command::Picture(args) => picture(&args)?,
         Command::Kernels(args) => {
             if !kernels(&args)? {

@@ -1,7 +1,9 @@
 //! Runs small enough to be worked out by hand, and what holds of every run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use balanceroute::policy::Policy;
 use balanceroute::{Admission, Assignment, Batch, Needs, WorkerIndex};
 
 use super::*;
@@ -623,4 +625,82 @@ fn every_turn_enters_and_leaves_once_whatever_happens_to_it() {
             }
         }
     }
+}
+
+/// Every rule that is simulated only.
+fn simulated_only() -> impl Iterator<Item = &'static str> {
+    crate::rules::all().iter().filter(|rule| !rule.in_library).map(|rule| rule.name)
+}
+
+#[test]
+fn rules_see_the_ranks_as_they_are() {
+    let scenario = Scenario {
+        workers: 3,
+        slots: 6,
+        pool: 9,
+        warmup: 0,
+        steps: Some(800),
+        kv_capacity_tokens: Some(12_000),
+        headroom_steps: Some(0),
+        source: Source::Workload(Workload::LongAmongShort),
+        ..Scenario::default()
+    };
+    let library = Library::new(&scenario.source);
+    for name in simulated_only() {
+        let rule = scenario.build(name, 1).expect("a rule");
+        let mut cluster = Cluster::new(&scenario, &library, rule, None, 1, None).expect("valid");
+        for _ in 0..800 {
+            assert!(cluster.play_step(&mut ()).expect("a step"));
+            let ranks = cluster.binding.as_ref().expect("a rule of the simulator").ranks();
+            for (rank, seen) in ranks.iter().enumerate() {
+                assert_eq!(seen.kv_tokens, cluster.loads[rank], "{name}");
+                assert_eq!(seen.running as usize, cluster.residents[rank].len(), "{name}");
+                let queued = |id: u64| {
+                    let life = &cluster.lives[id as usize];
+                    (life.worker as usize == rank).then_some(u64::from(life.prompt_tokens))
+                };
+                let waiting = cluster.router.pool().iter().filter_map(|(request, _)| queued(request.id.0));
+                let (count, tokens) = waiting.fold((0, 0), |(count, sum), tokens| (count + 1, sum + tokens));
+                assert_eq!((seen.queued, seen.queued_tokens), (count, tokens), "{name}");
+            }
+        }
+        let run = cluster.close();
+        assert_accounted(&run);
+        assert!(run.preemptions > 5 && run.requests_done > 100, "{name}: {run:?}");
+    }
+}
+
+#[test]
+fn turns_of_a_session_stay_on_one_rank_of_a_ring() {
+    let rows: Vec<(f64, u32, u32)> = (0..60).map(|at| (f64::from(at) * 0.02, 50, 3)).collect();
+    let Source::Trace(trace) = trace(&rows) else { unreachable!("a trace") };
+    let mut trace = (*trace).clone();
+    for (at, job) in trace.jobs.iter_mut().enumerate() {
+        job.session = Some(at as u64 % 6);
+    }
+    let scenario = Scenario {
+        source: Source::Trace(Arc::new(trace)),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 4,
+        slots: 8,
+        steps: None,
+        warmup: 0,
+        cost: one_ms(),
+        ..Scenario::default()
+    };
+    struct Ranks(Vec<BTreeSet<u32>>);
+    impl Observer for Ranks {
+        fn ended(&mut self, request: RequestSeen) {
+            self.0[request.id as usize % 6].insert(request.worker);
+        }
+    }
+    let library = Library::new(&scenario.source);
+    let rule = scenario.build("hash-ring", 0).expect("a rule");
+    let mut ranks = Ranks(vec![BTreeSet::new(); 6]);
+    let cluster = Cluster::new(&scenario, &library, rule, None, 0, None).expect("valid");
+    assert_eq!(cluster.run_seen(&mut ranks).expect("it ends").requests_done, 60);
+    // Requests are alone on the cluster, so the longest queue is one above the rest and may shift once.
+    let wandered = ranks.0.iter().filter(|ranks| ranks.len() > 2).count();
+    let used: BTreeSet<u32> = ranks.0.iter().flatten().copied().collect();
+    assert!(wandered == 0 && used.len() > 1, "{:?}", ranks.0);
 }
