@@ -1,5 +1,7 @@
 //! Ranks that a rule of the simulator chooses as requests arrive.
 
+use std::collections::VecDeque;
+
 use crate::job::Job;
 use crate::rules::{Arriving, Chooser, RankSeen};
 
@@ -7,12 +9,24 @@ use crate::rules::{Arriving, Chooser, RankSeen};
 pub(crate) struct Binding {
     chooser: Box<dyn Chooser>,
     ranks: Vec<RankSeen>,
+    /// Ranks as they were, and from when on, oldest first; empty where the rule sees them as they are.
+    past: VecDeque<(f64, Vec<RankSeen>)>,
+    /// How old its view is.
+    late_ms: f64,
     moves: Vec<(u64, usize)>,
 }
 
 impl Binding {
-    pub(crate) fn new(chooser: Box<dyn Chooser>, workers: usize) -> Self {
-        Self { chooser, ranks: vec![RankSeen::default(); workers], moves: Vec::new() }
+    pub(crate) fn new(chooser: Box<dyn Chooser>, workers: usize, late_ms: f64) -> Self {
+        let ranks = vec![RankSeen::default(); workers];
+        Self { chooser, ranks, past: VecDeque::new(), late_ms, moves: Vec::new() }
+    }
+
+    /// Forgets what a later view has taken the place of.
+    fn forget(&mut self, now_ms: f64) {
+        while self.past.get(1).is_some_and(|(since_ms, _)| *since_ms <= now_ms - self.late_ms) {
+            self.past.pop_front();
+        }
     }
 
     /// The ranks as they are.
@@ -22,8 +36,14 @@ impl Binding {
     }
 
     /// The rank of a request that arrives, in whose queue it then is.
-    pub(crate) fn arrives(&mut self, id: u64, job: &Job, quarter: u8) -> u32 {
-        let rank = self.chooser.choose(&Arriving { id, job, quarter }, &self.ranks);
+    pub(crate) fn arrives(&mut self, now_ms: f64, id: u64, job: &Job, quarter: u8) -> u32 {
+        if self.late_ms > 0.0 && self.past.is_empty() {
+            // What was there before anybody came.
+            self.past.push_back((f64::NEG_INFINITY, self.ranks.clone()));
+        }
+        self.forget(now_ms);
+        let seen = self.past.front().map_or(&self.ranks, |(_, ranks)| ranks);
+        let rank = self.chooser.choose(&Arriving { id, job, quarter }, seen);
         self.queue(rank, job.prompt_tokens);
         rank as u32
     }
@@ -68,6 +88,13 @@ impl Binding {
         seen.running += 1;
         seen.kv_tokens += u64::from(prompt_tokens);
         self.chooser.admitted(id, rank as usize);
+    }
+
+    /// A step begins, with the ranks as those that were admitted have left them.
+    pub(crate) fn begins(&mut self, now_ms: f64) {
+        if self.late_ms > 0.0 {
+            self.past.push_back((now_ms, self.ranks.clone()));
+        }
     }
 
     /// A step has run, and whoever decoded in it has a token more.

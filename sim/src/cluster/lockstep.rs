@@ -19,9 +19,10 @@ mod identity;
 mod start;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Instant;
 
 use balanceroute::batch::{BatchError, Request};
@@ -120,6 +121,9 @@ pub(crate) struct Cluster<'a> {
     prefill: Prefill,
     overtaking: Overtaking,
     quartiles: [u32; 4],
+    /// Ends that the router has not heard of yet, and when it does.
+    unheard: VecDeque<(f64, u64)>,
+    hears_late: bool,
     window: Option<Window>,
     /// Requests that arrived in the window and have not ended.
     window_open: u64,
@@ -176,6 +180,8 @@ impl<'a> Cluster<'a> {
             [] => vec![1.0; scenario.workers],
             weights => weights.iter().map(|&weight| f64::from(weight)).collect(),
         };
+        // A rank admits its own queue, and needs to hear of nothing.
+        let hears_late = scenario.stats_late_ms > 0.0 && !needs.binds_on_arrival && chooser.is_none();
         let setup = Setup::of(scenario, &weights, affinity.is_some(), seed);
         let run = Run {
             policy: name.to_owned(),
@@ -190,7 +196,7 @@ impl<'a> Cluster<'a> {
         let mut cluster = Self {
             scenario,
             router: Router::with_policy(config, policy, classifier)?,
-            binding: chooser.map(|make| Binding::new(make(&setup), scenario.workers)),
+            binding: chooser.map(|make| Binding::new(make(&setup), scenario.workers, scenario.stats_late_ms)),
             inflow,
             weights,
             lives: Vec::new(),
@@ -205,6 +211,8 @@ impl<'a> Cluster<'a> {
             prefill: Prefill::new(scenario.prefill_us_per_token(), scenario.workers),
             overtaking: Overtaking::default(),
             quartiles: library.quartiles,
+            unheard: VecDeque::new(),
+            hears_late,
             window: span,
             window_open: 0,
             step: 0,
@@ -321,7 +329,7 @@ impl<'a> Cluster<'a> {
         self.router.tell_length(id, job.output_tokens);
         let request = Request::new(id, job.prompt_tokens).hash(job.prompt_hash);
         let quarter = quarter_of(&self.quartiles, job.prompt_tokens);
-        let rank = self.binding.as_mut().map(|binding| binding.arrives(id, job, quarter));
+        let rank = self.binding.as_mut().map(|binding| binding.arrives(self.now_ms, id, job, quarter));
         self.router.enqueue(request.deadline(self.scenario.deadline_steps).rank(rank), None)?;
         if let Some(prefixes) = &mut self.prefixes {
             prefixes.entered(job);
@@ -413,6 +421,7 @@ impl<'a> Cluster<'a> {
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
         let decides = self.waiting > 0 && self.active < slots;
         self.rebind()?;
+        self.hear()?;
         let start = Instant::now();
         let now_ms = self.now_ms as u64;
         let plan = match &mut self.prefixes {
@@ -449,26 +458,13 @@ impl<'a> Cluster<'a> {
             }
             self.place(id, worker);
         }
+        if let Some(binding) = &mut self.binding {
+            binding.begins(self.now_ms);
+        }
         let halted = self.active == 0 && self.waiting > 0;
         self.halted_steps = if halted { self.halted_steps + 1 } else { 0 };
         if self.halted_steps >= STUCK_STEPS {
             return Err(SimError::Halted { policy: self.run.policy.clone(), waiting: self.waiting });
-        }
-        Ok(())
-    }
-
-    /// Moves waiting requests between the queues of ranks, as far as the rule wants to.
-    fn rebind(&mut self) -> Result<(), SimError> {
-        let Some(binding) = &mut self.binding else { return Ok(()) };
-        let lives = &self.lives;
-        let moved = binding.moves(|id| (lives[id as usize].worker, lives[id as usize].prompt_tokens));
-        for (id, rank) in moved {
-            let life = &mut self.lives[id as usize];
-            life.worker = rank;
-            // Behind those that wait there.
-            self.router.abort(id, None)?;
-            let request = Request::new(id, life.prompt_tokens).deadline(self.scenario.deadline_steps);
-            self.router.enqueue(request.bound_to(rank), None)?;
         }
         Ok(())
     }
@@ -500,7 +496,11 @@ impl<'a> Cluster<'a> {
             if !life.running || life.ends_step != ends_step {
                 continue;
             }
-            self.router.finish(id, None)?;
+            if self.hears_late {
+                self.unheard.push_back((self.now_ms + self.scenario.stats_late_ms, id));
+            } else {
+                self.router.finish(id, None)?;
+            }
             self.lives[id as usize].running = false;
             let residents = &mut self.residents[life.worker as usize];
             residents.retain(|&other| other != id);

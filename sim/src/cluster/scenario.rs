@@ -8,6 +8,7 @@ use balanceroute::batch::{
 use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters};
 
+use super::capacity::Capacity;
 use super::prefix::PrefixModel;
 use super::source::{Arrivals, Source};
 use crate::cost::{Prompts, StepCost};
@@ -52,6 +53,10 @@ pub struct Scenario {
     pub weights: Vec<f32>,
     /// What a step costs.
     pub cost: StepCost,
+    /// How late statistics are, in ms. A rule that binds on arrival sees ranks as they were so long ago
+    /// (`vllm-0.33`, which counts what is in flight itself, gets new statistics once in so long); any other
+    /// hears so much later that a request has ended, and its slot stands empty until then.
+    pub stats_late_ms: f64,
     /// Prefix affinity: a bonus of so many tokens per cached token, one run each. Empty leaves prefix caches
     /// and their costs out.
     pub affinity: Vec<f64>,
@@ -66,6 +71,9 @@ pub struct Scenario {
     /// Parameters of the policies; the seed of each run replaces theirs.
     pub parameters: Parameters,
 }
+
+/// The rule that counts what is in flight itself, and whose statistics lag by a parameter of its own.
+const OWN_COUNT: &str = "vllm-0.33";
 
 /// Requests that no empty worker can hold to their end, out of a trace or a sample of a workload. As text, a
 /// warning.
@@ -111,6 +119,8 @@ pub const DEFAULT_WARMUP: u64 = 3_000;
 pub const DEFAULT_STEPS: u64 = 10_000;
 /// Greatest first seed: a program that reads numbers as doubles reads every seed exactly.
 const MAX_FIRST_SEED: u64 = (1 << 53) - 1_000_000;
+/// Latest statistics: one step's loads are kept for each step of that time.
+const MAX_LATE_MS: f64 = 60_000.0;
 /// Greatest affinity: keeps the longest prompt's bonus within its limit.
 pub const MAX_AFFINITY: f64 = 64.0;
 
@@ -134,6 +144,7 @@ impl Default for Scenario {
             deadline_steps: None,
             weights: Vec::new(),
             cost: StepCost::published(72),
+            stats_late_ms: 0.0,
             affinity: Vec::new(),
             prefix: PrefixModel::default(),
             cold_start: false,
@@ -188,6 +199,9 @@ impl Scenario {
         };
         if let Some((_, flag, expected, found)) = self.cost.out_of_range() {
             return Err(argument(flag, expected, found));
+        }
+        if !(0.0..=MAX_LATE_MS).contains(&self.stats_late_ms) {
+            return Err(argument("stats-late-ms", format!("ms in 0..={MAX_LATE_MS}"), self.stats_late_ms));
         }
         self.check_prefix()?;
         positive("noise-sigma", self.noise.length_sigma, true)?;
@@ -293,7 +307,20 @@ impl Scenario {
     }
 
     pub(crate) fn build(&self, name: &str, seed: u64) -> Result<Rule, SimError> {
-        rules::build(name, &self.parameters.clone().seed(seed), self.workers)
+        let mut parameters = self.parameters.clone().seed(seed);
+        if self.stats_late_ms == 0.0 {
+            return rules::build(name, &parameters, self.workers);
+        }
+        if rules::find(name)?.name != OWN_COUNT {
+            return rules::build(name, &parameters, self.workers)?.shown_ranks(&parameters);
+        }
+        if let Some(capacity) = Capacity::of(self) {
+            let running = capacity.running_per_worker * self.workers as f64;
+            let step_ms = 1e3 * running / (capacity.output_tokens * capacity.requests_per_s);
+            let steps = (self.stats_late_ms / step_ms).ceil().max(1.0);
+            parameters.baseline = parameters.baseline.stats_refresh_steps(steps as u32);
+        }
+        rules::build(name, &parameters, self.workers)
     }
 
     /// Whether a request of the trace is so; a workload has no hashes of prefixes and no sessions.

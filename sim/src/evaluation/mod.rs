@@ -1,18 +1,19 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), a verdict on rules
-//! ([`trial`]), comparisons of forecasts ([`forecast`]) and of the ways to compute ([`kernels`]), and what
+//! ([`trial`]), the published study ([`paper`]), comparisons of forecasts ([`forecast`]) and of the ways to compute ([`kernels`]), and what
 //! balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
 //! like.
 
 pub mod forecast;
 pub mod kernels;
+pub mod paper;
 pub mod picture;
 pub mod portrait;
 pub mod residuals;
 pub mod settings;
 pub mod trial;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -27,8 +28,23 @@ use crate::error::SimError;
 /// # Errors
 /// An argument out of range, or the first run (in that order) that could not go on.
 pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
-    scenario.check()?;
-    let library = Library::new(&scenario.source);
+    let bar = if progress { progress_bar(0) } else { ProgressBar::hidden() };
+    let runs = run_all(std::slice::from_ref(scenario), scenario.threads, &bar)?;
+    Ok(runs.into_iter().flatten().collect())
+}
+
+/// A run of a scenario.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    scenario: usize,
+    policy: &'a str,
+    affinity: Option<f64>,
+    seed: u64,
+    window: Option<u32>,
+}
+
+/// Every run of a scenario, in the order of its results.
+fn tasks(at: usize, scenario: &Scenario) -> Vec<Task<'_>> {
     let affinities: Vec<Option<f64>> = match scenario.affinity.as_slice() {
         [] => vec![None],
         weights => weights.iter().copied().map(Some).collect(),
@@ -38,24 +54,46 @@ pub fn run(scenario: &Scenario, progress: bool) -> Result<Vec<Run>, SimError> {
         windows => (0..windows).map(Some).collect(),
     };
     let mut tasks = Vec::new();
-    for name in &scenario.policies {
+    for policy in &scenario.policies {
         for &affinity in &affinities {
             for seed in scenario.first_seed..scenario.first_seed + scenario.seeds {
-                tasks.extend(windows.iter().map(|&window| (name.as_str(), affinity, seed, window)));
+                let task = |&window| Task { scenario: at, policy, affinity, seed, window };
+                tasks.extend(windows.iter().map(task));
             }
         }
     }
-    let bar = if progress { progress_bar(tasks.len() as u64) } else { ProgressBar::hidden() };
-    let one = |(name, affinity, seed, window): (&str, Option<f64>, u64, Option<u32>)| {
-        bar.set_message(name.to_owned());
-        let policy = scenario.build(name, seed)?;
-        let run = Cluster::new(scenario, &library, policy, affinity, seed, window)?.run();
+    tasks
+}
+
+/// [`run`] of several scenarios, whose runs are played side by side; the runs of each for itself.
+fn run_all(scenarios: &[Scenario], threads: usize, bar: &ProgressBar) -> Result<Vec<Vec<Run>>, SimError> {
+    let mut libraries: Vec<Arc<Library>> = Vec::new();
+    for (at, scenario) in scenarios.iter().enumerate() {
+        scenario.check()?;
+        let known = scenarios[..at].iter().position(|before| before.source.is(&scenario.source));
+        libraries.push(match known {
+            Some(known) => Arc::clone(&libraries[known]),
+            None => Arc::new(Library::new(&scenario.source)),
+        });
+    }
+    let tasks: Vec<Task<'_>> =
+        scenarios.iter().enumerate().flat_map(|(at, scenario)| tasks(at, scenario)).collect();
+    bar.set_length(tasks.len() as u64);
+    let one = |Task { scenario: at, policy, affinity, seed, window }: Task<'_>| {
+        let scenario = &scenarios[at];
+        bar.set_message(policy.to_owned());
+        let rule = scenario.build(policy, seed)?;
+        let run = Cluster::new(scenario, &libraries[at], rule, affinity, seed, window)?.run();
         bar.inc(1);
         run
     };
-    let results = in_parallel(scenario.threads, &tasks, one);
+    let results = in_parallel(threads, &tasks, one);
     bar.finish_and_clear();
-    results
+    let mut runs: Vec<Vec<Run>> = scenarios.iter().map(|_| Vec::new()).collect();
+    for (task, run) in tasks.iter().zip(results?) {
+        runs[task.scenario].push(run);
+    }
+    Ok(runs)
 }
 
 fn progress_bar(length: u64) -> ProgressBar {

@@ -13,6 +13,7 @@ mod block;
 mod chooser;
 mod dual_map;
 mod in_flight;
+mod library;
 mod prefix;
 mod ring;
 mod table;
@@ -173,7 +174,25 @@ pub(crate) struct Rule {
 }
 
 /// Makes a chooser for a cluster.
-pub(crate) type MakeChooser = fn(&Setup) -> Box<dyn Chooser>;
+pub(crate) type MakeChooser = Box<dyn FnOnce(&Setup) -> Box<dyn Chooser>>;
+
+impl Rule {
+    /// The rule with ranks that the cluster shows it, where it chooses ranks: they may be late.
+    ///
+    /// # Errors
+    /// As [`build`].
+    pub(crate) fn shown_ranks(self, parameters: &Parameters) -> Result<Self, SimError> {
+        if self.chooser.is_some() || !self.policy.needs().binds_on_arrival {
+            return Ok(self);
+        }
+        let Self { name, policy, .. } = self;
+        let chooser: MakeChooser = Box::new(|setup| Box::new(library::OfLibrary::new(policy, setup)));
+        Ok(Self { name, policy: policy::build(SERVES, parameters)?, chooser: Some(chooser) })
+    }
+}
+
+/// Serves requests that are bound to their ranks first come, first served.
+const SERVES: &str = "least-kv";
 
 #[cfg(test)]
 impl<P: Policy + 'static> From<Box<P>> for Rule {
@@ -200,12 +219,12 @@ pub(crate) fn build(name: &str, parameters: &Parameters, workers: usize) -> Resu
     if workers < least {
         return Err(RuleError::Workers { rule: rule.name, least, found: workers }.into());
     }
-    // Bound to their ranks, requests are served first come, first served.
-    Ok(Rule { name: rule.name, policy: policy::build("least-kv", parameters)?, chooser: Some(chooser) })
+    let policy = policy::build(SERVES, parameters)?;
+    Ok(Rule { name: rule.name, policy, chooser: Some(Box::new(chooser)) })
 }
 
 /// The fewest workers of a rule that is simulated only, and what makes it; none for those of the library.
-fn choosers(name: &str) -> Option<(usize, MakeChooser)> {
+fn choosers(name: &str) -> Option<(usize, fn(&Setup) -> Box<dyn Chooser>)> {
     Some(match name {
         "ascend-proxy" => (1, |setup| Box::new(in_flight::AscendProxy::new(setup))),
         "bucket" => (2, |setup| Box::new(in_flight::Bucket::new(setup))),

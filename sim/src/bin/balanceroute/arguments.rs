@@ -286,6 +286,10 @@ pub(crate) struct SimulateArgs {
     /// With --affinity: prefix blocks of 512 tokens that each worker keeps, least recently used out first.
     #[arg(long, default_value_t = PrefixModel::default().cache_blocks, value_name = "N")]
     prefix_cache_blocks: usize,
+    /// Statistics so many ms late: rules that bind on arrival see ranks as they were then, all others hear of
+    /// an end so much later.
+    #[arg(long, default_value_t = 0.0, value_name = "MS", allow_negative_numbers = true)]
+    stats_late_ms: f64,
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
@@ -398,6 +402,7 @@ impl SimulateArgs {
             affinity: self.affinity.clone(),
             prefix: PrefixModel { cache_blocks: self.prefix_cache_blocks },
             cold_start: self.cold_start,
+            stats_late_ms: self.stats_late_ms,
             threads: self.threads,
             noise: Noise {
                 length_sigma: self.noise.noise_sigma,

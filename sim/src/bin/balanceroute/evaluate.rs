@@ -7,18 +7,20 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use balanceroute_sim::evaluation::paper;
 use balanceroute_sim::evaluation::trial::{self, Gate, Plan, Playing, RateAsked, TrialSource, evaluate};
 use balanceroute_sim::report::folder::Folder;
+use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::report::results::Limits;
 use balanceroute_sim::report::verdict;
 use balanceroute_sim::workloads::Workload;
 use balanceroute_sim::{Scenario, SimError, Source};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use sha2::{Digest, Sha256};
 
 use crate::arguments::ModelArgs;
 use crate::traces::ReadArgs;
-use crate::{print, tell};
+use crate::{default_traces, hand_over, print, tell};
 
 /// What a gate that does not hold ends with.
 const GATE: u8 = 3;
@@ -29,6 +31,41 @@ const INTERRUPTED: u8 = 130;
 /// capacity to less than 2 %, and to 5 %.
 const MOST_REFINEMENTS: u32 = 4;
 const QUICK_REFINEMENTS: u32 = 2;
+
+/// What a study decides itself.
+const NOT_OF_A_STUDY: [&str; 25] = [
+    "trace",
+    "workload",
+    "workers",
+    "slots",
+    "rules",
+    "slo",
+    "rates",
+    "windows",
+    "requests",
+    "gate",
+    "columns",
+    "time_unit",
+    "block_tokens",
+    "min_output",
+    "kv_capacity",
+    "headroom_steps",
+    "deadline_steps",
+    "max_passed",
+    "cost",
+    "step_base_ms",
+    "step_us_per_request",
+    "step_us_per_token",
+    "prefill_us_per_token",
+    "prompts",
+    "skip_bad_rows",
+];
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StudyName {
+    /// BalanceRoute as published.
+    Paper,
+}
 
 #[derive(Args)]
 pub(crate) struct EvaluateArgs {
@@ -61,9 +98,10 @@ pub(crate) struct EvaluateArgs {
     /// Windows that each trace is cut into; so many draws of a workload [default: 12; quick: 5].
     #[arg(long, value_name = "N")]
     windows: Option<u32>,
-    /// Seeds. A window under all of them is one replicate; a workload has so many times the draws.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    seeds: u64,
+    /// Seeds. A window under all of them is one replicate; a workload has so many times the draws [default: 1;
+    /// of a study 5, quick 3].
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
     /// The first seed; the others follow it.
     #[arg(long, default_value_t = 0, value_name = "N")]
     first_seed: u64,
@@ -77,7 +115,21 @@ pub(crate) struct EvaluateArgs {
     /// tok/s>=-1%, level:wait-p99<=5. May be given again.
     #[arg(long, value_name = "GATE", allow_hyphen_values = true)]
     gate: Vec<Gate>,
-    /// Write results.json, requests and series to this folder.
+    /// The published study instead, beside its printed figures and beyond them.
+    #[arg(long, value_name = "STUDY", conflicts_with_all = NOT_OF_A_STUDY)]
+    study: Option<StudyName>,
+    /// With --study: sections, separated by commas [default: all].
+    #[arg(long, value_name = "A,B", value_delimiter = ',', requires = "study")]
+    only: Vec<String>,
+    /// With --study: folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; a section
+    /// whose trace is missing is left out].
+    #[arg(long, value_name = "DIR", requires = "study")]
+    traces: Option<PathBuf>,
+    /// With --study: write it to this file, which takes its name when it is whole; - is standard output, in
+    /// place of the text.
+    #[arg(long, value_name = "FILE", requires = "study")]
+    json: Option<PathBuf>,
+    /// Write results.json, requests and series to this folder; of a study study.json, after each section.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// A first look: fewer windows and rates.
@@ -181,7 +233,7 @@ impl EvaluateArgs {
             rates,
             refinements,
             windows: self.windows.unwrap_or(if self.quick { 5 } else { 12 }),
-            seeds: self.seeds,
+            seeds: self.seeds.unwrap_or(1),
             first_seed: self.first_seed,
             requests: self.requests,
             gates: self.gate.clone(),
@@ -224,7 +276,30 @@ fn stop_at_interrupt() -> Arc<AtomicBool> {
     stop
 }
 
+/// The published study; each section is shown as soon as it is there.
+fn study(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    let is_silent = json.as_ref().is_some_and(JsonFile::is_stdout);
+    let traces = args.traces.clone().unwrap_or_else(default_traces);
+    let options = paper::Options {
+        only: &args.only,
+        quick: args.quick,
+        seeds: args.seeds,
+        first_seed: args.first_seed,
+        traces: &traces,
+        threads: args.threads,
+        progress: !args.quiet,
+        out: args.out.as_deref(),
+    };
+    let study = paper::study(&options, |section| if is_silent { Ok(()) } else { print(&section.text()) })?;
+    hand_over(json, &study.text(), &study)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
+    if let Some(StudyName::Paper) = args.study {
+        return study(args);
+    }
     let plan = args.plan()?;
     let folder = args.out.as_deref().map(Folder::create).transpose()?;
     let stop = stop_at_interrupt();

@@ -81,9 +81,13 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     hand_over(json, &text, &report::Document::new(&scenario, &runs))
 }
 
+/// Where public traces are, if nobody says so.
+fn default_traces() -> PathBuf {
+    std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from)
+}
+
 fn settings(args: &SettingsArgs) -> Result<(), SimError> {
-    let default = || std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from);
-    let traces = args.traces.clone().unwrap_or_else(default);
+    let traces = args.traces.clone().unwrap_or_else(default_traces);
     if args.list {
         return print(&evaluation::settings::list(&args.only, &traces)?);
     }

@@ -704,3 +704,70 @@ fn turns_of_a_session_stay_on_one_rank_of_a_ring() {
     let used: BTreeSet<u32> = ranks.0.iter().flatten().copied().collect();
     assert!(wandered == 0 && used.len() > 1, "{:?}", ranks.0);
 }
+
+#[test]
+fn late_statistics_leave_slots_empty_or_show_old_ranks() {
+    // One slot, steps of 1 ms: the second enters as soon as the router has heard of the first's end, after 2
+    // ms of its own and 3 ms more.
+    let scenario = |late_ms| Scenario {
+        source: trace(&[(0.0, 10, 2), (0.0, 10, 2)]),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 1,
+        slots: 1,
+        steps: None,
+        warmup: 0,
+        cost: one_ms(),
+        stats_late_ms: late_ms,
+        ..Scenario::default()
+    };
+    for (late_ms, waited_ms) in [(0.0, 2.0), (3.0, 5.0), (2.5, 5.0)] {
+        let run = play(&scenario(late_ms), 0);
+        assert_accounted(&run);
+        approx::assert_abs_diff_eq!(run.wait_ms.max, waited_ms, epsilon = 1e-9);
+    }
+
+    // Four requests in two steps on two ranks. As they are, ranks get two each; seen late both are empty,
+    // and the first rank gets all.
+    let scenario = |late_ms| Scenario {
+        source: trace(&[(0.0, 10, 9), (0.0015, 10, 9), (0.0016, 10, 9), (0.0025, 10, 9)]),
+        workers: 2,
+        slots: 4,
+        ..scenario(late_ms)
+    };
+    struct Most(usize);
+    impl Observer for Most {
+        fn step(&mut self, step: StepSeen<'_>) {
+            self.0 = self.0.max(step.loads.iter().filter(|&&load| load > 0).count());
+        }
+    }
+    for (late_ms, used) in [(0.0, 2), (50.0, 1)] {
+        for name in ["jsq", "llm-d"] {
+            let scenario = scenario(late_ms);
+            let library = Library::new(&scenario.source);
+            let rule = scenario.build(name, 0).expect("a rule");
+            let mut most = Most(0);
+            let cluster = Cluster::new(&scenario, &library, rule, None, 0, None).expect("valid");
+            assert_accounted(&cluster.run_seen(&mut most).expect("it ends"));
+            // llm-d draws lots among equals.
+            assert!(most.0 == used || name == "llm-d", "{name}, {late_ms} ms: {} ranks", most.0);
+        }
+    }
+}
+
+#[test]
+fn ranks_that_are_shown_are_those_that_the_router_shows() {
+    // With the least lateness there is nothing is late: steps last longer.
+    for name in ["jsq", "vllm-legacy", "power-of-two", "sglang-total-tokens", "round-robin", "random"] {
+        let scenario = Scenario { steps: Some(300), warmup: 0, ..Scenario::default() };
+        let late = Scenario { stats_late_ms: 1e-9, ..scenario.clone() };
+        let library = Library::new(&scenario.source);
+        let run = |scenario: &Scenario| {
+            let rule = scenario.build(name, 0).expect("a rule");
+            let run = Cluster::new(scenario, &library, rule, None, 0, None).expect("valid").run();
+            Run { decide_us: Default::default(), ..run.expect("it ends") }
+        };
+        let (shown, own) = (run(&late), run(&scenario));
+        assert_eq!(shown.policy, own.policy);
+        assert!((shown.imbalance_mean / own.imbalance_mean - 1.0).abs() < 0.2, "{name}");
+    }
+}
