@@ -98,8 +98,8 @@ pub(crate) struct EvaluateArgs {
     /// Windows that each trace is cut into; so many draws of a workload [default: 12; quick: 5].
     #[arg(long, value_name = "N")]
     windows: Option<u32>,
-    /// Seeds. A window under all of them is one replicate; a workload has so many times the draws [default: 1;
-    /// of a study 5, quick 3].
+    /// Seeds. A window under all of them is one replicate; a workload has so many times the draws
+    /// [default: 1; of a study 5, quick 3].
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
     /// The first seed; the others follow it.
@@ -121,8 +121,8 @@ pub(crate) struct EvaluateArgs {
     /// With --study: sections, separated by commas [default: all].
     #[arg(long, value_name = "A,B", value_delimiter = ',', requires = "study")]
     only: Vec<String>,
-    /// With --study: folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; a section
-    /// whose trace is missing is left out].
+    /// With --study: folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; a
+    /// section whose trace is missing is left out].
     #[arg(long, value_name = "DIR", requires = "study")]
     traces: Option<PathBuf>,
     /// With --study: write it to this file, which takes its name when it is whole; - is standard output, in

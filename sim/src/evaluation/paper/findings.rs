@@ -234,10 +234,10 @@ fn chosen(results: &Results, policy: &str, what: &str, printed: &str) -> Vec<Fin
     let tokens = |of: &Played| in_words(of.above_percent(least, TOKENS), " %");
     if least.case == own.case {
         let says = format!(
-            "{policy}: the published {what} ({printed}) has least imbalance, {} tokens; the most has {} at {}",
+            "{policy}: the published {what} ({printed}) has least imbalance, {} tokens; {} has most, {}",
             short(own.mean(IMBALANCE)),
-            short(greatest.mean(IMBALANCE)),
-            greatest.case
+            greatest.case,
+            short(greatest.mean(IMBALANCE))
         );
         return vec![Finding { agrees: Some(true), says, simulated: None, published: None }];
     }
@@ -246,8 +246,8 @@ fn chosen(results: &Results, policy: &str, what: &str, printed: &str) -> Vec<Fin
     vec![Finding {
         agrees: Some(is_tie),
         says: format!(
-            "{policy}: the published {what} ({printed}) lies {} above the least imbalance, {} at {}{}, and {} in \
-             tok/s",
+            "{policy}: the published {what} ({printed}) lies {} above the least imbalance, {} at {}{}, \
+             and {} in tok/s",
             in_words(above, " %"),
             short(least.mean(IMBALANCE)),
             least.case,
@@ -315,8 +315,8 @@ pub(super) fn dispatch(results: &Results) -> Vec<Finding> {
     for played in &results.0 {
         let (median, late) = (played.mean(|run| run.decide_us.p50), played.mean(|run| run.decide_us.p99));
         let says = format!(
-            "{}: {} decides a step in {median:.1} us, p99 {late:.1}, on a core of this machine; published for \
-                 a dispatch by a proxy in Python: {p50:.0} and {p99:.0}",
+            "{}: {} decides a step in {median:.1} us, p99 {late:.1}, on a core of this machine; \
+                 published for a dispatch by a proxy in Python: {p50:.0} and {p99:.0}",
             played.case, played.policy
         );
         findings.push(Finding { agrees: None, says, simulated: None, published: Some(p50) });
@@ -423,7 +423,7 @@ mod tests {
         let ties = Results(vec![at("H=8", [20.0, 21.0, 22.0]), at("H=80", [21.0, 20.5, 22.5])]);
         let worse = Results(vec![at("H=8", [20.0, 21.0, 22.0]), at("H=80", [30.0, 31.0, 32.0])]);
         for (results, agrees, says) in
-            [(best, true, "has least imbalance"), (ties, true, "(a tie)"), (worse, false, "49.")]
+            [(best, true, "has least imbalance"), (ties, true, "(a tie)"), (worse, false, "lies 47.7 %")]
         {
             let findings = horizon(&results);
             assert_eq!(findings.len(), 1);

@@ -1,8 +1,8 @@
 //! `evaluate --study paper`: the published study beside a simulation of it, and what it leaves out.
 //!
 //! A section plays a few cases under some policies and several seeds, lays what was published beside them
-//! ([`published`]), and derives from the numbers where both agree. Nothing here is a conclusion of somebody's:
-//! other seeds, or a change of a rule, give other lines.
+//! ([`published`]), and derives from the numbers where both agree: other seeds, or a change of a rule, give
+//! other lines.
 
 mod findings;
 mod played;

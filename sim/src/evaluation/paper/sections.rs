@@ -126,7 +126,7 @@ fn played(cases: impl IntoIterator<Item = Case>) -> Result<Cases, SimError> {
 
 /// A closed run of a workload, with 4 requests waiting for each worker.
 fn closed(size: &Size<'_>, workload: Workload, workers: usize) -> Scenario {
-    let (steps, warmup) = if size.quick { (1_500, 1_000) } else { (DEFAULT_STEPS, DEFAULT_WARMUP) };
+    let (steps, warmup) = if size.quick { (3_000, 2_000) } else { (DEFAULT_STEPS, DEFAULT_WARMUP) };
     Scenario {
         source: Source::Workload(workload),
         workers,
@@ -147,6 +147,9 @@ fn prod(size: &Size<'_>) -> Scenario {
 /// Rules of engines, of the publication, and ours, none of which knows ends.
 const RIVALS: [&str; 8] =
     ["jsq", "vllm-0.33", "sglang-total-tokens", "ascend-proxy", "longest-first", "br0", "exact", "level"];
+
+/// Neighbours that need no hashes, or fall back to the request.
+const NEIGHBOURS: [&str; 5] = ["bucket", "dualmap", "block", "hash-ring", "by-type"];
 
 fn table(size: &Size<'_>) -> Result<Cases, SimError> {
     played([Workload::PaperProd, Workload::PaperAzure].map(|workload| {
@@ -241,7 +244,8 @@ fn dispatch(size: &Size<'_>) -> Result<Cases, SimError> {
 
 fn waits(size: &Size<'_>) -> Result<Cases, SimError> {
     let pools: &[usize] = if size.quick { &[32] } else { &[8, 32, 128, 512] };
-    played(pools.iter().map(|&pool| case(format!("P={pool}"), Scenario { pool, ..prod(size) }, &RIVALS)))
+    let policies = [&NEIGHBOURS[..], &RIVALS].concat();
+    played(pools.iter().map(|&pool| case(format!("P={pool}"), Scenario { pool, ..prod(size) }, &policies)))
 }
 
 /// Requests a second that 8 workers can serve.
@@ -360,4 +364,46 @@ fn affinity(size: &Size<'_>) -> Result<Cases, SimError> {
         case("0.3 tokens a cached token", of(0.3), &["exact", "level"]),
         case("3 tokens a cached token", of(3.0), &["exact", "level"]),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_case_can_be_played_and_is_there_once() {
+        for (quick, seeds) in [(true, 3), (false, 5)] {
+            let size = Size { quick, seeds, first_seed: 0, traces: Path::new("no/such/folder") };
+            for section in &SECTIONS {
+                let cases = match (section.cases)(&size).expect("cases") {
+                    Cases::Played(cases) => cases,
+                    Cases::LeftOut(why) => {
+                        assert!(section.name == "affinity" && why.contains("no/such/folder"), "{why}");
+                        continue;
+                    }
+                };
+                let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+                assert_eq!(names.len(), cases.len(), "{}", section.name);
+                for Case { name, scenario, .. } in &cases {
+                    scenario.check().unwrap_or_else(|error| panic!("{}: {name}: {error}", section.name));
+                    assert!(scenario.seeds >= 3 || scenario.windows >= 3, "{}: {name}", section.name);
+                }
+            }
+        }
+        let workers = scale(&Size { quick: false, seeds: 5, first_seed: 0, traces: Path::new("") });
+        let Ok(Cases::Played(cases)) = workers else { panic!("played") };
+        let workers: Vec<usize> = cases.iter().map(|case| case.scenario.workers).collect();
+        assert_eq!(workers, [4, 8, 16, 32, 64, 144]);
+    }
+
+    #[test]
+    fn bursts_come_at_once_and_at_the_rate_asked_for() {
+        let trace = bursty(8.0, 16, 10, 1);
+        assert_eq!((trace.jobs.len(), trace.arrival_s.len()), (160, 160));
+        for (at, &at_s) in trace.arrival_s.iter().enumerate() {
+            approx::assert_abs_diff_eq!(at_s, 2.0 * (at / 16) as f64, epsilon = 1e-9);
+        }
+    }
 }
