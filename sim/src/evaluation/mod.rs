@@ -1,7 +1,7 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]), a verdict on rules
-//! ([`trial`]), the published study ([`paper`]), comparisons of forecasts ([`forecast`]) and of the ways to compute ([`kernels`]), and what
-//! balance ([`picture`]), a trace ([`portrait`]) and a step law beside its measurements ([`residuals`]) look
-//! like.
+//! ([`trial`]), the published study ([`paper`]), comparisons of forecasts ([`forecast`]) and of the ways to
+//! compute ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]) and a step law beside its
+//! measurements ([`residuals`]) look like.
 
 pub mod forecast;
 pub mod kernels;

@@ -6,7 +6,7 @@
 //! would be done), and nobody embeds them: names in the library are contracts of C and Python, with golden
 //! vectors and a device to agree with, and a rule that is there to be compared with is worth none of that.
 //!
-//! All of these choose a rank on arrival ([`chooser`]). What their sources leave open is chosen here, and
+//! All of these choose a rank on arrival (`chooser.rs`). What their sources leave open is chosen here, and
 //! [`RuleInfo::ours_to_choose`] says so.
 
 mod block;
