@@ -93,6 +93,7 @@ impl Binding {
     /// A step begins, with the ranks as those that were admitted have left them.
     pub(crate) fn begins(&mut self, now_ms: f64) {
         if self.late_ms > 0.0 {
+            self.forget(now_ms);
             self.past.push_back((now_ms, self.ranks.clone()));
         }
     }
