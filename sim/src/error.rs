@@ -6,7 +6,9 @@ use thiserror::Error;
 
 use crate::calibration::CalibrateError;
 use crate::cost::CostError;
+use crate::names::did_you_mean;
 use crate::report::evaluated::FolderError;
+use crate::rules::RuleError;
 use crate::traces::TraceError;
 
 /// What a simulation cannot do.
@@ -14,10 +16,12 @@ use crate::traces::TraceError;
 #[non_exhaustive]
 pub enum SimError {
     /// No such workload.
-    #[error("unknown workload {found:?}; expected one of {expected}")]
+    #[error("unknown workload {found:?}{}; expected one of {expected}", did_you_mean(*meant))]
     UnknownWorkload {
         /// The name asked for.
         found: String,
+        /// The name that is most like it, if one is.
+        meant: Option<&'static str>,
         /// All names.
         expected: String,
     },
@@ -63,6 +67,9 @@ pub enum SimError {
     /// A policy that does not exist, or its parameters.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A rule that does not exist, or that the cluster is too small for.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
     /// The router refused a call: loads past its limits.
     #[error(transparent)]
     Router(#[from] RouterError),

@@ -13,12 +13,14 @@ pub struct Job {
     pub prompt_hash: Option<u64>,
     /// Hashes of its prefix blocks, first block first, where the source knows.
     pub prefix_blocks: Option<Arc<[u64]>>,
+    /// Equal for the turns of a session, where the source has sessions.
+    pub session: Option<u64>,
 }
 
 impl Job {
     /// A request of these lengths and no hashes.
     #[must_use]
     pub fn new(prompt_tokens: u32, output_tokens: u32) -> Self {
-        Self { prompt_tokens, output_tokens, prompt_hash: None, prefix_blocks: None }
+        Self { prompt_tokens, output_tokens, prompt_hash: None, prefix_blocks: None, session: None }
     }
 }

@@ -18,6 +18,7 @@
 //! | [`traces`] | requests of public traces, one file a format |
 //! | [`cost`] | the step law |
 //! | [`calibration`] | the step law of a machine, from what was measured on it |
+//! | [`rules`] | every rule by name: those of the library, and neighbours that are simulated only |
 //! | [`cluster`] | what is simulated, one run of one policy, and what it measures |
 //! | [`report`] | tables for people, JSON for programs |
 //! | [`evaluation`] | comparisons of policies, of forecasts, and of the ways to compute |
@@ -32,7 +33,10 @@ pub mod evaluation;
 mod job;
 #[cfg(feature = "watch")]
 pub mod live;
+mod lru;
+mod names;
 pub mod report;
+pub mod rules;
 pub mod traces;
 pub mod workloads;
 

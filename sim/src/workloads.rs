@@ -9,6 +9,7 @@ use rand_distr::{Distribution, Geometric, LogNormal, StandardNormal};
 
 use crate::error::SimError;
 use crate::job::Job;
+use crate::names::most_like;
 
 /// A built-in workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,7 @@ impl Workload {
         Self::ALL.into_iter().find(|workload| workload.name() == name).ok_or_else(|| {
             SimError::UnknownWorkload {
                 found: name.to_owned(),
+                meant: most_like(name, Self::ALL.into_iter().map(Self::name)),
                 expected: Self::ALL.map(Self::name).join(", "),
             }
         })

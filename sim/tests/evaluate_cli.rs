@@ -165,6 +165,7 @@ fn what_cannot_be_used_is_refused_in_one_line() {
     let taken = folder.display().to_string();
     for (arguments, says) in [
         (&["--rules", "levle"][..], "rules: expected one of "),
+        (&["--rules", "levle"], "found \"levle\" (did you mean level?)"),
         (&["--rules", "level,level"], "rules: expected a name for each rule"),
         (&["--slo", "ttft=2"], "slo: expected a time"),
         (&["--rates", "fast"], "rates: expected own, auto"),
@@ -234,4 +235,76 @@ fn an_interrupt_ends_with_130_and_keeps_what_is_done() {
     assert_eq!(written["complete"], false);
     assert_eq!(written["scenarios"][0]["complete"], true);
     assert!(out.join("requests/s000.jsonl.gz").exists());
+}
+
+#[test]
+fn a_section_of_the_study_is_played_beside_the_publication() {
+    let folder = scratch("study");
+    let (out, file) =
+        (folder.join("out").display().to_string(), folder.join("file.json").display().to_string());
+    let section = ["--study", "paper", "--quick", "--quiet", "--only", "horizon"];
+    let run = evaluate(&[&section[..], &["--out", &out, "--json", &file]].concat());
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+    let shown = text(&run.stdout);
+    let lines = |start: &str| shown.lines().filter(|line| line.starts_with(start)).count();
+    assert!(
+        shown.starts_with("horizon: ") && shown.contains("--study paper --only horizon --quick"),
+        "{shown}"
+    );
+    assert_eq!(
+        (lines("H="), lines("  brh-oracle"), lines("agrees") + lines("differs")),
+        (4, 4, 1),
+        "{shown}"
+    );
+    let read = |path: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(path).expect("written")).expect("JSON")
+    };
+    let study = read(&file);
+    assert_eq!((&study["complete"], &study["seeds"]), (&Value::from(true), &Value::from(3)));
+    let played = &study["sections"][0];
+    assert_eq!(played["name"], "horizon");
+    assert_eq!(played["rows"].as_array().map(Vec::len), Some(4));
+    let finding = &played["findings"][0];
+    assert!(
+        finding["agrees"].is_boolean() && finding["says"].as_str().is_some_and(|says| shown.contains(says))
+    );
+    // Times of decisions apart, what is written as sections are done is what is written at the end.
+    let written = read(&folder.join("out/study.json").display().to_string());
+    assert_eq!(written, study);
+
+    // The command that it names plays it again, whatever the number of threads.
+    let again = evaluate(&[&section[..], &["--threads", "1"]].concat());
+    let figures = |shown: &str| -> Vec<String> {
+        // All but the time of decisions.
+        shown.lines().map(|line| line.split_whitespace().take(11).collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(figures(&text(&again.stdout)), figures(&shown));
+    let other = evaluate(&[&section[..], &["--first-seed", "50"]].concat());
+    assert!(text(&other.stdout).contains("--only horizon --quick --first-seed 50"));
+    assert_ne!(figures(&text(&other.stdout)), figures(&shown));
+}
+
+#[test]
+fn a_study_decides_its_own_scenarios() {
+    let folder = scratch("no-traces").display().to_string();
+    for (arguments, says) in [
+        (&["--study", "thesis"][..], "possible values: paper"),
+        (&["--study", "paper", "--rules", "level"], "cannot be used with"),
+        (&["--study", "paper", "--kv-capacity", "9"], "cannot be used with"),
+        (&["--study", "paper", "--seeds", "2"], "seeds: expected at least 3 of a study, found 2"),
+        (&["--study", "paper", "--only", "tables"], "only: expected some of table, scale, sweep"),
+        (&["--only", "table"], "--study"),
+        (&["--json", "-"], "--study"),
+    ] {
+        let run = evaluate(arguments);
+        let stderr = text(&run.stderr);
+        assert_eq!(run.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(says) && stderr.lines().count() == 1, "{arguments:?}: {stderr}");
+    }
+    let missing = ["--study", "paper", "--only", "affinity", "--traces", &folder, "--json", "-"];
+    let run = evaluate(&missing);
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+    let study: Value = serde_json::from_str(&text(&run.stdout)).expect("JSON and nothing else");
+    let left_out = study["sections"][0]["left_out"].as_str().expect("a reason");
+    assert!(left_out.contains("mooncake_conversation.jsonl is not there"), "{left_out}");
 }

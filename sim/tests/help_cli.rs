@@ -116,17 +116,17 @@ fn the_manual_has_a_page_of_every_command() {
 #[test]
 fn a_wrong_word_is_answered_with_the_one_that_is_near() {
     for (arguments, near) in [
-        (&["simulate", "--policy", "levl"][..], "; did you mean level?"),
-        (&["simulate", "--policy", "vllm-033"], "; did you mean vllm-0.33?"),
-        (&["evaluate", "--rules", "today=jqs,level"], "; did you mean jsq?"),
-        (&["forecast", "--workload", "lognormel"], "; did you mean lognormal?"),
+        (&["simulate", "--policy", "levl"][..], "(did you mean level?)"),
+        (&["simulate", "--policy", "vllm-033"], "(did you mean vllm-0.33?)"),
+        (&["evaluate", "--rules", "today=jqs,level"], "(did you mean jsq?)"),
+        (&["forecast", "--workload", "lognormel"], "(did you mean lognormal?)"),
         (&["simulate", "--backend", "refrence"], "similar value exists: 'reference'"),
         (&["simulate", "--format", "jsn"], "similar value exists: 'json'"),
         (&["simulate", "--polcy", "level"], "similar argument exists: '--policy'"),
         (&["simulat"], "similar subcommand exists: 'simulate'"),
     ] {
         let error = refused(arguments);
-        assert!(error.trim_end().ends_with(near), "{arguments:?}: {error}");
+        assert!(error.contains(near), "{arguments:?}: {error}");
     }
     // What is like nothing is answered with all names only.
     assert!(!refused(&["simulate", "--policy", "xyz"]).contains("did you mean"));

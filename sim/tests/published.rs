@@ -1,5 +1,6 @@
 //! The published picture comes out, and level refill lies beyond it: what the README's first table promises.
 
+use balanceroute_sim::evaluation::paper::published;
 use balanceroute_sim::report::by_policy;
 use balanceroute_sim::workloads::Workload;
 use balanceroute_sim::{Run, Scenario, Source};
@@ -46,6 +47,17 @@ fn the_published_order_and_sizes() {
     let order: Vec<f64> = names.iter().map(|name| imbalance(&runs, name)).collect();
     assert!(order.is_sorted_by(|a, b| a > b), "{order:?}");
     assert_eq!(by_policy(&runs).len(), names.len());
+    // As `evaluate --study paper` has it: every ratio to the oracle within 30 % of the print.
+    let table = published::table(Workload::PaperProd);
+    let printed = |name: &str| table.iter().find(|row| row.policy == name).expect("printed").imbalance;
+    for name in &names[..3] {
+        let (found, expected) =
+            (imbalance(&runs, name) / imbalance(&runs, "brh-oracle"), printed(name) / printed("brh-oracle"));
+        assert!((found / expected - 1.0).abs() <= 0.3, "{name}: {found}, published {expected}");
+    }
+    let ratios =
+        ["jsq", "br0", "brh-survival"].map(|name| (10.0 * printed(name) / printed("brh-oracle")).round());
+    assert_eq!(ratios, [91.0, 22.0, 17.0]);
 }
 
 #[test]

@@ -366,7 +366,8 @@ fn affinity_raises_the_cached_share_and_every_weight_has_its_runs() {
 
 #[test]
 fn every_request_is_accounted_for_under_every_policy() {
-    let all = policy::NAMES.join(",");
+    let neighbours = "ascend-proxy,bucket,cache-aware,llm-d,dualmap,block,hash-ring,by-type";
+    let all = format!("{},{neighbours}", policy::NAMES.join(","));
     for (name, arguments) in [
         ("closed.json", vec!["--workload", "lognormal", "--steps", "400", "--warmup", "100"]),
         (
@@ -1016,4 +1017,104 @@ mod streams {
             assert_eq!(out.status.code(), Some(code), "{}", String::from_utf8_lossy(&out.stderr));
         }
     }
+}
+
+#[test]
+fn policies_are_listed_a_line_each() {
+    let out = sim(&["policies"]);
+    assert!(out.status.success());
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let line = |name: &str| {
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(name)).collect();
+        assert_eq!(lines.len(), 1, "{name}: {text}");
+        lines[0].to_owned()
+    };
+    for name in policy::NAMES {
+        line(
+            &format!("{name} ")
+                .replace("vllm-0.33 ", "vllm-0.33, vllm ")
+                .replace("tokens ", "tokens, sglang "),
+        );
+    }
+    assert!(line("level ").contains("yes   step"), "{text}");
+    for (name, says) in [("block ", "known ends, step law"), ("llm-d ", "prefix hashes, KV capacity")] {
+        let found = line(name);
+        assert!(found.contains("-     arrival") && found.contains(says), "{found}");
+    }
+    assert!(line("bucket: ").contains("131072"), "what is chosen here is said: {text}");
+
+    let path = scratch("policies.json");
+    let out = sim(&["policies", "--json", &path.display().to_string()]);
+    assert!(out.status.success());
+    let document: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
+    let policies = document["policies"].as_array().expect("an array");
+    let of = |name: &str| policies.iter().find(|rule| rule["name"] == name).expect("a rule").clone();
+    assert_eq!(policies.len(), policy::NAMES.len() + 8);
+    assert_eq!(of("vllm-0.33")["aliases"], serde_json::json!(["vllm"]));
+    assert_eq!(of("dualmap")["needs"], serde_json::json!(["prefix-hashes"]));
+    assert_eq!(of("dualmap")["in_library"], false);
+    assert_eq!((&of("level")["ours"], &of("level")["decides"]), (&Value::from(true), &Value::from("step")));
+}
+
+#[test]
+fn engines_names_stand_for_their_rules() {
+    let short = ["--seeds", "1", "--steps", "60", "--warmup", "10", "--policy"];
+    let run = |name: &str, policies: &str| {
+        let (_, mut document) = document(name, &[&short[..], &[policies]].concat());
+        for run in document["runs"].as_array_mut().expect("an array") {
+            run["decide_us"] = Value::Null;
+        }
+        document
+    };
+    let (alias, own) =
+        (run("alias.json", "vllm,sglang,llm-d"), run("own.json", "vllm-0.33,sglang-total-tokens,llm-d"));
+    assert_eq!(alias, own);
+    assert_eq!(alias["arguments"]["policies"][0], "vllm-0.33");
+    let error = refused(&["simulate", "--policy", "vlmm-0.33"]);
+    assert!(error.contains("did you mean vllm-0.33?"), "{error}");
+    let error = refused(&["simulate", "--workers", "1", "--policy", "dualmap"]);
+    assert!(error.contains("dualmap: expected at least 2 workers, found 1"), "{error}");
+}
+
+#[test]
+fn rules_say_what_they_are_not_told() {
+    let short = ["simulate", "--seeds", "1", "--steps", "60", "--warmup", "10", "--quiet"];
+    let warned = |more: &[&str]| {
+        let out = sim(&[&short[..], more].concat());
+        assert!(out.status.success());
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    assert_eq!(warned(&["--policy", "vllm,ascend-proxy,level"]), "");
+    let said = warned(&["--policy", "cache-aware,hash-ring,llm-d"]);
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        [
+            "warning: cache-aware, hash-ring, llm-d: paper-prod has no prefix hashes (hash_ids), so that no \
+             prefix counts",
+            "warning: hash-ring: paper-prod has no sessions",
+            "warning: llm-d: KV caches are not bounded (--kv-capacity), so that their use does not count",
+        ]
+    );
+    let row = |at: u32| {
+        format!(
+            "{{\"timestamp\": {}, \"input_length\": 1024, \"output_length\": 5, \"hash_ids\": [{}, {at}]}}\n",
+            1_000 * at,
+            at % 3
+        )
+    };
+    let trace = write("prefixes.jsonl", &(10..60).map(row).collect::<String>());
+    let traced = ["--trace", &trace, "--policy", "cache-aware"];
+    assert!(warned(&traced).contains("--affinity 0"));
+    let (with_caches, text) =
+        (["--affinity", "0"], |out: Output| String::from_utf8_lossy(&out.stdout).into_owned());
+    assert_eq!(warned(&[&traced[..], &with_caches].concat()), "");
+    // Whoever follows prefixes finds more of them than whoever does not.
+    let open = ["simulate", "--seeds", "1", "--quiet", "--arrivals", "open", "--trace", &trace];
+    let policies = ["--policy", "cache-aware,round-robin"];
+    let played = text(sim(&[&open[..], &policies, &with_caches].concat()));
+    let cached = |policy: &str| -> f64 {
+        let row = played.lines().find(|line| line.starts_with(policy)).expect("a row");
+        row.split_whitespace().nth(2).expect("cached").parse().expect("a number")
+    };
+    assert!(cached("cache-aware") > 1.3 * cached("round-robin"), "{played}");
 }

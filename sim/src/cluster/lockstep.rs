@@ -16,19 +16,21 @@
 
 #[cfg(test)]
 mod identity;
+mod start;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Instant;
 
 use balanceroute::batch::{BatchError, Request};
 use balanceroute::forecast::{Noise, Oracle, classifier_for};
-use balanceroute::policy::{Forecast, Policy};
+use balanceroute::policy::Forecast;
 use balanceroute::router::{PreemptionCost, Router, RouterConfig, RouterError, WorkerConfig};
-use rand::seq::SliceRandom;
 
+use super::binding::Binding;
 use super::latency::Latencies;
 use super::library::Library;
 use super::metrics::{Run, Sample, StepSums, bound_imbalance};
@@ -37,13 +39,14 @@ use super::overtaking::Overtaking;
 use super::prefill::Prefill;
 use super::prefix::Prefixes;
 use super::scenario::Scenario;
-use super::source::{Arrivals, RequestSource, Stream, stream};
+use super::source::{Arrivals, RequestSource};
 use super::timetable::{Arrival, Timetable};
 use super::waits::{WaitBook, quarter_of};
 use super::window::Window;
 use crate::cost::{Prompts, WorkerLoad};
 use crate::error::SimError;
 use crate::job::Job;
+use crate::rules::{Rule, Setup};
 
 /// Steps between two predictions for the same running request.
 const REFRESH_STEPS: u32 = 16;
@@ -104,6 +107,8 @@ impl Life {
 pub(crate) struct Cluster<'a> {
     scenario: &'a Scenario,
     router: Router,
+    /// Where the router does not choose the ranks of requests that arrive.
+    binding: Option<Binding>,
     inflow: Inflow,
     weights: Vec<f64>,
     lives: Vec<Life>,
@@ -116,6 +121,9 @@ pub(crate) struct Cluster<'a> {
     prefill: Prefill,
     overtaking: Overtaking,
     quartiles: [u32; 4],
+    /// Ends that the router has not heard of yet, and when it does.
+    unheard: VecDeque<(f64, u64)>,
+    hears_late: bool,
     window: Option<Window>,
     /// Requests that arrived in the window and have not ended.
     window_open: u64,
@@ -138,13 +146,13 @@ impl<'a> Cluster<'a> {
     pub(crate) fn new(
         scenario: &'a Scenario,
         library: &Library,
-        policy: Box<dyn Policy>,
+        rule: impl Into<Rule>,
         affinity: Option<f64>,
         seed: u64,
         window: Option<u32>,
     ) -> Result<Self, SimError> {
+        let Rule { name, policy, chooser } = rule.into();
         let needs = policy.needs();
-        let name = policy.name();
         let noise = Noise { seed, ..scenario.noise };
         let classifier = needs.forecast.map(|forecast| match forecast {
             Forecast::Oracle if scenario.noise != Noise::NONE => Box::new(Oracle::noisy(noise)),
@@ -172,6 +180,9 @@ impl<'a> Cluster<'a> {
             [] => vec![1.0; scenario.workers],
             weights => weights.iter().map(|&weight| f64::from(weight)).collect(),
         };
+        // A rank admits its own queue, and needs to hear of nothing.
+        let hears_late = scenario.stats_late_ms > 0.0 && !needs.binds_on_arrival && chooser.is_none();
+        let setup = Setup::of(scenario, &weights, affinity.is_some(), seed);
         let run = Run {
             policy: name.to_owned(),
             affinity,
@@ -185,6 +196,7 @@ impl<'a> Cluster<'a> {
         let mut cluster = Self {
             scenario,
             router: Router::with_policy(config, policy, classifier)?,
+            binding: chooser.map(|make| Binding::new(make(&setup), scenario.workers, scenario.stats_late_ms)),
             inflow,
             weights,
             lives: Vec::new(),
@@ -199,6 +211,8 @@ impl<'a> Cluster<'a> {
             prefill: Prefill::new(scenario.prefill_us_per_token(), scenario.workers),
             overtaking: Overtaking::default(),
             quartiles: library.quartiles,
+            unheard: VecDeque::new(),
+            hears_late,
             window: span,
             window_open: 0,
             step: 0,
@@ -215,7 +229,8 @@ impl<'a> Cluster<'a> {
             run,
         };
         if matches!(cluster.inflow, Inflow::Closed(_)) && !scenario.cold_start {
-            cluster.warm_start(library, seed, needs.binds_on_arrival)?;
+            let at_random = needs.binds_on_arrival || cluster.binding.is_some();
+            cluster.warm_start(library, seed, at_random)?;
         }
         Ok(cluster)
     }
@@ -261,55 +276,6 @@ impl<'a> Cluster<'a> {
     /// window.
     fn counts(&self, arrived_ms: f64) -> bool {
         self.window.map_or(self.measured, |window| window.contains(arrived_ms))
-    }
-
-    fn warm_start(&mut self, library: &Library, seed: u64, at_random: bool) -> Result<(), SimError> {
-        let mut rng = stream(seed, Stream::Start);
-        let slots = self.scenario.slots as usize;
-        let mut free: Vec<usize> =
-            (0..self.scenario.workers).flat_map(|g| std::iter::repeat_n(g, slots)).collect();
-        free.shuffle(&mut rng);
-        for drawn in free {
-            let (job, generated) = library.running(&mut rng);
-            let job = job.clone();
-            let load = u64::from(job.prompt_tokens) + u64::from(generated);
-            // With a bounded cache the cluster starts as full as an admission would leave it.
-            let room = |g: usize| {
-                self.residents[g].len() < slots
-                    && self.scenario.kv_capacity_tokens.is_none_or(|capacity| {
-                        // A router leaves the most where nothing is learned yet.
-                        let growth = match self.scenario.headroom_steps {
-                            Some(steps) => (self.residents[g].len() as u64 + 1) * u64::from(steps),
-                            None => capacity * WorkerConfig::MOST_GROWTH_PERCENT / 100,
-                        };
-                        self.loads[g] + load + growth <= capacity
-                    })
-            };
-            let worker = if at_random {
-                Some(drawn).filter(|&g| room(g))
-            } else {
-                (0..self.scenario.workers).filter(|&g| room(g)).min_by(|&a, &b| {
-                    let cost = |g: usize| self.loads[g] as f64 * self.weights[g];
-                    cost(a).total_cmp(&cost(b))
-                })
-            };
-            let Some(worker) = worker.filter(|_| self.scenario.fits(&job)) else { continue };
-            let id = self.lives.len() as u64;
-            self.run.requests_in += 1;
-            self.router.tell_length(id, job.output_tokens);
-            let request = Request::new(id, job.prompt_tokens).hash(job.prompt_hash);
-            self.router.adopt(request, worker as u32, generated)?;
-            if let Some(prefixes) = &mut self.prefixes {
-                prefixes.entered(&job);
-                prefixes.adopted(id, worker as u32);
-            }
-            self.begin_life(&job, 0.0, None);
-            let life = &mut self.lives[id as usize];
-            (life.prompt_tokens, life.output_tokens) = (load as u32, job.output_tokens - generated);
-            life.adopted = true;
-            self.place(id, worker as u32);
-        }
-        Ok(())
     }
 
     /// Takes in what has arrived; false when an open run is over.
@@ -361,11 +327,14 @@ impl<'a> Cluster<'a> {
         let id = self.lives.len() as u64;
         self.router.tell_length(id, job.output_tokens);
         let request = Request::new(id, job.prompt_tokens).hash(job.prompt_hash);
-        self.router.enqueue(request.deadline(self.scenario.deadline_steps), None)?;
+        let quarter = quarter_of(&self.quartiles, job.prompt_tokens);
+        let rank = self.binding.as_mut().map(|binding| binding.arrives(self.now_ms, id, job, quarter));
+        self.router.enqueue(request.deadline(self.scenario.deadline_steps).rank(rank), None)?;
         if let Some(prefixes) = &mut self.prefixes {
             prefixes.entered(job);
         }
         self.begin_life(job, at_ms, row);
+        self.lives[id as usize].worker = rank.unwrap_or(0);
         self.waiting += 1;
         if self.window.is_some_and(|window| window.contains(at_ms)) {
             self.window_open += 1;
@@ -435,6 +404,9 @@ impl<'a> Cluster<'a> {
             measured: self.measured,
         });
         self.router.advance();
+        if let Some(binding) = &mut self.binding {
+            binding.stepped(step_ms + most_ms);
+        }
         for (load, residents) in self.loads.iter_mut().zip(&self.residents) {
             *load += residents.len() as u64;
         }
@@ -447,6 +419,8 @@ impl<'a> Cluster<'a> {
     fn admit(&mut self) -> Result<(), SimError> {
         let slots = self.scenario.workers as u64 * u64::from(self.scenario.slots);
         let decides = self.waiting > 0 && self.active < slots;
+        self.rebind()?;
+        self.hear()?;
         let start = Instant::now();
         let now_ms = self.now_ms as u64;
         let plan = match &mut self.prefixes {
@@ -478,7 +452,13 @@ impl<'a> Cluster<'a> {
                 None => 0,
             };
             self.prefill.add(worker, computed);
+            if let Some(binding) = &mut self.binding {
+                binding.admitted(id, life.prompt_tokens, worker);
+            }
             self.place(id, worker);
+        }
+        if let Some(binding) = &mut self.binding {
+            binding.begins(self.now_ms);
         }
         let halted = self.active == 0 && self.waiting > 0;
         self.halted_steps = if halted { self.halted_steps + 1 } else { 0 };
@@ -515,11 +495,20 @@ impl<'a> Cluster<'a> {
             if !life.running || life.ends_step != ends_step {
                 continue;
             }
-            self.router.finish(id, None)?;
+            if self.hears_late {
+                self.unheard.push_back((self.now_ms + self.scenario.stats_late_ms, id));
+            } else {
+                self.router.finish(id, None)?;
+            }
             self.lives[id as usize].running = false;
             let residents = &mut self.residents[life.worker as usize];
             residents.retain(|&other| other != id);
             self.loads[life.worker as usize] -= u64::from(life.prompt_tokens) + u64::from(life.output_tokens);
+            if let Some(binding) = &mut self.binding {
+                let output_tokens = life.generated_before + life.output_tokens;
+                let kv_tokens = u64::from(life.prompt_tokens) + u64::from(life.output_tokens);
+                binding.ended(id, life.worker, kv_tokens, output_tokens);
+            }
             self.active -= 1;
             self.run.requests_done += 1;
             self.sums.done += u64::from(self.measured);
@@ -553,6 +542,9 @@ impl<'a> Cluster<'a> {
                 life.output_tokens -= generated;
                 self.router.tell_length(id, life.output_tokens);
                 self.router.enqueue(again, None)?;
+                if let Some(binding) = &mut self.binding {
+                    binding.preempted(id, worker as u32, life.prompt_tokens);
+                }
                 life.generated_before += generated;
                 life.evicted = true;
                 life.waits_since = self.step + 1;

@@ -1,5 +1,6 @@
 //! A lock-step cluster: what is simulated ([`Scenario`]), one run of it, and what that measures ([`Run`]).
 
+mod binding;
 mod capacity;
 mod latency;
 mod library;

@@ -10,13 +10,13 @@
 //!
 //! `docs/affinity.md` has the figures.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use balanceroute::batch::Request;
 use balanceroute::router::PairTerms;
 
 use crate::job::Job;
+use crate::lru::Lru;
 
 /// Tokens of a prefix block in Mooncake's traces, in which the size of the caches is told.
 pub const BLOCK_TOKENS: u64 = 512;
@@ -35,39 +35,10 @@ impl Default for PrefixModel {
     }
 }
 
-/// Blocks by last use.
-#[derive(Clone, Debug, Default)]
-struct Lru {
-    limit: usize,
-    clock: u64,
-    used_at: HashMap<u64, u64>,
-    by_use: BTreeMap<u64, u64>,
-}
-
-impl Lru {
-    fn touch(&mut self, block: u64) {
-        self.clock += 1;
-        if let Some(before) = self.used_at.insert(block, self.clock) {
-            self.by_use.remove(&before);
-        }
-        self.by_use.insert(self.clock, block);
-        if self.used_at.len() > self.limit
-            && let Some((_, oldest)) = self.by_use.pop_first()
-        {
-            self.used_at.remove(&oldest);
-        }
-    }
-
-    /// Leading blocks that are kept.
-    fn matched(&self, blocks: &[u64]) -> usize {
-        blocks.iter().take_while(|block| self.used_at.contains_key(block)).count()
-    }
-
-    fn keep(&mut self, blocks: &[u64]) {
-        // Touch the last block first, so that eviction takes tails and the heads stay usable.
-        for &block in blocks.iter().rev() {
-            self.touch(block);
-        }
+impl PrefixModel {
+    /// Blocks of so many tokens that each worker keeps.
+    pub(crate) fn blocks_of(self, block_tokens: u64) -> usize {
+        (self.cache_blocks as u64 * BLOCK_TOKENS / block_tokens).max(1) as usize
     }
 }
 
@@ -84,8 +55,7 @@ pub(crate) struct Prefixes {
 
 impl Prefixes {
     pub(crate) fn new(model: PrefixModel, block_tokens: u64, affinity: f64, workers: usize) -> Self {
-        let limit = model.cache_blocks as u64 * BLOCK_TOKENS / block_tokens;
-        let cache = Lru { limit: limit.max(1) as usize, ..Lru::default() };
+        let cache = Lru::new(model.blocks_of(block_tokens));
         Self {
             affinity,
             block_tokens,
@@ -153,20 +123,6 @@ mod tests {
 
     fn job(prompt_tokens: u32, blocks: &[u64]) -> Job {
         Job { prefix_blocks: Some(Arc::from(blocks)), ..Job::new(prompt_tokens, 1) }
-    }
-
-    #[test]
-    fn the_tail_of_a_long_prompt_goes_first() {
-        let mut lru = Lru { limit: 4, ..Lru::default() };
-        lru.keep(&[1, 2, 3]);
-        assert_eq!(lru.matched(&[1, 2, 9]), 2);
-        lru.keep(&[7, 8]);
-        // One of five must go: block 3, the end of the older prompt.
-        assert_eq!((lru.matched(&[1, 2, 3]), lru.matched(&[7, 8])), (2, 2));
-        lru.keep(&[1]);
-        lru.keep(&[4, 5]);
-        assert_eq!((lru.matched(&[1]), lru.matched(&[2]), lru.matched(&[7, 8])), (1, 0, 1));
-        assert_eq!(lru.used_at.len(), lru.by_use.len());
     }
 
     #[test]

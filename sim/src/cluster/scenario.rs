@@ -6,13 +6,15 @@ use balanceroute::batch::{
     MAX_LOAD_TOKENS, MAX_PROMPT_TOKENS, MAX_SLOTS, MAX_WAITING, MAX_WEIGHT, MAX_WORKERS,
 };
 use balanceroute::forecast::Noise;
-use balanceroute::policy::{self, Parameters, Policy, PolicyError};
+use balanceroute::policy::{self, Parameters};
 
+use super::capacity::Capacity;
 use super::prefix::PrefixModel;
 use super::source::{Arrivals, Source};
-use crate::cost::StepCost;
+use crate::cost::{Prompts, StepCost};
 use crate::error::{SimError, argument};
 use crate::job::Job;
+use crate::rules::{self, Need, Rule, RuleInfo, Setup};
 use crate::workloads::Workload;
 
 /// A cluster, its traffic and the policies to compare.
@@ -51,6 +53,10 @@ pub struct Scenario {
     pub weights: Vec<f32>,
     /// What a step costs.
     pub cost: StepCost,
+    /// How late statistics are, in ms. A rule that binds on arrival sees ranks as they were so long ago
+    /// (`vllm-0.33`, which counts what is in flight itself, gets new statistics once in so long); any other
+    /// hears so much later that a request has ended, and its slot stands empty until then.
+    pub stats_late_ms: f64,
     /// Prefix affinity: a bonus of so many tokens per cached token, one run each. Empty leaves prefix caches
     /// and their costs out.
     pub affinity: Vec<f64>,
@@ -65,6 +71,9 @@ pub struct Scenario {
     /// Parameters of the policies; the seed of each run replaces theirs.
     pub parameters: Parameters,
 }
+
+/// The rule that counts what is in flight itself, and whose statistics lag by a parameter of its own.
+const OWN_COUNT: &str = "vllm-0.33";
 
 /// Requests that no empty worker can hold to their end, out of a trace or a sample of a workload. As text, a
 /// warning.
@@ -110,6 +119,8 @@ pub const DEFAULT_WARMUP: u64 = 3_000;
 pub const DEFAULT_STEPS: u64 = 10_000;
 /// Greatest first seed: a program that reads numbers as doubles reads every seed exactly.
 const MAX_FIRST_SEED: u64 = (1 << 53) - 1_000_000;
+/// Latest statistics: one step's loads are kept for each step of that time.
+const MAX_LATE_MS: f64 = 60_000.0;
 /// Greatest affinity: keeps the longest prompt's bonus within its limit.
 pub const MAX_AFFINITY: f64 = 64.0;
 
@@ -133,6 +144,7 @@ impl Default for Scenario {
             deadline_steps: None,
             weights: Vec::new(),
             cost: StepCost::published(72),
+            stats_late_ms: 0.0,
             affinity: Vec::new(),
             prefix: PrefixModel::default(),
             cold_start: false,
@@ -188,6 +200,9 @@ impl Scenario {
         if let Some((_, flag, expected, found)) = self.cost.out_of_range() {
             return Err(argument(flag, expected, found));
         }
+        if !(0.0..=MAX_LATE_MS).contains(&self.stats_late_ms) {
+            return Err(argument("stats-late-ms", format!("ms in 0..={MAX_LATE_MS}"), self.stats_late_ms));
+        }
         self.check_prefix()?;
         positive("noise-sigma", self.noise.length_sigma, true)?;
         for (name, share) in [
@@ -228,10 +243,11 @@ impl Scenario {
             }
         }
         if self.policies.is_empty() {
-            return Err(argument("policy", format!("some of {}", policy::NAMES.join(", ")), "none"));
+            let names: Vec<&str> = rules::names().collect();
+            return Err(argument("policy", format!("some of {}", names.join(", ")), "none"));
         }
         for name in &self.policies {
-            policy::build(name, &self.parameters)?;
+            self.build(name, self.first_seed)?;
         }
         Ok(())
     }
@@ -246,12 +262,12 @@ impl Scenario {
         if self.prefix.cache_blocks == 0 {
             return Err(argument("prefix-cache-blocks", "at least 1", 0));
         }
-        let has_prefixes = match &self.source {
-            Source::Trace(trace) => trace.jobs.iter().any(|job| job.prefix_blocks.is_some()),
-            Source::Workload(_) => false,
-        };
         let expected = "a trace with prefix hashes (hash_ids)";
-        if has_prefixes { Ok(()) } else { Err(argument("affinity", expected, self.source.name())) }
+        if self.any_job(|job| job.prefix_blocks.is_some()) {
+            Ok(())
+        } else {
+            Err(argument("affinity", expected, self.source.name()))
+        }
     }
 
     /// The cost of prefill that holds.
@@ -290,7 +306,89 @@ impl Scenario {
         })
     }
 
-    pub(crate) fn build(&self, name: &str, seed: u64) -> Result<Box<dyn Policy>, PolicyError> {
-        policy::build(name, &self.parameters.clone().seed(seed))
+    pub(crate) fn build(&self, name: &str, seed: u64) -> Result<Rule, SimError> {
+        let mut parameters = self.parameters.clone().seed(seed);
+        if self.stats_late_ms == 0.0 {
+            return rules::build(name, &parameters, self.workers);
+        }
+        if rules::find(name)?.name != OWN_COUNT {
+            return rules::build(name, &parameters, self.workers)?.shown_ranks(&parameters);
+        }
+        if let Some(capacity) = Capacity::of(self) {
+            let running = capacity.running_per_worker * self.workers as f64;
+            let step_ms = 1e3 * running / (capacity.output_tokens * capacity.requests_per_s);
+            let steps = (self.stats_late_ms / step_ms).ceil().max(1.0);
+            parameters.baseline = parameters.baseline.stats_refresh_steps(steps as u32);
+        }
+        rules::build(name, &parameters, self.workers)
+    }
+
+    /// Whether a request of the trace is so; a workload has no hashes of prefixes and no sessions.
+    fn any_job(&self, is_so: impl Fn(&Job) -> bool) -> bool {
+        match &self.source {
+            Source::Trace(trace) => trace.jobs.iter().any(is_so),
+            Source::Workload(_) => false,
+        }
+    }
+
+    /// What rules of this scenario are not told although they decide by it, a sentence each.
+    #[must_use]
+    pub fn untold(&self) -> Vec<String> {
+        let rules: Vec<&RuleInfo> = self
+            .policies
+            .iter()
+            .filter_map(|name| rules::find(name).ok())
+            .filter(|rule| !rule.in_library)
+            .collect();
+        let needing = |need: Need| {
+            let names = rules.iter().filter(|rule| rule.needs.contains(&need)).map(|rule| rule.name);
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let source = self.source.name();
+        let mut sentences = Vec::new();
+        let mut say = |needing: String, is_told: bool, sentence: String| {
+            if !needing.is_empty() && !is_told {
+                sentences.push(format!("{needing}: {sentence}"));
+            }
+        };
+        let has_prefixes = self.any_job(|job| job.prefix_blocks.is_some());
+        say(
+            needing(Need::PrefixHashes),
+            has_prefixes,
+            format!("{source} has no prefix hashes (hash_ids), so that no prefix counts"),
+        );
+        say(
+            needing(Need::Sessions),
+            self.any_job(|job| job.session.is_some()),
+            format!("{source} has no sessions"),
+        );
+        say(
+            needing(Need::KvCapacity),
+            self.kv_capacity_tokens.is_some(),
+            "KV caches are not bounded (--kv-capacity), so that their use does not count".to_owned(),
+        );
+        say(
+            needing(Need::PrefixHashes),
+            !has_prefixes || !self.affinity.is_empty(),
+            "what a cached prefix saves is not simulated (--affinity 0)".to_owned(),
+        );
+        sentences
+    }
+}
+
+impl Setup {
+    /// The cluster of a scenario; where prefix caches are simulated prompts are computed on the ranks.
+    pub(super) fn of(scenario: &Scenario, weights: &[f64], with_caches: bool, seed: u64) -> Self {
+        let on_ranks = with_caches || scenario.cost.prompts == Prompts::Worker;
+        Self {
+            weights: weights.to_vec(),
+            slots: scenario.slots,
+            kv_capacity_tokens: scenario.kv_capacity_tokens,
+            cost: scenario.cost,
+            prompt_us_per_token: if on_ranks { scenario.prefill_us_per_token() } else { 0.0 },
+            cache_blocks: scenario.prefix.blocks_of(scenario.source.block_tokens()),
+            length_sigma: scenario.noise.length_sigma,
+            seed,
+        }
     }
 }

@@ -33,6 +33,15 @@ impl Source {
         }
     }
 
+    /// Whether it is the other: the same workload, or one trace that is shared.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Workload(own), Self::Workload(other)) => own == other,
+            (Self::Trace(own), Self::Trace(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        }
+    }
+
     /// Requests that stand for the whole source: the trace, or a large sample of the workload that no seed of
     /// a run shares.
     pub(crate) fn library(&self) -> Vec<Job> {

@@ -67,6 +67,8 @@ pub struct Arguments {
     pub step_us_per_request: f64,
     /// Step time per KV token, in microseconds.
     pub step_us_per_token: f64,
+    /// How late statistics are, in ms.
+    pub stats_late_ms: f64,
     /// Bonus tokens per cached token; empty where prefix caches are left out.
     pub affinity: Vec<f64>,
     /// Prefix blocks that each worker keeps.
@@ -132,6 +134,7 @@ impl Arguments {
             step_base_ms: scenario.cost.base_ms,
             step_us_per_request: scenario.cost.us_per_request,
             step_us_per_token: scenario.cost.us_per_token,
+            stats_late_ms: scenario.stats_late_ms,
             affinity: scenario.affinity.clone(),
             prefix_cache_blocks: scenario.prefix.cache_blocks,
             prefill_us_per_token: scenario.prefill_us_per_token(),

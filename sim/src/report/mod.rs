@@ -12,6 +12,7 @@ pub mod metric;
 pub mod page;
 mod paired;
 pub mod results;
+mod rules;
 pub mod sizing;
 mod table;
 mod trace;
@@ -27,6 +28,7 @@ pub(crate) use legend::{
 pub use lines::{CsvLines, Records, records};
 pub(crate) use paired::difference_grid;
 pub use paired::{Paired, differences, paired};
+pub use rules::{RulesDocument, rules};
 pub use table::{footing, heading, latencies, page as simulation, table, waits};
 pub(crate) use trace::{duration, per_second};
 pub use trace::{load, shape, shape_page};

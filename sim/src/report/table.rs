@@ -236,6 +236,9 @@ pub fn heading(scenario: &Scenario) -> String {
     if scenario.cost != published {
         let _ = write!(text, "\nstep: {}", scenario.cost);
     }
+    if scenario.stats_late_ms > 0.0 {
+        let _ = write!(text, "\nstatistics are {} ms late", scenario.stats_late_ms);
+    }
     if !scenario.affinity.is_empty() {
         let PrefixModel { cache_blocks } = scenario.prefix;
         let prefill_us_per_token = scenario.prefill_us_per_token();

@@ -169,7 +169,8 @@ impl Trace {
             ties::spread(&mut arrival_s);
         }
         let mut rows: Vec<Option<Job>> = rows.into_iter().map(|row| Some(row.job)).collect();
-        let jobs = order.iter().filter_map(|&row| rows[row as usize].take()).collect();
+        let mut jobs: Vec<Job> = order.iter().filter_map(|&row| rows[row as usize].take()).collect();
+        name_sessions(&mut jobs, &turns);
         Ok(Self {
             name,
             format: layout.name,
@@ -196,6 +197,25 @@ impl Trace {
     pub fn requests_per_s(&self) -> Option<f64> {
         let span_s = self.span_s().filter(|&span_s| span_s > 0.0)?;
         Some((self.jobs.len() - 1) as f64 / span_s)
+    }
+}
+
+/// Gives the turns of each session the place of its first one as their name.
+fn name_sessions(jobs: &mut [Job], turns: &[Option<Turn>]) {
+    for at in 0..turns.len() {
+        let mut first = at;
+        // A turn waits for one that was logged before it, so that this ends.
+        while let Some(turn) = turns[first] {
+            first = turn.after as usize;
+            if let Some(session) = jobs[first].session {
+                first = session as usize;
+                break;
+            }
+        }
+        if first != at {
+            jobs[first].session = Some(first as u64);
+            jobs[at].session = Some(first as u64);
+        }
     }
 }
 

@@ -202,3 +202,28 @@ fn public_traces_are_read_whole() {
         assert!((3300.0..3700.0).contains(trace.arrival_s.last().expect("rows")), "{name}");
     }
 }
+
+#[test]
+fn turns_are_named_by_the_first_of_their_session() {
+    let row = |session: &str, at: &str| {
+        format!("{{\"session_id\": \"{session}\", {at}, \"input_length\": 9, \"output_length\": 2}}\n")
+    };
+    let text = [
+        row("a", "\"timestamp\": 0"),
+        row("b", "\"timestamp\": 5"),
+        row("a", "\"delay\": 2000"),
+        row("c", "\"timestamp\": 6"),
+        row("a", "\"delay\": 500"),
+        row("b", "\"delay\": 100"),
+    ];
+    let trace = parse(&text.concat(), ReadOptions::default()).expect("valid");
+    let sessions: Vec<Option<u64>> = trace.jobs.iter().map(|job| job.session).collect();
+    // In order of arrival: a, b, c, then the turns that wait; c is alone.
+    let turns: Vec<Option<u32>> = trace.turns.iter().map(|turn| turn.map(|turn| turn.after)).collect();
+    for (at, after) in turns.iter().enumerate().filter_map(|(at, after)| Some((at, (*after)?))) {
+        assert_eq!(sessions[at], sessions[after as usize]);
+    }
+    assert_eq!((sessions[0], sessions[1], sessions[2]), (Some(0), Some(1), None));
+    assert_eq!(sessions.iter().filter(|&&session| session == Some(0)).count(), 3, "{sessions:?}");
+    assert_eq!(sessions.iter().filter(|&&session| session == Some(1)).count(), 2, "{sessions:?}");
+}

@@ -8,7 +8,7 @@ use balanceroute::forecast::Noise;
 use balanceroute::policy::{self, Parameters};
 use balanceroute_sim::cluster::{DEFAULT_STEPS, DEFAULT_WARMUP};
 use balanceroute_sim::workloads::Workload;
-use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost};
+use balanceroute_sim::{Arrivals, PrefixModel, Scenario, SimError, Source, StepCost, rules};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calibrate::CalibrateArgs;
@@ -76,6 +76,9 @@ pub(crate) enum Command {
     #[cfg(feature = "watch")]
     #[command(after_help = examples::WATCH)]
     Watch(Box<WatchArgs>),
+    /// Every rule: who uses it, when it decides, what it must be told.
+    #[command(after_help = examples::POLICIES)]
+    Policies(PoliciesArgs),
     /// Draw the loads of all workers over time, one panel a policy, as SVG.
     #[command(after_help = examples::PICTURE)]
     Picture(PictureArgs),
@@ -85,6 +88,13 @@ pub(crate) enum Command {
     /// The manual in the format of man.
     #[command(after_help = examples::MAN)]
     Man(ManArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct PoliciesArgs {
+    /// Write the listing to this file; - is standard output, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -118,7 +128,7 @@ impl PictureArgs {
         Ok(Scenario {
             source: Source::Workload(Workload::from_name(&self.workload)?),
             workers: self.workers,
-            policies: self.policy.clone(),
+            policies: policies(&self.policy),
             steps: Some(self.steps),
             warmup: self.warmup,
             ..Scenario::default()
@@ -291,7 +301,7 @@ pub(crate) struct ScenarioArgs {
     /// Requests of a Poisson run [default: the rows of the trace, 2000 for a workload].
     #[arg(long, value_name = "N", requires = "rate")]
     requests: Option<u64>,
-    /// Policies, separated by commas [default: all].
+    /// Policies, separated by commas (`balanceroute policies` has them) [default: all of the library].
     #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = choices::policies())]
     policy: Vec<String>,
     /// Seeds, one run each per policy.
@@ -324,6 +334,10 @@ pub(crate) struct ScenarioArgs {
     /// With --affinity: prefix blocks of 512 tokens that each worker keeps, least recently used out first.
     #[arg(long, default_value_t = PrefixModel::default().cache_blocks, value_name = "N")]
     prefix_cache_blocks: usize,
+    /// Statistics so many ms late: rules that bind on arrival see ranks as they were then, all others hear of
+    /// an end so much later.
+    #[arg(long, default_value_t = 0.0, value_name = "MS", allow_negative_numbers = true)]
+    stats_late_ms: f64,
     /// Start a closed run with empty workers instead of near its steady state.
     #[arg(long)]
     cold_start: bool,
@@ -390,10 +404,14 @@ pub(crate) struct SettingsArgs {
 /// Requests of a Poisson run on a built-in workload.
 const POISSON_REQUESTS: u64 = 2_000;
 
-fn policies(asked: &[String]) -> Vec<String> {
+/// Policies by their own names; one that is not known is refused when the scenario is checked.
+pub(crate) fn policies(asked: &[String]) -> Vec<String> {
     match asked {
         [] => policy::NAMES.iter().map(|&name| name.to_owned()).collect(),
-        names => names.to_vec(),
+        names => {
+            let own = |name: &String| rules::find(name).map_or(name.as_str(), |rule| rule.name).to_owned();
+            names.iter().map(own).collect()
+        }
     }
 }
 
@@ -455,6 +473,7 @@ impl ScenarioArgs {
             affinity: self.affinity.clone(),
             prefix: PrefixModel { cache_blocks: self.prefix_cache_blocks },
             cold_start: self.cold_start,
+            stats_late_ms: self.stats_late_ms,
             threads: self.threads,
             noise: Noise {
                 length_sigma: self.noise.noise_sigma,

@@ -1,18 +1,14 @@
-//! Words that arguments choose from: `--help` lists them, shells complete them, and who misses one by a
-//! letter is told which is near.
+//! Words that arguments choose from: `--help` lists them, and shells complete them.
 
 use std::error::Error;
 use std::ffi::OsStr;
 use std::str::FromStr;
 
 use balanceroute::backend::BackendKind;
-use balanceroute::policy::{self, PolicyError};
-use balanceroute_sim::SimError;
+use balanceroute_sim::rules;
 use balanceroute_sim::workloads::Workload;
 use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use clap::{Arg, Command};
-
-const LETTERS_AN_EDIT: usize = 4;
 
 /// Reads as `inner` does, and lists the words that it may read.
 #[derive(Clone)]
@@ -43,7 +39,7 @@ where
 }
 
 fn policy_names() -> Vec<&'static str> {
-    policy::NAMES.to_vec()
+    rules::names().collect()
 }
 
 fn workload_names() -> Vec<&'static str> {
@@ -62,22 +58,4 @@ pub(crate) fn workloads() -> Listed<StringValueParser> {
 
 pub(crate) fn backends() -> PossibleValuesParser {
     PossibleValuesParser::new(BackendKind::ALL.map(BackendKind::name))
-}
-
-/// The name that a wrong one was likely meant to be: one letter in so many may be wrong, missing or swapped.
-pub(crate) fn nearest(wrong: &str, names: &[&'static str]) -> Option<&'static str> {
-    let far = |name: &&'static str| (strsim::damerau_levenshtein(wrong, name), *name);
-    let (edits, name) = names.iter().map(far).min_by_key(|(edits, _)| *edits)?;
-    (edits <= 1.max(wrong.len() / LETTERS_AN_EDIT)).then_some(name)
-}
-
-/// What an error may add: `; did you mean level?`
-pub(crate) fn hint(error: &SimError) -> String {
-    let (wrong, names) = match error {
-        SimError::UnknownWorkload { found, .. } => (found.as_str(), workload_names()),
-        SimError::Policy(PolicyError::Unknown { found, .. }) => (found.as_str(), policy_names()),
-        SimError::Argument { name: "rules", found, .. } => (found.trim_matches('"'), policy_names()),
-        _ => return String::new(),
-    };
-    nearest(wrong, &names).map_or_else(String::new, |name| format!("; did you mean {name}?"))
 }

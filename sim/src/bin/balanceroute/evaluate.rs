@@ -4,14 +4,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use balanceroute_sim::SimError;
+use balanceroute_sim::evaluation::paper;
 use balanceroute_sim::evaluation::trial::{Gate, Plan, Playing, RateAsked, evaluate};
 use balanceroute_sim::report::folder::Folder;
+use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::report::verdict;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::output::OutputArgs;
 use crate::trial::{INTERRUPTED, TrialArgs, stop_at_interrupt};
-use crate::{command, tell};
+use crate::{command, default_traces, hand_over, print, tell};
 
 /// What a gate that does not hold ends with.
 const GATE: u8 = 3;
@@ -20,6 +22,44 @@ const GATE: u8 = 3;
 /// capacity to less than 2 %, and to 5 %.
 const MOST_REFINEMENTS: u32 = 4;
 const QUICK_REFINEMENTS: u32 = 2;
+
+/// What a study decides itself.
+const NOT_OF_A_STUDY: [&str; 28] = [
+    "trace",
+    "workload",
+    "workers",
+    "slots",
+    "rules",
+    "slo",
+    "rates",
+    "windows",
+    "requests",
+    "gate",
+    "columns",
+    "time_unit",
+    "block_tokens",
+    "min_output",
+    "kv_capacity",
+    "headroom_steps",
+    "deadline_steps",
+    "max_passed",
+    "cost",
+    "step_base_ms",
+    "step_us_per_request",
+    "step_us_per_token",
+    "prefill_us_per_token",
+    "prompts",
+    "skip_bad_rows",
+    "optimum",
+    "format",
+    "legend",
+];
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StudyName {
+    /// BalanceRoute as published.
+    Paper,
+}
 
 #[derive(Args)]
 pub(crate) struct EvaluateArgs {
@@ -45,7 +85,21 @@ pub(crate) struct EvaluateArgs {
     gate: Vec<Gate>,
     #[command(flatten)]
     output: OutputArgs,
-    /// Write results.json, requests and series to this folder.
+    /// The published study instead, beside its printed figures and beyond them.
+    #[arg(long, value_name = "STUDY", conflicts_with_all = NOT_OF_A_STUDY)]
+    study: Option<StudyName>,
+    /// With --study: sections, separated by commas [default: all].
+    #[arg(long, value_name = "A,B", value_delimiter = ',', requires = "study")]
+    only: Vec<String>,
+    /// With --study: folder of the public traces [default: $BALANCEROUTE_TRACES or ../shared/traces; a
+    /// section whose trace is missing is left out].
+    #[arg(long, value_name = "DIR", requires = "study")]
+    traces: Option<PathBuf>,
+    /// With --study: write it to this file, which takes its name when it is whole; - is standard output, in
+    /// place of the text.
+    #[arg(long, value_name = "FILE", requires = "study")]
+    json: Option<PathBuf>,
+    /// Write results.json, requests and series to this folder; of a study study.json, after each section.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -82,7 +136,30 @@ impl EvaluateArgs {
     }
 }
 
+/// The published study; each section is shown as soon as it is there.
+fn study(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    let is_silent = json.as_ref().is_some_and(JsonFile::is_stdout);
+    let traces = args.traces.clone().unwrap_or_else(default_traces);
+    let options = paper::Options {
+        only: &args.only,
+        quick: args.trial.quick,
+        seeds: args.trial.seeds,
+        first_seed: args.trial.first_seed,
+        traces: &traces,
+        threads: args.trial.threads,
+        progress: !args.trial.quiet,
+        out: args.out.as_deref(),
+    };
+    let study = paper::study(&options, |section| if is_silent { Ok(()) } else { print(&section.text()) })?;
+    hand_over(json, &study.text(), &study)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
+    if let Some(StudyName::Paper) = args.study {
+        return study(args);
+    }
     let plan = args.plan()?;
     let folder = args.out.as_deref().map(Folder::create).transpose()?;
     let stop = stop_at_interrupt();

@@ -16,7 +16,8 @@ requests per second.
 Examples:
   balanceroute evaluate --quick
   balanceroute evaluate conversations.csv --workers 8 --slots 64 --rules vllm-0.33,level --out verdict
-  balanceroute evaluate conversations.csv --slo ttft=2s,tpot=50ms --gate 'tok/s>=-1%'";
+  balanceroute evaluate conversations.csv --slo ttft=2s,tpot=50ms --gate 'tok/s>=-1%'
+  balanceroute evaluate --study paper --only table,scale --quick";
 
 pub(crate) const REPORT: &str = "\
 The page needs nothing but itself: send it, print it, open it on a phone. It says first what the evaluation \
@@ -95,6 +96,13 @@ For whoever plays the same trace with another tool.
 Examples:
   balanceroute trace convert conversations.csv --to vidur --out conversations.vidur.csv
   balanceroute trace convert sessions.jsonl.gz --to aiperf";
+
+pub(crate) const POLICIES: &str = "\
+For whoever looks for the rule that runs today.
+
+Examples:
+  balanceroute policies
+  balanceroute policies --json -";
 
 pub(crate) const PICTURE: &str = "\
 For slides: how far apart the loads of the workers are under each policy.

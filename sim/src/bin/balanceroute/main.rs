@@ -25,7 +25,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use arguments::{Cli, Command, ForecastArgs, KernelsArgs, PictureArgs, SettingsArgs, SimulateArgs};
+use arguments::{
+    Cli, Command, ForecastArgs, KernelsArgs, PictureArgs, PoliciesArgs, SettingsArgs, SimulateArgs,
+};
 use balanceroute::backend::BackendKind;
 use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::{Arrivals, SimError, evaluation, report};
@@ -84,6 +86,9 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     {
         tell(format_args!("warning: {unfit}"));
     }
+    for sentence in scenario.untold() {
+        tell(format_args!("warning: {sentence}"));
+    }
     let runs = evaluation::run(&scenario, !args.quiet)?;
     args.output.hand_over(
         json,
@@ -94,9 +99,13 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     )
 }
 
+/// Where public traces are, if nobody says so.
+fn default_traces() -> PathBuf {
+    std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from)
+}
+
 fn settings(args: &SettingsArgs) -> Result<(), SimError> {
-    let default = || std::env::var_os("BALANCEROUTE_TRACES").map_or("../shared/traces".into(), PathBuf::from);
-    let traces = args.traces.clone().unwrap_or_else(default);
+    let traces = args.traces.clone().unwrap_or_else(default_traces);
     if args.list {
         return print(&evaluation::settings::list(&args.only, &traces)?);
     }
@@ -106,7 +115,7 @@ fn settings(args: &SettingsArgs) -> Result<(), SimError> {
     let options = evaluation::settings::Options {
         traces: &traces,
         skip_missing: args.traces.is_none(),
-        policies: &args.policy,
+        policies: &arguments::policies(&args.policy),
         only: &args.only,
         seeds: args.seeds,
         first_seed: args.first_seed,
@@ -144,6 +153,11 @@ fn kernels(args: &KernelsArgs) -> Result<bool, SimError> {
     let report = evaluation::kernels::report(args.batches)?;
     hand_over(json, &report.text(), &report)?;
     Ok(report.agrees())
+}
+
+fn policies(args: &PoliciesArgs) -> Result<(), SimError> {
+    let json = args.json.as_deref().map(JsonFile::create).transpose()?;
+    hand_over(json, &report::rules(balanceroute_sim::rules::all()), &report::RulesDocument::new())
 }
 
 fn picture(args: &PictureArgs) -> Result<(), SimError> {
@@ -192,6 +206,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Calibrate(args) => calibrate::run(&args)?,
         #[cfg(feature = "watch")]
         Command::Watch(args) => return watch::run(&args),
+        Command::Policies(args) => policies(&args)?,
         Command::Picture(args) => picture(&args)?,
         Command::Optimum(args) => optimum::run(&args)?,
         Command::Completions(args) => manual::completions(&args)?,
@@ -213,7 +228,7 @@ fn main() -> ExitCode {
         // `set -o pipefail` sees no failure where nothing has failed.
         Err(error) if has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(format_args!("error: {error}{}", choices::hint(&error)));
+            tell(format_args!("error: {error}"));
             match error {
                 SimError::Write { .. } | SimError::Stdout { .. } => ExitCode::FAILURE,
                 _ => ExitCode::from(2),

@@ -43,12 +43,13 @@ pub(crate) struct TrialArgs {
     /// Windows that each trace is cut into; so many draws of a workload [default: 12; quick: 5].
     #[arg(long, value_name = "N")]
     windows: Option<u32>,
-    /// Seeds. A window under all of them is one replicate; a workload has so many times the draws.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    seeds: u64,
+    /// Seeds. A window under all of them is one replicate; a workload has so many times the draws
+    /// [default: 1; of a study 5, quick 3].
+    #[arg(long, value_name = "N")]
+    pub(crate) seeds: Option<u64>,
     /// The first seed; the others follow it.
     #[arg(long, visible_alias = "seed", default_value_t = 0, value_name = "N")]
-    first_seed: u64,
+    pub(crate) first_seed: u64,
     /// Requests of a draw of a workload, of which the middle third is measured [default: 9 for each slot, at
     /// least 3000].
     #[arg(long, value_name = "N")]
@@ -139,7 +140,7 @@ impl TrialArgs {
             rates: Vec::new(),
             refinements: 0,
             windows: self.windows.unwrap_or(if self.quick { 5 } else { 12 }),
-            seeds: self.seeds,
+            seeds: self.seeds.unwrap_or(1),
             first_seed: self.first_seed,
             requests: self.requests,
             decisions: 0,

@@ -1,7 +1,9 @@
 //! Runs small enough to be worked out by hand, and what holds of every run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use balanceroute::policy::Policy;
 use balanceroute::{Admission, Assignment, Batch, Needs, WorkerIndex};
 
 use super::*;
@@ -625,6 +627,155 @@ fn every_turn_enters_and_leaves_once_whatever_happens_to_it() {
             if window.is_none() {
                 assert_eq!((run.requests_in, run.requests_done), (400, 400), "{name}");
             }
+        }
+    }
+}
+
+/// Every rule that is simulated only.
+fn simulated_only() -> impl Iterator<Item = &'static str> {
+    crate::rules::all().iter().filter(|rule| !rule.in_library).map(|rule| rule.name)
+}
+
+#[test]
+fn rules_see_the_ranks_as_they_are() {
+    let scenario = Scenario {
+        workers: 3,
+        slots: 6,
+        pool: 9,
+        warmup: 0,
+        steps: Some(800),
+        kv_capacity_tokens: Some(12_000),
+        headroom_steps: Some(0),
+        source: Source::Workload(Workload::LongAmongShort),
+        ..Scenario::default()
+    };
+    let library = Library::new(&scenario.source);
+    for name in simulated_only() {
+        let rule = scenario.build(name, 1).expect("a rule");
+        let mut cluster = Cluster::new(&scenario, &library, rule, None, 1, None).expect("valid");
+        for _ in 0..800 {
+            assert!(cluster.play_step(&mut ()).expect("a step"));
+            let ranks = cluster.binding.as_ref().expect("a rule of the simulator").ranks();
+            for (rank, seen) in ranks.iter().enumerate() {
+                assert_eq!(seen.kv_tokens, cluster.loads[rank], "{name}");
+                assert_eq!(seen.running as usize, cluster.residents[rank].len(), "{name}");
+                let queued = |id: u64| {
+                    let life = &cluster.lives[id as usize];
+                    (life.worker as usize == rank).then_some(u64::from(life.prompt_tokens))
+                };
+                let waiting = cluster.router.pool().iter().filter_map(|(request, _)| queued(request.id.0));
+                let (count, tokens) = waiting.fold((0, 0), |(count, sum), tokens| (count + 1, sum + tokens));
+                assert_eq!((seen.queued, seen.queued_tokens), (count, tokens), "{name}");
+            }
+        }
+        let run = cluster.close();
+        assert_accounted(&run);
+        assert!(run.preemptions > 5 && run.requests_done > 100, "{name}: {run:?}");
+    }
+}
+
+#[test]
+fn turns_of_a_session_stay_on_one_rank_of_a_ring() {
+    let rows: Vec<(f64, u32, u32)> = (0..60).map(|at| (f64::from(at) * 0.02, 50, 3)).collect();
+    let Source::Trace(trace) = trace(&rows) else { unreachable!("a trace") };
+    let mut trace = (*trace).clone();
+    for (at, job) in trace.jobs.iter_mut().enumerate() {
+        job.session = Some(at as u64 % 6);
+    }
+    let scenario = Scenario {
+        source: Source::Trace(Arc::new(trace)),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 4,
+        slots: 8,
+        steps: None,
+        warmup: 0,
+        cost: one_ms(),
+        ..Scenario::default()
+    };
+    struct Ranks(Vec<BTreeSet<u32>>);
+    impl Observer for Ranks {
+        fn ended(&mut self, request: RequestSeen) {
+            self.0[request.id as usize % 6].insert(request.worker);
+        }
+    }
+    let library = Library::new(&scenario.source);
+    let rule = scenario.build("hash-ring", 0).expect("a rule");
+    let mut ranks = Ranks(vec![BTreeSet::new(); 6]);
+    let cluster = Cluster::new(&scenario, &library, rule, None, 0, None).expect("valid");
+    assert_eq!(cluster.run_seen(&mut ranks).expect("it ends").requests_done, 60);
+    // Requests are alone on the cluster, so the longest queue is one above the rest and may shift once.
+    let wandered = ranks.0.iter().filter(|ranks| ranks.len() > 2).count();
+    let used: BTreeSet<u32> = ranks.0.iter().flatten().copied().collect();
+    assert!(wandered == 0 && used.len() > 1, "{:?}", ranks.0);
+}
+
+#[test]
+fn late_statistics_leave_slots_empty_or_show_old_ranks() {
+    // One slot, steps of 1 ms: the second enters as soon as the router has heard of the first's end, after 2
+    // ms of its own and 3 ms more.
+    let scenario = |late_ms| Scenario {
+        source: trace(&[(0.0, 10, 2), (0.0, 10, 2)]),
+        arrivals: Arrivals::Trace { rate_scale: 1.0 },
+        workers: 1,
+        slots: 1,
+        steps: None,
+        warmup: 0,
+        cost: one_ms(),
+        stats_late_ms: late_ms,
+        ..Scenario::default()
+    };
+    for (late_ms, waited_ms) in [(0.0, 2.0), (3.0, 5.0), (2.5, 5.0)] {
+        let run = play(&scenario(late_ms), 0);
+        assert_accounted(&run);
+        approx::assert_abs_diff_eq!(run.wait_ms.max, waited_ms, epsilon = 1e-9);
+    }
+
+    // Four requests in two steps on two ranks. As they are, ranks get two each; seen late both are empty,
+    // and the first rank gets all.
+    let scenario = |late_ms| Scenario {
+        source: trace(&[(0.0, 10, 9), (0.0015, 10, 9), (0.0016, 10, 9), (0.0025, 10, 9)]),
+        workers: 2,
+        slots: 4,
+        ..scenario(late_ms)
+    };
+    struct Most(usize);
+    impl Observer for Most {
+        fn step(&mut self, step: StepSeen<'_>) {
+            self.0 = self.0.max(step.loads.iter().filter(|&&load| load > 0).count());
+        }
+    }
+    for (late_ms, used) in [(0.0, 2), (50.0, 1)] {
+        for name in ["jsq", "llm-d"] {
+            let scenario = scenario(late_ms);
+            let library = Library::new(&scenario.source);
+            let rule = scenario.build(name, 0).expect("a rule");
+            let mut most = Most(0);
+            let cluster = Cluster::new(&scenario, &library, rule, None, 0, None).expect("valid");
+            assert_accounted(&cluster.run_seen(&mut most).expect("it ends"));
+            // llm-d draws lots among equals.
+            assert!(most.0 == used || name == "llm-d", "{name}, {late_ms} ms: {} ranks", most.0);
+        }
+    }
+}
+
+#[test]
+fn ranks_that_are_shown_are_those_that_the_router_shows() {
+    let closed = Scenario { steps: Some(300), warmup: 0, ..Scenario::default() };
+    let bounded = Scenario { kv_capacity_tokens: Some(200_000), ..closed.clone() };
+    for name in ["jsq", "vllm-legacy", "power-of-two", "sglang-total-tokens", "round-robin", "random"] {
+        for scenario in [&closed, &bounded] {
+            let library = Library::new(&scenario.source);
+            let own = scenario.build(name, 0).expect("a rule");
+            let shown = scenario.build(name, 0).expect("a rule");
+            let parameters = scenario.parameters.clone().seed(0);
+            let shown = shown.shown_ranks(&parameters).expect("a rule");
+            assert!(own.chooser.is_none() && shown.chooser.is_some());
+            let [own, shown] = [own, shown].map(|rule| {
+                let run =
+                    Cluster::new(scenario, &library, rule, None, 0, None).expect("valid").run_seen(&mut ());
+                Run { decide_us: Default::default(), ..run.expect("it ends") }
+            });
+            assert_eq!(own, shown, "{name}");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub(crate) use self::state::{Decision, Sampler};
-use super::progress::rows_bar;
+use super::progress::{rows_bar, steps_bar};
 use super::{in_parallel, runs_seen};
 use crate::cluster::{Arrivals, Run, Scenario};
 use crate::error::{SimError, argument};
@@ -96,8 +96,10 @@ pub fn optimum(scenario: &Scenario, options: Options) -> Result<Optimum, SimErro
         let expected = format!("a whole number in 1..={MOST_DECISIONS}");
         return Err(argument("decisions", expected, options.decisions));
     }
-    let seen = runs_seen(scenario, options.progress, || Sampler::new(options.decisions, MOST_PAIRS))?;
-    let (runs, samplers): (Vec<Run>, Vec<Sampler>) = seen.into_iter().unzip();
+    let sampler = || Sampler::new(options.decisions, MOST_PAIRS);
+    let scenarios = std::slice::from_ref(scenario);
+    let seen = runs_seen(scenarios, scenario.threads, &steps_bar(options.progress), sampler)?;
+    let (runs, samplers): (Vec<Run>, Vec<Sampler>) = seen.into_iter().flatten().unzip();
     let mut samplers = samplers.into_iter();
     let mut rules = Vec::new();
     for runs in by_policy(&runs) {

@@ -18,7 +18,7 @@ fn student(values: usize) -> Option<StudentsT> {
 }
 
 /// Mean and 95 % interval; without bounds for fewer than two values.
-pub(super) fn interval(values: &[f64]) -> Interval {
+pub(in crate::evaluation) fn interval(values: &[f64]) -> Interval {
     let Spread { mean, sd, .. } = Spread::of(values.iter().copied());
     let half = student(values.len())
         .map(|t| t.inverse_cdf(0.5 + COVERAGE / 2.0) * sd / (values.len() as f64).sqrt());

@@ -7,7 +7,7 @@
 //! the scenarios that were done, and the replicates of the one that was not.
 
 mod gate;
-mod inference;
+pub(super) mod inference;
 mod largest_rate;
 mod limits;
 mod plan;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use balanceroute::policy;
-
 use super::gate::Gate;
 use super::rate::{RateAsked, resolve};
 use crate::cluster::{Arrivals, Capacity, Library, Scenario, Source, StepCost, Window};
 use crate::error::{SimError, argument};
+use crate::names::did_you_mean;
 use crate::report::results::{Asked, Limits, RateEntry, RuleEntry, ScenarioEntry};
+use crate::rules::RuleError;
 
 /// A source, and where it is from.
 #[derive(Clone, Debug)]
@@ -62,9 +62,6 @@ pub struct Plan {
     pub flags: Vec<String>,
 }
 
-/// Names that stand for the newest rule of an engine.
-const ENGINES: [(&str, &str); 2] = [("vllm", "vllm-0.33"), ("sglang", "sglang-total-tokens")];
-
 /// Rules as asked for: a policy, or `name=policy`.
 ///
 /// # Errors
@@ -74,16 +71,16 @@ pub fn rules(asked: &[String]) -> Result<Vec<RuleEntry>, SimError> {
     for text in asked {
         let (name, policy) = text.split_once('=').map_or((text.as_str(), text.as_str()), |(a, b)| (a, b));
         let (name, policy) = (name.trim(), policy.trim());
-        let newest =
-            ENGINES.iter().find(|(engine, _)| *engine == policy).map_or(policy, |(_, newest)| newest);
-        if !policy::NAMES.contains(&newest) {
-            let expected = format!("one of {}", policy::NAMES.join(", "));
-            return Err(argument("rules", expected, format!("{policy:?}")));
-        }
+        let newest = crate::rules::find(policy).map_err(|error| match error {
+            RuleError::Unknown { found, meant, expected } => {
+                argument("rules", format!("one of {expected}"), format!("{found:?}{}", did_you_mean(meant)))
+            }
+            error => error.into(),
+        })?;
         if name.is_empty() || rules.iter().any(|rule| rule.name == name) {
             return Err(argument("rules", "a name for each rule, each once", format!("{text:?}")));
         }
-        rules.push(RuleEntry { name: name.to_owned(), policy: newest.to_owned() });
+        rules.push(RuleEntry { name: name.to_owned(), policy: newest.name.to_owned() });
     }
     if rules.is_empty() {
         return Err(argument("rules", "one rule at least", "none"));
@@ -299,6 +296,7 @@ impl Plan {
             let share = 100.0 * (1.0 - capacity.fitting_share);
             notes.push(format!("{share:.2} % of the requests fit no worker and are refused by every rule."));
         }
+        notes.extend(scenario.untold().into_iter().map(|sentence| format!("{sentence}.")));
         let name = if is_window { "window" } else { "draw" };
         if replicates < FEW_REPLICATES {
             notes.push(format!(
