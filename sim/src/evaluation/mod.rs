@@ -2,13 +2,13 @@
 //! ([`sweep`]), a verdict on rules ([`trial`]), the published study ([`paper`]), the smallest cluster that is
 //! enough ([`sizing`]), how far rules are from optimal ([`optimum`]), comparisons of forecasts ([`forecast`])
 //! and of the ways to compute ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]), a step law
-//! beside its measurements ([`residuals`]) and a verdict ([`page`]) look like.
+//! beside its measurements ([`residuals`]) and a verdict ([`html`]) look like.
 
 mod chart;
 pub mod forecast;
+pub mod html;
 pub mod kernels;
 pub mod optimum;
-pub mod page;
 pub mod paper;
 pub mod picture;
 pub mod portrait;

@@ -9,10 +9,10 @@ mod choices;
 mod cost;
 mod evaluate;
 mod examples;
+mod html;
 mod manual;
 mod optimum;
 mod output;
-mod page;
 mod recommend;
 mod sweep;
 mod traces;
@@ -199,7 +199,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Evaluate(args) => return evaluate::run(&args),
         Command::Recommend(args) => return recommend::run(&args),
         Command::Sweep(args) => sweep::run(&args)?,
-        Command::Report(args) => page::run(&args)?,
+        Command::Report(args) => html::run(&args)?,
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,

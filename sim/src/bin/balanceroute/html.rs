@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), SimError> {
         (None, None) => PathBuf::from(PAGE),
     };
     let file = JsonFile::create(&out)?;
-    let html = evaluation::page::html(&evaluations, &command())?;
+    let html = evaluation::html::page(&evaluations, &command())?;
     let is_stdout = file.is_stdout();
     file.write_with(|to| to.write_all(html.as_bytes()))?.publish()?;
     if !is_stdout {

@@ -196,7 +196,7 @@ fn cluster_name(results: &Results, scenarios: &[&ScenarioEntry]) -> String {
 ///
 /// # Errors
 /// A file of requests or series that cannot be used, or a figure that cannot be drawn.
-pub fn html(evaluations: &[Evaluated], command: &str) -> Result<String, SimError> {
+pub fn page(evaluations: &[Evaluated], command: &str) -> Result<String, SimError> {
     let mut sections = Vec::new();
     for (at, evaluated) in evaluations.iter().enumerate() {
         sections.push(section(at, evaluated, evaluations.len() > 1)?);
