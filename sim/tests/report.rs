@@ -58,7 +58,8 @@ fn trace() -> &'static Path {
     })
 }
 
-const ASKED: [&str; 6] = ["--rates", "own,80%,120%", "--windows", "4", "--slo", "ttft=500ms,tpot=12ms"];
+const ASKED: [&str; 8] =
+    ["--rates", "own,80%,120%", "--windows", "4", "--slo", "ttft=500ms,tpot=12ms", "--optimum", "6"];
 
 /// An evaluation of a trace by three rules, one of them of an ugly name.
 fn evaluated() -> &'static Path {
@@ -142,6 +143,7 @@ fn a_page_is_whole_by_itself_and_says_the_verdict_first() {
         "Lengths of prompts",
         "Arrivals",
         "Differences to today, paired",
+        "Decisions beside the best of their steps",
         "limit 500 ms",
         "limit 12 ms",
     ] {

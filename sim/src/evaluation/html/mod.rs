@@ -367,6 +367,7 @@ fn cluster(evaluated: &Evaluated, scenarios: &[&ScenarioEntry]) -> Result<Vec<Pa
     let mut figures =
         Part { title: "All figures".to_owned(), tables: vec![tables::figures(scenarios)], ..Part::default() };
     figures.tables.extend(tables::beside_first(results, scenarios));
+    figures.tables.extend(tables::optimum(scenarios));
     figures.tables.extend(told.last().map(|scenario| tables::rules(results, scenario)));
     figures.leaves = 2;
     parts.push(figures);

@@ -268,6 +268,35 @@ pub(super) fn rules(results: &Results, scenario: &ScenarioEntry) -> Table {
     table
 }
 
+/// How far sampled decisions are from the best of their steps, where that was asked for.
+pub(super) fn optimum(scenarios: &[&ScenarioEntry]) -> Option<Table> {
+    let mut table = Table {
+        caption: "Decisions beside the best of their steps, in KV tokens of G * max - sum".to_owned(),
+        ..Table::default()
+    };
+    table.head = vec![text_head("rule"), head("offered", ""), head("decisions", ""), head("optimal", "%")];
+    table.head.extend(["left", "least possible", "above, mean", "above, p95"].map(|name| head(name, "")));
+    for scenario in scenarios {
+        for rule in &scenario.rules {
+            let Some(of) = &rule.optimum else { continue };
+            let tokens = |value: f64| Cell::number(short(value), value);
+            let not_solved = of.unsolved + of.too_large;
+            let below = (not_solved > 0).then(|| format!("{not_solved} not solved"));
+            table.rows.push(vec![
+                Cell::words(&rule.rule),
+                offered(scenario),
+                Cell { below, ..Cell::number(of.decisions.to_string(), of.decisions as f64) },
+                Cell::number(format!("{:.1}", 100.0 * of.optimal), of.optimal),
+                tokens(of.left_tokens),
+                tokens(of.least_tokens),
+                tokens(of.above_mean_tokens),
+                tokens(of.above_p95_tokens),
+            ]);
+        }
+    }
+    (!table.rows.is_empty()).then_some(table)
+}
+
 /// Lengths of a source.
 pub(super) fn lengths(source: &SourceEntry) -> Table {
     let mut table = Table { caption: "Lengths".to_owned(), ..Table::default() };
