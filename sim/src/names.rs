@@ -1,13 +1,13 @@
 //! Names that people get nearly right.
 
-/// Names less alike than that are not meant.
-const ALIKE: f64 = 0.8;
+/// One letter in so many may be wrong, missing or swapped; one always.
+const LETTERS_AN_EDIT: usize = 4;
 
-/// The name that is most like this one, if one is.
+/// The name that was likely meant by this one, if one was.
 pub(crate) fn most_like<'a>(found: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |name: &str| strsim::jaro_winkler(name, found);
-    let best = names.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) >= ALIKE).then_some(best)
+    let far = |name: &'a str| (strsim::damerau_levenshtein(found, name), name);
+    let (edits, name) = names.map(far).min_by_key(|&(edits, _)| edits)?;
+    (edits <= 1.max(found.chars().count() / LETTERS_AN_EDIT)).then_some(name)
 }
 
 /// What an error adds after what was found.

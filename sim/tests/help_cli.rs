@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use balanceroute::policy;
+use balanceroute_sim::rules;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_balanceroute");
@@ -83,7 +83,7 @@ fn a_shell_completes_commands_flags_and_names() {
     assert_eq!(offered(&["balanceroute", "simulate", "--form"]), ["--format"]);
     assert_eq!(offered(&["balanceroute", "simulate", "--format", ""]), ["table", "json", "csv", "md"]);
     let policies = offered(&["balanceroute", "simulate", "--policy", ""]);
-    assert_eq!(policies, policy::NAMES);
+    assert_eq!(policies, rules::names().collect::<Vec<_>>());
     assert_eq!(offered(&["balanceroute", "simulate", "--workload", "paper-p"]), ["paper-prod"]);
     assert_eq!(offered(&["balanceroute", "trace", "convert", "--to", "v"]), ["vidur"]);
     assert_eq!(offered(&["balanceroute", "simulate", "--prompts", ""]), ["elsewhere", "worker"]);
