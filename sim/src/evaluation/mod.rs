@@ -1,8 +1,8 @@
 //! What is asked of the simulator: comparisons of policies ([`run`], [`settings`]) and tables over arguments
 //! ([`sweep`]), a verdict on rules ([`trial`]), the published study ([`paper`]), the smallest cluster that is
 //! enough ([`sizing`]), how far rules are from optimal ([`optimum`]), comparisons of forecasts ([`forecast`])
-//! and of the ways to compute ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]), a step law
-//! beside its measurements ([`residuals`]) and a verdict ([`html`]) look like.
+//! and of the ways to compute ([`kernels`]), and what balance ([`picture`]), a trace ([`portrait`]), a step
+//! law beside its measurements ([`residuals`]) and a verdict ([`html`]) look like.
 
 mod chart;
 pub mod forecast;
@@ -119,8 +119,8 @@ fn runs_seen<O: Observer + Send>(
     Ok(seen)
 }
 
-/// Maps the tasks on so many threads, 0 for one per processor; results in the order of the tasks, or the first
-/// error in that order.
+/// Maps the tasks on so many threads, 0 for one per processor; results in the order of the tasks, or the
+/// first error in that order.
 fn in_parallel<T: Copy + Sync, R: Send>(
     threads: usize,
     tasks: &[T],

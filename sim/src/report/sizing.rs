@@ -44,8 +44,8 @@ pub fn sentences(sizing: &Sizing) -> Vec<String> {
     };
     let count = best.there.workers;
     let mut said = vec![format!(
-        "{comes}: {} x {} slots under {} are enough for {limits}: {} keep them, over {} {}s; what comes is {} \
-         of what the cluster can serve.",
+        "{comes}: {} x {} slots under {} are enough for {limits}: {} keep them, over {} {}s; what comes is \
+         {} of what the cluster can serve.",
         workers(count),
         best.slots,
         best.rule,

@@ -10,8 +10,8 @@ use crate::in_one_line;
 
 #[derive(Args)]
 pub(crate) struct SweepArgs {
-    /// A flag of `simulate` and its values: --vary pool=8,32,128. Given again, every value is played with every
-    /// value of the others.
+    /// A flag of `simulate` and its values: --vary pool=8,32,128. Given again, every value is played with
+    /// every value of the others.
     #[arg(long, value_name = "FLAG=V,V", required = true)]
     vary: Vec<Varied>,
     #[command(flatten)]

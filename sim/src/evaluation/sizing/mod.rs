@@ -1,4 +1,4 @@
-//! `recommend`: the smallest cluster that keeps the limits at one rate, for each number of slots and each rule.
+//! `recommend`: the smallest cluster that keeps the limits at one rate, for each number of slots and rule.
 //!
 //! More workers are taken to keep what fewer keep. From the number that perfect balance asks for on, they are
 //! counted up or down in growing steps, and then halved between the last that is too few and the first that
@@ -116,9 +116,9 @@ pub struct Tried {
     pub sure: f64,
     /// What comes, as a share of what the cluster can serve.
     pub offered_load: f64,
-    /// Mean over the replicates of the 99th percentile.
+    /// 99th percentile of the times to the first token, its mean over the replicates.
     pub ttft_p99_ms: f64,
-    /// The same.
+    /// 99th percentile of the times per output token, its mean over the replicates.
     pub tpot_p99_ms: f64,
     /// Tokens a second of the whole cluster.
     pub tokens_per_s: f64,
