@@ -20,10 +20,11 @@ Examples:
   balanceroute evaluate --study paper --only table,scale --quick";
 
 pub(crate) const REPORT: &str = "\
-The page needs nothing but itself: send it, print it, open it on a phone. It says first what the evaluation \
-comes to, then shows goodput, waits and times to tokens against the rate, distributions, the loads of the \
-ranks over time, the trace, and tables that can be sorted. Of two folders the second is set beside the \
-first, replicate by replicate where both have the same requests at the same rate; where not, the page says why.
+The page needs nothing but itself: send it, print it, open it on a phone. It says first what the \
+evaluation comes to, then shows goodput, waits and times to tokens against the rate, distributions, the \
+loads of the ranks over time, the trace, and tables that can be sorted. Of two folders the second is set \
+beside the first, replicate by replicate where both have the same requests at the same rate; where not, \
+the page says why.
 
 Examples:
   balanceroute report verdict
