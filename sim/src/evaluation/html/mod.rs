@@ -207,8 +207,11 @@ pub fn page(evaluations: &[Evaluated], command: &str) -> Result<String, SimError
             comparisons.push(comparison(letter(at + 1), first, other)?);
         }
     }
-    let names: Vec<&str> = evaluations.iter().map(|of| of.name.as_str()).collect();
-    let title = format!("BalanceRoute: {}", names.join(" and "));
+    // One is called by what was played, several by their folders.
+    let title = match evaluations {
+        [one] => one.results.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", "),
+        several => several.iter().map(|of| of.name.as_str()).collect::<Vec<_>>().join(" and "),
+    };
     let version = env!("CARGO_PKG_VERSION");
     let mut page = Page { title, command: command.to_owned(), version, comparisons, sections };
     let mut html = render(&page)?;

@@ -71,5 +71,5 @@ fn what_matters_least_leaves_first_from_the_last_cluster() {
     };
     let html = render(&page).expect("a page");
     assert!(html.contains("stays below 1 MB: maps, lanes, rates."), "{html}");
-    assert!(html.contains("<title>a &lt; b</title>"));
+    assert!(html.contains("<title>BalanceRoute: a &lt; b</title>"));
 }
