@@ -165,6 +165,8 @@ fn what_cannot_be_used_is_refused_in_one_line() {
     let taken = folder.display().to_string();
     for (arguments, says) in [
         (&["--rules", "levle"][..], "rules: expected one of "),
+        (&["--workload", "lognormal", "--json", "-"], "json: expected --study, of which it is"),
+        (&["--workload", "lognormal", "--only", "table"], "only: expected --study, of which it is"),
         (&["--rules", "levle"], "found \"levle\" (did you mean level?)"),
         (&["--rules", "level,level"], "rules: expected a name for each rule"),
         (&["--slo", "ttft=2"], "slo: expected a time"),

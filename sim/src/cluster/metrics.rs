@@ -88,6 +88,14 @@ pub struct Run {
     pub decide_us: DecideUs,
 }
 
+impl Run {
+    /// Whether there were requests whose times could be measured.
+    #[must_use]
+    pub fn has_times(&self) -> bool {
+        self.ttft_ms.mean > 0.0 || self.tpot_ms.mean > 0.0
+    }
+}
+
 /// A time of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Latency {

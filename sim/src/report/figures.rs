@@ -48,6 +48,11 @@ pub(super) fn over(runs: &[Run], figure: impl Fn(&Run) -> f64) -> Spread {
     Spread::of(runs.iter().map(figure))
 }
 
+/// A time of requests over the runs that had any: a window in which nobody came has none.
+pub(super) fn over_served(runs: &[Run], figure: impl Fn(&Run) -> f64) -> Spread {
+    Spread::of(runs.iter().filter(|run| run.has_times()).map(figure))
+}
+
 /// Tokens in three digits: `812`, `20.7k`, `1.23M`.
 #[must_use]
 pub fn short(value: f64) -> String {
@@ -75,6 +80,18 @@ mod tests {
         approx::assert_abs_diff_eq!(spread.sd, 13f64.sqrt(), epsilon = 1e-12);
         assert_eq!(Spread::of([3.0]).sd, 0.0);
         assert_eq!(Spread::of([]), Spread::default());
+    }
+
+    #[test]
+    fn runs_without_requests_have_no_times() {
+        let run = |ms: f64| {
+            let mut run = Run { tokens_per_s: ms, ..Run::default() };
+            (run.ttft_ms.mean, run.tpot_ms.p95) = (ms, ms);
+            run
+        };
+        let runs = [run(8.0), run(0.0), run(4.0)];
+        assert_eq!(over_served(&runs, |run| run.tpot_ms.p95).mean, 6.0);
+        assert_eq!(over(&runs, |run| run.tokens_per_s).mean, 4.0);
     }
 
     #[test]

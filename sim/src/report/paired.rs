@@ -48,6 +48,8 @@ pub fn paired(runs: &[Run]) -> Vec<Paired> {
             })
             .collect();
         let of = |figure: fn(&Run) -> f64| Spread::of(pairs.iter().map(|(a, b)| figure(a) - figure(b)));
+        let served = || pairs.iter().filter(|(a, b)| a.has_times() && b.has_times());
+        let time = |figure: fn(&Run) -> f64| Spread::of(served().map(|(a, b)| figure(a) - figure(b)));
         Paired {
             policy: label(&runs[0]),
             against: label(&reference[0]),
@@ -55,9 +57,9 @@ pub fn paired(runs: &[Run]) -> Vec<Paired> {
             imbalance_mean: of(|run| run.imbalance_mean),
             tokens_per_s: of(|run| run.tokens_per_s),
             requests_per_s: of(|run| run.requests_per_s),
-            tpot_p95_ms: of(|run| run.tpot_ms.p95),
-            wait_p99_ms: of(|run| run.wait_ms.p99),
-            wait_max_ms: of(|run| run.wait_ms.max),
+            tpot_p95_ms: time(|run| run.tpot_ms.p95),
+            wait_p99_ms: time(|run| run.wait_ms.p99),
+            wait_max_ms: time(|run| run.wait_ms.max),
         }
     };
     others.iter().map(one).collect()

@@ -431,6 +431,19 @@ pub struct LargestRate {
     pub between: Option<(f64, f64)>,
 }
 
+/// Two rates that lie further apart than this share of the capacity say little of what is between them.
+const FAR: f64 = 0.15;
+
+impl LargestRate {
+    /// The rates between which it lies, where these are so far apart that one between them is a guess.
+    #[must_use]
+    pub fn far_between(&self) -> Option<(f64, f64)> {
+        let (from, to) = self.between.filter(|_| self.bound.is_none())?;
+        let capacity = self.requests_per_s / self.of_capacity;
+        (to - from > FAR * capacity).then_some((from, to))
+    }
+}
+
 /// On which side of the rates that were played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RateBound {

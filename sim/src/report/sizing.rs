@@ -55,6 +55,9 @@ pub fn sentences(sizing: &Sizing) -> Vec<String> {
         load(best.there.offered_load),
     )];
     let doubt = match (best.low, best.high) {
+        _ if sizing.replicates < 2 => {
+            format!("One {} leaves the doubt unknown (--windows).", sizing.replicate)
+        }
         (Some(low), Some(high)) if low == count && high == count => {
             format!("The {}s leave no doubt about the number of workers.", sizing.replicate)
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{Spread, by_policy, over, short};
+use super::figures::{Spread, by_policy, over, over_served, short};
 use super::legend;
 use super::page::{Grid, Page, Style};
 use super::paired::{difference_grid, paired};
@@ -74,6 +74,7 @@ fn table_grid(runs: &[Run]) -> Grid {
     }
     for runs in by_policy(runs) {
         let mean = |figure: fn(&Run) -> f64| over(runs, figure).mean;
+        let time = |figure: fn(&Run) -> f64| over_served(runs, figure).mean;
         let imbalance = over(runs, |run| run.imbalance_mean);
         let bound = mean(|run| run.bound_imbalance);
         let mut row = vec![
@@ -83,9 +84,9 @@ fn table_grid(runs: &[Run]) -> Grid {
             if bound > 0.0 { format!("{:.2}", imbalance.mean / bound) } else { "-".to_owned() },
             format!("{:.0}", mean(|run| run.tokens_per_s)),
             format!("{:.2}", 100.0 * mean(|run| run.balanced_fraction)),
-            format!("{:.2}", mean(|run| run.tpot_ms.p95)),
-            format!("{:.0}", mean(|run| run.wait_ms.mean)),
-            format!("{:.0}", mean(|run| run.wait_ms.p99)),
+            format!("{:.2}", time(|run| run.tpot_ms.p95)),
+            format!("{:.0}", time(|run| run.wait_ms.mean)),
+            format!("{:.0}", time(|run| run.wait_ms.p99)),
             format!("{:.0}", over(runs, |run| run.wait_ms.max).max),
             format!("{:.2}", 100.0 * mean(|run| run.empty_slot_fraction)),
             format!("{:.1}", mean(|run| run.decide_us.p50)),
@@ -141,8 +142,8 @@ fn waits_grid(runs: &[Run]) -> Grid {
             format!("{:.2}", mean(|run| run.requests_per_s)),
             format!("{:.3}", mean(|run| run.preempted_per_finished)),
             format!("{:.0}", over(runs, |run| run.passed_max as f64).max),
-            format!("{:.0}", mean(|run| run.wait_steps.mean)),
-            format!("{:.0}", mean(|run| run.wait_steps.p99)),
+            format!("{:.0}", over_served(runs, |run| run.wait_steps.mean).mean),
+            format!("{:.0}", over_served(runs, |run| run.wait_steps.p99).mean),
             format!("{:.0}", over(runs, |run| run.wait_steps.max as f64).max),
             format!("{:.0}", over(runs, |run| run.wait_steps.oldest as f64).max),
         ];
@@ -181,7 +182,7 @@ fn latencies_grid(runs: &[Run]) -> Grid {
     ];
     for runs in by_policy(runs) {
         let cells = columns().map(|((_, of), (_, figure))| {
-            let ms = over(runs, |run| figure(of(run))).mean;
+            let ms = over_served(runs, |run| figure(of(run))).mean;
             if ms < 1_000.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
         });
         rows.push(std::iter::once(label(&runs[0])).chain(cells).collect());

@@ -11,11 +11,15 @@ use super::results::{
     ScenarioEntry, Verdict,
 };
 use super::trace::per_second;
+use crate::cost::Prompts;
 
 /// Findings that one sentence names.
 const MOST_NAMED: usize = 4;
 /// What people ask for first, by key of the metric; the others follow.
 const FIRST: [&str; 4] = ["tokens_per_s", "goodput_requests_per_s", "ttft_p99_ms", "tpot_p99_ms"];
+/// What most who run one engine for both have to know.
+pub(crate) const PROMPTS_ELSEWHERE: &str = "Prompts are taken to be computed elsewhere, on prefill nodes; for \
+                                            ranks that compute their own add --prompts worker.";
 /// A relative difference above this is told by its two figures.
 const MOST_RELATIVE: f64 = 1.0;
 
@@ -143,6 +147,10 @@ pub(crate) fn at_rate(scenario: &ScenarioEntry, rule: &str, against: &str) -> Op
 }
 
 fn bears(rate: &LargestRate) -> String {
+    if let Some((from, to)) = rate.far_between() {
+        let (from, to) = (per_second(from), per_second(to));
+        return format!("{} bears {from} and not {to}, and nothing was played between", rate.rule);
+    }
     let mut text = match rate.bound {
         Some(RateBound::Below) => {
             return format!("{} does not bear even {}", rate.rule, per_second(rate.requests_per_s));
@@ -186,7 +194,10 @@ fn largest(results: &Results, rates: &LargestRates) -> Option<String> {
     let within = results.arguments.slo.as_ref().map(limits)?;
     let borne: Vec<String> = rates.rules.iter().map(bears).collect();
     let mut text = format!("Within the limits ({within}) {}.", borne.join("; "));
-    let more: Vec<String> = rates.differences.iter().filter_map(bears_more).collect();
+    let is_known =
+        |rule: &str| rates.rules.iter().any(|rate| rate.rule == rule && rate.far_between().is_none());
+    let known = rates.differences.iter().filter(|of| is_known(&of.rule) && is_known(&of.against));
+    let more: Vec<String> = known.filter_map(bears_more).collect();
     if let (Some(first), false) = (rates.rules.first(), more.is_empty()) {
         let _ = write!(text, " Beside {} that is {}.", first.rule, more.join("; "));
     }
@@ -242,6 +253,9 @@ pub(crate) fn on_cluster(results: &Results, scenarios: &[&ScenarioEntry]) -> Vec
     sentences.extend(rates_of(results, scenarios).and_then(|rates| largest(results, rates)));
     for rule in others {
         sentences.push(worse(scenarios, &rule.name, &first.name));
+    }
+    if results.arguments.prompts == Prompts::Elsewhere.name() {
+        sentences.push(PROMPTS_ELSEWHERE.to_owned());
     }
     // Those of the greatest rate stand for the others.
     sentences.extend(scenarios.last().into_iter().flat_map(|scenario| scenario.notes.iter().cloned()));
@@ -482,6 +496,10 @@ mod tests {
         assert_eq!(beyond, "level bears 12.0/s (11.0/s to beyond what was played), 80 % of capacity");
         let most = bears(&rate(Some(RateBound::AtLeast), Some(12.0), None));
         assert_eq!(most, "level bears at least 12.0/s, 80 % of capacity");
+        let far = LargestRate { between: Some((3.0, 13.5)), ..rate(None, Some(3.0), Some(13.5)) };
+        assert_eq!(bears(&far), "level bears 3.00/s and not 13.5/s, and nothing was played between");
+        let near = LargestRate { between: Some((11.5, 13.0)), ..rate(None, Some(11.5), Some(13.0)) };
+        assert!(bears(&near).starts_with("level bears 12.0/s (11.5/s to 13.0/s)"));
         let none = bears(&rate(Some(RateBound::Below), None, Some(12.0)));
         assert_eq!(none, "level does not bear even 12.0/s");
     }

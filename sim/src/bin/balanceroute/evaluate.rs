@@ -160,6 +160,12 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<ExitCode, SimError> {
     if let Some(StudyName::Paper) = args.study {
         return study(args);
     }
+    let of_a_study =
+        [("json", args.json.is_some()), ("only", !args.only.is_empty()), ("traces", args.traces.is_some())];
+    if let Some((name, _)) = of_a_study.into_iter().find(|(_, is_given)| *is_given) {
+        let expected = "--study, of which it is; without one --format and --out".to_owned();
+        return Err(SimError::Argument { name, expected, found: format!("--{name}") });
+    }
     let plan = args.plan()?;
     let folder = args.out.as_deref().map(Folder::create).transpose()?;
     let stop = stop_at_interrupt();

@@ -6,7 +6,7 @@ use balanceroute_sim::{Scenario, SimError};
 use clap::{Args, Parser};
 
 use crate::arguments::SimulateArgs;
-use crate::in_one_line;
+use crate::{in_one_line, tell};
 
 #[derive(Args)]
 pub(crate) struct SweepArgs {
@@ -84,8 +84,30 @@ fn scenario(given: &[String], point: &[(String, String)]) -> Result<Scenario, Si
     Ok(scenario)
 }
 
+/// Flags of the table, not of what is played.
+const OF_OUTPUT: [&str; 4] = ["format", "json", "legend", "quiet"];
+
+/// Refuses flags that change nothing in what is played, and those that are given as well, which a list would
+/// take without a word.
+fn check(varied: &[Varied], given: &[String]) -> Result<(), SimError> {
+    for (at, Varied { flag, .. }) in varied.iter().enumerate() {
+        let long = format!("--{flag}");
+        let is_given = |word: &String| *word == long || word.starts_with(&format!("{long}="));
+        let expected = if OF_OUTPUT.contains(&flag.as_str()) {
+            "a flag of what is played"
+        } else if given.iter().any(is_given) || varied[..at].iter().any(|other| other.flag == *flag) {
+            "flags of simulate, each in one place"
+        } else {
+            continue;
+        };
+        return Err(SimError::Argument { name: "vary", expected: expected.to_owned(), found: long });
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: &SweepArgs) -> Result<(), SimError> {
     let given = given(std::env::args().skip(2));
+    check(&args.vary, &given)?;
     // All of them are looked at before the first is played.
     let points = grid(&args.vary)
         .into_iter()
@@ -93,6 +115,12 @@ pub(crate) fn run(args: &SweepArgs) -> Result<(), SimError> {
         .collect::<Result<Vec<_>, SimError>>()?;
     let json = args.simulate.json.as_deref().map(JsonFile::create).transpose()?;
     args.simulate.output.check(json.as_ref(), false)?;
+    for sweep::Point { scenario, varied } in &points {
+        if let Some(unfit) = scenario.unfit().filter(|unfit| unfit.requests < unfit.of) {
+            let varied: Vec<String> = varied.iter().map(|(flag, value)| format!("{flag}={value}")).collect();
+            tell(format_args!("warning: {}: {unfit}", varied.join(" ")));
+        }
+    }
     let found = evaluation::sweep::sweep(points, !args.simulate.quiet)?;
     let flags: Vec<String> = args.vary.iter().map(|of| format!("varied.{}", of.flag)).collect();
     let first: Vec<&str> = flags.iter().map(String::as_str).chain(["policy", "seed"]).collect();
@@ -128,6 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn what_changes_nothing_or_stands_twice_is_refused() {
+        let refused = |vary: &str, given: &str| {
+            let varied = vary.split(' ').map(|text| text.parse().expect("a flag")).collect::<Vec<Varied>>();
+            check(&varied, &words(given)).expect_err("refused").to_string()
+        };
+        assert!(refused("format=csv,md", "--seeds 1").contains("a flag of what is played"));
+        for given in ["--policy level", "--policy=level"] {
+            assert!(refused("policy=jsq,level", given).contains("each in one place"), "{given}");
+        }
+        assert!(refused("pool=8 pool=9", "--seeds 1").contains("each in one place"));
+        assert!(check(&["pool=8".parse().expect("a flag")], &words("--policy level")).is_ok());
+    }
+
+    #[test]
     fn a_point_is_what_simulate_plays_with_its_flags() {
         let point = [("pool".to_owned(), "9".to_owned()), ("max-passed".to_owned(), "7".to_owned())];
         let found = scenario(&words("--slots 4 --policy level"), &point).expect("sound");
@@ -136,7 +178,7 @@ mod tests {
             let point = [(flag.to_owned(), "9".to_owned())];
             scenario(&words(given), &point).expect_err("refused").to_string()
         };
-        assert!(refused("--pool 3", "pool").contains("--pool"));
+        assert!(refused("--pool 3", "pool").contains("--pool"), "clap's own word");
         assert!(refused("--pool 3", "pol").contains("'--pol'"));
         let many = [("workers".to_owned(), "0".to_owned())];
         let refused = scenario(&words("--pool 3"), &many).expect_err("refused").to_string();

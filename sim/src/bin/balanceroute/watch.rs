@@ -26,8 +26,8 @@ const LINES: u16 = 32;
 
 #[derive(Args)]
 pub(crate) struct WatchArgs {
-    /// Metrics page of a router's process, http://HOST:PORT/metrics: that of the Python package, or an
-    /// engine's with the series of the plug-in. Without one a simulation is watched.
+    /// Metrics page of a router's process, http://HOST:PORT/metrics, no TLS: that of the Python package, or
+    /// an engine's with the series of the plug-in. Without one a simulation is watched.
     #[arg(value_name = "URL")]
     url: Option<String>,
     /// Seconds between two looks at the page.
@@ -186,17 +186,14 @@ fn on_screen(
 }
 
 /// So many moments as text, one below the other.
-fn as_text(view: &mut View, source: &Source, frames: u64) -> Result<(), SimError> {
+fn as_text(view: &mut View, source: &Source, frames: u64) -> Result<ExitCode, SimError> {
     let stdout = |source| SimError::Stdout { source };
     let Ok(mut terminal) = Terminal::new(TestBackend::new(COLUMNS, LINES));
     for _ in 0..frames {
         let told = source.told.recv().map_err(|_| TryRecvError::Disconnected);
         if let Ok(Message::Failed(error)) = &told {
-            return Err(SimError::Argument {
-                name: "URL",
-                expected: "a metrics page of a router".to_owned(),
-                found: error.clone(),
-            });
+            tell(format_args!("error: {error}"));
+            return Ok(ExitCode::FAILURE);
         }
         if !take_in(view, told) {
             break;
@@ -206,10 +203,18 @@ fn as_text(view: &mut View, source: &Source, frames: u64) -> Result<(), SimError
         let lines: Vec<String> = (0..LINES).map(|y| line(y).trim_end().to_owned() + "\n").collect();
         print(&lines.concat())?;
     }
-    io::Write::flush(&mut io::stdout()).map_err(stdout)
+    io::Write::flush(&mut io::stdout()).map_err(stdout)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, SimError> {
+    if args.frames == Some(0) {
+        return Err(SimError::Argument {
+            name: "frames",
+            expected: "at least 1".to_owned(),
+            found: "0".to_owned(),
+        });
+    }
     let control = Arc::new(Control::new(positive("steps-per-s", args.steps_per_s)?));
     if args.frames.is_none() && !io::stdout().is_terminal() {
         return Err(SimError::Argument {
@@ -226,7 +231,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, SimError> {
             let mut terminal = ratatui::init();
             let shown = on_screen(&mut terminal, &mut view, &source, &control);
             ratatui::restore();
-            shown.map_err(|source| SimError::Stdout { source })
+            shown.map(|()| ExitCode::SUCCESS).map_err(|source| SimError::Stdout { source })
         }
     };
     control.stop();
@@ -235,5 +240,5 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, SimError> {
         Ok(ended) => ended?,
         Err(_) => tell("warning: the simulation has ended in a panic"),
     }
-    shown.map(|()| ExitCode::SUCCESS)
+    shown
 }

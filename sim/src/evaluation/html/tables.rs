@@ -208,6 +208,10 @@ pub(super) fn beside_first(results: &Results, scenarios: &[&ScenarioEntry]) -> O
 }
 
 fn borne(rate: &LargestRate) -> Cell {
+    if let Some((from, to)) = rate.far_between() {
+        let text = format!("{} to {}", per_second(from), per_second(to));
+        return Cell { below: Some("not played".to_owned()), ..Cell::number(text, from) };
+    }
     let text = match rate.bound {
         Some(RateBound::AtLeast) => format!("at least {}", per_second(rate.requests_per_s)),
         Some(RateBound::Below) => format!("below {}", per_second(rate.requests_per_s)),
@@ -234,6 +238,8 @@ pub(super) fn largest(rates: &LargestRates, limits: &str) -> Table {
     ];
     for rate in &rates.rules {
         let of = rates.differences.iter().find(|of| of.rule == rate.rule);
+        let is_far = |name: &str| rates.rules.iter().any(|of| of.rule == name && of.far_between().is_some());
+        let of = of.filter(|of| !is_far(&of.rule) && !is_far(&of.against));
         let beside = match of.and_then(|of| Some((of, of.relative?))) {
             Some((of, relative)) => {
                 let least = if of.bound == Some(RateBound::AtLeast) { "at least " } else { "" };
@@ -245,7 +251,10 @@ pub(super) fn largest(rates: &LargestRates, limits: &str) -> Table {
             }
             None => Cell::nothing(),
         };
-        let share = Cell::number(load(rate.of_capacity), rate.of_capacity);
+        let share = match rate.far_between() {
+            Some(_) => Cell::nothing(),
+            None => Cell::number(load(rate.of_capacity), rate.of_capacity),
+        };
         table.rows.push(vec![Cell::words(&rate.rule), borne(rate), share, beside]);
     }
     table

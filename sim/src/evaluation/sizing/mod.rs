@@ -23,8 +23,10 @@ use serde::Serialize;
 use self::search::smallest;
 use super::trial::{Plan, Playing, RateAsked, evaluate};
 use crate::cluster::Source;
+use crate::cost::Prompts;
 use crate::error::{SimError, argument};
 use crate::report::results::{Limits, RateEntry, Replicate, RuleEntry, RuleFigures};
+use crate::report::verdict::PROMPTS_ELSEWHERE;
 
 /// Draws of a bootstrap.
 const DRAWS: usize = 2_000;
@@ -70,7 +72,7 @@ pub struct Sizing {
     pub best: Option<usize>,
     /// For each number of slots, in the order of the rules.
     pub options: Vec<SizeOption>,
-    /// Of the scenarios of the smallest clusters, each once.
+    /// What the answer rests on; of the scenarios of the smallest clusters, each once.
     pub notes: Vec<String>,
 }
 
@@ -270,8 +272,19 @@ pub fn recommend(question: &Question<'_>) -> Result<Sizing, SimError> {
             return Err(argument("rate", expected, asked.join(",")));
         }
     }
+    let base_ms = question.slots.iter().map(|&slots| Ok((first.cost)(slots)?.base_ms));
+    let base_ms = base_ms.collect::<Result<Vec<f64>, SimError>>()?.into_iter().fold(f64::INFINITY, f64::min);
+    if [limits.ttft_ms, limits.tpot_ms].into_iter().flatten().any(|limit_ms| limit_ms < base_ms) {
+        let expected = format!("TTFT and TPOT of at least {base_ms:.2} ms, a step without load");
+        let asked = [("ttft", limits.ttft_ms), ("tpot", limits.tpot_ms)];
+        let asked = asked.iter().filter_map(|(name, ms)| Some(format!("{name}={}ms", (*ms)?)));
+        return Err(argument("slo", expected, asked.collect::<Vec<_>>().join(",")));
+    }
     let bar = if question.progress { progress_bar() } else { ProgressBar::hidden() };
     let (mut options, mut known, mut notes) = (Vec::new(), None, Vec::new());
+    if (first.cost)(first_slots)?.prompts == Prompts::Elsewhere {
+        notes.push(PROMPTS_ELSEWHERE.to_owned());
+    }
     for &slots in &question.slots {
         let tried = BTreeMap::new();
         let mut clusters = OfSlots { question, slots, share: limits.share, bar: &bar, tried };

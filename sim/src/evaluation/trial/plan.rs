@@ -303,6 +303,9 @@ impl Plan {
                 "There are few {name}s ({replicates}): a tie may only say that nothing could be shown."
             ));
         }
+        if matches!(scenario.source, Source::Trace(_)) && !is_window {
+            notes.push("The trace has no times that differ: arrivals are Poisson.".to_owned());
+        }
         if rate.offered_load > 1.0 {
             notes.push(format!(
                 "Past what the cluster can serve queues grow for as long as it lasts: waits are those of \
