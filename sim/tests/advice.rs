@@ -88,10 +88,10 @@ fn the_smallest_cluster_is_said_first() {
     let alone: Value = serde_json::from_slice(&alone.stdout).expect("JSON");
     assert_eq!(alone["runs"][0]["workers"].as_u64(), Some(workers));
 
-    let hopeless = program(&asked, &["--slo", "tpot=6ms", "--most-workers", "2"]);
+    let hopeless = program(&asked, &["--slo", "ttft=50ms,tpot=6ms", "--most-workers", "2"]);
     assert!(hopeless.status.success());
     let said = text(&hopeless.stdout);
-    assert!(said.contains("no cluster of up to 2 workers keeps TPOT 6 ms"), "{said}");
+    assert!(said.contains("no cluster of up to 2 workers keeps TTFT 50 ms and TPOT 6 ms"), "{said}");
     assert!(said.contains("add --prompts worker"), "{said}");
 }
 

@@ -92,7 +92,7 @@ impl Run {
     /// Whether there were requests whose times could be measured.
     #[must_use]
     pub fn has_times(&self) -> bool {
-        self.ttft_ms.mean > 0.0 || self.tpot_ms.mean > 0.0
+        [self.ttft_ms, self.tpot_ms, self.e2e_ms].iter().any(|time| time.mean > 0.0)
     }
 }
 

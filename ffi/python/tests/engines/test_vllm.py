@@ -1023,9 +1023,9 @@ def test_what_was_learned_outlives_the_server(mode, tmp_path, capsys, caplog):
     async def serve():
         client = mode("step", learned_file=path)(ranks=2, slots=8, capacity=100_000)
         names = [f"r{i}" for i in range(60)]
-        # Where all end alike none of those who have just begun is about to.
+        # Nobody ends with the first step; where all end alike none of those who have just begun is about to.
         adds = [
-            asyncio.create_task(client.add_request_async(request(n, 400, 1 + i % 9)))
+            asyncio.create_task(client.add_request_async(request(n, 400, 2 + i % 9)))
             for i, n in enumerate(names)
         ]
         await asyncio.sleep(0.01)
