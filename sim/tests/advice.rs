@@ -92,7 +92,7 @@ fn the_smallest_cluster_is_said_first() {
     assert!(hopeless.status.success());
     let said = text(&hopeless.stdout);
     assert!(said.contains("no cluster of up to 2 workers keeps TTFT 50 ms and TPOT 6 ms"), "{said}");
-    assert!(said.contains("add --prompts worker"), "{said}");
+    assert!(said.contains("if your ranks do it: --prompts worker"), "{said}");
 }
 
 #[test]

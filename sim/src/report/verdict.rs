@@ -18,8 +18,8 @@ const MOST_NAMED: usize = 4;
 /// What people ask for first, by key of the metric; the others follow.
 const FIRST: [&str; 4] = ["tokens_per_s", "goodput_requests_per_s", "ttft_p99_ms", "tpot_p99_ms"];
 /// What most who run one engine for both have to know.
-pub(crate) const PROMPTS_ELSEWHERE: &str = "Prompts are taken to be computed elsewhere, on prefill nodes; for \
-                                            ranks that compute their own add --prompts worker.";
+pub(crate) const PROMPTS_ELSEWHERE: &str =
+    "Prompts are taken to be computed elsewhere (prefill nodes); if your ranks do it: --prompts worker.";
 /// A relative difference above this is told by its two figures.
 const MOST_RELATIVE: f64 = 1.0;
 
