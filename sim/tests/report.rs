@@ -175,6 +175,12 @@ fn a_page_says_what_is_not_there() {
     let html = page(&[&folder], &folder.join("report.html"));
     assert!(html.contains("<strong>Interrupted.</strong> Of 99 runs 36 are done"));
     assert!(html.contains("series/s002.jsonl.gz is not in the folder") && !html.contains("KV tokens under"));
+    // With loads and without requests there are lanes, and nobody who enters them.
+    let without = scratch("no-requests").join("one");
+    copy(evaluated(), &without);
+    std::fs::remove_file(without.join("requests").join(busiest)).expect("there");
+    let html = page(&[&without], &without.join("report.html"));
+    assert!(html.contains("Who enters is not shown: requests/s002.jsonl.gz is not in the folder."));
     // Nothing was played to its end.
     change(&folder, |results| {
         for list in ["scenarios", "largest_rates", "gate", "sentences"] {

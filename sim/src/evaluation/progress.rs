@@ -12,10 +12,11 @@ pub(super) fn steps_bar(shown: bool) -> ProgressBar {
     bar(shown, "{bar:30} {percent} % of {human_len} steps, {elapsed}, about {eta} left: {msg}")
 }
 
-/// A bar of rows of a table.
-pub(super) fn rows_bar(shown: bool, rows: usize) -> ProgressBar {
-    let bar = bar(shown, "{bar:30} {pos}/{len} rows, {elapsed}, about {eta} left: {msg}");
-    bar.set_length(rows as u64);
+/// A bar of so many rows of a table, or what else is counted.
+pub(super) fn count_bar(shown: bool, count: usize, what: &str) -> ProgressBar {
+    let bar =
+        bar(shown, &format!("{{bar:30}} {{pos}}/{{len}} {what}, {{elapsed}}, about {{eta}} left: {{msg}}"));
+    bar.set_length(count as u64);
     bar
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::progress::rows_bar;
+use super::progress::count_bar;
 use super::run;
 use crate::cluster::{Run, Scenario};
 use crate::error::SimError;
@@ -45,7 +45,7 @@ pub struct Played {
 /// # Errors
 /// The first run that could not go on.
 pub fn sweep(points: Vec<Point>, progress: bool) -> Result<Sweep, SimError> {
-    let bar = rows_bar(progress, points.len());
+    let bar = count_bar(progress, points.len(), "rows");
     let mut played = Vec::new();
     for Point { varied, scenario } in points {
         bar.set_message(varied.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(" "));

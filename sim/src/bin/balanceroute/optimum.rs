@@ -16,7 +16,8 @@ pub(crate) struct OptimumArgs {
     /// Decisions solved of each run, at least; they are spread over its measured steps.
     #[arg(long, default_value_t = 100, value_name = "N")]
     decisions: usize,
-    /// Seconds for each, after which it counts as unsolved.
+    /// Seconds for each, after which it counts as unsolved: where many wait and many slots are free a command
+    /// may last this times the decisions.
     #[arg(long, default_value_t = 10.0, value_name = "S", allow_negative_numbers = true)]
     limit_s: f64,
 }

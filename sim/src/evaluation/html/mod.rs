@@ -405,8 +405,12 @@ fn over_time(evaluated: &Evaluated, scenario: &ScenarioEntry, keys: &[Key]) -> R
         let colours = over_time.heat.legend().into_iter().map(Key::of_colour).collect();
         parts.push(Part { colours, figures: over_time.maps, ..Part::of("Ranks beside their mean", 6) });
     }
-    let requests = evaluated.lane(scenario)?.unwrap_or_default();
+    let requests = evaluated.lane(scenario)?;
     let mut lanes = Part::of("A busy second, step by step", 4);
+    if let (None, Some(name)) = (&requests, &scenario.requests_file) {
+        lanes.intro = format!("Who enters is not shown: {name} is not in the folder.");
+    }
+    let requests = requests.unwrap_or_default();
     for (_, rule) in &rules {
         lanes.figures.extend(lane::figure(scenario, &results.arguments, rule, &series, &requests)?);
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub(crate) use self::state::{Decision, Sampler};
-use super::progress::{rows_bar, steps_bar};
+use super::progress::{count_bar, steps_bar};
 use super::{in_parallel, runs_seen};
 use crate::cluster::{Arrivals, Run, Scenario};
 use crate::error::{SimError, argument};
@@ -110,7 +110,7 @@ pub fn optimum(scenario: &Scenario, options: Options) -> Result<Optimum, SimErro
             too_large += beyond;
         }
         let tasks: Vec<&Decision> = decisions.iter().collect();
-        let bar = rows_bar(options.progress, tasks.len());
+        let bar = count_bar(options.progress, tasks.len(), "decisions");
         bar.set_message(runs[0].policy.clone());
         let solved = in_parallel(scenario.threads, &tasks, |decision| {
             let solved = solve(decision, options.limit);

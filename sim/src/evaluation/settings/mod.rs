@@ -13,7 +13,7 @@ pub use record::Record;
 pub use rows::{From, Group, Setting, settings};
 use serde::Serialize;
 
-use super::progress::rows_bar;
+use super::progress::count_bar;
 use super::run;
 use crate::cluster::{Run, Source};
 use crate::error::{SimError, argument};
@@ -119,7 +119,7 @@ pub fn table_seen(
     mut see: impl FnMut(&Row) -> Result<(), SimError>,
 ) -> Result<Table, SimError> {
     let settings = chosen(options.only)?;
-    let bar = rows_bar(options.progress, settings.len());
+    let bar = count_bar(options.progress, settings.len(), "rows");
     let mut table = Table { version: env!("CARGO_PKG_VERSION"), settings: Vec::new(), missing: Vec::new() };
     let mut last: Option<(From, Source)> = None;
     for setting in settings {
