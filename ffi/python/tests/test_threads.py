@@ -138,7 +138,11 @@ def work(mine):
                 pass
             except BaseException as error:
                 wrong.append(error)
+    # On a busy machine the handler comes seldom: it is to have struck while others call.
+    while calls <= 5 and time.monotonic() < until:
+        router.metrics(), router.waiting()
 
+until = time.monotonic() + 30
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
 threads = [threading.Thread(target=work, args=(mine,)) for mine in range(4)]
@@ -159,10 +163,8 @@ print("done")
     assert told == "done\n"
 
 
-@pytest.mark.skipif(not hasattr(sys, "setswitchinterval"), reason="needs an interpreter with a GIL")
-@pytest.mark.parametrize("what", ["step", "waiting", "metrics", "remove_worker", "assign"])
-def test_long_calls_let_the_gil_go(what):
-    """Nobody is made to let it go here, so another thread runs only if the call itself does."""
+def ticks_of_another_thread(what):
+    """How often another thread runs while these calls are made, and nobody is made to let the GIL go."""
     size = 20_000
     assigner, prompts = br.Assigner("least-kv"), np.arange(1, size)
     found = br.Router([br.WorkerConfig(1)] * 40, policy="least-kv")
@@ -201,12 +203,20 @@ def test_long_calls_let_the_gil_go(what):
             call()
             if ticks > at_first + 3 or time.perf_counter() > until:
                 break
-        in_between = ticks
+        return ticks - at_first
     finally:
         sys.setswitchinterval(before)
         stop = True
         thread.join()
-    assert in_between > at_first, what
+
+
+@pytest.mark.skipif(not hasattr(sys, "setswitchinterval"), reason="needs an interpreter with a GIL")
+@pytest.mark.parametrize("what", ["step", "waiting", "metrics", "remove_worker", "assign"])
+def test_long_calls_let_the_gil_go(what):
+    """Another thread runs only if the call itself lets it. On a busy machine that one may not get a
+    processor in time: it has some more chances.
+    """
+    assert any(ticks_of_another_thread(what) > 0 for _ in range(10)), what
 
 
 FORKED = """
