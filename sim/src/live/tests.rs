@@ -1,3 +1,5 @@
+//! What is on the screen, and that what is told of a run and read of a page is so.
+
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 

@@ -306,6 +306,13 @@ pub struct Replicate {
     pub refused: f64,
 }
 
+impl Replicate {
+    /// Requests, and how many of them keep all limits; none where there are no limits.
+    pub(crate) fn counts(&self) -> Option<(f64, f64)> {
+        Some((self.requests, self.requests * self.within_slo?))
+    }
+}
+
 /// Quantiles by nearest rank.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "units in the names")]

@@ -1,6 +1,7 @@
 //! Rules that add up what they have sent: `ascend-proxy`, `bucket`, and `by-type`, which only counts.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::chooser::{Arriving, Chooser, RankSeen, Setup, least};
 
@@ -28,20 +29,32 @@ impl InFlight {
     }
 }
 
-/// The rank with least prompt tokens in flight; of equals the first.
-pub(super) struct AscendProxy {
+/// The rank with least prompt tokens in flight, among some of them; of equals the first.
+pub(super) struct LeastInFlight {
     in_flight: InFlight,
+    among: fn(&InFlight, &Arriving<'_>) -> Range<usize>,
 }
 
-impl AscendProxy {
-    pub(super) fn new(setup: &Setup) -> Self {
-        Self { in_flight: InFlight::new(setup.workers()) }
+impl LeastInFlight {
+    /// `ascend-proxy`: of all ranks.
+    pub(super) fn of_all(setup: &Setup) -> Self {
+        let among = |in_flight: &InFlight, _: &Arriving<'_>| 0..in_flight.tokens.len();
+        Self { in_flight: InFlight::new(setup.workers()), among }
+    }
+
+    /// `bucket`: of two groups of ranks, for short and for long prompts; a group may help its neighbour out.
+    pub(super) fn of_groups(setup: &Setup) -> Self {
+        let among = |in_flight: &InFlight, arriving: &Arriving<'_>| {
+            in_flight.ranks(in_flight.group(f64::from(arriving.job.prompt_tokens)))
+        };
+        Self { in_flight: InFlight::new(setup.workers()), among }
     }
 }
 
-impl Chooser for AscendProxy {
-    fn choose(&mut self, arriving: &Arriving<'_>, ranks: &[RankSeen]) -> usize {
-        let rank = least(0..ranks.len(), |rank| self.in_flight.tokens[rank]).unwrap_or(0);
+impl Chooser for LeastInFlight {
+    fn choose(&mut self, arriving: &Arriving<'_>, _ranks: &[RankSeen]) -> usize {
+        let among = (self.among)(&self.in_flight, arriving);
+        let rank = least(among, |rank| self.in_flight.tokens[rank]).unwrap_or(0);
         self.in_flight.send(arriving, rank);
         rank
     }
@@ -64,21 +77,12 @@ const DECAY: f64 = 0.1;
 /// What a neighbour must be worth.
 const WORTH: f64 = 0.12;
 
-/// Two groups of ranks, for short and for long prompts; a group may help its neighbour out.
-pub(super) struct Bucket {
-    in_flight: InFlight,
-}
-
-impl Bucket {
-    pub(super) fn new(setup: &Setup) -> Self {
-        Self { in_flight: InFlight::new(setup.workers()) }
-    }
-
+impl InFlight {
     /// The group of a prompt: the short one is 0, the long one 1.
     fn group(&self, prompt_tokens: f64) -> usize {
         let of = [self.ranks(0), self.ranks(1)];
         let load = of.map(|ranks| {
-            let sum: u64 = self.in_flight.tokens[ranks.clone()].iter().sum();
+            let sum: u64 = self.tokens[ranks.clone()].iter().sum();
             sum as f64 / ranks.len().max(1) as f64
         });
         let home = usize::from(prompt_tokens >= SHORT_BELOW);
@@ -94,27 +98,10 @@ impl Bucket {
     }
 
     /// The ranks of a group: half of them each, the odd one among the short.
-    fn ranks(&self, group: usize) -> std::ops::Range<usize> {
-        let ranks = self.in_flight.tokens.len();
+    fn ranks(&self, group: usize) -> Range<usize> {
+        let ranks = self.tokens.len();
         let middle = ranks.div_ceil(2);
         if group == 0 { 0..middle } else { middle..ranks }
-    }
-}
-
-impl Chooser for Bucket {
-    fn choose(&mut self, arriving: &Arriving<'_>, _ranks: &[RankSeen]) -> usize {
-        let group = self.group(f64::from(arriving.job.prompt_tokens));
-        let rank = least(self.ranks(group), |rank| self.in_flight.tokens[rank]).unwrap_or(0);
-        self.in_flight.send(arriving, rank);
-        rank
-    }
-
-    fn adopted(&mut self, running: &Arriving<'_>, _generated_tokens: u32, rank: usize) {
-        self.in_flight.send(running, rank);
-    }
-
-    fn ended(&mut self, id: u64, rank: usize, _output_tokens: u32) {
-        self.in_flight.ended(id, rank);
     }
 }
 

@@ -214,8 +214,8 @@ pub(crate) fn build(name: &str, parameters: &Parameters, workers: usize) -> Resu
 /// The fewest workers of a rule that is simulated only, and what makes it; none for those of the library.
 fn choosers(name: &str) -> Option<(usize, fn(&Setup) -> Box<dyn Chooser>)> {
     Some(match name {
-        "ascend-proxy" => (1, |setup| Box::new(in_flight::AscendProxy::new(setup))),
-        "bucket" => (2, |setup| Box::new(in_flight::Bucket::new(setup))),
+        "ascend-proxy" => (1, |setup| Box::new(in_flight::LeastInFlight::of_all(setup))),
+        "bucket" => (2, |setup| Box::new(in_flight::LeastInFlight::of_groups(setup))),
         "cache-aware" => (1, |setup| Box::new(prefix::CacheAware::new(setup))),
         "llm-d" => (1, |setup| Box::new(prefix::LlmD::new(setup))),
         "dualmap" => (2, |setup| Box::new(dual_map::DualMap::new(setup))),

@@ -10,7 +10,7 @@ use balanceroute_sim::report::{Records, records};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::{hand_over, print};
+use crate::hand_over;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -94,13 +94,7 @@ impl OutputArgs {
         rows: impl FnOnce() -> Vec<R>,
         first: &[&str],
     ) -> Result<(), SimError> {
-        match self.format {
-            Format::Table => {
-                let style = style();
-                print(&page(style, self.legend).show(style))
-            }
-            _ => self.hand_over(None, document, page, rows, first),
-        }
+        self.hand_over(None, document, page, rows, first)
     }
 }
 

@@ -126,9 +126,16 @@ fn take_in(view: &mut View, told: Result<Message, TryRecvError>) -> bool {
             view.show(*moment, decisions);
         }
         Ok(Message::Failed(error)) => (view.failed, view.status) = (true, error),
-        Ok(Message::Over(why)) => view.status = why,
+        Ok(Message::Over(why)) => {
+            view.status = why;
+            return false;
+        }
         Err(TryRecvError::Empty) => {}
-        Err(TryRecvError::Disconnected) => return false,
+        // Who ends without a word has failed, and says so once the screen is gone.
+        Err(TryRecvError::Disconnected) => {
+            view.status = "the run has failed".to_owned();
+            return false;
+        }
     }
     true
 }
@@ -170,9 +177,6 @@ fn on_screen(
                 view.status = pace(control);
             }
             goes_on = take_in(view, source.told.try_recv());
-            if !goes_on && source.is_simulation {
-                view.status = "the run is over".to_owned();
-            }
         }
         terminal.draw(|frame| view.draw(frame))?;
         if event::poll(LOOK)?

@@ -100,7 +100,8 @@ pub(crate) struct Sampler {
     /// Every so-manyth decision is kept.
     every: u64,
     decisions: u64,
-    state: Option<State>,
+    /// The step that is decided next, where it is one to keep; none inside where it is too large.
+    state: Option<Option<State>>,
     /// With the count of the decision, from 0.
     kept: Vec<(u64, Decision)>,
     /// Kept ones of more pairs than are solved.
@@ -122,7 +123,7 @@ impl Sampler {
 
     /// The step that is played next, as it is before.
     pub(super) fn show(&mut self, state: State) {
-        self.state = Some(state);
+        self.state = Some(Some(state).filter(|state| state.pairs() <= self.most_pairs));
     }
 
     fn thin_out(&mut self) {
@@ -138,7 +139,13 @@ impl Observer for Sampler {
     fn decides(&mut self, router: &Router) {
         self.state = None;
         if self.decisions.is_multiple_of(self.every) && !router.pool().is_empty() {
-            self.show(State::of(router));
+            // A million who wait are not copied to be thrown away.
+            let open = router.workers().iter().filter(|worker| worker.open_slots() > 0).count();
+            if open * router.pool().len() > self.most_pairs {
+                self.state = Some(None);
+            } else {
+                self.show(State::of(router));
+            }
         }
     }
 
@@ -150,10 +157,9 @@ impl Observer for Sampler {
         self.decisions += 1;
         let due = at.is_multiple_of(self.every);
         let Some(state) = self.state.take().filter(|_| due) else { return };
-        if state.pairs() > self.most_pairs {
-            self.too_large.push(at);
-        } else {
-            self.kept.push((at, Decision { state, admissions: step.admissions.to_vec() }));
+        match state {
+            Some(state) => self.kept.push((at, Decision { state, admissions: step.admissions.to_vec() })),
+            None => self.too_large.push(at),
         }
         self.thin_out();
     }

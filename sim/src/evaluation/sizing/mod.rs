@@ -21,15 +21,14 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use self::search::smallest;
+use super::trial::inference::{DRAWS, kept_share};
 use super::trial::{Plan, Playing, RateAsked, evaluate};
 use crate::cluster::Source;
 use crate::cost::Prompts;
 use crate::error::{SimError, argument};
-use crate::report::results::{Limits, RateEntry, Replicate, RuleEntry, RuleFigures};
+use crate::report::results::{Limits, RateEntry, Replicate, RuleEntry, RuleFigures, ScenarioEntry};
 use crate::report::verdict::PROMPTS_ELSEWHERE;
 
-/// Draws of a bootstrap.
-const DRAWS: usize = 2_000;
 /// Of the draws, those that keep the limits where they are kept perhaps, and beyond doubt.
 const PERHAPS: f64 = 0.025;
 const SURELY: f64 = 0.975;
@@ -129,27 +128,19 @@ pub struct Tried {
 /// One cluster under all rules.
 struct Cluster {
     rules: Vec<Tried>,
-    rate: RateEntry,
-    replicate: String,
-    replicates: u64,
-    notes: Vec<String>,
-    command: String,
+    entry: ScenarioEntry,
 }
 
 /// Of the requests of some replicates, the share that keeps all limits.
 fn kept<'a>(replicates: impl Iterator<Item = &'a Replicate>) -> f64 {
-    let (requests, within) = replicates.fold((0.0, 0.0), |(requests, within), of| {
-        (requests + of.requests, within + of.requests * of.within_slo.unwrap_or_default())
-    });
-    if requests > 0.0 { within / requests } else { 1.0 }
+    kept_share(replicates.filter_map(Replicate::counts))
 }
 
 /// Share of the draws in which enough requests keep the limits.
 fn sure(replicates: &[Replicate], share: f64) -> f64 {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let draw = |_: &usize| {
-        let drawn = (0..replicates.len()).map(|_| rng.random_range(0..replicates.len()));
-        kept(drawn.collect::<Vec<_>>().into_iter().map(|at| &replicates[at])) >= share
+        kept((0..replicates.len()).map(|_| &replicates[rng.random_range(0..replicates.len())])) >= share
     };
     (0..DRAWS).filter(draw).count() as f64 / DRAWS as f64
 }
@@ -192,17 +183,10 @@ impl OfSlots<'_> {
                 quick: false,
             };
             let mut results = evaluate(&plan, &playing)?;
-            let of = results.scenarios.pop().filter(|of| of.complete).ok_or(SimError::Interrupted)?;
-            let tried = |rule| Tried::of(workers, rule, self.share, of.rate.offered_load);
-            let cluster = Cluster {
-                rules: of.rules.iter().map(tried).collect(),
-                rate: of.rate,
-                replicate: of.replicate,
-                replicates: of.replicates,
-                notes: of.notes,
-                command: of.command,
-            };
-            self.tried.insert(workers, cluster);
+            let entry = results.scenarios.pop().filter(|of| of.complete).ok_or(SimError::Interrupted)?;
+            let tried = |rule| Tried::of(workers, rule, self.share, entry.rate.offered_load);
+            let rules = entry.rules.iter().map(tried).collect();
+            self.tried.insert(workers, Cluster { rules, entry });
             self.bar.inc(1);
         }
         Ok(&self.tried[&workers])
@@ -221,22 +205,22 @@ impl OfSlots<'_> {
         let workers = self.fewest(rule, |tried| tried.kept >= share)?;
         let low = self.fewest(rule, |tried| tried.sure >= PERHAPS)?;
         let high = self.fewest(rule, |tried| tried.sure >= SURELY)?;
-        let all: Vec<Tried> = self.tried.values().map(|cluster| cluster.rules[rule]).collect();
-        let most = all.iter().copied().max_by(|a, b| a.kept.total_cmp(&b.kept));
+        let tried: Vec<Tried> = self.tried.values().map(|cluster| cluster.rules[rule]).collect();
+        let most = tried.iter().max_by(|a, b| a.kept.total_cmp(&b.kept)).map_or(1, |most| most.workers);
         let one_less = workers.filter(|&workers| workers > 1).map(|workers| workers - 1);
         let with_one_less = one_less.map(|less| Ok::<_, SimError>(self.at(less)?.rules[rule])).transpose()?;
-        let there = workers.and_then(|workers| all.iter().copied().find(|of| of.workers == workers)).or(most);
-        let there = there.ok_or_else(|| argument("most-workers", "at least 1", 0))?;
+        let slots = self.slots;
+        let there = self.at(workers.unwrap_or(most))?;
         Ok(SizeOption {
-            slots: self.slots,
+            slots,
             rule: entry.name.clone(),
             workers,
             low,
             high,
-            there,
+            there: there.rules[rule],
             with_one_less,
-            tried: all,
-            command: self.tried.get(&there.workers).map(|of| of.command.clone()).unwrap_or_default(),
+            tried,
+            command: there.entry.command.clone(),
         })
     }
 }
@@ -280,7 +264,7 @@ pub fn recommend(question: &Question<'_>) -> Result<Sizing, SimError> {
         let asked = asked.iter().filter_map(|(name, ms)| Some(format!("{name}={}ms", (*ms)?)));
         return Err(argument("slo", expected, asked.collect::<Vec<_>>().join(",")));
     }
-    let bar = if question.progress { progress_bar() } else { ProgressBar::hidden() };
+    let bar = if question.progress { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     let (mut options, mut known, mut notes) = (Vec::new(), None, Vec::new());
     if (first.cost)(first_slots)?.prompts == Prompts::Elsewhere {
         notes.push(PROMPTS_ELSEWHERE.to_owned());
@@ -293,7 +277,7 @@ pub fn recommend(question: &Question<'_>) -> Result<Sizing, SimError> {
         clusters.at((load.ceil() as usize).clamp(1, question.most_workers))?;
         for (at, entry) in first.rules.iter().enumerate() {
             let option = clusters.option(at, entry)?;
-            for note in &clusters.at(option.there.workers)?.notes {
+            for note in &clusters.at(option.there.workers)?.entry.notes {
                 let note = format!("{} workers x {slots} slots: {note}", option.there.workers);
                 if option.workers.is_some() && !notes.contains(&note) {
                     notes.push(note);
@@ -301,7 +285,7 @@ pub fn recommend(question: &Question<'_>) -> Result<Sizing, SimError> {
             }
             options.push(option);
         }
-        known = clusters.tried.into_values().next().or(known);
+        known = clusters.tried.into_values().next().map(|cluster| cluster.entry).or(known);
     }
     bar.finish_and_clear();
     let Some(known) = known else { return Err(argument("slots", "one number at least", "none")) };
@@ -322,8 +306,4 @@ pub fn recommend(question: &Question<'_>) -> Result<Sizing, SimError> {
         options,
         notes,
     })
-}
-
-fn progress_bar() -> ProgressBar {
-    ProgressBar::new_spinner().with_message("begins")
 }

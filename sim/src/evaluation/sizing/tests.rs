@@ -1,3 +1,5 @@
+//! The search finds what trying all clusters finds.
+
 use std::sync::Arc;
 
 use super::*;

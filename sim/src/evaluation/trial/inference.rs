@@ -6,6 +6,16 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 use crate::report::Spread;
 use crate::report::results::Interval;
 
+/// Draws of a bootstrap.
+pub(in crate::evaluation) const DRAWS: usize = 2_000;
+
+/// Of some replicates' requests, and how many of them keep all limits: the share that does. Nobody breaks a
+/// limit where nobody comes.
+pub(in crate::evaluation) fn kept_share(counts: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (requests, kept) = counts.fold((0.0, 0.0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+    if requests > 0.0 { kept / requests } else { 1.0 }
+}
+
 /// What intervals cover.
 const COVERAGE: f64 = 0.95;
 

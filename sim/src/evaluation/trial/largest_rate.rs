@@ -9,12 +9,10 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::inference::{DRAWS, kept_share};
 use crate::report::results::{
     LargestRate, LargestRates, RateBound, RateDifference, Replicate, ScenarioEntry, Verdict,
 };
-
-/// Draws of a bootstrap.
-const DRAWS: usize = 2_000;
 
 /// Where the limits stop being kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,22 +70,15 @@ impl<'a> Curve<'a> {
     fn new(scenarios: &[&'a ScenarioEntry], at: usize) -> Option<Self> {
         let rule = scenarios.first()?.rules.get(at)?.rule.as_str();
         let point = |scenario: &&ScenarioEntry| {
-            let counts = |replicate: &Replicate| {
-                Some((replicate.requests, replicate.requests * replicate.within_slo?))
-            };
-            let replicates = &scenario.rules.get(at)?.replicates;
-            Some((scenario.rate.requests_per_s, replicates.iter().map(counts).collect::<Option<Vec<_>>>()?))
+            let counts = scenario.rules.get(at)?.replicates.iter().map(Replicate::counts);
+            Some((scenario.rate.requests_per_s, counts.collect::<Option<Vec<_>>>()?))
         };
         Some(Self { rule, points: scenarios.iter().map(point).collect::<Option<Vec<_>>>()? })
     }
 
     fn crossing(&self, share: f64, drawn: &[usize]) -> Option<Crossing> {
         let of = |(rate, counts): &(f64, Vec<(f64, f64)>)| {
-            let (requests, kept) = drawn.iter().fold((0.0, 0.0), |sum, &at| {
-                let (requests, kept) = counts.get(at).copied().unwrap_or_default();
-                (sum.0 + requests, sum.1 + kept)
-            });
-            (*rate, if requests > 0.0 { kept / requests } else { 1.0 })
+            (*rate, kept_share(drawn.iter().map(|&at| counts.get(at).copied().unwrap_or_default())))
         };
         crossing(&self.points.iter().map(of).collect::<Vec<_>>(), share)
     }

@@ -29,12 +29,12 @@ use plan::{ClusterOf, Prepared};
 pub use plan::{CostOf, Plan, TrialSource, rules};
 pub use rate::RateAsked;
 use rayon::iter::{ParallelBridge, ParallelIterator};
-use recorder::{Outcome, Recorder, Watch};
+use recorder::{Outcome, Recorder};
 use summary::RuleOutcomes;
 pub(super) use summary::beside_first;
 
 use super::optimum::{MOST_PAIRS, Sampler};
-use super::progress::steps_bar;
+use super::progress::{Ticks, steps_bar};
 use crate::cluster::{Cluster, Window};
 use crate::error::{SimError, argument};
 use crate::report::folder::Folder;
@@ -233,14 +233,15 @@ impl Evaluation<'_> {
         let span = span.ok_or_else(|| argument("rates", "open arrivals", &prepared.entry.rate.label))?;
         let policy = scenario.build(&rule.policy, seed)?;
         let cluster = Cluster::new(scenario, &prepared.library, policy, None, seed, Some(window))?;
-        let watch = Watch { stop: self.playing.stop, progress: &self.bar, steps: prepared.steps };
         let slots = scenario.workers as u64 * u64::from(scenario.slots);
         let keeps_series = task.replicate == 0 && task.seed == 0;
-        let recorder = Recorder::new(watch, span, self.plan.limits, slots, keeps_series);
+        let recorder = Recorder::new(self.playing.stop, span, self.plan.limits, slots, keeps_series);
         let sampled = keeps_series && self.plan.decisions > 0;
-        let mut seen = (recorder, sampled.then(|| Sampler::new(self.plan.decisions, MOST_PAIRS)));
+        let sampler = sampled.then(|| Sampler::new(self.plan.decisions, MOST_PAIRS));
+        let mut seen = (Ticks::new(&self.bar, prepared.steps), (recorder, sampler));
         let run = cluster.run_seen(&mut seen)?;
-        let (recorder, sampler) = seen;
+        let (ticks, (recorder, sampler)) = seen;
+        ticks.ended();
         let mut outcome = recorder.outcome(&run, task.replicate, u64::from(prepared.replicates));
         outcome.optimum = sampler.map(|sampler| sampler.figures(DECISION_LIMIT));
         Ok(outcome)

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::ProgressBar;
-
 use crate::cluster::{Observer, RequestSeen, Run, StepSeen, Window};
 use crate::report::folder::{RequestLine, SeriesLine, StepKind};
 use crate::report::results::{Limits, OptimumFigures, Replicate};
@@ -15,17 +13,6 @@ const REQUESTS_KEPT: usize = 2_000;
 const STEPS_KEPT: f64 = 600.0;
 /// Length of the lane, in which every step and every request is written.
 const LANE_MS: f64 = 1_000.0;
-/// Steps between two looks at the clock.
-const STEPS_A_TICK: u64 = 1_024;
-
-/// What runs on the way have in common: how far they are, and whether they are to end.
-#[derive(Clone, Copy)]
-pub(super) struct Watch<'a> {
-    pub(super) stop: &'a AtomicBool,
-    pub(super) progress: &'a ProgressBar,
-    /// Steps that this run is thought to have.
-    pub(super) steps: u64,
-}
 
 /// Times of all measured requests of a run, in ms.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -59,7 +46,8 @@ struct Life {
 }
 
 pub(super) struct Recorder<'a> {
-    watch: Watch<'a>,
+    /// Ends the run when it is set.
+    stop: &'a AtomicBool,
     window: Window,
     limits: Option<Limits>,
     /// Whether loads are kept as well.
@@ -68,7 +56,6 @@ pub(super) struct Recorder<'a> {
     lines: Vec<RequestLine>,
     series: Vec<SeriesLine>,
     next_sample_ms: f64,
-    steps: u64,
     measured_steps: u64,
     idle_slots: f64,
     slots: u64,
@@ -81,14 +68,14 @@ fn rounded(ms: f64) -> f64 {
 
 impl<'a> Recorder<'a> {
     pub(super) fn new(
-        watch: Watch<'a>,
+        stop: &'a AtomicBool,
         window: Window,
         limits: Option<Limits>,
         slots: u64,
         keeps_series: bool,
     ) -> Self {
         Self {
-            watch,
+            stop,
             window,
             limits,
             keeps_series,
@@ -96,7 +83,6 @@ impl<'a> Recorder<'a> {
             lines: Vec::new(),
             series: Vec::new(),
             next_sample_ms: window.from_ms,
-            steps: 0,
             measured_steps: 0,
             idle_slots: 0.0,
             slots,
@@ -135,7 +121,6 @@ impl<'a> Recorder<'a> {
 
     /// The figures, and a sample of the requests: about so many of each of the replicates of a rule.
     pub(super) fn outcome(mut self, run: &Run, replicate: u32, replicates: u64) -> Outcome {
-        self.watch.progress.inc(self.watch.steps.saturating_sub(self.steps));
         self.lines.sort_unstable_by_key(|line| line.id);
         let (mut times, mut within) = (Times::default(), 0u64);
         for line in self.lines.iter().filter(|line| line.sampled) {
@@ -214,10 +199,6 @@ impl Observer for Recorder<'_> {
                 self.keep(&step);
             }
         }
-        self.steps += 1;
-        if self.steps.is_multiple_of(STEPS_A_TICK) && self.steps <= self.watch.steps {
-            self.watch.progress.inc(STEPS_A_TICK);
-        }
     }
 
     fn ended(&mut self, request: RequestSeen) {
@@ -242,6 +223,6 @@ impl Observer for Recorder<'_> {
     }
 
     fn goes_on(&self) -> bool {
-        !self.watch.stop.load(Ordering::Relaxed)
+        !self.stop.load(Ordering::Relaxed)
     }
 }
