@@ -7,8 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::state::{Load, Open, State};
 use super::*;
-use crate::cluster::{Observer, StepSeen};
+use crate::cluster::{Observer, Source, StepSeen};
 use crate::report::page::Style;
+use crate::workloads::Workload;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -193,4 +194,29 @@ fn what_is_too_large_is_counted_and_not_solved() {
     }
     let (decisions, too_large) = sampler.into_decisions();
     assert_eq!((decisions.len(), too_large), (1, 1));
+}
+
+#[test]
+fn in_a_run_all_that_is_small_enough_is_kept_as_it_is() {
+    let scenario = Scenario {
+        source: Source::Workload(Workload::Lognormal),
+        workers: 3,
+        slots: 24,
+        pool: 9,
+        policies: vec!["level".to_owned()],
+        seeds: 1,
+        steps: Some(3_000),
+        warmup: 50,
+        ..Scenario::default()
+    };
+    let sampled = |most_pairs| {
+        let bar = super::steps_bar(false);
+        let seen = runs_seen(std::slice::from_ref(&scenario), 1, &bar, || Sampler::new(50, most_pairs));
+        seen.expect("sound").remove(0).remove(0).1.into_decisions()
+    };
+    let ((all, none), (small, too_large)) = (sampled(usize::MAX), sampled(9));
+    assert_eq!((none, small.len() + too_large), (0, all.len()));
+    assert!(too_large > 0 && small.len() > 10, "{too_large} of {}", all.len());
+    let expected: Vec<Decision> = all.into_iter().filter(|decision| decision.state.pairs() <= 9).collect();
+    assert_eq!(small, expected);
 }

@@ -19,7 +19,7 @@ fn plan(workers: usize, slots: u32) -> Plan {
         rules: rules(&["jsq".to_owned(), "level".to_owned()]).expect("rules"),
         rates: vec!["25/s".parse().expect("a rate")],
         refinements: 0,
-        limits: Some("ttft=1s,tpot=25ms".parse().expect("limits")),
+        limits: Some("ttft=1s,tpot=8ms".parse().expect("limits")),
         windows: 6,
         seeds: 1,
         first_seed: 0,
@@ -42,6 +42,8 @@ fn the_smallest_cluster_is_the_one_that_trying_all_finds() {
     let stop = AtomicBool::new(false);
     let found = recommend(&question(&stop, &[8, 24], 12)).expect("sound");
     assert_eq!(found.options.len(), 4);
+    // A number that is enough by what was seen, and not beyond doubt.
+    assert!(found.options.iter().any(|option| option.high > option.workers), "{found:?}");
     for option in &found.options {
         let rule = usize::from(option.rule == "level");
         let mut all = OfSlots {
@@ -55,8 +57,8 @@ fn the_smallest_cluster_is_the_one_that_trying_all_finds() {
             (1..=12).find(|&workers| enough(&all.at(workers).expect("sound").rules[rule]))
         };
         assert_eq!(option.workers, fewest(&|tried| tried.kept >= 0.99), "{option:?}");
-        assert_eq!(option.low, fewest(&|tried| tried.sure >= PERHAPS), "{option:?}");
-        assert_eq!(option.high, fewest(&|tried| tried.sure >= SURELY), "{option:?}");
+        assert_eq!(option.low, fewest(&|tried| tried.sure >= 0.025), "{option:?}");
+        assert_eq!(option.high, fewest(&|tried| tried.sure >= 0.975), "{option:?}");
         let workers = option.workers.expect("enough");
         assert!(option.low <= option.workers && option.there.workers == workers);
         assert!(option.high.is_none_or(|high| high >= workers));
