@@ -35,7 +35,8 @@
 //! across steps, [`assigner`] one step without it, [`backend`] who evaluates.
 //!
 //! Features: `serde` writes and reads configurations, reports, plans and metrics; `tracing` tells a
-//! subscriber of steps, returned requests, workers and refused calls; `ascend` adds the NPU backend.
+//! subscriber of steps, returned requests, workers and refused calls; `record` adds a flight recorder;
+//! `ascend` adds the NPU backend.
 //! The crate `balanceroute-sim` compares the rules on workloads and traces.
 
 #[macro_use]
@@ -52,6 +53,8 @@ pub mod ids;
 pub mod names;
 pub mod policy;
 pub mod pool;
+#[cfg(feature = "record")]
+pub mod record;
 pub mod reference;
 pub mod router;
 pub mod rule;

@@ -7,6 +7,7 @@ use crate::batch::MAX_LOAD_TOKENS;
 
 /// A request whose KV cache came to be counted as there, or went, and its length then.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Change {
     pub at_ms: u64,
     pub tokens: u64,
@@ -14,6 +15,7 @@ pub(super) struct Change {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum What {
     Begun,
     Ended,
@@ -62,6 +64,7 @@ pub struct ReportCounts {
 
 /// Reports that are no newer than the last one taken, yet rise among themselves: of a new life perhaps.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Anew {
     since_ms: u64,
     sequence: Option<u64>,

@@ -46,6 +46,7 @@ const RESERVE: u64 = 8;
 
 /// From where a worker is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Sight {
     turn: u64,
     /// Whether the turn is in its first half.

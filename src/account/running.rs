@@ -9,6 +9,7 @@ pub(crate) const NONE: u32 = u32::MAX;
 
 /// How far a request is on its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Stage {
     /// Nothing has shown that the worker has it.
     Sent,
@@ -32,6 +33,7 @@ impl Stage {
 /// A running request; its slab index names it to the event buckets. What an event looks at comes first and is
 /// one line of a cache: of many thousand requests hardly any is there when it grows.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[repr(C, align(64))]
 pub(crate) struct Active {
     /// Tokens that the worker had grown by when this request had generated none; below zero if it is older
@@ -108,6 +110,7 @@ impl Active {
 
 /// The running requests.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Slab {
     pub entries: Vec<Active>,
     vacant: Vec<u32>,

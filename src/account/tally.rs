@@ -5,6 +5,7 @@ use crate::account::running::{Active, NONE, Slab};
 /// Requests and tokens. Of those that grow with their worker each token is less the worker's growth at its
 /// request's birth; of the others it is what it is, and they are read with a growth of zero.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Tally {
     pub requests: u32,
     pub base_tokens: i64,
@@ -33,6 +34,7 @@ impl Tally {
 
 /// The requests of one stage, in the order in which they entered it.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Line {
     pub tally: Tally,
     pub head: u32,

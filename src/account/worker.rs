@@ -15,6 +15,7 @@ const MOST_RESERVED: u32 = 1024;
 
 /// What every account of a router goes by.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Rules {
     pub share: Share,
     /// Tokens of growth that an admission leaves free for each request; none: what [`Account::make_room`]
@@ -26,6 +27,7 @@ pub(crate) struct Rules {
 
 /// What is known of one worker.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Account {
     pub id: WorkerId,
     pub draining: bool,

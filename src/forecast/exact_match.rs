@@ -12,6 +12,7 @@ const LENGTHS_PER_HASH: usize = 8;
 const AGREEMENT: f64 = 0.3;
 
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Known {
     lengths: [u32; LENGTHS_PER_HASH],
     count: usize,
@@ -20,9 +21,12 @@ struct Known {
 
 /// Repeats of a prompt are predicted from their own past lengths, everything else by [`Survival`].
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct ExactMatch {
     survival: Survival,
+    #[cfg_attr(feature = "record", serde(serialize_with = "crate::record::keyed::keys"))]
     known: HashMap<u64, Known>,
+    #[cfg_attr(feature = "record", serde(serialize_with = "crate::record::keyed::values"))]
     by_use: BTreeMap<u64, u64>,
     clock: u64,
     most_hashes: usize,
@@ -129,6 +133,16 @@ impl TerminationClassifier for ExactMatch {
         {
             self.known.remove(&oldest);
         }
+    }
+
+    #[cfg(feature = "record")]
+    fn memory(&self) -> Vec<u8> {
+        crate::record::to_bytes(self)
+    }
+
+    #[cfg(feature = "record")]
+    fn recall(&mut self, memory: &[u8]) -> bool {
+        crate::record::from_bytes(memory).map(|learned| *self = learned).is_some()
     }
 }
 

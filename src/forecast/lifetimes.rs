@@ -43,6 +43,7 @@ const LEAST_SPREAD: f64 = 0.5;
 
 /// What one window holds, per bin of ages.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Seen {
     ends: Vec<f64>,
     tokens: Vec<f64>,
@@ -56,6 +57,7 @@ struct Seen {
 
 /// Ages, when requests end, and what follows.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Lifetimes {
     long: Seen,
     short: Seen,

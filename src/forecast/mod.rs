@@ -95,6 +95,20 @@ pub trait TerminationClassifier: Send {
     /// Hears the true output length of a request. Only an oracle listens; a simulator tells it, an engine
     /// cannot.
     fn told(&mut self, _id: RequestId, _output_tokens: u32) {}
+
+    /// What it has learned, for [`TerminationClassifier::recall`] of the same classifier elsewhere.
+    #[cfg(feature = "record")]
+    fn memory(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Goes on from what another one has learned; false for bytes that are none of its
+    /// [`TerminationClassifier::memory`].
+    #[cfg(feature = "record")]
+    #[must_use]
+    fn recall(&mut self, memory: &[u8]) -> bool {
+        memory.is_empty()
+    }
 }
 
 /// The classifier that a policy's [`crate::policy::Needs`] names, with its defaults.

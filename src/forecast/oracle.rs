@@ -10,6 +10,7 @@ use crate::ids::RequestId;
 
 /// Errors put on true lengths; each request's errors are drawn from its id and the seed alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Noise {
     /// Sigma of a lognormal factor on the remaining length, 0 for none: a prediction sharpens as the end
     /// comes near.
@@ -37,6 +38,7 @@ impl Noise {
 
 /// Knows the output length of every request that it was told about.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Oracle {
     lengths: HashMap<RequestId, u32>,
     noise: Noise,
@@ -115,6 +117,16 @@ impl TerminationClassifier for Oracle {
 
     fn told(&mut self, id: RequestId, output_tokens: u32) {
         self.lengths.insert(id, output_tokens);
+    }
+
+    #[cfg(feature = "record")]
+    fn memory(&self) -> Vec<u8> {
+        crate::record::to_bytes(self)
+    }
+
+    #[cfg(feature = "record")]
+    fn recall(&mut self, memory: &[u8]) -> bool {
+        crate::record::from_bytes(memory).map(|learned| *self = learned).is_some()
     }
 }
 

@@ -12,6 +12,7 @@ const NONE: u32 = u32::MAX;
 
 /// A prediction as it stands, for [`EventBuckets::restore`].
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Node {
     worker: u32,
     /// KV tokens minus the step of the count: constant while it grows by a token a step.
@@ -24,6 +25,7 @@ pub(crate) struct Node {
 
 /// Event buckets of all workers.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct EventBuckets {
     window: u64,
     /// What the caller asked for; the ring has room for at least one step more.

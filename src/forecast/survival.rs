@@ -14,6 +14,7 @@ const REFRESH_EVERY: f64 = 64.0;
 
 /// Output lengths seen so far, as a survival function.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Survival {
     counts: Vec<f64>,
     known: f64,
@@ -176,6 +177,16 @@ impl TerminationClassifier for Survival {
 
     fn finished(&mut self, request: &Running) {
         self.add(request.generated_tokens);
+    }
+
+    #[cfg(feature = "record")]
+    fn memory(&self) -> Vec<u8> {
+        crate::record::to_bytes(self)
+    }
+
+    #[cfg(feature = "record")]
+    fn recall(&mut self, memory: &[u8]) -> bool {
+        crate::record::from_bytes(memory).map(|learned| *self = learned).is_some()
     }
 }
 

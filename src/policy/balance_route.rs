@@ -36,6 +36,7 @@ use crate::score::{Knot, Profile};
 
 /// Parameters of `br0`, `brh-survival`, `brh-exactmatch` and `brh-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BalanceRouteParameters {
     /// Open slots over all workers above which requests go one by one, 0..=1000000; default 7 (the authors'

@@ -37,6 +37,7 @@ use crate::score::Profile;
 
 /// Parameters of the baselines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BaselineParameters {
     /// Steps between two statistics of the ranks as `vllm-0.33` sees them, 1..=1000000; default 2: that
@@ -141,6 +142,7 @@ struct Binding {
 }
 
 /// How a binding policy chooses.
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 enum Choice {
     Random(ChaCha8Rng),
     RoundRobin { next: usize },
@@ -191,6 +193,16 @@ impl Policy for Binding {
 
     fn dense_columns(&self) -> (u64, u64) {
         self.queues.dense_columns()
+    }
+
+    #[cfg(feature = "record")]
+    fn memory(&self) -> Vec<u8> {
+        crate::record::to_bytes(&self.choice)
+    }
+
+    #[cfg(feature = "record")]
+    fn recall(&mut self, memory: &[u8]) -> bool {
+        crate::record::from_bytes(memory).map(|choice| self.choice = choice).is_some()
     }
 
     fn device(&mut self) -> Option<&mut dyn Submissions> {
@@ -288,11 +300,13 @@ impl Choice {
 
 /// What was sent to each rank and is not in its view yet: forgotten as soon as the view of the rank changes.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Dispatched {
     since: Vec<Sent>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Sent {
     /// Load, KV use, running, queued requests and queued tokens as last seen.
     seen: (u64, u64, u32, u32, u64),
@@ -326,6 +340,7 @@ impl Dispatched {
 /// what the only client knows of its own requests: bound and not finished, as of now. The scan begins one
 /// rank further each time, so ties rotate.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Lagging {
     stats_refresh_steps: u32,
     steps_to_refresh: u32,
@@ -335,6 +350,7 @@ struct Lagging {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Statistics {
     queued: u32,
     running: u32,

@@ -12,6 +12,7 @@ use crate::score::{Knot, Profile};
 
 /// Parameters of `exact`, `exact-survival` and `exact-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ExactParameters {
     /// Steps looked ahead by `exact-survival` and `exact-oracle`, 0..=128; default 16 (the best of 8..64,

@@ -39,6 +39,7 @@ const FURTHEST_ENDS: i64 = 24;
 
 /// Parameters of `level`, `level-exactmatch`, `level-oracle` and `rollout-oracle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct LevelParameters {
     /// Passes of repair over a step's picks, 0..=16; default 2. Where no worker has more than one slot to

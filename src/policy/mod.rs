@@ -149,6 +149,20 @@ pub trait Policy: Send {
         None
     }
 
+    /// What it remembers from call to call, for [`Policy::recall`] of the same policy elsewhere; nothing for
+    /// one that decides by the batch alone.
+    #[cfg(feature = "record")]
+    fn memory(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Goes on from what another one remembered; false for bytes that are none of its [`Policy::memory`].
+    #[cfg(feature = "record")]
+    #[must_use]
+    fn recall(&mut self, memory: &[u8]) -> bool {
+        memory.is_empty()
+    }
+
     /// Runs of dense columns that were scored so far, and how many of these no lanes could hold exactly:
     /// their requests were scored one by one in 64 bits. For tests.
     #[doc(hidden)]

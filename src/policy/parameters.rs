@@ -11,6 +11,7 @@ use crate::pool::CANDIDATE_WINDOW;
 
 /// Parameters of every family; each policy reads its own.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Parameters {
     /// Seeds the policies that draw at random.
@@ -33,13 +34,17 @@ pub struct Parameters {
     pub level: LevelParameters,
     /// The instruction set of the kernels; none for what `BALANCEROUTE_ISA` says, or else the best that the
     /// CPU has.
+    #[cfg_attr(feature = "record", serde(skip))]
     pub isa: Option<Isa>,
     /// Who evaluates: `auto`, `cpu`, `ascend` or `reference`.
+    #[cfg_attr(feature = "record", serde(skip))]
     pub backend: BackendKind,
     /// Where the Ascend runtime and its kernel are, and how long to wait; for the backends `ascend` and
     /// `auto`.
+    #[cfg_attr(feature = "record", serde(skip))]
     pub ascend: AscendParameters,
     /// What only tests and measurements switch.
+    #[cfg_attr(feature = "record", serde(skip))]
     #[doc(hidden)]
     pub testing: Testing,
 }

@@ -35,6 +35,7 @@ impl PoolSlot {
 }
 
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Entry {
     pub(super) waiting: Waiting,
     previous: u32,
@@ -43,6 +44,7 @@ pub(super) struct Entry {
 
 /// Waiting requests that a decision chooses among, in arrival order and by length.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Candidates {
     now_step: u32,
     pub(super) entries: Vec<Entry>,

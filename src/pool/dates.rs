@@ -12,6 +12,7 @@ pub(super) const UNDATED: u64 = u64::MAX;
 
 /// Dates of those who came without one.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Dates {
     /// From this arrival on, up to the next entry: the time at which the clock was next read.
     from: VecDeque<(u64, u64)>,

@@ -5,6 +5,7 @@ use super::queue::{Heads, Queue};
 use super::waiting::Waiting;
 
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Line {
     pub(super) priority: i8,
     pub(super) candidates: Candidates,

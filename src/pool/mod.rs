@@ -53,6 +53,7 @@ pub const CANDIDATE_WINDOW: usize = 4096;
 
 /// Where a request stands, in the line of its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 enum Place {
     Candidate(i8, PoolSlot),
     Queued(i8, u32),
@@ -60,6 +61,7 @@ enum Place {
 
 /// Waiting requests in order of arrival.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pool {
     window: usize,
     /// The highest class first. There is always one; those of whom nobody waits keep their buffers.
@@ -72,13 +74,21 @@ pub struct Pool {
     arrivals: u64,
     dates: Dates,
     // Scratch.
+    #[cfg_attr(feature = "record", serde(skip, default = "Candidates::new"))]
     spare: Candidates,
+    #[cfg_attr(feature = "record", serde(skip))]
     passes: Passes,
+    #[cfg_attr(feature = "record", serde(skip))]
     by_slot: Vec<u32>,
+    #[cfg_attr(feature = "record", serde(skip))]
     found: Vec<u32>,
+    #[cfg_attr(feature = "record", serde(skip))]
     slots: Vec<PoolSlot>,
+    #[cfg_attr(feature = "record", serde(skip))]
     gone: Vec<Place>,
+    #[cfg_attr(feature = "record", serde(skip))]
     joining: Vec<Waiting>,
+    #[cfg_attr(feature = "record", serde(skip))]
     heads: Heads,
 }
 

@@ -24,6 +24,7 @@ const STRETCH: u32 = 1024;
 const UNBOUND: usize = 0;
 
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Node {
     waiting: Waiting,
     lane: u32,
@@ -33,6 +34,7 @@ struct Node {
 
 /// Neighbours of a lane.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Stretch {
     /// Nobody in it arrived before this.
     from: u64,
@@ -57,6 +59,7 @@ impl Stretch {
 
 /// A list in order of arrival.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Lane {
     rank: Option<WorkerIndex>,
     head: u32,
@@ -140,6 +143,7 @@ pub(super) type Heads = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 /// Everybody behind the candidates.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Queue {
     nodes: Vec<Node>,
     vacant: Vec<u32>,
@@ -151,7 +155,9 @@ pub(super) struct Queue {
     /// Who has a row of pair terms or a survival class.
     with_terms: usize,
     /// Scratch: the next of each lane, first come first.
+    #[cfg_attr(feature = "record", serde(skip))]
     heads: BinaryHeap<Reverse<(u64, u32)>>,
+    #[cfg_attr(feature = "record", serde(skip))]
     cursors: Vec<Cursor>,
 }
 

@@ -5,6 +5,7 @@ use crate::ids::WorkerIndex;
 
 /// A request that waits, and since when.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Waiting {
     pub request: Request,
     pub enqueued_step: u32,

@@ -24,6 +24,7 @@ use crate::router::{Router, find};
 
 /// A worker that nobody of a class or a lower one enters before one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Claim {
     /// Who claims it.
     pub id: RequestId,

@@ -19,6 +19,7 @@ enum Turn {
 
 /// Admissions of higher classes that each class which waits has seen, less those that it had for them.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Credits {
     of: Vec<(i8, u64)>,
     next: Vec<(i8, u64)>,

@@ -11,6 +11,7 @@ const CLOCKS: usize = 8;
 
 /// A clock of the caller's, and the router's time as it was last read.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Dial {
     told_ms: u64,
     now_ms: u64,
@@ -30,6 +31,7 @@ impl Dial {
 /// time has passed by it, and it is counted. A few clocks are remembered, so that readings of several that
 /// disagree may alternate, as those of a host and of its workers do.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Clock {
     /// The one that was read last first.
     dials: [Option<Dial>; CLOCKS],

@@ -8,8 +8,7 @@ use crate::pool::Candidates;
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::stages::Before;
-use crate::router::trace::refused;
-use crate::router::{Dispatch, Finished, Rank, Router, RouterError};
+use crate::router::{Call, Dispatch, Finished, Rank, Router, RouterError};
 
 /// What is learned is summed up once in so many steps.
 const SUM_STEPS: i64 = 16;
@@ -32,9 +31,10 @@ impl Router {
         request: Request<WorkerId>,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<(), RouterError> {
+        let now_ms = now_ms.into();
         let clock = self.read(now_ms);
         let done = self.let_in(request, clock);
-        refused("enqueue", done)
+        self.recorded("enqueue", done, || Call::Enqueue { request, now_ms })
     }
 
     fn let_in(&mut self, request: Request<WorkerId>, clock: Option<Clock>) -> Result<(), RouterError> {
@@ -138,8 +138,9 @@ impl Router {
         worker: impl Into<WorkerId>,
         generated_tokens: u32,
     ) -> Result<(), RouterError> {
-        let done = self.take_over(request, worker.into(), generated_tokens);
-        refused("adopt", done)
+        let worker = worker.into();
+        let done = self.take_over(request, worker, generated_tokens);
+        self.recorded("adopt", done, || Call::Adopt { request, worker, generated_tokens })
     }
 
     fn take_over(
@@ -195,9 +196,10 @@ impl Router {
         id: impl Into<RequestId>,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<Finished, RouterError> {
+        let (id, now_ms) = (id.into(), now_ms.into());
         let clock = self.read(now_ms);
-        let done = self.end(id.into(), clock);
-        refused("finish", done)
+        let done = self.end(id, clock);
+        self.recorded("finish", done, || Call::Finish { id, now_ms })
     }
 
     /// [`Router::finish`] of the life that this dispatch began: the end of an older one, which came late,
@@ -210,9 +212,10 @@ impl Router {
         dispatch: &Dispatch,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<Finished, RouterError> {
+        let (&Dispatch { id, worker, number, .. }, now_ms) = (dispatch, now_ms.into());
         let clock = self.read(now_ms);
-        let done = self.check_life(dispatch).and_then(|()| self.end(dispatch.id, clock));
-        refused("finish_dispatch", done)
+        let done = self.check_life(dispatch).and_then(|()| self.end(id, clock));
+        self.recorded("finish_dispatch", done, || Call::FinishDispatch { id, worker, number, now_ms })
     }
 
     /// [`Router::abort`] of the life that this dispatch began.
@@ -224,9 +227,10 @@ impl Router {
         dispatch: &Dispatch,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<Option<WorkerId>, RouterError> {
+        let (&Dispatch { id, worker, number, .. }, now_ms) = (dispatch, now_ms.into());
         let clock = self.read(now_ms);
-        let done = self.check_life(dispatch).and_then(|()| self.give_up(dispatch.id, clock));
-        refused("abort_dispatch", done)
+        let done = self.check_life(dispatch).and_then(|()| self.give_up(id, clock));
+        self.recorded("abort_dispatch", done, || Call::AbortDispatch { id, worker, number, now_ms })
     }
 
     fn check_life(&self, dispatch: &Dispatch) -> Result<(), RouterError> {
@@ -277,9 +281,10 @@ impl Router {
         id: impl Into<RequestId>,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<Option<WorkerId>, RouterError> {
+        let (id, now_ms) = (id.into(), now_ms.into());
         let clock = self.read(now_ms);
-        let done = self.give_up(id.into(), clock);
-        refused("abort", done)
+        let done = self.give_up(id, clock);
+        self.recorded("abort", done, || Call::Abort { id, now_ms })
     }
 
     fn give_up(&mut self, id: RequestId, clock: Option<Clock>) -> Result<Option<WorkerId>, RouterError> {
@@ -315,7 +320,13 @@ impl Router {
     /// The request does not run.
     #[must_use = "the request has left: enqueue it again"]
     pub fn preempt(&mut self, id: impl Into<RequestId>) -> Result<Request<WorkerId>, RouterError> {
-        let (index, generated) = refused("preempt", self.leave_worker(id.into(), None))?;
+        let id = id.into();
+        let done = self.put_off(id);
+        self.recorded("preempt", done, || Call::Preempt { id })
+    }
+
+    fn put_off(&mut self, id: RequestId) -> Result<Request<WorkerId>, RouterError> {
+        let (index, generated) = self.leave_worker(id, None)?;
         let active = self.slab.entries[index];
         self.counters.preempted += 1;
         self.meter.outputs.lived(active.seen_tokens, generated);
@@ -335,9 +346,11 @@ impl Router {
 
     /// Tells the classifier the true output length of a request: only an oracle listens.
     pub fn tell_length(&mut self, id: impl Into<RequestId>, output_tokens: u32) {
+        let id = id.into();
         if let Some(forecast_state) = &mut self.forecast_state {
-            forecast_state.told(id.into(), output_tokens);
+            forecast_state.told(id, output_tokens);
         }
+        self.record_call(&(), || Call::TellLength { id, output_tokens });
     }
 
     // Progress.
@@ -352,6 +365,7 @@ impl Router {
         self.tick(1);
         self.lived.steps += 1;
         self.learn_since(self.lived.steps - 1);
+        self.record_call(&(), || Call::Advance);
     }
 
     /// Every running request of a worker has `tokens` more. A worker on which nothing of ours runs does not
@@ -360,8 +374,9 @@ impl Router {
     /// # Errors
     /// No such worker, or more than 2^22 tokens at once.
     pub fn progress(&mut self, worker: impl Into<WorkerId>, tokens: u32) -> Result<(), RouterError> {
-        let done = self.grow_worker(worker.into(), tokens);
-        refused("progress", done)
+        let worker = worker.into();
+        let done = self.grow_worker(worker, tokens);
+        self.recorded("progress", done, || Call::Progress { worker, tokens })
     }
 
     fn grow_worker(&mut self, worker: WorkerId, tokens: u32) -> Result<(), RouterError> {
@@ -387,8 +402,9 @@ impl Router {
     /// # Errors
     /// The request does not run, or more than 2^22 tokens at once.
     pub fn progress_request(&mut self, id: impl Into<RequestId>, tokens: u32) -> Result<(), RouterError> {
-        let done = self.grow_request(id.into(), tokens);
-        refused("progress_request", done)
+        let id = id.into();
+        let done = self.grow_request(id, tokens);
+        self.recorded("progress_request", done, || Call::ProgressRequest { id, tokens })
     }
 
     fn grow_request(&mut self, id: RequestId, tokens: u32) -> Result<(), RouterError> {
@@ -414,7 +430,7 @@ impl Router {
     /// More than 2^22 tokens at once, of whomever; nobody has grown then.
     pub fn progress_requests(&mut self, grown: &[(RequestId, u32)]) -> Result<usize, RouterError> {
         let done = self.grow_requests(grown);
-        refused("progress_requests", done)
+        self.recorded("progress_requests", done, || Call::ProgressRequests { grown: grown.into() })
     }
 
     fn grow_requests(&mut self, grown: &[(RequestId, u32)]) -> Result<usize, RouterError> {

@@ -4,7 +4,7 @@ use crate::assignment::{Assignment, WaitReason};
 use crate::batch::{Batch, Worker};
 use crate::ids::{RequestId, WorkerId};
 use crate::policy::Policy;
-use crate::router::Router;
+use crate::router::{Call, Router};
 
 /// How it was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +183,7 @@ impl Router {
     pub fn set_explaining(&mut self, on: bool) {
         self.explainer.on = on;
         self.explainer.clear();
+        self.record_call(&(), || Call::SetExplaining { on });
     }
 
     /// Why a request was admitted by the last step or placed since, where that is kept

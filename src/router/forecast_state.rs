@@ -10,6 +10,8 @@ use crate::ids::{RequestId, WorkerIndex};
 use crate::policy::Needs;
 use crate::router::RouterConfig;
 use crate::router::error::message_of;
+#[cfg(feature = "record")]
+use crate::router::state::Foreseen;
 
 /// A classifier that has panicked is not asked again: nothing is predicted then.
 enum Fault {
@@ -103,6 +105,26 @@ impl ForecastState {
         self.due.clear();
         self.passed.clear();
         self.before.clear();
+    }
+
+    /// What is foreseen.
+    #[cfg(feature = "record")]
+    pub(super) fn foreseen(&self) -> Foreseen {
+        Foreseen {
+            buckets: self.buckets.clone(),
+            phases: self.phases.clone(),
+            due: self.due.clone(),
+            passed: self.passed.clone(),
+            memory: self.classifier.memory(),
+        }
+    }
+
+    /// Takes the place of the one that has foreseen this, if it is built alike.
+    #[cfg(feature = "record")]
+    pub(super) fn go_on_from(&mut self, foreseen: Foreseen) -> Option<()> {
+        let Foreseen { buckets, phases, due, passed, memory } = foreseen;
+        (self.buckets, self.phases, self.due, self.passed) = (buckets, phases, due, passed);
+        self.classifier.recall(&memory).then_some(())
     }
 
     /// A request begins to run; `place` is the dense index of its worker.

@@ -1,8 +1,7 @@
 //! What traffic has taught, across restarts.
 
-use crate::router::trace::refused;
 use crate::router::traffic::TrafficMeter;
-use crate::router::{Router, RouterError};
+use crate::router::{Call, Router, RouterError};
 
 /// How it begins; the last byte is the version of what follows.
 const HEAD: [u8; 8] = *b"brlearn\x01";
@@ -24,13 +23,18 @@ impl Router {
     /// # Errors
     /// Bytes that are none of [`Router::learned`], or of another version; nothing has changed then.
     pub fn learn(&mut self, learned: &[u8]) -> Result<(), RouterError> {
+        let done = self.take_over_learned(learned);
+        self.recorded("learn", done, || Call::Learn { learned: learned.into() })
+    }
+
+    fn take_over_learned(&mut self, learned: &[u8]) -> Result<(), RouterError> {
         let read = || {
             let mut from = learned.strip_prefix(&HEAD)?;
             let meter = TrafficMeter::read(&mut from)?;
             from.is_empty().then_some(meter)
         };
         let found = learned.len();
-        self.meter = refused("learn", read().ok_or(RouterError::Learned { found }))?;
+        self.meter = read().ok_or(RouterError::Learned { found })?;
         self.limits_changed();
         self.meter.outputs.sum();
         self.accounts.iter_mut().for_each(|account| account.remake_room());

@@ -26,6 +26,7 @@
 //! | [`Router::explain`], [`Router::waiting`], [`Router::metrics`] | why; how it stands |
 //! | [`Router::learned`], [`Router::learn`] | what the traffic has taught, across restarts |
 //! | [`Router::recover`] | everybody comes back, and it begins anew |
+//! | [`Router::apply`] | any of these, as a value |
 //!
 //! Every request that was let in leaves exactly once: by `finish` or `abort`, in [`Plan::returned`], or from
 //! `remove_worker` or `recover`.
@@ -88,6 +89,7 @@
 //! standard library's keyed hash: of the 50 ns of an event it takes a part, and no order of iteration ever
 //! decides anything.
 
+mod call;
 mod claim;
 mod classes;
 mod clock;
@@ -101,16 +103,23 @@ mod metrics;
 mod pairs;
 mod placement;
 mod plan;
+mod recording;
 mod recover;
 mod returns;
+mod running;
 mod stages;
+#[cfg(feature = "record")]
+mod state;
 mod step;
 mod trace;
 mod traffic;
 mod workers;
 
+pub use self::call::{Answer, Call, Terms, TermsRow};
 pub use self::clock::{BACKWARD_JUMP_MS, FORWARD_JUMP_MS};
 pub use self::config::{Mode, RouterConfig};
+#[cfg(feature = "record")]
+pub(crate) use self::error::message_of;
 pub use self::error::RouterError;
 pub use self::explain::{Decided, Explanation, RunnerUp};
 pub use self::metrics::{Counters, Histogram, Metrics, RankMetrics};
@@ -127,12 +136,12 @@ use self::forecast_state::ForecastState;
 use self::pairs::PairRows;
 use self::stages::Preempted;
 use self::step::Planned;
-use crate::account::{Account, Active, Rules, Sight, Slab};
+use crate::account::{Account, Rules, Sight, Slab};
 use crate::assignment::{Assignment, Balance, Reasons, WaitReason};
 use crate::batch::{Batch, BatchError, MAX_HORIZON, MAX_PROMPT_TOKENS, Request, Traffic, Worker};
 use crate::forecast::ruin::Lives;
 use crate::forecast::{TerminationClassifier, classifier_for};
-use crate::ids::{RequestId, WorkerId, WorkerIndex};
+use crate::ids::{RequestId, WorkerId};
 use crate::policy::{self, Parameters, Policy, Rank};
 use crate::pool::{CANDIDATE_WINDOW, Pool, Waiting};
 
@@ -216,6 +225,8 @@ pub struct Router {
     /// Rows that it asked for as it began.
     asked: Vec<(RequestId, Option<u32>)>,
     lives: Lives,
+    #[cfg(feature = "record")]
+    record: recording::Record,
 }
 
 impl Router {
@@ -225,9 +236,19 @@ impl Router {
     /// # Errors
     /// A configuration out of its ranges, or what [`policy::build`] refuses.
     pub fn new(config: RouterConfig, name: &str, parameters: &Parameters) -> Result<Self, RouterError> {
+        Self::unrecorded(config, name, parameters)?.recorded_if_asked()
+    }
+
+    /// [`Router::new`] that no recorder is asked for.
+    pub(crate) fn unrecorded(
+        config: RouterConfig,
+        name: &str,
+        parameters: &Parameters,
+    ) -> Result<Self, RouterError> {
         let policy = policy::build(name, parameters)?;
         let classifier = policy.needs().forecast.map(classifier_for);
-        Self::with_policy(config, policy, classifier)
+        let router = Self::of_policy(config, policy, classifier)?;
+        Ok(router.with_parameters(parameters))
     }
 
     /// A router with a policy and a classifier of the caller's. The classifier serves policies that name a
@@ -238,6 +259,15 @@ impl Router {
     /// A configuration out of its ranges, or a policy that needs a projection past
     /// [`MAX_HORIZON`].
     pub fn with_policy(
+        config: RouterConfig,
+        policy: Box<dyn Policy>,
+        classifier: Option<Box<dyn TerminationClassifier>>,
+    ) -> Result<Self, RouterError> {
+        Self::of_policy(config, policy, classifier)?.recorded_if_asked()
+    }
+
+    /// [`Router::with_policy`] that no recorder is asked for.
+    pub(crate) fn of_policy(
         config: RouterConfig,
         policy: Box<dyn Policy>,
         classifier: Option<Box<dyn TerminationClassifier>>,
@@ -306,6 +336,8 @@ impl Router {
             former_rows: Vec::new(),
             asked: Vec::new(),
             lives: Lives::default(),
+            #[cfg(feature = "record")]
+            record: Default::default(),
         };
         for worker in &joining {
             router.join(worker);
@@ -388,6 +420,16 @@ impl Router {
     #[must_use]
     pub fn running_len(&self) -> usize {
         self.slab.len()
+    }
+
+    /// Who runs, in order of id: the worker, and the number of the dispatch (zero for one that was adopted).
+    pub fn running(&self) -> impl Iterator<Item = (RequestId, WorkerId, u64)> {
+        let mut ids = self.slab.ids();
+        ids.sort_unstable();
+        ids.into_iter().filter_map(|id| {
+            let active = &self.slab.entries[self.slab.index_of(id)? as usize];
+            Some((id, active.worker, active.number))
+        })
     }
 
     /// The worker that a request runs on.
@@ -503,88 +545,6 @@ impl Router {
         self.rescan = true;
         let slots = self.accounts.iter().map(|account| u64::from(account.own_slots)).sum();
         self.meter.outputs.set_slots(slots);
-    }
-
-    /// A request that was let in begins to run; `arrival` is its place in the order of arrival.
-    fn dispatch(&mut self, request: Request<WorkerId>, place: usize, arrival: u64) -> Dispatch {
-        let Request { id, prompt_tokens, generated_tokens, .. } = request;
-        let prompt = prompt_tokens.saturating_sub(generated_tokens);
-        let (worker, number) = (self.ids[place], self.begin(request, place, (prompt, arrival), true));
-        Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 }
-    }
-
-    /// A request begins to run that had so many tokens when it had generated none, and has this place in the
-    /// order of arrival. The number of its dispatch.
-    fn begin(
-        &mut self,
-        request: Request<WorkerId>,
-        place: usize,
-        (prompt_tokens, arrival): (u32, u64),
-        dispatched: bool,
-    ) -> u64 {
-        let generated_tokens = request.generated_tokens;
-        let request = Request { prompt_tokens, generated_tokens: 0, ..request };
-        let (worker, generated, now_ms) = (self.ids[place], i64::from(generated_tokens), self.now_ms());
-        self.come_along(place);
-        let account = &mut self.accounts[place];
-        let (born_tokens, born_step) = (account.grown_tokens - generated, self.now - generated);
-        let mut active = Active::new(request, worker, born_tokens, born_step, (now_ms, arrival));
-        active.seen_tokens = generated_tokens;
-        let index = self.slab.insert(active);
-        let number = account.begin(&mut self.slab, index, dispatched.then_some(now_ms));
-        self.settle(place);
-        if let Some(forecast_state) = &mut self.forecast_state {
-            forecast_state.begin(&mut self.slab, index, place, generated_tokens);
-        }
-        number
-    }
-
-    /// Counts who has entered which worker for those who wait and came earlier: each by its class and its
-    /// place in the order of arrival.
-    fn count_passes(&mut self, admitted: impl Iterator<Item = (i8, u64, WorkerIndex)> + Clone) {
-        let batch = Batch::draft(&self.workers, &self.nobody).pairs(self.pair_rows.pairs()).unchecked();
-        let may_use = |request: &Request, worker: WorkerIndex| batch.eligible(request, worker.index());
-        self.pool.count_passes(admitted.clone(), may_use);
-        if let Some(one_in) = self.config.lower_class_one_in {
-            let waiting = self.pool.classes().map(|(class, _)| class);
-            self.credits.count(one_in, waiting, admitted.map(|(class, ..)| class));
-        }
-    }
-
-    /// Before somebody begins to grow on a worker: where nobody does, no length depends on its growth, and it
-    /// is where the step clock is.
-    fn come_along(&mut self, place: usize) {
-        let account = &mut self.accounts[place];
-        if account.growing() == 0 {
-            account.grown_tokens = self.now;
-        }
-    }
-
-    /// Where a running request stands in the slab.
-    fn index_of_running(&self, id: RequestId) -> Result<u32, RouterError> {
-        self.slab.index_of(id).ok_or_else(|| match self.pool.contains(id) {
-            true => RouterError::NotRunning { id },
-            false => RouterError::Unknown { id },
-        })
-    }
-
-    /// A request ends to run, at the reading of its call, which is told once nothing can fail any more. Where
-    /// it stood in the slab, and stands until somebody else begins, and the tokens that it has generated.
-    fn leave_worker(&mut self, id: RequestId, clock: Option<&Clock>) -> Result<(usize, u32), RouterError> {
-        let index = self.index_of_running(id)?;
-        let Active { worker, stage, .. } = self.slab.entries[index as usize];
-        let place = self.place_of(worker)?;
-        let now_ms = clock.map_or(self.now_ms(), |clock| clock.now_ms());
-        let account = &mut self.accounts[place];
-        account.end(&mut self.slab, index, now_ms);
-        let generated = account.generated_tokens(&self.slab.entries[index as usize]);
-        self.settle(place);
-        if stage.grows()
-            && let Some(forecast_state) = &mut self.forecast_state
-        {
-            forecast_state.end(&mut self.slab, index);
-        }
-        Ok((index as usize, generated))
     }
 }
 

@@ -38,6 +38,7 @@ impl<F: FnMut(&Request, &mut [f32]) -> bool> PairTerms for F {
 
 /// Rows of one batch.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct PairRows {
     bonus_tokens: Vec<f32>,
     bonus_half_tokens: Vec<f16>,

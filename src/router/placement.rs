@@ -9,9 +9,8 @@ use crate::pool::Pool;
 use crate::router::clock::Clock;
 use crate::router::error::unless_panicked;
 use crate::router::explain::margin_tokens;
-use crate::router::trace::refused;
 use crate::router::{
-    Decided, Dispatch, Explanation, Mode, PairTerms, Placement, Router, RouterError, RunnerUp,
+    Call, Decided, Dispatch, Explanation, Mode, PairTerms, Placement, Router, RouterError, RunnerUp,
 };
 
 impl Router {
@@ -23,7 +22,8 @@ impl Router {
     /// # Errors
     /// As [`Router::enqueue`].
     pub fn place(&mut self, request: Request<WorkerId>, now_ms: u64) -> Result<Placement, RouterError> {
-        refused("place", self.place_on_arrival(request, now_ms, None))
+        let done = self.place_on_arrival(request, now_ms, None);
+        self.recorded("place", done, || Call::Place { request, now_ms, terms: None })
     }
 
     /// [`Router::place`] with a bonus on each worker. The terms are asked again by a step if the request
@@ -37,7 +37,10 @@ impl Router {
         now_ms: u64,
         terms: &mut dyn PairTerms,
     ) -> Result<Placement, RouterError> {
-        refused("place_with", self.place_on_arrival(request, now_ms, Some(terms)))
+        let mut listener = self.listen(Some(terms));
+        let done = self.place_on_arrival(request, now_ms, listener.terms());
+        self.keep_heard(listener);
+        self.recorded_with("place_with", done, |terms| Call::Place { request, now_ms, terms })
     }
 
     fn place_on_arrival(
@@ -131,8 +134,10 @@ impl Router {
         worker: Option<WorkerId>,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<Dispatch, RouterError> {
+        let now_ms = now_ms.into();
         let clock = self.read(now_ms);
-        refused("send", self.send_on(request, worker, clock))
+        let done = self.send_on(request, worker, clock);
+        self.recorded("send", done, || Call::Send { request, worker, now_ms })
     }
 
     fn send_on(

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::account::Slab;
 use crate::pool::{CANDIDATE_WINDOW, Pool};
 use crate::router::trace;
-use crate::router::{ReturnReason, Returned, Router};
+use crate::router::{Call, ReturnReason, Returned, Router};
 
 impl Router {
     /// Gives every request back that waits or runs, and those that the next plan would have returned, each
@@ -66,6 +66,9 @@ impl Router {
         }
         self.settle_all();
         self.limits_changed();
+        self.record_call(&returned[..], || Call::Recover);
+        // Whatever was out of order is so no more: who replays goes on from here.
+        self.record_state();
         returned
     }
 }

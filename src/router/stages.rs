@@ -3,9 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::account::Stage;
-use crate::ids::RequestId;
-use crate::router::trace::refused;
-use crate::router::{Router, RouterError};
+use crate::ids::{RequestId, WorkerId};
+use crate::router::recording::Disowned;
+use crate::router::{Call, Router, RouterError};
 
 impl Router {
     /// A request has KV on its worker and does not decode yet: its cache is on the way from a prefill node,
@@ -15,7 +15,9 @@ impl Router {
     /// # Errors
     /// The request does not run.
     pub fn held(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
-        refused("held", self.enter_stage(id.into(), Stage::Held, |_| true))
+        let id = id.into();
+        let done = self.enter_stage(id, Stage::Held, |_| true);
+        self.recorded("held", done, || Call::Held { id })
     }
 
     /// A request decodes from now on: its KV cache is there. Of one that is preempted it changes nothing.
@@ -23,10 +25,9 @@ impl Router {
     /// # Errors
     /// The request does not run.
     pub fn transfer_done(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
-        refused(
-            "transfer_done",
-            self.enter_stage(id.into(), Stage::Decoding, |stage| stage != Stage::Preempted),
-        )
+        let id = id.into();
+        let done = self.enter_stage(id, Stage::Decoding, |stage| stage != Stage::Preempted);
+        self.recorded("transfer_done", done, || Call::TransferDone { id })
     }
 
     /// The engine has taken a request's KV cache away and will go on with it by itself: it stays on its
@@ -38,9 +39,9 @@ impl Router {
     pub fn preempted(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
         let id = id.into();
         let before = self.stage_of(id);
-        refused("preempted", self.enter_stage(id, Stage::Preempted, |_| true))?;
-        self.counters.preempted_in_place += u64::from(before != Some(Stage::Preempted));
-        Ok(())
+        let done = self.enter_stage(id, Stage::Preempted, |_| true);
+        self.counters.preempted_in_place += u64::from(done.is_ok() && before != Some(Stage::Preempted));
+        self.recorded("preempted", done, || Call::Preempted { id })
     }
 
     /// The engine goes on with a request that it had preempted. Of one that is not preempted it changes
@@ -49,7 +50,9 @@ impl Router {
     /// # Errors
     /// The request does not run.
     pub fn resumed(&mut self, id: impl Into<RequestId>) -> Result<(), RouterError> {
-        refused("resumed", self.enter_stage(id.into(), Stage::Decoding, |stage| stage == Stage::Preempted))
+        let id = id.into();
+        let done = self.enter_stage(id, Stage::Decoding, |stage| stage == Stage::Preempted);
+        self.recorded("resumed", done, || Call::Resumed { id })
     }
 
     fn stage_of(&self, id: RequestId) -> Option<Stage> {
@@ -104,11 +107,22 @@ impl Router {
     /// No such worker.
     pub fn disown_sent(
         &mut self,
-        worker: impl Into<crate::WorkerId>,
+        worker: impl Into<WorkerId>,
         until_ms: u64,
         left: &mut Vec<RequestId>,
     ) -> Result<(), RouterError> {
-        let place = refused("disown_sent", self.place_of(worker.into()))?;
+        let (worker, from) = (worker.into(), left.len());
+        let done = self.disown(worker, until_ms, left).map(|()| Disowned(&left[from..]));
+        self.recorded("disown_sent", done, || Call::DisownSent { worker, until_ms }).map(|_| ())
+    }
+
+    fn disown(
+        &mut self,
+        worker: WorkerId,
+        until_ms: u64,
+        left: &mut Vec<RequestId>,
+    ) -> Result<(), RouterError> {
+        let place = self.place_of(worker)?;
         // In our own time; before its beginning nothing was sent.
         let age_ms = self.clock.told_ms().saturating_sub(until_ms);
         let Some(until_ms) = self.now_ms().checked_sub(age_ms) else { return Ok(()) };
@@ -130,6 +144,7 @@ impl Router {
 
 /// A request that was preempted.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Before {
     /// The length that it had reached, and what it had generated of it.
     pub(super) prompt_tokens: u32,
@@ -142,6 +157,7 @@ pub(super) struct Before {
 
 /// Requests that were preempted and have not come again yet.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Preempted {
     by_id: HashMap<RequestId, Before>,
     order: VecDeque<RequestId>,

@@ -9,7 +9,7 @@ use crate::ids::{RequestId, WorkerIndex};
 use crate::pool::{Candidates, PoolSlot};
 use crate::router::error::unless_panicked;
 use crate::router::forecast_state::ForecastState;
-use crate::router::{Dispatch, PairTerms, Plan, ReturnReason, Router, RouterError, find, trace};
+use crate::router::{Call, Dispatch, PairTerms, Plan, ReturnReason, Router, RouterError, find, trace};
 
 /// An admission that is decided and not done yet.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,21 @@ impl Router {
         &mut self,
         now_ms: u64,
         by_reference: bool,
-        mut terms: Option<&mut (dyn PairTerms + '_)>,
+        terms: Option<&mut (dyn PairTerms + '_)>,
     ) -> Result<&Plan, RouterError> {
+        let mut listener = self.listen(terms);
+        let done = self.decide_and_do(now_ms, by_reference, listener.terms());
+        self.keep_heard(listener);
+        self.recorded_step(done, |terms| Call::Step { now_ms, by_reference, terms })?;
+        Ok(&self.plan)
+    }
+
+    fn decide_and_do(
+        &mut self,
+        now_ms: u64,
+        by_reference: bool,
+        mut terms: Option<&mut (dyn PairTerms + '_)>,
+    ) -> Result<(), RouterError> {
         let clock = self.clock.read(now_ms);
         let start = Instant::now();
         let span = trace::Step::begin(self.policy.name(), self.pool.len(), self.workers.len());
@@ -89,7 +102,7 @@ impl Router {
                 if let Some(forecast_state) = &mut self.forecast_state {
                     forecast_state.undo();
                 }
-                return trace::refused("step", Err(error));
+                return Err(error);
             }
         };
         self.tell(clock);
@@ -117,7 +130,7 @@ impl Router {
             self.counters.decide_ns.record(start.elapsed().as_nanos() as u64);
         }
         span.decided(&self.plan);
-        Ok(&self.plan)
+        Ok(())
     }
 
     /// Decides window by window, into `planned`. Whether there was nothing to decide.

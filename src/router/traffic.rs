@@ -11,6 +11,7 @@ const WINDOW: f64 = 1024.0;
 const RECENT: usize = 256;
 
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 struct Mean {
     samples: f64,
     value: f64,
@@ -33,6 +34,7 @@ impl Mean {
 /// The clock of those who run: they are a step older once they have generated a token each, in the mean. The
 /// step clock goes by whoever is ahead, and is far ahead of the others where requests grow one by one.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Lived {
     pub(super) steps: i64,
     /// What was generated since.
@@ -67,6 +69,7 @@ fn read_number(from: &mut &[u8]) -> Option<f64> {
 
 /// Learns [`Traffic`] from arrivals and ends.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct TrafficMeter {
     prompts: Mean,
     pub(super) outputs: Lifetimes,

@@ -6,7 +6,7 @@ use crate::ids::{WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
 use crate::router::config::check_share;
 use crate::router::trace::{self, refused};
-use crate::router::{ReturnReason, Returned, Router, RouterError, Verdict, WorkerConfig, WorkerReport};
+use crate::router::{Call, ReturnReason, Returned, Router, RouterError, Verdict, WorkerConfig, WorkerReport};
 
 impl Router {
     /// Takes in what a worker measured; see [`Verdict`] for what becomes of it. What is lost by it is in the
@@ -21,9 +21,10 @@ impl Router {
         report: WorkerReport,
         now_ms: impl Into<Option<u64>>,
     ) -> Result<Verdict, RouterError> {
+        let (worker, now_ms) = (worker.into(), now_ms.into());
         let clock = self.read(now_ms);
-        let done = self.take_report(worker.into(), &report, clock);
-        refused("report", done)
+        let done = self.take_report(worker, &report, clock);
+        self.recorded("report", done, || Call::Report { worker, report, now_ms })
     }
 
     fn take_report(
@@ -125,7 +126,8 @@ impl Router {
     /// # Errors
     /// A configuration out of its ranges, or too many workers.
     pub fn add_worker(&mut self, config: WorkerConfig) -> Result<WorkerId, RouterError> {
-        let worker = refused("add_worker", self.let_join(&config))?;
+        let done = self.let_join(&config);
+        let worker = self.recorded("add_worker", done, || Call::AddWorker { config })?;
         trace::worker(worker, "joins");
         Ok(worker)
     }
@@ -161,11 +163,14 @@ impl Router {
     /// # Errors
     /// As [`Router::add_worker`].
     pub fn announce_worker(&mut self, config: WorkerConfig) -> Result<WorkerId, RouterError> {
-        let worker = refused("announce_worker", self.let_join(&config))?;
-        trace::worker(worker, "is announced");
-        if let Some(worker) = self.workers.last_mut() {
+        let done = self.let_join(&config);
+        if done.is_ok()
+            && let Some(worker) = self.workers.last_mut()
+        {
             worker.accepting = false;
         }
+        let worker = self.recorded("announce_worker", done, || Call::AnnounceWorker { config })?;
+        trace::worker(worker, "is announced");
         Ok(worker)
     }
 
@@ -179,7 +184,9 @@ impl Router {
         worker: impl Into<WorkerId>,
         config: WorkerConfig,
     ) -> Result<(), RouterError> {
-        refused("configure_worker", self.change_worker(worker.into(), &config))
+        let worker = worker.into();
+        let done = self.change_worker(worker, &config);
+        self.recorded("configure_worker", done, || Call::ConfigureWorker { worker, config })
     }
 
     fn change_worker(&mut self, worker: WorkerId, config: &WorkerConfig) -> Result<(), RouterError> {
@@ -200,7 +207,12 @@ impl Router {
     /// # Errors
     /// A share that is none.
     pub fn set_share(&mut self, share: Share) -> Result<(), RouterError> {
-        refused("set_share", check_share(share))?;
+        let done = self.change_share(share);
+        self.recorded("set_share", done, || Call::SetShare { share })
+    }
+
+    fn change_share(&mut self, share: Share) -> Result<(), RouterError> {
+        check_share(share)?;
         self.config.share = share;
         let rules = self.rules();
         self.accounts.iter_mut().for_each(|account| account.set_rules(rules));
@@ -228,12 +240,13 @@ impl Router {
     /// No such worker.
     pub fn drain_worker(&mut self, worker: impl Into<WorkerId>) -> Result<(), RouterError> {
         let worker = worker.into();
-        let place = refused("drain_worker", self.place_of(worker))?;
-        trace::worker(worker, "drains");
-        self.workers[place].accepting = false;
-        self.accounts[place].draining = true;
-        self.limits_changed();
-        Ok(())
+        let done = self.place_of(worker).map(|place| {
+            trace::worker(worker, "drains");
+            self.workers[place].accepting = false;
+            self.accounts[place].draining = true;
+            self.limits_changed();
+        });
+        self.recorded("drain_worker", done, || Call::DrainWorker { worker })
     }
 
     /// Whether a draining worker holds none of our requests any more: it may be removed without a loss.
@@ -252,12 +265,13 @@ impl Router {
     /// No such worker.
     pub fn set_accepting(&mut self, worker: impl Into<WorkerId>, accepting: bool) -> Result<(), RouterError> {
         let worker = worker.into();
-        let place = refused("set_accepting", self.place_of(worker))?;
-        trace::worker(worker, if accepting { "opens" } else { "closes" });
-        self.workers[place].accepting = accepting;
-        self.accounts[place].draining &= !accepting;
-        self.limits_changed();
-        Ok(())
+        let done = self.place_of(worker).map(|place| {
+            trace::worker(worker, if accepting { "opens" } else { "closes" });
+            self.workers[place].accepting = accepting;
+            self.accounts[place].draining &= !accepting;
+            self.limits_changed();
+        });
+        self.recorded("set_accepting", done, || Call::SetAccepting { worker, accepting })
     }
 
     /// Takes a worker out, at once: it failed, or it is drained. Appends to `returned` the requests that ran
@@ -270,8 +284,13 @@ impl Router {
         worker: impl Into<WorkerId>,
         returned: &mut Vec<Returned>,
     ) -> Result<(), RouterError> {
-        let worker = worker.into();
-        let place = refused("remove_worker", self.place_of(worker))?;
+        let (worker, from) = (worker.into(), returned.len());
+        let done = self.take_out(worker, returned).map(|()| &returned[from..]);
+        self.recorded("remove_worker", done, || Call::RemoveWorker { worker }).map(|_| ())
+    }
+
+    fn take_out(&mut self, worker: WorkerId, returned: &mut Vec<Returned>) -> Result<(), RouterError> {
+        let place = self.place_of(worker)?;
         trace::worker(worker, "leaves");
         let reason = ReturnReason::WorkerRemoved;
         // `pending` is the way out of every request; what was there before stays there.
