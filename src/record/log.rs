@@ -69,9 +69,8 @@ impl Log {
     /// The next segment that has a beginning.
     pub(super) fn begin_next(&mut self) -> Result<Option<Begun>, RecordError> {
         while let Some(path) = self.paths.next() {
-            let mut reader = Reader::open(&path)?;
-            match begin(&path, &mut reader) {
-                Ok(begun) => {
+            match begin(&path) {
+                Ok((begun, reader)) => {
                     self.reader = Some((path, reader));
                     return Ok(Some(begun));
                 }
@@ -98,7 +97,8 @@ impl Log {
     }
 }
 
-fn begin(path: &Path, reader: &mut Reader) -> Result<Begun, RecordError> {
+fn begin(path: &Path) -> Result<(Begun, Reader), RecordError> {
+    let mut reader = Reader::open(path)?;
     let header: Header = reader
         .next()
         .and_then(from_bytes)
@@ -110,7 +110,7 @@ fn begin(path: &Path, reader: &mut Reader) -> Result<Begun, RecordError> {
     }
     let last_call = reader.next().and_then(from_bytes).ok_or_else(|| no_segment(path, "it is cut off"))?;
     let state = reader.next().ok_or_else(|| no_segment(path, "it has no state"))?.to_vec();
-    Ok(Begun { header, last_call, state })
+    Ok((Begun { header, last_call, state }, reader))
 }
 
 fn no_segment(path: &Path, what: &'static str) -> RecordError {

@@ -46,7 +46,8 @@
 //! without.
 //!
 //! Prompts never reach a router. Hashes of prompts ([`Request::prompt_hash`](crate::Request::prompt_hash)) are
-//! written under a key that is drawn for each recording and kept nowhere. Ids are written as they are.
+//! written under a key that is drawn for each recording and kept nowhere: equal ones are equal in a log, and a
+//! router that goes on from it does not know them again. Ids are written as they are.
 //!
 //! # Cost
 //! A call costs the time to copy it, some tens of nanoseconds and bytes; a step some for each request that

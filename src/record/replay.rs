@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::log::{Begun, Recorded};
-use super::{Header, Log, RecordError, to_bytes};
+use super::{Header, Log, RecordError, ring, to_bytes};
 use crate::forecast::TerminationClassifier;
 use crate::policy::{NAMES, Policy};
 use crate::router::{Answer, Call, Router, RouterConfig, RouterError, message_of};
@@ -72,18 +72,21 @@ impl Replay {
         Ok(Self::of(log, begun.header, router))
     }
 
-    /// From the newest segment that is whole.
+    /// From the newest segment that has a beginning, for who writes into the folder next: one after it that
+    /// was never finished goes. And its number.
     pub(crate) fn of_newest(
         folder: &Path,
         build: impl FnOnce(&Header) -> Result<Router, RecordError>,
-    ) -> Result<Self, RecordError> {
-        for number in super::ring::segments(folder)?.into_iter().rev() {
-            let mut log = Log::open(super::ring::path_of(folder, number))?;
+    ) -> Result<(Self, u64), RecordError> {
+        for number in ring::segments(folder)?.into_iter().rev() {
+            let path = ring::path_of(folder, number);
+            let mut log = Log::open(&path)?;
             if let Some(begun) = log.begin_next()? {
                 let mut router = build(&begun.header)?;
                 go_on_from(&mut router, &begun)?;
-                return Ok(Self::of(log, begun.header, router));
+                return Ok((Self::of(log, begun.header, router), number));
             }
+            std::fs::remove_file(&path).map_err(RecordError::io("remove", &path))?;
         }
         Err(RecordError::Nothing { path: folder.to_owned() })
     }

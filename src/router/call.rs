@@ -107,6 +107,14 @@ pub struct TermsRow {
     pub words: u32,
 }
 
+impl TermsRow {
+    /// So many bonuses and words of a mask of a request.
+    #[must_use]
+    pub fn new(id: RequestId, bonuses: u32, words: u32) -> Self {
+        Self { id, bonuses, words }
+    }
+}
+
 /// What a call answers.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]

@@ -135,8 +135,8 @@ impl Router {
         config: &RecordConfig,
         build: impl FnOnce(&Header) -> Result<Self, RecordError>,
     ) -> Result<Self, RecordError> {
-        let (lock, last) = Recorder::claim(&config.folder)?;
-        let mut replay = Replay::of_newest(&config.folder, build)?;
+        let (lock, _) = Recorder::claim(&config.folder)?;
+        let (mut replay, last) = Replay::of_newest(&config.folder, build)?;
         while let Some(event) = replay.next_event()? {
             if event.differs() {
                 return Err(RecordError::Differs { at: event.at });
