@@ -448,6 +448,7 @@ fn flags_and_variables_alone_are_there() {
         "kernels",
         "picture",
         "trace",
+        "replay",
         "calibrate",
         "man",
     ];

@@ -1,6 +1,7 @@
 //! What can go wrong, as values.
 
 use balanceroute::policy::PolicyError;
+use balanceroute::record::RecordError;
 use balanceroute::router::RouterError;
 use thiserror::Error;
 
@@ -73,6 +74,9 @@ pub enum SimError {
     /// The router refused a call: loads past its limits.
     #[error(transparent)]
     Router(#[from] RouterError),
+    /// A recording that cannot be read or replayed.
+    #[error(transparent)]
+    Record(RecordError),
     /// A result could not be written.
     #[error("{file}: {source}")]
     Write {

@@ -20,6 +20,7 @@
 //! | [`calibration`] | the step law of a machine, from what was measured on it |
 //! | [`rules`] | every rule by name: those of the library, and neighbours that are simulated only |
 //! | [`cluster`] | what is simulated, one run of one policy, and what it measures |
+//! | [`recording`] | what flight recorders have written: replayed, explained, made traces |
 //! | [`report`] | tables for people, JSON for programs |
 //! | [`evaluation`] | comparisons of policies, of forecasts, and of the ways to compute |
 //!
@@ -35,6 +36,7 @@ mod job;
 pub mod live;
 mod lru;
 mod names;
+pub mod recording;
 pub mod report;
 pub mod rules;
 pub mod traces;

@@ -30,6 +30,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::assignment::Assignment;
 use crate::backend::ascend::result::Counters;
 use crate::batch::{Batch, Request};
+#[cfg(feature = "record")]
+use crate::policy::Parameters;
 use crate::policy::rule_policy::RulePolicy;
 use crate::policy::{Decided, Policy, PolicyError, Rank, Recipe, Submissions, Ticket};
 use crate::rule::{Needs, Order, Plan, ProfileSpec, Rule, View};
@@ -193,6 +195,11 @@ impl Policy for Binding {
 
     fn dense_columns(&self) -> (u64, u64) {
         self.queues.dense_columns()
+    }
+
+    #[cfg(feature = "record")]
+    fn built_from(&self) -> Option<&Parameters> {
+        self.queues.built_from()
     }
 
     #[cfg(feature = "record")]

@@ -149,6 +149,12 @@ pub trait Policy: Send {
         None
     }
 
+    /// What [`build`] has built it from, by its name; none for a policy of the caller's.
+    #[cfg(feature = "record")]
+    fn built_from(&self) -> Option<&Parameters> {
+        None
+    }
+
     /// What it remembers from call to call, for [`Policy::recall`] of the same policy elsewhere; nothing for
     /// one that decides by the batch alone.
     #[cfg(feature = "record")]
@@ -185,7 +191,14 @@ impl Recipe<'_> {
         let needs = rule.needs();
         let window = needs.candidate_window.unwrap_or(self.parameters.candidate_window);
         let needs = needs.candidate_window(Some(window));
-        RulePolicy { name: self.name, needs, rule, backend: self.backend }
+        RulePolicy {
+            name: self.name,
+            needs,
+            rule,
+            backend: self.backend,
+            #[cfg(feature = "record")]
+            built_from: Some(Box::new(self.parameters.clone())),
+        }
     }
 }
 
@@ -262,7 +275,11 @@ pub fn from_rule(
         }
     }
     let backend = backends::open(parameters, None)?;
-    Ok(Box::new(Recipe { name, forecast: None, parameters, backend }.policy(rule)))
+    let policy = Recipe { name, forecast: None, parameters, backend }.policy(rule);
+    // Whoever reads its recordings cannot build it.
+    #[cfg(feature = "record")]
+    let policy = RulePolicy { built_from: None, ..policy };
+    Ok(Box::new(policy))
 }
 
 fn assemble(

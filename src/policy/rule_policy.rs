@@ -6,6 +6,8 @@ use crate::assignment::Assignment;
 use crate::backend::ascend::result::Counters;
 use crate::backend::{Backend, Chosen};
 use crate::batch::Batch;
+#[cfg(feature = "record")]
+use crate::policy::Parameters;
 use crate::policy::{Decided, Policy, Submissions, Ticket};
 use crate::rule::{Needs, Rule};
 
@@ -16,6 +18,9 @@ pub(crate) struct RulePolicy<R> {
     pub needs: Needs,
     pub rule: R,
     pub backend: Chosen,
+    /// The parameters of one that [`build`](crate::policy::build) has built.
+    #[cfg(feature = "record")]
+    pub built_from: Option<Box<Parameters>>,
 }
 
 impl<R: Rule + Send> Policy for RulePolicy<R> {
@@ -29,6 +34,11 @@ impl<R: Rule + Send> Policy for RulePolicy<R> {
 
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
         self.backend.assign(&mut self.rule, batch, out);
+    }
+
+    #[cfg(feature = "record")]
+    fn built_from(&self) -> Option<&Parameters> {
+        self.built_from.as_deref()
     }
 
     fn rule(&mut self) -> Option<&mut dyn Rule> {

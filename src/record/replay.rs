@@ -39,6 +39,7 @@ pub struct Replay {
     header: Header,
     router: Router,
     at: u64,
+    peeked: Option<Recorded>,
     /// Whether to explain, where the recording is not to say.
     explaining: Option<bool>,
 }
@@ -50,7 +51,8 @@ impl Replay {
     /// No log, or one of another version or of a policy that is not this library's.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RecordError> {
         let mut log = Log::open(path.as_ref())?;
-        let begun = log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
+        let begun =
+            log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
         let mut router = built_as(&begun.header)?;
         go_on_from(&mut router, &begun)?;
         Ok(Self::of(log, begun.header, router))
@@ -66,7 +68,8 @@ impl Replay {
         classifier: Option<Box<dyn TerminationClassifier>>,
     ) -> Result<Self, RecordError> {
         let mut log = Log::open(path.as_ref())?;
-        let begun = log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
+        let begun =
+            log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
         let mut router = built_of(&begun.header, policy, classifier)?;
         go_on_from(&mut router, &begun)?;
         Ok(Self::of(log, begun.header, router))
@@ -92,7 +95,7 @@ impl Replay {
     }
 
     fn of(log: Log, header: Header, router: Router) -> Self {
-        Self { log, at: header.calls, header, router, explaining: None }
+        Self { log, at: header.calls, header, router, peeked: None, explaining: None }
     }
 
     /// The header of the segment that is replayed.
@@ -136,7 +139,7 @@ impl Replay {
     /// # Errors
     /// A segment that cannot be read, or a call that panics: then the log is not what a router wrote.
     pub fn next_event(&mut self) -> Result<Option<Event>, RecordError> {
-        if let Some(recorded) = self.log.next()? {
+        if let Some(recorded) = self.next_recorded()? {
             return self.make(recorded).map(Some);
         }
         let Some(mut begun) = self.log.begin_next()? else { return Ok(None) };
@@ -158,6 +161,22 @@ impl Replay {
         match event {
             Some(event) => Ok(Some(event)),
             None => self.next_event(),
+        }
+    }
+
+    /// The call that the next event makes, while the router is as it was before; none between two segments.
+    ///
+    /// # Errors
+    /// A segment that cannot be read.
+    pub fn peek(&mut self) -> Result<Option<&Call<'static>>, RecordError> {
+        self.peeked = self.next_recorded()?;
+        Ok(self.peeked.as_ref().map(|(call, _)| call))
+    }
+
+    fn next_recorded(&mut self) -> Result<Option<Recorded>, RecordError> {
+        match self.peeked.take() {
+            Some(recorded) => Ok(Some(recorded)),
+            None => self.log.next(),
         }
     }
 

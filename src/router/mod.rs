@@ -118,9 +118,9 @@ mod workers;
 pub use self::call::{Answer, Call, Terms, TermsRow};
 pub use self::clock::{BACKWARD_JUMP_MS, FORWARD_JUMP_MS};
 pub use self::config::{Mode, RouterConfig};
+pub use self::error::RouterError;
 #[cfg(feature = "record")]
 pub(crate) use self::error::message_of;
-pub use self::error::RouterError;
 pub use self::explain::{Decided, Explanation, RunnerUp};
 pub use self::metrics::{Counters, Histogram, Metrics, RankMetrics};
 pub use self::pairs::PairTerms;
@@ -226,7 +226,7 @@ pub struct Router {
     asked: Vec<(RequestId, Option<u32>)>,
     lives: Lives,
     #[cfg(feature = "record")]
-    record: recording::Record,
+    recorder: Option<Box<crate::record::Recorder>>,
 }
 
 impl Router {
@@ -247,8 +247,7 @@ impl Router {
     ) -> Result<Self, RouterError> {
         let policy = policy::build(name, parameters)?;
         let classifier = policy.needs().forecast.map(classifier_for);
-        let router = Self::of_policy(config, policy, classifier)?;
-        Ok(router.with_parameters(parameters))
+        Self::of_policy(config, policy, classifier)
     }
 
     /// A router with a policy and a classifier of the caller's. The classifier serves policies that name a
@@ -337,7 +336,7 @@ impl Router {
             asked: Vec::new(),
             lives: Lives::default(),
             #[cfg(feature = "record")]
-            record: Default::default(),
+            recorder: None,
         };
         for worker in &joining {
             router.join(worker);

@@ -7,7 +7,6 @@ use crate::batch::Request;
 #[cfg(feature = "record")]
 use crate::forecast::TerminationClassifier;
 use crate::ids::{RequestId, WorkerId};
-use crate::policy::Parameters;
 #[cfg(feature = "record")]
 use crate::policy::Policy;
 #[cfg(feature = "record")]
@@ -65,21 +64,10 @@ impl Router {
 
     /// Terms that a recorder hears.
     #[inline]
-    pub(super) fn listen<'t, 'o>(
-        &mut self,
-        terms: Option<&'t mut (dyn PairTerms + 'o)>,
-    ) -> Listener<'t, 'o> {
+    pub(super) fn listen<'t, 'o>(&mut self, terms: Option<&'t mut (dyn PairTerms + 'o)>) -> Listener<'t, 'o> {
         let heard = if terms.is_some() { self.spare_terms() } else { None };
         Listener { terms, heard }
     }
-}
-
-/// The recorder of a router, and what its policy was built from.
-#[cfg(feature = "record")]
-#[derive(Default)]
-pub(super) struct Record {
-    parameters: Option<Parameters>,
-    recorder: Option<Box<Recorder>>,
 }
 
 #[cfg(feature = "record")]
@@ -101,9 +89,9 @@ impl Router {
         lock: std::fs::File,
         after: (u64, u64),
     ) -> Result<(), RecordError> {
-        let of = (self.policy.name(), self.record.parameters.clone());
+        let of = (self.policy.name(), self.policy.built_from().cloned());
         let recorder = Recorder::begin(config, lock, of, after, || self.state())?;
-        self.record.recorder = Some(Box::new(recorder));
+        self.recorder = Some(Box::new(recorder));
         Ok(())
     }
 
@@ -151,17 +139,12 @@ impl Router {
     /// How the recording stands, if there is one.
     #[must_use]
     pub fn recording(&self) -> Option<Recording> {
-        self.record.recorder.as_ref().map(|recorder| recorder.recording())
+        self.recorder.as_ref().map(|recorder| recorder.recording())
     }
 
     /// Ends the recording. How it stood.
     pub fn stop_recording(&mut self) -> Option<Recording> {
-        self.record.recorder.take().map(|recorder| recorder.recording())
-    }
-
-    pub(super) fn with_parameters(mut self, parameters: &Parameters) -> Self {
-        self.record.parameters = Some(parameters.clone());
-        self
+        self.recorder.take().map(|recorder| recorder.recording())
     }
 
     /// Begins the recording that the environment asks for.
@@ -174,7 +157,7 @@ impl Router {
 
     #[inline]
     fn is_recorded(&self) -> bool {
-        self.record.recorder.is_some()
+        self.recorder.is_some()
     }
 
     #[inline]
@@ -187,7 +170,7 @@ impl Router {
     /// Writes a call and its answer: the plan where none is given.
     #[inline(never)]
     fn write_call(&mut self, call: Call<'_>, answer: Option<&Answer<'_>>) {
-        let Some(mut recorder) = self.record.recorder.take() else { return };
+        let Some(mut recorder) = self.recorder.take() else { return };
         match answer {
             Some(answer) => recorder.write(&call, answer, || self.state()),
             None => recorder.write(&call, &Answer::Plan(Cow::Borrowed(&self.plan)), || self.state()),
@@ -195,39 +178,35 @@ impl Router {
         if let Call::Step { terms: Some(terms), .. } | Call::Place { terms: Some(terms), .. } = call {
             recorder.keep_spare(terms);
         }
-        self.record.recorder = Some(recorder);
+        self.recorder = Some(recorder);
     }
 
     pub(super) fn record_state(&mut self) {
-        if let Some(mut recorder) = self.record.recorder.take() {
+        if let Some(mut recorder) = self.recorder.take() {
             recorder.write_state(|| self.state());
-            self.record.recorder = Some(recorder);
+            self.recorder = Some(recorder);
         }
     }
 
     #[inline]
     pub(super) fn keep_heard(&mut self, listener: Listener<'_, '_>) {
-        if let (Some(recorder), Some(heard)) = (&mut self.record.recorder, listener.heard) {
+        if let (Some(recorder), Some(heard)) = (&mut self.recorder, listener.heard) {
             recorder.heard = Some(heard);
         }
     }
 
     fn heard(&mut self) -> Option<Terms<'static>> {
-        self.record.recorder.as_mut()?.heard.take()
+        self.recorder.as_mut()?.heard.take()
     }
 
     #[inline]
     fn spare_terms(&mut self) -> Option<Terms<'static>> {
-        Some(self.record.recorder.as_mut()?.take_spare())
+        Some(self.recorder.as_mut()?.take_spare())
     }
 }
 
 #[cfg(not(feature = "record"))]
 impl Router {
-    pub(super) fn with_parameters(self, _: &Parameters) -> Self {
-        self
-    }
-
     pub(super) fn recorded_if_asked(self) -> Result<Self, RouterError> {
         Ok(self)
     }

@@ -72,7 +72,11 @@ impl Router {
 
     /// A request ends to run, at the reading of its call, which is told once nothing can fail any more. Where
     /// it stood in the slab, and stands until somebody else begins, and the tokens that it has generated.
-    pub(super) fn leave_worker(&mut self, id: RequestId, clock: Option<&Clock>) -> Result<(usize, u32), RouterError> {
+    pub(super) fn leave_worker(
+        &mut self,
+        id: RequestId,
+        clock: Option<&Clock>,
+    ) -> Result<(usize, u32), RouterError> {
         let index = self.index_of_running(id)?;
         let Active { worker, stage, .. } = self.slab.entries[index as usize];
         let place = self.place_of(worker)?;

@@ -11,6 +11,7 @@ mod lines;
 pub mod metric;
 pub mod page;
 mod paired;
+mod recorded;
 pub mod results;
 mod rules;
 pub mod sizing;
@@ -28,6 +29,7 @@ pub(crate) use legend::{
 pub use lines::{CsvLines, Records, records};
 pub(crate) use paired::difference_grid;
 pub use paired::{Paired, differences, paired};
+pub use recorded::played;
 pub use rules::{RulesDocument, rules};
 pub use table::{footing, heading, latencies, page as simulation, table, waits};
 pub(crate) use trace::{duration, per_second};

@@ -21,6 +21,7 @@ use crate::manual::{CompletionsArgs, ManArgs};
 use crate::optimum::OptimumArgs;
 use crate::output::OutputArgs;
 use crate::recommend::RecommendArgs;
+use crate::replay::ReplayArgs;
 use crate::sweep::SweepArgs;
 use crate::traces::{ReadArgs, TraceArgs};
 #[cfg(feature = "watch")]
@@ -28,7 +29,7 @@ use crate::watch::WatchArgs;
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result \
-cannot be written or a kernel differs from the oracle; 2 for arguments, traces and folders that cannot be \
+cannot be written, a kernel differs from the oracle or a recording from its replay; 2 for arguments, traces and folders that cannot be \
 used; 3 for a gate of `evaluate` that does not hold; 130 where an evaluation was interrupted.";
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
@@ -65,8 +66,12 @@ pub(crate) enum Command {
     /// What this machine has: every kernel tested against the oracle and measured.
     #[command(after_help = examples::KERNELS)]
     Kernels(KernelsArgs),
-    /// What a trace is like, and traces in other layouts.
+    /// What a trace is like, and traces in other layouts; or the trace of a recording.
+    #[command(after_help = examples::TRACE)]
     Trace(TraceArgs),
+    /// A recording of a router, call by call: whether it answers as it did, why, and what others would do.
+    #[command(after_help = examples::REPLAY)]
+    Replay(ReplayArgs),
     /// The step law of a machine (base, per request, per KV token, prefill) from measurements of it.
     Calibrate(CalibrateArgs),
     /// How far policies are from optimal: from the best decision of each step, and from the bound of a run.

@@ -98,6 +98,21 @@ Examples:
   balanceroute trace convert conversations.csv --to vidur --out conversations.vidur.csv
   balanceroute trace convert sessions.jsonl.gz --to aiperf";
 
+pub(crate) const TRACE: &str = "\
+A recording is the folder of a router that was recorded (BALANCEROUTE_RECORD).
+
+Example:
+  balanceroute trace recordings/router-4711-1 --out recorded.jsonl";
+
+pub(crate) const REPLAY: &str = "\
+For whoever was called at night: the recording of a router (BALANCEROUTE_RECORD=FOLDER, one folder below it for \
+each router) tells what it decided and why. 1 when a call answers otherwise than it did.
+
+Examples:
+  balanceroute replay recordings/router-4711-1
+  balanceroute replay recordings/router-4711-1 --at 5200 --explain --legend
+  balanceroute replay recordings/router-4711-1 --policy level,vllm-0.33 --cost gpu.toml";
+
 pub(crate) const POLICIES: &str = "\
 For whoever looks for the rule that runs today.
 

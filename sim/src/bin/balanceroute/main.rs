@@ -14,6 +14,7 @@ mod manual;
 mod optimum;
 mod output;
 mod recommend;
+mod replay;
 mod sweep;
 mod traces;
 mod trial;
@@ -203,6 +204,7 @@ fn run() -> Result<ExitCode, SimError> {
         Command::Settings(args) => settings(&args)?,
         Command::Forecast(args) => forecast(&args)?,
         Command::Trace(args) => traces::run(&args)?,
+        Command::Replay(args) => return replay::run(&args),
         Command::Calibrate(args) => calibrate::run(&args)?,
         #[cfg(feature = "watch")]
         Command::Watch(args) => return watch::run(&args),

@@ -4,6 +4,7 @@ use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use balanceroute_sim::recording::{Recorded, recorded};
 use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::report::page::Style;
 use balanceroute_sim::traces::{
@@ -85,9 +86,36 @@ impl ReadArgs {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct TraceArgs {
     #[command(subcommand)]
-    command: TraceCommand,
+    command: Option<TraceCommand>,
+    #[command(flatten)]
+    recording: RecordingArgs,
+}
+
+/// A recording as a trace.
+#[derive(Args)]
+struct RecordingArgs {
+    /// The folder of a recording, the folder above the only one, or one segment: its requests, when they
+    /// came and how long they were.
+    #[arg(value_name = "LOG")]
+    log: Option<PathBuf>,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Where a trace is written.
+#[derive(Args)]
+struct TargetArgs {
+    /// Layout: aiperf (JSON lines in the manner of Mooncake, with sessions and prefix blocks) or vidur (CSV
+    /// of times and lengths).
+    #[arg(long, default_value = "aiperf", value_name = "L")]
+    #[arg(value_parser = choices::one_of::<Target>(|| vec!["aiperf", "vidur"]))]
+    to: Target,
+    /// The file, which takes its name when it is whole; - is standard output.
+    #[arg(long, default_value = "-", value_name = "FILE")]
+    out: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -135,21 +163,34 @@ struct ConvertArgs {
     trace: PathBuf,
     #[command(flatten)]
     read: ReadArgs,
-    /// Layout: aiperf (JSON lines in the manner of Mooncake, with sessions and prefix blocks) or vidur (CSV
-    /// of times and lengths).
-    #[arg(long, default_value = "aiperf", value_name = "L")]
-    #[arg(value_parser = choices::one_of::<Target>(|| vec!["aiperf", "vidur"]))]
-    to: Target,
-    /// The file, which takes its name when it is whole; - is standard output.
-    #[arg(long, default_value = "-", value_name = "FILE")]
-    out: PathBuf,
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
 pub(crate) fn run(args: &TraceArgs) -> Result<(), SimError> {
-    match &args.command {
-        TraceCommand::Inspect(args) => inspect(args),
-        TraceCommand::Convert(args) => write(args),
+    match (&args.command, &args.recording.log) {
+        (Some(TraceCommand::Inspect(args)), _) => inspect(args),
+        (Some(TraceCommand::Convert(args)), _) => write(&args.read.trace(&args.trace)?, &args.target),
+        (None, Some(log)) => write_recorded(log, &args.recording.target),
+        (None, None) => Err(SimError::Argument {
+            name: "LOG",
+            expected: "a recording, inspect or convert".to_owned(),
+            found: "nothing".to_owned(),
+        }),
     }
+}
+
+fn write_recorded(log: &Path, target: &TargetArgs) -> Result<(), SimError> {
+    let recorded = recorded(log)?;
+    write(&recorded.trace, target)?;
+    let Recorded { left_out, given_up, .. } = recorded;
+    if left_out > 0 {
+        tell(format_args!("warning: {left_out} requests left out, whose lengths the log does not know"));
+    }
+    if given_up > 0 {
+        tell(format_args!("{given_up} requests were given up as they ran: they end where they did"));
+    }
+    Ok(())
 }
 
 /// What is in the JSON of `trace inspect`.
@@ -219,11 +260,10 @@ fn inspect(args: &InspectArgs) -> Result<(), SimError> {
     )
 }
 
-fn write(args: &ConvertArgs) -> Result<(), SimError> {
-    let trace = args.read.trace(&args.trace)?;
-    let file = JsonFile::create(&args.out)?;
+fn write(trace: &Trace, target: &TargetArgs) -> Result<(), SimError> {
+    let file = JsonFile::create(&target.out)?;
     let (mut lost, mut refused) = (None, None);
-    let written = file.write_with(|out| match convert(&trace, args.to, out) {
+    let written = file.write_with(|out| match convert(trace, target.to, out) {
         Ok(conversion) => {
             lost = Some(conversion);
             Ok(())
