@@ -47,14 +47,14 @@ pub mod assigner;
 pub mod assignment;
 pub mod backend;
 pub mod batch;
+#[cfg(feature = "record")]
+mod bytes;
 mod entities;
 pub mod forecast;
 pub mod ids;
 pub mod names;
 pub mod policy;
 pub mod pool;
-#[cfg(feature = "record")]
-pub mod record;
 pub mod reference;
 pub mod router;
 pub mod rule;
@@ -67,6 +67,8 @@ pub use ids::{RequestId, WorkerId, WorkerIndex};
 pub use names::UnknownName;
 pub use policy::{Needs, Policy, PolicyError};
 pub use pool::{Candidates, Pool, PoolSlot};
+#[cfg(feature = "record")]
+pub use router::record;
 pub use router::{
     Dispatch, Finished, Mode, PairTerms, Placement, Plan, PreemptionCost, ReturnReason, Returned, Router,
     RouterConfig, RouterError, Share, Verdict, WorkerConfig, WorkerReport,

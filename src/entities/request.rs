@@ -38,7 +38,7 @@ pub struct Request<W = WorkerIndex> {
     pub deadline_steps: Option<u32>,
     /// Equal for equal prompts, for forecasts that know repeated prompts.
     #[cfg_attr(feature = "serde", serde(default))]
-    #[cfg_attr(feature = "record", serde(with = "crate::record::keyed::hash"))]
+    #[cfg_attr(feature = "record", serde(with = "crate::bytes::keyed::hash"))]
     pub prompt_hash: Option<u64>,
     /// The only worker that may take it (sticky session, explicit rank, or bound on arrival).
     #[cfg_attr(feature = "serde", serde(default))]

@@ -24,9 +24,9 @@ struct Known {
 #[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub struct ExactMatch {
     survival: Survival,
-    #[cfg_attr(feature = "record", serde(serialize_with = "crate::record::keyed::keys"))]
+    #[cfg_attr(feature = "record", serde(serialize_with = "crate::bytes::keyed::keys"))]
     known: HashMap<u64, Known>,
-    #[cfg_attr(feature = "record", serde(serialize_with = "crate::record::keyed::values"))]
+    #[cfg_attr(feature = "record", serde(serialize_with = "crate::bytes::keyed::values"))]
     by_use: BTreeMap<u64, u64>,
     clock: u64,
     most_hashes: usize,
@@ -137,12 +137,12 @@ impl TerminationClassifier for ExactMatch {
 
     #[cfg(feature = "record")]
     fn memory(&self) -> Vec<u8> {
-        crate::record::to_bytes(self)
+        crate::bytes::to_bytes(self)
     }
 
     #[cfg(feature = "record")]
     fn recall(&mut self, memory: &[u8]) -> bool {
-        crate::record::from_bytes(memory).map(|learned| *self = learned).is_some()
+        crate::bytes::from_bytes(memory).map(|learned| *self = learned).is_some()
     }
 }
 

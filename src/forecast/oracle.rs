@@ -121,12 +121,12 @@ impl TerminationClassifier for Oracle {
 
     #[cfg(feature = "record")]
     fn memory(&self) -> Vec<u8> {
-        crate::record::to_bytes(self)
+        crate::bytes::to_bytes(self)
     }
 
     #[cfg(feature = "record")]
     fn recall(&mut self, memory: &[u8]) -> bool {
-        crate::record::from_bytes(memory).map(|learned| *self = learned).is_some()
+        crate::bytes::from_bytes(memory).map(|learned| *self = learned).is_some()
     }
 }
 

@@ -204,12 +204,12 @@ impl Policy for Binding {
 
     #[cfg(feature = "record")]
     fn memory(&self) -> Vec<u8> {
-        crate::record::to_bytes(&self.choice)
+        crate::bytes::to_bytes(&self.choice)
     }
 
     #[cfg(feature = "record")]
     fn recall(&mut self, memory: &[u8]) -> bool {
-        crate::record::from_bytes(memory).map(|choice| self.choice = choice).is_some()
+        crate::bytes::from_bytes(memory).map(|choice| self.choice = choice).is_some()
     }
 
     fn device(&mut self) -> Option<&mut dyn Submissions> {

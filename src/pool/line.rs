@@ -4,6 +4,14 @@ use super::candidates::{Candidates, PoolSlot};
 use super::queue::{Heads, Queue};
 use super::waiting::Waiting;
 
+/// Where a request stands, in the line of its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
+pub(super) enum Place {
+    Candidate(i8, PoolSlot),
+    Queued(i8, u32),
+}
+
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Line {

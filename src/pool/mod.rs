@@ -38,7 +38,7 @@ use std::collections::{HashMap, hash_map};
 pub(crate) use self::candidates::{BLOCK, NO_ROW, Ordered};
 pub use self::candidates::{Candidates, PoolSlot};
 use self::dates::{Dates, UNDATED};
-use self::line::Line;
+use self::line::{Line, Place};
 use self::passed::Passes;
 use self::queue::Heads;
 pub(crate) use self::waiting::Waiting;
@@ -50,14 +50,6 @@ use crate::ids::{RequestId, WorkerIndex};
 /// Requests that a decision chooses among unless told otherwise. More buy nothing: a window of the oldest 16
 /// a worker costs no balance (measured).
 pub const CANDIDATE_WINDOW: usize = 4096;
-
-/// Where a request stands, in the line of its class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
-enum Place {
-    Candidate(i8, PoolSlot),
-    Queued(i8, u32),
-}
 
 /// Waiting requests in order of arrival.
 #[derive(Clone, Debug)]

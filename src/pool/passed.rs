@@ -7,9 +7,10 @@
 
 use std::borrow::BorrowMut;
 
+use super::Pool;
 use super::candidates::{BLOCK, Candidates, NONE, PoolSlot};
+use super::line::Place;
 use super::waiting::Waiting;
-use super::{Place, Pool};
 use crate::entities::limits::MAX_PASSED;
 use crate::entities::request::Request;
 use crate::ids::{RequestId, WorkerIndex};

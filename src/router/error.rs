@@ -145,7 +145,7 @@ pub enum RouterError {
     /// The recording that the environment asks for cannot begin.
     #[cfg(feature = "record")]
     #[error(transparent)]
-    Record(#[from] crate::record::RecordError),
+    Record(#[from] crate::router::record::RecordError),
     /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be
     /// in disorder, the router's is not.
     #[error("policy {policy}, or what was supplied to it, panicked: {message}")]
@@ -172,7 +172,7 @@ pub(super) fn unless_panicked<T>(policy: &'static str, run: impl FnOnce() -> T) 
 }
 
 /// What a panic says.
-pub(crate) fn message_of(panic: &(dyn Any + Send)) -> String {
+pub(super) fn message_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "something that is no text".to_owned())

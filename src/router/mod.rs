@@ -103,6 +103,8 @@ mod metrics;
 mod pairs;
 mod placement;
 mod plan;
+#[cfg(feature = "record")]
+pub mod record;
 mod recording;
 mod recover;
 mod returns;
@@ -119,8 +121,6 @@ pub use self::call::{Answer, Call, Terms, TermsRow};
 pub use self::clock::{BACKWARD_JUMP_MS, FORWARD_JUMP_MS};
 pub use self::config::{Mode, RouterConfig};
 pub use self::error::RouterError;
-#[cfg(feature = "record")]
-pub(crate) use self::error::message_of;
 pub use self::explain::{Decided, Explanation, RunnerUp};
 pub use self::metrics::{Counters, Histogram, Metrics, RankMetrics};
 pub use self::pairs::PairTerms;
@@ -226,7 +226,7 @@ pub struct Router {
     asked: Vec<(RequestId, Option<u32>)>,
     lives: Lives,
     #[cfg(feature = "record")]
-    recorder: Option<Box<crate::record::Recorder>>,
+    recorder: Option<Box<crate::router::record::Recorder>>,
 }
 
 impl Router {

@@ -10,7 +10,9 @@ use crate::ids::{RequestId, WorkerId};
 #[cfg(feature = "record")]
 use crate::policy::Policy;
 #[cfg(feature = "record")]
-use crate::record::{Header, RecordConfig, RecordError, Recorder, Recording, Replay, built_as, built_of};
+use crate::router::record::{
+    Header, RecordConfig, RecordError, Recorder, Recording, Replay, built_as, built_of,
+};
 use crate::router::trace::refused;
 use crate::router::{
     Answer, Call, Dispatch, Finished, PairTerms, Placement, Returned, Router, RouterError, Terms, TermsRow,
@@ -73,7 +75,7 @@ impl Router {
 #[cfg(feature = "record")]
 impl Router {
     /// Writes every call that changes this router from now on, with its answer, into the log of a folder,
-    /// after what is there ([`crate::record`]). A recording that was under way ends.
+    /// after what is there ([`crate::router::record`]). A recording that was under way ends.
     ///
     /// # Errors
     /// A configuration out of its ranges, a folder that cannot be written, or that another router records

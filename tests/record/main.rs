@@ -1,6 +1,9 @@
 //! The flight recorder: what was recorded is what happened, whatever became of the process or the files.
 
+mod allocation;
 mod calls;
+#[path = "../support/counting.rs"]
+mod counting;
 mod crash;
 mod environment;
 mod replay;

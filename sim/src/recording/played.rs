@@ -257,7 +257,7 @@ impl Explained {
         // What a policy without scores says is no number.
         let number = |tokens: f64| Some(tokens).filter(|tokens| tokens.is_finite());
         let (decided, reason) = match explanation.decided {
-            Decided::Waits(reason) => ("waits", Some(reason.to_string())),
+            Decided::Waits(reason) => ("waits", Some(reason.description().to_owned())),
             Decided::Arrival => ("placed", None),
             Decided::Step => ("admitted", None),
         };

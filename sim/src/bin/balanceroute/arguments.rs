@@ -29,8 +29,9 @@ use crate::watch::WatchArgs;
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 for success, also where a reader of standard output has gone; 1 where a result \
-cannot be written, a kernel differs from the oracle or a recording from its replay; 2 for arguments, traces and folders that cannot be \
-used; 3 for a gate of `evaluate` that does not hold; 130 where an evaluation was interrupted.";
+cannot be written, a kernel differs from the oracle or a recording from its replay; 2 for \
+arguments, traces and folders that cannot be used; 3 for a gate of `evaluate` that does not hold; 130 where \
+an evaluation was interrupted.";
 
 /// Which waiting request enters which free slot of lock-step LLM decode workers: a simulator.
 #[derive(Parser)]

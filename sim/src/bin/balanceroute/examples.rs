@@ -105,8 +105,8 @@ Example:
   balanceroute trace recordings/router-4711-1 --out recorded.jsonl";
 
 pub(crate) const REPLAY: &str = "\
-For whoever was called at night: the recording of a router (BALANCEROUTE_RECORD=FOLDER, one folder below it for \
-each router) tells what it decided and why. 1 when a call answers otherwise than it did.
+For whoever was called at night: the recording of a router (BALANCEROUTE_RECORD=FOLDER, one folder below it \
+for each router) tells what it decided and why. 1 when a call answers otherwise than it did.
 
 Examples:
   balanceroute replay recordings/router-4711-1

@@ -45,9 +45,9 @@
 //! that fails ends, says so ([`Router::recording`](crate::Router::recording)), and the router goes on
 //! without.
 //!
-//! Prompts never reach a router. Hashes of prompts ([`Request::prompt_hash`](crate::Request::prompt_hash)) are
-//! written under a key that is drawn for each recording and kept nowhere: equal ones are equal in a log, and a
-//! router that goes on from it does not know them again. Ids are written as they are.
+//! Prompts never reach a router. Their hashes ([`Request::prompt_hash`](crate::Request::prompt_hash)) are
+//! written under a key that is drawn for each recording and kept nowhere: equal ones are equal in a log, and
+//! a router that goes on from it does not know them again. Ids are written as they are.
 //!
 //! # Cost
 //! A call costs the time to copy it, some tens of nanoseconds and bytes; a step some for each request that
@@ -56,12 +56,11 @@
 //! (`cargo bench --bench record --features record`).
 //!
 //! # Limits
-//! A policy or classifier of the caller's is replayed only by who has it ([`Replay::with_policy`]). The state is
-//! this version's own: another version of the library refuses it by name. A decision that was made on an
+//! A policy or classifier of the caller's is replayed only by who has it ([`Replay::with_policy`]). The state
+//! is this version's own: another version of the library refuses it by name. A decision that was made on an
 //! Ascend device is replayed on the CPU.
 
 mod error;
-pub(crate) mod keyed;
 mod log;
 mod recorder;
 mod replay;
@@ -73,20 +72,5 @@ pub use self::log::{Header, Log};
 pub use self::recorder::{RecordConfig, Recording};
 pub use self::replay::{Event, Replay};
 
-pub(crate) use self::recorder::Recorder;
-pub(crate) use self::replay::{built_as, built_of};
-
-use serde::{Serialize, de::DeserializeOwned};
-
-/// In the format of the log.
-pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
-    // Into memory that grows only what cannot be written at all fails: maps of unknown length, of which there
-    // are none here.
-    postcard::to_stdvec(value).unwrap_or_default()
-}
-
-/// What is in these bytes, all of them.
-pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let (value, rest) = postcard::take_from_bytes(bytes).ok()?;
-    rest.is_empty().then_some(value)
-}
+pub(super) use self::recorder::Recorder;
+pub(super) use self::replay::{built_as, built_of};

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::segment::{End, Reader};
-use super::{RecordError, from_bytes, ring};
+use super::{RecordError, ring};
+use crate::bytes::from_bytes;
 use crate::policy::Parameters;
 use crate::router::{Answer, Call};
 

@@ -4,10 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::log::{Begun, Recorded};
-use super::{Header, Log, RecordError, ring, to_bytes};
+use super::{Header, Log, RecordError, ring};
+use crate::bytes::to_bytes;
 use crate::forecast::TerminationClassifier;
 use crate::policy::{NAMES, Policy};
-use crate::router::{Answer, Call, Router, RouterConfig, RouterError, message_of};
+use crate::router::error::message_of;
+use crate::router::{Answer, Call, Router, RouterConfig, RouterError};
 
 /// A call of the log, what it answered then and what it answers now.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +79,7 @@ impl Replay {
 
     /// From the newest segment that has a beginning, for who writes into the folder next: one after it that
     /// was never finished goes. And its number.
-    pub(crate) fn of_newest(
+    pub(in crate::router) fn of_newest(
         folder: &Path,
         build: impl FnOnce(&Header) -> Result<Router, RecordError>,
     ) -> Result<(Self, u64), RecordError> {
@@ -202,7 +204,7 @@ fn go_on_from(router: &mut Router, begun: &Begun) -> Result<(), RecordError> {
 }
 
 /// A router as a header describes it, empty.
-pub(crate) fn built_as(header: &Header) -> Result<Router, RecordError> {
+pub(in crate::router) fn built_as(header: &Header) -> Result<Router, RecordError> {
     let known = NAMES.contains(&header.policy.as_str());
     let no_policy = || RecordError::Policy { name: header.policy.clone() };
     let parameters = header.parameters.as_ref().filter(|_| known).ok_or_else(no_policy)?;
@@ -210,7 +212,7 @@ pub(crate) fn built_as(header: &Header) -> Result<Router, RecordError> {
 }
 
 /// A router of the caller's policy, empty.
-pub(crate) fn built_of(
+pub(in crate::router) fn built_of(
     header: &Header,
     policy: Box<dyn Policy>,
     classifier: Option<Box<dyn TerminationClassifier>>,

@@ -16,7 +16,7 @@ fn keyed(hash: u64) -> u64 {
 }
 
 /// Runs something that writes to a log with this key.
-pub(super) fn under<T>(key: &RandomState, write: impl FnOnce() -> T) -> T {
+pub(crate) fn under<T>(key: &RandomState, write: impl FnOnce() -> T) -> T {
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {

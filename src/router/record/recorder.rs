@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::log::Header;
 use super::segment::Writer;
-use super::{RecordError, keyed, ring, to_bytes};
+use super::{RecordError, ring};
+use crate::bytes::{keyed, to_bytes};
 use crate::policy::Parameters;
 use crate::router::{Answer, Call, Terms};
 
@@ -73,7 +74,7 @@ pub struct Recording {
 const NO_CALL: Option<(Call<'_>, Answer<'_>)> = None;
 
 /// Writes the calls of one router.
-pub(crate) struct Recorder {
+pub(in crate::router) struct Recorder {
     config: RecordConfig,
     /// Keeps others out of the folder.
     _lock: File,
@@ -87,13 +88,13 @@ pub(crate) struct Recorder {
     bytes: u64,
     stopped: Option<RecordError>,
     /// What was heard of pair terms, until its call is written, and the buffers for the next.
-    pub(crate) heard: Option<Terms<'static>>,
+    pub(in crate::router) heard: Option<Terms<'static>>,
     spare: Terms<'static>,
 }
 
 impl Recorder {
     /// Begins a recording with a router's state, after the segments and the calls that are there.
-    pub(crate) fn begin(
+    pub(in crate::router) fn begin(
         config: &RecordConfig,
         lock: File,
         (policy, parameters): (&'static str, Option<Parameters>),
@@ -120,20 +121,25 @@ impl Recorder {
     }
 
     /// The lock of a folder, and the number of its last segment.
-    pub(crate) fn claim(folder: &Path) -> Result<(File, u64), RecordError> {
+    pub(in crate::router) fn claim(folder: &Path) -> Result<(File, u64), RecordError> {
         let lock = ring::lock(folder)?;
         let last = ring::segments(folder)?.last().copied().unwrap_or(0);
         Ok((lock, last))
     }
 
     /// The folder that the environment names for this router.
-    pub(crate) fn asked_for() -> Result<Option<PathBuf>, RecordError> {
+    pub(in crate::router) fn asked_for() -> Result<Option<PathBuf>, RecordError> {
         ring::asked_for()
     }
 
     /// Writes a call that was made; `state` is the router's after it.
     #[inline]
-    pub(crate) fn write(&mut self, call: &Call<'_>, answer: &Answer<'_>, state: impl FnOnce() -> Vec<u8>) {
+    pub(in crate::router) fn write(
+        &mut self,
+        call: &Call<'_>,
+        answer: &Answer<'_>,
+        state: impl FnOnce() -> Vec<u8>,
+    ) {
         let Some(writer) = &mut self.writer else { return };
         self.calls += 1;
         let record = (call, answer);
@@ -145,7 +151,7 @@ impl Recorder {
     }
 
     /// Begins a segment where the last one would do, so that a replay takes the state from here.
-    pub(crate) fn write_state(&mut self, state: impl FnOnce() -> Vec<u8>) {
+    pub(in crate::router) fn write_state(&mut self, state: impl FnOnce() -> Vec<u8>) {
         if self.writer.is_some() {
             self.go_on_in_next(&to_bytes(&NO_CALL), state);
         }
@@ -191,7 +197,7 @@ impl Recorder {
     }
 
     /// Buffers for what pair terms will answer.
-    pub(crate) fn take_spare(&mut self) -> Terms<'static> {
+    pub(in crate::router) fn take_spare(&mut self) -> Terms<'static> {
         let mut terms = std::mem::take(&mut self.spare);
         terms.rows.to_mut().clear();
         terms.bonuses.to_mut().clear();
@@ -200,13 +206,13 @@ impl Recorder {
     }
 
     /// Those of an answer that is written.
-    pub(crate) fn keep_spare(&mut self, terms: Terms<'_>) {
+    pub(in crate::router) fn keep_spare(&mut self, terms: Terms<'_>) {
         let Terms { stores_half, rows, bonuses, masks } = terms;
         let owned = (rows.into_owned().into(), bonuses.into_owned().into(), masks.into_owned().into());
         self.spare = Terms { stores_half, rows: owned.0, bonuses: owned.1, masks: owned.2 };
     }
 
-    pub(crate) fn recording(&self) -> Recording {
+    pub(in crate::router) fn recording(&self) -> Recording {
         Recording {
             folder: self.config.folder.clone(),
             calls: self.calls,
