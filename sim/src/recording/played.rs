@@ -55,7 +55,7 @@ pub struct Played {
     /// Segments that end in something that cannot be read.
     pub torn: Vec<Torn>,
     /// The last step, request by request, where that is asked for.
-    pub explained: Vec<Explained>,
+    pub explained: Option<Vec<Explained>>,
 }
 
 /// A call that answers otherwise than it did.
@@ -141,7 +141,7 @@ pub fn play(log: &Path, reach: Reach) -> Result<Played, SimError> {
         running: 0,
         difference: None,
         torn: Vec::new(),
-        explained: Vec::new(),
+        explained: None,
     };
     // Without a step to stop at each may be the last.
     let explains_from =
@@ -158,7 +158,7 @@ pub fn play(log: &Path, reach: Reach) -> Result<Played, SimError> {
         }
         let Answer::Plan(plan) = &event.recorded else { continue };
         if reach.explain && played.steps > explains_from {
-            played.explained = explained(replay.router(), plan);
+            played.explained = Some(explained(replay.router(), plan));
         }
         if played.steps == explains_from {
             replay.set_explaining(true);

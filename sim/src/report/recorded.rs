@@ -62,11 +62,12 @@ pub fn played(played: &Played, with_legend: bool) -> Page {
         }
     }
     let page = Page::new().text(text);
-    if played.explained.is_empty() {
-        return page;
+    let Some(explained) = &played.explained else { return page };
+    if explained.is_empty() {
+        return page.text(format!("step {}: nobody enters, waits or comes back\n", played.steps));
     }
     let head = HEAD.map(|row| row.map(str::to_owned).to_vec());
-    let rows = head.into_iter().chain(played.explained.iter().map(row)).collect();
+    let rows = head.into_iter().chain(explained.iter().map(row)).collect();
     let page = page.captioned(format!("step {}\n", played.steps), Grid::new(rows, HEAD.len()));
     if with_legend { page.legend(LEGEND) } else { page }
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, SimError> {
         json,
         &played,
         |_, legend| report::played(&played, legend),
-        || played.explained.iter().collect(),
+        || played.explained.iter().flatten().collect(),
         &["request"],
     )?;
     if differs {
