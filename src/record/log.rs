@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::segment::{End, Reader};
-use super::{RecordError, from_bytes, ring};
+use super::{RecordError, Untold, from_bytes, ring};
 use crate::policy::Parameters;
 use crate::router::{Answer, Call};
 
@@ -21,6 +21,8 @@ pub struct Header {
     pub parameters: Option<Parameters>,
     /// Calls of the recording before those that this segment begins with.
     pub calls: u64,
+    /// Who had left by then and may have been known to nobody.
+    pub untold: Untold,
     /// Time of day as it began, in milliseconds since 1970.
     pub unix_ms: u64,
 }

@@ -67,11 +67,13 @@ mod recorder;
 mod replay;
 mod ring;
 mod segment;
+mod untold;
 
 pub use self::error::RecordError;
 pub use self::log::{Header, Log};
 pub use self::recorder::{RecordConfig, Recording};
 pub use self::replay::{Event, Replay};
+pub use self::untold::Untold;
 
 pub(crate) use self::recorder::Recorder;
 pub(crate) use self::replay::{built_as, built_of};

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::log::Header;
 use super::segment::Writer;
-use super::{RecordError, keyed, ring, to_bytes};
+use super::{RecordError, Untold, keyed, ring, to_bytes};
 use crate::policy::Parameters;
 use crate::router::{Answer, Call, Terms};
 
@@ -85,6 +85,7 @@ pub(crate) struct Recorder {
     writer: Option<Writer>,
     calls: u64,
     bytes: u64,
+    untold: Untold,
     stopped: Option<RecordError>,
     /// What was heard of pair terms, until its call is written, and the buffers for the next.
     pub(crate) heard: Option<Terms<'static>>,
@@ -97,7 +98,7 @@ impl Recorder {
         config: &RecordConfig,
         lock: File,
         (policy, parameters): (&'static str, Option<Parameters>),
-        (last, calls): (u64, u64),
+        (last, calls, untold): (u64, u64, Untold),
         state: impl FnOnce() -> Vec<u8>,
     ) -> Result<Self, RecordError> {
         config.check()?;
@@ -111,6 +112,7 @@ impl Recorder {
             writer: None,
             calls,
             bytes: 0,
+            untold,
             stopped: None,
             heard: None,
             spare: Terms::default(),
@@ -136,6 +138,7 @@ impl Recorder {
     pub(crate) fn write(&mut self, call: &Call<'_>, answer: &Answer<'_>, state: impl FnOnce() -> Vec<u8>) {
         let Some(writer) = &mut self.writer else { return };
         self.calls += 1;
+        self.untold.hear(call, answer);
         let record = (call, answer);
         if keyed::under(&self.key, || writer.push(&record)) {
             return;
@@ -167,10 +170,10 @@ impl Recorder {
             policy: self.policy.to_owned(),
             parameters: self.parameters.clone(),
             calls: self.calls,
+            untold: self.untold.clone(),
             unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         };
-        let header = to_bytes(&header);
-        let state = keyed::under(&self.key, state);
+        let (header, state) = keyed::under(&self.key, || (to_bytes(&header), state()));
         let bytes = self.config.segment_bytes as usize + header.len() + last_call.len() + state.len() + 64;
         let number = self.number + 1;
         let mut writer = Writer::create(&ring::path_of(&self.config.folder, number), bytes)?;
@@ -204,6 +207,10 @@ impl Recorder {
         let Terms { stores_half, rows, bonuses, masks } = terms;
         let owned = (rows.into_owned().into(), bonuses.into_owned().into(), masks.into_owned().into());
         self.spare = Terms { stores_half, rows: owned.0, bonuses: owned.1, masks: owned.2 };
+    }
+
+    pub(crate) fn untold(&self) -> &Untold {
+        &self.untold
     }
 
     pub(crate) fn recording(&self) -> Recording {

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::log::{Begun, Recorded};
-use super::{Header, Log, RecordError, ring, to_bytes};
+use super::{Header, Log, RecordError, Untold, ring, to_bytes};
 use crate::forecast::TerminationClassifier;
 use crate::policy::{NAMES, Policy};
 use crate::router::{Answer, Call, Router, RouterConfig, RouterError, message_of};
@@ -39,6 +39,7 @@ pub struct Replay {
     header: Header,
     router: Router,
     at: u64,
+    untold: Untold,
     /// Whether to explain, where the recording is not to say.
     explaining: Option<bool>,
 }
@@ -92,7 +93,7 @@ impl Replay {
     }
 
     fn of(log: Log, header: Header, router: Router) -> Self {
-        Self { log, at: header.calls, header, router, explaining: None }
+        Self { log, at: header.calls, untold: header.untold.clone(), header, router, explaining: None }
     }
 
     /// The header of the segment that is replayed.
@@ -111,6 +112,12 @@ impl Replay {
     #[must_use]
     pub fn into_router(self) -> Router {
         self.router
+    }
+
+    /// Who had left by the last event and may have been known to nobody.
+    #[must_use]
+    pub fn untold(&self) -> &Untold {
+        &self.untold
     }
 
     /// Calls of the recording up to the last event.
@@ -154,6 +161,7 @@ impl Replay {
             self.router.set_explaining(on);
         }
         self.at = begun.header.calls;
+        self.untold.clone_from(&begun.header.untold);
         self.header = begun.header;
         match event {
             Some(event) => Ok(Some(event)),
@@ -164,6 +172,7 @@ impl Replay {
     fn make(&mut self, (call, recorded): Recorded) -> Result<Event, RecordError> {
         self.at += 1;
         let at = self.at;
+        self.untold.hear(&call, &recorded);
         let answered = match call {
             // The replay has its own say in that.
             Call::SetExplaining { .. } if self.explaining.is_some() => Ok(Answer::Done),

@@ -11,7 +11,9 @@ use crate::policy::Parameters;
 #[cfg(feature = "record")]
 use crate::policy::Policy;
 #[cfg(feature = "record")]
-use crate::record::{Header, RecordConfig, RecordError, Recorder, Recording, Replay, built_as, built_of};
+use crate::record::{
+    Header, RecordConfig, RecordError, Recorder, Recording, Replay, Untold, built_as, built_of,
+};
 use crate::router::trace::refused;
 use crate::router::{
     Answer, Call, Dispatch, Finished, PairTerms, Placement, Returned, Router, RouterError, Terms, TermsRow,
@@ -92,14 +94,14 @@ impl Router {
     /// into; the router goes on as before.
     pub fn record(&mut self, config: &RecordConfig) -> Result<(), RecordError> {
         let (lock, last) = Recorder::claim(&config.folder)?;
-        self.begin_recording(config, lock, (last, 0))
+        self.begin_recording(config, lock, (last, 0, Untold::default()))
     }
 
     fn begin_recording(
         &mut self,
         config: &RecordConfig,
         lock: std::fs::File,
-        after: (u64, u64),
+        after: (u64, u64, Untold),
     ) -> Result<(), RecordError> {
         let of = (self.policy.name(), self.record.parameters.clone());
         let recorder = Recorder::begin(config, lock, of, after, || self.state())?;
@@ -108,9 +110,11 @@ impl Router {
     }
 
     /// The router of a process that is no more, as it was after the last call that it had recorded into this
-    /// folder; it goes on to record there. Who waited waits, who ran runs ([`Router::running`]), and the last
-    /// plan is told again ([`Router::plan`]): some of it may not have been carried out. What engines hold is
-    /// theirs to say, by reports and [`Router::adopt`].
+    /// folder; it goes on to record there. Who waited waits, and who ran runs ([`Router::running`]). Some of
+    /// what it had answered may not have been carried out: [`Router::unseen`] has the dispatches, each to be
+    /// handed to its worker again, which knows by its number whether it has it, and [`Router::untold`] who
+    /// was given back and has not come again. What engines hold is theirs to say, by reports and
+    /// [`Router::adopt`].
     ///
     /// # Errors
     /// No recording, one that is still under way, or of another version, or of a policy that is not this
@@ -142,9 +146,9 @@ impl Router {
                 return Err(RecordError::Differs { at: event.at });
             }
         }
-        let calls = replay.calls();
+        let (calls, untold) = (replay.calls(), replay.untold().clone());
         let mut router = replay.into_router();
-        router.begin_recording(config, lock, (last, calls))?;
+        router.begin_recording(config, lock, (last, calls, untold))?;
         Ok(router)
     }
 
@@ -152,6 +156,13 @@ impl Router {
     #[must_use]
     pub fn recording(&self) -> Option<Recording> {
         self.record.recorder.as_ref().map(|recorder| recorder.recording())
+    }
+
+    /// Who has left without having finished, by the last plan or since, and has not come again: after
+    /// [`Router::resume`] nobody else may know of them. None where nothing is recorded.
+    #[must_use]
+    pub fn untold(&self) -> Option<&Untold> {
+        self.record.recorder.as_ref().map(|recorder| recorder.untold())
     }
 
     /// Ends the recording. How it stood.

@@ -159,3 +159,63 @@ fn what_cannot_be_recorded_is_said_and_the_router_goes_on() {
     let recording = router.recording().expect("it was under way");
     assert!(matches!(recording.stopped, Some(RecordError::Io { what: "create", .. })), "{recording:?}");
 }
+
+/// Who was given back is told again for as long as it has not come again, across segments and processes.
+#[test]
+fn who_was_given_back_is_not_lost_with_the_process() {
+    let folder = Folder::new();
+    let ring = RecordConfig::new(folder.path()).segment_bytes(1 << 16).segments(2);
+    let config = RouterConfig::new(2, 2).dispatch_timeout_ms(100);
+    let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+    router.record(&ring).expect("a recording");
+    for id in 1..=4 {
+        router.enqueue(Request::new(id, 10).hash(id), 0).expect("new");
+    }
+    let sent = router.step(0).expect("sound").admissions.clone();
+    let unseen = |router: &Router| -> Vec<_> {
+        router.unseen().iter().map(|of| (of.id.get(), of.worker.get(), of.number, of.prompt_tokens)).collect()
+    };
+    let mut expected: Vec<_> = sent.iter().map(|of| (of.id.get(), of.worker.get(), of.number, 10)).collect();
+    expected.sort_unstable_by_key(|&(_, worker, number, _)| (worker, number));
+    // What was shown is not among them, nor what was adopted.
+    let first = expected.remove(0);
+    router.progress_request(first.0, 1).expect("it runs");
+    router.adopt(Request::new(9, 10), 0, 3).expect("a worker");
+    assert_eq!(unseen(&router), expected);
+    let id_on = |worker| sent.iter().find(|of| of.worker.get() == worker).expect("two of them").id;
+    let (put_off, lost) = (id_on(0), id_on(1));
+    let _ = router.preempt(put_off).expect("it runs");
+    let mut gone = Vec::new();
+    router.remove_worker(1, &mut gone).expect("a worker");
+    let told = |router: &Router| {
+        let untold = router.untold().expect("a recording");
+        let mut ids: Vec<_> = untold.returned.iter().map(|of| of.id).collect();
+        ids.sort_unstable();
+        (ids, untold.preempted.iter().map(|of| (of.id, of.prompt_tokens)).collect::<Vec<_>>())
+    };
+    let mut ids: Vec<_> = gone.iter().map(|of| of.id).collect();
+    ids.sort_unstable();
+    let length = if put_off.get() == first.0 { 11 } else { 10 };
+    assert_eq!(told(&router), (ids, vec![(put_off, length)]));
+    for round in 0..3 {
+        drop(router);
+        router = Router::resume(&ring).expect("a recording");
+        assert_eq!((gone.len(), told(&router).1.len()), (2 - usize::from(round > 0), 1), "round {round}");
+        assert_eq!(router.unseen().iter().filter(|of| of.worker.get() == 1).count(), 0);
+        // Many segments on they are known yet, but for the one that has come again.
+        for id in 1_000..3_000 {
+            router.enqueue(Request::new(id, 10), 0).expect("new");
+            let _ = router.abort(id, None).expect("it waits");
+        }
+        if round == 0 {
+            router.enqueue(Request::new(lost, 10), 0).expect("it has left");
+            gone.retain(|of| of.id != lost);
+        }
+        assert_eq!(told(&router).0, gone.iter().map(|of| of.id).collect::<Vec<_>>());
+    }
+    assert!(folder.segments()[0].ends_with("00000001.brlog") == false);
+    // Whoever steps has done with them.
+    let _ = router.step(1).expect("sound");
+    assert!(router.untold().expect("a recording").is_empty());
+    assert!(Router::resume(&ring).is_err_and(|error| matches!(error, RecordError::InUse { .. })));
+}

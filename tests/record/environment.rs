@@ -64,5 +64,5 @@ fn a_variable_that_names_no_folder_is_refused_at_once() {
     std::fs::write(&file, "no folder").expect("a file");
     let output = run(&file);
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("refused: cannot"), "{said}");
+    assert!(!output.status.success() && said.contains("refused: BALANCEROUTE_RECORD: cannot"), "{said}");
 }
