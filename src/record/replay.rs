@@ -51,7 +51,8 @@ impl Replay {
     /// No log, or one of another version or of a policy that is not this library's.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RecordError> {
         let mut log = Log::open(path.as_ref())?;
-        let begun = log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
+        let begun =
+            log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
         let mut router = built_as(&begun.header)?;
         go_on_from(&mut router, &begun)?;
         Ok(Self::of(log, begun.header, router))
@@ -67,7 +68,8 @@ impl Replay {
         classifier: Option<Box<dyn TerminationClassifier>>,
     ) -> Result<Self, RecordError> {
         let mut log = Log::open(path.as_ref())?;
-        let begun = log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
+        let begun =
+            log.begin_next()?.ok_or_else(|| RecordError::Nothing { path: path.as_ref().to_owned() })?;
         let mut router = built_of(&begun.header, policy, classifier)?;
         go_on_from(&mut router, &begun)?;
         Ok(Self::of(log, begun.header, router))

@@ -56,7 +56,8 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, RecordError> {
         Some(only) if folders.is_empty() => Ok(only),
         Some(last) => {
             folders.push(last);
-            let name = |folder: &PathBuf| folder.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into();
+            let name =
+                |folder: &PathBuf| folder.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into();
             Err(RecordError::Several { path: path.to_owned(), folders: folders.iter().map(name).collect() })
         }
     }
@@ -69,7 +70,8 @@ fn routers(folder: &Path) -> Result<Vec<PathBuf>, RecordError> {
         let name = path.file_name().and_then(OsStr::to_str);
         name.is_some_and(|name| name.starts_with(PREFIX)) && path.join(LOCK).exists()
     };
-    let mut folders: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_recording).collect();
+    let mut folders: Vec<_> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_recording).collect();
     folders.sort_unstable();
     Ok(folders)
 }
@@ -78,7 +80,9 @@ fn routers(folder: &Path) -> Result<Vec<PathBuf>, RecordError> {
 /// are gone the oldest go.
 pub(super) fn asked_for() -> Result<Option<PathBuf>, RecordError> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let Some(folder) = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty()) else { return Ok(None) };
+    let Some(folder) = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty()) else {
+        return Ok(None);
+    };
     let folder = PathBuf::from(folder);
     std::fs::create_dir_all(&folder).map_err(RecordError::io("create", &folder))?;
     let mut ended: Vec<(SystemTime, PathBuf)> = routers(&folder)?

@@ -118,9 +118,9 @@ mod workers;
 pub use self::call::{Answer, Call, Terms, TermsRow};
 pub use self::clock::{BACKWARD_JUMP_MS, FORWARD_JUMP_MS};
 pub use self::config::{Mode, RouterConfig};
+pub use self::error::RouterError;
 #[cfg(feature = "record")]
 pub(crate) use self::error::message_of;
-pub use self::error::RouterError;
 pub use self::explain::{Decided, Explanation, RunnerUp};
 pub use self::metrics::{Counters, Histogram, Metrics, RankMetrics};
 pub use self::pairs::PairTerms;

@@ -67,10 +67,7 @@ impl Router {
 
     /// Terms that a recorder hears.
     #[inline]
-    pub(super) fn listen<'t, 'o>(
-        &mut self,
-        terms: Option<&'t mut (dyn PairTerms + 'o)>,
-    ) -> Listener<'t, 'o> {
+    pub(super) fn listen<'t, 'o>(&mut self, terms: Option<&'t mut (dyn PairTerms + 'o)>) -> Listener<'t, 'o> {
         let heard = if terms.is_some() { self.spare_terms() } else { None };
         Listener { terms, heard }
     }
@@ -111,7 +108,7 @@ impl Router {
 
     /// The router of a process that is no more, as it was after the last call that it had recorded into this
     /// folder; it goes on to record there. Who waited waits, and who ran runs ([`Router::running`]). Some of
-    /// what it had answered may not have been carried out: [`Router::unseen`] has the dispatches, each to be
+    /// what it had answered may not have been carried out: [`Router::resend`] has the dispatches, each to be
     /// handed to its worker again, which knows by its number whether it has it, and [`Router::untold`] who
     /// was given back and has not come again. What engines hold is theirs to say, by reports and
     /// [`Router::adopt`].
@@ -298,6 +295,7 @@ told! {
     Verdict: verdict => Answer::Verdict(*verdict);
     usize: grown => Answer::Grown(*grown as u64);
     WorkerId: worker => Answer::Worker(*worker);
+    [Dispatch]: dispatches => Answer::Dispatches(Cow::Borrowed(dispatches));
     [Returned]: returned => Answer::Returned(Cow::Borrowed(returned));
     &[Returned]: returned => Answer::Returned(Cow::Borrowed(returned));
     Disowned<'_>: disowned => Answer::Disowned(Cow::Borrowed(disowned.0));

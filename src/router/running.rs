@@ -4,7 +4,7 @@ use crate::account::{Active, Stage};
 use crate::batch::{Batch, Request};
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
-use crate::router::{Dispatch, Router, RouterError};
+use crate::router::{Call, Dispatch, Router, RouterError};
 
 impl Router {
     /// The dispatches of those who run that nothing has shown to have arrived, by worker and number, each with
@@ -22,6 +22,23 @@ impl Router {
         let mut unseen: Vec<Dispatch> = sent.collect();
         unseen.sort_unstable_by_key(|dispatch| (dispatch.worker, dispatch.number));
         unseen
+    }
+
+    /// [`Router::unseen`], made again now: each is to be handed to its worker once more, and only from now on
+    /// may a report be expected to have seen it. For a router that goes on from a log
+    /// (`Router::resume`), and for a worker whose connection was lost. A worker that has it
+    /// knows it by its number.
+    #[must_use = "hand them to their workers"]
+    pub fn resend(&mut self, now_ms: u64) -> Vec<Dispatch> {
+        self.tell(self.clock.read(now_ms));
+        let again = self.unseen();
+        for dispatch in &again {
+            if let Some(index) = self.slab.index_of(dispatch.id) {
+                self.slab.entries[index as usize].since_ms = self.now_ms();
+            }
+        }
+        self.record_call(&again[..], || Call::Resend { now_ms });
+        again
     }
 
     /// A request that was let in begins to run; `arrival` is its place in the order of arrival.
@@ -89,7 +106,11 @@ impl Router {
 
     /// A request ends to run, at the reading of its call, which is told once nothing can fail any more. Where
     /// it stood in the slab, and stands until somebody else begins, and the tokens that it has generated.
-    pub(super) fn leave_worker(&mut self, id: RequestId, clock: Option<&Clock>) -> Result<(usize, u32), RouterError> {
+    pub(super) fn leave_worker(
+        &mut self,
+        id: RequestId,
+        clock: Option<&Clock>,
+    ) -> Result<(usize, u32), RouterError> {
         let index = self.index_of_running(id)?;
         let Active { worker, stage, .. } = self.slab.entries[index as usize];
         let place = self.place_of(worker)?;

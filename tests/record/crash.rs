@@ -196,26 +196,53 @@ fn who_was_given_back_is_not_lost_with_the_process() {
     let mut ids: Vec<_> = gone.iter().map(|of| of.id).collect();
     ids.sort_unstable();
     let length = if put_off.get() == first.0 { 11 } else { 10 };
-    assert_eq!(told(&router), (ids, vec![(put_off, length)]));
+    assert_eq!(told(&router), (ids.clone(), vec![(put_off, length)]));
     for round in 0..3 {
         drop(router);
         router = Router::resume(&ring).expect("a recording");
-        assert_eq!((gone.len(), told(&router).1.len()), (2 - usize::from(round > 0), 1), "round {round}");
-        assert_eq!(router.unseen().iter().filter(|of| of.worker.get() == 1).count(), 0);
-        // Many segments on they are known yet, but for the one that has come again.
+        assert_eq!(told(&router), (ids.clone(), vec![(put_off, length)]), "round {round}");
+        assert!(router.unseen().iter().all(|of| of.worker.get() == 0), "{:?}", router.unseen());
+        // They are known until they come again, many segments later too.
         for id in 1_000..3_000 {
             router.enqueue(Request::new(id, 10), 0).expect("new");
             let _ = router.abort(id, None).expect("it waits");
         }
         if round == 0 {
             router.enqueue(Request::new(lost, 10), 0).expect("it has left");
-            gone.retain(|of| of.id != lost);
+            ids.retain(|&id| id != lost);
         }
-        assert_eq!(told(&router).0, gone.iter().map(|of| of.id).collect::<Vec<_>>());
     }
-    assert!(folder.segments()[0].ends_with("00000001.brlog") == false);
+    assert!(!folder.segments()[0].ends_with("00000001.brlog"), "the first segment is still there");
     // Whoever steps has done with them.
     let _ = router.step(1).expect("sound");
     assert!(router.untold().expect("a recording").is_empty());
-    assert!(Router::resume(&ring).is_err_and(|error| matches!(error, RecordError::InUse { .. })));
+}
+
+/// A process was gone for longer than a report may take to show a dispatch.
+#[test]
+fn a_dispatch_that_is_made_again_is_not_lost_by_the_time_without_a_process() {
+    for again in [false, true] {
+        let folder = Folder::new();
+        let ring = RecordConfig::new(folder.path());
+        let config = RouterConfig::new(1, 1).dispatch_timeout_ms(100);
+        let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+        router.record(&ring).expect("a recording");
+        router.enqueue(Request::new(1, 10), 0).expect("new");
+        let sent = router.step(0).expect("sound").admissions.clone();
+        drop(router);
+        let mut router = Router::resume(&ring).expect("a recording");
+        if again {
+            let made = router.resend(5_000);
+            assert_eq!(
+                (made[0].id, made[0].worker, made[0].number),
+                (sent[0].id, sent[0].worker, sent[0].number)
+            );
+        }
+        // It was measured before the dispatch came.
+        let report = balanceroute::WorkerReport::new(0, 0).last_dispatch(0);
+        router.report(0, report, 5_050).expect("a worker");
+        assert_eq!(router.running_len(), usize::from(again));
+        router.report(0, report, 5_100).expect("a worker");
+        assert_eq!(router.running_len(), 0, "it is lost");
+    }
 }

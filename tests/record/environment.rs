@@ -40,8 +40,10 @@ fn a_variable_records_every_router_of_a_process() {
     for _ in 0..20 {
         assert!(run(folder.path()).status.success());
     }
-    let mut folders: Vec<_> =
-        std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("a file").path()).collect();
+    let mut folders: Vec<_> = std::fs::read_dir(folder.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("a file").path())
+        .collect();
     folders.sort_unstable();
     // Those of the last process, and sixteen that had ended as its second router began.
     assert_eq!(folders.len(), 18, "{folders:?}");
@@ -54,7 +56,9 @@ fn a_variable_records_every_router_of_a_process() {
         calls.push((replay.calls(), replay.router().running_len()));
     }
     assert!(calls.contains(&(2, 1)) && calls.contains(&(1, 0)), "{calls:?}");
-    assert!(matches!(Replay::open(folder.path()), Err(RecordError::Several { folders, .. }) if folders.len() == 18));
+    assert!(
+        matches!(Replay::open(folder.path()), Err(RecordError::Several { folders, .. }) if folders.len() == 18)
+    );
 }
 
 #[test]
@@ -63,6 +67,7 @@ fn a_variable_that_names_no_folder_is_refused_at_once() {
     let file = folder.path().join("file");
     std::fs::write(&file, "no folder").expect("a file");
     let output = run(&file);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("refused: BALANCEROUTE_RECORD: cannot"), "{said}");
 }

@@ -15,7 +15,7 @@ pub enum br_status {
     /// Done.
     BR_OK = 0,
     /// A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a
-    /// number that is no enum value.
+    /// number that is no enum value, or a segment that is too small or too large.
     BR_ARGUMENT = 1,
     /// An unknown policy, parameter, backend or instruction set, or a parameter out of its range.
     BR_POLICY = 2,
@@ -38,6 +38,15 @@ pub enum br_status {
     /// An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover`
     /// helps. Nothing has happened.
     BR_BROKEN = 10,
+    /// A file or folder of a recording refuses: the text says which and why.
+    BR_IO = 11,
+    /// Another router records into this folder.
+    BR_IN_USE = 12,
+    /// There is no recording, or several, or the file is none.
+    BR_NO_RECORDING = 13,
+    /// A recording that this library cannot go on from: another version wrote it, its policy is not one of
+    /// this library's, or its state is damaged.
+    BR_OTHER_RECORDING = 14,
 }
 
 /// A status and its text.
@@ -444,11 +453,25 @@ unsafe impl Versioned for br_options {
 /// Builds the policy of a name ("level" for NULL) and options (none for NULL); with what it was built of.
 ///
 /// # Safety
-/// `name` is NULL or text, `options` NULL or a struct whose pointers are what they are said to be.
+/// As [`read_policy`].
 pub(crate) unsafe fn build_policy(
     name: *const c_char,
     options: *const br_options,
 ) -> Result<(Box<dyn Policy>, Parameters), Failure> {
+    // SAFETY: passed on.
+    let (name, parameters) = unsafe { read_policy(name, options) }?;
+    Ok((policy::build(name, &parameters)?, parameters))
+}
+
+/// The name of a policy ("level" for NULL) and what options (none for NULL) say of its parameters.
+///
+/// # Safety
+/// `name` is NULL or text, `options` NULL or a struct whose pointers are what they are said to be, during
+/// `'a`.
+pub(crate) unsafe fn read_policy<'a>(
+    name: *const c_char,
+    options: *const br_options,
+) -> Result<(&'a str, Parameters), Failure> {
     // SAFETY: the caller's word, for everything below.
     let name = unsafe { text("policy", name) }?.unwrap_or("level");
     let mut parameters = Parameters::default();
@@ -484,7 +507,7 @@ pub(crate) unsafe fn build_policy(
             parameters.set(name, value)?;
         }
     }
-    Ok((policy::build(name, &parameters)?, parameters))
+    Ok((name, parameters))
 }
 
 #[cfg(test)]

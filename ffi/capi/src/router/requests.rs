@@ -112,7 +112,7 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
 }
 
 /// What [`read_request`] reads as this.
-fn told_request(of: &Request<WorkerId>) -> br_request {
+pub(super) fn told_request(of: &Request<WorkerId>) -> br_request {
     let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
     br_request {
         struct_size: size_of::<br_request>(),
