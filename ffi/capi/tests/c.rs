@@ -141,7 +141,7 @@ fn claims_and_classes_hold() {
 #[test]
 fn a_router_goes_on_from_its_log() {
     for how in [How::Sanitized, How::Valgrind] {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("record-{how:?}"));
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("record-{how:?}-logs"));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("writable");
         if let Some(out) = compiled_with(&root().join("tests/c/record.c"), how, "", &[&folder]) {
