@@ -158,6 +158,14 @@ and (
             "Requests that were sent to a worker came back without having run to their end.",
         ),
         Alert(
+            "BalanceRouteRecordingStopped",
+            f"{of.either('recording')} == 0",
+            "1m",
+            "warning",
+            f"calls at {cluster} are recorded no more",
+            "The log of a router cannot be written: a replay or a restart ends where it did.",
+        ),
+        Alert(
             "BalanceRouteDecisionsSlow",
             f"histogram_quantile(0.99, rate({of.router('decide_seconds_bucket')}[5m])) "
             f"> {_number(at.decide_seconds)}",
