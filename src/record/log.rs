@@ -84,6 +84,11 @@ impl Log {
         Ok(None)
     }
 
+    /// Whether the router has gone on after the segment without a log.
+    pub(super) fn has_ended(&self) -> bool {
+        self.reader.as_ref().is_some_and(|(_, reader)| reader.ended)
+    }
+
     /// The next call of the segment.
     pub(super) fn next(&mut self) -> Result<Option<Recorded>, RecordError> {
         let Some((path, reader)) = &mut self.reader else { return Ok(None) };

@@ -43,11 +43,11 @@
 //! process is killed right after. (It is not when the machine loses power: nothing is synchronised to disk.)
 //! Space is written before it is mapped, so a full disk ends the recording and not the process: a recording
 //! that fails ends, says so ([`Router::recording`](crate::Router::recording)), and the router goes on
-//! without.
+//! without; no router goes on from such a log.
 //!
-//! Prompts never reach a router. Hashes of prompts ([`Request::prompt_hash`](crate::Request::prompt_hash)) are
-//! written under a key that is drawn for each recording and kept nowhere: equal ones are equal in a log, and a
-//! router that goes on from it does not know them again. Ids are written as they are.
+//! Prompts never reach a router. Hashes of prompts ([`Request::prompt_hash`](crate::Request::prompt_hash))
+//! are written under a key that is drawn for each recording and kept nowhere: equal ones are equal in a
+//! log, and a router that goes on from it does not know them again. Ids are written as they are.
 //!
 //! # Cost
 //! A call costs the time to copy it, some tens of nanoseconds and bytes; a step some for each request that
@@ -56,9 +56,9 @@
 //! (`cargo bench --bench record --features record`).
 //!
 //! # Limits
-//! A policy or classifier of the caller's is replayed only by who has it ([`Replay::with_policy`]). The state is
-//! this version's own: another version of the library refuses it by name. A decision that was made on an
-//! Ascend device is replayed on the CPU.
+//! A policy or classifier of the caller's is replayed only by who has it ([`Replay::with_policy`]). The
+//! state is this version's own: another version of the library refuses it by name. A decision that was made
+//! on an Ascend device is replayed on the CPU.
 
 mod error;
 pub(crate) mod keyed;

@@ -158,6 +158,9 @@ impl Recorder {
         if let Err(error) = self.open_next(record, state) {
             #[cfg(feature = "tracing")]
             tracing::warn!(target: "balanceroute", %error, "recording ends");
+            if let Some(writer) = &mut self.writer {
+                writer.mark_ended();
+            }
             (self.stopped, self.writer) = (Some(error), None);
         }
     }

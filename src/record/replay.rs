@@ -85,6 +85,9 @@ impl Replay {
             let path = ring::path_of(folder, number);
             let mut log = Log::open(&path)?;
             if let Some(begun) = log.begin_next()? {
+                if log.has_ended() {
+                    return Err(RecordError::Ended { path });
+                }
                 let mut router = build(&begun.header)?;
                 go_on_from(&mut router, &begun)?;
                 return Ok((Self::of(log, begun.header, router), number));

@@ -7,8 +7,8 @@ use crate::router::clock::Clock;
 use crate::router::{Call, Dispatch, Router, RouterError};
 
 impl Router {
-    /// The dispatches of those who run that nothing has shown to have arrived, by worker and number, each with
-    /// the length that it is counted with by now and no score.
+    /// The dispatches of those who run that nothing has shown to have arrived, by worker and number, each
+    /// with the length that it is counted with by now and no score.
     #[must_use]
     pub fn unseen(&self) -> Vec<Dispatch> {
         let sent = self.slab.ids().into_iter().filter_map(|id| {

@@ -160,6 +160,42 @@ fn what_cannot_be_recorded_is_said_and_the_router_goes_on() {
     assert!(matches!(recording.stopped, Some(RecordError::Io { what: "create", .. })), "{recording:?}");
 }
 
+/// What a router does after its log has ended is nowhere: to go on from there would be to do it again.
+#[test]
+fn nobody_goes_on_from_a_log_that_ended_before_its_router() {
+    let folder = Folder::new();
+    let ring = RecordConfig::new(folder.path()).segment_bytes(1 << 16).segments(2);
+    let mut router = Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).expect("valid");
+    router.record(&ring).expect("a recording");
+    // The next segment cannot be made.
+    let in_the_way = folder.path().join("00000002.brlog");
+    std::fs::create_dir(&in_the_way).expect("a folder");
+    let mut calls = 0;
+    while router.recording().expect("it was under way").stopped.is_none() {
+        router.enqueue(Request::new(calls, 10), 0).expect("new");
+        calls += 1;
+    }
+    drop(router);
+    std::fs::remove_dir(&in_the_way).expect("a folder");
+    let refused = Router::resume(&ring).err();
+    assert!(
+        matches!(&refused, Some(RecordError::Ended { path }) if path.ends_with("00000001.brlog")),
+        "{refused:?}"
+    );
+    // All but the call that did not fit is replayed.
+    let mut replay = Replay::open(folder.path()).expect("a log");
+    while let Some(event) = replay.next_event().expect("whole records") {
+        assert!(!event.differs());
+    }
+    assert_eq!((replay.calls(), replay.torn().len()), (calls - 1, 0));
+    // A recording that is begun anew after it is another one.
+    let mut router = Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).expect("valid");
+    router.record(&ring).expect("a recording");
+    router.enqueue(Request::new(1, 10), 0).expect("new");
+    drop(router);
+    assert_eq!(Router::resume(&ring).expect("a recording").waiting().len(), 1);
+}
+
 /// Who was given back is told again for as long as it has not come again, across segments and processes.
 #[test]
 fn who_was_given_back_is_not_lost_with_the_process() {

@@ -45,7 +45,7 @@ pub enum br_status {
     /// There is no recording, or several, or the file is none.
     BR_NO_RECORDING = 13,
     /// A recording that this library cannot go on from: another version wrote it, its policy is not one of
-    /// this library's, or its state is damaged.
+    /// this library's, its state is damaged, or it had stopped before the router did.
     BR_OTHER_RECORDING = 14,
 }
 

@@ -733,8 +733,8 @@ class Router:
         segments: int | None = None,
     ) -> Router:
         """The router of a process that is no more, as it was after the last call that it had recorded into
-        this folder; it goes on to record there. Who waited waits, and who ran runs (`running`). Of what it had
-        answered some may not have been carried out: `resend` has the dispatches, each to be handed to its
+        this folder; it goes on to record there. Who waited waits, and who ran runs (`running`). Of what it
+        had answered some may not have been carried out: `resend` has the dispatches, each to be handed to its
         worker again, which knows by its number whether it has it, and `untold` who was given back and has not
         come again. What engines hold is theirs to say, by `report`, `adopt` and `finish`. Terms that
         `set_terms` has kept are the caller's to tell again."""
@@ -748,8 +748,8 @@ class Router:
     ) -> None:
         """Writes every call that changes this router from now on, with its answer, into the log of a folder,
         after what is there; the folder is made where it is missing, and is one router's. The newest
-        `segments` files (16, at least 2) of `segment_bytes` (16 MiB, 2**16 to 2**30) are kept. What a call had
-        recorded when it returned is kept whenever the process is killed. The log has ids and lengths, no
+        `segments` files (16, at least 2) of `segment_bytes` (16 MiB, 2**16 to 2**30) are kept. What a call
+        had recorded when it returned is kept whenever the process is killed. The log has ids and lengths, no
         prompts, and hashes of these under a key that is kept nowhere. A recording that was under way ends; a
         process that is forked off records nothing, and keeps others out of the folder while it lives.
 

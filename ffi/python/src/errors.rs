@@ -208,6 +208,7 @@ fn record_facts(error: &RecordError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
         Several { path, folders }
         Nothing { path }
         NoSegment { path, what }
+        Ended { path }
         Version { path, found, expected }
         Policy { name }
         State { policy }

@@ -64,8 +64,9 @@ unsafe fn config(folder: *const c_char, segment_bytes: u64, segments: u64) -> Re
 /// way ends. What a call had recorded when it returned is kept whenever the process is killed. The log has
 /// ids and lengths, no prompts, and hashes of these under a key that is kept nowhere.
 ///
-/// With `BALANCEROUTE_RECORD=FOLDER` in the environment every router that is made records itself into a folder
-/// of its own below that one. A process that is forked off makes no call with a router that is recorded.
+/// With `BALANCEROUTE_RECORD=FOLDER` in the environment every router that is made records itself into a
+/// folder of its own below that one. A process that is forked off makes no call with a router that is
+/// recorded.
 ///
 /// # Safety
 /// `router` is NULL or alive, `folder` is NULL or text.
@@ -84,14 +85,15 @@ pub unsafe extern "C" fn br_router_record(
     }
 }
 
-/// Makes the router of a process that is no more into `*router`, NULL when it fails, as it was after the last
-/// call that it had recorded into this folder; it goes on to record there, in segments as
-/// `br_router_record` has them. Who waited waits, and who ran runs. Of what was answered some may not have been carried out:
-/// `br_router_resend` has the dispatches, each to be handed to its worker again, which knows by its number
-/// whether it has it; `br_router_returned` and the next step tell again who was given back by the last step or
-/// since and has not come again (who was left over as that step was made is not among them);
-/// `br_router_put_off` has who was preempted. What engines hold is theirs to say, by reports and
-/// `br_router_adopt`. The text of an error goes into `error`, which has `error_size` bytes and may be NULL.
+/// Makes the router of a process that is no more into `*router`, NULL when it fails, as it was after the
+/// last call that it had recorded into this folder; it goes on to record there, in segments as
+/// `br_router_record` has them. Who waited waits, and who ran runs. Of what was answered some may not have
+/// been carried out: `br_router_resend` has the dispatches, each to be handed to its worker again, which
+/// knows by its number whether it has it; `br_router_returned` and the next step tell again who was given
+/// back by the last step or since and has not come again (who was left over as that step was made is not
+/// among them); `br_router_put_off` has who was preempted. What engines hold is theirs to say, by reports
+/// and `br_router_adopt`. The text of an error goes into `error`, which has `error_size` bytes and may be
+/// NULL.
 ///
 /// # Safety
 /// Pointers are NULL or what they are said to be.
@@ -229,9 +231,9 @@ pub unsafe extern "C" fn br_router_unseen(
     }
 }
 
-/// `br_router_unseen`, made again now: each is to be handed to its worker once more, and only from now on may a
-/// report be expected to have seen it. After `br_router_resume`, and for a worker whose connection was lost. A
-/// worker that has it knows it by its number.
+/// `br_router_unseen`, made again now: each is to be handed to its worker once more, and only from now on
+/// may a report be expected to have seen it. After `br_router_resume`, and for a worker whose connection
+/// was lost. A worker that has it knows it by its number.
 ///
 /// # Safety
 /// `router` is NULL or alive, the others are NULL or what they are said to be.
@@ -254,9 +256,9 @@ pub unsafe extern "C" fn br_router_resend(
     }
 }
 
-/// Of a recorded router, who was preempted since the last step and has not come again: how many into `count`,
-/// and the first of them into `again`, which may be NULL, as `br_router_preempt_request` tells it. Once that one
-/// has been enqueued the next is the first.
+/// Of a recorded router, who was preempted since the last step and has not come again: how many into
+/// `count`, and the first of them into `again`, which may be NULL, as `br_router_preempt_request` tells it.
+/// Once that one has been enqueued the next is the first.
 ///
 /// # Safety
 /// `router` is NULL or alive, the others are NULL or what they are said to be.

@@ -163,7 +163,7 @@ and (
             "1m",
             "warning",
             f"calls at {cluster} are recorded no more",
-            "The log of a router cannot be written: a replay or a restart ends where it did.",
+            "The log of a router cannot be written: a replay ends where it did, and no router goes on from it.",
         ),
         Alert(
             "BalanceRouteDecisionsSlow",

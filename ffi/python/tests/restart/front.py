@@ -159,6 +159,7 @@ class Front:
                     event, what, *told = json.loads(line)
                     getattr(self, f"on_{what}")(*told)
                     if event is not None:
+                        pause()
                         say("taken", event)
             self.step()
 
