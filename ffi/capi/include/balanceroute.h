@@ -952,18 +952,20 @@ br_status br_router_send(br_router *router,
 // way ends. What a call had recorded when it returned is kept whenever the process is killed. The log has
 // ids and lengths, no prompts, and hashes of these under a key that is kept nowhere.
 //
-// With `BALANCEROUTE_RECORD=FOLDER` in the environment every router that is made records itself into a folder
-// of its own below that one. A process that is forked off makes no call with a router that is recorded.
+// With `BALANCEROUTE_RECORD=FOLDER` in the environment every router that is made records itself into a
+// folder of its own below that one. A process that is forked off makes no call with a router that is
+// recorded.
 br_status br_router_record(br_router *router, const char *folder, uint64_t segment_bytes, uint64_t segments);
 
-// Makes the router of a process that is no more into `*router`, NULL when it fails, as it was after the last
-// call that it had recorded into this folder; it goes on to record there, in segments as
-// `br_router_record` has them. Who waited waits, and who ran runs. Of what was answered some may not have been carried out:
-// `br_router_resend` has the dispatches, each to be handed to its worker again, which knows by its number
-// whether it has it; `br_router_returned` and the next step tell again who was given back by the last step or
-// since and has not come again (who was left over as that step was made is not among them);
-// `br_router_put_off` has who was preempted. What engines hold is theirs to say, by reports and
-// `br_router_adopt`. The text of an error goes into `error`, which has `error_size` bytes and may be NULL.
+// Makes the router of a process that is no more into `*router`, NULL when it fails, as it was after the
+// last call that it had recorded into this folder; it goes on to record there, in segments as
+// `br_router_record` has them. Who waited waits, and who ran runs. Of what was answered some may not have
+// been carried out: `br_router_resend` has the dispatches, each to be handed to its worker again, which
+// knows by its number whether it has it; `br_router_returned` and the next step tell again who was given
+// back by the last step or since and has not come again (who was left over as that step was made is not
+// among them); `br_router_put_off` has who was preempted. What engines hold is theirs to say, by reports
+// and `br_router_adopt`. The text of an error goes into `error`, which has `error_size` bytes and may be
+// NULL.
 br_status br_router_resume(const char *folder,
                            uint64_t segment_bytes,
                            uint64_t segments,
@@ -987,21 +989,19 @@ br_status br_router_running(br_router *router, br_dispatch *running, size_t capa
 // `br_router_running` tells them, but with the length that each is counted with by now.
 br_status br_router_unseen(br_router *router, br_dispatch *unseen, size_t capacity, size_t *count);
 
-// `br_router_unseen`, made again now: each is to be handed to its worker once more, and only from now on may a
-// report be expected to have seen it. After `br_router_resume`, and for a worker whose connection was lost. A
-// worker that has it knows it by its number.
+// `br_router_unseen`, made again now: each is to be handed to its worker once more, and only from now on
+// may a report be expected to have seen it. After `br_router_resume`, and for a worker whose connection
+// was lost. A worker that has it knows it by its number.
 br_status br_router_resend(br_router *router,
                            uint64_t now_ms,
                            br_dispatch *again,
                            size_t capacity,
                            size_t *count);
 
-// Of a recorded router, who was preempted since the last step and has not come again: how many into `count`,
-// and the first of them into `again`, which may be NULL, as `br_router_preempt_request` tells it. Once that one
-// has been enqueued the next is the first.
-br_status br_router_put_off(br_router *router,
-                            br_request *again,
-                            size_t *count);
+// Of a recorded router, who was preempted since the last step and has not come again: how many into
+// `count`, and the first of them into `again`, which may be NULL, as `br_router_preempt_request` tells it.
+// Once that one has been enqueued the next is the first.
+br_status br_router_put_off(br_router *router, br_request *again, size_t *count);
 
 // Tells the time: `br_router_enqueue`, `br_router_send`, `br_router_report`, `br_router_finish`,
 // `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until the

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use balanceroute::policy::{self, Parameters, Policy};
+use balanceroute::policy::Parameters;
 use balanceroute::{BatchError, PolicyError, UnknownName};
 
 /// What a call answers. The text of the error is kept in the handle.
@@ -448,19 +448,6 @@ pub struct br_options {
 unsafe impl Versioned for br_options {
     const NAME: &'static str = "br_options";
     const FIRST_SIZE: usize = 6 * size_of::<usize>();
-}
-
-/// Builds the policy of a name ("level" for NULL) and options (none for NULL); with what it was built of.
-///
-/// # Safety
-/// As [`read_policy`].
-pub(crate) unsafe fn build_policy(
-    name: *const c_char,
-    options: *const br_options,
-) -> Result<(Box<dyn Policy>, Parameters), Failure> {
-    // SAFETY: passed on.
-    let (name, parameters) = unsafe { read_policy(name, options) }?;
-    Ok((policy::build(name, &parameters)?, parameters))
 }
 
 /// The name of a policy ("level" for NULL) and what options (none for NULL) say of its parameters.

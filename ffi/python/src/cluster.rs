@@ -1,7 +1,7 @@
 //! What a router of Python's holds behind its lock.
 
 use balanceroute::policy::Parameters;
-use balanceroute::router::{Placement, Plan, Returned};
+use balanceroute::router::{Dispatch, Placement, Plan, Returned};
 use balanceroute::{Request, Router, RouterConfig, RouterError, WorkerId};
 use pyo3::prelude::*;
 
@@ -58,17 +58,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// The dispatch of one that does not wait.
     pub(crate) fn place(
         &mut self,
         request: Request<WorkerId>,
         now_ms: u64,
         terms: &Terms,
-    ) -> Result<Placement, Failure> {
-        if terms.is_empty() {
-            return Ok(self.router.place(request, now_ms)?);
-        }
-        terms.fit(self.router.worker_ids().len())?;
-        Ok(self.router.place_with(request, now_ms, &mut { terms })?)
+    ) -> Result<Option<Dispatch>, Failure> {
+        let placement = if terms.is_empty() {
+            self.router.place(request, now_ms)?
+        } else {
+            terms.fit(self.router.worker_ids().len())?;
+            self.router.place_with(request, now_ms, &mut { terms })?
+        };
+        Ok(match placement {
+            Placement::Placed(dispatch) => Some(dispatch),
+            Placement::Waits => None,
+        })
     }
 
     pub(crate) fn step(&mut self, now_ms: u64, terms: &Terms) -> Result<Plan, Failure> {

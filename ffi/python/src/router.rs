@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use balanceroute::router::{self as core, Placement, RouterConfig, Share};
+use balanceroute::router::{self as core, RouterConfig, Share};
 use balanceroute::{RequestId, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyType};
@@ -197,11 +197,7 @@ impl Router {
         let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?;
         let request = waiting(request, (waited_steps, passed, deadline_steps), (prompt_hash, rank));
         let terms = Terms::of_request(id, bonus_tokens, eligible)?;
-        let placement = self.shared.call(py, |state| state.place(request, now_ms, &terms))??;
-        Ok(match placement {
-            Placement::Placed(dispatch) => Some(dispatch.into()),
-            Placement::Waits => None,
-        })
+        Ok(self.shared.call(py, |state| state.place(request, now_ms, &terms))??.map(Dispatch::from))
     }
 
     /// A request enters a worker whether or not that has room, or the one with the shortest queue; one that

@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-import shutil
 import struct
 import subprocess
 import sys
@@ -103,13 +102,22 @@ def test_a_recording_that_stops_is_seen_and_the_router_goes_on(tmp_path):
     router.enqueue(0, 10)
     page = prometheus.render(router.metrics())
     assert "balanceroute_recording 1\n" in page and "balanceroute_recorded_calls_total 1\n" in page
-    shutil.rmtree(tmp_path / "own")
+    # The next file of it cannot be made.
+    in_the_way = tmp_path / "own" / "00000002.brlog"
+    in_the_way.mkdir()
     for id in range(1, 10_000):
         router.enqueue(id, 10)
         router.abort(id)
     assert router.metrics().recording is False and "cannot create" in router.recording.stopped
     assert "balanceroute_recording 0\n" in prometheus.render(router.metrics())
     assert router.waiting_len == 1 and router.step(1).admissions
+    # Nobody goes on from there: the log does not say how the router stands.
+    del router
+    in_the_way.rmdir()
+    assert br.replay(tmp_path / "own").differences == 0
+    with pytest.raises(br.RecordError, match="ended before its router did") as info:
+        br.Router.resume(tmp_path / "own")
+    assert info.value.kind == "Ended"
 
 
 def test_a_forked_process_leaves_the_log_alone(tmp_path):

@@ -163,7 +163,8 @@ and (
             "1m",
             "warning",
             f"calls at {cluster} are recorded no more",
-            "The log of a router cannot be written: a replay ends where it did, and no router goes on from it.",
+            "The log of a router cannot be written: a replay ends where it did, and no router goes on from "
+            "it.",
         ),
         Alert(
             "BalanceRouteDecisionsSlow",
