@@ -71,6 +71,8 @@ pub enum Call<'a> {
     RemoveWorker { worker: WorkerId },
     /// [`Router::step`] and its relatives.
     Step { now_ms: u64, by_reference: bool, terms: Option<Terms<'a>> },
+    /// [`Router::resend`].
+    Resend { now_ms: u64 },
     /// [`Router::learn`].
     Learn { learned: Cow<'a, [u8]> },
     /// [`Router::recover`].
@@ -128,6 +130,8 @@ pub enum Answer<'a> {
     Placement(Placement),
     /// Of a request that was sent.
     Dispatch(Dispatch),
+    /// Of dispatches that are made again.
+    Dispatches(Cow<'a, [Dispatch]>),
     /// Of an end.
     Finished(Finished),
     /// Of a request that was given up: the worker that it ran on.
@@ -218,6 +222,7 @@ impl Router {
                 (true, Some(terms)) => self.step_by_reference_with(now_ms, &mut terms.told()),
             }
             .map(|plan| Answer::Plan(Cow::Owned(plan.clone()))),
+            Call::Resend { now_ms } => Ok(Answer::Dispatches(self.resend(now_ms).into())),
             Call::Learn { ref learned } => self.learn(learned).map(done),
             Call::Recover => Ok(Answer::Returned(self.recover().into())),
             Call::SetExplaining { on } => {

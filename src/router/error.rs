@@ -144,7 +144,7 @@ pub enum RouterError {
     },
     /// The recording that the environment asks for cannot begin.
     #[cfg(feature = "record")]
-    #[error(transparent)]
+    #[error("BALANCEROUTE_RECORD: {0}")]
     Record(#[from] crate::router::record::RecordError),
     /// What the caller supplied has panicked: the policy, pair terms or the classifier. Its own memory may be
     /// in disorder, the router's is not.

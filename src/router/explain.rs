@@ -186,6 +186,12 @@ impl Router {
         self.record_call(&(), || Call::SetExplaining { on });
     }
 
+    /// Whether that is kept.
+    #[must_use]
+    pub fn is_explaining(&self) -> bool {
+        self.explainer.on
+    }
+
     /// Why a request was admitted by the last step or placed since, where that is kept
     /// ([`Router::set_explaining`]), or why it waits as things stand, always. None for a request that neither
     /// waits nor was decided lately.

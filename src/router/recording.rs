@@ -11,7 +11,7 @@ use crate::ids::{RequestId, WorkerId};
 use crate::policy::Policy;
 #[cfg(feature = "record")]
 use crate::router::record::{
-    Header, RecordConfig, RecordError, Recorder, Recording, Replay, built_as, built_of,
+    Header, RecordConfig, RecordError, Recorder, Recording, Replay, Untold, built_as, built_of,
 };
 use crate::router::trace::refused;
 use crate::router::{
@@ -82,14 +82,14 @@ impl Router {
     /// into; the router goes on as before.
     pub fn record(&mut self, config: &RecordConfig) -> Result<(), RecordError> {
         let (lock, last) = Recorder::claim(&config.folder)?;
-        self.begin_recording(config, lock, (last, 0))
+        self.begin_recording(config, lock, (last, 0, Untold::default()))
     }
 
     fn begin_recording(
         &mut self,
         config: &RecordConfig,
         lock: std::fs::File,
-        after: (u64, u64),
+        after: (u64, u64, Untold),
     ) -> Result<(), RecordError> {
         let of = (self.policy.name(), self.policy.built_from().cloned());
         let recorder = Recorder::begin(config, lock, of, after, || self.state())?;
@@ -98,9 +98,11 @@ impl Router {
     }
 
     /// The router of a process that is no more, as it was after the last call that it had recorded into this
-    /// folder; it goes on to record there. Who waited waits, who ran runs ([`Router::running`]), and the last
-    /// plan is told again ([`Router::plan`]): some of it may not have been carried out. What engines hold is
-    /// theirs to say, by reports and [`Router::adopt`].
+    /// folder; it goes on to record there. Who waited waits, and who ran runs ([`Router::running`]). Some of
+    /// what it had answered may not have been carried out: [`Router::resend`] has the dispatches, each to be
+    /// handed to its worker again, which knows by its number whether it has it, and [`Router::untold`] who
+    /// was given back and has not come again. What engines hold is theirs to say, by reports and
+    /// [`Router::adopt`].
     ///
     /// # Errors
     /// No recording, one that is still under way, or of another version, or of a policy that is not this
@@ -132,9 +134,9 @@ impl Router {
                 return Err(RecordError::Differs { at: event.at });
             }
         }
-        let calls = replay.calls();
+        let (calls, untold) = (replay.calls(), replay.untold().clone());
         let mut router = replay.into_router();
-        router.begin_recording(config, lock, (last, calls))?;
+        router.begin_recording(config, lock, (last, calls, untold))?;
         Ok(router)
     }
 
@@ -142,6 +144,13 @@ impl Router {
     #[must_use]
     pub fn recording(&self) -> Option<Recording> {
         self.recorder.as_ref().map(|recorder| recorder.recording())
+    }
+
+    /// Who has left without having finished, by the last plan or since, and has not come again: after
+    /// [`Router::resume`] nobody else may know of them. None where nothing is recorded.
+    #[must_use]
+    pub fn untold(&self) -> Option<&Untold> {
+        self.recorder.as_ref().map(|recorder| recorder.untold())
     }
 
     /// Ends the recording. How it stood.
@@ -268,6 +277,7 @@ told! {
     Verdict: verdict => Answer::Verdict(*verdict);
     usize: grown => Answer::Grown(*grown as u64);
     WorkerId: worker => Answer::Worker(*worker);
+    [Dispatch]: dispatches => Answer::Dispatches(Cow::Borrowed(dispatches));
     [Returned]: returned => Answer::Returned(Cow::Borrowed(returned));
     &[Returned]: returned => Answer::Returned(Cow::Borrowed(returned));
     Disowned<'_>: disowned => Answer::Disowned(Cow::Borrowed(disowned.0));

@@ -1,12 +1,46 @@
 //! Requests begin to run, and cease to.
 
-use crate::account::Active;
+use crate::account::{Active, Stage};
 use crate::batch::{Batch, Request};
 use crate::ids::{RequestId, WorkerId, WorkerIndex};
 use crate::router::clock::Clock;
-use crate::router::{Dispatch, Router, RouterError};
+use crate::router::{Call, Dispatch, Router, RouterError};
 
 impl Router {
+    /// The dispatches of those who run that nothing has shown to have arrived, by worker and number, each
+    /// with the length that it is counted with by now and no score.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<Dispatch> {
+        let sent = self.slab.ids().into_iter().filter_map(|id| {
+            let active = &self.slab.entries[self.slab.index_of(id)? as usize];
+            let Active { worker, number, stage, .. } = *active;
+            let generated_tokens = self.accounts[self.place_of(worker).ok()?].generated_tokens(active);
+            let prompt_tokens = active.request.prompt_tokens.saturating_add(generated_tokens);
+            let dispatch = Dispatch { id, worker, number, prompt_tokens, score_tokens: 0.0 };
+            (stage == Stage::Sent).then_some(dispatch)
+        });
+        let mut unseen: Vec<Dispatch> = sent.collect();
+        unseen.sort_unstable_by_key(|dispatch| (dispatch.worker, dispatch.number));
+        unseen
+    }
+
+    /// [`Router::unseen`], made again now: each is to be handed to its worker once more, and only from now on
+    /// may a report be expected to have seen it. For a router that goes on from a log
+    /// (`Router::resume`), and for a worker whose connection was lost. A worker that has it
+    /// knows it by its number.
+    #[must_use = "hand them to their workers"]
+    pub fn resend(&mut self, now_ms: u64) -> Vec<Dispatch> {
+        self.tell(self.clock.read(now_ms));
+        let again = self.unseen();
+        for dispatch in &again {
+            if let Some(index) = self.slab.index_of(dispatch.id) {
+                self.slab.entries[index as usize].since_ms = self.now_ms();
+            }
+        }
+        self.record_call(&again[..], || Call::Resend { now_ms });
+        again
+    }
+
     /// A request that was let in begins to run; `arrival` is its place in the order of arrival.
     pub(super) fn dispatch(&mut self, request: Request<WorkerId>, place: usize, arrival: u64) -> Dispatch {
         let Request { id, prompt_tokens, generated_tokens, .. } = request;

@@ -210,6 +210,7 @@ impl Calls {
                 let (request, worker) = (self.request(router), self.worker(router));
                 Call::Send { request, worker: Some(worker).filter(|_| self.of(2) == 0), now_ms: Some(now_ms) }
             }
+            99 if self.of(3) == 0 => Call::Resend { now_ms },
             93 if router.workers().len() < 9 => {
                 let config = WorkerConfig::new(1 + self.of(4) as u32);
                 match self.of(2) {

@@ -159,3 +159,126 @@ fn what_cannot_be_recorded_is_said_and_the_router_goes_on() {
     let recording = router.recording().expect("it was under way");
     assert!(matches!(recording.stopped, Some(RecordError::Io { what: "create", .. })), "{recording:?}");
 }
+
+/// What a router does after its log has ended is nowhere: to go on from there would be to do it again.
+#[test]
+fn nobody_goes_on_from_a_log_that_ended_before_its_router() {
+    let folder = Folder::new();
+    let ring = RecordConfig::new(folder.path()).segment_bytes(1 << 16).segments(2);
+    let mut router = Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).expect("valid");
+    router.record(&ring).expect("a recording");
+    // The next segment cannot be made.
+    let in_the_way = folder.path().join("00000002.brlog");
+    std::fs::create_dir(&in_the_way).expect("a folder");
+    let mut calls = 0;
+    while router.recording().expect("it was under way").stopped.is_none() {
+        router.enqueue(Request::new(calls, 10), 0).expect("new");
+        calls += 1;
+    }
+    drop(router);
+    std::fs::remove_dir(&in_the_way).expect("a folder");
+    let refused = Router::resume(&ring).err();
+    assert!(
+        matches!(&refused, Some(RecordError::Ended { path }) if path.ends_with("00000001.brlog")),
+        "{refused:?}"
+    );
+    // All but the call that did not fit is replayed.
+    let mut replay = Replay::open(folder.path()).expect("a log");
+    while let Some(event) = replay.next_event().expect("whole records") {
+        assert!(!event.differs());
+    }
+    assert_eq!((replay.calls(), replay.torn().len()), (calls - 1, 0));
+    // A recording that is begun anew after it is another one.
+    let mut router = Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).expect("valid");
+    router.record(&ring).expect("a recording");
+    router.enqueue(Request::new(1, 10), 0).expect("new");
+    drop(router);
+    assert_eq!(Router::resume(&ring).expect("a recording").waiting().len(), 1);
+}
+
+/// Who was given back is told again for as long as it has not come again, across segments and processes.
+#[test]
+fn who_was_given_back_is_not_lost_with_the_process() {
+    let folder = Folder::new();
+    let ring = RecordConfig::new(folder.path()).segment_bytes(1 << 16).segments(2);
+    let config = RouterConfig::new(2, 2).dispatch_timeout_ms(100);
+    let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+    router.record(&ring).expect("a recording");
+    for id in 1..=4 {
+        router.enqueue(Request::new(id, 10).hash(id), 0).expect("new");
+    }
+    let sent = router.step(0).expect("sound").admissions.clone();
+    let unseen = |router: &Router| -> Vec<_> {
+        router.unseen().iter().map(|of| (of.id.get(), of.worker.get(), of.number, of.prompt_tokens)).collect()
+    };
+    let mut expected: Vec<_> = sent.iter().map(|of| (of.id.get(), of.worker.get(), of.number, 10)).collect();
+    expected.sort_unstable_by_key(|&(_, worker, number, _)| (worker, number));
+    // What was shown is not among them, nor what was adopted.
+    let first = expected.remove(0);
+    router.progress_request(first.0, 1).expect("it runs");
+    router.adopt(Request::new(9, 10), 0, 3).expect("a worker");
+    assert_eq!(unseen(&router), expected);
+    let id_on = |worker| sent.iter().find(|of| of.worker.get() == worker).expect("two of them").id;
+    let (put_off, lost) = (id_on(0), id_on(1));
+    let _ = router.preempt(put_off).expect("it runs");
+    let mut gone = Vec::new();
+    router.remove_worker(1, &mut gone).expect("a worker");
+    let told = |router: &Router| {
+        let untold = router.untold().expect("a recording");
+        let mut ids: Vec<_> = untold.returned.iter().map(|of| of.id).collect();
+        ids.sort_unstable();
+        (ids, untold.preempted.iter().map(|of| (of.id, of.prompt_tokens)).collect::<Vec<_>>())
+    };
+    let mut ids: Vec<_> = gone.iter().map(|of| of.id).collect();
+    ids.sort_unstable();
+    let length = if put_off.get() == first.0 { 11 } else { 10 };
+    assert_eq!(told(&router), (ids.clone(), vec![(put_off, length)]));
+    for round in 0..3 {
+        drop(router);
+        router = Router::resume(&ring).expect("a recording");
+        assert_eq!(told(&router), (ids.clone(), vec![(put_off, length)]), "round {round}");
+        assert!(router.unseen().iter().all(|of| of.worker.get() == 0), "{:?}", router.unseen());
+        // They are known until they come again, many segments later too.
+        for id in 1_000..3_000 {
+            router.enqueue(Request::new(id, 10), 0).expect("new");
+            let _ = router.abort(id, None).expect("it waits");
+        }
+        if round == 0 {
+            router.enqueue(Request::new(lost, 10), 0).expect("it has left");
+            ids.retain(|&id| id != lost);
+        }
+    }
+    assert!(!folder.segments()[0].ends_with("00000001.brlog"), "the first segment is still there");
+    // Whoever steps has done with them.
+    let _ = router.step(1).expect("sound");
+    assert!(router.untold().expect("a recording").is_empty());
+}
+
+/// A process was gone for longer than a report may take to show a dispatch.
+#[test]
+fn a_dispatch_that_is_made_again_is_not_lost_by_the_time_without_a_process() {
+    for again in [false, true] {
+        let folder = Folder::new();
+        let ring = RecordConfig::new(folder.path());
+        let config = RouterConfig::new(1, 1).dispatch_timeout_ms(100);
+        let mut router = Router::new(config, "level", &Parameters::default()).expect("valid");
+        router.record(&ring).expect("a recording");
+        router.enqueue(Request::new(1, 10), 0).expect("new");
+        let sent = router.step(0).expect("sound").admissions.clone();
+        drop(router);
+        let mut router = Router::resume(&ring).expect("a recording");
+        if again {
+            let made = router.resend(5_000);
+            assert_eq!(
+                (made[0].id, made[0].worker, made[0].number),
+                (sent[0].id, sent[0].worker, sent[0].number)
+            );
+        }
+        // It was measured before the dispatch came.
+        let report = balanceroute::WorkerReport::new(0, 0).last_dispatch(0);
+        router.report(0, report, 5_050).expect("a worker");
+        assert_eq!(router.running_len(), usize::from(again));
+        router.report(0, report, 5_100).expect("a worker");
+        assert_eq!(router.running_len(), 0, "it is lost");
+    }
+}

@@ -16,7 +16,7 @@
 
 // Version of this interface: the major number in the upper 16 bits changes when a caller must be changed,
 // the minor number below when something is added.
-#define BR_ABI_VERSION ((1 << 16) | 3)
+#define BR_ABI_VERSION ((1 << 16) | 4)
 
 // In a `uint32_t` array: no value for this entry.
 #define BR_NONE UINT32_MAX
@@ -48,7 +48,7 @@ enum br_status
     // Done.
     BR_OK = 0,
     // A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a
-    // number that is no enum value.
+    // number that is no enum value, or a segment that is too small or too large.
     BR_ARGUMENT = 1,
     // An unknown policy, parameter, backend or instruction set, or a parameter out of its range.
     BR_POLICY = 2,
@@ -71,6 +71,15 @@ enum br_status
     // An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover`
     // helps. Nothing has happened.
     BR_BROKEN = 10,
+    // A file or folder of a recording refuses: the text says which and why.
+    BR_IO = 11,
+    // Another router records into this folder.
+    BR_IN_USE = 12,
+    // There is no recording, or several, or the file is none.
+    BR_NO_RECORDING = 13,
+    // A recording that this library cannot go on from: another version wrote it, its policy is not one of
+    // this library's, its state is damaged, or it had stopped before the router did.
+    BR_OTHER_RECORDING = 14,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -214,6 +223,27 @@ enum br_decided
 typedef enum br_decided br_decided;
 #else
 typedef uint32_t br_decided;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Whether a router is recorded.
+enum br_recording_state
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // It is not.
+    BR_NOT_RECORDED = 0,
+    // Every call is.
+    BR_RECORDED = 1,
+    // It was, until the log could not be written.
+    BR_RECORDING_STOPPED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum br_recording_state br_recording_state;
+#else
+typedef uint32_t br_recording_state;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -707,6 +737,20 @@ typedef struct {
     size_t workers;
 } br_bonuses;
 
+// How a recording stands.
+typedef struct {
+    // `sizeof(br_recording)`.
+    size_t struct_size;
+    // Out: calls written since it began, by processes before this one too.
+    uint64_t calls;
+    // Out: bytes written by this process, those of segments that are gone too.
+    uint64_t bytes;
+    // Out: a `br_recording_state`.
+    uint32_t state;
+    // Out: zero.
+    uint32_t reserved;
+} br_recording;
+
 // A request that leaves without having finished; it may be enqueued again.
 typedef struct {
     // Request id.
@@ -901,6 +945,63 @@ br_status br_router_send(br_router *router,
                          const br_request *request,
                          uint32_t worker,
                          br_dispatch *dispatch);
+
+// Writes every call that changes this router from now on, with its answer, into the log of a folder, after
+// what is there; the folder is made where it is missing, and is one router's. The newest `segments` files of
+// `segment_bytes` are kept, 2 at least of 2^16 to 2^30 bytes; 0 for 16 of 16 MiB. A recording that was under
+// way ends. What a call had recorded when it returned is kept whenever the process is killed. The log has
+// ids and lengths, no prompts, and hashes of these under a key that is kept nowhere.
+//
+// With `BALANCEROUTE_RECORD=FOLDER` in the environment every router that is made records itself into a
+// folder of its own below that one. A process that is forked off makes no call with a router that is
+// recorded.
+br_status br_router_record(br_router *router, const char *folder, uint64_t segment_bytes, uint64_t segments);
+
+// Makes the router of a process that is no more into `*router`, NULL when it fails, as it was after the
+// last call that it had recorded into this folder; it goes on to record there, in segments as
+// `br_router_record` has them. Who waited waits, and who ran runs. Of what was answered some may not have
+// been carried out: `br_router_resend` has the dispatches, each to be handed to its worker again, which
+// knows by its number whether it has it; `br_router_returned` and the next step tell again who was given
+// back by the last step or since and has not come again (who was left over as that step was made is not
+// among them); `br_router_put_off` has who was preempted. What engines hold is theirs to say, by reports
+// and `br_router_adopt`. The text of an error goes into `error`, which has `error_size` bytes and may be
+// NULL.
+br_status br_router_resume(const char *folder,
+                           uint64_t segment_bytes,
+                           uint64_t segments,
+                           br_router **router,
+                           char *error,
+                           size_t error_size);
+
+// How the recording of a router stands. Why it has stopped, if it has, goes into `why`, which has `why_size`
+// bytes and may be NULL.
+br_status br_router_recording(br_router *router, br_recording *recording, char *why, size_t why_size);
+
+// Ends the recording of a router, if there is one.
+br_status br_router_stop_recording(br_router *router);
+
+// Who runs, in order of id, into an array of `capacity` entries: worker, number of the dispatch (0 for one
+// that was adopted), tokens of the prompt, no score; how many into `count`; with `BR_SPACE` how many there
+// are.
+br_status br_router_running(br_router *router, br_dispatch *running, size_t capacity, size_t *count);
+
+// The dispatches of those who run that nothing has shown to have arrived, by worker and number, as
+// `br_router_running` tells them, but with the length that each is counted with by now.
+br_status br_router_unseen(br_router *router, br_dispatch *unseen, size_t capacity, size_t *count);
+
+// `br_router_unseen`, made again now: each is to be handed to its worker once more, and only from now on
+// may a report be expected to have seen it. After `br_router_resume`, and for a worker whose connection
+// was lost. A worker that has it knows it by its number.
+br_status br_router_resend(br_router *router,
+                           uint64_t now_ms,
+                           br_dispatch *again,
+                           size_t capacity,
+                           size_t *count);
+
+// Of a recorded router, who was preempted since the last step and has not come again: how many into
+// `count`, and the first of them into `again`, which may be NULL, as `br_router_preempt_request` tells it.
+// Once that one has been enqueued the next is the first.
+br_status br_router_put_off(br_router *router, br_request *again, size_t *count);
 
 // Tells the time: `br_router_enqueue`, `br_router_send`, `br_router_report`, `br_router_finish`,
 // `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until the

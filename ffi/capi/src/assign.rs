@@ -7,7 +7,7 @@ use balanceroute::{Assigner, Pairs, Policy, PredictedEnd, PredictedEnds, Request
 
 use crate::columns::{self, Terms, br_answer, br_batch, br_reason, br_requests, br_workers};
 use crate::guard::{
-    Failure, Handle, Mend, br_options, br_status, build_policy, copy_text, free, make, read_versioned,
+    Failure, Handle, Mend, br_options, br_status, copy_text, free, make, read_policy, read_versioned,
     write_versioned,
 };
 
@@ -72,7 +72,8 @@ pub unsafe extern "C" fn br_assigner_new(
 ) -> br_status {
     let made = || {
         // SAFETY: the caller's word.
-        let state = State::new(unsafe { build_policy(policy, options) }?);
+        let (name, parameters) = unsafe { read_policy(policy, options) }?;
+        let state = State::new((policy::build(name, &parameters)?, parameters));
         Ok(br_assigner(Handle::new(state)))
     };
     // SAFETY: the caller's word.

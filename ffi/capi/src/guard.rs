@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use balanceroute::policy::{self, Parameters, Policy};
+use balanceroute::policy::Parameters;
 use balanceroute::{BatchError, PolicyError, UnknownName};
 
 /// What a call answers. The text of the error is kept in the handle.
@@ -15,7 +15,7 @@ pub enum br_status {
     /// Done.
     BR_OK = 0,
     /// A pointer that is NULL or not aligned, a `struct_size` that no version has, text that is not UTF-8, a
-    /// number that is no enum value.
+    /// number that is no enum value, or a segment that is too small or too large.
     BR_ARGUMENT = 1,
     /// An unknown policy, parameter, backend or instruction set, or a parameter out of its range.
     BR_POLICY = 2,
@@ -38,6 +38,15 @@ pub enum br_status {
     /// An earlier call has failed inside (BR_INTERNAL) and the router is not whole: only `br_router_recover`
     /// helps. Nothing has happened.
     BR_BROKEN = 10,
+    /// A file or folder of a recording refuses: the text says which and why.
+    BR_IO = 11,
+    /// Another router records into this folder.
+    BR_IN_USE = 12,
+    /// There is no recording, or several, or the file is none.
+    BR_NO_RECORDING = 13,
+    /// A recording that this library cannot go on from: another version wrote it, its policy is not one of
+    /// this library's, its state is damaged, or it had stopped before the router did.
+    BR_OTHER_RECORDING = 14,
 }
 
 /// A status and its text.
@@ -441,14 +450,15 @@ unsafe impl Versioned for br_options {
     const FIRST_SIZE: usize = 6 * size_of::<usize>();
 }
 
-/// Builds the policy of a name ("level" for NULL) and options (none for NULL); with what it was built of.
+/// The name of a policy ("level" for NULL) and what options (none for NULL) say of its parameters.
 ///
 /// # Safety
-/// `name` is NULL or text, `options` NULL or a struct whose pointers are what they are said to be.
-pub(crate) unsafe fn build_policy(
+/// `name` is NULL or text, `options` NULL or a struct whose pointers are what they are said to be, during
+/// `'a`.
+pub(crate) unsafe fn read_policy<'a>(
     name: *const c_char,
     options: *const br_options,
-) -> Result<(Box<dyn Policy>, Parameters), Failure> {
+) -> Result<(&'a str, Parameters), Failure> {
     // SAFETY: the caller's word, for everything below.
     let name = unsafe { text("policy", name) }?.unwrap_or("level");
     let mut parameters = Parameters::default();
@@ -484,7 +494,7 @@ pub(crate) unsafe fn build_policy(
             parameters.set(name, value)?;
         }
     }
-    Ok((policy::build(name, &parameters)?, parameters))
+    Ok((name, parameters))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub use router::*;
 
 /// Version of this interface: the major number in the upper 16 bits changes when a caller must be changed,
 /// the minor number below when something is added.
-pub const BR_ABI_VERSION: u32 = 1 << 16 | 3;
+pub const BR_ABI_VERSION: u32 = 1 << 16 | 4;
 /// In a `uint32_t` array: no value for this entry.
 pub const BR_NONE: u32 = u32::MAX;
 /// In a `uint64_t` array: no value for this entry.

@@ -46,6 +46,11 @@ enum How {
 
 /// Compiles a program and runs it on the input; none where valgrind is not installed.
 fn compiled(source: &Path, how: How, input: &str) -> Option<String> {
+    compiled_with(source, how, input, &[])
+}
+
+/// [`compiled`] with arguments for the program.
+fn compiled_with(source: &Path, how: How, input: &str, arguments: &[&Path]) -> Option<String> {
     let installed = || Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok();
     if matches!(how, How::Valgrind) && !installed() {
         let name = source.file_name().expect("a name").to_string_lossy();
@@ -92,7 +97,8 @@ fn compiled(source: &Path, how: How, input: &str) -> Option<String> {
         }
     };
     // Cargo's path begins with what was built last by itself, which may be an older library.
-    command.env_remove("LD_LIBRARY_PATH").env("UBSAN_OPTIONS", "print_stacktrace=1");
+    command.args(arguments).env_remove("LD_LIBRARY_PATH").env_remove("BALANCEROUTE_RECORD");
+    command.env("UBSAN_OPTIONS", "print_stacktrace=1");
     Some(run(command, input))
 }
 
@@ -129,6 +135,19 @@ fn claims_and_classes_hold() {
         if let Some(out) = compiled(&root().join("tests/c/order.c"), how, "") {
             assert_eq!(out, "order: all as promised\n");
         }
+    }
+}
+
+#[test]
+fn a_router_goes_on_from_its_log() {
+    for how in [How::Sanitized, How::Valgrind] {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("record-{how:?}-logs"));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("writable");
+        if let Some(out) = compiled_with(&root().join("tests/c/record.c"), how, "", &[&folder]) {
+            assert_eq!(out, "record: all as promised\n");
+        }
+        std::fs::remove_dir_all(&folder).expect("writable");
     }
 }
 

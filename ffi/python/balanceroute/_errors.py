@@ -51,6 +51,10 @@ class UnknownWorkerError(RouterError, LookupError):
     """No such worker: never there, or removed."""
 
 
+class RecordError(BalanceRouteError):
+    """A recording that cannot be written, read, replayed or gone on from."""
+
+
 class PanicError(BalanceRouteError):
     """The library itself has failed inside a call; `message` has its words. A router says so once and is to
     be made whole by `recover` then.

@@ -1,6 +1,8 @@
 """What the compiled module offers. Import these names from `balanceroute`."""
 
+import os
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
@@ -39,6 +41,10 @@ _Verdict = Literal["taken", "repeated", "late", "contradictory", "restarted"]
 
 def isas() -> list[str]:
     """Instruction sets that this CPU has, the best one last."""
+
+def replay(folder: str | os.PathLike[str]) -> Replayed:
+    """Feeds a recording (a folder, the folder above if it is the only one there, or a file of it) to a router
+    again, call by call, and compares the answers. What cannot be read is a `RecordError`."""
 
 @final
 class Balance:
@@ -584,6 +590,62 @@ class Metrics:
     def admitted_beside_claims(self) -> int:
         """Requests that entered other workers meanwhile, or this one before it."""
 
+    @property
+    def recording(self) -> bool | None:
+        """Whether calls are recorded; False where that has ended by an error, None where nobody asked."""
+
+    @property
+    def recorded_calls(self) -> int | None:
+        """Calls that the recording has, those of processes before this one too."""
+
+@final
+class Recording:
+    """How a recording stands."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def calls(self) -> int:
+        """Calls written since it began, by processes before this one too."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written by this process, those of files that are gone too."""
+
+    @property
+    def stopped(self) -> str | None:
+        """Why it has ended, if it has; the router goes on without."""
+
+@final
+class Untold:
+    """Who has left without having finished and may be known to nobody."""
+
+    @property
+    def returned(self) -> list[Returned]: ...
+    @property
+    def preempted(self) -> list[Preempted]:
+        """What `preempt` or `preempt_request` has answered."""
+
+@final
+class Replayed:
+    """What became of a recording that was fed to a router again."""
+
+    @property
+    def calls(self) -> int:
+        """Calls that were made."""
+
+    @property
+    def differences(self) -> int:
+        """How many of them answer otherwise than they did."""
+
+    @property
+    def first_difference(self) -> str | None:
+        """The first of these: its number in the recording, the call, and both answers."""
+
+    @property
+    def torn(self) -> list[tuple[Path, int]]:
+        """Files that end in something that cannot be read, and the byte where it begins."""
+
 @final
 class Router:
     """The state across steps of one cluster, and one policy that decides.
@@ -660,6 +722,63 @@ class Router:
             expire_after_ms: a request comes back when it has waited this long.
             explaining: whether `explain` has something to say about admissions.
         """
+
+    # Recordings.
+    @classmethod
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        segment_bytes: int | None = None,
+        segments: int | None = None,
+    ) -> Router:
+        """The router of a process that is no more, as it was after the last call that it had recorded into
+        this folder; it goes on to record there. Who waited waits, and who ran runs (`running`). Of what it
+        had answered some may not have been carried out: `resend` has the dispatches, each to be handed to its
+        worker again, which knows by its number whether it has it, and `untold` who was given back and has not
+        come again. What engines hold is theirs to say, by `report`, `adopt` and `finish`. Terms that
+        `set_terms` has kept are the caller's to tell again."""
+
+    def record(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        segment_bytes: int | None = None,
+        segments: int | None = None,
+    ) -> None:
+        """Writes every call that changes this router from now on, with its answer, into the log of a folder,
+        after what is there; the folder is made where it is missing, and is one router's. The newest
+        `segments` files (16, at least 2) of `segment_bytes` (16 MiB, 2**16 to 2**30) are kept. What a call
+        had recorded when it returned is kept whenever the process is killed. The log has ids and lengths, no
+        prompts, and hashes of these under a key that is kept nowhere. A recording that was under way ends; a
+        process that is forked off records nothing, and keeps others out of the folder while it lives.
+
+        With `BALANCEROUTE_RECORD=FOLDER` in the environment every router that is made records itself into
+        `FOLDER/router-PID-N`."""
+
+    def stop_recording(self) -> Recording | None:
+        """Ends the recording. How it stood."""
+
+    @property
+    def recording(self) -> Recording | None:
+        """How the recording stands, if there is one."""
+
+    def running(self) -> list[tuple[_RequestId, _WorkerId, int]]:
+        """Who runs, in order of id: the worker, and the number of the dispatch, 0 for one that was
+        adopted."""
+
+    def unseen(self) -> list[Dispatch]:
+        """The dispatches of those who run that nothing has shown to have arrived, by worker and number, each
+        with the length that it is counted with by now and no score."""
+
+    def resend(self, now_ms: int) -> list[Dispatch]:
+        """`unseen`, made again now: each is to be handed to its worker once more, and only from now on may a
+        report be expected to have seen it. After `resume`, and for a worker whose connection was lost. A
+        worker that has it knows it by its number."""
+
+    def untold(self) -> Untold:
+        """Of a recorded router, who has left without having finished, by the last plan or since, and has not
+        come again: after `resume` nobody else may know of them."""
 
     # Requests.
     def enqueue(

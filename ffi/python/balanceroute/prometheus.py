@@ -188,6 +188,19 @@ def render(metrics: Metrics, *, prefix: str = "balanceroute", labels: Mapping[st
         ("engine_preemptions_total", "Times that an engine put a request off.", metrics.preempted_in_place),
     ):
         page.family(name, "counter", about, [(none, count)])
+    if metrics.recording is not None:
+        page.family(
+            "recording",
+            "gauge",
+            "Whether calls are recorded; 0 once that has ended by an error.",
+            [(none, metrics.recording)],
+        )
+        page.family(
+            "recorded_calls_total",
+            "counter",
+            "Calls that the recording has.",
+            [(none, metrics.recorded_calls)],
+        )
     page.family("clock_jumps_total", "counter", "Jumps of the caller's clock.", [(none, metrics.clock_jumps)])
     page.histogram("decide_seconds", "Time of a decision.", metrics.decide_ns, 1e-9)
     page.histogram("wait_seconds", "Waits of the admitted.", metrics.wait_ms, 1e-3)

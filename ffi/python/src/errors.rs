@@ -1,5 +1,8 @@
 //! Errors as Python exceptions of `balanceroute._errors`, with their numbers as attributes.
 
+use std::path::PathBuf;
+
+use balanceroute::record::RecordError;
 use balanceroute::{BatchError, PolicyError, RequestId, RouterError, WorkerId, WorkerIndex};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -17,6 +20,11 @@ pub(crate) enum Failure {
     Batch(BatchError),
     Policy(PolicyError),
     Router(RouterError),
+    Record {
+        error: RecordError,
+        /// What it was for, where the call does not say it.
+        text: String,
+    },
     Python(PyErr),
     /// A row that a request brings and that has not an entry per worker.
     Row {
@@ -67,8 +75,15 @@ impl From<RouterError> for Failure {
         match error {
             RouterError::Batch(error) => Self::Batch(error),
             RouterError::Policy(error) => Self::Policy(error),
+            RouterError::Record(ref inner) => Self::Record { error: inner.clone(), text: error.to_string() },
             error => Self::Router(error),
         }
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        Self::Record { text: error.to_string(), error }
     }
 }
 
@@ -112,7 +127,7 @@ macro_rules! plain {
     };
 }
 plain! {
-    u8, u32, u64, usize, i64, f32, f64, String, &'static str;
+    u8, u32, u64, usize, i64, f32, f64, String, &'static str, PathBuf, Vec<String>;
     RequestId: u64, WorkerId: u32, WorkerIndex: u32
 }
 
@@ -120,7 +135,7 @@ plain! {
 macro_rules! facts {
     ($error:expr, $into:expr, $of:ident: $($variant:ident { $($field:ident),* })*) => {
         match $error {
-            $($of::$variant { $($field),* } => {
+            $($of::$variant { $($field,)* .. } => {
                 $($into.set_item(stringify!($field), $field.plain())?;)*
                 stringify!($variant)
             })*
@@ -185,6 +200,23 @@ fn router_facts(error: &RouterError, into: &Bound<'_, PyDict>) -> PyResult<&'sta
     ))
 }
 
+fn record_facts(error: &RecordError, into: &Bound<'_, PyDict>) -> PyResult<&'static str> {
+    Ok(facts!(error, into, RecordError:
+        Io { what, path, why }
+        InUse { path }
+        Config { name, low, high, found }
+        Several { path, folders }
+        Nothing { path }
+        NoSegment { path, what }
+        Ended { path }
+        Version { path, found, expected }
+        Policy { name }
+        State { policy }
+        Differs { at }
+        Panicked { at, message }
+    ))
+}
+
 impl Failure {
     fn raised(self, py: Python<'_>) -> PyResult<PyErr> {
         let facts = PyDict::new(py);
@@ -241,6 +273,7 @@ impl Failure {
             }
             Self::Batch(error) => ("BatchError", error.to_string(), batch_facts(&error, &facts)?),
             Self::Policy(error) => ("PolicyError", error.to_string(), policy_facts(&error, &facts)?),
+            Self::Record { error, text } => ("RecordError", text, record_facts(&error, &facts)?),
             Self::Router(error) => {
                 let class = match error {
                     RouterError::Unknown { .. }

@@ -6,6 +6,7 @@ mod cluster;
 mod errors;
 mod metrics;
 mod plan;
+mod recording;
 mod records;
 mod router;
 mod shared;
@@ -28,6 +29,8 @@ mod _native {
     #[pymodule_export]
     use crate::plan::{Dispatch, Explanation, Finished, Plan, Preempted, Returned, RunnerUp, WorkerConfig};
     #[pymodule_export]
+    use crate::recording::{Recording, Replayed, Untold};
+    #[pymodule_export]
     use crate::records::Balance;
     #[pymodule_export]
     use crate::router::Router;
@@ -43,6 +46,12 @@ mod _native {
     ) -> Result<Bound<'py, PyAny>, Failure> {
         let assigner = Bound::new(py, Assigner::named(py, policy)?)?;
         Ok(assigner.call_method("assign", columns, more)?)
+    }
+
+    /// Feeds a recording to a router again.
+    #[pyfunction]
+    fn replay(py: Python<'_>, folder: std::path::PathBuf) -> Result<Replayed, Failure> {
+        Ok(py.detach(|| crate::shared::guarded(|| crate::recording::replayed(folder)))??)
     }
 
     /// Instruction sets that this CPU has, the best one last.

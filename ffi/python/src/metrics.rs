@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use balanceroute::record::Recording;
 use balanceroute::router::{self as core, ReturnReason};
 use balanceroute::{RequestId, WaitReason};
 use pyo3::prelude::*;
@@ -116,6 +117,8 @@ record! {
         most_passed: u32,
         claims: u64,
         admitted_beside_claims: u64,
+        recording: Option<bool>,
+        recorded_calls: Option<u64>,
     }
 }
 
@@ -152,7 +155,7 @@ impl RankMetrics {
 
 impl Metrics {
     /// As Python reads them, of what was copied out of a router.
-    pub(crate) fn of(py: Python<'_>, of: &core::Metrics) -> PyResult<Self> {
+    pub(crate) fn of(py: Python<'_>, of: &core::Metrics, recording: Option<&Recording>) -> PyResult<Self> {
         let ranks = of.ranks.iter().map(|rank| Py::new(py, RankMetrics::of(py, rank)?));
         let ranks = PyList::new(py, ranks.collect::<PyResult<Vec<_>>>()?)?.unbind();
         let by_reason = PyDict::new(py);
@@ -195,6 +198,8 @@ impl Metrics {
             most_passed: counters.most_passed,
             claims: counters.claims,
             admitted_beside_claims: counters.admitted_beside_claims,
+            recording: recording.map(|of| of.stopped.is_none()),
+            recorded_calls: recording.map(|of| of.calls),
         })
     }
 }

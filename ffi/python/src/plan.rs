@@ -1,10 +1,11 @@
 //! What a router is told of workers, and what it answers.
 
 use balanceroute::router::{self as core, Mode};
-use balanceroute::{BatchError, Request, WorkerId};
+use balanceroute::{BatchError, Request, RequestId, WorkerId};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::arrays::Column;
 use crate::errors::Failure;
 use crate::records::{Balance, record, wait_reason};
 
@@ -133,6 +134,17 @@ record! {
     Plan { admissions: Py<PyList>, returned: Py<PyList>, before: Py<Balance>, after: Py<Balance> }
 }
 
+impl Plan {
+    pub(crate) fn of(py: Python<'_>, of: core::Plan) -> PyResult<Self> {
+        Ok(Self {
+            admissions: list::<Dispatch>(py, of.admissions)?,
+            returned: list::<Returned>(py, of.returned)?,
+            before: Py::new(py, Balance::from(of.before))?,
+            after: Py::new(py, Balance::from(of.after))?,
+        })
+    }
+}
+
 record! {
     /// The worker that came second.
     RunnerUp { worker: u32, score_tokens: f64 }
@@ -197,6 +209,30 @@ pub(crate) fn arriving(
     let request = Request::new(id, prompt_tokens).cached(cached_tokens).generated(generated_tokens);
     let priority = BatchError::check_priority(None, request.id, priority)?;
     Ok(request.max_tokens(max_tokens).priority(priority))
+}
+
+/// One that may have waited before and may be bound to a worker.
+pub(crate) fn waiting(
+    request: Request<WorkerId>,
+    (waited_steps, passed, deadline_steps): (u32, u32, Option<u32>),
+    (prompt_hash, rank): (Option<u64>, Option<u32>),
+) -> Request<WorkerId> {
+    request.waited(waited_steps).passed(passed).deadline(deadline_steps).hash(prompt_hash).rank(rank)
+}
+
+/// Who has so many tokens more, one each where it is not told.
+pub(crate) fn grown(
+    ids: &Bound<'_, PyAny>,
+    tokens: Option<&Bound<'_, PyAny>>,
+) -> Result<Vec<(RequestId, u32)>, Failure> {
+    let column = Column::new("ids", ids, None)?;
+    let mut grown = Vec::with_capacity(column.len());
+    column.whole(u64::MAX, |_, id| grown.push((RequestId::new(id), 1)))?;
+    if let Some(tokens) = tokens {
+        let tokens = Column::new("tokens", tokens, Some(grown.len()))?;
+        tokens.whole(u32::MAX.into(), |at, tokens| grown[at].1 = tokens as u32)?;
+    }
+    Ok(grown)
 }
 
 /// A list of records.

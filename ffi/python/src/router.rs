@@ -1,21 +1,24 @@
 //! The state across steps.
 
-use balanceroute::router::{self as core, Placement, RouterConfig, Share};
+use std::path::PathBuf;
+
+use balanceroute::router::{self as core, RouterConfig, Share};
 use balanceroute::{RequestId, WorkerId};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyType};
 
-use crate::arrays::Column;
 use crate::assign::parameters;
 use crate::cluster::Cluster;
 use crate::errors::Failure;
 use crate::metrics::{Metrics, RankMetrics};
 use crate::plan::{
-    Dispatch, Explanation, Finished, Plan, Preempted, Returned, WorkerConfig, arriving, list, mode,
+    Dispatch, Explanation, Finished, Plan, Preempted, Returned, WorkerConfig, arriving, grown, list, mode,
+    waiting,
 };
-use crate::records::{Balance, wait_reason};
-use crate::shared::{Shared, guarded};
-use crate::terms::{Kept, OfStep, Terms, bonuses};
+use crate::recording::{self, Recording, Untold};
+use crate::records::wait_reason;
+use crate::shared::Shared;
+use crate::terms::{Terms, bonuses, worker_ids};
 
 /// The state across steps of one cluster, and one policy that decides.
 #[pyclass(frozen, module = "balanceroute")]
@@ -26,6 +29,11 @@ pub(crate) struct Router {
 }
 
 impl Router {
+    fn of(cluster: Cluster) -> Self {
+        let policy = cluster.router.policy();
+        Self { policy: policy.name(), backend: policy.describe(), shared: Shared::new(cluster) }
+    }
+
     /// Panics inside a call.
     #[cfg(feature = "faults")]
     pub(crate) fn fault(&self, py: Python<'_>) -> Result<(), Failure> {
@@ -78,19 +86,44 @@ impl Router {
             .silence_timeout_ms(silence_timeout_ms)
             .expire_after_ms(expire_after_ms);
         let parameters = self::parameters(parameters, backend, isa)?;
-        // Where there is a device it is opened and measured first.
-        let router = py.detach(|| {
-            guarded(|| {
-                let mut router = core::Router::new(config, policy, &parameters)?;
-                router.set_explaining(explaining);
-                Ok::<_, Failure>(router)
-            })
-        })??;
-        Ok(Self {
-            policy: router.policy().name(),
-            backend: router.policy().describe(),
-            shared: Shared::new(Cluster { router, terms: Kept::default(), explaining }),
-        })
+        Ok(Self::of(Cluster::built(py, config, (policy, &parameters), explaining)?))
+    }
+
+    /// The router of a process that is no more, from what it had recorded; it goes on to record there.
+    #[classmethod]
+    #[pyo3(signature = (folder, *, segment_bytes = None, segments = None))]
+    fn resume(
+        _: &Bound<'_, PyType>,
+        py: Python<'_>,
+        folder: PathBuf,
+        segment_bytes: Option<u64>,
+        segments: Option<u64>,
+    ) -> Result<Self, Failure> {
+        let config = recording::config(folder, segment_bytes, segments);
+        Ok(Self::of(recording::resumed(py, &config)?))
+    }
+
+    /// Writes every call from now on, with its answer, into the log of a folder.
+    #[pyo3(signature = (folder, *, segment_bytes = None, segments = None))]
+    fn record(
+        &self,
+        py: Python<'_>,
+        folder: PathBuf,
+        segment_bytes: Option<u64>,
+        segments: Option<u64>,
+    ) -> Result<(), Failure> {
+        let config = recording::config(folder, segment_bytes, segments);
+        Ok(self.shared.call_detached(py, |state| state.router.record(&config))??)
+    }
+
+    /// Ends the recording. How it stood.
+    fn stop_recording(&self, py: Python<'_>) -> Result<Option<Recording>, Failure> {
+        Ok(self.shared.call(py, |state| state.router.stop_recording())?.map(Recording::from))
+    }
+
+    #[getter]
+    fn recording(&self, py: Python<'_>) -> Result<Option<Recording>, Failure> {
+        Ok(self.shared.call(py, |state| state.router.recording())?.map(Recording::from))
     }
 
     /// Lets a request wait for a step. `rank` is the id of the only worker that may take it.
@@ -115,12 +148,8 @@ impl Router {
         rank: Option<u32>,
         now_ms: Option<u64>,
     ) -> Result<(), Failure> {
-        let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?
-            .waited(waited_steps)
-            .passed(passed)
-            .deadline(deadline_steps)
-            .hash(prompt_hash)
-            .rank(rank);
+        let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?;
+        let request = waiting(request, (waited_steps, passed, deadline_steps), (prompt_hash, rank));
         Ok(self.shared.call(py, |state| state.router.enqueue(request, now_ms))??)
     }
 
@@ -135,17 +164,8 @@ impl Router {
         eligible: Option<&Bound<'_, PyAny>>,
     ) -> Result<(), Failure> {
         let bonus_tokens = bonuses(id, bonus_tokens)?;
-        let workers = |of: &Bound<'_, PyAny>| -> PyResult<Vec<u32>> {
-            of.try_iter()?.map(|worker| worker?.extract()).collect()
-        };
-        let eligible = eligible.map(workers).transpose()?;
-        Ok(self.shared.call(py, |state| {
-            if !state.router.pool().contains(id) {
-                return Err(core::RouterError::Unknown { id: id.into() });
-            }
-            state.terms.set(id, bonus_tokens, eligible);
-            Ok(())
-        })??)
+        let eligible = eligible.map(worker_ids).transpose()?;
+        Ok(self.shared.call(py, |state| state.set_terms(id, bonus_tokens, eligible))??)
     }
 
     /// A request arrives: it enters a worker at once if the mode decides on arrival and one has room; else it
@@ -174,24 +194,10 @@ impl Router {
         bonus_tokens: Option<&Bound<'_, PyAny>>,
         eligible: Option<&Bound<'_, PyAny>>,
     ) -> Result<Option<Dispatch>, Failure> {
-        let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?
-            .waited(waited_steps)
-            .passed(passed)
-            .deadline(deadline_steps)
-            .hash(prompt_hash)
-            .rank(rank);
+        let request = arriving((id, prompt_tokens, priority), (cached_tokens, generated_tokens, max_tokens))?;
+        let request = waiting(request, (waited_steps, passed, deadline_steps), (prompt_hash, rank));
         let terms = Terms::of_request(id, bonus_tokens, eligible)?;
-        let placement = self.shared.call(py, |state| {
-            if terms.is_empty() {
-                return Ok(state.router.place(request, now_ms)?);
-            }
-            terms.fit(state.router.worker_ids().len())?;
-            Ok::<_, Failure>(state.router.place_with(request, now_ms, &mut { &terms })?)
-        })??;
-        Ok(match placement {
-            Placement::Placed(dispatch) => Some(dispatch.into()),
-            Placement::Waits => None,
-        })
+        Ok(self.shared.call(py, |state| state.place(request, now_ms, &terms))??.map(Dispatch::from))
     }
 
     /// A request enters a worker whether or not that has room, or the one with the shortest queue; one that
@@ -349,13 +355,7 @@ impl Router {
         ids: &Bound<'_, PyAny>,
         tokens: Option<&Bound<'_, PyAny>>,
     ) -> Result<usize, Failure> {
-        let column = Column::new("ids", ids, None)?;
-        let mut grown: Vec<(RequestId, u32)> = Vec::with_capacity(column.len());
-        column.whole(u64::MAX, |_, id| grown.push((RequestId::new(id), 1)))?;
-        if let Some(tokens) = tokens {
-            let tokens = Column::new("tokens", tokens, Some(grown.len()))?;
-            tokens.whole(u32::MAX.into(), |at, tokens| grown[at].1 = tokens as u32)?;
-        }
+        let grown = grown(ids, tokens)?;
         Ok(self.shared.call(py, |state| state.router.progress_requests(&grown))??)
     }
 
@@ -453,12 +453,7 @@ impl Router {
 
     /// It is gone: who ran there or waited for it alone comes back.
     fn remove_worker(&self, py: Python<'_>, worker: u32) -> Result<Py<PyList>, Failure> {
-        let returned = self.shared.call_detached(py, |state| {
-            let mut returned = Vec::new();
-            state.router.remove_worker(worker, &mut returned)?;
-            returned.iter().for_each(|returned| state.terms.drop(returned.id.get()));
-            Ok::<_, core::RouterError>(returned)
-        })??;
+        let returned = self.shared.call_detached(py, |state| state.remove_worker(worker))??;
         Ok(list::<Returned>(py, returned)?)
     }
 
@@ -491,25 +486,8 @@ impl Router {
         eligible: Option<&Bound<'_, PyDict>>,
     ) -> Result<Plan, Failure> {
         let terms = Terms::of_step(bonus_tokens, eligible)?;
-        let plan = self.shared.call_detached(py, |state| {
-            terms.fit(state.router.worker_ids().len())?;
-            let Cluster { router, terms: kept, .. } = state;
-            let plan = if kept.is_empty() && terms.is_empty() {
-                router.step(now_ms)?
-            } else {
-                let ids = router.worker_ids().to_vec();
-                router.step_with(now_ms, &mut OfStep { given: &terms, kept, ids: &ids })?
-            };
-            plan.admissions.iter().for_each(|dispatch| kept.drop(dispatch.id.get()));
-            plan.returned.iter().for_each(|returned| kept.drop(returned.id.get()));
-            Ok::<_, Failure>(plan.clone())
-        })??;
-        Ok(Plan {
-            admissions: list::<Dispatch>(py, plan.admissions)?,
-            returned: list::<Returned>(py, plan.returned)?,
-            before: Py::new(py, Balance::from(plan.before))?,
-            after: Py::new(py, Balance::from(plan.after))?,
-        })
+        let plan = self.shared.call_detached(py, |state| state.step(now_ms, &terms))??;
+        Ok(Plan::of(py, plan)?)
     }
 
     /// Why the last step, or a placement since, decided as it did; why a waiting request waits.
@@ -525,14 +503,38 @@ impl Router {
         Ok(told.collect::<PyResult<_>>()?)
     }
 
+    /// Who runs, in order of id: the worker, and the number of the dispatch, 0 for one that was adopted.
+    fn running(&self, py: Python<'_>) -> Result<Vec<(u64, u32, u64)>, Failure> {
+        self.shared.call_detached(py, |state| {
+            let running = state.router.running();
+            running.map(|(id, worker, number)| (id.get(), worker.get(), number)).collect()
+        })
+    }
+
+    /// Dispatches that nothing has shown to have arrived.
+    fn unseen(&self, py: Python<'_>) -> Result<Py<PyList>, Failure> {
+        Ok(list::<Dispatch>(py, self.shared.call_detached(py, |state| state.router.unseen())?)?)
+    }
+
+    /// These, made again now.
+    fn resend(&self, py: Python<'_>, now_ms: u64) -> Result<Py<PyList>, Failure> {
+        Ok(list::<Dispatch>(py, self.shared.call_detached(py, |state| state.router.resend(now_ms))?)?)
+    }
+
+    /// Who has left without having finished, by the last plan or since, and has not come again.
+    fn untold(&self, py: Python<'_>) -> Result<Untold, Failure> {
+        let untold = self.shared.call(py, |state| state.router.untold().cloned().unwrap_or_default())?;
+        Ok(Untold::of(py, untold)?)
+    }
+
     /// How it stands.
     fn metrics(&self, py: Python<'_>) -> Result<Metrics, Failure> {
-        let metrics = self.shared.call_detached(py, |state| {
+        let (metrics, recording) = self.shared.call_detached(py, |state| {
             let mut metrics = core::Metrics::default();
             state.router.metrics(&mut metrics);
-            metrics
+            (metrics, state.router.recording())
         })?;
-        Ok(Metrics::of(py, &metrics)?)
+        Ok(Metrics::of(py, &metrics, recording.as_ref())?)
     }
 
     /// One worker as it stands.
@@ -583,15 +585,12 @@ impl Router {
 
     #[getter]
     fn explaining(&self, py: Python<'_>) -> Result<bool, Failure> {
-        self.shared.call(py, |state| state.explaining)
+        self.shared.call(py, |state| state.router.is_explaining())
     }
 
     #[setter]
     fn set_explaining(&self, py: Python<'_>, on: bool) -> Result<(), Failure> {
-        self.shared.call(py, |state| {
-            state.explaining = on;
-            state.router.set_explaining(on);
-        })
+        self.shared.call(py, |state| state.router.set_explaining(on))
     }
 
     fn __repr__(&self, py: Python<'_>) -> Result<String, Failure> {

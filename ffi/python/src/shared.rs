@@ -46,12 +46,17 @@ pub(crate) trait State: Send {
     fn mend(&mut self) -> bool {
         false
     }
+
+    /// It is the copy of a process that was forked off: gives up what only one process may have.
+    fn forked(&mut self) {}
 }
 
 struct Inner<S> {
     state: S,
     /// A panic has left it half changed.
     broken: bool,
+    /// Of the process that it was last used in.
+    generation: u32,
 }
 
 /// A state, and who is inside.
@@ -73,7 +78,8 @@ impl Drop for Inside<'_> {
 
 impl<S: State> Shared<S> {
     pub(crate) fn new(state: S) -> Self {
-        Self { inside: AtomicU64::new(0), inner: Mutex::new(Inner { state, broken: false }) }
+        let generation = GENERATION.load(Ordering::Relaxed);
+        Self { inside: AtomicU64::new(0), inner: Mutex::new(Inner { state, broken: false, generation }) }
     }
 
     /// A short call, which keeps the GIL unless another thread is inside.
@@ -154,6 +160,11 @@ impl<S: State> Inner<S> {
     }
 
     fn caught<R>(&mut self, f: impl FnOnce(&mut S) -> R) -> Result<R, Failure> {
+        let generation = GENERATION.load(Ordering::Relaxed);
+        if self.generation != generation {
+            self.generation = generation;
+            self.state.forked();
+        }
         catch_unwind(AssertUnwindSafe(|| f(&mut self.state))).map_err(|panic| {
             // What mends may panic as well.
             let mended = catch_unwind(AssertUnwindSafe(|| self.state.mend()));

@@ -174,6 +174,11 @@ pub(crate) fn bonuses(id: u64, of: Option<&Bound<'_, PyDict>>) -> Result<Vec<(u3
     Ok(read)
 }
 
+/// Ids of workers, from whatever can be gone through.
+pub(crate) fn worker_ids(of: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    of.try_iter()?.map(|worker| worker?.extract()).collect()
+}
+
 /// The terms of a step: what is given for it, and for others what is kept.
 pub(crate) struct OfStep<'a> {
     pub given: &'a Terms,

@@ -45,7 +45,12 @@ def test_the_example(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("page", "says"), [("README.md", "request 1 enters worker 0\n"), ("docs/engines.md", "[1 0] [0 1]\n")]
+    ("page", "says"),
+    [
+        ("README.md", "request 1 enters worker 0\n"),
+        ("docs/engines.md", "[1 0] [0 1]\n"),
+        ("docs/restart.md", "to worker 0, number 1: request 1\n"),
+    ],
 )
 def test_the_pages(tmp_path, page, says):
     blocks = (HERE.parents[1] / page).read_text().split("```python\n")[1:]

@@ -61,6 +61,13 @@ pub enum RecordError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The log could not be written any more, and the router has gone on without: what it has is not how the
+    /// router stood.
+    #[error("{} ended before its router did: it can be replayed, not gone on from", path.display())]
+    Ended {
+        /// The file that was written last.
+        path: PathBuf,
+    },
     /// Another version wrote it.
     #[error("{} was written by version {found}, this is {expected}", path.display())]
     Version {

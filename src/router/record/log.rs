@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::segment::{End, Reader};
-use super::{RecordError, ring};
+use super::{RecordError, Untold, ring};
 use crate::bytes::from_bytes;
 use crate::policy::Parameters;
 use crate::router::{Answer, Call};
@@ -22,6 +22,8 @@ pub struct Header {
     pub parameters: Option<Parameters>,
     /// Calls of the recording before those that this segment begins with.
     pub calls: u64,
+    /// Who had left by then and may have been known to nobody.
+    pub untold: Untold,
     /// Time of day as it began, in milliseconds since 1970.
     pub unix_ms: u64,
 }
@@ -81,6 +83,11 @@ impl Log {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the router has gone on after the segment without a log.
+    pub(super) fn has_ended(&self) -> bool {
+        self.reader.as_ref().is_some_and(|(_, reader)| reader.ended)
     }
 
     /// The next call of the segment.

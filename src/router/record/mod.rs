@@ -43,7 +43,7 @@
 //! process is killed right after. (It is not when the machine loses power: nothing is synchronised to disk.)
 //! Space is written before it is mapped, so a full disk ends the recording and not the process: a recording
 //! that fails ends, says so ([`Router::recording`](crate::Router::recording)), and the router goes on
-//! without.
+//! without; no router goes on from such a log.
 //!
 //! Prompts never reach a router. Their hashes ([`Request::prompt_hash`](crate::Request::prompt_hash)) are
 //! written under a key that is drawn for each recording and kept nowhere: equal ones are equal in a log, and
@@ -66,11 +66,13 @@ mod recorder;
 mod replay;
 mod ring;
 mod segment;
+mod untold;
 
 pub use self::error::RecordError;
 pub use self::log::{Header, Log};
 pub use self::recorder::{RecordConfig, Recording};
 pub use self::replay::{Event, Replay};
+pub use self::untold::Untold;
 
 pub(super) use self::recorder::Recorder;
 pub(super) use self::replay::{built_as, built_of};

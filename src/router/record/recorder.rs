@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::log::Header;
 use super::segment::Writer;
-use super::{RecordError, ring};
+use super::{RecordError, Untold, ring};
 use crate::bytes::{keyed, to_bytes};
 use crate::policy::Parameters;
 use crate::router::{Answer, Call, Terms};
@@ -86,6 +86,7 @@ pub(in crate::router) struct Recorder {
     writer: Option<Writer>,
     calls: u64,
     bytes: u64,
+    untold: Untold,
     stopped: Option<RecordError>,
     /// What was heard of pair terms, until its call is written, and the buffers for the next.
     pub(in crate::router) heard: Option<Terms<'static>>,
@@ -98,7 +99,7 @@ impl Recorder {
         config: &RecordConfig,
         lock: File,
         (policy, parameters): (&'static str, Option<Parameters>),
-        (last, calls): (u64, u64),
+        (last, calls, untold): (u64, u64, Untold),
         state: impl FnOnce() -> Vec<u8>,
     ) -> Result<Self, RecordError> {
         config.check()?;
@@ -112,6 +113,7 @@ impl Recorder {
             writer: None,
             calls,
             bytes: 0,
+            untold,
             stopped: None,
             heard: None,
             spare: Terms::default(),
@@ -142,6 +144,7 @@ impl Recorder {
     ) {
         let Some(writer) = &mut self.writer else { return };
         self.calls += 1;
+        self.untold.hear(call, answer);
         let record = (call, answer);
         if keyed::under(&self.key, || writer.push(&record)) {
             return;
@@ -161,6 +164,9 @@ impl Recorder {
         if let Err(error) = self.open_next(record, state) {
             #[cfg(feature = "tracing")]
             tracing::warn!(target: "balanceroute", %error, "recording ends");
+            if let Some(writer) = &mut self.writer {
+                writer.mark_ended();
+            }
             (self.stopped, self.writer) = (Some(error), None);
         }
     }
@@ -173,10 +179,10 @@ impl Recorder {
             policy: self.policy.to_owned(),
             parameters: self.parameters.clone(),
             calls: self.calls,
+            untold: self.untold.clone(),
             unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         };
-        let header = to_bytes(&header);
-        let state = keyed::under(&self.key, state);
+        let (header, state) = keyed::under(&self.key, || (to_bytes(&header), state()));
         let bytes = self.config.segment_bytes as usize + header.len() + last_call.len() + state.len() + 64;
         let number = self.number + 1;
         let mut writer = Writer::create(&ring::path_of(&self.config.folder, number), bytes)?;
@@ -210,6 +216,10 @@ impl Recorder {
         let Terms { stores_half, rows, bonuses, masks } = terms;
         let owned = (rows.into_owned().into(), bonuses.into_owned().into(), masks.into_owned().into());
         self.spare = Terms { stores_half, rows: owned.0, bonuses: owned.1, masks: owned.2 };
+    }
+
+    pub(in crate::router) fn untold(&self) -> &Untold {
+        &self.untold
     }
 
     pub(in crate::router) fn recording(&self) -> Recording {

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::log::{Begun, Recorded};
-use super::{Header, Log, RecordError, ring};
+use super::{Header, Log, RecordError, Untold, ring};
 use crate::bytes::to_bytes;
 use crate::forecast::TerminationClassifier;
 use crate::policy::{NAMES, Policy};
@@ -42,6 +42,7 @@ pub struct Replay {
     router: Router,
     at: u64,
     peeked: Option<Recorded>,
+    untold: Untold,
     /// Whether to explain, where the recording is not to say.
     explaining: Option<bool>,
 }
@@ -87,6 +88,9 @@ impl Replay {
             let path = ring::path_of(folder, number);
             let mut log = Log::open(&path)?;
             if let Some(begun) = log.begin_next()? {
+                if log.has_ended() {
+                    return Err(RecordError::Ended { path });
+                }
                 let mut router = build(&begun.header)?;
                 go_on_from(&mut router, &begun)?;
                 return Ok((Self::of(log, begun.header, router), number));
@@ -97,7 +101,15 @@ impl Replay {
     }
 
     fn of(log: Log, header: Header, router: Router) -> Self {
-        Self { log, at: header.calls, header, router, peeked: None, explaining: None }
+        Self {
+            log,
+            at: header.calls,
+            untold: header.untold.clone(),
+            header,
+            router,
+            peeked: None,
+            explaining: None,
+        }
     }
 
     /// The header of the segment that is replayed.
@@ -116,6 +128,12 @@ impl Replay {
     #[must_use]
     pub fn into_router(self) -> Router {
         self.router
+    }
+
+    /// Who had left by the last event and may have been known to nobody.
+    #[must_use]
+    pub fn untold(&self) -> &Untold {
+        &self.untold
     }
 
     /// Calls of the recording up to the last event.
@@ -159,6 +177,7 @@ impl Replay {
             self.router.set_explaining(on);
         }
         self.at = begun.header.calls;
+        self.untold.clone_from(&begun.header.untold);
         self.header = begun.header;
         match event {
             Some(event) => Ok(Some(event)),
@@ -185,6 +204,7 @@ impl Replay {
     fn make(&mut self, (call, recorded): Recorded) -> Result<Event, RecordError> {
         self.at += 1;
         let at = self.at;
+        self.untold.hear(&call, &recorded);
         let answered = match call {
             // The replay has its own say in that.
             Call::SetExplaining { .. } if self.explaining.is_some() => Ok(Answer::Done),

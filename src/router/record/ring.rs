@@ -80,7 +80,9 @@ fn routers(folder: &Path) -> Result<Vec<PathBuf>, RecordError> {
 /// are gone the oldest go.
 pub(super) fn asked_for() -> Result<Option<PathBuf>, RecordError> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let Some(folder) = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty()) else {
+    let Some(folder) =
+        std::env::var_os(VARIABLE).filter(|folder| !folder.to_string_lossy().trim().is_empty())
+    else {
         return Ok(None);
     };
     let folder = PathBuf::from(folder);

@@ -11,6 +11,8 @@ use serde::Serialize;
 use super::RecordError;
 
 pub(super) const MAGIC: [u8; 8] = *b"brlog\0\0\x01";
+/// The byte of it that says that the router has gone on without a log.
+const ENDED: usize = 6;
 /// Before each record: its length and its sum.
 const FRAME: usize = 8;
 
@@ -75,6 +77,11 @@ impl Writer {
         true
     }
 
+    /// Says that what comes next is in no segment. Takes no space, where there may be none.
+    pub(super) fn mark_ended(&mut self) {
+        self.map[ENDED] = 1;
+    }
+
     /// Bytes written so far.
     pub(super) fn bytes(&self) -> u64 {
         self.at as u64
@@ -98,6 +105,8 @@ pub(super) struct Reader {
     bytes: Vec<u8>,
     at: usize,
     end: End,
+    /// Whether the router has gone on without a log.
+    pub(super) ended: bool,
 }
 
 /// How a segment ends.
@@ -118,8 +127,10 @@ impl Reader {
         })
     }
 
-    fn of(bytes: Vec<u8>) -> Option<Self> {
-        bytes.starts_with(&MAGIC).then_some(Self { bytes, at: MAGIC.len(), end: End::Whole })
+    fn of(mut bytes: Vec<u8>) -> Option<Self> {
+        let ended = std::mem::take(bytes.get_mut(ENDED)?);
+        let is_one = bytes.starts_with(&MAGIC) && ended <= 1;
+        is_one.then_some(Self { bytes, at: MAGIC.len(), end: End::Whole, ended: ended == 1 })
     }
 
     /// The bytes of the next record; none after the last whole one.

@@ -7,7 +7,7 @@ use balanceroute::{Mode, PreemptionCost, Router, RouterConfig, Share, WorkerConf
 
 use super::{State, br_router, some64};
 use crate::guard::{
-    Failure, Handle, Versioned, array, br_options, br_status, build_policy, caught, make, needed,
+    Failure, Handle, Versioned, array, br_options, br_status, caught, make, needed, read_policy,
     read_versioned, write_versioned,
 };
 use crate::{BR_NONE, BR_NONE64};
@@ -149,11 +149,9 @@ pub unsafe extern "C" fn br_router_new(
 ) -> br_status {
     let made = || {
         // SAFETY: the caller's word.
-        let (policy, config) =
-            unsafe { (build_policy(policy, options)?.0, read_config(&read_versioned(config)?)?) };
-        let (config, explaining) = config;
-        let classifier = policy.needs().forecast.map(balanceroute::forecast::classifier_for);
-        let mut made = Router::with_policy(config, policy, classifier)?;
+        let ((policy, parameters), (config, explaining)) =
+            unsafe { (read_policy(policy, options)?, read_config(&read_versioned(config)?)?) };
+        let mut made = Router::new(config, policy, &parameters)?;
         made.set_explaining(explaining);
         Ok(br_router(Handle::new(State::new(made))))
     };

@@ -5,6 +5,7 @@ mod explain;
 mod learned;
 mod metrics;
 mod placement;
+mod record;
 mod requests;
 mod stages;
 mod step;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::ffi::c_char;
 
 use balanceroute::batch::MAX_BONUS_TOKENS;
+use balanceroute::record::RecordError;
 use balanceroute::router::{Metrics, Returned};
 use balanceroute::{RequestId, Router, RouterError, WaitReason};
 
@@ -25,6 +27,7 @@ pub use self::explain::*;
 pub use self::learned::*;
 pub use self::metrics::*;
 pub use self::placement::*;
+pub use self::record::*;
 pub use self::requests::*;
 pub use self::stages::*;
 pub use self::step::*;
@@ -106,11 +109,30 @@ impl From<RouterError> for Failure {
             | RouterError::NotRunning { .. }
             | RouterError::OtherDispatch { .. } => br_status::BR_UNKNOWN_REQUEST,
             RouterError::Worker { .. } | RouterError::NoWorker { .. } => br_status::BR_UNKNOWN_WORKER,
+            RouterError::Record(error) => status_of(error),
             // Nothing has changed by it.
             RouterError::Panicked { .. } => br_status::BR_INTERNAL,
             _ => br_status::BR_STATE,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+fn status_of(error: &RecordError) -> br_status {
+    match error {
+        RecordError::Io { .. } => br_status::BR_IO,
+        RecordError::InUse { .. } => br_status::BR_IN_USE,
+        RecordError::Config { .. } => br_status::BR_ARGUMENT,
+        RecordError::Several { .. } | RecordError::Nothing { .. } | RecordError::NoSegment { .. } => {
+            br_status::BR_NO_RECORDING
+        }
+        _ => br_status::BR_OTHER_RECORDING,
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        Self::new(status_of(&error), error.to_string())
     }
 }
 

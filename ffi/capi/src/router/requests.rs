@@ -112,7 +112,7 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
 }
 
 /// What [`read_request`] reads as this.
-fn told_request(of: &Request<WorkerId>) -> br_request {
+pub(super) fn told_request(of: &Request<WorkerId>) -> br_request {
     let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
     br_request {
         struct_size: size_of::<br_request>(),
@@ -145,9 +145,10 @@ fn told_dispatch(of: &br_dispatch) -> Dispatch {
 }
 
 /// Tells the time: `br_router_enqueue`, `br_router_send`, `br_router_report`, `br_router_finish`,
-/// `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until the
-/// clock is read again, here, by `br_router_step` or by a placement. Without it they happen at the last
-/// reading, and a wait begins at the next one. Every other call happens at the last reading.
+/// `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until
+/// the clock is read again, here, by `br_router_step`, `br_router_resend` or a placement. Without it they
+/// happen at the last reading, and a wait begins at the next one. Every other call happens at the last
+/// reading.
 ///
 /// # Safety
 /// `router` is NULL or alive.

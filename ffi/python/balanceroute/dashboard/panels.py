@@ -441,6 +441,21 @@ def _health(of: Names) -> list[Panel]:
             most=1,
         ),
         Panel(
+            "Recording",
+            "1 while calls are recorded, 0 once that has ended by an error.",
+            "none",
+            [Query(of.either("recording"), "{{instance}}")],
+            most=1,
+            when="Empty where nobody has asked for a recording.",
+        ),
+        Panel(
+            "Calls recorded",
+            "What changes a router, as its log has it.",
+            "reqps",
+            [Query(f"rate({of.router('recorded_calls_total')}[{OVER}])", "{{instance}}", ROUTER)],
+            when="Empty where nobody has asked for a recording.",
+        ),
+        Panel(
             "Errors by cause",
             "Requests that came back without having finished, by why; requests sent or taken over where "
             "there was no room by our count; jumps of the caller's clock.",

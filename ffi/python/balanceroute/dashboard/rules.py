@@ -158,6 +158,15 @@ and (
             "Requests that were sent to a worker came back without having run to their end.",
         ),
         Alert(
+            "BalanceRouteRecordingStopped",
+            f"{of.either('recording')} == 0",
+            "1m",
+            "warning",
+            f"calls at {cluster} are recorded no more",
+            "The log of a router cannot be written: a replay ends where it did, and no router goes on from "
+            "it.",
+        ),
+        Alert(
             "BalanceRouteDecisionsSlow",
             f"histogram_quantile(0.99, rate({of.router('decide_seconds_bucket')}[5m])) "
             f"> {_number(at.decide_seconds)}",

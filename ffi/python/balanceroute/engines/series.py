@@ -5,6 +5,7 @@ the processes of several front ends too. Without prometheus_client there are non
 * `balanceroute_active`: 0 once the engine decides for itself again;
 * `balanceroute_most_passed_waiting`, `balanceroute_most_passed`, `balanceroute_max_passed`: by how many that
   came later requests have been passed, of those who wait now and of all who were let in, and how many may;
+* `balanceroute_recording`, where calls are recorded: 0 once that has ended by an error;
 * by worker, those of :mod:`balanceroute.prometheus`.
 """
 
@@ -68,6 +69,16 @@ def _gauges() -> dict[str, Any] | None:
     return made
 
 
+@functools.cache
+def _recording() -> Any:
+    """A gauge that nobody has set shows 0: it is made where there is a recording."""
+    return importlib.import_module("prometheus_client").Gauge(
+        "balanceroute_recording",
+        "Whether calls are recorded; 0 once that has ended by an error.",
+        multiprocess_mode="livemin",
+    )
+
+
 class Series:
     """One front end's."""
 
@@ -93,6 +104,8 @@ class Series:
         for name, _ in _PASSED:
             if (found := getattr(metrics, name)) is not None:
                 self._gauges[name].set(found)
+        if metrics.recording is not None:
+            _recording().set(int(metrics.recording))
         for rank in metrics.ranks:
             for name, _, value_of in OF_A_WORKER:
                 value = value_of(rank)

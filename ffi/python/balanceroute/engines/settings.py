@@ -16,6 +16,7 @@
 | `BALANCEROUTE_MAX_HOLD_MS` | no bound | `step`: no request waits longer |
 | `BALANCEROUTE_HUB` | 1 | `step`: the first of several front ends decides for all; 0: each for itself |
 | `BALANCEROUTE_LOG_MS` | 10000 | how often a line says how things stand, under traffic; 0 for never |
+| `BALANCEROUTE_RECORD` | none | a folder: every call of the router goes into a log below it |
 | `BALANCEROUTE_STRICT` | 0 | 1: a wrong value or an unknown variable ends the start |
 
 `off` leaves the engine as it is. With `arrival` every request gets its rank when it arrives. With `step`
@@ -30,6 +31,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -59,6 +61,7 @@ VARIABLES = tuple(
         "MAX_HOLD_MS",
         "HUB",
         "LOG_MS",
+        "RECORD",
         "STRICT",
     )
 )
@@ -73,6 +76,7 @@ _OF_OTHERS = frozenset(
         "EVENTS",
         "INSTALL",
         "ISA",
+        "KILLS",
         "TRACES",
         "VLLM_VERSIONS",
     )
@@ -111,6 +115,8 @@ class Settings:
     """Whether the first of several front ends decides for all."""
     log_every: float = 10.0
     """Seconds; 0 for never."""
+    record: str | None = None
+    """The folder below which routers record themselves: the library reads the variable itself."""
     strict: bool = False
     """Whether what is wrong with the variables ends the start."""
 
@@ -145,6 +151,7 @@ class Settings:
             ),
             hub=_flag(env, "BALANCEROUTE_HUB", True),
             log_every=_seconds(env, "BALANCEROUTE_LOG_MS", cls.log_every),
+            record=None if mode == "off" else _folder(env, "BALANCEROUTE_RECORD"),
             strict=_flag(env, "BALANCEROUTE_STRICT", False),
         )
 
@@ -167,6 +174,8 @@ class Settings:
             words.append(f"nobody is passed by more than {self.max_passed} others")
         if self.mode == "step" and self.lower_class_one_in is not None:
             words.append(f"one in {self.lower_class_one_in} admissions is a lower class's")
+        if self.record is not None:
+            words.append(f"calls are recorded below {self.record}")
         return words
 
 
@@ -239,6 +248,18 @@ def _one_of(name: str, found: str, names: Iterable[str]) -> None:
         raise SettingsError(
             f"{name} must be one of {', '.join(names)}, found {found!r}{_instead(found, names)}"
         )
+
+
+def _folder(env: Mapping[str, str], name: str) -> str | None:
+    path = env.get(name, "")
+    if not path.strip():
+        return None
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise SettingsError(f"{name} must be a folder that can be written, found {path!r}: {error}") from None
 
 
 def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:

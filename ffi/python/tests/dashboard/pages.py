@@ -3,6 +3,7 @@ examples, and an engine's with a plug-in. Prints the ports of the two and runs u
 """
 
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from exporter import Cluster, serve  # noqa: E402
 
 def main():
     cluster = Cluster()
+    folder = tempfile.TemporaryDirectory()
+    cluster.router.record(folder.name, segment_bytes=1 << 20, segments=2)
     series = Series()
     series.held(3)
     began = time.monotonic()
@@ -32,6 +35,7 @@ def main():
     engine, _ = prometheus_client.start_http_server(0, "127.0.0.1")
     print(serve(cluster.router).server_port, engine.server_port, flush=True)
     sys.stdin.read()
+    folder.cleanup()
 
 
 if __name__ == "__main__":

@@ -153,6 +153,12 @@ def cases():
         yield Case(name, reported(page, (75, 2)), 0)
         yield Case(name, reported(page, (75, 2), running=(0, 3)), 60)
 
+        name = "BalanceRouteRecordingStopped"
+        of = Cluster(page).one("recording", "1+0x2 0+0x60")
+        yield Case(name, of, 3)
+        yield Case(name, of, 4, "calls at a are recorded no more")
+        yield Case(name, Cluster(page).one("recording", 1), 60)
+
     router, plug_in = Cluster("router"), Cluster("plug-in")
     name = "BalanceRouteQueueBesideIdleSlots"
     for reason in ("no_slot", "no_capacity", "not_eligible", "claims", "claimed"):

@@ -22,13 +22,48 @@ def test_an_empty_variable_is_an_unset_one(nothing):
         assert Settings.from_env({name: nothing}) == unset, name
 
 
-def test_blanks_around_a_value_do_not_matter():
+def test_blanks_around_a_value_do_not_matter(tmp_path):
     values = (" Step ", " exact ", " 8 ", " 0 ", " 1, 2.5 ", " 0 ", " 3 ", " 64 ", " a b ", " 2 ", " 500 ")
-    found = Settings.from_env(dict(zip(VARIABLES, [*values, " 9000 ", " 0 ", " 0 ", " 1 "], strict=True)))
+    found = Settings.from_env(
+        dict(zip(VARIABLES, [*values, " 9000 ", " 0 ", " 0 ", str(tmp_path), " 1 "], strict=True))
+    )
     times = GateTimes(0.002, 0.5, 9.0)
     assert found == Settings(
-        "step", "exact", 8, 0, (1.0, 2.5), 0, 3, 64, "a b", times, hub=False, log_every=0.0, strict=True
+        "step",
+        "exact",
+        8,
+        0,
+        (1.0, 2.5),
+        0,
+        3,
+        64,
+        "a b",
+        times,
+        hub=False,
+        log_every=0.0,
+        record=str(tmp_path),
+        strict=True,
     )
+    assert f"calls are recorded below {tmp_path}" in found.in_words(None)
+
+
+def test_a_recording_that_cannot_begin_is_named_at_start(tmp_path, caplog):
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    wrong = {"BALANCEROUTE_MODE": "step", "BALANCEROUTE_RECORD": str(file)}
+    with pytest.raises(
+        SettingsError, match="BALANCEROUTE_RECORD must be a folder that can be written, found"
+    ):
+        Settings.from_env(wrong)
+    found, said = say_at_start(caplog, **wrong)
+    assert found is None and "BALANCEROUTE_RECORD" in said[0][1] and "as it always does" in said[0][1]
+    with pytest.raises(SystemExit, match="BALANCEROUTE_RECORD"):
+        say_at_start(caplog, **wrong, BALANCEROUTE_STRICT="1")
+    # Nothing is made where nothing is on.
+    made = tmp_path / "made"
+    assert Settings.from_env({"BALANCEROUTE_RECORD": str(made)}).record is None and not made.exists()
+    found = Settings.from_env({"BALANCEROUTE_MODE": "arrival", "BALANCEROUTE_RECORD": str(made)})
+    assert found.record == str(made) and list(made.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fake_sglang import (
     TokenizedEmbeddingReqInput,
 )
 
+import balanceroute
 from balanceroute.engines import sglang as plugin
 
 
@@ -100,6 +101,16 @@ def run(controller, ranks, clock, count, at_once, seed=1, prompts=(200, 8000), o
         if len(ended) == count:
             return ended, sum(above) / len(above), tokens / (until - since)
     raise AssertionError(f"{len(ended)} of {count} have ended")
+
+
+@pytest.mark.parametrize("mode", ["arrival", "step"])
+def test_a_variable_records_what_is_decided(make, clock, tmp_path, mode):
+    controller, ranks = make(mode, record=tmp_path)
+    ended, _, _ = run(controller, ranks, clock, 200, 40)
+    assert len(ended) == 200
+    found = [balanceroute.replay(folder) for folder in tmp_path.iterdir()]
+    assert [of.first_difference for of in found] == [None] * len(found)
+    assert sum(of.calls for of in found) > 400
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,20 @@ async def run_load(client, count=400, ahead=24, seed=3):
     return imbalance(samples)
 
 
+@pytest.mark.parametrize("name", ["arrival", "step"])
+def test_a_variable_records_what_is_decided(mode, name, tmp_path):
+    client = mode(name, record=tmp_path)(ranks=4, slots=8, capacity=100_000)
+    asyncio.run(run_load(client, count=100))
+    router = plugin.state_of(client).ledger.router
+    assert router.recording.stopped is None and router.metrics().finished == 100
+    [folder] = tmp_path.iterdir()
+    found = balanceroute.replay(folder)
+    assert (found.calls, found.differences) == (router.recording.calls, 0), found.first_difference
+    assert found.calls > 300 and found.torn == []
+    plugin.state_of(client).series.show(router.metrics())
+    assert prometheus_client.REGISTRY.get_sample_value("balanceroute_recording") == 1
+
+
 @pytest.mark.parametrize(("name", "ahead", "at_most"), [("arrival", -8, 0.75), ("step", 24, 0.4)])
 def test_tokens_are_more_level_than_stock(core, mode, name, ahead, at_most):
     """On arrival a choice is left as long as slots are free; per step also where requests queue."""
