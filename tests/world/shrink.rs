@@ -1,0 +1,110 @@
+//! From a plan that fails to a short one that fails in that place: delta debugging over the list of events,
+//! then over what the world is like.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use crate::plan::{Plan, Setting};
+
+/// So many shorter plans are tried, at most.
+const TRIES: usize = 6_000;
+
+/// Where a world failed, and what was said there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Failure {
+    pub(crate) place: String,
+    pub(crate) message: String,
+}
+
+thread_local! {
+    /// What the last panic of this thread said, while one is waited for.
+    static HEARD: RefCell<Option<Failure>> = const { RefCell::new(None) };
+}
+
+/// Runs what may panic, and says nothing of it but by the answer.
+pub(crate) fn attempt<T>(run: impl FnOnce() -> T) -> Result<T, Failure> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let is_awaited = HEARD.with_borrow_mut(|heard| {
+                // The first one is the cause.
+                if let Some(heard) = heard.as_mut().filter(|heard| heard.place.is_empty()) {
+                    heard.place = panic.location().map(ToString::to_string).unwrap_or_default();
+                    heard.message = panic.payload_as_str().unwrap_or("something that is no text").to_owned();
+                }
+                heard.is_some()
+            });
+            if !is_awaited {
+                before(panic);
+            }
+        }));
+    });
+    let outer = HEARD.replace(Some(Failure::default()));
+    let done = catch_unwind(AssertUnwindSafe(run));
+    let heard = HEARD.replace(outer).unwrap_or_default();
+    done.map_err(|_| heard)
+}
+
+/// The shortest plan that was found which fails where this one does, and how it fails.
+pub(crate) fn shrink(
+    plan: &Plan,
+    failure: &Failure,
+    mut fails: impl FnMut(&Plan) -> Option<Failure>,
+) -> (Plan, Failure) {
+    let (mut best, mut how, mut tries) = (plan.clone(), failure.clone(), 0);
+    let mut is_as_good = |tried: &Plan, how: &mut Failure| {
+        tries += 1;
+        let found = if tries > TRIES { None } else { fails(tried) };
+        let found = found.filter(|found| found.place == failure.place);
+        if let Some(found) = &found {
+            *how = found.clone();
+        }
+        found.is_some()
+    };
+    // What comes after the failure has no part in it.
+    let (mut enough, mut few) = (best.events.len(), 0);
+    while few < enough {
+        let half = (few + enough) / 2;
+        let tried = Plan { events: best.events[..half].to_vec(), ..best };
+        if is_as_good(&tried, &mut how) { enough = half } else { few = half + 1 }
+    }
+    best.events.truncate(enough);
+    let mut chunk = best.events.len().div_ceil(2).max(1);
+    loop {
+        let (before, mut from) = (best.events.len(), 0);
+        while from < best.events.len() {
+            let to = (from + chunk).min(best.events.len());
+            let events = [&best.events[..from], &best.events[to..]].concat();
+            let tried = Plan { events, ..best };
+            if is_as_good(&tried, &mut how) { best = tried } else { from = to }
+        }
+        if chunk > 1 {
+            chunk = chunk.div_ceil(2);
+        } else if best.events.len() == before {
+            break;
+        }
+    }
+    for setting in simpler() {
+        let tried = Plan { setting: setting(best.setting), events: best.events.clone() };
+        if tried.setting != best.setting && is_as_good(&tried, &mut how) {
+            best = tried;
+        }
+    }
+    (best, how)
+}
+
+/// What a world need not be like.
+fn simpler() -> Vec<fn(Setting) -> Setting> {
+    macro_rules! without {
+        ($($field:ident: $value:literal),* $(,)?) => {
+            vec![$(|setting| Setting { $field: $value, ..setting }),*]
+        };
+    }
+    without! {
+        fronts: 1, shared: 0, clocks: 1, ranks: 1, ranks: 2, lost: 0, twice: 0, delay_ms: 0, explains: 0,
+        supplied: 0, classes: 0, masks: 0, bonuses: 0, pinned: 0, deadlines: 0, one_in: 0, ages: 0, epochs: 0,
+        sequences: 0, expire_ms: 0, silence_ms: 0, in_order: 0, headroom: 0, max_passed: 0, window: 4096, mode: 0,
+    }
+}
