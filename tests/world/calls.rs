@@ -248,6 +248,8 @@ impl World {
         let front = self.front(front);
         if self.setting.supplied == 1 {
             let order = Order::ALL[kind as usize % Order::ALL.len()];
+            // One that was not met yet is over; a classifier may have met it.
+            self.fronts[front].end_order();
             self.fronts[front].orders.give(order);
         }
     }

@@ -143,6 +143,15 @@ pub(crate) struct Front {
     clocks: Vec<Clock>,
     /// By how much the clocks may have told less or more than has passed, in all.
     pub(crate) off_ms: u64,
+    /// For so long time may stand still yet, and as of when: clocks that were set back catch up.
+    behind: (u64, u64),
+    /// How far clocks are apart that are taken for one, or for themselves as they were before.
+    apart_ms: u64,
+    has_jumped: bool,
+    /// By how much they were set a little before any was set by much.
+    little_ms: u64,
+    /// Time that no clock may have shown: one that is set back to where it was shows it in the end.
+    lost_ms: u64,
     read_ms: u64,
 }
 
@@ -150,6 +159,8 @@ pub(crate) struct Front {
 #[derive(Clone, Copy)]
 struct Clock {
     ahead_ms: i64,
+    /// By how much it was set a little since it was read.
+    little_ms: u64,
     /// Whether it was set since it was read, and when that was.
     is_set: bool,
     read_ms: u64,
@@ -185,7 +196,7 @@ impl Front {
         } else {
             Router::new(config, setting.policy, &parameters)
         };
-        let clock = |at: u64| Clock { ahead_ms: at as i64 * 700, is_set: false, read_ms: 0 };
+        let clock = |at: u64| Clock { ahead_ms: at as i64 * 700, little_ms: 0, is_set: false, read_ms: 0 };
         let mut front = Self {
             index,
             setting,
@@ -205,8 +216,12 @@ impl Front {
             metrics: Metrics::default(),
             most_admitted: 0,
             clocks: (0..setting.clocks).map(clock).collect(),
-            // So far they are apart.
-            off_ms: 700 * setting.clocks,
+            off_ms: 0,
+            behind: (0, 0),
+            apart_ms: 700 * setting.clocks,
+            has_jumped: setting.clocks > 1,
+            little_ms: 0,
+            lost_ms: 0,
             read_ms: 0,
         };
         front.router.set_explaining(setting.explains == 1);
@@ -221,23 +236,41 @@ impl Front {
     // Time.
 
     /// One clock is set.
-    pub(crate) fn set_clock(&mut self, clock: u64, by_ms: u64, back: bool, seen: &mut Seen) {
-        let by_ms = by_ms as i64;
-        self.clocks[clock as usize % self.setting.clocks as usize].ahead_ms +=
-            if back { -by_ms } else { by_ms };
+    pub(crate) fn set_clock(&mut self, (now_ms, clock): (u64, u64), by_ms: u64, back: bool, seen: &mut Seen) {
+        let (by_ms, at) = (by_ms as i64, clock as usize % self.clocks.len());
+        self.clocks[at].ahead_ms += if back { -by_ms } else { by_ms };
         self.clocks.iter_mut().for_each(|clock| clock.is_set = true);
         let is_small = by_ms < 600_000;
-        self.off_ms += if is_small { by_ms as u64 } else { 0 };
+        if is_small {
+            self.clocks[at].little_ms += by_ms as u64;
+            self.behind = (self.behind_ms(now_ms) + by_ms as u64, now_ms);
+            self.little_ms += by_ms as u64;
+        }
+        self.has_jumped |= !is_small;
+        if self.has_jumped {
+            self.apart_ms += std::mem::take(&mut self.little_ms);
+        }
         seen.add(if is_small { Kind::SmallJump } else { Kind::GreatJump });
+    }
+
+    /// For how long time may stand still yet.
+    fn behind_ms(&self, now_ms: u64) -> u64 {
+        self.behind.0.saturating_sub(now_ms - self.behind.1)
+    }
+
+    /// The date of who is let in now: the time, and how far clocks had been off by then, but for what they
+    /// may make up yet.
+    fn date(&self, now_ms: u64) -> (u64, u64) {
+        (now_ms, self.off_ms.saturating_sub(self.behind_ms(now_ms) + self.lost_ms))
     }
 
     /// What a clock shows. The router is told it: whoever came without a date waits from now on.
     pub(crate) fn read(&mut self, now_ms: u64, clock: u64) -> u64 {
         self.note_reading(now_ms, clock);
-        let off_ms = self.off_ms;
+        let date = self.date(now_ms);
         for id in self.undated.drain(..) {
             if let Some(record) = self.records.get_mut(&id) {
-                record.since = record.since.or(Some((now_ms, off_ms)));
+                record.since = record.since.or(Some(date));
             }
         }
         self.shows(now_ms, clock)
@@ -251,10 +284,13 @@ impl Front {
 
     fn note_reading(&mut self, now_ms: u64, clock: u64) {
         let at = clock as usize % self.clocks.len();
-        let Clock { is_set, read_ms, .. } = self.clocks[at];
+        let Clock { is_set, read_ms, little_ms, .. } = self.clocks[at];
+        self.off_ms += std::mem::take(&mut self.clocks[at].little_ms);
+        self.behind = (self.behind_ms(now_ms) + little_ms, now_ms);
         // By a clock that was set, or not read for long, no time has passed since any was read.
         if is_set || now_ms - read_ms > 500_000 {
-            self.off_ms += now_ms - self.read_ms;
+            let lost_ms = now_ms - self.read_ms;
+            (self.off_ms, self.lost_ms) = (self.off_ms + lost_ms, self.lost_ms + lost_ms);
         }
         (self.clocks[at].is_set, self.clocks[at].read_ms) = (false, now_ms);
         self.read_ms = now_ms;
@@ -263,7 +299,7 @@ impl Front {
     /// How long a request has waited: at least, and at most, as far as clocks can tell.
     fn waited_ms(&self, record: &Record, now_ms: u64) -> (u64, u64) {
         let Some((since_ms, off_ms)) = record.since else { return (0, 0) };
-        let off_ms = self.off_ms - off_ms + 700 * self.setting.clocks;
+        let off_ms = self.off_ms - off_ms + self.apart_ms;
         let waited_ms = now_ms - since_ms;
         (waited_ms.saturating_sub(off_ms), waited_ms + off_ms)
     }
@@ -411,7 +447,7 @@ impl Front {
             self.counts_passes = true;
         }
         let passed = self.counts_passes.then_some((found.passed, 0));
-        let since = dated_ms.map(|now_ms| (now_ms, self.off_ms));
+        let since = dated_ms.map(|now_ms| self.date(now_ms));
         if since.is_none() {
             self.undated.push(id);
         }

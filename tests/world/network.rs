@@ -65,6 +65,9 @@ impl Network {
     /// Sends a message. When it comes, if it does.
     pub(crate) fn send(&mut self, now_ms: u64, message: Message, draw: &mut Draw, seen: &mut Seen) {
         if draw.below(1000) < self.lost {
+            if matches!(message, Message::Dispatch { .. }) {
+                seen.add(Kind::LostOnTheWay);
+            }
             return seen.add(Kind::LostMessage);
         }
         if draw.below(1000) < self.twice {
@@ -96,10 +99,10 @@ impl Network {
         self.next += 1;
     }
 
-    /// The next message that is due.
-    pub(crate) fn due(&mut self, now_ms: u64) -> Option<Message> {
-        let first = self.queue.first_entry().filter(|first| first.key().0 <= now_ms)?;
-        Some(first.remove())
+    /// The next message that comes by then, and when it does.
+    pub(crate) fn next_by(&mut self, until_ms: u64) -> Option<(u64, Message)> {
+        let first = self.queue.first_entry().filter(|first| first.key().0 <= until_ms)?;
+        Some((first.key().0, first.remove()))
     }
 
     pub(crate) fn is_empty(&self) -> bool {

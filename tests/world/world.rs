@@ -72,8 +72,7 @@ impl World {
     fn happens(&mut self, event: &Event) {
         match *event {
             Event::Time { ms } => {
-                self.now_ms += ms;
-                self.deliver();
+                self.passes_time(ms);
             }
             Event::Arrive { front, prompt, output, salt } => {
                 let front = self.front(front);
@@ -171,7 +170,7 @@ impl World {
             }
             Event::Clock { front, clock, by_ms, back } => {
                 let front = self.front(front);
-                self.fronts[front].set_clock(clock, by_ms, back == 1, &mut self.seen);
+                self.fronts[front].set_clock((self.now_ms, clock), by_ms, back == 1, &mut self.seen);
             }
             Event::Recover { front, salt } => {
                 let front = self.front(front);
@@ -293,6 +292,9 @@ impl World {
                 self.network.drop_dispatches(id);
                 self.sides.iter_mut().for_each(|side| while side.drop(|job| job.id == id).is_some() {});
             } else {
+                if self.sides.iter().any(|side| side.rank.jobs.iter().any(|job| job.id == id)) {
+                    self.seen.add(Kind::Zombie);
+                }
                 self.tells_abort(front, id, number, draw);
             }
         }
@@ -414,8 +416,11 @@ impl World {
 
     // Messages.
 
-    pub(crate) fn deliver(&mut self) {
-        while let Some(message) = self.network.due(self.now_ms) {
+    /// Time passes, and messages come when they are due.
+    pub(crate) fn passes_time(&mut self, ms: u64) {
+        let until_ms = self.now_ms + ms;
+        while let Some((when, message)) = self.network.next_by(until_ms) {
+            self.now_ms = self.now_ms.max(when);
             match message {
                 Message::Dispatch { rank, job } => self.takes(rank, job),
                 Message::Said { rank, front, voices } => self.hears(rank, front, &voices),
@@ -430,6 +435,12 @@ impl World {
                 }
             }
         }
+        self.now_ms = until_ms;
+    }
+
+    /// What is due by now.
+    pub(crate) fn deliver(&mut self) {
+        self.passes_time(0);
     }
 
     /// A dispatch arrives: a rank takes each once.
