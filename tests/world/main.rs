@@ -3,6 +3,8 @@
 //!
 //! `README.md` beside this file says what may happen, what must hold, and the commands.
 
+#[path = "../support/counting.rs"]
+mod counting;
 #[path = "../router/engine/rank.rs"]
 #[allow(dead_code, reason = "front ends count for themselves what ranks have received")]
 mod rank;
@@ -19,6 +21,7 @@ mod ranks;
 mod runs;
 
 mod shrink;
+mod soak;
 mod source;
 mod steps;
 mod tally;

@@ -81,11 +81,20 @@ impl Source {
             897..899 => Event::Restart { rank },
             899..902 => Event::Stick { rank, ms: salt % 3_000 },
             902..908 => {
-                let slots = rng.random_range(0..slots + 4);
-                let blocks = if rng.random_ratio(1, 4) { 0 } else { rng.random_range(1..blocks + 20) };
+                // Mostly it becomes what it was.
+                let (base_slots, base_blocks) = (slots, blocks);
+                let slots = if salt % 2 == 0 { base_slots } else { rng.random_range(0..base_slots + 4) };
+                let blocks = match salt / 2 % 8 {
+                    0 => 0,
+                    1..=3 => rng.random_range(1..base_blocks + 20),
+                    _ => base_blocks,
+                };
                 Event::Resize { rank, slots, blocks, salt }
             }
-            908..914 => Event::Pin { rank, blocks: rng.random_range(0..blocks / 3) },
+            908..914 => {
+                let most = if salt % 2 == 0 { 1 } else { blocks / 3 };
+                Event::Pin { rank, blocks: rng.random_range(0..most) }
+            }
             914..922 => Event::Foreign { rank, prompt: prompt.min(blocks * BLOCK / 3), output, salt },
             922..930 => Event::Join { front, rank, salt },
             930..932 => Event::Drain { front, rank },
@@ -100,7 +109,8 @@ impl Source {
                     if far { 3_600_000 * rng.random_range(1..500) } else { rng.random_range(0..4_000) };
                 Event::Clock { front, clock: rng.random_range(0..clocks), by_ms, back: salt % 2 }
             }
-            940 => Event::Recover { front, salt },
+            940 if salt % 4 == 0 => Event::Recover { front, salt },
+            940 => Event::Step { front, salt },
             941 => Event::Learn { front },
             942..975 => Event::Invalid { front, kind: which, salt },
             975..990 => Event::Mischief { front, kind: which },

@@ -22,7 +22,7 @@ kinds! {
     Disowned, Pinned, Deadline, MaxTokens, Burst, Masked, Passed,
     // Ranks.
     Transfer, SharedPrefix, PrefillChunk, Held, TransferDone, PutOff, Resumed, Foreign, Restart, RestartSeen,
-    Stuck, Shrunk, PinnedKv, Joined, Announced, Drained, Gone, Configured, Closed,
+    Stuck, Shrunk, PinnedKv, TooLong, Joined, Announced, Drained, Gone, Configured, Closed,
     // The network.
     LostMessage, Repeated, Reordered, LostOnTheWay, StaleEnd, RepeatedEnd, Zombie, Late, Contradictory,
     OldWorker, NoKv, Aged, WorkerProgress, RequestProgress, ManyProgress, Lockstep,

@@ -8,13 +8,13 @@ use crate::audit;
 use crate::front::{Front, Known, Life, Stage};
 use crate::network::{Draw, Message, Network};
 use crate::plan::{Event, Plan, Setting};
-use crate::rank::{BLOCK, Job, Phase};
+use crate::rank::{BLOCK, Job, Phase, Voice};
 use crate::ranks::{Side, owner};
 use crate::tally::{Kind, Seen};
 
 /// Beyond so many who wait nobody arrives but in bursts.
 const WAITING: usize = 120;
-/// The state is recounted after so many events.
+/// The state of a small world is recounted after so many events.
 const AUDITED: u64 = 32;
 /// Of whom so many shared blocks are.
 const PREFIX_BLOCKS: [u64; 3] = [0, 2, 5];
@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) seen: Seen,
     pub(crate) events: u64,
+    /// The state is recounted after so many.
+    pub(crate) audited: u64,
     /// Nothing goes wrong any more and nobody comes.
     pub(crate) calm: bool,
 }
@@ -43,6 +45,7 @@ impl World {
             network: Network::new(&setting),
             seen: Seen::default(),
             events: 0,
+            audited: AUDITED,
             calm: false,
         };
         for front in 0..world.fronts.len() {
@@ -64,7 +67,7 @@ impl World {
         self.happens(event);
         let front = self.events as usize % self.fronts.len();
         audit::glance(&self.fronts[front]);
-        if self.events.is_multiple_of(AUDITED) {
+        if self.events.is_multiple_of(self.audited) {
             audit::audit(&mut self.fronts[front]);
         }
     }
@@ -393,7 +396,8 @@ impl World {
         let Some(known) = self.fronts[front].known[rank].as_mut() else {
             return self.join(front, rank, salt);
         };
-        let accepting = !known.accepting;
+        // Most of the time they take requests.
+        let accepting = !known.accepting || !salt.is_multiple_of(5);
         known.accepting = accepting;
         known.draining &= !accepting;
         let worker = known.worker;
@@ -454,6 +458,13 @@ impl World {
             side.received[front].receive(dispatch.number);
         } else if side.rank.jobs.iter().any(|other| other.id == job.id) {
             return;
+        }
+        // What its cache can never hold an engine ends at once.
+        if (job.prompt + job.left) / BLOCK + PREFIX_BLOCKS[2] + 2 > self.setting.blocks {
+            let (voices, mut draw) = (vec![Voice::Ended(dispatch)], Draw(job.id.0));
+            let message = Message::Said { rank, front, voices };
+            self.seen.add(Kind::TooLong);
+            return self.network.send(self.now_ms, message, &mut draw, &mut self.seen);
         }
         side.receive(job);
     }
