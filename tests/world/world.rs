@@ -14,6 +14,8 @@ use crate::tally::{Kind, Seen};
 
 /// Beyond so many who wait nobody arrives but in bursts.
 const WAITING: usize = 120;
+/// So many wait in all front ends together, at most.
+const MOST_WAITING: u64 = 1 << 20;
 /// The state of a small world is recounted after so many events.
 const AUDITED: u64 = 32;
 /// Of whom so many shared blocks are.
@@ -87,7 +89,8 @@ impl World {
                 let front = self.front(front);
                 self.seen.add(Kind::Burst);
                 let mut draw = Draw(salt);
-                for _ in 0..count.min((1 << 20) - self.fronts[front].waiting.len() as u64) {
+                let most = MOST_WAITING / self.setting.fronts;
+                for _ in 0..count.min(most.saturating_sub(self.fronts[front].waiting.len() as u64)) {
                     let prompt = 1 + draw.below(self.setting.blocks * BLOCK / 8);
                     let (output, salt) = (1 + draw.below(6), draw.next() >> 16);
                     self.arrive(front, prompt, output, salt);
