@@ -15,6 +15,7 @@ mod calls;
 mod calm;
 mod front;
 mod invalid;
+mod known_faults;
 mod network;
 mod plan;
 mod ranks;
