@@ -3,16 +3,20 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 
+use balanceroute::forecast::classifier_for;
 use balanceroute::policy::{self, Parameters};
 use balanceroute::router::Metrics;
 use balanceroute::{
-    Dispatch, Mode, Plan, Request, RequestId, Router, RouterConfig, RouterError, Share, WaitReason,
+    Dispatch, Mode, Plan, Policy, Request, RequestId, Router, RouterConfig, RouterError, Share, WaitReason,
     WorkerConfig, WorkerId,
 };
 
 use crate::caller::{Guesses, Manner, Order, Orders, PANIC, Supplied, Terms};
 use crate::plan::Setting;
 use crate::tally::{Kind, Seen};
+
+/// What makes a policy of a name.
+pub(crate) type Build = dyn Fn(&'static str, &Parameters) -> Box<dyn Policy>;
 
 /// What can be asked of a router.
 type State = (Metrics, Vec<(RequestId, WaitReason)>, Plan);
@@ -167,7 +171,8 @@ struct Clock {
 }
 
 impl Front {
-    pub(crate) fn new(setting: Setting, index: usize) -> Self {
+    /// With a policy that `build` makes of its name, where that is given.
+    pub(crate) fn new(setting: Setting, index: usize, build: Option<&Build>) -> Self {
         let some = |value: u64| Some(value).filter(|&value| value > 0);
         let orders = Orders::default();
         let config = RouterConfig::new(0, 0)
@@ -193,6 +198,10 @@ impl Front {
             let inner = policy::build(setting.policy, &parameters).expect("a policy");
             let supplied = Box::new(Supplied { inner, orders: orders.clone() });
             Router::with_policy(config, supplied, Some(Box::new(Guesses { orders: orders.clone() })))
+        } else if let Some(build) = build {
+            let policy = build(setting.policy, &parameters);
+            let classifier = policy.needs().forecast.map(classifier_for);
+            Router::with_policy(config, policy, classifier)
         } else {
             Router::new(config, setting.policy, &parameters)
         };

@@ -13,6 +13,8 @@ mod audit;
 mod caller;
 mod calls;
 mod calm;
+#[cfg(feature = "ascend")]
+mod device;
 mod front;
 mod invalid;
 mod known_faults;
@@ -28,6 +30,10 @@ mod steps;
 mod tally;
 mod tells;
 mod world;
+
+#[cfg(feature = "ascend")]
+#[path = "../device/support/mod.rs"]
+mod support;
 
 // What `rank` tallies.
 use tally::{Kind, Seen};

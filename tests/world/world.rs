@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::audit;
-use crate::front::{Front, Known, Life, Stage};
+use crate::front::{Build, Front, Known, Life, Stage};
 use crate::network::{Draw, Message, Network};
 use crate::plan::{Event, Plan, Setting};
 use crate::rank::{BLOCK, Job, Phase, Voice};
@@ -21,6 +21,9 @@ const AUDITED: u64 = 32;
 /// Of whom so many shared blocks are.
 const PREFIX_BLOCKS: [u64; 3] = [0, 2, 5];
 
+/// Lets a call of a device's runtime fail: which, and with what error.
+pub(crate) type Device = Box<dyn FnMut(u64, u64)>;
+
 pub(crate) struct World {
     pub(crate) setting: Setting,
     pub(crate) now_ms: u64,
@@ -33,11 +36,18 @@ pub(crate) struct World {
     pub(crate) audited: u64,
     /// Nothing goes wrong any more and nobody comes.
     pub(crate) calm: bool,
+    device: Option<Device>,
 }
 
 impl World {
     pub(crate) fn new(setting: Setting) -> Self {
-        let fronts = (0..setting.fronts as usize).map(|index| Front::new(setting, index)).collect();
+        Self::with(setting, None, None)
+    }
+
+    /// A world whose policies `build` makes, perhaps on a device whose calls can be made to fail.
+    pub(crate) fn with(setting: Setting, build: Option<&Build>, device: Option<Device>) -> Self {
+        let front = |index| Front::new(setting, index, build);
+        let fronts = (0..setting.fronts as usize).map(front).collect();
         let sides = (0..setting.ranks).map(|_| Side::new(setting.blocks, setting.slots)).collect();
         let mut world = Self {
             setting,
@@ -49,6 +59,7 @@ impl World {
             events: 0,
             audited: AUDITED,
             calm: false,
+            device,
         };
         for front in 0..world.fronts.len() {
             (0..world.sides.len()).for_each(|rank| world.join(front, rank, 0));
@@ -192,8 +203,11 @@ impl World {
                 self.invalid(front, kind, salt);
             }
             Event::Mischief { front, kind } => self.mischief(front, kind),
-            // Only a world with a device has one.
-            Event::Device { .. } => {}
+            Event::Device { call, code } => {
+                if let Some(fail) = &mut self.device {
+                    fail(call, code);
+                }
+            }
         }
     }
 
