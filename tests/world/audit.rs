@@ -72,8 +72,9 @@ pub(crate) fn audit(front: &mut Front) {
         of.tokens += u64::from(prompt) + u64::from(generated);
     }
     let known: Vec<_> = front.known.iter().flatten().collect();
-    assert_eq!(metrics.ranks.len(), known.len());
-    for rank in &metrics.ranks {
+    let absent = front.setting.absent as usize;
+    assert_eq!(metrics.ranks.len(), absent + known.len());
+    for rank in &metrics.ranks[absent..] {
         let known = known.iter().find(|known| known.worker == rank.worker).expect("a worker");
         let of = found.get(&rank.worker).copied().unwrap_or_default();
         let tokens = rank.own_tokens;

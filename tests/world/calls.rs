@@ -20,11 +20,12 @@ impl World {
     pub(crate) fn send(&mut self, front: u64, which: u64, (prompt, output): (u64, u64), salt: u64) {
         let (front, mut draw) = (self.front(front), Draw(salt));
         let (now_ms, clock) = self.time(&mut draw);
-        let to = if draw.one_in(2) {
-            self.fronts[front].worker_of(draw.below(self.setting.ranks) as usize)
-        } else {
-            None
-        };
+        // Where some workers never come a caller says where to.
+        let (to, names) = (draw.below(self.setting.ranks) as usize, draw.one_in(2));
+        let to = self.fronts[front].worker_of(to).filter(|_| names || self.setting.absent > 0);
+        if self.setting.absent > 0 && to.is_none() {
+            return;
+        }
         let at = &mut self.fronts[front];
         let waiting = Self::pick(&at.waiting, which).filter(|_| draw.one_in(2));
         let request = match waiting {

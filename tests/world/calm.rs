@@ -183,7 +183,7 @@ impl World {
         for front in &mut self.fronts {
             audit::glance(front);
             audit::audit(front);
-            for rank in &front.metrics.ranks {
+            for rank in &front.metrics.ranks[front.setting.absent as usize..] {
                 let found = (rank.running, rank.foreign_requests, rank.foreign_tokens, rank.load_tokens);
                 assert_eq!(found, (0, 0, 0, 0), "it is empty: {rank:?}");
                 assert!(self.setting.shared == 1 || rank.kv_used_tokens == 0, "it is empty: {rank:?}");

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use balanceroute::backend::BackendKind;
 use balanceroute::policy::{self, Parameters, Rank};
@@ -17,6 +18,8 @@ use crate::world::World;
 const POLICIES: [&str; 4] = ["level", "exact", "brh-oracle", "level-oracle"];
 /// A device's kernel runs on a model here, which takes its time.
 const EVENTS: usize = 700;
+/// As long as a device rests after its first failure.
+const REST: Duration = Duration::from_millis(2);
 /// Failure inside, out of memory, a lost context, a device that is gone.
 const CODES: [i32; 4] = [500_003, 207_001, 107_002, 507_018];
 
@@ -25,16 +28,15 @@ struct Beside {
     device: Box<dyn Policy>,
     cpu: Box<dyn Policy>,
     expected: Assignment,
-    /// Decisions of the device, and its failures, once it is dropped.
+    /// Decisions of the device and its failures, as last told; and of all policies that were dropped.
+    counted: (u64, u64),
     told: Arc<Mutex<(u64, u64)>>,
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        if let Some(counters) = self.device.device().and_then(|device| device.counters())
-            && let Ok(mut told) = self.told.lock()
-        {
-            *told = (told.0 + counters.decided, told.1 + counters.failures);
+        if let Ok(mut told) = self.told.lock() {
+            *told = (told.0 + self.counted.0, told.1 + self.counted.1);
         }
     }
 }
@@ -49,7 +51,12 @@ impl Policy for Beside {
     }
 
     fn decide(&mut self, batch: &Batch<'_>, out: &mut Assignment) {
+        // A device that rests after a failure does so by this machine's clock; answers do not depend on it.
+        std::thread::sleep(REST);
         self.device.decide(batch, out);
+        if let Some(counters) = self.device.device().and_then(|device| device.counters()) {
+            self.counted = (counters.decided, counters.failures);
+        }
         self.cpu.decide(batch, &mut self.expected);
         assert_eq!(*out, self.expected, "{}", self.device.describe());
     }
@@ -79,7 +86,7 @@ fn a_device_that_fails_in_any_call_changes_no_decision() {
             let device = policy::build(name, &with(parameters(&runtime))).expect("a policy");
             let cpu = with(Parameters::new().backend(BackendKind::Cpu));
             let cpu = policy::build(name, &cpu).expect("a policy");
-            Box::new(Beside { device, cpu, expected: Assignment::new(), told: told.clone() })
+            Box::new(Beside { device, cpu, expected: Assignment::new(), counted: (0, 0), told: told.clone() })
         };
         let runtime = fake.clone();
         let fail = move |call: u64, code: u64| {
@@ -90,8 +97,8 @@ fn a_device_that_fails_in_any_call_changes_no_decision() {
         for (at, event) in plan.events.iter().enumerate() {
             world.play(event);
             // More often than in worlds without a device.
-            if at % 20 == 0 {
-                world.play(&Event::Device { call: at as u64 / 20 + seed, code: at as u64 });
+            if at % 50 == 0 {
+                world.play(&Event::Device { call: at as u64 / 50 + 9 * seed, code: at as u64 / 50 });
             }
         }
         world.ends();
@@ -99,6 +106,6 @@ fn a_device_that_fails_in_any_call_changes_no_decision() {
         fake.assert_clean(name);
     }
     let (decided, failures) = *counted.lock().expect("nobody panics with it");
-    assert!(decided > 100 && failures > 20, "{decided} decisions, {failures} failures");
+    assert!(decided > 50 && failures > 5, "{decided} decisions, {failures} failures");
     println!("{decided} decisions of the device, {failures} failures");
 }

@@ -158,6 +158,8 @@ setting! {
     /// Clocks of each router's callers.
     clocks,
     ranks,
+    /// Workers that were announced and never come: so many that a mask takes two words now and then.
+    absent,
     slots,
     /// KV blocks of a rank.
     blocks,

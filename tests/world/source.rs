@@ -143,6 +143,7 @@ fn setting(seed: u64, rng: &mut ChaCha8Rng) -> Setting {
         shared: if fronts == 1 { 0 } else { coin(rng, 0.6) },
         clocks: if coin(rng, 0.3) == 1 { rng.random_range(2..4) } else { 1 },
         ranks,
+        absent: if rng.random_ratio(1, 12) { 65 - ranks } else { 0 },
         slots: rng.random_range(1..12),
         blocks: rng.random_range(40..300),
         bounded: coin(rng, 0.7),

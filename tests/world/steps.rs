@@ -246,8 +246,11 @@ impl Front {
         if !holds {
             return;
         }
-        let bound =
-            if setting.max_passed > 0 { setting.max_passed as u32 } else { 128 * setting.ranks as u32 };
+        let bound = if setting.max_passed > 0 {
+            setting.max_passed as u32
+        } else {
+            128 * (setting.ranks + setting.absent) as u32
+        };
         for id in &self.waiting {
             if let Some((_, by_steps)) = Self::passed(&self.records[id]) {
                 let most = bound + self.most_admitted;

@@ -62,6 +62,10 @@ impl World {
             device,
         };
         for front in 0..world.fronts.len() {
+            for _ in 0..setting.absent {
+                let config = WorkerConfig::new(1).capacity((setting.bounded == 1).then_some(1));
+                world.fronts[front].router.announce_worker(config).expect("valid");
+            }
             (0..world.sides.len()).for_each(|rank| world.join(front, rank, 0));
         }
         world
