@@ -1,4 +1,5 @@
-//! Faults that were met in the field, written into today's code one at a time: each must be found.
+//! Faults that were met in the field, and one that this world has found, written into today's code one at a
+//! time: each must be found.
 //!
 //! ```text
 //! cargo test --release --test world known_faults -- --ignored --nocapture
@@ -19,12 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const EVENTS: &str = "100000000";
 
 /// A fault, the program and the test of it that are to find it, and how that says so.
-const FAULTS: [(&str, &str, &str, &str); 6] = [
+const FAULTS: [(&str, &str, &str, &str); 7] = [
     ("ends_panic", "world", "nothing_breaks", " fails at "),
     ("join_bonus", "world", "nothing_breaks", " fails at "),
     ("ledger_resize", "world", "nothing_breaks", " fails at "),
     ("stale_bonus", "world", "nothing_breaks", " fails at "),
     ("idle_then_expired", "world", "nothing_breaks", " fails at "),
+    ("again_then_expired", "world", "nothing_breaks", " fails at "),
     ("neutral", "fuzz_bodies", "decide", "panicked at "),
 ];
 
