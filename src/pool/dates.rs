@@ -10,6 +10,10 @@ use crate::pool::waiting::Waiting;
 /// The clock of a request that came before the clock was read.
 pub(super) const UNDATED: u64 = u64::MAX;
 
+/// With this, the arrival that one counts as who has come back to its old place before the clock was read:
+/// its date is that of those who come at that time.
+const RETURNED: u64 = 1 << 63;
+
 /// Dates of those who came without one.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
@@ -27,6 +31,12 @@ impl Dates {
     /// This arrival has no date yet.
     pub(super) fn undated(&mut self, arrival: u64) {
         self.undated_from.get_or_insert(arrival);
+    }
+
+    /// One that comes back has no date yet, like whoever arrives now. What it is to keep until it has.
+    pub(super) fn returns(&mut self, arrival: u64) -> u64 {
+        self.undated(arrival);
+        RETURNED | arrival
     }
 
     /// Everybody who came without a date gets this one; `oldest_arrival` is that of the oldest who waits.
@@ -51,10 +61,15 @@ impl Dates {
 
     /// Since when a request waits; [`UNDATED`] before the clock was read.
     pub(super) fn since_ms(&self, waiting: &Waiting) -> u64 {
-        if waiting.since_ms != UNDATED || self.undated_from.is_some_and(|from| waiting.arrival >= from) {
-            return waiting.since_ms;
+        let arrival = match waiting.since_ms {
+            UNDATED => waiting.arrival,
+            since_ms if since_ms & RETURNED != 0 => since_ms ^ RETURNED,
+            since_ms => return since_ms,
+        };
+        if self.undated_from.is_some_and(|from| arrival >= from) {
+            return UNDATED;
         }
-        let after = self.from.partition_point(|&(from, _)| from <= waiting.arrival);
+        let after = self.from.partition_point(|&(from, _)| from <= arrival);
         after.checked_sub(1).map_or(UNDATED, |at| self.from[at].1)
     }
 }
@@ -92,6 +107,17 @@ mod tests {
         dates.undated(9);
         dates.date(80, 5);
         assert_eq!((dates.from.len(), dates.since_ms(&waiting(6))), (2, 70));
+    }
+
+    #[test]
+    fn one_that_comes_back_is_dated_by_the_next_reading() {
+        let mut dates = Dates::default();
+        dates.undated(1);
+        dates.date(50, 1);
+        let returned = Waiting { since_ms: dates.returns(7), returned: true, ..waiting(2) };
+        assert_eq!((dates.since_ms(&returned), dates.since_ms(&waiting(2))), (UNDATED, 50));
+        dates.date(90, 1);
+        assert_eq!((dates.since_ms(&returned), dates.since_ms(&waiting(2))), (90, 50));
     }
 
     /// One waits for ever, and readings go on: what is kept is bounded, and nobody seems to have waited

@@ -212,8 +212,12 @@ impl Pool {
 
     /// Lets somebody in who has been here before, in its old place: [`Pool::enter`] for one that has been
     /// passed as often as who came after it, or more.
-    pub(crate) fn enter_again(&mut self, request: Request, since_ms: u64, arrival: u64) {
+    pub(crate) fn enter_again(&mut self, request: Request, since_ms: Option<u64>, arrival: u64) {
         self.begin_change();
+        let since_ms = since_ms.unwrap_or_else(|| {
+            let now = self.next_arrival();
+            self.dates.returns(now)
+        });
         let (priority, at) = (request.priority, self.line_for(request.priority));
         let line = &self.lines[at];
         let younger = match line.candidates.younger_than(arrival, request.rank) {

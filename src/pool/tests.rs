@@ -182,7 +182,7 @@ fn play(window_size: usize, events: u64, longest: u64, ranks: u64, seed: u64) {
             51..54 if !away.is_empty() => {
                 let mut request = away.swap_remove(random.next(away.len() as u64) as usize);
                 let arrival = arrivals[&request.id];
-                pool.enter_again(request, 0, arrival);
+                pool.enter_again(request, Some(0), arrival);
                 let at = list.partition_point(|other| arrivals[&other.id] < arrival);
                 let younger = list[at..].iter().find(|other| other.rank == request.rank);
                 request.passed = request.passed.max(younger.map_or(0, |other| other.passed));

@@ -9,7 +9,7 @@ use crate::ids::WorkerIndex;
 pub(crate) struct Waiting {
     pub request: Request,
     pub enqueued_step: u32,
-    /// The clock as it arrived; [`super::dates::UNDATED`] until the clock is next read.
+    /// The clock as it arrived; [`super::dates`] knows it of whoever came without a reading.
     pub since_ms: u64,
     /// Rises from one to the next.
     pub arrival: u64,

@@ -82,7 +82,7 @@ impl Router {
     /// next reading on. One that was here before comes back to its place in the order of arrival.
     pub(super) fn wait(&mut self, request: Request, since_ms: Option<u64>, arrival: Option<u64>) {
         match arrival {
-            Some(arrival) => self.pool.enter_again(request, since_ms.unwrap_or(self.now_ms()), arrival),
+            Some(arrival) => self.pool.enter_again(request, since_ms, arrival),
             None => self.pool.enter(request, since_ms),
         }
         let tokens = u64::from(request.prompt_tokens);

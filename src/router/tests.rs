@@ -46,6 +46,19 @@ fn who_was_sent_later_is_not_disowned_whatever_the_clock_shows() {
 }
 
 #[test]
+fn who_comes_again_without_a_reading_waits_from_the_next_one_on() {
+    let config = RouterConfig::new(1, 1).expire_after_ms(5_000);
+    let mut router = Router::new(config, "level", &Parameters::default()).unwrap();
+    router.enqueue(Request::new(1, 100), 0).unwrap();
+    assert_eq!(router.step(0).unwrap().admissions.len(), 1);
+    let again = router.preempt(1).unwrap();
+    router.enqueue(again, None).unwrap();
+    // It has waited for no time yet, however long ago the clock was read.
+    assert_eq!(router.step(60_000).unwrap().admissions.len(), 1);
+    assert_eq!(router.counters().wait_ms.sum, 0);
+}
+
+#[test]
 fn a_request_with_a_rank_is_sent_there_unless_a_worker_is_named() {
     let mut router = router("level", 3, 1);
     let mut sent_to = |id, rank: Option<u32>, worker: Option<WorkerId>| {

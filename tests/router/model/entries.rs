@@ -141,7 +141,7 @@ impl World {
         self.router.enqueue(request, now_ms).expect("valid");
         self.arrived += 1;
         self.waits(request.id, record);
-        if now_ms.is_none() && record.arrival.is_none() {
+        if now_ms.is_none() {
             self.undated.push(request.id);
         }
         if self.rng.one_in(20) {
