@@ -53,10 +53,19 @@ fn router_on_seeded_bytes() {
     assert!(tally.refused > 10 * cases && 2 * tally.refused < tally.calls, "{tally:?}");
     assert!(tally.admitted > 5 * cases && tally.finished > cases, "{tally:?}");
     assert!(tally.sent > cases && tally.stages > cases && tally.grown > cases, "{tally:?}");
-    for few in [tally.moved, tally.by_life, tally.disowned, tally.configured] {
+    let rare =
+        [tally.moved, tally.by_life, tally.disowned, tally.configured, tally.shared_out, tally.learned];
+    for few in rare {
         assert!(few > cases / 20, "{tally:?}");
     }
-    for few in [tally.refused_steps, tally.masked, tally.placed, tally.behind_window, tally.jumps as usize] {
+    for few in [
+        tally.refused_steps,
+        tally.masked,
+        tally.classed,
+        tally.placed,
+        tally.behind_window,
+        tally.jumps as usize,
+    ] {
         assert!(few > cases / 2, "{tally:?}");
     }
     assert!(tally.returned.iter().all(|&count| count > cases / 100), "{tally:?}");
