@@ -135,7 +135,7 @@ impl<'a> Arbitrary<'a> for Call {
             Ok(if one_in(u, 4)? {
                 BR_NONE64
             } else {
-                (loads.get(at).unwrap_or(&0) + tokens(u, 20_000)?).min(1 << 30)
+                loads.get(at).unwrap_or(&0).saturating_add(tokens(u, 20_000)?).min(1 << 30)
             })
         })?;
         let growth = perhaps(u, g, |u, _| tokens(u, 1_000))?;
