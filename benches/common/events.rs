@@ -20,7 +20,8 @@ fn play(kind: &str, waiting: u64, count: u64) -> Result<usize, String> {
     let worker = WorkerConfig::new(8);
     let worker = if kind == "never-fits" { worker.capacity(100_000) } else { worker };
     let config = RouterConfig::uniform(8, worker).expire_after_ms(1_000);
-    let mut router = Router::new(config, "level", &Parameters::default()).map_err(|error| error.to_string())?;
+    let mut router =
+        Router::new(config, "level", &Parameters::default()).map_err(|error| error.to_string())?;
     for id in 0..waiting {
         let request = Request::new(id, length(id));
         let request = if kind == "remove" { request.bound_to(3) } else { request };
