@@ -6,12 +6,24 @@ mod files_body;
 #[path = "../../fuzz/bodies/trace.rs"]
 mod trace_body;
 
+use std::path::Path;
+
 use files_body::Taken;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn cases(default: usize) -> usize {
     std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
+}
+
+/// What is checked in for a target: what a fuzzer has found that reaches most, and what once failed.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let files: Vec<_> =
+        entries.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a file")).collect();
+    assert!(!files.is_empty(), "{} is empty", folder.display());
+    files
 }
 
 /// Rows of many layouts with bytes changed, doubled and left out.
@@ -90,5 +102,15 @@ fn files_on_seeded_bytes() {
         let count = taken.iter().filter(|&&found| found == of).count();
         println!("{of:?}: {count}");
         assert!(count > cases / 200, "{of:?} was taken {count} times of {cases}");
+    }
+}
+
+#[test]
+fn what_fuzzers_have_found_is_run_again() {
+    for bytes in corpus("trace") {
+        let _ = trace_body::trace(&bytes);
+    }
+    for bytes in corpus("files") {
+        let _ = files_body::files(&bytes);
     }
 }

@@ -6,11 +6,23 @@ mod arrays_body;
 #[path = "../../../fuzz/bodies/capi.rs"]
 mod capi_body;
 
+use std::path::Path;
+
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn cases(default: usize) -> usize {
     std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
+}
+
+/// What is checked in for a target: what a fuzzer has found that reaches most, and what once failed.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let files: Vec<_> =
+        entries.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a file")).collect();
+    assert!(!files.is_empty(), "{} is empty", folder.display());
+    files
 }
 
 #[test]
@@ -49,4 +61,14 @@ fn calls_on_seeded_bytes() {
     assert!([ok, argument, batch, space, request, worker, state].iter().all(|&count| count > cases / 20));
     assert_eq!([busy, internal, broken], [0; 3], "{tally:?}");
     assert!(tally.admitted > cases && tally.returned > cases / 4 && tally.with_rows > cases, "{tally:?}");
+}
+
+#[test]
+fn what_fuzzers_have_found_is_run_again() {
+    for bytes in corpus("arrays") {
+        let _ = arrays_body::arrays(&bytes);
+    }
+    for bytes in corpus("capi") {
+        let _ = capi_body::calls(&bytes);
+    }
 }
