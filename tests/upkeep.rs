@@ -1,6 +1,8 @@
-//! What an engine takes in with the library: the crates that it brings, counted.
+//! What decays unless somebody looks: the crates that an engine takes in with the library are counted, and the
+//! faults of `tests/known_faults` still fit the tree (`tests/known_faults/run`, which is long, puts them in).
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 /// Crates below the library on any target, without features and with all of them. A new one has a reason in
@@ -43,5 +45,25 @@ fn nothing_below_the_library_is_a_runtime() {
     let names = below(&["--all-features"]);
     for runtime in ["tokio", "async-std", "hyper", "openssl-sys", "mio", "reqwest", "rustls"] {
         assert!(!names.iter().any(|name| name.split(' ').next() == Some(runtime)), "{runtime} is there");
+    }
+}
+
+#[test]
+fn every_known_fault_fits_and_names_what_finds_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("tests/known_faults");
+    let entries = std::fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let patches: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "patch")).collect();
+    assert!(patches.len() > 4, "{patches:?}");
+    for path in patches {
+        let (text, name) = (std::fs::read_to_string(&path).expect("text"), path.display());
+        let mut lines = text.lines();
+        for begins in ["# finds: ", "# says: "] {
+            let line = lines.next().unwrap_or_default();
+            assert!(line.len() > begins.len() && line.starts_with(begins), "{name}: {line}");
+        }
+        let checked = Command::new("git").arg("-C").arg(root).args(["apply", "--check"]).arg(&path).output();
+        let checked = checked.expect("git runs");
+        assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stderr));
     }
 }
