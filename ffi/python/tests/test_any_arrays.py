@@ -108,7 +108,9 @@ def meant(name, array):
     entries = array.tolist()
     if name in OPTIONAL and array.dtype.kind == "u":
         entries = [-1 if entry == np.iinfo(array.dtype).max else entry for entry in entries]
-    # Beyond what this type holds nothing is sound.
+    if name == "ids" and array.dtype.kind == "u":
+        return np.array(entries, np.uint64)
+    # Beyond what this type holds nothing else is sound.
     return np.array([min(entry, 2**63 - 1) for entry in entries], np.int64)
 
 
