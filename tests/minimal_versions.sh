@@ -1,7 +1,7 @@
 #!/bin/sh
-# The library builds with the least versions of its dependencies that its Cargo.toml allows. What is given away is
-# taken out of the workspace, resolved so, and checked with every feature that needs no toolkit. Needs a nightly
-# toolchain and the index of crates.io.
+# The library builds with the least versions of its dependencies that its Cargo.toml allows. What is given away
+# is taken out of the workspace, resolved so, and checked with every feature that needs no toolkit. Needs a
+# nightly toolchain and the index of crates.io.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p "${CARGO_TARGET_DIR:-target}"

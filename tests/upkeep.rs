@@ -1,5 +1,5 @@
-//! What decays unless somebody looks: the crates that an engine takes in with the library are counted, and the
-//! faults of `tests/known_faults` still fit the tree (`tests/known_faults/run`, which is long, puts them in).
+//! What decays unless somebody looks: the crates that an engine takes in with the library are counted, and
+//! the faults of `tests/known_faults` still fit the tree (`tests/known_faults/run` puts them in).
 
 use std::collections::BTreeSet;
 use std::path::Path;

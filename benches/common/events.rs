@@ -1,4 +1,4 @@
-//! Events of a router at some number of waiting requests: what `tests/instructions.sh` counts instructions of.
+//! Events of a router with so many requests waiting: what `tests/instructions.sh` counts instructions of.
 //!
 //! `events KIND WAITING COUNT` lets so many requests wait and then lets so many events happen: `churn` (a new
 //! request, one that is there already, an abort), `expire` (a step in which all have waited too long),

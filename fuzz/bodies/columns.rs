@@ -1,6 +1,6 @@
-//! Arrays and structs as a caller of the C interface may hand them over: their addresses and lengths are what
-//! they are said to be, and all else is drawn. Each lies in memory of exactly its size, so that a byte read or
-//! written beyond it is seen by AddressSanitizer.
+//! Arrays and structs as a caller of the C interface may hand them over: their addresses and lengths are
+//! what they are said to be, and all else is drawn. Each lies in memory of exactly its size, so that a byte
+//! read or written beyond it is seen by AddressSanitizer.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 

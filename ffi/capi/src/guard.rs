@@ -278,8 +278,8 @@ pub(crate) unsafe trait Versioned: Copy {
     const FIRST_SIZE: usize;
 }
 
-/// Whether a version of a struct may have this size. One that ends within a field is none: half a pointer would
-/// be read as a whole one. One far beyond ours was most likely never set.
+/// Whether a version of a struct may have this size. One that ends within a field is none: half a pointer
+/// would be read as a whole one. One far beyond ours was most likely never set.
 pub(crate) fn is_size_of<T: Versioned>(size: usize) -> bool {
     (T::FIRST_SIZE..=4096).contains(&size) && size.is_multiple_of(align_of::<T>())
 }
