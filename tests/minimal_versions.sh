@@ -1,5 +1,5 @@
 #!/bin/sh
-# The library builds with the least versions of its dependencies that its Cargo.toml allows. What is given away
+# The library builds with the least versions of dependencies that its Cargo.toml allows. What is given away
 # is taken out of the workspace, resolved so, and checked with every feature that needs no toolkit. Needs a
 # nightly toolchain and the index of crates.io.
 set -eu
