@@ -74,6 +74,9 @@ pub use router::{
     RouterConfig, RouterError, Share, Verdict, WorkerConfig, WorkerReport,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// The README's example, so that it compiles and runs.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

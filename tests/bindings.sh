@@ -61,7 +61,7 @@ venv=target/python-venv
 has_python() { python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
 install=("$venv/bin/pip" install --quiet --disable-pip-version-check)
 if [ "${BALANCEROUTE_INSTALL:-yes}" = no ]; then
-  echo "NOT RUN: Python: its wheel takes maturin, numpy and pytest from a package index"
+  echo "NOT RUN: Python: its wheel takes maturin, numpy, pytest and hypothesis from a package index"
 elif has_python; then
   rm -rf "$venv"
   python3 -m venv "$venv"
@@ -87,7 +87,7 @@ elif has_python; then
     cat target/pip-errors.txt
     exit 1
   else
-    echo "NOT RUN: Python: no package index that has maturin, numpy and pytest is within reach"
+    echo "NOT RUN: Python: no package index that has maturin, numpy, pytest and hypothesis is within reach"
   fi
 else
   echo "NOT RUN: Python: needs Python 3.10 or newer with venv and pip"

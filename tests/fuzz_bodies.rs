@@ -5,11 +5,23 @@ mod decide_body;
 #[path = "../fuzz/bodies/router.rs"]
 mod router_body;
 
+use std::path::Path;
+
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn cases(default: usize) -> usize {
     std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
+}
+
+/// What is checked in for a target: what a fuzzer has found that reaches most, and what once failed.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let files: Vec<_> =
+        entries.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a file")).collect();
+    assert!(!files.is_empty(), "{} is empty", folder.display());
+    files
 }
 
 #[test]
@@ -53,11 +65,30 @@ fn router_on_seeded_bytes() {
     assert!(tally.refused > 10 * cases && 2 * tally.refused < tally.calls, "{tally:?}");
     assert!(tally.admitted > 5 * cases && tally.finished > cases, "{tally:?}");
     assert!(tally.sent > cases && tally.stages > cases && tally.grown > cases, "{tally:?}");
-    for few in [tally.moved, tally.by_life, tally.disowned, tally.configured] {
+    let rare =
+        [tally.moved, tally.by_life, tally.disowned, tally.configured, tally.shared_out, tally.learned];
+    for few in rare {
         assert!(few > cases / 20, "{tally:?}");
     }
-    for few in [tally.refused_steps, tally.masked, tally.placed, tally.behind_window, tally.jumps as usize] {
+    for few in [
+        tally.refused_steps,
+        tally.masked,
+        tally.classed,
+        tally.placed,
+        tally.behind_window,
+        tally.jumps as usize,
+    ] {
         assert!(few > cases / 2, "{tally:?}");
     }
     assert!(tally.returned.iter().all(|&count| count > cases / 100), "{tally:?}");
+}
+
+#[test]
+fn what_fuzzers_have_found_is_run_again() {
+    for bytes in corpus("decide") {
+        let _ = decide_body::decide(&bytes);
+    }
+    for bytes in corpus("router") {
+        let _ = router_body::route(&bytes);
+    }
 }

@@ -1,7 +1,9 @@
 #!/bin/sh
 # The regression gate for speed that no noise can hide: instructions per decision of `level` at
 # N x G x K = 512 x 64 x 8, counted by callgrind on the scalar and the AVX2 path, and of `exact` with affinity
-# and masks at that size, against tests/instructions.json. BALANCEROUTE_BLESS=1 writes the figures found.
+# and masks at that size, against tests/instructions.json. BALANCEROUTE_BLESS=1 writes the figures found. Then
+# what an event of a router costs where 10,000 requests wait and where 160,000 do: no more than half as much
+# again (trees and caches grow by a little). `tests/instructions.sh events` counts these alone.
 set -eu
 cd "$(dirname "$0")/.."
 stored=tests/instructions.json
@@ -17,7 +19,7 @@ field() { # field NAME: a number of the stored file
     sed -n "s/.*\"$1\": *\([0-9][0-9]*\).*/\1/p" "$stored"
 }
 
-cargo build --release --quiet --example decisions
+cargo build --release --quiet --example decisions --example events
 target=${CARGO_TARGET_DIR:-target}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -33,7 +35,37 @@ count() { # count ISA DECISIONS POLICY [affinity]: instructions of the whole pro
     sed -n 's/^summary: *//p' "$scratch/out"
 }
 
+count_events() { # count_events KIND WAITING COUNT: instructions of the whole program
+    valgrind --tool=callgrind --callgrind-out-file="$scratch/out" \
+        "$target/release/examples/events" "$@" >"$scratch/log" 2>&1 || {
+        cat "$scratch/log" >&2
+        return 1
+    }
+    sed -n 's/^summary: *//p' "$scratch/out"
+}
+
+# Instructions of one event of this kind with so many waiting: without those of letting them wait.
+an_event() { # an_event KIND WAITING
+    events=$2 times=1
+    if [ "$1" = churn ]; then events=2000 times=2000; fi
+    before=$(count_events "$1" "$2" 0)
+    after=$(count_events "$1" "$2" $times)
+    echo $(((after - before) / events))
+}
+
 failed=0
+for kind in churn expire remove never-fits; do
+    of_few=$(an_event "$kind" 10000)
+    of_many=$(an_event "$kind" 160000)
+    told="$of_few per event with 10,000 waiting, $of_many with 160,000"
+    if [ "$of_many" -gt $((of_few + of_few / 2)) ]; then
+        echo "instructions: events $kind FAILED, $told"
+        failed=1
+    else
+        echo "instructions: events $kind $told"
+    fi
+done
+[ "${1:-}" != events ] || exit $failed
 tolerance=$(field tolerance_percent)
 for counted in scalar avx2 scalar_affinity avx2_affinity; do
     isa=${counted%_affinity}

@@ -15,8 +15,9 @@ use balanceroute::batch::{
 use balanceroute::policy::{self, Parameters};
 use balanceroute::router::{Decided, Metrics};
 use balanceroute::{
-    BatchError, Dispatch, Mode, PairTerms, Placement, Plan, Request, RequestId, ReturnReason, Returned,
-    Router, RouterConfig, RouterError, Share, Verdict, WaitReason, WorkerConfig, WorkerId, WorkerReport,
+    BatchError, Dispatch, Mode, PairTerms, Placement, Plan, PreemptionCost, Request, RequestId, ReturnReason,
+    Returned, Router, RouterConfig, RouterError, Share, Verdict, WaitReason, WorkerConfig, WorkerId,
+    WorkerReport,
 };
 
 const MOST_CALLS: usize = 200;
@@ -43,6 +44,11 @@ pub(crate) struct Tally {
     pub(crate) by_life: usize,
     pub(crate) disowned: usize,
     pub(crate) configured: usize,
+    pub(crate) shared_out: usize,
+    /// What was learned went in again, as it was or changed.
+    pub(crate) learned: usize,
+    /// Requests of a class other than 0 that were let in.
+    pub(crate) classed: usize,
     pub(crate) behind_window: usize,
     pub(crate) jumps: u64,
     pub(crate) returned: [usize; ReturnReason::ALL.len()],
@@ -65,6 +71,9 @@ impl AddAssign for Tally {
         self.by_life += other.by_life;
         self.disowned += other.disowned;
         self.configured += other.configured;
+        self.shared_out += other.shared_out;
+        self.learned += other.learned;
+        self.classed += other.classed;
         self.behind_window += other.behind_window;
         self.jumps += other.jumps;
         for (sum, more) in self.returned.iter_mut().zip(other.returned) {
@@ -127,6 +136,11 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
         0 => Share { index: mostly_below_32(u, 3)?, of: mostly_below_32(u, 4)? },
         _ => Share::WHOLE,
     };
+    let cost = |u: &mut Unstructured<'_>| -> Drawn<f64> {
+        if one_in(u, 16)? { u.arbitrary() } else { Ok(f64::from(u16::arbitrary(u)?) / 8.0) }
+    };
+    let lower_class_one_in = if one_in(u, 3)? { Some(mostly_below_32(u, 6)?) } else { None };
+    let preemption_cost = if one_in(u, 4)? { Some(PreemptionCost::new(cost(u)?, cost(u)?)) } else { None };
     Ok(RouterConfig::default()
         .workers(workers)
         .headroom_steps(perhaps(u, |u| mostly_below_32(u, 50))?)
@@ -134,6 +148,8 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
         .ends_horizon_steps(mostly_below_32(u, 600)?)
         .mode(mode)
         .share(share)
+        .lower_class_one_in(lower_class_one_in)
+        .preemption_cost(preemption_cost)
         .in_order(flags >> 3 & 1 == 1)
         .dispatch_timeout_ms(perhaps(u, |u| mostly_below(u, 1_000))?)
         .silence_timeout_ms(perhaps(u, |u| mostly_below(u, 20_000))?)
@@ -141,9 +157,17 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
 }
 
 fn is_config_sound(config: &RouterConfig) -> bool {
-    let Share { index, of } = config.share;
     let refreshes = (1..=65_536).contains(&config.refresh_steps);
-    config.workers.iter().all(is_sound) && (1..=1024).contains(&of) && index < of && refreshes
+    let turns = config.lower_class_one_in.is_none_or(|one_in| (2..=65_536).contains(&one_in));
+    let is_cost = |cost: f64| (0.0..=1e6).contains(&cost);
+    let costs = config
+        .preemption_cost
+        .is_none_or(|cost| is_cost(cost.step_base_ms) && is_cost(cost.prefill_us_per_token));
+    config.workers.iter().all(is_sound) && is_share_sound(config.share) && refreshes && turns && costs
+}
+
+fn is_share_sound(share: Share) -> bool {
+    (1..=1024).contains(&share.of) && share.index < share.of
 }
 
 fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>> {
@@ -162,7 +186,11 @@ fn request(u: &mut Unstructured<'_>, router: &Router) -> Drawn<Request<WorkerId>
         // Mostly no more than it is long.
         0 => request.generated_tokens = mostly_below_32(u, 30)?,
         1 => request.max_tokens = Some(mostly_below_32(u, 60)?),
+        2 => request.cached_tokens = mostly_below_32(u, 300)?,
         _ => {}
+    }
+    if one_in(u, 4)? {
+        request.priority = *u.choose(&[1, -1, 5, i8::MAX, i8::MIN, 0])?;
     }
     if flags >> 5 & 1 == 0 {
         request.prompt_hash = Some(u64::from(u8::arbitrary(u)? % 3));
@@ -180,7 +208,7 @@ fn is_request_sound(request: &Request<WorkerId>) -> bool {
     (1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
         && request.waited_steps <= MAX_WAITED_STEPS
         && request.passed <= MAX_PASSED
-        && request.generated_tokens <= request.prompt_tokens
+        && request.generated_tokens <= request.prompt_tokens.saturating_add(request.cached_tokens)
 }
 
 /// The id of a worker, now and then of none.
@@ -365,6 +393,7 @@ impl World {
                 config.workers.retain(is_sound);
                 config.share = Share::WHOLE;
                 config.refresh_steps = 16;
+                (config.lower_class_one_in, config.preemption_cost) = (None, None);
                 Router::new(config.clone(), name, &parameters).expect("mended")
             }
         };
@@ -456,6 +485,7 @@ impl World {
         let found = self.router.pool().request(request.id).expect("it waits");
         let rank = found.rank.map(|place| self.router.worker_ids()[place.index()]);
         assert!(request.rank.is_none() || rank == request.rank, "a given rank is kept");
+        self.tally.classed += usize::from(request.priority != 0);
         self.enters(request.id, Life::Waits { rank });
     }
 
@@ -561,7 +591,18 @@ impl World {
                     self.call(!is_sound(&config), |router| router.announce_worker(config));
                 }
             }
-            _ if one_in(u, 3)? => self.recover(),
+            63 if one_in(u, 4)? => self.recover(),
+            47 if u.arbitrary()? => {
+                let share = match u8::arbitrary(u)? % 4 {
+                    0 => Share::WHOLE,
+                    _ => Share { index: mostly_below_32(u, 3)?, of: mostly_below_32(u, 4)? },
+                };
+                if self.call(!is_share_sound(share), |router| router.set_share(share)).is_some() {
+                    assert_eq!(self.router.config().share, share);
+                    self.tally.shared_out += 1;
+                }
+            }
+            47 => self.learn(u)?,
             _ => {
                 self.explains = u.arbitrary()?;
                 self.router.set_explaining(self.explains);
@@ -856,6 +897,36 @@ impl World {
                 "{life:?}"
             );
             self.tally.disowned += 1;
+        }
+        Ok(())
+    }
+
+    /// A router goes on from what it has learned, or from bytes that may be none of it.
+    fn learn(&mut self, u: &mut Unstructured<'_>) -> Drawn<()> {
+        let before = self.router.learned();
+        assert!(before == self.twin.learned());
+        let mut bytes = before.clone();
+        for _ in 0..u8::arbitrary(u)? % 4 {
+            let at = usize::from(u16::arbitrary(u)?) % bytes.len().max(1);
+            match u8::arbitrary(u)? % 8 {
+                0 => bytes.truncate(at),
+                1 => bytes.push(u.arbitrary()?),
+                2 => bytes = u.arbitrary()?,
+                _ => {
+                    let value: u8 = u.arbitrary()?;
+                    bytes.iter_mut().skip(at).take(usize::from(value % 9)).for_each(|byte| *byte ^= value);
+                }
+            }
+        }
+        // Whether they are any does not depend on who asks.
+        let mut other = Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).expect("valid");
+        let refused = other.learn(&bytes).is_err();
+        if self.call(refused, |router| router.learn(&bytes)).is_some() {
+            // What is told from then on can be learned as well, and what was told is told again.
+            let told = self.router.learned();
+            assert!(bytes != before || told == before, "it changed on the way");
+            assert_eq!(other.learn(&told), Ok(()));
+            self.tally.learned += 1;
         }
         Ok(())
     }

@@ -1,14 +1,29 @@
-//! The body of the trace reader's fuzz target on seeded bytes, for machines without a fuzzer. `FUZZ_CASES`
+//! The bodies of the simulator's fuzz targets on seeded bytes, for machines without a fuzzer. `FUZZ_CASES`
 //! sets how many.
 
+#[path = "../../fuzz/bodies/files.rs"]
+mod files_body;
 #[path = "../../fuzz/bodies/trace.rs"]
 mod trace_body;
 
-use rand::{RngExt, SeedableRng};
+use std::path::Path;
+
+use files_body::Taken;
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn cases(default: usize) -> usize {
     std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
+}
+
+/// What is checked in for a target: what a fuzzer has found that reaches most, and what once failed.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let files: Vec<_> =
+        entries.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a file")).collect();
+    assert!(!files.is_empty(), "{} is empty", folder.display());
+    files
 }
 
 /// Rows of many layouts with bytes changed, doubled and left out.
@@ -52,4 +67,50 @@ fn trace_on_seeded_bytes() {
         taken += usize::from(trace_body::trace(&bytes));
     }
     assert!(taken > cases / 50, "only {taken} of {cases} were taken");
+}
+
+/// Files of each kind, of any bytes and of sound ones with some changed.
+#[test]
+fn files_on_seeded_bytes() {
+    const LAW: &[u8] = b"base_ms = 5.0\nus_per_token = 0.1\nus_per_request = 2.0\nprompts = \"worker\"\n";
+    const ROW: &[u8] = b"2023-11-16 18:15:47.68,374,44\n";
+    const STEPS: &[u8] = b"step_ms,running,kv_tokens,prefill_tokens\n5.1,3,900,0\n5.6,4,1300,20\n";
+    let cases = cases(2_500);
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let mut taken = Vec::new();
+    for at in 0..cases {
+        let kind = (at % 8) as u8;
+        let mut bytes = match kind {
+            // Neither torn, and read by the first of the maps.
+            0 | 1 => [&[1], ROW].concat(),
+            2 => b"\x01\x00\x00\x00\x00".to_vec(),
+            4 => LAW.to_vec(),
+            5 => [&[0], STEPS].concat(),
+            _ => vec![0; rng.random_range(0..200)],
+        };
+        if kind == 3 || kind > 5 {
+            rng.fill_bytes(&mut bytes);
+        } else if rng.random() {
+            // A sound one, with a byte changed.
+            let at = rng.random_range(0..bytes.len());
+            bytes[at] = rng.random();
+        }
+        bytes.insert(0, kind);
+        taken.extend(files_body::files(&bytes));
+    }
+    for of in [Taken::Gzip, Taken::Zstd, Taken::Columns, Taken::Law, Taken::Steps, Taken::Page] {
+        let count = taken.iter().filter(|&&found| found == of).count();
+        println!("{of:?}: {count}");
+        assert!(count > cases / 200, "{of:?} was taken {count} times of {cases}");
+    }
+}
+
+#[test]
+fn what_fuzzers_have_found_is_run_again() {
+    for bytes in corpus("trace") {
+        let _ = trace_body::trace(&bytes);
+    }
+    for bytes in corpus("files") {
+        let _ = files_body::files(&bytes);
+    }
 }

@@ -188,7 +188,8 @@ impl Router {
             let used_tokens = account.counted_tokens() as i64 + tokens;
             let lacks_room = account.capacity_tokens.is_some_and(|fit| used_tokens > fit as i64);
             let queued = lacks_slots.max(if lacks_room { account.unseen() } else { 0 });
-            let ahead = if lacks_room || counted >= account.whole_slots { queued + 1 } else { 0 };
+            let ahead =
+                if lacks_room || counted >= account.whole_slots { queued.saturating_add(1) } else { 0 };
             let wait = f64::from(ahead) / f64::from(counted.saturating_sub(queued).max(1));
             let cost = (worker.load_tokens as i64 + tokens).saturating_mul(worker.cost_per_token());
             (!worker.accepting || shut == Some(place), wait, cost)

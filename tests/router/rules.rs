@@ -151,6 +151,21 @@ fn what_is_sent_goes_where_it_must_and_is_no_longer_than_it_may_be() {
     assert_eq!(router.send(other, None, None).unwrap().worker, WorkerId(1));
 }
 
+/// A worker says that it runs as many requests as can be written: nobody is sent there by a sum that wrapped.
+#[test]
+fn a_worker_that_tells_of_the_most_requests_has_the_longest_queue() {
+    let mut router = build(RouterConfig::new(2, 1), "level");
+    router.report(0, WorkerReport::requests(u32::MAX, u32::MAX), None).unwrap();
+    router.report(1, WorkerReport::requests(3, 0), None).unwrap();
+    for id in 1..4 {
+        assert_eq!(router.send(Request::new(id, 10), None, None).unwrap().worker, WorkerId(1));
+    }
+    // Without slots nobody is served there, however few are said to queue.
+    let mut router = build(RouterConfig::new(2, 0), "level");
+    router.report(0, WorkerReport::requests(u32::MAX, 0), None).unwrap();
+    assert_eq!(router.send(Request::new(1, 10), None, None).unwrap().worker, WorkerId(1));
+}
+
 /// A request that leaves nothing to the others enters an empty worker in this front end's turn, and one that
 /// is longer than its part goes where a report has shown that nobody is.
 #[test]

@@ -287,6 +287,12 @@ pub(crate) unsafe trait Versioned: Copy {
     const FIRST_SIZE: usize;
 }
 
+/// Whether a version of a struct may have this size. One that ends within a field is none: half a pointer
+/// would be read as a whole one. One far beyond ours was most likely never set.
+pub(crate) fn is_size_of<T: Versioned>(size: usize) -> bool {
+    (T::FIRST_SIZE..=4096).contains(&size) && size.is_multiple_of(align_of::<T>())
+}
+
 /// Reads a struct of the caller's version: what it does not have yet is zero, what it has beyond ours must
 /// be.
 ///
@@ -299,8 +305,7 @@ pub(crate) unsafe fn read_versioned<T: Versioned>(from: *const T) -> Result<T, F
     }
     // SAFETY: a struct of any version begins with its size.
     let found = unsafe { from.cast::<usize>().read() };
-    // Far beyond any version: most likely never set.
-    if !(T::FIRST_SIZE..=4096).contains(&found) {
+    if !is_size_of::<T>(found) {
         let expected = size_of::<T>();
         return Err(Failure::argument(format!(
             "{name}.struct_size: expected sizeof({name}) = {expected}, found {found}"
@@ -561,6 +566,36 @@ mod tests {
         // An error of the library that has changed nothing ends nothing.
         assert_eq!(status(|_| Err(Failure::new(br_status::BR_INTERNAL, "x"))), br_status::BR_INTERNAL);
         assert_eq!(status(fine), br_status::BR_OK);
+    }
+
+    #[test]
+    fn a_size_that_ends_within_a_field_is_no_version_s() {
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug)]
+        struct Two {
+            struct_size: usize,
+            first: usize,
+            added: *const u8,
+        }
+        // SAFETY: begins with its size; NULL and zero are allowed.
+        unsafe impl Versioned for Two {
+            const NAME: &'static str = "two";
+            const FIRST_SIZE: usize = 2 * size_of::<usize>();
+        }
+        let mut two = Two { struct_size: 0, first: 7, added: std::ptr::dangling() };
+        for size in 0..=size_of::<Two>() {
+            two.struct_size = size;
+            // SAFETY: as many bytes as it says, and more.
+            let read = unsafe { read_versioned(&two) };
+            if size == Two::FIRST_SIZE || size == size_of::<Two>() {
+                let read = read.expect("a version");
+                assert_eq!((read.first, read.added.is_null()), (7, size == Two::FIRST_SIZE));
+            } else {
+                let text =
+                    format!("two.struct_size: expected sizeof(two) = {}, found {size}", size_of::<Two>());
+                assert_eq!(read.expect_err("no version"), Failure::argument(text));
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use balanceroute::{Mode, PreemptionCost, Router, RouterConfig, Share, WorkerConf
 
 use super::{State, br_router, some64};
 use crate::guard::{
-    Failure, Handle, Versioned, array, br_options, br_status, caught, make, needed, read_policy,
+    Failure, Handle, Versioned, array, br_options, br_status, caught, is_size_of, make, needed, read_policy,
     read_versioned, write_versioned,
 };
 use crate::{BR_NONE, BR_NONE64};
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn br_router_defaults(config: *mut br_router_config) -> br
                 return Err(Failure::argument("br_router_config"));
             }
             let size = config.cast::<usize>().read();
-            if !(br_router_config::FIRST_SIZE..=4096).contains(&size) {
+            if !is_size_of::<br_router_config>(size) {
                 return Err(Failure::argument("br_router_config.struct_size"));
             }
             config.cast::<u8>().add(size_of::<usize>()).write_bytes(0, size - size_of::<usize>());

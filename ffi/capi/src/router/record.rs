@@ -274,8 +274,8 @@ pub unsafe extern "C" fn br_router_put_off(
             let put_off = state.router.untold().map_or(&[][..], |untold| &untold.preempted);
             output("count", count)?.write(put_off.len());
             if let Some(first) = put_off.first().filter(|_| !again.is_null()) {
-                read_versioned(again)?;
-                write_versioned(&told_request(first), again);
+                let size = read_versioned(again)?.struct_size;
+                write_versioned(&told_request(first, size), again);
             }
             Ok(())
         })

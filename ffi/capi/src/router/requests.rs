@@ -82,16 +82,19 @@ pub struct br_dispatch {
     pub prompt_tokens: u32,
 }
 
+/// The flags that a struct of this size may have set: one of the first version lacks the field of the last.
+fn known_fields(size: usize) -> u32 {
+    let later = if size < offset_of!(br_request, priority) { 0 } else { BR_HAS_MAX_TOKENS };
+    BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | later
+}
+
 /// # Safety
 /// `from` is NULL or as the header says.
 pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<WorkerId>, Failure> {
     // SAFETY: passed on.
     let from = unsafe { read_versioned(from) }?;
     let has = |flag: u32| from.fields & flag != 0;
-    // A struct of the first version has no more fields to be set.
-    let size = from.struct_size;
-    let later = if size < offset_of!(br_request, priority) { 0 } else { BR_HAS_MAX_TOKENS };
-    let known = BR_HAS_RANK | BR_HAS_DEADLINE | BR_HAS_PROMPT_HASH | later;
+    let (size, known) = (from.struct_size, known_fields(from.struct_size));
     if has(!known) {
         let found = from.fields;
         return Err(Failure::argument(format!(
@@ -111,17 +114,18 @@ pub(super) unsafe fn read_request(from: *const br_request) -> Result<Request<Wor
         .rank(has(BR_HAS_RANK).then_some(from.rank)))
 }
 
-/// What [`read_request`] reads as this.
-pub(super) fn told_request(of: &Request<WorkerId>) -> br_request {
+/// What [`read_request`] reads as this, from a struct of so many bytes.
+pub(super) fn told_request(of: &Request<WorkerId>, size: usize) -> br_request {
     let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+    let fields = flag(of.rank.is_some(), BR_HAS_RANK)
+        | flag(of.deadline_steps.is_some(), BR_HAS_DEADLINE)
+        | flag(of.prompt_hash.is_some(), BR_HAS_PROMPT_HASH)
+        | flag(of.max_tokens.is_some(), BR_HAS_MAX_TOKENS);
     br_request {
-        struct_size: size_of::<br_request>(),
+        struct_size: size,
         id: of.id.0,
         prompt_tokens: of.prompt_tokens.saturating_add(of.cached_tokens),
-        fields: flag(of.rank.is_some(), BR_HAS_RANK)
-            | flag(of.deadline_steps.is_some(), BR_HAS_DEADLINE)
-            | flag(of.prompt_hash.is_some(), BR_HAS_PROMPT_HASH)
-            | flag(of.max_tokens.is_some(), BR_HAS_MAX_TOKENS),
+        fields: fields & known_fields(size),
         rank: of.rank.map_or(0, |rank| rank.0),
         deadline_steps: of.deadline_steps.unwrap_or(0),
         prompt_hash: of.prompt_hash.unwrap_or(0),
@@ -317,8 +321,8 @@ pub unsafe extern "C" fn br_router_preempt_request(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            read_versioned(again)?;
-            let told = told_request(&state.router.preempt(id)?);
+            let size = read_versioned(again)?.struct_size;
+            let told = told_request(&state.router.preempt(id)?, size);
             write_versioned(&told, again);
             Ok(())
         })

@@ -1,4 +1,4 @@
-//! What a call does when the library fails inside.
+//! What a call does when the library fails inside, and what callers of earlier versions are told.
 
 use super::*;
 use crate::BR_NONE;
@@ -147,4 +147,29 @@ fn room_for_all_slots_suffices_in_every_turn() {
         unsafe { br_router_free(router) };
     }
     assert!(borrowed > 100, "{borrowed} steps beyond what a front end is sure of");
+}
+
+/// A caller whose struct has no `max_tokens` is not told that it is set: it sends back what it was told.
+#[test]
+fn an_earlier_version_is_told_what_it_can_send_back() {
+    let router = made(Router::new(RouterConfig::new(1, 1), "level", &Parameters::default()).expect("valid"));
+    let mut full = request(1);
+    (full.fields, full.max_tokens) = (BR_HAS_PROMPT_HASH | BR_HAS_MAX_TOKENS, 40);
+    let first = std::mem::offset_of!(br_request, cached_tokens);
+    for size in [size_of::<br_request>(), std::mem::offset_of!(br_request, max_tokens), first] {
+        let mut again = request(0);
+        again.struct_size = size;
+        // SAFETY: the handle is alive, and every pointer is of the size that is said, or more.
+        unsafe {
+            let mut dispatch: br_dispatch = std::mem::zeroed();
+            assert_eq!(br_router_send(router, &full, 0, &mut dispatch), br_status::BR_OK);
+            assert_eq!(br_router_preempt_request(router, 1, &mut again), br_status::BR_OK);
+            let fields = if size == size_of::<br_request>() { full.fields } else { BR_HAS_PROMPT_HASH };
+            assert_eq!((again.id, again.fields, again.struct_size), (1, fields, size));
+            assert_eq!(br_router_enqueue(router, &again), br_status::BR_OK, "{size} bytes");
+            assert_eq!(br_router_abort(router, 1, std::ptr::null_mut()), br_status::BR_OK);
+        }
+    }
+    // SAFETY: alive, and not used again.
+    unsafe { br_router_free(router) };
 }

@@ -16,15 +16,16 @@ fn next_edge(edge: u32) -> f64 {
 }
 
 fn lengths(title: &str, bins: &[(u32, u64)], command: &str) -> Result<Option<Figure>, SimError> {
-    let total: u64 = bins.iter().map(|&(_, requests)| requests).sum();
-    if total == 0 {
+    // A file may say more of them than a u64 holds.
+    let total: f64 = bins.iter().map(|&(_, requests)| requests as f64).sum();
+    if total == 0.0 {
         return Ok(None);
     }
     let bars: Vec<(f64, f64, f64)> = (bins.iter())
         .map(|&(edge, requests)| {
             // Nothing has no place on such an axis; it is drawn as the half of one.
             let edge = edge.max(1);
-            (f64::from(edge), next_edge(edge), 100.0 * requests as f64 / total as f64)
+            (f64::from(edge), next_edge(edge), 100.0 * requests as f64 / total)
         })
         .collect();
     let x = Axis::log(bars.iter().flat_map(|bar| [bar.0, bar.1]), amount).labelled("tokens");
@@ -64,4 +65,17 @@ pub(super) fn figures(source: &SourceEntry, command: &str) -> Result<Vec<Figure>
         figures.extend(arrivals(bins, command)?);
     }
     Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_a_file_may_be_more_than_a_number_holds() {
+        let bins = [(1, u64::MAX), (2, u64::MAX), (4, 0)];
+        let figure = lengths("Lengths", &bins, "").expect("drawn").expect("not empty");
+        assert!(figure.svg.contains("<rect"), "{}", figure.svg);
+        assert!(lengths("Lengths", &[(1, 0)], "").expect("drawn").is_none());
+    }
 }
