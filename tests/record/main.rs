@@ -6,6 +6,7 @@ mod calls;
 mod counting;
 mod crash;
 mod environment;
+mod fuzz;
 mod replay;
 
 use std::path::{Path, PathBuf};
