@@ -122,7 +122,7 @@ def unaligned(of):
 
 def spread(of):
     """Every entry beside one that is wrong."""
-    wide = np.full(tuple(3 * side for side in of.shape), of.ravel()[:1].sum() if of.size else 0, of.dtype)
+    wide = np.zeros(tuple(3 * side for side in of.shape), of.dtype)
     wide.view(np.uint8)[...] = 0x7F
     view = wide[tuple(slice(1, None, 3) for _ in of.shape)]
     view[...] = of
