@@ -65,7 +65,7 @@
 //! gave. It stays with the worker and is never used again, so a report of a worker that is gone cannot be
 //! taken for another's. A request that comes here names its worker by id ([`Request::rank`], an explicit rank
 //! or a sticky session), and that is a promise: the request enters that worker or none. Policies see workers
-//! in order of id without gaps, by their [`WorkerIndex`].
+//! in order of id without gaps, by their [`WorkerIndex`](crate::WorkerIndex).
 //!
 //! # Claims
 //! Where KV caches bind, a request that is overdue and fits nowhere claims a worker: until it enters, nobody

@@ -1004,9 +1004,10 @@ br_status br_router_resend(br_router *router,
 br_status br_router_put_off(br_router *router, br_request *again, size_t *count);
 
 // Tells the time: `br_router_enqueue`, `br_router_send`, `br_router_report`, `br_router_finish`,
-// `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until the
-// clock is read again, here, by `br_router_step` or by a placement. Without it they happen at the last
-// reading, and a wait begins at the next one. Every other call happens at the last reading.
+// `br_router_abort`, `br_router_finish_dispatch` and `br_router_abort_dispatch` happen at `now_ms` until
+// the clock is read again, here, by `br_router_step`, `br_router_resend` or a placement. Without it they
+// happen at the last reading, and a wait begins at the next one. Every other call happens at the last
+// reading.
 br_status br_router_at(br_router *router, uint64_t now_ms);
 
 // Lets a request wait for a step.
