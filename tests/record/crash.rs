@@ -225,9 +225,9 @@ fn who_was_given_back_is_not_lost_with_the_process() {
     router.remove_worker(1, &mut gone).expect("a worker");
     let told = |router: &Router| {
         let untold = router.untold().expect("a recording");
-        let mut ids: Vec<_> = untold.returned.iter().map(|of| of.id).collect();
+        let mut ids: Vec<_> = untold.returned().map(|of| of.id).collect();
         ids.sort_unstable();
-        (ids, untold.preempted.iter().map(|of| (of.id, of.prompt_tokens)).collect::<Vec<_>>())
+        (ids, untold.preempted().map(|of| (of.id, of.prompt_tokens)).collect::<Vec<_>>())
     };
     let mut ids: Vec<_> = gone.iter().map(|of| of.id).collect();
     ids.sort_unstable();

@@ -1,6 +1,8 @@
 //! The bodies of the C interface's fuzz targets on seeded bytes, for machines without a fuzzer. `FUZZ_CASES`
 //! sets how many.
 
+#![allow(clippy::duplicate_mod, reason = "two bodies share what they draw")]
+
 #[path = "../../../fuzz/bodies/arrays.rs"]
 mod arrays_body;
 #[path = "../../../fuzz/bodies/capi.rs"]

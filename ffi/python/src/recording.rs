@@ -31,9 +31,8 @@ record! {
 
 impl Untold {
     pub(crate) fn of(py: Python<'_>, of: core::Untold) -> PyResult<Self> {
-        let core::Untold { returned, preempted, .. } = of;
-        let preempted = list::<Preempted>(py, preempted)?;
-        Ok(Self { returned: list::<Returned>(py, returned)?, preempted })
+        let preempted = list::<Preempted>(py, of.preempted())?;
+        Ok(Self { returned: list::<Returned>(py, of.returned())?, preempted })
     }
 }
 

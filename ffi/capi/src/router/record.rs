@@ -110,7 +110,7 @@ pub unsafe extern "C" fn br_router_resume(
         // SAFETY: the caller's word.
         let config = unsafe { config(folder, segment_bytes, segments) }?;
         let mut state = State::new(Router::resume(&config)?);
-        state.returned = state.router.untold().map(|untold| untold.returned.clone()).unwrap_or_default();
+        state.returned = state.router.untold().map(|untold| untold.returned().collect()).unwrap_or_default();
         Ok(br_router(Handle::new(state)))
     };
     // SAFETY: the caller's word.
@@ -271,11 +271,11 @@ pub unsafe extern "C" fn br_router_put_off(
     // SAFETY: the caller's word.
     unsafe {
         br_router::enter(router, |state| {
-            let put_off = state.router.untold().map_or(&[][..], |untold| &untold.preempted);
-            output("count", count)?.write(put_off.len());
-            if let Some(first) = put_off.first().filter(|_| !again.is_null()) {
+            let put_off = || state.router.untold().into_iter().flat_map(|untold| untold.preempted());
+            output("count", count)?.write(put_off().count());
+            if let Some(first) = put_off().next().filter(|_| !again.is_null()) {
                 let size = read_versioned(again)?.struct_size;
-                write_versioned(&told_request(first, size), again);
+                write_versioned(&told_request(&first, size), again);
             }
             Ok(())
         })
