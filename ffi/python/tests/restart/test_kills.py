@@ -56,6 +56,7 @@ class World:
         self.unaccepted, self.unanswered = {}, set()
         # Of engines: what happened and was not taken yet.
         self.events, self.event = collections.OrderedDict(), 0
+        self.told = collections.deque(maxlen=30)
         self.finished, self.seen = collections.Counter(), collections.Counter()
         self.front, self.ready, self.stopped = None, False, None
         self.out, self.rest = b"", b""
@@ -143,6 +144,8 @@ class World:
         self.event += 1
         self.events[self.event] = message
         self.say(self.event, *message)
+        if message[0] in ("ended", "preempted"):
+            self.told.append((self.event, message))
 
     def on_taken(self, event):
         self.events.pop(event, None)
@@ -179,6 +182,10 @@ class World:
                 self.say(None, "grown", list(engine.held))
             if self.rng.random() < 0.1:
                 self.say(None, "report", worker, time.monotonic_ns() // 1_000_000, engine.report())
+        if self.told and self.rng.random() < 0.05:
+            # A message comes twice, long after it was taken.
+            event, message = self.rng.choice(self.told)
+            self.say(event, *message)
         if self.open and self.rng.random() < 0.008:
             # A rank fails, and another one comes.
             worker = self.rng.choice(list(self.engines))
