@@ -97,7 +97,11 @@ pub(crate) fn audit(front: &mut Front) {
         let mut by_reason = [0; WaitReason::ALL.len()];
         for &(id, reason) in &waiting {
             by_reason[reason as usize] += 1;
-            assert!(matches!(front.records.get(&id).map(|record| record.life), Some(Life::Waits(_))), "{id}");
+            let life = front.records.get(&id).map(|record| record.life);
+            assert!(matches!(life, Some(Life::Waits(_))), "{id}");
+            // Nothing but a rank shuts a worker to a request once the rows of the last step have ended.
+            let is_free = front.rows_ended && life == Some(Life::Waits(None));
+            assert!(!is_free || reason != WaitReason::NotEligible, "{id} waits for {reason}");
         }
         assert_eq!(by_reason, metrics.waiting_by_reason);
         waiting.iter().take(EXPLAINED).for_each(|&(id, reason)| explains(front, id, reason));

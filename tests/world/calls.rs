@@ -2,6 +2,7 @@
 
 use balanceroute::{Dispatch, Request, ReturnReason, WorkerId};
 
+use crate::audit;
 use crate::caller::Order;
 use crate::front::{Life, Stage};
 use crate::network::{Draw, Message};
@@ -202,6 +203,8 @@ impl World {
             back.push((left.id, record));
         }
         at.known[rank] = None;
+        at.rows_ended = true;
+        audit::audit(at);
         for (id, record) in back {
             let ran = matches!(record.life, Life::Runs { .. }).then_some(record.life);
             let (request, reason) = ((record.request, record.output), ReturnReason::WorkerRemoved);

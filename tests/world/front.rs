@@ -12,6 +12,7 @@ use balanceroute::{
 };
 
 use crate::caller::{Guesses, Manner, Order, Orders, PANIC, Supplied, Terms};
+use crate::clocks::{Clocks, Date};
 use crate::plan::Setting;
 use crate::tally::{Kind, Seen};
 
@@ -21,8 +22,6 @@ pub(crate) type Build = dyn Fn(&'static str, &Parameters) -> Box<dyn Policy>;
 /// What can be asked of a router.
 type State = (Metrics, Vec<(RequestId, WaitReason)>, Plan);
 
-/// What the callers' clocks show as the world begins: their origin is their own.
-const ORIGIN_MS: u64 = 1_700_000_000_000;
 /// Of so many who wait passes are counted one by one.
 const COUNTED: usize = 400;
 /// Of so many a refused call is compared with what was before.
@@ -57,8 +56,8 @@ pub(crate) struct Record {
     pub(crate) request: Request<WorkerId>,
     /// Tokens that it will truly generate.
     pub(crate) output: u64,
-    /// When it was let in, and how far the clocks had been off by then; none before a clock was read.
-    since: Option<(u64, u64)>,
+    /// When it was let in; none before a clock was read.
+    since: Option<Date>,
     /// Its place in the order of arrival.
     pub(crate) arrival: u64,
     /// How often it was passed in all, and by steps; none where that is not counted.
@@ -130,6 +129,8 @@ pub(crate) struct Front {
     pub(crate) orders: Orders,
     /// A classifier that has panicked tells with the next step, and is not asked again.
     pub(crate) classifier_failed: bool,
+    /// Whether workers have come or gone since the last step: its rows of pair terms have ended with them.
+    pub(crate) rows_ended: bool,
     /// Its worker of each rank.
     pub(crate) known: Vec<Option<Known>>,
     pub(crate) records: HashMap<RequestId, Record>,
@@ -144,30 +145,7 @@ pub(crate) struct Front {
     pub(crate) next_id: u64,
     pub(crate) metrics: Metrics,
     pub(crate) most_admitted: u32,
-    clocks: Vec<Clock>,
-    /// By how much the clocks may have told less or more than has passed, in all.
-    pub(crate) off_ms: u64,
-    /// For so long time may stand still yet, and as of when: clocks that were set back catch up.
-    behind: (u64, u64),
-    /// How far clocks are apart that are taken for one, or for themselves as they were before.
-    apart_ms: u64,
-    has_jumped: bool,
-    /// By how much they were set a little before any was set by much.
-    little_ms: u64,
-    /// Time that no clock may have shown: one that is set back to where it was shows it in the end.
-    lost_ms: u64,
-    read_ms: u64,
-}
-
-/// A clock of the callers'.
-#[derive(Clone, Copy)]
-struct Clock {
-    ahead_ms: i64,
-    /// By how much it was set a little since it was read.
-    little_ms: u64,
-    /// Whether it was set since it was read, and when that was.
-    is_set: bool,
-    read_ms: u64,
+    pub(crate) clocks: Clocks,
 }
 
 impl Front {
@@ -205,13 +183,13 @@ impl Front {
         } else {
             Router::new(config, setting.policy, &parameters)
         };
-        let clock = |at: u64| Clock { ahead_ms: at as i64 * 700, little_ms: 0, is_set: false, read_ms: 0 };
         let mut front = Self {
             index,
             setting,
             router: router.expect("valid"),
             orders,
             classifier_failed: false,
+            rows_ended: false,
             known: vec![None; setting.ranks as usize],
             records: HashMap::new(),
             waiting: Vec::new(),
@@ -224,14 +202,7 @@ impl Front {
             next_id: 0,
             metrics: Metrics::default(),
             most_admitted: 0,
-            clocks: (0..setting.clocks).map(clock).collect(),
-            off_ms: 0,
-            behind: (0, 0),
-            apart_ms: 700 * setting.clocks,
-            has_jumped: setting.clocks > 1,
-            little_ms: 0,
-            lost_ms: 0,
-            read_ms: 0,
+            clocks: Clocks::new(setting.clocks),
         };
         front.router.set_explaining(setting.explains == 1);
         front
@@ -244,73 +215,25 @@ impl Front {
 
     // Time.
 
-    /// One clock is set.
-    pub(crate) fn set_clock(&mut self, (now_ms, clock): (u64, u64), by_ms: u64, back: bool, seen: &mut Seen) {
-        let (by_ms, at) = (by_ms as i64, clock as usize % self.clocks.len());
-        self.clocks[at].ahead_ms += if back { -by_ms } else { by_ms };
-        self.clocks.iter_mut().for_each(|clock| clock.is_set = true);
-        let is_small = by_ms < 600_000;
-        if is_small {
-            self.clocks[at].little_ms += by_ms as u64;
-            self.behind = (self.behind_ms(now_ms) + by_ms as u64, now_ms);
-            self.little_ms += by_ms as u64;
-        }
-        self.has_jumped |= !is_small;
-        if self.has_jumped {
-            self.apart_ms += std::mem::take(&mut self.little_ms);
-        }
-        seen.add(if is_small { Kind::SmallJump } else { Kind::GreatJump });
+    /// What a clock shows, for a call that may be refused.
+    pub(crate) fn shows(&self, now_ms: u64, clock: u64) -> u64 {
+        self.clocks.shows(now_ms, clock)
     }
 
-    /// For how long time may stand still yet.
-    fn behind_ms(&self, now_ms: u64) -> u64 {
-        self.behind.0.saturating_sub(now_ms - self.behind.1)
-    }
-
-    /// The date of who is let in now: the time, and how far clocks had been off by then, but for what they
-    /// may make up yet.
-    fn date(&self, now_ms: u64) -> (u64, u64) {
-        (now_ms, self.off_ms.saturating_sub(self.behind_ms(now_ms) + self.lost_ms))
-    }
-
-    /// What a clock shows. The router is told it: whoever came without a date waits from now on.
-    pub(crate) fn read(&mut self, now_ms: u64, clock: u64) -> u64 {
-        self.note_reading(now_ms, clock);
-        let date = self.date(now_ms);
+    /// The router was told what a clock shows: whoever came without a date waits from now on.
+    pub(crate) fn read(&mut self, now_ms: u64, clock: u64) {
+        self.clocks.was_read(now_ms, clock);
+        let date = self.clocks.date(now_ms);
         for id in self.undated.drain(..) {
             if let Some(record) = self.records.get_mut(&id) {
                 record.since = record.since.or(Some(date));
             }
         }
-        self.shows(now_ms, clock)
-    }
-
-    /// What a clock shows, for a call that is refused.
-    pub(crate) fn shows(&self, now_ms: u64, clock: u64) -> u64 {
-        let ahead_ms = self.clocks[clock as usize % self.clocks.len()].ahead_ms;
-        (ORIGIN_MS + now_ms).saturating_add_signed(ahead_ms)
-    }
-
-    fn note_reading(&mut self, now_ms: u64, clock: u64) {
-        let at = clock as usize % self.clocks.len();
-        let Clock { is_set, read_ms, little_ms, .. } = self.clocks[at];
-        self.off_ms += std::mem::take(&mut self.clocks[at].little_ms);
-        self.behind = (self.behind_ms(now_ms) + little_ms, now_ms);
-        // By a clock that was set, or not read for long, no time has passed since any was read.
-        if is_set || now_ms - read_ms > 500_000 {
-            let lost_ms = now_ms - self.read_ms;
-            (self.off_ms, self.lost_ms) = (self.off_ms + lost_ms, self.lost_ms + lost_ms);
-        }
-        (self.clocks[at].is_set, self.clocks[at].read_ms) = (false, now_ms);
-        self.read_ms = now_ms;
     }
 
     /// How long a request has waited: at least, and at most, as far as clocks can tell.
     fn waited_ms(&self, record: &Record, now_ms: u64) -> (u64, u64) {
-        let Some((since_ms, off_ms)) = record.since else { return (0, 0) };
-        let off_ms = self.off_ms - off_ms + self.apart_ms;
-        let waited_ms = now_ms - since_ms;
-        (waited_ms.saturating_sub(off_ms), waited_ms + off_ms)
+        record.since.map_or((0, 0), |since| self.clocks.since_ms(since, now_ms))
     }
 
     // Workers.
@@ -456,7 +379,7 @@ impl Front {
             self.counts_passes = true;
         }
         let passed = self.counts_passes.then_some((found.passed, 0));
-        let since = dated_ms.map(|now_ms| self.date(now_ms));
+        let since = dated_ms.map(|now_ms| self.clocks.date(now_ms));
         if since.is_none() {
             self.undated.push(id);
         }

@@ -13,6 +13,7 @@ mod audit;
 mod caller;
 mod calls;
 mod calm;
+mod clocks;
 #[cfg(feature = "ascend")]
 mod device;
 mod front;

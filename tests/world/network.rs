@@ -30,14 +30,17 @@ impl Draw {
     }
 }
 
+/// When counts of requests were measured, and when KV tokens.
+type Times = (u64, u64);
+
 #[derive(Clone)]
 pub(crate) enum Message {
     /// A request on its way to its rank.
     Dispatch { rank: usize, job: Job },
     /// What a rank says of one front end's requests.
     Said { rank: usize, front: usize, voices: Vec<Voice> },
-    /// A report, of which life, and when its counts and its KV tokens were measured.
-    Report { rank: usize, front: usize, worker: WorkerId, report: WorkerReport, life: u64, at_ms: (u64, u64) },
+    /// A report, of which life, and when it was measured.
+    Report { rank: usize, front: usize, worker: WorkerId, report: WorkerReport, life: u64, at_ms: Times },
     /// A request is given up.
     Abort { rank: usize, id: RequestId, number: u64 },
 }

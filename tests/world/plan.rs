@@ -1,8 +1,8 @@
 //! A world as it is written down: what it is like, and the list of all that happens in it.
 //!
-//! Nothing is drawn while a world runs. An event carries numbers of its own for whatever it decides, and names
-//! whom it is about by a number that is taken modulo those who are there: so any part of a list is a list too,
-//! and an event without anybody to happen to does nothing.
+//! Nothing is drawn while a world runs. An event carries numbers of its own for whatever it decides, and
+//! names whom it is about by a number that is taken modulo those who are there: so any part of a list is a
+//! list too, and an event without anybody to happen to does nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -44,7 +44,9 @@ macro_rules! events {
             fn from_str(line: &str) -> Result<Self, String> {
                 let words: Vec<&str> = line.split_whitespace().collect();
                 match words.first().copied().unwrap_or_default() {
-                    $(stringify!($name) => Ok(Self::$name { $($field: number(&words, stringify!($field))?),* }),)*
+                    $(stringify!($name) => Ok(Self::$name {
+                        $($field: number(&words, stringify!($field))?),*
+                    }),)*
                     found => Err(format!("no event is called {found:?}")),
                 }
             }

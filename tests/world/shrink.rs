@@ -111,8 +111,9 @@ fn simpler() -> Vec<fn(Setting) -> Setting> {
     }
     without! {
         fronts: 1, shared: 0, clocks: 1, ranks: 1, ranks: 2, lost: 0, twice: 0, delay_ms: 0, explains: 0,
-        supplied: 0, absent: 0, classes: 0, masks: 0, bonuses: 0, pinned: 0, deadlines: 0, one_in: 0, ages: 0, epochs: 0,
-        sequences: 0, expire_ms: 0, silence_ms: 0, in_order: 0, headroom: 0, max_passed: 0, window: 4096, mode: 0,
+        supplied: 0, absent: 0, classes: 0, masks: 0, bonuses: 0, pinned: 0, deadlines: 0, one_in: 0,
+        ages: 0, epochs: 0, sequences: 0, expire_ms: 0, silence_ms: 0, in_order: 0, headroom: 0,
+        max_passed: 0, window: 4096, mode: 0,
     }
 }
 

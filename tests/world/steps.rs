@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use balanceroute::batch::{MAX_BONUS_TOKENS, MAX_PROMPT_TOKENS};
+use balanceroute::batch::{MAX_BONUS_TOKENS, MAX_PROMPT_TOKENS, MAX_WAITING};
 use balanceroute::{
     BatchError, Dispatch, PairTerms, Placement, Plan, Request, RequestId, ReturnReason, Returned, Router,
     RouterError, WorkerId,
@@ -103,6 +103,7 @@ impl Front {
             return None;
         };
         self.read(now_ms, clock);
+        self.rows_ended = false;
         let mut given_back: BTreeMap<WorkerId, u32> = BTreeMap::new();
         let returned = plan.returned.iter().map(|&returned| {
             if returned.reason == ReturnReason::WorkerSilent {
@@ -328,6 +329,7 @@ impl Front {
     /// Whether a request must be refused.
     pub(crate) fn is_refused(&self, request: &Request<WorkerId>) -> bool {
         self.records.contains_key(&request.id)
+            || self.waiting.len() >= MAX_WAITING
             || !(1..=MAX_PROMPT_TOKENS).contains(&request.prompt_tokens)
             || request.generated_tokens > request.prompt_tokens + request.cached_tokens
             || request.rank.is_some_and(|rank| !self.has_worker(rank))

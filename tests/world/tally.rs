@@ -17,9 +17,9 @@ macro_rules! kinds {
 
 kinds! {
     // Requests.
-    Arrived, Placed, PlacedWaits, Admitted, Finished, Expired, NeverFits, Draining, Removed, Lost, Silent, Forgot,
-    Recovered, AbortedWaiting, AbortedRunning, Again, AgainAsAnother, GivenUp, Sent, Adopted, Moved, Preempted,
-    Disowned, Pinned, Deadline, MaxTokens, Burst, Masked, Passed,
+    Arrived, Placed, PlacedWaits, Admitted, Finished, Expired, NeverFits, Draining, Removed, Lost, Silent,
+    Forgot, Recovered, AbortedWaiting, AbortedRunning, Again, AgainAsAnother, GivenUp, Sent, Adopted, Moved,
+    Preempted, Disowned, Pinned, Deadline, MaxTokens, Burst, Masked, Passed,
     // Ranks.
     Transfer, SharedPrefix, PrefillChunk, Held, TransferDone, PutOff, Resumed, Foreign, Restart, RestartSeen,
     Stuck, Shrunk, PinnedKv, TooLong, Joined, Announced, Drained, Gone, Configured, Closed,

@@ -203,11 +203,12 @@ impl World {
                 if verdict == Verdict::Restarted {
                     self.seen.add(Kind::RestartSeen);
                     assert!(
-                        life != known.life || at.off_ms > known.off_ms,
+                        life != known.life || at.clocks.off_ms() > known.off_ms,
                         "{report:?} is of life {life} as before"
                     );
                 }
-                (known.life, known.off_ms, known.taken_ms) = (life, at.off_ms, Some(self.now_ms));
+                (known.life, known.off_ms) = (life, at.clocks.off_ms());
+                known.taken_ms = Some(self.now_ms);
             }
             Verdict::Late => self.seen.add(Kind::Late),
             Verdict::Repeated => {}

@@ -191,7 +191,8 @@ impl World {
             }
             Event::Clock { front, clock, by_ms, back } => {
                 let front = self.front(front);
-                self.fronts[front].set_clock((self.now_ms, clock), by_ms, back == 1, &mut self.seen);
+                let far = self.fronts[front].clocks.set((self.now_ms, clock), by_ms, back == 1);
+                self.seen.add(if far { Kind::GreatJump } else { Kind::SmallJump });
             }
             Event::Recover { front, salt } => {
                 let front = self.front(front);
@@ -437,6 +438,8 @@ impl World {
         self.fronts[front].known[rank] = Some(known);
         // Its numbers begin anew with the connection.
         self.sides[rank].received[front] = Default::default();
+        self.fronts[front].rows_ended = true;
+        audit::audit(&mut self.fronts[front]);
     }
 
     // Messages.
