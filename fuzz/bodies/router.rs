@@ -139,7 +139,11 @@ fn router_config(u: &mut Unstructured<'_>) -> Drawn<RouterConfig> {
     let cost = |u: &mut Unstructured<'_>| -> Drawn<f64> {
         if one_in(u, 16)? { u.arbitrary() } else { Ok(f64::from(u16::arbitrary(u)?) / 8.0) }
     };
-    let lower_class_one_in = if one_in(u, 3)? { Some(mostly_below_32(u, 6)?) } else { None };
+    let lower_class_one_in = match u8::arbitrary(u)? % 32 {
+        0 => Some(mostly_below_32(u, 6)?),
+        1..=10 => Some(2 + u32::from(u8::arbitrary(u)? % 4)),
+        _ => None,
+    };
     let preemption_cost = if one_in(u, 4)? { Some(PreemptionCost::new(cost(u)?, cost(u)?)) } else { None };
     Ok(RouterConfig::default()
         .workers(workers)

@@ -151,6 +151,18 @@ fn what_is_sent_goes_where_it_must_and_is_no_longer_than_it_may_be() {
     assert_eq!(router.send(other, None, None).unwrap().worker, WorkerId(1));
 }
 
+#[test]
+fn a_plan_has_the_admission_of_each_request() {
+    let mut router = build(RouterConfig::new(2, 1), "level");
+    for id in 1..4 {
+        router.enqueue(Request::new(id, 10 * id as u32), 0).unwrap();
+    }
+    let plan = router.step(0).unwrap();
+    let found: Vec<_> = (1..5).filter_map(|id| plan.of(id)).copied().collect();
+    assert_eq!((found.len(), plan.admissions.len()), (2, 2));
+    assert!(found.iter().all(|dispatch| plan.admissions.contains(dispatch)));
+}
+
 /// A worker says that it runs as many requests as can be written: nobody is sent there by a sum that wrapped.
 #[test]
 fn a_worker_that_tells_of_the_most_requests_has_the_longest_queue() {
