@@ -1,6 +1,7 @@
 //! From a plan that fails to a short one that fails in that place: delta debugging over the list of events,
 //! then over what the world is like.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
@@ -22,6 +23,12 @@ thread_local! {
     static HEARD: RefCell<Option<Failure>> = const { RefCell::new(None) };
 }
 
+fn message_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|&text| text.to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "something that is no text".to_owned())
+}
+
 /// Runs what may panic, and says nothing of it but by the answer.
 pub(crate) fn attempt<T>(run: impl FnOnce() -> T) -> Result<T, Failure> {
     static HOOK: Once = Once::new();
@@ -32,7 +39,7 @@ pub(crate) fn attempt<T>(run: impl FnOnce() -> T) -> Result<T, Failure> {
                 // The first one is the cause.
                 if let Some(heard) = heard.as_mut().filter(|heard| heard.place.is_empty()) {
                     heard.place = panic.location().map(ToString::to_string).unwrap_or_default();
-                    heard.message = panic.payload_as_str().unwrap_or("something that is no text").to_owned();
+                    heard.message = message_of(panic.payload());
                 }
                 heard.is_some()
             });
@@ -185,12 +192,12 @@ mod tests {
 
     #[test]
     fn what_panics_inside_of_an_attempt_is_told_by_the_first_cause() {
-        let outer = attempt(|| {
+        let outer: Result<(), Failure> = attempt(|| {
             let inner = attempt(|| panic!("inner"));
             assert_eq!(inner.map_err(|inner: Failure| inner.message), Err::<(), _>("inner".to_owned()));
             panic!("outer");
         });
-        let outer: Failure = outer.map(|()| ()).expect_err("it panics");
+        let outer: Failure = outer.expect_err("it panics");
         assert_eq!(outer.message, "outer");
         assert!(outer.place.contains("shrink.rs"), "{}", outer.place);
         assert_eq!(attempt(|| 7), Ok(7));

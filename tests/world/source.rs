@@ -83,7 +83,8 @@ impl Source {
             902..908 => {
                 // Mostly it becomes what it was.
                 let (base_slots, base_blocks) = (slots, blocks);
-                let slots = if salt % 2 == 0 { base_slots } else { rng.random_range(0..base_slots + 4) };
+                let slots =
+                    if salt.is_multiple_of(2) { base_slots } else { rng.random_range(0..base_slots + 4) };
                 let blocks = match salt / 2 % 8 {
                     0 => 0,
                     1..=3 => rng.random_range(1..base_blocks + 20),
@@ -92,7 +93,7 @@ impl Source {
                 Event::Resize { rank, slots, blocks, salt }
             }
             908..914 => {
-                let most = if salt % 2 == 0 { 1 } else { blocks / 3 };
+                let most = if salt.is_multiple_of(2) { 1 } else { blocks / 3 };
                 Event::Pin { rank, blocks: rng.random_range(0..most) }
             }
             914..922 => Event::Foreign { rank, prompt: prompt.min(blocks * BLOCK / 3), output, salt },
@@ -109,7 +110,7 @@ impl Source {
                     if far { 3_600_000 * rng.random_range(1..500) } else { rng.random_range(0..4_000) };
                 Event::Clock { front, clock: rng.random_range(0..clocks), by_ms, back: salt % 2 }
             }
-            940 if salt % 4 == 0 => Event::Recover { front, salt },
+            940 if salt.is_multiple_of(4) => Event::Recover { front, salt },
             940 => Event::Step { front, salt },
             941 => Event::Learn { front },
             942..975 => Event::Invalid { front, kind: which, salt },

@@ -141,9 +141,9 @@ impl World {
         let capacity =
             (self.setting.bounded == 1 && !self.calm && draw.one_in(4)).then(|| side.capacity_tokens());
         let received = side.received;
-        for front in 0..self.fronts.len() {
+        for (front, received) in received.iter().enumerate().take(self.fronts.len()) {
             let Some(worker) = self.fronts[front].worker_of(rank) else { continue };
-            let (last, missing) = received[front].told();
+            let (last, missing) = received.told();
             let mut report = WorkerReport::requests(counts.running, counts.waiting)
                 .kv_used(kv_tokens)
                 .capacity(capacity)
