@@ -18,12 +18,10 @@ mod clocks;
 mod device;
 mod front;
 mod invalid;
-mod known_faults;
 mod network;
 mod plan;
 mod ranks;
 mod runs;
-
 mod shrink;
 mod soak;
 mod source;
