@@ -75,7 +75,7 @@ mod tests {
     fn counts_of_a_file_may_be_more_than_a_number_holds() {
         let bins = [(1, u64::MAX), (2, u64::MAX), (4, 0)];
         let figure = lengths("Lengths", &bins, "").expect("drawn").expect("not empty");
-        assert!(figure.svg.contains("<rect"), "{}", figure.svg);
+        assert!(figure.svg.contains("class=\"bar\""), "{}", figure.svg);
         assert!(lengths("Lengths", &[(1, 0)], "").expect("drawn").is_none());
     }
 }
