@@ -147,7 +147,11 @@ fn a_cluster_is_watched_as_text() {
     assert!(shown.status.success(), "{}", text(&shown.stderr));
     let shown = text(&shown.stdout);
     assert!(shown.starts_with("paper-prod on 3 workers x 8 slots under jsq\nstep 0, "), "{shown}");
-    assert!(shown.contains("\nstep 1, ") && shown.contains("KV tokens of 3 workers: envelope "), "{shown}");
+    assert!(shown.contains("KV tokens of 3 workers: envelope "), "{shown}");
+    // On a busy machine a frame comes later, and shows a later step.
+    let steps = shown.lines().filter_map(|line| line.strip_prefix("step ")?.split(',').next()?.parse().ok());
+    let steps: Vec<u64> = steps.collect();
+    assert!(steps.len() == 2 && steps[1] > 0, "{steps:?}");
     for (arguments, found) in [
         ("--policy jsq,level", "policy: expected one policy to watch, found jsq,level"),
         ("--policy jsq --steps-per-s 0", "steps-per-s: expected above 0, found 0"),
