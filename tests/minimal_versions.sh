@@ -13,8 +13,10 @@ cd "$work/package"
 tar -xzf balanceroute-*.crate
 cd balanceroute-*/
 rm -f Cargo.lock
+# It may lie below a workspace, the one that it was packed from.
+printf '\n[workspace]\n' >>Cargo.toml
 cargo +nightly -Zdirect-minimal-versions update --quiet
-cargo +nightly tree --locked --edges normal --depth 1 --features serde,tracing,ascend
+cargo +nightly tree --locked --edges normal --depth 1 --features serde,tracing,record,ascend
 cargo +nightly check --quiet --locked --lib
-cargo +nightly check --quiet --locked --lib --features serde,tracing,ascend
+cargo +nightly check --quiet --locked --lib --features serde,tracing,record,ascend
 echo "least versions: build"
