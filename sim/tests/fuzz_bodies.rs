@@ -1,30 +1,17 @@
 //! The bodies of the simulator's fuzz targets on seeded bytes, for machines without a fuzzer. `FUZZ_CASES`
 //! sets how many.
 
+#[path = "../../fuzz/bodies/cases.rs"]
+mod cases;
 #[path = "../../fuzz/bodies/files.rs"]
 mod files_body;
 #[path = "../../fuzz/bodies/trace.rs"]
 mod trace_body;
 
-use std::path::Path;
-
+use cases::{cases, corpus};
 use files_body::Taken;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-fn cases(default: usize) -> usize {
-    std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
-}
-
-/// What is checked in for a target: what a fuzzer has found that reaches most, and what once failed.
-fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let files: Vec<_> =
-        entries.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a file")).collect();
-    assert!(!files.is_empty(), "{} is empty", folder.display());
-    files
-}
 
 /// Rows of many layouts with bytes changed, doubled and left out.
 #[test]

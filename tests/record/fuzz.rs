@@ -2,9 +2,12 @@
 
 #[path = "../../fuzz/bodies/record.rs"]
 mod body;
+#[path = "../../fuzz/bodies/cases.rs"]
+mod cases;
 
 use balanceroute::Router;
 use balanceroute::policy::Parameters;
+use cases::{cases, corpus};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -30,7 +33,7 @@ fn calls(rng: &mut ChaCha8Rng) -> Vec<u8> {
 
 #[test]
 fn recordings_of_any_bytes() {
-    let cases = std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_500);
+    let cases = cases(1_500);
     let folder = Folder::new();
     let mut rng = ChaCha8Rng::seed_from_u64(8);
     let mut met = [body::Met::default(); 3];
@@ -54,19 +57,9 @@ fn recordings_of_any_bytes() {
     assert_eq!((any.calls, any.refused), (0, cases / 3), "{any:?}");
     assert!(damaged.torn > cases / 60 && damaged.calls > 0 && damaged.differ == 0, "{damaged:?}");
     assert!(made.calls > 10 * cases as u64 && made.differ > 0 && made.refused > cases / 60, "{made:?}");
-    corpus(&folder);
-}
-
-/// What is checked in for the target.
-fn corpus(folder: &Folder) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/record");
-    let mut files = 0;
-    for entry in std::fs::read_dir(path).expect("a corpus") {
-        let bytes = std::fs::read(entry.expect("an entry").path()).expect("a file");
+    for bytes in corpus("record") {
         body::replay(&bytes, folder.path());
-        files += 1;
     }
-    assert!(files > 3);
 }
 
 /// Writes the first seeds of the corpus.

@@ -7,25 +7,12 @@
 mod arrays_body;
 #[path = "../../../fuzz/bodies/capi.rs"]
 mod capi_body;
+#[path = "../../../fuzz/bodies/cases.rs"]
+mod cases;
 
-use std::path::Path;
-
+use cases::{cases, corpus};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-fn cases(default: usize) -> usize {
-    std::env::var("FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
-}
-
-/// What is checked in for a target: what a fuzzer has found that reaches most, and what once failed.
-fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let files: Vec<_> =
-        entries.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a file")).collect();
-    assert!(!files.is_empty(), "{} is empty", folder.display());
-    files
-}
 
 #[test]
 fn arrays_on_seeded_bytes() {

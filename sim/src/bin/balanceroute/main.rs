@@ -31,9 +31,10 @@ use arguments::{
 };
 use balanceroute::backend::BackendKind;
 use balanceroute_sim::report::json::JsonFile;
-use balanceroute_sim::{Arrivals, SimError, evaluation, report};
+use balanceroute_sim::{Arrivals, Scenario, SimError, evaluation, report};
 use clap::Parser;
 use clap::error::ErrorKind;
+use output::OutputArgs;
 use serde::Serialize;
 
 /// Writes to standard output.
@@ -80,6 +81,16 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
             (false, reason) => tell(format_args!("no device, the CPU decides: {reason}")),
         }
     }
+    show_runs(&scenario, json, &args.output, args.quiet)
+}
+
+/// Runs a scenario that was checked, after what must be known of it, and hands its table over.
+fn show_runs(
+    scenario: &Scenario,
+    json: Option<JsonFile>,
+    output: &OutputArgs,
+    quiet: bool,
+) -> Result<(), SimError> {
     // Where nothing fits, a closed run has no request to keep its pool full with, and says so itself.
     let unfit = scenario.unfit();
     if let Some(unfit) =
@@ -90,11 +101,11 @@ fn simulate(args: &SimulateArgs) -> Result<(), SimError> {
     for sentence in scenario.untold() {
         tell(format_args!("warning: {sentence}"));
     }
-    let runs = evaluation::run(&scenario, !args.quiet)?;
-    args.output.hand_over(
+    let runs = evaluation::run(scenario, !quiet)?;
+    output.hand_over(
         json,
-        &report::Document::new(&scenario, &runs),
-        |_, legend| report::simulation(&scenario, &runs, legend),
+        &report::Document::new(scenario, &runs),
+        |_, legend| report::simulation(scenario, &runs, legend),
         || runs.iter().collect(),
         &["policy", "affinity", "seed", "window"],
     )

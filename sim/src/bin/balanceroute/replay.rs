@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use balanceroute_sim::recording::{Reach, play, recorded};
+use balanceroute_sim::recording::{Reach, Recorded, play, recorded};
 use balanceroute_sim::report::json::JsonFile;
-use balanceroute_sim::{SimError, evaluation, report};
+use balanceroute_sim::{SimError, report};
 use clap::Args;
 
 use crate::cost::CostArgs;
 use crate::output::OutputArgs;
-use crate::{arguments, choices, tell};
+use crate::{arguments, choices, show_runs, tell};
 
 #[derive(Args)]
 pub(crate) struct ReplayArgs {
@@ -66,24 +66,20 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, SimError> {
 /// What other policies would have done on the same arrivals.
 fn compare(args: &ReplayArgs, json: Option<JsonFile>) -> Result<(), SimError> {
     let recorded = recorded(&args.log)?;
-    if recorded.left_out > 0 {
-        tell(format_args!(
-            "warning: {} requests left out, whose lengths the log does not know",
-            recorded.left_out
-        ));
-    }
+    tell_of_left_out(&recorded);
     if !recorded.is_uniform() {
         tell("warning: workers are not alike; each is simulated with the slots and the capacity of the mean");
     }
     let mut scenario = recorded.scenario(&arguments::policies(&args.policy));
     scenario.cost = args.cost.law(scenario.slots)?;
     scenario.check()?;
-    let runs = evaluation::run(&scenario, !args.quiet)?;
-    args.output.hand_over(
-        json,
-        &report::Document::new(&scenario, &runs),
-        |_, legend| report::simulation(&scenario, &runs, legend),
-        || runs.iter().collect(),
-        &["policy", "affinity", "seed", "window"],
-    )
+    show_runs(&scenario, json, &args.output, args.quiet)
+}
+
+/// Says how much of a log is missing in its trace.
+pub(crate) fn tell_of_left_out(recorded: &Recorded) {
+    let left_out = recorded.left_out;
+    if left_out > 0 {
+        tell(format_args!("warning: {left_out} requests left out, whose lengths the log does not know"));
+    }
 }

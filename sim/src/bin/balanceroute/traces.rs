@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use balanceroute_sim::recording::{Recorded, recorded};
+use balanceroute_sim::recording::recorded;
 use balanceroute_sim::report::json::JsonFile;
 use balanceroute_sim::report::page::Style;
 use balanceroute_sim::traces::{
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::cost::CostArgs;
 use crate::output::OutputArgs;
+use crate::replay::tell_of_left_out;
 use crate::{choices, examples, tell};
 
 /// What a trace does not say itself.
@@ -183,10 +184,8 @@ pub(crate) fn run(args: &TraceArgs) -> Result<(), SimError> {
 fn write_recorded(log: &Path, target: &TargetArgs) -> Result<(), SimError> {
     let recorded = recorded(log)?;
     write(&recorded.trace, target)?;
-    let Recorded { left_out, given_up, .. } = recorded;
-    if left_out > 0 {
-        tell(format_args!("warning: {left_out} requests left out, whose lengths the log does not know"));
-    }
+    tell_of_left_out(&recorded);
+    let given_up = recorded.given_up;
     if given_up > 0 {
         tell(format_args!("{given_up} requests were given up as they ran: they end where they did"));
     }
