@@ -39,8 +39,8 @@ impl Router {
     ) -> Result<Placement, RouterError> {
         let mut listener = self.listen(Some(terms));
         let done = self.place_on_arrival(request, now_ms, listener.terms());
-        self.keep_heard(listener);
-        self.recorded_with("place_with", done, |terms| Call::Place { request, now_ms, terms })
+        let terms = listener.heard;
+        self.recorded("place_with", done, || Call::Place { request, now_ms, terms })
     }
 
     fn place_on_arrival(

@@ -35,31 +35,15 @@ impl Router {
         refused(name, done)
     }
 
-    /// [`Router::recorded`] of a call with pair terms.
-    #[inline]
-    pub(super) fn recorded_with<T: Told>(
-        &mut self,
-        name: &'static str,
-        done: Result<T, RouterError>,
-        call: impl FnOnce(Option<Terms<'static>>) -> Call<'static>,
-    ) -> Result<T, RouterError> {
-        if done.is_ok() && self.is_recorded() {
-            let terms = self.heard();
-            return self.recorded(name, done, || call(terms));
-        }
-        refused(name, done)
-    }
-
-    /// [`Router::recorded_with`] of a step, which answers by the plan.
+    /// [`Router::recorded`] of a step, which answers by the plan.
     #[inline]
     pub(super) fn recorded_step(
         &mut self,
         done: Result<(), RouterError>,
-        call: impl FnOnce(Option<Terms<'static>>) -> Call<'static>,
+        call: impl FnOnce() -> Call<'static>,
     ) -> Result<(), RouterError> {
         if done.is_ok() && self.is_recorded() {
-            let terms = self.heard();
-            self.write_call(call(terms), None);
+            self.write_call(call(), None);
         }
         refused("step", done)
     }
@@ -200,17 +184,6 @@ impl Router {
     }
 
     #[inline]
-    pub(super) fn keep_heard(&mut self, listener: Listener<'_, '_>) {
-        if let (Some(recorder), Some(heard)) = (&mut self.recorder, listener.heard) {
-            recorder.heard = Some(heard);
-        }
-    }
-
-    fn heard(&mut self) -> Option<Terms<'static>> {
-        self.recorder.as_mut()?.heard.take()
-    }
-
-    #[inline]
     fn spare_terms(&mut self) -> Option<Terms<'static>> {
         Some(self.recorder.as_mut()?.take_spare())
     }
@@ -235,14 +208,6 @@ impl Router {
 
     #[inline]
     pub(super) fn record_state(&mut self) {}
-
-    #[inline]
-    pub(super) fn keep_heard(&mut self, _: Listener<'_, '_>) {}
-
-    #[inline]
-    fn heard(&mut self) -> Option<Terms<'static>> {
-        None
-    }
 
     #[inline]
     fn spare_terms(&mut self) -> Option<Terms<'static>> {

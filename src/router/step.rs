@@ -66,8 +66,8 @@ impl Router {
     ) -> Result<&Plan, RouterError> {
         let mut listener = self.listen(terms);
         let done = self.decide_and_do(now_ms, by_reference, listener.terms());
-        self.keep_heard(listener);
-        self.recorded_step(done, |terms| Call::Step { now_ms, by_reference, terms })?;
+        let terms = listener.heard;
+        self.recorded_step(done, || Call::Step { now_ms, by_reference, terms })?;
         Ok(&self.plan)
     }
 

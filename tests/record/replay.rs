@@ -168,3 +168,31 @@ fn a_log_is_opened_by_its_folder_its_file_or_the_folder_above() {
         assert_eq!(count, 1, "{}", path.display());
     }
 }
+
+/// What pair terms said in a step that was refused is no part of the next one.
+#[test]
+fn a_refused_step_leaves_no_terms_behind() {
+    let folder = Folder::new();
+    let config = balanceroute::RouterConfig::new(2, 1);
+    let mut router = Router::new(config, "exact", &Parameters::default()).expect("valid");
+    router.record(&RecordConfig::new(folder.path())).expect("a recording");
+    for id in 1..4 {
+        router.enqueue(balanceroute::Request::new(id, 100), 0).expect("new");
+    }
+    let mut says = |request: &balanceroute::Request, bonus_tokens: &mut [f32]| {
+        bonus_tokens.fill(if request.id == 3 { f32::NAN } else { 9_000.0 });
+        true
+    };
+    assert!(router.step_with(1, &mut says).is_err());
+    router.step(2).expect("sound");
+    let mut replay = Replay::open(folder.path()).expect("a log");
+    let mut steps = 0;
+    while let Some(event) = replay.next_event().expect("a whole log") {
+        assert!(!event.differs(), "{event:?}");
+        if let Call::Step { terms, .. } = &event.call {
+            assert_eq!(terms, &None);
+            steps += 1;
+        }
+    }
+    assert_eq!(steps, 1);
+}

@@ -88,8 +88,7 @@ pub(in crate::router) struct Recorder {
     bytes: u64,
     untold: Untold,
     stopped: Option<RecordError>,
-    /// What was heard of pair terms, until its call is written, and the buffers for the next.
-    pub(in crate::router) heard: Option<Terms<'static>>,
+    /// Buffers for what pair terms will answer.
     spare: Terms<'static>,
 }
 
@@ -115,7 +114,6 @@ impl Recorder {
             bytes: 0,
             untold,
             stopped: None,
-            heard: None,
             spare: Terms::default(),
         };
         recorder.open_next(&to_bytes(&NO_CALL), state)?;
