@@ -196,3 +196,29 @@ fn a_refused_step_leaves_no_terms_behind() {
     }
     assert_eq!(steps, 1);
 }
+
+#[test]
+fn routers_of_different_rules_may_follow_one_another_in_a_folder() {
+    let folder = Folder::new();
+    let rules = [
+        ("exact", Parameters::new()),
+        ("longest-first", Parameters::new()),
+        ("random", Parameters::new().seed(7)),
+    ];
+    let mut last = None;
+    for (seed, (name, parameters)) in rules.iter().enumerate() {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
+        let mut router = Router::new(config(&mut rng), name, parameters).expect("valid");
+        router.record(&RecordConfig::new(folder.path())).expect("a recording");
+        let mut calls = Calls::new(rng);
+        for _ in 0..2_000 {
+            let _ = router.apply(&calls.next(&router));
+        }
+        last = Some(seen(&router));
+    }
+    let mut found = Replay::open(folder.path()).expect("a log");
+    while let Some(event) = found.next_event().expect("a whole log") {
+        assert!(!event.differs(), "{}: {event:?}", found.header().policy);
+    }
+    assert_eq!((found.header().policy.as_str(), Some(seen(found.router()))), ("random", last));
+}

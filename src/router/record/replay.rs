@@ -168,11 +168,12 @@ impl Replay {
             Some(recorded) if self.at + 1 == begun.header.calls => Some(self.make(recorded)?),
             _ => None,
         };
-        if self.router.go_on_from(&begun.state).is_err() {
-            // Another policy decides from here on.
+        let decides = |header: &Header| (header.policy.clone(), header.parameters.clone());
+        if decides(&self.header) != decides(&begun.header) {
+            // Another router recorded into the folder from here on.
             self.router = built_as(&begun.header)?;
-            go_on_from(&mut self.router, &begun)?;
         }
+        go_on_from(&mut self.router, &begun)?;
         if let Some(on) = self.explaining {
             self.router.set_explaining(on);
         }
