@@ -132,6 +132,18 @@ fn a_recording_is_a_trace_and_a_cluster_to_try_other_rules_on() {
 }
 
 #[test]
+fn requests_of_routers_that_follow_one_another_are_told_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(record(folder.path()));
+    let once = recorded(folder.path()).expect("a log");
+    drop(record(folder.path()));
+    let twice = recorded(folder.path()).expect("a log");
+    // All ids come again, also of those that had not ended.
+    assert_eq!(twice.trace.jobs.len(), 2 * once.trace.jobs.len());
+    assert_eq!((twice.left_out, twice.given_up), (2 * once.left_out, 2 * once.given_up));
+}
+
+#[test]
 fn what_is_no_recording_is_said_in_a_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let empty = folder.path().join("empty");

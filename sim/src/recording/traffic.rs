@@ -67,7 +67,12 @@ pub fn recorded(log: &Path) -> Result<Recorded, SimError> {
             _ => None,
         };
         let generated_tokens = given_up.and_then(|id| replay.router().generated_tokens(id));
+        let before = replay.calls();
         let Some(event) = replay.next_event()? else { break };
+        if event.at <= before {
+            // Another router recorded into the folder from here on: its ids are others.
+            requests.forget_open();
+        }
         now_ms = reading(&event.call).or(now_ms);
         first_ms = first_ms.or(now_ms);
         match (&event.call, &event.recorded) {
@@ -106,6 +111,12 @@ impl Requests {
                 open.generated_tokens = generated;
             }
         }
+    }
+
+    /// Nobody tells any more how those end who have come.
+    fn forget_open(&mut self) {
+        self.left_out += self.open.len() as u64;
+        self.open.clear();
     }
 
     /// One comes, or comes again.

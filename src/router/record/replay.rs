@@ -168,8 +168,8 @@ impl Replay {
             Some(recorded) if self.at + 1 == begun.header.calls => Some(self.make(recorded)?),
             _ => None,
         };
-        let decides = |header: &Header| (header.policy.clone(), header.parameters.clone());
-        if decides(&self.header) != decides(&begun.header) {
+        let Header { policy, parameters, .. } = &begun.header;
+        if (policy, parameters) != (&self.header.policy, &self.header.parameters) {
             // Another router recorded into the folder from here on.
             self.router = built_as(&begun.header)?;
         }
